@@ -1,0 +1,202 @@
+# Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
+"""The dtype gate: one function picks the attention kernel, and every attention of Arlow goes through it.
+
+fp16 and bf16 on CUDA run on FlashAttention's varlen kernel (torch's own, else the flash-attn package); everything else
+runs on `scaled_dot_product_attention`. Registered with transformers as `attn_implementation="arlow"`, the default.
+"""
+
+import functools
+import importlib.util
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+from transformers.utils import logging
+
+from .segments import PADDING, Runs
+
+logger = logging.get_logger(__name__)
+
+ARLOW_ATTENTION = "arlow"
+HALF_DTYPES = (torch.float16, torch.bfloat16)
+MAX_FLASH_HEAD_DIM = 256  # FlashAttention 2's largest, in multiples of 8
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    kernel: Literal["varlen", "sdpa"]
+    reason: str
+
+
+def choose_kernel(
+    dtype: torch.dtype,
+    device_type: str,
+    head_dim: int,
+    *,
+    dropout: float = 0.0,
+    provider: str | None = "torch",
+) -> KernelChoice:
+    """Picks the attention kernel from the dtype that the product is computed in (under autocast: autocast's)."""
+    if dtype not in HALF_DTYPES:
+        return KernelChoice("sdpa", f"flash kernels take fp16 and bf16, this run computes in {dtype}")
+    if device_type != "cuda":
+        return KernelChoice("sdpa", f"flash kernels run on CUDA, this run is on {device_type}")
+    if provider is None:
+        return KernelChoice("sdpa", "neither torch.nn.attention.varlen nor flash-attn can be imported")
+    if head_dim % 8 or head_dim > MAX_FLASH_HEAD_DIM:
+        return KernelChoice(
+            "sdpa", f"flash kernels take heads of a multiple of 8 up to {MAX_FLASH_HEAD_DIM}, not {head_dim}"
+        )
+    if dropout:
+        return KernelChoice("sdpa", f"varlen kernels have no dropout, this run drops {dropout:.2g} of the weights")
+    return KernelChoice("varlen", f"{dtype} on CUDA, varlen kernel of {provider}")
+
+
+@functools.cache
+def kernel_for(dtype: torch.dtype, device_type: str, head_dim: int, dropout: float = 0.0) -> KernelChoice:
+    """`choose_kernel` with what this machine has; the decision and its reason are logged once."""
+    choice = choose_kernel(dtype, device_type, head_dim, dropout=dropout, provider=varlen_provider())
+    logger.info(f"attention kernel for {dtype}, {device_type}, head size {head_dim}: {choice.kernel} ({choice.reason})")
+    return choice
+
+
+@functools.cache
+def varlen_provider() -> str | None:
+    """Where the varlen kernel comes from, None where there is none. Imports nothing heavy."""
+    if importlib.util.find_spec("torch.nn.attention.varlen") is not None:
+        return "torch"
+    return "flash_attn" if importlib.util.find_spec("flash_attn") is not None else None
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype that a matrix product of `tensor` runs in: autocast decides where it is on."""
+    device_type = tensor.device.type
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else tensor.dtype
+
+
+def takes_varlen(attn_implementation: str, hidden_states: Tensor, head_dim: int, dropout: float = 0.0) -> bool:
+    """Whether this run's attention takes flat tokens and `cu_seqlens` instead of padded rows and masks."""
+    if attn_implementation in ("eager", "sdpa", "flex_attention"):
+        return False
+    return kernel_for(compute_dtype(hidden_states), hidden_states.device.type, head_dim, dropout).kernel == "varlen"
+
+
+@functools.cache
+def _varlen_kernel() -> Callable[..., Tensor]:
+    """`kernel(q, k, v, queries, keys, scale, causal)` over flat (tokens, heads, head_dim) tensors.
+
+    torch renamed the arguments of its `varlen_attn` between 2.10 and 2.12, so its signature is read here, once.
+    """
+    if varlen_provider() == "flash_attn":
+        from flash_attn import flash_attn_varlen_func
+
+        return lambda q, k, v, queries, keys, scale, causal: flash_attn_varlen_func(
+            q, k, v, queries.cu_seqlens, keys.cu_seqlens, queries.max_seqlen, keys.max_seqlen,
+            softmax_scale=scale, causal=causal,
+        )  # fmt: skip
+    from torch.nn.attention.varlen import varlen_attn
+
+    known = inspect.signature(varlen_attn).parameters
+
+    def kernel(q, k, v, queries, keys, scale, causal):
+        extra = {"window_size": (-1, 0 if causal else -1)} if "window_size" in known else {"is_causal": causal}
+        if "enable_gqa" in known:
+            extra["enable_gqa"] = q.shape[1] != k.shape[1]
+        elif q.shape[1] != k.shape[1]:
+            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+        if "scale" in known:
+            extra["scale"] = scale
+        else:
+            q = q * (scale * q.shape[-1] ** 0.5)
+        return varlen_attn(q, k, v, queries.cu_seqlens, keys.cu_seqlens, queries.max_seqlen, keys.max_seqlen, **extra)
+
+    return kernel
+
+
+def varlen_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    query_runs: Runs,
+    key_runs: Runs,
+    scaling: float,
+    is_causal: bool,
+) -> Tensor:
+    """Flat (tokens, heads, head_dim) in and out; run r of the queries sees run r of the keys."""
+    return _varlen_kernel()(query, key, value, query_runs, key_runs, scaling, is_causal)
+
+
+@dataclass(frozen=True)
+class TextRuns:
+    """The documents of a batch as flat runs, for the varlen path of self-attention."""
+
+    index: Tensor | None
+    """(tokens,) int64 positions of text in the flattened (B, T) batch; None where nothing is padding."""
+    runs: Runs
+
+    @classmethod
+    def of_documents(cls, documents: Tensor) -> "TextRuns":
+        """`documents` is (B, T) from `document_ids`."""
+        flat = documents.flatten()
+        index = (flat != PADDING).nonzero().squeeze(1)
+        lengths = torch.unique_consecutive(flat[index], return_counts=True)[1]
+        return cls(None if index.shape[0] == flat.shape[0] else index, Runs.of_lengths(lengths))
+
+
+def arlow_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    text_runs: TextRuns | None = None,
+    **kwargs,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: (B, H, T, Dh) in, (B, T, H, Dh) out; K/V heads are never repeated in memory.
+
+    `text_runs` is given by the model where the gate chose the varlen kernel, and stands in for `attention_mask`.
+    """
+    is_causal = module.is_causal if is_causal is None else is_causal
+    if text_runs is not None:
+        return _self_attention_over_runs(query, key, value, text_runs, scaling, is_causal), None
+    causal_flag = is_causal and attention_mask is None and query.shape[2] > 1
+    if causal_flag and key.shape[2] > query.shape[2]:  # an empty static cache: what lies behind the text is unused
+        key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
+    output = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=attention_mask,
+        dropout_p=dropout,
+        is_causal=causal_flag,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _self_attention_over_runs(query, key, value, text_runs: TextRuns, scaling: float, is_causal: bool) -> Tensor:
+    batch, _, width, _ = query.shape
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))  # (B * T, heads, Dh)
+    if text_runs.index is not None:
+        q, k, v = (x[text_runs.index] for x in (q, k, v))
+    attended = varlen_attention(
+        q, k, v, query_runs=text_runs.runs, key_runs=text_runs.runs, scaling=scaling, is_causal=is_causal
+    )
+    if text_runs.index is not None:
+        attended = attended.new_zeros(batch * width, *attended.shape[1:]).index_copy(0, text_runs.index, attended)
+    return attended.unflatten(0, (batch, width))
+
+
+AttentionInterface.register(ARLOW_ATTENTION, arlow_attention_forward)
+AttentionMaskInterface.register(ARLOW_ATTENTION, sdpa_mask)

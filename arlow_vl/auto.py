@@ -1,0 +1,37 @@
+"""Registers Arlow with transformers' Auto classes. Importing this module does it, once."""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+)
+
+from arlow_vl.configuration_arlow import ArlowConfig, ArlowVisionConfig, ArlowVLConfig
+from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel
+from arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration, ArlowVLModel
+from arlow_vl.processing_arlow import ArlowImageProcessor, ArlowProcessor
+from arlow_vl.tokenization_arlow import ArlowTokenizer
+from arlow_vl.tokenization_arlow_fast import ArlowTokenizerFast
+
+for config_class in (ArlowConfig, ArlowVisionConfig, ArlowVLConfig):
+    AutoConfig.register(config_class.model_type, config_class)
+AutoModel.register(ArlowConfig, ArlowModel)
+AutoModel.register(ArlowVLConfig, ArlowVLModel)
+AutoModelForCausalLM.register(ArlowConfig, ArlowForCausalLM)
+AutoModelForImageTextToText.register(ArlowVLConfig, ArlowVLForConditionalGeneration)
+
+__all__ = [
+    "ArlowConfig",
+    "ArlowForCausalLM",
+    "ArlowImageProcessor",
+    "ArlowModel",
+    "ArlowPreTrainedModel",
+    "ArlowProcessor",
+    "ArlowTokenizer",
+    "ArlowTokenizerFast",
+    "ArlowVLConfig",
+    "ArlowVLForConditionalGeneration",
+    "ArlowVLModel",
+    "ArlowVisionConfig",
+]

@@ -1,0 +1,60 @@
+"""The `arlow` command: a module a subcommand, with `add_parser(subparsers)`; heavy imports wait inside its verbs."""
+
+import argparse
+import errno
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+SUBCOMMANDS = ("data", "tokenizer", "fit", "caption", "evaluate", "report", "image", "checkpoint")
+USAGE, DATA, RESOURCES, INTERRUPTED = 2, 3, 6, 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="arlow", description="Train, evaluate and use Arlow language and vision-language models."
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in SUBCOMMANDS:
+        importlib.import_module(f"arlow_vl.cli.{name}").add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status; a user's error becomes one line on standard error."""
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except (ValueError, OSError, RuntimeError) as error:
+        status = exit_status(error)
+        if status is None or args.debug:
+            raise
+        print(f"arlow: {' '.join(str(error).split())}", file=sys.stderr)
+        return status
+    except KeyboardInterrupt:
+        print("arlow: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def exit_status(error: Exception) -> int | None:
+    """The exit status for a user's error, None for a fault of ours (which keeps its traceback)."""
+    from vision.image_processing import PictureError
+
+    if hasattr(error, "exit_code"):
+        return error.exit_code
+    if isinstance(error, PictureError):
+        return DATA
+    if isinstance(error, OSError):
+        return (
+            RESOURCES if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOMEM) else USAGE
+        )
+    return USAGE if isinstance(error, ValueError) else None
+
+
+def run() -> None:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    sys.exit(main())

@@ -1,0 +1,100 @@
+# Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
+"""What cached generation needs beyond text: the pictures' keys in the cache, the pictures in the first step only."""
+
+import torch
+from torch import Tensor
+from transformers import GenerationMixin
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from .configuration_arlow import ArlowConfig
+
+PICTURE_INPUTS = ("pixel_values", "image_features", "encoder_hidden_states", "encoder_attention_mask")
+
+
+class CrossAttentionCacheLayer(CacheLayerMixin):
+    """The keys and values of the one picture group that each row still sees: (B, P, Hkv, Dh), and its (B,) lengths.
+
+    It stands behind the decoder's own layers in the same transformers Cache, so beam search reorders it with them.
+    """
+
+    supports_early_init = False
+    is_compileable = False
+    is_croppable = True
+    is_sliding = False
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Replaces what the layer holds; rows that keep their group hand it in again."""
+        self.lazy_initialization(key_states, value_states)
+        self.keys, self.values, self.lengths = key_states, value_states, lengths
+        return key_states, value_states
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length(), 0
+
+    def get_seq_length(self) -> int:
+        return self.keys.shape[1] if self.is_initialized else 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def reset(self) -> None:
+        self.keys = self.values = self.lengths = None
+        self.is_initialized = False
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Pictures stay: only text behind them is ever taken back."""
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.is_initialized:
+            rows = torch.arange(self.keys.shape[0], device=self.keys.device)
+            self.batch_select_indices(rows.repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if self.is_initialized:
+            indices = indices.to(self.keys.device)
+            self.keys, self.values, self.lengths = (x[indices] for x in (self.keys, self.values, self.lengths))
+
+
+def cross_attention_caches(past_key_values: Cache | None, config: ArlowConfig) -> list[CrossAttentionCacheLayer]:
+    """The cache layers of the cross-attention blocks, put behind the decoder's own on first use."""
+    if past_key_values is None:
+        return []
+    layers = past_key_values.layers
+    found = [layer for layer in layers if isinstance(layer, CrossAttentionCacheLayer)]
+    if not found and len(layers) == config.num_hidden_layers:
+        found = [CrossAttentionCacheLayer() for _ in config.cross_attention_layers]
+        layers.extend(found)
+    return found
+
+
+class PictureGenerationMixin(GenerationMixin):
+    """Generation whose picture inputs are lists of pictures, one for each `<image>`, not one for each row."""
+
+    def prepare_inputs_for_generation(self, input_ids, *args, is_first_iteration=False, use_cache=True, **kwargs):
+        """After the first step over a cache the pictures' keys are in it, and nothing is projected again."""
+        if use_cache and not is_first_iteration:
+            kwargs.update(dict.fromkeys(kwargs.keys() & set(PICTURE_INPUTS)))
+        return super().prepare_inputs_for_generation(
+            input_ids, *args, is_first_iteration=is_first_iteration, use_cache=use_cache, **kwargs
+        )
+
+    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
+        """Beams repeat rows; the pictures of a row are repeated with it, as a block."""
+        pictures = {key: model_kwargs.pop(key) for key in PICTURE_INPUTS if model_kwargs.get(key) is not None}
+        if expand_size > 1 and pictures:
+            image_token_id = self.config.get_text_config().image_token_id
+            per_row = (input_ids == image_token_id).sum(1)
+            order = torch.arange(int(per_row.sum()), device=input_ids.device).split(per_row.tolist())
+            repeated = torch.cat([row for row in order for _ in range(expand_size)])
+            pictures = {key: value[repeated] for key, value in pictures.items()}
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        return input_ids, model_kwargs | pictures

@@ -1,0 +1,198 @@
+# Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
+"""The segment table: which text sees which text, and which picture.
+
+A token sees the last group of consecutive pictures before it in its own document. That needs no mask: it is a list of
+(run of text -> run of encoder tokens) pairs, in order and disjoint, which is what varlen attention kernels take
+(`cu_seqlens_q`, `cu_seqlens_k`). Padded batches, packed rows and cached generation all build the same table.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PADDING = -1
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs of consecutive entries of a flat list, and where they lie in a table padded to the longest run."""
+
+    cu_seqlens: Tensor
+    """(R + 1,) int32: run r is entries cu_seqlens[r] up to cu_seqlens[r + 1]."""
+    max_seqlen: int
+
+    @classmethod
+    def of_lengths(cls, lengths: Tensor) -> "Runs":
+        longest = int(lengths.max()) if lengths.numel() else 0
+        return cls(F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32), longest)
+
+    def __len__(self) -> int:
+        return self.cu_seqlens.shape[0] - 1
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        return self.cu_seqlens.diff()
+
+    @cached_property
+    def is_ragged(self) -> bool:
+        return bool((self.lengths != self.max_seqlen).any())
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """(entries,) int64: where each entry lies in the flattened (R, max_seqlen) table."""
+        run = torch.repeat_interleave(torch.arange(len(self), device=self.cu_seqlens.device), self.lengths)
+        within = torch.arange(run.shape[0], device=run.device) - self.cu_seqlens[run]
+        return run * self.max_seqlen + within
+
+    def pad(self, flat: Tensor) -> Tensor:
+        """(entries, ...) -> (R, max_seqlen, ...), zeros behind each run."""
+        if not self.is_ragged:
+            return flat.unflatten(0, (len(self), self.max_seqlen))
+        padded = flat.new_zeros(len(self) * self.max_seqlen, *flat.shape[1:])
+        return padded.index_copy(0, self.slots, flat).unflatten(0, (len(self), self.max_seqlen))
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """(R, max_seqlen, ...) -> (entries, ...)."""
+        flat = padded.flatten(0, 1)
+        return flat[self.slots] if self.is_ragged else flat
+
+    @cached_property
+    def padding_mask(self) -> Tensor | None:
+        """(R, max_seqlen) bool, True where there is an entry; None where every run has the same length."""
+        if not self.is_ragged:
+            return None
+        return torch.arange(self.max_seqlen, device=self.cu_seqlens.device) < self.lengths[:, None]
+
+
+@dataclass(frozen=True)
+class SegmentTable:
+    """The cross-attention pairs of a batch of B rows of T tokens.
+
+    Encoder tokens are counted in one flat pool: first what the cache holds (B rows of `cached_width`), then this call's
+    pictures, one after another.
+    """
+
+    query_index: Tensor
+    """(Q,) int64: the tokens that see a picture, as positions in the flattened (B, T) batch."""
+    query_runs: Runs
+    key_index: Tensor | None
+    """(K,) int64: the encoder tokens that they see, run after run, as positions in the pool; None: the whole pool."""
+    key_runs: Runs
+    keeps: Tensor
+    """(B,) int64: the run whose keys a later token of this row will see; PADDING where the row has none."""
+
+    @property
+    def is_empty(self) -> bool:
+        return self.query_index.shape[0] == 0
+
+
+def document_ids(position_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """(B, T) int64 document numbers, unique in the batch, PADDING on padding; documents start where positions restart.
+
+    `position_ids` is (B, T); `attention_mask` (B, T) is nonzero on text.
+    """
+    starts = F.pad(position_ids[:, 1:] <= position_ids[:, :-1], (1, 0), value=True)
+    if attention_mask is not None:
+        text = attention_mask.bool()
+        starts = (starts & text) | F.pad(text[:, 1:] & ~text[:, :-1], (1, 0), value=True)
+    numbers = starts.flatten().cumsum(0).view_as(starts)
+    return numbers if attention_mask is None else numbers.masked_fill(~text, PADDING)
+
+
+def build_segment_table(
+    is_image: Tensor,
+    documents: Tensor,
+    image_lengths: Tensor,
+    cached_lengths: Tensor | None = None,
+    cached_width: int = 0,
+) -> SegmentTable:
+    """Pairs runs of text with runs of encoder tokens.
+
+    The last `<image>` of a group already sees its whole group: it is the token that predicts the first word about it.
+
+    Args:
+        is_image: (B, T) bool, True on `<image>` tokens.
+        documents: (B, T) int64 from `document_ids`.
+        image_lengths: (N,) int64, encoder tokens of each picture in the order of the `<image>` tokens, row by row.
+        cached_lengths: (B,) int64, encoder tokens in the cache that each row still sees.
+        cached_width: room that the cache has for each row.
+
+    Raises:
+        ValueError: the number of pictures differs from the number of `<image>` tokens.
+    """
+    batch, width = is_image.shape
+    device = is_image.device
+    is_image = is_image & (documents != PADDING)
+    if int(is_image.sum()) != image_lengths.shape[0]:
+        per_row = is_image.sum(1).tolist()
+        raise ValueError(
+            f"got {image_lengths.shape[0]} pictures for {sum(per_row)} <image> tokens (per row: {per_row}); "
+            "give exactly one picture for every <image>"
+        )
+    same_group_next = is_image[:, :-1] & is_image[:, 1:] & (documents[:, :-1] == documents[:, 1:])
+    closes = (is_image & ~F.pad(same_group_next, (0, 1))).flatten()
+
+    # Groups 0..B-1 are what the cache holds for each row, groups B.. are this call's, in order.
+    group = batch - 1 + closes.cumsum(0).view(batch, width)
+    closing_document = torch.cat([documents[:, 0], documents.flatten()[closes]])
+    in_own_document = (group >= batch) & (closing_document[group] == documents)
+    rows = torch.arange(batch, device=device)[:, None].expand(batch, width)
+    seen = torch.where(in_own_document, group, PADDING)
+    if cached_lengths is not None:
+        before_groups = (closes.view(batch, width).cumsum(1) == 0) & (documents != PADDING)
+        seen = torch.where(before_groups & (cached_lengths > 0)[:, None], rows, seen)
+
+    query_index = (seen.flatten() != PADDING).nonzero().squeeze(1)
+    groups, query_lengths = torch.unique_consecutive(seen.flatten()[query_index], return_counts=True)
+    starts, lengths = _group_extents(is_image, closes, image_lengths, cached_lengths, cached_width)
+    key_runs = Runs.of_lengths(lengths[groups])
+    offsets = torch.repeat_interleave(starts[groups] - key_runs.cu_seqlens[:-1], lengths[groups])
+    key_index = torch.arange(offsets.shape[0], device=device) + offsets
+    if key_index.shape[0] == batch * cached_width + int(image_lengths.sum()):
+        key_index = None  # runs are in order and disjoint, so as many as there are is all of them
+    last = torch.where(documents != PADDING, torch.arange(width, device=device), 0).amax(1, keepdim=True)
+    keeps = _kept(seen.gather(1, last).squeeze(1), groups)
+    return SegmentTable(query_index, Runs.of_lengths(query_lengths), key_index, key_runs, keeps)
+
+
+def _group_extents(
+    is_image: Tensor, closes: Tensor, image_lengths: Tensor, cached_lengths: Tensor | None, cached_width: int
+) -> tuple[Tensor, Tensor]:
+    """Where each group starts in the pool, and how long it is: the cached groups of the rows, then the new ones."""
+    batch = is_image.shape[0]
+    cached_starts = torch.arange(batch, device=is_image.device) * cached_width
+    if cached_lengths is None:
+        cached_lengths = torch.zeros_like(cached_starts)
+    ends = F.pad(image_lengths.cumsum(0), (1, 0)) + batch * cached_width
+    images_so_far = is_image.flatten().cumsum(0)[closes]
+    group_ends = ends[images_so_far]
+    group_starts = torch.cat([ends[:1], group_ends])[:-1]
+    return torch.cat([cached_starts, group_starts]), torch.cat([cached_lengths, group_ends - group_starts])
+
+
+def _kept(last_seen: Tensor, groups: Tensor) -> Tensor:
+    """The run that each row's last token sees."""
+    if not groups.shape[0]:
+        return torch.full_like(last_seen, PADDING)
+    matches = last_seen[:, None] == groups
+    return torch.where(matches.any(1), matches.int().argmax(1), PADDING)
+
+
+def no_segments(batch: int, device: torch.device) -> SegmentTable:
+    """The table of a batch without any picture."""
+    none = torch.zeros(0, dtype=torch.long, device=device)
+    runs = Runs.of_lengths(none)
+    return SegmentTable(none, runs, none, runs, torch.full((batch,), PADDING, device=device))
+
+
+def flatten_pictures(encoder_hidden_states: Tensor, encoder_attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(N, P, D) encoder tokens, and where they count -> flat (tokens, D) and the (N,) int64 length of each picture."""
+    count, width = encoder_hidden_states.shape[:2]
+    if encoder_attention_mask is None:
+        lengths = torch.full((count,), width, dtype=torch.long, device=encoder_hidden_states.device)
+        return encoder_hidden_states.flatten(0, 1), lengths
+    mask = encoder_attention_mask.bool()
+    return encoder_hidden_states[mask], mask.sum(1)
