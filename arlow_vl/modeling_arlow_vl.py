@@ -2,7 +2,6 @@
 """Arlow with eyes: a timm encoder, a projector, and the decoder whose cross-attention blocks read what they give."""
 
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float, Int
@@ -11,12 +10,12 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
-from vision.encoder import VisionEncoder
-from vision.projector import MLPProjector
 
 from arlow_vl.configuration_arlow import ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.generation_arlow import PictureGenerationMixin
 from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel, head_output
+from vision.encoder import VisionEncoder
+from vision.projector import MLPProjector
 
 logger = logging.get_logger(__name__)
 
@@ -95,7 +94,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
         self.post_init()
 
     @classmethod
-    def from_text_checkpoint(cls, text_checkpoint: str | Path, vision_config: ArlowVisionConfig) -> Self:
+    def from_text_checkpoint(cls, text_checkpoint: str | Path, vision_config: ArlowVisionConfig):
         """A text checkpoint with an encoder of random weights, a new projector, and cross-attention gates as they were.
 
         A checkpoint without cross-attention blocks gets new ones, closed.

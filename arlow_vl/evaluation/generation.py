@@ -1,0 +1,79 @@
+"""Lets a model complete prompts about pictures, batch by batch, greedily."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arlow_vl.data.image_text import Example
+from arlow_vl.data.prompts import IMAGE, encode_prompt
+from arlow_vl.data.shards import ShardSample
+
+Pictures = Callable[[Sequence[ShardSample]], dict[str, Tensor]]
+Progress = Callable[[int, int], None]
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, Tensor]:
+    """(B, T) int64 ids and attention mask, the prompts' ends in the last column."""
+    width = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([[pad_token_id] * (width - len(row)) + list(row) for row in rows]),
+        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
+    }
+
+
+@torch.inference_mode()
+def complete_prompts(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    pictures: Callable[[slice], dict[str, Tensor]],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 64,
+    on_progress: Progress | None = None,
+) -> list[str]:
+    """What the model writes behind each prompt, without special tokens and surrounding space.
+
+    `pictures(rows)` gives the picture inputs of a slice of the prompts: one picture for each `<image>` in them.
+    """
+    completions = []
+    for first in range(0, len(prompts), batch_size):
+        rows = slice(first, first + batch_size)
+        batch = pad_left([encode_prompt(tokenizer, prompt) for prompt in prompts[rows]], tokenizer.pad_token_id)
+        generated = model.generate(
+            **batch,
+            **pictures(rows),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        written = tokenizer.batch_decode(generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        completions += [" ".join(text.split()) for text in written]
+        if on_progress:
+            on_progress(len(completions), len(prompts))
+    return completions
+
+
+def complete_examples(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    pictures: Pictures | None,
+    *,
+    picture_of: Sequence[int] | None = None,
+    **settings: Any,
+) -> list[str]:
+    """Completions of the examples' prompts.
+
+    `picture_of` shows example i the picture of example `picture_of[i]`; with `pictures` None the model is shown none, and
+    the prompts lose their `<image>`.
+    """
+    if pictures is None:
+        prompts = [example.prompt.replace(IMAGE, "") for example in examples]
+        return complete_prompts(model, tokenizer, prompts, lambda _rows: {}, **settings)
+    order = range(len(examples)) if picture_of is None else picture_of
+    shown = [examples[i].sample for i in order]
+    prompts = [example.prompt for example in examples]
+    return complete_prompts(model, tokenizer, prompts, lambda rows: pictures(shown[rows]), **settings)

@@ -1,0 +1,124 @@
+"""The decoder with eyes: built from a text checkpoint, and as one folder."""
+
+import pytest
+import torch
+
+from arlow_vl.configuration_arlow import ArlowVisionConfig, ArlowVLConfig
+from arlow_vl.modeling_arlow import ArlowForCausalLM
+from arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
+from tests.conftest import open_gates
+
+IMAGE, SIZE = 7, 160
+
+
+@pytest.fixture
+def text_checkpoint(small_config, tmp_path):
+    ArlowForCausalLM(small_config).save_pretrained(tmp_path / "text")
+    return tmp_path / "text"
+
+
+@pytest.fixture
+def vision_config():
+    return ArlowVisionConfig(timm_name="test_vit", image_size=SIZE)
+
+
+@pytest.fixture
+def model(text_checkpoint, vision_config):
+    return ArlowVLForConditionalGeneration.from_text_checkpoint(text_checkpoint, vision_config).eval()
+
+
+@pytest.fixture
+def inputs():
+    input_ids = torch.randint(20, 300, (3, 7))
+    input_ids[0, 1] = input_ids[2, 2] = input_ids[2, 3] = IMAGE
+    return {"input_ids": input_ids, "pixel_values": torch.randn(3, 3, SIZE, SIZE)}
+
+
+def test_a_text_checkpoint_becomes_a_model_with_eyes_that_writes_as_before(model, text_checkpoint, inputs):
+    text_model = ArlowForCausalLM.from_pretrained(text_checkpoint).eval()
+    expected = text_model(inputs["input_ids"]).logits
+    assert torch.equal(model(inputs["input_ids"]).logits, expected)
+    assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_text_logits_stay_bit_for_bit_when_everything_but_the_decoder_has_been_trained(model, text_checkpoint, inputs):
+    for name, parameter in model.named_parameters():
+        if "cross_block" in name or ".projector." in name or ".vision." in name:
+            parameter.data.add_(torch.randn_like(parameter))
+    text_model = ArlowForCausalLM.from_pretrained(text_checkpoint).eval()
+    text_logits, logits = text_model(inputs["input_ids"]).logits, model(**inputs).logits
+    assert torch.equal(model(inputs["input_ids"]).logits, text_logits)
+    assert torch.equal(logits[1], text_logits[1])
+    assert torch.equal(logits[0, :1], text_logits[0, :1])
+    assert not torch.equal(logits[0, 1:], text_logits[0, 1:])
+
+
+def test_a_text_checkpoint_without_cross_blocks_gets_closed_ones(small_config, tmp_path, vision_config, inputs):
+    config = type(small_config).from_dict(small_config.to_dict() | {"use_cross_attention": False})
+    text_model = ArlowForCausalLM(config).eval()
+    text_model.save_pretrained(tmp_path)
+    model = ArlowVLForConditionalGeneration.from_text_checkpoint(tmp_path, vision_config).eval()
+    assert model.gate_openings() == {1: (0.0, 0.0), 3: (0.0, 0.0)}
+    assert torch.equal(model(**inputs).logits, text_model(inputs["input_ids"]).logits)
+
+
+def test_features_computed_earlier_stand_in_for_pixels(model, inputs):
+    open_gates(model)
+    features = model.model.vision(inputs["pixel_values"])
+    torch.testing.assert_close(model(inputs["input_ids"], image_features=features).logits, model(**inputs).logits)
+
+
+def test_one_folder_holds_the_whole_model(model, inputs, tmp_path):
+    open_gates(model)
+    model.save_pretrained(tmp_path)
+    loaded = ArlowVLForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+    assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
+
+
+def test_a_convolutional_encoder_works_too(text_checkpoint, tmp_path):
+    vision_config = ArlowVisionConfig(timm_name="test_efficientnet", image_size=64)
+    model = ArlowVLForConditionalGeneration.from_text_checkpoint(text_checkpoint, vision_config).eval()
+    open_gates(model)
+    model.save_pretrained(tmp_path)
+    loaded = ArlowVLForConditionalGeneration.from_pretrained(tmp_path).eval()
+    inputs = {"input_ids": torch.tensor([[1, IMAGE, 30]]), "pixel_values": torch.randn(1, 3, 64, 64)}
+    assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generation_with_pictures_projects_them_once(model, inputs, beams):
+    open_gates(model)
+    calls = []
+    model.model.projector.register_forward_hook(lambda *_: calls.append(1))
+    settings = {"attention_mask": torch.ones_like(inputs["input_ids"]), "max_new_tokens": 4, "do_sample": False}
+    settings |= {"num_beams": beams, "eos_token_id": None}
+    cached = model.generate(**inputs, **settings)
+    assert len(calls) == 1
+    assert torch.equal(cached, model.generate(**inputs, **settings, use_cache=False))
+
+
+def test_pixels_and_features_together_are_refused(model, inputs):
+    with pytest.raises(ValueError, match="pixel_values or image_features"):
+        model(**inputs, image_features=torch.zeros(3, 4, 64))
+
+
+def test_another_number_of_pictures_than_image_tokens_is_refused(model, inputs):
+    with pytest.raises(ValueError, match=r"2 pictures for 3 <image> tokens \(per row: \[1, 0, 2\]\)"):
+        model(inputs["input_ids"], pixel_values=inputs["pixel_values"][:2])
+
+
+def test_the_config_survives_the_trip_through_its_file(vision_config, small_config, tmp_path):
+    config = ArlowVLConfig(text_config=small_config, vision_config=vision_config)
+    config.save_pretrained(tmp_path)
+    loaded = ArlowVLConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.get_text_config().hidden_size == 64
+
+
+def test_gradients_reach_projector_and_gates_but_not_a_frozen_encoder(model, inputs):
+    open_gates(model)
+    model.model.vision.requires_grad_(False)
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    assert all(parameter.grad.any() for parameter in model.model.projector.parameters())
+    assert all(parameter.grad is None for parameter in model.model.vision.parameters())
