@@ -25,6 +25,13 @@ class ArlowVLPreTrainedModel(ArlowPreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("image", "text")
 
+    def initialize_weights(self) -> None:
+        """Also the encoder's tables that no checkpoint holds: `from_pretrained` builds on the meta device and loses them."""
+        super().initialize_weights()
+        for module in self.modules():
+            if isinstance(module, VisionEncoder) and not next(module.parameters()).is_meta:
+                module.init_non_persistent_buffers()
+
 
 class ArlowVLModel(ArlowVLPreTrainedModel):
     """Encoder, projector and decoder without the head."""

@@ -86,6 +86,17 @@ def test_a_convolutional_encoder_works_too(text_checkpoint, tmp_path):
     assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
 
 
+def test_tables_that_no_checkpoint_holds_are_computed_anew(small_config, tmp_path):
+    vision_config = ArlowVisionConfig(timm_name="eva02_tiny_patch14_224", image_size=56)
+    model = ArlowVLForConditionalGeneration(ArlowVLConfig(text_config=small_config, vision_config=vision_config))
+    model.save_pretrained(tmp_path)
+    loaded = ArlowVLForConditionalGeneration.from_pretrained(tmp_path)
+    tables = {name for name, _ in model.named_buffers()} - model.state_dict().keys()
+    assert any("vision" in name for name in tables)
+    for name in tables:
+        assert torch.equal(model.get_buffer(name), loaded.get_buffer(name)), name
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_generation_with_pictures_projects_them_once(model, inputs, beams):
     open_gates(model)
