@@ -1,0 +1,298 @@
+import pickle
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from vision.encoder import VisionEncoder, WeightsError, load_encoder_weights
+
+WITH_CLASS_TOKEN, WITH_REGISTER, WITH_ATTENTION_POOL = "test_vit", "test_vit2", "test_vit3"
+ROTARY = "eva02_tiny_patch14_224"
+MAPS = ("test_efficientnet", "test_resnet", "test_convnext", "test_mambaout")  # the last one has channels last
+SIZES = {ROTARY: 56}
+
+
+def size_of(name):
+    return SIZES.get(name, 64)
+
+
+def bare_model(name, image_size=None):
+    """The timm model with a head, as a stranger would build it, with every tensor away from its initial value."""
+    takes_size = timm.get_pretrained_cfg(name).fixed_input_size
+    model = timm.create_model(name, **({"img_size": image_size or size_of(name)} if takes_size else {})).eval()
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.add_(torch.rand_like(tensor) / 10)
+    return model
+
+
+def encoder_with(model, name, tmp_path, **kwargs):
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    encoder = VisionEncoder(name, **{"image_size": size_of(name)} | kwargs).eval()
+    load_encoder_weights(encoder, tmp_path / "weights.safetensors")
+    return encoder
+
+
+def tensors(encoder):
+    return {key: value.clone() for key, value in encoder.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", [WITH_CLASS_TOKEN, WITH_REGISTER, WITH_ATTENTION_POOL, ROTARY])
+def test_a_transformer_gives_the_patch_tokens_that_timm_computes(name, tmp_path):
+    model = bare_model(name)
+    pictures = torch.randn(2, 3, size_of(name), size_of(name))
+    tokens = encoder_with(model, name, tmp_path)(pictures)
+    assert torch.equal(tokens, model.forward_features(pictures)[:, model.num_prefix_tokens :])
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_feature_map_becomes_one_token_a_place_row_by_row(name, tmp_path):
+    model = bare_model(name)
+    pictures = torch.randn(2, 3, 96, 64)
+    tokens = encoder_with(model, name, tmp_path)(pictures)
+    features = model.forward_features(pictures)
+    if name == "test_mambaout":
+        features = features.permute(0, 3, 1, 2)
+    places = [features[:, :, row, column] for row in range(3) for column in range(2)]
+    torch.testing.assert_close(tokens, torch.stack(places, dim=1))  # channels-last kernels sum in another order
+
+
+@pytest.mark.parametrize("name", [WITH_CLASS_TOKEN, WITH_ATTENTION_POOL, ROTARY])
+def test_named_blocks_are_normed_and_joined_on_the_last_axis(name, tmp_path):
+    model = bare_model(name)
+    outputs = {}
+    for index in (1, 3):
+        model.blocks[index].register_forward_hook(lambda _, __, output, index=index: outputs.update({index: output}))
+    pictures = torch.randn(2, 3, size_of(name), size_of(name))
+    tokens = encoder_with(model, name, tmp_path, blocks=(3, 1))(pictures)
+    model.forward_features(pictures)
+    expected = [model.norm(outputs[index])[:, model.num_prefix_tokens :] for index in (1, 3)]
+    assert torch.equal(tokens, torch.cat(expected, dim=-1))
+
+
+def test_the_last_block_named_is_the_default(tmp_path):
+    model, pictures = bare_model(WITH_CLASS_TOKEN), torch.randn(1, 3, 64, 64)
+    default = encoder_with(model, WITH_CLASS_TOKEN, tmp_path)
+    named = encoder_with(model, WITH_CLASS_TOKEN, tmp_path, blocks=(5,))
+    assert torch.equal(named(pictures), default(pictures))
+
+
+def test_blocks_after_the_last_named_one_are_not_kept():
+    assert len(VisionEncoder(WITH_CLASS_TOKEN, blocks=(1,)).backbone.blocks) == 2
+
+
+def test_a_stage_of_a_convolutional_net_can_be_named(tmp_path):
+    model, pictures = bare_model("test_resnet"), torch.randn(1, 3, 64, 64)
+    tokens = encoder_with(model, "test_resnet", tmp_path, blocks=(2,))(pictures)
+    stage = model.forward_intermediates(pictures, indices=[2], intermediates_only=True)[0]
+    torch.testing.assert_close(tokens, stage.flatten(2).mT)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        (WITH_CLASS_TOKEN, {"image_size": 64}),
+        (WITH_REGISTER, {"blocks": (0, 4), "image_size": 32}),
+        (WITH_ATTENTION_POOL, {}),
+        (ROTARY, {"image_size": 28}),
+        *((name, {"image_size": 96}) for name in MAPS),
+        ("test_efficientnet", {"blocks": (1,)}),
+    ],
+)
+def test_attributes_foretell_the_tokens(name, kwargs):
+    encoder = VisionEncoder(name, **kwargs).eval()
+    tokens = encoder(torch.randn(1, *encoder.data_config["input_size"]))
+    assert tokens.shape[1:] == (encoder.num_patches, encoder.embed_dim)
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "num_patches", "embed_dim"),
+    [
+        ("vit_small_patch14_dinov2", None, 37 * 37, 384),
+        ("vit_small_patch14_reg4_dinov2", 224, 256, 384),
+        ("vit_base_patch16_siglip_224", None, 196, 768),
+        ("tf_efficientnet_lite0", 160, 25, 1280),
+        ("convnext_tiny", 224, 49, 768),
+        ("swin_tiny_patch4_window7_224", None, 49, 768),
+    ],
+)
+def test_real_encoders_can_be_built_on_the_meta_device(name, image_size, num_patches, embed_dim):
+    with torch.device("meta"):
+        encoder = VisionEncoder(name, image_size=image_size)
+    assert all(tensor.is_meta for tensor in encoder.state_dict().values())
+    assert (encoder.num_patches, encoder.embed_dim) == (num_patches, embed_dim)
+
+
+def test_the_data_config_is_timms_at_the_chosen_size():
+    encoder = VisionEncoder("test_efficientnet", image_size=96)
+    expected = timm.data.resolve_model_data_config(timm.create_model("test_efficientnet"))
+    assert encoder.data_config == expected | {"input_size": (3, 96, 96)}
+
+
+@pytest.mark.parametrize("name", [ROTARY, "swin_tiny_patch4_window7_224"])
+def test_tables_that_no_checkpoint_holds_can_be_computed_anew(name):
+    encoder = VisionEncoder(name)
+    tables = {key: value.clone() for key, value in encoder.named_buffers() if key not in encoder.state_dict()}
+    for key in tables:
+        encoder.get_buffer(key).zero_()
+    encoder.init_non_persistent_buffers()
+    assert len(tables) > 1
+    assert all(torch.equal(encoder.get_buffer(key), value) for key, value in tables.items())
+
+
+def test_a_frozen_encoder_records_no_graph():
+    encoder = VisionEncoder(WITH_CLASS_TOKEN, image_size=32).requires_grad_(False)
+    assert not encoder(torch.randn(1, 3, 32, 32, requires_grad=True)).requires_grad
+
+
+def test_an_encoder_with_one_trained_parameter_records_a_graph():
+    encoder = VisionEncoder(WITH_CLASS_TOKEN, image_size=32).requires_grad_(False)
+    encoder.backbone.norm.weight.requires_grad_(True)
+    encoder(torch.randn(1, 3, 32, 32)).sum().backward()
+    assert encoder.backbone.norm.weight.grad.any()
+
+
+@pytest.mark.parametrize("frozen_first", [True, False])
+def test_batch_statistics_of_a_frozen_encoder_do_not_move(frozen_first):
+    encoder = VisionEncoder("test_efficientnet", image_size=32)
+    for step in (encoder.requires_grad_, encoder.train) if frozen_first else (encoder.train, encoder.requires_grad_):
+        step(step == encoder.train)
+    before = tensors(encoder)
+    encoder(torch.randn(2, 3, 32, 32))
+    assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())
+
+
+def test_an_encoder_that_trains_can_be_in_train_mode():
+    assert VisionEncoder("test_efficientnet").eval().train().backbone.training
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("test_vitt", {}, "did you mean test_vit"),
+        ("zzzz", {}, r"timm.list_models\(\)"),
+        ("hf-hub:timm/test_vit", {}, "timm has no model"),
+        (WITH_CLASS_TOKEN, {"blocks": (6,)}, r"6 blocks.*\[6\]"),
+        (WITH_CLASS_TOKEN, {"blocks": (-1,)}, r"6 blocks.*\[-1\]"),
+        (WITH_CLASS_TOKEN, {"blocks": (1, 1)}, r"6 blocks.*\[1, 1\]"),
+        (WITH_CLASS_TOKEN, {"image_size": 60}, "multiple of 16"),
+        (WITH_CLASS_TOKEN, {"image_size": 0}, "must be positive"),
+        ("test_resnet", {"blocks": (2, 3)}, "cannot give blocks"),
+        ("pit_ti_224", {}, "no grid of patches"),
+        ("crossvit_9_240", {}, "neither patch tokens nor one feature map"),
+    ],
+)
+def test_what_timm_cannot_give_is_refused_by_name(name, kwargs, message):
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        VisionEncoder(name, **kwargs)
+
+
+def test_a_picture_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="64 x 64 pixels, got 64 x 32"):
+        VisionEncoder(WITH_ATTENTION_POOL, image_size=64)(torch.zeros(1, 3, 64, 32))
+
+
+# Weights
+
+
+def test_a_torch_checkpoint_in_a_training_loop_s_form_is_read(tmp_path):
+    model = bare_model(WITH_CLASS_TOKEN)
+    torch.save({"epoch": 3, "state_dict": model.state_dict()}, tmp_path / "weights.pth")
+    encoder = VisionEncoder(WITH_CLASS_TOKEN, image_size=64)
+    load_encoder_weights(encoder, tmp_path / "weights.pth")
+    assert torch.equal(encoder.backbone.pos_embed, model.pos_embed)
+
+
+def test_weights_of_another_picture_size_get_timms_resized_position_grid(tmp_path):
+    model = bare_model(WITH_ATTENTION_POOL, image_size=96)
+    encoder = encoder_with(model, WITH_ATTENTION_POOL, tmp_path, image_size=64)
+    model.set_input_size(img_size=(64, 64))
+    pictures = torch.randn(1, 3, 64, 64)
+    assert torch.equal(encoder(pictures), model.forward_features(pictures)[:, 1:])
+
+
+def test_a_missing_file_says_how_to_get_it(tmp_path):
+    with pytest.raises(WeightsError, match=r"arlow data fetch") as raised:
+        load_encoder_weights(VisionEncoder(WITH_CLASS_TOKEN), tmp_path / "absent.safetensors")
+    assert raised.value.exit_code == 4
+
+
+def write_pickle(path, content):
+    path.write_bytes(pickle.dumps(content))
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@pytest.mark.parametrize("kept", [0, 5, 1000, -1])
+def test_a_truncated_file_is_refused_by_name(suffix, kept, tmp_path):
+    path = tmp_path / f"weights.{suffix}"
+    state = timm.create_model("test_resnet").state_dict()
+    save_file(state, path) if suffix == "safetensors" else torch.save(state, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(WeightsError, match=rf"weights\.{suffix} cannot be read"):
+        load_encoder_weights(VisionEncoder("test_resnet"), path)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (tmp_path / "ran").touch, ()
+
+    write_pickle(tmp_path / "weights.pth", {"conv1.weight": Evil()})
+    with pytest.raises(WeightsError, match=r"weights\.pth cannot be read"):
+        load_encoder_weights(VisionEncoder("test_resnet"), tmp_path / "weights.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def spoil(state, fault):
+    key = "blocks.2.attn.qkv.weight"
+    if fault == "missing":
+        del state[key]
+    elif fault == "unknown":
+        state["blocks.9.attn.qkv.weight"] = state[key].clone()
+    elif fault == "shape":
+        state[key] = state[key][:, :-1].contiguous()
+    elif fault == "patch size":
+        state["patch_embed.proj.weight"] = torch.zeros(64, 3, 14, 14)
+    elif fault == "quantised":
+        state[key] = state[key].to(torch.int8)
+    else:
+        state[key][3, 5] = float(fault)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("missing", r"blocks\.2\.attn\.qkv\.weight is missing"),
+        ("unknown", r"blocks\.9\.attn\.qkv\.weight is not a tensor of it"),
+        ("shape", r"blocks\.2\.attn\.qkv\.weight has shape \[192, 63\], not \[192, 64\]"),
+        ("patch size", r"patch_embed\.proj\.weight has shape"),
+        ("quantised", r"blocks\.2\.attn\.qkv\.weight is of torch\.int8"),
+        ("nan", r"blocks\.2\.attn\.qkv\.weight has values that are not finite"),
+        ("-inf", r"blocks\.2\.attn\.qkv\.weight has values that are not finite"),
+    ],
+)
+def test_unfit_weights_name_the_first_tensor_and_leave_the_encoder_as_it_was(fault, message, tmp_path):
+    state = bare_model(WITH_CLASS_TOKEN).state_dict()
+    spoil(state, fault)
+    save_file(state, tmp_path / "weights.safetensors")
+    encoder = VisionEncoder(WITH_CLASS_TOKEN, image_size=64)
+    before = tensors(encoder)
+    with pytest.raises(WeightsError, match=rf"weights\.safetensors does not fit test_vit: {message}"):
+        load_encoder_weights(encoder, tmp_path / "weights.safetensors")
+    assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("name", [WITH_CLASS_TOKEN, ROTARY, "test_efficientnet", "test_convnext"])
+def test_weights_of_another_net_are_refused(name, tmp_path):
+    save_file(timm.create_model("test_mambaout").state_dict(), tmp_path / "weights.safetensors")
+    with pytest.raises(WeightsError, match="is missing"):
+        load_encoder_weights(VisionEncoder(name), tmp_path / "weights.safetensors")
+
+
+def test_half_precision_weights_fill_a_float32_encoder(tmp_path):
+    model = bare_model("test_resnet").half()
+    encoder = encoder_with(model, "test_resnet", tmp_path)
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+    assert isinstance(encoder.backbone.conv1, nn.Module)

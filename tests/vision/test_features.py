@@ -1,0 +1,280 @@
+import errno
+import hashlib
+import io
+import shutil
+from collections import namedtuple
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from vision import features
+from vision.encoder import VisionEncoder
+from vision.features import FeatureCache, FeaturesError, encoder_fingerprint
+from vision.image_processing import PictureTransform, decode_picture
+
+DiskUsage = namedtuple("DiskUsage", "total used free")
+
+
+def picture_bytes(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6), (colour % 256, colour * 40 % 256, 255 - colour % 256)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def keyed(*contents):
+    return [(hashlib.sha256(content).hexdigest(), content) for content in contents]
+
+
+@pytest.fixture
+def encoder():
+    return VisionEncoder("test_resnet", image_size=32).requires_grad_(False).eval()
+
+
+@pytest.fixture
+def transform(encoder):
+    return PictureTransform(encoder.data_config)
+
+
+@pytest.fixture
+def open_cache(encoder, transform, tmp_path):
+    """Opens the cache of `encoder` in the same folder each time."""
+    return lambda **kwargs: FeatureCache(tmp_path, encoder_fingerprint(encoder, transform), **kwargs)
+
+
+@pytest.fixture
+def fill(encoder, transform):
+    def filled(cache, pictures, **kwargs):
+        count = kwargs.pop("count", None) or len(pictures)
+        return cache.fill(pictures, encoder, transform, count=count, **kwargs)
+
+    return filled
+
+
+@pytest.fixture
+def pictures():
+    return keyed(*map(picture_bytes, range(7)))
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(features, "CHUNK", 3)
+
+
+def shas(pictures):
+    return [sha256 for sha256, _ in pictures]
+
+
+def chunks(cache):
+    return sorted(path.name for path in cache.folder.iterdir())
+
+
+def count_encoded(encoder):
+    counts = []
+    encoder.register_forward_hook(lambda module, inputs, output: counts.append(len(output)))
+    return counts
+
+
+def test_it_gives_what_the_encoder_gives_in_the_order_asked_for(open_cache, fill, pictures, encoder, transform):
+    cache = open_cache()
+    fill(cache, pictures)
+    asked = [pictures[4], pictures[0], pictures[4]]
+    pixels = torch.stack([transform(decode_picture(data, name="")) for _, data in asked])
+    # float16 keeps 11 bits of a number
+    torch.testing.assert_close(cache.get(shas(asked)), encoder(pixels), rtol=2**-11, atol=1e-5)
+
+
+def test_tokens_come_as_float32(open_cache, fill, pictures):
+    cache = open_cache()
+    fill(cache, pictures)
+    assert cache.get(shas(pictures)).dtype == torch.float32
+
+
+def test_a_float32_cache_is_exact(open_cache, fill, pictures, encoder, transform):
+    cache = open_cache(dtype=torch.float32)
+    fill(cache, pictures[:1])
+    assert torch.equal(cache.get(shas(pictures[:1])), encoder(transform(decode_picture(pictures[0][1], name=""))[None]))
+
+
+def test_an_opened_cache_has_what_another_one_wrote(open_cache, fill, pictures, small_chunks):
+    cache = open_cache()
+    fill(cache, pictures)
+    assert chunks(cache) == [f"chunk-00000{number}.safetensors" for number in range(3)]
+    assert torch.equal(open_cache().get(shas(pictures)), cache.get(shas(pictures)))
+
+
+def test_a_picture_is_in_the_cache_once_it_is_filled(open_cache, fill, pictures):
+    cache = open_cache()
+    fill(cache, pictures[:2])
+    assert pictures[1][0] in cache
+    assert pictures[2][0] not in cache
+
+
+def test_equal_bytes_are_encoded_once(open_cache, fill, pictures, encoder, small_chunks):
+    counts = count_encoded(encoder)
+    fill(open_cache(), [*pictures, *pictures[:5], pictures[0]])
+    assert sum(counts) == len(pictures)
+
+
+def test_what_is_there_is_not_encoded_again(open_cache, fill, pictures, encoder):
+    fill(open_cache(), pictures[:5])
+    counts = count_encoded(encoder)
+    fill(open_cache(), pictures)
+    assert sum(counts) == 2
+
+
+def test_a_fill_that_was_cut_goes_on_to_the_same_tokens(open_cache, fill, pictures, encoder, small_chunks):
+    def cut():
+        yield from pictures[:5]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(open_cache(), cut(), count=7)
+    counts = count_encoded(encoder)
+    resumed = open_cache()
+    fill(resumed, pictures)
+    assert sum(counts) == 4
+    tokens = resumed.get(shas(pictures)).clone()
+    shutil.rmtree(resumed.folder)
+    never_cut = open_cache()
+    fill(never_cut, pictures)
+    assert torch.equal(never_cut.get(shas(pictures)), tokens)
+
+
+def test_a_bad_picture_is_reported_and_the_others_are_encoded(open_cache, fill, pictures):
+    bad = keyed(b"no picture", pictures[0][1][:40])
+    cache = open_cache()
+    refused = fill(cache, [bad[0], *pictures[:2], bad[1], *pictures[2:]])
+    assert list(refused) == shas(bad)
+    assert all(reason.isidentifier() for reason in refused.values())
+    assert cache.get(shas(pictures)).shape[0] == len(pictures)
+
+
+def test_only_bad_pictures_write_nothing(open_cache, fill):
+    cache = open_cache()
+    assert len(fill(cache, keyed(b"a", b"b"))) == 2
+    assert chunks(cache) == []
+
+
+def test_progress_counts_every_picture(open_cache, fill, pictures, small_chunks):
+    fill(open_cache(), pictures[:2])
+    calls = []
+    fill(open_cache(), [*pictures, *keyed(b"no picture")], on_progress=lambda done, count: calls.append((done, count)))
+    assert calls == [(3, 8), (6, 8), (8, 8)]
+
+
+def test_an_absent_picture_is_named(open_cache, fill, pictures):
+    cache = open_cache()
+    fill(cache, pictures[:1])
+    with pytest.raises(FeaturesError, match=f"1 of 2 pictures .{pictures[1][0][:12]} first"):
+        cache.get(shas(pictures[:2]))
+
+
+def test_features_of_another_encoder_are_named(open_cache, fill, pictures, tmp_path):
+    cache = open_cache()
+    fill(cache, pictures[:1])
+    with pytest.raises(FeaturesError, match=f"features of other encoders: {cache.folder.name}"):
+        FeatureCache(tmp_path, "f" * 64).get(shas(pictures[:1]))
+
+
+def test_filling_with_another_encoder_is_refused(fill, pictures, tmp_path):
+    with pytest.raises(FeaturesError, match="another encoder or preprocessing than test_resnet"):
+        fill(FeatureCache(tmp_path, "f" * 64), pictures)
+
+
+def damage(path, how):
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif how == "emptied":
+        path.write_bytes(b"")
+    elif how == "header":
+        path.write_bytes(b"\xff" * 64)
+    else:
+        metadata = {"fingerprint": "f" * 64, "pictures": "[]"}
+        save_file({"features": torch.zeros(1, 1, 1)}, path, metadata)
+
+
+@pytest.mark.parametrize("how", ["truncated", "emptied", "header", "foreign"])
+def test_a_damaged_chunk_is_refused_by_name_and_computed_anew(how, open_cache, fill, pictures, small_chunks, caplog):
+    cache = open_cache()
+    fill(cache, pictures)
+    tokens = cache.get(shas(pictures)).clone()
+    shutil.copy(cache.folder / "chunk-000001.safetensors", cache.folder / "partial")
+    (cache.folder / "chunk-000001.safetensors").unlink()  # the old inode stays mapped in `cache`
+    (cache.folder / "partial").rename(cache.folder / "chunk-000001.safetensors")
+    damage(cache.folder / "chunk-000001.safetensors", how)
+
+    reopened = open_cache()
+    with pytest.raises(FeaturesError, match=r"chunk-000001\.safetensors is (damaged|of another encoder)"):
+        reopened.get(shas(pictures))
+    fill(reopened, pictures)
+    assert "chunk-000001.safetensors is" in caplog.text
+    assert torch.equal(reopened.get(shas(pictures)), tokens)
+    assert torch.equal(open_cache().get(shas(pictures)), tokens)
+
+
+def test_a_full_disk_is_known_before_anything_is_encoded(open_cache, fill, pictures, encoder, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: DiskUsage(10**9, 10**9, 6 * encoder.embed_dim * 2))
+    counts = count_encoded(encoder)
+    with pytest.raises(OSError, match=r"7 pictures need 1,344 bytes .* 1,152 are free") as raised:
+        fill(open_cache(), pictures)
+    assert raised.value.errno == errno.ENOSPC
+    assert not counts
+
+
+def test_a_write_that_fails_leaves_no_part_of_a_chunk(open_cache, fill, pictures, monkeypatch):
+    def no_space(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache = open_cache()
+    monkeypatch.setattr(features.os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        fill(cache, pictures)
+    assert chunks(cache) == []
+
+
+@pytest.mark.parametrize("value", [70_000.0, float("nan")])
+def test_features_that_float16_cannot_hold_are_an_error(value, open_cache, fill, pictures, encoder):
+    encoder.register_forward_hook(lambda module, inputs, output: output.index_fill(2, torch.tensor([3]), value))
+    with pytest.raises(FeaturesError, match=r"test_resnet gives (70000|nan) .* dtype=torch.float32"):
+        fill(open_cache(), pictures)
+
+
+def test_float32_holds_what_float16_cannot(open_cache, fill, pictures, encoder):
+    encoder.register_forward_hook(lambda module, inputs, output: output * 0 + 70_000)
+    cache = open_cache(dtype=torch.float32)
+    fill(cache, pictures)
+    assert cache.get(shas(pictures)).eq(70_000).all()
+
+
+def test_an_encoder_that_trains_is_refused(open_cache, fill, pictures, encoder):
+    cache = open_cache()
+    encoder.backbone.conv1.requires_grad_(True)
+    with pytest.raises(ValueError, match="freeze it"):
+        fill(cache, pictures)
+
+
+def test_the_fingerprint_is_the_same_for_equal_encoders(encoder, transform):
+    twin = VisionEncoder("test_resnet", image_size=32)
+    twin.load_state_dict(encoder.state_dict())
+    same = PictureTransform.from_dict(transform.to_dict())
+    assert encoder_fingerprint(twin, same) == encoder_fingerprint(encoder, transform)
+
+
+def test_the_fingerprint_knows_every_weight(encoder, transform):
+    before = encoder_fingerprint(encoder, transform)
+    encoder.backbone.layer3[0].bn1.running_var[2] += 1e-3
+    assert encoder_fingerprint(encoder, transform) != before
+
+
+def test_the_fingerprint_knows_the_preprocessing(encoder, transform):
+    other = PictureTransform(encoder.data_config, background=(0, 0, 0))
+    assert encoder_fingerprint(encoder, other) != encoder_fingerprint(encoder, transform)
+
+
+def test_the_fingerprint_knows_the_blocks(transform):
+    encoder = VisionEncoder("test_vit", blocks=(0, 5), image_size=32)
+    other = VisionEncoder("test_vit", blocks=(1, 5), image_size=32)
+    other.load_state_dict(encoder.state_dict())
+    assert encoder_fingerprint(encoder, transform) != encoder_fingerprint(other, transform)

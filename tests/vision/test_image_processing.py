@@ -1,0 +1,411 @@
+import io
+import json
+import math
+import pickle
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+
+import pytest
+import torch
+from PIL import Image, ImageFile, ImageOps
+
+from tests.outside_data import colourful, encoded, gif, png, png_chunk, tiff, with_orientation
+from vision.image_processing import PictureError, PictureLimits, PictureTransform, decode_picture, read_picture
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "MPO")
+DATA_CONFIG = {
+    "input_size": (3, 32, 32),
+    "mean": (0.5, 0.4, 0.3),
+    "std": (0.2, 0.2, 0.2),
+    "interpolation": "bicubic",
+    "crop_pct": 0.9,
+    "crop_mode": "center",
+}
+
+
+def decoded(data: bytes, **limits) -> Image.Image:
+    """The picture; a warning on the way is a failure."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return decode_picture(data, name="a.png", limits=PictureLimits(**limits))
+
+
+def refusal(data: bytes, **limits) -> PictureError:
+    with pytest.raises(PictureError) as caught:
+        decoded(data, **limits)
+    return caught.value
+
+
+def reference(data: bytes) -> Image.Image:
+    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    white.alpha_composite(picture)
+    return white.convert("RGB")
+
+
+@pytest.mark.parametrize("picture_format", FORMATS)
+def test_every_allowed_format_gives_the_pixels_that_pillow_gives(picture_format):
+    data = encoded(colourful(), picture_format)
+    assert decoded(data).tobytes() == reference(data).tobytes()
+
+
+@pytest.mark.parametrize("picture_format", ["PPM", "ICO", "PDF", "AVIF", "JPEG2000", "TGA"])
+def test_formats_outside_the_list_are_refused(picture_format):
+    assert refusal(encoded(colourful(32, 32), picture_format)).reason in ("format_not_allowed", "not_a_picture")
+
+
+def test_svg_is_refused_by_name():
+    assert "SVG" in str(refusal(b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>"))
+
+
+def test_the_list_of_formats_is_a_setting():
+    assert refusal(encoded(colourful(), "PNG"), formats=("JPEG",)).reason == "format_not_allowed"
+
+
+def test_a_png_named_jpg_is_read_as_the_png_it_is():
+    assert decode_picture(encoded(colourful(), "PNG"), name="a.jpg").size == (12, 8)
+
+
+@pytest.mark.parametrize("data", [b"hello", b"BM but no bitmap at all, just a text", bytes(100)])
+def test_what_is_no_picture_is_refused(data):
+    assert refusal(data).reason == "not_a_picture"
+
+
+def test_no_bytes_are_refused():
+    assert refusal(b"").reason == "empty"
+
+
+BIG_HEADERS = {
+    "png": png(20_000, 20_000),
+    "png one row over": png(8_000, 8_001),
+    "gif screen": gif(65_535, 65_535),
+    "gif frame outside its screen": gif(1, 1, frame=(60_000, 60_000, 1, 1)),
+    "webp": b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + struct.pack("<I", 10) + b"\0" * 4 + b"\xff\xff\xff" * 2,
+    "bmp": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 30_000, -30_000, 1, 24, 0, 0, 0, 0, 0, 0),
+    "tiff": tiff(12_000, 12_000, 8, b""),
+}
+
+
+@pytest.mark.parametrize("kind", BIG_HEADERS)
+def test_more_pixels_than_allowed_are_an_error_without_a_warning(kind):
+    assert refusal(BIG_HEADERS[kind]).reason == "too_many_pixels"
+
+
+def test_more_pixels_in_a_jpeg_header_are_an_error():
+    data = bytearray(encoded(colourful(), "JPEG"))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 30_000, 30_000)
+    assert refusal(bytes(data)).reason == "too_many_pixels"
+
+
+def test_the_pixel_limit_itself_is_allowed():
+    data = encoded(colourful(), "PNG")
+    assert decoded(data, max_pixels=96).size == (12, 8)
+    assert refusal(data, max_pixels=95).reason == "too_many_pixels"
+
+
+def test_an_error_names_the_picture_what_was_seen_and_the_limit():
+    assert str(refusal(png(20_000, 20_000))) == (
+        "a.png: 20,000 x 20,000 pixels, the limit is 64,000,000 (set max_pixels)"
+    )
+
+
+def test_more_bytes_than_allowed_are_an_error():
+    data = encoded(colourful(), "PNG")
+    assert decoded(data, max_bytes=len(data)).size == (12, 8)
+    assert refusal(data, max_bytes=len(data) - 1).reason == "too_large"
+
+
+@pytest.mark.parametrize("width", [1, 30_000_000])
+def test_a_picture_that_takes_too_much_memory_is_refused_before_it_is_decoded(width):
+    assert refusal(png(width, 30_000_000 // width)).reason == "too_much_memory"
+
+
+def test_conversion_counts_as_memory():
+    rgb, rgba = encoded(colourful(100, 100), "PNG"), encoded(colourful(100, 100).convert("RGBA"), "PNG")
+    assert decoded(rgb, max_memory_bytes=60_000).size == (100, 100)
+    assert refusal(rgba, max_memory_bytes=60_000).reason == "too_much_memory"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied(picture_format, orientation):
+    data = encoded(colourful(12, 700), picture_format, exif=with_orientation(orientation))
+    picture, upright = decoded(data), reference(data)
+    assert (picture.size, picture.tobytes()) == (upright.size, upright.tobytes())
+
+
+def test_large_pictures_are_turned_strip_by_strip():
+    data = encoded(colourful(700, 1000).convert("L"), "PNG", exif=with_orientation(7))
+    assert decoded(data).tobytes() == reference(data).tobytes()
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"]
+)
+def test_unreadable_exif_leaves_the_picture_upright(exif):
+    assert decoded(encoded(colourful(), "JPEG", exif=exif)).size == (12, 8)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_alpha_is_laid_on_white(mode):
+    clear = Image.new("LA", (2, 1), (0, 0)).convert("RGBA")
+    clear.putpixel((1, 0), (0, 0, 0, 128))
+    data = encoded(clear.convert(mode), "TIFF" if mode == "PA" else "PNG")
+    assert decoded(data).getpixel((0, 0)) == (255, 255, 255)
+    assert decoded(data).getpixel((1, 0)) == (127, 127, 127)
+
+
+def test_palette_transparency_is_laid_on_white():
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    picture.putpixel((1, 0), 1)
+    assert list(decoded(encoded(picture, "PNG", transparency=b"\0\xff")).tobytes()) == [255, 255, 255, 40, 50, 60]
+    assert list(decoded(encoded(picture, "GIF", transparency=1)).tobytes()) == [10, 20, 30, 255, 255, 255]
+
+
+COLOUR_KEYS = {  # depth, colour type, key, two pixels of which the first has the key's colour, the second's grey
+    "grey of 1 bit": (1, 0, [0], b"\x40", 255),
+    "grey of 2 bits": (2, 0, [1], b"\x60", 170),
+    "grey of 4 bits": (4, 0, [3], b"\x3a", 170),
+    "grey of 8 bits": (8, 0, [7], b"\x07\xaa", 170),
+    "grey of 16 bits": (16, 0, [1000], struct.pack(">HH", 1000, 257 * 170), 170),
+    "RGB of 8 bits": (8, 2, [1, 2, 3], b"\1\2\3\xaa\xaa\xaa", 170),
+    "RGB of 16 bits": (16, 2, [999, 999, 999], struct.pack(">6H", 999, 999, 999, *[257 * 170] * 3), 170),
+}
+
+
+@pytest.mark.parametrize("kind", COLOUR_KEYS)
+def test_the_transparent_colour_of_a_png_becomes_white(kind):
+    depth, colour, key, pixels, grey = COLOUR_KEYS[kind]
+    extra = png_chunk(b"tRNS", struct.pack(f">{len(key)}H", *key))
+    assert list(decoded(png(2, 1, pixels, depth=depth, colour=colour, extra=extra)).tobytes()) == [255] * 3 + [grey] * 3
+
+
+def test_16_bit_pictures_with_alpha_are_laid_on_white():
+    pixels = struct.pack(">4H", 0, 0, 257 * 90, 65_535)
+    assert list(decoded(png(2, 1, pixels, depth=16, colour=4)).tobytes()) == [255] * 3 + [90] * 3
+    pixels = struct.pack(">8H", 0, 0, 0, 0, 257 * 90, 0, 65_535, 65_535)
+    assert list(decoded(png(2, 1, pixels, depth=16, colour=6)).tobytes()) == [255, 255, 255, 90, 0, 255]
+
+
+def test_16_bit_grey_is_scaled_not_clipped():
+    pixels = struct.pack(">4H", 0, 257 * 100, 40_000, 65_535)
+    assert list(decoded(png(4, 1, pixels, depth=16)).getchannel(0).tobytes()) == [0, 100, 156, 255]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
+def test_16_bit_tiff_is_scaled_in_either_byte_order(mode):
+    picture = Image.frombytes(mode, (2, 1), struct.pack("<2H" if mode == "I;16" else ">2H", 257 * 100, 65_535))
+    assert list(decoded(encoded(picture, "TIFF")).getchannel(0).tobytes()) == [100, 255]
+
+
+def test_12_bit_tiff_uses_its_own_range():
+    assert list(decoded(tiff(2, 1, 12, b"\xff\xf0\x00")).getchannel(0).tobytes()) == [255, 0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "greys"),
+    [
+        ("F", [0.0, 0.5, 1.0], [0, 128, 255]),
+        ("F", [0.0, 100.0, 255.0], [0, 100, 255]),
+        ("F", [0.0, 25_700.0, 65_535.0], [0, 100, 255]),
+        ("F", [-1.0, 0.0, 1.0], [0, 128, 255]),
+        ("F", [1e9, 3e9, 5e9], [0, 128, 255]),
+        ("F", [0.25, 0.25, 0.25], [64, 64, 64]),
+        ("F", [-3.0, -3.0, -3.0], [0, 0, 0]),
+        ("I", [0, 100, 255], [0, 100, 255]),
+        ("I", [0, 25_700, 65_535], [0, 100, 255]),
+        ("I", [0, 500_000, 1_000_000], [0, 128, 255]),
+        ("I", [-100, 0, 100], [0, 128, 255]),
+    ],
+)
+def test_32_bit_values_are_scaled_by_the_smallest_range_that_holds_them(mode, values, greys):
+    picture = Image.new(mode, (3, 1))
+    picture.putdata(values)
+    assert list(decoded(encoded(picture, "TIFF")).getchannel(0).tobytes()) == greys
+
+
+def test_float_pixels_that_are_no_numbers_are_refused():
+    assert refusal(encoded(Image.new("F", (2, 2), math.nan), "TIFF")).reason == "corrupt"
+
+
+def test_cmyk_as_adobe_inverts_it_keeps_its_colours():
+    inks = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    assert decoded(encoded(inks, "JPEG", quality=100)).getpixel((0, 0)) == pytest.approx((0, 255, 255), abs=3)
+    assert decoded(encoded(inks, "TIFF")).getpixel((0, 0)) == (0, 255, 255)
+
+
+def test_lab_becomes_rgb():
+    white = Image.merge("LAB", [Image.new("L", (2, 2), value) for value in (255, 128, 128)])
+    assert decoded(encoded(white, "TIFF")).getpixel((0, 0)) == pytest.approx((255, 255, 255), abs=2)
+
+
+@pytest.mark.parametrize("picture_format", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
+def test_the_first_frame_of_an_animation_is_shown(picture_format):
+    options = {"lossless": True} if picture_format == "WEBP" else {}
+    red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    data = encoded(red, picture_format, save_all=True, append_images=[blue], **options)
+    assert decoded(data).getpixel((3, 3)) == pytest.approx((255, 0, 0), abs=2)
+
+
+@pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_a_picture_cut_anywhere_is_an_error(picture_format):
+    data = encoded(colourful(40, 40), picture_format)
+    for length in {1, 3, 9, 20, len(data) // 3, len(data) // 2, len(data) - 30, len(data) - 1}:
+        assert refusal(data[:length]).reason in ("truncated", "corrupt", "not_a_picture"), length
+
+
+def test_a_run_length_coded_bitmap_is_read_and_its_cut_form_refused():
+    palette = bytes(range(256)) * 4
+    rows = b"\x04\x07\x00\x00" * 4 + b"\x00\x01"
+    header = struct.pack("<IHHIIiiHHIIiiII", 0, 0, 0, 1078, 40, 4, 4, 1, 8, 1, len(rows), 0, 0, 0, 0)
+    assert decoded(b"BM" + header + palette + rows).size == (4, 4)
+    assert refusal(b"BM" + header + palette + rows[:6]).reason == "corrupt"
+
+
+def test_later_frames_that_are_cut_off_make_the_file_truncated():
+    data = encoded(colourful(), "GIF", save_all=True, append_images=[colourful().rotate(180)])
+    assert refusal(data[:-40]).reason == "truncated"
+
+
+def test_a_changed_byte_in_a_png_is_an_error():
+    data = bytearray(png(4, 4, bytes(16)))
+    data[-20] ^= 1
+    assert refusal(bytes(data)).reason == "corrupt"
+
+
+@pytest.mark.parametrize("data", [png(0, 4), png(4, 0), gif(0, 0, frame=(0, 0, 0, 0)), tiff(0, 5, 8, b"")])
+def test_a_picture_without_pixels_is_an_error(data):
+    assert refusal(data).reason == "no_pixels"
+
+
+def test_text_chunks_and_profiles_cost_nothing():
+    bomb = zlib.compress(bytes(2_000_000))
+    extra = b"".join(png_chunk(b"zTXt", b"key%d\0\0" % n + bomb) for n in range(100)) + png_chunk(
+        b"iCCP", b"p\0\0" + bomb
+    )
+    picture = decoded(png(4, 4, bytes(16), extra=extra))
+    assert "icc_profile" not in picture.info and not any(key.startswith("key") for key in picture.info)
+
+
+def test_an_endless_row_of_chunks_is_refused():
+    assert refusal(png(4, 4, bytes(16), extra=png_chunk(b"prVt", b"") * 60_000)).reason == "corrupt"
+
+
+def test_a_jpeg_of_many_scans_is_refused():
+    data = encoded(colourful(), "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    assert refusal(data[:-2] + scan * 100 + b"\xff\xd9").reason == "corrupt"
+
+
+def test_tiff_strips_that_share_their_bytes_are_refused():
+    assert refusal(tiff(4, 4, 8, bytes(16), [(325, 4, 1, 10_000_000)])).reason == "corrupt"
+
+
+@pytest.mark.parametrize("code", [258, 273, 320])
+def test_tiff_tags_with_endless_values_are_refused(code):
+    data = bytearray(tiff(4, 4, 8, bytes(16), [(320, 3, 1, 0)]))
+    place = data.index(struct.pack("<H", code), 24)
+    data[place + 4 : place + 8] = struct.pack("<I", 40_000_000)
+    assert refusal(bytes(data)).reason == "corrupt"
+
+
+def test_what_tiff_tags_beside_the_pixels_say_is_not_read():
+    exif_of_a_million_fractions = tiff(4, 4, 8, bytes(range(16)), [(34_665, 4, 1, 8), (700, 1, 2**31, 8)])
+    assert decoded(exif_of_a_million_fractions).getpixel((1, 0)) == (1, 1, 1)
+
+
+def test_pillow_is_left_as_it_was():
+    before = (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS, list(warnings.filters))
+    decode_picture(encoded(colourful(), "JPEG"), name="a")
+    with pytest.raises(PictureError):
+        decode_picture(b"", name="a")
+    assert (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before
+
+
+@pytest.mark.parametrize("picture_format", FORMATS)
+def test_a_decoded_picture_can_be_sent_to_another_process(picture_format):
+    picture = decoded(encoded(colourful(), picture_format))
+    assert pickle.loads(pickle.dumps(picture)).tobytes() == picture.tobytes()
+
+
+def test_an_error_can_be_sent_to_another_process():
+    error = pickle.loads(pickle.dumps(refusal(b"")))
+    assert (error.name, error.reason, str(error)) == ("a.png", "empty", "a.png: 0 bytes")
+
+
+def test_a_missing_file_is_a_picture_error(tmp_path):
+    with pytest.raises(PictureError, match=r"gone\.png: no such file"):
+        read_picture(tmp_path / "gone.png")
+
+
+def test_a_file_over_the_limit_is_not_read_to_its_end(tmp_path):
+    with open(tmp_path / "big.png", "wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(PictureError, match="the limit"):
+        read_picture(tmp_path / "big.png")
+
+
+def test_importing_the_module_loads_neither_torch_nor_timm():
+    code = "import sys, vision.image_processing; print([name in sys.modules for name in ('torch', 'timm')])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[False, False]"
+
+
+def test_the_transform_pads_to_a_square_resizes_and_normalises():
+    picture = colourful(48, 24)
+    square = Image.new("RGB", (48, 48), (255, 255, 255))
+    square.paste(picture, (0, 12))
+    small = torch.tensor(list(square.resize((32, 32), Image.Resampling.BICUBIC).tobytes())).view(32, 32, 3) / 255
+    expected = ((small - torch.tensor(DATA_CONFIG["mean"])) / torch.tensor(DATA_CONFIG["std"])).permute(2, 0, 1)
+    torch.testing.assert_close(PictureTransform(DATA_CONFIG)(picture), expected)
+
+
+def test_nothing_is_cut_off_a_square_picture():
+    picture = Image.new("RGB", (64, 64))
+    picture.paste("white", (0, 0, 64, 2))
+    assert PictureTransform(DATA_CONFIG)(picture)[:, 0].min() > PictureTransform(DATA_CONFIG)(picture)[:, 2:].max()
+
+
+def test_the_padding_has_the_background_colour():
+    tensor = PictureTransform(DATA_CONFIG, background=(0, 0, 0))(Image.new("RGB", (64, 16), "white"))
+    torch.testing.assert_close(tensor[:, 0, 0], -torch.tensor(DATA_CONFIG["mean"]) / torch.tensor(DATA_CONFIG["std"]))
+
+
+def test_an_oblong_input_gets_its_own_aspect():
+    transform = PictureTransform({**DATA_CONFIG, "input_size": (3, 16, 32)})
+    assert transform(Image.new("RGB", (10, 40))).shape == (3, 16, 32)
+
+
+def test_a_very_long_strip_is_not_padded_to_a_giant_square():
+    assert PictureTransform(DATA_CONFIG)(Image.new("RGB", (200_000, 1))).shape == (3, 32, 32)
+
+
+def test_the_transform_survives_json():
+    transform = PictureTransform(DATA_CONFIG, background=(1, 2, 3))
+    again = PictureTransform.from_dict(json.loads(json.dumps(transform.to_dict())))
+    assert again.to_dict() == transform.to_dict()
+    torch.testing.assert_close(again(colourful()), transform(colourful()), rtol=0, atol=0)
+
+
+def test_the_transform_can_be_sent_to_another_process():
+    transform = PictureTransform(DATA_CONFIG)
+    expected = transform(colourful())
+    torch.testing.assert_close(pickle.loads(pickle.dumps(transform))(colourful()), expected, rtol=0, atol=0)
+
+
+def test_unknown_keys_of_a_saved_transform_are_refused():
+    with pytest.raises(ValueError, match="crop_pct"):
+        PictureTransform.from_dict({**PictureTransform(DATA_CONFIG).to_dict(), "crop_pct": 1.0})
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"interpolation": "random"}, {"input_size": (1, 32, 32)}, {"input_size": (3, 0, 32)}]
+)
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        PictureTransform({**DATA_CONFIG, **wrong})

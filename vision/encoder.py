@@ -1,0 +1,240 @@
+"""Any timm backbone as a giver of patch tokens, and the reading of its weights."""
+
+import difflib
+import math
+import pickle
+import struct
+import sys
+from collections.abc import Set
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+# All that a damaged pickle has been seen to raise on its way through torch.load.
+UNREADABLE = (
+    *(OSError, RuntimeError, EOFError, ValueError, LookupError, AssertionError, AttributeError, TypeError),
+    *(pickle.PickleError, struct.error),
+)
+
+
+class WeightsError(ValueError):
+    """A weights file is missing, damaged or of another encoder."""
+
+    exit_code = 4
+
+
+class VisionEncoder(nn.Module):
+    """A headless timm backbone; random until `load_encoder_weights` has read its weights.
+
+    A transformer gives its patch tokens without the class and register tokens, a convolutional net its last feature
+    map, row by row. A frozen encoder (no parameter requires a gradient) stays in eval mode and records no graph.
+
+    Args:
+        blocks: Indices, from 0, of the blocks to read (of a feature-map net: of its stages), joined on the last axis
+            in the order of the net. The final norm is applied to each, as DINOv2 does. Empty: what comes out of the
+            whole backbone.
+        image_size: Height and width of the pictures, pixels. None: what the timm model was trained with.
+
+    Raises:
+        ValueError: timm has no such model, or the model no such blocks or picture size.
+    """
+
+    embed_dim: int
+    """Width of a token: the sum over `blocks`."""
+    num_patches: int
+    """Tokens of a picture of `image_size`."""
+    data_config: dict[str, Any]
+    """timm's data config of the model, with `input_size` for `image_size`."""
+
+    def __init__(self, timm_name: str, *, blocks: tuple[int, ...] = (), image_size: int | None = None) -> None:
+        super().__init__()
+        self.timm_name, self.blocks = timm_name, tuple(sorted(blocks))
+        with torch.device("meta"):  # a twin that takes no memory: it shows shapes, or what is wrong
+            self.backbone = _create_backbone(timm_name, self.blocks, image_size).eval()
+        self.data_config = _data_config(self.backbone, image_size)
+        self.has_fixed_size = bool(self.backbone.pretrained_cfg.get("fixed_input_size"))
+        self.gives_map, self.num_patches, self.embed_dim = self._measure()
+        self.backbone = _create_backbone(timm_name, self.blocks, image_size)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.data_config["input_size"][1:]
+
+    @property
+    def is_frozen(self) -> bool:
+        return not any(parameter.requires_grad for parameter in self.parameters())
+
+    def forward(self, pixel_values: Float[Tensor, "pictures 3 height width"]) -> Float[Tensor, "pictures patches dim"]:
+        if self.has_fixed_size and pixel_values.shape[2:] != self.image_size:
+            got, want = (" x ".join(map(str, size)) for size in (pixel_values.shape[2:], self.image_size))
+            raise ValueError(f"{self.timm_name} was built for pictures of {want} pixels, got {got}; set image_size")
+        if not self.is_frozen:
+            return self._tokens(pixel_values)
+        if self.training:  # frozen after train() was called: batch statistics must not move
+            self.eval()
+        with torch.no_grad():
+            return self._tokens(pixel_values)
+
+    def train(self, mode: bool = True) -> "VisionEncoder":
+        return super().train(mode and not self.is_frozen)
+
+    def init_non_persistent_buffers(self) -> None:
+        """Computes the tables that no checkpoint holds (rotary angles, relative positions).
+
+        To be called when weights have been put into a model that was built on the meta device.
+        """
+        for name, module in self.backbone.named_modules():
+            if hasattr(module, "init_non_persistent_buffers"):
+                module.init_non_persistent_buffers()
+                continue
+            held = [key for key in module._non_persistent_buffers_set if getattr(module, key) is not None]
+            assert not held, f"timm has no way to compute {name}.{held[0]} of {self.timm_name}"
+
+    def _tokens(self, pixel_values: Tensor) -> Tensor:
+        if self.gives_map:  # measured on 2 CPU cores: see vision/features.py
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        if not self.blocks:
+            return self._patches(self.backbone.forward_features(pixel_values))
+        outputs = self.backbone.forward_intermediates(
+            pixel_values,
+            indices=list(self.blocks),
+            norm=True,
+            output_fmt="NCHW" if self.gives_map else "NLC",
+            intermediates_only=True,
+        )
+        return torch.cat([output.flatten(2).mT if self.gives_map else output for output in outputs], dim=-1)
+
+    def _patches(self, features: Tensor) -> Tensor:
+        if not self.gives_map:
+            return features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+        if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
+            return features.flatten(1, 2)
+        return features.flatten(2).mT
+
+    @torch.no_grad()
+    def _measure(self) -> tuple[bool, int, int]:
+        """gives_map, num_patches and embed_dim, from a pass of the backbone on the meta device."""
+        picture = torch.empty(1, *self.data_config["input_size"], device="meta")
+        features = self.backbone.forward_features(picture)
+        if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+            raise ValueError(
+                f"{self.timm_name} gives neither patch tokens nor one feature map; name another timm model"
+            )
+        self.gives_map = features.ndim == 4
+        try:
+            _, num_patches, embed_dim = self._tokens(picture).shape
+        except (RuntimeError, AssertionError) as error:
+            blocks = list(self.blocks)
+            raise ValueError(
+                f"{self.timm_name} cannot give blocks {blocks} joined ({error}); name one, or none"
+            ) from error
+        height, width = self.image_size
+        if not self.gives_map and (
+            num_patches == 1 or (height == width and math.isqrt(num_patches) ** 2 != num_patches)
+        ):
+            raise ValueError(
+                f"{self.timm_name} gives {num_patches} tokens, which are no grid of patches; name another model"
+            )
+        return self.gives_map, num_patches, embed_dim
+
+
+def _create_backbone(timm_name: str, blocks: tuple[int, ...], image_size: int | None) -> nn.Module:
+    """The timm model without its head and the blocks after the last of `blocks`."""
+    backbone = _create_model(timm_name, image_size, num_classes=0)
+    if blocks:
+        depth = len(backbone.feature_info) if hasattr(backbone, "forward_intermediates") else 0
+        if len(set(blocks)) != len(blocks) or not all(0 <= block < depth for block in blocks):
+            raise ValueError(f"{timm_name} has {depth} blocks, named once each from 0 on, got {list(blocks)}")
+        backbone.prune_intermediate_layers(list(blocks), prune_head=True)
+    elif getattr(backbone, "attn_pool", None) is not None:
+        backbone.reset_classifier(0, "")
+    return backbone
+
+
+def _create_model(timm_name: str, image_size: int | None, **kwargs: Any) -> nn.Module:
+    import timm
+
+    if not timm.is_model(timm_name):
+        close = difflib.get_close_matches(timm_name, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them"
+        raise ValueError(f"timm has no model {timm_name!r}; {hint}")
+    if image_size is None:
+        return timm.create_model(timm_name, **kwargs)
+    if image_size < 1:
+        raise ValueError(f"image_size must be positive, got {image_size}")
+    config = timm.get_pretrained_cfg(timm_name)
+    size = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+    model = timm.create_model(timm_name, **size, **kwargs)
+    patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
+    if size and any(image_size % side for side in patch_size):
+        raise ValueError(f"image_size must be a multiple of {max(patch_size)} for {timm_name}, got {image_size}")
+    return model
+
+
+def _data_config(backbone: nn.Module, image_size: int | None) -> dict[str, Any]:
+    from timm.data import resolve_model_data_config
+
+    config = resolve_model_data_config(backbone)
+    return config if image_size is None else config | {"input_size": (3, image_size, image_size)}
+
+
+def load_encoder_weights(encoder: VisionEncoder, path: str | Path) -> None:
+    """Reads a state dict of the encoder's timm model, as safetensors or as `torch.save` wrote it.
+
+    What the encoder left out of the model (head, later blocks) is passed over, and timm resizes position tables made
+    for pictures of another size. On an error the encoder is as it was.
+
+    Raises:
+        WeightsError: no such file, a damaged one, or one of another model.
+    """
+    own = encoder.backbone.state_dict()
+    with torch.device("meta"):
+        left_out = _create_model(encoder.timm_name, None).state_dict().keys() - own.keys()
+    state = _without(left_out, _read_state_dict(Path(path)))
+    resize = getattr(sys.modules[type(encoder.backbone).__module__], "checkpoint_filter_fn", None)
+    other_size = {key for key, ours in own.items() if key in state and state[key].shape != ours.shape}
+    if resize and other_size and all("pos" in key for key in other_size):
+        state = _without(left_out, resize(state, encoder.backbone))
+    if fault := _fault(state, own):
+        raise WeightsError(f"{path} does not fit {encoder.timm_name}: {fault}; fetch the weights of this model")
+    encoder.backbone.load_state_dict(state)
+
+
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from timm.models import load_state_dict
+
+    if not path.is_file():
+        raise WeightsError(f"there are no encoder weights at {path}; `arlow data fetch` brings some into data/weights")
+    try:
+        state = load_state_dict(str(path))
+    except (SafetensorError, *UNREADABLE) as error:
+        raise WeightsError(f"{path} cannot be read as weights ({error}); fetch it again") from error
+    if other := next((key for key, value in state.items() if not isinstance(value, Tensor)), None):
+        raise WeightsError(f"{path} is no state dict: {other!r} is no tensor; save model.state_dict()")
+    return state
+
+
+def _without(keys: Set[str], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if key not in keys}
+
+
+def _fault(state: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
+    """What keeps `state` from being the weights `own`, naming the first tensor of that kind."""
+    for key, ours in own.items():
+        theirs = state.get(key)
+        if theirs is None:
+            if not key.endswith("num_batches_tracked"):  # older files do not have it, and eval mode does not read it
+                return f"{key} is missing"
+        elif theirs.shape != ours.shape:
+            return f"{key} has shape {list(theirs.shape)}, not {list(ours.shape)}"
+        elif theirs.is_floating_point() != ours.is_floating_point():
+            return f"{key} is of {theirs.dtype}, not {ours.dtype}"
+        elif not theirs.isfinite().all():
+            return f"{key} has values that are not finite"
+    unknown = next((key for key in state if key not in own), None)
+    return None if unknown is None else f"{unknown} is not a tensor of it"
