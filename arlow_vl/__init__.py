@@ -4,7 +4,6 @@ The `arlow` command does without until a verb needs a model, so that its help an
 """
 
 import importlib
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -18,5 +17,5 @@ def __getattr__(name: str):
     raise AttributeError(f"module 'arlow_vl' has no attribute {name!r}")
 
 
-if not _STARTED_AS_COMMAND and importlib.util.find_spec("arlow_vl.processing_arlow"):  # TEMPORARY
+if not _STARTED_AS_COMMAND:
     importlib.import_module("arlow_vl.auto")

@@ -2,9 +2,12 @@
 
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
 )
 
 from arlow_vl.configuration_arlow import ArlowConfig, ArlowVisionConfig, ArlowVLConfig
@@ -20,6 +23,12 @@ AutoModel.register(ArlowConfig, ArlowModel)
 AutoModel.register(ArlowVLConfig, ArlowVLModel)
 AutoModelForCausalLM.register(ArlowConfig, ArlowForCausalLM)
 AutoModelForImageTextToText.register(ArlowVLConfig, ArlowVLForConditionalGeneration)
+for config_class in (ArlowConfig, ArlowVLConfig):
+    AutoTokenizer.register(config_class, slow_tokenizer_class=ArlowTokenizer, fast_tokenizer_class=ArlowTokenizerFast)
+AutoImageProcessor.register(
+    ArlowVLConfig, image_processor_classes={"pil": ArlowImageProcessor, "torchvision": ArlowImageProcessor}
+)
+AutoProcessor.register(ArlowVLConfig, ArlowProcessor)
 
 __all__ = [
     "ArlowConfig",

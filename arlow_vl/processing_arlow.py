@@ -1,0 +1,166 @@
+# Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
+"""Pictures and text with `<image>` in it become what `ArlowVLForConditionalGeneration` takes."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers import BaseImageProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+
+from vision.image_processing import WHITE, PictureError, PictureTransform, decode_picture, read_picture
+
+IMAGE_TOKEN = "<image>"
+CHANNELS = (1, 3, 4)
+NOT_IN_PNG = ("CMYK", "YCbCr", "LAB", "RGBX", "PA", "I", "F")
+
+
+class ArlowImagesKwargs(TypedDict, total=False):
+    return_tensors: str | None
+
+
+class ArlowImageProcessor(BaseImageProcessor):
+    """Pictures, however they come, as `pixel_values` of shape (pictures, 3, height, width), float32.
+
+    A picture is a path, the bytes of a file, a PIL image, or an array or tensor (uint8, or float within 0 to 1; a
+    grid, channels last or channels first). Text is never fetched as a URL.
+
+    `data_config` is timm's data config of the encoder; `background` pads pictures that are not square.
+    """
+
+    model_input_names = ["pixel_values"]
+    valid_kwargs = ArlowImagesKwargs
+
+    def __init__(self, data_config: Mapping[str, Any], background: Sequence[int] = WHITE, **kwargs) -> None:
+        super().__init__(**kwargs)
+        red, green, blue = background
+        self.transform = PictureTransform(data_config, background=(red, green, blue))
+
+    def preprocess(self, images: Any, return_tensors: str | None = None) -> BatchFeature:
+        """`images` is one picture or lists of them, nested as deep as you like; they come out in order, unnested.
+
+        Raises:
+            PictureError: naming the file, or the place of the picture, that cannot be used.
+        """
+        pictures = [as_picture(picture, f"picture {place}") for place, picture in enumerate(flat_pictures(images))]
+        if not pictures:
+            raise ValueError("there is no picture in images; leave images away where the text has none")
+        pixel_values = torch.stack([self.transform(picture) for picture in pictures])
+        return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        return image_url_or_urls
+
+    def to_dict(self) -> dict[str, Any]:
+        data_config = self.transform.to_dict()
+        background = data_config.pop("background")
+        return {"image_processor_type": type(self).__name__, "data_config": data_config, "background": background}
+
+
+class ArlowProcessor(ProcessorMixin):
+    """Text and pictures for the model: `input_ids`, `attention_mask` and `pixel_values`.
+
+    The text holds one `<image>` for each picture. Pictures are one list for all rows, or a list for each row. Without
+    text each picture, or each list of pictures, becomes a row of its own `<image>`s.
+    """
+
+    def __init__(
+        self,
+        image_processor: ArlowImageProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | dict[str, str] | None = None,
+    ) -> None:
+        self.image_token = IMAGE_TOKEN
+        if IMAGE_TOKEN not in tokenizer.get_vocab():
+            raise ValueError(f"the tokenizer has no {IMAGE_TOKEN}; train one with `arlow tokenizer train`")
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
+
+    def prepare_inputs_layout(self, images: Any = None, text: Any = None, **kwargs) -> tuple[Any, Any, Any, Any]:
+        if images is not None and not isinstance(images, list | tuple):
+            images = list(flat_pictures(images))
+        if text is None and images is not None:
+            text = [IMAGE_TOKEN * len(list(flat_pictures(row))) for row in images]
+        return super().prepare_inputs_layout(images=images, text=text, **kwargs)
+
+    def validate_inputs(self, images: Any = None, text: Any = None, **kwargs) -> None:
+        """Raises ValueError unless every `<image>` has its picture and every picture its `<image>`."""
+        if kwargs.get("videos") is not None or kwargs.get("audio") is not None:
+            raise ValueError("ArlowProcessor takes text and pictures, not videos or audio")
+        if not isinstance(text, list) or not all(isinstance(row, str) for row in text):
+            raise ValueError("give ArlowProcessor text (a string or a list of strings), images, or both")
+        expected = [row.count(IMAGE_TOKEN) for row in text]
+        images = images or []
+        came = [len(list(flat_pictures(row))) for row in images]
+        if not any(isinstance(row, list | tuple) for row in images):
+            where = "row 0 holds" if len(text) == 1 else f"rows 0 to {len(text) - 1} together hold"
+            if sum(came) != sum(expected):
+                raise ValueError(f"{where} {sum(expected)} {IMAGE_TOKEN} but there are {sum(came)} pictures")
+            return
+        if len(images) != len(text):
+            raise ValueError(f"text has {len(text)} rows but images has lists for {len(images)}; give one for each")
+        for place, counts in enumerate(zip(expected, came, strict=True)):
+            if counts[0] != counts[1]:
+                raise ValueError(
+                    f"row {place} holds {counts[0]} {IMAGE_TOKEN} but there are {counts[1]} pictures for it"
+                )
+
+    def _process_images(self, images: Any, **kwargs) -> tuple[Mapping[str, Any], list[str]]:
+        pictures = list(flat_pictures(images))
+        if not pictures:
+            return {}, []
+        return self.image_processor(pictures, **kwargs), [IMAGE_TOKEN] * len(pictures)
+
+
+def flat_pictures(images: Any) -> Iterator[Any]:
+    """The pictures in nested lists, and those along the first axis of an array with four axes."""
+    if isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4:
+        for item in images:
+            yield from flat_pictures(item)
+    else:
+        yield images
+
+
+def as_picture(picture: Any, name: str) -> Image.Image:
+    """An upright RGB picture, read by `vision` where bytes are to be read. Raises PictureError with `name`."""
+    if isinstance(picture, str | Path):
+        return read_picture(picture)
+    if isinstance(picture, bytes):
+        return decode_picture(picture, name=name)
+    if isinstance(picture, np.ndarray | torch.Tensor):
+        picture = image_of_array(picture, name)
+    if not isinstance(picture, Image.Image):
+        kinds = "a path, the bytes of a file, a PIL image, an array or a tensor"
+        raise PictureError(name, "unknown_type", f"expected {kinds}, got {type(picture).__name__}")
+    buffer = io.BytesIO()
+    try:
+        upright = ImageOps.exif_transpose(picture)
+        if upright.mode == "RGB" and not upright.has_transparency_data:
+            upright.load()
+            return upright
+        upright.save(buffer, "TIFF" if upright.mode in NOT_IN_PNG else "PNG")
+    except OSError as error:
+        raise PictureError(name, "corrupt", f"a PIL image that cannot be read ({error})") from error
+    return decode_picture(buffer.getvalue(), name=name)  # vision's rules for alpha, palettes and deep pixels
+
+
+def image_of_array(array: np.ndarray | torch.Tensor, name: str) -> Image.Image:
+    """Of two axes that could be the channels a tensor has the first, an array the last."""
+    first_means_channels = isinstance(array, torch.Tensor)
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        array = (array.float() if array.is_floating_point() else array).numpy()
+    if array.ndim == 3 and array.shape[0] in CHANNELS and (first_means_channels or array.shape[-1] not in CHANNELS):
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if np.issubdtype(array.dtype, np.floating) and array.size and array.min() >= 0 and array.max() <= 1:
+        array = (array * 255).round().astype(np.uint8)
+    is_grid = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in CHANNELS)
+    if array.dtype != np.uint8 or not is_grid or not array.size:
+        expected = "uint8 or floats within 0 to 1, two axes or three with 1, 3 or 4 channels"
+        raise PictureError(name, "unknown_array", f"expected {expected}; got {array.dtype} of shape {array.shape}")
+    return Image.fromarray(np.ascontiguousarray(array))

@@ -1,0 +1,295 @@
+# Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
+"""Byte-level BPE in readable Python; `tokenization_arlow_fast.py` gives the same ids, sooner.
+
+A text is cut into pieces by a regex, a piece becomes its UTF-8 bytes with one printable character for each, and
+inside a piece those neighbours are joined first that training joined first (Sennrich et al., 2016, arXiv:1508.07909;
+the byte characters are GPT-2's). Nothing is normalised: decoding gives every byte back.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from heapq import heapify, heappop, heappush
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import regex
+from transformers import PreTrainedTokenizer
+
+from .errors import CheckpointError
+
+VOCAB_FILES_NAMES = {"vocab_file": "vocab.json", "merges_file": "merges.txt"}
+BACKEND_FILE = "tokenizer.json"
+
+# Their place is their id.
+SPECIAL_TOKENS = (
+    "<|unk|>",
+    "<|startoftext|>",
+    "<|endoftext|>",
+    "<|pad|>",
+    "<|mask|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<image>",
+    "<video>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+)
+SPECIAL_TOKEN_ROLES: dict[str, Any] = {
+    "unk_token": "<|unk|>",
+    "bos_token": "<|startoftext|>",
+    "eos_token": "<|endoftext|>",
+    "pad_token": "<|pad|>",
+    "mask_token": "<|mask|>",
+    "image_token": "<image>",
+    "video_token": "<video>",
+    "extra_special_tokens": ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"],
+}
+
+# Letters and digits that Unicode 17 and 18 brought. They are cut like signs, whatever Unicode an engine was built
+# with: so both tokenizers agree on every character, and a trained one cuts the same way for ever.
+AFTER_UNICODE_16 = """
+    558 58B-58C 88F C5C CDC 208F 209D-209F A7CE-A7CF A7D2 A7D4 A7DD-A7F1 AB6C-AB6D 107BB-107BF 10940-10959
+    10EC5-10EEE 11B0A 11DB0-11DF1 1246F-1247F 12550-12686 16EA0-16ED3 16FF2-16FF6 187F8-187FF 18CD6-18CDA
+    18D09-191D2 1B123-1B128 1B168 1D6A6 1DF1F-1DF24 1DF2B-1DFFF 1E6C0-1E6FF 2B73A-2B73F 2B81E 2CEA2-2CEAD
+    323B0-33479 3D000-3FC3F
+"""
+LATER = "".join("-".join(chr(int(end, 16)) for end in span.split("-")) for span in AFTER_UNICODE_16.split())
+LETTER, DIGIT = rf"[^\P{{L}}{LATER}]", rf"[^\P{{N}}{LATER}]"
+# Qwen2's cut (cl100k's, but a digit at a time): contractions; words; digits; signs; line ends; spaces.
+PRETOKENIZE_REGEX = "|".join(
+    [
+        r"'(?:[sdmtSDMT]|[rR][eE]|[vV][eE]|[lL][lL])",
+        rf"(?:[^\r\n\p{{L}}\p{{N}}]|[{LATER}])?{LETTER}+",
+        DIGIT,
+        rf" ?(?:[^\s\p{{L}}\p{{N}}]|[{LATER}])+[\r\n]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    ]
+)
+
+CHAT_TEMPLATE = """\
+{{ bos_token }}
+{%- for message in messages -%}
+    {{ '<|im_start|>' + message.role + '\\n' }}
+    {%- if message.content is string -%}
+        {{ message.content }}
+    {%- else -%}
+        {%- for part in message.content -%}
+            {%- if part.type == 'image' -%}<image>
+            {%- elif part.type == 'text' -%}{{ part.text }}
+            {%- else -%}{{ raise_exception('a message holds text and image parts, got ' + part.type) }}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
+"""
+
+PIECES = regex.compile(PRETOKENIZE_REGEX)
+LONE_SURROGATE = regex.compile("[\ud800-\udfff]")
+CACHED_PIECES = 2**16
+CACHED_PIECE_LENGTH = 64
+
+Merges = list[tuple[str, str]]
+
+
+def byte_characters() -> dict[int, str]:
+    """A printable character for each byte: itself where it prints, else the next one from U+0100 on (GPT-2)."""
+    prints = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    rest = [byte for byte in range(256) if byte not in prints]
+    return {byte: chr(byte) for byte in prints} | {byte: chr(0x100 + place) for place, byte in enumerate(rest)}
+
+
+CHARACTER_OF_BYTE = byte_characters()
+BYTE_OF_CHARACTER = {character: byte for byte, character in CHARACTER_OF_BYTE.items()}
+
+
+def byte_vocab() -> dict[str, int]:
+    """The smallest vocabulary: the special tokens and the 256 bytes. It encodes every text, without merges."""
+    return {token: index for index, token in enumerate([*SPECIAL_TOKENS, *sorted(BYTE_OF_CHARACTER)])}
+
+
+def replace_surrogates(text: Any) -> Any:
+    """The text, or texts nested in lists, with U+FFFD for lone surrogates, which have no UTF-8 form."""
+    if isinstance(text, str):
+        return text if text.isascii() else LONE_SURROGATE.sub("\ufffd", text)
+    return type(text)(map(replace_surrogates, text)) if isinstance(text, list | tuple) else text
+
+
+def read_vocab_and_merges(files: dict[str, Any]) -> tuple[dict[str, int], Merges]:
+    """What `vocab_file` and `merges_file` hold; `name_or_path` is their folder.
+
+    Raises:
+        CheckpointError: one is missing or damaged.
+    """
+    folder = files.get("name_or_path", "the folder")
+    for key, name in VOCAB_FILES_NAMES.items():
+        if not files.get(key):
+            raise CheckpointError(f"{folder} has no {name}; `arlow tokenizer train` writes the files of a tokenizer")
+    try:
+        vocab = json.loads(Path(files["vocab_file"]).read_text(encoding="utf-8"))
+        lines = Path(files["merges_file"]).read_text(encoding="utf-8").split("\n")
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: vocab.json or merges.txt is damaged ({error}); copy both again") from error
+    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    if not isinstance(vocab, dict) or any(len(merge) != 2 for merge in merges):
+        raise CheckpointError(f"{folder}: vocab.json must map tokens to ids, merges.txt hold two tokens a line")
+    return vocab, [(left, right) for left, right in merges]
+
+
+@contextmanager
+def naming_damaged_json(folder: str | Path) -> Iterator[None]:
+    """Turns the bare JSONDecodeError of a damaged file into a CheckpointError that names the folder."""
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        files = "tokenizer.json or tokenizer_config.json"
+        raise CheckpointError(f"{folder}: {files} is damaged ({error}); copy the folder again") from error
+
+
+def check_vocab(vocab: dict[str, int], merges: Merges, folder: str) -> None:
+    """Without every byte, or without what merges make, a part of the text would vanish unseen.
+
+    Raises:
+        CheckpointError: an entry is missing.
+    """
+    missing = sorted(BYTE_OF_CHARACTER.keys() - set(vocab))
+    missing += [" ".join(merge) for merge in merges if not {*merge, "".join(merge)} <= vocab.keys()]
+    if missing:
+        raise CheckpointError(
+            f"{folder or 'the vocabulary'} lacks {len(missing):,} of the bytes or merged pieces that the tokenizer "
+            f"needs, first {missing[0]!r}; copy vocab.json, merges.txt and tokenizer.json from one tokenizer"
+        )
+
+
+class ArlowTokenizer(PreTrainedTokenizer):
+    """Arlow's tokenizer in Python; without arguments it knows the special tokens and the single bytes.
+
+    `tokenizer(text)` puts bos in front, never eos; `add_bos_token=False` leaves bos away too. Special tokens in the
+    text are read as such, unless `split_special_tokens=True` (per call, or for good) makes them plain text. A lone
+    surrogate is read as U+FFFD. Ids that have no entry decode to nothing.
+    """
+
+    vocab_files_names = VOCAB_FILES_NAMES
+    model_input_names = ["input_ids", "attention_mask"]
+    add_bpe_version_header = True
+
+    def __init__(
+        self,
+        vocab: dict[str, int] | None = None,
+        merges: Merges | None = None,
+        *,
+        add_bos_token: bool | None = None,
+        special_tokens_pattern: str = "bos",
+        **kwargs,
+    ) -> None:
+        vocab, merges = vocab or byte_vocab(), merges or []
+        check_vocab(vocab, merges, kwargs.get("name_or_path", ""))
+        self.encoder = vocab
+        self.decoder = {index: token for token, index in vocab.items()}
+        self.bpe_ranks = {(left, right): rank for rank, (left, right) in enumerate(merges)}
+        self._tokens_of_piece: dict[str, list[str]] = {}
+        if add_bos_token is not None:
+            special_tokens_pattern = "bos" if add_bos_token else "none"
+        keywords = {**SPECIAL_TOKEN_ROLES, "chat_template": CHAT_TEMPLATE, **kwargs, "backend": "custom"}
+        super().__init__(special_tokens_pattern=special_tokens_pattern, **keywords)
+        # The base class takes this one out, so that save_pretrained would lose it.
+        self.init_kwargs["special_tokens_pattern"] = special_tokens_pattern
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        with naming_damaged_json(pretrained_model_name_or_path):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def convert_to_native_format(cls, **kwargs):
+        vocab, merges = read_vocab_and_merges(kwargs)
+        rest = {key: value for key, value in kwargs.items() if key not in (*VOCAB_FILES_NAMES, "tokenizer_file")}
+        return {**rest, "vocab": vocab, "merges": merges}
+
+    @property
+    def add_bos_token(self) -> bool:
+        return self.special_tokens_pattern == "bos"
+
+    @add_bos_token.setter
+    def add_bos_token(self, value: bool) -> None:
+        self.special_tokens_pattern = "bos" if value else "none"
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.encoder)
+
+    def get_vocab(self) -> dict[str, int]:
+        return {**self.encoder, **self._added_tokens_encoder}
+
+    def prepare_for_tokenization(
+        self, text: str, is_split_into_words: bool = False, **kwargs
+    ) -> tuple[str, dict[str, Any]]:
+        return replace_surrogates(text), kwargs
+
+    def _tokenize(self, text: str, **kwargs) -> list[str]:
+        tokens = []
+        for piece in PIECES.findall(text):
+            tokens += self._tokens_of_piece.get(piece) or self._merge_piece(piece)
+        return tokens
+
+    def _merge_piece(self, piece: str) -> list[str]:
+        tokens = self.merge([CHARACTER_OF_BYTE[byte] for byte in piece.encode()])
+        if len(piece) <= CACHED_PIECE_LENGTH and len(self._tokens_of_piece) < CACHED_PIECES:
+            self._tokens_of_piece[piece] = tokens
+        return tokens
+
+    def merge(self, parts: list[str]) -> list[str]:
+        """Joins neighbours, the pair of lowest rank first and of equal ones the leftmost, until no merge applies.
+
+        A heap holds the pairs that can be joined; a pair that has changed since is passed over. So a piece of n
+        bytes takes n log n steps, which matters for long runs of one script or sign.
+        """
+        end = len(parts)
+        before, after = list(range(-1, end - 1)), list(range(1, end + 1))
+        ranks = self.bpe_ranks
+        heap = [(ranks[pair], place) for place, pair in enumerate(pairwise(parts)) if pair in ranks]
+        heapify(heap)
+        while heap:
+            rank, left = heappop(heap)
+            right = after[left]
+            if right == end or ranks.get((parts[left], parts[right])) != rank:
+                continue
+            parts[left], parts[right] = parts[left] + parts[right], ""
+            after[left] = after[right]
+            if after[left] < end:
+                before[after[left]] = left
+            for place in (before[left], left):
+                if place >= 0 and after[place] < end:
+                    pair = (parts[place], parts[after[place]])
+                    if pair in ranks:
+                        heappush(heap, (ranks[pair], place))
+        return [part for part in parts if part]
+
+    def _convert_token_to_id(self, token: str) -> int:
+        index = self.encoder.get(token)
+        return self.unk_token_id if index is None else index
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return self.decoder.get(index, "")
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """Bytes that are not UTF-8, such as a character cut in two, become U+FFFD."""
+        return b"".join(map(bytes_of_token, tokens)).decode(errors="replace")
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Writes vocab.json and merges.txt; a tokenizer.json that lies there is another's and would win over them."""
+        prefix = f"{filename_prefix}-" if filename_prefix else ""
+        Path(save_directory, prefix + BACKEND_FILE).unlink(missing_ok=True)
+        return super().save_vocabulary(save_directory, filename_prefix)
+
+
+def bytes_of_token(token: str) -> bytes:
+    """Its bytes; a token added later may hold characters that stand for no byte, and is then taken literally."""
+    if BYTE_OF_CHARACTER.keys() >= set(token):
+        return bytes(BYTE_OF_CHARACTER[character] for character in token)
+    return token.encode()

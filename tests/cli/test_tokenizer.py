@@ -1,0 +1,82 @@
+"""`arlow tokenizer train`."""
+
+import argparse
+import json
+
+import pytest
+
+from arlow_vl.cli import tokenizer
+from arlow_vl.errors import DataError
+from arlow_vl.tokenization_arlow import ArlowTokenizer
+
+TEXT = "The cat sat on the mat, and the cat saw that the mat was flat.\n" * 20
+
+
+def train(*arguments) -> None:
+    parser = argparse.ArgumentParser()
+    tokenizer.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["tokenizer", "train", *map(str, arguments)])
+    args.run(args)
+
+
+@pytest.fixture
+def text_file(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def test_a_text_file_becomes_a_tokenizer_folder(text_file, tmp_path, capsys):
+    train(text_file, "--vocab-size", 280, "--output", tmp_path / "out")
+    assert len(ArlowTokenizer.from_pretrained(tmp_path / "out")) == 280
+    report = f"{tmp_path / 'out'}: 280 entries, learned from {len(TEXT):,} bytes in 1 documents"
+    assert capsys.readouterr().out.splitlines() == [report]
+
+
+def test_json_lines_are_documents_and_bad_lines_are_counted(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps({'text': TEXT})}\nbroken\n{json.dumps({'text': TEXT})}\n")
+    train(tmp_path / "a.jsonl", "--vocab-size", 280, "--output", tmp_path / "out")
+    report = capsys.readouterr().out
+    assert "in 2 documents" in report and "skipped 1 lines" in report
+
+
+@pytest.mark.parametrize(("limit", "documents"), [(1000, 1), (len(TEXT), 1), (len(TEXT) + 5, 2), (10**6, 2)])
+def test_only_the_first_bytes_are_learned_from(text_file, tmp_path, capsys, limit, documents):
+    train(text_file, text_file, "--vocab-size", 270, "--output", tmp_path / "out", "--max-bytes", limit)
+    assert f"{min(limit, 2 * len(TEXT)):,} bytes in {documents} documents" in capsys.readouterr().out
+
+
+def test_a_character_is_not_cut_in_two(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("ééé", encoding="utf-8")
+    train(path, "--vocab-size", 267, "--output", tmp_path / "out", "--max-bytes", 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (("--vocab-size", 100), ValueError, "vocab_size must be at least 267.*got 100"),
+        (("--vocab-size", 280, "--max-bytes", 0), ValueError, "--max-bytes must be at least 1, got 0"),
+    ],
+)
+def test_impossible_sizes_are_refused(text_file, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        train(text_file, "--output", tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_empty_text_is_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(DataError, match="no text to train a tokenizer on"):
+        train(tmp_path / "empty.txt", "--vocab-size", 280, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_text_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"missing\.txt"):
+        train(tmp_path / "missing.txt", "--vocab-size", 280, "--output", tmp_path / "out")
+
+
+def test_a_file_as_output_is_refused(text_file):
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        train(text_file, "--vocab-size", 280, "--output", text_file)
