@@ -1,0 +1,38 @@
+"""`arlow fit`: runs a recipe, or goes on with a run that was stopped."""
+
+import argparse
+import sys
+
+
+def add_parser(subparsers) -> None:
+    # Everything after `fit` is the recipe parser's: with another prefix character no argument is an option here.
+    parser = subparsers.add_parser(
+        "fit", help="train by a recipe; started again, it goes on", prefix_chars="\0", add_help=False
+    )
+    parser.add_argument("arguments", nargs="*")
+    parser.set_defaults(run=run_fit)
+
+
+def run_fit(args: argparse.Namespace) -> None:
+    from arlow_vl.training.recipe import parse_recipe
+
+    if {"-h", "--help"} & set(args.arguments):
+        print_help()
+        return
+    recipe = parse_recipe(args.arguments)
+
+    from arlow_vl.training.run import fit  # seconds of imports, after the recipe is known to be right
+
+    print(f"trained model: {fit(recipe)}")
+
+
+def print_help() -> None:
+    """The keys of both kinds of recipe, as `--key value` overrides."""
+    from arlow_vl.training.recipe import RECIPES, build_parser
+
+    sys.stdout.write(
+        "usage: arlow fit --config RECIPE.yaml [--KEY VALUE ...]\n\nA stopped run goes on with the same command.\n"
+    )
+    for stage, recipe_class in RECIPES.items():
+        keys = build_parser(recipe_class).format_help().partition("\n\n")[2]
+        sys.stdout.write(f"\nKeys of a recipe with stage: {stage}\n\n{keys}")

@@ -1,0 +1,94 @@
+"""From a recipe to what Lightning trains: the model, its data, and what is saved with it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arlow_vl.configuration_arlow import ArlowConfig, ArlowVisionConfig
+from arlow_vl.data.image_text import CachedPictures, DecodedPictures, cache_pictures
+from arlow_vl.errors import CheckpointError
+from arlow_vl.modeling_arlow import ArlowForCausalLM
+from arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
+from arlow_vl.processing_arlow import ArlowImageProcessor, ArlowProcessor
+from arlow_vl.tokenization_arlow_fast import ArlowTokenizerFast
+from arlow_vl.training.datamodules import ImageTextData, StageData, TextData, report_scans, scan_sources
+from arlow_vl.training.modules import ImageTextModule, StageModule, TextModule
+from arlow_vl.training.progress import FillProgress
+from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe, VisionConfig
+from vision.encoder import VisionEncoder, load_encoder_weights
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a recipe becomes."""
+
+    module: StageModule
+    data: StageData
+    products: tuple[Any, ...]
+    """What `save_pretrained` writes into `hf`, the model first."""
+
+
+def build_stage(recipe: Recipe) -> Stage:
+    return build_text(recipe) if isinstance(recipe, TextRecipe) else build_image_text(recipe)
+
+
+def build_text(recipe: TextRecipe) -> Stage:
+    """A decoder with random weights, on packed text."""
+    tokenizer = load_tokenizer(recipe.tokenizer)
+    config = ArlowConfig(**{"vocab_size": len(tokenizer), **recipe.model})
+    if config.vocab_size < len(tokenizer):
+        raise ValueError(
+            f"model.vocab_size is {config.vocab_size}, but {recipe.tokenizer} has {len(tokenizer)} tokens; leave it out"
+        )
+    data = TextData(recipe, tokenizer)
+    model = ArlowForCausalLM(config)
+    module = TextModule(model, recipe, tokens_per_byte=data.validation_rows.tokens_per_byte)
+    return Stage(module, data, (model, tokenizer))
+
+
+def build_image_text(recipe: ImageTextRecipe) -> Stage:
+    """A text checkpoint with eyes, on pictures whose features are computed first if the encoder is frozen."""
+    tokenizer = load_tokenizer(recipe.text_checkpoint)
+    scans = scan_sources(recipe)
+    model = build_model_with_eyes(recipe)
+    encoder = model.model.vision
+    image_processor = ArlowImageProcessor(data_config_of(recipe.vision, encoder))
+    transform = image_processor.transform
+    model.config.vision_config.transform = transform.to_dict()
+    pictures: DecodedPictures | CachedPictures = DecodedPictures(transform)
+    if recipe.cache_features:
+        encoder.requires_grad_(False).eval()
+        pictures = cache_pictures(scans, encoder, transform, recipe.cache_features, on_progress=FillProgress())
+    report_scans(recipe, scans)
+    data = ImageTextData(recipe, scans, tokenizer, pictures)
+    return Stage(ImageTextModule(model, recipe), data, (model, ArlowProcessor(image_processor, tokenizer)))
+
+
+def build_model_with_eyes(recipe: ImageTextRecipe) -> ArlowVLForConditionalGeneration:
+    if not (recipe.text_checkpoint / "config.json").is_file():
+        raise CheckpointError(f"text_checkpoint {recipe.text_checkpoint} holds no model; train one with a text recipe")
+    vision = recipe.vision
+    vision_config = ArlowVisionConfig(timm_name=vision.timm_name, blocks=vision.blocks, image_size=vision.image_size)
+    model = ArlowVLForConditionalGeneration.from_text_checkpoint(recipe.text_checkpoint, vision_config)
+    load_encoder_weights(model.model.vision, vision.weights)
+    return model
+
+
+def data_config_of(vision: VisionConfig, encoder: VisionEncoder) -> dict[str, Any]:
+    """timm's data config, or the one in the JSON file beside the weights where they were trained with another."""
+    beside = vision.weights.with_suffix(".json")
+    if not beside.is_file():
+        return encoder.data_config
+    facts = json.loads(beside.read_text())
+    if facts.get("timm_name", vision.timm_name) != vision.timm_name:
+        raise ValueError(
+            f"vision.weights are those of {facts['timm_name']}, but vision.timm_name is {vision.timm_name}"
+        )
+    return encoder.data_config | facts.get("data_config", {}) | {"input_size": encoder.data_config["input_size"]}
+
+
+def load_tokenizer(folder: Path) -> ArlowTokenizerFast:
+    if not (folder / "tokenizer.json").is_file():
+        raise CheckpointError(f"{folder} holds no tokenizer.json; `arlow tokenizer train` makes one")
+    return ArlowTokenizerFast.from_pretrained(folder)

@@ -1,0 +1,240 @@
+"""What happens around a training step: seeds, logs, checkpoints, signals."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from arlow_vl.training.checkpoint_io import checkpoint_path, remove_older
+from arlow_vl.training.stages import check_frozen, check_trainable, hash_frozen
+
+
+def step_ends(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether this batch completed an optimizer step."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+class SeedEachStep(Callback):
+    """A batch's random numbers depend on the seed and its number, not on what ran before: Lightning saves no RNG."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        seed_batch(self.seed, batch_idx)
+
+
+def seed_batch(seed: int, number: int) -> None:
+    digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)  # CUDA too
+    np.random.seed(int.from_bytes(digest[8:12], "little"))
+    random.seed(digest)
+
+
+class LineFile:
+    """A text file that grows by whole lines; `keep` shortens it once, when a run goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def keep(self, wanted: Callable[[str], bool]) -> None:
+        """Drops the lines that are not wanted, and a last one that was cut short."""
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial.write_text("".join(line for line in lines if line.endswith("\n") and wanted(line)))
+        os.replace(partial, self.path)
+
+    def write(self, line: str) -> None:
+        with open(self.path, "a") as file:
+            file.write(line + "\n")
+
+    def sync(self) -> None:
+        with open(self.path, "a") as file:
+            os.fsync(file.fileno())
+
+
+class StepLog(Callback):
+    """steps.jsonl: step, exact loss and sample keys of each optimizer step, once each also over resumes."""
+
+    def __init__(self, path: Path) -> None:
+        self.lines = LineFile(path)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.keep_until(trainer.global_step)
+
+    def keep_until(self, step: int) -> None:
+        """Drops what a killed run wrote after its checkpoint."""
+        self.lines.keep(lambda line: json.loads(line)["step"] <= step)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
+        if step_ends(trainer, batch_idx):
+            record = pl_module.record
+            self.lines.write(json.dumps({"step": trainer.global_step, "loss": record.loss.hex(), "keys": record.keys}))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.lines.sync()
+
+
+class MetricsFile(Callback):
+    """metrics.csv: a row for each optimizer step, and one with the validation columns for each validation."""
+
+    train_columns = ("train_loss", "lr", "grad_norm", "tokens_per_second", "pictures_per_second")
+
+    def __init__(self, path: Path, validation_columns: tuple[str, ...]) -> None:
+        self.lines = LineFile(path)
+        self.validation_columns = validation_columns
+        self.columns = ("step", *self.train_columns, *validation_columns)
+        self.since = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.keep_until(trainer.global_step)
+        self.since = time.monotonic()
+
+    def keep_until(self, step: int) -> None:
+        """Drops what came after the checkpoint: also its step's validation, which will be run again."""
+
+        def is_before(line: str) -> bool:
+            number, train_loss = line.split(",")[:2]
+            return number == "step" or int(number) < step or (int(number) == step and train_loss != "")
+
+        self.lines.keep(is_before)
+        if self.lines.path.stat().st_size == 0:
+            self.lines.write(",".join(self.columns))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
+        if step_ends(trainer, batch_idx):
+            record, now = pl_module.record, time.monotonic()
+            speeds = (count / (now - self.since) for count in (record.tokens, record.pictures))
+            row = dict(zip(self.train_columns, (record.loss, record.lr, record.grad_norm, *speeds), strict=True))
+            self._write(trainer.global_step, row)
+            self.since = now
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(
+            trainer.global_step, {name: trainer.callback_metrics[name].item() for name in self.validation_columns}
+        )
+        self.since = time.monotonic()
+
+    def _write(self, step: int, row: dict[str, float]) -> None:
+        values = (f"{row[name]:.6g}" if name in row else "" for name in self.columns[1:])
+        self.lines.write(",".join([str(step), *values]))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.lines.sync()
+
+
+class FrozenTensorsCheck(Callback):
+    """What is trained is what the policy says; every frozen tensor keeps its bytes from the first step to the last.
+
+    Checked before each checkpoint, so that none holds what was trained beside a changed tensor.
+    """
+
+    def __init__(self) -> None:
+        self.hashes: dict[str, str] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        check_trainable(pl_module.model, pl_module.policy, trainer.optimizers[0])
+        now = hash_frozen(pl_module.model, pl_module.policy)
+        check_frozen(self.hashes or now, now)
+        self.hashes = now
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        check_frozen(self.hashes, hash_frozen(pl_module.model, pl_module.policy))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        check_frozen(self.hashes, hash_frozen(pl_module.model, pl_module.policy))
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.hashes)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.hashes = dict(state_dict)
+
+
+class Checkpointing(Callback):
+    """Saves every n steps, after the last step, and on SIGTERM or SIGINT; a second signal ends the process at once.
+
+    A checkpoint is written before its step's validation, and says that this is due: then the run that goes on validates
+    first. Must stand after the logs in Trainer's list, so that a checkpoint never has a step that they lack.
+    """
+
+    def __init__(self, folder: Path, *, every: int, validate_every: int, max_steps: int) -> None:
+        self.folder = folder
+        self.every = every
+        self.validate_every = validate_every
+        self.max_steps = max_steps
+        self.signal: int | None = None
+        self.saved_step = 0
+        self.validation_is_due = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validation_is_due": self.validation_is_due}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validation_is_due = state_dict["validation_is_due"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved_step = trainer.global_step
+        self._listen()
+        if self.validation_is_due:
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            trainer.validating = True
+            loop.restarting = False
+            loop.run()
+            trainer.training = True
+
+    def _listen(self) -> None:
+        """Takes the place of Lightning's handlers, which save nothing; Lightning restores the first ones at its end."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._note)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
+        if not step_ends(trainer, batch_idx):
+            return
+        step = trainer.global_step
+        self.validation_is_due = step % self.validate_every == 0
+        if step % self.every == 0 or step == self.max_steps:
+            self._save(trainer)
+        self._stop_if_told(trainer)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._stop_if_told(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validation_is_due = False
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(checkpoint_path(self.folder, trainer.global_step))
+        self.saved_step = trainer.global_step
+        remove_older(self.folder)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.signal is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.signal = number
+
+    def _stop_if_told(self, trainer: Trainer) -> None:
+        """Raises SystemExit(128 + signal) when a signal has come, with this step saved."""
+        if self.signal is None:
+            return
+        if self.saved_step < trainer.global_step:
+            self._save(trainer)
+        name, step = signal.Signals(self.signal).name, trainer.global_step
+        where = checkpoint_path(self.folder, step)
+        print(f"arlow: stopped by {name} after step {step}; the same command goes on from {where}", file=sys.stderr)
+        raise SystemExit(128 + self.signal)

@@ -1,0 +1,196 @@
+"""Checkpoints that are whole or absent: written beside, checksummed, renamed; a damaged one is never loaded.
+
+A file is torch.save's bytes and 40 more: a mark and the SHA-256 of what is before it. `torch.load` reads it as it is.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import pickle
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from arlow_vl.errors import CheckpointError, ResourceError
+
+MARK = b"ARLOWSHA"
+TRAILER_BYTES = len(MARK) + 32
+KEPT = 2
+NAME = re.compile(r"step-(\d{6,})\.ckpt")
+
+
+class ArlowCheckpointIO(CheckpointIO):
+    """Lightning's door to the functions below."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return read_checkpoint(path, map_location=map_location or "cpu")
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}.ckpt"
+
+
+def step_of(path: Path) -> int:
+    return int(NAME.fullmatch(path.name)[1])
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """A folder's checkpoints, the newest first."""
+    return sorted((path for path in folder.glob("step-*.ckpt") if NAME.fullmatch(path.name)), key=step_of, reverse=True)
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Raises ResourceError if it cannot be written; then the final name holds what it held before, or nothing."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    payload = buffer.getbuffer()
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(payload)
+            file.write(MARK + hashlib.sha256(payload).digest())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _fsync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # in a read-only folder there is no such file either
+            partial.unlink()
+        raise ResourceError(_cannot_save(path, len(payload) + TRAILER_BYTES, error)) from error
+
+
+def read_checkpoint(path: str | Path, *, map_location: Any = "cpu") -> dict[str, Any]:
+    """Verifies, then loads tensors and plain values only, never code.
+
+    Raises:
+        CheckpointError: the path is an address, or the file is missing or damaged.
+    """
+    if "://" in str(path):
+        raise CheckpointError(f"{path} is an address; checkpoints are read from local files only")
+    damage = find_damage(Path(path))
+    if damage:
+        raise CheckpointError(f"checkpoint {path} is damaged ({damage}); use another one")
+    try:
+        return torch.load(
+            io.BytesIO(Path(path).read_bytes()[:-TRAILER_BYTES]), map_location=map_location, weights_only=True
+        )
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:  # whole, but never written by us
+        raise CheckpointError(f"checkpoint {path} is not one of ours ({_first_line(error)})") from error
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint file, None if its SHA-256 is right."""
+    try:
+        size = path.stat().st_size
+        if size <= TRAILER_BYTES:
+            return f"{size:,} bytes are too few"
+        with open(path, "rb") as file:
+            digest = _sha256_of_next(file, size - TRAILER_BYTES)
+            trailer = file.read()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if not trailer.startswith(MARK):
+        return f"no checksum at the end of its {size:,} bytes: cut short or not a checkpoint of `arlow fit`"
+    return None if trailer == MARK + digest else f"SHA-256 differs, {size:,} bytes"
+
+
+def newest_good(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole; None if the folder has none at all. Says on stderr what it passes over.
+
+    Raises:
+        CheckpointError: there are checkpoints and all are damaged.
+    """
+    found = checkpoints(folder)
+    damages = []
+    for path in found:
+        damage = find_damage(path)
+        if damage is None:
+            if damages:
+                print(f"arlow: {'; '.join(damages)}; using {path.name}", file=sys.stderr)
+            return path
+        damages.append(f"checkpoint {path} is damaged ({damage})")
+    if damages:
+        raise CheckpointError(f"{'; '.join(damages)}; there is no other, so use another run_dir to start again")
+    return None
+
+
+def remove_older(folder: Path) -> None:
+    """Keeps the newest two."""
+    for path in checkpoints(folder)[KEPT:]:
+        path.unlink()
+
+
+def remove_leftovers(folder: Path, newest: Path | None) -> None:
+    """Removes what killed saves left behind, and the damaged checkpoints after `newest`. Needs the run's lock."""
+    for path in folder.glob(".step-*.partial"):
+        path.unlink()
+    for path in checkpoints(folder):
+        if newest is not None and step_of(path) > step_of(newest):
+            path.unlink()
+
+
+def check_same_tensors(saved: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """Raises CheckpointError listing the first names that are missing, not expected, or of another shape or type."""
+    differences = [f"{name} is missing" for name in expected if name not in saved]
+    differences += [f"{name} is not in this model" for name in saved if name not in expected]
+    for name in (name for name in expected if name in saved):
+        was, now = saved[name], expected[name]
+        if was.shape != now.shape or was.dtype != now.dtype:
+            differences.append(f"{name} is {_kind(was)}, this model has {_kind(now)}")
+    if differences:
+        more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise CheckpointError(f"the checkpoint is of another model: {'; '.join(differences[:5])}{more}")
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _sha256_of_next(file: io.BufferedReader, count: int) -> bytes:
+    digest = hashlib.sha256()
+    while count and (chunk := file.read(min(count, 2**20))):
+        digest.update(chunk)
+        count -= len(chunk)
+    return digest.digest()
+
+
+def _fsync_folder(folder: Path) -> None:
+    """Makes a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cannot_save(path: Path, needed: int, error: OSError) -> str:
+    return (
+        f"cannot save {path}: {error.strerror} (needs {needed:,} bytes, {_free_bytes(path.parent):,} free); "
+        "checkpoints saved before are whole"
+    )
+
+
+def _free_bytes(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,107 @@
+"""The data of a stage, checked and ready before Lightning starts."""
+
+import glob
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from lightning.pytorch import LightningDataModule
+
+from arlow_vl.data.image_text import (
+    EXAMPLES,
+    CachedPictures,
+    DecodedPictures,
+    ImageTextCollate,
+    ImageTextDataset,
+    with_room,
+)
+from arlow_vl.data.loader import Collate, ResumableLoader, SequentialLoader, Source
+from arlow_vl.data.packing import collate_rows, pack_documents
+from arlow_vl.data.shards import ShardScan, check_bad_share, scan_shards
+from arlow_vl.errors import DataError
+from arlow_vl.training.recipe import ImageTextRecipe, Recipe, SourceConfig, TextRecipe
+
+
+class StageData(LightningDataModule):
+    """Training and validation sources as the two loaders of a run."""
+
+    def __init__(
+        self, recipe: Recipe, training: Sequence[Source], validation: Sequence[Source], collate: Collate
+    ) -> None:
+        super().__init__()
+        run = recipe.run
+        num_batches = run.max_steps * run.accumulate_grad_batches
+        self.training = ResumableLoader(training, collate, seed=run.seed, num_batches=num_batches)
+        self.validation = SequentialLoader(validation, collate, max_samples=run.validation_samples)
+
+    def train_dataloader(self) -> ResumableLoader:
+        return self.training
+
+    def val_dataloader(self) -> SequentialLoader:
+        return self.validation
+
+
+class TextData(StageData):
+    """Packed rows of the recipe's two text files."""
+
+    def __init__(self, recipe: TextRecipe, tokenizer) -> None:
+        folder = recipe.packed_folder or recipe.run_dir / "packed"
+        # The smaller one first: it tells soonest what is wrong.
+        self.validation_rows = pack_documents(recipe.validation_text, tokenizer, recipe.row_length, folder)
+        rows = pack_documents(recipe.train_text, tokenizer, recipe.row_length, folder, max_tokens=recipe.max_tokens)
+        sources = (
+            Source(name=name, dataset=dataset, samples_per_batch=recipe.batch_size)
+            for name, dataset in (("train", rows), ("validation", self.validation_rows))
+        )
+        training, validation = ([source] for source in sources)
+        super().__init__(recipe, training, validation, partial(collate_rows, bos_token_id=tokenizer.bos_token_id))
+
+
+class ImageTextData(StageData):
+    """The recipe's sources, already scanned, with their pictures as `pictures` gives them."""
+
+    def __init__(
+        self,
+        recipe: ImageTextRecipe,
+        scans: Sequence[ShardScan],
+        tokenizer,
+        pictures: DecodedPictures | CachedPictures,
+    ) -> None:
+        configs = [*recipe.sources, *recipe.validation_sources]
+        sources = [
+            _source(config, scan, tokenizer, recipe.max_length) for config, scan in zip(configs, scans, strict=True)
+        ]
+        training, validation = sources[: len(recipe.sources)], sources[len(recipe.sources) :]
+        super().__init__(recipe, training, validation, ImageTextCollate(pictures, pad_token_id=tokenizer.pad_token_id))
+
+
+def _source(config: SourceConfig, scan: ShardScan, tokenizer, max_length: int) -> Source:
+    examples = EXAMPLES[config.kind](scan.samples)
+    kept = with_room(examples, tokenizer, max_length)
+    if len(kept) < len(examples):
+        too_long = f"{len(examples) - len(kept):,} prompts fill max_length {max_length} and are left out"
+        print(f"source {config.name}: {too_long}", file=sys.stderr)
+    dataset = ImageTextDataset(kept, tokenizer, max_length=max_length)
+    return Source(name=config.name, dataset=dataset, samples_per_batch=config.samples_per_batch)
+
+
+def scan_sources(recipe: ImageTextRecipe) -> list[ShardScan]:
+    """A scan for each source, then one for each validation source. Raises DataError for shards that are not there."""
+    return [_scan(config) for config in (*recipe.sources, *recipe.validation_sources)]
+
+
+def _scan(config: SourceConfig) -> ShardScan:
+    paths = sorted(glob.glob(config.shards))
+    if not paths:
+        raise DataError(
+            f"source {config.name}: no shard matches {config.shards}; `arlow data fetch` gets the real data"
+        )
+    return scan_shards(paths)
+
+
+def report_scans(recipe: ImageTextRecipe, scans: Sequence[ShardScan]) -> None:
+    """Says what will not be used. Raises DataError for a source of which too much is unusable."""
+    for config, scan in zip((*recipe.sources, *recipe.validation_sources), scans, strict=True):
+        if scan.skipped or scan.faults:
+            print(f"source {config.name}: {scan.summary()}", file=sys.stderr)
+        check_bad_share(scan, recipe.max_bad_fraction)

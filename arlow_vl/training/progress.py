@@ -1,0 +1,93 @@
+"""How far a run is: on a terminal one moving line, in a log a line every few seconds."""
+
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+
+from arlow_vl.training.callbacks import step_ends
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress(ProgressBar):
+    """Step, loss, tokens/s, pictures/s and time left: one moving line on a terminal, else a line every few seconds."""
+
+    def __init__(self, max_steps: int, *, seconds: float = SECONDS_BETWEEN_LINES) -> None:
+        super().__init__()
+        self.max_steps = max_steps
+        self.on_terminal = sys.stdout.isatty()
+        self.seconds = 0.2 if self.on_terminal else seconds
+        self.enabled = True
+
+    def disable(self) -> None:
+        self.enabled = False
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.begin(trainer.global_step)
+
+    def begin(self, step: int) -> None:
+        self.first_step, self.began = step, time.monotonic()
+        self._count_anew()
+
+    def _count_anew(self) -> None:
+        self.shown, self.tokens, self.pictures = time.monotonic(), 0, 0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
+        if step_ends(trainer, batch_idx):
+            self.step_done(trainer.global_step, pl_module.record)
+
+    def step_done(self, step: int, record: Any) -> None:
+        self.tokens += record.tokens
+        self.pictures += record.pictures
+        if time.monotonic() - self.shown >= self.seconds or step == self.max_steps:
+            self._show(self.line(step, record.loss))
+            self._count_anew()
+
+    def line(self, step: int, loss: float) -> str:
+        now = time.monotonic()
+        seconds = max(now - self.shown, 1e-9)
+        left = (now - self.began) / (step - self.first_step) * (self.max_steps - step)
+        parts = [f"step {step:,}/{self.max_steps:,}", f"loss {loss:.3f}", f"{self.tokens / seconds:,.0f} tokens/s"]
+        parts += [f"{self.pictures / seconds:,.0f} pictures/s"] if self.pictures else []
+        return "  ".join([*parts, f"{timedelta(seconds=round(left))} left"])
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loss = trainer.callback_metrics.get("validation_loss")
+        if loss is not None:
+            self._show(f"step {trainer.global_step:,}/{self.max_steps:,}  validation loss {loss:.3f}", stays=True)
+        self._count_anew()
+
+    def _show(self, line: str, *, stays: bool = False) -> None:
+        if not self.enabled:
+            return
+        if self.on_terminal:
+            print(f"\r\033[K{line}", end="\n" if stays else "", flush=True)
+        else:
+            print(line, flush=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.on_terminal and self.enabled:
+            print(flush=True)
+
+
+class FillProgress:
+    """A line every few seconds while pictures are encoded for the feature cache."""
+
+    def __init__(self, seconds: float = SECONDS_BETWEEN_LINES) -> None:
+        self.seconds = seconds
+        self.began = self.shown = time.monotonic()
+
+    def __call__(self, done: int, count: int) -> None:
+        now = time.monotonic()
+        if now - self.shown >= self.seconds:
+            speed = done / (now - self.began)
+            left = timedelta(seconds=round((count - done) / speed))
+            print(f"encoded {done:,} of {count:,} pictures  {speed:,.0f} pictures/s  {left} left", flush=True)
+            self.shown = now

@@ -1,0 +1,311 @@
+"""Recipes: what `arlow fit` runs, as frozen dataclasses filled from YAML and the command line."""
+
+import argparse
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+Component = Literal["vision", "projector", "cross_attention", "decoder"]
+Treatment = Literal["frozen", "train", "lora"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its learning rate: linear warm-up, then a cosine down to the floor."""
+
+    lr: float
+    """Peak learning rate, reached after warm-up."""
+    lr_floor: float = 0.1
+    """Learning rate of the last step, as a share of the peak."""
+    warmup_steps: int = 0
+    """Optimizer steps of linear warm-up."""
+    weight_decay: float = 0.1
+    """Decay of the weight matrices; norms, biases, gates and embeddings have none."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of AdamW's two moments."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient; a longer one is scaled down to it."""
+
+    def __post_init__(self) -> None:
+        _check(self.lr > 0, f"optim.lr must be positive, got {self.lr}")
+        _check(0 <= self.lr_floor <= 1, f"optim.lr_floor is a share from 0 to 1, got {self.lr_floor}")
+        _check(self.warmup_steps >= 0, f"optim.warmup_steps must not be negative, got {self.warmup_steps}")
+        _check(self.weight_decay >= 0, f"optim.weight_decay must not be negative, got {self.weight_decay}")
+        _check(self.grad_clip > 0, f"optim.grad_clip must be positive, got {self.grad_clip}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every run has."""
+
+    max_steps: int
+    """Optimizer steps of the whole run."""
+    validate_every: int
+    """Optimizer steps between validations; max_steps must be a multiple, so that the last step is validated."""
+    checkpoint_every: int
+    """Optimizer steps between checkpoints; the last step has one in any case."""
+    accumulate_grad_batches: int = 1
+    """Batches for each optimizer step."""
+    validation_samples: int | None = None
+    """Samples (rows, for text) that a validation reads of each validation source; null: all."""
+    seed: int = 0
+    """Decides initial weights, the order of samples and dropout."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Lightning's name of the compute precision."""
+    threads: int | None = None
+    """CPU threads of torch; null: torch's own choice."""
+
+    def __post_init__(self) -> None:
+        for (
+            name
+        ) in "max_steps validate_every checkpoint_every accumulate_grad_batches validation_samples threads".split():
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"run.{name} must be at least 1, got {value}")
+        _check(
+            self.max_steps % self.validate_every == 0,
+            f"run.max_steps ({self.max_steps}) must be a multiple of run.validate_every ({self.validate_every})",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRecipe:
+    """Pretrains the decoder on text."""
+
+    stage: Literal["text"]
+    """Which kind of recipe this is."""
+    run_dir: Path
+    """The run folder: config.yaml, metrics.csv, steps.jsonl, checkpoints/, hf/."""
+    tokenizer: Path
+    """Folder of a saved tokenizer."""
+    model: dict[str, Any]
+    """Fields of ArlowConfig; vocab_size is the tokenizer's unless given."""
+    train_text: Path
+    """Training documents, a JSON object with "text" on each line."""
+    validation_text: Path
+    """Validation documents, likewise."""
+    row_length: int
+    """Tokens of a packed row."""
+    batch_size: int
+    """Rows of a batch."""
+    policy: dict[str, Treatment]
+    """What is trained: frozen or train for each component of the model."""
+    run: RunConfig
+    """Steps, seed and precision."""
+    optim: OptimConfig
+    """Optimizer and learning rate."""
+    max_tokens: int | None = None
+    """Training tokens to read, about; null: all."""
+    packed_folder: Path | None = None
+    """Where tokenised text is kept for the next run; null: `packed` in the run folder."""
+
+    def __post_init__(self) -> None:
+        check_policy_words(self.policy)
+        for name in ("row_length", "batch_size", "max_tokens"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """The picture encoder."""
+
+    timm_name: str
+    """Name of a timm model."""
+    weights: Path
+    """Its weights, safetensors with timm's names."""
+    image_size: int = 224
+    """Height and width of the encoder's input, pixels."""
+    blocks: list[int] | None = None
+    """Blocks whose patch tokens are read, joined; null: the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Shards of pictures with text, and what is learnt from them."""
+
+    name: str
+    """Names the source in sample keys and metrics."""
+    shards: str
+    """Paths of .tar shards, with * and ? for several."""
+    kind: Literal["captions", "questions"]
+    """Write the caption, or answer each of the sample's questions."""
+    samples_per_batch: int
+    """Samples of this source in each training batch; for validation, the batch size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTextRecipe:
+    """Teaches a text checkpoint to read pictures."""
+
+    stage: Literal["image_text"]
+    """Which kind of recipe this is."""
+    run_dir: Path
+    """The run folder: config.yaml, metrics.csv, steps.jsonl, checkpoints/, hf/."""
+    text_checkpoint: Path
+    """Folder of a trained text model (`hf` of a text run)."""
+    vision: VisionConfig
+    """The picture encoder."""
+    sources: list[SourceConfig]
+    """Training data; every batch takes its share of each."""
+    validation_sources: list[SourceConfig]
+    """Validation data; each is measured by itself."""
+    policy: dict[str, Treatment]
+    """What is trained: frozen or train for each component of the model."""
+    run: RunConfig
+    """Steps, seed and precision."""
+    optim: OptimConfig
+    """Optimizer and learning rate."""
+    cache_features: Path | None = None
+    """Folder in which the frozen encoder's patch tokens are kept; null: encode in every step."""
+    max_length: int = 128
+    """Most tokens of an example, prompt included."""
+    max_bad_fraction: float = 0.1
+    """Largest share of unusable samples; over it the run does not start."""
+
+    def __post_init__(self) -> None:
+        check_policy_words(self.policy)
+        _check(self.max_length >= 2, f"max_length must be at least 2, got {self.max_length}")
+        _check(bool(self.sources), "sources is empty; name at least one")
+        _check(bool(self.validation_sources), "validation_sources is empty; name at least one")
+        frozen = self.policy.get("vision") == "frozen"
+        _check(
+            frozen or self.cache_features is None,
+            "cache_features needs policy.vision frozen; set cache_features to null",
+        )
+
+
+Recipe = TextRecipe | ImageTextRecipe
+RECIPES: dict[str, type[Recipe]] = {"text": TextRecipe, "image_text": ImageTextRecipe}
+
+
+def parse_recipe(argv: list[str]) -> Recipe:
+    """A recipe from `--config FILE.yaml` and overrides such as `--optim.lr 3e-4`.
+
+    Raises:
+        ValueError: in one sentence, with the closest known key for a misspelt one.
+    """
+    front = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    front.add_argument("--config", type=Path)
+    known, overrides = front.parse_known_args(argv)
+    if known.config is None:
+        raise ValueError("name a recipe with --config FILE.yaml; experiments/ has some")
+    values = read_yaml(known.config)
+    recipe_class = RECIPES.get(str(values.get("stage")))
+    if recipe_class is None:
+        raise ValueError(f"{known.config}: stage must be {' or '.join(RECIPES)}, got {values.get('stage')!r}")
+    _refuse_unknown_keys(values, recipe_class, str(known.config))
+    for option in (argument for argument in overrides if argument.startswith("--")):
+        _refuse_unknown_option(option, recipe_class)
+    return _fill(recipe_class, known.config, overrides)
+
+
+def build_parser(recipe_class: type[Recipe]) -> Any:
+    """The jsonargparse parser of one kind of recipe."""
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog="arlow fit", exit_on_error=False, print_config=None)
+    parser.add_argument("--config", action="config", help="YAML file with the keys below")
+    parser.add_class_arguments(recipe_class, as_group=False)
+    return parser
+
+
+def _fill(recipe_class: type[Recipe], config: Path, overrides: list[str]) -> Recipe:
+    parser = build_parser(recipe_class)
+    try:
+        namespace = parser.parse_args(["--config", str(config), *overrides])
+        namespace.pop("config")
+        return recipe_class(**vars(parser.instantiate(namespace)))
+    except argparse.ArgumentError as error:
+        message = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
+        raise ValueError(f"recipe {config}: {message}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"recipe {path} does not exist")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold keys and values, as the recipes in experiments/ do")
+    return values
+
+
+def _refuse_unknown_keys(values: Any, annotation: Any, where: str) -> None:
+    """Walks mappings and lists of dataclasses; free mappings (model, policy) are checked where they are used."""
+    if dataclasses.is_dataclass(annotation) and isinstance(values, Mapping):
+        known = typing.get_type_hints(annotation)
+        for key, value in values.items():
+            if key not in known:
+                raise ValueError(f"{where}: unknown key {key}{did_you_mean(key, known)}")
+            _refuse_unknown_keys(value, known[key], f"{where}: {key}")
+    elif typing.get_origin(annotation) is list and isinstance(values, list):
+        for value in values:
+            _refuse_unknown_keys(value, typing.get_args(annotation)[0], where)
+
+
+def _refuse_unknown_option(option: str, recipe_class: type[Recipe]) -> None:
+    annotation: Any = recipe_class
+    before = "--"
+    for part in option.removeprefix("--").partition("=")[0].removesuffix("+").split("."):
+        if not dataclasses.is_dataclass(annotation):
+            return
+        known = typing.get_type_hints(annotation)
+        if part not in known:
+            raise ValueError(f"unknown option {option}{did_you_mean(part, known, before)}")
+        annotation = known[part]
+        before += f"{part}."
+
+
+def did_you_mean(key: str, known: Iterable[str], before: str = "") -> str:
+    """The end of a sentence about an unknown key; `before` leads to the key."""
+    close = difflib.get_close_matches(str(key), list(known), n=1)
+    return (
+        f"; did you mean {before}{close[0]}?" if close else f"; known are {', '.join(before + name for name in known)}"
+    )
+
+
+def to_plain(value: Any) -> Any:
+    """A recipe as what YAML and checkpoints can hold: mappings, lists, strings and numbers."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def first_difference(old: Any, new: Any, key: str = "") -> str | None:
+    """`optim.lr was 0.1 and is 0.2` for the first of two plain recipes' keys that differs, None if none does."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in [*old, *(name for name in new if name not in old)]:
+            difference = first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+            if difference:
+                return difference
+        return None
+    return None if old == new else f"{key} was {old} and is {new}"
+
+
+def check_policy_words(policy: Mapping[str, str]) -> None:
+    """Raises ValueError for a component or treatment that does not exist."""
+    components, treatments = typing.get_args(Component), typing.get_args(Treatment)
+    for component, treatment in policy.items():
+        if component not in components:
+            raise ValueError(f"policy has no {component}{did_you_mean(component, components)}")
+        _check(treatment in treatments, f"policy.{component} is {treatment}, not one of {', '.join(treatments)}")
+        _check(treatment != "lora", f"policy.{component} is lora, which is not supported yet; use frozen or train")
+
+
+def _check(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise ValueError(sentence)

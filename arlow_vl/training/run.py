@@ -1,0 +1,156 @@
+"""One run from recipe to product: goes on where an earlier start stopped, trains, exports."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from lightning.pytorch import Callback, Trainer
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+from arlow_vl.errors import DivergenceError
+from arlow_vl.training.build import Stage, build_stage
+from arlow_vl.training.callbacks import Checkpointing, FrozenTensorsCheck, MetricsFile, SeedEachStep, StepLog
+from arlow_vl.training.checkpoint_io import ArlowCheckpointIO, checkpoints, newest_good, remove_leftovers
+from arlow_vl.training.modules import StageModule, comparable
+from arlow_vl.training.progress import Progress
+from arlow_vl.training.recipe import Recipe, first_difference, read_yaml, to_plain
+
+
+def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
+    """Runs a recipe to its end and returns the folder of the trained model, `hf` in the run folder.
+
+    `callbacks` come after the run's own.
+
+    Started again with the same recipe it goes on from the newest whole checkpoint; a finished run returns at once.
+
+    Raises:
+        ValueError: the recipe cannot be run, or the folder holds a run of another recipe or one that is under way.
+        DataError, CheckpointError, DivergenceError, ResourceError: see `arlow_vl.errors`.
+        SystemExit: stopped by SIGTERM or SIGINT (143, 130), after a checkpoint.
+    """
+    product = recipe.run_dir / "hf"
+    with run_lock(recipe.run_dir):
+        begin_folder(recipe)
+        if product.is_dir():
+            print(f"{recipe.run_dir} is finished, its model lies in {product}")
+            return product
+        folder = recipe.run_dir / "checkpoints"
+        newest = newest_good(folder)
+        remove_leftovers(folder, newest)
+        if recipe.run.threads:
+            torch.set_num_threads(recipe.run.threads)
+        torch.manual_seed(recipe.run.seed)
+        with quiet_libraries():
+            stage = build_stage(recipe)
+            trainer = build_trainer(recipe, stage.module, callbacks)
+            try:
+                trainer.fit(stage.module, datamodule=stage.data, ckpt_path=newest)
+            except DivergenceError as error:
+                raise DivergenceError(f"{error}; last good checkpoint: {newest_good(folder) or 'none'}") from error
+            export(stage, product)
+    return product
+
+
+def build_trainer(recipe: Recipe, module: StageModule, callbacks: Sequence[Callback] = ()) -> Trainer:
+    """Lightning's Trainer for a run that is one epoch of a known number of batches."""
+    run, folder = recipe.run, recipe.run_dir
+    own_callbacks = [
+        SeedEachStep(run.seed),
+        FrozenTensorsCheck(),
+        StepLog(folder / "steps.jsonl"),
+        MetricsFile(folder / "metrics.csv", module.validation_columns),
+        Progress(run.max_steps),
+        Checkpointing(
+            folder / "checkpoints",
+            every=run.checkpoint_every,
+            validate_every=run.validate_every,
+            max_steps=run.max_steps,
+        ),
+    ]
+    return Trainer(
+        max_epochs=1,  # the loader's length ends the run; with max_steps, a last checkpoint would resume past its end
+        accelerator="auto",
+        devices=1,
+        precision=run.precision,
+        accumulate_grad_batches=run.accumulate_grad_batches,
+        gradient_clip_val=recipe.optim.grad_clip,
+        val_check_interval=run.validate_every * run.accumulate_grad_batches,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        deterministic=True,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[*own_callbacks, *callbacks],
+        plugins=[ArlowCheckpointIO()],
+        default_root_dir=folder,
+    )
+
+
+def begin_folder(recipe: Recipe) -> None:
+    """Writes config.yaml. Raises ValueError if the folder already holds checkpoints or a model of another recipe."""
+    path = recipe.run_dir / "config.yaml"
+    has_results = (recipe.run_dir / "hf").exists() or checkpoints(recipe.run_dir / "checkpoints")
+    if path.exists() and has_results:
+        difference = first_difference(read_yaml(path) | {"run_dir": None}, comparable(recipe) | {"run_dir": None})
+        if difference:
+            raise ValueError(f"{recipe.run_dir} holds a run of another recipe: {difference}; use another run_dir")
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(yaml.safe_dump(to_plain(recipe), sort_keys=False, allow_unicode=True))
+    os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """Held while a run works in its folder. The kernel lets go of it when the process ends, however that happens."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with open(run_dir / "run.lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"{run_dir} is in use by process {file.read().strip() or '?'}; wait for it or stop it"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Without Lightning's notices about choices that are ours, and transformers' bars for a second of work."""
+    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric", "pytorch.utilities.rank_zero")]
+    levels = [logger.level for logger in loggers]
+    had_bars = is_progress_bar_enabled()
+    disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+        warnings.filterwarnings("ignore", message=r".*LeafSpec")
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            if had_bars:
+                enable_progress_bar()
+
+
+def export(stage: Stage, product: Path) -> None:
+    """Writes the model folder under another name and renames it when it is whole."""
+    partial = product.with_name(f".{product.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for part in stage.products:
+        part.save_pretrained(partial)
+    os.replace(partial, product)

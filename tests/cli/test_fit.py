@@ -1,0 +1,53 @@
+"""`arlow fit` from the command line: one sentence and the right exit status for what is wrong."""
+
+import pytest
+
+from arlow_vl.cli import main
+from tests.tiny_runs import write_text_recipe
+
+
+@pytest.fixture
+def config(tmp_path) -> str:
+    return str(write_text_recipe(tmp_path))
+
+
+def test_it_trains_and_says_where_the_model_lies(config, tmp_path, capsys):
+    assert main(["fit", "--config", config, "--run.max_steps", "4"]) == 0
+    out = capsys.readouterr().out
+    assert f"trained model: {tmp_path / 'run' / 'hf'}" in out
+    assert "step 4/4  validation loss" in out
+    assert (tmp_path / "run" / "hf" / "model.safetensors").is_file()
+
+
+def test_help_lists_the_keys_of_both_kinds_of_recipe(capsys):
+    assert main(["fit", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "usage: arlow fit --config RECIPE.yaml [--KEY VALUE ...]" in out
+    for key in ("--train_text", "--cache_features", "--optim.lr", "--run.max_steps"):
+        assert key in out
+    assert "Peak learning rate, reached after warm-up." in out
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "sentence"),
+    [
+        (["--optim.lerning_rate", "1"], 2, "unknown option --optim.lerning_rate"),
+        (["--run.max_step", "4"], 2, "did you mean --run.max_steps?"),
+        (["--model.hidden_sizes", "4"], 2, "ArlowConfig has no field 'hidden_sizes'; did you mean hidden_size?"),
+        (["--model.vocab_size", "12"], 2, "model.vocab_size is 12"),
+        (["--policy.decoder", "lora"], 2, "policy.decoder is lora, which is not supported yet"),
+        (["--train_text", "nowhere.jsonl"], 3, "nowhere.jsonl"),
+        (["--row_length", "1000000"], 3, "fewer than one row of 1000000"),
+        (["--tokenizer", "nowhere"], 4, "nowhere holds no tokenizer.json"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_with_its_exit_status(config, capsys, options, status, sentence):
+    assert main(["fit", "--config", config, *options]) == status
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("arlow: ")
+    assert sentence in line
+
+
+def test_a_recipe_is_needed(capsys):
+    assert main(["fit"]) == 2
+    assert "--config FILE.yaml" in capsys.readouterr().err

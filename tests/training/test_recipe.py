@@ -1,0 +1,137 @@
+"""Recipes from YAML and the command line; what is wrong is said in one sentence."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from arlow_vl.training.recipe import (
+    RECIPES,
+    ImageTextRecipe,
+    OptimConfig,
+    RunConfig,
+    SourceConfig,
+    TextRecipe,
+    VisionConfig,
+    first_difference,
+    parse_recipe,
+    to_plain,
+)
+from tests.tiny_runs import write_text_recipe
+
+IMAGE_TEXT = {
+    "stage": "image_text",
+    "run_dir": "runs/b",
+    "text_checkpoint": "runs/a/hf",
+    "vision": {"timm_name": "vit", "weights": "w.safetensors", "blocks": [1, 2]},
+    "sources": [{"name": "captions", "shards": "c-*.tar", "kind": "captions", "samples_per_batch": 4}],
+    "validation_sources": [{"name": "held-out", "shards": "v.tar", "kind": "questions", "samples_per_batch": 8}],
+    "policy": {"vision": "frozen", "projector": "train", "cross_attention": "train", "decoder": "frozen"},
+    "run": {"max_steps": 4, "validate_every": 2, "checkpoint_every": 2},
+    "optim": {"lr": 0.001},
+    "cache_features": "features",
+}
+
+
+def write(path: Path, values) -> Path:
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_a_text_recipe_is_read(tmp_path):
+    recipe = parse_recipe(["--config", str(write_text_recipe(tmp_path))])
+    assert isinstance(recipe, TextRecipe)
+    assert recipe.run_dir == tmp_path / "run"
+    assert recipe.optim == OptimConfig(lr=3e-3, warmup_steps=2)
+    assert recipe.policy == {"decoder": "train", "cross_attention": "frozen"}
+
+
+def test_an_image_text_recipe_is_read(tmp_path):
+    recipe = parse_recipe(["--config", str(write(tmp_path / "r.yaml", IMAGE_TEXT))])
+    assert isinstance(recipe, ImageTextRecipe)
+    assert recipe.sources == [SourceConfig(**IMAGE_TEXT["sources"][0])]
+    assert recipe.vision.blocks == [1, 2]
+
+
+def test_the_command_line_overrides_the_file(tmp_path):
+    config = str(write_text_recipe(tmp_path))
+    recipe = parse_recipe(["--config", config, "--optim.lr", "1e-4", "--run.seed=7", "--model.hidden_size", "16"])
+    assert (recipe.optim.lr, recipe.run.seed) == (1e-4, 7)
+    assert recipe.model["hidden_size"] == 16
+    assert recipe.model["num_hidden_layers"] == 2
+
+
+def test_a_resolved_recipe_reads_back_as_itself(tmp_path):
+    recipe = parse_recipe(["--config", str(write(tmp_path / "r.yaml", IMAGE_TEXT))])
+    assert parse_recipe(["--config", str(write(tmp_path / "again.yaml", to_plain(recipe)))]) == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"optimm": {}}, "unknown key optimm; did you mean optim?"),
+        ({"optim": {"learning_rat": 1}}, "optim: unknown key learning_rat"),
+        ({"run": {"max_step": 1}}, "run: unknown key max_step; did you mean max_steps?"),
+        ({"optim": {"lr": "fast"}}, 'Parser key "optim.lr": Expected a float. Got value: fast'),
+        ({"optim": {"lr": -1}}, "optim.lr must be positive, got -1"),
+        ({"optim": {}}, "required: optim.lr"),
+        ({"stage": "speech"}, "stage must be text or image_text, got 'speech'"),
+        ({"row_length": 0}, "row_length must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_in_one_sentence(tmp_path, change, sentence):
+    config = write_text_recipe(tmp_path, **change)
+    with pytest.raises(ValueError) as refusal:
+        parse_recipe(["--config", str(config)])
+    assert sentence in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--optim.leraning_rate", "1"], "unknown option --optim.leraning_rate"),
+        (["--optim.lrr", "1"], "did you mean --optim.lr?"),
+        (["--run.max_steps", "7"], r"run.max_steps \(7\) must be a multiple of run.validate_every \(4\)"),
+        (["stray"], "unrecognized arguments: stray"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_sentence(tmp_path, arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        parse_recipe(["--config", str(write_text_recipe(tmp_path)), *arguments])
+
+
+def test_a_misspelt_key_in_a_list_is_named(tmp_path):
+    source = {"name": "a", "shard": "c-*.tar", "kind": "captions", "samples_per_batch": 4}
+    with pytest.raises(ValueError, match=r"unknown key shard; did you mean shards\?"):
+        parse_recipe(["--config", str(write(tmp_path / "r.yaml", {**IMAGE_TEXT, "sources": [source]}))])
+
+
+@pytest.mark.parametrize("content", ["a: [", "just words", ""])
+def test_a_file_that_is_no_recipe_is_named(tmp_path, content):
+    (tmp_path / "bad.yaml").write_text(content)
+    with pytest.raises(ValueError, match=r"bad.yaml (is not YAML|must hold keys and values)"):
+        parse_recipe(["--config", str(tmp_path / "bad.yaml")])
+
+
+def test_a_missing_recipe_is_named():
+    with pytest.raises(ValueError, match=r"recipe nowhere.yaml does not exist"):
+        parse_recipe(["--config", "nowhere.yaml"])
+
+
+def test_a_feature_cache_needs_a_frozen_encoder(tmp_path):
+    policy = {**IMAGE_TEXT["policy"], "vision": "train"}
+    with pytest.raises(ValueError, match=r"cache_features needs policy.vision frozen"):
+        parse_recipe(["--config", str(write(tmp_path / "r.yaml", {**IMAGE_TEXT, "policy": policy}))])
+
+
+def test_the_first_differing_key_is_named():
+    old, new = {"a": 1, "optim": {"lr": 0.1, "floor": 0}}, {"a": 1, "optim": {"lr": 0.2, "floor": 1}}
+    assert first_difference(old, new) == "optim.lr was 0.1 and is 0.2"
+    assert first_difference(old, old) is None
+
+
+@pytest.mark.parametrize("config_class", [*RECIPES.values(), RunConfig, OptimConfig, VisionConfig, SourceConfig])
+def test_no_config_has_more_than_fifteen_fields(config_class):
+    assert len(dataclasses.fields(config_class)) <= 15
