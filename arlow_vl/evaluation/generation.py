@@ -67,8 +67,8 @@ def complete_examples(
 ) -> list[str]:
     """Completions of the examples' prompts.
 
-    `picture_of` shows example i the picture of example `picture_of[i]`; with `pictures` None the model is shown none, and
-    the prompts lose their `<image>`.
+    `picture_of` shows example i the picture of example `picture_of[i]`; with `pictures` None the model is shown none
+    and the prompts lose their `<image>`.
     """
     if pictures is None:
         prompts = [example.prompt.replace(IMAGE, "") for example in examples]

@@ -1,0 +1,34 @@
+"""`arlow caption`: write what pictures show, or answer a question about them."""
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser("caption", help="caption pictures, or answer a question about them")
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files")
+    parser.add_argument("--model", type=Path, required=True, help="model folder (hf/ of a vision run)")
+    parser.add_argument("--question", help="ask this instead of captioning")
+    parser.add_argument("--max-new-tokens", type=int, default=32, help="longest caption (default: 32 tokens)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from arlow_vl.data.prompts import CAPTION_PROMPT, question_prompt
+    from arlow_vl.evaluation.generation import complete_prompts
+    from arlow_vl.evaluation.loading import load_vision_language_model
+    from vision.image_processing import read_picture
+
+    pictures = [read_picture(path) for path in args.pictures]  # before any weight is read
+    model, processor = load_vision_language_model(args.model)
+    prompt = question_prompt(args.question) if args.question else CAPTION_PROMPT
+    pixel_values = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+    completions = complete_prompts(
+        model,
+        processor.tokenizer,
+        [prompt] * len(pictures),
+        lambda rows: {"pixel_values": pixel_values[rows]},
+        max_new_tokens=args.max_new_tokens,
+    )
+    for path, completion in zip(args.pictures, completions, strict=True):
+        print(f"{path}: {completion}")

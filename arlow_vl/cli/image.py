@@ -1,0 +1,44 @@
+"""`arlow image`: look at a picture as the readers see it."""
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def add_parser(subparsers) -> None:
+    verbs = subparsers.add_parser("image", help="check that a picture can be read").add_subparsers(required=True)
+    check = verbs.add_parser("check", help="print size and corner pixels after conversion to RGB")
+    check.add_argument("picture", type=Path, metavar="FILE")
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+    check.set_defaults(run=run_check)
+
+
+def run_check(args: argparse.Namespace) -> None:
+    from vision.image_processing import read_picture
+
+    with silent_libraries():
+        picture = read_picture(args.picture)
+    right, bottom = picture.width - 1, picture.height - 1
+    places = {"top left": (0, 0), "top right": (right, 0), "bottom left": (0, bottom), "bottom right": (right, bottom)}
+    corners = {name: list(picture.crop((x, y, x + 1, y + 1)).tobytes()) for name, (x, y) in places.items()}
+    if args.json:
+        print(json.dumps({"width": picture.width, "height": picture.height, "corners": [*corners.values()]}))
+    else:
+        print(f"{picture.width:,} x {picture.height:,} pixels")
+        print("\n".join(f"{name}: {' '.join(map(str, corner))}" for name, corner in corners.items()))
+
+
+@contextmanager
+def silent_libraries() -> Iterator[None]:
+    """Closes standard error to libtiff, which writes its own lines there, so that an error is our one line."""
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)

@@ -1,0 +1,67 @@
+"""Paired bootstrap: how far a score, or the difference of two systems, moves when the samples are drawn again.
+
+Every metric here is a function of sums over samples (of n-grams, of points, of questions), so a resample is a row of
+weights and a metric of many resamples is one matrix product. Systems share the rows: that makes it paired (Koehn, 2004,
+W04-3250).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+LEVEL = 0.95
+
+Metric = Callable[[np.ndarray], np.ndarray]
+"""From sums of sample statistics, (..., statistics), to values, (...)."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value on all samples, with the percentile interval of its resamples."""
+
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def is_outside_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def draw_weights(samples: int, *, resamples: int = 1000, seed: int = 0) -> Float[np.ndarray, "resamples samples"]:
+    """How often each sample occurs in each of the resamples, which are as large as the original."""
+    drawn = np.random.default_rng(seed).integers(samples, size=(resamples, samples))
+    drawn += samples * np.arange(resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=resamples * samples)
+    return counts.reshape(resamples, samples).astype(np.float64)
+
+
+def mean(sums: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:
+    """The metric of statistics (points, how many): 0 where a resample has drawn none."""
+    return np.divide(sums[..., 0], sums[..., 1], out=np.zeros_like(sums[..., 0]), where=sums[..., 1] > 0)
+
+
+def metric_interval(
+    statistics: Float[np.ndarray, "samples statistics"], metric: Metric, weights: Float[np.ndarray, "resamples samples"]
+) -> Interval:
+    return summarise(metric(statistics.sum(axis=0)), metric(weights @ statistics))
+
+
+def difference_interval(
+    statistics: Float[np.ndarray, "samples statistics"],
+    others: Float[np.ndarray, "samples statistics"],
+    metric: Metric,
+    weights: Float[np.ndarray, "resamples samples"],
+) -> Interval:
+    """Of one system's metric minus another's, on the same resamples."""
+    return summarise(
+        metric(statistics.sum(axis=0)) - metric(others.sum(axis=0)),
+        metric(weights @ statistics) - metric(weights @ others),
+    )
+
+
+def summarise(estimate: np.ndarray | float, resampled: Float[np.ndarray, " resamples"]) -> Interval:
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(estimate), float(low), float(high))

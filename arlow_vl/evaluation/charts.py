@@ -1,0 +1,109 @@
+"""Small charts as inline SVG, without scripts: bars with whiskers, curves over steps, gates about zero.
+
+Lengths are percentages, so that a chart takes the width of its place; all text around them is HTML and keeps its size.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+Points = Sequence[tuple[float, float]]
+
+BUCKETS = 160
+"""A curve is drawn with so many points at most, each the mean of its bucket."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    name: str
+    style: str
+    """A class of the report's stylesheet: "train" or "validation"."""
+    points: Points
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A chart of curves, as its parts for the template: ticks are (label, per cent from the left or the top)."""
+
+    svg: Markup
+    x_ticks: list[tuple[str, float]]
+    y_ticks: list[tuple[str, float]]
+    reference: tuple[str, float] | None
+
+
+def interval_bar(interval: Mapping[str, Any], *, largest: float, label: str) -> Markup:
+    """A bar from zero to the estimate, with a whisker over the interval; `largest` fills the width."""
+    value, low, high = (
+        100 * min(max(interval[name] / largest, 0), 1) if largest else 0 for name in ("estimate", "low", "high")
+    )
+    return Markup(
+        '<svg class="bar" role="img" aria-label="{}"><rect class="track" width="100%" height="100%"/>'
+        '<rect class="fill" width="{:.2f}%" height="100%"/><g class="whisker">'
+        '<line x1="{low:.2f}%" x2="{high:.2f}%" y1="50%" y2="50%"/>'
+        '<line x1="{low:.2f}%" x2="{low:.2f}%" y1="28%" y2="72%"/>'
+        '<line x1="{high:.2f}%" x2="{high:.2f}%" y1="28%" y2="72%"/></g></svg>'
+    ).format(label, value, low=low, high=high)
+
+
+def gate_bar(value: float | int, *, largest: float | int) -> Markup:
+    """A bar to the left or right of zero."""
+    width = 50 * min(abs(value) / largest, 1) if largest else 0
+    return Markup(
+        '<svg class="bar" role="img" aria-label="{:+.3f}"><rect class="track" width="100%" height="100%"/>'
+        '<rect class="fill" x="{:.2f}%" width="{:.2f}%" height="100%"/>'
+        '<line class="zero" x1="50%" x2="50%" y1="0" y2="100%"/></svg>'
+    ).format(value, 50 - width if value < 0 else 50, width)
+
+
+def plot_curves(curves: Sequence[Curve], *, label: str, reference: tuple[str, float] | None = None) -> Plot:
+    """Curves over steps with a dashed line at the reference, which has a name."""
+    thinned = [(curve, thin(curve.points)) for curve in curves]
+    values = [y for _, points in thinned for _, y in points] + ([reference[1]] if reference else [])
+    steps = [x for _, points in thinned for x, _ in points]
+    y_marks, x_marks = tick_marks(min(values), max(values)), tick_marks(0.0, max(steps))
+    left, right, bottom, top = 0, max(steps), min(y_marks[0], min(values)), max(y_marks[-1], max(values))
+
+    def across(x: float) -> float:
+        return 100 * (x - left) / (right - left or 1)
+
+    def down(y: float) -> float:
+        return 100 * (top - y) / (top - bottom or 1)
+
+    lines = Markup("").join(
+        Markup('<line class="grid" x1="0" x2="100" y1="{0:.2f}" y2="{0:.2f}"/>').format(down(y)) for y in y_marks
+    )
+    for curve, points in thinned:
+        path = " ".join(f"{across(x):.2f},{down(y):.2f}" for x, y in points)
+        lines += Markup('<polyline class="{}" points="{}"/>').format(curve.style, path)
+    if reference:
+        lines += Markup('<line class="reference" x1="0" x2="100" y1="{0:.2f}" y2="{0:.2f}"/>').format(
+            down(reference[1])
+        )
+    svg = Markup('<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>')
+    return Plot(
+        svg.format(label, lines),
+        [(f"{x:,.0f}", across(x)) for x in x_marks if x <= right],
+        [(f"{y:g}", down(y)) for y in y_marks],
+        (reference[0], down(reference[1])) if reference else None,
+    )
+
+
+def thin(points: Points) -> Points:
+    """The points themselves if they are few, else means of runs of them."""
+    if len(points) <= BUCKETS:
+        return points
+    size = math.ceil(len(points) / BUCKETS)
+    runs = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(math.fsum(x for x, _ in run) / len(run), math.fsum(y for _, y in run) / len(run)) for run in runs]
+
+
+def tick_marks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers that span low to high, `most` at most."""
+    raw = (high - low) / (most - 1) or 1.0
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = next(magnitude * factor for factor in (1, 2, 2.5, 5, 10, 20) if magnitude * factor >= raw)
+    first = math.floor(low / step)
+    return [round((first + i) * step, 10) for i in range(math.ceil(high / step) - first + 1)]

@@ -1,0 +1,83 @@
+"""What a model must beat: answers from no picture, from a wrong picture, or from the most similar training picture."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+ROWS_AT_ONCE = 1024
+
+
+def most_frequent(texts: Iterable[str]) -> str:
+    """The most frequent of training captions or answers; of equally frequent ones the first by the alphabet.
+
+    Raises:
+        ValueError: there is none.
+    """
+    counts = Counter(texts)
+    if not counts:
+        raise ValueError("the most frequent text of none: pass the training captions or answers")
+    return min(counts, key=lambda text: (-counts[text], text))
+
+
+def nearest_neighbour(
+    train_features: Float[np.ndarray, "train dim"],
+    train_captions: Sequence[str],
+    test_features: Float[np.ndarray, "test dim"],
+) -> list[str]:
+    """For each test picture the caption of the training picture with the most similar features, by cosine.
+
+    Raises:
+        ValueError: features and captions of training differ in number, or there are none.
+    """
+    if not len(train_features) == len(train_captions) > 0:
+        raise ValueError(f"{len(train_features)} training features need as many captions, got {len(train_captions)}")
+    train = normalise_rows(train_features)
+    captions = []
+    for start in range(0, len(test_features), ROWS_AT_ONCE):
+        similarity = normalise_rows(test_features[start : start + ROWS_AT_ONCE]) @ train.T
+        captions += [train_captions[row] for row in similarity.argmax(axis=1)]
+    return captions
+
+
+def normalise_rows(features: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows dim"]:
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.maximum(norms, np.finfo(features.dtype).tiny)
+
+
+def question_prior(train: Iterable[tuple[str, str]], questions: Sequence[str]) -> list[str]:
+    """Answers from the question alone: the most frequent answer to its exact wording in training.
+
+    A wording that training lacks gets the most frequent answer of all.
+    """
+    by_question = defaultdict(list)
+    for question, answer in train:
+        by_question[question].append(answer)
+    usual = most_frequent(answer for answers in by_question.values() for answer in answers)
+    answer_to = {question: most_frequent(answers) for question, answers in by_question.items()}
+    return [answer_to.get(question, usual) for question in questions]
+
+
+def shuffle_pictures(keys: Sequence[str], labels: Sequence[str], *, seed: int = 0) -> list[int]:
+    """For each sample the position of one whose picture to show instead; `labels` are captions, or the keys themselves.
+
+    Samples of one picture (one key) are all shown the same other one, and every picture is used. None gets itself;
+    none gets one of its own label, as far as the commonest label leaves that possible.
+
+    Raises:
+        ValueError: there are fewer than two pictures.
+    """
+    position = {key: place for place, key in reversed(list(enumerate(keys)))}
+    if len(position) < 2:
+        raise ValueError(f"shuffling needs two pictures at least, got {len(position)}")
+    rng, pictures = np.random.default_rng(seed), sorted(position)
+    groups = defaultdict(list)
+    for place in rng.permutation(len(pictures)):
+        groups[labels[position[pictures[place]]]].append(pictures[place])
+    # Equal labels lie together, so a turn by the longest run takes every picture out of its run.
+    order = [key for group in groups.values() for key in group]
+    longest = max(map(len, groups.values()))
+    turn = longest if longest < len(order) else 1
+    shown = {key: order[(place + turn) % len(order)] for place, key in enumerate(order)}
+    return [position[shown[key]] for key in keys]

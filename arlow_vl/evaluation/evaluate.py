@@ -1,0 +1,140 @@
+"""The whole evaluation of a vision-language model: test sets, controls, text as before; leaves a result folder."""
+
+import hashlib
+import json
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from arlow_vl.data.image_text import cache_pictures
+from arlow_vl.data.shards import ShardSample, ShardScan
+from arlow_vl.errors import CheckpointError
+from arlow_vl.evaluation.held_out_text import compare_text
+from arlow_vl.evaluation.loading import load_text_model, load_vision_language_model
+from arlow_vl.evaluation.results import write_json
+from arlow_vl.evaluation.runner import (
+    ANSWER_TOKENS,
+    CAPTION_TOKENS,
+    Evaluation,
+    choose_questions,
+    print_progress,
+    read_split,
+)
+
+CAPTION_TESTS = ("test-known", "test-novel")
+TEXT_ROWS = 256
+SUMMARY = (
+    "Pictures are stamps, clip art and emoji drawings with short captions, and easy-VQA's drawn shapes with questions. "
+    "No set of photographs with sentence captions (such as COCO) is involved, and no figure here compares with one."
+)
+
+
+def evaluate(
+    model_folder: Path, data: Path, output: Path, features: Path, *, text_model: Path | None, questions: int | None
+) -> None:
+    """Writes predictions of the model and its controls, text.json and meta.json into `output`.
+
+    Raises:
+        DataError: test data are missing; names the command that fetches them.
+        CheckpointError: the model folder is not a vision-language model, or the text model has another vocabulary.
+    """
+    start = time.monotonic()
+    captions = {split: read_split(data / "captions", split) for split in ("train", *CAPTION_TESTS)}
+    vqa = {split: read_split(data / "easy-vqa", split) for split in ("train", "test")}
+    model, processor = load_vision_language_model(model_folder)
+    asked = choose_questions(vqa["test"], questions)
+    seconds = {}
+
+    test_pictures = {sample.name: sample for sample, _ in asked}
+    samples = [*(s for split in captions.values() for s in split), *test_pictures.values()]
+    transform = processor.image_processor.transform
+    progress = print_progress("encoder features")
+    pictures = cache_pictures(
+        [ShardScan(samples=samples)], model.model.vision, transform, features, on_progress=progress
+    )
+    seconds["encoder features"] = time.monotonic() - start
+
+    evaluation = Evaluation(model, processor.tokenizer, pictures, output)
+    for split in CAPTION_TESTS:
+        began = time.monotonic()
+        evaluation.captions(f"captions-{split}", captions[split], captions["train"])
+        seconds[f"captions-{split}"] = time.monotonic() - began
+    began = time.monotonic()
+    evaluation.questions("easy-vqa-test", asked, vqa["train"])
+    seconds["easy-vqa-test"] = time.monotonic() - began
+
+    text = compare_with_text_model(model, processor.tokenizer, text_model, data, features) if text_model else {}
+    write_json(output / "text.json", text)
+    meta = describe(model_folder, model, data, [s for s in samples if s.fields]) | {"wall_seconds": seconds}
+    meta["shards"] = sorted({str(sample.shard.resolve()) for sample in samples if "test" in sample.shard.name})
+    meta["curves"] = learning_curves([text_model, model_folder], output, text)
+    write_json(output / "meta.json", meta)
+
+
+def compare_with_text_model(model: Any, tokenizer: Any, folder: Path, data: Path, cache: Path) -> dict[str, Any]:
+    """Held-out text before and after the vision stage; prints both."""
+    text_model, text_tokenizer = load_text_model(folder)
+    if text_tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise CheckpointError(
+            f"{folder} has another vocabulary than the model; name the text model that it was built from"
+        )
+    files = data / "text" / "validation.jsonl", data / "text" / "train.jsonl"
+    text = compare_text(text_model, model, tokenizer, *files, cache / "packed", max_rows=TEXT_ROWS)
+    before, after = (float.fromhex(text[f"bits_per_byte_{when}"]) for when in ("before", "after"))
+    loss = float.fromhex(text["loss_before"])
+    print(f"held-out text: loss {loss:.4f} nats a token, the entropy of single tokens is {text['unigram_entropy']:.4f}")
+    equal = text["bits_per_byte_before"] == text["bits_per_byte_after"]
+    same = equal and text["logits_sha256_before"] == text["logits_sha256_after"]
+    print(f"bits per byte of held-out text: {before!r} before the vision stage, {after!r} after it")
+    print("every logit is equal to the last bit" if same else "THE TEXT HAS CHANGED: the decoder was not frozen")
+    return text
+
+
+def describe(model_folder: Path, model: Any, data: Path, samples: list[ShardSample]) -> dict[str, Any]:
+    """What the report says about how the numbers came to be."""
+    import torch
+
+    weights = hashlib.sha256((model_folder / "model.safetensors").read_bytes()).hexdigest()
+    sources = sorted({(s.fields.get("source", "?"), s.fields.get("license", "?")) for s in samples})
+    openings = model.gate_openings().items()
+    return {
+        "title": "Arlow-VL: captions and answers",
+        "summary": SUMMARY,
+        "checkpoint": {"path": str(model_folder), "sha256": weights},
+        "decode": {
+            "method": "greedy",
+            "most tokens of a caption": CAPTION_TOKENS,
+            "most tokens of an answer": ANSWER_TOKENS,
+            "encoder": model.config.vision_config.timm_name,
+        },
+        "data": [{"name": name, "license": licence, "use": "captions and questions"} for name, licence in sources],
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "timm", "lightning")},
+        },
+        "hardware": f"{torch.get_num_threads()} CPU threads ({platform.machine()}), float32",
+        "gates": {
+            f"layer {layer}, {part}": value
+            for layer, pair in openings
+            for part, value in zip(("attention", "MLP"), pair, strict=True)
+        },
+        "reproduce": ["make demo"],
+        "package_set": json.loads((data / "manifest.json").read_text()).get("set")
+        if (data / "manifest.json").exists()
+        else None,
+    }
+
+
+def learning_curves(models: list[Path | None], output: Path, text: dict[str, Any]) -> list[dict[str, Any]]:
+    """The curves of the runs that the models came out of, where their metrics lie beside them."""
+    curves = []
+    for title, folder in zip(("Text stage", "Vision stage"), models, strict=True):
+        if folder is None or not (folder.parent / "metrics.csv").exists():
+            continue
+        curve = {"title": title, "run": str(folder.parent.resolve())}
+        if title == "Text stage" and "unigram_entropy" in text:
+            curve["unigram_entropy"] = text["unigram_entropy"]
+        curves.append(curve)
+    return curves

@@ -1,0 +1,56 @@
+"""Opens a trained model folder for use."""
+
+from pathlib import Path
+from typing import Any
+
+from arlow_vl.errors import CheckpointError
+
+
+def load_vision_language_model(folder: Path) -> tuple[Any, Any]:
+    """The model in eval mode, and its processor.
+
+    Raises:
+        CheckpointError: the folder holds no such model, or one whose weights do not fit its configuration.
+    """
+    from arlow_vl.auto import ArlowProcessor, ArlowVLForConditionalGeneration
+
+    check_model_type(folder, "arlow_vl")
+    return load_weights(ArlowVLForConditionalGeneration, folder), ArlowProcessor.from_pretrained(folder)
+
+
+def load_text_model(folder: Path) -> tuple[Any, Any]:
+    """The model in eval mode, and its tokenizer. Raises CheckpointError likewise."""
+    from arlow_vl.auto import ArlowForCausalLM, ArlowTokenizerFast
+
+    check_model_type(folder, "arlow")
+    return load_weights(ArlowForCausalLM, folder), ArlowTokenizerFast.from_pretrained(folder)
+
+
+def check_model_type(folder: Path, expected: str) -> None:
+    """Raises CheckpointError unless the folder's config.json is of the expected kind and its weights are there."""
+    from transformers import PreTrainedConfig
+
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file() and not (folder / f"{name}.index.json").is_file():
+            raise CheckpointError(f"{folder} holds no {name}; name the hf folder of a finished run (see `arlow fit`)")
+    model_type = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
+    if model_type != expected:
+        hint = " (a text run's hf folder holds a text model)" if model_type == "arlow" else ""
+        raise CheckpointError(f"{folder} holds a model of type {model_type!r}, expected {expected!r}{hint}")
+
+
+def load_weights(model_class: Any, folder: Path) -> Any:
+    """The model in eval mode, all its tensors out of the folder. Raises CheckpointError if any is missing or broken."""
+    from safetensors import SafetensorError
+
+    try:
+        model, report = model_class.from_pretrained(folder, output_loading_info=True)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise CheckpointError(f"{folder}: the weights cannot be read ({error}); copy or train them again") from error
+    wrong = {
+        kind: sorted(report[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[kind]
+    }
+    if wrong:
+        listed = "; ".join(f"{len(keys)} {kind.replace('_', ' ')}, first {keys[0]}" for kind, keys in wrong.items())
+        raise CheckpointError(f"{folder}: the weights do not fit config.json: {listed}")
+    return model.eval().requires_grad_(False)

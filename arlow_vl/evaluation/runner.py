@@ -1,0 +1,137 @@
+"""Runs a trained model and its controls over the test sets; what they said becomes result files (see `results`)."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arlow_vl.data.image_text import CachedPictures, Example, caption_examples, question_examples
+from arlow_vl.data.shards import ShardSample, scan_shards
+from arlow_vl.evaluation.controls import most_frequent, nearest_neighbour, question_prior, shuffle_pictures
+from arlow_vl.evaluation.generation import complete_examples
+from arlow_vl.evaluation.results import CaptionRow, QuestionRow, write_predictions
+
+CAPTION_TOKENS, ANSWER_TOKENS = 24, 6
+PICTURES_AT_ONCE = 256
+
+
+def print_progress(title: str):
+    """A line every ten seconds at most."""
+    last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last > 10:
+            last = time.monotonic()
+            print(f"{title}: {done:,} of {total:,}", flush=True)
+
+    return show
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model, its tokenizer, the pictures as its encoder sees them, and where results go."""
+
+    model: Any
+    tokenizer: Any
+    pictures: CachedPictures
+    output: Path
+
+    def captions(self, task: str, test: Sequence[ShardSample], train: Sequence[ShardSample]) -> None:
+        """Writes the captions of the model and of five controls."""
+        examples = caption_examples(test)
+        shuffled = shuffle_pictures([sample.name for sample in test], [sample.text for sample in test])
+        train_captions = [sample.text for sample in train]
+        blind = self._complete(examples[:1], "no picture", CAPTION_TOKENS, pictures=None)
+        systems = {
+            "model": self._complete(examples, f"{task}, captions", CAPTION_TOKENS),
+            "shuffled": self._complete(
+                examples,
+                f"{task}, captions of shuffled pictures",
+                CAPTION_TOKENS,
+                picture_of=shuffled,
+            ),
+            "no_picture": blind * len(test),
+            "most_frequent": [most_frequent(train_captions)] * len(test),
+            "nearest_neighbour": nearest_neighbour(self.pooled(train), train_captions, self.pooled(test)),
+        }
+        for system, predictions in systems.items():
+            rows = (
+                CaptionRow(key=sample.key, prediction=prediction, references=[sample.text])
+                for sample, prediction in zip(test, predictions, strict=True)
+            )
+            write_predictions(self.output, task, system, rows)
+
+    def questions(self, task: str, test: Sequence[tuple[ShardSample, dict]], train: Sequence[ShardSample]) -> None:
+        """Writes the answers of the model and of four controls; `test` pairs samples with one of their questions."""
+        examples = [question_examples([with_one_question(sample, entry)])[0] for sample, entry in test]
+        names = [sample.name for sample, _ in test]
+        training = [(entry["question"], entry["answer"]) for sample in train for entry in sample.fields["questions"]]
+        systems = {
+            "model": self._complete(examples, f"{task}, answers", ANSWER_TOKENS),
+            "shuffled": self._complete(
+                examples,
+                f"{task}, answers about shuffled pictures",
+                ANSWER_TOKENS,
+                picture_of=shuffle_pictures(names, names),
+            ),
+            "no_picture": self._without_pictures(examples),
+            "question_prior": question_prior(training, [entry["question"] for _, entry in test]),
+            "always_majority": [most_frequent(answer for _, answer in training)] * len(test),
+        }
+        for system, predictions in systems.items():
+            rows = (
+                QuestionRow(
+                    key=sample.key,
+                    question=entry["question"],
+                    prediction=prediction,
+                    answers=[entry["answer"]],
+                    kind=entry["kind"],
+                )
+                for (sample, entry), prediction in zip(test, predictions, strict=True)
+            )
+            write_predictions(self.output, task, system, rows)
+
+    def _without_pictures(self, examples: Sequence[Example]) -> list[str]:
+        """Greedy answers depend on the prompt alone then, so each wording is asked once."""
+        once = {example.prompt: example for example in examples}
+        answers = self._complete(list(once.values()), "answers without pictures", ANSWER_TOKENS, pictures=None)
+        answer_to = dict(zip(once, answers, strict=True))
+        return [answer_to[example.prompt] for example in examples]
+
+    def _complete(self, examples: Sequence[Example], title: str, max_new_tokens: int, **settings: Any) -> list[str]:
+        settings = {"pictures": self.pictures, **settings}
+        return complete_examples(
+            self.model,
+            self.tokenizer,
+            examples,
+            max_new_tokens=max_new_tokens,
+            on_progress=print_progress(title),
+            **settings,
+        )
+
+    def pooled(self, samples: Sequence[ShardSample]) -> np.ndarray:
+        """(samples, features) float32: the mean of each picture's patch tokens."""
+        chunks = (samples[i : i + PICTURES_AT_ONCE] for i in range(0, len(samples), PICTURES_AT_ONCE))
+        return np.concatenate([self.pictures(chunk)["image_features"].mean(1).numpy() for chunk in chunks])
+
+
+def with_one_question(sample: ShardSample, entry: dict) -> ShardSample:
+    """The sample with this question alone."""
+    return replace(sample, fields={**sample.fields, "questions": [entry]})
+
+
+def choose_questions(samples: Iterable[ShardSample], limit: int | None) -> list[tuple[ShardSample, dict]]:
+    """All questions of the samples, or `limit` of them, spread evenly over the samples' order."""
+    pairs = [(sample, entry) for sample in samples for entry in sample.fields["questions"]]
+    if limit is None or limit >= len(pairs):
+        return pairs
+    return [pairs[i * len(pairs) // limit] for i in range(limit)]
+
+
+def read_split(folder: Path, split: str) -> list[ShardSample]:
+    """The samples of a split's shards. Raises DataError where there are none, naming the command that fetches them."""
+    return scan_shards(sorted(folder.glob(f"{split}-*.tar")) or [folder / f"{split}-000000.tar"]).samples
