@@ -95,7 +95,6 @@ class ArlowMLP(nn.Module):
         self.gate_proj = nn.Linear(*sizes, bias=config.mlp_bias) if config.mlp_gated else None
         self.up_proj = nn.Linear(*sizes, bias=config.mlp_bias)
         self.down_proj = nn.Linear(*reversed(sizes), bias=config.mlp_bias)
-        self.down_proj.writes_residual = True  # read by `_init_weights`
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -148,7 +147,6 @@ class ArlowGroupedQueryAttention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, key_size, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, key_size, bias=config.attention_bias)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
-        self.o_proj.writes_residual = True  # read by `_init_weights`
 
     def _heads(self, states: Tensor) -> Tensor:
         return states.unflatten(-1, (-1, self.head_dim))
@@ -271,6 +269,8 @@ class ArlowFlashTransformerLayer(GradientCheckpointingLayer):
         self.self_attn = ArlowGroupedQueryAttention(config, layer_idx)
         self.post_attention_layernorm = ArlowRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = ArlowMLP(config)
+        for projection in (self.self_attn.o_proj, self.mlp.down_proj):  # a cross block has its gates instead
+            projection.writes_residual = True  # read by `_init_weights`
 
     def forward(
         self,
@@ -363,7 +363,8 @@ class ArlowModel(ArlowPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if use_cache and past_key_values is None:
+        is_first_call = past_key_values is None
+        if use_cache and is_first_call:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             position_ids = self._positions(inputs_embeds, attention_mask, past_key_values)
@@ -384,7 +385,8 @@ class ArlowModel(ArlowPreTrainedModel):
                 config=self.config,
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
-                past_key_values=past_key_values,
+                # Beside a cache transformers does not look for packed documents; an empty one must not mix them.
+                past_key_values=None if is_first_call else past_key_values,
                 position_ids=position_ids,
             )
 

@@ -26,7 +26,7 @@ class ArlowVLPreTrainedModel(ArlowPreTrainedModel):
     input_modalities = ("image", "text")
 
     def initialize_weights(self) -> None:
-        """Also the encoder's tables that no checkpoint holds: `from_pretrained` builds on the meta device and loses them."""
+        """Also the encoder's tables that no checkpoint holds: `from_pretrained` builds on meta and loses them."""
         super().initialize_weights()
         for module in self.modules():
             if isinstance(module, VisionEncoder) and not next(module.parameters()).is_meta:

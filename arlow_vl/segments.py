@@ -95,11 +95,11 @@ def document_ids(position_ids: Tensor, attention_mask: Tensor | None = None) -> 
     `position_ids` is (B, T); `attention_mask` (B, T) is nonzero on text.
     """
     starts = F.pad(position_ids[:, 1:] <= position_ids[:, :-1], (1, 0), value=True)
-    if attention_mask is not None:
-        text = attention_mask.bool()
-        starts = (starts & text) | F.pad(text[:, 1:] & ~text[:, :-1], (1, 0), value=True)
-    numbers = starts.flatten().cumsum(0).view_as(starts)
-    return numbers if attention_mask is None else numbers.masked_fill(~text, PADDING)
+    if attention_mask is None:
+        return starts.flatten().cumsum(0).view_as(starts)
+    text = attention_mask.bool()
+    starts = (starts & text) | F.pad(text[:, 1:] & ~text[:, :-1], (1, 0), value=True)
+    return starts.flatten().cumsum(0).view_as(starts).masked_fill(~text, PADDING)
 
 
 def build_segment_table(

@@ -254,9 +254,14 @@ def test_a_half_precision_load_keeps_the_gates_in_float32(small_config, tmp_path
 
 def test_matrices_that_write_into_the_residual_stream_start_smaller(small_config):
     layer = ArlowForCausalLM(small_config).model.layers[1]
-    for block in (layer, layer.cross_block):
-        assert block.mlp.down_proj.weight.std().item() == pytest.approx(0.02 / 8**0.5, rel=0.05)
-        assert block.mlp.up_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert layer.mlp.down_proj.weight.std().item() == pytest.approx(0.02 / 8**0.5, rel=0.05)
+    assert layer.mlp.up_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_cross_block_whose_gates_are_closed_starts_at_full_size(small_config):
+    block = ArlowForCausalLM(small_config).model.layers[1].cross_block
+    for projection in (block.attn.o_proj, block.mlp.down_proj):
+        assert projection.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -83,7 +83,8 @@ def test_a_convolutional_encoder_works_too(text_checkpoint, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = ArlowVLForConditionalGeneration.from_pretrained(tmp_path).eval()
     inputs = {"input_ids": torch.tensor([[1, IMAGE, 30]]), "pixel_values": torch.randn(1, 3, 64, 64)}
-    assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+    # loading changes the memory layout of convolutions, and with it the order of their sums
+    torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits)
 
 
 def test_tables_that_no_checkpoint_holds_are_computed_anew(small_config, tmp_path):

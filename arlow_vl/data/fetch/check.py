@@ -1,0 +1,81 @@
+"""Proof, on the finished files, that no test or validation picture leaks into training."""
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from arlow_vl.data.fetch.captions import caption_name
+from arlow_vl.data.fetch.pictures import NEAR_BITS, WORKERS, difference_hash, hash_distances
+from arlow_vl.data.fetch.shard_files import shards_of
+from arlow_vl.data.fetch.splits import SPLITS
+from arlow_vl.data.fetch.text import normalised
+from arlow_vl.data.shards import ShardSample, scan_shards
+from arlow_vl.data.text import read_jsonl
+from arlow_vl.errors import DataError
+
+HELD_OUT = ("validation", "test-known", "test-novel")
+
+
+def check_splits(root: Path) -> dict[str, int]:
+    """Reads the captions and text under `root` as training would; returns the samples of each split.
+
+    Raises:
+        DataError: groups, captions or (near-)duplicate pictures are on both sides, or a held-out caption is a whole
+            line of the text corpus.
+    """
+    splits: dict[str, list[ShardSample]] = {
+        split: scan_shards(shards_of(root / "captions", split)).samples for split in SPLITS
+    }
+    check_groups({split: {sample.fields["group"] for sample in samples} for split, samples in splits.items()})
+    _check_captions(splits)
+    _check_pictures(splits)
+    _check_text(root / "text", {normalised(sample.text) for split in HELD_OUT for sample in splits[split]})
+    return {split: len(samples) for split, samples in splits.items()}
+
+
+def check_groups(groups: dict[str, set[str]]) -> None:
+    """Training shares groups with test-known, and with nothing else; test-known has no others."""
+    for one, other in (("train", "validation"), ("train", "test-novel"), ("validation", "test-novel")):
+        if both := groups[one] & groups[other]:
+            raise DataError(
+                f"captions: group {min(both)!r} is in {one} and in {other}; delete data/captions and fetch again"
+            )
+    if unknown := groups["test-known"] - groups["train"]:
+        raise DataError(
+            f"captions: group {min(unknown)!r} of test-known is not in train; delete data/captions and fetch again"
+        )
+
+
+def _check_captions(splits: dict[str, list[ShardSample]]) -> None:
+    trained = {caption_name(sample.text) for sample in splits["train"]}
+    for sample in splits["test-novel"]:
+        if caption_name(sample.text) in trained:
+            raise DataError(f"captions: {sample.name} of test-novel has a caption of training ({sample.text!r})")
+
+
+def _check_pictures(splits: dict[str, list[ShardSample]]) -> None:
+    train_bits = hashes(splits["train"])
+    for split in HELD_OUT:
+        distances = hash_distances(train_bits, hashes(splits[split]))
+        if (distances <= NEAR_BITS).any():
+            row, column = np.unravel_index(distances.argmin(), distances.shape)
+            pair = f"{splits['train'][row].name} and {splits[split][column].name}"
+            raise DataError(
+                f"captions: {pair} are nearly the same picture ({distances[row, column]} of 256 bits differ)"
+            )
+
+
+def hashes(samples: Sequence[ShardSample]) -> Bool[np.ndarray, "samples 256"]:
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return np.stack(list(pool.map(lambda sample: difference_hash(sample.read_image(), name=sample.name), samples)))
+
+
+def _check_text(folder: Path, captions: set[str]) -> None:
+    for path in (folder / "train.jsonl", folder / "validation.jsonl"):
+        for text in read_jsonl(path, Counter()):
+            if both := captions & {normalised(line) for line in text.splitlines()}:
+                raise DataError(f"{path}: a whole line is the caption {min(both)!r} of a held-out picture")

@@ -1,0 +1,54 @@
+"""Questions from structured fields. They are templates: few, and yes and no equally often in each source of a split."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from arlow_vl.data.fetch.pictures import SourcePicture
+from arlow_vl.data.fetch.splits import hash_fraction
+
+YES_NO = (
+    (
+        "Is it an animal?",
+        {"animal"},
+        {"clothing", "clock", "drink", "flag", "food", "object", "place", "plant", "vehicle"},
+    ),
+    (
+        "Is it something to eat or drink?",
+        {"food", "drink"},
+        {"clothing", "clock", "flag", "musical instrument", "vehicle"},
+    ),
+)
+
+
+def ask(pictures: Sequence[SourcePicture]) -> list[list[dict[str, str]]]:
+    """The questions of each picture of one split; "kind" is "yes/no" or "other"."""
+    questions = [_open_questions(picture) for picture in pictures]
+    for question, yes, no in YES_NO:
+        for answer, positions in balance(pictures, lambda p, yes=yes: p.kind in yes, lambda p, no=no: p.kind in no):
+            for position in positions:
+                questions[position].append({"question": question, "answer": answer, "kind": "yes/no"})
+    return questions
+
+
+def _open_questions(picture: SourcePicture) -> list[dict[str, str]]:
+    pairs = (("What kind of thing is it?", picture.kind), ("Whose flag is it?", picture.flag_of))
+    return [{"question": question, "answer": answer, "kind": "other"} for question, answer in pairs if answer]
+
+
+def balance(
+    pictures: Sequence[SourcePicture],
+    is_yes: Callable[[SourcePicture], bool],
+    is_no: Callable[[SourcePicture], bool],
+) -> list[tuple[str, list[int]]]:
+    """Positions to answer yes and no, equally many in every source; hashes choose among too many."""
+    candidates = defaultdict(lambda: {"yes": [], "no": []})
+    for position, picture in enumerate(pictures):
+        if is_yes(picture) or is_no(picture):
+            candidates[picture.source]["yes" if is_yes(picture) else "no"].append(position)
+    chosen = []
+    for answers in candidates.values():
+        count = min(len(positions) for positions in answers.values())
+        for answer, positions in answers.items():
+            ordered = sorted(positions, key=lambda position: hash_fraction(pictures[position].key, "question"))
+            chosen.append((answer, ordered[:count]))
+    return chosen

@@ -1,0 +1,56 @@
+"""Deterministic WebDataset shards and their index."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+
+from arlow_vl.data.fetch.splits import hash_fraction
+
+SAMPLES_PER_SHARD = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    key: str
+    extension: str
+    """Of the picture, without a dot."""
+    picture: bytes
+    text: str
+    fields: dict
+
+
+def write_shards(folder: Path, split: str, samples: Sequence[Sample]) -> dict[str, dict]:
+    """Writes the samples in hash order, so that shards mix the sources; returns the split's part of the index."""
+    ordered = sorted(samples, key=lambda sample: hash_fraction(sample.key, "order"))
+    index = {}
+    for start in range(0, len(ordered), SAMPLES_PER_SHARD):
+        path = folder / f"{split}-{start // SAMPLES_PER_SHARD:06d}.tar"
+        part = ordered[start : start + SAMPLES_PER_SHARD]
+        write_shard(path, part)
+        index[path.name] = {"samples": len(part), "bytes": path.stat().st_size, "sha256": digest(path)}
+    return index
+
+
+def write_shard(path: Path, samples: Sequence[Sample]) -> None:
+    from webdataset import TarWriter
+
+    with open(path, "wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:
+        for sample in samples:
+            fields = json.dumps(sample.fields, ensure_ascii=False, sort_keys=True)
+            members = {sample.extension: sample.picture, "txt": sample.text.encode(), "json": fields.encode()}
+            tar.write({"__key__": sample.key, **members})
+
+
+def write_index(folder: Path, index: dict[str, dict]) -> None:
+    (folder / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def shards_of(folder: Path, split: str) -> Iterator[Path]:
+    yield from sorted(folder.glob(f"{split}-[0-9]*.tar"))

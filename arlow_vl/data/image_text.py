@@ -1,0 +1,198 @@
+"""Pictures with text: captions and questions out of shards, and the batches that a model with eyes takes."""
+
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from arlow_vl.data.loader import Batch
+from arlow_vl.data.prompts import CAPTION_PROMPT, IGNORED, encode_example, encode_prompt, question_prompt
+from arlow_vl.data.shards import ShardSample, ShardScan
+from arlow_vl.errors import DataError
+from vision.encoder import VisionEncoder
+from vision.features import FeatureCache, encoder_fingerprint
+from vision.image_processing import PictureError, PictureTransform, decode_picture
+
+
+class Example(NamedTuple):
+    """A picture, what is asked about it, and what the model is to write."""
+
+    sample: ShardSample
+    prompt: str
+    completion: str
+    question: int | None = None
+    """Which of the sample's questions it is, from 0; None: the caption."""
+
+    @property
+    def key(self) -> str:
+        return self.sample.name if self.question is None else f"{self.sample.name}?{self.question}"
+
+
+class EncodedExample(NamedTuple):
+    """An example as token ids; labels are -100 on the prompt."""
+
+    sample: ShardSample
+    ids: list[int]
+    labels: list[int]
+
+
+def caption_examples(samples: Iterable[ShardSample]) -> list[Example]:
+    return [Example(sample, CAPTION_PROMPT, f" {sample.text}") for sample in samples]
+
+
+def question_examples(samples: Iterable[ShardSample]) -> list[Example]:
+    """An example for each question of each sample."""
+    return [
+        Example(sample, question_prompt(entry["question"]), f" {entry['answer']}", number)
+        for sample in samples
+        for number, entry in enumerate(sample.fields.get("questions", ()))
+    ]
+
+
+EXAMPLES: dict[str, Callable[[Iterable[ShardSample]], list[Example]]] = {
+    "captions": caption_examples,
+    "questions": question_examples,
+}
+
+
+def with_room(examples: Iterable[Example], tokenizer, max_length: int) -> list[Example]:
+    """The examples whose prompt leaves room for a completion."""
+    fits = functools.cache(lambda prompt: len(encode_prompt(tokenizer, prompt)) < max_length)
+    return [example for example in examples if fits(example.prompt)]
+
+
+class ImageTextDataset:
+    """Examples `with_room`, encoded when asked for; special tokens that their text spells stay plain text."""
+
+    def __init__(self, examples: Sequence[Example], tokenizer, *, max_length: int) -> None:
+        self.examples = examples
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        digest = hashlib.sha256(repr((max_length, tokenizer.backend_tokenizer.to_str())).encode())
+        for example in examples:
+            facts = (example.key, example.sample.image_size, example.prompt, example.completion)
+            digest.update(repr(facts).encode())
+        self.fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> EncodedExample:
+        example = self.examples[index]
+        ids, labels = encode_example(self.tokenizer, example.prompt, example.completion, self.max_length)
+        return EncodedExample(example.sample, ids, labels)
+
+    def key(self, index: int) -> str:
+        return self.examples[index].key
+
+
+class DecodedPictures:
+    """Pixels, decoded from the shards for every batch."""
+
+    def __init__(self, transform: PictureTransform) -> None:
+        self.transform = transform
+
+    def __call__(self, samples: Sequence[ShardSample]) -> dict[str, Float[Tensor, "pictures 3 height width"]]:
+        return {"pixel_values": torch.stack([self._pixels(sample) for sample in samples])}
+
+    def _pixels(self, sample: ShardSample) -> Float[Tensor, "3 height width"]:
+        try:
+            return self.transform(decode_picture(sample.read_image(), name=sample.name))
+        except PictureError as error:
+            raise DataError(f"{error} ({error.reason}); `arlow data verify` lists all such samples") from error
+
+
+class CachedPictures:
+    """What a frozen encoder made of the pictures, read from a cache that has been filled."""
+
+    def __init__(self, cache: FeatureCache, sha256_of: Mapping[tuple[Path, str], str]) -> None:
+        self.cache = cache
+        self.sha256_of = sha256_of  # by shard and key
+
+    def __call__(self, samples: Sequence[ShardSample]) -> dict[str, Float[Tensor, "pictures patches features"]]:
+        return {"image_features": self.cache.get([self.sha256_of[sample.shard, sample.key] for sample in samples])}
+
+
+def cache_pictures(
+    scans: Sequence[ShardScan],
+    encoder: VisionEncoder,
+    transform: PictureTransform,
+    folder: Path,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> CachedPictures:
+    """Encodes what the cache lacks. Samples with an unusable picture become skipped ones of their scan."""
+    cache = FeatureCache(folder, encoder_fingerprint(encoder, transform))
+    sha256_of: dict[tuple[Path, str], str] = {}
+
+    def pictures() -> Iterator[tuple[str, bytes]]:
+        for sample in (sample for scan in scans for sample in scan.samples):
+            data = sample.read_image()
+            sha256_of[sample.shard, sample.key] = hashlib.sha256(data).hexdigest()
+            yield sha256_of[sample.shard, sample.key], data
+
+    count = sum(len(scan.samples) for scan in scans)
+    refused = cache.fill(pictures(), encoder, transform, count=count, on_progress=on_progress)
+    for scan in scans:
+        samples, scan.samples = scan.samples, []
+        for sample in samples:
+            reason = refused.get(sha256_of[sample.shard, sample.key])
+            if reason is None:
+                scan.samples.append(sample)
+            else:
+                scan.skip(f"image_{reason}", sample.name)
+    return CachedPictures(cache, sha256_of)
+
+
+class ImageTextCollate:
+    """Examples packed into rows as long as the longest, each a document of its own, with a picture each.
+
+    Captions are far shorter than questions: padded to one length, most of a batch would be padding. Documents are told
+    apart by positions that start again, so there is no attention mask; what is left of a row is a document of padding.
+    """
+
+    def __init__(self, pictures: DecodedPictures | CachedPictures, *, pad_token_id: int) -> None:
+        self.pictures = pictures
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, examples: Sequence[EncodedExample]) -> Batch:
+        rows = fit_into_rows([len(example.ids) for example in examples])
+        packed = [[examples[i] for i in row] for row in rows]
+        width = max(sum(len(example.ids) for example in row) for row in packed)
+        return {
+            "input_ids": _joined([[e.ids for e in row] for row in packed], self.pad_token_id, width),
+            "position_ids": _positions([[len(e.ids) for e in row] for row in packed], width),
+            "labels": _joined([[e.labels for e in row] for row in packed], IGNORED, width),
+            "num_tokens": sum(len(example.ids) for example in examples),
+            **self.pictures([example.sample for row in packed for example in row]),
+        }
+
+
+def fit_into_rows(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of the items of each row, longest first into the first row with room; rows are as long as the longest."""
+    room_of_row: list[int] = []
+    rows: list[list[int]] = []
+    for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = next((r for r, room in enumerate(room_of_row) if room >= lengths[item]), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room_of_row.append(max(lengths))
+        rows[row].append(item)
+        room_of_row[row] -= lengths[item]
+    return rows
+
+
+def _joined(rows: Sequence[Sequence[Sequence[int]]], value: int, width: int) -> Any:
+    joined = [list(itertools.chain.from_iterable(row)) for row in rows]
+    return torch.tensor([row + [value] * (width - len(row)) for row in joined])
+
+
+def _positions(rows: Sequence[Sequence[int]], width: int) -> Any:
+    padded = [[*lengths, width - sum(lengths)] for lengths in rows]
+    return torch.tensor([list(itertools.chain.from_iterable(map(range, lengths))) for lengths in padded])

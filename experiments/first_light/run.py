@@ -1,0 +1,53 @@
+"""What `make demo` runs: real data, text stage, vision stage, captions, answers, report; finished parts once."""
+
+import sys
+import time
+from pathlib import Path
+
+from arlow_vl.cli import main
+
+RUNS = Path("runs/first-light")
+RECIPES = Path(__file__).parent
+DATA, TOKENIZER, TEXT, VISION, RESULTS = (
+    Path("data"),
+    RUNS / "tokenizer",
+    RUNS / "text" / "hf",
+    RUNS / "vision" / "hf",
+    RUNS / "results",
+)
+VOCABULARY, TOKENIZER_BYTES = 4096, 8_000_000
+
+STEPS = {
+    "fetch the data": ["data", "fetch", "--root", DATA],
+    "train the tokenizer": [
+        *("tokenizer", "train", DATA / "text/train.jsonl", "--output", TOKENIZER),
+        *("--vocab-size", VOCABULARY, "--max-bytes", TOKENIZER_BYTES),
+    ],
+    "text stage": ["fit", "--config", RECIPES / "text.yaml"],
+    "vision stage": ["fit", "--config", RECIPES / "vision.yaml"],
+    "captions, answers, scores": [
+        *("evaluate", "--model", VISION, "--text-model", TEXT, "--data", DATA, "--output", RESULTS),
+        *("--features", DATA / "features", "--questions", 2000),
+    ],
+    "report": ["report", RESULTS],
+}
+PRODUCTS = {"train the tokenizer": TOKENIZER / "tokenizer.json"}
+
+
+def run() -> int:
+    start = time.monotonic()
+    for number, (title, words) in enumerate(STEPS.items(), 1):
+        if (product := PRODUCTS.get(title)) and product.exists():
+            continue
+        print(f"\n== {number}/{len(STEPS)} {title}: arlow {' '.join(map(str, words))}", flush=True)
+        began = time.monotonic()
+        if status := main([str(word) for word in words]):
+            return status
+        print(f"== {title}: {time.monotonic() - began:.0f} s", flush=True)
+    print(f"\nfirst light in {(time.monotonic() - start) / 60:.1f} minutes; the report: {RESULTS / 'report.html'}")
+    print(f"caption a picture of your own: .venv/bin/arlow caption --model {VISION} PICTURE")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

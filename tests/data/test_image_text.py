@@ -1,0 +1,160 @@
+"""Captions and questions out of real shards, as the batches that the model takes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from arlow_vl.data.image_text import (
+    DecodedPictures,
+    Example,
+    ImageTextCollate,
+    ImageTextDataset,
+    cache_pictures,
+    caption_examples,
+    fit_into_rows,
+    question_examples,
+    with_room,
+)
+from arlow_vl.data.prompts import CAPTION_PROMPT, encode_prompt
+from arlow_vl.data.shards import scan_shards
+from arlow_vl.errors import DataError
+from tests.tiny_runs import SAMPLES, tiny_tokenizer
+from vision.encoder import VisionEncoder
+from vision.image_processing import PictureTransform
+
+PAD, IMAGE = 3, 7
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return VisionEncoder("test_vit", image_size=32).requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def transform(encoder):
+    return PictureTransform(encoder.data_config)
+
+
+@pytest.fixture
+def scan():
+    return scan_shards([SAMPLES / "captions" / "train-000000.tar"])
+
+
+def dataset(examples, max_length: int = 64) -> ImageTextDataset:
+    return ImageTextDataset(examples, tiny_tokenizer(), max_length=max_length)
+
+
+def spoil(scan, index: int):
+    """The picture's bytes are read from a place in the shard where no picture begins."""
+    scan.samples[index] = replace(scan.samples[index], image_offset=scan.samples[index].image_offset + 7)
+    return scan.samples[index]
+
+
+def test_a_caption_follows_its_picture(scan):
+    item = dataset(caption_examples(scan.samples))[0]
+    assert tiny_tokenizer().decode(item.ids) == f"<|startoftext|><image> {scan.samples[0].text}<|endoftext|>"
+
+
+def test_every_question_is_an_example_with_a_key_of_its_own(scan):
+    questions = [entry for sample in scan.samples for entry in sample.fields["questions"]]
+    examples = dataset(question_examples(scan.samples))
+    assert len(examples) == len(questions)
+    assert len({examples.key(i) for i in range(len(examples))}) == len(questions)
+    text = tiny_tokenizer().decode(examples[0].ids)
+    assert f"Question: {questions[0]['question']}\nAnswer: {questions[0]['answer']}<|endoftext|>" in text
+
+
+def test_the_fingerprint_tells_other_texts_and_lengths(scan):
+    captions = caption_examples(scan.samples)
+    same, shorter, fewer = dataset(captions), dataset(captions, 32), dataset(captions[1:])
+    changed = dataset([captions[0]._replace(completion=" other"), *captions[1:]])
+    assert dataset(captions).fingerprint == same.fingerprint
+    assert len({d.fingerprint for d in (same, shorter, fewer, changed)}) == 4
+
+
+@pytest.fixture
+def items(scan) -> list:
+    """Captions and questions of different lengths."""
+    data = dataset(caption_examples(scan.samples[:4]) + question_examples(scan.samples[4:7]))
+    return [data[i] for i in range(len(data))]
+
+
+def documents(batch) -> list[tuple[list[int], list[int]]]:
+    """Ids and labels between the places where positions start again, row by row."""
+    found = []
+    for ids, positions, labels in zip(batch["input_ids"], batch["position_ids"], batch["labels"], strict=True):
+        starts = (positions == 0).nonzero().flatten().tolist()
+        for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+            assert positions[start:end].tolist() == list(range(end - start))
+            found.append((ids[start:end].tolist(), labels[start:end].tolist()))
+    return found
+
+
+def test_every_example_is_a_document_of_a_row(items, transform):
+    batch = ImageTextCollate(DecodedPictures(transform), pad_token_id=PAD)(items)
+    found = [document for document in documents(batch) if document[0][0] != PAD]
+    assert sorted(found) == sorted((item.ids, item.labels) for item in items)
+    assert batch["num_tokens"] == sum(len(item.ids) for item in items)
+
+
+def test_padding_is_a_document_that_is_not_learnt(items, transform):
+    batch = ImageTextCollate(DecodedPictures(transform), pad_token_id=PAD)(items)
+    padding = [(ids, labels) for ids, labels in documents(batch) if ids[0] == PAD]
+    assert padding
+    assert all(set(ids) == {PAD} and set(labels) == {-100} for ids, labels in padding)
+
+
+def test_pictures_come_in_the_order_of_their_tokens(scan, transform):
+    data = dataset([Example(scan.samples[n], CAPTION_PROMPT, " cat" * (3 * n % 7)) for n in range(7)])
+    batch = ImageTextCollate(DecodedPictures(transform), pad_token_id=PAD)([data[n] for n in range(7)])
+    by_length = {len(data[n].ids): scan.samples[n] for n in range(7)}
+    in_order = [by_length[len(ids)] for ids, _ in documents(batch) if ids[0] != PAD]
+    assert torch.equal(batch["pixel_values"], DecodedPictures(transform)(in_order)["pixel_values"])
+    assert (batch["input_ids"] == IMAGE).sum() == 7
+
+
+def test_rows_are_as_long_as_the_longest_example_and_well_filled():
+    lengths = [3, 10, 4, 6, 7, 2]
+    rows = fit_into_rows(lengths)
+    assert sorted(item for row in rows for item in row) == list(range(6))
+    assert [sum(lengths[item] for item in row) for row in rows] == [10, 10, 10, 2]
+
+
+def test_cached_features_are_what_the_encoder_makes_of_the_pixels(scan, encoder, transform, tmp_path):
+    cached = cache_pictures([scan], encoder, transform, tmp_path)(scan.samples[:3])["image_features"]
+    pixels = DecodedPictures(transform)(scan.samples[:3])["pixel_values"]
+    # The cache keeps float16.
+    torch.testing.assert_close(cached, encoder(pixels), rtol=1e-3, atol=1e-3)
+
+
+def test_filling_tells_its_progress_and_the_second_time_encodes_nothing(scan, encoder, transform, tmp_path):
+    told = []
+    cache_pictures([scan], encoder, transform, tmp_path, on_progress=lambda *counts: told.append(counts))
+    assert told[-1] == (len(scan.samples), len(scan.samples))
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    cache_pictures([scan], encoder, transform, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == files
+
+
+def test_a_bad_picture_is_skipped_and_counted_when_the_cache_is_filled(scan, encoder, transform, tmp_path):
+    count, bad = len(scan.samples), spoil(scan, 4)
+    pictures = cache_pictures([scan], encoder, transform, tmp_path)
+    assert len(scan.samples) == count - 1
+    assert bad not in scan.samples
+    assert scan.skipped.total() == 1
+    assert next(iter(scan.skipped)).startswith("image_")
+    assert len(pictures(scan.samples)["image_features"]) == count - 1
+
+
+def test_without_a_cache_a_bad_picture_is_an_error_that_names_it(scan, transform):
+    bad = spoil(scan, 2)
+    with pytest.raises(DataError, match=rf"{bad.name}: .*arlow data verify"):
+        DecodedPictures(transform)([bad])
+
+
+def test_questions_that_leave_no_room_for_an_answer_are_told_apart(scan):
+    examples = question_examples(scan.samples[:1])
+    longest = max(len(encode_prompt(tiny_tokenizer(), example.prompt)) for example in examples)
+    assert with_room(examples, tiny_tokenizer(), longest + 1) == examples
+    assert 0 < len(with_room(examples, tiny_tokenizer(), longest)) < len(examples)

@@ -1,0 +1,446 @@
+import gzip
+import json
+import os
+import pickle
+import tarfile
+from collections import Counter
+from time import perf_counter
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from arlow_vl.data.shard_samples import ReaderLimits
+from arlow_vl.data.shards import ShardScan, check_bad_share, scan_shard, scan_shards, verify_shards
+from arlow_vl.errors import DataError
+from tests.outside_data import (
+    END_MARKER,
+    JPEG,
+    pax_header,
+    png,
+    samples,
+    tar_header,
+    tar_member,
+    tar_of,
+    with_checksum,
+    write_index,
+    written_by_tarfile,
+)
+
+KEYS = KEYS
+FOUR = samples(*KEYS)
+WHOLE = tar_of(*FOUR)
+BODY = WHOLE[: -len(END_MARKER)]
+SAMPLE_BYTES = len(BODY) // 4
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """Scans the bytes of a shard."""
+
+    def scan_bytes(data: bytes, **limits) -> ShardScan:
+        (tmp_path / "a.tar").write_bytes(data)
+        return scan_shard(tmp_path / "a.tar", ReaderLimits(**limits))
+
+    return scan_bytes
+
+
+def outcome(found: ShardScan) -> tuple[list[str], dict[str, int], int]:
+    return found.keys, dict(found.skipped), len(found.faults)
+
+
+def test_samples_come_in_file_order_with_text_and_fields(scan):
+    found = scan(tar_of(*samples("b"), ("b.json", b'{"source": "x"}'), *samples("a")))
+    assert outcome(found) == (["b", "a"], {}, 0)
+    assert [(sample.text, sample.fields) for sample in found.samples] == [
+        ("caption b", {"source": "x"}),
+        ("caption a", {}),
+    ]
+
+
+def test_the_picture_is_read_from_where_it_lies(scan):
+    sample = scan(tar_of(("a.jpg", JPEG), ("a.txt", b"x"))).samples[0]
+    assert (sample.read_image(), sample.image_name, sample.name) == (JPEG, "a.jpg", "a.tar:a")
+
+
+def test_a_sample_can_be_sent_to_another_process(scan):
+    sample = scan(tar_of(*samples("a"))).samples[0]
+    assert pickle.loads(pickle.dumps(sample)).read_image() == JPEG
+
+
+def test_a_shard_that_shrank_after_the_scan_is_an_error(scan):
+    sample = scan(WHOLE).samples[3]
+    os.truncate(sample.shard, 600)
+    with pytest.raises(DataError, match=r"a\.tar:3"):
+        sample.read_image()
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_dialect_of_tar_is_read(scan, tar_format):
+    long = "folder/" * 12 + "nämé" + "x" * 60
+    assert scan(written_by_tarfile(samples("a", long), tar_format)).keys == ["a", long]
+
+
+def test_webdatasets_own_writer_is_read(scan, tmp_path):
+    from webdataset import TarWriter
+
+    with TarWriter(str(tmp_path / "w.tar")) as writer:
+        writer.write({"__key__": "x/000", "jpg": JPEG, "txt": "a cat", "json": {"source": "s"}})
+    (sample,) = scan_shard(tmp_path / "w.tar").samples
+    assert (sample.key, sample.text, sample.fields) == ("x/000", "a cat", {"source": "s"})
+
+
+TEXTS = {
+    "plain": (b"a cat", "a cat"),
+    "byte-order mark": (b"\xef\xbb\xbfa cat", "a cat"),
+    "white space": (b" \r\n\ta cat \n", "a cat"),
+    "special tokens": (b"<image> <|endoftext|> </s>", "<image> <|endoftext|> </s>"),
+    "the limit": (b"a" * 2**20, "a" * 2**20),
+    "over the limit": (b"a" * (2**20 + 1), "text_too_large"),
+    "empty": (b"", "empty_text"),
+    "only white space": (b"\xef\xbb\xbf \n", "empty_text"),
+    "NUL": (b"a\0b", "nul_in_text"),
+    "Latin-1": (b"caf\xe9", "not_utf8"),
+    "UTF-16": ("a cat".encode("utf-16"), "not_utf8"),
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_texts_are_utf8_without_mark_and_white_space(scan, kind):
+    raw, result = TEXTS[kind]
+    found = scan(tar_of(("a.txt", raw), ("a.jpg", JPEG)))
+    assert [sample.text for sample in found.samples] or list(found.skipped) == [result]
+
+
+CAPTIONS = {
+    "good": (b'{"caption": " a cat "}', "a cat"),
+    "a whole surrogate pair": (b'{"caption": "\\ud83d\\ude00"}', "\U0001f600"),
+    "half a surrogate pair": (b'{"caption": "\\ud800"}', "bad_json"),
+    "missing": (b"{}", "missing_text"),
+    "a number": (b'{"caption": 3}', "missing_text"),
+    "empty": (b'{"caption": " "}', "empty_text"),
+    "NUL": (b'{"caption": "a\\u0000"}', "nul_in_text"),
+    "no object": (b'["caption"]', "bad_json"),
+    "broken": (b'{"caption": "a', "bad_json"),
+    "nested without end": (b"[" * 200_000, "bad_json"),
+    "a giant number": (b'{"caption": "a", "n": %s}' % (b"9" * 5000), "bad_json"),
+    "quotes without end": (b'"' + b'\\"' * 200_000, "bad_json"),
+}
+
+
+@pytest.mark.parametrize("kind", CAPTIONS)
+def test_without_a_txt_the_json_caption_is_the_text(scan, kind):
+    raw, result = CAPTIONS[kind]
+    found = scan(tar_of(("a.jpg", JPEG), ("a.json", raw)))
+    assert [sample.text for sample in found.samples] or list(found.skipped) == [result]
+
+
+def test_a_txt_goes_before_a_json_caption_even_if_it_is_empty(scan):
+    caption = ("a.json", b'{"caption": "from json"}')
+    assert scan(tar_of(("a.jpg", JPEG), caption, ("a.txt", b"from txt"))).samples[0].text == "from txt"
+    assert scan(tar_of(("a.jpg", JPEG), caption, ("a.txt", b" "))).skipped == {"empty_text": 1}
+
+
+def test_a_broken_json_beside_a_good_txt_costs_the_fields_alone_and_is_counted(scan):
+    found = scan(tar_of(*samples("a"), ("a.json", b"{")))
+    assert (found.keys, found.samples[0].fields, found.skipped, found.ignored) == (["a"], {}, {}, {"bad_json": 1})
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ([("a.jpg", JPEG)], "missing_text"),
+        ([("a.txt", b"x")], "missing_image"),
+        ([("a.jpg", JPEG), ("a.png", JPEG), ("a.txt", b"x")], "several_images"),
+        ([("a.v1.jpg", JPEG), ("a.v2.jpg", JPEG)], "several_images"),
+        ([("a.jpg", JPEG), ("a.jpg", JPEG), ("a.txt", b"x")], "several_images"),
+        ([("a.jpg", JPEG), ("a.en.txt", b"x"), ("a.de.txt", b"y")], "several_texts"),
+        ([(f"a.{n}.jpg", JPEG) for n in range(3000)], "several_images"),
+    ],
+)
+def test_other_than_one_image_and_one_text_is_skipped_and_counted_once(scan, members, reason):
+    assert outcome(scan(tar_of(*samples("0"), *members, *samples("1")))) == (["0", "1"], {reason: 1}, 0)
+
+
+@pytest.mark.parametrize("kinds", [("jpg", "txt"), ("txt", "jpg"), ("jpg", "json", "txt")])
+def test_members_sorted_by_kind_still_make_samples(scan, kinds):
+    contents = {"jpg": JPEG, "txt": b"x", "json": b"{}"}
+    members = [(f"{key}.{kind}", contents[kind]) for kind in kinds for key in "abc"]
+    assert outcome(scan(tar_of(*members))) == (["a", "b", "c"], {}, 0)
+
+
+@pytest.mark.parametrize("between", [[], samples("b")])
+def test_of_a_key_that_comes_twice_the_first_whole_sample_stays(scan, between):
+    found = scan(tar_of(("a.jpg", JPEG), ("a.txt", b"first"), *between, ("a.jpg", JPEG), ("a.txt", b"second")))
+    assert found.skipped == {"duplicate_key": 1}
+    assert found.samples[0].text == "first"
+
+
+def test_an_incomplete_first_sample_does_not_hide_the_whole_one_after_it(scan):
+    found = scan(tar_of(("a.jpg", JPEG), *samples("b", "a")))
+    assert (sorted(found.keys), found.skipped) == (["a", "b"], {"missing_text": 1})
+
+
+def test_extensions_begin_at_the_first_dot_of_the_last_part_and_ignore_case(scan):
+    members = [("v1.0/A.JPG", JPEG), ("v1.0/A.TXT", b"x"), ("v1.0/b.low.Jpeg", JPEG), ("v1.0/b.txt", b"x")]
+    assert scan(tar_of(*members)).keys == ["v1.0/A", "v1.0/b"]
+
+
+@pytest.mark.parametrize("name", ["../x.jpg", "/x.jpg", "a/../x.jpg", "C:\\x.jpg", "c:/x.jpg", "..\\x.jpg", "\\x.jpg"])
+def test_unsafe_names_are_skipped_and_counted(scan, name):
+    assert outcome(scan(tar_of((name, JPEG), *FOUR))) == (KEYS, {"unsafe_name": 1}, 0)
+
+
+def test_names_with_a_nul_or_without_utf8_are_unsafe(scan):
+    members = tar_member(b"a\0b.jpg", JPEG) + tar_member(b"\xe9.jpg", JPEG)
+    members += pax_header("path", b"a\0b.jpg") + tar_member("c.jpg", JPEG)
+    assert outcome(scan(members + WHOLE)) == (KEYS, {"unsafe_name": 3}, 0)
+
+
+IGNORED = "._0.jpg __MACOSX/0.jpg Thumbs.db x/thumbs.db .DS_Store README 0.cls 0.pkl 0.pyd 0.pth 0.pt 0.npy a.__url__"
+
+
+@pytest.mark.parametrize("name", IGNORED.split())
+def test_what_is_no_samples_member_is_ignored_and_not_counted(scan, name):
+    code = b"cos\nsystem\n(S'exit 1'\ntR."
+    assert outcome(scan(tar_of(FOUR[0], (name, code), *FOUR[1:]))) == (KEYS, {}, 0)
+
+
+def test_folders_are_ignored(scan):
+    assert outcome(scan(tar_header("../x/", 0, b"5") + WHOLE)) == (KEYS, {}, 0)
+
+
+@pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"4", b"6"])
+def test_links_devices_and_fifos_leave_their_sample_incomplete(scan, kind):
+    found = scan(tar_header("a.jpg", 0, kind) + tar_member("a.txt", b"x") + WHOLE)
+    assert outcome(found) == (KEYS, {"missing_image": 1}, 0)
+
+
+def test_sparse_members_leave_their_sample_incomplete(scan):
+    gnu = bytearray(tar_header("a.jpg", 512, b"S"))
+    gnu[482] = 1  # a block of its map follows
+    members = with_checksum(gnu) + bytes(512) + b"x" * 512 + tar_member("a.txt", b"x")
+    members += pax_header("GNU.sparse.major", b"1") + tar_member("b.jpg", JPEG) + tar_member("b.txt", b"x")
+    assert outcome(scan(members + WHOLE)) == (KEYS, {"missing_image": 2}, 0)
+
+
+def test_a_picture_over_the_limit_is_skipped_by_its_header(scan, tmp_path):
+    with open(tmp_path / "big.tar", "wb") as file:
+        file.write(tar_header("a.jpg", 2**30))
+        file.seek(512 + 2**30)
+        file.write(tar_member("a.txt", b"x") + WHOLE)
+    assert outcome(scan_shard(tmp_path / "big.tar")) == (KEYS, {"image_too_large": 1}, 0)
+
+
+DAMAGE = {
+    "no end marker": (BODY, KEYS),
+    "half an end marker": (WHOLE[:-512], KEYS),
+    "data after the end marker": (WHOLE + b"x", KEYS),
+    "joined tars": (WHOLE + WHOLE, KEYS),
+    "a terabyte declared": (BODY + tar_header("z.jpg", 0, size_field=b"\x80" + (10**12).to_bytes(11, "big")), KEYS),
+    "a negative size": (BODY + tar_header("z.jpg", 0, size_field=b"\xff" * 12) + END_MARKER, KEYS),
+    "a size in letters": (BODY + tar_header("z.jpg", 0, size_field=b"00000000xyz\0") + END_MARKER, KEYS),
+    "a giant long name": (BODY + tar_member("x", bytes(2**21), b"L") + END_MARKER, KEYS),
+    "a pax header that promises more": (BODY + tar_member("x", b"99 path=a\n", b"x") + END_MARKER, KEYS),
+    "a pax header without length": (BODY + tar_member("x", b"path=a\n", b"x") + END_MARKER, KEYS),
+    "a pax header for nothing": (BODY + pax_header("path", b"a") + END_MARKER, KEYS),
+    "cut between samples": (BODY[: 2 * SAMPLE_BYTES], ["0", "1"]),
+    "cut in a header": (BODY[: 2 * SAMPLE_BYTES + 100], ["0", "1"]),
+    "cut in a picture": (BODY[: 2 * SAMPLE_BYTES + 600], ["0", "1"]),
+    "an empty file": (b"", []),
+    "noise": (b"\x17\xd4" * 3000, []),
+    "a text": (b"hello\n" * 1000, []),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_one_fault_and_what_was_whole_before_is_used(scan, kind):
+    data, keys = DAMAGE[kind]
+    assert outcome(scan(data)) == (keys, {}, 1)
+
+
+def test_a_broken_header_checksum_is_named_with_its_place_and_the_sample_before(scan):
+    place = WHOLE.index(b"2.jpg")
+    found = scan(WHOLE[:place] + b"X" + WHOLE[place + 1 :])
+    assert found.keys == ["0", "1"]
+    assert found.faults[0].reason == f"header checksum at byte {place:,} after sample 1"
+
+
+def test_a_lost_part_is_counted_beside_the_fault(scan):
+    place = WHOLE.index(b"2.txt")
+    assert outcome(scan(WHOLE[:place] + bytes(512) + WHOLE[place + 512 :])) == (["0", "1"], {"missing_text": 1}, 1)
+
+
+def test_a_compressed_shard_is_a_fault_that_says_so(scan):
+    assert "gzip" in scan(gzip.compress(WHOLE)).faults[0].reason
+
+
+def test_a_shard_with_an_end_marker_alone_is_no_fault(scan):
+    assert outcome(scan(END_MARKER)) == ([], {}, 0)
+
+
+def test_padding_after_the_end_marker_is_no_fault(scan):
+    assert outcome(scan(WHOLE + bytes(10_240)))[2] == 0
+
+
+def test_old_tars_with_signed_checksums_are_read(scan):
+    block = bytearray(tar_header("é.jpg", len(JPEG)))
+    block[148:156] = b"%06o\0 " % (int(block[148:154], 8) - 2 * 256)
+    data = bytes(block) + tar_member("", JPEG)[512:] + tar_member("é.txt", b"x") + END_MARKER
+    assert outcome(scan(data)) == (["é"], {}, 0)
+
+
+def test_a_pax_size_goes_before_the_headers(scan):
+    members = (
+        pax_header("size", b"%d" % len(JPEG))
+        + tar_header("a.jpg", 0)
+        + tar_member("", JPEG)[512:]
+        + tar_member("a.txt", b"x")
+    )
+    assert outcome(scan(members + END_MARKER)) == (["a"], {}, 0)
+
+
+def test_the_number_of_members_and_the_texts_memory_are_bounded(scan):
+    assert outcome(scan(WHOLE, max_members=4)) == (["0", "1"], {}, 1)
+    assert outcome(scan(WHOLE, max_held_bytes=5000))[2] == 1
+    assert "the rest is not read" in scan(WHOLE, max_held_bytes=5000).faults[0].reason
+
+
+def test_json_is_weighed_by_what_it_takes_in_memory(scan):
+    lists = b'{"caption": "a", "v": [' + b"[]," * 100_000 + b"0]}"
+    assert outcome(scan(tar_of(("a.jpg", JPEG), ("a.json", lists)), max_held_bytes=2_000_000))[2] == 1
+
+
+def test_keys_that_two_shards_share_are_told_apart(tmp_path):
+    for name, keys in {"a.tar": ("0", "1"), "b.tar": ("1", "2")}.items():
+        (tmp_path / name).write_bytes(tar_of(*samples(*keys)))
+    found = scan_shards([tmp_path / "a.tar", tmp_path / "b.tar"])
+    assert found.keys == ["0", "a.tar:1", "b.tar:1", "2"]
+
+
+def test_a_missing_shard_is_named_with_the_way_to_get_it(tmp_path):
+    (tmp_path / "a.tar").write_bytes(WHOLE)
+    with pytest.raises(DataError, match=r"gone\.tar.*arlow data fetch"):
+        scan_shards([tmp_path / "a.tar", tmp_path / "gone.tar"])
+
+
+@pytest.mark.parametrize("address", ["pipe:touch sentinel", "http://127.0.0.1:9/a.tar", "file:a.tar"])
+def test_pipes_and_addresses_are_never_followed(tmp_path, monkeypatch, address):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="no such shard"):
+        verify_shards([address])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(DataError, match="not a regular file"):
+        scan_shards([tmp_path / "a.tar"])
+
+
+@pytest.mark.parametrize("data", [END_MARKER, b"", tar_of(("a.jpg", JPEG))])
+def test_shards_without_any_usable_sample_are_an_error(tmp_path, data):
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(DataError, match=r"no usable sample in .*a\.tar"):
+        scan_shards([tmp_path / "a.tar"])
+
+
+def test_no_shards_are_an_error():
+    with pytest.raises(DataError, match="no shard"):
+        scan_shards([])
+
+
+def test_another_count_or_size_than_the_index_says_is_a_fault(scan, tmp_path):
+    write_index(tmp_path, samples=4, bytes=len(WHOLE))
+    assert scan(WHOLE).faults == []
+    write_index(tmp_path, samples=1000, bytes=2)
+    reason = f"index.json says 1,000 samples, read 4; index.json says 2 bytes, read {len(WHOLE):,}"
+    assert [fault.reason for fault in scan(WHOLE).faults] == [reason]
+
+
+def test_damage_and_a_missing_count_are_one_fault(scan, tmp_path):
+    write_index(tmp_path, samples=4)
+    assert len(scan(WHOLE[:2000]).faults) == 1
+
+
+@pytest.mark.parametrize("index", ["{", "[]", '{"a.tar": 3}', '{"a.tar": {"samples": "four"}}'])
+def test_an_unreadable_index_is_a_fault(scan, tmp_path, index):
+    (tmp_path / "index.json").write_text(index)
+    assert outcome(scan(WHOLE)) == (KEYS, {}, 1)
+
+
+def test_verifying_compares_the_sha256_of_the_index(scan, tmp_path):
+    write_index(tmp_path, samples=4, sha256="0" * 64)
+    assert scan(WHOLE).faults == []
+    (fault,) = verify_shards([tmp_path / "a.tar"]).faults
+    assert fault.reason == "SHA-256 differs from index.json"
+
+
+def test_verifying_moves_bad_pictures_to_the_skipped(tmp_path):
+    bad = {"cut": JPEG[:-9], "none": b"", "text": b"hello", "bomb": png(20_000, 20_000)}
+    members = [member for key, data in bad.items() for member in ((f"{key}.jpg", data), (f"{key}.txt", b"x"))]
+    (tmp_path / "a.tar").write_bytes(tar_of(*samples("good"), *members))
+    found = verify_shards([tmp_path / "a.tar"])
+    reasons = ["image_empty", "image_not_a_picture", "image_too_many_pixels", "image_truncated"]
+    assert (found.keys, sorted(found.skipped)) == (["good"], reasons)
+    assert found.examples["image_truncated"] == "a.tar:cut"
+
+
+def test_nothing_usable_is_a_result_of_verifying(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"")
+    assert outcome(verify_shards([tmp_path / "a.tar"])) == ([], {}, 1)
+
+
+def test_the_summary_counts_what_was_used_and_why_the_rest_was_not(scan):
+    found = scan(tar_of(*FOUR, ("a.jpg", JPEG))[:-1024])
+    assert found.summary() == "4 used, 1 skipped (missing_text 1), 1 shard fault"
+
+
+def test_too_large_a_share_of_bad_samples_stops_with_reasons_and_examples(scan):
+    found = scan(tar_of(*FOUR, ("a.jpg", JPEG)))
+    check_bad_share(found, 0.2)
+    with pytest.raises(DataError, match=r"1 of 5 .* missing_text 1 \(as a\.tar:a\)"):
+        check_bad_share(found, 0.19)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_mutation_of_a_shard_loses_a_sample_silently(scan, data):
+    shard = bytearray(WHOLE)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(shard) - 1))
+        match data.draw(st.sampled_from(["flip", "cut", "zeros", "insert", "swap"])):
+            case "flip":
+                shard[place] ^= 1 << data.draw(st.integers(0, 7))
+            case "cut":
+                shard = shard[: place + 1]
+            case "zeros":
+                shard[place : place + 512] = bytes(len(shard[place : place + 512]))
+            case "insert":
+                shard[place:place] = data.draw(st.binary(min_size=1, max_size=600))
+            case "swap":
+                half = len(shard) // 2 // 512 * 512
+                shard = shard[half:] + shard[:half]
+    found = scan(bytes(shard))
+    assert found.keys == KEYS or found.skipped or found.faults
+    assert set(found.keys) <= set(KEYS) or found.skipped
+
+
+def test_bad_samples_cost_no_pause(tmp_path):
+    times = {}
+    for name, text in {"clean": b"x", "bad": b""}.items():
+        members = [(f"{n}.txt", b"x" if n % 10 else text) for n in range(2000)] + [
+            (f"{n}.jpg", b"") for n in range(2000)
+        ]
+        (tmp_path / name).write_bytes(tar_of(*members))
+        start = perf_counter()
+        found = scan_shard(tmp_path / name)
+        times[name] = perf_counter() - start
+    assert found.skipped == Counter(empty_text=200)
+    assert times["bad"] < 3 * times["clean"] + 1  # generous, as the machine may be busy; half a second each is 100
+
+
+def test_the_index_is_found_by_the_shards_file_name(tmp_path):
+    (tmp_path / "index.json").write_text(json.dumps({"b.tar": {"samples": 1}}))
+    (tmp_path / "a.tar").write_bytes(WHOLE)
+    assert scan_shard(tmp_path / "a.tar").faults == []

@@ -1,0 +1,52 @@
+"""Recipes, commands and README lines that people copy must work."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from arlow_vl.cli import build_parser
+from arlow_vl.training.recipe import parse_recipe
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "experiments").rglob("*.yaml"))
+READMES = [ROOT / "README.md", *sorted((ROOT / "experiments").rglob("README.md"))]
+
+
+def arlow_commands() -> list[str]:
+    """Every `arlow` command line of the READMEs and of the recipes' headers."""
+    lines = "\n".join(path.read_text() for path in [*READMES, *RECIPES])
+    found = re.findall(
+        r"(?:\.venv/bin/)?\barlow ((?:data|tokenizer|fit|caption|evaluate|report|image)\b[^`#\n]*)", lines
+    )
+    return sorted({command.strip() for command in found})
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_recipe_is_understood(path):
+    recipe = parse_recipe(["--config", str(path)])
+    assert f"arlow fit --config {path.relative_to(ROOT)}" in path.read_text()
+    assert (path.parent / "README.md").exists()
+    assert recipe.run_dir.parts[0] == "runs"
+
+
+@pytest.mark.parametrize("command", arlow_commands())
+def test_every_command_of_the_readmes_is_understood(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    args = build_parser().parse_args(shlex.split(command))
+    if "--config" in command:
+        assert (ROOT / args.config if hasattr(args, "config") else ROOT).exists()
+
+
+def test_the_demo_runs_commands_that_exist():
+    from experiments.first_light.run import STEPS
+
+    for words in STEPS.values():
+        build_parser().parse_args([str(word) for word in words])
+
+
+def test_links_of_the_readmes_lead_somewhere():
+    for readme in READMES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", readme.read_text()):
+            assert (readme.parent / target).exists(), f"{readme}: {target}"
