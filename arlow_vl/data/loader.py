@@ -62,10 +62,7 @@ class ResumableLoader:
     """
 
     def __init__(self, sources: Sequence[Source], collate: Collate, *, seed: int, num_batches: int) -> None:
-        names = [source.name for source in sources]
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"sources need different names and at least one source, got {names}")
-        self.sources = tuple(sources)
+        self.sources = _with_different_names(sources)
         self.collate = collate
         self.seed = seed
         self.num_batches = num_batches
@@ -114,6 +111,13 @@ class ResumableLoader:
         self.position = position
 
 
+def _with_different_names(sources: Sequence[Source]) -> tuple[Source, ...]:
+    names = [source.name for source in sources]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"sources need different names and at least one source, got {names}")
+    return tuple(sources)
+
+
 @functools.lru_cache(maxsize=16)
 def shuffled_order(seed: int, name: str, epoch: int, size: int) -> np.ndarray:
     """A permutation of range(size) that depends on the arguments only, not on the process or numpy's version."""
@@ -129,7 +133,7 @@ class SequentialLoader:
     """
 
     def __init__(self, sources: Sequence[Source], collate: Collate, *, max_samples: int | None = None) -> None:
-        self.sources = tuple(sources)
+        self.sources = _with_different_names(sources)
         self.collate = collate
         self.max_samples = max_samples
 

@@ -11,7 +11,7 @@ from typing import Any
 from arlow_vl.data.image_text import cache_pictures
 from arlow_vl.data.shards import ShardSample, ShardScan
 from arlow_vl.errors import CheckpointError
-from arlow_vl.evaluation.held_out_text import compare_text
+from arlow_vl.evaluation.held_out_text import compare_text, describe_text
 from arlow_vl.evaluation.loading import load_text_model, load_vision_language_model
 from arlow_vl.evaluation.results import write_json
 from arlow_vl.evaluation.runner import (
@@ -74,7 +74,7 @@ def evaluate(
 
 
 def compare_with_text_model(model: Any, tokenizer: Any, folder: Path, data: Path, cache: Path) -> dict[str, Any]:
-    """Held-out text before and after the vision stage; prints both."""
+    """Held-out text before and after the vision stage, printed and returned."""
     text_model, text_tokenizer = load_text_model(folder)
     if text_tokenizer.get_vocab() != tokenizer.get_vocab():
         raise CheckpointError(
@@ -82,13 +82,7 @@ def compare_with_text_model(model: Any, tokenizer: Any, folder: Path, data: Path
         )
     files = data / "text" / "validation.jsonl", data / "text" / "train.jsonl"
     text = compare_text(text_model, model, tokenizer, *files, cache / "packed", max_rows=TEXT_ROWS)
-    before, after = (float.fromhex(text[f"bits_per_byte_{when}"]) for when in ("before", "after"))
-    loss = float.fromhex(text["loss_before"])
-    print(f"held-out text: loss {loss:.4f} nats a token, the entropy of single tokens is {text['unigram_entropy']:.4f}")
-    equal = text["bits_per_byte_before"] == text["bits_per_byte_after"]
-    same = equal and text["logits_sha256_before"] == text["logits_sha256_after"]
-    print(f"bits per byte of held-out text: {before!r} before the vision stage, {after!r} after it")
-    print("every logit is equal to the last bit" if same else "THE TEXT HAS CHANGED: the decoder was not frozen")
+    print(describe_text(text))
     return text
 
 

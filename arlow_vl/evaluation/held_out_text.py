@@ -45,3 +45,18 @@ def compare_text(
         measured = measure(model, rows, max_rows, bos_token_id=tokenizer.bos_token_id)
         result |= {f"{key}_{name}": value for key, value in measured.items()}
     return result
+
+
+def describe_text(text: dict[str, Any]) -> str:
+    """What `compare_text` found, for people."""
+    loss, before, after = (
+        float.fromhex(text[key]) for key in ("loss_before", "bits_per_byte_before", "bits_per_byte_after")
+    )
+    same = all(text[f"{name}_before"] == text[f"{name}_after"] for name in ("bits_per_byte", "logits_sha256"))
+    return "\n".join(
+        [
+            f"held-out text: loss {loss:.4f} nats a token, entropy of single tokens {text['unigram_entropy']:.4f}",
+            f"bits per byte of held-out text: {before!r} before the vision stage, {after!r} after it",
+            "every logit is equal to the last bit" if same else "THE TEXT HAS CHANGED: the decoder was not frozen",
+        ]
+    )

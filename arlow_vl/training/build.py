@@ -49,6 +49,8 @@ def build_text(recipe: TextRecipe) -> Stage:
 
 def build_image_text(recipe: ImageTextRecipe) -> Stage:
     """A text checkpoint with eyes, on pictures whose features are computed first if the encoder is frozen."""
+    if not (recipe.text_checkpoint / "config.json").is_file():
+        raise CheckpointError(f"text_checkpoint {recipe.text_checkpoint} holds no model; train one with a text recipe")
     tokenizer = load_tokenizer(recipe.text_checkpoint)
     scans = scan_sources(recipe)
     model = build_model_with_eyes(recipe)
@@ -66,8 +68,6 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
 
 
 def build_model_with_eyes(recipe: ImageTextRecipe) -> ArlowVLForConditionalGeneration:
-    if not (recipe.text_checkpoint / "config.json").is_file():
-        raise CheckpointError(f"text_checkpoint {recipe.text_checkpoint} holds no model; train one with a text recipe")
     vision = recipe.vision
     vision_config = ArlowVisionConfig(timm_name=vision.timm_name, blocks=vision.blocks, image_size=vision.image_size)
     model = ArlowVLForConditionalGeneration.from_text_checkpoint(recipe.text_checkpoint, vision_config)

@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 
 from arlow_vl.cli import main
+from arlow_vl.evaluation.held_out_text import describe_text
+from arlow_vl.evaluation.results import read_json
 
 RUNS = Path("runs/first-light")
 RECIPES = Path(__file__).parent
@@ -25,13 +27,13 @@ STEPS = {
     ],
     "text stage": ["fit", "--config", RECIPES / "text.yaml"],
     "vision stage": ["fit", "--config", RECIPES / "vision.yaml"],
-    "captions, answers, scores": [
+    "captions and answers": [
         *("evaluate", "--model", VISION, "--text-model", TEXT, "--data", DATA, "--output", RESULTS),
         *("--features", DATA / "features", "--questions", 2000),
     ],
     "report": ["report", RESULTS],
 }
-PRODUCTS = {"train the tokenizer": TOKENIZER / "tokenizer.json"}
+PRODUCTS = {"train the tokenizer": TOKENIZER / "tokenizer.json", "captions and answers": RESULTS / "meta.json"}
 
 
 def run() -> int:
@@ -44,6 +46,7 @@ def run() -> int:
         if status := main([str(word) for word in words]):
             return status
         print(f"== {title}: {time.monotonic() - began:.0f} s", flush=True)
+    print(f"\n{describe_text(read_json(RESULTS / 'text.json'))}")
     print(f"\nfirst light in {(time.monotonic() - start) / 60:.1f} minutes; the report: {RESULTS / 'report.html'}")
     print(f"caption a picture of your own: .venv/bin/arlow caption --model {VISION} PICTURE")
     return 0

@@ -98,7 +98,9 @@ def test_a_senseless_position_is_refused(position):
 def test_sources_of_one_name_are_refused():
     source = Source(name="a", dataset=Numbers(3), samples_per_batch=1)
     with pytest.raises(ValueError, match="different names"):
-        ResumableLoader([source, source], list, seed=0, num_batches=1)
+        ResumableLoader([source, source], dict, seed=0, num_batches=1)
+    with pytest.raises(ValueError, match="different names"):
+        SequentialLoader([source, source], dict)
 
 
 def test_an_empty_source_is_refused():

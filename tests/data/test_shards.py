@@ -27,7 +27,7 @@ from tests.outside_data import (
     written_by_tarfile,
 )
 
-KEYS = KEYS
+KEYS = ["0", "1", "2", "3"]
 FOUR = samples(*KEYS)
 WHOLE = tar_of(*FOUR)
 BODY = WHOLE[: -len(END_MARKER)]

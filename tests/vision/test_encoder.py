@@ -194,9 +194,6 @@ def test_a_picture_of_another_size_is_refused():
         VisionEncoder(WITH_ATTENTION_POOL, image_size=64)(torch.zeros(1, 3, 64, 32))
 
 
-# Weights
-
-
 def test_a_torch_checkpoint_in_a_training_loop_s_form_is_read(tmp_path):
     model = bare_model(WITH_CLASS_TOKEN)
     torch.save({"epoch": 3, "state_dict": model.state_dict()}, tmp_path / "weights.pth")
@@ -213,6 +210,15 @@ def test_weights_of_another_picture_size_get_timms_resized_position_grid(tmp_pat
     assert torch.equal(encoder(pictures), model.forward_features(pictures)[:, 1:])
 
 
+def test_batch_norm_counters_may_be_missing(tmp_path):
+    model = bare_model("test_resnet")
+    state = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+    save_file(state, tmp_path / "weights.safetensors")
+    encoder = VisionEncoder("test_resnet", image_size=64)
+    load_encoder_weights(encoder, tmp_path / "weights.safetensors")
+    assert torch.equal(encoder.backbone.bn1.running_var, model.bn1.running_var)
+
+
 def test_a_missing_file_says_how_to_get_it(tmp_path):
     with pytest.raises(WeightsError, match=r"arlow data fetch") as raised:
         load_encoder_weights(VisionEncoder(WITH_CLASS_TOKEN), tmp_path / "absent.safetensors")
@@ -220,7 +226,7 @@ def test_a_missing_file_says_how_to_get_it(tmp_path):
 
 
 def write_pickle(path, content):
-    path.write_bytes(pickle.dumps(content))
+    path.write_bytes(pickle.dumps(content, protocol=2))
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])

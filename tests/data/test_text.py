@@ -1,0 +1,150 @@
+import json
+import os
+import tracemalloc
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from arlow_vl.data.text import Unusable, clean_caption, json_memory, parse_object, read_jsonl, read_text_file
+from arlow_vl.errors import DataError
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads the bytes of a file of JSON lines: its texts, and what was skipped."""
+
+    def read_bytes(data: bytes, **limits) -> tuple[list[str], dict[str, int]]:
+        (tmp_path / "a.jsonl").write_bytes(data)
+        skipped: Counter[str] = Counter()
+        return list(read_jsonl(tmp_path / "a.jsonl", skipped, **limits)), dict(skipped)
+
+    return read_bytes
+
+
+def test_each_line_gives_the_string_under_text(read):
+    assert read(b'{"text": "one", "source": "x"}\n{"text": " two\\n"}') == (["one", " two\n"], {})
+
+
+def test_blank_lines_are_ignored_and_not_counted(read):
+    assert read(b'\n{"text": "one"}\r\n \t\n\n') == (["one"], {})
+
+
+def test_a_byte_order_mark_is_dropped(read):
+    assert read(b'\xef\xbb\xbf{"text": "one"}\n') == (["one"], {})
+
+
+BAD_LINES = {
+    b'{"text": "one"': "bad_json",
+    b'["text"]': "bad_json",
+    b'"text"': "bad_json",
+    b"NaN": "bad_json",
+    b"[" * 100_000: "bad_json",
+    b'{"text": 1%s}' % (b"0" * 5000): "bad_json",
+    b'{"text": 3}': "missing_text",
+    b'{"text": null}': "missing_text",
+    b'{"Text": "one"}': "missing_text",
+    b'{"text": "caf\xe9"}': "not_utf8",
+    b'{"text": "a\\u0000b"}': "nul_in_text",
+    b'{"text": "\\ud83d"}': "lone_surrogate",
+    b'{"text": "\\udE00\\uD83D"}': "lone_surrogate",
+    b'{"text": " \\n"}': "empty_text",
+}
+
+
+@pytest.mark.parametrize("line", BAD_LINES)
+def test_a_bad_line_is_skipped_and_counted_by_reason(read, line):
+    assert read(b'{"text": "one"}\n' + line + b'\n{"text": "two"}\n') == (["one", "two"], {BAD_LINES[line]: 1})
+
+
+def test_a_whole_surrogate_pair_is_a_character(read):
+    assert read(b'{"text": "\\ud83d\\ude00"}') == (["\U0001f600"], {})
+
+
+def test_half_a_pair_beside_the_text_does_no_harm(read):
+    assert read(b'{"text": "one", "title": "\\ud83d"}') == (["one"], {})
+
+
+def test_special_token_strings_are_plain_text(read):
+    assert read(b'{"text": "<|endoftext|></s>"}') == (["<|endoftext|></s>"], {})
+
+
+def test_the_longest_allowed_line_is_read_and_one_byte_more_is_skipped(read):
+    line = b'{"text": "aaaa"}'
+    assert read(line + b"\n" + line, max_line_bytes=len(line)) == (["aaaa", "aaaa"], {})
+    assert read(line + b"\n" + line, max_line_bytes=len(line) - 1) == ([], {"line_too_long": 2})
+
+
+def test_a_giant_line_is_not_held_in_memory(read):
+    data = b'{"text": "one"}\n{"text": "' + b"a" * 20_000_000 + b'"}\n{"text": "two"}\n'
+    tracemalloc.start()
+    result = read(data, max_line_bytes=1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert result == (["one", "two"], {"line_too_long": 1})
+    assert peak < 10_000_000  # it is read by 1 MiB
+
+
+@pytest.mark.parametrize("raw", [b"[" + b"[]," * 3_000_000 + b"0]", b'"' + b'\\"' * 3_000_000 + b"[" * 3_000_000])
+def test_json_that_would_take_too_much_memory_is_refused_before_it_is_parsed(raw):
+    with pytest.raises(Unusable, match="bad_json"):
+        parse_object(raw)
+
+
+def test_commas_inside_a_string_weigh_nothing():
+    assert json_memory(b'{"a": "%s"}' % (b',[{\\":' * 1000)) < 6500
+
+
+def test_a_missing_file_is_named_with_the_way_to_get_it(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.jsonl.*arlow data fetch"):
+        next(read_jsonl(tmp_path / "gone.jsonl", Counter()))
+
+
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(DataError, match="not a regular file"):
+        read_text_file(tmp_path / "a.txt")
+
+
+def test_a_text_file_is_read_whole_without_its_mark(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9\r\n")
+    assert read_text_file(tmp_path / "a.txt") == "café\r\n"
+
+
+def test_the_first_byte_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"a" * 1204 + b"\xe9t\xe9")
+    with pytest.raises(DataError, match=r"a\.txt: byte 1,204: not UTF-8 \(0xe9\)"):
+        read_text_file(tmp_path / "a.txt")
+
+
+def test_a_text_file_over_the_limit_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("four")
+    assert read_text_file(tmp_path / "a.txt", max_bytes=4) == "four"
+    with pytest.raises(DataError, match="over 3 bytes"):
+        read_text_file(tmp_path / "a.txt", max_bytes=3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60) | st.text(max_size=30).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_a_caption_is_clean_utf8_or_unusable(raw):
+    try:
+        text = clean_caption(raw)
+    except Unusable:
+        return
+    assert text == clean_caption(text) != ""
+    assert "\0" not in text.encode().decode()
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(JSON_VALUES)
+def test_any_line_gives_its_text_or_is_counted(read, value):
+    texts, skipped = read(f"{json.dumps(value)}\n{json.dumps({'text': value})}\n".encode())
+    assert len(texts) + sum(skipped.values()) == 2
