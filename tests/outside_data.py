@@ -51,9 +51,11 @@ def gif(width: int, height: int, *, frame: tuple[int, int, int, int] = (0, 0, 1,
     return screen + b"," + struct.pack("<HHHHB", *frame, 0) + b"\x02\x02\x44\x01\0;"
 
 
-def tiff(width: int, height: int, bits: int, pixels: bytes, tags: Iterable[tuple[int, int, int, int]] = ()) -> bytes:
+def tiff(
+    width: int, height: int, bits: int, pixels: bytes, tags: Iterable[tuple[int, int, int, int]] = (), white: int = 1
+) -> bytes:
     """An uncompressed grey TIFF in one strip, with further (code, type, count, value) tags; pixels start at byte 8."""
-    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, bits), (259, 3, 1, 1), (262, 3, 1, 1)]
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, bits), (259, 3, 1, 1), (262, 3, 1, white)]
     entries += [(273, 4, 1, 8), (278, 4, 1, height), (279, 4, 1, len(pixels)), *tags]
     directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
     pixels += bytes(len(pixels) % 2)

@@ -51,7 +51,7 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, timm_name: str, *, blocks: tuple[int, ...] = (), image_size: int | None = None) -> None:
         super().__init__()
-        self.timm_name, self.blocks = timm_name, tuple(sorted(blocks))
+        self.timm_name, self.blocks = timm_name, tuple(blocks)
         with torch.device("meta"):  # a twin that takes no memory: it shows shapes, or what is wrong
             self.backbone = _create_backbone(timm_name, self.blocks, image_size).eval()
         self.data_config = _data_config(self.backbone, image_size)

@@ -28,6 +28,7 @@ from vision.picture_header import PictureFault, PictureHeader, SplicedFile
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "MPO")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 MAX_CANVAS_PIXELS = 64_000_000
+COPIED_PIXELS = 2**22  # up to this size a picture is copied, which lets go of its file and decoder
 ROW_BYTES = 24  # that Pillow takes for each row beside its pixels
 
 
@@ -105,7 +106,9 @@ def _load(header: PictureHeader, limits: PictureLimits) -> list[Image.Image]:
             raise PictureFault("corrupt", f"two sizes, {header.width} x {header.height} and {image.size}")
         _check_memory(image, header, limits)
         image.load()
-        return [image] if is_ready(image, header) else list(strips_of(image))
+        if not is_ready(image, header):
+            return list(strips_of(image))
+        return [image if header.width * header.height > COPIED_PIXELS else image.copy()]
     except PictureFault:
         raise
     except UnidentifiedImageError as error:

@@ -31,6 +31,7 @@ def upright_rgb(strips: list[Image.Image], header: PictureHeader) -> Image.Image
     if len(strips) == 1 and is_ready(strips[0], header):
         return strips[0]
     is_on_its_side, levels = header.orientation in (5, 6, 7, 8), grey_range(strips, header.grey_levels)
+    levels = levels[::-1] if header.is_negative else levels
     size = (header.height, header.width) if is_on_its_side else (header.width, header.height)
     picture, bottom = Image.new("RGB", size, None), header.height
     while strips:

@@ -4,7 +4,7 @@ import struct
 
 from vision.picture_header import ORIENTATION, TAG_BYTES, Parts, PictureFault, PictureHeader, Tag, TagDirectory
 
-WIDTH, LENGTH, BITS, COMPRESSION, SAMPLES, ROWS_PER_STRIP = 256, 257, 258, 259, 277, 278
+WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, ROWS_PER_STRIP = 256, 257, 258, 259, 262, 277, 278
 TILE_WIDTH, TILE_LENGTH = 322, 323
 OFFSETS, BYTE_COUNTS = (273, 324), (279, 325)  # of strips and of tiles
 MAX_STRIPS, MAX_SAMPLES = 200_000, 6
@@ -60,7 +60,8 @@ def _read_directory(directory: TagDirectory) -> PictureHeader:
         _without_other_tags(directory, kept),
         orientation if 1 <= orientation <= 8 else 1,
         len(directory.data) + is_compressed * max(rows, tile) * samples * max(bits) // 8,
-        4096 if bits == [12] else 65_536,
+        grey_levels=4096 if bits == [12] else 65_536,
+        is_negative=directory.integers(PHOTOMETRIC) == [0],
     )
 
 

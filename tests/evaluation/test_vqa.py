@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arlow_vl.evaluation.vqa import CONTRACTIONS, normalise_answer, vqa_accuracy, vqa_scores
@@ -58,12 +58,14 @@ def test_answers_are_normalised_as_the_official_evaluation_does(answer, normalis
     assert normalise_answer(answer) == normalised
 
 
+@settings(deadline=None)
 @given(answers)
 def test_normalising_twice_is_normalising_once(answer):
     once = normalise_answer(answer)
     assert normalise_answer(once) == once
 
 
+@settings(deadline=None)
 @given(answers, st.lists(answers, min_size=1, max_size=10), st.sampled_from(["official", "normalised both"]))
 def test_any_texts_have_an_accuracy(prediction, given_answers, rule):
     assert 0 <= vqa_accuracy(prediction, given_answers, rule=rule) <= 1

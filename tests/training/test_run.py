@@ -340,11 +340,11 @@ fit(parse_recipe(["--config", sys.argv[1], "--run_dir", sys.argv[2]]), callbacks
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_goes_on(text_config, tmp_path, uninterrupted):
-    process = subprocess.Popen([sys.executable, "-c", SLOW_FIT, text_config, str(tmp_path)])
-    while not (tmp_path / "checkpoints" / "step-000006.ckpt").exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    with subprocess.Popen([sys.executable, "-c", SLOW_FIT, text_config, str(tmp_path)]) as process:
+        while process.poll() is None and not (tmp_path / "checkpoints" / "step-000006.ckpt").exists():
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "hf").exists()
     assert start(text_config, tmp_path) is None
     assert facts(tmp_path) == uninterrupted["text"]
