@@ -11,7 +11,7 @@ import torch
 import transformers.modeling_utils  # noqa: F401
 from jaxtyping import install_import_hook
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # on busy cores, two threads wait for each other at every small product
 # All of ours but the configurations: transformers builds their constructors, and the hook would replace them.
 CHECKED = (
     "attention segments generation_arlow modeling_arlow modeling_arlow_vl processing_arlow data evaluation training"

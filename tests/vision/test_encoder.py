@@ -164,6 +164,11 @@ def test_batch_statistics_of_a_frozen_encoder_do_not_move(frozen_first):
     assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())
 
 
+def test_a_frozen_encoder_stays_in_eval_mode_when_its_owner_trains():
+    owner = nn.Sequential(VisionEncoder("test_efficientnet").requires_grad_(False).eval())
+    assert owner.train()[0].backbone.training is False
+
+
 def test_an_encoder_that_trains_can_be_in_train_mode():
     assert VisionEncoder("test_efficientnet").eval().train().backbone.training
 
@@ -172,6 +177,7 @@ def test_an_encoder_that_trains_can_be_in_train_mode():
     ("name", "kwargs", "message"),
     [
         ("test_vitt", {}, "did you mean test_vit"),
+        ("test_vit.absent", {}, "without the tag"),
         ("zzzz", {}, r"timm.list_models\(\)"),
         ("hf-hub:timm/test_vit", {}, "timm has no model"),
         (WITH_CLASS_TOKEN, {"blocks": (6,)}, r"6 blocks.*\[6\]"),
@@ -301,4 +307,3 @@ def test_half_precision_weights_fill_a_float32_encoder(tmp_path):
     model = bare_model("test_resnet").half()
     encoder = encoder_with(model, "test_resnet", tmp_path)
     assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
-    assert isinstance(encoder.backbone.conv1, nn.Module)
