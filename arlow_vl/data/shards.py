@@ -106,7 +106,10 @@ def scan_shard(path: str | Path, limits: ReaderLimits = DEFAULT_LIMITS) -> Shard
                 gatherer.add(member, partial(os.pread, file.fileno(), member.size, member.offset))
         except (TarDamage, ShardOverflow) as fault:
             damage.append(f"{fault} after sample {gatherer.last_key}" if gatherer.last_key else str(fault))
-    skip = lambda reason, key, count=1: scan.skip(reason, f"{path.name}:{key}", count)  # noqa: E731
+
+    def skip(reason: str, key: str, count: int = 1) -> None:
+        scan.skip(reason, f"{path.name}:{key}", count)
+
     for found in gatherer.finish(skip, scan.ignored):
         image = found.image
         scan.samples.append(
