@@ -119,7 +119,7 @@ class FeatureCache:
         refused: dict[str, str] = {}
         done = 0
         for group in _batched(pictures, CHUNK):
-            wanted = {sha256: data for sha256, data in group if sha256 not in self.places and sha256 not in refused}
+            wanted = {sha256: data for sha256, data in group if sha256 not in self.places}
             tokens = dict(_encode(wanted, encoder, transform, refused, self.dtype))
             if tokens:
                 self._write(tokens)

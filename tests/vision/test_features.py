@@ -211,6 +211,7 @@ def test_a_damaged_chunk_is_refused_by_name_and_computed_anew(how, open_cache, f
     fill(reopened, pictures)
     assert "chunk-000001.safetensors is" in caplog.text
     assert torch.equal(reopened.get(shas(pictures)), tokens)
+    assert not open_cache().damaged
     assert torch.equal(open_cache().get(shas(pictures)), tokens)
 
 
