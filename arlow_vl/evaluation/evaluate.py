@@ -1,7 +1,6 @@
 """The whole evaluation of a vision-language model: test sets, controls, text as before; leaves a result folder."""
 
 import hashlib
-import json
 import platform
 import time
 from importlib.metadata import version
@@ -57,9 +56,10 @@ def evaluate(
     seconds["encoder features"] = time.monotonic() - start
 
     evaluation = Evaluation(model, processor.tokenizer, pictures, output)
+    train_features = evaluation.pooled(captions["train"])
     for split in CAPTION_TESTS:
         began = time.monotonic()
-        evaluation.captions(f"captions-{split}", captions[split], captions["train"])
+        evaluation.captions(f"captions-{split}", captions[split], captions["train"], train_features)
         seconds[f"captions-{split}"] = time.monotonic() - began
     began = time.monotonic()
     evaluation.questions("easy-vqa-test", asked, vqa["train"])
@@ -67,7 +67,7 @@ def evaluate(
 
     text = compare_with_text_model(model, processor.tokenizer, text_model, data, features) if text_model else {}
     write_json(output / "text.json", text)
-    meta = describe(model_folder, model, data, [s for s in samples if s.fields]) | {"wall_seconds": seconds}
+    meta = describe(model_folder, model, [s for s in samples if s.fields]) | {"wall_seconds": seconds}
     meta["shards"] = sorted({str(sample.shard.resolve()) for sample in samples if "test" in sample.shard.name})
     meta["curves"] = learning_curves([text_model, model_folder], output, text)
     write_json(output / "meta.json", meta)
@@ -86,7 +86,7 @@ def compare_with_text_model(model: Any, tokenizer: Any, folder: Path, data: Path
     return text
 
 
-def describe(model_folder: Path, model: Any, data: Path, samples: list[ShardSample]) -> dict[str, Any]:
+def describe(model_folder: Path, model: Any, samples: list[ShardSample]) -> dict[str, Any]:
     """What the report says about how the numbers came to be."""
     import torch
 
@@ -115,9 +115,6 @@ def describe(model_folder: Path, model: Any, data: Path, samples: list[ShardSamp
             for part, value in zip(("attention", "MLP"), pair, strict=True)
         },
         "reproduce": ["make demo"],
-        "package_set": json.loads((data / "manifest.json").read_text()).get("set")
-        if (data / "manifest.json").exists()
-        else None,
     }
 
 

@@ -40,8 +40,10 @@ class Evaluation:
     pictures: CachedPictures
     output: Path
 
-    def captions(self, task: str, test: Sequence[ShardSample], train: Sequence[ShardSample]) -> None:
-        """Writes the captions of the model and of five controls."""
+    def captions(
+        self, task: str, test: Sequence[ShardSample], train: Sequence[ShardSample], train_features: np.ndarray
+    ) -> None:
+        """Writes the captions of the model and of four controls; `train_features` are the pooled ones of `train`."""
         examples = caption_examples(test)
         shuffled = shuffle_pictures([sample.name for sample in test], [sample.text for sample in test])
         train_captions = [sample.text for sample in train]
@@ -56,7 +58,7 @@ class Evaluation:
             ),
             "no_picture": blind * len(test),
             "most_frequent": [most_frequent(train_captions)] * len(test),
-            "nearest_neighbour": nearest_neighbour(self.pooled(train), train_captions, self.pooled(test)),
+            "nearest_neighbour": nearest_neighbour(train_features, train_captions, self.pooled(test)),
         }
         for system, predictions in systems.items():
             rows = (
