@@ -15,20 +15,18 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import ARLOW_ATTENTION, TextRuns, arlow_attention_forward, takes_varlen, varlen_attention
 from .configuration_arlow import ArlowConfig
 from .generation_arlow import CrossAttentionCacheLayer, PictureGenerationMixin, cross_attention_caches
-from .segments import (
-    SegmentTable,
-    build_segment_table,
-    document_ids,
-    flatten_pictures,
-    no_segments,
-)
+from .linear import ArlowLinear
+from .loss import next_token_loss
+from .segments import SegmentTable, build_segment_table, document_ids, flatten_pictures, no_segments
+
+logger = logging.get_logger(__name__)
 
 
 class ArlowRMSNorm(nn.Module):
@@ -92,9 +90,9 @@ class ArlowMLP(nn.Module):
     def __init__(self, config: ArlowConfig):
         super().__init__()
         sizes = config.hidden_size, config.intermediate_size
-        self.gate_proj = nn.Linear(*sizes, bias=config.mlp_bias) if config.mlp_gated else None
-        self.up_proj = nn.Linear(*sizes, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(*reversed(sizes), bias=config.mlp_bias)
+        self.gate_proj = ArlowLinear(*sizes, bias=config.mlp_bias) if config.mlp_gated else None
+        self.up_proj = ArlowLinear(*sizes, bias=config.mlp_bias)
+        self.down_proj = ArlowLinear(*reversed(sizes), bias=config.mlp_bias)
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -143,10 +141,10 @@ class ArlowGroupedQueryAttention(nn.Module):
         self.attention_dropout = config.attention_dropout
         self.is_causal = True
         query_size, key_size = (n * self.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
-        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
-        self.k_proj = nn.Linear(config.hidden_size, key_size, bias=config.attention_bias)
-        self.v_proj = nn.Linear(config.hidden_size, key_size, bias=config.attention_bias)
-        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
+        self.q_proj = ArlowLinear(config.hidden_size, query_size, bias=config.attention_bias)
+        self.k_proj = ArlowLinear(config.hidden_size, key_size, bias=config.attention_bias)
+        self.v_proj = ArlowLinear(config.hidden_size, key_size, bias=config.attention_bias)
+        self.o_proj = ArlowLinear(query_size, config.hidden_size, bias=config.attention_bias)
 
     def _heads(self, states: Tensor) -> Tensor:
         return states.unflatten(-1, (-1, self.head_dim))
@@ -470,7 +468,7 @@ class ArlowForCausalLM(ArlowPreTrainedModel, PictureGenerationMixin):
         super().__init__(config)
         self.model = ArlowModel(config)
         self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = ArlowLinear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple
@@ -504,22 +502,35 @@ class ArlowForCausalLM(ArlowPreTrainedModel, PictureGenerationMixin):
 
 
 def head_output(
-    model, outputs, labels: Tensor | None, logits_to_keep: int | Tensor, **kwargs
+    model,
+    outputs,
+    labels: Tensor | None,
+    logits_to_keep: int | Tensor,
+    *,
+    skip_logits: bool = False,
+    num_items_in_batch: Tensor | int | None = None,
+    shift_labels: Tensor | None = None,
+    **kwargs,
 ) -> CausalLMOutputWithPast:
-    """Logits of the positions to keep (last n, 0: all; a list; a list a row; a mask), and with `labels` the loss."""
+    """Logits of the positions to keep (last n, 0: all; a list; a list a row; a mask), and with `labels` the loss.
+
+    With `skip_logits` the loss alone, in a fraction of the memory and time (`loss.py`).
+    """
+    if skip_logits and labels is None:
+        raise ValueError("skip_logits leaves nothing to return without labels; give labels or leave it out")
     hidden_states = outputs.last_hidden_state
-    if isinstance(logits_to_keep, int):
-        hidden_states = hidden_states[:, -logits_to_keep:]
-    elif logits_to_keep.dtype == torch.bool:
-        hidden_states = hidden_states[logits_to_keep]
-    elif logits_to_keep.ndim == 2:
-        hidden_states = hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
-    else:
-        hidden_states = hidden_states[:, logits_to_keep]
-    logits = model.lm_head(hidden_states)
-    loss = None
-    if labels is not None:
-        loss = model.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs)
+    counting = dict(num_items_in_batch=num_items_in_batch, shift_labels=shift_labels)
+    logits = loss = None
+    if skip_logits:
+        loss = next_token_loss(hidden_states, model.lm_head, labels, **counting)
+        if loss is None:
+            logger.warning_once("skip_logits has no effect: the weight of lm_head is not a plain matrix on one device")
+    if loss is None:
+        logits = model.lm_head(kept_positions(hidden_states, logits_to_keep))
+    if loss is None and labels is not None:
+        loss = model.loss_function(
+            logits=logits, labels=labels, vocab_size=logits.shape[-1], **counting, **kwargs
+        )
     return CausalLMOutputWithPast(
         loss=loss,
         logits=logits,
@@ -527,6 +538,16 @@ def head_output(
         hidden_states=outputs.hidden_states,
         attentions=outputs.attentions,
     )
+
+
+def kept_positions(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    if isinstance(logits_to_keep, int):
+        return hidden_states[:, -logits_to_keep:]
+    if logits_to_keep.dtype == torch.bool:
+        return hidden_states[logits_to_keep]
+    if logits_to_keep.ndim == 2:
+        return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
+    return hidden_states[:, logits_to_keep]
 
 
 __all__ = ["ArlowForCausalLM", "ArlowModel", "ArlowPreTrainedModel"]
