@@ -60,7 +60,6 @@ class ArlowConfig(PreTrainedConfig):
     """
 
     model_type = "arlow"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     default_theta = 1e5
     base_model_tp_plan: ClassVar[dict[str, str]] = {
         "layers.*.self_attn.q_proj": "colwise",
@@ -182,7 +181,6 @@ class ArlowVLConfig(PreTrainedConfig):
 
     model_type = "arlow_vl"
     sub_configs_defaults = {"text_config": ArlowConfig, "vision_config": ArlowVisionConfig}
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
 
     text_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None

@@ -62,11 +62,11 @@ class CrossAttentionCacheLayer(CacheLayerMixin):
             self.keys, self.values, self.lengths = (x[indices] for x in (self.keys, self.values, self.lengths))
 
 
-def cross_attention_caches(past_key_values: Cache | None, config: ArlowConfig) -> list[CrossAttentionCacheLayer]:
+def cross_attention_caches(cache: Cache | None, config: ArlowConfig) -> list[CrossAttentionCacheLayer]:
     """The cache layers of the cross-attention blocks, put behind the decoder's own on first use."""
-    if past_key_values is None:
+    if cache is None:
         return []
-    layers = past_key_values.layers
+    layers = cache.layers
     found = [layer for layer in layers if isinstance(layer, CrossAttentionCacheLayer)]
     if not found and len(layers) == config.num_hidden_layers:
         found = [CrossAttentionCacheLayer() for _ in config.cross_attention_layers]

@@ -16,6 +16,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_u
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -158,14 +159,14 @@ class ArlowGroupedQueryAttention(nn.Module):
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | BlockMask | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[Tensor, Tensor | None]:
         projections = self.q_proj, self.k_proj, self.v_proj
         query, key, value = (self._heads(project(hidden_states)).transpose(1, 2) for project in projections)
         query, key = (apply_rotary(states, *position_embeddings) for states in (query, key))
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -289,7 +290,6 @@ class ArlowPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["ArlowFlashTransformerLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
     _keep_in_fp32_modules_strict = ["attn_gate", "mlp_gate"]
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -331,6 +331,7 @@ class ArlowModel(ArlowPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -338,7 +339,7 @@ class ArlowModel(ArlowPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         encoder_hidden_states: Tensor | None = None,
@@ -361,19 +362,19 @@ class ArlowModel(ArlowPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        is_first_call = past_key_values is None
+        is_first_call = cache is None
         if use_cache and is_first_call:
-            past_key_values = DynamicCache(config=self.config)
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            position_ids = self._positions(inputs_embeds, attention_mask, past_key_values)
+            position_ids = self._positions(inputs_embeds, attention_mask, cache)
 
-        caches = cross_attention_caches(past_key_values, self.config)
+        caches = cross_attention_caches(cache, self.config)
         segments = None
         if encoder_hidden_states is not None or (caches and caches[0].is_initialized):
             segments, encoder_hidden_states = self._segments(
                 input_ids, position_ids, attention_mask, encoder_hidden_states, encoder_attention_mask, caches
             )
-        if self._runs_varlen(inputs_embeds, attention_mask, past_key_values):
+        if self._runs_varlen(inputs_embeds, attention_mask, cache):
             kwargs["text_runs"] = TextRuns.of_documents(
                 document_ids(position_ids.expand(inputs_embeds.shape[:2]), attention_mask)
             )
@@ -384,7 +385,7 @@ class ArlowModel(ArlowPreTrainedModel):
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
                 # Beside a cache transformers does not look for packed documents; an empty one must not mix them.
-                past_key_values=None if is_first_call else past_key_values,
+                cache=None if is_first_call else cache,
                 position_ids=position_ids,
             )
 
@@ -400,26 +401,26 @@ class ArlowModel(ArlowPreTrainedModel):
                 attention_mask=causal_mask,
                 position_embeddings=position_embeddings,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
+                cache=cache,
                 use_cache=use_cache,
                 **kwargs,
             )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), cache=cache)
 
     @staticmethod
-    def _positions(inputs_embeds: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None) -> Tensor:
+    def _positions(inputs_embeds: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Tensor:
         """Counted from the first token of text, so that left padding changes nothing."""
         width = inputs_embeds.shape[1]
         if attention_mask is not None and attention_mask.ndim == 2:
             return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -width:]
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        past = cache.get_seq_length() if cache is not None else 0
         return (torch.arange(width, device=inputs_embeds.device) + past)[None]
 
-    def _runs_varlen(self, inputs_embeds: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None) -> bool:
+    def _runs_varlen(self, inputs_embeds: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> bool:
         """Whole texts do where the gate opens the kernel; a step over a cache has one query and would gain nothing."""
         if attention_mask is not None and attention_mask.ndim != 2:
             return False
-        if past_key_values is not None and (past_key_values.get_seq_length() > 0 or past_key_values.is_compileable):
+        if cache is not None and (cache.get_seq_length() > 0 or cache.is_compileable):
             return False
         if self.config._attn_implementation != ARLOW_ATTENTION:
             return False
@@ -471,13 +472,14 @@ class ArlowForCausalLM(ArlowPreTrainedModel, PictureGenerationMixin):
         self.lm_head = ArlowLinear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -491,7 +493,7 @@ class ArlowForCausalLM(ArlowPreTrainedModel, PictureGenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             encoder_hidden_states=encoder_hidden_states,
@@ -534,7 +536,7 @@ def head_output(
     return CausalLMOutputWithPast(
         loss=loss,
         logits=logits,
-        past_key_values=outputs.past_key_values,
+        cache=outputs.cache,
         hidden_states=outputs.hidden_states,
         attentions=outputs.attentions,
     )

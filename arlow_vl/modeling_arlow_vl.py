@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
+from transformers.utils.deprecation import deprecate_kwarg
 
 from arlow_vl.configuration_arlow import ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.generation_arlow import PictureGenerationMixin
@@ -64,12 +65,13 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
             image_features = self.vision(pixel_values.to(self.projector.dtype))
         return None if image_features is None else self.projector(image_features.to(self.projector.dtype))
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
         input_ids: Int[Tensor, "batch text"] | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Int[Tensor, "_ text"] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Float[Tensor, "batch text dim"] | None = None,
         use_cache: bool | None = None,
         pixel_values: Float[Tensor, "pictures 3 height width"] | None = None,
@@ -81,7 +83,7 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             encoder_hidden_states=self.project_pictures(pixel_values, image_features),
@@ -117,13 +119,14 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
         logger.info(f"{len(new)} tensors are new beside the text checkpoint's: {', '.join(new)}")
         return model
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
         input_ids: Int[Tensor, "batch text"] | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Int[Tensor, "_ text"] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Float[Tensor, "batch text dim"] | None = None,
         labels: Int[Tensor, "batch text"] | None = None,
         use_cache: bool | None = None,
@@ -141,7 +144,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             pixel_values=pixel_values,

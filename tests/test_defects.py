@@ -65,8 +65,8 @@ def test_05_positions_count_the_padding(open_model, input_ids):
 def test_06_there_is_no_cache(open_model, input_ids):
     ids = torch.cat([torch.full((2, 1), IMAGE), input_ids], dim=1)
     first = open_model(ids[:, :5], encoder_hidden_states=torch.randn(2, 3, 64), use_cache=True)
-    assert first.past_key_values.get_seq_length() == 5
-    rest = open_model(ids[:, 5:], past_key_values=first.past_key_values)
+    assert first.cache.get_seq_length() == 5
+    rest = open_model(ids[:, 5:], cache=first.cache)
     assert rest.logits.shape[1] == 4
 
 

@@ -98,9 +98,7 @@ def test_beam_search_with_a_cache_equals_beam_search_without(open_model, with_pi
 def test_a_static_cache_equals_a_dynamic_one(open_model):
     input_ids = text(2, 6)
     settings = {"attention_mask": torch.ones_like(input_ids), "max_new_tokens": 6, "do_sample": False}
-    static = open_model.generate(
-        input_ids, past_key_values=StaticCache(open_model.config, max_cache_len=16), **settings
-    )
+    static = open_model.generate(input_ids, cache=StaticCache(open_model.config, max_cache_len=16), **settings)
     assert torch.equal(static, open_model.generate(input_ids, **settings))
 
 
@@ -127,8 +125,8 @@ def test_a_later_turn_brings_another_picture(open_model):
     more, another = text(3, 5), torch.randn(1, 9, 64)
     more[0, 2] = IMAGE
     first = open_model(input_ids, encoder_hidden_states=pictures, use_cache=True)
-    second = open_model(more, past_key_values=first.past_key_values, encoder_hidden_states=another, use_cache=True)
-    third = open_model(more.flip(1)[:, :2], past_key_values=second.past_key_values)
+    second = open_model(more, cache=first.cache, encoder_hidden_states=another, use_cache=True)
+    third = open_model(more.flip(1)[:, :2], cache=second.cache)
 
     everything, mask = torch.zeros(4, 9, 64), torch.zeros(4, 9)
     for i, picture in enumerate((pictures[0], another[0], pictures[1], pictures[2])):
