@@ -13,14 +13,14 @@ from torch.autograd.function import once_differentiable
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
 
-def _onednn_product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+def _operator(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
 
 
 # The compiler takes oneDNN's own operator for constant weights only: it is given this one, which it does not look into.
 _LIBRARY = torch.library.Library("arlow", "FRAGMENT")
 _LIBRARY.define("linear_product(Tensor left, Tensor right, Tensor? bias) -> Tensor")
-_LIBRARY.impl("linear_product", _onednn_product, "CPU")
+_LIBRARY.impl("linear_product", _operator, "CPU")
 _LIBRARY.impl("linear_product", lambda left, right, bias: left.new_empty(*left.shape[:-1], right.shape[0]), "Meta")
 
 
@@ -28,30 +28,28 @@ def takes_onednn(left: Tensor, right: Tensor) -> bool:
     """Float32 on a CPU, outside autocast."""
     return (
         left.dtype == right.dtype == torch.float32
-        and left.device.type == "cpu"
+        and left.is_cpu
         and HAS_ONEDNN
         and (torch.compiler.is_compiling() or torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
     )
 
 
-def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """left (..., K) times right (N, K) transposed, plus bias (N,), without a gradient.
+def onednn_product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`product` where `takes_onednn` holds."""
+    return (torch.ops.arlow.linear_product if torch.compiler.is_compiling() else _operator)(left, right, bias)
 
-    Any strides: a transpose costs no copy.
-    """
-    if not takes_onednn(left, right):
-        return nn.functional.linear(left, right, bias)
-    if torch.compiler.is_compiling():
-        return torch.ops.arlow.linear_product(left, right, bias)
-    return _onednn_product(left, right, bias)
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left (..., K) times right (N, K) transposed, without a gradient. Any strides: a transpose costs no copy."""
+    return onednn_product(left, right) if takes_onednn(left, right) else nn.functional.linear(left, right)
 
 
 class _OneDnnLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(states, weight)
-        return product(states, weight, bias)
+        return onednn_product(states, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -60,8 +58,8 @@ class _OneDnnLinear(torch.autograd.Function):
         needs_states, needs_weight, needs_bias = ctx.needs_input_grad
         grad = grad.flatten(0, -2)
         return (
-            product(grad, weight.t()).view_as(states) if needs_states else None,
-            product(grad.t(), states.flatten(0, -2).t()) if needs_weight else None,
+            onednn_product(grad, weight.t()).view_as(states) if needs_states else None,
+            onednn_product(grad.t(), states.flatten(0, -2).t()) if needs_weight else None,
             grad.sum(0) if needs_bias else None,
         )
 
@@ -76,4 +74,4 @@ class ArlowLinear(nn.Linear):
         operands = hidden_states, self.weight, self.bias
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands):
             return _OneDnnLinear.apply(*operands)
-        return product(*operands)
+        return onednn_product(*operands)

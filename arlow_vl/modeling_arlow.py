@@ -78,11 +78,16 @@ class ArlowRotaryEmbedding(nn.Module):
             return angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
 
 
+def rotary_factors(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Two (B, T, Dh) -> two (B, 1, T, Dh) that `apply_rotary` multiplies with; made once for all layers."""
+    first, second = sin.chunk(2, dim=-1)
+    return cos[:, None], torch.cat((-first, second), dim=-1)[:, None]
+
+
 def apply_rotary(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns channel pairs (i, i + Dh/2) of (B, H, T, Dh) by (B, T, Dh) angles, out of place (arXiv:2104.09864)."""
-    first, second = states.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (states * cos[:, None] + turned * sin[:, None]).to(states.dtype)
+    """Turns channel pairs (i, i + Dh/2) of (B, H, T, Dh) by `rotary_factors`, out of place (arXiv:2104.09864)."""
+    swapped = states.roll(states.shape[-1] // 2, dims=-1)
+    return torch.addcmul(states * cos, swapped, sin).to(states.dtype)
 
 
 class ArlowMLP(nn.Module):
@@ -390,7 +395,7 @@ class ArlowModel(ArlowPreTrainedModel):
             )
 
         hidden_states = inputs_embeds
-        position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
+        position_embeddings = rotary_factors(*self.rotary_emb(hidden_states, position_ids=position_ids))
         cache_of_layer = dict(zip(self.config.cross_attention_layers, caches, strict=False))
         for index, layer in enumerate(self.layers):
             hidden_states = layer(
@@ -521,7 +526,7 @@ def head_output(
     if skip_logits and labels is None:
         raise ValueError("skip_logits leaves nothing to return without labels; give labels or leave it out")
     hidden_states = outputs.last_hidden_state
-    counting = dict(num_items_in_batch=num_items_in_batch, shift_labels=shift_labels)
+    counting = {"num_items_in_batch": num_items_in_batch, "shift_labels": shift_labels}
     logits = loss = None
     if skip_logits:
         loss = next_token_loss(hidden_states, model.lm_head, labels, **counting)
@@ -530,9 +535,7 @@ def head_output(
     if loss is None:
         logits = model.lm_head(kept_positions(hidden_states, logits_to_keep))
     if loss is None and labels is not None:
-        loss = model.loss_function(
-            logits=logits, labels=labels, vocab_size=logits.shape[-1], **counting, **kwargs
-        )
+        loss = model.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **counting, **kwargs)
     return CausalLMOutputWithPast(
         loss=loss,
         logits=logits,

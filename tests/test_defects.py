@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from arlow_vl.configuration_arlow import ArlowConfig
-from arlow_vl.modeling_arlow import ArlowForCausalLM, apply_rotary
+from arlow_vl.modeling_arlow import ArlowForCausalLM, apply_rotary, rotary_factors
 
 IMAGE = 7
 
@@ -33,7 +33,7 @@ def test_02_rotary_embedding_overwrites_what_it_still_reads():
     states = torch.randn(1, 2, 5, 8)
     before = states.clone()
     angles = torch.arange(5.0)[None, :, None].expand(1, 5, 8)
-    turned = apply_rotary(states, angles.cos(), angles.sin())
+    turned = apply_rotary(states, *rotary_factors(angles.cos(), angles.sin()))
     assert torch.equal(states, before)
     torch.testing.assert_close(turned.norm(dim=-1), before.norm(dim=-1))
 

@@ -43,9 +43,7 @@ def test_a_vocabulary_wider_than_a_slice_is_added_up_in_parts(monkeypatch):
     monkeypatch.setattr(loss_module, "WEIGHT_SLICE", 7)
     hidden_states, weight, labels = case(600, 50, 0.2)
     linear_cross_entropy(hidden_states, weight, labels).backward()
-    torch.testing.assert_close(
-        weight.grad.double(), reference(hidden_states, weight, labels)[2], rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(weight.grad.double(), reference(hidden_states, weight, labels)[2], rtol=1e-4, atol=1e-5)
 
 
 def test_the_sum_is_divided_by_the_number_of_items_of_all_micro_batches():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import StaticCache
 
-from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowRMSNorm, apply_rotary
+from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowRMSNorm, apply_rotary, rotary_factors
 from tests.conftest import open_gates
 
 IMAGE = 7
@@ -276,7 +276,7 @@ def test_rms_norm_is_right_to_the_rounding_of_its_dtype(dtype):
 def test_rotary_embedding_keeps_norms_and_sees_only_distances(open_model):
     rotary = open_model.model.rotary_emb
     states = torch.randn(1, 1, 1, 16).expand(1, 1, 50, 16)
-    turned = apply_rotary(states, *rotary(states, torch.arange(50)[None]))
+    turned = apply_rotary(states, *rotary_factors(*rotary(states, torch.arange(50)[None])))
     torch.testing.assert_close(turned.norm(dim=-1), states.norm(dim=-1))
     scores = turned[0, 0] @ turned[0, 0].T
     for distance in (1, 7, 30):
