@@ -491,9 +491,13 @@ class ArlowForCausalLM(ArlowPreTrainedModel, PictureGenerationMixin):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """As `ArlowModel.forward`; `labels` (B, T) are shifted inside and -100 counts for nothing."""
+        """As `ArlowModel.forward`; `labels` (B, T) are shifted inside and -100 counts for nothing.
+
+        `skip_logits` returns the loss alone, in a fraction of the memory and time.
+        """
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -505,7 +509,7 @@ class ArlowForCausalLM(ArlowPreTrainedModel, PictureGenerationMixin):
             encoder_attention_mask=encoder_attention_mask,
             **kwargs,
         )
-        return head_output(self, outputs, labels, logits_to_keep, **kwargs)
+        return head_output(self, outputs, labels, logits_to_keep, skip_logits=skip_logits, **kwargs)
 
 
 def head_output(

@@ -133,9 +133,10 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
         pixel_values: Float[Tensor, "pictures 3 height width"] | None = None,
         image_features: Float[Tensor, "pictures patches features"] | None = None,
         logits_to_keep: int | Tensor = 0,
+        skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """One picture for each `<image>`, row by row; `labels` are shifted inside and -100 counts for nothing.
+        """One picture for each `<image>`, row by row; `labels` and `skip_logits` as in `ArlowForCausalLM.forward`.
 
         Raises:
             ValueError: another number of pictures than `<image>` tokens, or both kinds of picture input.
@@ -151,7 +152,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
             image_features=image_features,
             **kwargs,
         )
-        return head_output(self, outputs, labels, logits_to_keep, **kwargs)
+        return head_output(self, outputs, labels, logits_to_keep, skip_logits=skip_logits, **kwargs)
 
     @torch.no_grad()
     def gate_openings(self) -> dict[int, tuple[float, float]]:

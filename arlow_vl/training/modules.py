@@ -58,7 +58,7 @@ class StageModule(LightningModule):
 
     def loss(self, batch: Batch) -> Tensor:
         inputs = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
-        return self.model(**inputs, use_cache=False).loss
+        return self.model(**inputs, use_cache=False, skip_logits=True).loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Raises DivergenceError for a loss that is not finite."""
