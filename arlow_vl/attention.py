@@ -2,7 +2,7 @@
 """The dtype gate: one function picks the attention kernel, and every attention of Arlow goes through it.
 
 fp16 and bf16 on CUDA run on FlashAttention's varlen kernel (torch's own, else the flash-attn package); everything else
-runs on `scaled_dot_product_attention`. Registered with transformers as `attn_implementation="arlow"`, the default.
+runs on `scaled_dot_product_attention`. Registered with transformers as `attn_implementation="arlow"`, CUDA's default.
 """
 
 import functools
@@ -56,6 +56,11 @@ def choose_kernel(
     if dropout:
         return KernelChoice("sdpa", f"varlen kernels have no dropout, this run drops {dropout:.2g} of the weights")
     return KernelChoice("varlen", f"{dtype} on CUDA, varlen kernel of {provider}")
+
+
+def default_attention() -> str:
+    """The gate's name where a varlen kernel could open it; a machine without CUDA only ever runs SDPA behind it."""
+    return ARLOW_ATTENTION if torch.cuda.is_available() else "sdpa"
 
 
 @functools.cache
@@ -196,6 +201,33 @@ def _self_attention_over_runs(query, key, value, text_runs: TextRuns, scaling: f
     if text_runs.index is not None:
         attended = attended.new_zeros(batch * width, *attended.shape[1:]).index_copy(0, text_runs.index, attended)
     return attended.unflatten(0, (batch, width))
+
+
+def repeat_kv(states: Tensor, groups: int) -> Tensor:
+    """(B, Hkv, T, Dh) -> (B, Hkv * groups, T, Dh); eager attention only, kernels take grouped heads as they are."""
+    return states if groups == 1 else states.repeat_interleave(groups, dim=1)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[Tensor, Tensor]:
+    """Attention by its definition, with weights as a second result."""
+    key, value = (repeat_kv(states, module.num_key_value_groups) for states in (key, value))
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
 AttentionInterface.register(ARLOW_ATTENTION, arlow_attention_forward)

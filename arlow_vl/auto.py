@@ -6,12 +6,22 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoProcessor,
     AutoTokenizer,
 )
 
 from arlow_vl.configuration_arlow import ArlowConfig, ArlowVisionConfig, ArlowVLConfig
-from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel
+from arlow_vl.modeling_arlow import (
+    ArlowForCausalLM,
+    ArlowForQuestionAnswering,
+    ArlowForSequenceClassification,
+    ArlowForTokenClassification,
+    ArlowModel,
+    ArlowPreTrainedModel,
+)
 from arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration, ArlowVLModel
 from arlow_vl.processing_arlow import ArlowImageProcessor, ArlowProcessor
 from arlow_vl.tokenization_arlow import ArlowTokenizer
@@ -22,6 +32,9 @@ for config_class in (ArlowConfig, ArlowVisionConfig, ArlowVLConfig):
 AutoModel.register(ArlowConfig, ArlowModel)
 AutoModel.register(ArlowVLConfig, ArlowVLModel)
 AutoModelForCausalLM.register(ArlowConfig, ArlowForCausalLM)
+AutoModelForSequenceClassification.register(ArlowConfig, ArlowForSequenceClassification)
+AutoModelForTokenClassification.register(ArlowConfig, ArlowForTokenClassification)
+AutoModelForQuestionAnswering.register(ArlowConfig, ArlowForQuestionAnswering)
 AutoModelForImageTextToText.register(ArlowVLConfig, ArlowVLForConditionalGeneration)
 for config_class in (ArlowConfig, ArlowVLConfig):
     AutoTokenizer.register(config_class, slow_tokenizer_class=ArlowTokenizer, fast_tokenizer_class=ArlowTokenizerFast)
@@ -33,6 +46,9 @@ AutoProcessor.register(ArlowVLConfig, ArlowProcessor)
 __all__ = [
     "ArlowConfig",
     "ArlowForCausalLM",
+    "ArlowForQuestionAnswering",
+    "ArlowForSequenceClassification",
+    "ArlowForTokenClassification",
     "ArlowImageProcessor",
     "ArlowModel",
     "ArlowPreTrainedModel",

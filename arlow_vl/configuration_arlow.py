@@ -2,12 +2,16 @@
 """Architecture of Arlow: the text decoder, the picture encoder, and the two together."""
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 # What transformers itself passes or stores beside a config's own fields.
 LIBRARY_KEYS = frozenset(
@@ -30,19 +34,24 @@ SIZES = (
 )
 
 
-def refuse_unknown_keys(config: PreTrainedConfig, keys: dict[str, Any]) -> None:
+def unknown_keys(config: PreTrainedConfig, keys: Iterable[str]) -> list[str]:
+    """The keys that are neither fields of the configuration nor transformers' own."""
+    known = {field.name for field in fields(config)} | set(config.attribute_map) | LIBRARY_KEYS
+    known.update(GenerationConfig._get_default_generation_params())
+    return [key for key in keys if key not in known]
+
+
+def refuse_unknown_keys(config: PreTrainedConfig, keys: Iterable[str]) -> None:
     """A misspelt keyword is an error, not an attribute that nobody reads.
 
     Raises:
         ValueError: naming the key and the closest field.
     """
     own = {field.name for field in fields(config)} | set(config.attribute_map)
-    generation = set(GenerationConfig._get_default_generation_params())
-    for key in keys:
-        if key in own or key in LIBRARY_KEYS or key in generation:
-            continue
+    for key in unknown_keys(config, keys):
         close = difflib.get_close_matches(key, own, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(sorted(own - generation))}"
+        listed = ", ".join(sorted(own - set(GenerationConfig._get_default_generation_params())))
+        hint = f"did you mean {close[0]}?" if close else f"it has {listed}"
         raise ValueError(f"{type(config).__name__} has no field {key!r}; {hint}")
 
 
@@ -109,6 +118,14 @@ class ArlowConfig(PreTrainedConfig):
         if self.head_dim is None and self.num_attention_heads:
             self.head_dim = self.hidden_size // self.num_attention_heads
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Only what `from_dict` takes: an attribute that was set later and is no field is left out, and told."""
+        saved = super().to_dict()
+        for key in unknown_keys(self, saved):
+            logger.warning_once(f"{key!r} is no field of {type(self).__name__} and is not saved with it")
+            del saved[key]
+        return saved
 
     @property
     def cross_attention_layers(self) -> list[int]:

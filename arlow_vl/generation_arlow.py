@@ -77,12 +77,17 @@ def cross_attention_caches(cache: Cache | None, config: ArlowConfig) -> list[Cro
 class PictureGenerationMixin(GenerationMixin):
     """Generation whose picture inputs are lists of pictures, one for each `<image>`, not one for each row."""
 
-    def prepare_inputs_for_generation(self, input_ids, *args, is_first_iteration=False, use_cache=True, **kwargs):
-        """After the first step over a cache the pictures' keys are in it, and nothing is projected again."""
+    def prepare_inputs_for_generation(
+        self, input_ids, *, inputs_embeds=None, is_first_iteration=False, use_cache=True, **kwargs
+    ):
+        """After the first step over a cache the pictures' keys are in it, and nothing is projected again.
+
+        transformers lets a model generate from `inputs_embeds` where it finds them named here.
+        """
         if use_cache and not is_first_iteration:
             kwargs.update(dict.fromkeys(kwargs.keys() & set(PICTURE_INPUTS)))
         return super().prepare_inputs_for_generation(
-            input_ids, *args, is_first_iteration=is_first_iteration, use_cache=use_cache, **kwargs
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, use_cache=use_cache, **kwargs
         )
 
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):

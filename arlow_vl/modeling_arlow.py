@@ -10,7 +10,12 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_layers import (
+    GenericForQuestionAnswering,
+    GenericForSequenceClassification,
+    GenericForTokenClassification,
+    GradientCheckpointingLayer,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -20,7 +25,15 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import ARLOW_ATTENTION, TextRuns, arlow_attention_forward, takes_varlen, varlen_attention
+from .attention import (
+    ARLOW_ATTENTION,
+    TextRuns,
+    arlow_attention_forward,
+    default_attention,
+    eager_attention_forward,
+    takes_varlen,
+    varlen_attention,
+)
 from .configuration_arlow import ArlowConfig
 from .generation_arlow import CrossAttentionCacheLayer, PictureGenerationMixin, cross_attention_caches
 from .linear import ArlowLinear
@@ -107,33 +120,6 @@ class ArlowMLP(nn.Module):
         return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
-def repeat_kv(states: Tensor, groups: int) -> Tensor:
-    """(B, Hkv, T, Dh) -> (B, Hkv * groups, T, Dh); eager attention only, kernels take grouped heads as they are."""
-    return states if groups == 1 else states.repeat_interleave(groups, dim=1)
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[Tensor, Tensor]:
-    """Attention by its definition, with weights as a second result."""
-    key, value = (repeat_kv(states, module.num_key_value_groups) for states in (key, value))
-    scores = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None and attention_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    elif attention_mask is not None:
-        scores = scores + attention_mask
-    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = F.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
 class ArlowGroupedQueryAttention(nn.Module):
     """Self-attention whose key and value heads are each shared by a group of query heads (arXiv:2305.13245)."""
 
@@ -172,8 +158,11 @@ class ArlowGroupedQueryAttention(nn.Module):
         query, key = (apply_rotary(states, *position_embeddings) for states in (query, key))
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
+        implementation = self.config._attn_implementation
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
+            # transformers' own sdpa would repeat the heads of masked keys and values in memory
+            ARLOW_ATTENTION if implementation == "sdpa" else implementation,
+            eager_attention_forward,
         )
         attended, weights = attention_interface(
             self, query, key, value, attention_mask, scaling=self.scaling, dropout=self.dropout_now, **kwargs
@@ -295,7 +284,6 @@ class ArlowPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["ArlowFlashTransformerLayer"]
-    _keep_in_fp32_modules_strict = ["attn_gate", "mlp_gate"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -308,7 +296,7 @@ class ArlowPreTrainedModel(PreTrainedModel):
 
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
         """Arlow's own gate, unless the user asks for another implementation by name."""
-        return super().get_correct_attn_implementation(requested_attention or ARLOW_ATTENTION, is_init_check)
+        return super().get_correct_attn_implementation(requested_attention or default_attention(), is_init_check)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -334,6 +322,8 @@ class ArlowModel(ArlowPreTrainedModel):
         self.norm = ArlowRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = ArlowRotaryEmbedding(config)
         self.gradient_checkpointing = False
+        if config.cross_attention_layers:
+            self._keep_in_fp32_modules_strict = ["attn_gate", "mlp_gate"]
         self.post_init()
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
@@ -559,4 +549,20 @@ def kept_positions(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tenso
     return hidden_states[:, logits_to_keep]
 
 
-__all__ = ["ArlowForCausalLM", "ArlowModel", "ArlowPreTrainedModel"]
+class ArlowForSequenceClassification(GenericForSequenceClassification, ArlowPreTrainedModel): ...
+
+
+class ArlowForTokenClassification(GenericForTokenClassification, ArlowPreTrainedModel): ...
+
+
+class ArlowForQuestionAnswering(GenericForQuestionAnswering, ArlowPreTrainedModel): ...
+
+
+__all__ = [
+    "ArlowForCausalLM",
+    "ArlowForQuestionAnswering",
+    "ArlowForSequenceClassification",
+    "ArlowForTokenClassification",
+    "ArlowModel",
+    "ArlowPreTrainedModel",
+]
