@@ -63,8 +63,8 @@ class ArlowConfig(PreTrainedConfig):
     - `mlp_gated` True (SwiGLU): better at equal FLOPs; False is the published MLP of two matrices.
     - `attention_dropout` 0.0: one epoch of pretraining does not overfit.
     - `attention_bias` False: as every later decoder of this family; True is the published form.
-    - `cross_attention_interval` 4: a cross-attention block before every fourth layer, as Llama 3 has it; 1 puts one
-      in front of every layer as published, at 0.59 B parameters more.
+    - `cross_attention_interval` 4 (or the depth of a shallower model): a cross-attention block before every fourth
+      layer, as Llama 3 has it; 1 puts one in front of every layer as published, at 0.59 B parameters more.
     - special tokens: pad (3) differs from eos (2), so that learning to stop is never masked away.
     """
 
@@ -108,7 +108,7 @@ class ArlowConfig(PreTrainedConfig):
     attention_bias: bool = False
     attention_dropout: int | float = 0.0
     use_cross_attention: bool = True
-    cross_attention_interval: int = 4
+    cross_attention_interval: int | None = None
 
     def __post_init__(self, **kwargs):
         refuse_unknown_keys(self, kwargs)
@@ -117,6 +117,8 @@ class ArlowConfig(PreTrainedConfig):
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None and self.num_attention_heads:
             self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.cross_attention_interval is None:
+            self.cross_attention_interval = min(4, self.num_hidden_layers)
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:

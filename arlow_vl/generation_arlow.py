@@ -62,15 +62,25 @@ class CrossAttentionCacheLayer(CacheLayerMixin):
             self.keys, self.values, self.lengths = (x[indices] for x in (self.keys, self.values, self.lengths))
 
 
-def cross_attention_caches(cache: Cache | None, config: ArlowConfig) -> list[CrossAttentionCacheLayer]:
-    """The cache layers of the cross-attention blocks, put behind the decoder's own on first use."""
-    if cache is None:
+def cross_attention_caches(
+    cache: Cache | None, config: ArlowConfig, *, pictures_come: bool
+) -> list[CrossAttentionCacheLayer]:
+    """The cache layers of the cross-attention blocks, put behind the decoder's own by the first pictures.
+
+    A cache that never meets one stays as it was made: a static one would not be compileable with them. Continuous
+    batching hands in pages instead of a Cache, which hold text alone.
+    """
+    if not isinstance(cache, Cache):
         return []
-    layers = cache.layers
-    found = [layer for layer in layers if isinstance(layer, CrossAttentionCacheLayer)]
-    if not found and len(layers) == config.num_hidden_layers:
+    found = [layer for layer in cache.layers if isinstance(layer, CrossAttentionCacheLayer)]
+    if pictures_come and not found:
+        if len(cache.layers) != config.num_hidden_layers:
+            raise ValueError(
+                f"the cache has {len(cache.layers)} layers and the model {config.num_hidden_layers}; "
+                "pictures need one made for this model: DynamicCache(config=model.config)"
+            )
         found = [CrossAttentionCacheLayer() for _ in config.cross_attention_layers]
-        layers.extend(found)
+        cache.layers.extend(found)
     return found
 
 

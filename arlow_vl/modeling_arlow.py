@@ -157,7 +157,7 @@ class ArlowGroupedQueryAttention(nn.Module):
         query, key, value = (self._heads(project(hidden_states)).transpose(1, 2) for project in projections)
         query, key = (apply_rotary(states, *position_embeddings) for states in (query, key))
         if cache is not None:
-            key, value = cache.update(key, value, self.layer_idx)
+            key, value = cache.update(key, value, self.layer_idx, kwargs=kwargs)  # a paged one adds to them
         implementation = self.config._attn_implementation
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
             # transformers' own sdpa would repeat the heads of masked keys and values in memory
@@ -230,10 +230,10 @@ class ArlowCrossAttentionBlock(nn.Module):
         super().__init__()
         self.attn_norm = ArlowRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.attn = ArlowGroupedCrossAttention(config, layer_idx)
-        self.attn_gate = nn.Parameter(torch.zeros(1))
+        self.attn_gate = nn.Parameter(torch.zeros(1, dtype=torch.float32))
         self.mlp_norm = ArlowRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = ArlowMLP(config)
-        self.mlp_gate = nn.Parameter(torch.zeros(1))
+        self.mlp_gate = nn.Parameter(torch.zeros(1, dtype=torch.float32))
 
     def forward(
         self,
@@ -363,7 +363,7 @@ class ArlowModel(ArlowPreTrainedModel):
         if position_ids is None:
             position_ids = self._positions(inputs_embeds, attention_mask, cache)
 
-        caches = cross_attention_caches(cache, self.config)
+        caches = cross_attention_caches(cache, self.config, pictures_come=encoder_hidden_states is not None)
         segments = None
         if encoder_hidden_states is not None or (caches and caches[0].is_initialized):
             segments, encoder_hidden_states = self._segments(
@@ -415,7 +415,10 @@ class ArlowModel(ArlowPreTrainedModel):
         """Whole texts do where the gate opens the kernel; a step over a cache has one query and would gain nothing."""
         if attention_mask is not None and attention_mask.ndim != 2:
             return False
-        if cache is not None and (cache.get_seq_length() > 0 or cache.is_compileable):
+        if isinstance(cache, Cache):
+            if any(layer.is_compileable for layer in cache.layers) or cache.get_seq_length() > 0:
+                return False
+        elif cache is not None:  # continuous batching's pages
             return False
         if self.config._attn_implementation != ARLOW_ATTENTION:
             return False
