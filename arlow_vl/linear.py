@@ -30,7 +30,7 @@ def takes_onednn(left: Tensor, right: Tensor) -> bool:
         left.dtype == right.dtype == torch.float32
         and left.is_cpu
         and HAS_ONEDNN
-        and (torch.compiler.is_compiling() or torch.backends.mkldnn.enabled)
+        and (torch.compiler.is_compiling() or bool(torch.backends.mkldnn.enabled))
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -53,7 +53,7 @@ class _OneDnnLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         states, weight = ctx.saved_tensors
         needs_states, needs_weight, needs_bias = ctx.needs_input_grad
         grad = grad.flatten(0, -2)
@@ -67,11 +67,11 @@ class _OneDnnLinear(torch.autograd.Function):
 class ArlowLinear(nn.Linear):
     """`nn.Linear`, on the faster kernel where there is one: same parameters, same results but for rounding."""
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         # A quantised or a sharded weight is a tensor of another type and brings kernels of its own.
-        if type(self.weight) is not nn.Parameter or not takes_onednn(hidden_states, self.weight):
-            return super().forward(hidden_states)
-        operands = hidden_states, self.weight, self.bias
+        if type(self.weight) is not nn.Parameter or not takes_onednn(input, self.weight):
+            return super().forward(input)
+        operands = input, self.weight, self.bias
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands):
             return _OneDnnLinear.apply(*operands)
         return onednn_product(*operands)

@@ -41,14 +41,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             log_probs = product(states, weight).float()
             torch.log_softmax(log_probs, dim=-1, out=log_probs)
             loss -= (log_probs.gather(1, targets) * share).sum()
-            if not (needs_states or needs_weight):
+            if grad_states is None and grad_weight is None:
                 continue
             # d loss / d logits, but for the row's share of the loss, which is cheaper to apply to the narrow side.
             slope = log_probs.exp_().scatter_add_(1, targets, log_probs.new_full(targets.shape, -1.0))
             slope = slope.to(weight.dtype)
-            if needs_states:
+            if grad_states is not None:
                 grad_states[chunk] = product(slope, weight.t()) * share
-            if needs_weight:
+            if grad_weight is not None:
                 weighted = (states * share).to(weight.dtype).t()
                 for part in range(0, weight.shape[0], WEIGHT_SLICE):
                     columns = slice(part, part + WEIGHT_SLICE)
@@ -58,7 +58,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         grads, ctx.grads = ctx.grads, None  # handed over: a second reference would make autograd copy them
         scaled = (None if g is None else g.mul_(grad.to(g.dtype)) for g in grads)
         return *scaled, None, None
@@ -67,7 +67,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def next_token_loss(
     hidden_states: Tensor,
     head: nn.Module,
-    labels: Tensor | None,
+    labels: Tensor | None = None,
     *,
     num_items_in_batch: Tensor | int | None = None,
     shift_labels: Tensor | None = None,
@@ -76,12 +76,14 @@ def next_token_loss(
 
     None where the head's weight cannot be read as a matrix: it is quantised, sharded or behind an adapter.
     """
-    if type(getattr(head, "weight", None)) is not nn.Parameter or head.weight.device != hidden_states.device:
+    weight = getattr(head, "weight", None)
+    if weight is None or type(weight) is not nn.Parameter or weight.device != hidden_states.device:
         return None
     if shift_labels is None:
+        assert labels is not None
         shift_labels = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
     flat_labels = shift_labels.flatten().to(hidden_states.device)
-    return linear_cross_entropy(hidden_states.flatten(0, -2), head.weight, flat_labels, num_items_in_batch)
+    return linear_cross_entropy(hidden_states.flatten(0, -2), weight, flat_labels, num_items_in_batch)
 
 
 def linear_cross_entropy(

@@ -78,7 +78,7 @@ def train_flops() -> float:
     return BATCH * WIDTH * (6 * weights + 6 * layers * hidden * WIDTH)
 
 
-def generations(models: dict[str, PreTrainedModel], batch: int) -> tuple[dict, dict]:
+def generations(models: dict[str, PreTrainedModel], batch: int) -> list[dict[str, Callable[[], None]]]:
     """Prefill of a prompt, and greedy decoding behind it (prefill included), by each model."""
     ids = torch.randint(10, SHAPE["vocab_size"], (batch, PROMPT))
     mask = torch.ones_like(ids)
@@ -91,7 +91,7 @@ def generations(models: dict[str, PreTrainedModel], batch: int) -> tuple[dict, d
         length = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
         model.eval().generate(input_ids=ids, attention_mask=mask, do_sample=False, **length)
 
-    return tuple({name: partial(run, model) for name, model in models.items()} for run in (prefill, decode))
+    return [{name: partial(run, model) for name, model in models.items()} for run in (prefill, decode)]
 
 
 def gemm_rates(rounds: int) -> dict[str, float]:
@@ -102,7 +102,7 @@ def gemm_rates(rounds: int) -> dict[str, float]:
     return {name: round(2 * 1024**3 / min(timings.seconds[name]) / 1e9, 1) for name in cases}
 
 
-def row(measure: str, timings: Timings, units: int, unit: str) -> tuple[dict, list[list[object]]]:
+def row(measure: str, timings: Timings, units: int, unit: str) -> tuple[dict, list[list[str]]]:
     """The figures of one measure, and its lines of the table: every form of Arlow over the faster peer."""
     faster = min(PEERS, key=timings.median)
     speeds = {case: round(units / timings.median(case)) for case in timings.seconds}
