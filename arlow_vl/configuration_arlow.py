@@ -109,6 +109,8 @@ class ArlowConfig(PreTrainedConfig):
     attention_dropout: int | float = 0.0
     use_cross_attention: bool = True
     cross_attention_interval: int | None = None
+    cross_attention_sees: Literal["last_group", "all_previous"] = "last_group"
+    """What a token sees of the pictures before it in its document; "all_previous" runs on SDPA, with a mask."""
 
     def __post_init__(self, **kwargs):
         refuse_unknown_keys(self, kwargs)

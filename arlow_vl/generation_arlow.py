@@ -18,7 +18,7 @@ class CrossAttentionCacheLayer(CacheLayerMixin):
     """
 
     supports_early_init = False
-    is_compileable = False
+    is_compileable = True  # of fixed shape until another picture comes
     is_croppable = True
     is_sliding = False
 

@@ -2,12 +2,10 @@
 """Arlow, a decoder-only language model with gated cross-attention blocks, on transformers' own machinery."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import (
@@ -17,7 +15,6 @@ from transformers.modeling_layers import (
     GradientCheckpointingLayer,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
@@ -36,88 +33,20 @@ from .attention import (
 )
 from .configuration_arlow import ArlowConfig
 from .generation_arlow import CrossAttentionCacheLayer, PictureGenerationMixin, cross_attention_caches
+from .layers_arlow import ArlowMLP, ArlowRMSNorm, ArlowRotaryEmbedding, apply_rotary, rotary_factors
 from .linear import ArlowLinear
 from .loss import next_token_loss
-from .segments import SegmentTable, build_segment_table, document_ids, flatten_pictures, no_segments
+from .segments import (
+    SegmentMask,
+    SegmentTable,
+    build_segment_mask,
+    build_segment_table,
+    cached_segments,
+    document_ids,
+    flatten_pictures,
+)
 
 logger = logging.get_logger(__name__)
-
-
-class ArlowRMSNorm(nn.Module):
-    """Root mean square norm with float32 statistics, rounded once to the input's dtype (arXiv:1910.07467)."""
-
-    def __init__(self, hidden_size: int, eps: float = 1e-6):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.eps = eps
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        normed = F.rms_norm(hidden_states.float(), self.weight.shape, self.weight.float(), self.eps)
-        return normed.to(hidden_states.dtype)
-
-    def extra_repr(self) -> str:
-        return f"{tuple(self.weight.shape)}, eps={self.eps}"
-
-
-class ArlowRotaryEmbedding(nn.Module):
-    """cos and sin of each position, in float32 whatever the model's dtype: bf16 cannot tell neighbours apart."""
-
-    inv_freq: Tensor
-    original_inv_freq: Tensor
-
-    def __init__(self, config: ArlowConfig):
-        super().__init__()
-        self.config = config
-        self.max_seq_len_cached = config.max_position_embeddings
-        self.original_max_seq_len = config.max_position_embeddings
-        self.rope_type = config.rope_parameters["rope_type"]
-        init_function = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
-        inv_freq, self.attention_scaling = init_function(config)
-        self.inv_freq = nn.Buffer(inv_freq, persistent=False)
-        self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
-
-    @staticmethod
-    def compute_default_rope_parameters(config: ArlowConfig, **kwargs) -> tuple[Tensor, float]:
-        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
-        return config.rope_parameters["rope_theta"] ** -exponents, 1.0
-
-    @torch.no_grad()
-    @dynamic_rope_update
-    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T) positions -> two (B, T, head_dim) float32; `x` only tells the device."""
-        with torch.autocast(device_type=x.device.type, enabled=False):
-            angles = position_ids[..., None].float() * self.inv_freq.to(x.device).float()
-            angles = torch.cat((angles, angles), dim=-1)
-            return angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-
-
-def rotary_factors(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Two (B, T, Dh) -> two (B, 1, T, Dh) that `apply_rotary` multiplies with; made once for all layers."""
-    first, second = sin.chunk(2, dim=-1)
-    return cos[:, None], torch.cat((-first, second), dim=-1)[:, None]
-
-
-def apply_rotary(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns channel pairs (i, i + Dh/2) of (B, H, T, Dh) by `rotary_factors`, out of place (arXiv:2104.09864)."""
-    swapped = states.roll(states.shape[-1] // 2, dims=-1)
-    return torch.addcmul(states * cos, swapped, sin).to(states.dtype)
-
-
-class ArlowMLP(nn.Module):
-    """SwiGLU (arXiv:2002.05202), or the published two matrices with `mlp_gated=False`."""
-
-    def __init__(self, config: ArlowConfig):
-        super().__init__()
-        sizes = config.hidden_size, config.intermediate_size
-        self.gate_proj = ArlowLinear(*sizes, bias=config.mlp_bias) if config.mlp_gated else None
-        self.up_proj = ArlowLinear(*sizes, bias=config.mlp_bias)
-        self.down_proj = ArlowLinear(*reversed(sizes), bias=config.mlp_bias)
-        self.act_fn = ACT2FN[config.hidden_act]
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        if self.gate_proj is None:
-            return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
-        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
 class ArlowGroupedQueryAttention(nn.Module):
@@ -183,27 +112,21 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None,
-        segments: SegmentTable,
+        segments: SegmentTable | SegmentMask,
         cache: CrossAttentionCacheLayer | None = None,
     ) -> Tensor:
-        """Flat (Q, D) text that sees a picture, flat (K, D) encoder tokens new in this call -> (Q, D)."""
-        query = self.q_norm(self._heads(self.q_proj(hidden_states)))
-        key, value = self._keys_and_values(encoder_hidden_states, segments, cache)
-        queries, keys = segments.query_runs, segments.key_runs
-        if takes_varlen(self.config._attn_implementation, hidden_states, self.head_dim, self.dropout_now):
-            attended = varlen_attention(
-                query, key, value, query_runs=queries, key_runs=keys, scaling=self.scaling, is_causal=False
-            )
-            return self.o_proj(attended.flatten(-2))
-        # Every other implementation reads pairs padded to the longest: none of transformers' takes them as they are.
-        attend = eager_attention_forward if self.config._attn_implementation == "eager" else arlow_attention_forward
-        mask = None if keys.padding_mask is None else keys.padding_mask[:, None, None]
-        padded = (runs.pad(x).transpose(1, 2) for runs, x in ((queries, query), (keys, key), (keys, value)))
-        attended, _ = attend(self, *padded, mask, scaling=self.scaling, dropout=self.dropout_now)
-        return self.o_proj(queries.unpad(attended).flatten(-2))
+        """Text that sees a picture, (Q, D) with a table, (B, T, D) with a mask; flat (K, D) tokens of new pictures.
 
-    def _keys_and_values(self, encoder_hidden_states, segments: SegmentTable, cache) -> tuple[Tensor, Tensor]:
-        """What the runs see, (K, Hkv, Dh) each, out of the cache and of this call's pictures; updates the cache."""
+        The result has the shape of the text.
+        """
+        query = self.q_norm(self._heads(self.q_proj(hidden_states)))
+        pool = self._pool(encoder_hidden_states, cache)
+        attend = self._over_mask if isinstance(segments, SegmentMask) else self._over_runs
+        attended = attend(query, *pool, segments, None if encoder_hidden_states is None else cache)
+        return self.o_proj(attended.flatten(-2))
+
+    def _pool(self, encoder_hidden_states: Tensor | None, cache) -> tuple[Tensor, Tensor]:
+        """(K, Hkv, Dh) keys and values: what the cache holds, then this call's pictures, which alone are projected."""
         pools = []
         if cache is not None and cache.is_initialized:
             pools.append((cache.keys.flatten(0, 1), cache.values.flatten(0, 1)))
@@ -211,13 +134,37 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
             key = self.k_norm(self._heads(self.k_proj(encoder_hidden_states)))
             pools.append((key, self._heads(self.v_proj(encoder_hidden_states))))
         key, value = (torch.cat(pool) if len(pool) > 1 else pool[0] for pool in zip(*pools, strict=True))
+        return key, value
+
+    def _over_runs(self, query, key, value, segments: SegmentTable, cache) -> Tensor:
+        """(Q, H, Dh) -> the same. Fills `cache` with the run that each row will see later."""
         if segments.key_index is not None:
             key, value = key[segments.key_index], value[segments.key_index]
-        if cache is not None and encoder_hidden_states is not None:
-            has_picture = segments.keeps >= 0
-            kept_keys, kept_values = (segments.key_runs.pad(x)[segments.keeps] for x in (key, value))
-            cache.update(kept_keys, kept_values, segments.key_runs.lengths[segments.keeps] * has_picture)
-        return key, value
+        queries, keys = segments.query_runs, segments.key_runs
+        if cache is not None:
+            lengths = keys.lengths[segments.keeps] * (segments.keeps >= 0)
+            width = max(int(lengths.max()), 1)  # not what a group of an earlier document may have needed
+            cache.update(*(keys.pad(x)[segments.keeps, :width] for x in (key, value)), lengths)
+        if takes_varlen(self.config._attn_implementation, query, self.head_dim, self.dropout_now):
+            return varlen_attention(
+                query, key, value, query_runs=queries, key_runs=keys, scaling=self.scaling, is_causal=False
+            )
+        padded = (runs.pad(x).transpose(1, 2) for runs, x in ((queries, query), (keys, key), (keys, value)))
+        mask = None if keys.padding_mask is None else keys.padding_mask[:, None, None]
+        return queries.unpad(self._attend(*padded, mask))
+
+    def _over_mask(self, query, key, value, segments: SegmentMask, cache) -> Tensor:
+        """(B, T, H, Dh) -> the same. Fills `cache` with all that a row's keys hold."""
+        index = segments.key_index
+        key, value = ((x if index is None else x[index]).view(query.shape[0], -1, *x.shape[1:]) for x in (key, value))
+        if cache is not None:
+            cache.update(key, value, segments.lengths)
+        return self._attend(*(x.transpose(1, 2) for x in (query, key, value)), segments.mask[:, None])
+
+    def _attend(self, query, key, value, mask: Tensor | None) -> Tensor:
+        """None of transformers' implementations takes these shapes, but for eager: every other name means SDPA here."""
+        attend = eager_attention_forward if self.config._attn_implementation == "eager" else arlow_attention_forward
+        return attend(self, query, key, value, mask, scaling=self.scaling, dropout=self.dropout_now)[0]
 
 
 class ArlowCrossAttentionBlock(nn.Module):
@@ -239,16 +186,21 @@ class ArlowCrossAttentionBlock(nn.Module):
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None,
-        segments: SegmentTable,
+        segments: SegmentTable | SegmentMask,
         cache: CrossAttentionCacheLayer | None = None,
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D); rows of text that see no picture come back untouched, bit for bit."""
+        """(B, T, D) -> (B, T, D); text that sees no picture comes back untouched, bit for bit."""
+        if isinstance(segments, SegmentMask):
+            seeing = self._read(hidden_states, encoder_hidden_states, segments, cache)
+            return torch.where(segments.sees[..., None], seeing, hidden_states)
         flat = hidden_states.flatten(0, 1)
-        seeing = flat[segments.query_index]
-        attended = self.attn(self.attn_norm(seeing), encoder_hidden_states, segments, cache)
-        seeing = seeing + (self.attn_gate.float().tanh() * attended).to(seeing.dtype)
-        seeing = seeing + (self.mlp_gate.float().tanh() * self.mlp(self.mlp_norm(seeing))).to(seeing.dtype)
+        seeing = self._read(flat[segments.query_index], encoder_hidden_states, segments, cache)
         return flat.index_copy(0, segments.query_index, seeing).view_as(hidden_states)
+
+    def _read(self, seeing: Tensor, *pictures) -> Tensor:
+        attended = self.attn(self.attn_norm(seeing), *pictures)
+        seeing = seeing + (self.attn_gate.float().tanh() * attended).to(seeing.dtype)
+        return seeing + (self.mlp_gate.float().tanh() * self.mlp(self.mlp_norm(seeing))).to(seeing.dtype)
 
 
 class ArlowFlashTransformerLayer(GradientCheckpointingLayer):
@@ -269,7 +221,7 @@ class ArlowFlashTransformerLayer(GradientCheckpointingLayer):
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
-        segments: SegmentTable | None = None,
+        segments: SegmentTable | SegmentMask | None = None,
         cross_cache: CrossAttentionCacheLayer | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Tensor:
@@ -324,6 +276,11 @@ class ArlowModel(ArlowPreTrainedModel):
         self.gradient_checkpointing = False
         if config.cross_attention_layers:
             self._keep_in_fp32_modules_strict = ["attn_gate", "mlp_gate"]
+        if config.cross_attention_layers and config.cross_attention_sees == "all_previous":
+            logger.warning_once(
+                "cross_attention_sees 'all_previous' runs on scaled_dot_product_attention with a mask over text and "
+                "encoder tokens, on any device; 'last_group' needs none and takes the varlen kernel where there is one"
+            )
         self.post_init()
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
@@ -339,6 +296,8 @@ class ArlowModel(ArlowPreTrainedModel):
         use_cache: bool | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
+        encoder_lengths: Tensor | None = None,
+        segments: SegmentTable | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
         """Text, and with `encoder_hidden_states` the pictures that its `<image>` tokens stand for.
@@ -349,6 +308,8 @@ class ArlowModel(ArlowPreTrainedModel):
             position_ids: (B, T); where they restart inside a row (no mask, no cache) a new document begins.
             encoder_hidden_states: (N, P, D) one picture for each `<image>`, in the order of the tokens, row by row.
             encoder_attention_mask: (N, P) nonzero on encoder tokens that count; None: all.
+            encoder_lengths: (N,) int64, with flat (K, D) `encoder_hidden_states`: how many of them each picture has.
+            segments: which text sees which encoder tokens; None: what the `<image>` tokens of `input_ids` say.
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`; another number of pictures than `<image>`s.
@@ -364,11 +325,14 @@ class ArlowModel(ArlowPreTrainedModel):
             position_ids = self._positions(inputs_embeds, attention_mask, cache)
 
         caches = cross_attention_caches(cache, self.config, pictures_come=encoder_hidden_states is not None)
-        segments = None
-        if encoder_hidden_states is not None or (caches and caches[0].is_initialized):
-            segments, encoder_hidden_states = self._segments(
-                input_ids, position_ids, attention_mask, encoder_hidden_states, encoder_attention_mask, caches
+        image_lengths = None
+        if encoder_hidden_states is not None:
+            self._check_pictures_can_be_read(input_ids, segments)
+            encoder_hidden_states, image_lengths = flatten_pictures(
+                encoder_hidden_states, encoder_attention_mask, encoder_lengths
             )
+        if segments is None:
+            segments = self._segments(input_ids, position_ids, attention_mask, image_lengths, caches)
         if self._runs_varlen(inputs_embeds, attention_mask, cache):
             kwargs["text_runs"] = TextRuns.of_documents(
                 document_ids(position_ids.expand(inputs_embeds.shape[:2]), attention_mask)
@@ -416,7 +380,7 @@ class ArlowModel(ArlowPreTrainedModel):
         if attention_mask is not None and attention_mask.ndim != 2:
             return False
         if isinstance(cache, Cache):
-            if any(layer.is_compileable for layer in cache.layers) or cache.get_seq_length() > 0:
+            if any(x.is_compileable for x in cache.layers[: len(self.layers)]) or cache.get_seq_length() > 0:
                 return False
         elif cache is not None:  # continuous batching's pages
             return False
@@ -425,34 +389,34 @@ class ArlowModel(ArlowPreTrainedModel):
         dropout = self.layers[0].self_attn.dropout_now
         return takes_varlen(ARLOW_ATTENTION, inputs_embeds, self.config.head_dim, dropout)
 
-    def _segments(
-        self, input_ids, position_ids, attention_mask, encoder_hidden_states, encoder_attention_mask, caches
-    ) -> tuple[SegmentTable, Tensor | None]:
-        """The segment table of this call, and its encoder tokens as one flat (K, D) list."""
+    def _check_pictures_can_be_read(self, input_ids: Tensor | None, segments: SegmentTable | None) -> None:
         if not self.config.use_cross_attention:
             raise ValueError(
                 "this model was built with use_cross_attention False and cannot take encoder_hidden_states"
             )
-        if input_ids is None:
-            raise ValueError("pictures are placed by the <image> tokens of input_ids; inputs_embeds cannot tell them")
+        if input_ids is None and segments is None:
+            raise ValueError(
+                "pictures are placed by the <image> tokens of input_ids; with inputs_embeds give segments "
+                "(SegmentTable.of_pairs)"
+            )
+
+    def _segments(
+        self, input_ids, position_ids, attention_mask, image_lengths, caches
+    ) -> SegmentTable | SegmentMask | None:
+        """What the text of this call sees of the pictures in the cache and of this call's, whose (N,) lengths come."""
+        cached = caches[0] if caches and caches[0].is_initialized else None
+        if image_lengths is None:
+            return None if cached is None else cached_segments(cached.lengths, cached.get_seq_length())
         batch, width = input_ids.shape
         text_mask = None if attention_mask is None or attention_mask.ndim != 2 else attention_mask[:, -width:]
-        cached = caches[0] if caches and caches[0].is_initialized else None
-        if encoder_hidden_states is None:
-            is_image, lengths = torch.zeros_like(input_ids, dtype=torch.bool), input_ids.new_zeros(0)
-        else:
-            encoder_hidden_states, lengths = flatten_pictures(encoder_hidden_states, encoder_attention_mask)
-            is_image = input_ids == self.config.image_token_id
-        if not lengths.numel() and cached is None:
-            return no_segments(batch, input_ids.device), None
-        table = build_segment_table(
-            is_image,
+        build = build_segment_table if self.config.cross_attention_sees == "last_group" else build_segment_mask
+        return build(
+            input_ids == self.config.image_token_id,
             document_ids(position_ids.expand(batch, width), text_mask),
-            lengths,
+            image_lengths,
             cached_lengths=None if cached is None else cached.lengths,
             cached_width=0 if cached is None else cached.get_seq_length(),
         )
-        return table, encoder_hidden_states
 
 
 class ArlowForCausalLM(ArlowPreTrainedModel, PictureGenerationMixin):

@@ -3,9 +3,14 @@
 
 A token sees the last group of consecutive pictures before it in its own document. That needs no mask: it is a list of
 (run of text -> run of encoder tokens) pairs, in order and disjoint, which is what varlen attention kernels take
-(`cu_seqlens_q`, `cu_seqlens_k`). Padded batches, packed rows and cached generation all build the same table.
+(`cu_seqlens_q`, `cu_seqlens_k`). Padded batches, packed rows and interleaved documents all build the same table.
+
+Two cases are a mask over each row's encoder tokens instead: text behind a cache, which sees all that the cache holds
+for its row, so that one graph serves every step; and the rule that a token sees all pictures before it, whose runs
+overlap.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -88,6 +93,61 @@ class SegmentTable:
     def is_empty(self) -> bool:
         return self.query_index.shape[0] == 0
 
+    @classmethod
+    def of_pairs(
+        cls, pairs: Sequence[tuple[tuple[int, int], tuple[int, int]]], *, batch: int, width: int, encoder_tokens: int
+    ) -> "SegmentTable":
+        """A table made by hand, of ((first text, end), (first encoder token, end)) in the flattened batch and pool.
+
+        Raises:
+            ValueError: runs that are empty, run backwards, overlap, leave their row, or leave encoder tokens out.
+        """
+        for side, name, limit in ((0, "text", batch * width), (1, "encoder token", encoder_tokens)):
+            previous_end = 0
+            for number, pair in enumerate(pairs):
+                start, end = pair[side]
+                where = f"pair {number}: the {name} run {start} to {end}"
+                if start >= end:
+                    raise ValueError(f"{where} is empty or runs backwards; give first and end, first below end")
+                if start < previous_end:
+                    raise ValueError(
+                        f"{where} overlaps the one before, which ends at {previous_end}; give them in order"
+                    )
+                if end > limit:
+                    raise ValueError(f"{where} reaches beyond the {limit} there are")
+                if side == 0 and start // width != (end - 1) // width:
+                    raise ValueError(f"{where} crosses from row {start // width} into the next; split it there")
+                if side == 1 and start != previous_end:
+                    raise ValueError(
+                        f"encoder tokens {previous_end} to {start} are in no pair, so no text would see them"
+                    )
+                previous_end = end
+            if side == 1 and previous_end != limit:
+                raise ValueError(f"encoder tokens {previous_end} to {limit} are in no pair: no text sees them")
+        text, encoder = (torch.tensor([pair[side] for pair in pairs]).reshape(-1, 2) for side in (0, 1))
+        query_index = torch.cat([torch.arange(start, end) for (start, end), _ in pairs] or [text.new_zeros(0)])
+        last = torch.arange(1, batch + 1)[:, None] * width - 1
+        holds_last = (text[:, 0] <= last) & (last < text[:, 1])
+        keeps = (
+            torch.where(holds_last.any(1), holds_last.int().argmax(1), PADDING) if pairs else last[:, 0] * 0 + PADDING
+        )
+        return cls(query_index, Runs.of_lengths(text.diff()[:, 0]), None, Runs.of_lengths(encoder.diff()[:, 0]), keeps)
+
+
+@dataclass(frozen=True)
+class SegmentMask:
+    """Which of its row's K encoder tokens each token sees. Costs B * T * K, and runs on kernels that take a mask."""
+
+    sees: Tensor
+    """(B, T) or (B, 1) bool: the tokens that see any picture."""
+    mask: Tensor
+    """(B, T, K) or (B, 1, K) bool; all True where a token sees nothing, so that no softmax is over nothing."""
+    key_index: Tensor | None
+    """(B, K) int64: each row's encoder tokens as positions in the pool; None: what the cache holds, as it is."""
+    lengths: Tensor
+    """(B,) int64: how many of the K a row has."""
+    is_empty = False
+
 
 def document_ids(position_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
     """(B, T) int64 document numbers, unique in the batch, PADDING on padding; documents start where positions restart.
@@ -125,15 +185,8 @@ def build_segment_table(
     """
     batch, width = is_image.shape
     device = is_image.device
-    is_image = is_image & (documents != PADDING)
-    if int(is_image.sum()) != image_lengths.shape[0]:
-        per_row = is_image.sum(1).tolist()
-        raise ValueError(
-            f"got {image_lengths.shape[0]} pictures for {sum(per_row)} <image> tokens (per row: {per_row}); "
-            "give exactly one picture for every <image>"
-        )
-    same_group_next = is_image[:, :-1] & is_image[:, 1:] & (documents[:, :-1] == documents[:, 1:])
-    closes = (is_image & ~F.pad(same_group_next, (0, 1))).flatten()
+    is_image, closes = _groups(is_image, documents, image_lengths)
+    closes = closes.flatten()
 
     # Groups 0..B-1 are what the cache holds for each row, groups B.. are this call's, in order.
     group = batch - 1 + closes.cumsum(0).view(batch, width)
@@ -156,6 +209,19 @@ def build_segment_table(
     last = torch.where(documents != PADDING, torch.arange(width, device=device), 0).amax(1, keepdim=True)
     keeps = _kept(seen.gather(1, last).squeeze(1), groups)
     return SegmentTable(query_index, Runs.of_lengths(query_lengths), key_index, key_runs, keeps)
+
+
+def _groups(is_image: Tensor, documents: Tensor, image_lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, T) each: the `<image>` tokens of text, and which of them end a group of consecutive ones."""
+    is_image = is_image & (documents != PADDING)
+    if int(is_image.sum()) != image_lengths.shape[0]:
+        per_row = is_image.sum(1).tolist()
+        raise ValueError(
+            f"got {image_lengths.shape[0]} pictures for {sum(per_row)} <image> tokens (per row: {per_row}); "
+            "give exactly one picture for every <image>"
+        )
+    same_group_next = is_image[:, :-1] & is_image[:, 1:] & (documents[:, :-1] == documents[:, 1:])
+    return is_image, is_image & ~F.pad(same_group_next, (0, 1))
 
 
 def _group_extents(
@@ -181,15 +247,73 @@ def _kept(last_seen: Tensor, groups: Tensor) -> Tensor:
     return torch.where(matches.any(1), matches.int().argmax(1), PADDING)
 
 
-def no_segments(batch: int, device: torch.device) -> SegmentTable:
-    """The table of a batch without any picture."""
-    none = torch.zeros(0, dtype=torch.long, device=device)
-    runs = Runs.of_lengths(none)
-    return SegmentTable(none, runs, none, runs, torch.full((batch,), PADDING, device=device))
+def cached_segments(lengths: Tensor, width: int) -> SegmentMask:
+    """Text behind a cache that brings no picture: every token sees what the cache holds for its row.
+
+    `lengths` is (B,) int64, the encoder tokens of each row; `width` the room that the cache has for each.
+    """
+    sees = lengths[:, None] > 0
+    mask = torch.arange(width, device=lengths.device) < lengths[:, None, None]
+    return SegmentMask(sees, mask | ~sees[..., None], None, lengths)
 
 
-def flatten_pictures(encoder_hidden_states: Tensor, encoder_attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(N, P, D) encoder tokens, and where they count -> flat (tokens, D) and the (N,) int64 length of each picture."""
+def build_segment_mask(
+    is_image: Tensor,
+    documents: Tensor,
+    image_lengths: Tensor,
+    cached_lengths: Tensor | None = None,
+    cached_width: int = 0,
+) -> SegmentMask:
+    """As `build_segment_table`, for the rule that a token sees every picture before it in its own document."""
+    batch = is_image.shape[0]
+    is_image, closes = _groups(is_image, documents, image_lengths)
+    ends = F.pad(image_lengths.cumsum(0), (1, 0))
+    so_far = is_image.flatten().cumsum(0).view_as(documents)
+    before = so_far - is_image.long()
+    starts_document = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
+
+    def latest(counts: Tensor, where: Tensor) -> Tensor:
+        """(B, T): the count at the last marked token up to each; counts grow along the flattened batch."""
+        return torch.where(where, counts, 0).flatten().cummax(0).values.view_as(counts)
+
+    row_starts = ends[before[:, 0]]
+    cached = torch.zeros_like(row_starts) if cached_lengths is None else cached_lengths
+    lengths = cached + ends[so_far[:, -1]] - row_starts
+    keys = torch.arange(int(lengths.max()), device=is_image.device)
+    rows = torch.arange(batch, device=is_image.device)
+    new = batch * cached_width + row_starts[:, None] + keys - cached[:, None]
+    key_index = torch.where(keys < cached[:, None], rows[:, None] * cached_width + keys, new)
+    key_index = key_index.clamp(max=batch * cached_width + int(ends[-1]) - 1)
+
+    shift = (cached - row_starts)[:, None]  # from counts in the pool of this call to counts in the row
+    first = torch.zeros_like(documents) if cached_lengths is not None else ends[latest(before, starts_document)] + shift
+    end = ends[latest(so_far, closes)] + shift
+    mask = (keys >= first[..., None]) & (keys < end[..., None])
+    sees = mask.any(-1) & (documents != PADDING)
+    return SegmentMask(sees, mask | ~sees[..., None], key_index, lengths)
+
+
+def flatten_pictures(
+    encoder_hidden_states: Tensor, encoder_attention_mask: Tensor | None, encoder_lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Encoder tokens as one flat (K, D) list, and the (N,) int64 length of each picture.
+
+    They come as (N, P, D), with a mask of what counts, or flat already with their lengths.
+    """
+    if encoder_lengths is not None:
+        if encoder_hidden_states.ndim != 2 or encoder_attention_mask is not None:
+            raise ValueError("encoder_lengths goes with flat (K, D) encoder_hidden_states and no mask")
+        if int(encoder_lengths.sum()) != encoder_hidden_states.shape[0] or bool((encoder_lengths < 1).any()):
+            raise ValueError(
+                f"encoder_lengths {encoder_lengths.tolist()} must be positive and add up to the "
+                f"{encoder_hidden_states.shape[0]} rows of encoder_hidden_states"
+            )
+        return encoder_hidden_states, encoder_lengths
+    if encoder_hidden_states.ndim != 3:
+        raise ValueError(
+            f"encoder_hidden_states of shape {tuple(encoder_hidden_states.shape)} must be (pictures, patches, hidden), "
+            "or (patches, hidden) with encoder_lengths"
+        )
     count, width = encoder_hidden_states.shape[:2]
     if encoder_attention_mask is None:
         lengths = torch.full((count,), width, dtype=torch.long, device=encoder_hidden_states.device)

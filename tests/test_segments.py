@@ -5,7 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arlow_vl.segments import PADDING, Runs, build_segment_table, document_ids
+from arlow_vl.segments import (
+    PADDING,
+    Runs,
+    SegmentTable,
+    build_segment_mask,
+    build_segment_table,
+    cached_segments,
+    document_ids,
+    flatten_pictures,
+)
 
 
 def seen_pictures(tokens: list[str], documents: list[int]) -> list[list[int]]:
@@ -43,33 +52,123 @@ def layouts(draw):
     return rows, draw(st.lists(st.integers(1, 5), min_size=60, max_size=60))
 
 
+def laid_out(layout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`is_image`, `documents` and the lengths of the pictures."""
+    rows, lengths = layout
+    kinds, documents, number = [], [], 0
+    for left, body, right in rows:
+        row_documents = []
+        for _, starts in body:
+            number += starts or not row_documents
+            row_documents.append(number)
+        kinds.append([False] * left + [kind == "i" for kind, _ in body] + [False] * right)
+        documents.append([PADDING] * left + row_documents + [PADDING] * right)
+    is_image = torch.tensor(kinds)
+    return is_image, torch.tensor(documents), torch.tensor(lengths[: int(is_image.sum())], dtype=torch.long)
+
+
+def seen_by_each_token(is_image, documents, lengths, rule) -> list[list[int]]:
+    """The encoder tokens that each token of the flattened batch sees, by the literal rule."""
+    offsets = [0, *lengths.cumsum(0).tolist()]
+    seen, picture = [], 0
+    for row, row_documents in zip(is_image.tolist(), documents.tolist(), strict=True):
+        for pictures in rule(["image" if x else "text" for x in row], row_documents):
+            seen.append([k for p in pictures for k in range(offsets[picture + p], offsets[picture + p + 1])])
+        picture += sum(row)
+    return [x if d != PADDING else [] for x, d in zip(seen, documents.flatten().tolist(), strict=True)]
+
+
 @given(layouts())
 def test_every_token_is_paired_with_the_last_group_before_it_in_its_document(layout):
-    rows, lengths = layout
-    kinds, documents, expected, number, picture = [], [], [], 0, 0
-    offsets = torch.tensor([0, *lengths]).cumsum(0).tolist()
-    for left, body, right in rows:
-        tokens, row_documents = [], []
-        for kind, starts in body:
-            number += starts or not row_documents
-            tokens.append("image" if kind == "i" else "text")
-            row_documents.append(number)
-        for pictures in seen_pictures(tokens, row_documents):
-            expected.append([k for p in pictures for k in range(offsets[picture + p], offsets[picture + p + 1])])
-        picture += tokens.count("image")
-        kinds.append([""] * left + tokens + [""] * right)
-        documents.append([PADDING] * left + row_documents + [PADDING] * right)
-    is_image = torch.tensor([[token == "image" for token in row] for row in kinds])
-    table = build_segment_table(is_image, torch.tensor(documents), torch.tensor(lengths[:picture], dtype=torch.long))
-
-    keys = torch.arange(offsets[picture]) if table.key_index is None else table.key_index
-    actual = {}
+    is_image, documents, lengths = laid_out(layout)
+    table = build_segment_table(is_image, documents, lengths)
+    keys = torch.arange(int(lengths.sum())) if table.key_index is None else table.key_index
+    actual: list[list[int]] = [[] for _ in range(documents.numel())]
     for r in range(len(table.query_runs)):
         q0, q1 = table.query_runs.cu_seqlens[r : r + 2]
         k0, k1 = table.key_runs.cu_seqlens[r : r + 2]
-        actual |= {q: keys[k0:k1].tolist() for q in table.query_index[q0:q1].tolist()}
-    text_positions = (torch.tensor(documents).flatten() != PADDING).nonzero().squeeze(1).tolist()
-    assert actual == {q: e for q, e in zip(text_positions, expected, strict=True) if e}
+        for q in table.query_index[q0:q1].tolist():
+            actual[q] = keys[k0:k1].tolist()
+    assert actual == seen_by_each_token(is_image, documents, lengths, seen_pictures)
+
+
+@given(layouts())
+def test_under_the_other_rule_a_token_sees_every_picture_before_it_in_its_document(layout):
+    def all_before(tokens, documents):
+        return [
+            sorted({p for q, d in zip(last[: i + 1], documents, strict=False) if d == documents[i] for p in q})
+            for last in [seen_pictures(tokens, documents)]
+            for i in range(len(tokens))
+        ]
+
+    is_image, documents, lengths = laid_out(layout)
+    table = build_segment_mask(is_image, documents, lengths)
+    batch, width = documents.shape
+    actual = [
+        table.key_index[b][table.mask[b, t]].tolist() if table.sees[b, t] else []
+        for b in range(batch)
+        for t in range(width)
+    ]
+    assert actual == seen_by_each_token(is_image, documents, lengths, all_before)
+    assert table.mask.any(-1).all() or not table.mask.shape[-1]
+
+
+def test_behind_a_cache_a_row_sees_what_the_cache_holds_for_it():
+    table = cached_segments(torch.tensor([2, 0, 3]), 3)
+    assert table.sees.tolist() == [[True], [False], [True]]
+    assert table.mask.tolist() == [[[True, True, False]], [[True] * 3], [[True] * 3]]
+
+
+PAIRS = [((2, 4), (0, 5)), ((4, 6), (5, 6)), ((8, 12), (6, 9))]
+
+
+def test_a_table_made_by_hand_equals_the_one_of_the_tokens():
+    is_image = torch.tensor([[0, 0, 1, 0, 1, 0], [0, 0, 1, 0, 0, 0]]).bool()
+    built = build_segment_table(is_image, torch.tensor([[1] * 6, [2] * 6]), torch.tensor([5, 1, 3]))
+    made = SegmentTable.of_pairs(PAIRS, batch=2, width=6, encoder_tokens=9)
+    assert torch.equal(made.query_index, built.query_index) and torch.equal(made.keeps, built.keeps)
+    for runs in ("query_runs", "key_runs"):
+        assert torch.equal(getattr(made, runs).cu_seqlens, getattr(built, runs).cu_seqlens)
+        assert getattr(made, runs).max_seqlen == getattr(built, runs).max_seqlen
+
+
+def test_a_table_made_by_hand_may_be_empty():
+    assert SegmentTable.of_pairs([], batch=2, width=6, encoder_tokens=0).keeps.tolist() == [PADDING, PADDING]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({0: ((4, 2), (0, 5))}, "pair 0: the text run 4 to 2 is empty or runs backwards"),
+        ({1: ((3, 6), (5, 6))}, "pair 1: the text run 3 to 6 overlaps the one before, which ends at 4"),
+        ({2: ((8, 13), (6, 9))}, "pair 2: the text run 8 to 13 reaches beyond the 12 there are"),
+        ({1: ((4, 8), (5, 6))}, "pair 1: the text run 4 to 8 crosses from row 0 into the next"),
+        ({1: ((4, 6), (4, 6))}, "pair 1: the encoder token run 4 to 6 overlaps the one before"),
+        ({2: ((8, 12), (7, 9))}, "encoder tokens 6 to 7 are in no pair"),
+        ({2: ((8, 12), (6, 8))}, "encoder tokens 8 to 9 are in no pair"),
+        ({1: ((4, 6), (6, 5))}, "pair 1: the encoder token run 6 to 5 is empty or runs backwards"),
+    ],
+)
+def test_a_table_made_by_hand_is_checked(change, sentence):
+    pairs = [change.get(i, pair) for i, pair in enumerate(PAIRS)]
+    with pytest.raises(ValueError, match=sentence):
+        SegmentTable.of_pairs(pairs, batch=2, width=6, encoder_tokens=9)
+
+
+def test_flat_pictures_keep_their_lengths():
+    flat = torch.randn(9, 4)
+    pictures, lengths = flatten_pictures(flat, None, torch.tensor([5, 4]))
+    assert pictures is flat and lengths.tolist() == [5, 4]
+    padded, mask = torch.zeros(2, 5, 4), torch.tensor([[1] * 5, [1] * 4 + [0]])
+    padded[0], padded[1, :4] = flat[:5], flat[5:]
+    pictures, lengths = flatten_pictures(padded, mask)
+    assert torch.equal(pictures, flat) and lengths.tolist() == [5, 4]
+
+
+@pytest.mark.parametrize("lengths", [[5, 5], [9, 0]])
+def test_lengths_that_do_not_fit_the_flat_pictures_are_refused(lengths):
+    with pytest.raises(ValueError, match="must be positive and add up to the 9 rows"):
+        flatten_pictures(torch.randn(9, 4), None, torch.tensor(lengths))
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=6))
