@@ -10,7 +10,6 @@ from transformers import StaticCache
 
 from arlow_vl.modeling_arlow import ArlowForCausalLM
 from arlow_vl.segments import SegmentTable
-
 from tests.conftest import open_gates
 
 IMAGE = 7
