@@ -13,24 +13,19 @@ from tokenizers.trainers import BpeTrainer
 from transformers import BatchEncoding, TokenizersBackend
 
 from .errors import DataError
-from .tokenization_arlow import (
+from .tokenization_arlow import CHAT_TEMPLATE, PRETOKENIZE_REGEX, ArlowTokenizer, check_call, check_ids, well_formed
+from .vocabulary_arlow import (
     BACKEND_FILE,
     BYTE_OF_CHARACTER,
-    CHAT_TEMPLATE,
-    PRETOKENIZE_REGEX,
     SPECIAL_TOKEN_ROLES,
     SPECIAL_TOKENS,
     VOCAB_FILES_NAMES,
-    ArlowTokenizer,
     Merges,
     byte_vocab,
     check_backend_file,
-    check_call,
-    check_ids,
     check_vocab,
     naming_damaged_json,
     read_vocab_and_merges,
-    well_formed,
 )
 
 MIN_FREQUENCY = 2
