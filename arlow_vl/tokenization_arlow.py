@@ -6,46 +6,30 @@ inside a piece those neighbours are joined first that training joined first (Sen
 the byte characters are GPT-2's). Nothing is normalised: decoding gives every byte back.
 """
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import inspect
+import operator
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import regex
-from transformers import PreTrainedTokenizer
+from tokenizers.models import BPE
+from transformers import BatchEncoding, PreTrainedTokenizer
 
-from .errors import CheckpointError
-
-VOCAB_FILES_NAMES = {"vocab_file": "vocab.json", "merges_file": "merges.txt"}
-BACKEND_FILE = "tokenizer.json"
-
-# Their place is their id.
-SPECIAL_TOKENS = (
-    "<|unk|>",
-    "<|startoftext|>",
-    "<|endoftext|>",
-    "<|pad|>",
-    "<|mask|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<image>",
-    "<video>",
-    "<|vision_start|>",
-    "<|vision_end|>",
+from .vocabulary_arlow import (
+    BACKEND_FILE,
+    BYTE_OF_CHARACTER,
+    CHARACTER_OF_BYTE,
+    SPECIAL_TOKEN_ROLES,
+    VOCAB_FILES_NAMES,
+    Merges,
+    byte_vocab,
+    check_backend_file,
+    check_vocab,
+    naming_damaged_json,
+    read_vocab_and_merges,
 )
-SPECIAL_TOKEN_ROLES: dict[str, Any] = {
-    "unk_token": "<|unk|>",
-    "bos_token": "<|startoftext|>",
-    "eos_token": "<|endoftext|>",
-    "pad_token": "<|pad|>",
-    "mask_token": "<|mask|>",
-    "image_token": "<image>",
-    "video_token": "<video>",
-    "extra_special_tokens": ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"],
-}
 
 # Letters and digits that Unicode 17 and 18 brought. They are cut like signs, whatever Unicode an engine was built
 # with: so both tokenizers agree on every character, and a trained one cuts the same way for ever.
@@ -70,112 +54,101 @@ PRETOKENIZE_REGEX = "|".join(
     ]
 )
 
+# What stands inside `generation` is marked by `return_assistant_tokens_mask=True`: the answer and its end.
 CHAT_TEMPLATE = """\
-{{ bos_token }}
-{%- for message in messages -%}
-    {{ '<|im_start|>' + message.role + '\\n' }}
-    {%- if message.content is string -%}
-        {{ message.content }}
+{%- macro written(content) -%}
+    {%- if content is string -%}
+        {{ content }}
     {%- else -%}
-        {%- for part in message.content -%}
+        {%- for part in content -%}
             {%- if part.type == 'image' -%}<image>
             {%- elif part.type == 'text' -%}{{ part.text }}
             {%- else -%}{{ raise_exception('a message holds text and image parts, got ' + part.type) }}
             {%- endif -%}
         {%- endfor -%}
     {%- endif -%}
-    {{ '<|im_end|>\\n' }}
+    <|im_end|>
+{%- endmacro -%}
+{{ bos_token }}
+{%- for message in messages -%}
+    {{ '<|im_start|>' + message.role + '\\n' }}
+    {%- if message.role == 'assistant' -%}
+        {%- generation -%}{{ written(message.content) }}{%- endgeneration -%}
+    {%- else -%}
+        {{ written(message.content) }}
+    {%- endif -%}
+    {{ '\\n' }}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
 """
 
 PIECES = regex.compile(PRETOKENIZE_REGEX)
-LONE_SURROGATE = regex.compile("[\ud800-\udfff]")
+SURROGATE = regex.compile("[\ud800-\udfff]")
+# What transformers hands down to `_encode_plus` beside its own arguments.
+ENCODE_KEYWORDS = {*inspect.signature(PreTrainedTokenizer._encode_plus).parameters, "split_special_tokens"}
+ENCODE_KEYWORDS |= {"sanitize_control_tokens", "return_offsets_mapping", "src_lang", "tgt_lang"}
 CACHED_PIECES = 2**16
 CACHED_PIECE_LENGTH = 64
 
-Merges = list[tuple[str, str]]
 
+def well_formed(text: Any) -> Any:
+    """The text, or texts nested in lists, with U+FFFD for each surrogate, since those have no UTF-8 form.
 
-def byte_characters() -> dict[int, str]:
-    """A printable character for each byte: itself where it prints, else the next one from U+0100 on (GPT-2)."""
-    prints = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    rest = [byte for byte in range(256) if byte not in prints]
-    return {byte: chr(byte) for byte in prints} | {byte: chr(0x100 + place) for place, byte in enumerate(rest)}
-
-
-CHARACTER_OF_BYTE = byte_characters()
-BYTE_OF_CHARACTER = {character: byte for byte, character in CHARACTER_OF_BYTE.items()}
-
-
-def byte_vocab() -> dict[str, int]:
-    """The smallest vocabulary: the special tokens and the 256 bytes. It encodes every text, without merges."""
-    return {token: index for index, token in enumerate([*SPECIAL_TOKENS, *sorted(BYTE_OF_CHARACTER)])}
-
-
-def replace_surrogates(text: Any) -> Any:
-    """The text, or texts nested in lists, with U+FFFD for lone surrogates, which have no UTF-8 form."""
+    Raises:
+        ValueError: something in it is not a string.
+    """
     if isinstance(text, str):
-        return text if text.isascii() else LONE_SURROGATE.sub("\ufffd", text)
-    return type(text)(map(replace_surrogates, text)) if isinstance(text, list | tuple) else text
+        return text if text.isascii() else SURROGATE.sub("\ufffd", text)
+    if isinstance(text, list | tuple):
+        return type(text)(map(well_formed, text))
+    raise ValueError(f"a text must be a string, or a list of strings, got {text!a:.60} ({type(text).__name__})")
 
 
-def read_vocab_and_merges(files: dict[str, Any]) -> tuple[dict[str, int], Merges]:
-    """What `vocab_file` and `merges_file` hold; `name_or_path` is their folder.
-
-    Raises:
-        CheckpointError: one is missing or damaged.
-    """
-    folder = files.get("name_or_path", "the folder")
-    for key, name in VOCAB_FILES_NAMES.items():
-        if not files.get(key):
-            raise CheckpointError(f"{folder} has no {name}; `arlow tokenizer train` writes the files of a tokenizer")
-    try:
-        vocab = json.loads(Path(files["vocab_file"]).read_text(encoding="utf-8"))
-        lines = Path(files["merges_file"]).read_text(encoding="utf-8").split("\n")
-    except ValueError as error:
-        raise CheckpointError(f"{folder}: vocab.json or merges.txt is damaged ({error}); copy both again") from error
-    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    if not isinstance(vocab, dict) or any(len(merge) != 2 for merge in merges):
-        raise CheckpointError(f"{folder}: vocab.json must map tokens to ids, merges.txt hold two tokens a line")
-    return vocab, [(left, right) for left, right in merges]
-
-
-@contextmanager
-def naming_damaged_json(folder: str | Path) -> Iterator[None]:
-    """Turns the bare JSONDecodeError of a damaged file into a CheckpointError that names the folder."""
-    try:
-        yield
-    except json.JSONDecodeError as error:
-        files = "tokenizer.json or tokenizer_config.json"
-        raise CheckpointError(f"{folder}: {files} is damaged ({error}); copy the folder again") from error
-
-
-def check_vocab(vocab: dict[str, int], merges: Merges, folder: str) -> None:
-    """Without every byte, or without what merges make, a part of the text would vanish unseen.
+def check_call(texts: Any, keywords: dict[str, Any]) -> None:
+    """Both tokenizers refuse what the base class of one of them would pass over in silence.
 
     Raises:
-        CheckpointError: an entry is missing.
+        ValueError: there is no text, or a keyword is none that a tokenizer takes.
     """
-    missing = sorted(BYTE_OF_CHARACTER.keys() - set(vocab))
-    missing += [" ".join(merge) for merge in merges if not {*merge, "".join(merge)} <= vocab.keys()]
-    if missing:
-        raise CheckpointError(
-            f"{folder or 'the vocabulary'} lacks {len(missing):,} of the bytes or merged pieces that the tokenizer "
-            f"needs, first {missing[0]!r}; copy vocab.json, merges.txt and tokenizer.json from one tokenizer"
-        )
+    empty = isinstance(texts, list | tuple) and any(
+        isinstance(text, list | tuple) and not text for text in (texts, *texts)
+    )
+    if empty and not keywords.get("is_split_into_words"):
+        raise ValueError("there is no text to encode, got an empty list; leave the call away for an empty batch")
+    unknown = keywords.keys() - ENCODE_KEYWORDS
+    if unknown:
+        raise ValueError(f"{', '.join(sorted(unknown))} is no argument that a tokenizer call takes; check its spelling")
+
+
+def check_ids(ids: Any) -> None:
+    """Raises:
+    ValueError: not all of the ids are whole numbers from 0 on.
+    """
+    for index in ids if isinstance(ids, list | tuple) else [ids]:
+        try:
+            known = operator.index(index) >= 0
+        except TypeError:
+            known = False
+        if not known:
+            raise ValueError(
+                f"an id to decode must be a whole number from 0 on, got {index!r}; in labels, put the pad token's id "
+                "in the place of -100"
+            )
 
 
 class ArlowTokenizer(PreTrainedTokenizer):
     """Arlow's tokenizer in Python; without arguments it knows the special tokens and the single bytes.
 
     `tokenizer(text)` puts bos in front, never eos; `add_bos_token=False` leaves bos away too. Special tokens in the
-    text are read as such, unless `split_special_tokens=True` (per call, or for good) makes them plain text. A lone
-    surrogate is read as U+FFFD. Ids that have no entry decode to nothing.
+    text are read as such, unless `split_special_tokens=True` (per call, or for good) makes them plain text. A
+    surrogate is read as U+FFFD. Ids that have no entry decode to nothing. Transformers 5 gives `ArlowTokenizerFast`
+    for `AutoTokenizer.from_pretrained`, whatever `use_fast` says; this class loads the same folder.
     """
 
     vocab_files_names = VOCAB_FILES_NAMES
     model_input_names = ["input_ids", "attention_mask"]
+    model = BPE  # `vocab` maps tokens to ids, beside `merges`
+    add_prefix_space = False  # words, too, are taken as they are
     add_bpe_version_header = True
 
     def __init__(
@@ -187,23 +160,28 @@ class ArlowTokenizer(PreTrainedTokenizer):
         special_tokens_pattern: str = "bos",
         **kwargs,
     ) -> None:
-        vocab, merges = vocab or byte_vocab(), merges or []
-        check_vocab(vocab, merges, kwargs.get("name_or_path", ""))
+        vocab, merges = byte_vocab() if vocab is None else vocab, merges or []
+        keywords = {**SPECIAL_TOKEN_ROLES, "chat_template": CHAT_TEMPLATE, **kwargs, "backend": "custom"}
+        check_vocab(vocab, merges, keywords)
         self.encoder = vocab
         self.decoder = {index: token for token, index in vocab.items()}
         self.bpe_ranks = {(left, right): rank for rank, (left, right) in enumerate(merges)}
         self._tokens_of_piece: dict[str, list[str]] = {}
         if add_bos_token is not None:
             special_tokens_pattern = "bos" if add_bos_token else "none"
-        keywords = {**SPECIAL_TOKEN_ROLES, "chat_template": CHAT_TEMPLATE, **kwargs, "backend": "custom"}
         super().__init__(special_tokens_pattern=special_tokens_pattern, **keywords)
-        # The base class takes this one out, so that save_pretrained would lose it.
-        self.init_kwargs["special_tokens_pattern"] = special_tokens_pattern
+        # The base class takes these out, so that save_pretrained would lose them.
+        self.add_bos_token = special_tokens_pattern == "bos"
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         with naming_damaged_json(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def _from_pretrained(cls, resolved_vocab_files, *args, **kwargs):
+        check_backend_file(resolved_vocab_files.get("tokenizer_file"))
+        return super()._from_pretrained(resolved_vocab_files, *args, **kwargs)
 
     @classmethod
     def convert_to_native_format(cls, **kwargs):
@@ -218,6 +196,7 @@ class ArlowTokenizer(PreTrainedTokenizer):
     @add_bos_token.setter
     def add_bos_token(self, value: bool) -> None:
         self.special_tokens_pattern = "bos" if value else "none"
+        self.init_kwargs |= {"special_tokens_pattern": self.special_tokens_pattern, "add_bos_token": value}
 
     @property
     def vocab_size(self) -> int:
@@ -226,10 +205,21 @@ class ArlowTokenizer(PreTrainedTokenizer):
     def get_vocab(self) -> dict[str, int]:
         return {**self.encoder, **self._added_tokens_encoder}
 
+    def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs) -> BatchEncoding:
+        check_call(text, kwargs)
+        if kwargs.pop("return_offsets_mapping", False):
+            raise ValueError("ArlowTokenizer has no offsets; use ArlowTokenizerFast for return_offsets_mapping=True")
+        text_pair = None if text_pair is None else well_formed(text_pair)
+        return super()._encode_plus(well_formed(text), text_pair, **kwargs)
+
     def prepare_for_tokenization(
         self, text: str, is_split_into_words: bool = False, **kwargs
     ) -> tuple[str, dict[str, Any]]:
-        return replace_surrogates(text), kwargs
+        return well_formed(text), kwargs
+
+    def _decode(self, token_ids: Any, *args, **kwargs) -> str:
+        check_ids(token_ids)
+        return super()._decode(token_ids, *args, **kwargs)
 
     def _tokenize(self, text: str, **kwargs) -> list[str]:
         tokens = []

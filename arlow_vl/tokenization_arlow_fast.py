@@ -13,21 +13,19 @@ from tokenizers.trainers import BpeTrainer
 from transformers import BatchEncoding, TokenizersBackend
 
 from .errors import DataError
-from .tokenization_arlow import (
+from .tokenization_arlow import CHAT_TEMPLATE, PRETOKENIZE_REGEX, ArlowTokenizer, check_call, check_ids, well_formed
+from .vocabulary_arlow import (
     BACKEND_FILE,
     BYTE_OF_CHARACTER,
-    CHAT_TEMPLATE,
-    PRETOKENIZE_REGEX,
     SPECIAL_TOKEN_ROLES,
     SPECIAL_TOKENS,
     VOCAB_FILES_NAMES,
-    ArlowTokenizer,
     Merges,
     byte_vocab,
+    check_backend_file,
     check_vocab,
     naming_damaged_json,
     read_vocab_and_merges,
-    replace_surrogates,
 )
 
 MIN_FREQUENCY = 2
@@ -52,8 +50,9 @@ class ArlowTokenizerFast(TokenizersBackend):
         special_tokens_pattern: str = "bos",
         **kwargs,
     ) -> None:
-        vocab, merges = vocab or byte_vocab(), merges or []
-        check_vocab(vocab, merges, kwargs.get("name_or_path", ""))
+        vocab, merges = byte_vocab() if vocab is None else vocab, merges or []
+        keywords = {**SPECIAL_TOKEN_ROLES, "chat_template": CHAT_TEMPLATE, **kwargs, "backend": "tokenizers"}
+        check_vocab(vocab, merges, keywords)
         self._tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges))
         cut = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -61,13 +60,17 @@ class ArlowTokenizerFast(TokenizersBackend):
         self._tokenizer.decoder = decoders.ByteLevel()
         if add_bos_token is None:
             add_bos_token = special_tokens_pattern == "bos"
-        keywords = {**SPECIAL_TOKEN_ROLES, "chat_template": CHAT_TEMPLATE, **kwargs, "backend": "tokenizers"}
         super().__init__(add_bos_token=add_bos_token, special_tokens_pattern=special_tokens_pattern, **keywords)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         with naming_damaged_json(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def _from_pretrained(cls, resolved_vocab_files, *args, **kwargs):
+        check_backend_file(resolved_vocab_files.get("tokenizer_file"))
+        return super()._from_pretrained(resolved_vocab_files, *args, **kwargs)
 
     @classmethod
     def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs):
@@ -81,7 +84,13 @@ class ArlowTokenizerFast(TokenizersBackend):
         return "bos" if self.add_bos_token else "none"
 
     def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs) -> BatchEncoding:
-        return super()._encode_plus(replace_surrogates(text), replace_surrogates(text_pair), **kwargs)
+        check_call(text, kwargs)
+        text_pair = None if text_pair is None else well_formed(text_pair)
+        return super()._encode_plus(well_formed(text), text_pair, **kwargs)
+
+    def _decode(self, token_ids: Any, *args, **kwargs) -> str:
+        check_ids(token_ids)
+        return super()._decode(token_ids, *args, **kwargs)
 
     def _save_pretrained(self, save_directory, file_names, legacy_format=None, filename_prefix=None):
         """Adds vocab.json and merges.txt, which `ArlowTokenizer` reads."""
@@ -130,7 +139,7 @@ def training_parts(texts: Iterable[str]) -> Iterator[str]:
 
     Parts begin where a line does, if not with white space: no piece of the regex reaches over such a place.
     """
-    for text in map(replace_surrogates, texts):
+    for text in map(well_formed, texts):
         start = 0
         while start < len(text):
             line = LINE_START.search(text, start + TRAINING_PART)

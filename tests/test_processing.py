@@ -210,9 +210,9 @@ def test_a_tokenizer_without_the_image_token_is_refused(image_processor):
 
 
 def byte_vocab_without_image() -> dict[str, int]:
-    from arlow_vl.tokenization_arlow import byte_vocab
+    from arlow_vl.vocabulary_arlow import byte_vocab
 
-    return {token: index for token, index in byte_vocab().items() if token != "<image>"}
+    return {token: index for index, token in enumerate(token for token in byte_vocab() if token != "<image>")}
 
 
 def test_decoding_is_the_tokenizers(processor):
