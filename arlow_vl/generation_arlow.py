@@ -67,8 +67,8 @@ def cross_attention_caches(
 ) -> list[CrossAttentionCacheLayer]:
     """The cache layers of the cross-attention blocks, put behind the decoder's own by the first pictures.
 
-    A cache that never meets one stays as it was made: a static one would not be compileable with them. Continuous
-    batching hands in pages instead of a Cache, which hold text alone.
+    A cache that never meets one stays as it was made. Continuous batching hands in pages instead of a Cache, which hold
+    text alone.
     """
     if not isinstance(cache, Cache):
         return []

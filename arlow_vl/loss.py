@@ -9,8 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils import logging
 
 from .linear import product
+
+logger = logging.get_logger(__name__)
 
 IGNORED = -100
 WEIGHT_SLICE = 16384
@@ -107,3 +112,40 @@ def linear_cross_entropy(
         hidden_states, labels = hidden_states[counts], labels[counts]
     with torch.autocast(device_type, enabled=False):
         return _LinearCrossEntropy.apply(hidden_states, weight, labels, divisor)
+
+
+def head_output(
+    model,
+    outputs,
+    labels: Tensor | None,
+    logits_to_keep: int | Tensor,
+    *,
+    skip_logits: bool = False,
+    num_items_in_batch: Tensor | int | None = None,
+    shift_labels: Tensor | None = None,
+    **kwargs,
+) -> CausalLMOutputWithPast:
+    """Logits of the positions to keep (last n, 0: all; a list; a list a row; a mask), and with `labels` the loss.
+
+    With `skip_logits` the loss alone, in a fraction of the memory and time (`loss.py`).
+    """
+    if skip_logits and labels is None:
+        raise ValueError("skip_logits leaves nothing to return without labels; give labels or leave it out")
+    hidden_states = outputs.last_hidden_state
+    counting = {"num_items_in_batch": num_items_in_batch, "shift_labels": shift_labels}
+    logits = loss = None
+    if skip_logits:
+        loss = next_token_loss(hidden_states, model.lm_head, labels, **counting)
+        if loss is None:
+            logger.warning_once("skip_logits has no effect: the weight of lm_head is not a plain matrix on one device")
+    if loss is None:
+        logits = model.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
+    if loss is None and labels is not None:
+        loss = model.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **counting, **kwargs)
+    return CausalLMOutputWithPast(
+        loss=loss,
+        logits=logits,
+        cache=outputs.cache,
+        hidden_states=outputs.hidden_states,
+        attentions=outputs.attentions,
+    )

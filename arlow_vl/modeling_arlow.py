@@ -35,7 +35,7 @@ from .configuration_arlow import ArlowConfig
 from .generation_arlow import CrossAttentionCacheLayer, PictureGenerationMixin, cross_attention_caches
 from .layers_arlow import ArlowMLP, ArlowRMSNorm, ArlowRotaryEmbedding, apply_rotary, rotary_factors
 from .linear import ArlowLinear
-from .loss import next_token_loss
+from .loss import head_output
 from .segments import (
     SegmentMask,
     SegmentTable,
@@ -467,53 +467,6 @@ class ArlowForCausalLM(ArlowPreTrainedModel, PictureGenerationMixin):
             **kwargs,
         )
         return head_output(self, outputs, labels, logits_to_keep, skip_logits=skip_logits, **kwargs)
-
-
-def head_output(
-    model,
-    outputs,
-    labels: Tensor | None,
-    logits_to_keep: int | Tensor,
-    *,
-    skip_logits: bool = False,
-    num_items_in_batch: Tensor | int | None = None,
-    shift_labels: Tensor | None = None,
-    **kwargs,
-) -> CausalLMOutputWithPast:
-    """Logits of the positions to keep (last n, 0: all; a list; a list a row; a mask), and with `labels` the loss.
-
-    With `skip_logits` the loss alone, in a fraction of the memory and time (`loss.py`).
-    """
-    if skip_logits and labels is None:
-        raise ValueError("skip_logits leaves nothing to return without labels; give labels or leave it out")
-    hidden_states = outputs.last_hidden_state
-    counting = {"num_items_in_batch": num_items_in_batch, "shift_labels": shift_labels}
-    logits = loss = None
-    if skip_logits:
-        loss = next_token_loss(hidden_states, model.lm_head, labels, **counting)
-        if loss is None:
-            logger.warning_once("skip_logits has no effect: the weight of lm_head is not a plain matrix on one device")
-    if loss is None:
-        logits = model.lm_head(kept_positions(hidden_states, logits_to_keep))
-    if loss is None and labels is not None:
-        loss = model.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **counting, **kwargs)
-    return CausalLMOutputWithPast(
-        loss=loss,
-        logits=logits,
-        cache=outputs.cache,
-        hidden_states=outputs.hidden_states,
-        attentions=outputs.attentions,
-    )
-
-
-def kept_positions(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
-    if isinstance(logits_to_keep, int):
-        return hidden_states[:, -logits_to_keep:]
-    if logits_to_keep.dtype == torch.bool:
-        return hidden_states[logits_to_keep]
-    if logits_to_keep.ndim == 2:
-        return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
-    return hidden_states[:, logits_to_keep]
 
 
 class ArlowForSequenceClassification(GenericForSequenceClassification, ArlowPreTrainedModel): ...

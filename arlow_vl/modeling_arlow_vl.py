@@ -14,7 +14,8 @@ from transformers.utils.deprecation import deprecate_kwarg
 
 from arlow_vl.configuration_arlow import ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.generation_arlow import PictureGenerationMixin
-from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel, head_output
+from arlow_vl.loss import head_output
+from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel
 from vision.encoder import VisionEncoder
 from vision.projector import MLPProjector
 

@@ -1,0 +1,149 @@
+"""Generation: whatever holds the keys and values, and however the text comes in, the tokens are the same."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import StaticCache, set_seed
+from transformers.cache_utils import DynamicCache
+
+from arlow_vl.modeling_arlow import ArlowForCausalLM
+from tests.conftest import open_gates
+
+IMAGE = 7
+DECODING = {
+    "greedy": {"do_sample": False},
+    "beam": {"do_sample": False, "num_beams": 3},
+    "sampling": {"do_sample": True, "top_k": 30, "temperature": 1.5},
+}
+HAS_QUANTISER = any(map(importlib.util.find_spec, ("hqq", "optimum")))
+
+
+@pytest.fixture
+def model(small_config):
+    """A decoder whose weights are large enough to say something else at every step."""
+    small_config.initializer_range = 0.2
+    model = ArlowForCausalLM(small_config).eval()
+    open_gates(model)
+    return model
+
+
+@pytest.fixture
+def prompts():
+    """Two rows, the first padded on the left by three."""
+    input_ids = torch.randint(20, 300, (2, 9))
+    mask = torch.ones_like(input_ids)
+    input_ids[0, :3], mask[0, :3] = 3, 0
+    return {"input_ids": input_ids, "attention_mask": mask}
+
+
+def tokens(model, inputs, **settings) -> torch.Tensor:
+    set_seed(1)
+    return model.generate(**inputs, max_new_tokens=8, eos_token_id=None, **settings)
+
+
+@pytest.mark.parametrize("decoding", DECODING)
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_every_cache_gives_the_tokens_of_no_cache(model, prompts, decoding, cache):
+    expected = tokens(model, prompts, use_cache=False, **DECODING[decoding])
+    assert len(expected[:, 9:].unique()) > 8  # or any cache would do
+    cached = tokens(model, prompts, cache_implementation=cache, **DECODING[decoding])
+    assert torch.equal(cached, expected)
+
+
+@pytest.mark.parametrize("decoding", DECODING)
+def test_a_static_cache_holds_text_beside_pictures(model, prompts, decoding):
+    prompts["input_ids"][0, 4] = prompts["input_ids"][1, 2] = IMAGE
+    inputs = prompts | {"encoder_hidden_states": torch.randn(2, 5, 64)}
+    expected = tokens(model, inputs, use_cache=False, **DECODING[decoding])
+    assert torch.equal(tokens(model, inputs, cache_implementation="static", **DECODING[decoding]), expected)
+
+
+@pytest.mark.skipif(not HAS_QUANTISER, reason="transformers quantises a cache by hqq or optimum-quanto")
+def test_a_quantised_cache_holds_the_text(model, prompts):
+    cached = tokens(model, prompts, cache_implementation="quantized", do_sample=False)
+    assert cached.shape == (2, 17)
+
+
+def test_a_static_cache_stays_compileable_with_pictures_in_it(model, prompts):
+    cache = StaticCache(config=model.config, max_cache_len=16)
+    model(**prompts, cache=cache)
+    assert cache.is_compileable
+    first_picture = torch.full((2, 1), IMAGE)
+    model(first_picture, cache=cache, encoder_hidden_states=torch.randn(2, 5, 64))
+    assert cache.is_compileable
+
+
+def test_a_left_padded_row_writes_what_it_writes_alone(model, prompts):
+    together = tokens(model, prompts, **DECODING["greedy"])
+    alone = tokens(model, {"input_ids": prompts["input_ids"][:1, 3:]}, **DECODING["greedy"])
+    assert torch.equal(together[0, 3:], alone[0])
+
+
+def test_embeddings_stand_in_for_their_ids(model, prompts):
+    embedded = {
+        "inputs_embeds": model.get_input_embeddings()(prompts["input_ids"]),
+        "attention_mask": prompts["attention_mask"],
+    }
+    torch.testing.assert_close(model(**embedded).logits, model(**prompts).logits)
+    assert torch.equal(tokens(model, embedded, do_sample=False), tokens(model, prompts, do_sample=False)[:, 9:])
+
+
+def test_positions_that_are_given_count_by_their_distances(model):
+    input_ids = torch.randint(20, 300, (2, 9))
+    positions = torch.arange(9)[None]
+    expected = model(input_ids).logits
+    assert torch.equal(model(input_ids, position_ids=positions).logits, expected)
+    # the angles of positions 100 apart are rounded elsewhere
+    torch.testing.assert_close(model(input_ids, position_ids=positions + 100).logits, expected, atol=1e-4, rtol=1e-4)
+    stretched = model(input_ids, position_ids=positions * 2).logits
+    assert (stretched[:, 2:] - expected[:, 2:]).abs().amax() > 0.01
+
+
+def test_text_handed_in_by_pieces_reads_as_a_whole(model):
+    input_ids = torch.randint(20, 300, (2, 10))
+    cache = DynamicCache(config=model.config)
+    pieces = [model(piece, cache=cache).logits for piece in input_ids.split([4, 1, 5], dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), model(input_ids).logits)
+
+
+def test_an_assistant_of_fewer_layers_changes_no_token(model, prompts, small_config):
+    shallow = type(small_config).from_dict(small_config.to_dict() | {"num_hidden_layers": 2})
+    assistant = ArlowForCausalLM(shallow).eval()
+    alone = {"input_ids": prompts["input_ids"][1:], "attention_mask": prompts["attention_mask"][1:]}
+    assisted = tokens(model, alone, do_sample=False, assistant_model=assistant)
+    assert torch.equal(assisted, tokens(model, alone, do_sample=False))
+
+
+CONTINUOUS_BATCHING = """
+import torch
+from transformers import GenerationConfig
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
+from arlow_vl.configuration_arlow import ArlowConfig
+from arlow_vl.modeling_arlow import ArlowForCausalLM
+torch.manual_seed(0)
+model = ArlowForCausalLM(ArlowConfig(vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=4,
+    num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2)).eval()
+prompts = [torch.randint(20, 300, (length,)).tolist() for length in (5, 9, 3)]
+served = model.generate_batch(prompts, progress_bar=False,
+    generation_config=GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=-1, pad_token_id=3),
+    continuous_batching_config=ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=64))
+model.set_attn_implementation("sdpa")
+for prompt, answer in zip(prompts, served.values(), strict=True):
+    alone = model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False, eos_token_id=None)
+    assert list(answer.generated_tokens) == alone[0, len(prompt):].tolist(), (answer, alone)
+"""
+
+
+def test_continuous_batching_writes_what_single_prompts_write():
+    """In a process of its own: its pages are no Cache, which the shape checks of this one would refuse."""
+    done = subprocess.run([sys.executable, "-c", CONTINUOUS_BATCHING], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_pictures_over_a_cache_of_another_model_are_refused(model):
+    cache = DynamicCache(config=type(model.config).from_dict(model.config.to_dict() | {"num_hidden_layers": 2}))
+    with pytest.raises(ValueError, match=r"the cache has 2 layers and the model 4; .*DynamicCache\(config="):
+        model(torch.full((1, 1), IMAGE), cache=cache, encoder_hidden_states=torch.randn(1, 5, 64))
