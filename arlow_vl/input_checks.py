@@ -15,8 +15,8 @@ from transformers.utils import TransformersKwargs
 
 from .configuration_arlow import ArlowConfig
 from .generation_arlow import CrossAttentionCacheLayer
+from .loss import IGNORED
 
-IGNORED = -100
 ARGUMENTS = frozenset(
     """
     input_ids attention_mask position_ids past_key_values cache inputs_embeds labels use_cache logits_to_keep
@@ -25,7 +25,7 @@ ARGUMENTS = frozenset(
 )
 KEYWORDS = frozenset(TransformersKwargs.__annotations__) | frozenset(
     """
-    shift_labels ignore_index return_dict debug_io debug_io_dir prune_layers
+    skip_logits shift_labels ignore_index return_dict debug_io debug_io_dir prune_layers
     cache write_index read_index logits_indices block_table logits_processor_args
     """.split()  # the loss's; transformers' own wrappers'; continuous batching's
 )
