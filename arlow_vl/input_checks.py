@@ -20,13 +20,13 @@ from .loss import IGNORED
 ARGUMENTS = frozenset(
     """
     input_ids attention_mask position_ids past_key_values cache inputs_embeds labels use_cache logits_to_keep
-    encoder_hidden_states encoder_attention_mask pixel_values image_features
+    skip_logits encoder_hidden_states encoder_attention_mask pixel_values image_features
     """.split()
 )
 KEYWORDS = frozenset(TransformersKwargs.__annotations__) | frozenset(
     """
-    skip_logits shift_labels ignore_index return_dict debug_io debug_io_dir prune_layers
-    cache write_index read_index logits_indices block_table logits_processor_args
+    shift_labels ignore_index return_dict debug_io debug_io_dir prune_layers
+    write_index read_index logits_indices block_table logits_processor_args
     """.split()  # the loss's; transformers' own wrappers'; continuous batching's
 )
 # Any other implementation is the caller's own, registered with transformers: it may read keywords that we don't know.
@@ -53,7 +53,7 @@ def refuse_wrong_inputs(
         return
     if not keywords.keys() <= KEYWORDS and config._attn_implementation.startswith(OUR_ATTENTION):
         name = min(keywords.keys() - KEYWORDS)
-        close = difflib.get_close_matches(name, ARGUMENTS | KEYWORDS, n=1)
+        close = difflib.get_close_matches(name, (ARGUMENTS | KEYWORDS) - {name}, n=1)
         hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(sorted(ARGUMENTS))}"
         raise TypeError(f"Arlow's forward takes no argument {name!r}; {hint}")
     if inputs_embeds is None:
