@@ -2,14 +2,18 @@
 """Architecture of Arlow: the text decoder, the picture encoder, and the two together."""
 
 import difflib
+import math
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import RopeParameters
 from transformers.utils import logging
+
+from .rope_rules import refuse_unusable_rope
 
 logger = logging.get_logger(__name__)
 
@@ -34,6 +38,12 @@ SIZES = (
 )
 
 
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """The known word closest to a misspelt one, else all of them."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+
+
 def unknown_keys(config: PreTrainedConfig, keys: Iterable[str]) -> list[str]:
     """The keys that are neither fields of the configuration nor transformers' own."""
     known = {field.name for field in fields(config)} | set(config.attribute_map) | LIBRARY_KEYS
@@ -49,10 +59,8 @@ def refuse_unknown_keys(config: PreTrainedConfig, keys: Iterable[str]) -> None:
     """
     own = {field.name for field in fields(config)} | set(config.attribute_map)
     for key in unknown_keys(config, keys):
-        close = difflib.get_close_matches(key, own, n=1)
-        listed = ", ".join(sorted(own - set(GenerationConfig._get_default_generation_params())))
-        hint = f"did you mean {close[0]}?" if close else f"it has {listed}"
-        raise ValueError(f"{type(config).__name__} has no field {key!r}; {hint}")
+        listed = own - set(GenerationConfig._get_default_generation_params())
+        raise ValueError(f"{type(config).__name__} has no field {key!r}; {suggestion(key, listed)}")
 
 
 @strict
@@ -64,8 +72,12 @@ class ArlowConfig(PreTrainedConfig):
     - `attention_dropout` 0.0: one epoch of pretraining does not overfit.
     - `attention_bias` False: as every later decoder of this family; True is the published form.
     - `cross_attention_interval` 4 (or the depth of a shallower model): a cross-attention block before every fourth
-      layer, as Llama 3 has it; 1 puts one in front of every layer as published, at 0.59 B parameters more.
+      layer, as Llama 3 has it (7 blocks of 0.08 B parameters, each with an MLP of its own); 1 puts one in front of
+      every layer as published, 1.64 B more.
     - special tokens: pad (3) differs from eos (2), so that learning to stop is never masked away.
+    - `use_cross_attention` is the one switch of what had two names; the other, `cross_attention`, is still read.
+
+    Every rotary scaling of transformers works (`rope_parameters`); the older `rope_theta` and `rope_scaling` are read.
     """
 
     model_type = "arlow"
@@ -143,6 +155,13 @@ class ArlowConfig(PreTrainedConfig):
         for name in SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("initializer_range", "rms_norm_eps"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}")
+        if not 0 <= self.attention_dropout < 1:
+            raise ValueError(f"attention_dropout must be at least 0 and below 1, got {self.attention_dropout}")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act {self.hidden_act!r} is unknown; {suggestion(self.hidden_act, ACT2FN)}")
         rules = [
             (
                 self.hidden_size % self.num_attention_heads == 0,
@@ -165,14 +184,39 @@ class ArlowConfig(PreTrainedConfig):
                 f"({self.num_hidden_layers}), or no layer would have a cross-attention block; "
                 "set use_cross_attention to False for a text model without any",
             ),
-            (
-                not self.use_cross_attention or 0 <= self.image_token_id < self.vocab_size,
-                f"image_token_id ({self.image_token_id}) must lie below vocab_size ({self.vocab_size})",
-            ),
         ]
         for holds, sentence in rules:
             if not holds:
                 raise ValueError(sentence)
+
+    def validate_token_ids(self) -> None:
+        """Part of `@strict`: every special token is a row of the embedding, and `<image>` is one of its own."""
+        eos = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
+        specials = {"pad_token_id": [self.pad_token_id], "bos_token_id": [self.bos_token_id], "eos_token_id": eos}
+        if self.use_cross_attention:
+            for name, ids in specials.items():
+                if self.image_token_id in ids:
+                    raise ValueError(
+                        f"image_token_id ({self.image_token_id}) must differ from {name}, "
+                        "or every such token would ask for a picture"
+                    )
+            specials["image_token_id"] = [self.image_token_id]
+        for name, ids in specials.items():
+            for token_id in ids:
+                if token_id is not None and not 0 <= token_id < self.vocab_size:
+                    raise ValueError(
+                        f"{name} ({token_id}) must lie below vocab_size ({self.vocab_size}) and not below 0"
+                    )
+        if self.pad_token_id is not None and self.pad_token_id in eos:
+            logger.warning_once(
+                f"pad_token_id and eos_token_id are both {self.pad_token_id}: a collator that masks padding out of "
+                "the labels also masks every end of text, and the model never learns to stop"
+            )
+
+    def validate_rope(self) -> None:
+        """Part of `@strict`: transformers only logs most of what cannot work, and runs without it."""
+        refuse_unusable_rope(self.rope_parameters, self.head_dim, self.max_position_embeddings)
+        super().validate_rope()
 
 
 @strict

@@ -74,11 +74,6 @@ def cross_attention_caches(
         return []
     found = [layer for layer in cache.layers if isinstance(layer, CrossAttentionCacheLayer)]
     if pictures_come and not found:
-        if len(cache.layers) != config.num_hidden_layers:
-            raise ValueError(
-                f"the cache has {len(cache.layers)} layers and the model {config.num_hidden_layers}; "
-                "pictures need one made for this model: DynamicCache(config=model.config)"
-            )
         found = [CrossAttentionCacheLayer() for _ in config.cross_attention_layers]
         cache.layers.extend(found)
     return found

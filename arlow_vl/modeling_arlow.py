@@ -31,8 +31,10 @@ from .attention import (
     takes_varlen,
     varlen_attention,
 )
+from .checkpoint_checks import NamesDamagedFiles
 from .configuration_arlow import ArlowConfig
 from .generation_arlow import CrossAttentionCacheLayer, PictureGenerationMixin, cross_attention_caches
+from .input_checks import refuse_wrong_inputs, refuse_wrong_labels, refuse_wrong_layout
 from .layers_arlow import ArlowMLP, ArlowRMSNorm, ArlowRotaryEmbedding, apply_rotary, rotary_factors
 from .linear import ArlowLinear
 from .loss import head_output
@@ -231,7 +233,7 @@ class ArlowFlashTransformerLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
-class ArlowPreTrainedModel(PreTrainedModel):
+class ArlowPreTrainedModel(NamesDamagedFiles, PreTrainedModel):
     config: ArlowConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -312,12 +314,15 @@ class ArlowModel(ArlowPreTrainedModel):
             segments: which text sees which encoder tokens; None: what the `<image>` tokens of `input_ids` say.
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds`; another number of pictures than `<image>`s.
+            ValueError: inputs that do not go together (see `input_checks`); another number of pictures than `<image>`s.
+            TypeError: an argument that nobody reads.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        refuse_wrong_inputs(
+            self.config, input_ids, inputs_embeds, encoder_hidden_states, encoder_attention_mask, kwargs
+        )
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
+        refuse_wrong_layout(self, inputs_embeds, attention_mask, position_ids, cache)
         is_first_call = cache is None
         if use_cache and is_first_call:
             cache = DynamicCache(config=self.config)
@@ -455,6 +460,7 @@ class ArlowForCausalLM(ArlowPreTrainedModel, PictureGenerationMixin):
 
         `skip_logits` returns the loss alone, in a fraction of the memory and time.
         """
+        refuse_wrong_labels(self.config, labels, input_ids if inputs_embeds is None else inputs_embeds, logits_to_keep)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -14,6 +14,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 
 from arlow_vl.configuration_arlow import ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.generation_arlow import PictureGenerationMixin
+from arlow_vl.input_checks import refuse_wrong_labels
 from arlow_vl.loss import head_output
 from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel
 from vision.encoder import VisionEncoder
@@ -142,6 +143,8 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
         Raises:
             ValueError: another number of pictures than `<image>` tokens, or both kinds of picture input.
         """
+        text = input_ids if inputs_embeds is None else inputs_embeds
+        refuse_wrong_labels(self.config.text_config, labels, text, logits_to_keep)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -141,9 +141,3 @@ def test_continuous_batching_writes_what_single_prompts_write():
     """In a process of its own: its pages are no Cache, which the shape checks of this one would refuse."""
     done = subprocess.run([sys.executable, "-c", CONTINUOUS_BATCHING], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-
-
-def test_pictures_over_a_cache_of_another_model_are_refused(model):
-    cache = DynamicCache(config=type(model.config).from_dict(model.config.to_dict() | {"num_hidden_layers": 2}))
-    with pytest.raises(ValueError, match=r"the cache has 2 layers and the model 4; .*DynamicCache\(config="):
-        model(torch.full((1, 1), IMAGE), cache=cache, encoder_hidden_states=torch.randn(1, 5, 64))

@@ -52,5 +52,7 @@ def load_weights(model_class: Any, folder: Path) -> Any:
     }
     if wrong:
         listed = "; ".join(f"{len(keys)} {kind.replace('_', ' ')}, first {keys[0]}" for kind, keys in wrong.items())
-        raise CheckpointError(f"{folder}: the weights do not fit config.json: {listed}")
+        raise CheckpointError(
+            f"{folder}: the weights do not fit config.json: {listed}; put back the config.json that was saved with them"
+        )
     return model.eval().requires_grad_(False)
