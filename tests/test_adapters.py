@@ -54,7 +54,11 @@ def test_a_step_trains_the_adapter_alone_and_lowers_the_loss(open_model, target_
 
 @pytest.mark.parametrize(
     ("target_modules", "blocks", "count"),
-    [(SELF_ATTENTION, {"self_attn"}, 16), (CROSS_ATTENTION, {"cross_block"}, 8), (BOTH, {"self_attn", "cross_block"}, 24)],
+    [
+        (SELF_ATTENTION, {"self_attn"}, 16),
+        (CROSS_ATTENTION, {"cross_block"}, 8),
+        (BOTH, {"self_attn", "cross_block"}, 24),
+    ],
     ids=["self", "cross", "both"],
 )
 def test_the_adapter_lies_where_it_was_asked_for(open_model, target_modules, blocks, count):

@@ -6,7 +6,9 @@ from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
+from arlow_vl.configuration_arlow import ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowRMSNorm
+from arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from tests.test_modeling_arlow import text, text_with_pictures
 
 PROJECTIONS_OF_A_LAYER, PROJECTIONS_OF_A_CROSS_BLOCK = 7, 7
@@ -79,13 +81,13 @@ def test_logits_stay_close_and_survive_saving(saved, scheme, tmp_path):
     input_ids, pictures = text_with_pictures()
     expected = load(saved)(input_ids, encoder_hidden_states=pictures).logits
     model = load(saved, scheme)
+    # Saved before its first use: for inference bitsandbytes repacks nf4 on CPUs with AVX512-BF16 and rounds its scales.
+    model.save_pretrained(tmp_path / "quantised")
     logits = model(input_ids, encoder_hidden_states=pictures).logits
     # 8 bits leave an error of about 1/256 of a group's range a weight, 4 bits of about 1/16; small random layers
     # have no redundancy to average it away.
-    allowed = 0.02 if "int8" in scheme else 0.25
     error = (logits - expected).norm() / expected.norm()
-    assert 0 < error < allowed
-    model.save_pretrained(tmp_path / "quantised")
+    assert 0 < error < (0.02 if "int8" in scheme else 0.25)
     again = ArlowForCausalLM.from_pretrained(tmp_path / "quantised", device_map="cpu").eval()
     assert again.lm_head.weight is again.model.embed_tokens.weight
     assert torch.equal(again(input_ids, encoder_hidden_states=pictures).logits, logits)
@@ -102,9 +104,7 @@ def test_qlora_trains_the_adapter_on_a_quantised_base(saved, scheme):
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
     losses = []
     for _ in range(6):
-        loss = model(
-            input_ids=input_ids, labels=input_ids, encoder_hidden_states=pictures, use_cache=False
-        ).loss
+        loss = model(input_ids=input_ids, labels=input_ids, encoder_hidden_states=pictures, use_cache=False).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -129,3 +129,17 @@ def test_a_quantised_model_generates_the_same_with_and_without_a_cache(saved, sc
     settings["attention_mask"] = torch.ones_like(input_ids)
     cached, uncached = (model.generate(input_ids, use_cache=use_cache, **settings) for use_cache in (True, False))
     assert torch.equal(cached, uncached)
+
+
+def test_the_decoder_of_a_vision_language_model_is_quantised_too(small_config, tmp_path):
+    vision_config = ArlowVisionConfig(timm_name="test_vit", image_size=160)
+    model = ArlowVLForConditionalGeneration(ArlowVLConfig(text_config=small_config, vision_config=vision_config))
+    model.save_pretrained(tmp_path)
+    model = ArlowVLForConditionalGeneration.from_pretrained(tmp_path, device_map="cpu", quantization_config=nf4())
+    decoder = model.model.language_model
+    linear = [module for module in decoder.modules() if isinstance(module, nn.Linear)]
+    assert len(linear) == 4 * PROJECTIONS_OF_A_LAYER + 2 * PROJECTIONS_OF_A_CROSS_BLOCK
+    assert all(is_quantised(module) for module in linear)
+    input_ids = text(1, 5)
+    input_ids[0, 1] = small_config.image_token_id
+    assert model(input_ids, pixel_values=torch.randn(1, 3, 160, 160)).logits.isfinite().all()
