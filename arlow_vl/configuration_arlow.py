@@ -78,6 +78,15 @@ class ArlowConfig(PreTrainedConfig):
         "layers.*.mlp.gate_proj": "colwise",
         "layers.*.mlp.up_proj": "colwise",
         "layers.*.mlp.down_proj": "rowwise",
+        "layers.*.cross_block.attn.q_proj": "colwise",
+        "layers.*.cross_block.attn.k_proj": "colwise",
+        "layers.*.cross_block.attn.v_proj": "colwise",
+        "layers.*.cross_block.attn.q_norm": "replicated_with_grad_allreduce",
+        "layers.*.cross_block.attn.k_norm": "replicated_with_grad_allreduce",
+        "layers.*.cross_block.attn.o_proj": "rowwise",
+        "layers.*.cross_block.mlp.gate_proj": "colwise",
+        "layers.*.cross_block.mlp.up_proj": "colwise",
+        "layers.*.cross_block.mlp.down_proj": "rowwise",
     }
     base_model_pp_plan: ClassVar[dict[str, tuple]] = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
