@@ -1,5 +1,7 @@
 """Registers Arlow with transformers' Auto classes. Importing this module does it, once."""
 
+from pathlib import Path
+
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -43,6 +45,40 @@ AutoImageProcessor.register(
 )
 AutoProcessor.register(ArlowVLConfig, ArlowProcessor)
 
+SHIPPED = {
+    "AutoConfig": ArlowConfig,
+    "AutoModel": ArlowModel,
+    "AutoModelForCausalLM": ArlowForCausalLM,
+    "AutoModelForSequenceClassification": ArlowForSequenceClassification,
+    "AutoModelForTokenClassification": ArlowForTokenClassification,
+    "AutoModelForQuestionAnswering": ArlowForQuestionAnswering,
+}
+
+
+def save_with_code(model: ArlowPreTrainedModel, folder: str | Path) -> None:
+    """`save_pretrained` that also writes the decoder's code, for machines where arlow_vl is not installed.
+
+    There `trust_remote_code=True` loads the folder. `save_pretrained` alone never writes code, before or after.
+
+    Raises:
+        ValueError: the model is no decoder: the code of a vision-language model is this package and timm.
+    """
+    model_class, config = type(model), model.config
+    auto_class = next((name for name, shipped in SHIPPED.items() if model_class is shipped), None)
+    if auto_class is None:
+        raise ValueError(
+            f"only a decoder can be saved with its code, not {model_class.__name__}; install arlow-vl instead"
+        )
+    auto_map = getattr(config, "auto_map", None)
+    config.auto_map = {name: f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}" for name, cls in SHIPPED.items()}
+    model_class.register_for_auto_class(auto_class)
+    try:
+        model.save_pretrained(folder)
+    finally:
+        model_class._auto_class = None
+        config.auto_map = auto_map
+
+
 __all__ = [
     "ArlowConfig",
     "ArlowForCausalLM",
@@ -59,4 +95,5 @@ __all__ = [
     "ArlowVLForConditionalGeneration",
     "ArlowVLModel",
     "ArlowVisionConfig",
+    "save_with_code",
 ]

@@ -90,6 +90,15 @@ class ArlowConfig(PreTrainedConfig):
         "layers.*.mlp.gate_proj": "colwise",
         "layers.*.mlp.up_proj": "colwise",
         "layers.*.mlp.down_proj": "rowwise",
+        "layers.*.cross_block.attn.q_proj": "colwise",
+        "layers.*.cross_block.attn.k_proj": "colwise",
+        "layers.*.cross_block.attn.v_proj": "colwise",
+        "layers.*.cross_block.attn.q_norm": "replicated_with_grad_allreduce",
+        "layers.*.cross_block.attn.k_norm": "replicated_with_grad_allreduce",
+        "layers.*.cross_block.attn.o_proj": "rowwise",
+        "layers.*.cross_block.mlp.gate_proj": "colwise",
+        "layers.*.cross_block.mlp.up_proj": "colwise",
+        "layers.*.cross_block.mlp.down_proj": "rowwise",
     }
     base_model_pp_plan: ClassVar[dict[str, tuple]] = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
@@ -133,6 +142,11 @@ class ArlowConfig(PreTrainedConfig):
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.cross_attention_interval is None:
             self.cross_attention_interval = min(4, self.num_hidden_layers)
+        absent = [] if self.use_cross_attention else ["cross_block"]
+        absent += [] if self.mlp_gated else ["gate_proj"]
+        self.base_model_tp_plan = {  # transformers warns of a rule without a module
+            name: style for name, style in self.base_model_tp_plan.items() if not set(absent) & set(name.split("."))
+        }
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:

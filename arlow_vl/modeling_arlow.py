@@ -36,7 +36,7 @@ from .configuration_arlow import ArlowConfig
 from .generation_arlow import CrossAttentionCacheLayer, PictureGenerationMixin, cross_attention_caches
 from .input_checks import refuse_wrong_inputs, refuse_wrong_labels, refuse_wrong_layout
 from .layers_arlow import ArlowMLP, ArlowRMSNorm, ArlowRotaryEmbedding, apply_rotary, rotary_factors
-from .linear import ArlowLinear
+from .linear import ArlowLinear, make_plain
 from .loss import head_output
 from .segments import (
     SegmentMask,
@@ -251,6 +251,12 @@ class ArlowPreTrainedModel(NamesDamagedFiles, PreTrainedModel):
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
         """Arlow's own gate, unless the user asks for another implementation by name."""
         return super().get_correct_attn_implementation(requested_attention or default_attention(), is_init_check)
+
+    def post_init(self) -> None:
+        """Where a quantiser stands by, plain linear layers: bitsandbytes and fp8 pass over every other type."""
+        super().post_init()
+        if getattr(self.config, "quantization_config", None) is not None:
+            make_plain(self)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -21,7 +21,7 @@ class MLPProjector(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.fc1.weight.dtype
+        return self.norm.weight.dtype  # a quantised linear layer's is that of its packing
 
     def forward(self, features: Float[Tensor, "pictures patches features"]) -> Float[Tensor, "pictures patches dim"]:
         return self.out_norm(self.fc2(F.gelu(self.fc1(self.norm(features)))))
