@@ -14,6 +14,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 
 from arlow_vl.configuration_arlow import ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.generation_arlow import PictureGenerationMixin
+from arlow_vl.linear import ArlowLinear
 from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel, head_output
 from vision.encoder import VisionEncoder
 from vision.projector import MLPProjector
@@ -99,7 +100,8 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
     def __init__(self, config: ArlowVLConfig):
         super().__init__(config)
         self.model = ArlowVLModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        # The text model's class of head: another kernel would round its logits otherwise.
+        self.lm_head = ArlowLinear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
     @classmethod
