@@ -15,6 +15,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 from arlow_vl.configuration_arlow import ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.generation_arlow import PictureGenerationMixin
 from arlow_vl.input_checks import refuse_wrong_labels
+from arlow_vl.linear import ArlowLinear
 from arlow_vl.loss import head_output
 from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel
 from vision.encoder import VisionEncoder
@@ -101,7 +102,8 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
     def __init__(self, config: ArlowVLConfig):
         super().__init__(config)
         self.model = ArlowVLModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        # The text model's class of head: another kernel would round its logits otherwise.
+        self.lm_head = ArlowLinear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
     @classmethod

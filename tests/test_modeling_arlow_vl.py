@@ -41,6 +41,16 @@ def test_a_text_checkpoint_becomes_a_model_with_eyes_that_writes_as_before(model
     assert torch.equal(model(**inputs).logits, expected)
 
 
+def test_the_head_of_a_large_vocabulary_rounds_as_the_text_models_does(small_config, vision_config, tmp_path):
+    """Matrix kernels of two libraries agree on small products and differ in the last bit of large ones."""
+    config = type(small_config).from_dict(small_config.to_dict() | {"hidden_size": 256, "vocab_size": 4096})
+    text_model = ArlowForCausalLM(config).eval()
+    text_model.save_pretrained(tmp_path)
+    model = ArlowVLForConditionalGeneration.from_text_checkpoint(tmp_path, vision_config).eval()
+    input_ids = torch.randint(20, 4096, (3, 24))
+    assert torch.equal(model(input_ids).logits, text_model(input_ids).logits)
+
+
 def test_text_logits_stay_bit_for_bit_when_everything_but_the_decoder_has_been_trained(model, text_checkpoint, inputs):
     for name, parameter in model.named_parameters():
         if "cross_block" in name or ".projector." in name or ".vision." in name:
