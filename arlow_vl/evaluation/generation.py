@@ -48,6 +48,7 @@ def complete_prompts(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
+            suppress_tokens=[model.config.get_text_config().image_token_id],  # no picture would stand for it
         )
         written = tokenizer.batch_decode(generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         completions += [" ".join(text.split()) for text in written]

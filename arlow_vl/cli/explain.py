@@ -1,0 +1,47 @@
+"""`arlow explain`: draw where the model looked while it wrote each word."""
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser("explain", help="draw where the model looked while it wrote each word")
+    parser.add_argument("picture", metavar="IMAGE", help="picture file")
+    parser.add_argument("--model", type=Path, required=True, help="model folder (hf/ of a vision run)")
+    parser.add_argument("--out", type=Path, default=Path("explain.png"), help="PNG to write (default: explain.png)")
+    parser.add_argument("--layer", type=int, help="this layer's cross-attention alone (default: the mean of all)")
+    parser.add_argument("--question", help="ask this instead of captioning")
+    parser.add_argument("--max-new-tokens", type=int, default=32, help="longest caption (default: 32 tokens)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from arlow_vl.data.prompts import CAPTION_PROMPT, question_prompt
+    from arlow_vl.evaluation.explain import draw_explanation, encoder_view, explain_completion, patch_grid
+    from arlow_vl.evaluation.loading import load_vision_language_model
+    from vision.image_processing import read_picture
+
+    if args.out.suffix.lower() != ".png":
+        raise ValueError(f"--out must end in .png, got {args.out}")
+    original = read_picture(args.picture)
+    model, processor = load_vision_language_model(args.model)
+    pictures = processor.image_processor([original], return_tensors="pt")
+    openings = model.gate_openings()
+    layers = list(openings) if args.layer is None else [args.layer]
+    words = explain_completion(
+        model,
+        processor.tokenizer,
+        question_prompt(args.question) if args.question else CAPTION_PROMPT,
+        dict(pictures),
+        layers=layers,
+        max_new_tokens=args.max_new_tokens,
+    )
+    read = ", ".join(f"{layer} (gate {openings[layer][0]:+.2f})" for layer in layers)
+    caption = " ".join(word.word for word in words)
+    transform = processor.image_processor.transform
+    seen = encoder_view(pictures["pixel_values"][0], transform.mean, transform.std)
+    grid = patch_grid(model.model.vision.num_patches, seen.height, seen.width)
+    sheet = draw_explanation(original, seen, words, grid=grid, title=f"{caption}   (cross-attention of layer {read})")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(args.out)
+    print(f"{args.out}: {caption}")

@@ -1,0 +1,128 @@
+import pytest
+import torch
+from PIL import Image
+
+from arlow_vl.cli import main
+from arlow_vl.evaluation.explain import (
+    WordHeat,
+    draw_explanation,
+    encoder_view,
+    explain_completion,
+    mean_weights,
+    patch_grid,
+    under_heat,
+    words_of,
+)
+from arlow_vl.modeling_arlow import ArlowForCausalLM
+from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.run import fit
+from tests.conftest import open_gates
+from tests.tiny_runs import SAMPLES, tiny_tokenizer, write_image_text_recipe
+
+IMAGE = 7
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explain")
+    fit(parse_recipe(["--config", str(write_image_text_recipe(folder))]))
+    return folder / "run" / "hf"
+
+
+def test_a_sheet_is_written_from_the_command_line(model_folder, tmp_path, capsys):
+    out = tmp_path / "sheets" / "fox.png"
+    picture = str(SAMPLES / "fox.jpg")
+    assert main(["explain", picture, "--model", str(model_folder), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: ")
+    with Image.open(out) as sheet:
+        assert sheet.format == "PNG" and sheet.width > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--layer", "0"], "layer 0 has no cross-attention block; layers with one: [1]"),
+        (["--out", "sheet.jpg"], "--out must end in .png, got sheet.jpg"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(model_folder, options, sentence, capsys):
+    assert main(["explain", str(SAMPLES / "fox.jpg"), "--model", str(model_folder), *options]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_words_and_their_heat_are_those_of_generation(model_folder):
+    from arlow_vl.evaluation.generation import complete_prompts
+    from arlow_vl.evaluation.loading import load_vision_language_model
+
+    model, processor = load_vision_language_model(model_folder)
+    pictures = dict(processor.image_processor([SAMPLES / "fox.jpg"], return_tensors="pt"))
+    words = explain_completion(model, processor.tokenizer, "<image>", pictures, layers=[1], max_new_tokens=6)
+    (completion,) = complete_prompts(model, processor.tokenizer, ["<image>"], lambda rows: pictures, max_new_tokens=6)
+    assert " ".join(word.word for word in words) == completion
+    for word in words:
+        assert word.heat.shape == (model.model.vision.num_patches,)
+        torch.testing.assert_close(word.heat.sum(), torch.tensor(1.0))
+
+
+def test_the_weights_are_those_that_the_block_attends_with(small_config):
+    """Weights times values, through the output projection, give what the block's attention gives."""
+    small_config.num_key_value_heads = small_config.num_attention_heads = 1
+    small_config.head_dim = 64
+    model = ArlowForCausalLM(small_config).eval()
+    open_gates(model)
+    seen = []
+    attn = model.model.layers[1].cross_block.attn
+    attn.register_forward_hook(lambda module, args, out: seen.append((args[:2], out)))
+    ids = torch.randint(10, 300, (1, 8))
+    ids[0, 2] = IMAGE
+    model(ids, encoder_hidden_states=torch.randn(1, 5, 64))
+    (states, out) = seen[0]
+    weights = mean_weights(attn, *states)
+    torch.testing.assert_close(attn.o_proj(weights @ attn.v_proj(states[1])), out)
+
+
+def test_the_tokens_of_a_word_are_joined_and_special_tokens_left_out():
+    tokenizer = tiny_tokenizer()
+    pieces = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("the", " cat", " sang")]
+    ids = [*(token for piece in pieces for token in piece), tokenizer.eos_token_id]
+    heat = torch.rand(len(ids), 2)
+    words = words_of(tokenizer, ids, heat)
+    assert [word.word for word in words] == ["the", "cat", "sang"]
+    first = len(pieces[0]) + len(pieces[1])
+    torch.testing.assert_close(words[2].heat, heat[first:-1].mean(0))
+
+
+def test_an_even_spread_leaves_the_picture_as_it_is():
+    picture = Image.effect_noise((32, 32), 50).convert("RGB")
+    even = under_heat(picture, torch.full((16,), 1 / 16), (4, 4))
+    assert even.tobytes() == picture.tobytes()
+
+
+def test_heat_lies_where_the_attention_was():
+    heat = torch.zeros(16)
+    heat[3] = 1.0  # the first row's last patch
+    covered = under_heat(Image.new("RGB", (64, 64), (0, 0, 0)), heat, (4, 4))
+    assert covered.getpixel((58, 6))[2] > 100 and covered.getpixel((6, 58)) == (0, 0, 0)
+
+
+def test_the_encoders_view_is_the_picture_without_its_normalisation():
+    pixels = torch.rand(3, 8, 6)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    normalised = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    view = encoder_view(normalised, mean, std)
+    assert view.size == (6, 8)
+    red = pixels[0, 2, 1] * 255
+    assert abs(view.getpixel((1, 2))[0] - float(red)) <= 0.51
+
+
+def test_the_grid_follows_the_inputs_aspect():
+    assert patch_grid(256, 224, 224) == (16, 16)
+    assert patch_grid(8, 32, 64) == (2, 4)
+
+
+def test_a_sheet_has_a_cell_for_each_word():
+    picture = Image.new("RGB", (60, 40), (90, 120, 150))
+    words = [WordHeat(f"word{i}", torch.full((4,), 0.25)) for i in range(8)]
+    one_row = draw_explanation(picture, picture, words[:6], grid=(2, 2), title="six words")
+    two_rows = draw_explanation(picture, picture, words, grid=(2, 2), title="eight words")
+    assert two_rows.height > one_row.height and two_rows.width == one_row.width
