@@ -140,8 +140,8 @@ def head_output(
             logger.warning_once("skip_logits has no effect: the weight of lm_head is not a plain matrix on one device")
     if loss is None:
         logits = model.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
-    if loss is None and labels is not None:
-        loss = model.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **counting, **kwargs)
+        if labels is not None:
+            loss = model.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **counting, **kwargs)
     return CausalLMOutputWithPast(
         loss=loss,
         logits=logits,
