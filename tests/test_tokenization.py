@@ -3,11 +3,11 @@
 import logging
 import pickle
 import random
+import tracemalloc
 from pathlib import Path
 
 import pytest
 import transformers
-from jinja2 import TemplateError
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
@@ -38,6 +38,31 @@ ATOMS = [
         "\ue000",
         "\U000323b0",
     ),
+]
+# Stacked marks, emoji with skin or flag, look-alikes in one another, right to left, capital contractions, long runs.
+ATOMS += [
+    *(
+        "e" + "\u0301" * 30,
+        "\u0e19\u0e49\u0e33",
+        "\U0001f44d\U0001f3fd",
+        "\U0001f3f4\U000e0067\U000e007f",
+        "\u202e",
+        "\u200f",
+    ),
+    *("<|im_<|im_end|>start|>", "<<|pad|>image>", "<image", "image>", "<|image|>", "<|IM_END|>", "</image>", "|>"),
+    *(
+        "\u0645\u0631\u062d\u0628\u0627",
+        "\u05d0\u05b7",
+        "I'LL",
+        "WE'VE",
+        "DON'T",
+        "'D",
+        "9" * 30,
+        "\u0661\u0662",
+        "\u216f",
+        "\u00b2",
+    ),
+    *(" " * 200, "\n" * 100, "\r", "\t" * 20, " \n" * 20, "\x0b\x0c\x1c\x1f", "\u2009" * 9, "\u200b", "\U000f0000"),
 ]
 SURROGATES = ["\ud800", "\udfff", "\ud83d\ude00"]
 
@@ -222,6 +247,18 @@ def test_offsets_give_the_text_of_each_token(fast):
         assert fast.convert_tokens_to_string([token]) == text[start:end]
 
 
+def test_offsets_cover_every_text(fast):
+    for text in strings(300, seed=6):
+        batch = fast(text, return_offsets_mapping=True, add_special_tokens=False)
+        reached = 0
+        for token, (start, end) in zip(batch.tokens(), batch.offset_mapping, strict=True):
+            assert start <= reached <= end and start < end, ascii(text)
+            reached = end
+            written = fast.convert_tokens_to_string([token])
+            assert written == text[start:end] or "\ufffd" in written, ascii(text)
+        assert reached == len(text)
+
+
 def test_offsets_of_the_bytes_of_a_character_are_its_own(fast):
     offsets = fast("\U0001f9ea", return_offsets_mapping=True, add_special_tokens=False).offset_mapping
     assert len(offsets) > 1 and set(offsets) == {(0, 1)}
@@ -261,14 +298,17 @@ def test_the_slow_one_leaves_no_outdated_library_file(fast, tmp_path):
     assert len(ArlowTokenizerFast.from_pretrained(tmp_path)) == len(byte_vocab())
 
 
+# Transformers 5 reads both names as the fast tokenizer's, and takes no notice of `use_fast`.
+@pytest.mark.parametrize("use_fast", [False, True])
 @pytest.mark.parametrize("with_model", [False, True])
-def test_auto_tokenizer_finds_the_fast_one(tokenizer, with_model, tmp_path):
+def test_auto_tokenizer_finds_what_either_saved(tokenizer, with_model, use_fast, tmp_path):
     import arlow_vl.auto  # noqa: F401
 
     tokenizer.save_pretrained(tmp_path)
     if with_model:
         ArlowConfig(vocab_size=700).save_pretrained(tmp_path)
-    assert type(AutoTokenizer.from_pretrained(tmp_path)) is ArlowTokenizerFast
+    loaded = AutoTokenizer.from_pretrained(tmp_path, use_fast=use_fast)
+    assert type(loaded) is ArlowTokenizerFast and loaded(WORLD).input_ids == tokenizer(WORLD).input_ids
 
 
 @pytest.mark.parametrize("loader", [ArlowTokenizer, ArlowTokenizerFast])
@@ -279,23 +319,6 @@ def test_loading_warns_of_nothing(folder, loader, monkeypatch, caplog, recwarn):
     assert not recwarn.list
 
 
-def test_the_chat_template_writes_images_roles_and_one_bos(tokenizer):
-    question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}
-    chat = [question, {"role": "assistant", "content": "A cat."}]
-    rendered = (
-        "<|startoftext|><|im_start|>user\n<image>What is it?<|im_end|>\n<|im_start|>assistant\nA cat.<|im_end|>\n"
-    )
-    assert tokenizer.apply_chat_template(chat, tokenize=False) == rendered
-    assert tokenizer.apply_chat_template(chat).input_ids.count(1) == 1
-    prompt = tokenizer.apply_chat_template([question], tokenize=False, add_generation_prompt=True)
-    assert rendered.startswith(prompt) and prompt.endswith("assistant\n")
-
-
-def test_the_chat_template_refuses_other_parts(tokenizer):
-    with pytest.raises(TemplateError, match="text and image parts, got audio"):
-        tokenizer.apply_chat_template([{"role": "user", "content": [{"type": "audio"}]}], tokenize=False)
-
-
 def test_training_gives_as_many_entries_as_asked(fast):
     assert len(fast) == fast.vocab_size == 700
     assert list(fast.convert_ids_to_tokens(range(267))) == list(byte_vocab())
@@ -304,6 +327,15 @@ def test_training_gives_as_many_entries_as_asked(fast):
 def test_training_does_not_depend_on_the_order_of_texts(fast):
     again = train_tokenizer(iter([WORLD, LICENSE]), 700)
     assert again.backend_tokenizer.to_str() == fast.backend_tokenizer.to_str()
+
+
+def test_training_never_holds_all_the_text():
+    texts = ("".join(f"word{number} {line}\n" for line in range(5000)) for number in range(60))
+    tracemalloc.start()
+    train_tokenizer(texts, 300)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 60_000  # of sixty texts of about 60,000 bytes
 
 
 def test_long_texts_are_cut_where_no_piece_is():
