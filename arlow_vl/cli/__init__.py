@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-SUBCOMMANDS = ("data", "tokenizer", "fit", "caption", "evaluate", "report", "image", "checkpoint")
+SUBCOMMANDS = ("data", "tokenizer", "fit", "caption", "evaluate", "report", "image", "checkpoint", "serve")
 USAGE, DATA, RESOURCES, INTERRUPTED = 2, 3, 6, 130
 
 
