@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.generation.continuous_batching import PagedAttentionCache
 
 from .configuration_arlow import ArlowConfig
 
@@ -63,7 +64,7 @@ class CrossAttentionCacheLayer(CacheLayerMixin):
 
 
 def cross_attention_caches(
-    cache: Cache | None, config: ArlowConfig, *, pictures_come: bool
+    cache: Cache | PagedAttentionCache | None, config: ArlowConfig, *, pictures_come: bool
 ) -> list[CrossAttentionCacheLayer]:
     """The cache layers of the cross-attention blocks, put behind the decoder's own by the first pictures.
 

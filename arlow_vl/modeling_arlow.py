@@ -7,6 +7,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation.continuous_batching import PagedAttentionCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import (
     GenericForQuestionAnswering,
@@ -81,7 +82,7 @@ class ArlowGroupedQueryAttention(nn.Module):
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | BlockMask | None = None,
-        cache: Cache | None = None,
+        cache: Cache | PagedAttentionCache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[Tensor, Tensor | None]:
         projections = self.q_proj, self.k_proj, self.v_proj
@@ -299,7 +300,7 @@ class ArlowModel(ArlowPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: Cache | PagedAttentionCache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         encoder_hidden_states: Tensor | None = None,
@@ -378,7 +379,9 @@ class ArlowModel(ArlowPreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), cache=cache)
 
     @staticmethod
-    def _positions(inputs_embeds: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Tensor:
+    def _positions(
+        inputs_embeds: Tensor, attention_mask: Tensor | None, cache: Cache | PagedAttentionCache | None
+    ) -> Tensor:
         """Counted from the first token of text, so that left padding changes nothing."""
         width = inputs_embeds.shape[1]
         if attention_mask is not None and attention_mask.ndim == 2:
@@ -386,7 +389,9 @@ class ArlowModel(ArlowPreTrainedModel):
         past = cache.get_seq_length() if cache is not None else 0
         return (torch.arange(width, device=inputs_embeds.device) + past)[None]
 
-    def _runs_varlen(self, inputs_embeds: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> bool:
+    def _runs_varlen(
+        self, inputs_embeds: Tensor, attention_mask: Tensor | None, cache: Cache | PagedAttentionCache | None
+    ) -> bool:
         """Whole texts do where the gate opens the kernel; a step over a cache has one query and would gain nothing."""
         if attention_mask is not None and attention_mask.ndim != 2:
             return False
@@ -452,7 +457,7 @@ class ArlowForCausalLM(ArlowPreTrainedModel, PictureGenerationMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: Cache | PagedAttentionCache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,

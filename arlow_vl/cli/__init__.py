@@ -8,7 +8,9 @@ import signal
 import sys
 from collections.abc import Sequence
 
-SUBCOMMANDS = ("data", "tokenizer", "fit", "caption", "explain", "evaluate", "report", "image", "checkpoint")
+SUBCOMMANDS = (
+    "data", "tokenizer", "fit", "caption", "explain", "evaluate", "report", "image", "checkpoint", "serve"
+)  # fmt: skip
 USAGE, DATA, RESOURCES, INTERRUPTED = 2, 3, 6, 130
 
 

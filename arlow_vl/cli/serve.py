@@ -1,0 +1,34 @@
+"""`arlow serve`: a text model behind an OpenAI-compatible HTTP interface, by `transformers serve`."""
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser("serve", help="serve a text model over HTTP, OpenAI-compatible")
+    parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="a text model with its tokenizer")
+    parser.add_argument(
+        "options",
+        nargs=argparse.REMAINDER,
+        help="options of `transformers serve`: --port 8000 --device cpu --continuous-batching ...",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    import transformers
+    from transformers.utils.import_utils import is_serve_available
+
+    from arlow_vl.auto import ArlowForCausalLM
+
+    if not is_serve_available():
+        raise ValueError("serving needs fastapi, uvicorn and openai; pip install 'arlow-vl[serve]'")
+    architectures = transformers.AutoConfig.from_pretrained(args.model).architectures
+    if architectures != [ArlowForCausalLM.__name__]:
+        raise ValueError(f"{args.model} holds {architectures}; only text models (ArlowForCausalLM) can be served")
+    # Its server looks a model's class up by name among transformers' own, not in the Auto classes' registry.
+    transformers.ArlowForCausalLM = ArlowForCausalLM
+
+    from transformers.cli.transformers import app
+
+    app(["serve", str(args.model.resolve()), *args.options], prog_name="arlow", standalone_mode=False)
