@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
@@ -80,7 +81,8 @@ def build_trainer(recipe: TextRecipe, arguments: TrainingArguments) -> Trainer:
         raise ValueError("the text is a stream without an end; say with --max_steps when to stop")
     tokenizer = load_tokenizer(recipe.tokenizer)
     set_seed(arguments.seed)
-    model = ArlowForCausalLM(ArlowConfig(**{"vocab_size": len(tokenizer), **recipe.model}))
+    sizes: dict[str, Any] = {"vocab_size": len(tokenizer), **recipe.model}
+    model = ArlowForCausalLM(ArlowConfig(**sizes))
     apply_policy(model, recipe.policy)
     return Trainer(
         model=model,
