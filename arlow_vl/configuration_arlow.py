@@ -144,7 +144,7 @@ class ArlowConfig(PreTrainedConfig):
             self.cross_attention_interval = min(4, self.num_hidden_layers)
         absent = [] if self.use_cross_attention else ["cross_block"]
         absent += [] if self.mlp_gated else ["gate_proj"]
-        self.base_model_tp_plan = {  # transformers warns of a rule without a module
+        self.base_model_tp_plan = {  # pyrefly: ignore[read-only]  # transformers warns of a rule without a module
             name: style for name, style in self.base_model_tp_plan.items() if not set(absent) & set(name.split("."))
         }
         super().__post_init__(**kwargs)

@@ -152,9 +152,8 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
             return varlen_attention(
                 query, key, value, query_runs=queries, key_runs=keys, scaling=self.scaling, is_causal=False
             )
-        padded = (runs.pad(x).transpose(1, 2) for runs, x in ((queries, query), (keys, key), (keys, value)))
         mask = None if keys.padding_mask is None else keys.padding_mask[:, None, None]
-        return queries.unpad(self._attend(*padded, mask))
+        return queries.unpad(self._attend(queries.pad(query), keys.pad(key), keys.pad(value), mask))
 
     def _over_mask(self, query, key, value, segments: SegmentMask, cache) -> Tensor:
         """(B, T, H, Dh) -> the same. Fills `cache` with all that a row's keys hold."""
@@ -162,11 +161,12 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
         key, value = ((x if index is None else x[index]).view(query.shape[0], -1, *x.shape[1:]) for x in (key, value))
         if cache is not None:
             cache.update(key, value, segments.lengths)
-        return self._attend(*(x.transpose(1, 2) for x in (query, key, value)), segments.mask[:, None])
+        return self._attend(query, key, value, segments.mask[:, None])
 
     def _attend(self, query, key, value, mask: Tensor | None) -> Tensor:
-        """None of transformers' implementations takes these shapes, but for eager: every other name means SDPA here."""
+        """(B, T or K, heads, Dh) each -> (B, T, H, Dh); every implementation but eager means SDPA for these shapes."""
         attend = eager_attention_forward if self.config._attn_implementation == "eager" else arlow_attention_forward
+        query, key, value = (states.transpose(1, 2) for states in (query, key, value))
         return attend(self, query, key, value, mask, scaling=self.scaling, dropout=self.dropout_now)[0]
 
 

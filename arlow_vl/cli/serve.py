@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     if architectures != [ArlowForCausalLM.__name__]:
         raise ValueError(f"{args.model} holds {architectures}; only text models (ArlowForCausalLM) can be served")
     # Its server looks a model's class up by name among transformers' own, not in the Auto classes' registry.
-    transformers.ArlowForCausalLM = ArlowForCausalLM
+    transformers.ArlowForCausalLM = ArlowForCausalLM  # pyrefly: ignore[missing-attribute]
 
     from transformers.cli.transformers import app
 
