@@ -166,10 +166,12 @@ def test_15_scaled_initialisation_is_overwritten(small_config):
     assert layer.self_attn.o_proj.weight.std() < 0.5 * layer.self_attn.q_proj.weight.std()
 
 
-def test_16_norms_compute_in_half_precision(open_model):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_norms_compute_in_half_precision(open_model, dtype):
     norm = open_model.model.norm
-    x = torch.full((1, 64), 300.0, dtype=torch.float16)  # 300 squared overflows fp16
-    assert norm(x).isfinite().all()
+    states = 300 * torch.randn(50, 64).to(dtype)  # 300 squared overflows fp16
+    exact = states.double() / (states.double().square().mean(-1, keepdim=True) + norm.eps).sqrt()
+    torch.testing.assert_close(norm(states).double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
 def mlp_runs(model: ArlowForCausalLM, input_ids: torch.Tensor) -> int:
