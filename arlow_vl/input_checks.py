@@ -154,7 +154,9 @@ def _refuse_foreign_cache(model, cache: Cache, batch: int) -> None:
     keys = getattr(own[0], "keys", None)
     if keys is None or keys.ndim != 4:
         return
-    heads = config.num_key_value_heads // (model.tp_size or 1)
+    # A sharded model's cache holds the heads of its own rank; only the outermost model knows how many those are.
+    is_sharded = hasattr(getattr(model.layers[0].self_attn.k_proj, "weight", None), "device_mesh")
+    heads = keys.shape[1] if is_sharded else config.num_key_value_heads
     expected, found = (batch, heads, config.head_dim), (keys.shape[0], keys.shape[1], keys.shape[3])
     if found != expected:
         raise ValueError(

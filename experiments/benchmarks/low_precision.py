@@ -38,7 +38,8 @@ def torchao_int4() -> dict:
     from torchao.quantization import IntxWeightOnlyConfig
     from torchao.quantization.granularity import PerGroup
 
-    return {"quantization_config": TorchAoConfig(IntxWeightOnlyConfig(torch.int4, granularity=PerGroup(GROUP_SIZE)))}
+    int4 = torch.int4  # pyrefly: ignore[missing-attribute]
+    return {"quantization_config": TorchAoConfig(IntxWeightOnlyConfig(int4, granularity=PerGroup(GROUP_SIZE)))}
 
 
 def nf4() -> dict:
