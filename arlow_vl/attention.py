@@ -6,6 +6,7 @@ runs on `scaled_dot_product_attention`. Registered with transformers as `attn_im
 """
 
 import functools
+import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable
@@ -41,6 +42,7 @@ def choose_kernel(
     *,
     dropout: float = 0.0,
     provider: str | None = "torch",
+    flash_attn: str = "absent",
 ) -> KernelChoice:
     """Picks the attention kernel from the dtype that the product is computed in (under autocast: autocast's)."""
     if dtype not in HALF_DTYPES:
@@ -48,7 +50,7 @@ def choose_kernel(
     if device_type != "cuda":
         return KernelChoice("sdpa", f"flash kernels run on CUDA, this run is on {device_type}")
     if provider is None:
-        return KernelChoice("sdpa", "neither torch.nn.attention.varlen nor flash-attn can be imported")
+        return KernelChoice("sdpa", f"this torch has no torch.nn.attention.varlen, and flash-attn is {flash_attn}")
     if head_dim % 8 or head_dim > MAX_FLASH_HEAD_DIM:
         return KernelChoice(
             "sdpa", f"flash kernels take heads of a multiple of 8 up to {MAX_FLASH_HEAD_DIM}, not {head_dim}"
@@ -66,17 +68,32 @@ def default_attention() -> str:
 @functools.cache
 def kernel_for(dtype: torch.dtype, device_type: str, head_dim: int, dropout: float = 0.0) -> KernelChoice:
     """`choose_kernel` with what this machine has; the decision and its reason are logged once."""
-    choice = choose_kernel(dtype, device_type, head_dim, dropout=dropout, provider=varlen_provider())
+    on_cuda = device_type == "cuda"  # elsewhere the gate is shut, and no kernel is looked for
+    provider = varlen_provider() if on_cuda else None
+    flash_attn = flash_attn_state() if on_cuda and provider is None else "not needed"
+    choice = choose_kernel(dtype, device_type, head_dim, dropout=dropout, provider=provider, flash_attn=flash_attn)
     logger.info(f"attention kernel for {dtype}, {device_type}, head size {head_dim}: {choice.kernel} ({choice.reason})")
     return choice
 
 
 @functools.cache
 def varlen_provider() -> str | None:
-    """Where the varlen kernel comes from, None where there is none. Imports nothing heavy."""
+    """Where the varlen kernel comes from, None where there is none. Imports flash-attn only where torch has none."""
     if importlib.util.find_spec("torch.nn.attention.varlen") is not None:
         return "torch"
-    return "flash_attn" if importlib.util.find_spec("flash_attn") is not None else None
+    return "flash_attn" if flash_attn_state() == "present" else None
+
+
+@functools.cache
+def flash_attn_state() -> str:
+    """Whether the flash-attn package is present, absent or broken, and what broke. Imports it."""
+    if importlib.util.find_spec("flash_attn") is None:
+        return "absent"
+    try:
+        importlib.import_module("flash_attn").flash_attn_varlen_func  # noqa: B018
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # as a rule built for another torch
+        return f"broken ({' '.join(str(error).split())})"
+    return "present"
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:

@@ -1,6 +1,7 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
 """Arlow with eyes: a timm encoder, a projector, and the decoder whose cross-attention blocks read what they give."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -113,7 +114,8 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
         A checkpoint without cross-attention blocks gets new ones, closed.
         """
         text_model = ArlowForCausalLM.from_pretrained(text_checkpoint)
-        text_config = type(text_model.config).from_dict(text_model.config.to_dict() | {"use_cross_attention": True})
+        changes = {"use_cross_attention": True, "_name_or_path": ""}  # a config file names no folder of ours
+        text_config = type(text_model.config).from_dict(text_model.config.to_dict() | changes)
         model = cls(ArlowVLConfig(text_config=text_config, vision_config=vision_config))
         absent = model.model.language_model.load_state_dict(text_model.model.state_dict(), strict=False)
         assert not absent.unexpected_keys and all("cross_block" in key for key in absent.missing_keys), absent
@@ -122,6 +124,24 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
         new = [key for key in model.state_dict() if key not in kept]
         logger.info(f"{len(new)} tensors are new beside the text checkpoint's: {', '.join(new)}")
         return model
+
+    def text_model(self) -> ArlowForCausalLM:
+        """The text model inside, in the same memory, without the cross-attention blocks.
+
+        Pictures have trained those, and text never enters them. So whatever is left has the bytes of the text
+        checkpoint that a frozen decoder came from, whether that one had (closed) blocks or none.
+        """
+        config = copy.deepcopy(self.config.text_config)
+        config.use_cross_attention = False
+        with torch.device("meta"):
+            text_model = ArlowForCausalLM(config)
+        decoder = self.model.language_model
+        kept = {name: tensor for name, tensor in decoder.state_dict().items() if ".cross_block." not in name}
+        text_model.model.load_state_dict(kept, assign=True)
+        text_model.model.rotary_emb = decoder.rotary_emb  # its tables are in no state_dict
+        text_model.lm_head.load_state_dict(self.lm_head.state_dict(), assign=True)
+        text_model.tie_weights()
+        return text_model.train(self.training)
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple

@@ -8,9 +8,9 @@ import signal
 import sys
 from collections.abc import Sequence
 
-SUBCOMMANDS = (
-    "data", "tokenizer", "fit", "caption", "explain", "evaluate", "report", "image", "checkpoint", "serve"
-)  # fmt: skip
+SUBCOMMANDS = """
+    data tokenizer fit caption explain evaluate report image checkpoint serve verify_frozen doctor
+""".split()
 USAGE, DATA, RESOURCES, INTERRUPTED = 2, 3, 6, 130
 
 

@@ -1,14 +1,18 @@
-"""`arlow checkpoint`: is a checkpoint whole?"""
+"""`arlow checkpoint`: is a checkpoint whole? And the text model out of a vision-language one."""
 
 import argparse
 from pathlib import Path
 
 
 def add_parser(subparsers) -> None:
-    verbs = subparsers.add_parser("checkpoint", help="verify the checkpoints of a run").add_subparsers(required=True)
+    verbs = subparsers.add_parser("checkpoint", help="verify and export checkpoints").add_subparsers(required=True)
     verify = verbs.add_parser("verify", help="compare checkpoints with their SHA-256; exit 4 if one is damaged")
     verify.add_argument("path", type=Path, metavar="PATH", help="a checkpoint, a folder of checkpoints or a run folder")
     verify.set_defaults(run=run_verify)
+    export = verbs.add_parser("export-text", help="take the text model and its tokenizer out of a vision-language one")
+    export.add_argument("checkpoint", type=Path, metavar="VL_CHECKPOINT", help="model folder (hf/ of a vision run)")
+    export.add_argument("output", type=Path, metavar="OUT_DIR", help="folder to write, which must not exist")
+    export.set_defaults(run=run_export_text)
 
 
 def run_verify(args: argparse.Namespace) -> int:
@@ -23,3 +27,13 @@ def run_verify(args: argparse.Namespace) -> int:
     damaged = [f"{path}: {damage}" for path in paths if (damage := find_damage(path))]
     print("\n".join(damaged) or "ok")
     return CheckpointError.exit_code if damaged else 0
+
+
+def run_export_text(args: argparse.Namespace) -> None:
+    from arlow_vl.evaluation.loading import load_vision_language_model, save_folder
+
+    if args.output.exists():
+        raise ValueError(f"{args.output} exists already; name a new folder")
+    model, processor = load_vision_language_model(args.checkpoint)
+    save_folder((model.text_model(), processor.tokenizer), args.output)
+    print(args.output)

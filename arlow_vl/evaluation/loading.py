@@ -1,5 +1,8 @@
-"""Opens a trained model folder for use."""
+"""Opens a trained model folder for use, and writes one."""
 
+import os
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +59,12 @@ def load_weights(model_class: Any, folder: Path) -> Any:
             f"{folder}: the weights do not fit config.json: {listed}; put back the config.json that was saved with them"
         )
     return model.eval().requires_grad_(False)
+
+
+def save_folder(parts: Iterable[Any], folder: Path) -> None:
+    """Writes a model and what belongs to it under another name, and renames the folder when it is whole."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for part in parts:
+        part.save_pretrained(partial)
+    os.replace(partial, folder)

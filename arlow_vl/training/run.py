@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from lightning.pytorch import Callback, Trainer
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from arlow_vl.errors import DivergenceError
-from arlow_vl.training.build import Stage, build_stage
+from arlow_vl.evaluation.loading import save_folder
+from arlow_vl.training.build import build_stage
 from arlow_vl.training.callbacks import Checkpointing, FrozenTensorsCheck, MetricsFile, SeedEachStep, StepLog
 from arlow_vl.training.checkpoint_io import ArlowCheckpointIO, checkpoints, newest_good, remove_leftovers
 from arlow_vl.training.modules import StageModule, comparable
@@ -54,7 +54,7 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
                 trainer.fit(stage.module, datamodule=stage.data, ckpt_path=newest)
             except DivergenceError as error:
                 raise DivergenceError(f"{error}; last good checkpoint: {newest_good(folder) or 'none'}") from error
-            export(stage, product)
+            save_folder(stage.products, product)
     return product
 
 
@@ -145,12 +145,3 @@ def quiet_libraries() -> Iterator[None]:
                 logger.setLevel(level)
             if had_bars:
                 enable_progress_bar()
-
-
-def export(stage: Stage, product: Path) -> None:
-    """Writes the model folder under another name and renames it when it is whole."""
-    partial = product.with_name(f".{product.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for part in stage.products:
-        part.save_pretrained(partial)
-    os.replace(partial, product)

@@ -3,13 +3,13 @@
 Frozen means: no gradient, eval mode, no optimizer state, and the same bytes at the end.
 """
 
-import hashlib
 from collections.abc import Mapping
 from typing import get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from arlow_vl.frozen import sha256_of
 from arlow_vl.training.recipe import Component, check_policy_words
 
 Policy = Mapping[str, str]  # component -> treatment, words of `recipe`
@@ -80,7 +80,7 @@ def check_trainable(model: nn.Module, policy: Policy, optimizer: torch.optim.Opt
 
 def hash_tensors(model: nn.Module, component: Component) -> dict[str, str]:
     """SHA-256 of each tensor's bytes, buffers included."""
-    return {name: _sha256(tensor) for name, tensor in model.state_dict().items() if component_of(name) == component}
+    return {name: sha256_of(tensor) for name, tensor in model.state_dict().items() if component_of(name) == component}
 
 
 def hash_frozen(model: nn.Module, policy: Policy) -> dict[str, str]:
@@ -96,8 +96,3 @@ def check_frozen(before: Mapping[str, str], after: Mapping[str, str]) -> None:
             raise ValueError(
                 f"{name} is frozen in this stage but its bytes changed; the run's weights are not exported"
             )
-
-
-def _sha256(tensor: Tensor) -> str:
-    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(data.data).hexdigest()

@@ -1,0 +1,35 @@
+"""`arlow verify-frozen`: is the text model inside a vision-language checkpoint what it was?"""
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "verify-frozen", help="prove that a vision-language model writes text as before; exit 4 if it does not"
+    )
+    parser.add_argument("text_checkpoint", type=Path, metavar="TEXT_CHECKPOINT", help="hf folder of the text run")
+    parser.add_argument("checkpoint", type=Path, metavar="VL_CHECKPOINT", help="hf folder of the vision run")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    import json
+    from dataclasses import asdict
+
+    from arlow_vl.errors import CheckpointError
+    from arlow_vl.frozen import verify_frozen
+
+    checks = verify_frozen(args.text_checkpoint, args.checkpoint)
+    failed = [check for check in checks if not check.holds]
+    if args.json:
+        print(json.dumps({"holds": not failed, "checks": [asdict(check) for check in checks]}, indent=2))
+    else:
+        for check in checks:
+            print(f"{'ok' if check.holds else 'FAILED':8}{check.claim}: {check.found}")
+    if failed:
+        raise CheckpointError(
+            f"{args.checkpoint} does not hold the text model of {args.text_checkpoint} as it was, {len(failed)} of "
+            f"{len(checks)} checks failed; the first: {failed[0].claim}: {failed[0].found}"
+        )
