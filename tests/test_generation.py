@@ -1,8 +1,6 @@
 """Generation: whatever holds the keys and values, and however the text comes in, the tokens are the same."""
 
 import importlib.util
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -18,7 +16,7 @@ DECODING = {
     "beam": {"do_sample": False, "num_beams": 3},
     "sampling": {"do_sample": True, "top_k": 30, "temperature": 1.5},
 }
-HAS_QUANTISER = any(map(importlib.util.find_spec, ("hqq", "optimum")))
+HAS_QUANTO = importlib.util.find_spec("optimum") is not None
 
 
 @pytest.fixture
@@ -61,10 +59,12 @@ def test_a_static_cache_holds_text_beside_pictures(model, prompts, decoding):
     assert torch.equal(tokens(model, inputs, cache_implementation="static", **DECODING[decoding]), expected)
 
 
-@pytest.mark.skipif(not HAS_QUANTISER, reason="transformers quantises a cache by hqq or optimum-quanto")
+@pytest.mark.skipif(not HAS_QUANTO, reason="transformers quantises a cache by optimum-quanto, which is not here")
 def test_a_quantised_cache_holds_the_text(model, prompts):
-    cached = tokens(model, prompts, cache_implementation="quantized", do_sample=False)
-    assert cached.shape == (2, 17)
+    settings = {"backend": "quanto", "nbits": 4, "q_group_size": 16, "axis_key": 0, "axis_value": 0}
+    cached = tokens(model, prompts, cache_implementation="quantized", cache_config=settings, do_sample=False)
+    expected = tokens(model, prompts, do_sample=False)
+    assert torch.equal(cached[:, :10], expected[:, :10])  # the first token reads what is not yet rounded
 
 
 def test_a_static_cache_stays_compileable_with_pictures_in_it(model, prompts):
@@ -115,29 +115,3 @@ def test_an_assistant_of_fewer_layers_changes_no_token(model, prompts, small_con
     alone = {"input_ids": prompts["input_ids"][1:], "attention_mask": prompts["attention_mask"][1:]}
     assisted = tokens(model, alone, do_sample=False, assistant_model=assistant)
     assert torch.equal(assisted, tokens(model, alone, do_sample=False))
-
-
-CONTINUOUS_BATCHING = """
-import torch
-from transformers import GenerationConfig
-from transformers.generation.configuration_utils import ContinuousBatchingConfig
-from arlow_vl.configuration_arlow import ArlowConfig
-from arlow_vl.modeling_arlow import ArlowForCausalLM
-torch.manual_seed(0)
-model = ArlowForCausalLM(ArlowConfig(vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=4,
-    num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2)).eval()
-prompts = [torch.randint(20, 300, (length,)).tolist() for length in (5, 9, 3)]
-served = model.generate_batch(prompts, progress_bar=False,
-    generation_config=GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=-1, pad_token_id=3),
-    continuous_batching_config=ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=64))
-model.set_attn_implementation("sdpa")
-for prompt, answer in zip(prompts, served.values(), strict=True):
-    alone = model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False, eos_token_id=None)
-    assert list(answer.generated_tokens) == alone[0, len(prompt):].tolist(), (answer, alone)
-"""
-
-
-def test_continuous_batching_writes_what_single_prompts_write():
-    """In a process of its own: its pages are no Cache, which the shape checks of this one would refuse."""
-    done = subprocess.run([sys.executable, "-c", CONTINUOUS_BATCHING], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
