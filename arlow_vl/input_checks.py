@@ -27,7 +27,8 @@ KEYWORDS = frozenset(TransformersKwargs.__annotations__) | frozenset(
     """
     shift_labels ignore_index return_dict debug_io debug_io_dir prune_layers
     write_index read_index logits_indices block_table logits_processor_args
-    """.split()  # the loss's; transformers' own wrappers'; continuous batching's
+    tokenizer assistant_tokenizer
+    """.split()  # the loss's; transformers' own wrappers'; continuous batching's; generate's, which hands them on
 )
 # Any other implementation is the caller's own, registered with transformers: it may read keywords that we don't know.
 OUR_ATTENTION = ("arlow", "eager", "sdpa", "flex_attention", "flash_attention", "paged|")

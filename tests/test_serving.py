@@ -11,6 +11,7 @@ from transformers.masking_utils import sdpa_mask
 from arlow_vl.attention import arlow_attention_forward
 from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowModel
 from tests.test_modeling_arlow import text
+from tests.tiny_runs import tiny_tokenizer
 
 
 @pytest.fixture
@@ -110,3 +111,13 @@ def test_continuous_batching_refuses_the_gate_and_names_what_it_takes(small_conf
     pages = ContinuousBatchingConfig(page_size=16, num_blocks=16, max_batch_tokens=32)
     with pytest.raises(ValueError, match=r"arlow is not supported .* Use 'paged\|eager', 'sdpa'"):
         model.generate_batch([[20, 21]], continuous_batching_config=pages)
+
+
+def test_generation_stops_at_a_string(small_config):
+    tokenizer, model = tiny_tokenizer(), ArlowForCausalLM(small_config).eval()
+    prompt = tokenizer("the cat sat", return_tensors="pt")
+    settings = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+    free = model.generate(**prompt, **settings)[0, prompt["input_ids"].shape[1] :]
+    stop = tokenizer.decode(free[:3])
+    stopped = model.generate(**prompt, **settings, stop_strings=[stop], tokenizer=tokenizer)
+    assert stopped.shape[1] < prompt["input_ids"].shape[1] + len(free)
