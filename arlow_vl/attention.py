@@ -67,7 +67,10 @@ def default_attention() -> str:
 def kernel_for(dtype: torch.dtype, device_type: str, head_dim: int, dropout: float = 0.0) -> KernelChoice:
     """`choose_kernel` with what this machine has; the decision and its reason are logged once."""
     choice = choose_kernel(dtype, device_type, head_dim, dropout=dropout, provider=varlen_provider())
-    logger.info(f"attention kernel for {dtype}, {device_type}, head size {head_dim}: {choice.kernel} ({choice.reason})")
+    if not torch.compiler.is_compiling():  # the compiler looks past the cache, and a log line would break its graph
+        logger.info(
+            f"attention kernel for {dtype}, {device_type}, head size {head_dim}: {choice.kernel} ({choice.reason})"
+        )
     return choice
 
 
