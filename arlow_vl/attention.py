@@ -65,6 +65,7 @@ def default_attention() -> str:
     return ARLOW_ATTENTION if torch.cuda.is_available() else "sdpa"
 
 
+@torch.compiler.assume_constant_result  # the compiler asks once as well, instead of tracing how it is found out
 @functools.cache
 def kernel_for(dtype: torch.dtype, device_type: str, head_dim: int, dropout: float = 0.0) -> KernelChoice:
     """`choose_kernel` with what this machine has; the decision and its reason are logged once."""
