@@ -65,7 +65,6 @@ def default_attention() -> str:
     return ARLOW_ATTENTION if torch.cuda.is_available() else "sdpa"
 
 
-@torch.compiler.assume_constant_result  # the compiler asks once as well, instead of tracing how it is found out
 @functools.cache
 def kernel_for(dtype: torch.dtype, device_type: str, head_dim: int, dropout: float = 0.0) -> KernelChoice:
     """`choose_kernel` with what this machine has; the decision and its reason are logged once."""
@@ -107,7 +106,12 @@ def takes_varlen(attn_implementation: str, hidden_states: Tensor, head_dim: int,
     """Whether this run's attention takes flat tokens and `cu_seqlens` instead of padded rows and masks."""
     if attn_implementation in ("eager", "sdpa", "flex_attention"):
         return False
-    return kernel_for(compute_dtype(hidden_states), hidden_states.device.type, head_dim, dropout).kernel == "varlen"
+    return _is_varlen(compute_dtype(hidden_states), hidden_states.device.type, head_dim, dropout)
+
+
+@torch.compiler.assume_constant_result  # the compiler asks once, instead of tracing how it is found out
+def _is_varlen(dtype: torch.dtype, device_type: str, head_dim: int, dropout: float) -> bool:
+    return kernel_for(dtype, device_type, head_dim, dropout).kernel == "varlen"
 
 
 @functools.cache
