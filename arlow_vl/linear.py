@@ -27,12 +27,12 @@ if not hasattr(torch.ops.arlow, "linear_product"):
 
 
 def takes_onednn(left: Tensor, right: Tensor) -> bool:
-    """Float32 on a CPU, outside autocast."""
+    """Float32 on a CPU, outside autocast; oneDNN has no product of no rows."""
     return (
         left.dtype == right.dtype == torch.float32
         and left.is_cpu
         and HAS_ONEDNN
-        and (torch.compiler.is_compiling() or bool(torch.backends.mkldnn.enabled))
+        and (torch.compiler.is_compiling() or (bool(torch.backends.mkldnn.enabled) and left.numel() > 0))
         and not torch.is_autocast_enabled("cpu")
     )
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation.continuous_batching import PagedAttentionCache
-from transformers.masking_utils import create_causal_mask
+from transformers.masking_utils import create_causal_mask, packed_sequence_mask_function
 from transformers.modeling_layers import (
     GenericForQuestionAnswering,
     GenericForSequenceClassification,
@@ -47,6 +47,7 @@ from .segments import (
     cached_segments,
     document_ids,
     flatten_pictures,
+    packed_documents,
 )
 
 logger = logging.get_logger(__name__)
@@ -314,7 +315,7 @@ class ArlowModel(ArlowPreTrainedModel):
         Args:
             input_ids: (B, T) int64.
             attention_mask: (B, past + T), nonzero on text; left and right padding both work.
-            position_ids: (B, T); where they restart inside a row (no mask, no cache) a new document begins.
+            position_ids: (B, T); where they restart inside a row (no cache) a new document begins.
             encoder_hidden_states: (N, P, D) one picture for each `<image>`, in the order of the tokens, row by row.
             encoder_attention_mask: (N, P) nonzero on encoder tokens that count; None: all.
             encoder_lengths: (N,) int64, with flat (K, D) `encoder_hidden_states`: how many of them each picture has.
@@ -333,6 +334,7 @@ class ArlowModel(ArlowPreTrainedModel):
         is_first_call = cache is None
         if use_cache and is_first_call:
             cache = DynamicCache(config=self.config)
+        has_positions = position_ids is not None
         if position_ids is None:
             position_ids = self._positions(inputs_embeds, attention_mask, cache)
 
@@ -351,6 +353,10 @@ class ArlowModel(ArlowPreTrainedModel):
             )
             causal_mask = None
         else:
+            packed = None
+            if is_first_call and has_positions and attention_mask is not None and attention_mask.ndim == 2:
+                # Beside a mask transformers does not look for packed documents either.
+                packed = packed_documents(position_ids.expand(inputs_embeds.shape[:2]), attention_mask)
             causal_mask = create_causal_mask(
                 config=self.config,
                 inputs_embeds=inputs_embeds,
@@ -358,6 +364,7 @@ class ArlowModel(ArlowPreTrainedModel):
                 # Beside a cache transformers does not look for packed documents; an empty one must not mix them.
                 cache=None if is_first_call else cache,
                 position_ids=position_ids,
+                and_mask_function=None if packed is None else packed_sequence_mask_function(packed),
             )
 
         hidden_states = inputs_embeds

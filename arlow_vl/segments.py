@@ -152,14 +152,26 @@ class SegmentMask:
 def document_ids(position_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
     """(B, T) int64 document numbers, unique in the batch, PADDING on padding; documents start where positions restart.
 
-    `position_ids` is (B, T); `attention_mask` (B, T) is nonzero on text.
+    `position_ids` is (B, T); `attention_mask` (B, T) is nonzero on text. Padding inside a document does not part it.
     """
-    starts = F.pad(position_ids[:, 1:] <= position_ids[:, :-1], (1, 0), value=True)
     if attention_mask is None:
+        starts = F.pad(position_ids[:, 1:] <= position_ids[:, :-1], (1, 0), value=True)
         return starts.flatten().cumsum(0).view_as(starts)
     text = attention_mask.bool()
-    starts = (starts & text) | F.pad(text[:, 1:] & ~text[:, :-1], (1, 0), value=True)
+    last_text = torch.where(text, torch.arange(text.shape[1], device=text.device), -1).cummax(1).values
+    previous = F.pad(last_text[:, :-1], (1, 0), value=-1)
+    restarts = position_ids <= position_ids.gather(1, previous.clamp(min=0))
+    starts = text & ((previous < 0) | restarts)
     return starts.flatten().cumsum(0).view_as(starts).masked_fill(~text, PADDING)
+
+
+def packed_documents(position_ids: Tensor, attention_mask: Tensor) -> Tensor | None:
+    """`document_ids` of a padded batch with rows of several documents; None where no row has two (costs a sync)."""
+    documents = document_ids(position_ids, attention_mask)
+    first = documents.masked_fill(documents == PADDING, documents.numel() + 1).amin(1)
+    if torch.compiler.is_compiling() or bool((documents.amax(1) > first).any()):
+        return documents
+    return None
 
 
 def build_segment_table(
@@ -198,13 +210,15 @@ def build_segment_table(
         before_groups = (closes.view(batch, width).cumsum(1) == 0) & (documents != PADDING)
         seen = torch.where(before_groups & (cached_lengths > 0)[:, None], rows, seen)
 
+    starts, lengths = _group_extents(is_image, closes, image_lengths, cached_lengths, cached_width)
+    seen = torch.where((seen != PADDING) & (lengths[seen] > 0), seen, PADDING)  # of no tokens nothing is seen
     query_index = (seen.flatten() != PADDING).nonzero().squeeze(1)
     groups, query_lengths = torch.unique_consecutive(seen.flatten()[query_index], return_counts=True)
-    starts, lengths = _group_extents(is_image, closes, image_lengths, cached_lengths, cached_width)
     key_runs = Runs.of_lengths(lengths[groups])
     offsets = torch.repeat_interleave(starts[groups] - key_runs.cu_seqlens[:-1], lengths[groups])
     key_index = torch.arange(offsets.shape[0], device=device) + offsets
-    if key_index.shape[0] == batch * cached_width + int(image_lengths.sum()):
+    in_pool_order = cached_width == 0 or image_lengths.shape[0] == 0  # else a row's old and new keys lie far apart
+    if in_pool_order and key_index.shape[0] == batch * cached_width + int(image_lengths.sum()):
         key_index = None  # runs are in order and disjoint, so as many as there are is all of them
     last = torch.where(documents != PADDING, torch.arange(width, device=device), 0).amax(1, keepdim=True)
     keeps = _kept(seen.gather(1, last).squeeze(1), groups)

@@ -107,3 +107,10 @@ def test_a_second_derivative_is_refused_not_wrong():
     (grad,) = torch.autograd.grad(ours(states).square().sum(), states, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
+
+
+def test_no_rows_give_no_rows_and_gradients_of_zero():
+    layer = ArlowLinear(4, 3)
+    states = torch.zeros(0, 4, requires_grad=True)
+    layer(states).sum().backward()
+    assert not layer.weight.grad.any() and states.grad.shape == (0, 4)

@@ -216,3 +216,27 @@ def test_another_number_of_pictures_than_image_tokens_is_refused(pictures):
     is_image = torch.tensor([[True, False, True]])
     with pytest.raises(ValueError, match=rf"{pictures} pictures for 2 <image> tokens"):
         build_segment_table(is_image, torch.ones(1, 3, dtype=torch.long), torch.ones(pictures, dtype=torch.long))
+
+
+def test_a_new_picture_of_one_row_stays_in_front_of_the_next_rows_cached_one():
+    is_image = torch.tensor([[False, True], [False, False]])
+    table = build_segment_table(
+        is_image,
+        torch.tensor([[1, 1], [2, 2]]),
+        torch.tensor([2]),
+        cached_lengths=torch.tensor([2, 2]),
+        cached_width=2,
+    )
+    assert table.key_index.tolist() == [0, 1, 4, 5, 2, 3]
+
+
+def test_a_picture_of_no_tokens_is_seen_by_nobody_and_hides_the_one_before():
+    is_image = torch.tensor([[True, False, True, False]])
+    table = build_segment_table(is_image, torch.ones(1, 4, dtype=torch.long), torch.tensor([3, 0]))
+    assert table.query_index.tolist() == [0, 1]
+    assert table.keeps.tolist() == [PADDING]
+
+
+def test_padding_inside_a_document_does_not_part_it():
+    mask = torch.tensor([[1, 1, 0, 0, 1, 1]])
+    assert document_ids(mask.cumsum(1) - 1, mask).tolist() == [[1, 1, PADDING, PADDING, 1, 1]]
