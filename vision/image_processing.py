@@ -136,6 +136,8 @@ def _checked_header(data: bytes, limits: PictureLimits) -> PictureHeader:
         raise PictureFault("no_pixels", size)
     if pixels > limits.max_pixels:
         raise PictureFault("too_many_pixels", f"{size}, the limit is {limits.max_pixels:,} (set max_pixels)")
+    if header.is_cut_off:
+        raise PictureFault("truncated", f"fewer bytes than {size} take")
     return header
 
 

@@ -164,6 +164,20 @@ def test_an_endless_row_of_chunks_is_refused():
     assert refusal(png(4, 4, bytes(16), extra=png_chunk(b"prVt", b"") * 60_000)).reason == "corrupt"
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_with_fewer_bytes_than_its_size_takes_is_cut_off(progressive):
+    data = bytearray(encoded(colourful(64, 64), "JPEG", progressive=progressive))
+    frame = data.index(b"\xff\xc2" if progressive else b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 4000, 4000)
+    assert refusal(bytes(data)).reason == "truncated"
+
+
+@pytest.mark.parametrize("options", [{"quality": 1}, {"progressive": True, "quality": 1}, {"optimize": True}])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_the_emptiest_jpegs_have_bytes_enough(mode, options):
+    assert decoded(encoded(Image.new(mode, (1000, 800)), "JPEG", **options)).size == (1000, 800)
+
+
 def test_a_jpeg_of_many_scans_is_refused():
     data = encoded(colourful(), "JPEG", progressive=True)
     scan = data[data.rindex(b"\xff\xda") : -2]
