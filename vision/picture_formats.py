@@ -51,12 +51,12 @@ def _too_many(what: str) -> PictureFault:
 
 def _read_jpeg(data: bytes) -> PictureHeader:
     parts: Parts = [b"\xff\xd8"]
-    view, position, frame, exif, scans = memoryview(data), 2, None, b"", 0
+    view, position, frame, exif, scans, scan_bytes = memoryview(data), 2, None, b"", 0, 0
     for _ in range(MAX_BLOCKS):
         marker = _next_marker(data, position)
         code, start = marker[1][0], marker.end()
         if code == 0xD9:  # end of the image
-            return _jpeg_header([*parts, b"\xff\xd9"], frame, scans, exif_orientation(exif))
+            return _jpeg_header([*parts, b"\xff\xd9"], frame, scans, scan_bytes, exif_orientation(exif))
         if code in (0x01, 0xD8):
             position = start
             continue
@@ -71,7 +71,8 @@ def _read_jpeg(data: bytes) -> PictureHeader:
         elif code in JPEG_FRAMES:
             frame = (code, body)
         elif code == 0xDA:
-            scans, position = scans + 1, _next_marker(data, position).start()
+            begin, position = position, _next_marker(data, position).start()
+            scans, scan_bytes = scans + 1, scan_bytes + position - begin
         if not (0xE0 <= code <= 0xEF or code == 0xFE) or body.startswith((b"JFIF\0", b"Adobe")):
             parts.append(view[start - 2 : position])
     raise _too_many("segments")
@@ -84,7 +85,9 @@ def _next_marker(data: bytes, position: int) -> re.Match[bytes]:
     return marker
 
 
-def _jpeg_header(parts: Parts, frame: tuple[int, bytes] | None, scans: int, orientation: int) -> PictureHeader:
+def _jpeg_header(
+    parts: Parts, frame: tuple[int, bytes] | None, scans: int, scan_bytes: int, orientation: int
+) -> PictureHeader:
     if frame is None or len(frame[1]) < 9 or not scans:
         raise PictureFault("corrupt", "no image data")
     if scans > MAX_SCANS:
@@ -97,7 +100,11 @@ def _jpeg_header(parts: Parts, frame: tuple[int, bytes] | None, scans: int, orie
         raise PictureFault("corrupt", "a sampling factor of 0")
     holds_coefficients = scans > 1 or code in (0xC2, 0xC6, 0xCA, 0xCE)  # two bytes each
     coefficients = width * height * sum(h * v for h, v in sampling) // largest
-    return PictureHeader("JPEG", width, height, parts, orientation, 2 * coefficients * holds_coefficients)
+    # At least a bit for the mean of each block of 8 x 8, and where no later scan tells them one for its details.
+    # Without them libjpeg would make up the rest of a picture of any size. Arithmetic coding may take less.
+    least_bits = width * height // 64 * {0xC0: 2, 0xC1: 2, 0xC2: 1}.get(code, 0)
+    decoder_bytes, is_cut_off = 2 * coefficients * holds_coefficients, 8 * scan_bytes < least_bits
+    return PictureHeader("JPEG", width, height, parts, orientation, decoder_bytes, is_cut_off=is_cut_off)
 
 
 def _read_png(data: bytes) -> PictureHeader:

@@ -33,6 +33,8 @@ class PictureHeader(NamedTuple):
     orientation: int = 1  # EXIF
     decoder_bytes: int = 0  # memory that decoding takes beside the pixels themselves
     grey_levels: int = 65_536  # of a 16-bit picture
+    is_cut_off: bool = False  # it has fewer bytes than its size takes
+    is_unsigned: bool = False  # its integers of 32 bits
     is_negative: bool = False  # its greys of more than 8 bits go from white to black
 
 

@@ -5,12 +5,12 @@ import struct
 from vision.picture_header import ORIENTATION, TAG_BYTES, Parts, PictureFault, PictureHeader, Tag, TagDirectory
 
 WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, ROWS_PER_STRIP = 256, 257, 258, 259, 262, 277, 278
-TILE_WIDTH, TILE_LENGTH = 322, 323
+TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT = 322, 323, 339
 OFFSETS, BYTE_COUNTS = (273, 324), (279, 325)  # of strips and of tiles
 MAX_STRIPS, MAX_SAMPLES = 200_000, 6
 MOST = {  # values of a tag; of the others one
     **dict.fromkeys((*OFFSETS, *BYTE_COUNTS), MAX_STRIPS),
-    **dict.fromkeys((BITS, 338, 339, 519, 520, 521, 529, 530, 532), 64),
+    **dict.fromkeys((BITS, 338, SAMPLE_FORMAT, 519, 520, 521, 529, 530, 532), 64),
     320: 3 * 65_536,  # colour map
     347: 2**20,  # bytes of JPEG tables
 }
@@ -61,6 +61,7 @@ def _read_directory(directory: TagDirectory) -> PictureHeader:
         orientation if 1 <= orientation <= 8 else 1,
         len(directory.data) + is_compressed * max(rows, tile) * samples * max(bits) // 8,
         grey_levels=4096 if bits == [12] else 65_536,
+        is_unsigned=directory.integers(SAMPLE_FORMAT, most=MOST[SAMPLE_FORMAT]) in ([], [1]),
         is_negative=directory.integers(PHOTOMETRIC) == [0],
     )
 

@@ -127,6 +127,13 @@ def test_32_bit_values_are_scaled_by_the_smallest_range_that_holds_them(mode, va
     assert list(decoded(encoded(picture, "TIFF")).getchannel(0).tobytes()) == greys
 
 
+def test_unsigned_32_bit_values_are_no_negative_ones():
+    pixels = struct.pack("<4I", 0, 2**30, 2**31, 2**32 - 1)
+    assert list(decoded(tiff(4, 1, 32, pixels)).getchannel(0).tobytes()) == [0, 64, 128, 255]
+    signed = struct.pack("<3i", -(2**31), 0, 2**31 - 1)
+    assert list(decoded(tiff(3, 1, 32, signed, [(339, 3, 1, 2)])).getchannel(0).tobytes()) == [0, 128, 255]
+
+
 def test_float_pixels_that_are_no_numbers_are_refused():
     with pytest.raises(PictureError, match="no finite numbers"):
         decoded(encoded(Image.new("F", (2, 2), math.nan), "TIFF"))
