@@ -262,12 +262,24 @@ class PictureTransform:
             shrink = (MAX_CANVAS_PIXELS / (canvas_size[0] * canvas_size[1])) ** 0.5
             smaller = max(1, int(picture.width * shrink)), max(1, int(picture.height * shrink))
             return self.fit(picture.resize(smaller), height, width)
-        if canvas_size[0] == picture.width:  # rows of background stay what they are when they are made narrower
-            picture = self.resize(picture, picture.height, width)
-            canvas_size = width, canvas_size[1]
-        canvas = Image.new("RGB", canvas_size, self.background)
-        canvas.paste(picture, ((canvas.width - picture.width) // 2, (canvas.height - picture.height) // 2))
+        narrow = self._narrow(picture, canvas_size[0], width)
+        canvas = Image.new("RGB", (width, canvas_size[1]), self.background)
+        canvas.paste(narrow, (0, (canvas.height - narrow.height) // 2))
         return self.resize(canvas, height, width)
+
+    def _narrow(self, picture: Image.Image, canvas_width: int, width: int) -> Image.Image:
+        """Padded left and right and resized across: what Pillow does first, row by row, when it resizes the padded
+        picture, of which only a strip at a time takes memory. Rows of background alone stay what they are.
+        """
+        if canvas_width == picture.width:
+            return self.resize(picture, picture.height, width)
+        narrow, top = Image.new("RGB", (width, picture.height)), 0
+        for strip in strips_of(picture):
+            canvas = Image.new("RGB", (canvas_width, strip.height), self.background)
+            canvas.paste(strip, ((canvas_width - picture.width) // 2, 0))
+            narrow.paste(self.resize(canvas, strip.height, width), (0, top))
+            top += strip.height
+        return narrow
 
     def _fit_extent(self, picture: Image.Image, height: int, width: int, extent: Box) -> Image.Image:
         """To fractions of a pixel, which count for more in a picture that was decoded at a fraction of its scale."""

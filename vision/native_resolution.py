@@ -55,10 +55,11 @@ def patchify(
 
     A patch is flattened by row, column, channel, which is what timm's NaFlexViT takes.
     """
-    from timm.data.naflex_transforms import patchify_image
-
-    patches = [patchify_image(picture, (patch, patch), pad=False, include_info=False) for picture in pictures]
     grids = [(picture.shape[1] // patch, picture.shape[2] // patch) for picture in pictures]
+    patches = [
+        picture.reshape(3, rows, patch, columns, patch).permute(1, 3, 2, 4, 0).reshape(-1, 3 * patch * patch)
+        for picture, (rows, columns) in zip(pictures, grids, strict=True)
+    ]
     return torch.cat(patches), torch.tensor(grids)
 
 

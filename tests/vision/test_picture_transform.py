@@ -38,7 +38,7 @@ def padded(picture: Image.Image) -> Image.Image:
     return square
 
 
-@pytest.mark.parametrize("size", [(90, 90), (97, 41), (41, 97), (20, 9), (33, 1), (1, 33)])
+@pytest.mark.parametrize("size", [(90, 90), (97, 41), (41, 97), (20, 9), (33, 1), (1, 33), (700, 1000)])
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_it_is_bit_for_bit_timms_own_transform_of_the_padded_picture(interpolation, size):
     config = {**DATA_CONFIG, "interpolation": interpolation, "crop_pct": 1.0, "crop_mode": "squash"}
