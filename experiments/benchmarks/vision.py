@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -59,8 +60,8 @@ def jpeg_files(photo: Image.Image) -> dict[str, bytes]:
 
 def measure_pictures(files: dict[str, bytes], data_config: dict, rounds: int) -> tuple[dict, list[list[object]]]:
     """Pictures a second of timm's transform on a PIL image of the bytes, of ours, and of ours with scaled decoding."""
-    theirs = create_transform(**data_config)
-    transforms = {"ours": {}, "scaled": {"scaled_decoding": True}}
+    theirs: Any = create_transform(**data_config)
+    transforms: dict[str, dict[str, Any]] = {"ours": {}, "scaled": {"scaled_decoding": True}}
     ours = {name: PictureTransform(data_config, **options).from_bytes for name, options in transforms.items()}
     figures, lines = {}, []
     for name, data in files.items():
@@ -135,7 +136,7 @@ def measure_encoders(rounds: int) -> tuple[dict, list[list[object]]]:
     figures, lines = {}, []
     for name in ENCODERS:
         encoder = VisionEncoder(name).requires_grad_(False).eval()
-        bare = timm.create_model(name, num_classes=0).eval()
+        bare: Any = timm.create_model(name, num_classes=0).eval()
         bare.load_state_dict(encoder.backbone.state_dict())
         pixels = torch.randn(2 * BATCH, *encoder.data_config["input_size"])
         cases = {"ours": partial(encode, encoder, pixels), "timm": partial(encode, bare.forward_features, pixels)}
