@@ -18,6 +18,8 @@ TURNS = {  # by EXIF orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+ON_ITS_SIDE = (5, 6, 7, 8)  # the orientations that swap width and height
+TURNED_LEFT, TURNED_UP = (2, 3, 6, 7), (3, 4, 7, 8)  # those that put the end of a row left, of a column on top
 
 
 def strips_of(image: Image.Image) -> Iterator[Image.Image]:
@@ -30,7 +32,7 @@ def upright_rgb(strips: list[Image.Image], header: PictureHeader) -> Image.Image
     """The whole picture of its strips, which are taken out of the list, the last first, to give their memory back."""
     if len(strips) == 1 and is_ready(strips[0], header):
         return strips[0]
-    is_on_its_side, levels = header.orientation in (5, 6, 7, 8), grey_range(strips, header.grey_levels)
+    is_on_its_side, levels = header.orientation in ON_ITS_SIDE, grey_range(strips, header.grey_levels)
     levels = levels[::-1] if header.is_negative else levels
     size = (header.height, header.width) if is_on_its_side else (header.width, header.height)
     picture, bottom = Image.new("RGB", size, None), header.height

@@ -1,5 +1,4 @@
 import io
-import json
 import pickle
 import struct
 import subprocess
@@ -8,21 +7,12 @@ import warnings
 import zlib
 
 import pytest
-import torch
 from PIL import Image, ImageFile
 
 from tests.outside_data import colourful, encoded, gif, png, png_chunk, tiff
-from vision.image_processing import PictureError, PictureLimits, PictureTransform, decode_picture, read_picture
+from vision.image_processing import PictureError, PictureLimits, decode_picture, read_picture
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "MPO")
-DATA_CONFIG = {
-    "input_size": (3, 32, 32),
-    "mean": (0.5, 0.4, 0.3),
-    "std": (0.2, 0.2, 0.2),
-    "interpolation": "bicubic",
-    "crop_pct": 0.9,
-    "crop_mode": "center",
-}
 
 
 def decoded(data: bytes, **limits) -> Image.Image:
@@ -232,58 +222,3 @@ def test_importing_the_module_loads_neither_torch_nor_timm():
     code = "import sys, vision.image_processing; print([name in sys.modules for name in ('torch', 'timm')])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[False, False]"
-
-
-def test_the_transform_pads_to_a_square_resizes_and_normalises():
-    picture = colourful(48, 24)
-    square = Image.new("RGB", (48, 48), (255, 255, 255))
-    square.paste(picture, (0, 12))
-    small = torch.tensor(list(square.resize((32, 32), Image.Resampling.BICUBIC).tobytes())).view(32, 32, 3) / 255
-    expected = ((small - torch.tensor(DATA_CONFIG["mean"])) / torch.tensor(DATA_CONFIG["std"])).permute(2, 0, 1)
-    torch.testing.assert_close(PictureTransform(DATA_CONFIG)(picture), expected)
-
-
-def test_nothing_is_cut_off_a_square_picture():
-    picture = Image.new("RGB", (64, 64))
-    picture.paste("white", (0, 0, 64, 2))
-    assert PictureTransform(DATA_CONFIG)(picture)[:, 0].min() > PictureTransform(DATA_CONFIG)(picture)[:, 2:].max()
-
-
-def test_the_padding_has_the_background_colour():
-    tensor = PictureTransform(DATA_CONFIG, background=(0, 0, 0))(Image.new("RGB", (64, 16), "white"))
-    torch.testing.assert_close(tensor[:, 0, 0], -torch.tensor(DATA_CONFIG["mean"]) / torch.tensor(DATA_CONFIG["std"]))
-
-
-def test_an_oblong_input_gets_its_own_aspect():
-    transform = PictureTransform({**DATA_CONFIG, "input_size": (3, 16, 32)})
-    assert transform(Image.new("RGB", (10, 40))).shape == (3, 16, 32)
-
-
-def test_a_very_long_strip_is_not_padded_to_a_giant_square():
-    assert PictureTransform(DATA_CONFIG)(Image.new("RGB", (200_000, 1))).shape == (3, 32, 32)
-
-
-def test_the_transform_survives_json():
-    transform = PictureTransform(DATA_CONFIG, background=(1, 2, 3))
-    again = PictureTransform.from_dict(json.loads(json.dumps(transform.to_dict())))
-    assert again.to_dict() == transform.to_dict()
-    torch.testing.assert_close(again(colourful()), transform(colourful()), rtol=0, atol=0)
-
-
-def test_the_transform_can_be_sent_to_another_process():
-    transform = PictureTransform(DATA_CONFIG)
-    expected = transform(colourful())
-    torch.testing.assert_close(pickle.loads(pickle.dumps(transform))(colourful()), expected, rtol=0, atol=0)
-
-
-def test_unknown_keys_of_a_saved_transform_are_refused():
-    with pytest.raises(ValueError, match="crop_pct"):
-        PictureTransform.from_dict({**PictureTransform(DATA_CONFIG).to_dict(), "crop_pct": 1.0})
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"interpolation": "random"}, {"input_size": (1, 32, 32)}, {"input_size": (3, 0, 32)}]
-)
-def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        PictureTransform({**DATA_CONFIG, **wrong})

@@ -1,0 +1,201 @@
+"""From bytes to normalised tensors against timm's own transform, packed tiles against padded ones, the encoder against
+the bare timm model.
+
+Run it with `python -m experiments.benchmarks.vision`. One thread; some five minutes on a quiet machine. The photo in
+this repository is 160 pixels wide; larger files are mosaics of it, which hold a photo's detail in every block, and
+enlargements, which do not. `--photos FILE...` adds photos of yours to the table of pixel differences.
+"""
+
+import argparse
+import io
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+from torch import Tensor
+
+from experiments.benchmarks.measure import Timings, alternate, report, table
+from vision.encoder import VisionEncoder
+from vision.image_processing import EncodedPicture, PictureTransform, decode_picture
+from vision.tiling import tile_picture
+
+PHOTO = Path(__file__).parents[2] / "tests" / "samples" / "fox.jpg"
+MODEL = "vit_tiny_patch16_224"
+SMALL = {"photo, 160 x 160": None, "mosaic, 512 x 384": (512, 384), "mosaic, 640 x 480": (640, 480)}
+LARGE = {"mosaic, 2048 x 1536": (2048, 1536), "mosaic, 3000 x 4000": (3000, 4000), "mosaic, 4000 x 3000": (4000, 3000)}
+ENLARGED = {"enlarged photo, 4000 x 3000": (4000, 3000)}
+MAX_TILES = 6
+MIX = [(640, 480), (480, 640), (1024, 768), (500, 375), (1920, 1080), (300, 300), (224, 200), (1080, 1920), (800, 200)]
+"""Sizes of pictures as they come: cameras and telephones both ways, thumbnails, a banner."""
+ENCODERS = ("vit_tiny_patch16_224", "vit_small_patch16_224", "tf_efficientnet_lite0")
+BATCH = 4
+GOALS = {"small": 1.0, "large": 2.0, "encoder": 0.98}
+
+
+def jpeg(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def mosaic(photo: Image.Image, size: tuple[int, int]) -> Image.Image:
+    picture = Image.new("RGB", size)
+    for top in range(0, size[1], photo.height):
+        for left in range(0, size[0], photo.width):
+            picture.paste(photo, (left, top))
+    return picture
+
+
+def jpeg_files(photo: Image.Image) -> dict[str, bytes]:
+    mosaics = {name: jpeg(mosaic(photo, size)) for name, size in (SMALL | LARGE).items() if size}
+    enlarged = {name: jpeg(photo.resize(size, Image.Resampling.BICUBIC)) for name, size in ENLARGED.items()}
+    return {next(iter(SMALL)): PHOTO.read_bytes(), **mosaics, **enlarged}
+
+
+def measure_pictures(files: dict[str, bytes], data_config: dict, rounds: int) -> tuple[dict, list[list[object]]]:
+    """Pictures a second of timm's transform on a PIL image of the bytes, of ours, and of ours with scaled decoding."""
+    theirs: Any = create_transform(**data_config)
+    transforms: dict[str, dict[str, Any]] = {"ours": {}, "scaled": {"scaled_decoding": True}}
+    ours = {name: PictureTransform(data_config, **options).from_bytes for name, options in transforms.items()}
+    figures, lines = {}, []
+    for name, data in files.items():
+        times = 20 if name in SMALL else 1
+        cases = {way: partial(repeat, times, partial(run, data, name=name)) for way, run in ours.items()}
+        cases["timm"] = partial(repeat, times, lambda data=data: theirs(Image.open(io.BytesIO(data)).convert("RGB")))
+        timings = alternate(cases, rounds)
+        speed = {case: round(times / timings.median(case), 1) for case in cases}
+        over = {case: timings.speed_over(case, "timm") for case in ours}
+        figures[name] = {"bytes": len(data), "pictures_per_second": speed, "over_timm": over}
+        goals = ["1.00", "–"] if name in SMALL else ["–", "2.00"]
+        lines.append([name, f"{len(data) / 1024:,.0f}", *(f"{speed[case]:,}" for case in ("timm", "ours", "scaled"))])
+        lines[-1] += [f"{spread(over[case])}, goal {goal}" for case, goal in zip(over, goals, strict=True)]
+        print(*lines[-1], sep=" | ", flush=True)
+    return figures, lines
+
+
+def repeat(times: int, run: Callable[[], object]) -> None:
+    for _ in range(times):
+        run()
+
+
+def spread(ratio: dict[str, float]) -> str:
+    return f"**{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def differences(files: dict[str, bytes], data_config: dict) -> dict[str, dict[str, float]]:
+    """Of the pixels, in levels of 255, that a scaled decoding makes instead of the whole one; scaled files only."""
+    levels = data_config | {"mean": (0, 0, 0), "std": (1 / 255,) * 3}
+    whole, scaled = PictureTransform(levels), PictureTransform(levels, scaled_decoding=True)
+    rows = {}
+    for name, data in files.items():
+        difference = (whole.from_bytes(data, name=name) - scaled.from_bytes(data, name=name)).abs()
+        if difference.any():
+            width, height = EncodedPicture(data, name=name).size
+            quantiles = {
+                "mean": difference.mean(),
+                "99 %": difference.flatten().quantile(0.99),
+                "max": difference.max(),
+            }
+            figures = {key: round(value.item(), 2) for key, value in quantiles.items()}
+            rows[f"{name} ({width} x {height})" if " x " not in name else name] = figures
+    return rows
+
+
+def measure_tiles(data_config: dict, rounds: int) -> dict:
+    """Pictures a second through the encoder: their tiles end to end, and each padded to the most that one has."""
+    transform = PictureTransform(data_config, max_tiles=MAX_TILES)
+    encoder = VisionEncoder(MODEL).requires_grad_(False).eval()
+    photo = Image.open(PHOTO).convert("RGB")
+    pictures = [tile_picture(transform, photo.resize(size)).pixel_values for size in MIX]
+    most = max(map(len, pictures))
+    packed = torch.cat(pictures)
+    padded = torch.cat([torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])]) for x in pictures])
+    timings = alternate(
+        {"packed": partial(encode, encoder, packed), "padded": partial(encode, encoder, padded)}, rounds
+    )
+    return {
+        "tiles": {"packed": len(packed), "padded": len(padded)},
+        "pictures_per_second": {case: round(len(pictures) / timings.median(case), 2) for case in timings.seconds},
+        "packed_over_padded": timings.speed_over("packed", "padded"),
+    }
+
+
+@torch.no_grad()
+def encode(encoder: Callable[[Tensor], Tensor], pixel_values: Tensor) -> None:
+    for batch in pixel_values.split(BATCH):
+        encoder(batch)
+
+
+def measure_encoders(rounds: int) -> tuple[dict, list[list[object]]]:
+    figures, lines = {}, []
+    for name in ENCODERS:
+        encoder = VisionEncoder(name).requires_grad_(False).eval()
+        bare: Any = timm.create_model(name, num_classes=0).eval()
+        bare.load_state_dict(encoder.backbone.state_dict())
+        pixels = torch.randn(2 * BATCH, *encoder.data_config["input_size"])
+        cases = {"ours": partial(encode, encoder, pixels), "timm": partial(encode, bare.forward_features, pixels)}
+        timings: Timings = alternate(cases, rounds)
+        speed = {case: round(len(pixels) / timings.median(case), 1) for case in cases}
+        figures[name] = {"pictures_per_second": speed, "over_timm": timings.speed_over("ours", "timm")}
+        lines.append(
+            [name, speed["timm"], speed["ours"], spread(figures[name]["over_timm"]), f"{GOALS['encoder']:.2f}"]
+        )
+        print(*lines[-1], sep=" | ", flush=True)
+    return figures, lines
+
+
+def text_of(pictures: Iterable, pixels: dict, tiles: dict, encoders: Iterable) -> str:
+    picture_table = table(
+        ["file, JPEG of quality 90", "KiB", "timm, pictures/s", "ours", "ours, scaled decoding", "ours over timm",
+         "scaled over timm"],
+        [*pictures],
+    )  # fmt: skip
+    pixel_table = table(["file", "mean", "99 %", "max"], [[name, *x.values()] for name, x in pixels.items()])
+    speed, count = tiles["pictures_per_second"], tiles["tiles"]
+    tile_table = table(
+        ["tiles of the mix", "tiles", "pictures/s", "over padded"],
+        [
+            ["packed", count["packed"], speed["packed"], spread(tiles["packed_over_padded"])],
+            ["padded to the most", count["padded"], speed["padded"], "1"],
+        ],
+    )
+    encoder_table = table(["encoder", "timm, pictures/s", "ours", "ours over timm", "goal"], [*encoders])
+    return (
+        "# Vision\n\nOne thread; medians of alternating rounds, in brackets the middle half of the rounds.\n\n"
+        "## From bytes to a normalised tensor of 224 x 224\n\n"
+        "timm: its own transform of the model's data config (resize, centre crop) on the picture that Pillow opens "
+        "from the bytes. Ours checks the bytes and shows the whole picture, padded. Large files: mosaics of the "
+        f"repository's photo, and the photo enlarged.\n\n{picture_table}\n\n"
+        "## What scaled decoding changes\n\nPixels after resizing, levels of 255, against decoding the whole picture. "
+        f"Pictures under 448 pixels a side are never scaled.\n\n{pixel_table}\n\n"
+        f"## Tiles\n\n{len(MIX)} pictures of usual sizes, at most {MAX_TILES} tiles and a thumbnail each, through "
+        f"{MODEL} with random weights.\n\n{tile_table}\n\n## Encoder\n\n{encoder_table}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--photos", type=Path, nargs="*", default=[], help="more JPEGs to compare pixels on")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+    data_config = resolve_model_data_config(timm.create_model(MODEL))
+    files = jpeg_files(decode_picture(PHOTO.read_bytes(), name=PHOTO.name))
+    pictures, picture_lines = measure_pictures(files, data_config, arguments.rounds)
+    pixels = differences(files | {path.name: path.read_bytes() for path in arguments.photos}, data_config)
+    tiles = measure_tiles(data_config, arguments.rounds)
+    encoders, encoder_lines = measure_encoders(arguments.rounds)
+    figures = {"pictures": pictures, "pixel_differences": pixels, "tiles": tiles, "encoders": encoders}
+    report("vision", text_of(picture_lines, pixels, tiles, encoder_lines), {"pillow": version("pillow"), **figures})
+
+
+if __name__ == "__main__":
+    main()
