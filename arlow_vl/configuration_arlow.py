@@ -244,14 +244,30 @@ class ArlowVisionConfig(PreTrainedConfig):
     """Any timm model that gives patch tokens or a feature map."""
     blocks: list[int] | None = None
     """Blocks whose tokens are read, joined on the last axis; None: the last."""
-    image_size: int = 224
-    """Height and width of the encoder's input, pixels."""
+    image_size: int | list[int] = 224
+    """Height and width of the encoder's input, pixels; one number for both."""
+    prefix_tokens: bool = False
+    """Whether the decoder reads the encoder's class and register tokens too."""
     transform: dict | None = None
-    """Picture preprocessing (timm's data config and the background); checkpoint and processor must agree on it."""
+    """Picture preprocessing, as `PictureTransform.to_dict` writes it; checkpoint and processor must agree on it.
+
+    `from_text_checkpoint` adds what is missing out of the encoder's own, so that {"max_tiles": 6} is enough for tiles.
+    """
 
     def __post_init__(self, **kwargs):
         refuse_unknown_keys(self, kwargs)
         super().__post_init__(**kwargs)
+
+    @property
+    def max_tiles(self) -> int:
+        """Tiles that a picture may have beside its thumbnail; 1: the thumbnail alone."""
+        return (self.transform or {}).get("max_tiles", 1)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self.image_size if isinstance(self.image_size, list) else [self.image_size] * 2
+        return height, width
 
 
 @strict
@@ -263,7 +279,9 @@ class ArlowVLConfig(PreTrainedConfig):
 
     text_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None
-    projector: Literal["mlp"] = "mlp"
+    projector: Literal["linear", "mlp", "perceiver"] = "mlp"
+    projector_latents: int = 64
+    """Tokens that a perceiver makes of every picture, however many tiles or patches it has."""
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
@@ -273,6 +291,8 @@ class ArlowVLConfig(PreTrainedConfig):
             raise ValueError(
                 "text_config has use_cross_attention False, so pictures could not reach the decoder; set it to True"
             )
+        if self.projector_latents < 1:
+            raise ValueError(f"projector_latents must be at least 1, got {self.projector_latents}")
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
 
     @property

@@ -129,7 +129,7 @@ def compare_tensors(claim: str, original: Hashes, current: Hashes) -> Check:
 
 def make_probes(text_config: ArlowConfig, config: Any) -> list[Probe]:
     """A batch of three rows, the second without a picture, and a packed row of three documents, likewise."""
-    image, size = config.image_token_id, config.vision_config.image_size
+    image, size = config.image_token_id, config.vision_config.input_size
     vocab_size = min(text_config.vocab_size, config.text_config.vocab_size)
     dice = torch.Generator().manual_seed(0)
     probes = []
@@ -142,7 +142,7 @@ def make_probes(text_config: ArlowConfig, config: Any) -> list[Probe]:
         input_ids[input_ids == image] = image - 1 if image else 1
         for row, token in pictures:
             input_ids[row, token] = image
-        pixel_values = torch.randn(len(pictures), 3, size, size, generator=dice)
+        pixel_values = torch.randn(len(pictures), 3, *size, generator=dice)
         probes.append(Probe(input_ids, position_ids, image, pixel_values))
     return probes
 
@@ -151,8 +151,11 @@ def make_probes(text_config: ArlowConfig, config: Any) -> list[Probe]:
 def logits_of(model: nn.Module, probe: Probe, *, look: bool = False, instead: dict | None = None) -> Tensor:
     """What the model makes of a probe: with its pictures where `look` is set, with other parameters `instead`."""
     settings = {"position_ids": probe.position_ids, "use_cache": False}
-    settings |= {"pixel_values": probe.pixel_values} if look else {}
-    return functional_call(model, instead or {}, (probe.input_ids,), settings).logits
+    if look:
+        settings |= {"input_ids": probe.input_ids, "pixel_values": probe.pixel_values}
+    else:  # an `<image>` id without its picture is refused; its embedding is a word
+        settings["inputs_embeds"] = model.get_input_embeddings()(probe.input_ids)
+    return functional_call(model, instead or {}, (), settings).logits
 
 
 def compare_logits(model: ArlowVLForConditionalGeneration, probes: list[Probe], expected: list[Tensor]) -> list[Check]:

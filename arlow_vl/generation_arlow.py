@@ -9,7 +9,11 @@ from transformers.generation.continuous_batching import PagedAttentionCache
 
 from .configuration_arlow import ArlowConfig
 
-PICTURE_INPUTS = ("pixel_values", "image_features", "encoder_hidden_states", "encoder_attention_mask")
+COUNTS = ("tiles_per_image", "image_grids", "encoder_lengths")  # one row for each picture: how much of the rest is its
+PICTURE_INPUTS = (
+    *("pixel_values", "image_features", "encoder_hidden_states", "encoder_attention_mask", "tile_ids"),
+    *COUNTS,
+)
 
 
 class CrossAttentionCacheLayer(CacheLayerMixin):
@@ -80,6 +84,20 @@ def cross_attention_caches(
     return found
 
 
+def select_pictures(pictures: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:
+    """The picture inputs of some of the pictures, in that order, with their tiles, patches or encoder tokens."""
+    counts = next((pictures[key] for key in COUNTS if key in pictures), None)
+    if counts is None:
+        return {key: value[order] for key, value in pictures.items()}
+    lengths = (counts.prod(-1) if counts.ndim == 2 else counts).tolist()
+    selected = {key: value[order] for key, value in pictures.items() if key in COUNTS}
+    for key in pictures.keys() - selected.keys():
+        of_picture = pictures[key].split(lengths)
+        chosen = [of_picture[number] for number in order.tolist()]
+        selected[key] = torch.cat(chosen) if chosen else pictures[key][:0]
+    return selected
+
+
 class PictureGenerationMixin(GenerationMixin):
     """Generation whose picture inputs are lists of pictures, one for each `<image>`, not one for each row."""
 
@@ -88,23 +106,41 @@ class PictureGenerationMixin(GenerationMixin):
     ):
         """After the first step over a cache the pictures' keys are in it, and nothing is projected again.
 
+        A conversation that goes on over a cache may come with all its pictures or only with those of its new turns.
         transformers lets a model generate from `inputs_embeds` where it finds them named here.
         """
         if use_cache and not is_first_iteration:
             kwargs.update(dict.fromkeys(kwargs.keys() & set(PICTURE_INPUTS)))
+        elif use_cache and inputs_embeds is None:
+            kwargs.update(self._pictures_behind_cache(input_ids, kwargs.get("next_sequence_length"), kwargs))
         return super().prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, use_cache=use_cache, **kwargs
         )
 
+    def _pictures_behind_cache(self, input_ids: Tensor, new_tokens: int | None, inputs: dict) -> dict:
+        """What to change in the picture inputs where some `<image>`s are in the cache and all pictures came."""
+        pictures = {key: inputs[key] for key in PICTURE_INPUTS if inputs.get(key) is not None}
+        if new_tokens is None or new_tokens >= input_ids.shape[1] or not pictures:
+            return {}
+        is_image = input_ids == self.config.get_text_config().image_token_id
+        is_new = is_image.clone()
+        is_new[:, :-new_tokens] = False
+        count = len(next((pictures[key] for key in COUNTS if key in pictures), next(iter(pictures.values()))))
+        if count != int(is_image.sum()) or torch.equal(is_new, is_image):
+            return {}
+        order = is_new[is_image].nonzero()[:, 0]
+        return select_pictures(pictures, order) if len(order) else dict.fromkeys(pictures)
+
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
-        """Beams repeat rows; the pictures of a row are repeated with it, as a block."""
+        """Beams repeat rows; the pictures of a row are encoded once and repeated with it, as a block."""
         pictures = {key: model_kwargs.pop(key) for key in PICTURE_INPUTS if model_kwargs.get(key) is not None}
         if expand_size > 1 and pictures:
+            if "encoder_hidden_states" not in pictures:
+                pictures = self.model.encode_pictures(**pictures)
             image_token_id = self.config.get_text_config().image_token_id
             per_row = (input_ids == image_token_id).sum(1)
             order = torch.arange(int(per_row.sum()), device=input_ids.device).split(per_row.tolist())
-            repeated = torch.cat([row for row in order for _ in range(expand_size)])
-            pictures = {key: value[repeated] for key, value in pictures.items()}
+            pictures = select_pictures(pictures, torch.cat([row for row in order for _ in range(expand_size)]))
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )

@@ -21,6 +21,7 @@ ARGUMENTS = frozenset(
     """
     input_ids attention_mask position_ids past_key_values cache inputs_embeds labels use_cache logits_to_keep
     skip_logits encoder_hidden_states encoder_attention_mask encoder_lengths segments pixel_values image_features
+    tiles_per_image tile_ids image_grids
     """.split()
 )
 KEYWORDS = frozenset(TransformersKwargs.__annotations__) | frozenset(
@@ -186,6 +187,21 @@ def _refuse_wrong_pictures(states: Tensor | None, mask: Tensor | None, hidden_si
         number = whole.logical_not().nonzero()[0].item()
         name = "picture" if states.ndim == 3 else "encoder token"
         raise ValueError(f"encoder_hidden_states hold NaN or infinity in {name} {number}; check picture and weights")
+
+
+def refuse_missing_pictures(config: ArlowConfig, input_ids: Tensor | None, cache: Cache | None) -> None:
+    """For a call without pictures: raises ValueError where the text asks for one. On CUDA nobody waits to look."""
+    if input_ids is None or torch.compiler.is_compiling() or type(input_ids) is not Tensor or input_ids.is_cuda:
+        return
+    if isinstance(cache, Cache):
+        holds_pictures = any(isinstance(layer, CrossAttentionCacheLayer) for layer in cache.layers)
+        if holds_pictures or (input_ids.shape[1] == 1 and cache.get_seq_length() > 0):
+            return
+    if count := int((input_ids == config.image_token_id).sum()):
+        raise ValueError(
+            f"the text holds {count} <image> (id {config.image_token_id}) but no pictures came; give pixel_values, "
+            "which ArlowProcessor makes of images, or take <image> out of the text"
+        )
 
 
 def refuse_wrong_labels(config: ArlowConfig, labels: Tensor | None, text: Tensor | None, logits_to_keep: Any) -> None:

@@ -3,6 +3,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,12 +16,13 @@ from transformers.utils.deprecation import deprecate_kwarg
 
 from arlow_vl.configuration_arlow import ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.generation_arlow import PictureGenerationMixin
-from arlow_vl.input_checks import refuse_wrong_labels
+from arlow_vl.input_checks import refuse_missing_pictures, refuse_wrong_labels
 from arlow_vl.linear import ArlowLinear
 from arlow_vl.loss import head_output
 from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel
 from vision.encoder import VisionEncoder
-from vision.projector import MLPProjector
+from vision.image_processing import MAX_GRID
+from vision.projector import LinearProjector, MLPProjector, PerceiverResampler, Projector
 
 logger = logging.get_logger(__name__)
 
@@ -29,6 +31,12 @@ class ArlowVLPreTrainedModel(ArlowPreTrainedModel):
     config: ArlowVLConfig
     base_model_prefix = "model"
     input_modalities = ("image", "text")
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Projector):
+            module.reset_parameters()
 
     def initialize_weights(self) -> None:
         """Also the encoder's tables that no checkpoint holds: `from_pretrained` builds on meta and loses them."""
@@ -44,10 +52,15 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
     def __init__(self, config: ArlowVLConfig):
         super().__init__(config)
         vision = config.vision_config
-        self.vision = VisionEncoder(vision.timm_name, blocks=tuple(vision.blocks or ()), image_size=vision.image_size)
+        self.vision = VisionEncoder(
+            vision.timm_name,
+            blocks=tuple(vision.blocks or ()),
+            image_size=vision.input_size,
+            prefix_tokens=vision.prefix_tokens,
+        )
         for module in self.vision.modules():
             module._is_hf_initialized = True  # timm has initialised its own weights
-        self.projector = MLPProjector(self.vision.embed_dim, config.text_config.hidden_size)
+        self.projector = build_projector(config, self.vision.embed_dim)
         self.language_model = ArlowModel(config.text_config)
         self.post_init()
 
@@ -57,17 +70,58 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.embed_tokens = value
 
-    def project_pictures(
+    def encode_pictures(
         self,
-        pixel_values: Float[Tensor, "pictures 3 height width"] | None,
-        image_features: Float[Tensor, "pictures patches features"] | None,
-    ) -> Float[Tensor, "pictures patches dim"] | None:
-        """Encoder tokens at the decoder's width; `image_features` are the encoder's own, computed earlier."""
-        if pixel_values is not None and image_features is not None:
+        pixel_values: Float[Tensor, "_ 3 _ _"] | Float[Tensor, "_ _"] | None = None,
+        image_features: Float[Tensor, "tiles patches features"] | None = None,
+        tiles_per_image: Int[Tensor, " pictures"] | None = None,
+        tile_ids: Int[Tensor, " tiles"] | None = None,
+        image_grids: Int[Tensor, "pictures 2"] | None = None,
+    ) -> dict[str, Tensor]:
+        """What the decoder reads: `encoder_hidden_states` and, where pictures differ in length, `encoder_lengths`.
+
+        Args:
+            pixel_values: Pictures or their tiles, picture after picture; or with `image_grids` the patches of pictures
+                in their native resolution.
+            image_features: What the encoder made of pictures or tiles, instead of pixels.
+            tiles_per_image: How many of the tiles are of each picture; None: each is a picture.
+            tile_ids: The place of each tile (`vision.tiling`); None: all are thumbnails.
+            image_grids: Rows and columns of patches of each picture.
+        """
+        if (pixel_values is None) == (image_features is None):
             raise ValueError("give pixel_values or image_features (what the encoder made of them), not both")
-        if pixel_values is not None:
-            image_features = self.vision(pixel_values.to(self.projector.dtype))
-        return None if image_features is None else self.projector(image_features.to(self.projector.dtype))
+        dtype, lengths = self.projector.dtype, None
+        if image_grids is not None and pixel_values is not None and pixel_values.ndim == 2:
+            features, lengths = self.vision.forward_native(pixel_values.to(dtype), image_grids)
+        elif image_grids is not None or (pixel_values is not None and pixel_values.ndim != 4):
+            raise ValueError(
+                "image_grids goes with pixel_values of packed patches (patches, values), and only with them"
+            )
+        else:
+            features = image_features if pixel_values is None else self.vision(pixel_values.to(dtype))
+        features = features.to(dtype)
+        if lengths is None:
+            features = self._place_tiles(features, tile_ids)
+            if tiles_per_image is not None:
+                features, lengths = _join_tiles(features, tiles_per_image)
+        if not isinstance(self.projector, PerceiverResampler):
+            states = {"encoder_hidden_states": self.projector(features), "encoder_lengths": lengths}
+            return {key: value for key, value in states.items() if value is not None}
+        if lengths is None:
+            features, lengths = _join_tiles(features, torch.ones(len(features), dtype=torch.long))
+        return {"encoder_hidden_states": self.projector(features, lengths)}
+
+    def _place_tiles(self, features: Tensor, tile_ids: Tensor | None) -> Tensor:
+        if self.projector.tile_embedding is not None:
+            if tile_ids is None:
+                tile_ids = torch.zeros(len(features), dtype=torch.long, device=features.device)
+            return self.projector.place(features, tile_ids)
+        if tile_ids is not None:
+            raise ValueError(
+                "tile_ids came, but this model has no places for tiles; build it with max_tiles in the transform of "
+                "vision_config, or take the processor that was saved with the model"
+            )
+        return features
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
@@ -78,11 +132,24 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
         cache: Cache | None = None,
         inputs_embeds: Float[Tensor, "batch text dim"] | None = None,
         use_cache: bool | None = None,
-        pixel_values: Float[Tensor, "pictures 3 height width"] | None = None,
-        image_features: Float[Tensor, "pictures patches features"] | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
+        tiles_per_image: Tensor | None = None,
+        tile_ids: Tensor | None = None,
+        image_grids: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
-        """As `ArlowModel.forward`, with one picture for each `<image>` of `input_ids`, row by row."""
+        """As `ArlowModel.forward`, with one picture for each `<image>` of `input_ids`, row by row.
+
+        Pictures come as arguments of `encode_pictures`, or as what it made of them.
+        """
+        if encoder_hidden_states is not None:
+            kwargs["encoder_hidden_states"] = encoder_hidden_states
+        elif pixel_values is not None or image_features is not None:
+            kwargs |= self.encode_pictures(pixel_values, image_features, tiles_per_image, tile_ids, image_grids)
+        else:
+            refuse_missing_pictures(self.config.text_config, input_ids, cache)
         return self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -90,9 +157,27 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
             cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
-            encoder_hidden_states=self.project_pictures(pixel_values, image_features),
             **kwargs,
         )
+
+
+def build_projector(config: ArlowVLConfig, in_dim: int) -> LinearProjector | MLPProjector | PerceiverResampler:
+    out_dim, heads = config.text_config.hidden_size, config.text_config.num_attention_heads
+    num_places = 1 + MAX_GRID**2 if config.vision_config.max_tiles > 1 else 0
+    if config.projector == "perceiver":
+        latents = config.projector_latents
+        return PerceiverResampler(in_dim, out_dim, num_latents=latents, num_heads=heads, num_places=num_places)
+    kind = {"linear": LinearProjector, "mlp": MLPProjector}[config.projector]
+    return kind(in_dim, out_dim, num_places=num_places)
+
+
+def _join_tiles(features: Tensor, tiles_per_image: Tensor) -> tuple[Tensor, Tensor]:
+    """(tiles, P, F) -> (K, F), the tiles of each picture as one, and the (N,) lengths of the pictures."""
+    if int(tiles_per_image.sum()) != len(features) or bool((tiles_per_image < 1).any()):
+        raise ValueError(
+            f"tiles_per_image {tiles_per_image.tolist()} must be positive and add up to the {len(features)} tiles"
+        )
+    return features.flatten(0, 1), tiles_per_image.to(features.device) * features.shape[1]
 
 
 class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationMixin):
@@ -108,15 +193,18 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
         self.post_init()
 
     @classmethod
-    def from_text_checkpoint(cls, text_checkpoint: str | Path, vision_config: ArlowVisionConfig):
+    def from_text_checkpoint(cls, text_checkpoint: str | Path, vision_config: ArlowVisionConfig, **settings: Any):
         """A text checkpoint with an encoder of random weights, a new projector, and cross-attention gates as they were.
 
-        A checkpoint without cross-attention blocks gets new ones, closed.
+        A checkpoint without cross-attention blocks gets new ones, closed. `settings` are fields of ArlowVLConfig. What
+        the transform of `vision_config` leaves open is the encoder's own.
         """
         text_model = ArlowForCausalLM.from_pretrained(text_checkpoint)
         changes = {"use_cross_attention": True, "_name_or_path": ""}  # a config file names no folder of ours
         text_config = type(text_model.config).from_dict(text_model.config.to_dict() | changes)
-        model = cls(ArlowVLConfig(text_config=text_config, vision_config=vision_config))
+        model = cls(ArlowVLConfig(text_config=text_config, vision_config=copy.deepcopy(vision_config), **settings))
+        transform = model.model.vision.picture_transform(**(vision_config.transform or {}))
+        model.config.vision_config.transform = transform.to_dict()
         absent = model.model.language_model.load_state_dict(text_model.model.state_dict(), strict=False)
         assert not absent.unexpected_keys and all("cross_block" in key for key in absent.missing_keys), absent
         model.lm_head.load_state_dict(text_model.lm_head.state_dict())
@@ -154,13 +242,18 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
         inputs_embeds: Float[Tensor, "batch text dim"] | None = None,
         labels: Int[Tensor, "batch text"] | None = None,
         use_cache: bool | None = None,
-        pixel_values: Float[Tensor, "pictures 3 height width"] | None = None,
-        image_features: Float[Tensor, "pictures patches features"] | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
+        tiles_per_image: Tensor | None = None,
+        tile_ids: Tensor | None = None,
+        image_grids: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """One picture for each `<image>`, row by row; `labels` and `skip_logits` as in `ArlowForCausalLM.forward`.
+        """One picture for each `<image>`, row by row, as `ArlowVLModel.encode_pictures` takes them.
+
+        `labels` and `skip_logits` are those of `ArlowForCausalLM.forward`.
 
         Raises:
             ValueError: another number of pictures than `<image>` tokens, or both kinds of picture input.
@@ -176,6 +269,9 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
             use_cache=use_cache,
             pixel_values=pixel_values,
             image_features=image_features,
+            tiles_per_image=tiles_per_image,
+            tile_ids=tile_ids,
+            image_grids=image_grids,
             **kwargs,
         )
         return head_output(self, outputs, labels, logits_to_keep, skip_logits=skip_logits, **kwargs)

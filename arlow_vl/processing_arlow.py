@@ -5,13 +5,25 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from transformers import BaseImageProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from vision.image_processing import WHITE, PictureError, PictureTransform, decode_picture, read_picture
+from arlow_vl.configuration_arlow import ArlowVLConfig
+from arlow_vl.errors import CheckpointError
+from vision.image_processing import (
+    WHITE,
+    PictureError,
+    PictureTransform,
+    decode_picture,
+    read_picture,
+    transform_difference,
+)
+from vision.picture_batches import pack_pictures, prepare_picture
 
 IMAGE_TOKEN = "<image>"
 CHANNELS = (1, 3, 4)
@@ -23,21 +35,31 @@ class ArlowImagesKwargs(TypedDict, total=False):
 
 
 class ArlowImageProcessor(BaseImageProcessor):
-    """Pictures, however they come, as `pixel_values` of shape (pictures, 3, height, width), float32.
+    """Pictures, however they come, as the picture inputs of the model (see `vision.picture_batches`), float32.
 
-    A picture is a path, the bytes of a file, a PIL image, or an array or tensor (uint8, or float within 0 to 1; a
-    grid, channels last or channels first). Text is never fetched as a URL.
+    A picture is a path, a file:// URL, the bytes of a file, a PIL image, or an array or tensor (uint8, or float within
+    0 to 1; a grid, channels last or channels first). Nothing is fetched from a network.
 
-    `data_config` is timm's data config of the encoder; `background` pads pictures that are not square.
+    Args:
+        data_config: timm's data config of the encoder.
+        settings: The options of `PictureTransform`: background, max_tiles, patch_size and max_patches,
+            scaled_decoding.
     """
 
-    model_input_names = ["pixel_values"]
+    model_input_names = ["pixel_values", "tile_ids", "tiles_per_image", "image_grids"]
     valid_kwargs = ArlowImagesKwargs
 
-    def __init__(self, data_config: Mapping[str, Any], background: Sequence[int] = WHITE, **kwargs) -> None:
-        super().__init__(**kwargs)
-        red, green, blue = background
-        self.transform = PictureTransform(data_config, background=(red, green, blue))
+    def __init__(self, data_config: Mapping[str, Any], background: Sequence[int] = WHITE, **settings: Any) -> None:
+        own = {key: settings.pop(key) for key in PictureTransform.OPTIONS if key in settings}
+        super().__init__(**settings)
+        self.transform = PictureTransform(data_config, background=background, **own)
+
+    @classmethod
+    def of_model(cls, config: ArlowVLConfig) -> "ArlowImageProcessor":
+        """The one whose preprocessing is stored with a model."""
+        if config.vision_config.transform is None:
+            raise ValueError("this model's vision_config has no transform; give ArlowImageProcessor the data config")
+        return cls(**_as_settings(PictureTransform.from_dict(config.vision_config.transform)))
 
     def preprocess(self, images: Any, return_tensors: str | None = None) -> BatchFeature:
         """`images` is one picture or lists of them, nested as deep as you like; they come out in order, unnested.
@@ -45,19 +67,26 @@ class ArlowImageProcessor(BaseImageProcessor):
         Raises:
             PictureError: naming the file, or the place of the picture, that cannot be used.
         """
-        pictures = [as_picture(picture, f"picture {place}") for place, picture in enumerate(flat_pictures(images))]
-        if not pictures:
+        prepared = [self._prepare(picture, f"picture {place}") for place, picture in enumerate(flat_pictures(images))]
+        if not prepared:
             raise ValueError("there is no picture in images; leave images away where the text has none")
-        pixel_values = torch.stack([self.transform(picture) for picture in pictures])
-        return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
+        return BatchFeature(pack_pictures(self.transform, prepared), tensor_type=return_tensors)
+
+    def _prepare(self, picture: Any, name: str) -> Any:
+        return prepare_picture(
+            self.transform, picture if isinstance(picture, bytes) else as_picture(picture, name), name=name
+        )
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         return image_url_or_urls
 
     def to_dict(self) -> dict[str, Any]:
-        data_config = self.transform.to_dict()
-        background = data_config.pop("background")
-        return {"image_processor_type": type(self).__name__, "data_config": data_config, "background": background}
+        return {"image_processor_type": type(self).__name__, **_as_settings(self.transform)}
+
+
+def _as_settings(transform: PictureTransform) -> dict[str, Any]:
+    fields = transform.to_dict()
+    return {"data_config": {key: fields.pop(key) for key in PictureTransform.DATA_CONFIG}, **fields}
 
 
 class ArlowProcessor(ProcessorMixin):
@@ -78,6 +107,26 @@ class ArlowProcessor(ProcessorMixin):
             raise ValueError(f"the tokenizer has no {IMAGE_TOKEN}; train one with `arlow tokenizer train`")
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
+
+    def check_fits(self, config: ArlowVLConfig) -> None:
+        """Whether these are the pictures and the `<image>` that the model was trained with.
+
+        Raises:
+            CheckpointError: naming the first setting that differs, with both values.
+        """
+        if self.image_token_id != config.image_token_id:
+            raise CheckpointError(
+                f"<image> is token {self.image_token_id} of the tokenizer and {config.image_token_id} of the model; "
+                "take the tokenizer that was saved with the model"
+            )
+        if config.vision_config.transform is None:
+            return
+        trained = PictureTransform.from_dict(config.vision_config.transform)
+        if difference := transform_difference(trained, self.image_processor.transform):
+            raise CheckpointError(
+                f"the processor prepares other pictures than the model was trained with: {difference}; "
+                "take the processor that was saved with the model, or ArlowImageProcessor.of_model(config)"
+            )
 
     def prepare_inputs_layout(self, images: Any = None, text: Any = None, **kwargs) -> tuple[Any, Any, Any, Any]:
         if images is not None and not isinstance(images, list | tuple):
@@ -127,7 +176,8 @@ def flat_pictures(images: Any) -> Iterator[Any]:
 def as_picture(picture: Any, name: str) -> Image.Image:
     """An upright RGB picture, read by `vision` where bytes are to be read. Raises PictureError with `name`."""
     if isinstance(picture, str | Path):
-        return read_picture(picture)
+        is_url = isinstance(picture, str) and picture.startswith("file://")
+        return read_picture(url2pathname(urlsplit(picture).path) if is_url else picture)
     if isinstance(picture, bytes):
         return decode_picture(picture, name=name)
     if isinstance(picture, np.ndarray | torch.Tensor):

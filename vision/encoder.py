@@ -5,13 +5,17 @@ import math
 import pickle
 import struct
 import sys
+from collections import defaultdict
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from vision.image_processing import PictureTransform
+from vision.native_resolution import unpatchify
 
 # All that a damaged pickle has been seen to raise on its way through torch.load.
 UNREADABLE = (
@@ -29,14 +33,17 @@ class WeightsError(ValueError):
 class VisionEncoder(nn.Module):
     """A headless timm backbone; random until `load_encoder_weights` has read its weights.
 
-    A transformer gives its patch tokens without the class and register tokens, a convolutional net its last feature
-    map, row by row. A frozen encoder (no parameter requires a gradient) stays in eval mode and records no graph.
+    A transformer gives its patch tokens, a convolutional net its last feature map, row by row. Transformers for which
+    timm interpolates the positions (ViT, EVA, NaFlexViT) take any size that is a whole number of patches. A frozen
+    encoder (no parameter requires a gradient) stays in eval mode and records no graph.
 
     Args:
         blocks: Indices, from 0, of the blocks to read (of a feature-map net: of its stages), joined on the last axis
             in the order of the net. The final norm is applied to each, as DINOv2 does. Empty: what comes out of the
             whole backbone.
-        image_size: Height and width of the pictures, pixels. None: what the timm model was trained with.
+        image_size: Height and width of the pictures, pixels; one number for both. None: what the timm model was trained
+            with.
+        prefix_tokens: Whether class and register tokens stay, in front of the patches.
 
     Raises:
         ValueError: timm has no such model, or the model no such blocks or picture size.
@@ -49,15 +56,29 @@ class VisionEncoder(nn.Module):
     data_config: dict[str, Any]
     """timm's data config of the model, with `input_size` for `image_size`."""
 
-    def __init__(self, timm_name: str, *, blocks: tuple[int, ...] = (), image_size: int | None = None) -> None:
+    patch_size: int | None
+    """Pixels of the side of a patch; None: the net has none, or they are not square."""
+
+    def __init__(
+        self,
+        timm_name: str,
+        *,
+        blocks: tuple[int, ...] = (),
+        image_size: int | tuple[int, int] | None = None,
+        prefix_tokens: bool = False,
+    ) -> None:
         super().__init__()
-        self.timm_name, self.blocks = timm_name, tuple(blocks)
+        self.timm_name, self.blocks, self.prefix_tokens = timm_name, tuple(blocks), prefix_tokens
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
         with torch.device("meta"):  # a twin that takes no memory: it shows shapes, or what is wrong
-            self.backbone = _create_backbone(timm_name, self.blocks, image_size).eval()
-        self.data_config = _data_config(self.backbone, image_size)
-        self.has_fixed_size = bool(self.backbone.pretrained_cfg.get("fixed_input_size"))
+            self.backbone = _create_backbone(timm_name, self.blocks, size).eval()
+        self.data_config = _data_config(self.backbone, size)
+        any_size = {"dynamic_img_size": True} if hasattr(self.backbone, "dynamic_img_size") else {}
+        self.has_fixed_size = bool(self.backbone.pretrained_cfg.get("fixed_input_size")) and not any_size
+        self.patch_size = _patch_size(self.backbone)
         self.gives_map, self.num_patches, self.embed_dim = self._measure()
-        self.backbone = _create_backbone(timm_name, self.blocks, image_size)
+        self.backbone = _create_backbone(timm_name, self.blocks, size, **any_size)
+        self._checkpoints = False
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -68,16 +89,57 @@ class VisionEncoder(nn.Module):
     def is_frozen(self) -> bool:
         return not any(parameter.requires_grad for parameter in self.parameters())
 
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether blocks are computed again for their gradients; transformers sets it on each module that has it."""
+        return self._checkpoints
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, enable: bool) -> None:
+        if not hasattr(self.backbone, "set_grad_checkpointing"):
+            if enable:
+                raise ValueError(
+                    f"timm has no gradient checkpointing for {self.timm_name}; train it without, or freeze it"
+                )
+            return
+        self.backbone.set_grad_checkpointing(enable)
+        self._checkpoints = enable
+
+    def picture_transform(self, **settings: Any) -> PictureTransform:
+        """The preprocessing by timm's data config, before which `settings`, fields of PictureTransform, go.
+
+        Pictures in their native resolution (`max_patches`) have the encoder's patches unless `patch_size` is given.
+        """
+        if settings.get("max_patches") and settings.get("patch_size") is None:
+            settings["patch_size"] = self.patch_size
+        data_config = {key: self.data_config[key] for key in PictureTransform.DATA_CONFIG}
+        return PictureTransform.from_dict(data_config | settings)
+
     def forward(self, pixel_values: Float[Tensor, "pictures 3 height width"]) -> Float[Tensor, "pictures patches dim"]:
-        if self.has_fixed_size and pixel_values.shape[2:] != self.image_size:
-            got, want = (" x ".join(map(str, size)) for size in (pixel_values.shape[2:], self.image_size))
-            raise ValueError(f"{self.timm_name} was built for pictures of {want} pixels, got {got}; set image_size")
+        self._refuse_wrong_size(*pixel_values.shape[2:])
         if not self.is_frozen:
             return self._tokens(pixel_values)
         if self.training:  # frozen after train() was called: batch statistics must not move
             self.eval()
         with torch.no_grad():
             return self._tokens(pixel_values)
+
+    def forward_native(
+        self, patches: Float[Tensor, "patches values"], grids: Int[Tensor, "pictures 2"]
+    ) -> tuple[Float[Tensor, "tokens dim"], Int[Tensor, " pictures"]]:
+        """Pictures of any sizes, packed by `patchify`: their tokens one after another, and how many each has.
+
+        Pictures of one size go through the net together, and nothing is padded.
+        """
+        pictures = unpatchify(patches, grids)
+        of_size = defaultdict(list)
+        for number, picture in enumerate(pictures):
+            of_size[picture.shape].append(number)
+        tokens: dict[int, Tensor] = {}
+        for numbers in of_size.values():
+            tokens |= zip(numbers, self(torch.stack([pictures[number] for number in numbers])), strict=True)
+        flat = [tokens[number] for number in range(len(pictures))]
+        return torch.cat(flat), torch.tensor([len(picture) for picture in flat], device=patches.device)
 
     def train(self, mode: bool = True) -> "VisionEncoder":
         return super().train(mode and not self.is_frozen)
@@ -94,6 +156,16 @@ class VisionEncoder(nn.Module):
             held = [key for key in module._non_persistent_buffers_set if getattr(module, key) is not None]
             assert not held, f"timm has no way to compute {name}.{held[0]} of {self.timm_name}"
 
+    def _refuse_wrong_size(self, height: int, width: int) -> None:
+        if self.has_fixed_size and (height, width) != tuple(self.image_size):
+            got, want = (" x ".join(map(str, size)) for size in ((height, width), self.image_size))
+            raise ValueError(f"{self.timm_name} was built for pictures of {want} pixels, got {got}; set image_size")
+        if not self.gives_map and self.patch_size and (height % self.patch_size or width % self.patch_size):
+            raise ValueError(
+                f"{self.timm_name} takes pictures whose sides are multiples of {self.patch_size} pixels, "
+                f"got {height} x {width}"
+            )
+
     def _tokens(self, pixel_values: Tensor) -> Tensor:
         if self.gives_map:  # convolutions on a CPU take it up to 1.8 times as fast
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
@@ -105,12 +177,21 @@ class VisionEncoder(nn.Module):
             norm=True,
             output_fmt="NCHW" if self.gives_map else "NLC",
             intermediates_only=True,
+            **({"return_prefix_tokens": True} if self.prefix_tokens and self._num_prefix_tokens else {}),
         )
-        return torch.cat([output.flatten(2).mT if self.gives_map else output for output in outputs], dim=-1)
+        if self.gives_map:
+            outputs = [output.flatten(2).mT for output in outputs]
+        elif isinstance(outputs[0], tuple):
+            outputs = [torch.cat([prefix, patches], dim=1) for patches, prefix in outputs]
+        return torch.cat(outputs, dim=-1)
+
+    @property
+    def _num_prefix_tokens(self) -> int:
+        return getattr(self.backbone, "num_prefix_tokens", 0)
 
     def _patches(self, features: Tensor) -> Tensor:
         if not self.gives_map:
-            return features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+            return features if self.prefix_tokens else features[:, self._num_prefix_tokens :]
         if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
             return features.flatten(1, 2)
         return features.flatten(2).mT
@@ -133,18 +214,19 @@ class VisionEncoder(nn.Module):
                 f"{self.timm_name} cannot give blocks {blocks} joined ({error}); name one, or none"
             ) from error
         height, width = self.image_size
-        if not self.gives_map and (
-            num_patches == 1 or (height == width and math.isqrt(num_patches) ** 2 != num_patches)
-        ):
+        places = num_patches - (self._num_prefix_tokens if self.prefix_tokens else 0)
+        if not self.gives_map and (places == 1 or (height == width and math.isqrt(places) ** 2 != places)):
             raise ValueError(
-                f"{self.timm_name} gives {num_patches} tokens, which are no grid of patches; name another model"
+                f"{self.timm_name} gives {places} tokens, which are no grid of patches; name another model"
             )
         return self.gives_map, num_patches, embed_dim
 
 
-def _create_backbone(timm_name: str, blocks: tuple[int, ...], image_size: int | None) -> nn.Module:
+def _create_backbone(
+    timm_name: str, blocks: tuple[int, ...], image_size: tuple[int, int] | None, **kwargs: Any
+) -> nn.Module:
     """The timm model without its head and the blocks after the last of `blocks`."""
-    backbone = _create_model(timm_name, image_size, num_classes=0)
+    backbone = _create_model(timm_name, image_size, num_classes=0, **kwargs)
     if blocks:
         depth = len(backbone.feature_info) if hasattr(backbone, "forward_intermediates") else 0
         if len(set(blocks)) != len(blocks) or not all(0 <= block < depth for block in blocks):
@@ -155,7 +237,7 @@ def _create_backbone(timm_name: str, blocks: tuple[int, ...], image_size: int | 
     return backbone
 
 
-def _create_model(timm_name: str, image_size: int | None, **kwargs: Any) -> nn.Module:
+def _create_model(timm_name: str, image_size: tuple[int, int] | None, **kwargs: Any) -> nn.Module:
     import timm
 
     if not timm.is_model(timm_name):
@@ -168,21 +250,29 @@ def _create_model(timm_name: str, image_size: int | None, **kwargs: Any) -> nn.M
         raise ValueError(f"timm has no weights {timm_name!r}; name the model without the tag") from error
     if image_size is None:
         return timm.create_model(timm_name, **kwargs)
-    if image_size < 1:
-        raise ValueError(f"image_size must be positive, got {image_size}")
+    if min(image_size) < 1:
+        raise ValueError(f"image_size must be positive, got {min(image_size)}")
     size = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
     model = timm.create_model(timm_name, **size, **kwargs)
     patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
-    if size and any(image_size % side for side in patch_size):
-        raise ValueError(f"image_size must be a multiple of {max(patch_size)} for {timm_name}, got {image_size}")
+    if size and any(side % patch for side, patch in zip(image_size, patch_size, strict=True)):
+        got = " x ".join(map(str, image_size))
+        raise ValueError(f"image_size must be a multiple of {max(patch_size)} for {timm_name}, got {got}")
     return model
 
 
-def _data_config(backbone: nn.Module, image_size: int | None) -> dict[str, Any]:
+def _patch_size(backbone: nn.Module) -> int | None:
+    """Of a ViT and its kin, or of a NaFlexViT."""
+    embedding = getattr(backbone, "patch_embed", None) or getattr(backbone, "embeds", None)
+    height, width = getattr(embedding, "patch_size", None) or (None, None)
+    return height if height == width else None
+
+
+def _data_config(backbone: nn.Module, image_size: tuple[int, int] | None) -> dict[str, Any]:
     from timm.data import resolve_model_data_config
 
     config = resolve_model_data_config(backbone)
-    return config if image_size is None else config | {"input_size": (3, image_size, image_size)}
+    return config if image_size is None else config | {"input_size": (3, *image_size)}
 
 
 def load_encoder_weights(encoder: VisionEncoder, path: str | Path) -> None:

@@ -41,7 +41,7 @@ class FeaturesError(ValueError):
 
 def encoder_fingerprint(encoder: VisionEncoder, transform: PictureTransform) -> str:
     """SHA-256 of all that decides a picture's tokens: the net, its weights, the blocks read, the preprocessing."""
-    facts = [encoder.timm_name, encoder.blocks, transform.to_dict()]
+    facts = [encoder.timm_name, encoder.blocks, transform.to_dict(), *(["prefix_tokens"] * encoder.prefix_tokens)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

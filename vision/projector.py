@@ -1,27 +1,128 @@
-"""Encoder patch tokens to the decoder's width."""
+"""Encoder tokens to the decoder's width."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+PERCEIVER_DEPTH = 2
 
-class MLPProjector(nn.Module):
-    """Two linear layers with a GELU between (Liu et al., 2023, arXiv:2310.03744); the norms around them are ours.
 
-    The last norm gives the decoder tokens of one size, whatever the encoder: else cross-attention starts deaf.
+class Projector(nn.Module):
+    """What the three kinds have in common: a learned place for the tiles of a picture.
+
+    Args:
+        num_places: Tile ids that may come; 0: pictures have no tiles.
     """
 
-    def __init__(self, in_dim: int, out_dim: int) -> None:
+    num_latents: int | None = None
+    """Tokens that every picture has afterwards; None: as many as before."""
+
+    def __init__(self, in_dim: int, num_places: int = 0) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(in_dim)
-        self.fc1 = nn.Linear(in_dim, out_dim)
-        self.fc2 = nn.Linear(out_dim, out_dim)
-        self.out_norm = nn.LayerNorm(out_dim)
+        self.tile_embedding = nn.Embedding(num_places, in_dim) if num_places else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Places start at zero, so that a thumbnail alone is what it is without tiles."""
+        if self.tile_embedding is not None:
+            nn.init.zeros_(self.tile_embedding.weight)
 
     @property
     def dtype(self) -> torch.dtype:
         return self.norm.weight.dtype  # a quantised linear layer's is that of its packing
 
-    def forward(self, features: Float[Tensor, "pictures patches features"]) -> Float[Tensor, "pictures patches dim"]:
+    def place(
+        self, features: Float[Tensor, "tiles patches features"], tile_ids: Int[Tensor, " tiles"]
+    ) -> Float[Tensor, "tiles patches features"]:
+        return features + self.tile_embedding(tile_ids)[:, None].to(features.dtype)
+
+
+class LinearProjector(Projector):
+    """A norm and one linear layer."""
+
+    def __init__(self, in_dim: int, out_dim: int, *, num_places: int = 0) -> None:
+        super().__init__(in_dim, num_places)
+        self.norm = nn.LayerNorm(in_dim)
+        self.fc = nn.Linear(in_dim, out_dim)
+
+    def forward(self, features: Float[Tensor, "*tokens features"]) -> Float[Tensor, "*tokens dim"]:
+        return self.fc(self.norm(features))
+
+
+class MLPProjector(Projector):
+    """Two linear layers with a GELU between (Liu et al., 2023, arXiv:2310.03744); the norms around them are ours.
+
+    The last norm gives the decoder tokens of one size, whatever the encoder: else cross-attention starts deaf.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, *, num_places: int = 0) -> None:
+        super().__init__(in_dim, num_places)
+        self.norm = nn.LayerNorm(in_dim)
+        self.fc1 = nn.Linear(in_dim, out_dim)
+        self.fc2 = nn.Linear(out_dim, out_dim)
+        self.out_norm = nn.LayerNorm(out_dim)
+
+    def forward(self, features: Float[Tensor, "*tokens features"]) -> Float[Tensor, "*tokens dim"]:
         return self.out_norm(self.fc2(F.gelu(self.fc1(self.norm(features)))))
+
+
+class PerceiverResampler(Projector):
+    """A fixed number of latents that read the tokens of a picture (Alayrac et al., 2022, arXiv:2204.14198, 3.1.1)."""
+
+    def __init__(self, in_dim: int, out_dim: int, *, num_latents: int, num_heads: int, num_places: int = 0) -> None:
+        super().__init__(in_dim, num_places)
+        self.num_latents = num_latents
+        self.norm = nn.LayerNorm(in_dim)
+        self.fc = nn.Linear(in_dim, out_dim)
+        self.latents = nn.Parameter(torch.randn(num_latents, out_dim))
+        self.layers = nn.ModuleList(PerceiverLayer(out_dim, num_heads) for _ in range(PERCEIVER_DEPTH))
+        self.out_norm = nn.LayerNorm(out_dim)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if hasattr(self, "latents"):
+            nn.init.normal_(self.latents)
+
+    def forward(
+        self, features: Float[Tensor, "tokens features"], lengths: Int[Tensor, " pictures"]
+    ) -> Float[Tensor, "pictures latents dim"]:
+        """The tokens of the pictures, one picture after another; `lengths` says how many each has."""
+        tokens = self.fc(self.norm(features))
+        latents = self.latents.expand(len(lengths), -1, -1)
+        for layer in self.layers:
+            latents = layer(latents, tokens, lengths.tolist())
+        return self.out_norm(latents)
+
+
+class PerceiverLayer(nn.Module):
+    """Latents attend to the tokens of their picture and to each other."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.token_norm, self.latent_norm, self.mlp_norm = (nn.LayerNorm(dim) for _ in range(3))
+        self.q_proj, self.o_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.kv_proj = nn.Linear(dim, 2 * dim)
+        self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(
+        self,
+        latents: Float[Tensor, "pictures latents dim"],
+        tokens: Float[Tensor, "tokens dim"],
+        lengths: list[int],
+    ) -> Float[Tensor, "pictures latents dim"]:
+        normed = self.latent_norm(latents)
+        query, own = self.q_proj(normed), self.kv_proj(normed)
+        read = self.kv_proj(self.token_norm(tokens)).split(lengths)
+        attended: dict[int, Tensor] = {}
+        for length in set(lengths):  # pictures of one length go together, and nothing is padded
+            numbers = [number for number, other in enumerate(lengths) if other == length]
+            keys = torch.cat([torch.stack([read[number] for number in numbers]), own[numbers]], dim=1)
+            attended |= zip(numbers, self._attend(query[numbers], *keys.chunk(2, dim=-1)), strict=True)
+        latents = latents + self.o_proj(torch.stack([attended[number] for number in range(len(lengths))]))
+        return latents + self.fc2(F.gelu(self.fc1(self.mlp_norm(latents))))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        heads = (states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for states in (query, key, value))
+        return F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)

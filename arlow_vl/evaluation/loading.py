@@ -13,12 +13,16 @@ def load_vision_language_model(folder: Path) -> tuple[Any, Any]:
     """The model in eval mode, and its processor.
 
     Raises:
-        CheckpointError: the folder holds no such model, or one whose weights do not fit its configuration.
+        CheckpointError: the folder holds no such model, or one whose weights do not fit its configuration, or a
+            processor that prepares other pictures than the model was trained with.
     """
     from arlow_vl.auto import ArlowProcessor, ArlowVLForConditionalGeneration
 
     check_model_type(folder, "arlow_vl")
-    return load_weights(ArlowVLForConditionalGeneration, folder), ArlowProcessor.from_pretrained(folder)
+    processor = ArlowProcessor.from_pretrained(folder)
+    model = load_weights(ArlowVLForConditionalGeneration, folder)
+    processor.check_fits(model.config)
+    return model, processor
 
 
 def load_text_model(folder: Path) -> tuple[Any, Any]:

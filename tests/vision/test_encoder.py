@@ -7,11 +7,19 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vision.encoder import VisionEncoder, WeightsError, load_encoder_weights
+from vision.native_resolution import patchify
 
 WITH_CLASS_TOKEN, WITH_REGISTER, WITH_ATTENTION_POOL = "test_vit", "test_vit2", "test_vit3"
 ROTARY = "eva02_tiny_patch14_224"
+# One of each kind that people have weights of; the widths are theirs, so they are looked at on the meta device too.
+DINOV2, DINOV2_REGISTERS, DINOV3 = (
+    "vit_small_patch14_dinov2",
+    "vit_small_patch14_reg4_dinov2",
+    "vit_tiny_patch16_dinov3_qkvb",
+)
+SIGLIP, NAFLEX = "vit_base_patch16_siglip_224", "naflexvit_base_patch16_gap"
 MAPS = ("test_efficientnet", "test_resnet", "test_convnext", "test_mambaout")  # the last one has channels last
-SIZES = {ROTARY: 56}
+SIZES = {ROTARY: 56, DINOV2: 56, DINOV2_REGISTERS: 56}
 
 
 def size_of(name):
@@ -45,6 +53,105 @@ def test_a_transformer_gives_the_patch_tokens_that_timm_computes(name, tmp_path)
     pictures = torch.randn(2, 3, size_of(name), size_of(name))
     tokens = encoder_with(model, name, tmp_path)(pictures)
     assert torch.equal(tokens, model.forward_features(pictures)[:, model.num_prefix_tokens :])
+
+
+REAL = {DINOV2: 1, DINOV2_REGISTERS: 5, DINOV3: 5, ROTARY: 1, SIGLIP: 0, NAFLEX: 4}
+
+
+@pytest.mark.parametrize(("name", "prefix"), REAL.items())
+def test_each_family_gives_timms_tokens_of_a_picture_that_is_not_square(name, prefix, tmp_path):
+    """timm's own model, built for just this size out of the same weights, is the reference."""
+    size = size_of(name)
+    encoder = shallow(VisionEncoder(name, image_size=size))
+    encoder.eval()
+    with_prefix = shallow(VisionEncoder(name, image_size=size, prefix_tokens=True)).eval()
+    with_prefix.load_state_dict(encoder.state_dict())
+    pictures = torch.randn(2, 3, size, 2 * size)
+    expected = reference(name, encoder, (size, 2 * size)).forward_features(pictures)
+    patches = 2 * (size // encoder.patch_size) ** 2
+    assert with_prefix(pictures).shape[1] == prefix + patches
+    # timm interpolates positions for each picture, or once when the model is built
+    torch.testing.assert_close(with_prefix(pictures), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(encoder(pictures), expected[:, prefix:], atol=1e-5, rtol=1e-4)
+
+
+def shallow(encoder):
+    """Two blocks are as good as twelve for what is tested, and six times as fast."""
+    encoder.backbone.blocks = encoder.backbone.blocks[:2]
+    return encoder
+
+
+def reference(name, encoder, size):
+    takes_size = timm.get_pretrained_cfg(name).fixed_input_size
+    model = timm.create_model(name, num_classes=0, **({"img_size": size} if takes_size else {})).eval()
+    model.blocks = model.blocks[:2]
+    state = encoder.backbone.state_dict()
+    if "pos_embed" in state and state["pos_embed"].shape != model.state_dict()["pos_embed"].shape:
+        state["pos_embed"] = timm.layers.resample_abs_pos_embed(
+            state["pos_embed"],
+            new_size=model.patch_embed.grid_size,
+            num_prefix_tokens=0 if model.no_embed_class else model.num_prefix_tokens,
+        )
+    model.load_state_dict(state, strict=False)
+    return model
+
+
+@pytest.mark.parametrize("name", [WITH_CLASS_TOKEN, WITH_REGISTER, ROTARY])
+def test_prefix_tokens_of_named_blocks_stand_in_front_of_their_patches(name):
+    encoder = VisionEncoder(name, image_size=size_of(name), blocks=(1, 3), prefix_tokens=True).eval()
+    without = VisionEncoder(name, image_size=size_of(name), blocks=(1, 3)).eval()
+    without.load_state_dict(encoder.state_dict())
+    pictures = torch.randn(2, 3, size_of(name), size_of(name))
+    prefix = encoder.backbone.num_prefix_tokens
+    assert encoder.num_patches == without.num_patches + prefix
+    assert torch.equal(encoder(pictures)[:, prefix:], without(pictures))
+
+
+@pytest.mark.parametrize("name", [WITH_CLASS_TOKEN, ROTARY, DINOV3, NAFLEX])
+def test_pictures_in_their_native_resolution_are_encoded_as_if_each_were_alone(name):
+    encoder = shallow(VisionEncoder(name, image_size=4 * (14 if name == ROTARY else 16))).eval()
+    patch = encoder.patch_size
+    pictures = [torch.randn(3, rows * patch, columns * patch) for rows, columns in [(2, 3), (1, 5), (3, 2), (2, 3)]]
+    tokens, lengths = encoder.forward_native(*patchify(pictures, patch))
+    assert lengths.tolist() == [6, 5, 6, 6]
+    alone = torch.cat([encoder(picture[None])[0] for picture in pictures])
+    torch.testing.assert_close(tokens, alone, atol=1e-5, rtol=1e-4)  # a batch of two is another shape of product
+
+
+def test_an_encoder_can_be_built_for_pictures_that_are_not_square():
+    encoder = VisionEncoder(SIGLIP, image_size=(32, 64))
+    assert encoder.data_config["input_size"] == (3, 32, 64) and encoder.num_patches == 8
+
+
+@pytest.mark.parametrize("name", [WITH_CLASS_TOKEN, ROTARY, NAFLEX])
+@pytest.mark.parametrize("blocks", [(), (0, 1)])
+def test_gradient_checkpointing_keeps_the_gradients_and_computes_blocks_twice(name, blocks):
+    encoder = shallow(VisionEncoder(name, image_size=size_of(name), blocks=blocks)).train()
+    pictures, calls = torch.randn(1, 3, size_of(name), size_of(name)), []
+    encoder.backbone.blocks[0].norm1.register_forward_hook(lambda *_: calls.append(1))
+    gradients = []
+    for enable in (False, True):
+        encoder.gradient_checkpointing = enable
+        encoder.zero_grad()
+        encoder(pictures).pow(2).sum().backward()
+        gradients.append(encoder.backbone.blocks[0].attn.proj.weight.grad.clone())
+    assert len(calls) == 3
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_frozen_encoder_keeps_no_memory_for_a_backward_pass():
+    encoder = VisionEncoder(WITH_CLASS_TOKEN, image_size=32).requires_grad_(False).train()
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+        encoder(torch.randn(1, 3, 32, 32))
+    assert not saved
+
+
+def test_the_transform_is_timms_data_config_and_what_is_said_besides():
+    encoder = VisionEncoder(WITH_CLASS_TOKEN, image_size=64)
+    transform = encoder.picture_transform(max_patches=9, background=(1, 2, 3))
+    assert (transform.patch_size, transform.max_patches, transform.background) == (16, 9, (1, 2, 3))
+    assert transform.input_size == (3, 64, 64) and transform.mean == encoder.data_config["mean"]
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -101,8 +208,9 @@ def test_a_stage_of_a_convolutional_net_can_be_named(tmp_path):
         ("test_efficientnet", {"blocks": (1,)}),
     ],
 )
-def test_attributes_foretell_the_tokens(name, kwargs):
-    encoder = VisionEncoder(name, **kwargs).eval()
+@pytest.mark.parametrize("prefix_tokens", [False, True])
+def test_attributes_foretell_the_tokens(name, kwargs, prefix_tokens):
+    encoder = VisionEncoder(name, prefix_tokens=prefix_tokens, **kwargs).eval()
     tokens = encoder(torch.randn(1, *encoder.data_config["input_size"]))
     assert tokens.shape[1:] == (encoder.num_patches, encoder.embed_dim)
 
@@ -195,9 +303,14 @@ def test_what_timm_cannot_give_is_refused_by_name(name, kwargs, message):
         VisionEncoder(name, **kwargs)
 
 
-def test_a_picture_of_another_size_is_refused():
-    with pytest.raises(ValueError, match="64 x 64 pixels, got 64 x 32"):
-        VisionEncoder(WITH_ATTENTION_POOL, image_size=64)(torch.zeros(1, 3, 64, 32))
+def test_a_picture_of_another_size_is_refused_by_a_net_of_fixed_size():
+    with torch.device("meta"), pytest.raises(ValueError, match="224 x 224 pixels, got 224 x 112"):
+        VisionEncoder("beit_base_patch16_224")(torch.zeros(1, 3, 224, 112))
+
+
+def test_a_picture_of_broken_patches_is_refused():
+    with pytest.raises(ValueError, match="test_vit takes pictures whose sides are multiples of 16 pixels, got 64 x 40"):
+        VisionEncoder(WITH_CLASS_TOKEN, image_size=64)(torch.zeros(1, 3, 64, 40))
 
 
 def test_a_torch_checkpoint_in_a_training_loop_s_form_is_read(tmp_path):
