@@ -177,7 +177,7 @@ class VisionEncoder(nn.Module):
             norm=True,
             output_fmt="NCHW" if self.gives_map else "NLC",
             intermediates_only=True,
-            **({"return_prefix_tokens": True} if self.prefix_tokens and self._num_prefix_tokens else {}),
+            **({"return_prefix_tokens": True} if self.prefix_tokens and self.num_prefix_tokens else {}),
         )
         if self.gives_map:
             outputs = [output.flatten(2).mT for output in outputs]
@@ -186,12 +186,12 @@ class VisionEncoder(nn.Module):
         return torch.cat(outputs, dim=-1)
 
     @property
-    def _num_prefix_tokens(self) -> int:
+    def num_prefix_tokens(self) -> int:
         return getattr(self.backbone, "num_prefix_tokens", 0)
 
     def _patches(self, features: Tensor) -> Tensor:
         if not self.gives_map:
-            return features if self.prefix_tokens else features[:, self._num_prefix_tokens :]
+            return features if self.prefix_tokens else features[:, self.num_prefix_tokens :]
         if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
             return features.flatten(1, 2)
         return features.flatten(2).mT
@@ -214,7 +214,7 @@ class VisionEncoder(nn.Module):
                 f"{self.timm_name} cannot give blocks {blocks} joined ({error}); name one, or none"
             ) from error
         height, width = self.image_size
-        places = num_patches - (self._num_prefix_tokens if self.prefix_tokens else 0)
+        places = num_patches - (self.num_prefix_tokens if self.prefix_tokens else 0)
         if not self.gives_map and (places == 1 or (height == width and math.isqrt(places) ** 2 != places)):
             raise ValueError(
                 f"{self.timm_name} gives {places} tokens, which are no grid of patches; name another model"

@@ -17,7 +17,7 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.data.prompts import CAPTION_PROMPT, question_prompt
-    from arlow_vl.evaluation.explain import draw_explanation, encoder_view, explain_completion, patch_grid
+    from arlow_vl.evaluation.explain import draw_explanation, encoder_views, explain_completion
     from arlow_vl.evaluation.loading import load_vision_language_model
     from vision.image_processing import read_picture
 
@@ -25,23 +25,29 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--out must end in .png, got {args.out}")
     original = read_picture(args.picture)
     model, processor = load_vision_language_model(args.model)
-    pictures = processor.image_processor([original], return_tensors="pt")
+    if model.config.projector == "perceiver":
+        raise ValueError("a perceiver's latents have no place in the picture, so there is no heat to draw")
+    pictures = dict(processor.image_processor([original], return_tensors="pt"))
     openings = model.gate_openings()
     layers = list(openings) if args.layer is None else [args.layer]
     words = explain_completion(
         model,
         processor.tokenizer,
         question_prompt(args.question) if args.question else CAPTION_PROMPT,
-        dict(pictures),
+        pictures,
         layers=layers,
         max_new_tokens=args.max_new_tokens,
     )
-    read = ", ".join(f"{layer} (gate {openings[layer][0]:+.2f})" for layer in layers)
     caption = " ".join(word.word for word in words)
-    transform = processor.image_processor.transform
-    seen = encoder_view(pictures["pixel_values"][0], transform.mean, transform.std)
-    grid = patch_grid(model.model.vision.num_patches, seen.height, seen.width)
-    sheet = draw_explanation(original, seen, words, grid=grid, title=f"{caption}   (cross-attention of layer {read})")
+    vision = model.model.vision
+    views = encoder_views(
+        pictures,
+        processor.image_processor.transform,
+        words[0].heat.numel() if words else vision.num_patches,
+        prefix_tokens=vision.num_prefix_tokens if vision.prefix_tokens else 0,
+    )
+    read = ", ".join(f"{layer} (gate {openings[layer][0]:+.2f})" for layer in layers)
+    sheet = draw_explanation(original, views, words, title=f"{caption}   (cross-attention of layer {read})")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(args.out)
     print(f"{args.out}: {caption}")

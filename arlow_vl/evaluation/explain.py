@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from arlow_vl.data.prompts import encode_prompt
+from vision.image_processing import PictureTransform
+from vision.native_resolution import unpatchify
 
 CELL, GAP, COLUMNS, STRIP = 168, 12, 6, 200
 INK, PAPER, FAINT = (24, 24, 28), (250, 250, 248), (120, 120, 126)
@@ -29,6 +31,49 @@ class WordHeat:
     def peak(self) -> float:
         """How many times the even share the most attended encoder token got."""
         return float(self.heat.max() * self.heat.numel())
+
+
+@dataclass(frozen=True)
+class View:
+    """One way in which the encoder saw the picture: as a whole, or cut into tiles (put together again here)."""
+
+    label: str
+    picture: Image.Image
+    places: Tensor
+    """(rows, columns) int64: which of the picture's encoder tokens stands for each patch."""
+
+
+def encoder_views(
+    pictures: dict[str, Tensor], transform: PictureTransform, tokens: int, *, prefix_tokens: int = 0
+) -> list[View]:
+    """The views of one picture in the image processor's form, the most detailed last.
+
+    `tokens` is how many encoder tokens the decoder reads of it, `prefix_tokens` how many of each tile's stand in front
+    of its patches.
+    """
+    pixel_values = pictures["pixel_values"]
+    if "image_grids" in pictures:
+        (native,) = unpatchify(pixel_values, pictures["image_grids"])
+        places = torch.arange(tokens).view(*pictures["image_grids"][0].tolist())
+        return [View("native resolution", picture_of(native, transform), places)]
+    count, _, height, width = pixel_values.shape
+    each = tokens // count
+    rows = round(math.sqrt((each - prefix_tokens) * height / width))
+    places = torch.arange(tokens).view(count, each)[:, prefix_tokens:].unflatten(1, (rows, -1))
+    whole = View("the whole", picture_of(pixel_values[0], transform), places[0])
+    if count == 1:
+        return [whole]
+    columns = int((pictures["tile_ids"][1:] - 1 == torch.arange(count - 1)).sum())  # those of the first row
+    mosaic = pixel_values[1:].unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    cut = places[1:].unflatten(0, (-1, columns)).permute(0, 2, 1, 3).flatten(2, 3).flatten(0, 1)
+    label = f"{(count - 1) // columns} x {columns} tiles"
+    return [whole, View(label, picture_of(mosaic, transform), cut)]
+
+
+def picture_of(pixels: Tensor, transform: PictureTransform) -> Image.Image:
+    """(3, height, width) encoder input as the picture that it is, its normalisation undone."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (transform.mean, transform.std))
+    return Image.fromarray(((pixels * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 @torch.inference_mode()
@@ -93,71 +138,51 @@ def words_of(tokenizer: Any, ids: Sequence[int], heat: Tensor) -> list[WordHeat]
 
 
 def draw_explanation(
-    original: Image.Image, seen: Image.Image, words: Sequence[WordHeat], *, grid: tuple[int, int], title: str
+    original: Image.Image, views: Sequence[View], words: Sequence[WordHeat], *, title: str
 ) -> Image.Image:
-    """A strip of what came and what the encoder saw, and below it the picture once a word, under its heat.
-
-    `seen` is the encoder's input as a picture, `grid` its (rows, columns) of patches.
-    """
+    """A strip of what came and what the encoder saw, and below it the last view once a word, under its heat."""
     rows = math.ceil(len(words) / COLUMNS)
     width = GAP + COLUMNS * (CELL + GAP)
     sheet = Image.new("RGB", (width, STRIP + 4 * GAP + 40 + rows * (CELL + 36 + GAP)), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, GAP), title, fill=INK, font=font(15))
-    top = GAP + 26
-    boxes = [
-        (original, f"the picture, {original.width} x {original.height}"),
-        (with_grid(seen, grid), f"what the encoder saw, {seen.width} x {seen.height}, {grid[0]} x {grid[1]} patches"),
-    ]
-    left = GAP
+    left, top = GAP, GAP + 26
+    boxes = [(original, f"the picture, {original.width} x {original.height}")]
+    boxes += [(with_grid(view), f"seen: {view.label}, {view.picture.width} x {view.picture.height}") for view in views]
     for picture, label in boxes:
-        small = fitted(picture, 2 * STRIP, STRIP)
+        small = fitted(picture, (width - GAP) // len(boxes) - GAP, STRIP)
         sheet.paste(small, (left, top))
         draw.text((left, top + small.height + 2), label, fill=FAINT, font=font(11))
-        left += max(small.width, 240) + 2 * GAP
+        left += (width - GAP) // len(boxes)
     top += STRIP + 2 * GAP + 6
     for place, word in enumerate(words):
         x, y = GAP + place % COLUMNS * (CELL + GAP), top + place // COLUMNS * (CELL + 36 + GAP)
-        sheet.paste(fitted(under_heat(seen, word.heat, grid), CELL, CELL), (x, y))
+        sheet.paste(fitted(under_heat(views[-1], word.heat), CELL, CELL), (x, y))
         draw.text((x, y + CELL + 2), word.word, fill=INK, font=font(14))
         draw.text((x, y + CELL + 19), f"peak {word.peak:.1f} times even", fill=FAINT, font=font(11))
     return sheet
 
 
-def encoder_view(pixel_values: Tensor, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
-    """One (3, height, width) encoder input as the picture that it is."""
-    channels = pixel_values.cpu().float() * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
-    return Image.fromarray((channels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
-
-
-def patch_grid(num_patches: int, height: int, width: int) -> tuple[int, int]:
-    """(rows, columns) of square patches on an input of that size."""
-    rows = round(math.sqrt(num_patches * height / width))
-    return rows, num_patches // rows
-
-
-def under_heat(picture: Image.Image, heat: Tensor, grid: tuple[int, int]) -> Image.Image:
+def under_heat(view: View, heat: Tensor) -> Image.Image:
     """The hottest place is covered most; an even spread leaves the picture as it is."""
-    rows, columns = grid
-    share = heat[: rows * columns].view(rows, columns)
-    over_even = (share * heat.numel() - 1).clamp(min=0)
+    over_even = (heat[view.places] * heat.numel() - 1).clamp(min=0)
     strength = over_even / over_even.max().clamp(min=1) * DEEPEST
     mask = Image.fromarray((strength * 255).round().byte().numpy())
-    return Image.composite(
-        Image.new("RGB", picture.size, HOT), picture, mask.resize(picture.size, Image.Resampling.BICUBIC)
-    )
+    size = view.picture.size
+    return Image.composite(Image.new("RGB", size, HOT), view.picture, mask.resize(size, Image.Resampling.BICUBIC))
 
 
-def with_grid(picture: Image.Image, grid: tuple[int, int]) -> Image.Image:
+def with_grid(view: View) -> Image.Image:
     """The borders of the patches, faintly."""
-    lined = picture.copy()
+    lined = view.picture.copy()
     draw = ImageDraw.Draw(lined, "RGBA")
-    for row in range(1, grid[0]):
-        y = row * picture.height / grid[0]
-        draw.line((0, y, picture.width, y), fill=(255, 255, 255, 70))
-    for column in range(1, grid[1]):
-        x = column * picture.width / grid[1]
-        draw.line((x, 0, x, picture.height), fill=(255, 255, 255, 70))
+    rows, columns = view.places.shape
+    for row in range(1, rows):
+        y = row * lined.height / rows
+        draw.line((0, y, lined.width, y), fill=(255, 255, 255, 70))
+    for column in range(1, columns):
+        x = column * lined.width / columns
+        draw.line((x, 0, x, lined.height), fill=(255, 255, 255, 70))
     return lined
 
 

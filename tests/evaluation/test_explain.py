@@ -4,12 +4,12 @@ from PIL import Image
 
 from arlow_vl.cli import main
 from arlow_vl.evaluation.explain import (
+    View,
     WordHeat,
     draw_explanation,
-    encoder_view,
+    encoder_views,
     explain_completion,
     mean_weights,
-    patch_grid,
     under_heat,
     words_of,
 )
@@ -18,6 +18,8 @@ from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
 from tests.conftest import open_gates
 from tests.tiny_runs import SAMPLES, tiny_tokenizer, write_image_text_recipe
+from vision.image_processing import PictureTransform
+from vision.picture_batches import pack_pictures, prepare_picture
 
 IMAGE = 7
 
@@ -92,37 +94,66 @@ def test_the_tokens_of_a_word_are_joined_and_special_tokens_left_out():
     torch.testing.assert_close(words[2].heat, heat[first:-1].mean(0))
 
 
+def view(picture: Image.Image, rows: int, columns: int) -> View:
+    return View("the whole", picture, torch.arange(rows * columns).view(rows, columns))
+
+
 def test_an_even_spread_leaves_the_picture_as_it_is():
     picture = Image.effect_noise((32, 32), 50).convert("RGB")
-    even = under_heat(picture, torch.full((16,), 1 / 16), (4, 4))
-    assert even.tobytes() == picture.tobytes()
+    assert under_heat(view(picture, 4, 4), torch.full((16,), 1 / 16)).tobytes() == picture.tobytes()
 
 
 def test_heat_lies_where_the_attention_was():
     heat = torch.zeros(16)
     heat[3] = 1.0  # the first row's last patch
-    covered = under_heat(Image.new("RGB", (64, 64), (0, 0, 0)), heat, (4, 4))
+    covered = under_heat(view(Image.new("RGB", (64, 64), (0, 0, 0)), 4, 4), heat)
     assert covered.getpixel((58, 6))[2] > 100 and covered.getpixel((6, 58)) == (0, 0, 0)
 
 
+TRANSFORM = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "input_size": (3, 8, 8), "interpolation": "bicubic"}
+
+
+def gradient(height: int, width: int) -> Image.Image:
+    """Red grows from left to right, green from top to bottom."""
+    red = torch.linspace(0, 255, width).expand(height, width)
+    green = torch.linspace(0, 255, height)[:, None].expand(height, width)
+    return Image.fromarray(torch.stack([red, green, red * 0], -1).byte().numpy())
+
+
 def test_the_encoders_view_is_the_picture_without_its_normalisation():
-    pixels = torch.rand(3, 8, 6)
-    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
-    normalised = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-    view = encoder_view(normalised, mean, std)
-    assert view.size == (6, 8)
-    red = pixels[0, 2, 1] * 255
-    assert abs(view.getpixel((1, 2))[0] - float(red)) <= 0.51
+    transform = PictureTransform(TRANSFORM)
+    picture = gradient(8, 8)
+    (seen,) = encoder_views(
+        dict(pack_pictures(transform, [prepare_picture(transform, picture, name="gradient")])), transform, 4
+    )
+    assert seen.places.tolist() == [[0, 1], [2, 3]]
+    assert max(abs(a - b) for a, b in zip(seen.picture.tobytes(), picture.tobytes(), strict=True)) <= 1
 
 
-def test_the_grid_follows_the_inputs_aspect():
-    assert patch_grid(256, 224, 224) == (16, 16)
-    assert patch_grid(8, 32, 64) == (2, 4)
+def test_tiles_are_put_together_again_with_their_patches():
+    transform = PictureTransform(TRANSFORM, max_tiles=6)
+    picture = gradient(16, 24)
+    pictures = dict(pack_pictures(transform, [prepare_picture(transform, picture, name="gradient")]))
+    assert pictures["pixel_values"].shape == (7, 3, 8, 8)
+    whole, cut = encoder_views(pictures, transform, 7 * 5, prefix_tokens=1)
+    assert cut.label == "2 x 3 tiles" and cut.picture.size == (24, 16)
+    assert max(abs(a - b) for a, b in zip(cut.picture.tobytes(), picture.tobytes(), strict=True)) <= 1
+    assert whole.places.tolist() == [[1, 2], [3, 4]]
+    assert cut.places[:2].tolist() == [[6, 7, 11, 12, 16, 17], [8, 9, 13, 14, 18, 19]]
+
+
+def test_a_picture_in_native_resolution_is_one_view():
+    transform = PictureTransform(TRANSFORM, patch_size=4, max_patches=12)
+    picture = gradient(8, 24)
+    pictures = dict(pack_pictures(transform, [prepare_picture(transform, picture, name="gradient")]))
+    (seen,) = encoder_views(pictures, transform, 12)
+    assert seen.places.shape == (2, 6) and seen.picture.size == (24, 8)
+    assert max(abs(a - b) for a, b in zip(seen.picture.tobytes(), picture.tobytes(), strict=True)) <= 1
 
 
 def test_a_sheet_has_a_cell_for_each_word():
-    picture = Image.new("RGB", (60, 40), (90, 120, 150))
+    seen = view(Image.new("RGB", (60, 40), (90, 120, 150)), 2, 2)
     words = [WordHeat(f"word{i}", torch.full((4,), 0.25)) for i in range(8)]
-    one_row = draw_explanation(picture, picture, words[:6], grid=(2, 2), title="six words")
-    two_rows = draw_explanation(picture, picture, words, grid=(2, 2), title="eight words")
+    one_row = draw_explanation(seen.picture, [seen], words[:6], title="six words")
+    two_rows = draw_explanation(seen.picture, [seen, seen], words, title="eight words")
     assert two_rows.height > one_row.height and two_rows.width == one_row.width
