@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
+SMALL = 2**16
+"""Entries of a matrix below which one row's product costs less than oneDNN's call."""
 
 
 def _operator(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
@@ -27,10 +29,11 @@ if not hasattr(torch.ops.arlow, "linear_product"):
 
 
 def takes_onednn(left: Tensor, right: Tensor) -> bool:
-    """Float32 on a CPU, outside autocast; oneDNN has no product of no rows."""
+    """Float32 on a CPU, outside autocast; not one row times a small matrix, nor no rows at all, which oneDNN refuses."""
     return (
         left.dtype == right.dtype == torch.float32
         and left.is_cpu
+        and (right.numel() >= SMALL or left.numel() > left.shape[-1])
         and HAS_ONEDNN
         and (torch.compiler.is_compiling() or (bool(torch.backends.mkldnn.enabled) and left.numel() > 0))
         and not torch.is_autocast_enabled("cpu")
