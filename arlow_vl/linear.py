@@ -29,7 +29,7 @@ if not hasattr(torch.ops.arlow, "linear_product"):
 
 
 def takes_onednn(left: Tensor, right: Tensor) -> bool:
-    """Float32 on a CPU, outside autocast; not one row times a small matrix, nor no rows at all, which oneDNN refuses."""
+    """Float32 on a CPU, outside autocast. Not one row times a small matrix; nor no rows, which oneDNN refuses."""
     return (
         left.dtype == right.dtype == torch.float32
         and left.is_cpu
