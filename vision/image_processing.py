@@ -22,7 +22,16 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from vision.picture_colours import ON_ITS_SIDE, TURNED_LEFT, TURNED_UP, WHITE, is_ready, strips_of, upright_rgb
+from vision.picture_colours import (
+    ON_ITS_SIDE,
+    STRIP_PIXELS,
+    TURNED_LEFT,
+    TURNED_UP,
+    WHITE,
+    is_ready,
+    strips_of,
+    upright_rgb,
+)
 from vision.picture_formats import read_header
 from vision.picture_header import PictureFault, PictureHeader, SplicedFile
 
@@ -32,7 +41,7 @@ MAX_CANVAS_PIXELS = 64_000_000
 MAX_GRID = 8  # rows, and columns, of tiles
 JPEG_SCALES = (8, 4, 2)  # that libjpeg decodes at without decoding more, the smallest picture first
 SCALED_MARGIN = 2  # a scaled picture is at least so many times as large on each side as what is made of it
-COPIED_PIXELS = 2**22  # up to this size a picture is copied, which lets go of its file and decoder
+COPIED_PIXELS = 2**22  # up to this size a picture is copied if that lets go of its file and decoder
 ROW_BYTES = 24  # that Pillow takes for each row beside its pixels
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, pixels
@@ -157,7 +166,8 @@ def _load(header: PictureHeader, limits: PictureLimits, scale: int) -> tuple[lis
         image.load()
         if not is_ready(image, header):
             return list(strips_of(image)), header
-        return [image if image.width * image.height > COPIED_PIXELS else image.copy()], header
+        holds_on = header.format != "JPEG" and image.width * image.height <= COPIED_PIXELS
+        return [image.copy() if holds_on else image], header
     except PictureFault:
         raise
     except UnidentifiedImageError as error:
@@ -275,12 +285,11 @@ class PictureTransform:
         """
         if canvas_width == picture.width:
             return self.resize(picture, picture.height, width)
-        narrow, top = Image.new("RGB", (width, picture.height)), 0
-        for strip in strips_of(picture):
-            canvas = Image.new("RGB", (canvas_width, strip.height), self.background)
-            canvas.paste(strip, ((canvas_width - picture.width) // 2, 0))
-            narrow.paste(self.resize(canvas, strip.height, width), (0, top))
-            top += strip.height
+        narrow, rows = Image.new("RGB", (width, picture.height)), max(1, STRIP_PIXELS // canvas_width)
+        strip = Image.new("RGB", (canvas_width, min(rows, picture.height)), self.background)
+        for top in range(0, picture.height, rows):
+            strip.paste(picture, ((canvas_width - picture.width) // 2, -top))
+            narrow.paste(self.resize(strip, strip.height, width), (0, top))
         return narrow
 
     def _fit_extent(self, picture: Image.Image, height: int, width: int, extent: Box) -> Image.Image:
