@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
@@ -22,7 +23,7 @@ from arlow_vl.loss import head_output
 from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel
 from vision.encoder import VisionEncoder
 from vision.image_processing import MAX_GRID
-from vision.projector import LinearProjector, MLPProjector, PerceiverResampler, Projector
+from vision.projector import LinearProjector, MLPProjector, PerceiverResampler, TileEmbedding
 
 logger = logging.get_logger(__name__)
 
@@ -35,8 +36,10 @@ class ArlowVLPreTrainedModel(ArlowPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, Projector):
-            module.reset_parameters()
+        if isinstance(module, TileEmbedding):
+            init.zeros_(module.weight)
+        elif isinstance(module, PerceiverResampler):
+            init.normal_(module.latents)
 
     def initialize_weights(self) -> None:
         """Also the encoder's tables that no checkpoint holds: `from_pretrained` builds on meta and loses them."""
@@ -190,6 +193,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
         self.model = ArlowVLModel(config)
         # The text model's class of head: another kernel would round its logits otherwise.
         self.lm_head = ArlowLinear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.generation_config.suppress_tokens = [config.image_token_id]  # no picture would stand for it
         self.post_init()
 
     @classmethod

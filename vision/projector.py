@@ -8,6 +8,13 @@ from torch.nn import functional as F
 PERCEIVER_DEPTH = 2
 
 
+class TileEmbedding(nn.Embedding):
+    """Starts at zero, so that a thumbnail alone is what it is without tiles."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+
+
 class Projector(nn.Module):
     """What the three kinds have in common: a learned place for the tiles of a picture.
 
@@ -15,18 +22,9 @@ class Projector(nn.Module):
         num_places: Tile ids that may come; 0: pictures have no tiles.
     """
 
-    num_latents: int | None = None
-    """Tokens that every picture has afterwards; None: as many as before."""
-
     def __init__(self, in_dim: int, num_places: int = 0) -> None:
         super().__init__()
-        self.tile_embedding = nn.Embedding(num_places, in_dim) if num_places else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Places start at zero, so that a thumbnail alone is what it is without tiles."""
-        if self.tile_embedding is not None:
-            nn.init.zeros_(self.tile_embedding.weight)
+        self.tile_embedding = TileEmbedding(num_places, in_dim) if num_places else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,17 +70,11 @@ class PerceiverResampler(Projector):
 
     def __init__(self, in_dim: int, out_dim: int, *, num_latents: int, num_heads: int, num_places: int = 0) -> None:
         super().__init__(in_dim, num_places)
-        self.num_latents = num_latents
         self.norm = nn.LayerNorm(in_dim)
         self.fc = nn.Linear(in_dim, out_dim)
         self.latents = nn.Parameter(torch.randn(num_latents, out_dim))
         self.layers = nn.ModuleList(PerceiverLayer(out_dim, num_heads) for _ in range(PERCEIVER_DEPTH))
         self.out_norm = nn.LayerNorm(out_dim)
-
-    def reset_parameters(self) -> None:
-        super().reset_parameters()
-        if hasattr(self, "latents"):
-            nn.init.normal_(self.latents)
 
     def forward(
         self, features: Float[Tensor, "tokens features"], lengths: Int[Tensor, " pictures"]
