@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from arlow_vl.configuration_arlow import ArlowConfig, ArlowVLConfig
@@ -148,7 +148,7 @@ def make_probes(text_config: ArlowConfig, config: Any) -> list[Probe]:
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, probe: Probe, *, look: bool = False, instead: dict | None = None) -> Tensor:
+def logits_of(model: Any, probe: Probe, *, look: bool = False, instead: dict | None = None) -> Tensor:
     """What the model makes of a probe: with its pictures where `look` is set, with other parameters `instead`."""
     settings = {"position_ids": probe.position_ids, "use_cache": False}
     if look:

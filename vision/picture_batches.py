@@ -1,6 +1,7 @@
 """Pictures together, whatever their sizes, as the encoder takes them: `pixel_values` and what tells them apart."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from PIL import Image
@@ -34,12 +35,14 @@ def pack_pictures(transform: PictureTransform, pictures: Sequence[Tensor | Tiles
     - native resolution: `pixel_values` (patches, values) and `image_grids` (pictures, 2).
     """
     if transform.max_tiles > 1:
+        tiled = cast(Sequence[Tiles], pictures)
         return {
-            "pixel_values": torch.cat([tiles.pixel_values for tiles in pictures]),
-            "tile_ids": torch.cat([tiles.tile_ids for tiles in pictures]),
-            "tiles_per_image": torch.tensor([len(tiles.tile_ids) for tiles in pictures]),
+            "pixel_values": torch.cat([tiles.pixel_values for tiles in tiled]),
+            "tile_ids": torch.cat([tiles.tile_ids for tiles in tiled]),
+            "tiles_per_image": torch.tensor([len(tiles.tile_ids) for tiles in tiled]),
         }
-    if transform.max_patches is not None:
-        patches, grids = patchify(pictures, transform.patch_size)
+    whole = cast(list[Tensor], list(pictures))
+    if transform.max_patches is not None and transform.patch_size is not None:
+        patches, grids = patchify(whole, transform.patch_size)
         return {"pixel_values": patches, "image_grids": grids}
-    return {"pixel_values": torch.stack(list(pictures))}
+    return {"pixel_values": torch.stack(whole)}

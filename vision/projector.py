@@ -22,6 +22,9 @@ class Projector(nn.Module):
         num_places: Tile ids that may come; 0: pictures have no tiles.
     """
 
+    norm: nn.LayerNorm
+    tile_embedding: TileEmbedding | None
+
     def __init__(self, in_dim: int, num_places: int = 0) -> None:
         super().__init__()
         self.tile_embedding = TileEmbedding(num_places, in_dim) if num_places else None
@@ -33,6 +36,7 @@ class Projector(nn.Module):
     def place(
         self, features: Float[Tensor, "tiles patches features"], tile_ids: Int[Tensor, " tiles"]
     ) -> Float[Tensor, "tiles patches features"]:
+        assert self.tile_embedding is not None
         return features + self.tile_embedding(tile_ids)[:, None].to(features.dtype)
 
 
@@ -116,5 +120,5 @@ class PerceiverLayer(nn.Module):
         return latents + self.fc2(F.gelu(self.fc1(self.mlp_norm(latents))))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        heads = (states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for states in (query, key, value))
-        return F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        query, key, value = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)

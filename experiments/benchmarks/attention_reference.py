@@ -87,6 +87,7 @@ def measured(
     hook.remove()
     text: dict[int, Tensor] = {}
     for batch, states in zip(batches, embedded, strict=True):
+        assert states.grad is not None
         text |= {n: states.grad[row, c : c + len(documents[n].tokens)] for n, (row, c) in batch.places.items()}
     return _outcome(logits, text, leaves, dict(model.named_parameters()))
 
