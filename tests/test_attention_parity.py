@@ -20,9 +20,9 @@ from experiments.benchmarks.attention_reference import HIDDEN, decoded, measured
 from tests.test_attention import reference_varlen
 
 HEAD_DIMS, KEY_SHARING = (64, 96, 128, 192, 256), (1, 3, 4, 8)
-# Over the largest entry, through two layers; some 5 times what a thousand layouts gave. Norms, gates, rotary angles and
-# the loss are float32 in a float64 model too.
-TOLERANCES = {torch.float64: 1e-5, torch.float32: 3e-5, torch.float16: 0.04, torch.bfloat16: 0.3}
+# Over the largest entry, through two layers; two to four times what 200 layouts gave (the benchmark attention_parity).
+# Norms, gates, rotary angles and the loss are float32 in a float64 model too.
+TOLERANCES = {torch.float64: 1e-5, torch.float32: 5e-5, torch.float16: 0.06, torch.bfloat16: 0.3}
 # Transformers' own SDPA under a name that Arlow does not take for its gate.
 AttentionInterface.register("transformers_sdpa", sdpa_attention_forward)
 AttentionMaskInterface.register("transformers_sdpa", sdpa_mask)
