@@ -73,10 +73,10 @@ class ArlowLinear(nn.Linear):
     """`nn.Linear`, on the faster kernel where there is one: same parameters, same results but for rounding."""
 
     def forward(self, input: Tensor) -> Tensor:
+        operands = _, weight, _ = input, self.weight, self.bias
         # A quantised or a sharded weight is a tensor of another type and brings kernels of its own.
-        if type(self.weight) is not nn.Parameter or not takes_onednn(input, self.weight):
-            return super().forward(input)
-        operands = input, self.weight, self.bias
+        if type(weight) is not nn.Parameter or not takes_onednn(input, weight):
+            return nn.functional.linear(*operands)
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands):
             return _OneDnnLinear.apply(*operands)
         return onednn_product(*operands)

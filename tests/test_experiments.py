@@ -17,9 +17,8 @@ READMES = [ROOT / "README.md", *sorted((ROOT / "experiments").rglob("README.md")
 def arlow_commands() -> list[str]:
     """Every `arlow` command line of the READMEs and of the recipes' headers."""
     lines = "\n".join(path.read_text() for path in [*READMES, *RECIPES])
-    found = re.findall(
-        r"(?:\.venv/bin/)?\barlow ((?:data|tokenizer|fit|caption|evaluate|report|image)\b[^`#\n]*)", lines
-    )
+    verbs = "data|tokenizer|fit|caption|evaluate|report|image|explain|checkpoint|verify-frozen|doctor"
+    found = re.findall(rf"(?:\.venv/bin/)?\barlow ((?:{verbs})\b[^`#\n]*)", lines)
     return sorted({command.strip() for command in found})
 
 

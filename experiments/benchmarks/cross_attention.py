@@ -60,7 +60,7 @@ def by_mllama(attention: MllamaTextCrossAttention, text: Tensor, encoder: Tensor
     """transformers' layer with the mask that its model makes of (rows, T, pictures, tiles)."""
     _, number = sees_number(len(encoder))
     sees = (number[:, None] == torch.arange(len(encoder)))[None, :, :, None].long()
-    mask, _ = _prepare_cross_attention_mask(sees, num_vision_tokens=PATCHES, dtype=text.dtype)
+    mask, _ = _prepare_cross_attention_mask(sees, num_vision_tokens=PATCHES, dtype=text.dtype)  # pyrefly: ignore[bad-argument-type]
     return attention(text, cross_attention_states=encoder.flatten(0, 1)[None], attention_mask=mask)[0]
 
 
@@ -70,7 +70,7 @@ def arlow_layer() -> ArlowGroupedCrossAttention:
 
 
 def mllama_layer() -> MllamaTextCrossAttention:
-    config = MllamaTextConfig(**SHAPE, cross_attention_layers=[0], attn_implementation="sdpa")
+    config = MllamaTextConfig(**SHAPE, cross_attention_layers=[0], attn_implementation="sdpa")  # pyrefly: ignore[unexpected-keyword]
     return MllamaTextCrossAttention(config, 0)
 
 

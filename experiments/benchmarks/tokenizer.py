@@ -6,6 +6,7 @@ The text is what every machine with Python has: the documentation of the languag
 modules of the standard library. One thread; the cases take turns. The ids are compared before anything is timed.
 """
 
+import argparse
 import os
 
 os.environ["RAYON_NUM_THREADS"] = "1"  # before `tokenizers` starts its threads
@@ -69,6 +70,7 @@ CALLS = {"document by document": encode_each, "a batch": encode_batch, "one long
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     documents = texts()
     with TemporaryDirectory() as folder:
         tokenizers = build(documents, Path(folder))

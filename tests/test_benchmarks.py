@@ -1,0 +1,62 @@
+"""The benchmarks measure what they say: the forms they compare compute the same."""
+
+import importlib
+
+import pytest
+import torch
+
+from experiments.benchmarks import cross_attention, packing
+from experiments.benchmarks.measure import Timings, alternate, table
+
+COMMANDS = ("attention", "attention_parity", "decoder", "low_precision", "tokenizer", "vision")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_benchmark_starts(name, monkeypatch, capsys):
+    module = importlib.import_module(f"experiments.benchmarks.{name}")
+    monkeypatch.setattr("sys.argv", [name, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        module.main()
+    assert stopped.value.code == 0 and "usage" in capsys.readouterr().out
+
+
+def test_ratios_are_of_neighbours_in_one_round():
+    timings = Timings({"ours": [1.0, 2.0, 4.0], "peer": [2.0, 2.0, 2.0]})
+    assert timings.ratios("ours", "peer") == [0.5, 1.0, 2.0]
+    assert timings.speed_over("ours", "peer")["median"] == 1.0
+
+
+def test_cases_take_turns():
+    order = []
+    alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2, warmup=1)
+    assert "".join(order) == "ab" + "abab"
+
+
+def test_a_table_is_markdown():
+    assert table(["x", "y"], [[1, 2]]) == "| x | y |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_packed_rows_hold_every_document_once_and_whole():
+    texts = packing.documents()
+    rows = packing.packed(texts)
+    starts = (rows["position_ids"] == 0).nonzero().tolist()
+    found = []
+    for row, start in starts:
+        ids = rows["input_ids"][row, start:]
+        length = next((i for i in range(1, len(ids)) if rows["position_ids"][row, start + i] == 0), len(ids))
+        found.append(tuple(ids[:length].tolist()))
+    assert sorted(x for x in found if x[0] != 3) == sorted(tuple(text.tolist()) for text in texts)
+
+
+def test_all_layouts_have_the_same_targets():
+    forms = packing.layouts()
+    counts = {name: sum(int((b["labels"][:, 1:] != -100).sum()) for b in form) for name, form in forms.items()}
+    assert len(set(counts.values())) == 1
+    assert packing.fill(forms["packed"]) > 0.9 > 0.5 > packing.fill(forms["padded"])
+
+
+def test_the_segment_table_and_the_dense_mask_compute_the_same(monkeypatch):
+    monkeypatch.setattr(cross_attention, "TEXT", 64)
+    monkeypatch.setattr(cross_attention, "PATCHES", 5)
+    torch.manual_seed(0)
+    assert cross_attention.largest_difference(4) < 1e-5
