@@ -14,20 +14,23 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import torch
+
     from arlow_vl.data.prompts import CAPTION_PROMPT, question_prompt
     from arlow_vl.evaluation.generation import complete_prompts
     from arlow_vl.evaluation.loading import load_vision_language_model
+    from arlow_vl.generation_arlow import select_pictures
     from vision.image_processing import read_picture
 
     pictures = [read_picture(path) for path in args.pictures]  # before any weight is read
     model, processor = load_vision_language_model(args.model)
     prompt = question_prompt(args.question) if args.question else CAPTION_PROMPT
-    pixel_values = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+    prepared = dict(processor.image_processor(pictures, return_tensors="pt"))
     completions = complete_prompts(
         model,
         processor.tokenizer,
         [prompt] * len(pictures),
-        lambda rows: {"pixel_values": pixel_values[rows]},
+        lambda rows: select_pictures(prepared, torch.arange(len(pictures))[rows]),
         max_new_tokens=args.max_new_tokens,
     )
     for path, completion in zip(args.pictures, completions, strict=True):
