@@ -20,9 +20,11 @@ def run(args: argparse.Namespace) -> None:
     from transformers.utils.import_utils import is_serve_available
 
     from arlow_vl.auto import ArlowForCausalLM
+    from arlow_vl.evaluation.loading import check_files
 
     if not is_serve_available():
         raise ValueError("serving needs fastapi, uvicorn and openai; pip install 'arlow-vl[serve]'")
+    check_files(args.model)
     architectures = transformers.AutoConfig.from_pretrained(args.model).architectures
     if architectures != [ArlowForCausalLM.__name__]:
         raise ValueError(f"{args.model} holds {architectures}; only text models (ArlowForCausalLM) can be served")

@@ -33,13 +33,18 @@ def load_text_model(folder: Path) -> tuple[Any, Any]:
     return load_weights(ArlowForCausalLM, folder), ArlowTokenizerFast.from_pretrained(folder)
 
 
+def check_files(folder: Path) -> None:
+    """Raises CheckpointError unless the folder holds a configuration and weights: no hub is asked for it."""
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file() and not (folder / f"{name}.index.json").is_file():
+            raise CheckpointError(f"{folder} holds no {name}; name the hf folder of a finished run (see `arlow fit`)")
+
+
 def check_model_type(folder: Path, expected: str) -> None:
     """Raises CheckpointError unless the folder's config.json is of the expected kind and its weights are there."""
     from transformers import PreTrainedConfig
 
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file() and not (folder / f"{name}.index.json").is_file():
-            raise CheckpointError(f"{folder} holds no {name}; name the hf folder of a finished run (see `arlow fit`)")
+    check_files(folder)
     model_type = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
     if model_type != expected:
         hint = " (a text run's hf folder holds a text model)" if model_type == "arlow" else ""

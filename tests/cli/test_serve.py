@@ -102,6 +102,12 @@ def test_a_vision_language_model_is_refused(small_config, tmp_path, capsys):
     assert "only text models" in capsys.readouterr().err
 
 
+@serving
+def test_a_folder_that_is_not_there_is_named(tmp_path, capsys):
+    assert main(["serve", str(tmp_path / "nowhere")]) == 4
+    assert "nowhere holds no config.json" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(is_serve_available(), reason="the extra `serve` is installed")
 def test_without_the_extra_the_message_names_it(tmp_path, capsys):
     assert main(["serve", str(tmp_path)]) == 2
