@@ -63,6 +63,14 @@ def refuse_unknown_keys(config: PreTrainedConfig, keys: Iterable[str]) -> None:
         raise ValueError(f"{type(config).__name__} has no field {key!r}; {suggestion(key, listed)}")
 
 
+def without_unknown_keys(config: PreTrainedConfig, saved: dict[str, Any]) -> dict[str, Any]:
+    """Only what `from_dict` takes: an attribute that was set later and is no field is left out, and told."""
+    for key in unknown_keys(config, saved):
+        logger.warning_once(f"{key!r} is no field of {type(config).__name__} and is not saved with it")
+        del saved[key]
+    return saved
+
+
 @strict
 class ArlowConfig(PreTrainedConfig):
     """The text decoder. The defaults are the published sizes, but for these deliberate deviations:
@@ -150,12 +158,7 @@ class ArlowConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Only what `from_dict` takes: an attribute that was set later and is no field is left out, and told."""
-        saved = super().to_dict()
-        for key in unknown_keys(self, saved):
-            logger.warning_once(f"{key!r} is no field of {type(self).__name__} and is not saved with it")
-            del saved[key]
-        return saved
+        return without_unknown_keys(self, super().to_dict())
 
     @property
     def cross_attention_layers(self) -> list[int]:
@@ -258,6 +261,9 @@ class ArlowVisionConfig(PreTrainedConfig):
         refuse_unknown_keys(self, kwargs)
         super().__post_init__(**kwargs)
 
+    def to_dict(self) -> dict[str, Any]:
+        return without_unknown_keys(self, super().to_dict())
+
     @property
     def max_tiles(self) -> int:
         """Tiles that a picture may have beside its thumbnail; 1: the thumbnail alone."""
@@ -294,6 +300,9 @@ class ArlowVLConfig(PreTrainedConfig):
         if self.projector_latents < 1:
             raise ValueError(f"projector_latents must be at least 1, got {self.projector_latents}")
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
+
+    def to_dict(self) -> dict[str, Any]:
+        return without_unknown_keys(self, super().to_dict())
 
     @property
     def image_token_id(self) -> int:

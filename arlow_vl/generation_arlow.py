@@ -26,6 +26,10 @@ class CrossAttentionCacheLayer(CacheLayerMixin):
     is_compileable = True  # of fixed shape until another picture comes
     is_croppable = True
     is_sliding = False
+    text_end = 0
+    """Where in the text the last call with pictures ended."""
+    ends_with_image: Tensor | None = None
+    """(B,) bool: the rows whose text ended with `<image>` there."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
@@ -37,6 +41,28 @@ class CrossAttentionCacheLayer(CacheLayerMixin):
         self.keys, self.values, self.lengths = key_states, value_states, lengths
         return key_states, value_states
 
+    def forget(self) -> None:
+        """The last pictures had no tokens: nothing is seen behind them."""
+        if self.is_initialized:
+            self.lengths = torch.zeros_like(self.lengths)
+
+    def take_turn(self, is_image: Tensor, is_text: Tensor, past: int) -> None:
+        """Text that comes with pictures behind `past` tokens; both are (B, T) bool.
+
+        Raises:
+            ValueError: a group of consecutive pictures would be parted, of which no token sees the whole.
+        """
+        rows = torch.arange(len(is_text), device=is_text.device)
+        first, last = is_text.int().argmax(1), is_text.shape[1] - 1 - is_text.flip(1).int().argmax(1)
+        if past and past == self.text_end and self.ends_with_image is not None:
+            parted = self.ends_with_image & is_image[rows, first]
+            if bool(parted.any()):
+                raise ValueError(
+                    f"row {parted.int().argmax().item()} begins with <image> and the text in the cache ends with one: "
+                    "pictures that follow each other are one group, so give their <image>s in one call"
+                )
+        self.text_end, self.ends_with_image = past + is_text.shape[1], is_image[rows, last]
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length(), 0
 
@@ -47,7 +73,7 @@ class CrossAttentionCacheLayer(CacheLayerMixin):
         return -1
 
     def reset(self) -> None:
-        self.keys = self.values = self.lengths = None
+        self.keys = self.values = self.lengths = self.ends_with_image = None
         self.is_initialized = False
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -65,6 +91,8 @@ class CrossAttentionCacheLayer(CacheLayerMixin):
         if self.is_initialized:
             indices = indices.to(self.keys.device)
             self.keys, self.values, self.lengths = (x[indices] for x in (self.keys, self.values, self.lengths))
+        if self.ends_with_image is not None:
+            self.ends_with_image = self.ends_with_image[indices.to(self.ends_with_image.device)]
 
 
 def cross_attention_caches(
@@ -84,6 +112,16 @@ def cross_attention_caches(
     return found
 
 
+def image_positions(
+    config: ArlowConfig, embed_tokens, input_ids: Tensor | None, inputs_embeds: Tensor | None
+) -> Tensor:
+    """(B, T) bool, True on `<image>` tokens; where embeddings came alone, on those that are the one of `<image>`."""
+    if inputs_embeds is None or input_ids is not None:
+        return input_ids == config.image_token_id
+    image = embed_tokens(torch.tensor([config.image_token_id], device=inputs_embeds.device))
+    return (inputs_embeds == image).all(-1)
+
+
 def select_pictures(pictures: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:
     """The picture inputs of some of the pictures, in that order, with their tiles, patches or encoder tokens."""
     counts = next((pictures[key] for key in COUNTS if key in pictures), None)
@@ -98,6 +136,11 @@ def select_pictures(pictures: dict[str, Tensor], order: Tensor) -> dict[str, Ten
     return selected
 
 
+def _is_empty(cache: Cache | PagedAttentionCache | None) -> bool:
+    """Of a cache that grows; asking a static one would wait for the device in every step."""
+    return isinstance(cache, Cache) and not cache.is_compileable and cache.get_seq_length() == 0
+
+
 class PictureGenerationMixin(GenerationMixin):
     """Generation whose picture inputs are lists of pictures, one for each `<image>`, not one for each row."""
 
@@ -106,9 +149,11 @@ class PictureGenerationMixin(GenerationMixin):
     ):
         """After the first step over a cache the pictures' keys are in it, and nothing is projected again.
 
-        A conversation that goes on over a cache may come with all its pictures or only with those of its new turns.
+        A conversation that goes on over a cache may come with all its pictures or only with those of its new turns. An
+        assistant model, for which transformers knows no first step, has pictures too while its cache is empty.
         transformers lets a model generate from `inputs_embeds` where it finds them named here.
         """
+        is_first_iteration = is_first_iteration or _is_empty(kwargs.get("cache"))
         if use_cache and not is_first_iteration:
             kwargs.update(dict.fromkeys(kwargs.keys() & set(PICTURE_INPUTS)))
         elif use_cache and inputs_embeds is None:
@@ -136,10 +181,16 @@ class PictureGenerationMixin(GenerationMixin):
         pictures = {key: model_kwargs.pop(key) for key in PICTURE_INPUTS if model_kwargs.get(key) is not None}
         if expand_size > 1 and pictures:
             if "encoder_hidden_states" not in pictures:
-                pictures = self.model.encode_pictures(**pictures)
-            image_token_id = self.config.get_text_config().image_token_id
-            per_row = (input_ids == image_token_id).sum(1)
-            order = torch.arange(int(per_row.sum()), device=input_ids.device).split(per_row.tolist())
+                pictures = self.model.encode_pictures(**pictures).decoder_inputs()
+            embeds = model_kwargs.get("inputs_embeds")
+            is_image = image_positions(
+                self.config.get_text_config(),
+                self.get_input_embeddings(),
+                input_ids if embeds is None else None,
+                embeds,
+            )
+            per_row = is_image.sum(1)
+            order = torch.arange(int(per_row.sum()), device=is_image.device).split(per_row.tolist())
             pictures = select_pictures(pictures, torch.cat([row for row in order for _ in range(expand_size)]))
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids, **model_kwargs

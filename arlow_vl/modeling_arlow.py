@@ -34,12 +34,18 @@ from .attention import (
 )
 from .checkpoint_checks import NamesDamagedFiles
 from .configuration_arlow import ArlowConfig
-from .generation_arlow import CrossAttentionCacheLayer, PictureGenerationMixin, cross_attention_caches
+from .generation_arlow import (
+    CrossAttentionCacheLayer,
+    PictureGenerationMixin,
+    cross_attention_caches,
+    image_positions,
+)
 from .input_checks import refuse_wrong_inputs, refuse_wrong_labels, refuse_wrong_layout
 from .layers_arlow import ArlowMLP, ArlowRMSNorm, ArlowRotaryEmbedding, apply_rotary, rotary_factors
 from .linear import ArlowLinear, make_plain
 from .loss import head_output
 from .segments import (
+    PADDING,
     SegmentMask,
     SegmentTable,
     build_segment_mask,
@@ -341,12 +347,12 @@ class ArlowModel(ArlowPreTrainedModel):
         caches = cross_attention_caches(cache, self.config, pictures_come=encoder_hidden_states is not None)
         image_lengths = None
         if encoder_hidden_states is not None:
-            self._check_pictures_can_be_read(input_ids, segments)
+            self._check_pictures_can_be_read()
             encoder_hidden_states, image_lengths = flatten_pictures(
                 encoder_hidden_states, encoder_attention_mask, encoder_lengths
             )
         if segments is None:
-            segments = self._segments(input_ids, position_ids, attention_mask, image_lengths, caches)
+            segments = self._segments(input_ids, inputs_embeds, position_ids, attention_mask, image_lengths, cache, caches)
         if self._runs_varlen(inputs_embeds, attention_mask, cache):
             kwargs["text_runs"] = TextRuns.of_documents(
                 document_ids(position_ids.expand(inputs_embeds.shape[:2]), attention_mask)
@@ -412,34 +418,43 @@ class ArlowModel(ArlowPreTrainedModel):
         dropout = self.layers[0].self_attn.dropout_now
         return takes_varlen(ARLOW_ATTENTION, inputs_embeds, self.config.head_dim, dropout)
 
-    def _check_pictures_can_be_read(self, input_ids: Tensor | None, segments: SegmentTable | None) -> None:
+    def _check_pictures_can_be_read(self) -> None:
         if not self.config.use_cross_attention:
             raise ValueError(
                 "this model was built with use_cross_attention False and cannot take encoder_hidden_states"
             )
-        if input_ids is None and segments is None:
-            raise ValueError(
-                "pictures are placed by the <image> tokens of input_ids; with inputs_embeds give segments "
-                "(SegmentTable.of_pairs)"
-            )
 
     def _segments(
-        self, input_ids, position_ids, attention_mask, image_lengths, caches
+        self, input_ids, inputs_embeds, position_ids, attention_mask, image_lengths, cache, caches
     ) -> SegmentTable | SegmentMask | None:
         """What the text of this call sees of the pictures in the cache and of this call's, whose (N,) lengths come."""
         cached = caches[0] if caches and caches[0].is_initialized else None
         if image_lengths is None:
             return None if cached is None else cached_segments(cached.lengths, cached.get_seq_length())
-        batch, width = input_ids.shape
+        batch, width, _ = inputs_embeds.shape
         text_mask = None if attention_mask is None or attention_mask.ndim != 2 else attention_mask[:, -width:]
+        is_image = image_positions(self.config, self.embed_tokens, input_ids, inputs_embeds)
+        if input_ids is None and int(is_image.sum()) != len(image_lengths):
+            raise ValueError(
+                f"{len(image_lengths)} pictures came, which are placed by the <image> tokens of the text, and "
+                f"{int(is_image.sum())} of inputs_embeds are the embedding of <image>; where embeddings were changed "
+                "with inputs_embeds give segments (SegmentTable.of_pairs)"
+            )
+        documents = document_ids(position_ids.expand(batch, width), text_mask)
+        if caches and not torch.compiler.is_compiling():
+            caches[0].take_turn(is_image, documents != PADDING, int(cache.get_seq_length()))
         build = build_segment_table if self.config.cross_attention_sees == "last_group" else build_segment_mask
-        return build(
-            input_ids == self.config.image_token_id,
-            document_ids(position_ids.expand(batch, width), text_mask),
+        segments = build(
+            is_image,
+            documents,
             image_lengths,
             cached_lengths=None if cached is None else cached.lengths,
             cached_width=0 if cached is None else cached.get_seq_length(),
         )
+        if segments.is_empty:
+            for layer in caches:
+                layer.forget()
+        return segments
 
 
 class ArlowForCausalLM(ArlowPreTrainedModel, PictureGenerationMixin):

@@ -3,14 +3,18 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPooling,
+    MultimodalBaseModelOutputWithPast,
+    MultimodalCausalLMOutputWithPast,
+)
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.deprecation import deprecate_kwarg
@@ -42,10 +46,13 @@ class ArlowVLPreTrainedModel(ArlowPreTrainedModel):
             init.normal_(module.latents)
 
     def initialize_weights(self) -> None:
-        """Also the encoder's tables that no checkpoint holds: `from_pretrained` builds on meta and loses them."""
+        """Also what of the encoder no checkpoint brought, and the tables that none holds: `from_pretrained` builds on
+        meta and loses them."""
         super().initialize_weights()
         for module in self.modules():
             if isinstance(module, VisionEncoder) and not next(module.parameters()).is_meta:
+                tensors = module.backbone.state_dict(keep_vars=True)
+                module.initialize([k for k, x in tensors.items() if not getattr(x, "_is_hf_initialized", False)])
                 module.init_non_persistent_buffers()
 
 
@@ -61,8 +68,9 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
             image_size=vision.input_size,
             prefix_tokens=vision.prefix_tokens,
         )
-        for module in self.vision.modules():
-            module._is_hf_initialized = True  # timm has initialised its own weights
+        for part in (*self.vision.modules(), *self.vision.state_dict(keep_vars=True).values()):
+            if not getattr(part, "is_meta", False):
+                part._is_hf_initialized = True  # timm has initialised its own weights
         self.projector = build_projector(config, self.vision.embed_dim)
         self.language_model = ArlowModel(config.text_config)
         self.post_init()
@@ -76,43 +84,45 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
     def encode_pictures(
         self,
         pixel_values: Float[Tensor, "_ 3 _ _"] | Float[Tensor, "_ _"] | None = None,
-        image_features: Float[Tensor, "tiles patches features"] | None = None,
+        image_features: Float[Tensor, "tiles patches features"] | Float[Tensor, "tokens features"] | None = None,
         tiles_per_image: Int[Tensor, " pictures"] | None = None,
         tile_ids: Int[Tensor, " tiles"] | None = None,
         image_grids: Int[Tensor, "pictures 2"] | None = None,
-    ) -> dict[str, Tensor]:
-        """What the decoder reads: `encoder_hidden_states` and, where pictures differ in length, `encoder_lengths`.
+        encoder_lengths: Int[Tensor, " pictures"] | None = None,
+    ) -> "EncodedPictures":
+        """What the encoder and the projector make of pictures.
 
         Args:
             pixel_values: Pictures or their tiles, picture after picture; or with `image_grids` the patches of pictures
                 in their native resolution.
-            image_features: What the encoder made of pictures or tiles, instead of pixels.
+            image_features: What the encoder made of pictures or tiles, instead of pixels; or with `encoder_lengths` its
+                tokens of pictures in their native resolution, one picture after another.
             tiles_per_image: How many of the tiles are of each picture; None: each is a picture.
             tile_ids: The place of each tile (`vision.tiling`); None: all are thumbnails.
             image_grids: Rows and columns of patches of each picture.
+            encoder_lengths: How many encoder tokens each picture has.
         """
         if (pixel_values is None) == (image_features is None):
             raise ValueError("give pixel_values or image_features (what the encoder made of them), not both")
-        dtype, lengths = self.projector.dtype, None
-        if image_grids is not None and pixel_values is not None and pixel_values.ndim == 2:
+        dtype = self.projector.dtype
+        if pixel_values is None:
+            features, lengths = image_features.to(dtype), encoder_lengths
+            _refuse_wrong_native("encoder_lengths", encoder_lengths, "image_features of tokens", features)
+        elif image_grids is not None and pixel_values.ndim == 2:
             features, lengths = self.vision.forward_native(pixel_values.to(dtype), image_grids)
-        elif image_grids is not None or (pixel_values is not None and pixel_values.ndim != 4):
-            raise ValueError(
-                "image_grids goes with pixel_values of packed patches (patches, values), and only with them"
-            )
         else:
-            features = image_features if pixel_values is None else self.vision(pixel_values.to(dtype))
-        features = features.to(dtype)
+            _refuse_wrong_native("image_grids", image_grids, "pixel_values of packed patches", pixel_values)
+            features, lengths = self.vision(pixel_values.to(dtype)), None
         if lengths is None:
             features = self._place_tiles(features, tile_ids)
             if tiles_per_image is not None:
                 features, lengths = _join_tiles(features, tiles_per_image)
         if not isinstance(self.projector, PerceiverResampler):
-            states = {"encoder_hidden_states": self.projector(features), "encoder_lengths": lengths}
-            return {key: value for key, value in states.items() if value is not None}
-        if lengths is None:
-            features, lengths = _join_tiles(features, torch.ones(len(features), dtype=torch.long))
-        return {"encoder_hidden_states": self.projector(features, lengths)}
+            return EncodedPictures(features, self.projector(features), lengths)
+        flat, counts = features, lengths
+        if counts is None:
+            flat, counts = _join_tiles(features, torch.ones(len(features), dtype=torch.long))
+        return EncodedPictures(features, self.projector(flat, counts), None)
 
     def _place_tiles(self, features: Tensor, tile_ids: Tensor | None) -> Tensor:
         if self.projector.tile_embedding is not None:
@@ -127,6 +137,7 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
         return features
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    @can_return_tuple
     def forward(
         self,
         input_ids: Int[Tensor, "batch text"] | None = None,
@@ -141,27 +152,58 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
         tile_ids: Tensor | None = None,
         image_grids: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
+        encoder_lengths: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPast:
-        """As `ArlowModel.forward`, with one picture for each `<image>` of `input_ids`, row by row.
+    ) -> MultimodalBaseModelOutputWithPast:
+        """As `ArlowModel.forward`, with one picture for each `<image>` of the text, row by row.
 
-        Pictures come as arguments of `encode_pictures`, or as what it made of them.
+        Pictures come as arguments of `encode_pictures`, or as what it made of them. `image_outputs` has what the
+        encoder gave as `last_hidden_state`, and what the decoder read of each picture as `pooler_output`.
         """
-        if encoder_hidden_states is not None:
-            kwargs["encoder_hidden_states"] = encoder_hidden_states
-        elif pixel_values is not None or image_features is not None:
-            kwargs |= self.encode_pictures(pixel_values, image_features, tiles_per_image, tile_ids, image_grids)
-        else:
+        pictures = None
+        states = {"encoder_hidden_states": encoder_hidden_states, "encoder_lengths": encoder_lengths}
+        if pixel_values is not None or image_features is not None:
+            if encoder_hidden_states is not None:
+                raise ValueError("give pictures or the encoder_hidden_states that were made of them, not both")
+            pictures = self.encode_pictures(
+                pixel_values, image_features, tiles_per_image, tile_ids, image_grids, encoder_lengths
+            )
+            states = pictures.decoder_inputs()
+        elif encoder_hidden_states is None:
             refuse_missing_pictures(self.config.text_config, input_ids, cache)
-        return self.language_model(
+        outputs = self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
+            **states,
             **kwargs,
         )
+        return MultimodalBaseModelOutputWithPast(
+            **outputs, image_outputs=None if pictures is None else pictures.image_outputs()
+        )
+
+
+class EncodedPictures(NamedTuple):
+    """Pictures on their way to the decoder."""
+
+    features: Tensor
+    """What the encoder gave, (pictures, P, F), or flat (K, F) where pictures differ in length."""
+    states: Tensor
+    """The same through the projector, in the decoder's width."""
+    lengths: Tensor | None
+    """(pictures,) int64: how many of the flat states are of each; None: they are not flat."""
+
+    def decoder_inputs(self) -> dict[str, Tensor]:
+        inputs = {"encoder_hidden_states": self.states, "encoder_lengths": self.lengths}
+        return {key: value for key, value in inputs.items() if value is not None}
+
+    def image_outputs(self) -> BaseModelOutputWithPooling:
+        of_pictures = self.states if self.lengths is None else self.states.split(self.lengths.tolist())
+        return BaseModelOutputWithPooling(last_hidden_state=self.features, pooler_output=of_pictures)
 
 
 def build_projector(config: ArlowVLConfig, in_dim: int) -> LinearProjector | MLPProjector | PerceiverResampler:
@@ -172,6 +214,11 @@ def build_projector(config: ArlowVLConfig, in_dim: int) -> LinearProjector | MLP
         return PerceiverResampler(in_dim, out_dim, num_latents=latents, num_heads=heads, num_places=num_places)
     kind = {"linear": LinearProjector, "mlp": MLPProjector}[config.projector]
     return kind(in_dim, out_dim, num_places=num_places)
+
+
+def _refuse_wrong_native(name: str, given: Tensor | None, values_name: str, values: Tensor) -> None:
+    if (given is not None) != (values.ndim == 2):
+        raise ValueError(f"{name} goes with {values_name}, of two axes, and only with them")
 
 
 def _join_tiles(features: Tensor, tiles_per_image: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,6 +234,8 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
     """Captions pictures and answers questions about them; without pictures, the text model that it was built from."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: ArlowVLConfig):
         super().__init__(config)
@@ -254,7 +303,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> CausalLMOutputWithPast:
+    ) -> MultimodalCausalLMOutputWithPast:
         """One picture for each `<image>`, row by row, as `ArlowVLModel.encode_pictures` takes them.
 
         `labels` and `skip_logits` are those of `ArlowForCausalLM.forward`.
@@ -276,9 +325,11 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
             tiles_per_image=tiles_per_image,
             tile_ids=tile_ids,
             image_grids=image_grids,
+            return_dict=True,
             **kwargs,
         )
-        return head_output(self, outputs, labels, logits_to_keep, skip_logits=skip_logits, **kwargs)
+        head = head_output(self, outputs, labels, logits_to_keep, skip_logits=skip_logits, **kwargs)
+        return MultimodalCausalLMOutputWithPast(**head, image_outputs=outputs.image_outputs)
 
     @torch.no_grad()
     def gate_openings(self) -> dict[int, tuple[float, float]]:

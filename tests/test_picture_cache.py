@@ -1,5 +1,6 @@
 """Pictures in the cache: static caches, both rules of sight, flat pictures, tables made by hand."""
 
+import copy
 import subprocess
 import sys
 import textwrap
@@ -164,7 +165,72 @@ def test_pictures_beside_embeddings_are_placed_by_a_table_made_by_hand(open_mode
     actual = open_model(inputs_embeds=embeds, encoder_hidden_states=picture, segments=segments).logits
     assert torch.equal(actual, expected)
     with pytest.raises(ValueError, match="with inputs_embeds give segments"):
-        open_model(inputs_embeds=embeds, encoder_hidden_states=picture)
+        open_model(inputs_embeds=embeds + 1, encoder_hidden_states=picture)
+
+
+def test_pictures_beside_embeddings_are_placed_by_those_of_image_tokens(model, batch):
+    input_ids, pictures = batch
+    embeds = model.get_input_embeddings()(input_ids)
+    expected = model(input_ids, encoder_hidden_states=pictures).logits
+    assert torch.equal(model(inputs_embeds=embeds, encoder_hidden_states=pictures).logits, expected)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generation_from_embeddings_with_pictures_equals_that_from_ids(model, batch, beams):
+    input_ids, pictures = batch
+    settings = {"encoder_hidden_states": pictures, "attention_mask": torch.ones_like(input_ids), "num_beams": beams}
+    settings |= {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
+    embeds = model.get_input_embeddings()(input_ids)
+    assert torch.equal(model.generate(inputs_embeds=embeds, **settings), model.generate(input_ids, **settings)[:, 12:])
+
+
+def test_an_assistant_sees_the_pictures_too(model, batch):
+    input_ids, pictures = batch[0][:1], batch[1][:3]
+    settings = {"encoder_hidden_states": pictures, "attention_mask": torch.ones_like(input_ids), "do_sample": False}
+    settings |= {"max_new_tokens": 8, "eos_token_id": None}
+    expected, assistant, calls = model.generate(input_ids, **settings), copy.deepcopy(model), []
+    assistant.model.layers[1].cross_block.attn.k_proj.register_forward_hook(lambda *_: calls.append(1))
+    assert torch.equal(model.generate(input_ids, **settings, assistant_model=assistant), expected)
+    assert len(calls) == 1
+
+
+def test_a_group_of_pictures_is_not_parted_by_the_end_of_a_call(model, batch):
+    input_ids, pictures = batch
+    with_the_rest = {"encoder_hidden_states": pictures[[1, 2, 3]]}
+    cache = model(input_ids[:, :3], encoder_hidden_states=pictures[:1], use_cache=True).cache
+    with pytest.raises(ValueError, match="row 0 begins with <image> and the text in the cache ends with one"):
+        model(input_ids[:, 3:], cache=cache, **with_the_rest)
+    cache = model(input_ids[:, :4], encoder_hidden_states=pictures[:2], use_cache=True).cache
+    expected = model(input_ids, encoder_hidden_states=pictures).logits[:, 4:]
+    rest = model(input_ids[:, 4:], cache=cache, encoder_hidden_states=pictures[2:]).logits
+    torch.testing.assert_close(rest, expected)
+
+
+def test_behind_a_word_or_in_another_row_a_picture_begins_a_group(model, batch):
+    input_ids, pictures = batch
+    input_ids = input_ids.clone()
+    input_ids[0, 3], input_ids[1, 3], input_ids[1, 4] = 30, IMAGE, 30
+    order = pictures[[0, 1, 2]]  # row 0 ends with one, row 1 begins with one
+    cache = model(input_ids[:, :3], encoder_hidden_states=pictures[:1], use_cache=True).cache
+    rest = model(input_ids[:, 3:], cache=cache, encoder_hidden_states=pictures[[1, 2]]).logits
+    torch.testing.assert_close(rest, model(input_ids, encoder_hidden_states=order).logits[:, 3:])
+    cache = model(input_ids[:1, :3], encoder_hidden_states=pictures[:1], use_cache=True).cache
+    model(text(1, 2), cache=cache)
+    assert model(torch.tensor([[IMAGE, 30]]), cache=cache, encoder_hidden_states=pictures[1:2]).logits.isfinite().all()
+
+
+def test_a_picture_without_tokens_is_seen_as_nothing_over_a_cache_too(small_config):
+    model = ArlowForCausalLM(small_config).eval()
+    open_gates(model)
+    input_ids, pictures = text(1, 9), torch.randn(2, 5, 64)
+    input_ids[0, 1] = input_ids[0, 5] = IMAGE
+    mask = torch.tensor([[1] * 5, [0] * 5])
+    cache = model(input_ids[:, :4], encoder_hidden_states=pictures[:1], use_cache=True).cache
+    empty = {"encoder_hidden_states": pictures[1:], "encoder_attention_mask": mask[1:]}
+    second = model(input_ids[:, 4:7], cache=cache, **empty).logits
+    third = model(input_ids[:, 7:], cache=cache).logits
+    whole = model(input_ids, encoder_hidden_states=pictures, encoder_attention_mask=mask).logits
+    torch.testing.assert_close(torch.cat([second, third], 1), whole[:, 4:])
 
 
 # Compiled code cannot be traced through the import hook that checks the tests' annotations: a process without it.

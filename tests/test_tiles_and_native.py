@@ -72,14 +72,14 @@ def test_the_decoder_reads_as_many_tokens_as_a_picture_has(build, pictures):
         model, processor = build(transform)
         inputs = processor.image_processor(pictures, return_tensors="pt")
         encoded = model.model.encode_pictures(**inputs)
-        assert encoded["encoder_lengths"].tolist() == lengths
-        assert len(encoded["encoder_hidden_states"]) == sum(lengths)
+        assert encoded.lengths.tolist() == lengths
+        assert len(encoded.states) == sum(lengths)
 
 
 def test_a_perceiver_makes_the_same_number_of_tokens_of_any_picture(build, pictures):
     model, processor = build("tiles", projector="perceiver", projector_latents=3)
     inputs = processor.image_processor(pictures, return_tensors="pt")
-    assert model.model.encode_pictures(**inputs)["encoder_hidden_states"].shape == (4, 3, 64)
+    assert model.model.encode_pictures(**inputs).states.shape == (4, 3, 64)
 
 
 def test_a_thumbnail_alone_is_what_it_is_without_tiles(build):

@@ -6,7 +6,8 @@ import pickle
 import struct
 import sys
 from collections import defaultdict
-from collections.abc import Set
+from collections.abc import Collection, Set
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ class VisionEncoder(nn.Module):
         self.has_fixed_size = bool(self.backbone.pretrained_cfg.get("fixed_input_size")) and not any_size
         self.patch_size = _patch_size(self.backbone)
         self.gives_map, self.num_patches, self.embed_dim = self._measure()
-        self.backbone = _create_backbone(timm_name, self.blocks, size, **any_size)
+        self._create_backbone = partial(_create_backbone, timm_name, self.blocks, size, **any_size)
+        self.backbone = self._create_backbone()
         self._checkpoints = False
 
     @property
@@ -143,6 +145,13 @@ class VisionEncoder(nn.Module):
 
     def train(self, mode: bool = True) -> "VisionEncoder":
         return super().train(mode and not self.is_frozen)
+
+    @torch.no_grad()
+    def initialize(self, names: Collection[str]) -> None:
+        """Gives these parameters and buffers of the backbone timm's own initial values."""
+        own, fresh = self.backbone.state_dict(), self._create_backbone().state_dict() if names else {}
+        for name in names:
+            own[name].copy_(fresh[name])
 
     def init_non_persistent_buffers(self) -> None:
         """Computes the tables that no checkpoint holds (rotary angles, relative positions).
