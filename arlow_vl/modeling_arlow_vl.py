@@ -2,6 +2,7 @@
 """Arlow with eyes: a timm encoder, a projector, and the decoder whose cross-attention blocks read what they give."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,9 +52,18 @@ class ArlowVLPreTrainedModel(ArlowPreTrainedModel):
         super().initialize_weights()
         for module in self.modules():
             if isinstance(module, VisionEncoder) and not next(module.parameters()).is_meta:
-                tensors = module.backbone.state_dict(keep_vars=True)
-                module.initialize([k for k, x in tensors.items() if not getattr(x, "_is_hf_initialized", False)])
+                module.initialize([name for name, tensor in _tensors(module.backbone) if not _has_values(tensor)])
                 module.init_non_persistent_buffers()
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Names as in state_dict, and those of tables that it leaves out; without what quantised layers add to it."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _has_values(tensor: Tensor) -> bool:
+    return getattr(tensor, "_is_hf_initialized", False)  # transformers' mark
 
 
 class ArlowVLModel(ArlowVLPreTrainedModel):
@@ -68,7 +78,7 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
             image_size=vision.input_size,
             prefix_tokens=vision.prefix_tokens,
         )
-        for part in (*self.vision.modules(), *self.vision.state_dict(keep_vars=True).values()):
+        for part in (*self.vision.modules(), *(tensor for _, tensor in _tensors(self.vision))):
             if not getattr(part, "is_meta", False):
                 part._is_hf_initialized = True  # timm has initialised its own weights
         self.projector = build_projector(config, self.vision.embed_dim)

@@ -6,16 +6,17 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.distributed import DistributedConfig
 
-from arlow_vl.modeling_arlow import ArlowForCausalLM
+import arlow_vl
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def results(model: ArlowForCausalLM, inputs: dict[str, torch.Tensor]) -> dict:
+def results(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict:
     with torch.no_grad():
         logits = model(**inputs).logits
     generated = model.generate(
@@ -30,7 +31,8 @@ def results(model: ArlowForCausalLM, inputs: dict[str, torch.Tensor]) -> dict:
 def main(folder: Path) -> None:
     saved = {}
     for case in sorted(path for path in folder.iterdir() if path.is_dir()):
-        model = ArlowForCausalLM.from_pretrained(case, distributed_config=DistributedConfig(tp_plan="auto")).eval()
+        model_class = getattr(arlow_vl, PreTrainedConfig.get_config_dict(case)[0]["architectures"][0])
+        model = model_class.from_pretrained(case, distributed_config=DistributedConfig(tp_plan="auto")).eval()
         computed = {name: results(model, inputs) for name, inputs in torch.load(case / "inputs.pt").items()}
         sharded = {name for name, parameter in model.named_parameters() if isinstance(parameter, DTensor)}
         saved[case.name] = {"computed": computed, "sharded": sharded}

@@ -143,3 +143,16 @@ def test_the_decoder_of_a_vision_language_model_is_quantised_too(small_config, t
     input_ids = text(1, 5)
     input_ids[0, 1] = small_config.image_token_id
     assert model(input_ids, pixel_values=torch.randn(1, 3, 160, 160)).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_an_encoder_keeps_its_weights_when_it_is_quantised(small_config, tmp_path, scheme):
+    """What quantised layers hold beside their weights is not taken for weights that the checkpoint lacks."""
+    vision_config = ArlowVisionConfig(timm_name="test_vit", image_size=32)
+    model = ArlowVLForConditionalGeneration(ArlowVLConfig(text_config=small_config, vision_config=vision_config))
+    model.eval().save_pretrained(tmp_path)
+    settings = {"device_map": "cpu", "quantization_config": SCHEMES[scheme]()}
+    loaded = ArlowVLForConditionalGeneration.from_pretrained(tmp_path, **settings).eval()
+    pictures = torch.randn(2, 3, 32, 32)
+    expected, tokens = (m.model.vision(pictures).flatten().float() for m in (model, loaded))
+    assert torch.corrcoef(torch.stack([expected, tokens]))[0, 1] > 0.99

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from arlow_vl.configuration_arlow import ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.modeling_arlow import ArlowForCausalLM
 from arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from tests.conftest import open_gates
+from vision.encoder import VisionEncoder
 
 IMAGE, SIZE = 7, 160
 
@@ -113,6 +115,40 @@ def test_tables_that_no_checkpoint_holds_are_computed_anew(small_config, tmp_pat
         assert torch.equal(model.get_buffer(name), loaded.get_buffer(name)), name
 
 
+@pytest.mark.parametrize("lacks", ["norm", ""], ids=["some", "all"])
+def test_what_a_checkpoint_lacks_of_the_encoder_gets_timms_initial_values(small_config, tmp_path, lacks):
+    """Left to itself, `from_pretrained` gives memory as it finds it."""
+    config = ArlowVLConfig(
+        text_config=small_config, vision_config=ArlowVisionConfig(timm_name="test_efficientnet", image_size=32)
+    )
+    model = ArlowVLForConditionalGeneration(config)
+    for name, tensor in model.model.vision.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.add_(torch.rand_like(tensor))
+        assert name.startswith("backbone.")
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    missing = {name for name in saved if ".vision." in name and lacks in name}
+    save_file({k: x for k, x in saved.items() if k not in missing}, tmp_path / "model.safetensors", {"format": "pt"})
+    loaded, report = ArlowVLForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert set(report["missing_keys"]) == missing
+    initial = {f"model.vision.{k}": x for k, x in VisionEncoder("test_efficientnet").state_dict().items()}
+    for name, tensor in loaded.state_dict().items():
+        if name in missing:
+            spreads = [float(x.float().std(correction=0)) for x in (tensor, initial[name])]
+            assert spreads[0] == pytest.approx(spreads[1], rel=0.5), name  # random, of one distribution
+            assert float(tensor.float().mean()) == pytest.approx(float(initial[name].float().mean()), abs=0.2), name
+        else:
+            assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+def test_the_output_tells_what_the_encoder_gave_and_what_the_decoder_read(model, inputs):
+    seen = model(**inputs).image_outputs
+    assert torch.equal(seen.last_hidden_state, model.model.vision(inputs["pixel_values"]))
+    assert torch.equal(seen.pooler_output, model.model.projector(seen.last_hidden_state))
+    assert model(inputs["input_ids"][1:2]).image_outputs is None
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_generation_with_pictures_projects_them_once(model, inputs, beams):
     open_gates(model)
@@ -141,6 +177,15 @@ def test_the_config_survives_the_trip_through_its_file(vision_config, small_conf
     loaded = ArlowVLConfig.from_pretrained(tmp_path)
     assert loaded.to_dict() == config.to_dict()
     assert loaded.get_text_config().hidden_size == 64
+
+
+@pytest.mark.parametrize("part", ["whole", "vision_config"])
+def test_an_attribute_that_is_no_field_is_not_saved(vision_config, small_config, tmp_path, part):
+    config = ArlowVLConfig(text_config=small_config, vision_config=vision_config)
+    (config if part == "whole" else config.vision_config).my_note = 1
+    config.save_pretrained(tmp_path)
+    assert "my_note" not in (tmp_path / "config.json").read_text()
+    ArlowVLConfig.from_pretrained(tmp_path)
 
 
 def test_gradients_reach_projector_and_gates_but_not_a_frozen_encoder(model, inputs):

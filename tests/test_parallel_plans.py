@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from arlow_vl.configuration_arlow import ArlowConfig
+from arlow_vl.configuration_arlow import ArlowConfig, ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.modeling_arlow import ArlowForCausalLM
+from arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from tests.conftest import open_gates
 from tests.tensor_parallel_rank import results
 from tests.test_modeling_arlow import text, text_with_pictures
@@ -72,21 +73,40 @@ def run_ranks(folder: Path, count: int) -> list[dict]:
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(count)]
 
 
+@pytest.fixture
+def seeing_model(small_config):
+    vision_config = ArlowVisionConfig(timm_name="test_vit", image_size=32)
+    model = ArlowVLForConditionalGeneration(ArlowVLConfig(text_config=small_config, vision_config=vision_config)).eval()
+    open_gates(model)
+    return model
+
+
+def test_a_model_with_eyes_shards_its_decoder_and_leaves_encoder_and_projector_whole(seeing_model, open_model):
+    decoder = {name.replace("model.", "model.language_model.", 1): way for name, way in open_model.tp_plan.items()}
+    assert seeing_model.tp_plan == decoder
+    assert set(seeing_model.tp_plan) <= {re.sub(r"\d+", "*", name) for name, _ in seeing_model.named_modules()}
+
+
 @pytest.mark.slow
-def test_two_processes_compute_what_one_does(small_config, tmp_path):
-    expected = {}
-    with_pictures = dict(zip(("input_ids", "encoder_hidden_states"), text_with_pictures(), strict=True))
+def test_two_processes_compute_what_one_does(small_config, seeing_model, tmp_path):
+    input_ids, states = text_with_pictures()
+    words = {"text": {"input_ids": text(2, 9)}}
+    models = {"seeing": seeing_model}
+    given = {"seeing": words | {"pictures": {"input_ids": input_ids, "pixel_values": torch.randn(len(states), 3, 32, 32)}}}
     for case, changes in {"cross": {}, "text": {"use_cross_attention": False}}.items():
-        model = ArlowForCausalLM(ArlowConfig.from_dict(small_config.to_dict() | changes)).eval()
-        open_gates(model)
+        models[case] = ArlowForCausalLM(ArlowConfig.from_dict(small_config.to_dict() | changes)).eval()
+        open_gates(models[case])
+        given[case] = words
+    given["cross"] = words | {"pictures": {"input_ids": input_ids, "encoder_hidden_states": states}}
+    expected = {}
+    for case, model in models.items():
         model.save_pretrained(tmp_path / case)
-        inputs = {"text": {"input_ids": text(2, 9)}} | ({"pictures": with_pictures} if case == "cross" else {})
-        torch.save(inputs, tmp_path / case / "inputs.pt")
-        expected[case] = {name: results(model, given) for name, given in inputs.items()}
+        torch.save(given[case], tmp_path / case / "inputs.pt")
+        expected[case] = {name: results(model, inputs) for name, inputs in given[case].items()}
 
     for rank in run_ranks(tmp_path, 2):
         for case, alone in expected.items():
-            blocks = {"self_attn", "mlp", "embed_tokens"} | ({"cross_block"} if case == "cross" else set())
+            blocks = {"self_attn", "mlp", "embed_tokens"} | ({"cross_block"} if case != "text" else set())
             assert blocks <= {part for name in rank[case]["sharded"] for part in name.split(".")}
             for name, computed in rank[case]["computed"].items():
                 assert torch.equal(computed["generated"], alone[name]["generated"])

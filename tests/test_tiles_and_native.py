@@ -76,6 +76,12 @@ def test_the_decoder_reads_as_many_tokens_as_a_picture_has(build, pictures):
         assert len(encoded.states) == sum(lengths)
 
 
+def test_the_output_has_what_was_read_of_each_picture(build, pictures):
+    model, processor = build("native")
+    seen = model(**batch_of(processor, pictures)).image_outputs
+    assert [len(states) for states in seen.pooler_output] == [16, 15, 16, 4]
+
+
 def test_a_perceiver_makes_the_same_number_of_tokens_of_any_picture(build, pictures):
     model, processor = build("tiles", projector="perceiver", projector_latents=3)
     inputs = processor.image_processor(pictures, return_tensors="pt")

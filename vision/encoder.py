@@ -148,9 +148,9 @@ class VisionEncoder(nn.Module):
 
     @torch.no_grad()
     def initialize(self, names: Collection[str]) -> None:
-        """Gives these parameters and buffers of the backbone timm's own initial values."""
+        """Gives these parameters and persistent buffers of the backbone timm's own initial values."""
         own, fresh = self.backbone.state_dict(), self._create_backbone().state_dict() if names else {}
-        for name in names:
+        for name in fresh.keys() & set(names):
             own[name].copy_(fresh[name])
 
     def init_non_persistent_buffers(self) -> None:
