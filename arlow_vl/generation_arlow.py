@@ -116,8 +116,9 @@ def image_positions(
     config: ArlowConfig, embed_tokens, input_ids: Tensor | None, inputs_embeds: Tensor | None
 ) -> Tensor:
     """(B, T) bool, True on `<image>` tokens; where embeddings came alone, on those that are the one of `<image>`."""
-    if inputs_embeds is None or input_ids is not None:
+    if input_ids is not None:
         return input_ids == config.image_token_id
+    assert inputs_embeds is not None
     image = embed_tokens(torch.tensor([config.image_token_id], device=inputs_embeds.device))
     return (inputs_embeds == image).all(-1)
 

@@ -352,7 +352,9 @@ class ArlowModel(ArlowPreTrainedModel):
                 encoder_hidden_states, encoder_attention_mask, encoder_lengths
             )
         if segments is None:
-            segments = self._segments(input_ids, inputs_embeds, position_ids, attention_mask, image_lengths, cache, caches)
+            segments = self._segments(
+                input_ids, inputs_embeds, position_ids, attention_mask, image_lengths, cache, caches
+            )
         if self._runs_varlen(inputs_embeds, attention_mask, cache):
             kwargs["text_runs"] = TextRuns.of_documents(
                 document_ids(position_ids.expand(inputs_embeds.shape[:2]), attention_mask)

@@ -92,7 +92,9 @@ def test_two_processes_compute_what_one_does(small_config, seeing_model, tmp_pat
     input_ids, states = text_with_pictures()
     words = {"text": {"input_ids": text(2, 9)}}
     models = {"seeing": seeing_model}
-    given = {"seeing": words | {"pictures": {"input_ids": input_ids, "pixel_values": torch.randn(len(states), 3, 32, 32)}}}
+    given = {
+        "seeing": words | {"pictures": {"input_ids": input_ids, "pixel_values": torch.randn(len(states), 3, 32, 32)}}
+    }
     for case, changes in {"cross": {}, "text": {"use_cross_attention": False}}.items():
         models[case] = ArlowForCausalLM(ArlowConfig.from_dict(small_config.to_dict() | changes)).eval()
         open_gates(models[case])

@@ -83,10 +83,10 @@ def write_text_checkpoint(folder: Path) -> Path:
     return folder
 
 
-def write_encoder_weights(path: Path) -> Path:
-    """Random weights of timm's smallest net that has batch norms, which must not move when frozen."""
+def write_encoder_weights(path: Path, timm_name: str = "test_efficientnet") -> Path:
+    """Random weights, by default of timm's smallest net that has batch norms, which must not move when frozen."""
     torch.manual_seed(0)
-    save_file(VisionEncoder("test_efficientnet").backbone.state_dict(), path)
+    save_file(VisionEncoder(timm_name).backbone.state_dict(), path)
     return path
 
 

@@ -111,8 +111,17 @@ class VisionEncoder(nn.Module):
         """The preprocessing by timm's data config, before which `settings`, fields of PictureTransform, go.
 
         Pictures in their native resolution (`max_patches`) have the encoder's patches unless `patch_size` is given.
+
+        Raises:
+            ValueError: native resolution for an encoder that takes pictures of one size, or without square patches.
         """
         if settings.get("max_patches") and settings.get("patch_size") is None:
+            if self.patch_size is None or self.has_fixed_size:
+                reason = "takes pictures of one size" if self.has_fixed_size else "has no square patches"
+                raise ValueError(
+                    f"{self.timm_name} {reason}, so pictures cannot keep their resolution; "
+                    "leave max_patches away or name a ViT"
+                )
             settings["patch_size"] = self.patch_size
         data_config = {key: self.data_config[key] for key in PictureTransform.DATA_CONFIG}
         return PictureTransform.from_dict(data_config | settings)

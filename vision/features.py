@@ -9,25 +9,27 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from vision.encoder import VisionEncoder
 from vision.image_processing import PictureError, PictureTransform
+from vision.picture_batches import pack_pictures, prepare_picture
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 256
-"""Pictures a file: a fill that is cut loses at most so many."""
+CHUNK, CHUNK_BYTES = 256, 64 * 2**20
+"""Pictures a file, fewer where so many would be larger: a fill that is cut loses at most so many."""
 BATCH, CPU_BATCH = 64, 4
-"""Pictures the encoder takes at once. On a CPU more leave the processor's cache: by 4, EfficientNet-Lite0 encodes 1.5
-times as many pictures a second as by 16."""
+"""Pictures or tiles the encoder takes at once. On a CPU more leave the processor's cache: by 4, EfficientNet-Lite0
+encodes 1.5 times as many pictures a second as by 16."""
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 STALE_SECONDS = 3600
 """Age at which a chunk half written is the remains of a process that was killed."""
@@ -37,6 +39,14 @@ class FeaturesError(ValueError):
     """Features that were asked for are not in the cache, or cannot be kept in it."""
 
     exit_code = 3
+
+
+class PictureFeatures(NamedTuple):
+    """What the encoder made of one picture."""
+
+    rows: Float[Tensor, "rows *tokens features"]
+    """(1, P, F) of a picture of one size, (tiles, P, F), or (P, F) in native resolution."""
+    tile_ids: Int[Tensor, " rows"] | None = None
 
 
 def encoder_fingerprint(encoder: VisionEncoder, transform: PictureTransform) -> str:
@@ -68,7 +78,7 @@ class FeatureCache:
         self.folder = folder / (fingerprint[:16] + ("" if dtype == torch.float16 else f"-{str(dtype)[6:]}"))
         self.fingerprint = fingerprint
         self.dtype = dtype
-        self.places: dict[str, tuple[Tensor, int]] = {}  # a chunk, mapped into memory, and the row in it
+        self.places: dict[str, PictureFeatures] = {}  # views into chunks that are mapped into memory
         self.damaged: dict[Path, str] = {}
         self._seen: set[Path] = set()
         self._open_chunks()
@@ -76,12 +86,31 @@ class FeatureCache:
     def __contains__(self, sha256: str) -> bool:
         return sha256 in self.places
 
-    def get(self, sha256s: Sequence[str]) -> Float[Tensor, "pictures patches features"]:
-        """Tokens in float32.
+    def get(self, sha256s: Sequence[str]) -> dict[str, Tensor]:
+        """The pictures one after another as picture inputs of the model, features in float32.
+
+        - one size: `image_features` (pictures, patches, features);
+        - tiles: `image_features` (tiles, patches, features), `tile_ids` and `tiles_per_image`;
+        - native resolution: `image_features` (tokens, features) and `encoder_lengths`.
 
         Raises:
             FeaturesError: a picture is not in the cache.
         """
+        self._refuse_absent(sha256s)
+        found = [self.places[sha256] for sha256 in sha256s]
+        inputs = {"image_features": torch.cat([picture.rows for picture in found]).float()}
+        lengths = torch.tensor([len(picture.rows) for picture in found])
+        if found[0].tile_ids is not None:
+            tile_ids = torch.cat([picture.tile_ids for picture in found if picture.tile_ids is not None])
+            return inputs | {"tile_ids": tile_ids, "tiles_per_image": lengths}
+        return inputs if found[0].rows.ndim == 3 else inputs | {"encoder_lengths": lengths}
+
+    def mean(self, sha256s: Sequence[str]) -> Float[Tensor, "pictures features"]:
+        """The mean of each picture's tokens. Raises FeaturesError likewise."""
+        self._refuse_absent(sha256s)
+        return torch.stack([self.places[sha256].rows.float().flatten(0, -2).mean(0) for sha256 in sha256s])
+
+    def _refuse_absent(self, sha256s: Sequence[str]) -> None:
         if absent := [sha256 for sha256 in sha256s if sha256 not in self.places]:
             reasons = [f"{path.name} {reason}" for path, reason in self.damaged.items()]
             others = {path.parent.name for path in self.folder.parent.glob("*/chunk-*")} - {self.folder.name}
@@ -91,8 +120,6 @@ class FeatureCache:
                 )
             what = f"{len(absent)} of {len(sha256s)} pictures ({absent[0][:12]} first) are not in {self.folder}"
             raise FeaturesError("; ".join([what, *reasons, "fill the cache with this encoder"]))
-        rows = [chunk[row] for chunk, row in (self.places[sha256] for sha256 in sha256s)]
-        return torch.stack(rows).float()
 
     def fill(
         self,
@@ -118,13 +145,11 @@ class FeatureCache:
         """
         if not encoder.is_frozen:
             raise ValueError("features of an encoder that is being trained cannot be cached; freeze it or do not cache")
-        if transform.max_tiles > 1 or transform.max_patches:
-            raise ValueError("features of tiles and of native resolution are not cached; leave the cache or them away")
         if encoder_fingerprint(encoder, transform) != self.fingerprint:
             raise FeaturesError(
                 f"{self.folder} is for another encoder or preprocessing than {encoder.timm_name} as given"
             )
-        self._check_room(encoder, count)
+        self._check_room(encoder, transform, count)
         for path, reason in self.damaged.items():
             logger.warning(f"{path} {reason}: its pictures are encoded again")
             path.unlink(missing_ok=True)
@@ -134,24 +159,31 @@ class FeatureCache:
 
         refused: dict[str, str] = {}
         done = 0
-        for group in _batched(pictures, CHUNK):
+        for group in _batched(pictures, self._pictures_of_chunk(encoder, transform)):
             self._open_chunks()
             wanted = {sha256: data for sha256, data in group if sha256 not in self.places}
-            tokens = dict(_encode(wanted, encoder, transform, refused, self.dtype))
-            if tokens:
-                self._write(tokens)
+            encoded = dict(_encode(wanted, encoder, transform, refused, self.dtype))
+            if encoded:
+                self._write(encoded)
             done += len(group)
             if on_progress:
                 on_progress(done, count)
         return refused
 
-    def _write(self, tokens: dict[str, Tensor]) -> None:
-        path = self.folder / f"chunk-{hashlib.sha256(''.join(tokens).encode()).hexdigest()[:16]}.safetensors"
-        metadata = {"fingerprint": self.fingerprint, "pictures": json.dumps(list(tokens))}
+    def _write(self, encoded: Mapping[str, PictureFeatures]) -> None:
+        path = self.folder / f"chunk-{hashlib.sha256(''.join(encoded).encode()).hexdigest()[:16]}.safetensors"
+        metadata = {"fingerprint": self.fingerprint, "pictures": json.dumps(list(encoded))}
+        found = list(encoded.values())
+        tensors = {
+            "features": torch.cat([picture.rows for picture in found]),
+            "lengths": torch.tensor([len(picture.rows) for picture in found]),
+        }
+        if found[0].tile_ids is not None:
+            tensors["tile_ids"] = torch.cat([picture.tile_ids for picture in found if picture.tile_ids is not None])
         partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
         try:
             with partial.open("wb") as file:
-                file.write(save({"features": torch.stack(list(tokens.values()))}, metadata))
+                file.write(save(tensors, metadata))
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -166,7 +198,8 @@ class FeatureCache:
     def _open(self, path: Path) -> None:
         try:
             with safe_open(path, "pt") as file:
-                metadata, features = file.metadata() or {}, file.get_tensor("features")
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file is no dict
         except FileNotFoundError:  # another process found it damaged
             return
         except SafetensorError as error:
@@ -176,10 +209,10 @@ class FeatureCache:
             self._seen.add(path)
         if metadata.get("fingerprint") != self.fingerprint:
             self.damaged[path] = f"is of another encoder (fingerprint {metadata.get('fingerprint')})"
-        elif features.dtype != self.dtype:
-            self.damaged[path] = f"holds {features.dtype}, not {self.dtype}"
+        elif tensors["features"].dtype != self.dtype:
+            self.damaged[path] = f"holds {tensors['features'].dtype}, not {self.dtype}"
         else:
-            self.places |= {sha256: (features, row) for row, sha256 in enumerate(json.loads(metadata["pictures"]))}
+            self.places |= zip(json.loads(metadata["pictures"]), _parted(tensors), strict=True)
 
     def _remove_remains(self) -> None:
         """Of processes that were killed while they wrote; those that live write within seconds."""
@@ -190,8 +223,14 @@ class FeatureCache:
             except FileNotFoundError:
                 continue
 
-    def _check_room(self, encoder: VisionEncoder, count: int) -> None:
-        needed = max(count - len(self.places), 0) * encoder.num_patches * encoder.embed_dim * self.dtype.itemsize
+    def _pictures_of_chunk(self, encoder: VisionEncoder, transform: PictureTransform) -> int:
+        most = transform.max_patches or encoder.num_patches * (transform.max_tiles + 1)
+        return max(1, min(CHUNK, CHUNK_BYTES // (most * encoder.embed_dim * self.dtype.itemsize)))
+
+    def _check_room(self, encoder: VisionEncoder, transform: PictureTransform, count: int) -> None:
+        """What is needed at least: one tile a picture, or one patch in native resolution."""
+        least = 1 if transform.max_patches else encoder.num_patches
+        needed = max(count - len(self.places), 0) * least * encoder.embed_dim * self.dtype.itemsize
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         if needed > free:
@@ -199,31 +238,55 @@ class FeatureCache:
             raise OSError(errno.ENOSPC, f"{room}; make room or name another folder")
 
 
+def _parted(tensors: Mapping[str, Tensor]) -> list[PictureFeatures]:
+    """The pictures of a chunk. One without lengths, as they once were written, has a row for each."""
+    features = tensors["features"]
+    lengths = tensors["lengths"].tolist() if "lengths" in tensors else [1] * len(features)
+    rows = features.split(lengths)
+    if "tile_ids" not in tensors:
+        return [PictureFeatures(picture) for picture in rows]
+    return [PictureFeatures(*picture) for picture in zip(rows, tensors["tile_ids"].split(lengths), strict=True)]
+
+
 def _encode(
-    wanted: dict[str, bytes],
+    wanted: Mapping[str, bytes],
     encoder: VisionEncoder,
     transform: PictureTransform,
     refused: dict[str, str],
     dtype: torch.dtype,
-) -> Iterator[tuple[str, Tensor]]:
+) -> Iterator[tuple[str, PictureFeatures]]:
     """The tokens of each usable picture; the others go to `refused`."""
-    weight = next(encoder.parameters())
-    for batch in _batched(wanted.items(), CPU_BATCH if weight.device.type == "cpu" else BATCH):
-        pixels: dict[str, Tensor] = {}
+    on_cpu = next(encoder.parameters()).device.type == "cpu"
+    for batch in _batched(wanted.items(), CPU_BATCH if on_cpu else BATCH):
+        prepared = {}
         for sha256, data in batch:
             try:
-                pixels[sha256] = transform.from_bytes(data, name=sha256[:12])
+                prepared[sha256] = prepare_picture(transform, data, name=sha256[:12])
             except PictureError as error:
                 refused[sha256] = error.reason
-        if not pixels:
+        if not prepared:
             continue
-        features = encoder(torch.stack(list(pixels.values())).to(weight)).cpu()
-        for sha256, tokens in zip(pixels, features, strict=True):
-            stored = tokens.to(dtype)
-            if not stored.isfinite().all():
-                largest = f"{encoder.timm_name} gives {tokens.abs().max():g} for picture {sha256[:12]}"
+        pictures = _features(encoder, pack_pictures(transform, list(prepared.values())))
+        for sha256, picture in zip(prepared, pictures, strict=True):
+            stored = picture._replace(rows=picture.rows.to(dtype))
+            if not stored.rows.isfinite().all():
+                largest = f"{encoder.timm_name} gives {picture.rows.abs().max():g} for picture {sha256[:12]}"
                 raise FeaturesError(f"{largest}, which {dtype} cannot hold; use dtype=torch.float32 or no cache")
             yield sha256, stored
+
+
+def _features(encoder: VisionEncoder, packed: Mapping[str, Tensor]) -> list[PictureFeatures]:
+    """Of pictures as `pack_pictures` gives them, on the CPU."""
+    weight = next(encoder.parameters())
+    pixel_values = packed["pixel_values"].to(weight)
+    if "image_grids" in packed:
+        tokens, lengths = encoder.forward_native(pixel_values, packed["image_grids"])
+        return [PictureFeatures(rows) for rows in tokens.cpu().split(lengths.tolist())]
+    at_once = CPU_BATCH if weight.device.type == "cpu" else BATCH
+    tensors = {"features": torch.cat([encoder(some).cpu() for some in pixel_values.split(at_once)])}
+    if "tile_ids" in packed:
+        tensors |= {"tile_ids": packed["tile_ids"], "lengths": packed["tiles_per_image"]}
+    return _parted(tensors)
 
 
 def _batched(items: Iterable, size: int) -> Iterator[list]:

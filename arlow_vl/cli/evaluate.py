@@ -10,6 +10,12 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--text-model", type=Path, help="the text model it was built from, to compare their text")
     parser.add_argument("--data", type=Path, default=Path("data"), help="what `arlow data fetch` wrote (default: data)")
     parser.add_argument("--features", type=Path, default=Path("data/features"), help="cache of encoder features")
+    parser.add_argument(
+        "--features-dtype",
+        choices=("float16", "bfloat16", "float32"),
+        default="float16",
+        help="as what they are kept, cache_dtype of the run's recipe (default: float16)",
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for predictions")
     parser.add_argument("--questions", type=int, help="ask only this many test questions, spread evenly (default: all)")
     parser.set_defaults(run=run)
@@ -18,5 +24,13 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.evaluation.evaluate import evaluate
 
-    evaluate(args.model, args.data, args.output, args.features, text_model=args.text_model, questions=args.questions)
+    evaluate(
+        args.model,
+        args.data,
+        args.output,
+        args.features,
+        features_dtype=args.features_dtype,
+        text_model=args.text_model,
+        questions=args.questions,
+    )
     print(f"`arlow report {args.output}` scores and shows them")

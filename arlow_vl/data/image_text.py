@@ -14,10 +14,11 @@ from torch import Tensor
 from arlow_vl.data.loader import Batch
 from arlow_vl.data.prompts import CAPTION_PROMPT, IGNORED, encode_example, encode_prompt, question_prompt
 from arlow_vl.data.shards import ShardSample, ShardScan
-from arlow_vl.errors import DataError
 from vision.encoder import VisionEncoder
 from vision.features import FeatureCache, encoder_fingerprint
-from vision.image_processing import PictureError, PictureTransform, decode_picture
+from vision.image_processing import PictureTransform
+from vision.picture_batches import pack_pictures, prepare_picture
+from vision.tiling import Tiles
 
 
 class Example(NamedTuple):
@@ -37,9 +38,10 @@ class Example(NamedTuple):
 class EncodedExample(NamedTuple):
     """An example as token ids; labels are -100 on the prompt."""
 
-    sample: ShardSample
     ids: list[int]
     labels: list[int]
+    picture: Any
+    """As the dataset's pictures prepare it."""
 
 
 def caption_examples(samples: Iterable[ShardSample]) -> list[Example]:
@@ -67,12 +69,59 @@ def with_room(examples: Iterable[Example], tokenizer, max_length: int) -> list[E
     return [example for example in examples if fits(example.prompt)]
 
 
+class DecodedPictures:
+    """Pixels, decoded from the shards for every batch."""
+
+    def __init__(self, transform: PictureTransform) -> None:
+        self.transform = transform
+
+    def prepare(self, sample: ShardSample) -> Tensor | Tiles:
+        """Raises PictureError, naming the sample."""
+        return prepare_picture(self.transform, sample.read_image(), name=sample.name)
+
+    def pack(self, prepared: Sequence[Any]) -> dict[str, Tensor]:
+        """The picture inputs of the model."""
+        return pack_pictures(self.transform, prepared)
+
+    def __call__(self, samples: Sequence[ShardSample]) -> dict[str, Tensor]:
+        return self.pack([self.prepare(sample) for sample in samples])
+
+
+class CachedPictures:
+    """What a frozen encoder made of the pictures, read from a cache that has been filled."""
+
+    def __init__(self, cache: FeatureCache, sha256_of: Mapping[tuple[Path, str], str]) -> None:
+        self.cache = cache
+        self.sha256_of = sha256_of  # by shard and key
+
+    def prepare(self, sample: ShardSample) -> str:
+        return self.sha256_of[sample.shard, sample.key]
+
+    def pack(self, prepared: Sequence[str]) -> dict[str, Tensor]:
+        return self.cache.get(prepared)
+
+    def __call__(self, samples: Sequence[ShardSample]) -> dict[str, Tensor]:
+        return self.pack([self.prepare(sample) for sample in samples])
+
+    def mean(self, samples: Sequence[ShardSample]) -> Float[Tensor, "pictures features"]:
+        """The mean of each picture's patch tokens."""
+        return self.cache.mean([self.prepare(sample) for sample in samples])
+
+
 class ImageTextDataset:
     """Examples `with_room`, encoded when asked for; special tokens that their text spells stay plain text."""
 
-    def __init__(self, examples: Sequence[Example], tokenizer, *, max_length: int) -> None:
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        tokenizer,
+        pictures: DecodedPictures | CachedPictures,
+        *,
+        max_length: int,
+    ) -> None:
         self.examples = examples
         self.tokenizer = tokenizer
+        self.pictures = pictures
         self.max_length = max_length
         digest = hashlib.sha256(repr((max_length, tokenizer.backend_tokenizer.to_str())).encode())
         for example in examples:
@@ -84,39 +133,13 @@ class ImageTextDataset:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> EncodedExample:
+        """Raises PictureError for a picture that cannot be used."""
         example = self.examples[index]
         ids, labels = encode_example(self.tokenizer, example.prompt, example.completion, self.max_length)
-        return EncodedExample(example.sample, ids, labels)
+        return EncodedExample(ids, labels, self.pictures.prepare(example.sample))
 
     def key(self, index: int) -> str:
         return self.examples[index].key
-
-
-class DecodedPictures:
-    """Pixels, decoded from the shards for every batch."""
-
-    def __init__(self, transform: PictureTransform) -> None:
-        self.transform = transform
-
-    def __call__(self, samples: Sequence[ShardSample]) -> dict[str, Float[Tensor, "pictures 3 height width"]]:
-        return {"pixel_values": torch.stack([self._pixels(sample) for sample in samples])}
-
-    def _pixels(self, sample: ShardSample) -> Float[Tensor, "3 height width"]:
-        try:
-            return self.transform(decode_picture(sample.read_image(), name=sample.name))
-        except PictureError as error:
-            raise DataError(f"{error} ({error.reason}); `arlow data verify` lists all such samples") from error
-
-
-class CachedPictures:
-    """What a frozen encoder made of the pictures, read from a cache that has been filled."""
-
-    def __init__(self, cache: FeatureCache, sha256_of: Mapping[tuple[Path, str], str]) -> None:
-        self.cache = cache
-        self.sha256_of = sha256_of  # by shard and key
-
-    def __call__(self, samples: Sequence[ShardSample]) -> dict[str, Float[Tensor, "pictures patches features"]]:
-        return {"image_features": self.cache.get([self.sha256_of[sample.shard, sample.key] for sample in samples])}
 
 
 def cache_pictures(
@@ -125,10 +148,11 @@ def cache_pictures(
     transform: PictureTransform,
     folder: Path,
     *,
+    dtype: torch.dtype = torch.float16,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CachedPictures:
     """Encodes what the cache lacks. Samples with an unusable picture become skipped ones of their scan."""
-    cache = FeatureCache(folder, encoder_fingerprint(encoder, transform))
+    cache = FeatureCache(folder, encoder_fingerprint(encoder, transform), dtype=dtype)
     sha256_of: dict[tuple[Path, str], str] = {}
 
     def pictures() -> Iterator[tuple[str, bytes]]:
@@ -170,7 +194,8 @@ class ImageTextCollate:
             "position_ids": _positions([[len(e.ids) for e in row] for row in packed], width),
             "labels": _joined([[e.labels for e in row] for row in packed], IGNORED, width),
             "num_tokens": sum(len(example.ids) for example in examples),
-            **self.pictures([example.sample for row in packed for example in row]),
+            "num_pictures": len(examples),
+            **self.pictures.pack([example.picture for row in packed for example in row]),
         }
 
 

@@ -8,11 +8,21 @@ the data are counted in here: no checkpoint ever meets an epoch's border.
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+
+from arlow_vl.errors import DataError
+from vision.image_processing import PictureError
+
+logger = logging.getLogger(__name__)
+
+TOLD = 5
+"""Unusable pictures of a source that are named when they are met; the others are counted."""
 
 Batch = dict[str, Any]
 Collate = Callable[[list[Any]], Batch]
@@ -20,7 +30,10 @@ Collate = Callable[[list[Any]], Batch]
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Items by index. `fingerprint` differs when any item does; `key(i)` names an item to people."""
+    """Items by index. `fingerprint` differs when any item does; `key(i)` names an item to people.
+
+    `__getitem__` may raise PictureError for an item whose picture cannot be used.
+    """
 
     fingerprint: str
 
@@ -41,6 +54,8 @@ class Source:
     """Where the items come from."""
     samples_per_batch: int
     """Items in each batch."""
+    max_bad: int = 0
+    """Pictures that may turn out unusable while a run goes on; one more ends it."""
 
     def __post_init__(self) -> None:
         if len(self.dataset) == 0:
@@ -50,19 +65,65 @@ class Source:
                 f"samples_per_batch of source {self.name} must be at least 1, got {self.samples_per_batch}"
             )
 
-    def read(self, indices: Sequence[int]) -> tuple[list[Any], list[str]]:
-        """Items and their keys."""
-        return [self.dataset[i] for i in indices], [f"{self.name}:{self.dataset.key(i)}" for i in indices]
+
+class Reader:
+    """Reads items of a source past those whose picture cannot be used, and keeps count of them."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.bad: dict[str, str] = {}
+        """The reason of each unusable picture, by its name."""
+
+    def read(self, indices: Iterable[int], *, stand_in: bool) -> tuple[list[Any], list[str]]:
+        """Items and their keys. For an unusable one the next usable item of the data set stands in, or none does.
+
+        Raises:
+            DataError: more pictures are unusable than the source allows, or all are.
+        """
+        dataset, items, keys = self.source.dataset, [], []
+        for index in indices:
+            others = range(len(dataset)) if stand_in else range(1)
+            for candidate in ((index + distance) % len(dataset) for distance in others):
+                try:
+                    items.append(dataset[candidate])
+                except PictureError as error:
+                    self._note(error)
+                    continue
+                keys.append(f"{self.source.name}:{dataset.key(candidate)}")
+                break
+        if stand_in and not items:
+            raise DataError(f"source {self.source.name}: no picture can be used, {self.summary()}")
+        return items, keys
+
+    def _note(self, error: PictureError) -> None:
+        if error.name in self.bad:
+            return
+        self.bad[error.name] = error.reason
+        if len(self.bad) > self.source.max_bad:
+            allowed = f"the limit is {self.source.max_bad:,} (max_bad_fraction)"
+            raise DataError(
+                f"{error} ({error.reason}); source {self.source.name}: {self.summary()}, {allowed}; "
+                "`arlow data verify` lists all such samples"
+            )
+        if len(self.bad) <= TOLD:
+            logger.warning(f"source {self.source.name}: {error} ({error.reason}); it is skipped")
+
+    def summary(self) -> str:
+        """`3 pictures skipped (truncated 2, corrupt 1)`."""
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in Counter(self.bad.values()).most_common())
+        return f"{len(self.bad):,} picture{'s' * (len(self.bad) != 1)} skipped ({reasons})"
 
 
 class ResumableLoader:
     """The batches of a whole run. Iterating goes on from the position, also after `load_state_dict`.
 
-    Sample p of a source is item `shuffled_order(...)[p % size]` of its epoch p // size.
+    Sample p of a source is item `shuffled_order(...)[p % size]` of its epoch p // size, or, where its picture is
+    unusable, the next usable item: batches keep their size, and depend on nothing but their position and the data.
     """
 
     def __init__(self, sources: Sequence[Source], collate: Collate, *, seed: int, num_batches: int) -> None:
         self.sources = _with_different_names(sources)
+        self.readers = {source.name: Reader(source) for source in self.sources}
         self.collate = collate
         self.seed = seed
         self.num_batches = num_batches
@@ -83,7 +144,7 @@ class ResumableLoader:
         """Batch number `position`, whatever was read before; its "keys" name the samples."""
         items, keys = [], []
         for source in self.sources:
-            some_items, some_keys = source.read(self.indices(source, position))
+            some_items, some_keys = self.readers[source.name].read(self.indices(source, position), stand_in=True)
             items += some_items
             keys += some_keys
         return {**self.collate(items), "keys": keys}
@@ -94,7 +155,8 @@ class ResumableLoader:
         return [int(shuffled_order(self.seed, source.name, p // size, size)[p % size]) for p in samples]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position, "fingerprint": self.fingerprint}
+        bad = {name: dict(reader.bad) for name, reader in self.readers.items()}
+        return {"position": self.position, "fingerprint": self.fingerprint, "bad": bad}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError for a state of other data, another seed or other batch sizes."""
@@ -109,6 +171,8 @@ class ResumableLoader:
                 f"the checkpoint's loader position is {position!r}, this run has {self.num_batches} batches"
             )
         self.position = position
+        for name, bad in state.get("bad", {}).items():
+            self.readers[name].bad = dict(bad)
 
 
 def _with_different_names(sources: Sequence[Source]) -> tuple[Source, ...]:
@@ -129,11 +193,12 @@ def shuffled_order(seed: int, name: str, epoch: int, size: int) -> np.ndarray:
 class SequentialLoader:
     """One pass in order over each source, in batches of its `samples_per_batch`; the same pass each time.
 
-    A batch holds samples of one source, named in batch["source"].
+    A batch holds samples of one source, named in batch["source"]. Samples with an unusable picture are left out.
     """
 
     def __init__(self, sources: Sequence[Source], collate: Collate, *, max_samples: int | None = None) -> None:
         self.sources = _with_different_names(sources)
+        self.readers = {source.name: Reader(source) for source in self.sources}
         self.collate = collate
         self.max_samples = max_samples
 
@@ -144,8 +209,10 @@ class SequentialLoader:
         for source in self.sources:
             size = self._size(source)
             for first in range(0, size, source.samples_per_batch):
-                items, keys = source.read(range(first, min(first + source.samples_per_batch, size)))
-                yield {**self.collate(items), "keys": keys, "source": source.name}
+                indices = range(first, min(first + source.samples_per_batch, size))
+                items, keys = self.readers[source.name].read(indices, stand_in=False)
+                if items:
+                    yield {**self.collate(items), "keys": keys, "source": source.name}
 
     def _size(self, source: Source) -> int:
         size = len(source.dataset)

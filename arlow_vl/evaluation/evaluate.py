@@ -7,9 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from arlow_vl.data.image_text import cache_pictures
 from arlow_vl.data.shards import ShardSample, ShardScan
-from arlow_vl.errors import CheckpointError
+from arlow_vl.errors import CheckpointError, DataError
 from arlow_vl.evaluation.held_out_text import compare_text, describe_text
 from arlow_vl.evaluation.loading import load_text_model, load_vision_language_model
 from arlow_vl.evaluation.results import write_json
@@ -31,7 +33,14 @@ SUMMARY = (
 
 
 def evaluate(
-    model_folder: Path, data: Path, output: Path, features: Path, *, text_model: Path | None, questions: int | None
+    model_folder: Path,
+    data: Path,
+    output: Path,
+    features: Path,
+    *,
+    features_dtype: str = "float16",
+    text_model: Path | None,
+    questions: int | None,
 ) -> None:
     """Writes predictions of the model and its controls, text.json and meta.json into `output`.
 
@@ -49,10 +58,21 @@ def evaluate(
     test_pictures = {sample.name: sample for sample, _ in asked}
     samples = [*(s for split in captions.values() for s in split), *test_pictures.values()]
     transform = processor.image_processor.transform
-    progress = print_progress("encoder features")
+    scan = ShardScan(samples=samples)
     pictures = cache_pictures(
-        [ShardScan(samples=samples)], model.model.vision, transform, features, on_progress=progress
+        [scan],
+        model.model.vision,
+        transform,
+        features,
+        dtype=getattr(torch, features_dtype),
+        on_progress=print_progress("encoder features"),
     )
+    if scan.skipped:
+        reason, example = next(iter(scan.examples.items()))
+        raise DataError(
+            f"{scan.skipped.total():,} pictures cannot be used, {example} first ({reason}); scores leave none out: "
+            "mend the shards (`arlow data verify` lists them)"
+        )
     seconds["encoder features"] = time.monotonic() - start
 
     evaluation = Evaluation(model, processor.tokenizer, pictures, output)
@@ -88,8 +108,6 @@ def compare_with_text_model(model: Any, tokenizer: Any, folder: Path, data: Path
 
 def describe(model_folder: Path, model: Any, samples: list[ShardSample]) -> dict[str, Any]:
     """What the report says about how the numbers came to be."""
-    import torch
-
     weights = hashlib.sha256((model_folder / "model.safetensors").read_bytes()).hexdigest()
     sources = sorted({(s.fields.get("source", "?"), s.fields.get("license", "?")) for s in samples})
     openings = model.gate_openings().items()

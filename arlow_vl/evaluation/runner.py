@@ -118,7 +118,7 @@ class Evaluation:
     def pooled(self, samples: Sequence[ShardSample]) -> np.ndarray:
         """(samples, features) float32: the mean of each picture's patch tokens."""
         chunks = (samples[i : i + PICTURES_AT_ONCE] for i in range(0, len(samples), PICTURES_AT_ONCE))
-        return np.concatenate([self.pictures(chunk)["image_features"].mean(1).numpy() for chunk in chunks])
+        return np.concatenate([self.pictures.mean(chunk).numpy() for chunk in chunks])
 
 
 def with_one_question(sample: ShardSample, entry: dict) -> ShardSample:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from arlow_vl.configuration_arlow import ArlowConfig, ArlowVisionConfig
 from arlow_vl.data.image_text import CachedPictures, DecodedPictures, cache_pictures
 from arlow_vl.errors import CheckpointError
@@ -17,6 +19,7 @@ from arlow_vl.training.modules import ImageTextModule, StageModule, TextModule
 from arlow_vl.training.progress import FillProgress
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe, VisionConfig
 from vision.encoder import VisionEncoder, load_encoder_weights
+from vision.image_processing import PictureTransform
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,20 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
     scans = scan_sources(recipe)
     model = build_model_with_eyes(recipe)
     encoder = model.model.vision
-    image_processor = ArlowImageProcessor(data_config_of(recipe.vision, encoder))
-    transform = image_processor.transform
+    transform = encoder.picture_transform(**data_config_of(recipe.vision, encoder), **recipe.vision.picture_options)
     model.config.vision_config.transform = transform.to_dict()
+    image_processor = ArlowImageProcessor.of_model(model.config)
     pictures: DecodedPictures | CachedPictures = DecodedPictures(transform)
     if recipe.cache_features:
         encoder.requires_grad_(False).eval()
-        pictures = cache_pictures(scans, encoder, transform, recipe.cache_features, on_progress=FillProgress())
+        pictures = cache_pictures(
+            scans,
+            encoder,
+            transform,
+            recipe.cache_features,
+            dtype=getattr(torch, recipe.cache_dtype),
+            on_progress=FillProgress(),
+        )
     report_scans(recipe, scans)
     data = ImageTextData(recipe, scans, tokenizer, pictures)
     return Stage(ImageTextModule(model, recipe), data, (model, ArlowProcessor(image_processor, tokenizer)))
@@ -69,23 +79,35 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
 
 def build_model_with_eyes(recipe: ImageTextRecipe) -> ArlowVLForConditionalGeneration:
     vision = recipe.vision
-    vision_config = ArlowVisionConfig(timm_name=vision.timm_name, blocks=vision.blocks, image_size=vision.image_size)
-    model = ArlowVLForConditionalGeneration.from_text_checkpoint(recipe.text_checkpoint, vision_config)
+    vision_config = ArlowVisionConfig(
+        timm_name=vision.timm_name,
+        blocks=vision.blocks,
+        image_size=vision.image_size,
+        prefix_tokens=vision.prefix_tokens,
+        transform=vision.picture_options,
+    )
+    model = ArlowVLForConditionalGeneration.from_text_checkpoint(
+        recipe.text_checkpoint,
+        vision_config,
+        projector=vision.projector,
+        projector_latents=vision.projector_latents,
+    )
     load_encoder_weights(model.model.vision, vision.weights)
     return model
 
 
 def data_config_of(vision: VisionConfig, encoder: VisionEncoder) -> dict[str, Any]:
-    """timm's data config, or the one in the JSON file beside the weights where they were trained with another."""
+    """What of timm's data config the JSON file beside the weights says otherwise, as they were trained with another."""
     beside = vision.weights.with_suffix(".json")
     if not beside.is_file():
-        return encoder.data_config
+        return {}
     facts = json.loads(beside.read_text())
     if facts.get("timm_name", vision.timm_name) != vision.timm_name:
         raise ValueError(
             f"vision.weights are those of {facts['timm_name']}, but vision.timm_name is {vision.timm_name}"
         )
-    return encoder.data_config | facts.get("data_config", {}) | {"input_size": encoder.data_config["input_size"]}
+    config = facts.get("data_config", {})
+    return {key: config[key] for key in PictureTransform.DATA_CONFIG if key in config and key != "input_size"}
 
 
 def load_tokenizer(folder: Path) -> ArlowTokenizerFast:

@@ -40,6 +40,12 @@ class StageData(LightningDataModule):
     def val_dataloader(self) -> SequentialLoader:
         return self.validation
 
+    def report_bad_pictures(self) -> None:
+        """Says how many pictures turned out unusable while the run went on, by reason."""
+        for reader in (*self.training.readers.values(), *self.validation.readers.values()):
+            if reader.bad:
+                print(f"source {reader.source.name}: {reader.summary()}", file=sys.stderr)
+
 
 class TextData(StageData):
     """Packed rows of the recipe's two text files."""
@@ -69,20 +75,31 @@ class ImageTextData(StageData):
     ) -> None:
         configs = [*recipe.sources, *recipe.validation_sources]
         sources = [
-            _source(config, scan, tokenizer, recipe.max_length) for config, scan in zip(configs, scans, strict=True)
+            _source(config, scan, tokenizer, pictures, recipe) for config, scan in zip(configs, scans, strict=True)
         ]
         training, validation = sources[: len(recipe.sources)], sources[len(recipe.sources) :]
         super().__init__(recipe, training, validation, ImageTextCollate(pictures, pad_token_id=tokenizer.pad_token_id))
 
 
-def _source(config: SourceConfig, scan: ShardScan, tokenizer, max_length: int) -> Source:
+def _source(
+    config: SourceConfig,
+    scan: ShardScan,
+    tokenizer,
+    pictures: DecodedPictures | CachedPictures,
+    recipe: ImageTextRecipe,
+) -> Source:
     examples = EXAMPLES[config.kind](scan.samples)
-    kept = with_room(examples, tokenizer, max_length)
+    kept = with_room(examples, tokenizer, recipe.max_length)
     if len(kept) < len(examples):
-        too_long = f"{len(examples) - len(kept):,} prompts fill max_length {max_length} and are left out"
+        too_long = f"{len(examples) - len(kept):,} prompts fill max_length {recipe.max_length} and are left out"
         print(f"source {config.name}: {too_long}", file=sys.stderr)
-    dataset = ImageTextDataset(kept, tokenizer, max_length=max_length)
-    return Source(name=config.name, dataset=dataset, samples_per_batch=config.samples_per_batch)
+    bad = scan.skipped.total()
+    return Source(
+        name=config.name,
+        dataset=ImageTextDataset(kept, tokenizer, pictures, max_length=recipe.max_length),
+        samples_per_batch=config.samples_per_batch,
+        max_bad=max(0, int(recipe.max_bad_fraction * (bad + len(scan.samples))) - bad),
+    )
 
 
 def scan_sources(recipe: ImageTextRecipe) -> list[ShardScan]:

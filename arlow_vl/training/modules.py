@@ -15,7 +15,7 @@ from arlow_vl.training.optimizers import build_optimizer, build_schedule
 from arlow_vl.training.recipe import Recipe, first_difference, to_plain
 from arlow_vl.training.stages import apply_policy, component_of, set_modes
 
-NOT_FOR_THE_MODEL = ("keys", "source", "num_tokens")
+NOT_FOR_THE_MODEL = ("keys", "source", "num_tokens", "num_pictures")
 
 
 @dataclass
@@ -37,7 +37,7 @@ class StepRecord:
         self.losses.append(loss)
         self.keys += batch["keys"]
         self.tokens += batch.get("num_tokens", batch["input_ids"].numel())
-        self.pictures += len(batch.get("pixel_values", batch.get("image_features", ())))
+        self.pictures += batch.get("num_pictures", 0)
 
 
 class StageModule(LightningModule):

@@ -114,16 +114,34 @@ class TextRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """The picture encoder."""
+    """What the model sees with: an encoder, the form in which pictures reach it, and a projector."""
 
     timm_name: str
     """Name of a timm model."""
     weights: Path
-    """Its weights, safetensors with timm's names."""
-    image_size: int = 224
-    """Height and width of the encoder's input, pixels."""
+    """Its weights with timm's names: safetensors, or a state dict of `torch.save`."""
+    image_size: int | list[int] = 224
+    """Height and width of the encoder's input, pixels; one number for both."""
     blocks: list[int] | None = None
     """Blocks whose patch tokens are read, joined; null: the last."""
+    prefix_tokens: bool = False
+    """Whether the decoder reads the encoder's class and register tokens too."""
+    max_tiles: int = 1
+    """Tiles of image_size that a large picture is cut into beside its thumbnail, at most; 1: the thumbnail alone."""
+    max_patches: int | None = None
+    """Patches of a picture in its own aspect and resolution, at most; null: every picture has image_size."""
+    scaled_decoding: bool = False
+    """Whether large JPEGs are decoded at a fraction of their scale: many times faster, not quite the same pixels."""
+    projector: Literal["linear", "mlp", "perceiver"] = "mlp"
+    """What brings patch tokens to the decoder's width; a perceiver makes as many tokens of any picture."""
+    projector_latents: int = 64
+    """Tokens that a perceiver makes of a picture."""
+
+    @property
+    def picture_options(self) -> dict[str, Any]:
+        """Options of PictureTransform."""
+        names = ("max_tiles", "max_patches", "scaled_decoding")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,10 +182,13 @@ class ImageTextRecipe:
     """Optimizer and learning rate."""
     cache_features: Path | None = None
     """Folder in which the frozen encoder's patch tokens are kept; null: encode in every step."""
+    cache_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """As what they are kept: bfloat16 for tokens that float16 cannot hold, float32 for the losses without a cache."""
     max_length: int = 128
     """Most tokens of an example, prompt included."""
     max_bad_fraction: float = 0.1
-    """Largest share of unusable samples; over it the run does not start."""
+    """Largest share of unusable samples, which are skipped and counted by reason; over it the run does not start, or
+    ends where pictures are decoded on the way (no cache). 0: none may be."""
 
     def __post_init__(self) -> None:
         check_policy_words(self.policy)

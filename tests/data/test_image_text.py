@@ -1,5 +1,6 @@
 """Captions and questions out of real shards, as the batches that the model takes."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from arlow_vl.data.image_text import (
     question_examples,
     with_room,
 )
+from arlow_vl.data.loader import ResumableLoader, SequentialLoader, Source
 from arlow_vl.data.prompts import CAPTION_PROMPT, encode_prompt
 from arlow_vl.data.shards import scan_shards
 from arlow_vl.errors import DataError
@@ -41,8 +43,13 @@ def scan():
     return scan_shards([SAMPLES / "captions" / "train-000000.tar"])
 
 
-def dataset(examples, max_length: int = 64) -> ImageTextDataset:
-    return ImageTextDataset(examples, tiny_tokenizer(), max_length=max_length)
+@pytest.fixture
+def dataset(transform):
+    def dataset(examples, max_length: int = 64, pictures=None) -> ImageTextDataset:
+        pictures = pictures or DecodedPictures(transform)
+        return ImageTextDataset(examples, tiny_tokenizer(), pictures, max_length=max_length)
+
+    return dataset
 
 
 def spoil(scan, index: int):
@@ -51,12 +58,12 @@ def spoil(scan, index: int):
     return scan.samples[index]
 
 
-def test_a_caption_follows_its_picture(scan):
+def test_a_caption_follows_its_picture(scan, dataset):
     item = dataset(caption_examples(scan.samples))[0]
     assert tiny_tokenizer().decode(item.ids) == f"<|startoftext|><image> {scan.samples[0].text}<|endoftext|>"
 
 
-def test_every_question_is_an_example_with_a_key_of_its_own(scan):
+def test_every_question_is_an_example_with_a_key_of_its_own(scan, dataset):
     questions = [entry for sample in scan.samples for entry in sample.fields["questions"]]
     examples = dataset(question_examples(scan.samples))
     assert len(examples) == len(questions)
@@ -65,7 +72,7 @@ def test_every_question_is_an_example_with_a_key_of_its_own(scan):
     assert f"Question: {questions[0]['question']}\nAnswer: {questions[0]['answer']}<|endoftext|>" in text
 
 
-def test_the_fingerprint_tells_other_texts_and_lengths(scan):
+def test_the_fingerprint_tells_other_texts_and_lengths(scan, dataset):
     captions = caption_examples(scan.samples)
     same, shorter, fewer = dataset(captions), dataset(captions, 32), dataset(captions[1:])
     changed = dataset([captions[0]._replace(completion=" other"), *captions[1:]])
@@ -74,7 +81,7 @@ def test_the_fingerprint_tells_other_texts_and_lengths(scan):
 
 
 @pytest.fixture
-def items(scan) -> list:
+def items(scan, dataset) -> list:
     """Captions and questions of different lengths."""
     data = dataset(caption_examples(scan.samples[:4]) + question_examples(scan.samples[4:7]))
     return [data[i] for i in range(len(data))]
@@ -105,7 +112,7 @@ def test_padding_is_a_document_that_is_not_learnt(items, transform):
     assert all(set(ids) == {PAD} and set(labels) == {-100} for ids, labels in padding)
 
 
-def test_pictures_come_in_the_order_of_their_tokens(scan, transform):
+def test_pictures_come_in_the_order_of_their_tokens(scan, transform, dataset):
     data = dataset([Example(scan.samples[n], CAPTION_PROMPT, " cat" * (3 * n % 7)) for n in range(7)])
     batch = ImageTextCollate(DecodedPictures(transform), pad_token_id=PAD)([data[n] for n in range(7)])
     by_length = {len(data[n].ids): scan.samples[n] for n in range(7)}
@@ -147,10 +154,74 @@ def test_a_bad_picture_is_skipped_and_counted_when_the_cache_is_filled(scan, enc
     assert len(pictures(scan.samples)["image_features"]) == count - 1
 
 
-def test_without_a_cache_a_bad_picture_is_an_error_that_names_it(scan, transform):
+def batches_of(scan, dataset, *, max_bad: int, samples_per_batch: int = 4, num_batches: int = 30) -> ResumableLoader:
+    source = Source(
+        name="captions",
+        dataset=dataset(caption_examples(scan.samples)),
+        samples_per_batch=samples_per_batch,
+        max_bad=max_bad,
+    )
+    collate = ImageTextCollate(source.dataset.pictures, pad_token_id=PAD)
+    return ResumableLoader([source], collate, seed=0, num_batches=num_batches)
+
+
+def test_where_none_may_be_bad_a_bad_picture_is_an_error_that_names_it(scan, dataset):
     bad = spoil(scan, 2)
-    with pytest.raises(DataError, match=rf"{bad.name}: .*arlow data verify"):
-        DecodedPictures(transform)([bad])
+    with pytest.raises(DataError, match=rf"{bad.name}: .*limit is 0 \(max_bad_fraction\).*arlow data verify"):
+        list(batches_of(scan, dataset, max_bad=0))
+
+
+@pytest.mark.parametrize("samples_per_batch", [1, 4])
+def test_for_a_bad_picture_its_neighbour_stands_in_and_it_is_counted_once(scan, dataset, samples_per_batch, caplog):
+    bad = [spoil(scan, index) for index in (2, 3)]
+    loader = batches_of(
+        scan, dataset, max_bad=2, samples_per_batch=samples_per_batch, num_batches=3 * len(scan.samples)
+    )
+    whole = list(loader)
+    assert all(len(batch["keys"]) == len(batch["pixel_values"]) == samples_per_batch for batch in whole)
+    used = {key for batch in whole for key in batch["keys"]}
+    assert used == {f"captions:{sample.name}" for sample in scan.samples if sample not in bad}
+    reader = loader.readers["captions"]
+    assert reader.bad.keys() == {sample.name for sample in bad}
+    assert reader.summary().startswith("2 pictures skipped (")
+    assert all(caplog.text.count(sample.name) == 1 for sample in bad)
+
+
+def test_a_resumed_stream_has_the_same_stand_ins_and_remembers_the_bad_pictures(scan, dataset):
+    for index in (1, 5, 6):
+        spoil(scan, index)
+    whole = list(batches_of(scan, dataset, max_bad=3))
+    for position in (0, 3, 29):
+        first, second = (batches_of(scan, dataset, max_bad=3) for _ in range(2))
+        stream = iter(first)
+        for _ in range(position):
+            next(stream)
+        second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        assert second.readers["captions"].bad == first.readers["captions"].bad
+        assert [batch["keys"] for batch in second] == [batch["keys"] for batch in whole[position:]]
+
+
+def test_one_bad_picture_more_than_is_allowed_ends_the_stream(scan, dataset):
+    for index in (1, 5, 6):
+        spoil(scan, index)
+    with pytest.raises(DataError, match="3 pictures skipped"):
+        list(batches_of(scan, dataset, max_bad=2))
+
+
+def test_a_stream_of_bad_pictures_alone_ends(scan, dataset):
+    for index in range(len(scan.samples)):
+        spoil(scan, index)
+    with pytest.raises(DataError, match="no picture can be used"):
+        list(batches_of(scan, dataset, max_bad=10**6))
+
+
+def test_validation_leaves_bad_pictures_out(scan, dataset):
+    bad = [spoil(scan, index) for index in (0, 1, 4)]
+    source = Source(name="v", dataset=dataset(caption_examples(scan.samples)), samples_per_batch=2, max_bad=3)
+    validation = SequentialLoader([source], ImageTextCollate(source.dataset.pictures, pad_token_id=PAD))
+    for _ in range(2):
+        keys = [key for batch in validation for key in batch["keys"]]
+        assert keys == [f"v:{sample.name}" for sample in scan.samples if sample not in bad]
 
 
 def test_questions_that_leave_no_room_for_an_answer_are_told_apart(scan):

@@ -96,6 +96,17 @@ def reference(name, encoder, size):
     return model
 
 
+def test_naflexvit_reads_its_weights_and_is_timms(tmp_path):
+    """Two blocks of it: the file then lacks the others, which this encoder does without."""
+    model = timm.create_model(NAFLEX, depth=2).eval()
+    for tensor in model.state_dict().values():
+        tensor.add_(torch.rand_like(tensor) / 10)
+    encoder = encoder_with(model, NAFLEX, tmp_path, blocks=(0, 1))
+    pictures = torch.randn(1, 3, 64, 96)
+    expected = model.forward_intermediates(pictures, norm=True, output_fmt="NLC", intermediates_only=True)
+    assert torch.equal(encoder(pictures), torch.cat(expected, dim=-1))
+
+
 @pytest.mark.parametrize("name", [WITH_CLASS_TOKEN, WITH_REGISTER, ROTARY])
 def test_prefix_tokens_of_named_blocks_stand_in_front_of_their_patches(name):
     encoder = VisionEncoder(name, image_size=size_of(name), blocks=(1, 3), prefix_tokens=True).eval()

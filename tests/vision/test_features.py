@@ -20,6 +20,7 @@ from vision import features
 from vision.encoder import VisionEncoder
 from vision.features import DTYPES, FeatureCache, FeaturesError, encoder_fingerprint
 from vision.image_processing import PictureTransform, decode_picture
+from vision.picture_batches import pack_pictures, prepare_picture
 
 DiskUsage = namedtuple("DiskUsage", "total used free")
 
@@ -89,26 +90,29 @@ def test_it_gives_what_the_encoder_gives_in_the_order_asked_for(open_cache, fill
     asked = [pictures[4], pictures[0], pictures[4]]
     pixels = torch.stack([transform(decode_picture(data, name="")) for _, data in asked])
     # float16 keeps 11 bits of a number
-    torch.testing.assert_close(cache.get(shas(asked)), encoder(pixels), rtol=2**-11, atol=1e-5)
+    torch.testing.assert_close(cache.get(shas(asked))["image_features"], encoder(pixels), rtol=2**-11, atol=1e-5)
 
 
 def test_tokens_come_as_float32(open_cache, fill, pictures):
     cache = open_cache()
     fill(cache, pictures)
-    assert cache.get(shas(pictures)).dtype == torch.float32
+    assert cache.get(shas(pictures))["image_features"].dtype == torch.float32
 
 
 def test_a_float32_cache_is_exact(open_cache, fill, pictures, encoder, transform):
     cache = open_cache(dtype=torch.float32)
     fill(cache, pictures[:1])
-    assert torch.equal(cache.get(shas(pictures[:1])), encoder(transform(decode_picture(pictures[0][1], name=""))[None]))
+    assert torch.equal(
+        cache.get(shas(pictures[:1]))["image_features"],
+        encoder(transform(decode_picture(pictures[0][1], name=""))[None]),
+    )
 
 
 def test_an_opened_cache_has_what_another_one_wrote(open_cache, fill, pictures, small_chunks):
     cache = open_cache()
     fill(cache, pictures)
     assert len(chunks(cache)) == 3
-    assert torch.equal(open_cache().get(shas(pictures)), cache.get(shas(pictures)))
+    assert torch.equal(open_cache().get(shas(pictures))["image_features"], cache.get(shas(pictures))["image_features"])
 
 
 def test_a_picture_is_in_the_cache_once_it_is_filled(open_cache, fill, pictures):
@@ -142,11 +146,11 @@ def test_a_fill_that_was_cut_goes_on_to_the_same_tokens(open_cache, fill, pictur
     resumed = open_cache()
     fill(resumed, pictures)
     assert sum(counts) == 4
-    tokens = resumed.get(shas(pictures)).clone()
+    tokens = resumed.get(shas(pictures))["image_features"].clone()
     shutil.rmtree(resumed.folder)
     never_cut = open_cache()
     fill(never_cut, pictures)
-    assert torch.equal(never_cut.get(shas(pictures)), tokens)
+    assert torch.equal(never_cut.get(shas(pictures))["image_features"], tokens)
 
 
 def test_a_bad_picture_is_reported_and_the_others_are_encoded(open_cache, fill, pictures):
@@ -155,7 +159,7 @@ def test_a_bad_picture_is_reported_and_the_others_are_encoded(open_cache, fill, 
     refused = fill(cache, [bad[0], *pictures[:2], bad[1], *pictures[2:]])
     assert list(refused) == shas(bad)
     assert all(reason.isidentifier() for reason in refused.values())
-    assert cache.get(shas(pictures)).shape[0] == len(pictures)
+    assert cache.get(shas(pictures))["image_features"].shape[0] == len(pictures)
 
 
 def test_only_bad_pictures_write_nothing(open_cache, fill):
@@ -215,11 +219,11 @@ def test_what_is_stored_has_the_dtype_asked_for_and_a_folder_of_its_own(open_cac
         with safe_open(cache.folder / chunks(cache)[0], "pt") as file:
             assert file.get_tensor("features").dtype == cache.dtype
     assert len({cache.folder for cache in caches}) == len(DTYPES)
-    exact = caches[2].get(shas(pictures))
+    exact = caches[2].get(shas(pictures))["image_features"]
     for cache in caches:
         # Half a unit in the last of the mantissa's bits, which float16 loses near 0.
         rtol = torch.finfo(cache.dtype).eps / 2
-        torch.testing.assert_close(cache.get(shas(pictures)), exact, rtol=rtol, atol=1e-7)
+        torch.testing.assert_close(cache.get(shas(pictures))["image_features"], exact, rtol=rtol, atol=1e-7)
 
 
 def test_other_dtypes_are_refused(open_cache):
@@ -245,7 +249,7 @@ def test_two_fills_at_once_share_what_is_finished(open_cache, fill, pictures, en
     counts, cache = count_encoded(encoder), open_cache()
     fill(cache, while_another_fills(), count=len(pictures))
     assert sum(counts) == len(pictures)
-    assert cache.get(shas(pictures)).shape[0] == len(pictures)
+    assert cache.get(shas(pictures))["image_features"].shape[0] == len(pictures)
 
 
 def test_two_processes_that_write_the_same_chunk_do_no_harm(open_cache, fill, pictures, encoder, small_chunks):
@@ -260,7 +264,7 @@ def test_two_processes_that_write_the_same_chunk_do_no_harm(open_cache, fill, pi
     cache = open_cache()
     fill(cache, pictures)
     for one in (cache, others[0], open_cache()):
-        assert torch.equal(one.get(shas(pictures)), cache.get(shas(pictures)))
+        assert torch.equal(one.get(shas(pictures))["image_features"], cache.get(shas(pictures))["image_features"])
     assert len(chunks(cache)) == 3
     assert not open_cache().damaged
 
@@ -272,7 +276,7 @@ def test_a_chunk_that_another_process_took_away_is_computed_anew(open_cache, fil
     first, second = open_cache(), open_cache()
     fill(first, pictures)
     fill(second, pictures)  # which still holds the chunk for damaged and unlinks the mended one
-    assert torch.equal(open_cache().get(shas(pictures)), first.get(shas(pictures)))
+    assert torch.equal(open_cache().get(shas(pictures))["image_features"], first.get(shas(pictures))["image_features"])
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not(open_cache, fill, pictures):
@@ -287,12 +291,66 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not
     assert live.exists()
 
 
-@pytest.mark.parametrize("options", [{"max_tiles": 4}, {"patch_size": 16, "max_patches": 4}])
-def test_pictures_of_several_sizes_are_not_cached(encoder, pictures, tmp_path, options):
-    transform = PictureTransform(encoder.data_config, **options)
-    cache = FeatureCache(tmp_path, encoder_fingerprint(encoder, transform))
-    with pytest.raises(ValueError, match="are not cached"):
-        cache.fill(pictures, encoder, transform, count=1)
+SEVERAL_SIZES = [{"max_tiles": 4}, {"patch_size": 32, "max_patches": 9}]
+
+
+@pytest.fixture(params=SEVERAL_SIZES, ids=["tiles", "native"])
+def sized(request, encoder, tmp_path):
+    """Pictures of several sizes, the transform that keeps them so, and a cache of their exact features."""
+    transform = PictureTransform(encoder.data_config, **request.param)
+    sizes = [(96, 32), (32, 32), (64, 90), (70, 30), (33, 200), (64, 64), (32, 64)]
+    pictures = keyed(*(encoded(colourful(*size), "PNG") for size in sizes))
+    cache = FeatureCache(tmp_path, encoder_fingerprint(encoder, transform), dtype=torch.float32)
+    return pictures, transform, cache
+
+
+def test_pictures_of_several_sizes_come_as_the_encoder_makes_them_of_each(sized, encoder, small_chunks):
+    pictures, transform, cache = sized
+    cache.fill(pictures, encoder, transform, count=len(pictures))
+    reopened = FeatureCache(cache.folder.parent, cache.fingerprint, dtype=torch.float32)
+    asked = [pictures[n] for n in (4, 0, 6, 4)]
+    packed = pack_pictures(transform, [prepare_picture(transform, data, name="") for _, data in asked])
+    inputs = reopened.get(shas(asked))
+    if transform.max_tiles > 1:
+        features = encoder(packed["pixel_values"])
+        assert torch.equal(inputs["tile_ids"], packed["tile_ids"])
+        assert torch.equal(inputs["tiles_per_image"], packed["tiles_per_image"])
+        assert len(set(inputs["tiles_per_image"].tolist())) > 1
+    else:
+        features, lengths = encoder.forward_native(packed["pixel_values"], packed["image_grids"])
+        assert torch.equal(inputs["encoder_lengths"], lengths)
+        assert len(set(lengths.tolist())) > 1
+    torch.testing.assert_close(inputs["image_features"], features)  # in other batches products round differently
+
+
+def test_the_mean_of_a_picture_is_over_all_its_tokens(sized, encoder):
+    pictures, transform, cache = sized
+    cache.fill(pictures, encoder, transform, count=len(pictures))
+    means = cache.mean(shas(pictures))
+    for (sha256, _), mean in zip(pictures, means, strict=True):
+        features = cache.get([sha256])["image_features"]
+        torch.testing.assert_close(mean, features.flatten(0, -2).mean(0))
+
+
+def test_large_features_go_into_smaller_chunks(sized, encoder, monkeypatch):
+    pictures, transform, cache = sized
+    most = transform.max_patches or encoder.num_patches * (transform.max_tiles + 1)
+    monkeypatch.setattr(features, "CHUNK_BYTES", 2 * most * encoder.embed_dim * 4)
+    cache.fill(pictures, encoder, transform, count=len(pictures))
+    assert len(chunks(cache)) == 4  # two pictures each, and one
+    assert cache.mean(shas(pictures)).isfinite().all()
+
+
+def test_a_chunk_without_lengths_has_a_row_for_each_picture(open_cache, fill, pictures):
+    """So were they written once, and nobody should have to encode again."""
+    cache = open_cache()
+    fill(cache, pictures)
+    path = cache.folder / chunks(cache)[0]
+    with safe_open(path, "pt") as file:
+        kept, metadata = {"features": file.get_tensor("features").clone()}, file.metadata()
+    path.unlink()
+    save_file(kept, path, metadata)
+    assert torch.equal(open_cache().get(shas(pictures))["image_features"], cache.get(shas(pictures))["image_features"])
 
 
 LOSS_RTOL = {torch.float32: 1e-6, torch.float16: 1e-4, torch.bfloat16: 1e-3}
@@ -326,7 +384,7 @@ def test_training_from_the_cache_gives_the_losses_of_training_from_pixels(dtype,
         return {"pixel_values": torch.stack([transform.from_bytes(data, name="a") for _, data in pair])}
 
     expected = list(losses(copy.deepcopy(model), pixels))
-    ours = list(losses(copy.deepcopy(model), lambda pair: {"image_features": cache.get(shas(pair))}))
+    ours = list(losses(copy.deepcopy(model), lambda pair: cache.get(shas(pair))))
     swapped = list(losses(model, lambda pair: pixels(pair[::-1])))
     assert swapped != pytest.approx(expected, rel=LOSS_RTOL[dtype])  # the pictures count
     assert ours == pytest.approx(expected, rel=LOSS_RTOL[dtype])
@@ -348,7 +406,7 @@ def damage(path, how):
 def test_a_damaged_chunk_is_refused_by_name_and_computed_anew(how, open_cache, fill, pictures, small_chunks, caplog):
     cache = open_cache()
     fill(cache, pictures)
-    tokens = cache.get(shas(pictures)).clone()
+    tokens = cache.get(shas(pictures))["image_features"].clone()
     chunk = cache.folder / chunks(cache)[1]
     shutil.copy(chunk, cache.folder / "partial")
     chunk.unlink()  # the old inode stays mapped in `cache`
@@ -360,9 +418,9 @@ def test_a_damaged_chunk_is_refused_by_name_and_computed_anew(how, open_cache, f
         reopened.get(shas(pictures))
     fill(reopened, pictures)
     assert chunk.name in caplog.text
-    assert torch.equal(reopened.get(shas(pictures)), tokens)
+    assert torch.equal(reopened.get(shas(pictures))["image_features"], tokens)
     assert not open_cache().damaged
-    assert torch.equal(open_cache().get(shas(pictures)), tokens)
+    assert torch.equal(open_cache().get(shas(pictures))["image_features"], tokens)
 
 
 def test_a_full_disk_is_known_before_anything_is_encoded(open_cache, fill, pictures, encoder, monkeypatch):
@@ -396,7 +454,7 @@ def test_float32_holds_what_float16_cannot(open_cache, fill, pictures, encoder):
     encoder.register_forward_hook(lambda module, inputs, output: output * 0 + 70_000)
     cache = open_cache(dtype=torch.float32)
     fill(cache, pictures)
-    assert cache.get(shas(pictures)).eq(70_000).all()
+    assert cache.get(shas(pictures))["image_features"].eq(70_000).all()
 
 
 def test_an_encoder_that_trains_is_refused(open_cache, fill, pictures, encoder):
