@@ -70,19 +70,22 @@ def verify_frozen(text_checkpoint: Path, checkpoint: Path) -> list[Check]:
     text_config = ArlowConfig.from_pretrained(text_checkpoint)
     probes = make_probes(text_config, ArlowVLConfig.from_pretrained(checkpoint))
     text_model = load_weights(ArlowForCausalLM, text_checkpoint)
-    expected = [logits_of(text_model, probe) for probe in probes]
+    expected, dtype = [logits_of(text_model, probe) for probe in probes], text_model.dtype
     del text_model
     gc.collect()
-    model = load_weights(ArlowVLForConditionalGeneration, checkpoint)
+    model = load_weights(ArlowVLForConditionalGeneration, checkpoint, dtype=dtype)  # a stage may have widened it
     return [
-        compare_tensors("every frozen tensor has its SHA-256", original, hash_file(checkpoint)),
+        compare_tensors("every frozen tensor has its SHA-256", original, hash_file(checkpoint, original)),
         *compare_logits(model, probes, expected),
         compare_export(model, original, text_config),
     ]
 
 
-def hash_file(folder: Path) -> dict[str, tuple[str, str]]:
-    """SHA-256 of the text model's tensors in a checkpoint of either kind, by its names for them, one at a time."""
+def hash_file(folder: Path, original: Hashes | None = None) -> dict[str, tuple[str, str]]:
+    """SHA-256 of the text model's tensors in a checkpoint of either kind, by its names for them, one at a time.
+
+    A tensor all of whose values the dtype in `original` can hold is hashed in that: float32 holds bfloat16 exactly.
+    """
     from safetensors import SafetensorError, safe_open
 
     index = folder / "model.safetensors.index.json"
@@ -92,10 +95,19 @@ def hash_file(folder: Path) -> dict[str, tuple[str, str]]:
         try:
             with safe_open(folder / name, framework="pt") as file:
                 text_names = {key: text_name(key) for key in file.keys()}  # noqa: SIM118 - a file is no dict
-                hashes |= {new: fingerprint(file.get_tensor(key)) for key, new in text_names.items() if new}
+                for key, new in text_names.items():
+                    if new:
+                        dtype = (original or {}).get(new, (None, ""))[0]
+                        hashes[new] = fingerprint(as_dtype(file.get_tensor(key), dtype))
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{folder / name} cannot be read ({error}); copy or train it again") from error
     return hashes
+
+
+def as_dtype(tensor: Tensor, name: str | None) -> Tensor:
+    """The tensor in the dtype of that name, if that changes no value of it."""
+    converted = tensor if name is None else tensor.to(getattr(torch, name))
+    return converted if torch.equal(converted.to(tensor.dtype), tensor) else tensor
 
 
 def text_name(name: str) -> str | None:

@@ -158,6 +158,20 @@ def test_missing_further_and_converted_tensors_are_named():
     assert check.found == "3 of 3 differ: c is missing, d is not in the text checkpoint, a (bfloat16, was float32)"
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_text_model_that_was_only_widened_holds(models, trained, tmp_path, changed):
+    narrow = ArlowForCausalLM.from_pretrained(trained[0], dtype=torch.bfloat16)
+    narrow.save_pretrained(tmp_path / "text")
+    vision_config = ArlowVisionConfig(timm_name="test_vit", image_size=32)
+    wide = ArlowVLForConditionalGeneration.from_text_checkpoint(tmp_path / "text", vision_config)
+    if changed:
+        wide.model.language_model.norm.weight.data[3] += 2**-12  # less than bfloat16 can tell
+    wide.save_pretrained(tmp_path / "wide")
+    checks = verify_frozen(tmp_path / "text", tmp_path / "wide")
+    assert wide.dtype == torch.float32
+    assert [check.holds for check in checks] == [not changed, True, True, True, True]
+
+
 def test_a_checkpoint_in_shards_has_the_hashes_of_one_file(models, trained, tmp_path):
     models[0].save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1

@@ -51,12 +51,12 @@ def check_model_type(folder: Path, expected: str) -> None:
         raise CheckpointError(f"{folder} holds a model of type {model_type!r}, expected {expected!r}{hint}")
 
 
-def load_weights(model_class: Any, folder: Path) -> Any:
+def load_weights(model_class: Any, folder: Path, *, dtype: Any = "auto") -> Any:
     """The model in eval mode, all its tensors out of the folder. Raises CheckpointError if any is missing or broken."""
     from safetensors import SafetensorError
 
     try:
-        model, report = model_class.from_pretrained(folder, output_loading_info=True)
+        model, report = model_class.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise CheckpointError(f"{folder}: the weights cannot be read ({error}); copy or train them again") from error
     wrong = {
