@@ -46,6 +46,7 @@ from .linear import ArlowLinear, make_plain
 from .loss import head_output
 from .segments import (
     PADDING,
+    Runs,
     SegmentMask,
     SegmentTable,
     build_segment_mask,
@@ -159,6 +160,16 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
             return varlen_attention(
                 query, key, value, query_runs=queries, key_runs=keys, scaling=self.scaling, is_causal=False
             )
+        if len(segments.groups) == 1:
+            return self._over_padded_runs(query, key, value, queries, keys)
+        parts, places = [], []
+        for numbers in segments.groups:
+            (q_index, q_runs), (k_index, k_runs) = queries.subset(numbers), keys.subset(numbers)
+            parts.append(self._over_padded_runs(query[q_index], key[k_index], value[k_index], q_runs, k_runs))
+            places.append(q_index)
+        return torch.cat(parts)[torch.cat(places).argsort()]
+
+    def _over_padded_runs(self, query, key, value, queries: Runs, keys: Runs) -> Tensor:
         mask = None if keys.padding_mask is None else keys.padding_mask[:, None, None]
         return queries.unpad(self._attend(queries.pad(query), keys.pad(key), keys.pad(value), mask))
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PADDING = -1
+MOST_PADDED = 2  # padded runs may take so many times the room of their entries
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ class Runs:
         flat = padded.flatten(0, 1)
         return flat[self.slots] if self.is_ragged else flat
 
+    def subset(self, numbers: Tensor) -> tuple[Tensor, "Runs"]:
+        """Some of the runs by their numbers: the entries of theirs, (entries,) int64, and the runs over those alone."""
+        runs = Runs.of_lengths(self.lengths[numbers])
+        shift = torch.repeat_interleave(self.cu_seqlens[numbers] - runs.cu_seqlens[:-1], runs.lengths)
+        return torch.arange(shift.shape[0], device=shift.device) + shift, runs
+
     @cached_property
     def padding_mask(self) -> Tensor | None:
         """(R, max_seqlen) bool, True where there is an entry; None where every run has the same length."""
@@ -92,6 +99,17 @@ class SegmentTable:
     @property
     def is_empty(self) -> bool:
         return self.query_index.shape[0] == 0
+
+    @cached_property
+    def groups(self) -> list[Tensor]:
+        """Numbers of the runs that are padded together: all, unless the longest would make most of it padding; then
+        those of about one length, of text and of encoder tokens."""
+        sides = self.query_runs, self.key_runs
+        if all(len(runs) * runs.max_seqlen <= MOST_PADDED * int(runs.cu_seqlens[-1]) for runs in sides):
+            return [torch.arange(len(self.query_runs), device=self.query_index.device)]
+        sizes = torch.stack([runs.lengths.float().log2().ceil() for runs in sides], dim=1)
+        kinds, kind = torch.unique(sizes, dim=0, return_inverse=True)
+        return [(kind == number).nonzero()[:, 0] for number in range(len(kinds))]
 
     @classmethod
     def of_pairs(

@@ -240,3 +240,46 @@ def test_a_picture_of_no_tokens_is_seen_by_nobody_and_hides_the_one_before():
 def test_padding_inside_a_document_does_not_part_it():
     mask = torch.tensor([[1, 1, 0, 0, 1, 1]])
     assert document_ids(mask.cumsum(1) - 1, mask).tolist() == [[1, 1, PADDING, PADDING, 1, 1]]
+
+
+def skewed_table() -> SegmentTable:
+    """One long run of text among short ones, one large picture among small ones, not in the same pair."""
+    texts, pictures = [40, 3, 2, 1, 3, 2, 2], [4, 3, 4, 30, 3, 4, 4]
+    pairs, text, encoder = [], 1, 0
+    for length, tokens in zip(texts, pictures, strict=True):
+        pairs.append(((text, text + length), (encoder, encoder + tokens)))
+        text, encoder = text + length + 1, encoder + tokens
+    return SegmentTable.of_pairs(pairs, batch=1, width=text, encoder_tokens=encoder)
+
+
+def test_runs_of_about_one_length_are_padded_together():
+    table = skewed_table()
+    numbers = torch.cat(table.groups)
+    assert len(table.groups) > 1
+    assert sorted(numbers.tolist()) == list(range(len(table.query_runs)))
+    for side in (table.query_runs, table.key_runs):
+        for group in table.groups:
+            lengths = side.lengths[group]
+            assert lengths.max() <= 2 * lengths.min()
+
+
+def test_runs_are_one_group_where_padding_is_small():
+    table = SegmentTable.of_pairs([((0, 4), (0, 5)), ((4, 7), (5, 9))], batch=1, width=7, encoder_tokens=9)
+    assert [group.tolist() for group in table.groups] == [[0, 1]]
+
+
+def test_a_subset_of_runs_has_its_entries_one_run_after_another():
+    entries, runs = Runs.of_lengths(torch.tensor([2, 1, 3, 2])).subset(torch.tensor([2, 0]))
+    assert entries.tolist() == [3, 4, 5, 0, 1]
+    assert runs.lengths.tolist() == [3, 2]
+
+
+def test_attention_in_groups_is_attention_run_by_run(open_model):
+    attn, table = open_model.model.layers[1].cross_block.attn, skewed_table()
+    text, pictures = torch.randn(table.query_index.shape[0], 64), torch.randn(table.key_runs.cu_seqlens[-1], 64)
+    together = attn(text, pictures, table)
+    for run in range(len(table.query_runs)):
+        queries, keys = (slice(*side.cu_seqlens[run : run + 2].tolist()) for side in (table.query_runs, table.key_runs))
+        length, tokens = queries.stop - queries.start, keys.stop - keys.start
+        one = SegmentTable.of_pairs([((0, length), (0, tokens))], batch=1, width=length, encoder_tokens=tokens)
+        torch.testing.assert_close(together[queries], attn(text[queries], pictures[keys], one))
