@@ -498,6 +498,7 @@ class ArlowForCausalLM(ArlowPreTrainedModel, PictureGenerationMixin):
         use_cache: bool | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
+        encoder_lengths: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -516,6 +517,7 @@ class ArlowForCausalLM(ArlowPreTrainedModel, PictureGenerationMixin):
             use_cache=use_cache,
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
+            encoder_lengths=encoder_lengths,
             **kwargs,
         )
         return head_output(self, outputs, labels, logits_to_keep, skip_logits=skip_logits, **kwargs)

@@ -26,6 +26,7 @@ from arlow_vl.input_checks import refuse_missing_pictures, refuse_wrong_labels
 from arlow_vl.linear import ArlowLinear
 from arlow_vl.loss import head_output
 from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel
+from arlow_vl.picture_checks import refuse_wrong_pictures, refuse_wrong_tiles
 from vision.encoder import VisionEncoder
 from vision.image_processing import MAX_GRID
 from vision.projector import LinearProjector, MLPProjector, PerceiverResampler, TileEmbedding
@@ -66,6 +67,25 @@ def _has_values(tensor: Tensor) -> bool:
     return getattr(tensor, "_is_hf_initialized", False)  # transformers' mark
 
 
+class EncodedPictures(NamedTuple):
+    """Pictures on their way to the decoder."""
+
+    features: Tensor
+    """What the encoder gave, (pictures, P, F), or flat (K, F) where pictures differ in length."""
+    states: Tensor
+    """The same through the projector, in the decoder's width."""
+    lengths: Tensor | None
+    """(pictures,) int64: how many of the flat states are of each; None: they are not flat."""
+
+    def decoder_inputs(self) -> dict[str, Tensor]:
+        inputs = {"encoder_hidden_states": self.states, "encoder_lengths": self.lengths}
+        return {key: value for key, value in inputs.items() if value is not None}
+
+    def image_outputs(self) -> BaseModelOutputWithPooling:
+        of_pictures = self.states if self.lengths is None else self.states.split(self.lengths.tolist())
+        return BaseModelOutputWithPooling(last_hidden_state=self.features, pooler_output=of_pictures)
+
+
 class ArlowVLModel(ArlowVLPreTrainedModel):
     """Encoder, projector and decoder without the head."""
 
@@ -93,35 +113,37 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
 
     def encode_pictures(
         self,
-        pixel_values: Float[Tensor, "_ 3 _ _"] | Float[Tensor, "_ _"] | None = None,
-        image_features: Float[Tensor, "tiles patches features"] | Float[Tensor, "tokens features"] | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
         tiles_per_image: Int[Tensor, " pictures"] | None = None,
         tile_ids: Int[Tensor, " tiles"] | None = None,
         image_grids: Int[Tensor, "pictures 2"] | None = None,
         encoder_lengths: Int[Tensor, " pictures"] | None = None,
-    ) -> "EncodedPictures":
+    ) -> EncodedPictures:
         """What the encoder and the projector make of pictures.
 
         Args:
-            pixel_values: Pictures or their tiles, picture after picture; or with `image_grids` the patches of pictures
-                in their native resolution.
-            image_features: What the encoder made of pictures or tiles, instead of pixels; or with `encoder_lengths` its
-                tokens of pictures in their native resolution, one picture after another.
+            pixel_values: (N, 3, height, width), pictures or their tiles, picture after picture; or with `image_grids`
+                (K, values), the patches of pictures in their native resolution.
+            image_features: (N, P, F), what the encoder made of pictures or tiles, instead of pixels; or with
+                `encoder_lengths` (K, F), its tokens of pictures in their native resolution.
             tiles_per_image: How many of the tiles are of each picture; None: each is a picture.
             tile_ids: The place of each tile (`vision.tiling`); None: all are thumbnails.
             image_grids: Rows and columns of patches of each picture.
             encoder_lengths: How many encoder tokens each picture has.
+
+        Raises:
+            ValueError: inputs that do not go together (see `picture_checks`).
         """
-        if (pixel_values is None) == (image_features is None):
-            raise ValueError("give pixel_values or image_features (what the encoder made of them), not both")
+        refuse_wrong_pictures(
+            pixel_values, image_features, image_grids, encoder_lengths, features_dim=self.vision.embed_dim
+        )
         dtype = self.projector.dtype
         if pixel_values is None:
             features, lengths = image_features.to(dtype), encoder_lengths
-            _refuse_wrong_native("encoder_lengths", encoder_lengths, "image_features of tokens", features)
-        elif image_grids is not None and pixel_values.ndim == 2:
+        elif image_grids is not None:
             features, lengths = self.vision.forward_native(pixel_values.to(dtype), image_grids)
         else:
-            _refuse_wrong_native("image_grids", image_grids, "pixel_values of packed patches", pixel_values)
             features, lengths = self.vision(pixel_values.to(dtype)), None
         if lengths is None:
             features = self._place_tiles(features, tile_ids)
@@ -129,10 +151,11 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
                 features, lengths = _join_tiles(features, tiles_per_image)
         if not isinstance(self.projector, PerceiverResampler):
             return EncodedPictures(features, self.projector(features), lengths)
-        flat, counts = features, lengths
-        if counts is None:
-            flat, counts = _join_tiles(features, torch.ones(len(features), dtype=torch.long))
-        return EncodedPictures(features, self.projector(flat, counts), None)
+        if lengths is None:
+            flat, lengths = _join_tiles(features, torch.ones(len(features), dtype=torch.long))
+        else:
+            flat = features
+        return EncodedPictures(features, self.projector(flat, lengths), None)
 
     def _place_tiles(self, features: Tensor, tile_ids: Tensor | None) -> Tensor:
         if self.projector.tile_embedding is not None:
@@ -197,25 +220,6 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
         )
 
 
-class EncodedPictures(NamedTuple):
-    """Pictures on their way to the decoder."""
-
-    features: Tensor
-    """What the encoder gave, (pictures, P, F), or flat (K, F) where pictures differ in length."""
-    states: Tensor
-    """The same through the projector, in the decoder's width."""
-    lengths: Tensor | None
-    """(pictures,) int64: how many of the flat states are of each; None: they are not flat."""
-
-    def decoder_inputs(self) -> dict[str, Tensor]:
-        inputs = {"encoder_hidden_states": self.states, "encoder_lengths": self.lengths}
-        return {key: value for key, value in inputs.items() if value is not None}
-
-    def image_outputs(self) -> BaseModelOutputWithPooling:
-        of_pictures = self.states if self.lengths is None else self.states.split(self.lengths.tolist())
-        return BaseModelOutputWithPooling(last_hidden_state=self.features, pooler_output=of_pictures)
-
-
 def build_projector(config: ArlowVLConfig, in_dim: int) -> LinearProjector | MLPProjector | PerceiverResampler:
     out_dim, heads = config.text_config.hidden_size, config.text_config.num_attention_heads
     num_places = 1 + MAX_GRID**2 if config.vision_config.max_tiles > 1 else 0
@@ -226,17 +230,9 @@ def build_projector(config: ArlowVLConfig, in_dim: int) -> LinearProjector | MLP
     return kind(in_dim, out_dim, num_places=num_places)
 
 
-def _refuse_wrong_native(name: str, given: Tensor | None, values_name: str, values: Tensor) -> None:
-    if (given is not None) != (values.ndim == 2):
-        raise ValueError(f"{name} goes with {values_name}, of two axes, and only with them")
-
-
 def _join_tiles(features: Tensor, tiles_per_image: Tensor) -> tuple[Tensor, Tensor]:
     """(tiles, P, F) -> (K, F), the tiles of each picture as one, and the (N,) lengths of the pictures."""
-    if int(tiles_per_image.sum()) != len(features) or bool((tiles_per_image < 1).any()):
-        raise ValueError(
-            f"tiles_per_image {tiles_per_image.tolist()} must be positive and add up to the {len(features)} tiles"
-        )
+    refuse_wrong_tiles(tiles_per_image, features)
     return features.flatten(0, 1), tiles_per_image.to(features.device) * features.shape[1]
 
 
@@ -310,6 +306,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
         tiles_per_image: Tensor | None = None,
         tile_ids: Tensor | None = None,
         image_grids: Tensor | None = None,
+        encoder_lengths: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -335,6 +332,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
             tiles_per_image=tiles_per_image,
             tile_ids=tile_ids,
             image_grids=image_grids,
+            encoder_lengths=encoder_lengths,
             return_dict=True,
             **kwargs,
         )

@@ -108,6 +108,16 @@ class ArlowProcessor(ProcessorMixin):
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> "ArlowProcessor":
+        """As transformers does it; where a model lies in the same folder, the processor must fit it (`check_fits`)."""
+        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if (Path(pretrained_model_name_or_path) / "config.json").is_file():
+            values, _ = ArlowVLConfig.get_config_dict(pretrained_model_name_or_path)
+            if values.get("model_type") == ArlowVLConfig.model_type:
+                processor.check_fits(ArlowVLConfig.from_dict(values))
+        return processor
+
     def check_fits(self, config: ArlowVLConfig) -> None:
         """Whether these are the pictures and the `<image>` that the model was trained with.
 

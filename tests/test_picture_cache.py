@@ -152,8 +152,13 @@ def test_flat_pictures_of_different_length_equal_padded_ones(model, batch):
     lengths = torch.tensor([5, 2, 4, 3])
     mask = torch.arange(5) < lengths[:, None]
     padded = model(input_ids, encoder_hidden_states=pictures, encoder_attention_mask=mask)
-    flat = model(input_ids, encoder_hidden_states=pictures[mask], encoder_lengths=lengths)
-    assert torch.equal(padded.logits, flat.logits)
+    of_lengths = {"encoder_hidden_states": pictures[mask], "encoder_lengths": lengths}
+    assert torch.equal(padded.logits, model(input_ids, **of_lengths).logits)
+    settings = {"attention_mask": torch.ones_like(input_ids), "max_new_tokens": 4, "do_sample": False, "num_beams": 2}
+    padded = {"encoder_hidden_states": pictures, "encoder_attention_mask": mask}
+    assert torch.equal(
+        model.generate(input_ids, **padded, **settings), model.generate(input_ids, **of_lengths, **settings)
+    )
 
 
 def test_pictures_beside_embeddings_are_placed_by_a_table_made_by_hand(open_model):

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from PIL import Image
-from transformers import pipeline
+from transformers import AutoProcessor, pipeline
 
 import arlow_vl.auto  # noqa: F401
 from arlow_vl.configuration_arlow import ArlowVisionConfig
@@ -72,8 +72,11 @@ def test_a_processor_of_another_model_is_refused_by_name(model, processor, chang
         other.check_fits(model.config)
     model.save_pretrained(tmp_path / "whole")
     other.save_pretrained(tmp_path / "whole")
-    with pytest.raises(CheckpointError, match=message):
-        load_vision_language_model(tmp_path / "whole")
+    for load in (load_vision_language_model, AutoProcessor.from_pretrained):
+        with pytest.raises(CheckpointError, match=message):
+            load(tmp_path / "whole")
+    other.save_pretrained(tmp_path / "alone")
+    AutoProcessor.from_pretrained(tmp_path / "alone")
 
 
 def test_an_image_token_without_any_picture_is_refused(model, processor):

@@ -179,6 +179,20 @@ def test_features_of_tiles_stand_in_for_their_pixels(build, pictures):
     assert torch.equal(model(**batch, image_features=features).logits, expected)
 
 
+@pytest.mark.parametrize("projector", PROJECTORS)
+def test_features_of_native_resolution_stand_in_for_their_pixels(build, pictures, projector):
+    model, processor = build("native", projector=projector)
+    batch = dict(batch_of(processor, pictures))
+    expected = model(**batch).logits
+    grids = batch.pop("image_grids")
+    features, lengths = model.model.vision.forward_native(batch.pop("pixel_values"), grids)
+    features = {"image_features": features, "encoder_lengths": lengths}
+    assert torch.equal(model(**batch, **features).logits, expected)
+    settings = {"max_new_tokens": 3, "do_sample": False, "num_beams": 2, "eos_token_id": None}
+    from_pixels = model.generate(**batch_of(processor, pictures), **settings)
+    assert torch.equal(model.generate(**batch, **features, **settings), from_pixels)
+
+
 @pytest.mark.parametrize(
     ("transform", "change", "message"),
     [
@@ -186,6 +200,37 @@ def test_features_of_tiles_stand_in_for_their_pixels(build, pictures):
         ("one size", lambda batch: batch.update(tile_ids=torch.zeros(4, dtype=torch.long)), "no places for tiles"),
         ("one size", lambda batch: batch.update(image_grids=torch.ones(4, 2).long()), "image_grids goes with"),
         ("native", lambda batch: batch.pop("image_grids"), "image_grids goes with"),
+        ("native", lambda batch: batch["image_grids"].add_(1), "image_grids .* must be positive and add up to"),
+        (
+            "one size",
+            lambda batch: batch.update(pixel_values=batch["pixel_values"][None]),
+            r"pixel_values must be \(pictures, 3, height, width\), .* got \(1, 4, 3, 32, 32\)",
+        ),
+        (
+            "one size",
+            lambda batch: batch.update(pixel_values=batch["pixel_values"].transpose(1, 3)),
+            r"3 channels on the second axis, got \(4, 32, 32, 3\)",
+        ),
+        (
+            "tiles",
+            lambda batch: batch.update(image_features=torch.zeros(4, 4, 63), pixel_values=None),
+            "image_features must be 64 wide, .* got 63",
+        ),
+        (
+            "native",
+            lambda batch: batch.update(image_features=torch.zeros(9, 64), pixel_values=None, image_grids=None),
+            "encoder_lengths goes with image_features of two axes",
+        ),
+        (
+            "native",
+            lambda batch: batch.update(
+                image_features=torch.zeros(9, 64),
+                pixel_values=None,
+                image_grids=None,
+                encoder_lengths=torch.tensor([2, 2, 2, 2]),
+            ),
+            r"encoder_lengths \[2, 2, 2, 2\] must be positive and add up to the 9 tokens",
+        ),
     ],
 )
 def test_picture_inputs_that_do_not_go_together_are_refused(build, pictures, transform, change, message):

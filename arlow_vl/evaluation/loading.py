@@ -20,9 +20,7 @@ def load_vision_language_model(folder: Path) -> tuple[Any, Any]:
 
     check_model_type(folder, "arlow_vl")
     processor = ArlowProcessor.from_pretrained(folder)
-    model = load_weights(ArlowVLForConditionalGeneration, folder)
-    processor.check_fits(model.config)
-    return model, processor
+    return load_weights(ArlowVLForConditionalGeneration, folder), processor
 
 
 def load_text_model(folder: Path) -> tuple[Any, Any]:

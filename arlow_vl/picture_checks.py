@@ -1,0 +1,56 @@
+# Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
+"""What a caller can get wrong about picture inputs, each refused in a sentence that says what to do."""
+
+import torch
+from torch import Tensor
+
+
+def refuse_wrong_pictures(
+    pixel_values: Tensor | None,
+    image_features: Tensor | None,
+    image_grids: Tensor | None,
+    encoder_lengths: Tensor | None,
+    *,
+    features_dim: int,
+) -> None:
+    """Raises ValueError unless the pictures came in one of the forms of `ArlowVLModel.encode_pictures`."""
+    if torch.compiler.is_compiling():
+        return
+    if (pixel_values is None) == (image_features is None):
+        raise ValueError("give pixel_values or image_features (what the encoder made of them), not both")
+    if pixel_values is not None:
+        _refuse_wrong_form("pixel_values", pixel_values, "(pictures, 3, height, width)", "image_grids", image_grids)
+        if pixel_values.ndim == 4 and pixel_values.shape[1] != 3:
+            raise ValueError(
+                f"pixel_values must have 3 channels on the second axis, got {tuple(pixel_values.shape)}; "
+                "ArlowImageProcessor makes them of pictures of any kind"
+            )
+        if image_grids is not None:
+            _refuse_wrong_counts("image_grids", image_grids, image_grids.prod(-1), "patches", pixel_values)
+        return
+    assert image_features is not None
+    _refuse_wrong_form("image_features", image_features, "(tiles, patches, dim)", "encoder_lengths", encoder_lengths)
+    if image_features.shape[-1] != features_dim:
+        raise ValueError(
+            f"image_features must be {features_dim} wide, as this model's encoder gives them, got "
+            f"{image_features.shape[-1]}; they are of another encoder or of other blocks"
+        )
+    if encoder_lengths is not None:
+        _refuse_wrong_counts("encoder_lengths", encoder_lengths, encoder_lengths, "tokens", image_features)
+
+
+def refuse_wrong_tiles(tiles_per_image: Tensor, features: Tensor) -> None:
+    """Raises ValueError unless every one of the tiles is of a picture."""
+    _refuse_wrong_counts("tiles_per_image", tiles_per_image, tiles_per_image, "tiles", features)
+
+
+def _refuse_wrong_form(name: str, values: Tensor, form: str, counts_name: str, counts: Tensor | None) -> None:
+    if values.ndim != len(form.split(",")) and values.ndim != 2:
+        raise ValueError(f"{name} must be {form}, one after another whatever their rows, got {tuple(values.shape)}")
+    if (counts is not None) != (values.ndim == 2):
+        raise ValueError(f"{counts_name} goes with {name} of two axes, and only with them, got {tuple(values.shape)}")
+
+
+def _refuse_wrong_counts(name: str, given: Tensor, counts: Tensor, of: str, values: Tensor) -> None:
+    if int(counts.sum()) != len(values) or bool((counts < 1).any()):
+        raise ValueError(f"{name} {given.tolist()} must be positive and add up to the {len(values)} {of}")
