@@ -8,10 +8,16 @@ import pytest
 
 from arlow_vl.cli import build_parser
 from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.run import fit
+from tests.tiny_runs import write_image_text_recipe
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "experiments").rglob("*.yaml"))
-READMES = [ROOT / "README.md", *sorted((ROOT / "experiments").rglob("README.md"))]
+READMES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "experiments").rglob("README.md")),
+]
 
 
 def arlow_commands() -> list[str]:
@@ -43,6 +49,31 @@ def test_the_demo_runs_commands_that_exist():
 
     for words in STEPS.values():
         build_parser().parse_args([str(word) for word in words])
+
+
+def python_blocks() -> list[tuple[str, str]]:
+    blocks = []
+    for path in READMES:
+        found = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+        blocks += [(f"{path.relative_to(ROOT)}, block {number}", block) for number, block in enumerate(found, start=1)]
+    return blocks
+
+
+@pytest.fixture(scope="module")
+def tiny_models(tmp_path_factory) -> dict[str, str]:
+    """Models to stand in for those of `make demo`, by their folders."""
+    folder = tmp_path_factory.mktemp("models")
+    options = ["--run.max_steps", "1", "--run.validate_every", "1", "--run_dir", str(folder / "vision")]
+    product = fit(parse_recipe(["--config", str(write_image_text_recipe(folder)), *options]))
+    return {"runs/first-light/text/hf": str(folder / "text"), "runs/first-light/vision/hf": str(product)}
+
+
+@pytest.mark.parametrize("block", [pytest.param(block, id=name) for name, block in python_blocks()])
+def test_every_python_block_of_the_readmes_runs(block, tiny_models, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    for folder, tiny in tiny_models.items():
+        block = block.replace(folder, tiny)
+    exec(compile(block, "README", "exec"), {})
 
 
 def test_links_of_the_readmes_lead_somewhere():

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -59,4 +60,6 @@ def exit_status(error: Exception) -> int | None:
 def run() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers', for a second of loading
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torch's warnings about torchao's enums
     sys.exit(main())

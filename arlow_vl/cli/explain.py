@@ -25,8 +25,6 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--out must end in .png, got {args.out}")
     original = read_picture(args.picture)
     model, processor = load_vision_language_model(args.model)
-    if model.config.projector == "perceiver":
-        raise ValueError("a perceiver's latents have no place in the picture, so there is no heat to draw")
     pictures = dict(processor.image_processor([original], return_tensors="pt"))
     openings = model.gate_openings()
     layers = list(openings) if args.layer is None else [args.layer]

@@ -12,6 +12,7 @@ from torch import Tensor
 from arlow_vl.data.prompts import encode_prompt
 from vision.image_processing import PictureTransform
 from vision.native_resolution import unpatchify
+from vision.projector import PerceiverLayer, PerceiverResampler
 
 CELL, GAP, COLUMNS, STRIP = 168, 12, 6, 200
 INK, PAPER, FAINT = (24, 24, 28), (250, 250, 248), (120, 120, 126)
@@ -82,6 +83,7 @@ def explain_completion(
 ) -> list[WordHeat]:
     """Lets the model complete a prompt about one picture, greedily, and reads the heat of each word.
 
+    What is read of a perceiver's latents is spread over the encoder's tokens as its last layer read those.
     `pictures` are the picture inputs of `forward`. Raises ValueError for a layer without a cross-attention block.
     """
     blocks = {i: layer.cross_block for i, layer in enumerate(model.model.language_model.layers) if layer.cross_block}
@@ -99,10 +101,14 @@ def explain_completion(
         **pictures,
     )
     heats: list[Tensor] = []
+    of_latents: list[Tensor] = []
     hooks = [
         blocks[layer].attn.register_forward_pre_hook(lambda attn, args: heats.append(mean_weights(attn, *args[:2])))
         for layer in layers
     ]
+    if isinstance(model.model.projector, PerceiverResampler):
+        reader = model.model.projector.layers[-1]
+        hooks.append(reader.register_forward_pre_hook(lambda _, args: of_latents.append(latent_weights(reader, *args))))
     try:
         model(input_ids=written, **pictures)
     finally:
@@ -111,6 +117,8 @@ def explain_completion(
     # The last run of text reaches to the end; what is read at a token is what the next one is written from.
     count = written.shape[1] - input_ids.shape[1]
     per_token = torch.stack(heats).mean(0)[-count - 1 : -1]
+    if of_latents:
+        per_token = per_token @ of_latents[0]
     return words_of(tokenizer, written[0, input_ids.shape[1] :].tolist(), per_token)
 
 
@@ -121,6 +129,14 @@ def mean_weights(attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor
     key = key.repeat_interleave(attn.num_key_value_groups, dim=1)
     scores = torch.einsum("qhd,khd->hqk", query.float(), key.float()) * attn.scaling
     return scores.softmax(-1).mean(0)
+
+
+def latent_weights(layer: PerceiverLayer, latents: Tensor, tokens: Tensor, lengths: Any) -> Tensor:
+    """(latents, K) float32: how a perceiver's layer spreads each latent's attention over the tokens of one picture."""
+    query = layer.q_proj(layer.latent_norm(latents[0])).unflatten(-1, (layer.num_heads, -1)).float()
+    key, _ = layer.kv_proj(layer.token_norm(tokens)).float().chunk(2, dim=-1)
+    scores = torch.einsum("lhd,khd->hlk", query, key.unflatten(-1, (layer.num_heads, -1)))
+    return (scores * query.shape[-1] ** -0.5).softmax(-1).mean(0)
 
 
 def words_of(tokenizer: Any, ids: Sequence[int], heat: Tensor) -> list[WordHeat]:

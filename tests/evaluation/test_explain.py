@@ -9,17 +9,21 @@ from arlow_vl.evaluation.explain import (
     draw_explanation,
     encoder_views,
     explain_completion,
+    latent_weights,
     mean_weights,
     under_heat,
     words_of,
 )
+from arlow_vl.evaluation.generation import complete_prompts
+from arlow_vl.evaluation.loading import load_vision_language_model
 from arlow_vl.modeling_arlow import ArlowForCausalLM
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
 from tests.conftest import open_gates
-from tests.tiny_runs import SAMPLES, tiny_tokenizer, write_image_text_recipe
+from tests.tiny_runs import SAMPLES, tiny_tokenizer, write_encoder_weights, write_image_text_recipe
 from vision.image_processing import PictureTransform
 from vision.picture_batches import pack_pictures, prepare_picture
+from vision.projector import PerceiverLayer
 
 IMAGE = 7
 
@@ -53,9 +57,6 @@ def test_what_cannot_be_drawn_is_refused(model_folder, options, sentence, capsys
 
 
 def test_the_words_and_their_heat_are_those_of_generation(model_folder):
-    from arlow_vl.evaluation.generation import complete_prompts
-    from arlow_vl.evaluation.loading import load_vision_language_model
-
     model, processor = load_vision_language_model(model_folder)
     pictures = dict(processor.image_processor([SAMPLES / "fox.jpg"], return_tensors="pt"))
     words = explain_completion(model, processor.tokenizer, "<image>", pictures, layers=[1], max_new_tokens=6)
@@ -64,6 +65,39 @@ def test_the_words_and_their_heat_are_those_of_generation(model_folder):
     for word in words:
         assert word.heat.shape == (model.model.vision.num_patches,)
         torch.testing.assert_close(word.heat.sum(), torch.tensor(1.0))
+
+
+def test_what_a_perceivers_latents_read_is_spread_over_the_patches(tmp_path):
+    vision = {"timm_name": "test_vit", "image_size": 32, "projector": "perceiver", "projector_latents": 3}
+    vision["weights"] = str(write_encoder_weights(tmp_path / "vit.safetensors", "test_vit"))
+    run = {"max_steps": 1, "validate_every": 1, "checkpoint_every": 1, "threads": 1, "validation_samples": 1}
+    product = fit(parse_recipe(["--config", str(write_image_text_recipe(tmp_path, vision=vision, run=run))]))
+    assert main(["explain", str(SAMPLES / "fox.jpg"), "--model", str(product), "--out", str(tmp_path / "a.png")]) == 0
+    model, processor = load_vision_language_model(product)
+    pictures = dict(processor.image_processor([SAMPLES / "fox.jpg"], return_tensors="pt"))
+    words = explain_completion(model, processor.tokenizer, "<image>", pictures, layers=[1], max_new_tokens=6)
+    assert words
+    for word in words:
+        assert word.heat.shape == (4,)
+        torch.testing.assert_close(word.heat.sum(), torch.tensor(1.0))
+
+
+def test_latent_weights_are_those_of_the_layer_among_the_tokens_alone():
+    """The layer's latents attend to each other too; with those among the tokens, its output is theirs."""
+    layer, latents, tokens = PerceiverLayer(8, 2), torch.randn(1, 3, 8), torch.randn(5, 8)
+    read = []
+    layer.o_proj.register_forward_pre_hook(lambda _, args: read.append(args[0][0]))
+    with torch.no_grad():
+        layer.q_proj.weight[4:], layer.q_proj.bias[4:] = layer.q_proj.weight[:4], layer.q_proj.bias[:4]
+        layer.kv_proj.weight[4:8], layer.kv_proj.bias[4:8] = layer.kv_proj.weight[:4], layer.kv_proj.bias[:4]
+    layer(latents, torch.cat([tokens, latents[0]]), [8])  # both norms start as one: each latent stands there twice
+    weights = latent_weights(layer, latents, torch.cat([tokens, latents[0]]), [8])
+    values = layer.kv_proj(layer.token_norm(torch.cat([tokens, latents[0]])))[:, 8:]
+    keys = layer.kv_proj(layer.token_norm(torch.cat([tokens, latents[0]])))[:, :4]
+    scores = layer.q_proj(layer.latent_norm(latents[0]))[:, :4] @ keys.T / 2
+    torch.testing.assert_close(weights, scores.softmax(-1))
+    twice = scores.exp() * torch.tensor([1.0] * 5 + [2.0] * 3)
+    torch.testing.assert_close(read[0], (twice / twice.sum(-1, keepdim=True)) @ values)
 
 
 def test_the_weights_are_those_that_the_block_attends_with(small_config):
