@@ -107,7 +107,7 @@ def explain_completion(
         for layer in layers
     ]
     if isinstance(model.model.projector, PerceiverResampler):
-        reader = model.model.projector.layers[-1]
+        reader: Any = model.model.projector.layers[-1]
         hooks.append(reader.register_forward_pre_hook(lambda _, args: of_latents.append(latent_weights(reader, *args))))
     try:
         model(input_ids=written, **pictures)
