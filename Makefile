@@ -1,6 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Tests run on one thread each, so as many run at once as there are cores.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-all lint format clean
 
@@ -8,7 +10,7 @@ demo: $(INSTALLED)  ## fetch real data, train both stages, caption pictures, ans
 	$(BIN)/python -m experiments.first_light.run
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not gpu"
