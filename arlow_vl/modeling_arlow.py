@@ -3,7 +3,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
@@ -16,7 +15,6 @@ from transformers.modeling_layers import (
     GradientCheckpointingLayer,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.deprecation import deprecate_kwarg
@@ -26,11 +24,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import (
     ARLOW_ATTENTION,
     TextRuns,
-    arlow_attention_forward,
     default_attention,
-    eager_attention_forward,
     takes_varlen,
-    varlen_attention,
 )
 from .checkpoint_checks import NamesDamagedFiles
 from .configuration_arlow import ArlowConfig
@@ -41,12 +36,18 @@ from .generation_arlow import (
     image_positions,
 )
 from .input_checks import refuse_wrong_inputs, refuse_wrong_labels, refuse_wrong_layout
-from .layers_arlow import ArlowMLP, ArlowRMSNorm, ArlowRotaryEmbedding, apply_rotary, rotary_factors
+from .layers_arlow import (
+    ArlowCrossAttentionBlock,
+    ArlowGroupedQueryAttention,
+    ArlowMLP,
+    ArlowRMSNorm,
+    ArlowRotaryEmbedding,
+    rotary_factors,
+)
 from .linear import ArlowLinear, make_plain
 from .loss import head_output
 from .segments import (
     PADDING,
-    Runs,
     SegmentMask,
     SegmentTable,
     build_segment_mask,
@@ -58,170 +59,6 @@ from .segments import (
 )
 
 logger = logging.get_logger(__name__)
-
-
-class ArlowGroupedQueryAttention(nn.Module):
-    """Self-attention whose key and value heads are each shared by a group of query heads (arXiv:2305.13245)."""
-
-    def __init__(self, config: ArlowConfig, layer_idx: int):
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.head_dim = config.head_dim
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
-        self.scaling = self.head_dim**-0.5
-        self.attention_dropout = config.attention_dropout
-        self.is_causal = True
-        query_size, key_size = (n * self.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
-        self.q_proj = ArlowLinear(config.hidden_size, query_size, bias=config.attention_bias)
-        self.k_proj = ArlowLinear(config.hidden_size, key_size, bias=config.attention_bias)
-        self.v_proj = ArlowLinear(config.hidden_size, key_size, bias=config.attention_bias)
-        self.o_proj = ArlowLinear(query_size, config.hidden_size, bias=config.attention_bias)
-
-    def _heads(self, states: Tensor) -> Tensor:
-        return states.unflatten(-1, (-1, self.head_dim))
-
-    @property
-    def dropout_now(self) -> float:
-        return self.attention_dropout if self.training else 0.0
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor],
-        attention_mask: Tensor | BlockMask | None = None,
-        cache: Cache | PagedAttentionCache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[Tensor, Tensor | None]:
-        projections = self.q_proj, self.k_proj, self.v_proj
-        query, key, value = (self._heads(project(hidden_states)).transpose(1, 2) for project in projections)
-        query, key = (apply_rotary(states, *position_embeddings) for states in (query, key))
-        if cache is not None:
-            key, value = cache.update(key, value, self.layer_idx, kwargs=kwargs)  # a paged one adds to them
-        implementation = self.config._attn_implementation
-        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
-            # transformers' own sdpa would repeat the heads of masked keys and values in memory
-            ARLOW_ATTENTION if implementation == "sdpa" else implementation,
-            eager_attention_forward,
-        )
-        attended, weights = attention_interface(
-            self, query, key, value, attention_mask, scaling=self.scaling, dropout=self.dropout_now, **kwargs
-        )
-        return self.o_proj(attended.flatten(-2)), weights
-
-
-class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
-    """Text attends to encoder tokens: grouped heads, QK-norm a head, no rotary embedding, no mask (see `segments`)."""
-
-    def __init__(self, config: ArlowConfig, layer_idx: int):
-        super().__init__(config, layer_idx)
-        self.is_causal = False
-        self.q_norm = ArlowRMSNorm(self.head_dim, config.rms_norm_eps)
-        self.k_norm = ArlowRMSNorm(self.head_dim, config.rms_norm_eps)
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None,
-        segments: SegmentTable | SegmentMask,
-        cache: CrossAttentionCacheLayer | None = None,
-    ) -> Tensor:
-        """Text that sees a picture, (Q, D) with a table, (B, T, D) with a mask; flat (K, D) tokens of new pictures.
-
-        The result has the shape of the text.
-        """
-        query = self.q_norm(self._heads(self.q_proj(hidden_states)))
-        pool = self._pool(encoder_hidden_states, cache)
-        attend = self._over_mask if isinstance(segments, SegmentMask) else self._over_runs
-        attended = attend(query, *pool, segments, None if encoder_hidden_states is None else cache)
-        return self.o_proj(attended.flatten(-2))
-
-    def _pool(self, encoder_hidden_states: Tensor | None, cache) -> tuple[Tensor, Tensor]:
-        """(K, Hkv, Dh) keys and values: what the cache holds, then this call's pictures, which alone are projected."""
-        pools = []
-        if cache is not None and cache.is_initialized:
-            pools.append((cache.keys.flatten(0, 1), cache.values.flatten(0, 1)))
-        if encoder_hidden_states is not None:
-            key = self.k_norm(self._heads(self.k_proj(encoder_hidden_states)))
-            pools.append((key, self._heads(self.v_proj(encoder_hidden_states))))
-        key, value = (torch.cat(pool) if len(pool) > 1 else pool[0] for pool in zip(*pools, strict=True))
-        return key, value
-
-    def _over_runs(self, query, key, value, segments: SegmentTable, cache) -> Tensor:
-        """(Q, H, Dh) -> the same. Fills `cache` with the run that each row will see later."""
-        if segments.key_index is not None:
-            key, value = key[segments.key_index], value[segments.key_index]
-        queries, keys = segments.query_runs, segments.key_runs
-        if cache is not None:
-            lengths = keys.lengths[segments.keeps] * (segments.keeps >= 0)
-            width = max(int(lengths.max()), 1)  # not what a group of an earlier document may have needed
-            cache.update(*(keys.pad(x)[segments.keeps, :width] for x in (key, value)), lengths)
-        if takes_varlen(self.config._attn_implementation, query, self.head_dim, self.dropout_now):
-            return varlen_attention(
-                query, key, value, query_runs=queries, key_runs=keys, scaling=self.scaling, is_causal=False
-            )
-        if len(segments.groups) == 1:
-            return self._over_padded_runs(query, key, value, queries, keys)
-        parts, places = [], []
-        for numbers in segments.groups:
-            (q_index, q_runs), (k_index, k_runs) = queries.subset(numbers), keys.subset(numbers)
-            parts.append(self._over_padded_runs(query[q_index], key[k_index], value[k_index], q_runs, k_runs))
-            places.append(q_index)
-        return torch.cat(parts)[torch.cat(places).argsort()]
-
-    def _over_padded_runs(self, query, key, value, queries: Runs, keys: Runs) -> Tensor:
-        mask = None if keys.padding_mask is None else keys.padding_mask[:, None, None]
-        return queries.unpad(self._attend(queries.pad(query), keys.pad(key), keys.pad(value), mask))
-
-    def _over_mask(self, query, key, value, segments: SegmentMask, cache) -> Tensor:
-        """(B, T, H, Dh) -> the same. Fills `cache` with all that a row's keys hold."""
-        index = segments.key_index
-        key, value = ((x if index is None else x[index]).view(query.shape[0], -1, *x.shape[1:]) for x in (key, value))
-        if cache is not None:
-            cache.update(key, value, segments.lengths)
-        return self._attend(query, key, value, segments.mask[:, None])
-
-    def _attend(self, query, key, value, mask: Tensor | None) -> Tensor:
-        """(B, T or K, heads, Dh) each -> (B, T, H, Dh); every implementation but eager means SDPA for these shapes."""
-        attend = eager_attention_forward if self.config._attn_implementation == "eager" else arlow_attention_forward
-        query, key, value = (states.transpose(1, 2) for states in (query, key, value))
-        return attend(self, query, key, value, mask, scaling=self.scaling, dropout=self.dropout_now)[0]
-
-
-class ArlowCrossAttentionBlock(nn.Module):
-    """Cross-attention and MLP, each behind a tanh gate that starts closed: then the block is the identity.
-
-    Tokens that see no picture do not enter it (arXiv:2204.14198, section 3.1.2; QK-norm and groups as in Llama 3).
-    """
-
-    def __init__(self, config: ArlowConfig, layer_idx: int):
-        super().__init__()
-        self.attn_norm = ArlowRMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.attn = ArlowGroupedCrossAttention(config, layer_idx)
-        self.attn_gate = nn.Parameter(torch.zeros(1, dtype=torch.float32))
-        self.mlp_norm = ArlowRMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = ArlowMLP(config)
-        self.mlp_gate = nn.Parameter(torch.zeros(1, dtype=torch.float32))
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None,
-        segments: SegmentTable | SegmentMask,
-        cache: CrossAttentionCacheLayer | None = None,
-    ) -> Tensor:
-        """(B, T, D) -> (B, T, D); text that sees no picture comes back untouched, bit for bit."""
-        if isinstance(segments, SegmentMask):
-            seeing = self._read(hidden_states, encoder_hidden_states, segments, cache)
-            return torch.where(segments.sees[..., None], seeing, hidden_states)
-        flat = hidden_states.flatten(0, 1)
-        seeing = self._read(flat[segments.query_index], encoder_hidden_states, segments, cache)
-        return flat.index_copy(0, segments.query_index, seeing).view_as(hidden_states)
-
-    def _read(self, seeing: Tensor, *pictures) -> Tensor:
-        attended = self.attn(self.attn_norm(seeing), *pictures)
-        seeing = seeing + (self.attn_gate.float().tanh() * attended).to(seeing.dtype)
-        return seeing + (self.mlp_gate.float().tanh() * self.mlp(self.mlp_norm(seeing))).to(seeing.dtype)
 
 
 class ArlowFlashTransformerLayer(GradientCheckpointingLayer):

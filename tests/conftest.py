@@ -14,8 +14,8 @@ from jaxtyping import install_import_hook
 torch.set_num_threads(1)  # on busy cores, two threads wait for each other at every small product
 # All of ours but the configurations: transformers builds their constructors, and the hook would replace them.
 CHECKED = (
-    "attention segments linear loss generation_arlow modeling_arlow modeling_arlow_vl processing_arlow "
-    "data evaluation training"
+    "attention segments linear loss generation_arlow layers_arlow modeling_arlow modeling_arlow_vl "
+    "processing_arlow data evaluation training"
 )
 install_import_hook(["vision", *(f"arlow_vl.{name}" for name in CHECKED.split())], "beartype.beartype")
 

@@ -59,7 +59,7 @@ def reference_varlen(query, key, value, *, query_runs, key_runs, scaling, is_cau
 @pytest.fixture
 def varlen_calls(open_model, monkeypatch):
     """Opens the gate on this machine, with the reference above as the kernel; lists the calls."""
-    from arlow_vl import modeling_arlow
+    from arlow_vl import layers_arlow
 
     calls = []
 
@@ -69,7 +69,7 @@ def varlen_calls(open_model, monkeypatch):
 
     open_model.set_attn_implementation("arlow")
     monkeypatch.setattr(attention, "kernel_for", lambda *_: KernelChoice("varlen", "test"))
-    for module in (attention, modeling_arlow):
+    for module in (attention, layers_arlow):
         monkeypatch.setattr(module, "varlen_attention", kernel)
     return calls
 

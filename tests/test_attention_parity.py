@@ -13,7 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from arlow_vl import attention, modeling_arlow
+from arlow_vl import attention, layers_arlow
 from arlow_vl.attention import KernelChoice
 from experiments.benchmarks.attention_layouts import FORMS, arranged, batch_of, random_documents
 from experiments.benchmarks.attention_reference import HIDDEN, decoded, measured, reference, small_decoder
@@ -41,7 +41,7 @@ def varlen_by_definition():
     """Opens the gate on this machine, with the varlen kernel's contract in plain mathematics behind it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "kernel_for", lambda *_: KernelChoice("varlen", "test"))
-        for module in (attention, modeling_arlow):
+        for module in (attention, layers_arlow):
             patch.setattr(module, "varlen_attention", reference_varlen)
         yield
 

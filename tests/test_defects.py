@@ -16,7 +16,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 import arlow_vl
 from arlow_vl.attention import eager_attention_forward
 from arlow_vl.configuration_arlow import ArlowConfig
-from arlow_vl.modeling_arlow import ArlowForCausalLM, apply_rotary, rotary_factors
+from arlow_vl.layers_arlow import apply_rotary, rotary_factors
+from arlow_vl.modeling_arlow import ArlowForCausalLM
 
 IMAGE = 7
 

@@ -7,7 +7,8 @@ from torch import nn
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
 from arlow_vl.configuration_arlow import ArlowVisionConfig, ArlowVLConfig
-from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowRMSNorm
+from arlow_vl.layers_arlow import ArlowRMSNorm
+from arlow_vl.modeling_arlow import ArlowForCausalLM
 from arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from tests.test_modeling_arlow import text, text_with_pictures
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import StaticCache
 
-from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowRMSNorm, apply_rotary, rotary_factors
+from arlow_vl.layers_arlow import ArlowRMSNorm, apply_rotary, rotary_factors
+from arlow_vl.modeling_arlow import ArlowForCausalLM
 from tests.conftest import open_gates
 
 IMAGE = 7

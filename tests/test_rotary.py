@@ -7,7 +7,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from arlow_vl.configuration_arlow import ArlowConfig
-from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowRotaryEmbedding
+from arlow_vl.layers_arlow import ArlowRotaryEmbedding
+from arlow_vl.modeling_arlow import ArlowForCausalLM
 from arlow_vl.rope_rules import REQUIRED
 
 SIZES = {
