@@ -1,13 +1,14 @@
 """What `make demo` runs: real data, text stage, vision stage, captions, answers, report; finished parts once."""
 
+import subprocess
 import sys
 import time
 from pathlib import Path
 
-from arlow_vl.cli import main
 from arlow_vl.evaluation.held_out_text import describe_text
 from arlow_vl.evaluation.results import read_json
 
+ARLOW = Path(sys.executable).with_name("arlow")
 RUNS = Path("runs/first-light")
 RECIPES = Path(__file__).parent
 DATA, TOKENIZER, TEXT, VISION, RESULTS = (
@@ -43,7 +44,7 @@ def run() -> int:
             continue
         print(f"\n== {number}/{len(STEPS)} {title}: arlow {' '.join(map(str, words))}", flush=True)
         began = time.monotonic()
-        if status := main([str(word) for word in words]):
+        if status := subprocess.run([ARLOW, *map(str, words)]).returncode:
             return status
         print(f"== {title}: {time.monotonic() - began:.0f} s", flush=True)
     print(f"\n{describe_text(read_json(RESULTS / 'text.json'))}")
