@@ -29,7 +29,7 @@ from arlow_vl.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTraine
 from arlow_vl.picture_checks import refuse_wrong_pictures, refuse_wrong_tiles
 from vision.encoder import VisionEncoder
 from vision.image_processing import MAX_GRID
-from vision.projector import LinearProjector, MLPProjector, PerceiverResampler, TileEmbedding
+from vision.projector import LinearProjector, MLPProjector, PerceiverResampler, TileEmbedding, UnitLinear
 
 logger = logging.get_logger(__name__)
 
@@ -44,6 +44,8 @@ class ArlowVLPreTrainedModel(ArlowPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, TileEmbedding):
             init.zeros_(module.weight)
+        elif isinstance(module, UnitLinear):
+            init.normal_(module.weight, std=module.in_features**-0.5)
         elif isinstance(module, PerceiverResampler):
             init.normal_(module.latents)
 

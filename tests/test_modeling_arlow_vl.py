@@ -79,6 +79,17 @@ def test_a_text_checkpoint_without_cross_blocks_gets_closed_ones(small_config, t
     assert torch.equal(model(**inputs).logits, text_model(inputs["input_ids"]).logits)
 
 
+@pytest.mark.parametrize("initializer_range", [0.002, 0.02, 0.2])
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+def test_an_mlp_starts_with_tokens_of_about_one_size(small_config, vision_config, tmp_path, initializer_range, scale):
+    small_config.initializer_range = initializer_range
+    ArlowForCausalLM(small_config).save_pretrained(tmp_path)
+    model = ArlowVLForConditionalGeneration.from_text_checkpoint(tmp_path, vision_config)
+    features = scale * torch.randn(4, 9, model.model.vision.embed_dim)
+    tokens = model.model.encode_pictures(image_features=features).states
+    assert 0.4 < tokens.std() < 1.0
+
+
 def test_features_computed_earlier_stand_in_for_pixels(model, inputs):
     open_gates(model)
     features = model.model.vision(inputs["pixel_values"])

@@ -18,11 +18,11 @@ KINDS = {"linear": LinearProjector, "mlp": MLPProjector, "perceiver": perceiver}
 LENGTHS = torch.tensor([2, 5, 2])
 
 
-def test_it_is_two_linear_layers_with_a_gelu_between_and_norms_around():
+def test_it_is_two_linear_layers_with_a_norm_before_each_and_a_gelu_between():
     projector = MLPProjector(6, 10)
     features = torch.randn(2, 3, 6)
-    hidden = F.linear(F.layer_norm(features, (6,)), projector.fc1.weight, projector.fc1.bias)
-    expected = F.layer_norm(F.linear(F.gelu(hidden), projector.fc2.weight, projector.fc2.bias), (10,))
+    hidden = F.layer_norm(F.linear(F.layer_norm(features, (6,)), projector.fc1.weight, projector.fc1.bias), (10,))
+    expected = F.linear(F.gelu(hidden), projector.fc2.weight, projector.fc2.bias)
     torch.testing.assert_close(projector(features), expected)
 
 
