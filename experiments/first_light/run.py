@@ -1,5 +1,6 @@
 """What `make demo` runs: real data, text stage, vision stage, captions, answers, report; finished parts once."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -37,6 +38,14 @@ STEPS = {
 PRODUCTS = {"train the tokenizer": TOKENIZER / "tokenizer.json", "captions and answers": RESULTS / "meta.json"}
 
 
+def arlow(words: list) -> int:
+    """Runs one command and returns its exit status; when it is to stop, it saves first, and is waited for."""
+    signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to the command too
+    with subprocess.Popen([ARLOW, *map(str, words)]) as command:
+        signal.signal(signal.SIGTERM, lambda number, _: command.send_signal(number))
+        return command.wait()
+
+
 def run() -> int:
     start = time.monotonic()
     for number, (title, words) in enumerate(STEPS.items(), 1):
@@ -44,7 +53,7 @@ def run() -> int:
             continue
         print(f"\n== {number}/{len(STEPS)} {title}: arlow {' '.join(map(str, words))}", flush=True)
         began = time.monotonic()
-        if status := subprocess.run([ARLOW, *map(str, words)]).returncode:
+        if status := arlow(words):
             return status
         print(f"== {title}: {time.monotonic() - began:.0f} s", flush=True)
     print(f"\n{describe_text(read_json(RESULTS / 'text.json'))}")
