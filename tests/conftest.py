@@ -14,8 +14,9 @@ from jaxtyping import install_import_hook
 torch.set_num_threads(1)  # on busy cores, two threads wait for each other at every small product
 # All of ours but the configurations: transformers builds their constructors, and the hook would replace them.
 CHECKED = (
-    "attention segments linear loss generation_arlow layers_arlow modeling_arlow modeling_arlow_vl "
-    "processing_arlow data evaluation training"
+    "models.arlow.attention models.arlow.segments models.arlow.linear models.arlow.loss models.arlow.generation_arlow "
+    "models.arlow.layers_arlow models.arlow.modeling_arlow models.arlow_vl.modeling_arlow_vl "
+    "models.arlow_vl.processing_arlow_vl data evaluation training"
 )
 install_import_hook(["vision", *(f"arlow_vl.{name}" for name in CHECKED.split())], "beartype.beartype")
 
@@ -27,7 +28,7 @@ def seeded():
 
 @pytest.fixture
 def small_config():
-    from arlow_vl.configuration_arlow import ArlowConfig
+    from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 
     return ArlowConfig(
         vocab_size=300,
@@ -44,7 +45,7 @@ def small_config():
 @pytest.fixture
 def open_model(small_config):
     """A small decoder in eval mode whose cross-attention gates stand open."""
-    from arlow_vl.modeling_arlow import ArlowForCausalLM
+    from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 
     model = ArlowForCausalLM(small_config).eval()
     open_gates(model)

@@ -14,10 +14,10 @@ from transformers import AttentionInterface
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 import arlow_vl
-from arlow_vl.attention import eager_attention_forward
-from arlow_vl.configuration_arlow import ArlowConfig
-from arlow_vl.layers_arlow import apply_rotary, rotary_factors
-from arlow_vl.modeling_arlow import ArlowForCausalLM
+from arlow_vl.models.arlow.attention import eager_attention_forward
+from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
+from arlow_vl.models.arlow.layers_arlow import apply_rotary, rotary_factors
+from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 
 IMAGE = 7
 
@@ -119,7 +119,7 @@ def test_09_results_of_flash_attns_unpad_input_are_unpacked_by_position():
 
 
 def test_10_nothing_imports_without_flash_attn():
-    program = "import sys; sys.modules['flash_attn'] = None; import arlow_vl.modeling_arlow, arlow_vl.attention"
+    program = "import sys; sys.modules['flash_attn'] = None; import arlow_vl.models.arlow.modeling_arlow"
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 

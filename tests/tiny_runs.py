@@ -11,9 +11,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from arlow_vl.configuration_arlow import ArlowConfig
-from arlow_vl.modeling_arlow import ArlowForCausalLM
-from arlow_vl.tokenization_arlow_fast import ArlowTokenizerFast, train_tokenizer
+from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
+from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
+from arlow_vl.models.arlow.tokenization_arlow_fast import ArlowTokenizerFast, train_tokenizer
 from vision.encoder import VisionEncoder
 
 SAMPLES = Path(__file__).parent / "samples"

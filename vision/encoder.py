@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vision.image_processing import PictureTransform
-from vision.native_resolution import unpatchify
+from vision.forms.native_resolution import unpatchify
+from vision.transform import PictureTransform
 
 # All that a damaged pickle has been seen to raise on its way through torch.load.
 UNREADABLE = (

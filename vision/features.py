@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from vision.decoding.image import PictureError
 from vision.encoder import VisionEncoder
-from vision.image_processing import PictureError, PictureTransform
-from vision.picture_batches import pack_pictures, prepare_picture
+from vision.forms.batches import pack_pictures, prepare_picture
+from vision.transform import PictureTransform
 
 logger = logging.getLogger(__name__)
 

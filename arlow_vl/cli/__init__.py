@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def exit_status(error: Exception) -> int | None:
     """The exit status for a user's error, None for a fault of ours (which keeps its traceback)."""
-    from vision.image_processing import PictureError
+    from vision.decoding.image import PictureError
 
     if hasattr(error, "exit_code"):
         return error.exit_code

@@ -18,9 +18,9 @@ def run(args: argparse.Namespace) -> None:
 
     from arlow_vl.data.prompts import CAPTION_PROMPT, question_prompt
     from arlow_vl.evaluation.generation import complete_prompts
-    from arlow_vl.evaluation.loading import load_vision_language_model
-    from arlow_vl.generation_arlow import select_pictures
-    from vision.image_processing import read_picture
+    from arlow_vl.models.arlow.generation_arlow import select_pictures
+    from arlow_vl.models.folders import load_vision_language_model
+    from vision.decoding.image import read_picture
 
     pictures = [read_picture(path) for path in args.pictures]  # before any weight is read
     model, processor = load_vision_language_model(args.model)

@@ -30,7 +30,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def run_export_text(args: argparse.Namespace) -> None:
-    from arlow_vl.evaluation.loading import load_vision_language_model, save_folder
+    from arlow_vl.models.folders import load_vision_language_model, save_folder
 
     if args.output.exists():
         raise ValueError(f"{args.output} exists already; name a new folder")

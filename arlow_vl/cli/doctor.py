@@ -39,7 +39,7 @@ def versions() -> dict[str, str]:
 
     import torch
 
-    from arlow_vl.attention import flash_attn_state
+    from arlow_vl.models.arlow.attention import flash_attn_state
 
     found = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with the CUDA it was built for
     found |= {name: version(name) for name in ("transformers", "timm")}
@@ -72,7 +72,7 @@ def attention_table() -> list[dict[str, Any]]:
     """The gate's answer for each case; it is the function that every attention asks."""
     import torch
 
-    from arlow_vl.attention import kernel_for
+    from arlow_vl.models.arlow.attention import kernel_for
 
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     table = []

@@ -18,8 +18,8 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.data.prompts import CAPTION_PROMPT, question_prompt
     from arlow_vl.evaluation.explain import draw_explanation, encoder_views, explain_completion
-    from arlow_vl.evaluation.loading import load_vision_language_model
-    from vision.image_processing import read_picture
+    from arlow_vl.models.folders import load_vision_language_model
+    from vision.decoding.image import read_picture
 
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, got {args.out}")

@@ -17,7 +17,7 @@ def add_parser(subparsers) -> None:
 
 
 def run_check(args: argparse.Namespace) -> None:
-    from vision.image_processing import read_picture
+    from vision.decoding.image import read_picture
 
     with silent_libraries():
         picture = read_picture(args.picture)

@@ -15,7 +15,7 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from arlow_vl.evaluation.report import pictures_in_shards, write_report
+    from arlow_vl.evaluation.report.page import pictures_in_shards, write_report
     from arlow_vl.evaluation.results import read_json
     from arlow_vl.evaluation.scores import format_table
 

@@ -19,8 +19,8 @@ def run(args: argparse.Namespace) -> None:
     import transformers
     from transformers.utils.import_utils import is_serve_available
 
-    from arlow_vl.auto import ArlowForCausalLM
-    from arlow_vl.evaluation.loading import check_files
+    from arlow_vl.models.auto import ArlowForCausalLM
+    from arlow_vl.models.folders import check_files
 
     if not is_serve_available():
         raise ValueError("serving needs fastapi, uvicorn and openai; pip install 'arlow-vl[serve]'")

@@ -27,7 +27,7 @@ def run_train(args: argparse.Namespace) -> None:
         raise ValueError(f"--max-bytes must be at least 1, got {args.max_bytes}")
     if args.output.exists() and not args.output.is_dir():
         raise ValueError(f"--output {args.output} is a file; name a folder")
-    from arlow_vl.tokenization_arlow_fast import train_tokenizer
+    from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer
 
     tally: Counter[str] = Counter()
     skipped: Counter[str] = Counter()

@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from arlow_vl.errors import CheckpointError
-    from arlow_vl.frozen import verify_frozen
+    from arlow_vl.evaluation.frozen import verify_frozen
 
     checks = verify_frozen(args.text_checkpoint, args.checkpoint)
     failed = [check for check in checks if not check.holds]

@@ -16,9 +16,9 @@ from arlow_vl.data.prompts import CAPTION_PROMPT, IGNORED, encode_example, encod
 from arlow_vl.data.shards import ShardSample, ShardScan
 from vision.encoder import VisionEncoder
 from vision.features import FeatureCache, encoder_fingerprint
-from vision.image_processing import PictureTransform
-from vision.picture_batches import pack_pictures, prepare_picture
-from vision.tiling import Tiles
+from vision.forms.batches import pack_pictures, prepare_picture
+from vision.forms.tiling import Tiles
+from vision.transform import PictureTransform
 
 
 class Example(NamedTuple):

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from arlow_vl.errors import DataError
-from vision.image_processing import PictureError
+from vision.decoding.image import PictureError
 
 logger = logging.getLogger(__name__)
 

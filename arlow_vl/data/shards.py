@@ -137,7 +137,7 @@ def verify_shards(paths: Iterable[str | Path], limits: ReaderLimits = DEFAULT_LI
 
     That nothing is usable is a result, not an error. Raises DataError if a shard is missing.
     """
-    from vision.image_processing import PictureError, PictureLimits, decode_picture
+    from vision.decoding.image import PictureError, PictureLimits, decode_picture
 
     picture_limits = PictureLimits(max_bytes=limits.max_member_bytes, max_pixels=limits.max_pixels)
     total = ShardScan()

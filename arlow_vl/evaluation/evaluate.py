@@ -13,7 +13,6 @@ from arlow_vl.data.image_text import cache_pictures
 from arlow_vl.data.shards import ShardSample, ShardScan
 from arlow_vl.errors import CheckpointError, DataError
 from arlow_vl.evaluation.held_out_text import compare_text, describe_text
-from arlow_vl.evaluation.loading import load_text_model, load_vision_language_model
 from arlow_vl.evaluation.results import write_json
 from arlow_vl.evaluation.runner import (
     ANSWER_TOKENS,
@@ -23,6 +22,7 @@ from arlow_vl.evaluation.runner import (
     print_progress,
     read_split,
 )
+from arlow_vl.models.folders import load_text_model, load_vision_language_model
 
 CAPTION_TESTS = ("test-known", "test-novel")
 TEXT_ROWS = 256

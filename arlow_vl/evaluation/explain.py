@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from arlow_vl.data.prompts import encode_prompt
-from vision.image_processing import PictureTransform
-from vision.native_resolution import unpatchify
+from vision.forms.native_resolution import unpatchify
 from vision.projector import PerceiverLayer, PerceiverResampler
+from vision.transform import PictureTransform
 
 CELL, GAP, COLUMNS, STRIP = 168, 12, 6, 200
 INK, PAPER, FAINT = (24, 24, 28), (250, 250, 248), (120, 120, 126)

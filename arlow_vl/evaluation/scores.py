@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from arlow_vl.evaluation import bootstrap
-from arlow_vl.evaluation.bootstrap import Interval, Metric
-from arlow_vl.evaluation.captions import ORDERS, bleu, caption_scores
+from arlow_vl.evaluation import statistics as bootstrap
+from arlow_vl.evaluation.metrics.captions import ORDERS, bleu, caption_scores
+from arlow_vl.evaluation.metrics.vqa import Rule, vqa_scores
 from arlow_vl.evaluation.results import MODEL, CaptionRow, QuestionRow, Task, read_json, read_tasks, write_json
-from arlow_vl.evaluation.vqa import Rule, vqa_scores
+from arlow_vl.evaluation.statistics import Interval, Metric
 
 Statistics = dict[str, np.ndarray]
 """Sums of a metric by system: a row a picture."""

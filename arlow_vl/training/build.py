@@ -7,19 +7,20 @@ from typing import Any
 
 import torch
 
-from arlow_vl.configuration_arlow import ArlowConfig, ArlowVisionConfig
 from arlow_vl.data.image_text import CachedPictures, DecodedPictures, cache_pictures
 from arlow_vl.errors import CheckpointError
-from arlow_vl.modeling_arlow import ArlowForCausalLM
-from arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
-from arlow_vl.processing_arlow import ArlowImageProcessor, ArlowProcessor
-from arlow_vl.tokenization_arlow_fast import ArlowTokenizerFast
+from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
+from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
+from arlow_vl.models.arlow.tokenization_arlow_fast import ArlowTokenizerFast
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
+from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
+from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowImageProcessor, ArlowProcessor
 from arlow_vl.training.datamodules import ImageTextData, StageData, TextData, report_scans, scan_sources
 from arlow_vl.training.modules import ImageTextModule, StageModule, TextModule
 from arlow_vl.training.progress import FillProgress
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe, VisionConfig
 from vision.encoder import VisionEncoder, load_encoder_weights
-from vision.image_processing import PictureTransform
+from vision.transform import PictureTransform
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, Trainer
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from arlow_vl.errors import DivergenceError
-from arlow_vl.evaluation.loading import save_folder
+from arlow_vl.models.folders import save_folder
 from arlow_vl.training.build import build_stage
 from arlow_vl.training.callbacks import Checkpointing, FrozenTensorsCheck, MetricsFile, SeedEachStep, StepLog
 from arlow_vl.training.checkpoint_io import ArlowCheckpointIO, checkpoints, newest_good, remove_leftovers

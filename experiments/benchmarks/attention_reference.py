@@ -1,6 +1,6 @@
 """The decoder by its definition, in float64: loops over documents, heads and picture groups, explicit softmax.
 
-Nothing of `arlow_vl.segments` or `arlow_vl.attention` is called: this is what they are measured against.
+Nothing of `segments.py` or `attention.py` in `arlow_vl/models/arlow` is called: this is what they are measured against.
 """
 
 from collections.abc import Callable

@@ -17,8 +17,8 @@ from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 from transformers.models.mllama.modeling_mllama import MllamaTextCrossAttention, _prepare_cross_attention_mask
 
 from arlow_vl import ArlowConfig
-from arlow_vl.layers_arlow import ArlowGroupedCrossAttention
-from arlow_vl.segments import build_segment_table, document_ids, flatten_pictures
+from arlow_vl.models.arlow.layers_arlow import ArlowGroupedCrossAttention
+from arlow_vl.models.arlow.segments import build_segment_table, document_ids, flatten_pictures
 from experiments.benchmarks.loss_memory import resident_mib
 from experiments.benchmarks.measure import alternate, table
 

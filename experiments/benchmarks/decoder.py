@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from arlow_vl import ArlowConfig, ArlowForCausalLM
-from arlow_vl.linear import product
+from arlow_vl.models.arlow.linear import product
 from experiments.benchmarks import loss_memory
 from experiments.benchmarks.measure import Timings, alternate, report, table
 

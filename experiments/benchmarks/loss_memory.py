@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from arlow_vl.loss import linear_cross_entropy
+from arlow_vl.models.arlow.loss import linear_cross_entropy
 
 TOKENS, WIDTH, VOCAB = 1024, 384, 131072
 ROUNDS = 9

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
-from arlow_vl.auto import ArlowConfig, ArlowForCausalLM, ArlowTokenizerFast
 from arlow_vl.data.packing import PackedRows, collate_rows, pack_documents
 from arlow_vl.data.text import read_jsonl
-from arlow_vl.tokenization_arlow_fast import train_tokenizer
+from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer
+from arlow_vl.models.auto import ArlowConfig, ArlowForCausalLM, ArlowTokenizerFast
 from experiments.benchmarks.measure import report, table
 
 TEXT = Path(__file__).parents[2] / "tests" / "samples" / "text"

@@ -21,8 +21,8 @@ from tempfile import TemporaryDirectory
 
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
-from arlow_vl.tokenization_arlow import ArlowTokenizer
-from arlow_vl.tokenization_arlow_fast import train_tokenizer
+from arlow_vl.models.arlow.tokenization_arlow import ArlowTokenizer
+from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer
 from experiments.benchmarks.measure import alternate, report, table
 
 VOCABULARY, ROUNDS, DOCUMENT = 8192, 11, 4096

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from arlow_vl.attention import kernel_for, varlen_attention
-from arlow_vl.segments import Runs
+from arlow_vl.models.arlow.attention import kernel_for, varlen_attention
+from arlow_vl.models.arlow.segments import Runs
 from experiments.benchmarks.measure import alternate, table
 
 HEADS, KEY_HEADS, HEAD_DIM = 16, 4, 128

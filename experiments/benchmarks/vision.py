@@ -21,9 +21,10 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
 
 from experiments.benchmarks.measure import Timings, alternate, report, table
+from vision.decoding.image import EncodedPicture, decode_picture
 from vision.encoder import VisionEncoder
-from vision.image_processing import EncodedPicture, PictureTransform, decode_picture
-from vision.tiling import tile_picture
+from vision.forms.tiling import tile_picture
+from vision.transform import PictureTransform
 
 PHOTO = Path(__file__).parents[2] / "tests" / "samples" / "fox.jpg"
 MODEL = "vit_tiny_patch16_224"

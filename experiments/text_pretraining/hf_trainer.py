@@ -23,10 +23,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import HfArgumentParser, PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from arlow_vl.auto import ArlowConfig, ArlowForCausalLM
 from arlow_vl.data.packing import collate_rows
 from arlow_vl.data.text import read_jsonl
 from arlow_vl.errors import DataError
+from arlow_vl.models.auto import ArlowConfig, ArlowForCausalLM
 from arlow_vl.training.build import load_tokenizer
 from arlow_vl.training.recipe import TextRecipe, parse_recipe
 from arlow_vl.training.stages import apply_policy

@@ -7,8 +7,8 @@ import pytest
 import torch
 import transformers
 
-from arlow_vl.attention import kernel_for
 from arlow_vl.cli import main
+from arlow_vl.models.arlow.attention import kernel_for
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ import pytest
 from transformers.utils.import_utils import is_serve_available
 
 from arlow_vl.cli import main
-from arlow_vl.configuration_arlow import ArlowConfig, ArlowVisionConfig, ArlowVLConfig
-from arlow_vl.modeling_arlow import ArlowForCausalLM
-from arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
+from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
+from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
+from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from tests.tiny_runs import TINY_MODEL, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import pytest
 
 from arlow_vl.cli import tokenizer
 from arlow_vl.errors import DataError
-from arlow_vl.tokenization_arlow import ArlowTokenizer
+from arlow_vl.models.arlow.tokenization_arlow import ArlowTokenizer
 
 TEXT = "The cat sat on the mat, and the cat saw that the mat was flat.\n" * 20
 

@@ -23,7 +23,7 @@ from arlow_vl.data.shards import scan_shards
 from arlow_vl.errors import DataError
 from tests.tiny_runs import SAMPLES, tiny_tokenizer
 from vision.encoder import VisionEncoder
-from vision.image_processing import PictureTransform
+from vision.transform import PictureTransform
 
 PAD, IMAGE = 3, 7
 

@@ -15,15 +15,15 @@ from arlow_vl.evaluation.explain import (
     words_of,
 )
 from arlow_vl.evaluation.generation import complete_prompts
-from arlow_vl.evaluation.loading import load_vision_language_model
-from arlow_vl.modeling_arlow import ArlowForCausalLM
+from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
+from arlow_vl.models.folders import load_vision_language_model
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
 from tests.conftest import open_gates
 from tests.tiny_runs import SAMPLES, tiny_tokenizer, write_encoder_weights, write_image_text_recipe
-from vision.image_processing import PictureTransform
-from vision.picture_batches import pack_pictures, prepare_picture
+from vision.forms.batches import pack_pictures, prepare_picture
 from vision.projector import PerceiverLayer
+from vision.transform import PictureTransform
 
 IMAGE = 7
 

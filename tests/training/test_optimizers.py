@@ -2,7 +2,7 @@
 
 import pytest
 
-from arlow_vl.modeling_arlow import ArlowForCausalLM
+from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.training.optimizers import GATE_LR, build_optimizer, build_schedule, lr_factor
 from arlow_vl.training.recipe import OptimConfig
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from arlow_vl.modeling_arlow import ArlowForCausalLM
+from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.training.stages import (
     apply_policy,
     check_frozen,

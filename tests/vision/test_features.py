@@ -12,15 +12,16 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from arlow_vl.configuration_arlow import ArlowVisionConfig, ArlowVLConfig
-from arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
+from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from tests.conftest import open_gates
 from tests.outside_data import colourful, encoded
 from vision import features
+from vision.decoding.image import decode_picture
 from vision.encoder import VisionEncoder
 from vision.features import DTYPES, FeatureCache, FeaturesError, encoder_fingerprint
-from vision.image_processing import PictureTransform, decode_picture
-from vision.picture_batches import pack_pictures, prepare_picture
+from vision.forms.batches import pack_pictures, prepare_picture
+from vision.transform import PictureTransform
 
 DiskUsage = namedtuple("DiskUsage", "total used free")
 

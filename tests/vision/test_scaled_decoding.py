@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from tests.outside_data import colourful, encoded, with_orientation
-from vision.image_processing import EncodedPicture, PictureError, PictureLimits, PictureTransform, decode_picture
-from vision.native_resolution import native_from_bytes
-from vision.tiling import tiles_from_bytes
+from vision.decoding.image import EncodedPicture, PictureError, PictureLimits, decode_picture
+from vision.forms.native_resolution import native_from_bytes
+from vision.forms.tiling import tiles_from_bytes
+from vision.transform import PictureTransform
 
 FOX = Path(__file__).parents[1] / "samples" / "fox.jpg"
 LEVELS = {"mean": (0, 0, 0), "std": (1 / 255,) * 3, "input_size": (3, 32, 32), "interpolation": "bicubic"}

@@ -12,8 +12,8 @@ from arlow_vl.data.fetch.clip_art import read_clip_art
 from arlow_vl.data.fetch.download import Say, fetch_packages, missing_bytes
 from arlow_vl.data.fetch.easy_vqa import read_easy_vqa
 from arlow_vl.data.fetch.emoji import read_emoji
+from arlow_vl.data.fetch.images import SourcePicture, StoredPicture, draw_all
 from arlow_vl.data.fetch.packages import PackageSet
-from arlow_vl.data.fetch.pictures import SourcePicture, StoredPicture, draw_all
 from arlow_vl.data.fetch.questions import ask
 from arlow_vl.data.fetch.records import (
     begin_part,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from arlow_vl.data.fetch.captions import caption_name
-from arlow_vl.data.fetch.pictures import NEAR_BITS, WORKERS, difference_hash, hash_distances
+from arlow_vl.data.fetch.images import NEAR_BITS, WORKERS, difference_hash, hash_distances
 from arlow_vl.data.fetch.shard_files import shards_of
 from arlow_vl.data.fetch.splits import SPLITS
 from arlow_vl.data.fetch.text import normalised

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from arlow_vl.data.fetch.archives import read_members
 from arlow_vl.data.fetch.captions import caption_name
+from arlow_vl.data.fetch.images import SourcePicture
 from arlow_vl.data.fetch.kinds import CLIP_ART_KINDS, kind_of_folder
 from arlow_vl.data.fetch.packages import CLIP_ART_PNG, CLIP_ART_SVG
-from arlow_vl.data.fetch.pictures import SourcePicture
 
 PNG_FOLDER, SVG_FOLDER = "usr/share/openclipart/png/", "usr/share/openclipart/svg/"
 LEFT_OUT = re.compile(r"shapes/stars/|special/|duplicates/|computer/icons/(etiquette|flat|lemon)-theme/")

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from arlow_vl.data.fetch.archives import read_members
 from arlow_vl.data.fetch.captions import caption_name
+from arlow_vl.data.fetch.images import SourcePicture
 from arlow_vl.data.fetch.kinds import kind_of_emoji
 from arlow_vl.data.fetch.packages import (
     EMOJI_GROUPS,
@@ -18,7 +19,6 @@ from arlow_vl.data.fetch.packages import (
     TWEMOJI,
     PackageSet,
 )
-from arlow_vl.data.fetch.pictures import SourcePicture
 
 SKIN_TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
 VARIATION_SELECTOR, JOINER = "fe0f", "200d"

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from arlow_vl.data.fetch.pictures import SourcePicture
+from arlow_vl.data.fetch.images import SourcePicture
 from arlow_vl.data.fetch.splits import hash_fraction
 
 YES_NO = (

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from arlow_vl.data.fetch.captions import caption_name
-from arlow_vl.data.fetch.pictures import NEAR_BITS, StoredPicture, hash_distances
+from arlow_vl.data.fetch.images import NEAR_BITS, StoredPicture, hash_distances
 
 Split = Literal["train", "validation", "test-known", "test-novel"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test-known", "test-novel")

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 
 from arlow_vl.data.fetch.archives import read_members
 from arlow_vl.data.fetch.captions import caption_name
+from arlow_vl.data.fetch.images import SourcePicture
 from arlow_vl.data.fetch.kinds import STAMP_KINDS, kind_of_folder
 from arlow_vl.data.fetch.packages import STAMPS
-from arlow_vl.data.fetch.pictures import SourcePicture
 
 FOLDER = "usr/share/tuxpaint/stamps/"
 

@@ -1,6 +1,6 @@
 from collections import Counter
 
-from arlow_vl.data.fetch.pictures import SourcePicture
+from arlow_vl.data.fetch.images import SourcePicture
 from arlow_vl.data.fetch.questions import ask, balance
 
 

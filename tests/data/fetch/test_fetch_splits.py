@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from arlow_vl.data.fetch.captions import caption_name
-from arlow_vl.data.fetch.pictures import NEAR_BITS, SourcePicture, StoredPicture, hash_distances
+from arlow_vl.data.fetch.images import NEAR_BITS, SourcePicture, StoredPicture, hash_distances
 from arlow_vl.data.fetch.splits import (
     group_by_names,
     has_near_duplicate,

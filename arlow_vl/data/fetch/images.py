@@ -1,0 +1,142 @@
+"""Source pictures of packages become small stored pictures with a hash that finds near-duplicates."""
+
+import io
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Int16
+from PIL import Image, ImageChops
+
+from vision.decoding.image import PictureError, decode_picture
+
+LONGEST_SIDE = 256
+SHORTEST_LONG_SIDE = 16
+JPEG_QUALITY = 92
+HASH_SIDE = 16
+NEAR_BITS = 12  # two pictures whose hashes differ in no more bits are near-duplicates
+WORKERS = 2
+IN_FLIGHT = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcePicture:
+    """A picture as its package holds it, with what the package says about it."""
+
+    key: str
+    """Key in the shards: unique, without a dot."""
+    source: str
+    license: str
+    style: str
+    caption: str
+    names: tuple[str, ...]
+    """Names of the thing shown. Pictures that share a name stay in one split; the first name is the picture's own."""
+    kind: str | None = None
+    """What kind of thing it is, in a word or two; None where the package does not say."""
+    flag_of: str | None = None
+    on_page: bool = False
+    """It lies somewhere on a white page, whose margins are cut."""
+    data: bytes
+    """PNG, WebP or SVG."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPicture:
+    """A picture as the shards will hold it."""
+
+    origin: SourcePicture
+    """Without its data."""
+    jpeg: bytes
+    bits: Bool[np.ndarray, "256"]
+    """256 bits of the difference hash of the decoded `jpeg`, as bool."""
+
+
+def draw_all(pictures: Iterable[SourcePicture], progress: Callable[[int], None]) -> tuple[list[StoredPicture], Counter]:
+    """Draws every picture on two threads; returns the stored pictures in order and the reasons of those left out."""
+    stored: list[StoredPicture] = []
+    left_out: Counter = Counter()
+    waiting: deque[Future] = deque()
+
+    def take() -> None:
+        result = waiting.popleft().result()
+        if isinstance(result, StoredPicture):
+            stored.append(result)
+            progress(len(stored))
+        else:
+            left_out[result] += 1
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for picture in pictures:
+            waiting.append(pool.submit(draw, picture))
+            if len(waiting) >= IN_FLIGHT:
+                take()
+        while waiting:
+            take()
+    return stored, left_out
+
+
+def draw(picture: SourcePicture) -> StoredPicture | str:
+    """The picture on white, at most 256 pixels long, as JPEG; or the reason why it cannot be used."""
+    try:
+        data = rasterise(picture.data) if is_svg(picture.data) else picture.data
+        image = decode_picture(data, name=picture.key)
+    except PictureError as error:
+        return error.reason
+    except ValueError:
+        return "bad_svg"
+    box = content_box(image)
+    if box is None:
+        return "blank"
+    if picture.on_page:
+        image = image.crop(box)
+    if max(image.size) < SHORTEST_LONG_SIDE:
+        return "tiny"
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)
+    jpeg = buffer.getvalue()
+    return StoredPicture(origin=replace(picture, data=b""), jpeg=jpeg, bits=difference_hash(jpeg, name=picture.key))
+
+
+def is_svg(data: bytes) -> bool:
+    """Whether this is markup; no picture format in binary starts like it."""
+    return data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<"
+
+
+def rasterise(svg: bytes) -> bytes:
+    """PNG of an SVG, 256 pixels wide. Fonts are left out: text would look different on every machine.
+
+    Raises:
+        ValueError: it is no SVG that can be drawn.
+    """
+    import resvg_py
+
+    text = svg.decode("utf-8", errors="replace")
+    return bytes(resvg_py.svg_to_bytes(svg_string=text, width=LONGEST_SIDE, dpi=96.0, skip_system_fonts=True))
+
+
+def content_box(image: Image.Image) -> tuple[int, int, int, int] | None:
+    """The smallest box around everything that is not white, with a margin of 1/32; None for a white picture."""
+    box = ImageChops.invert(image.convert("L")).point(lambda darkness: 255 * (darkness > 8)).getbbox()
+    if box is None:
+        return None
+    margin = max(box[2] - box[0], box[3] - box[1]) // 32
+    left, top, right, bottom = box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
+    return max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
+
+
+def difference_hash(data: bytes, *, name: str) -> Bool[np.ndarray, "256"]:
+    """256 bits: is each cell of a 17 x 16 grey picture brighter than its right neighbour?"""
+    grey = decode_picture(data, name=name).convert("L")
+    small = np.asarray(grey.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.LANCZOS), dtype=np.int16)
+    return (small[:, :-1] > small[:, 1:]).ravel()
+
+
+def hash_distances(
+    left: Bool[np.ndarray, "left bits"], right: Bool[np.ndarray, "right bits"]
+) -> Int16[np.ndarray, "left right"]:
+    """Differing bits of every pair."""
+    signs_left, signs_right = (np.where(bits, 1, -1).astype(np.float32) for bits in (left, right))
+    return ((left.shape[-1] - signs_left @ signs_right.T) / 2).astype(np.int16)

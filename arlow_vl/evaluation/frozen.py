@@ -1,0 +1,216 @@
+"""Whether pictures left the text model alone: the bytes of its tensors, and the bits of its logits.
+
+`arlow verify-frozen` prints what `verify_frozen` finds.
+"""
+
+import gc
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from arlow_vl.errors import CheckpointError
+from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
+from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig
+from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
+from arlow_vl.models.folders import check_model_type, load_weights
+
+NAMED = 3  # differing tensors that a sentence names
+# The cross-attention blocks are no part of the exported text model; the rest is bookkeeping.
+NOT_COMPARED = {"use_cross_attention", "architectures", "transformers_version", "_name_or_path"}
+Hashes = Mapping[str, tuple[str, str]]  # name -> dtype, SHA-256
+
+
+@dataclass(frozen=True)
+class Check:
+    """One claim about a vision-language checkpoint."""
+
+    claim: str
+    holds: bool
+    found: str
+    """What was compared, or the first things that differ."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Random text that both models read. Its `<image>` tokens are only words to the text model."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    image_token_id: int
+    pixel_values: Tensor
+
+    @property
+    def is_image(self) -> Tensor:
+        return self.input_ids == self.image_token_id
+
+    @property
+    def untouched(self) -> Tensor:
+        """(B, T) bool, True on tokens with no picture up to them in their own document."""
+        documents = (self.position_ids == 0).cumsum(1)
+        same_document = documents[:, :, None] == documents[:, None]
+        return ~(same_document & self.is_image[:, None]).tril().any(-1)
+
+
+def verify_frozen(text_checkpoint: Path, checkpoint: Path) -> list[Check]:
+    """Compares a vision-language model with the text model that it was built from; one of them is in memory at a time.
+
+    Raises:
+        CheckpointError: a folder does not hold a model of its kind.
+    """
+    check_model_type(text_checkpoint, "arlow")
+    check_model_type(checkpoint, "arlow_vl")
+    original = hash_file(text_checkpoint)
+    text_config = ArlowConfig.from_pretrained(text_checkpoint)
+    probes = make_probes(text_config, ArlowVLConfig.from_pretrained(checkpoint))
+    text_model = load_weights(ArlowForCausalLM, text_checkpoint)
+    expected, dtype = [logits_of(text_model, probe) for probe in probes], text_model.dtype
+    del text_model
+    gc.collect()
+    model = load_weights(ArlowVLForConditionalGeneration, checkpoint, dtype=dtype)  # a stage may have widened it
+    return [
+        compare_tensors("every frozen tensor has its SHA-256", original, hash_file(checkpoint, original)),
+        *compare_logits(model, probes, expected),
+        compare_export(model, original, text_config),
+    ]
+
+
+def hash_file(folder: Path, original: Hashes | None = None) -> dict[str, tuple[str, str]]:
+    """SHA-256 of the text model's tensors in a checkpoint of either kind, by its names for them, one at a time.
+
+    A tensor all of whose values the dtype in `original` can hold is hashed in that: float32 holds bfloat16 exactly.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / "model.safetensors.index.json"
+    shards = json.loads(index.read_text())["weight_map"].values() if index.is_file() else ["model.safetensors"]
+    hashes = {}
+    for name in sorted(set(shards)):
+        try:
+            with safe_open(folder / name, framework="pt") as file:
+                text_names = {key: text_name(key) for key in file.keys()}  # noqa: SIM118 - a file is no dict
+                for key, new in text_names.items():
+                    if new:
+                        dtype = (original or {}).get(new, (None, ""))[0]
+                        hashes[new] = fingerprint(as_dtype(file.get_tensor(key), dtype))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{folder / name} cannot be read ({error}); copy or train it again") from error
+    return hashes
+
+
+def as_dtype(tensor: Tensor, name: str | None) -> Tensor:
+    """The tensor in the dtype of that name, if that changes no value of it."""
+    converted = tensor if name is None else tensor.to(getattr(torch, name))
+    return converted if torch.equal(converted.to(tensor.dtype), tensor) else tensor
+
+
+def text_name(name: str) -> str | None:
+    """What the text model calls a tensor of either model; None for those that it does not share."""
+    if "cross_block" in name.split(".") or name.startswith(("model.vision.", "model.projector.")):
+        return None
+    return name.replace("model.language_model.", "model.", 1)
+
+
+def fingerprint(tensor: Tensor) -> tuple[str, str]:
+    return str(tensor.dtype).removeprefix("torch."), sha256_of(tensor)
+
+
+def sha256_of(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's bytes."""
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(data.data).hexdigest()
+
+
+def compare_tensors(claim: str, original: Hashes, current: Hashes) -> Check:
+    wrong = [f"{name} is missing" for name in original if name not in current]
+    wrong += [f"{name} is not in the text checkpoint" for name in current if name not in original]
+    for name, (dtype, digest) in original.items():
+        if name in current and current[name] != (dtype, digest):
+            wrong.append(name if current[name][0] == dtype else f"{name} ({current[name][0]}, was {dtype})")
+    if not wrong:
+        return Check(claim, True, f"{len(original)} tensors")
+    more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+    return Check(claim, False, f"{len(wrong)} of {len(original)} differ: {', '.join(wrong[:NAMED])}{more}")
+
+
+def make_probes(text_config: ArlowConfig, config: Any) -> list[Probe]:
+    """A batch of three rows, the second without a picture, and a packed row of three documents, likewise."""
+    image, size = config.image_token_id, config.vision_config.input_size
+    vocab_size = min(text_config.vocab_size, config.text_config.vocab_size)
+    dice = torch.Generator().manual_seed(0)
+    probes = []
+    for positions, pictures in (
+        ([list(range(24))] * 3, [(0, 9), (2, 5), (2, 6), (2, 15)]),
+        ([[*range(8), *range(9), *range(7)]], [(0, 11), (0, 14)]),
+    ):
+        position_ids = torch.tensor(positions)
+        input_ids = torch.randint(vocab_size, position_ids.shape, generator=dice)
+        input_ids[input_ids == image] = image - 1 if image else 1
+        for row, token in pictures:
+            input_ids[row, token] = image
+        pixel_values = torch.randn(len(pictures), 3, *size, generator=dice)
+        probes.append(Probe(input_ids, position_ids, image, pixel_values))
+    return probes
+
+
+@torch.no_grad()
+def logits_of(model: Any, probe: Probe, *, look: bool = False, instead: dict | None = None) -> Tensor:
+    """What the model makes of a probe: with its pictures where `look` is set, with other parameters `instead`."""
+    settings = {"position_ids": probe.position_ids, "use_cache": False}
+    if look:
+        settings |= {"input_ids": probe.input_ids, "pixel_values": probe.pixel_values}
+    else:  # an `<image>` id without its picture is refused; its embedding is a word
+        settings["inputs_embeds"] = model.get_input_embeddings()(probe.input_ids)
+    return functional_call(model, instead or {}, (), settings).logits
+
+
+def compare_logits(model: ArlowVLForConditionalGeneration, probes: list[Probe], expected: list[Tensor]) -> list[Check]:
+    """With gates closed and as they are; `expected` is what the text model makes of each probe."""
+    everything = [torch.ones_like(probe.is_image) for probe in probes]
+    untouched = [probe.untouched for probe in probes]
+    opening = max(abs(gate) for gates in model.gate_openings().values() for gate in gates)
+    shut = {name: torch.zeros_like(gate) for name, gate in model.named_parameters() if name.endswith("_gate")}
+    closed = [logits_of(model, probe, look=True, instead=shut) for probe in probes]
+    blind, seeing = ([logits_of(model, probe, look=look) for probe in probes] for look in (False, True))
+    claim = f"before a picture and in rows without one, no bit changes (gates open up to {opening:.2g})"
+    return [
+        compare_bits("with closed gates, pictures change no bit of any logit", expected, closed, everything),
+        compare_bits("without pictures, no bit of any logit changes", expected, blind, everything),
+        compare_bits(claim, expected, seeing, untouched),
+    ]
+
+
+def compare_bits(claim: str, expected: list[Tensor], found: list[Tensor], where: list[Tensor]) -> Check:
+    """Bit for bit, so that -0 is not 0 and a NaN is itself."""
+    differing, tokens, largest = 0, 0, 0.0
+    for was, now, mask in zip(expected, found, where, strict=True):
+        if was.shape != now.shape or was.dtype != now.dtype:
+            return Check(claim, False, f"logits are {list(now.shape)} {now.dtype}, were {list(was.shape)} {was.dtype}")
+        was, now = was[mask], now[mask]
+        differs = (was.contiguous().view(torch.uint8) != now.contiguous().view(torch.uint8)).any(-1)
+        tokens += len(differs)
+        differing += int(differs.sum())
+        largest = max(largest, float((was - now).abs().max()))
+    if not differing:
+        return Check(claim, True, f"{tokens} tokens")
+    return Check(claim, False, f"logits of {differing} of {tokens} tokens differ, by up to {largest:.2g}")
+
+
+def compare_export(model: ArlowVLForConditionalGeneration, original: Hashes, text_config: ArlowConfig) -> Check:
+    claim = "the exported text model has the original tensors and configuration"
+    text_model = model.text_model()
+    exported = {name: fingerprint(tensor) for name, tensor in text_model.named_parameters()}  # tied ones once
+    check = compare_tensors(claim, original, exported)
+    was, now = text_config.to_dict(), text_model.config.to_dict()
+    changed = [key for key in was | now if key not in NOT_COMPARED and was.get(key) != now.get(key)]
+    if check.holds and changed:
+        values = ", ".join(f"{key} {now.get(key)!r}, was {was.get(key)!r}" for key in changed[:NAMED])
+        return Check(claim, False, f"the configuration differs: {values}")
+    return check

@@ -1,0 +1,85 @@
+# Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
+"""Architecture of the vision-language model: a picture encoder, a projector and Arlow."""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from arlow_vl.models.arlow.configuration_arlow import ArlowConfig, refuse_unknown_keys, without_unknown_keys
+
+
+@strict
+class ArlowVisionConfig(PreTrainedConfig):
+    """A timm backbone and what its pictures must look like."""
+
+    model_type = "arlow_vision"
+    base_config_key = "vision_config"
+
+    timm_name: str = "vit_small_patch14_dinov2"
+    """Any timm model that gives patch tokens or a feature map."""
+    blocks: list[int] | None = None
+    """Blocks whose tokens are read, joined on the last axis; None: the last."""
+    image_size: int | list[int] = 224
+    """Height and width of the encoder's input, pixels; one number for both."""
+    prefix_tokens: bool = False
+    """Whether the decoder reads the encoder's class and register tokens too."""
+    transform: dict | None = None
+    """Picture preprocessing, as `PictureTransform.to_dict` writes it; checkpoint and processor must agree on it.
+
+    `from_text_checkpoint` adds what is missing out of the encoder's own, so that {"max_tiles": 6} is enough for tiles.
+    """
+
+    def __post_init__(self, **kwargs):
+        refuse_unknown_keys(self, kwargs)
+        super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        return without_unknown_keys(self, super().to_dict())
+
+    @property
+    def max_tiles(self) -> int:
+        """Tiles that a picture may have beside its thumbnail; 1: the thumbnail alone."""
+        return (self.transform or {}).get("max_tiles", 1)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self.image_size if isinstance(self.image_size, list) else [self.image_size] * 2
+        return height, width
+
+
+@strict
+class ArlowVLConfig(PreTrainedConfig):
+    """A picture encoder, a projector and the text decoder that reads them."""
+
+    model_type = "arlow_vl"
+    sub_configs_defaults = {"text_config": ArlowConfig, "vision_config": ArlowVisionConfig}
+
+    text_config: dict | PreTrainedConfig | None = None
+    vision_config: dict | PreTrainedConfig | None = None
+    projector: Literal["linear", "mlp", "perceiver"] = "mlp"
+    projector_latents: int = 64
+    """Tokens that a perceiver makes of every picture, however many tiles or patches it has."""
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        refuse_unknown_keys(self, kwargs)
+        super().__post_init__(**kwargs)
+        if not self.text_config.use_cross_attention:
+            raise ValueError(
+                "text_config has use_cross_attention False, so pictures could not reach the decoder; set it to True"
+            )
+        if self.projector_latents < 1:
+            raise ValueError(f"projector_latents must be at least 1, got {self.projector_latents}")
+        self.tie_word_embeddings = self.text_config.tie_word_embeddings
+
+    def to_dict(self) -> dict[str, Any]:
+        return without_unknown_keys(self, super().to_dict())
+
+    @property
+    def image_token_id(self) -> int:
+        return self.text_config.image_token_id
+
+
+__all__ = ["ArlowVLConfig", "ArlowVisionConfig"]

@@ -1,0 +1,351 @@
+# Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
+"""Arlow with eyes: a timm encoder, a projector, and the decoder whose cross-attention blocks read what they give."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPooling,
+    MultimodalBaseModelOutputWithPast,
+    MultimodalCausalLMOutputWithPast,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
+from transformers.utils.deprecation import deprecate_kwarg
+
+from arlow_vl.models.arlow.generation_arlow import PictureGenerationMixin
+from arlow_vl.models.arlow.input_checks import refuse_missing_pictures, refuse_wrong_labels
+from arlow_vl.models.arlow.linear import ArlowLinear
+from arlow_vl.models.arlow.loss import head_output
+from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
+from arlow_vl.models.arlow_vl.image_checks import refuse_wrong_pictures, refuse_wrong_tiles
+from vision.encoder import VisionEncoder
+from vision.projector import LinearProjector, MLPProjector, PerceiverResampler, TileEmbedding, UnitLinear
+from vision.transform import MAX_GRID
+
+logger = logging.get_logger(__name__)
+
+
+class ArlowVLPreTrainedModel(ArlowPreTrainedModel):
+    config: ArlowVLConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, TileEmbedding):
+            init.zeros_(module.weight)
+        elif isinstance(module, UnitLinear):
+            init.normal_(module.weight, std=module.in_features**-0.5)
+        elif isinstance(module, PerceiverResampler):
+            init.normal_(module.latents)
+
+    def initialize_weights(self) -> None:
+        """Also what of the encoder no checkpoint brought, and the tables that none holds: `from_pretrained` builds on
+        meta and loses them."""
+        super().initialize_weights()
+        for module in self.modules():
+            if isinstance(module, VisionEncoder) and not next(module.parameters()).is_meta:
+                module.initialize([name for name, tensor in _tensors(module.backbone) if not _has_values(tensor)])
+                module.init_non_persistent_buffers()
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Names as in state_dict, and those of tables that it leaves out; without what quantised layers add to it."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _has_values(tensor: Tensor) -> bool:
+    return getattr(tensor, "_is_hf_initialized", False)  # transformers' mark
+
+
+class EncodedPictures(NamedTuple):
+    """Pictures on their way to the decoder."""
+
+    features: Tensor
+    """What the encoder gave, (pictures, P, F), or flat (K, F) where pictures differ in length."""
+    states: Tensor
+    """The same through the projector, in the decoder's width."""
+    lengths: Tensor | None
+    """(pictures,) int64: how many of the flat states are of each; None: they are not flat."""
+
+    def decoder_inputs(self) -> dict[str, Tensor]:
+        inputs = {"encoder_hidden_states": self.states, "encoder_lengths": self.lengths}
+        return {key: value for key, value in inputs.items() if value is not None}
+
+    def image_outputs(self) -> BaseModelOutputWithPooling:
+        of_pictures = self.states if self.lengths is None else self.states.split(self.lengths.tolist())
+        return BaseModelOutputWithPooling(last_hidden_state=self.features, pooler_output=of_pictures)
+
+
+class ArlowVLModel(ArlowVLPreTrainedModel):
+    """Encoder, projector and decoder without the head."""
+
+    def __init__(self, config: ArlowVLConfig):
+        super().__init__(config)
+        vision = config.vision_config
+        self.vision = VisionEncoder(
+            vision.timm_name,
+            blocks=tuple(vision.blocks or ()),
+            image_size=vision.input_size,
+            prefix_tokens=vision.prefix_tokens,
+        )
+        for part in (*self.vision.modules(), *(tensor for _, tensor in _tensors(self.vision))):
+            if not getattr(part, "is_meta", False):
+                part._is_hf_initialized = True  # timm has initialised its own weights
+        self.projector = build_projector(config, self.vision.embed_dim)
+        self.language_model = ArlowModel(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.embed_tokens = value
+
+    def encode_pictures(
+        self,
+        pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
+        tiles_per_image: Int[Tensor, " pictures"] | None = None,
+        tile_ids: Int[Tensor, " tiles"] | None = None,
+        image_grids: Int[Tensor, "pictures 2"] | None = None,
+        encoder_lengths: Int[Tensor, " pictures"] | None = None,
+    ) -> EncodedPictures:
+        """What the encoder and the projector make of pictures.
+
+        Args:
+            pixel_values: (N, 3, height, width), pictures or their tiles, picture after picture; or with `image_grids`
+                (K, values), the patches of pictures in their native resolution.
+            image_features: (N, P, F), what the encoder made of pictures or tiles, instead of pixels; or with
+                `encoder_lengths` (K, F), its tokens of pictures in their native resolution.
+            tiles_per_image: How many of the tiles are of each picture; None: each is a picture.
+            tile_ids: The place of each tile (`vision.forms.tiling`); None: all are thumbnails.
+            image_grids: Rows and columns of patches of each picture.
+            encoder_lengths: How many encoder tokens each picture has.
+
+        Raises:
+            ValueError: inputs that do not go together (see `picture_checks`).
+        """
+        refuse_wrong_pictures(
+            pixel_values, image_features, image_grids, encoder_lengths, features_dim=self.vision.embed_dim
+        )
+        dtype = self.projector.dtype
+        if pixel_values is None:
+            features, lengths = image_features.to(dtype), encoder_lengths
+        elif image_grids is not None:
+            features, lengths = self.vision.forward_native(pixel_values.to(dtype), image_grids)
+        else:
+            features, lengths = self.vision(pixel_values.to(dtype)), None
+        if lengths is None:
+            features = self._place_tiles(features, tile_ids)
+            if tiles_per_image is not None:
+                features, lengths = _join_tiles(features, tiles_per_image)
+        if not isinstance(self.projector, PerceiverResampler):
+            return EncodedPictures(features, self.projector(features), lengths)
+        if lengths is None:
+            flat, lengths = _join_tiles(features, torch.ones(len(features), dtype=torch.long))
+        else:
+            flat = features
+        return EncodedPictures(features, self.projector(flat, lengths), None)
+
+    def _place_tiles(self, features: Tensor, tile_ids: Tensor | None) -> Tensor:
+        if self.projector.tile_embedding is not None:
+            if tile_ids is None:
+                tile_ids = torch.zeros(len(features), dtype=torch.long, device=features.device)
+            return self.projector.place(features, tile_ids)
+        if tile_ids is not None:
+            raise ValueError(
+                "tile_ids came, but this model has no places for tiles; build it with max_tiles in the transform of "
+                "vision_config, or take the processor that was saved with the model"
+            )
+        return features
+
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch text"] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "_ text"] | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: Float[Tensor, "batch text dim"] | None = None,
+        use_cache: bool | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
+        tiles_per_image: Tensor | None = None,
+        tile_ids: Tensor | None = None,
+        image_grids: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_lengths: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MultimodalBaseModelOutputWithPast:
+        """As `ArlowModel.forward`, with one picture for each `<image>` of the text, row by row.
+
+        Pictures come as arguments of `encode_pictures`, or as what it made of them. `image_outputs` has what the
+        encoder gave as `last_hidden_state`, and what the decoder read of each picture as `pooler_output`.
+        """
+        pictures = None
+        states = {"encoder_hidden_states": encoder_hidden_states, "encoder_lengths": encoder_lengths}
+        if pixel_values is not None or image_features is not None:
+            if encoder_hidden_states is not None:
+                raise ValueError("give pictures or the encoder_hidden_states that were made of them, not both")
+            pictures = self.encode_pictures(
+                pixel_values, image_features, tiles_per_image, tile_ids, image_grids, encoder_lengths
+            )
+            states = pictures.decoder_inputs()
+        elif encoder_hidden_states is None:
+            refuse_missing_pictures(self.config.text_config, input_ids, cache)
+        outputs = self.language_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            return_dict=True,
+            **states,
+            **kwargs,
+        )
+        return MultimodalBaseModelOutputWithPast(
+            **outputs, image_outputs=None if pictures is None else pictures.image_outputs()
+        )
+
+
+def build_projector(config: ArlowVLConfig, in_dim: int) -> LinearProjector | MLPProjector | PerceiverResampler:
+    out_dim, heads = config.text_config.hidden_size, config.text_config.num_attention_heads
+    num_places = 1 + MAX_GRID**2 if config.vision_config.max_tiles > 1 else 0
+    if config.projector == "perceiver":
+        latents = config.projector_latents
+        return PerceiverResampler(in_dim, out_dim, num_latents=latents, num_heads=heads, num_places=num_places)
+    kind = {"linear": LinearProjector, "mlp": MLPProjector}[config.projector]
+    return kind(in_dim, out_dim, num_places=num_places)
+
+
+def _join_tiles(features: Tensor, tiles_per_image: Tensor) -> tuple[Tensor, Tensor]:
+    """(tiles, P, F) -> (K, F), the tiles of each picture as one, and the (N,) lengths of the pictures."""
+    refuse_wrong_tiles(tiles_per_image, features)
+    return features.flatten(0, 1), tiles_per_image.to(features.device) * features.shape[1]
+
+
+class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationMixin):
+    """Captions pictures and answers questions about them; without pictures, the text model that it was built from."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: ArlowVLConfig):
+        super().__init__(config)
+        self.model = ArlowVLModel(config)
+        # The text model's class of head: another kernel would round its logits otherwise.
+        self.lm_head = ArlowLinear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.generation_config.suppress_tokens = [config.image_token_id]  # no picture would stand for it
+        self.post_init()
+
+    @classmethod
+    def from_text_checkpoint(cls, text_checkpoint: str | Path, vision_config: ArlowVisionConfig, **settings: Any):
+        """A text checkpoint with an encoder of random weights, a new projector, and cross-attention gates as they were.
+
+        A checkpoint without cross-attention blocks gets new ones, closed. `settings` are fields of ArlowVLConfig. What
+        the transform of `vision_config` leaves open is the encoder's own.
+        """
+        text_model = ArlowForCausalLM.from_pretrained(text_checkpoint)
+        changes = {"use_cross_attention": True, "_name_or_path": ""}  # a config file names no folder of ours
+        text_config = type(text_model.config).from_dict(text_model.config.to_dict() | changes)
+        model = cls(ArlowVLConfig(text_config=text_config, vision_config=copy.deepcopy(vision_config), **settings))
+        transform = model.model.vision.picture_transform(**(vision_config.transform or {}))
+        model.config.vision_config.transform = transform.to_dict()
+        absent = model.model.language_model.load_state_dict(text_model.model.state_dict(), strict=False)
+        assert not absent.unexpected_keys and all("cross_block" in key for key in absent.missing_keys), absent
+        model.lm_head.load_state_dict(text_model.lm_head.state_dict())
+        kept = {f"model.language_model.{key}" for key in text_model.model.state_dict()} | {"lm_head.weight"}
+        new = [key for key in model.state_dict() if key not in kept]
+        logger.info(f"{len(new)} tensors are new beside the text checkpoint's: {', '.join(new)}")
+        return model
+
+    def text_model(self) -> ArlowForCausalLM:
+        """The text model inside, in the same memory, without the cross-attention blocks.
+
+        Pictures have trained those, and text never enters them. So whatever is left has the bytes of the text
+        checkpoint that a frozen decoder came from, whether that one had (closed) blocks or none.
+        """
+        config = copy.deepcopy(self.config.text_config)
+        config.use_cross_attention = False
+        with torch.device("meta"):
+            text_model = ArlowForCausalLM(config)
+        decoder = self.model.language_model
+        kept = {name: tensor for name, tensor in decoder.state_dict().items() if ".cross_block." not in name}
+        text_model.model.load_state_dict(kept, assign=True)
+        text_model.model.rotary_emb = decoder.rotary_emb  # its tables are in no state_dict
+        text_model.lm_head.load_state_dict(self.lm_head.state_dict(), assign=True)
+        text_model.tie_weights()
+        return text_model.train(self.training)
+
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch text"] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "_ text"] | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: Float[Tensor, "batch text dim"] | None = None,
+        labels: Int[Tensor, "batch text"] | None = None,
+        use_cache: bool | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
+        tiles_per_image: Tensor | None = None,
+        tile_ids: Tensor | None = None,
+        image_grids: Tensor | None = None,
+        encoder_lengths: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        skip_logits: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MultimodalCausalLMOutputWithPast:
+        """One picture for each `<image>`, row by row, as `ArlowVLModel.encode_pictures` takes them.
+
+        `labels` and `skip_logits` are those of `ArlowForCausalLM.forward`.
+
+        Raises:
+            ValueError: another number of pictures than `<image>` tokens, or both kinds of picture input.
+        """
+        text = input_ids if inputs_embeds is None else inputs_embeds
+        refuse_wrong_labels(self.config.text_config, labels, text, logits_to_keep)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            pixel_values=pixel_values,
+            image_features=image_features,
+            tiles_per_image=tiles_per_image,
+            tile_ids=tile_ids,
+            image_grids=image_grids,
+            encoder_lengths=encoder_lengths,
+            return_dict=True,
+            **kwargs,
+        )
+        head = head_output(self, outputs, labels, logits_to_keep, skip_logits=skip_logits, **kwargs)
+        return MultimodalCausalLMOutputWithPast(**head, image_outputs=outputs.image_outputs)
+
+    @torch.no_grad()
+    def gate_openings(self) -> dict[int, tuple[float, float]]:
+        """tanh of the attention and MLP gates by layer: how far each cross-attention block is open."""
+        blocks = ((i, layer.cross_block) for i, layer in enumerate(self.model.language_model.layers))
+        return {i: (b.attn_gate.tanh().item(), b.mlp_gate.tanh().item()) for i, b in blocks if b is not None}
+
+
+__all__ = ["ArlowVLForConditionalGeneration", "ArlowVLModel", "ArlowVLPreTrainedModel"]

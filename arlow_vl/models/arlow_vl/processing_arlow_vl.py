@@ -1,0 +1,221 @@
+# Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
+"""Pictures and text with `<image>` in it become what `ArlowVLForConditionalGeneration` takes."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers import BaseImageProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+
+from arlow_vl.errors import CheckpointError
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig
+from vision.decoding.colours import WHITE
+from vision.decoding.image import PictureError, decode_picture, read_picture
+from vision.forms.batches import pack_pictures, prepare_picture
+from vision.transform import PictureTransform, transform_difference
+
+IMAGE_TOKEN = "<image>"
+CHANNELS = (1, 3, 4)
+NOT_IN_PNG = ("CMYK", "YCbCr", "LAB", "RGBX", "PA", "I", "F")
+
+
+class ArlowImagesKwargs(TypedDict, total=False):
+    return_tensors: str | None
+
+
+class ArlowImageProcessor(BaseImageProcessor):
+    """Pictures, however they come, as the picture inputs of the model (see `vision.forms.batches`), float32.
+
+    A picture is a path, a file:// URL, the bytes of a file, a PIL image, or an array or tensor (uint8, or float within
+    0 to 1; a grid, channels last or channels first). Nothing is fetched from a network.
+
+    Args:
+        data_config: timm's data config of the encoder.
+        settings: The options of `PictureTransform`: background, max_tiles, patch_size and max_patches,
+            scaled_decoding.
+    """
+
+    model_input_names = ["pixel_values", "tile_ids", "tiles_per_image", "image_grids"]
+    valid_kwargs = ArlowImagesKwargs
+
+    def __init__(self, data_config: Mapping[str, Any], background: Sequence[int] = WHITE, **settings: Any) -> None:
+        own = {key: settings.pop(key) for key in PictureTransform.OPTIONS if key in settings}
+        super().__init__(**settings)
+        self.transform = PictureTransform(data_config, background=background, **own)
+
+    @classmethod
+    def of_model(cls, config: ArlowVLConfig) -> "ArlowImageProcessor":
+        """The one whose preprocessing is stored with a model."""
+        if config.vision_config.transform is None:
+            raise ValueError("this model's vision_config has no transform; give ArlowImageProcessor the data config")
+        return cls(**_as_settings(PictureTransform.from_dict(config.vision_config.transform)))
+
+    def preprocess(self, images: Any, return_tensors: str | None = None) -> BatchFeature:
+        """`images` is one picture or lists of them, nested as deep as you like; they come out in order, unnested.
+
+        Raises:
+            PictureError: naming the file, or the place of the picture, that cannot be used.
+        """
+        prepared = [self._prepare(picture, f"picture {place}") for place, picture in enumerate(flat_pictures(images))]
+        if not prepared:
+            raise ValueError("there is no picture in images; leave images away where the text has none")
+        return BatchFeature(pack_pictures(self.transform, prepared), tensor_type=return_tensors)
+
+    def _prepare(self, picture: Any, name: str) -> Any:
+        return prepare_picture(
+            self.transform, picture if isinstance(picture, bytes) else as_picture(picture, name), name=name
+        )
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        return image_url_or_urls
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"image_processor_type": type(self).__name__, **_as_settings(self.transform)}
+
+
+def _as_settings(transform: PictureTransform) -> dict[str, Any]:
+    fields = transform.to_dict()
+    return {"data_config": {key: fields.pop(key) for key in PictureTransform.DATA_CONFIG}, **fields}
+
+
+class ArlowProcessor(ProcessorMixin):
+    """Text and pictures for the model: `input_ids`, `attention_mask` and `pixel_values`.
+
+    The text holds one `<image>` for each picture. Pictures are one list for all rows, or a list for each row. Without
+    text each picture, or each list of pictures, becomes a row of its own `<image>`s.
+    """
+
+    def __init__(
+        self,
+        image_processor: ArlowImageProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | dict[str, str] | None = None,
+    ) -> None:
+        self.image_token = IMAGE_TOKEN
+        if IMAGE_TOKEN not in tokenizer.get_vocab():
+            raise ValueError(f"the tokenizer has no {IMAGE_TOKEN}; train one with `arlow tokenizer train`")
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> "ArlowProcessor":
+        """As transformers does it; where a model lies in the same folder, the processor must fit it (`check_fits`)."""
+        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if (Path(pretrained_model_name_or_path) / "config.json").is_file():
+            values, _ = ArlowVLConfig.get_config_dict(pretrained_model_name_or_path)
+            if values.get("model_type") == ArlowVLConfig.model_type:
+                processor.check_fits(ArlowVLConfig.from_dict(values))
+        return processor
+
+    def check_fits(self, config: ArlowVLConfig) -> None:
+        """Whether these are the pictures and the `<image>` that the model was trained with.
+
+        Raises:
+            CheckpointError: naming the first setting that differs, with both values.
+        """
+        if self.image_token_id != config.image_token_id:
+            raise CheckpointError(
+                f"<image> is token {self.image_token_id} of the tokenizer and {config.image_token_id} of the model; "
+                "take the tokenizer that was saved with the model"
+            )
+        if config.vision_config.transform is None:
+            return
+        trained = PictureTransform.from_dict(config.vision_config.transform)
+        if difference := transform_difference(trained, self.image_processor.transform):
+            raise CheckpointError(
+                f"the processor prepares other pictures than the model was trained with: {difference}; "
+                "take the processor that was saved with the model, or ArlowImageProcessor.of_model(config)"
+            )
+
+    def prepare_inputs_layout(self, images: Any = None, text: Any = None, **kwargs) -> tuple[Any, Any, Any, Any]:
+        if images is not None and not isinstance(images, list | tuple):
+            images = list(flat_pictures(images))
+        if text is None and images is not None:
+            text = [IMAGE_TOKEN * len(list(flat_pictures(row))) for row in images]
+        return super().prepare_inputs_layout(images=images, text=text, **kwargs)
+
+    def validate_inputs(self, images: Any = None, text: Any = None, **kwargs) -> None:
+        """Raises ValueError unless every `<image>` has its picture and every picture its `<image>`."""
+        if kwargs.get("videos") is not None or kwargs.get("audio") is not None:
+            raise ValueError("ArlowProcessor takes text and pictures, not videos or audio")
+        if not isinstance(text, list) or not all(isinstance(row, str) for row in text):
+            raise ValueError("give ArlowProcessor text (a string or a list of strings), images, or both")
+        expected = [row.count(IMAGE_TOKEN) for row in text]
+        images = images or []
+        came = [len(list(flat_pictures(row))) for row in images]
+        if not any(isinstance(row, list | tuple) for row in images):
+            where = "row 0 holds" if len(text) == 1 else f"rows 0 to {len(text) - 1} together hold"
+            if sum(came) != sum(expected):
+                raise ValueError(f"{where} {sum(expected)} {IMAGE_TOKEN} but there are {sum(came)} pictures")
+            return
+        if len(images) != len(text):
+            raise ValueError(f"text has {len(text)} rows but images has lists for {len(images)}; give one for each")
+        for place, counts in enumerate(zip(expected, came, strict=True)):
+            if counts[0] != counts[1]:
+                raise ValueError(
+                    f"row {place} holds {counts[0]} {IMAGE_TOKEN} but there are {counts[1]} pictures for it"
+                )
+
+    def _process_images(self, images: Any, **kwargs) -> tuple[Mapping[str, Any], list[str]]:
+        pictures = list(flat_pictures(images))
+        if not pictures:
+            return {}, []
+        return self.image_processor(pictures, **kwargs), [IMAGE_TOKEN] * len(pictures)
+
+
+def flat_pictures(images: Any) -> Iterator[Any]:
+    """The pictures in nested lists, and those along the first axis of an array with four axes."""
+    if isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4:
+        for item in images:
+            yield from flat_pictures(item)
+    else:
+        yield images
+
+
+def as_picture(picture: Any, name: str) -> Image.Image:
+    """An upright RGB picture, read by `vision` where bytes are to be read. Raises PictureError with `name`."""
+    if isinstance(picture, str | Path):
+        is_url = isinstance(picture, str) and picture.startswith("file://")
+        return read_picture(url2pathname(urlsplit(picture).path) if is_url else picture)
+    if isinstance(picture, bytes):
+        return decode_picture(picture, name=name)
+    if isinstance(picture, np.ndarray | torch.Tensor):
+        picture = image_of_array(picture, name)
+    if not isinstance(picture, Image.Image):
+        kinds = "a path, the bytes of a file, a PIL image, an array or a tensor"
+        raise PictureError(name, "unknown_type", f"expected {kinds}, got {type(picture).__name__}")
+    buffer = io.BytesIO()
+    try:
+        upright = ImageOps.exif_transpose(picture)
+        if upright.mode == "RGB" and not upright.has_transparency_data:
+            upright.load()
+            return upright
+        upright.save(buffer, "TIFF" if upright.mode in NOT_IN_PNG else "PNG")
+    except OSError as error:
+        raise PictureError(name, "corrupt", f"a PIL image that cannot be read ({error})") from error
+    return decode_picture(buffer.getvalue(), name=name)  # vision's rules for alpha, palettes and deep pixels
+
+
+def image_of_array(array: np.ndarray | torch.Tensor, name: str) -> Image.Image:
+    """Of two axes that could be the channels a tensor has the first, an array the last."""
+    first_means_channels = isinstance(array, torch.Tensor)
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        array = (array.float() if array.is_floating_point() else array).numpy()
+    if array.ndim == 3 and array.shape[0] in CHANNELS and (first_means_channels or array.shape[-1] not in CHANNELS):
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if np.issubdtype(array.dtype, np.floating) and array.size and array.min() >= 0 and array.max() <= 1:
+        array = (array * 255).round().astype(np.uint8)
+    is_grid = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in CHANNELS)
+    if array.dtype != np.uint8 or not is_grid or not array.size:
+        expected = "uint8 or floats within 0 to 1, two axes or three with 1, 3 or 4 channels"
+        raise PictureError(name, "unknown_array", f"expected {expected}; got {array.dtype} of shape {array.shape}")
+    return Image.fromarray(np.ascontiguousarray(array))

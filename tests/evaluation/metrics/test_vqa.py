@@ -1,0 +1,88 @@
+"""VQA accuracy by both rules, against numbers of the stored official implementation."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arlow_vl.evaluation.metrics.vqa import CONTRACTIONS, normalise_answer, vqa_accuracy, vqa_scores
+
+CASES = json.loads(Path(__file__).with_name("vqa_scores.json").read_text(encoding="utf-8"))["cases"]
+answers = st.text() | st.lists(
+    st.sampled_from(["a", "The", " ", ",", ".", "5", "1,000", "two", "dont", "-", "'", "\n"])
+).map("".join)
+
+
+def test_official_rule_equals_the_official_implementation():
+    for prediction, given_answers, official, _ in CASES:
+        assert vqa_accuracy(prediction, given_answers, rule="official") == pytest.approx(official, abs=1e-12)
+
+
+def test_other_rule_equals_the_official_steps_on_both_sides():
+    for prediction, given_answers, _, both in CASES:
+        assert vqa_accuracy(prediction, given_answers, rule="normalised both") == pytest.approx(both, abs=1e-12)
+
+
+def test_rules_differ_where_all_annotators_give_a_number_word():
+    assert vqa_accuracy("two", ["two"] * 10, rule="official") == 0
+    assert vqa_accuracy("two", ["two"] * 10, rule="normalised both") == 1
+
+
+@pytest.mark.parametrize(("agreeing", "accuracy"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])
+def test_accuracy_is_the_share_of_three_annotators_averaged_over_leaving_one_out(agreeing, accuracy):
+    given_answers = ["cat"] * agreeing + ["dog"] * (10 - agreeing)
+    assert vqa_accuracy("cat", given_answers, rule="official") == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("rule", ["official", "normalised both"])
+@pytest.mark.parametrize(("prediction", "is_right"), [("Blue.", 1), ("the blue", 1), ("blue green", 0), ("", 0)])
+def test_a_single_answer_asks_for_equality_after_normalisation(rule, prediction, is_right):
+    assert vqa_accuracy(prediction, ["blue"], rule=rule) == is_right
+
+
+@pytest.mark.parametrize(
+    ("answer", "normalised"),
+    [
+        ("Two dogs!", "2 dogs"),
+        ("an apple, a pear", "apple pear"),
+        ("dont", "don't"),
+        ("1,000", "1000"),
+        ("black/white", "black white"),
+        ("3.5 U.S.", "3.5 us"),
+        ("couldntve", "couldntve"),
+    ],
+)
+def test_answers_are_normalised_as_the_official_evaluation_does(answer, normalised):
+    assert normalise_answer(answer) == normalised
+
+
+@settings(deadline=None)
+@given(answers)
+def test_normalising_twice_is_normalising_once(answer):
+    once = normalise_answer(answer)
+    assert normalise_answer(once) == once
+
+
+@settings(deadline=None)
+@given(answers, st.lists(answers, min_size=1, max_size=10), st.sampled_from(["official", "normalised both"]))
+def test_any_texts_have_an_accuracy(prediction, given_answers, rule):
+    assert 0 <= vqa_accuracy(prediction, given_answers, rule=rule) <= 1
+
+
+def test_every_contraction_lacks_one_apostrophe():
+    odd = {"somebody'd"}
+    assert all(word.count("'") + 1 == full.count("'") for word, full in CONTRACTIONS.items() if word not in odd)
+
+
+def test_scores_name_their_rule_and_are_broken_down_by_kind():
+    kinds = ["yes/no", "other", "other"]
+    scores = vqa_scores(["yes", "red", "teal"], [["yes"], ["blue"], ["teal"]], kinds, rule="official")
+    assert (scores.rule, scores.by_kind) == ("official", {"other": 0.5, "yes/no": 1.0})
+    assert scores.accuracy == pytest.approx(2 / 3)
+
+
+def test_a_question_without_answers_is_refused():
+    with pytest.raises(ValueError, match="needs an answer"):
+        vqa_accuracy("yes", [], rule="official")

@@ -1,0 +1,69 @@
+"""Intervals: of which width, paired, and the same on every run."""
+
+import numpy as np
+import pytest
+
+from arlow_vl.evaluation.metrics.captions import bleu, caption_scores
+from arlow_vl.evaluation.statistics import difference_interval, draw_weights, mean, metric_interval
+
+
+def points(values):
+    return np.stack([values, np.ones(len(values))], axis=1)
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return draw_weights(400, resamples=2000)
+
+
+@pytest.fixture(scope="module")
+def values():
+    return np.random.default_rng(1).normal(3, 2, size=400)
+
+
+def test_every_resample_is_as_large_as_the_original(weights):
+    assert (weights.sum(axis=1) == 400).all()
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_approximation(weights, values):
+    interval = metric_interval(points(values), mean, weights)
+    error = values.std() / np.sqrt(len(values))
+    assert interval.estimate == pytest.approx(values.mean())
+    # 2,000 resamples place the ends of the interval within a tenth of their distance.
+    assert [interval.low, interval.high] == pytest.approx(
+        values.mean() + 1.96 * error * np.array([-1, 1]), abs=0.2 * error
+    )
+
+
+def test_the_same_seed_gives_the_same_interval(values):
+    first, second = (metric_interval(points(values), mean, draw_weights(400, seed=3)) for _ in range(2))
+    assert first == second
+
+
+def test_a_system_does_not_differ_from_itself(weights, values):
+    interval = difference_interval(points(values), points(values), mean, weights)
+    assert (interval.estimate, interval.low, interval.high, interval.is_outside_zero) == (0, 0, 0, False)
+
+
+def test_pairing_sees_a_small_steady_difference(weights, values):
+    """It is a twentieth of the spread of the samples, and both systems' own intervals overlap."""
+    better = values + 0.1
+    assert metric_interval(points(better), mean, weights).low < metric_interval(points(values), mean, weights).high
+    assert difference_interval(points(better), points(values), mean, weights).is_outside_zero
+
+
+def test_a_resampled_bleu_is_the_bleu_of_the_resampled_corpus():
+    references = {str(i): [f"a dog number {i} runs home"] for i in range(6)}
+    predictions = {key: f"a dog number {i % 4} runs" for i, key in enumerate(references)}
+    row = draw_weights(6, resamples=1, seed=2)
+    drawn = [str(i) for i in range(6) for _ in range(int(row[0, i]))]
+    corpus = caption_scores(
+        {str(n): predictions[key] for n, key in enumerate(drawn)},
+        {str(n): references[key] for n, key in enumerate(drawn)},
+    )
+    counts = caption_scores(predictions, references).bleu_counts
+    np.testing.assert_allclose(bleu(row @ counts)[0], corpus.bleu, rtol=1e-12)
+
+
+def test_a_resample_without_a_sample_of_the_kind_counts_as_0():
+    np.testing.assert_array_equal(mean(np.array([[0.0, 0.0], [3.0, 4.0]])), [0, 0.75])

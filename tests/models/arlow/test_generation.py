@@ -1,0 +1,117 @@
+"""Generation: whatever holds the keys and values, and however the text comes in, the tokens are the same."""
+
+import importlib.util
+
+import pytest
+import torch
+from transformers import StaticCache, set_seed
+from transformers.cache_utils import DynamicCache
+
+from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
+from tests.conftest import open_gates
+
+IMAGE = 7
+DECODING = {
+    "greedy": {"do_sample": False},
+    "beam": {"do_sample": False, "num_beams": 3},
+    "sampling": {"do_sample": True, "top_k": 30, "temperature": 1.5},
+}
+HAS_QUANTO = importlib.util.find_spec("optimum") is not None
+
+
+@pytest.fixture
+def model(small_config):
+    """A decoder whose weights are large enough to say something else at every step."""
+    small_config.initializer_range = 0.2
+    model = ArlowForCausalLM(small_config).eval()
+    open_gates(model)
+    return model
+
+
+@pytest.fixture
+def prompts():
+    """Two rows, the first padded on the left by three."""
+    input_ids = torch.randint(20, 300, (2, 9))
+    mask = torch.ones_like(input_ids)
+    input_ids[0, :3], mask[0, :3] = 3, 0
+    return {"input_ids": input_ids, "attention_mask": mask}
+
+
+def tokens(model, inputs, **settings) -> torch.Tensor:
+    set_seed(1)
+    return model.generate(**inputs, max_new_tokens=8, eos_token_id=None, **settings)
+
+
+@pytest.mark.parametrize("decoding", DECODING)
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_every_cache_gives_the_tokens_of_no_cache(model, prompts, decoding, cache):
+    expected = tokens(model, prompts, use_cache=False, **DECODING[decoding])
+    assert len(expected[:, 9:].unique()) > 8  # or any cache would do
+    cached = tokens(model, prompts, cache_implementation=cache, **DECODING[decoding])
+    assert torch.equal(cached, expected)
+
+
+@pytest.mark.parametrize("decoding", DECODING)
+def test_a_static_cache_holds_text_beside_pictures(model, prompts, decoding):
+    prompts["input_ids"][0, 4] = prompts["input_ids"][1, 2] = IMAGE
+    inputs = prompts | {"encoder_hidden_states": torch.randn(2, 5, 64)}
+    expected = tokens(model, inputs, use_cache=False, **DECODING[decoding])
+    assert torch.equal(tokens(model, inputs, cache_implementation="static", **DECODING[decoding]), expected)
+
+
+@pytest.mark.skipif(not HAS_QUANTO, reason="transformers quantises a cache by optimum-quanto, which is not here")
+def test_a_quantised_cache_holds_the_text(model, prompts):
+    settings = {"backend": "quanto", "nbits": 4, "q_group_size": 16, "axis_key": 0, "axis_value": 0}
+    cached = tokens(model, prompts, cache_implementation="quantized", cache_config=settings, do_sample=False)
+    expected = tokens(model, prompts, do_sample=False)
+    assert torch.equal(cached[:, :10], expected[:, :10])  # the first token reads what is not yet rounded
+
+
+def test_a_static_cache_stays_compileable_with_pictures_in_it(model, prompts):
+    cache = StaticCache(config=model.config, max_cache_len=16)
+    model(**prompts, cache=cache)
+    assert cache.is_compileable
+    first_picture = torch.full((2, 1), IMAGE)
+    model(first_picture, cache=cache, encoder_hidden_states=torch.randn(2, 5, 64))
+    assert cache.is_compileable
+
+
+def test_a_left_padded_row_writes_what_it_writes_alone(model, prompts):
+    together = tokens(model, prompts, **DECODING["greedy"])
+    alone = tokens(model, {"input_ids": prompts["input_ids"][:1, 3:]}, **DECODING["greedy"])
+    assert torch.equal(together[0, 3:], alone[0])
+
+
+def test_embeddings_stand_in_for_their_ids(model, prompts):
+    embedded = {
+        "inputs_embeds": model.get_input_embeddings()(prompts["input_ids"]),
+        "attention_mask": prompts["attention_mask"],
+    }
+    torch.testing.assert_close(model(**embedded).logits, model(**prompts).logits)
+    assert torch.equal(tokens(model, embedded, do_sample=False), tokens(model, prompts, do_sample=False)[:, 9:])
+
+
+def test_positions_that_are_given_count_by_their_distances(model):
+    input_ids = torch.randint(20, 300, (2, 9))
+    positions = torch.arange(9)[None]
+    expected = model(input_ids).logits
+    assert torch.equal(model(input_ids, position_ids=positions).logits, expected)
+    # the angles of positions 100 apart are rounded elsewhere
+    torch.testing.assert_close(model(input_ids, position_ids=positions + 100).logits, expected, atol=1e-4, rtol=1e-4)
+    stretched = model(input_ids, position_ids=positions * 2).logits
+    assert (stretched[:, 2:] - expected[:, 2:]).abs().amax() > 0.01
+
+
+def test_text_handed_in_by_pieces_reads_as_a_whole(model):
+    input_ids = torch.randint(20, 300, (2, 10))
+    cache = DynamicCache(config=model.config)
+    pieces = [model(piece, cache=cache).logits for piece in input_ids.split([4, 1, 5], dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), model(input_ids).logits)
+
+
+def test_an_assistant_of_fewer_layers_changes_no_token(model, prompts, small_config):
+    shallow = type(small_config).from_dict(small_config.to_dict() | {"num_hidden_layers": 2})
+    assistant = ArlowForCausalLM(shallow).eval()
+    alone = {"input_ids": prompts["input_ids"][1:], "attention_mask": prompts["attention_mask"][1:]}
+    assisted = tokens(model, alone, do_sample=False, assistant_model=assistant)
+    assert torch.equal(assisted, tokens(model, alone, do_sample=False))

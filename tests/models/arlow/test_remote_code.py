@@ -1,0 +1,106 @@
+"""Checkpoints that bring the decoder's code with them, for machines where arlow_vl is not installed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
+from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
+from arlow_vl.models.auto import save_with_code
+from tests.models.arlow.test_modeling_arlow import text_with_pictures
+
+# Loads a folder where neither our packages nor their heavy dependencies can be imported.
+STRANGER = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("arlow_vl", "vision", "experiments", "tests"):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+sys.meta_path.insert(0, Blocked())
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+folder = sys.argv[1]
+inputs, expected, generated = torch.load(folder + "/expected.pt")
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+assert AutoConfig.from_pretrained(folder, trust_remote_code=True).model_type == "arlow"
+assert type(model).__module__.startswith("transformers_modules."), type(model)
+assert torch.equal(model(**inputs).logits, expected)
+mask = torch.ones_like(inputs["input_ids"])
+assert torch.equal(model.generate(**inputs, attention_mask=mask, max_new_tokens=4, do_sample=False), generated)
+base = AutoModel.from_pretrained(folder, trust_remote_code=True)
+assert type(base).__name__ == "ArlowModel"
+older = AutoModelForCausalLM.from_pretrained(folder + "/../older", trust_remote_code=True).eval()
+assert type(older) is not type(model)
+assert torch.equal(older(**inputs).logits, expected)
+assert not {"timm", "jaxtyping", "lightning"} & set(sys.modules)
+"""
+
+
+def test_a_checkpoint_holds_no_code_unless_asked(open_model, tmp_path):
+    open_model.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.py"))
+    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_shipped_decoder_loads_in_a_process_without_the_package(open_model, tmp_path):
+    inputs = dict(zip(("input_ids", "encoder_hidden_states"), text_with_pictures(), strict=True))
+    mask = torch.ones_like(inputs["input_ids"])
+    generated = open_model.generate(**inputs, attention_mask=mask, max_new_tokens=4, do_sample=False)
+    save_with_code(open_model, tmp_path / "model")
+    save_with_code(open_model, tmp_path / "older")
+    with (tmp_path / "older" / "segments.py").open("a") as code:
+        code.write("# other code, so that it is loaded beside the model's\n")
+    torch.save((inputs, open_model(**inputs).logits, generated), tmp_path / "model" / "expected.pt")
+    environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    stranger = subprocess.run(
+        [sys.executable, "-I", "-c", STRANGER, str(tmp_path / "model")],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert stranger.returncode == 0, stranger.stderr
+
+
+def test_a_shipped_folder_names_a_class_for_every_auto_class_and_holds_its_code(open_model, tmp_path):
+    save_with_code(open_model, tmp_path)
+    auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+    assert auto_map["AutoModelForCausalLM"] == "modeling_arlow.ArlowForCausalLM"
+    assert auto_map["AutoModel"] == "modeling_arlow.ArlowModel"
+    for entry in auto_map.values():
+        module, name = entry.split(".")
+        assert f"class {name}(" in (tmp_path / f"{module}.py").read_text()
+
+
+def test_the_installed_package_takes_precedence_over_shipped_code(open_model, tmp_path):
+    save_with_code(open_model, tmp_path)
+    assert type(AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)) is ArlowForCausalLM
+
+
+def test_saving_with_code_once_does_not_make_later_saves_write_code(open_model, tmp_path):
+    save_with_code(open_model, tmp_path / "with")
+    open_model.save_pretrained(tmp_path / "without")
+    assert not list((tmp_path / "without").glob("*.py"))
+    assert not json.loads((tmp_path / "without" / "config.json").read_text()).get("auto_map")
+
+
+def test_the_code_of_a_vision_language_model_is_not_saved(small_config, tmp_path):
+    vision_config = ArlowVisionConfig(timm_name="test_vit", image_size=160)
+    model = ArlowVLForConditionalGeneration(ArlowVLConfig(text_config=small_config, vision_config=vision_config))
+    with pytest.raises(ValueError, match="install arlow-vl"):
+        save_with_code(model, tmp_path)
+
+
+def test_transformers_own_call_writes_the_code_too(small_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(ArlowForCausalLM, "_auto_class", None)  # the call below sets it; this takes it back
+    ArlowForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+    ArlowForCausalLM(small_config).save_pretrained(tmp_path)
+    assert (tmp_path / "modeling_arlow.py").exists()
+    assert (tmp_path / "configuration_arlow.py").exists()

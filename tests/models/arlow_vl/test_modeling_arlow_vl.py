@@ -1,0 +1,207 @@
+"""The decoder with eyes: built from a text checkpoint, and as one folder."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
+from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
+from tests.conftest import open_gates
+from vision.encoder import VisionEncoder
+
+IMAGE, SIZE = 7, 160
+
+
+@pytest.fixture
+def text_checkpoint(small_config, tmp_path):
+    ArlowForCausalLM(small_config).save_pretrained(tmp_path / "text")
+    return tmp_path / "text"
+
+
+@pytest.fixture
+def vision_config():
+    return ArlowVisionConfig(timm_name="test_vit", image_size=SIZE)
+
+
+@pytest.fixture
+def model(text_checkpoint, vision_config):
+    return ArlowVLForConditionalGeneration.from_text_checkpoint(text_checkpoint, vision_config).eval()
+
+
+@pytest.fixture
+def inputs():
+    input_ids = torch.randint(20, 300, (3, 7))
+    input_ids[0, 1] = input_ids[2, 2] = input_ids[2, 3] = IMAGE
+    return {"input_ids": input_ids, "pixel_values": torch.randn(3, 3, SIZE, SIZE)}
+
+
+def blind(model, inputs):
+    """Logits of the text alone: an `<image>` is a word where its embedding comes in place of its id."""
+    return model(inputs_embeds=model.get_input_embeddings()(inputs["input_ids"])).logits
+
+
+def test_a_text_checkpoint_becomes_a_model_with_eyes_that_writes_as_before(model, text_checkpoint, inputs):
+    text_model = ArlowForCausalLM.from_pretrained(text_checkpoint).eval()
+    expected = text_model(inputs["input_ids"]).logits
+    assert torch.equal(blind(model, inputs), expected)
+    assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_the_head_of_a_large_vocabulary_rounds_as_the_text_models_does(small_config, vision_config, tmp_path):
+    """Matrix kernels of two libraries agree on small products and differ in the last bit of large ones."""
+    config = type(small_config).from_dict(small_config.to_dict() | {"hidden_size": 256, "vocab_size": 4096})
+    text_model = ArlowForCausalLM(config).eval()
+    text_model.save_pretrained(tmp_path)
+    model = ArlowVLForConditionalGeneration.from_text_checkpoint(tmp_path, vision_config).eval()
+    input_ids = torch.randint(20, 4096, (3, 24))
+    assert torch.equal(model(input_ids).logits, text_model(input_ids).logits)
+
+
+def test_text_logits_stay_bit_for_bit_when_everything_but_the_decoder_has_been_trained(model, text_checkpoint, inputs):
+    for name, parameter in model.named_parameters():
+        if "cross_block" in name or ".projector." in name or ".vision." in name:
+            parameter.data.add_(torch.randn_like(parameter))
+    text_model = ArlowForCausalLM.from_pretrained(text_checkpoint).eval()
+    text_logits, logits = text_model(inputs["input_ids"]).logits, model(**inputs).logits
+    assert torch.equal(blind(model, inputs), text_logits)
+    assert torch.equal(logits[1], text_logits[1])
+    assert torch.equal(logits[0, :1], text_logits[0, :1])
+    assert not torch.equal(logits[0, 1:], text_logits[0, 1:])
+
+
+def test_a_text_checkpoint_without_cross_blocks_gets_closed_ones(small_config, tmp_path, vision_config, inputs):
+    config = type(small_config).from_dict(small_config.to_dict() | {"use_cross_attention": False})
+    text_model = ArlowForCausalLM(config).eval()
+    text_model.save_pretrained(tmp_path)
+    model = ArlowVLForConditionalGeneration.from_text_checkpoint(tmp_path, vision_config).eval()
+    assert model.gate_openings() == {1: (0.0, 0.0), 3: (0.0, 0.0)}
+    assert torch.equal(model(**inputs).logits, text_model(inputs["input_ids"]).logits)
+
+
+@pytest.mark.parametrize("initializer_range", [0.002, 0.02, 0.2])
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+def test_an_mlp_starts_with_tokens_of_about_one_size(small_config, vision_config, tmp_path, initializer_range, scale):
+    small_config.initializer_range = initializer_range
+    ArlowForCausalLM(small_config).save_pretrained(tmp_path)
+    model = ArlowVLForConditionalGeneration.from_text_checkpoint(tmp_path, vision_config)
+    features = scale * torch.randn(4, 9, model.model.vision.embed_dim)
+    tokens = model.model.encode_pictures(image_features=features).states
+    assert 0.4 < tokens.std() < 1.0
+
+
+def test_features_computed_earlier_stand_in_for_pixels(model, inputs):
+    open_gates(model)
+    features = model.model.vision(inputs["pixel_values"])
+    torch.testing.assert_close(model(inputs["input_ids"], image_features=features).logits, model(**inputs).logits)
+
+
+def test_one_folder_holds_the_whole_model(model, inputs, tmp_path):
+    open_gates(model)
+    model.save_pretrained(tmp_path)
+    loaded = ArlowVLForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+    assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
+
+
+def test_a_convolutional_encoder_works_too(text_checkpoint, tmp_path):
+    vision_config = ArlowVisionConfig(timm_name="test_efficientnet", image_size=64)
+    model = ArlowVLForConditionalGeneration.from_text_checkpoint(text_checkpoint, vision_config).eval()
+    open_gates(model)
+    model.save_pretrained(tmp_path)
+    loaded = ArlowVLForConditionalGeneration.from_pretrained(tmp_path).eval()
+    inputs = {"input_ids": torch.tensor([[1, IMAGE, 30]]), "pixel_values": torch.randn(1, 3, 64, 64)}
+    # loading changes the memory layout of convolutions, and with it the order of their sums
+    torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits)
+
+
+def test_tables_that_no_checkpoint_holds_are_computed_anew(small_config, tmp_path):
+    vision_config = ArlowVisionConfig(timm_name="eva02_tiny_patch14_224", image_size=56)
+    model = ArlowVLForConditionalGeneration(ArlowVLConfig(text_config=small_config, vision_config=vision_config))
+    model.save_pretrained(tmp_path)
+    loaded = ArlowVLForConditionalGeneration.from_pretrained(tmp_path)
+    tables = {name for name, _ in model.named_buffers()} - model.state_dict().keys()
+    assert any("vision" in name for name in tables)
+    for name in tables:
+        assert torch.equal(model.get_buffer(name), loaded.get_buffer(name)), name
+
+
+@pytest.mark.parametrize("lacks", ["norm", ""], ids=["some", "all"])
+def test_what_a_checkpoint_lacks_of_the_encoder_gets_timms_initial_values(small_config, tmp_path, lacks):
+    """Left to itself, `from_pretrained` gives memory as it finds it."""
+    config = ArlowVLConfig(
+        text_config=small_config, vision_config=ArlowVisionConfig(timm_name="test_efficientnet", image_size=32)
+    )
+    model = ArlowVLForConditionalGeneration(config)
+    for name, tensor in model.model.vision.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.add_(torch.rand_like(tensor))
+        assert name.startswith("backbone.")
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    missing = {name for name in saved if ".vision." in name and lacks in name}
+    save_file({k: x for k, x in saved.items() if k not in missing}, tmp_path / "model.safetensors", {"format": "pt"})
+    loaded, report = ArlowVLForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert set(report["missing_keys"]) == missing
+    initial = {f"model.vision.{k}": x for k, x in VisionEncoder("test_efficientnet").state_dict().items()}
+    for name, tensor in loaded.state_dict().items():
+        if name in missing:
+            spreads = [float(x.float().std(correction=0)) for x in (tensor, initial[name])]
+            assert spreads[0] == pytest.approx(spreads[1], rel=0.5), name  # random, of one distribution
+            assert float(tensor.float().mean()) == pytest.approx(float(initial[name].float().mean()), abs=0.2), name
+        else:
+            assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+def test_the_output_tells_what_the_encoder_gave_and_what_the_decoder_read(model, inputs):
+    seen = model(**inputs).image_outputs
+    assert torch.equal(seen.last_hidden_state, model.model.vision(inputs["pixel_values"]))
+    assert torch.equal(seen.pooler_output, model.model.projector(seen.last_hidden_state))
+    assert model(inputs["input_ids"][1:2]).image_outputs is None
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generation_with_pictures_projects_them_once(model, inputs, beams):
+    open_gates(model)
+    calls = []
+    model.model.projector.register_forward_hook(lambda *_: calls.append(1))
+    settings = {"attention_mask": torch.ones_like(inputs["input_ids"]), "max_new_tokens": 4, "do_sample": False}
+    settings |= {"num_beams": beams, "eos_token_id": None}
+    cached = model.generate(**inputs, **settings)
+    assert len(calls) == 1
+    assert torch.equal(cached, model.generate(**inputs, **settings, use_cache=False))
+
+
+def test_pixels_and_features_together_are_refused(model, inputs):
+    with pytest.raises(ValueError, match="pixel_values or image_features"):
+        model(**inputs, image_features=torch.zeros(3, 4, 64))
+
+
+def test_another_number_of_pictures_than_image_tokens_is_refused(model, inputs):
+    with pytest.raises(ValueError, match=r"2 pictures for 3 <image> tokens \(per row: \[1, 0, 2\]\)"):
+        model(inputs["input_ids"], pixel_values=inputs["pixel_values"][:2])
+
+
+def test_the_config_survives_the_trip_through_its_file(vision_config, small_config, tmp_path):
+    config = ArlowVLConfig(text_config=small_config, vision_config=vision_config)
+    config.save_pretrained(tmp_path)
+    loaded = ArlowVLConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.get_text_config().hidden_size == 64
+
+
+@pytest.mark.parametrize("part", ["whole", "vision_config"])
+def test_an_attribute_that_is_no_field_is_not_saved(vision_config, small_config, tmp_path, part):
+    config = ArlowVLConfig(text_config=small_config, vision_config=vision_config)
+    (config if part == "whole" else config.vision_config).my_note = 1
+    config.save_pretrained(tmp_path)
+    assert "my_note" not in (tmp_path / "config.json").read_text()
+    ArlowVLConfig.from_pretrained(tmp_path)
+
+
+def test_gradients_reach_projector_and_gates_but_not_a_frozen_encoder(model, inputs):
+    open_gates(model)
+    model.model.vision.requires_grad_(False)
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    assert all(parameter.grad.any() for parameter in model.model.projector.parameters())
+    assert all(parameter.grad is None for parameter in model.model.vision.parameters())

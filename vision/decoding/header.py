@@ -1,0 +1,266 @@
+"""What a picture's bytes say before any pixel is decoded, and the same picture without all that pixels do not need.
+
+Decoders are kept from metadata: text chunks, comments, profiles and later frames can cost minutes and gigabytes, and
+tell nothing but the EXIF orientation, which is read here. On the way every container is checked to be whole.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Callable
+
+from vision.decoding.parts import Parts, PictureFault, PictureHeader, exif_orientation
+from vision.decoding.tiff import read_tiff
+
+MAX_BLOCKS = 50_000  # chunks, segments or frames of one picture
+MAX_SCANS = 100  # of a JPEG: each costs a pass over all its pixels
+MAX_RLE = 8 * 2**20  # bytes and pixels of a run-length coded BMP, which is decoded slowly
+JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # all but stuffing, fill bytes and restarts
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+PNG_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
+WEBP_PIXEL_CHUNKS = frozenset({b"ANIM", b"ALPH", b"VP8 ", b"VP8L"})
+
+
+def read_header(data: bytes) -> PictureHeader:
+    """Raises PictureFault for what is no picture, of a foreign format, cut short or damaged outside the pixels."""
+    if not data:
+        raise PictureFault("empty", "0 bytes")
+    for magic, reader in READERS:
+        if magic.match(data):
+            return _read(reader, data)
+    for magic, name in FOREIGN:
+        if magic.match(data, 0, 4096):
+            raise PictureFault("format_not_allowed", f"{name} is not among the formats that are read")
+    raise PictureFault("not_a_picture", "no picture of a known format")
+
+
+def _read(reader: Callable[[bytes], PictureHeader], data: bytes) -> PictureHeader:
+    try:
+        return reader(data)
+    except (IndexError, struct.error):
+        raise _truncated(data, "the file") from None
+
+
+def _truncated(data: bytes, what: str) -> PictureFault:
+    return PictureFault("truncated", f"{what} is cut off after {len(data):,} bytes")
+
+
+def _too_many(what: str) -> PictureFault:
+    return PictureFault("corrupt", f"more than {MAX_BLOCKS:,} {what}")
+
+
+def _read_jpeg(data: bytes) -> PictureHeader:
+    parts: Parts = [b"\xff\xd8"]
+    view, position, frame, exif, scans, scan_bytes = memoryview(data), 2, None, b"", 0, 0
+    for _ in range(MAX_BLOCKS):
+        marker = _next_marker(data, position)
+        code, start = marker[1][0], marker.end()
+        if code == 0xD9:  # end of the image
+            return _jpeg_header([*parts, b"\xff\xd9"], frame, scans, scan_bytes, exif_orientation(exif))
+        if code in (0x01, 0xD8):
+            position = start
+            continue
+        position = start + int.from_bytes(data[start : start + 2], "big")
+        if position < start + 2 or position > len(data):
+            raise _truncated(data, "a segment")
+        body = bytes(view[start + 2 : position])
+        if code == 0xE1 and body.startswith(b"Exif\0\0"):
+            exif = exif or body
+        elif code in JPEG_FRAMES and frame is not None:
+            raise PictureFault("corrupt", "more than one frame header")
+        elif code in JPEG_FRAMES:
+            frame = (code, body)
+        elif code == 0xDA:
+            begin, position = position, _next_marker(data, position).start()
+            scans, scan_bytes = scans + 1, scan_bytes + position - begin
+        if not (0xE0 <= code <= 0xEF or code == 0xFE) or body.startswith((b"JFIF\0", b"Adobe")):
+            parts.append(view[start - 2 : position])
+    raise _too_many("segments")
+
+
+def _next_marker(data: bytes, position: int) -> re.Match[bytes]:
+    marker = JPEG_MARKER.search(data, position)
+    if marker is None:
+        raise _truncated(data, "the image")
+    return marker
+
+
+def _jpeg_header(
+    parts: Parts, frame: tuple[int, bytes] | None, scans: int, scan_bytes: int, orientation: int
+) -> PictureHeader:
+    if frame is None or len(frame[1]) < 9 or not scans:
+        raise PictureFault("corrupt", "no image data")
+    if scans > MAX_SCANS:
+        raise PictureFault("corrupt", f"{scans:,} scans, the limit is {MAX_SCANS}")
+    code, body = frame
+    height, width = struct.unpack_from(">HH", body, 1)
+    sampling = [(byte >> 4, byte & 15) for byte in body[7::3]]
+    largest = max(h for h, _ in sampling) * max(v for _, v in sampling)
+    if largest == 0:
+        raise PictureFault("corrupt", "a sampling factor of 0")
+    holds_coefficients = scans > 1 or code in (0xC2, 0xC6, 0xCA, 0xCE)  # two bytes each
+    coefficients = width * height * sum(h * v for h, v in sampling) // largest
+    # At least a bit for the mean of each block of 8 x 8, and where no later scan tells them one for its details.
+    # Without them libjpeg would make up the rest of a picture of any size. Arithmetic coding may take less.
+    least_bits = width * height // 64 * {0xC0: 2, 0xC1: 2, 0xC2: 1}.get(code, 0)
+    decoder_bytes, is_cut_off = 2 * coefficients * holds_coefficients, 8 * scan_bytes < least_bits
+    return PictureHeader("JPEG", width, height, parts, orientation, decoder_bytes, is_cut_off=is_cut_off)
+
+
+def _read_png(data: bytes) -> PictureHeader:
+    parts: Parts = [data[:8]]
+    view, position, exif, ihdr = memoryview(data), 8, b"", b""
+    for _ in range(MAX_BLOCKS):
+        kind = data[position + 4 : position + 8]
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        if end > len(data) or len(kind) < 4:
+            raise _truncated(data, "the image")
+        body = view[position + 8 : end - 4]
+        if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(data[end - 4 : end], "big"):
+            raise PictureFault("corrupt", f"checksum of a chunk at byte {position:,}")
+        if kind == b"IHDR" and (ihdr or len(body) != 13):
+            raise PictureFault("corrupt", "its image header")
+        ihdr, exif = bytes(body) if kind == b"IHDR" else ihdr, bytes(body) if kind == b"eXIf" else exif
+        if kind in PNG_PIXEL_CHUNKS:
+            parts.append(view[position:end])
+        elif kind == b"tRNS":
+            parts.append(_png_transparency(bytes(body), ihdr))
+        position = end
+        if kind == b"IEND":
+            break
+    else:
+        raise _too_many("chunks")
+    if not ihdr:
+        raise PictureFault("corrupt", "no image header")
+    width, height = struct.unpack(">II", ihdr[:8])
+    return PictureHeader("PNG", width, height, parts, exif_orientation(exif))
+
+
+def _png_transparency(colour: bytes, ihdr: bytes) -> bytes:
+    """The tRNS chunk in the scale of Pillow's pixels, which have 8 bits where the file's have 2, 4 or 3 times 16."""
+    depth, colour_type = ihdr[8:10] or (0, 0)
+    factor = {(2, 0): 85, (4, 0): 17, (16, 2): 1 / 256}.get((depth, colour_type))
+    if factor is not None:
+        values = [int(value * factor) & 0xFFFF for (value,) in struct.iter_unpack(">H", colour[: len(colour) & ~1])]
+        colour = struct.pack(f">{len(values)}H", *values)
+    chunk = b"tRNS" + colour
+    return struct.pack(">I", len(colour)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+def _read_gif(data: bytes) -> PictureHeader:
+    """The canvas and the first frame; the blocks of the later frames are only followed to the end."""
+    view, control, frame = memoryview(data), b"", None
+    canvas, position = struct.unpack_from("<HH", data, 6), 13 + _colour_table(data[10])
+    head = view[:position]
+    for _ in range(MAX_BLOCKS):
+        start, code = position, data[position]
+        if code == 0x3B:
+            break
+        if code == 0x2C:
+            table = _colour_table(data[start + 9])
+            position = _after_blocks(data, start + 11 + table)
+            frame = frame or (control, view[start:position], struct.unpack_from("<4H", data, start + 1))
+        elif code == 0x21:
+            position = _after_blocks(data, start + 2)
+            if data[start + 1 : start + 3] == b"\xf9\x04":
+                control = data[start : start + 7] + b"\0"
+        else:
+            raise PictureFault("corrupt", f"an unknown block at byte {start:,}")
+    else:
+        raise _too_many("blocks")
+    if frame is None:
+        raise PictureFault("corrupt", "no image data")
+    left, top, width, height = frame[2]
+    if not width * height:
+        raise PictureFault("no_pixels", f"{width:,} x {height:,} pixels")
+    size = max(canvas[0], left + width), max(canvas[1], top + height)
+    return PictureHeader("GIF", *size, [head, frame[0], frame[1], b";"])
+
+
+def _colour_table(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _after_blocks(data: bytes, position: int) -> int:
+    while size := data[position]:
+        position += size + 1
+    return position + 1
+
+
+def _read_webp(data: bytes) -> PictureHeader:
+    kept: Parts = []
+    view, size, exif, frames, has_alpha = memoryview(data), None, b"", 0, False
+    position, end = 12, 8 + int.from_bytes(data[4:8], "little")
+    for _ in range(MAX_BLOCKS):
+        if position >= end:
+            break
+        start, kind = position, data[position : position + 4]
+        position += 8 + int.from_bytes(data[start + 4 : start + 8], "little")
+        if max(position, end) > len(data):
+            raise _truncated(data, "the image")
+        body, frames = data[start + 8 : min(position, start + 38)], frames + (kind == b"ANMF")
+        if kind == b"VP8X":
+            kept.append(data[start : start + 8] + bytes([body[0] & 0x12]) + body[1:10])  # alpha, animation
+            has_alpha = bool(body[0] & 0x10)
+        elif kind == b"EXIF":
+            exif = data[start + 8 : position]
+        elif kind in WEBP_PIXEL_CHUNKS or (kind == b"ANMF" and frames == 1):
+            kept.append(view[start:position])
+            kept.append(bytes(position % 2))
+        has_alpha = has_alpha or (kind == b"VP8L" and bool(body[4] & 0x10))
+        size, position = size or _webp_size(kind, body), position + position % 2
+    else:
+        raise _too_many("chunks")
+    if size is None:
+        raise PictureFault("corrupt", "no image data")
+    head = b"RIFF" + struct.pack("<I", 4 + sum(map(len, kept))) + b"WEBP"
+    decoder_bytes = size[0] * size[1] * (14 if has_alpha else 12)  # two canvases and a copy
+    return PictureHeader("WEBP", *size, [head, *kept], exif_orientation(exif), decoder_bytes)
+
+
+def _webp_size(kind: bytes, body: bytes) -> tuple[int, int] | None:
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", body, 6)
+        return width & 0x3FFF, height & 0x3FFF
+    if kind == b"VP8L":
+        bits = struct.unpack_from("<I", body, 1)[0]
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return None
+
+
+def _read_bmp(data: bytes) -> PictureHeader:
+    (header_bytes,) = struct.unpack_from("<I", data, 14)
+    if header_bytes == 12:
+        width, height, compression = *struct.unpack_from("<HH", data, 18), 0
+    elif header_bytes in (40, 52, 56, 64, 108, 124):
+        width, height, compression = *struct.unpack_from("<Ii", data, 18), struct.unpack_from("<I", data, 30)[0]
+    else:
+        raise PictureFault("not_a_picture", "no picture of a known format")
+    height = abs(height)
+    is_run_length_coded = compression in (1, 2)
+    if is_run_length_coded and max(len(data), width * height) > MAX_RLE:
+        raise PictureFault("too_large", f"{width:,} x {height:,} pixels, the limit of run-length coding is {MAX_RLE:,}")
+    return PictureHeader("BMP", width, height, [data], decoder_bytes=4 * width * height * is_run_length_coded)
+
+
+READERS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], PictureHeader]], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), _read_jpeg),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), _read_png),
+    (re.compile(rb"GIF8[79]a"), _read_gif),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), _read_webp),
+    (re.compile(rb"BM"), _read_bmp),
+    (re.compile(rb"II[\x2a\x2b]\0|MM\0[\x2a\x2b]"), read_tiff),
+)
+FOREIGN = (
+    (re.compile(rb"....ftyp(avif|avis|heic|heix|mif1|msf1)", re.DOTALL), "AVIF or HEIC"),
+    (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), "JPEG 2000"),
+    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "JPEG XL"),
+    (re.compile(rb"8BPS"), "Photoshop's format"),
+    (re.compile(rb"%!PS|\xc5\xd0\xd3\xc6"), "PostScript"),
+    (re.compile(rb"%PDF"), "PDF"),
+    (re.compile(rb"\0\0[\x01\x02]\0"), "a Windows icon"),
+    (re.compile(rb"P[1-7fF]\s"), "a portable anymap"),
+    (re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!DOCTYPE[^>]*>\s*)?<svg", re.DOTALL), "SVG"),
+)

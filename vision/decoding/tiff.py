@@ -1,0 +1,84 @@
+"""TIFF: the header, checked, and a copy of the file whose directory holds only what pixels need."""
+
+import struct
+
+from vision.decoding.parts import ORIENTATION, TAG_BYTES, Parts, PictureFault, PictureHeader, Tag, TagDirectory
+
+WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, ROWS_PER_STRIP = 256, 257, 258, 259, 262, 277, 278
+TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT = 322, 323, 339
+OFFSETS, BYTE_COUNTS = (273, 324), (279, 325)  # of strips and of tiles
+MAX_STRIPS, MAX_SAMPLES = 200_000, 6
+MOST = {  # values of a tag; of the others one
+    **dict.fromkeys((*OFFSETS, *BYTE_COUNTS), MAX_STRIPS),
+    **dict.fromkeys((BITS, 338, SAMPLE_FORMAT, 519, 520, 521, 529, 530, 532), 64),
+    320: 3 * 65_536,  # colour map
+    347: 2**20,  # bytes of JPEG tables
+}
+PIXEL_TAGS = frozenset(
+    int(code)
+    for code in (
+        "256 257 258 259 262 266 273 277 278 279 284 292 293 317 320 322 323 324 325 332 338 339 347 "
+        "512 513 514 515 517 518 519 520 521 529 530 531 532"
+    ).split()
+)
+
+
+def read_tiff(data: bytes) -> PictureHeader:
+    try:
+        directory = TagDirectory(data)
+        return _read_directory(directory)
+    except PictureFault:
+        raise
+    except ValueError as error:
+        raise PictureFault("corrupt", str(error)) from None
+
+
+def _read_directory(directory: TagDirectory) -> PictureHeader:
+    width, height = directory.integers(WIDTH), directory.integers(LENGTH)
+    if not width or not height:
+        raise PictureFault("corrupt", "no width or height")
+    kept = [tag for code, tag in sorted(directory.tags.items()) if code in PIXEL_TAGS]
+    if sum(tag.count * TAG_BYTES.get(tag.type, 0) for tag in kept) > len(directory.data):
+        raise PictureFault("corrupt", "tags that share their values")
+    for tag in kept:
+        if tag.count > MOST.get(tag.code, 1):
+            raise PictureFault("corrupt", f"tag {tag.code} has {tag.count:,} values")
+        directory.place(tag)
+    _check_strips(directory)
+    orientation = (directory.integers(ORIENTATION) or [1])[0]
+    bits = directory.integers(BITS, most=MOST[BITS]) or [1]
+    samples = (directory.integers(SAMPLES) or [len(bits)])[0]
+    if samples > MAX_SAMPLES:
+        raise PictureFault("corrupt", f"{samples:,} samples a pixel")
+    rows = min(height[0], (directory.integers(ROWS_PER_STRIP) or height)[0]) * width[0]
+    tile = (directory.integers(TILE_WIDTH) or [0])[0] * (directory.integers(TILE_LENGTH) or [0])[0]
+    is_compressed = directory.integers(COMPRESSION) not in ([], [1])
+    return PictureHeader(
+        "TIFF",
+        width[0],
+        height[0],
+        _without_other_tags(directory, kept),
+        orientation if 1 <= orientation <= 8 else 1,
+        len(directory.data) + is_compressed * max(rows, tile) * samples * max(bits) // 8,
+        grey_levels=4096 if bits == [12] else 65_536,
+        is_unsigned=directory.integers(SAMPLE_FORMAT, most=MOST[SAMPLE_FORMAT]) in ([], [1]),
+        is_negative=directory.integers(PHOTOMETRIC) == [0],
+    )
+
+
+def _check_strips(directory: TagDirectory) -> None:
+    """Strips that share bytes would let a small file be decoded again and again."""
+    for code in BYTE_COUNTS:
+        total = sum(directory.integers(code, most=MAX_STRIPS))
+        if total > 4 * len(directory.data) + 4096:
+            raise PictureFault("corrupt", f"strips of {total:,} bytes in a file of {len(directory.data):,}")
+
+
+def _without_other_tags(directory: TagDirectory, kept: list[Tag]) -> Parts:
+    """The file with the other tags and later pages taken out of its directory, where the rest has room enough."""
+    order, view = directory.order, memoryview(directory.data)
+    head, tail = order + directory.count_format, order + directory.offset_format
+    shorter = struct.pack(head, len(kept)) + b"".join(tag.entry for tag in kept) + struct.pack(tail, 0)
+    if directory.start + len(shorter) > len(view):
+        raise PictureFault("truncated", f"the tag directory is cut off after {len(view):,} bytes")
+    return [view[: directory.start], shorter, view[directory.start + len(shorter) :]]
