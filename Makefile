@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist wo
 
 .PHONY: demo test test-all lint format clean
 
-demo: $(INSTALLED)  ## fetch real data, train both stages, caption pictures, answer questions, write the report
+demo: $(INSTALLED)  ## fetch real data, train both stages, caption images, answer questions, write the report
 	$(BIN)/python -m experiments.first_light.run
 
 test: $(INSTALLED)

@@ -1,4 +1,4 @@
-"""Pictures and shards as the outside sends them, whole and broken, built by hand where no library would write them."""
+"""Images and shards as the outside sends them, whole and broken, built by hand where no library would write them."""
 
 import io
 import json
@@ -13,14 +13,14 @@ from PIL import Image
 END_MARKER = bytes(1024)
 
 
-def encoded(picture: Image.Image, picture_format: str, **options) -> bytes:
+def encoded(image: Image.Image, image_format: str, **options) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, picture_format, **options)
+    image.save(buffer, image_format, **options)
     return buffer.getvalue()
 
 
 def colourful(width: int = 12, height: int = 8) -> Image.Image:
-    """A picture in which every corner and every row differs."""
+    """An image in which every corner and every row differs."""
     across = Image.linear_gradient("L").rotate(90).resize((width, height))
     down = Image.linear_gradient("L").resize((width, height))
     return Image.merge("RGB", (across, down, Image.eval(across, lambda value: 255 - value // 2)))

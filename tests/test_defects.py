@@ -70,12 +70,12 @@ def test_03_rotary_table_in_half_precision_confuses_positions(small_config):
 
 
 def test_04_rotary_embedding_turns_cross_attention(open_model):
-    """Then a caption would depend on where in the text its picture stands, and on the order of the patches."""
-    block, picture = open_model.model.layers[1].cross_block, torch.randn(1, 5, 64)
+    """Then a caption would depend on where in the text its image stands, and on the order of the patches."""
+    block, image = open_model.model.layers[1].cross_block, torch.randn(1, 5, 64)
     outputs = []
     block.attn.register_forward_hook(lambda _m, args, output: outputs.append((args[0], output)))
     ids = torch.tensor([[IMAGE]])
-    for offset, patches in ((0, picture), (40, picture), (0, picture.flip(1))):
+    for offset, patches in ((0, image), (40, image), (0, image.flip(1))):
         open_model(ids, encoder_hidden_states=patches, position_ids=torch.tensor([[offset]]))
     torch.testing.assert_close(outputs[1], outputs[0])
     torch.testing.assert_close(outputs[2], outputs[0])
@@ -92,11 +92,11 @@ def test_05_positions_count_the_padding_and_forget_the_cache(open_model, input_i
 
 
 def test_06_there_is_no_cache(open_model, input_ids):
-    ids, pictures = torch.cat([torch.full((2, 1), IMAGE), input_ids], dim=1), torch.randn(2, 3, 64)
-    first = open_model(ids[:, :5], encoder_hidden_states=pictures, use_cache=True)
+    ids, images = torch.cat([torch.full((2, 1), IMAGE), input_ids], dim=1), torch.randn(2, 3, 64)
+    first = open_model(ids[:, :5], encoder_hidden_states=images, use_cache=True)
     assert first.cache.get_seq_length() == 5
-    rest = open_model(ids[:, 5:], cache=first.cache)  # of text and of pictures
-    torch.testing.assert_close(rest.logits, open_model(ids, encoder_hidden_states=pictures).logits[:, 5:])
+    rest = open_model(ids[:, 5:], cache=first.cache)  # of text and of images
+    torch.testing.assert_close(rest.logits, open_model(ids, encoder_hidden_states=images).logits[:, 5:])
 
 
 def test_07_the_causal_head_drops_the_encoder_states(open_model, input_ids):

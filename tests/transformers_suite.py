@@ -93,7 +93,7 @@ class ArlowVLModelTest(VLMModelTest, unittest.TestCase):
     additional_model_inputs = ["pixel_values"]
 
     def _check_past_key_values_for_generate(self, batch_size, past_key_values, seq_length, config):
-        """The layers of the pictures stand behind the decoder's own."""
+        """The layers of the images stand behind the decoder's own."""
         text, layers = config.get_text_config(), list(past_key_values.layers)
         cross = [layer for layer in layers if isinstance(layer, CrossAttentionCacheLayer)]
         assert layers[len(layers) - len(cross) :] == cross

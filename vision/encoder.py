@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vision.forms.native_resolution import unpatchify
-from vision.transform import PictureTransform
+from vision.transform import ImageTransform
 
 # All that a damaged pickle has been seen to raise on its way through torch.load.
 UNREADABLE = (
@@ -42,18 +42,18 @@ class VisionEncoder(nn.Module):
         blocks: Indices, from 0, of the blocks to read (of a feature-map net: of its stages), joined on the last axis
             in the order of the net. The final norm is applied to each, as DINOv2 does. Empty: what comes out of the
             whole backbone.
-        image_size: Height and width of the pictures, pixels; one number for both. None: what the timm model was trained
+        image_size: Height and width of the images, pixels; one number for both. None: what the timm model was trained
             with.
         prefix_tokens: Whether class and register tokens stay, in front of the patches.
 
     Raises:
-        ValueError: timm has no such model, or the model no such blocks or picture size.
+        ValueError: timm has no such model, or the model no such blocks or image size.
     """
 
     embed_dim: int
     """Width of a token: the sum over `blocks`."""
     num_patches: int
-    """Tokens of a picture of `image_size`."""
+    """Tokens of an image of `image_size`."""
     data_config: dict[str, Any]
     """timm's data config of the model, with `input_size` for `image_size`."""
 
@@ -107,26 +107,26 @@ class VisionEncoder(nn.Module):
         self.backbone.set_grad_checkpointing(enable)
         self._checkpoints = enable
 
-    def picture_transform(self, **settings: Any) -> PictureTransform:
-        """The preprocessing by timm's data config, before which `settings`, fields of PictureTransform, go.
+    def image_transform(self, **settings: Any) -> ImageTransform:
+        """The preprocessing by timm's data config, before which `settings`, fields of ImageTransform, go.
 
-        Pictures in their native resolution (`max_patches`) have the encoder's patches unless `patch_size` is given.
+        Images in their native resolution (`max_patches`) have the encoder's patches unless `patch_size` is given.
 
         Raises:
-            ValueError: native resolution for an encoder that takes pictures of one size, or without square patches.
+            ValueError: native resolution for an encoder that takes images of one size, or without square patches.
         """
         if settings.get("max_patches") and settings.get("patch_size") is None:
             if self.patch_size is None or self.has_fixed_size:
-                reason = "takes pictures of one size" if self.has_fixed_size else "has no square patches"
+                reason = "takes images of one size" if self.has_fixed_size else "has no square patches"
                 raise ValueError(
-                    f"{self.timm_name} {reason}, so pictures cannot keep their resolution; "
+                    f"{self.timm_name} {reason}, so images cannot keep their resolution; "
                     "leave max_patches away or name a ViT"
                 )
             settings["patch_size"] = self.patch_size
-        data_config = {key: self.data_config[key] for key in PictureTransform.DATA_CONFIG}
-        return PictureTransform.from_dict(data_config | settings)
+        data_config = {key: self.data_config[key] for key in ImageTransform.DATA_CONFIG}
+        return ImageTransform.from_dict(data_config | settings)
 
-    def forward(self, pixel_values: Float[Tensor, "pictures 3 height width"]) -> Float[Tensor, "pictures patches dim"]:
+    def forward(self, pixel_values: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images patches dim"]:
         self._refuse_wrong_size(*pixel_values.shape[2:])
         if not self.is_frozen:
             return self._tokens(pixel_values)
@@ -136,21 +136,21 @@ class VisionEncoder(nn.Module):
             return self._tokens(pixel_values)
 
     def forward_native(
-        self, patches: Float[Tensor, "patches values"], grids: Int[Tensor, "pictures 2"]
-    ) -> tuple[Float[Tensor, "tokens dim"], Int[Tensor, " pictures"]]:
-        """Pictures of any sizes, packed by `patchify`: their tokens one after another, and how many each has.
+        self, patches: Float[Tensor, "patches values"], grids: Int[Tensor, "images 2"]
+    ) -> tuple[Float[Tensor, "tokens dim"], Int[Tensor, " images"]]:
+        """Images of any sizes, packed by `patchify`: their tokens one after another, and how many each has.
 
-        Pictures of one size go through the net together, and nothing is padded.
+        Images of one size go through the net together, and nothing is padded.
         """
-        pictures = unpatchify(patches, grids)
+        images = unpatchify(patches, grids)
         of_size = defaultdict(list)
-        for number, picture in enumerate(pictures):
-            of_size[picture.shape].append(number)
+        for number, image in enumerate(images):
+            of_size[image.shape].append(number)
         tokens: dict[int, Tensor] = {}
         for numbers in of_size.values():
-            tokens |= zip(numbers, self(torch.stack([pictures[number] for number in numbers])), strict=True)
-        flat = [tokens[number] for number in range(len(pictures))]
-        return torch.cat(flat), torch.tensor([len(picture) for picture in flat], device=patches.device)
+            tokens |= zip(numbers, self(torch.stack([images[number] for number in numbers])), strict=True)
+        flat = [tokens[number] for number in range(len(images))]
+        return torch.cat(flat), torch.tensor([len(image) for image in flat], device=patches.device)
 
     def train(self, mode: bool = True) -> "VisionEncoder":
         return super().train(mode and not self.is_frozen)
@@ -177,10 +177,10 @@ class VisionEncoder(nn.Module):
     def _refuse_wrong_size(self, height: int, width: int) -> None:
         if self.has_fixed_size and (height, width) != tuple(self.image_size):
             got, want = (" x ".join(map(str, size)) for size in ((height, width), self.image_size))
-            raise ValueError(f"{self.timm_name} was built for pictures of {want} pixels, got {got}; set image_size")
+            raise ValueError(f"{self.timm_name} was built for images of {want} pixels, got {got}; set image_size")
         if not self.gives_map and self.patch_size and (height % self.patch_size or width % self.patch_size):
             raise ValueError(
-                f"{self.timm_name} takes pictures whose sides are multiples of {self.patch_size} pixels, "
+                f"{self.timm_name} takes images whose sides are multiples of {self.patch_size} pixels, "
                 f"got {height} x {width}"
             )
 
@@ -217,15 +217,15 @@ class VisionEncoder(nn.Module):
     @torch.no_grad()
     def _measure(self) -> tuple[bool, int, int]:
         """gives_map, num_patches and embed_dim, from a pass of the backbone on the meta device."""
-        picture = torch.empty(1, *self.data_config["input_size"], device="meta")
-        features = self.backbone.forward_features(picture)
+        image = torch.empty(1, *self.data_config["input_size"], device="meta")
+        features = self.backbone.forward_features(image)
         if not isinstance(features, Tensor) or features.ndim not in (3, 4):
             raise ValueError(
                 f"{self.timm_name} gives neither patch tokens nor one feature map; name another timm model"
             )
         self.gives_map = features.ndim == 4
         try:
-            _, num_patches, embed_dim = self._tokens(picture).shape
+            _, num_patches, embed_dim = self._tokens(image).shape
         except (RuntimeError, AssertionError) as error:
             blocks = list(self.blocks)
             raise ValueError(
@@ -297,7 +297,7 @@ def load_encoder_weights(encoder: VisionEncoder, path: str | Path) -> None:
     """Reads a state dict of the encoder's timm model, as safetensors or as `torch.save` wrote it.
 
     What the encoder left out of the model (head, later blocks) is passed over, and timm resizes position tables made
-    for pictures of another size. On an error the encoder is as it was.
+    for images of another size. On an error the encoder is as it was.
 
     Raises:
         WeightsError: no such file, a damaged one, or one of another model.

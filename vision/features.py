@@ -19,18 +19,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from vision.decoding.image import PictureError
+from vision.decoding.image import ImageError
 from vision.encoder import VisionEncoder
-from vision.forms.batches import pack_pictures, prepare_picture
-from vision.transform import PictureTransform
+from vision.forms.batches import pack_images, prepare_image
+from vision.transform import ImageTransform
 
 logger = logging.getLogger(__name__)
 
 CHUNK, CHUNK_BYTES = 256, 64 * 2**20
-"""Pictures a file, fewer where so many would be larger: a fill that is cut loses at most so many."""
+"""Images a file, fewer where so many would be larger: a fill that is cut loses at most so many."""
 BATCH, CPU_BATCH = 64, 4
-"""Pictures or tiles the encoder takes at once. On a CPU more leave the processor's cache: by 4, EfficientNet-Lite0
-encodes 1.5 times as many pictures a second as by 16."""
+"""Images or tiles the encoder takes at once. On a CPU more leave the processor's cache: by 4, EfficientNet-Lite0
+encodes 1.5 times as many images a second as by 16."""
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 STALE_SECONDS = 3600
 """Age at which a chunk half written is the remains of a process that was killed."""
@@ -42,16 +42,16 @@ class FeaturesError(ValueError):
     exit_code = 3
 
 
-class PictureFeatures(NamedTuple):
-    """What the encoder made of one picture."""
+class ImageFeatures(NamedTuple):
+    """What the encoder made of one image."""
 
     rows: Float[Tensor, "rows *tokens features"]
-    """(1, P, F) of a picture of one size, (tiles, P, F), or (P, F) in native resolution."""
+    """(1, P, F) of an image of one size, (tiles, P, F), or (P, F) in native resolution."""
     tile_ids: Int[Tensor, " rows"] | None = None
 
 
-def encoder_fingerprint(encoder: VisionEncoder, transform: PictureTransform) -> str:
-    """SHA-256 of all that decides a picture's tokens: the net, its weights, the blocks read, the preprocessing."""
+def encoder_fingerprint(encoder: VisionEncoder, transform: ImageTransform) -> str:
+    """SHA-256 of all that decides an image's tokens: the net, its weights, the blocks read, the preprocessing."""
     facts = [encoder.timm_name, encoder.blocks, transform.to_dict(), *(["prefix_tokens"] * encoder.prefix_tokens)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
@@ -61,11 +61,11 @@ def encoder_fingerprint(encoder: VisionEncoder, transform: PictureTransform) -> 
 
 
 class FeatureCache:
-    """Patch tokens, keyed by the SHA-256 of a picture's bytes, in chunks of pictures under `folder`.
+    """Patch tokens, keyed by the SHA-256 of an image's bytes, in chunks of images under `folder`.
 
     Another encoder, preprocessing or dtype has a folder of its own. A chunk is written whole or not at all, so that a
     fill that was cut goes on; `fill` computes a damaged chunk anew. Several processes may fill one cache at once: a
-    chunk is named after its pictures, so that no two overwrite each other's but with the same tokens, and each process
+    chunk is named after its images, so that no two overwrite each other's but with the same tokens, and each process
     takes over the chunks that others have finished.
 
     Args:
@@ -79,7 +79,7 @@ class FeatureCache:
         self.folder = folder / (fingerprint[:16] + ("" if dtype == torch.float16 else f"-{str(dtype)[6:]}"))
         self.fingerprint = fingerprint
         self.dtype = dtype
-        self.places: dict[str, PictureFeatures] = {}  # views into chunks that are mapped into memory
+        self.places: dict[str, ImageFeatures] = {}  # views into chunks that are mapped into memory
         self.damaged: dict[Path, str] = {}
         self._seen: set[Path] = set()
         self._open_chunks()
@@ -88,26 +88,26 @@ class FeatureCache:
         return sha256 in self.places
 
     def get(self, sha256s: Sequence[str]) -> dict[str, Tensor]:
-        """The pictures one after another as picture inputs of the model, features in float32.
+        """The images one after another as image inputs of the model, features in float32.
 
-        - one size: `image_features` (pictures, patches, features);
+        - one size: `image_features` (images, patches, features);
         - tiles: `image_features` (tiles, patches, features), `tile_ids` and `tiles_per_image`;
         - native resolution: `image_features` (tokens, features) and `encoder_lengths`.
 
         Raises:
-            FeaturesError: a picture is not in the cache.
+            FeaturesError: an image is not in the cache.
         """
         self._refuse_absent(sha256s)
         found = [self.places[sha256] for sha256 in sha256s]
-        inputs = {"image_features": torch.cat([picture.rows for picture in found]).float()}
-        lengths = torch.tensor([len(picture.rows) for picture in found])
+        inputs = {"image_features": torch.cat([image.rows for image in found]).float()}
+        lengths = torch.tensor([len(image.rows) for image in found])
         if found[0].tile_ids is not None:
-            tile_ids = torch.cat([picture.tile_ids for picture in found if picture.tile_ids is not None])
+            tile_ids = torch.cat([image.tile_ids for image in found if image.tile_ids is not None])
             return inputs | {"tile_ids": tile_ids, "tiles_per_image": lengths}
         return inputs if found[0].rows.ndim == 3 else inputs | {"encoder_lengths": lengths}
 
-    def mean(self, sha256s: Sequence[str]) -> Float[Tensor, "pictures features"]:
-        """The mean of each picture's tokens. Raises FeaturesError likewise."""
+    def mean(self, sha256s: Sequence[str]) -> Float[Tensor, "images features"]:
+        """The mean of each image's tokens. Raises FeaturesError likewise."""
         self._refuse_absent(sha256s)
         return torch.stack([self.places[sha256].rows.float().flatten(0, -2).mean(0) for sha256 in sha256s])
 
@@ -119,25 +119,25 @@ class FeatureCache:
                 reasons.append(
                     f"beside it are features of other encoders, preprocessings or dtypes: {', '.join(sorted(others))}"
                 )
-            what = f"{len(absent)} of {len(sha256s)} pictures ({absent[0][:12]} first) are not in {self.folder}"
+            what = f"{len(absent)} of {len(sha256s)} images ({absent[0][:12]} first) are not in {self.folder}"
             raise FeaturesError("; ".join([what, *reasons, "fill the cache with this encoder"]))
 
     def fill(
         self,
-        pictures: Iterable[tuple[str, bytes]],
+        images: Iterable[tuple[str, bytes]],
         encoder: VisionEncoder,
-        transform: PictureTransform,
+        transform: ImageTransform,
         *,
         count: int,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, str]:
-        """Computes what is missing of `count` pictures, given as (SHA-256, bytes).
+        """Computes what is missing of `count` images, given as (SHA-256, bytes).
 
         Args:
-            on_progress: Called with the number of pictures done and with `count`.
+            on_progress: Called with the number of images done and with `count`.
 
         Returns:
-            The pictures that cannot be used, and why.
+            The images that cannot be used, and why.
 
         Raises:
             OSError: the disk has no room for the features (ENOSPC), before any is computed.
@@ -152,7 +152,7 @@ class FeatureCache:
             )
         self._check_room(encoder, transform, count)
         for path, reason in self.damaged.items():
-            logger.warning(f"{path} {reason}: its pictures are encoded again")
+            logger.warning(f"{path} {reason}: its images are encoded again")
             path.unlink(missing_ok=True)
             self._seen.discard(path)
         self.damaged.clear()
@@ -160,7 +160,7 @@ class FeatureCache:
 
         refused: dict[str, str] = {}
         done = 0
-        for group in _batched(pictures, self._pictures_of_chunk(encoder, transform)):
+        for group in _batched(images, self._images_of_chunk(encoder, transform)):
             self._open_chunks()
             wanted = {sha256: data for sha256, data in group if sha256 not in self.places}
             encoded = dict(_encode(wanted, encoder, transform, refused, self.dtype))
@@ -171,16 +171,16 @@ class FeatureCache:
                 on_progress(done, count)
         return refused
 
-    def _write(self, encoded: Mapping[str, PictureFeatures]) -> None:
+    def _write(self, encoded: Mapping[str, ImageFeatures]) -> None:
         path = self.folder / f"chunk-{hashlib.sha256(''.join(encoded).encode()).hexdigest()[:16]}.safetensors"
-        metadata = {"fingerprint": self.fingerprint, "pictures": json.dumps(list(encoded))}
+        metadata = {"fingerprint": self.fingerprint, "images": json.dumps(list(encoded))}
         found = list(encoded.values())
         tensors = {
-            "features": torch.cat([picture.rows for picture in found]),
-            "lengths": torch.tensor([len(picture.rows) for picture in found]),
+            "features": torch.cat([image.rows for image in found]),
+            "lengths": torch.tensor([len(image.rows) for image in found]),
         }
         if found[0].tile_ids is not None:
-            tensors["tile_ids"] = torch.cat([picture.tile_ids for picture in found if picture.tile_ids is not None])
+            tensors["tile_ids"] = torch.cat([image.tile_ids for image in found if image.tile_ids is not None])
         partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
         try:
             with partial.open("wb") as file:
@@ -213,7 +213,7 @@ class FeatureCache:
         elif tensors["features"].dtype != self.dtype:
             self.damaged[path] = f"holds {tensors['features'].dtype}, not {self.dtype}"
         else:
-            self.places |= zip(json.loads(metadata["pictures"]), _parted(tensors), strict=True)
+            self.places |= zip(json.loads(metadata["images"]), _parted(tensors), strict=True)
 
     def _remove_remains(self) -> None:
         """Of processes that were killed while they wrote; those that live write within seconds."""
@@ -224,65 +224,65 @@ class FeatureCache:
             except FileNotFoundError:
                 continue
 
-    def _pictures_of_chunk(self, encoder: VisionEncoder, transform: PictureTransform) -> int:
+    def _images_of_chunk(self, encoder: VisionEncoder, transform: ImageTransform) -> int:
         most = transform.max_patches or encoder.num_patches * (transform.max_tiles + 1)
         return max(1, min(CHUNK, CHUNK_BYTES // (most * encoder.embed_dim * self.dtype.itemsize)))
 
-    def _check_room(self, encoder: VisionEncoder, transform: PictureTransform, count: int) -> None:
-        """What is needed at least: one tile a picture, or one patch in native resolution."""
+    def _check_room(self, encoder: VisionEncoder, transform: ImageTransform, count: int) -> None:
+        """What is needed at least: one tile an image, or one patch in native resolution."""
         least = 1 if transform.max_patches else encoder.num_patches
         needed = max(count - len(self.places), 0) * least * encoder.embed_dim * self.dtype.itemsize
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         if needed > free:
-            room = f"features of {count:,} pictures need {needed:,} bytes in {self.folder}, {free:,} are free"
+            room = f"features of {count:,} images need {needed:,} bytes in {self.folder}, {free:,} are free"
             raise OSError(errno.ENOSPC, f"{room}; make room or name another folder")
 
 
-def _parted(tensors: Mapping[str, Tensor]) -> list[PictureFeatures]:
-    """The pictures of a chunk. One without lengths, as they once were written, has a row for each."""
+def _parted(tensors: Mapping[str, Tensor]) -> list[ImageFeatures]:
+    """The images of a chunk. One without lengths, as they once were written, has a row for each."""
     features = tensors["features"]
     lengths = tensors["lengths"].tolist() if "lengths" in tensors else [1] * len(features)
     rows = features.split(lengths)
     if "tile_ids" not in tensors:
-        return [PictureFeatures(picture) for picture in rows]
-    return [PictureFeatures(*picture) for picture in zip(rows, tensors["tile_ids"].split(lengths), strict=True)]
+        return [ImageFeatures(image) for image in rows]
+    return [ImageFeatures(*image) for image in zip(rows, tensors["tile_ids"].split(lengths), strict=True)]
 
 
 def _encode(
     wanted: Mapping[str, bytes],
     encoder: VisionEncoder,
-    transform: PictureTransform,
+    transform: ImageTransform,
     refused: dict[str, str],
     dtype: torch.dtype,
-) -> Iterator[tuple[str, PictureFeatures]]:
-    """The tokens of each usable picture; the others go to `refused`."""
+) -> Iterator[tuple[str, ImageFeatures]]:
+    """The tokens of each usable image; the others go to `refused`."""
     on_cpu = next(encoder.parameters()).device.type == "cpu"
     for batch in _batched(wanted.items(), CPU_BATCH if on_cpu else BATCH):
         prepared = {}
         for sha256, data in batch:
             try:
-                prepared[sha256] = prepare_picture(transform, data, name=sha256[:12])
-            except PictureError as error:
+                prepared[sha256] = prepare_image(transform, data, name=sha256[:12])
+            except ImageError as error:
                 refused[sha256] = error.reason
         if not prepared:
             continue
-        pictures = _features(encoder, pack_pictures(transform, list(prepared.values())))
-        for sha256, picture in zip(prepared, pictures, strict=True):
-            stored = picture._replace(rows=picture.rows.to(dtype))
+        images = _features(encoder, pack_images(transform, list(prepared.values())))
+        for sha256, image in zip(prepared, images, strict=True):
+            stored = image._replace(rows=image.rows.to(dtype))
             if not stored.rows.isfinite().all():
-                largest = f"{encoder.timm_name} gives {picture.rows.abs().max():g} for picture {sha256[:12]}"
+                largest = f"{encoder.timm_name} gives {image.rows.abs().max():g} for image {sha256[:12]}"
                 raise FeaturesError(f"{largest}, which {dtype} cannot hold; use dtype=torch.float32 or no cache")
             yield sha256, stored
 
 
-def _features(encoder: VisionEncoder, packed: Mapping[str, Tensor]) -> list[PictureFeatures]:
-    """Of pictures as `pack_pictures` gives them, on the CPU."""
+def _features(encoder: VisionEncoder, packed: Mapping[str, Tensor]) -> list[ImageFeatures]:
+    """Of images as `pack_images` gives them, on the CPU."""
     weight = next(encoder.parameters())
     pixel_values = packed["pixel_values"].to(weight)
     if "image_grids" in packed:
         tokens, lengths = encoder.forward_native(pixel_values, packed["image_grids"])
-        return [PictureFeatures(rows) for rows in tokens.cpu().split(lengths.tolist())]
+        return [ImageFeatures(rows) for rows in tokens.cpu().split(lengths.tolist())]
     at_once = CPU_BATCH if weight.device.type == "cpu" else BATCH
     tensors = {"features": torch.cat([encoder(some).cpu() for some in pixel_values.split(at_once)])}
     if "tile_ids" in packed:

@@ -24,10 +24,10 @@ class UnitLinear(nn.Linear):
 
 
 class Projector(nn.Module):
-    """What the three kinds have in common: a learned place for the tiles of a picture.
+    """What the three kinds have in common: a learned place for the tiles of an image.
 
     Args:
-        num_places: Tile ids that may come; 0: pictures have no tiles.
+        num_places: Tile ids that may come; 0: images have no tiles.
     """
 
     norm: nn.LayerNorm
@@ -79,7 +79,7 @@ class MLPProjector(Projector):
 
 
 class PerceiverResampler(Projector):
-    """A fixed number of latents that read the tokens of a picture (Alayrac et al., 2022, arXiv:2204.14198, 3.1.1)."""
+    """A fixed number of latents that read the tokens of an image (Alayrac et al., 2022, arXiv:2204.14198, 3.1.1)."""
 
     def __init__(self, in_dim: int, out_dim: int, *, num_latents: int, num_heads: int, num_places: int = 0) -> None:
         super().__init__(in_dim, num_places)
@@ -90,9 +90,9 @@ class PerceiverResampler(Projector):
         self.out_norm = nn.LayerNorm(out_dim)
 
     def forward(
-        self, features: Float[Tensor, "tokens features"], lengths: Int[Tensor, " pictures"]
-    ) -> Float[Tensor, "pictures latents dim"]:
-        """The tokens of the pictures, one picture after another; `lengths` says how many each has."""
+        self, features: Float[Tensor, "tokens features"], lengths: Int[Tensor, " images"]
+    ) -> Float[Tensor, "images latents dim"]:
+        """The tokens of the images, one image after another; `lengths` says how many each has."""
         tokens = self.fc(self.norm(features))
         latents = self.latents.expand(len(lengths), -1, -1)
         for layer in self.layers:
@@ -101,7 +101,7 @@ class PerceiverResampler(Projector):
 
 
 class PerceiverLayer(nn.Module):
-    """Latents attend to the tokens of their picture and to each other."""
+    """Latents attend to the tokens of their image and to each other."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -113,15 +113,15 @@ class PerceiverLayer(nn.Module):
 
     def forward(
         self,
-        latents: Float[Tensor, "pictures latents dim"],
+        latents: Float[Tensor, "images latents dim"],
         tokens: Float[Tensor, "tokens dim"],
         lengths: list[int],
-    ) -> Float[Tensor, "pictures latents dim"]:
+    ) -> Float[Tensor, "images latents dim"]:
         normed = self.latent_norm(latents)
         query, own = self.q_proj(normed), self.kv_proj(normed)
         read = self.kv_proj(self.token_norm(tokens)).split(lengths)
         attended: dict[int, Tensor] = {}
-        for length in set(lengths):  # pictures of one length go together, and nothing is padded
+        for length in set(lengths):  # images of one length go together, and nothing is padded
             numbers = [number for number, other in enumerate(lengths) if other == length]
             keys = torch.cat([torch.stack([read[number] for number in numbers]), own[numbers]], dim=1)
             attended |= zip(numbers, self._attend(query[numbers], *keys.chunk(2, dim=-1)), strict=True)

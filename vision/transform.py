@@ -1,4 +1,4 @@
-"""Which tensor a picture becomes: padded to the encoder's aspect, resized and normalised."""
+"""Which tensor an image becomes: padded to the encoder's aspect, resized and normalised."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,26 +9,26 @@ from jaxtyping import Float
 from PIL import Image
 
 from vision.decoding.colours import STRIP_PIXELS, WHITE
-from vision.decoding.image import DEFAULT_LIMITS, Box, EncodedPicture, PictureLimits
+from vision.decoding.image import DEFAULT_LIMITS, Box, ImageFile, ImageLimits
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 MAX_CANVAS_PIXELS = 64_000_000
 MAX_GRID = 8  # rows, and columns, of tiles
-SCALED_MARGIN = 2  # a scaled picture is at least so many times as large on each side as what is made of it
+SCALED_MARGIN = 2  # a scaled image is at least so many times as large on each side as what is made of it
 
 
-class PictureTransform:
-    """All that decides which tensor a picture becomes, and the tensor: padded to the encoder's aspect, resized and
-    normalised; nothing of the picture is cut away. Tiles and native resolution are made by `vision.forms.tiling` and
+class ImageTransform:
+    """All that decides which tensor an image becomes, and the tensor: padded to the encoder's aspect, resized and
+    normalised; nothing of the image is cut away. Tiles and native resolution are made by `vision.forms.tiling` and
     `vision.forms.native_resolution`.
 
     Args:
         data_config: timm's data config of the encoder. Its `crop_pct` and `crop_mode` do not apply here.
-        max_tiles: Tiles that a picture may have beside its thumbnail; 1: the thumbnail alone.
-        patch_size: Pixels of the side of a patch, for pictures in their native resolution.
-        max_patches: Patches that a picture in its native resolution may have. None: all have `input_size`.
+        max_tiles: Tiles that an image may have beside its thumbnail; 1: the thumbnail alone.
+        patch_size: Pixels of the side of a patch, for images in their native resolution.
+        max_patches: Patches that an image in its native resolution may have. None: all have `input_size`.
         scaled_decoding: `from_bytes` decodes large JPEGs at a fraction of their scale, at least at twice the size
-            that is wanted. Faster, but a picture that comes as bytes is then not quite what it is as pixels, which is
+            that is wanted. Faster, but an image that comes as bytes is then not quite what it is as pixels, which is
             why it is not the default.
     """
 
@@ -69,75 +69,75 @@ class PictureTransform:
             got = f"patch_size {self.patch_size} and max_patches {self.max_patches}"
             raise ValueError(f"native resolution needs a positive patch_size and max_patches, got {got}")
         if self.max_tiles > 1:
-            raise ValueError("a picture has tiles or its native resolution; leave max_tiles or max_patches away")
+            raise ValueError("an image has tiles or its native resolution; leave max_tiles or max_patches away")
 
-    def __call__(self, picture: Image.Image) -> Float[Any, "3 height width"]:
-        return self.normalise(self.fit(picture, *self.input_size[1:]))
+    def __call__(self, image: Image.Image) -> Float[Any, "3 height width"]:
+        return self.normalise(self.fit(image, *self.input_size[1:]))
 
     def from_bytes(
-        self, data: bytes, *, name: str, limits: PictureLimits = DEFAULT_LIMITS
+        self, data: bytes, *, name: str, limits: ImageLimits = DEFAULT_LIMITS
     ) -> Float[Any, "3 height width"]:
-        """Decodes and transforms. Raises PictureError."""
+        """Decodes and transforms. Raises ImageError."""
         _, height, width = self.input_size
-        encoded = EncodedPicture(data, name=name, limits=limits)
-        picture, extent = self.decode(encoded, max(encoded.size[0] / width, encoded.size[1] / height))
-        return self.normalise(self.fit(picture, height, width, extent=extent))
+        encoded = ImageFile(data, name=name, limits=limits)
+        image, extent = self.decode(encoded, max(encoded.size[0] / width, encoded.size[1] / height))
+        return self.normalise(self.fit(image, height, width, extent=extent))
 
-    def decode(self, encoded: EncodedPicture, reduction: float) -> tuple[Image.Image, Box | None]:
-        """The picture, of which only so many times less is wanted; and, if it is scaled, where in the image it lies."""
+    def decode(self, encoded: ImageFile, reduction: float) -> tuple[Image.Image, Box | None]:
+        """The image, of which only so many times less is wanted; and, if it is scaled, where in the image it lies."""
         scale = encoded.scale_for(reduction / SCALED_MARGIN) if self.scaled_decoding else 1
         return encoded.decode(scale=scale), encoded.extent(scale) if scale > 1 else None
 
-    def fit(self, picture: Image.Image, height: int, width: int, *, extent: Box | None = None) -> Image.Image:
-        """The whole picture, padded to the aspect and resized."""
+    def fit(self, image: Image.Image, height: int, width: int, *, extent: Box | None = None) -> Image.Image:
+        """The whole image, padded to the aspect and resized."""
         if extent is not None:
-            return self._fit_extent(picture, height, width, extent)
-        scale = max(picture.width / width, picture.height / height)
+            return self._fit_extent(image, height, width, extent)
+        scale = max(image.width / width, image.height / height)
         canvas_size = round(width * scale), round(height * scale)
         if canvas_size[0] * canvas_size[1] > MAX_CANVAS_PIXELS:  # a very long strip: shrink it before it is padded
             shrink = (MAX_CANVAS_PIXELS / (canvas_size[0] * canvas_size[1])) ** 0.5
-            smaller = max(1, int(picture.width * shrink)), max(1, int(picture.height * shrink))
-            return self.fit(picture.resize(smaller), height, width)
-        narrow = self._narrow(picture, canvas_size[0], width)
+            smaller = max(1, int(image.width * shrink)), max(1, int(image.height * shrink))
+            return self.fit(image.resize(smaller), height, width)
+        narrow = self._narrow(image, canvas_size[0], width)
         canvas = Image.new("RGB", (width, canvas_size[1]), self.background)
         canvas.paste(narrow, (0, (canvas.height - narrow.height) // 2))
         return self.resize(canvas, height, width)
 
-    def _narrow(self, picture: Image.Image, canvas_width: int, width: int) -> Image.Image:
+    def _narrow(self, image: Image.Image, canvas_width: int, width: int) -> Image.Image:
         """Padded left and right and resized across: what Pillow does first, row by row, when it resizes the padded
-        picture, of which only a strip at a time takes memory. Rows of background alone stay what they are.
+        image, of which only a strip at a time takes memory. Rows of background alone stay what they are.
         """
-        if canvas_width == picture.width:
-            return self.resize(picture, picture.height, width)
-        narrow, rows = Image.new("RGB", (width, picture.height)), max(1, STRIP_PIXELS // canvas_width)
-        strip = Image.new("RGB", (canvas_width, min(rows, picture.height)), self.background)
-        for top in range(0, picture.height, rows):
-            strip.paste(picture, ((canvas_width - picture.width) // 2, -top))
+        if canvas_width == image.width:
+            return self.resize(image, image.height, width)
+        narrow, rows = Image.new("RGB", (width, image.height)), max(1, STRIP_PIXELS // canvas_width)
+        strip = Image.new("RGB", (canvas_width, min(rows, image.height)), self.background)
+        for top in range(0, image.height, rows):
+            strip.paste(image, ((canvas_width - image.width) // 2, -top))
             narrow.paste(self.resize(strip, strip.height, width), (0, top))
         return narrow
 
-    def _fit_extent(self, picture: Image.Image, height: int, width: int, extent: Box) -> Image.Image:
-        """To fractions of a pixel, which count for more in a picture that was decoded at a fraction of its scale."""
+    def _fit_extent(self, image: Image.Image, height: int, width: int, extent: Box) -> Image.Image:
+        """To fractions of a pixel, which count for more in an image that was decoded at a fraction of its scale."""
         left, top, right, bottom = extent
         scale = max((right - left) / width, (bottom - top) / height)
         left, top = (left + right - width * scale) / 2, (top + bottom - height * scale) / 2
         before = max(0, math.ceil(-left)), max(0, math.ceil(-top))
         box = left + before[0], top + before[1], left + before[0] + width * scale, top + before[1] + height * scale
-        size = (before[0] + picture.width, math.ceil(box[2])), (before[1] + picture.height, math.ceil(box[3]))
+        size = (before[0] + image.width, math.ceil(box[2])), (before[1] + image.height, math.ceil(box[3]))
         canvas = Image.new("RGB", (max(size[0]), max(size[1])), self.background)
-        canvas.paste(picture, before)
+        canvas.paste(image, before)
         return self.resize(canvas, height, width, box=box)
 
-    def resize(self, picture: Image.Image, height: int, width: int, *, box: Box | None = None) -> Image.Image:
-        return picture.resize((width, height), Image.Resampling[self.interpolation.upper()], box)
+    def resize(self, image: Image.Image, height: int, width: int, *, box: Box | None = None) -> Image.Image:
+        return image.resize((width, height), Image.Resampling[self.interpolation.upper()], box)
 
-    def normalise(self, picture: Image.Image) -> Float[Any, "3 height width"]:
+    def normalise(self, image: Image.Image) -> Float[Any, "3 height width"]:
         """In the operations of torchvision, which timm's transforms call, but in place."""
         import numpy
         import torch
 
         mean, std = self._mean_and_std
-        values = torch.from_numpy(numpy.array(picture)).permute(2, 0, 1).contiguous()
+        values = torch.from_numpy(numpy.array(image)).permute(2, 0, 1).contiguous()
         return values.float().div_(255).sub_(mean).div_(std)
 
     @cached_property
@@ -151,21 +151,21 @@ class PictureTransform:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "PictureTransform":
+    def from_dict(cls, fields: Mapping[str, Any]) -> "ImageTransform":
         """The inverse of `to_dict`; an option that is missing has its default.
 
         Raises:
             ValueError: other keys than those that `to_dict` writes.
         """
         if wrong := sorted({*fields} - {*cls.FIELDS} | {*cls.DATA_CONFIG} - {*fields}):
-            raise ValueError(f"a picture transform has {', '.join(cls.FIELDS)}; unknown or missing: {', '.join(wrong)}")
+            raise ValueError(f"an image transform has {', '.join(cls.FIELDS)}; unknown or missing: {', '.join(wrong)}")
         options = {name: fields[name] for name in cls.OPTIONS if name in fields}
         return cls(fields, **options)
 
 
-def transform_difference(was: PictureTransform, now: PictureTransform) -> str | None:
-    """The first setting in which two transforms differ, with both values; None: they make the same of any picture."""
-    for name in PictureTransform.FIELDS:
+def transform_difference(was: ImageTransform, now: ImageTransform) -> str | None:
+    """The first setting in which two transforms differ, with both values; None: they make the same of any image."""
+    for name in ImageTransform.FIELDS:
         before, after = getattr(was, name), getattr(now, name)
         if before != after:
             return f"{name} was {before} and is {after}"

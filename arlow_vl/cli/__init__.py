@@ -44,11 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def exit_status(error: Exception) -> int | None:
     """The exit status for a user's error, None for a fault of ours (which keeps its traceback)."""
-    from vision.decoding.image import PictureError
+    from vision.decoding.image import ImageError
 
     if hasattr(error, "exit_code"):
         return error.exit_code
-    if isinstance(error, PictureError):
+    if isinstance(error, ImageError):
         return DATA
     if isinstance(error, OSError):
         return (

@@ -1,4 +1,4 @@
-"""`arlow evaluate`: caption test pictures and answer test questions, model and controls; `arlow report` scores."""
+"""`arlow evaluate`: caption test images and answer test questions, model and controls; `arlow report` scores."""
 
 import argparse
 from pathlib import Path

@@ -6,7 +6,7 @@ from pathlib import Path
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser("explain", help="draw where the model looked while it wrote each word")
-    parser.add_argument("picture", metavar="IMAGE", help="picture file")
+    parser.add_argument("image", metavar="IMAGE", help="image file")
     parser.add_argument("--model", type=Path, required=True, help="model folder (hf/ of a vision run)")
     parser.add_argument("--out", type=Path, default=Path("explain.png"), help="PNG to write (default: explain.png)")
     parser.add_argument("--layer", type=int, help="this layer's cross-attention alone (default: the mean of all)")
@@ -19,27 +19,27 @@ def run(args: argparse.Namespace) -> None:
     from arlow_vl.data.prompts import CAPTION_PROMPT, question_prompt
     from arlow_vl.evaluation.explain import draw_explanation, encoder_views, explain_completion
     from arlow_vl.models.folders import load_vision_language_model
-    from vision.decoding.image import read_picture
+    from vision.decoding.image import read_image
 
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, got {args.out}")
-    original = read_picture(args.picture)
+    original = read_image(args.image)
     model, processor = load_vision_language_model(args.model)
-    pictures = dict(processor.image_processor([original], return_tensors="pt"))
+    images = dict(processor.image_processor([original], return_tensors="pt"))
     openings = model.gate_openings()
     layers = list(openings) if args.layer is None else [args.layer]
     words = explain_completion(
         model,
         processor.tokenizer,
         question_prompt(args.question) if args.question else CAPTION_PROMPT,
-        pictures,
+        images,
         layers=layers,
         max_new_tokens=args.max_new_tokens,
     )
     caption = " ".join(word.word for word in words)
     vision = model.model.vision
     views = encoder_views(
-        pictures,
+        images,
         processor.image_processor.transform,
         words[0].heat.numel() if words else vision.num_patches,
         prefix_tokens=vision.num_prefix_tokens if vision.prefix_tokens else 0,

@@ -1,4 +1,4 @@
-"""`arlow image`: look at a picture as the readers see it."""
+"""`arlow image`: look at an image as the readers see it."""
 
 import argparse
 import json
@@ -9,25 +9,25 @@ from pathlib import Path
 
 
 def add_parser(subparsers) -> None:
-    verbs = subparsers.add_parser("image", help="check that a picture can be read").add_subparsers(required=True)
+    verbs = subparsers.add_parser("image", help="check that an image can be read").add_subparsers(required=True)
     check = verbs.add_parser("check", help="print size and corner pixels after conversion to RGB")
-    check.add_argument("picture", type=Path, metavar="FILE")
+    check.add_argument("image", type=Path, metavar="FILE")
     check.add_argument("--json", action="store_true", help="print one JSON object")
     check.set_defaults(run=run_check)
 
 
 def run_check(args: argparse.Namespace) -> None:
-    from vision.decoding.image import read_picture
+    from vision.decoding.image import read_image
 
     with silent_libraries():
-        picture = read_picture(args.picture)
-    right, bottom = picture.width - 1, picture.height - 1
+        image = read_image(args.image)
+    right, bottom = image.width - 1, image.height - 1
     places = {"top left": (0, 0), "top right": (right, 0), "bottom left": (0, bottom), "bottom right": (right, bottom)}
-    corners = {name: list(picture.crop((x, y, x + 1, y + 1)).tobytes()) for name, (x, y) in places.items()}
+    corners = {name: list(image.crop((x, y, x + 1, y + 1)).tobytes()) for name, (x, y) in places.items()}
     if args.json:
-        print(json.dumps({"width": picture.width, "height": picture.height, "corners": [*corners.values()]}))
+        print(json.dumps({"width": image.width, "height": image.height, "corners": [*corners.values()]}))
     else:
-        print(f"{picture.width:,} x {picture.height:,} pixels")
+        print(f"{image.width:,} x {image.height:,} pixels")
         print("\n".join(f"{name}: {' '.join(map(str, corner))}" for name, corner in corners.items()))
 
 

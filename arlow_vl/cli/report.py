@@ -1,4 +1,4 @@
-"""`arlow report`: score a result folder, print the table, and write the page with the pictures."""
+"""`arlow report`: score a result folder, print the table, and write the page with the images."""
 
 import argparse
 from pathlib import Path
@@ -9,19 +9,19 @@ def add_parser(subparsers) -> None:
     parser.add_argument("results", type=Path, metavar="RESULT_DIR", help="result folder of `arlow evaluate`")
     parser.add_argument("--output", type=Path, help="page to write (default: RESULT_DIR/report.html)")
     parser.add_argument(
-        "--shards", type=Path, nargs="+", metavar="SHARD", help="where the pictures are (default: as meta.json says)"
+        "--shards", type=Path, nargs="+", metavar="SHARD", help="where the images are (default: as meta.json says)"
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    from arlow_vl.evaluation.report.page import pictures_in_shards, write_report
+    from arlow_vl.evaluation.report.page import images_in_shards, write_report
     from arlow_vl.evaluation.results import read_json
     from arlow_vl.evaluation.scores import format_table
 
     shards = args.shards or read_json(args.results / "meta.json").get("shards")
     if not shards:
-        raise ValueError(f"{args.results / 'meta.json'} names no shards; say where the pictures are with --shards")
+        raise ValueError(f"{args.results / 'meta.json'} names no shards; say where the images are with --shards")
     output = args.output or args.results / "report.html"
-    print(format_table(write_report(args.results, output, picture_of=pictures_in_shards(shards))))
+    print(format_table(write_report(args.results, output, image_of=images_in_shards(shards))))
     print(f"\n{output}")

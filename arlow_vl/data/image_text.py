@@ -1,4 +1,4 @@
-"""Pictures with text: captions and questions out of shards, and the batches that a model with eyes takes."""
+"""Images with text: captions and questions out of shards, and the batches that a vision-language model takes."""
 
 import functools
 import hashlib
@@ -16,13 +16,13 @@ from arlow_vl.data.prompts import CAPTION_PROMPT, IGNORED, encode_example, encod
 from arlow_vl.data.shards import ShardSample, ShardScan
 from vision.encoder import VisionEncoder
 from vision.features import FeatureCache, encoder_fingerprint
-from vision.forms.batches import pack_pictures, prepare_picture
+from vision.forms.batches import pack_images, prepare_image
 from vision.forms.tiling import Tiles
-from vision.transform import PictureTransform
+from vision.transform import ImageTransform
 
 
 class Example(NamedTuple):
-    """A picture, what is asked about it, and what the model is to write."""
+    """An image, what is asked about it, and what the model is to write."""
 
     sample: ShardSample
     prompt: str
@@ -40,8 +40,8 @@ class EncodedExample(NamedTuple):
 
     ids: list[int]
     labels: list[int]
-    picture: Any
-    """As the dataset's pictures prepare it."""
+    image: Any
+    """As the dataset's images prepare it."""
 
 
 def caption_examples(samples: Iterable[ShardSample]) -> list[Example]:
@@ -69,26 +69,26 @@ def with_room(examples: Iterable[Example], tokenizer, max_length: int) -> list[E
     return [example for example in examples if fits(example.prompt)]
 
 
-class DecodedPictures:
+class DecodedImages:
     """Pixels, decoded from the shards for every batch."""
 
-    def __init__(self, transform: PictureTransform) -> None:
+    def __init__(self, transform: ImageTransform) -> None:
         self.transform = transform
 
     def prepare(self, sample: ShardSample) -> Tensor | Tiles:
-        """Raises PictureError, naming the sample."""
-        return prepare_picture(self.transform, sample.read_image(), name=sample.name)
+        """Raises ImageError, naming the sample."""
+        return prepare_image(self.transform, sample.read_image(), name=sample.name)
 
     def pack(self, prepared: Sequence[Any]) -> dict[str, Tensor]:
-        """The picture inputs of the model."""
-        return pack_pictures(self.transform, prepared)
+        """The image inputs of the model."""
+        return pack_images(self.transform, prepared)
 
     def __call__(self, samples: Sequence[ShardSample]) -> dict[str, Tensor]:
         return self.pack([self.prepare(sample) for sample in samples])
 
 
-class CachedPictures:
-    """What a frozen encoder made of the pictures, read from a cache that has been filled."""
+class CachedImages:
+    """What a frozen encoder made of the images, read from a cache that has been filled."""
 
     def __init__(self, cache: FeatureCache, sha256_of: Mapping[tuple[Path, str], str]) -> None:
         self.cache = cache
@@ -103,8 +103,8 @@ class CachedPictures:
     def __call__(self, samples: Sequence[ShardSample]) -> dict[str, Tensor]:
         return self.pack([self.prepare(sample) for sample in samples])
 
-    def mean(self, samples: Sequence[ShardSample]) -> Float[Tensor, "pictures features"]:
-        """The mean of each picture's patch tokens."""
+    def mean(self, samples: Sequence[ShardSample]) -> Float[Tensor, "images features"]:
+        """The mean of each image's patch tokens."""
         return self.cache.mean([self.prepare(sample) for sample in samples])
 
 
@@ -115,13 +115,13 @@ class ImageTextDataset:
         self,
         examples: Sequence[Example],
         tokenizer,
-        pictures: DecodedPictures | CachedPictures,
+        images: DecodedImages | CachedImages,
         *,
         max_length: int,
     ) -> None:
         self.examples = examples
         self.tokenizer = tokenizer
-        self.pictures = pictures
+        self.images = images
         self.max_length = max_length
         digest = hashlib.sha256(repr((max_length, tokenizer.backend_tokenizer.to_str())).encode())
         for example in examples:
@@ -133,36 +133,36 @@ class ImageTextDataset:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> EncodedExample:
-        """Raises PictureError for a picture that cannot be used."""
+        """Raises ImageError for an image that cannot be used."""
         example = self.examples[index]
         ids, labels = encode_example(self.tokenizer, example.prompt, example.completion, self.max_length)
-        return EncodedExample(ids, labels, self.pictures.prepare(example.sample))
+        return EncodedExample(ids, labels, self.images.prepare(example.sample))
 
     def key(self, index: int) -> str:
         return self.examples[index].key
 
 
-def cache_pictures(
+def cache_images(
     scans: Sequence[ShardScan],
     encoder: VisionEncoder,
-    transform: PictureTransform,
+    transform: ImageTransform,
     folder: Path,
     *,
     dtype: torch.dtype = torch.float16,
     on_progress: Callable[[int, int], None] | None = None,
-) -> CachedPictures:
-    """Encodes what the cache lacks. Samples with an unusable picture become skipped ones of their scan."""
+) -> CachedImages:
+    """Encodes what the cache lacks. Samples with an unusable image become skipped ones of their scan."""
     cache = FeatureCache(folder, encoder_fingerprint(encoder, transform), dtype=dtype)
     sha256_of: dict[tuple[Path, str], str] = {}
 
-    def pictures() -> Iterator[tuple[str, bytes]]:
+    def images() -> Iterator[tuple[str, bytes]]:
         for sample in (sample for scan in scans for sample in scan.samples):
             data = sample.read_image()
             sha256_of[sample.shard, sample.key] = hashlib.sha256(data).hexdigest()
             yield sha256_of[sample.shard, sample.key], data
 
     count = sum(len(scan.samples) for scan in scans)
-    refused = cache.fill(pictures(), encoder, transform, count=count, on_progress=on_progress)
+    refused = cache.fill(images(), encoder, transform, count=count, on_progress=on_progress)
     for scan in scans:
         samples, scan.samples = scan.samples, []
         for sample in samples:
@@ -171,18 +171,18 @@ def cache_pictures(
                 scan.samples.append(sample)
             else:
                 scan.skip(f"image_{reason}", sample.name)
-    return CachedPictures(cache, sha256_of)
+    return CachedImages(cache, sha256_of)
 
 
 class ImageTextCollate:
-    """Examples packed into rows as long as the longest, each a document of its own, with a picture each.
+    """Examples packed into rows as long as the longest, each a document of its own, with an image each.
 
     Captions are far shorter than questions: padded to one length, most of a batch would be padding. Documents are told
     apart by positions that start again, so there is no attention mask; what is left of a row is a document of padding.
     """
 
-    def __init__(self, pictures: DecodedPictures | CachedPictures, *, pad_token_id: int) -> None:
-        self.pictures = pictures
+    def __init__(self, images: DecodedImages | CachedImages, *, pad_token_id: int) -> None:
+        self.images = images
         self.pad_token_id = pad_token_id
 
     def __call__(self, examples: Sequence[EncodedExample]) -> Batch:
@@ -194,8 +194,8 @@ class ImageTextCollate:
             "position_ids": _positions([[len(e.ids) for e in row] for row in packed], width),
             "labels": _joined([[e.labels for e in row] for row in packed], IGNORED, width),
             "num_tokens": sum(len(example.ids) for example in examples),
-            "num_pictures": len(examples),
-            **self.pictures.pack([example.picture for row in packed for example in row]),
+            "num_images": len(examples),
+            **self.images.pack([example.image for row in packed for example in row]),
         }
 
 

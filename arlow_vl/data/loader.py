@@ -17,12 +17,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from arlow_vl.errors import DataError
-from vision.decoding.image import PictureError
+from vision.decoding.image import ImageError
 
 logger = logging.getLogger(__name__)
 
 TOLD = 5
-"""Unusable pictures of a source that are named when they are met; the others are counted."""
+"""Unusable images of a source that are named when they are met; the others are counted."""
 
 Batch = dict[str, Any]
 Collate = Callable[[list[Any]], Batch]
@@ -32,7 +32,7 @@ Collate = Callable[[list[Any]], Batch]
 class Dataset(Protocol):
     """Items by index. `fingerprint` differs when any item does; `key(i)` names an item to people.
 
-    `__getitem__` may raise PictureError for an item whose picture cannot be used.
+    `__getitem__` may raise ImageError for an item whose image cannot be used.
     """
 
     fingerprint: str
@@ -55,7 +55,7 @@ class Source:
     samples_per_batch: int
     """Items in each batch."""
     max_bad: int = 0
-    """Pictures that may turn out unusable while a run goes on; one more ends it."""
+    """Images that may turn out unusable while a run goes on; one more ends it."""
 
     def __post_init__(self) -> None:
         if len(self.dataset) == 0:
@@ -67,18 +67,18 @@ class Source:
 
 
 class Reader:
-    """Reads items of a source past those whose picture cannot be used, and keeps count of them."""
+    """Reads items of a source past those whose image cannot be used, and keeps count of them."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.bad: dict[str, str] = {}
-        """The reason of each unusable picture, by its name."""
+        """The reason of each unusable image, by its name."""
 
     def read(self, indices: Iterable[int], *, stand_in: bool) -> tuple[list[Any], list[str]]:
         """Items and their keys. For an unusable one the next usable item of the data set stands in, or none does.
 
         Raises:
-            DataError: more pictures are unusable than the source allows, or all are.
+            DataError: more images are unusable than the source allows, or all are.
         """
         dataset, items, keys = self.source.dataset, [], []
         for index in indices:
@@ -86,16 +86,16 @@ class Reader:
             for candidate in ((index + distance) % len(dataset) for distance in others):
                 try:
                     items.append(dataset[candidate])
-                except PictureError as error:
+                except ImageError as error:
                     self._note(error)
                     continue
                 keys.append(f"{self.source.name}:{dataset.key(candidate)}")
                 break
         if stand_in and not items:
-            raise DataError(f"source {self.source.name}: no picture can be used, {self.summary()}")
+            raise DataError(f"source {self.source.name}: no image can be used, {self.summary()}")
         return items, keys
 
-    def _note(self, error: PictureError) -> None:
+    def _note(self, error: ImageError) -> None:
         if error.name in self.bad:
             return
         self.bad[error.name] = error.reason
@@ -109,15 +109,15 @@ class Reader:
             logger.warning(f"source {self.source.name}: {error} ({error.reason}); it is skipped")
 
     def summary(self) -> str:
-        """`3 pictures skipped (truncated 2, corrupt 1)`."""
+        """`3 images skipped (truncated 2, corrupt 1)`."""
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in Counter(self.bad.values()).most_common())
-        return f"{len(self.bad):,} picture{'s' * (len(self.bad) != 1)} skipped ({reasons})"
+        return f"{len(self.bad):,} image{'s' * (len(self.bad) != 1)} skipped ({reasons})"
 
 
 class ResumableLoader:
     """The batches of a whole run. Iterating goes on from the position, also after `load_state_dict`.
 
-    Sample p of a source is item `shuffled_order(...)[p % size]` of its epoch p // size, or, where its picture is
+    Sample p of a source is item `shuffled_order(...)[p % size]` of its epoch p // size, or, where its image is
     unusable, the next usable item: batches keep their size, and depend on nothing but their position and the data.
     """
 
@@ -193,7 +193,7 @@ def shuffled_order(seed: int, name: str, epoch: int, size: int) -> np.ndarray:
 class SequentialLoader:
     """One pass in order over each source, in batches of its `samples_per_batch`; the same pass each time.
 
-    A batch holds samples of one source, named in batch["source"]. Samples with an unusable picture are left out.
+    A batch holds samples of one source, named in batch["source"]. Samples with an unusable image are left out.
     """
 
     def __init__(self, sources: Sequence[Source], collate: Collate, *, max_samples: int | None = None) -> None:

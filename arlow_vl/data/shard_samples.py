@@ -24,11 +24,11 @@ class ReaderLimits:
     """What one shard may cost."""
 
     max_member_bytes: int = 64 * 2**20
-    """Bytes of a picture."""
+    """Bytes of an image."""
     max_text_bytes: int = 2**20
     """Bytes of a .txt or .json member."""
     max_pixels: int = 64_000_000
-    """Width times height of a picture, where pictures are decoded."""
+    """Width times height of an image, where images are decoded."""
     max_members: int = 500_000
     """Members of one shard, whatever they are."""
     max_held_bytes: int = 200 * 2**20

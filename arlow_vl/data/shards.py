@@ -1,7 +1,7 @@
 """WebDataset shards: plain tars whose members `key.jpg`, `key.txt`, `key.json` make one sample.
 
 The reader is our own: webdataset's loses samples without a word, holds members of any size and can run code. One
-forward pass finds every sample, keeps the texts, leaves the pictures where they lie, and counts by reason what is
+forward pass finds every sample, keeps the texts, leaves the images where they lie, and counts by reason what is
 unusable.
 """
 
@@ -26,7 +26,7 @@ DEFAULT_LIMITS = ReaderLimits()
 
 @dataclass(frozen=True, slots=True)
 class ShardSample:
-    """One picture and its text; the picture stays in the shard until `read_image`."""
+    """One image and its text; the image stays in the shard until `read_image`."""
 
     key: str
     shard: Path
@@ -42,7 +42,7 @@ class ShardSample:
         return f"{self.shard.name}:{self.key}"
 
     def read_image(self) -> bytes:
-        """The compressed picture. Raises DataError if the shard has changed since it was scanned."""
+        """The compressed image. Raises DataError if the shard has changed since it was scanned."""
         with open(self.shard, "rb") as file:
             file.seek(self.image_offset)
             data = file.read(self.image_size)
@@ -97,7 +97,7 @@ class ShardScan:
 
 
 def scan_shard(path: str | Path, limits: ReaderLimits = DEFAULT_LIMITS) -> ShardScan:
-    """Every usable sample of one shard, in a single pass that decodes no picture and finds at most one fault."""
+    """Every usable sample of one shard, in a single pass that decodes no image and finds at most one fault."""
     (path,) = _regular_files([path])
     scan, gatherer, damage = ShardScan(), SampleGatherer(limits), []
     with open(path, "rb") as file:
@@ -133,22 +133,22 @@ def scan_shards(paths: Iterable[str | Path], limits: ReaderLimits = DEFAULT_LIMI
 
 
 def verify_shards(paths: Iterable[str | Path], limits: ReaderLimits = DEFAULT_LIMITS) -> ShardScan:
-    """As `scan_shards`, but decodes every picture and compares every SHA-256 with `index.json`.
+    """As `scan_shards`, but decodes every image and compares every SHA-256 with `index.json`.
 
     That nothing is usable is a result, not an error. Raises DataError if a shard is missing.
     """
-    from vision.decoding.image import PictureError, PictureLimits, decode_picture
+    from vision.decoding.image import ImageError, ImageLimits, decode_image
 
-    picture_limits = PictureLimits(max_bytes=limits.max_member_bytes, max_pixels=limits.max_pixels)
+    image_limits = ImageLimits(max_bytes=limits.max_member_bytes, max_pixels=limits.max_pixels)
     total = ShardScan()
     for path in _regular_files(paths):
         scan = scan_shard(path, limits)
         samples, scan.samples = scan.samples, []
         for sample in samples:
             try:
-                decode_picture(sample.read_image(), name=sample.name, limits=picture_limits)
+                decode_image(sample.read_image(), name=sample.name, limits=image_limits)
                 scan.samples.append(sample)
-            except PictureError as error:
+            except ImageError as error:
                 scan.skip(f"image_{error.reason}", sample.name)
         _compare_sha256(path, scan)
         total.add(scan)

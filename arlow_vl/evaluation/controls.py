@@ -1,4 +1,4 @@
-"""What a model must beat: answers from no picture, from a wrong picture, or from the most similar training picture."""
+"""What a model must beat: answers from no image, from a wrong image, or from the most similar training image."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ def nearest_neighbour(
     train_captions: Sequence[str],
     test_features: Float[np.ndarray, "test dim"],
 ) -> list[str]:
-    """For each test picture the caption of the training picture with the most similar features, by cosine.
+    """For each test image the caption of the training image with the most similar features, by cosine.
 
     Raises:
         ValueError: features and captions of training differ in number, or there are none.
@@ -59,23 +59,23 @@ def question_prior(train: Iterable[tuple[str, str]], questions: Sequence[str]) -
     return [answer_to.get(question, usual) for question in questions]
 
 
-def shuffle_pictures(keys: Sequence[str], labels: Sequence[str], *, seed: int = 0) -> list[int]:
-    """For each sample the position of one whose picture to show instead; `labels` are captions, or the keys themselves.
+def shuffle_images(keys: Sequence[str], labels: Sequence[str], *, seed: int = 0) -> list[int]:
+    """For each sample the position of one whose image to show instead; `labels` are captions, or the keys themselves.
 
-    Samples of one picture (one key) are all shown the same other one, and every picture is used. None gets itself;
+    Samples of one image (one key) are all shown the same other one, and every image is used. None gets itself;
     none gets one of its own label, as far as the commonest label leaves that possible.
 
     Raises:
-        ValueError: there are fewer than two pictures.
+        ValueError: there are fewer than two images.
     """
     position = {key: place for place, key in reversed(list(enumerate(keys)))}
     if len(position) < 2:
-        raise ValueError(f"shuffling needs two pictures at least, got {len(position)}")
-    rng, pictures = np.random.default_rng(seed), sorted(position)
+        raise ValueError(f"shuffling needs two images at least, got {len(position)}")
+    rng, images = np.random.default_rng(seed), sorted(position)
     groups = defaultdict(list)
-    for place in rng.permutation(len(pictures)):
-        groups[labels[position[pictures[place]]]].append(pictures[place])
-    # Equal labels lie together, so a turn by the longest run takes every picture out of its run.
+    for place in rng.permutation(len(images)):
+        groups[labels[position[images[place]]]].append(images[place])
+    # Equal labels lie together, so a turn by the longest run takes every image out of its run.
     order = [key for group in groups.values() for key in group]
     longest = max(map(len, groups.values()))
     turn = longest if longest < len(order) else 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from arlow_vl.data.image_text import cache_pictures
+from arlow_vl.data.image_text import cache_images
 from arlow_vl.data.shards import ShardSample, ShardScan
 from arlow_vl.errors import CheckpointError, DataError
 from arlow_vl.evaluation.held_out_text import compare_text, describe_text
@@ -27,7 +27,7 @@ from arlow_vl.models.folders import load_text_model, load_vision_language_model
 CAPTION_TESTS = ("test-known", "test-novel")
 TEXT_ROWS = 256
 SUMMARY = (
-    "Pictures are stamps, clip art and emoji drawings with short captions, and easy-VQA's drawn shapes with questions. "
+    "Images are stamps, clip art and emoji drawings with short captions, and easy-VQA's drawn shapes with questions. "
     "No set of photographs with sentence captions (such as COCO) is involved, and no figure here compares with one."
 )
 
@@ -55,11 +55,11 @@ def evaluate(
     asked = choose_questions(vqa["test"], questions)
     seconds = {}
 
-    test_pictures = {sample.name: sample for sample, _ in asked}
-    samples = [*(s for split in captions.values() for s in split), *test_pictures.values()]
+    test_images = {sample.name: sample for sample, _ in asked}
+    samples = [*(s for split in captions.values() for s in split), *test_images.values()]
     transform = processor.image_processor.transform
     scan = ShardScan(samples=samples)
-    pictures = cache_pictures(
+    images = cache_images(
         [scan],
         model.model.vision,
         transform,
@@ -70,12 +70,12 @@ def evaluate(
     if scan.skipped:
         reason, example = next(iter(scan.examples.items()))
         raise DataError(
-            f"{scan.skipped.total():,} pictures cannot be used, {example} first ({reason}); scores leave none out: "
+            f"{scan.skipped.total():,} images cannot be used, {example} first ({reason}); scores leave none out: "
             "mend the shards (`arlow data verify` lists them)"
         )
     seconds["encoder features"] = time.monotonic() - start
 
-    evaluation = Evaluation(model, processor.tokenizer, pictures, output)
+    evaluation = Evaluation(model, processor.tokenizer, images, output)
     train_features = evaluation.pooled(captions["train"])
     for split in CAPTION_TESTS:
         began = time.monotonic()

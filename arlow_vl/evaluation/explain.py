@@ -1,4 +1,4 @@
-"""Where the model looked while it wrote each word: the cross-attention's heat over the picture, drawn."""
+"""Where the model looked while it wrote each word: the cross-attention's heat over the image, drawn."""
 
 import math
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from torch import Tensor
 from arlow_vl.data.prompts import encode_prompt
 from vision.forms.native_resolution import unpatchify
 from vision.projector import PerceiverLayer, PerceiverResampler
-from vision.transform import PictureTransform
+from vision.transform import ImageTransform
 
 CELL, GAP, COLUMNS, STRIP = 168, 12, 6, 200
 INK, PAPER, FAINT = (24, 24, 28), (250, 250, 248), (120, 120, 126)
 HOT = (30, 30, 255)  # rare in photographs
-DEEPEST = 0.75  # how much of the picture the hottest place covers
+DEEPEST = 0.75  # how much of the image the hottest place covers
 
 
 @dataclass(frozen=True)
@@ -36,55 +36,55 @@ class WordHeat:
 
 @dataclass(frozen=True)
 class View:
-    """One way in which the encoder saw the picture: as a whole, or cut into tiles (put together again here)."""
+    """One way in which the encoder saw the image: as a whole, or cut into tiles (put together again here)."""
 
     label: str
-    picture: Image.Image
+    image: Image.Image
     places: Tensor
-    """(rows, columns) int64: which of the picture's encoder tokens stands for each patch."""
+    """(rows, columns) int64: which of the image's encoder tokens stands for each patch."""
 
 
 def encoder_views(
-    pictures: dict[str, Tensor], transform: PictureTransform, tokens: int, *, prefix_tokens: int = 0
+    images: dict[str, Tensor], transform: ImageTransform, tokens: int, *, prefix_tokens: int = 0
 ) -> list[View]:
-    """The views of one picture in the image processor's form, the most detailed last.
+    """The views of one image in the image processor's form, the most detailed last.
 
     `tokens` is how many encoder tokens the decoder reads of it, `prefix_tokens` how many of each tile's stand in front
     of its patches.
     """
-    pixel_values = pictures["pixel_values"]
-    if "image_grids" in pictures:
-        (native,) = unpatchify(pixel_values, pictures["image_grids"])
-        places = torch.arange(tokens).view(*pictures["image_grids"][0].tolist())
-        return [View("native resolution", picture_of(native, transform), places)]
+    pixel_values = images["pixel_values"]
+    if "image_grids" in images:
+        (native,) = unpatchify(pixel_values, images["image_grids"])
+        places = torch.arange(tokens).view(*images["image_grids"][0].tolist())
+        return [View("native resolution", image_of(native, transform), places)]
     count, _, height, width = pixel_values.shape
     each = tokens // count
     rows = round(math.sqrt((each - prefix_tokens) * height / width))
     places = torch.arange(tokens).view(count, each)[:, prefix_tokens:].unflatten(1, (rows, -1))
-    whole = View("the whole", picture_of(pixel_values[0], transform), places[0])
+    whole = View("the whole", image_of(pixel_values[0], transform), places[0])
     if count == 1:
         return [whole]
-    columns = int((pictures["tile_ids"][1:] - 1 == torch.arange(count - 1)).sum())  # those of the first row
+    columns = int((images["tile_ids"][1:] - 1 == torch.arange(count - 1)).sum())  # those of the first row
     mosaic = pixel_values[1:].unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
     cut = places[1:].unflatten(0, (-1, columns)).permute(0, 2, 1, 3).flatten(2, 3).flatten(0, 1)
     label = f"{(count - 1) // columns} x {columns} tiles"
-    return [whole, View(label, picture_of(mosaic, transform), cut)]
+    return [whole, View(label, image_of(mosaic, transform), cut)]
 
 
-def picture_of(pixels: Tensor, transform: PictureTransform) -> Image.Image:
-    """(3, height, width) encoder input as the picture that it is, its normalisation undone."""
+def image_of(pixels: Tensor, transform: ImageTransform) -> Image.Image:
+    """(3, height, width) encoder input as the image that it is, its normalisation undone."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (transform.mean, transform.std))
     return Image.fromarray(((pixels * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 @torch.inference_mode()
 def explain_completion(
-    model: Any, tokenizer: Any, prompt: str, pictures: dict[str, Tensor], *, layers: Sequence[int], max_new_tokens: int
+    model: Any, tokenizer: Any, prompt: str, images: dict[str, Tensor], *, layers: Sequence[int], max_new_tokens: int
 ) -> list[WordHeat]:
-    """Lets the model complete a prompt about one picture, greedily, and reads the heat of each word.
+    """Lets the model complete a prompt about one image, greedily, and reads the heat of each word.
 
     What is read of a perceiver's latents is spread over the encoder's tokens as its last layer read those.
-    `pictures` are the picture inputs of `forward`. Raises ValueError for a layer without a cross-attention block.
+    `images` are the image inputs of `forward`. Raises ValueError for a layer without a cross-attention block.
     """
     blocks = {i: layer.cross_block for i, layer in enumerate(model.model.language_model.layers) if layer.cross_block}
     for layer in layers:
@@ -97,8 +97,8 @@ def explain_completion(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
-        suppress_tokens=[model.config.image_token_id],  # no picture would stand for it
-        **pictures,
+        suppress_tokens=[model.config.image_token_id],  # no image would stand for it
+        **images,
     )
     heats: list[Tensor] = []
     of_latents: list[Tensor] = []
@@ -110,7 +110,7 @@ def explain_completion(
         reader: Any = model.model.projector.layers[-1]
         hooks.append(reader.register_forward_pre_hook(lambda _, args: of_latents.append(latent_weights(reader, *args))))
     try:
-        model(input_ids=written, **pictures)
+        model(input_ids=written, **images)
     finally:
         for hook in hooks:
             hook.remove()
@@ -123,7 +123,7 @@ def explain_completion(
 
 
 def mean_weights(attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-    """(Q, K) float32 attention weights of one picture group, the mean over heads: what the kernels never write out."""
+    """(Q, K) float32 attention weights of one image group, the mean over heads: what the kernels never write out."""
     query = attn.q_norm(attn._heads(attn.q_proj(hidden_states))).flatten(0, -3)
     key = attn.k_norm(attn._heads(attn.k_proj(encoder_hidden_states)))
     key = key.repeat_interleave(attn.num_key_value_groups, dim=1)
@@ -132,7 +132,7 @@ def mean_weights(attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor
 
 
 def latent_weights(layer: PerceiverLayer, latents: Tensor, tokens: Tensor, lengths: Any) -> Tensor:
-    """(latents, K) float32: how a perceiver's layer spreads each latent's attention over the tokens of one picture."""
+    """(latents, K) float32: how a perceiver's layer spreads each latent's attention over the tokens of one image."""
     query = layer.q_proj(layer.latent_norm(latents[0])).unflatten(-1, (layer.num_heads, -1)).float()
     key, _ = layer.kv_proj(layer.token_norm(tokens)).float().chunk(2, dim=-1)
     scores = torch.einsum("lhd,khd->hlk", query, key.unflatten(-1, (layer.num_heads, -1)))
@@ -163,10 +163,10 @@ def draw_explanation(
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, GAP), title, fill=INK, font=font(15))
     left, top = GAP, GAP + 26
-    boxes = [(original, f"the picture, {original.width} x {original.height}")]
-    boxes += [(with_grid(view), f"seen: {view.label}, {view.picture.width} x {view.picture.height}") for view in views]
-    for picture, label in boxes:
-        small = fitted(picture, (width - GAP) // len(boxes) - GAP, STRIP)
+    boxes = [(original, f"the image, {original.width} x {original.height}")]
+    boxes += [(with_grid(view), f"seen: {view.label}, {view.image.width} x {view.image.height}") for view in views]
+    for image, label in boxes:
+        small = fitted(image, (width - GAP) // len(boxes) - GAP, STRIP)
         sheet.paste(small, (left, top))
         draw.text((left, top + small.height + 2), label, fill=FAINT, font=font(11))
         left += (width - GAP) // len(boxes)
@@ -180,17 +180,17 @@ def draw_explanation(
 
 
 def under_heat(view: View, heat: Tensor) -> Image.Image:
-    """The hottest place is covered most; an even spread leaves the picture as it is."""
+    """The hottest place is covered most; an even spread leaves the image as it is."""
     over_even = (heat[view.places] * heat.numel() - 1).clamp(min=0)
     strength = over_even / over_even.max().clamp(min=1) * DEEPEST
     mask = Image.fromarray((strength * 255).round().byte().numpy())
-    size = view.picture.size
-    return Image.composite(Image.new("RGB", size, HOT), view.picture, mask.resize(size, Image.Resampling.BICUBIC))
+    size = view.image.size
+    return Image.composite(Image.new("RGB", size, HOT), view.image, mask.resize(size, Image.Resampling.BICUBIC))
 
 
 def with_grid(view: View) -> Image.Image:
     """The borders of the patches, faintly."""
-    lined = view.picture.copy()
+    lined = view.image.copy()
     draw = ImageDraw.Draw(lined, "RGBA")
     rows, columns = view.places.shape
     for row in range(1, rows):
@@ -202,9 +202,9 @@ def with_grid(view: View) -> Image.Image:
     return lined
 
 
-def fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
-    scale = min(width / picture.width, height / picture.height)
-    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
+    scale = min(width / image.width, height / image.height)
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
 
 
 def font(size: int) -> Any:

@@ -1,4 +1,4 @@
-"""Whether pictures left the text model alone: the bytes of its tensors, and the bits of its logits.
+"""Whether images left the text model alone: the bytes of its tensors, and the bits of its logits.
 
 `arlow verify-frozen` prints what `verify_frozen` finds.
 """
@@ -53,7 +53,7 @@ class Probe:
 
     @property
     def untouched(self) -> Tensor:
-        """(B, T) bool, True on tokens with no picture up to them in their own document."""
+        """(B, T) bool, True on tokens with no image up to them in their own document."""
         documents = (self.position_ids == 0).cumsum(1)
         same_document = documents[:, :, None] == documents[:, None]
         return ~(same_document & self.is_image[:, None]).tril().any(-1)
@@ -141,32 +141,32 @@ def compare_tensors(claim: str, original: Hashes, current: Hashes) -> Check:
 
 
 def make_probes(text_config: ArlowConfig, config: Any) -> list[Probe]:
-    """A batch of three rows, the second without a picture, and a packed row of three documents, likewise."""
+    """A batch of three rows, the second without an image, and a packed row of three documents, likewise."""
     image, size = config.image_token_id, config.vision_config.input_size
     vocab_size = min(text_config.vocab_size, config.text_config.vocab_size)
     dice = torch.Generator().manual_seed(0)
     probes = []
-    for positions, pictures in (
+    for positions, images in (
         ([list(range(24))] * 3, [(0, 9), (2, 5), (2, 6), (2, 15)]),
         ([[*range(8), *range(9), *range(7)]], [(0, 11), (0, 14)]),
     ):
         position_ids = torch.tensor(positions)
         input_ids = torch.randint(vocab_size, position_ids.shape, generator=dice)
         input_ids[input_ids == image] = image - 1 if image else 1
-        for row, token in pictures:
+        for row, token in images:
             input_ids[row, token] = image
-        pixel_values = torch.randn(len(pictures), 3, *size, generator=dice)
+        pixel_values = torch.randn(len(images), 3, *size, generator=dice)
         probes.append(Probe(input_ids, position_ids, image, pixel_values))
     return probes
 
 
 @torch.no_grad()
 def logits_of(model: Any, probe: Probe, *, look: bool = False, instead: dict | None = None) -> Tensor:
-    """What the model makes of a probe: with its pictures where `look` is set, with other parameters `instead`."""
+    """What the model makes of a probe: with its images where `look` is set, with other parameters `instead`."""
     settings = {"position_ids": probe.position_ids, "use_cache": False}
     if look:
         settings |= {"input_ids": probe.input_ids, "pixel_values": probe.pixel_values}
-    else:  # an `<image>` id without its picture is refused; its embedding is a word
+    else:  # an `<image>` id without its image is refused; its embedding is a word
         settings["inputs_embeds"] = model.get_input_embeddings()(probe.input_ids)
     return functional_call(model, instead or {}, (), settings).logits
 
@@ -179,10 +179,10 @@ def compare_logits(model: ArlowVLForConditionalGeneration, probes: list[Probe], 
     shut = {name: torch.zeros_like(gate) for name, gate in model.named_parameters() if name.endswith("_gate")}
     closed = [logits_of(model, probe, look=True, instead=shut) for probe in probes]
     blind, seeing = ([logits_of(model, probe, look=look) for probe in probes] for look in (False, True))
-    claim = f"before a picture and in rows without one, no bit changes (gates open up to {opening:.2g})"
+    claim = f"before an image and in rows without one, no bit changes (gates open up to {opening:.2g})"
     return [
-        compare_bits("with closed gates, pictures change no bit of any logit", expected, closed, everything),
-        compare_bits("without pictures, no bit of any logit changes", expected, blind, everything),
+        compare_bits("with closed gates, images change no bit of any logit", expected, closed, everything),
+        compare_bits("without images, no bit of any logit changes", expected, blind, everything),
         compare_bits(claim, expected, seeing, untouched),
     ]
 

@@ -1,4 +1,4 @@
-"""Lets a model complete prompts about pictures, batch by batch, greedily."""
+"""Lets a model complete prompts about images, batch by batch, greedily."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from arlow_vl.data.image_text import Example
 from arlow_vl.data.prompts import IMAGE, encode_prompt
 from arlow_vl.data.shards import ShardSample
 
-Pictures = Callable[[Sequence[ShardSample]], dict[str, Tensor]]
+Images = Callable[[Sequence[ShardSample]], dict[str, Tensor]]
 Progress = Callable[[int, int], None]
 
 
@@ -28,7 +28,7 @@ def complete_prompts(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[str],
-    pictures: Callable[[slice], dict[str, Tensor]],
+    images: Callable[[slice], dict[str, Tensor]],
     *,
     max_new_tokens: int,
     batch_size: int = 64,
@@ -36,7 +36,7 @@ def complete_prompts(
 ) -> list[str]:
     """What the model writes behind each prompt, without special tokens and surrounding space.
 
-    `pictures(rows)` gives the picture inputs of a slice of the prompts: one picture for each `<image>` in them.
+    `images(rows)` gives the image inputs of a slice of the prompts: one image for each `<image>` in them.
     """
     completions = []
     for first in range(0, len(prompts), batch_size):
@@ -44,11 +44,11 @@ def complete_prompts(
         batch = pad_left([encode_prompt(tokenizer, prompt) for prompt in prompts[rows]], tokenizer.pad_token_id)
         generated = model.generate(
             **batch,
-            **pictures(rows),
+            **images(rows),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
-            suppress_tokens=[model.config.get_text_config().image_token_id],  # no picture would stand for it
+            suppress_tokens=[model.config.get_text_config().image_token_id],  # no image would stand for it
         )
         written = tokenizer.batch_decode(generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         completions += [" ".join(text.split()) for text in written]
@@ -61,20 +61,20 @@ def complete_examples(
     model: Any,
     tokenizer: Any,
     examples: Sequence[Example],
-    pictures: Pictures | None,
+    images: Images | None,
     *,
-    picture_of: Sequence[int] | None = None,
+    image_of: Sequence[int] | None = None,
     **settings: Any,
 ) -> list[str]:
     """Completions of the examples' prompts.
 
-    `picture_of` shows example i the picture of example `picture_of[i]`; with `pictures` None the model is shown none
+    `image_of` shows example i the image of example `image_of[i]`; with `images` None the model is shown none
     and the prompts lose their `<image>`.
     """
-    if pictures is None:
+    if images is None:
         prompts = [example.prompt.replace(IMAGE, "") for example in examples]
         return complete_prompts(model, tokenizer, prompts, lambda _rows: {}, **settings)
-    order = range(len(examples)) if picture_of is None else picture_of
+    order = range(len(examples)) if image_of is None else image_of
     shown = [examples[i].sample for i in order]
     prompts = [example.prompt for example in examples]
-    return complete_prompts(model, tokenizer, prompts, lambda rows: pictures(shown[rows]), **settings)
+    return complete_prompts(model, tokenizer, prompts, lambda rows: images(shown[rows]), **settings)

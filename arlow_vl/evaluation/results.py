@@ -22,8 +22,8 @@ TaskKind = Literal["captions", "questions"]
 
 MODEL = "model"
 CONTROLS: Mapping[TaskKind, tuple[str, ...]] = {
-    "captions": ("shuffled", "no_picture", "most_frequent", "nearest_neighbour"),
-    "questions": ("shuffled", "no_picture", "question_prior", "always_majority"),
+    "captions": ("shuffled", "no_image", "most_frequent", "nearest_neighbour"),
+    "questions": ("shuffled", "no_image", "question_prior", "always_majority"),
 }
 """Without a score of each of these, the model's score says nothing and is not given."""
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from arlow_vl.data.image_text import CachedPictures, Example, caption_examples, question_examples
+from arlow_vl.data.image_text import CachedImages, Example, caption_examples, question_examples
 from arlow_vl.data.shards import ShardSample, scan_shards
-from arlow_vl.evaluation.controls import most_frequent, nearest_neighbour, question_prior, shuffle_pictures
+from arlow_vl.evaluation.controls import most_frequent, nearest_neighbour, question_prior, shuffle_images
 from arlow_vl.evaluation.generation import complete_examples
 from arlow_vl.evaluation.results import CaptionRow, QuestionRow, write_predictions
 
 CAPTION_TOKENS, ANSWER_TOKENS = 24, 6
-PICTURES_AT_ONCE = 256
+IMAGES_AT_ONCE = 256
 
 
 def print_progress(title: str):
@@ -33,11 +33,11 @@ def print_progress(title: str):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model, its tokenizer, the pictures as its encoder sees them, and where results go."""
+    """A model, its tokenizer, the images as its encoder sees them, and where results go."""
 
     model: Any
     tokenizer: Any
-    pictures: CachedPictures
+    images: CachedImages
     output: Path
 
     def captions(
@@ -45,18 +45,18 @@ class Evaluation:
     ) -> None:
         """Writes the captions of the model and of four controls; `train_features` are the pooled ones of `train`."""
         examples = caption_examples(test)
-        shuffled = shuffle_pictures([sample.name for sample in test], [sample.text for sample in test])
+        shuffled = shuffle_images([sample.name for sample in test], [sample.text for sample in test])
         train_captions = [sample.text for sample in train]
-        blind = self._complete(examples[:1], "no picture", CAPTION_TOKENS, pictures=None)
+        blind = self._complete(examples[:1], "no image", CAPTION_TOKENS, images=None)
         systems = {
             "model": self._complete(examples, f"{task}, captions", CAPTION_TOKENS),
             "shuffled": self._complete(
                 examples,
-                f"{task}, captions of shuffled pictures",
+                f"{task}, captions of shuffled images",
                 CAPTION_TOKENS,
-                picture_of=shuffled,
+                image_of=shuffled,
             ),
-            "no_picture": blind * len(test),
+            "no_image": blind * len(test),
             "most_frequent": [most_frequent(train_captions)] * len(test),
             "nearest_neighbour": nearest_neighbour(train_features, train_captions, self.pooled(test)),
         }
@@ -76,11 +76,11 @@ class Evaluation:
             "model": self._complete(examples, f"{task}, answers", ANSWER_TOKENS),
             "shuffled": self._complete(
                 examples,
-                f"{task}, answers about shuffled pictures",
+                f"{task}, answers about shuffled images",
                 ANSWER_TOKENS,
-                picture_of=shuffle_pictures(names, names),
+                image_of=shuffle_images(names, names),
             ),
-            "no_picture": self._without_pictures(examples),
+            "no_image": self._without_images(examples),
             "question_prior": question_prior(training, [entry["question"] for _, entry in test]),
             "always_majority": [most_frequent(answer for _, answer in training)] * len(test),
         }
@@ -97,15 +97,15 @@ class Evaluation:
             )
             write_predictions(self.output, task, system, rows)
 
-    def _without_pictures(self, examples: Sequence[Example]) -> list[str]:
+    def _without_images(self, examples: Sequence[Example]) -> list[str]:
         """Greedy answers depend on the prompt alone then, so each wording is asked once."""
         once = {example.prompt: example for example in examples}
-        answers = self._complete(list(once.values()), "answers without pictures", ANSWER_TOKENS, pictures=None)
+        answers = self._complete(list(once.values()), "answers without images", ANSWER_TOKENS, images=None)
         answer_to = dict(zip(once, answers, strict=True))
         return [answer_to[example.prompt] for example in examples]
 
     def _complete(self, examples: Sequence[Example], title: str, max_new_tokens: int, **settings: Any) -> list[str]:
-        settings = {"pictures": self.pictures, **settings}
+        settings = {"images": self.images, **settings}
         return complete_examples(
             self.model,
             self.tokenizer,
@@ -116,9 +116,9 @@ class Evaluation:
         )
 
     def pooled(self, samples: Sequence[ShardSample]) -> np.ndarray:
-        """(samples, features) float32: the mean of each picture's patch tokens."""
-        chunks = (samples[i : i + PICTURES_AT_ONCE] for i in range(0, len(samples), PICTURES_AT_ONCE))
-        return np.concatenate([self.pictures.mean(chunk).numpy() for chunk in chunks])
+        """(samples, features) float32: the mean of each image's patch tokens."""
+        chunks = (samples[i : i + IMAGES_AT_ONCE] for i in range(0, len(samples), IMAGES_AT_ONCE))
+        return np.concatenate([self.images.mean(chunk).numpy() for chunk in chunks])
 
 
 def with_one_question(sample: ShardSample, entry: dict) -> ShardSample:

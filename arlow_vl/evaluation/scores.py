@@ -13,19 +13,19 @@ from arlow_vl.evaluation.results import MODEL, CaptionRow, QuestionRow, Task, re
 from arlow_vl.evaluation.statistics import Interval, Metric
 
 Statistics = dict[str, np.ndarray]
-"""Sums of a metric by system: a row a picture."""
+"""Sums of a metric by system: a row an image."""
 
 SYSTEM_TITLES = {
     "model": "model",
-    "shuffled": "shown another picture",
-    "no_picture": "shown no picture",
+    "shuffled": "shown another image",
+    "no_image": "shown no image",
     "most_frequent": "most frequent caption",
-    "nearest_neighbour": "nearest training picture",
+    "nearest_neighbour": "nearest training image",
     "question_prior": "answer from the question alone",
     "always_majority": "always the same answer",
 }
 TASK_TITLES = {
-    "captions-test-known": "Captions of new pictures of known things",
+    "captions-test-known": "Captions of new images of known things",
     "captions-test-novel": "Captions of things never trained on",
     "easy-vqa-test": "Questions of easy-VQA",
 }
@@ -50,12 +50,12 @@ def score_results(folder: Path, *, resamples: int = 1000, seed: int = 0, vqa_rul
 def score_task(task: Task, *, resamples: int, seed: int, vqa_rule: Rule) -> dict[str, Any]:
     """Metrics of a task: an interval of every system, and of the model's difference to every other."""
     rows = task.rows[MODEL]
-    pictures = len({row.key for row in rows})
+    images = len({row.key for row in rows})
     scored: dict[str, Any] = {
         "kind": task.kind,
         "title": TASK_TITLES.get(task.name, task.name),
         "samples": len(rows),
-        "pictures": pictures,
+        "images": images,
         "different_predictions": {name: len({row.prediction for row in of}) for name, of in task.rows.items()},
     }
     if task.kind == "captions":
@@ -63,7 +63,7 @@ def score_task(task: Task, *, resamples: int, seed: int, vqa_rule: Rule) -> dict
     else:
         scored["rule"] = vqa_rule
         statistics, metrics = question_statistics(task.rows, vqa_rule)
-    weights = bootstrap.draw_weights(pictures, resamples=resamples, seed=seed)
+    weights = bootstrap.draw_weights(images, resamples=resamples, seed=seed)
     scored["metrics"] = {name: compare(of, metrics[name], weights) for name, of in statistics.items()}
     return scored
 
@@ -72,7 +72,7 @@ def caption_statistics(systems: Mapping[str, Sequence[CaptionRow]]) -> tuple[dic
     """By metric the statistics of each system, and how to read sums of them. Document frequencies stay fixed."""
     references = {row.key: row.references for row in systems[MODEL]}
     if len(references) < len(systems[MODEL]):
-        raise ValueError("a picture has two lines in a caption task; give one line with all its references")
+        raise ValueError("an image has two lines in a caption task; give one line with all its references")
     scores = {name: caption_scores({r.key: r.prediction for r in rows}, references) for name, rows in systems.items()}
     ones = np.ones(len(references))
     statistics = {"CIDEr-D": {name: np.stack([of.cider_per_sample, ones], axis=1) for name, of in scores.items()}}
@@ -86,7 +86,7 @@ def caption_statistics(systems: Mapping[str, Sequence[CaptionRow]]) -> tuple[dic
 def question_statistics(
     systems: Mapping[str, Sequence[QuestionRow]], rule: Rule
 ) -> tuple[dict[str, Statistics], dict[str, Metric]]:
-    """The same. A row is a picture, for the questions about one picture are not independent."""
+    """The same. A row is an image, for the questions about one image are not independent."""
     rows = systems[MODEL]
     kinds, answers = [row.kind for row in rows], [row.answers for row in rows]
     of_key = {key: place for place, key in enumerate(dict.fromkeys(row.key for row in rows))}
@@ -98,11 +98,11 @@ def question_statistics(
     masks = {kind: np.array([row.kind == kind for row in rows]) for kind in sorted(set(kinds))}
     masks["all"] = np.ones(len(rows), dtype=bool)
 
-    def by_picture(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    def by_image(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
         counted = (np.bincount(place, of * mask, minlength=len(of_key)) for of in (values, np.ones(len(rows))))
         return np.stack(list(counted), axis=1)
 
-    statistics = {kind: {name: by_picture(of, mask) for name, of in points.items()} for kind, mask in masks.items()}
+    statistics = {kind: {name: by_image(of, mask) for name, of in points.items()} for kind, mask in masks.items()}
     return statistics, dict.fromkeys(masks, bootstrap.mean)
 
 
@@ -131,7 +131,7 @@ def format_table(scores: Mapping[str, Any]) -> str:
     """What `score_results` gives, as plain text: each system with its interval, then what the model has over it."""
     blocks = [format_task(task) for task in scores["tasks"].values()]
     percent = f"{scores['level']:.0%}"
-    note = f"[low, high]: {percent} bootstrap interval over pictures. * the interval of a difference leaves out zero."
+    note = f"[low, high]: {percent} bootstrap interval over images. * the interval of a difference leaves out zero."
     return "\n\n".join([*blocks, note])
 
 
@@ -155,8 +155,8 @@ def format_task(task: Mapping[str, Any]) -> str:
 
 def describe_task(task: Mapping[str, Any]) -> str:
     if task["kind"] == "captions":
-        return f"{task['title']} ({task['samples']:,} pictures)"
-    return f"{task['title']} ({task['samples']:,} questions, {task['pictures']:,} pictures; rule: {task['rule']})"
+        return f"{task['title']} ({task['samples']:,} images)"
+    return f"{task['title']} ({task['samples']:,} questions, {task['images']:,} images; rule: {task['rule']})"
 
 
 def shown_metrics(task: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ def load_vision_language_model(folder: Path) -> tuple[Any, Any]:
 
     Raises:
         CheckpointError: the folder holds no such model, or one whose weights do not fit its configuration, or a
-            processor that prepares other pictures than the model was trained with.
+            processor that prepares other images than the model was trained with.
     """
     from arlow_vl.models.auto import ArlowProcessor, ArlowVLForConditionalGeneration
 

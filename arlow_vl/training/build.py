@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from arlow_vl.data.image_text import CachedPictures, DecodedPictures, cache_pictures
+from arlow_vl.data.image_text import CachedImages, DecodedImages, cache_images
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
@@ -20,7 +20,7 @@ from arlow_vl.training.modules import ImageTextModule, StageModule, TextModule
 from arlow_vl.training.progress import FillProgress
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe, VisionConfig
 from vision.encoder import VisionEncoder, load_encoder_weights
-from vision.transform import PictureTransform
+from vision.transform import ImageTransform
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,20 @@ def build_text(recipe: TextRecipe) -> Stage:
 
 
 def build_image_text(recipe: ImageTextRecipe) -> Stage:
-    """A text checkpoint with eyes, on pictures whose features are computed first if the encoder is frozen."""
+    """A text checkpoint that learns to see, on images whose features are computed first if the encoder is frozen."""
     if not (recipe.text_checkpoint / "config.json").is_file():
         raise CheckpointError(f"text_checkpoint {recipe.text_checkpoint} holds no model; train one with a text recipe")
     tokenizer = load_tokenizer(recipe.text_checkpoint)
     scans = scan_sources(recipe)
-    model = build_model_with_eyes(recipe)
+    model = build_vision_language_model(recipe)
     encoder = model.model.vision
-    transform = encoder.picture_transform(**data_config_of(recipe.vision, encoder), **recipe.vision.picture_options)
+    transform = encoder.image_transform(**data_config_of(recipe.vision, encoder), **recipe.vision.image_options)
     model.config.vision_config.transform = transform.to_dict()
     image_processor = ArlowImageProcessor.of_model(model.config)
-    pictures: DecodedPictures | CachedPictures = DecodedPictures(transform)
+    images: DecodedImages | CachedImages = DecodedImages(transform)
     if recipe.cache_features:
         encoder.requires_grad_(False).eval()
-        pictures = cache_pictures(
+        images = cache_images(
             scans,
             encoder,
             transform,
@@ -74,18 +74,18 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
             on_progress=FillProgress(),
         )
     report_scans(recipe, scans)
-    data = ImageTextData(recipe, scans, tokenizer, pictures)
+    data = ImageTextData(recipe, scans, tokenizer, images)
     return Stage(ImageTextModule(model, recipe), data, (model, ArlowProcessor(image_processor, tokenizer)))
 
 
-def build_model_with_eyes(recipe: ImageTextRecipe) -> ArlowVLForConditionalGeneration:
+def build_vision_language_model(recipe: ImageTextRecipe) -> ArlowVLForConditionalGeneration:
     vision = recipe.vision
     vision_config = ArlowVisionConfig(
         timm_name=vision.timm_name,
         blocks=vision.blocks,
         image_size=vision.image_size,
         prefix_tokens=vision.prefix_tokens,
-        transform=vision.picture_options,
+        transform=vision.image_options,
     )
     model = ArlowVLForConditionalGeneration.from_text_checkpoint(
         recipe.text_checkpoint,
@@ -108,7 +108,7 @@ def data_config_of(vision: VisionConfig, encoder: VisionEncoder) -> dict[str, An
             f"vision.weights are those of {facts['timm_name']}, but vision.timm_name is {vision.timm_name}"
         )
     config = facts.get("data_config", {})
-    return {key: config[key] for key in PictureTransform.DATA_CONFIG if key in config and key != "input_size"}
+    return {key: config[key] for key in ImageTransform.DATA_CONFIG if key in config and key != "input_size"}
 
 
 def load_tokenizer(folder: Path) -> ArlowTokenizerFast:

@@ -89,7 +89,7 @@ class StepLog(Callback):
 class MetricsFile(Callback):
     """metrics.csv: a row for each optimizer step, and one with the validation columns for each validation."""
 
-    train_columns = ("train_loss", "lr", "grad_norm", "tokens_per_second", "pictures_per_second")
+    train_columns = ("train_loss", "lr", "grad_norm", "tokens_per_second", "images_per_second")
 
     def __init__(self, path: Path, validation_columns: tuple[str, ...]) -> None:
         self.lines = LineFile(path)
@@ -115,7 +115,7 @@ class MetricsFile(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
         if step_ends(trainer, batch_idx):
             record, now = pl_module.record, time.monotonic()
-            speeds = (count / (now - self.since) for count in (record.tokens, record.pictures))
+            speeds = (count / (now - self.since) for count in (record.tokens, record.images))
             row = dict(zip(self.train_columns, (record.loss, record.lr, record.grad_norm, *speeds), strict=True))
             self._write(trainer.global_step, row)
             self.since = now

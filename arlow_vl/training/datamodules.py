@@ -9,8 +9,8 @@ from lightning.pytorch import LightningDataModule
 
 from arlow_vl.data.image_text import (
     EXAMPLES,
-    CachedPictures,
-    DecodedPictures,
+    CachedImages,
+    DecodedImages,
     ImageTextCollate,
     ImageTextDataset,
     with_room,
@@ -40,8 +40,8 @@ class StageData(LightningDataModule):
     def val_dataloader(self) -> SequentialLoader:
         return self.validation
 
-    def report_bad_pictures(self) -> None:
-        """Says how many pictures turned out unusable while the run went on, by reason."""
+    def report_bad_images(self) -> None:
+        """Says how many images turned out unusable while the run went on, by reason."""
         for reader in (*self.training.readers.values(), *self.validation.readers.values()):
             if reader.bad:
                 print(f"source {reader.source.name}: {reader.summary()}", file=sys.stderr)
@@ -64,28 +64,28 @@ class TextData(StageData):
 
 
 class ImageTextData(StageData):
-    """The recipe's sources, already scanned, with their pictures as `pictures` gives them."""
+    """The recipe's sources, already scanned, with their images as `images` gives them."""
 
     def __init__(
         self,
         recipe: ImageTextRecipe,
         scans: Sequence[ShardScan],
         tokenizer,
-        pictures: DecodedPictures | CachedPictures,
+        images: DecodedImages | CachedImages,
     ) -> None:
         configs = [*recipe.sources, *recipe.validation_sources]
         sources = [
-            _source(config, scan, tokenizer, pictures, recipe) for config, scan in zip(configs, scans, strict=True)
+            _source(config, scan, tokenizer, images, recipe) for config, scan in zip(configs, scans, strict=True)
         ]
         training, validation = sources[: len(recipe.sources)], sources[len(recipe.sources) :]
-        super().__init__(recipe, training, validation, ImageTextCollate(pictures, pad_token_id=tokenizer.pad_token_id))
+        super().__init__(recipe, training, validation, ImageTextCollate(images, pad_token_id=tokenizer.pad_token_id))
 
 
 def _source(
     config: SourceConfig,
     scan: ShardScan,
     tokenizer,
-    pictures: DecodedPictures | CachedPictures,
+    images: DecodedImages | CachedImages,
     recipe: ImageTextRecipe,
 ) -> Source:
     examples = EXAMPLES[config.kind](scan.samples)
@@ -96,7 +96,7 @@ def _source(
     bad = scan.skipped.total()
     return Source(
         name=config.name,
-        dataset=ImageTextDataset(kept, tokenizer, pictures, max_length=recipe.max_length),
+        dataset=ImageTextDataset(kept, tokenizer, images, max_length=recipe.max_length),
         samples_per_batch=config.samples_per_batch,
         max_bad=max(0, int(recipe.max_bad_fraction * (bad + len(scan.samples))) - bad),
     )

@@ -15,7 +15,7 @@ from arlow_vl.training.optimizers import build_optimizer, build_schedule
 from arlow_vl.training.recipe import Recipe, first_difference, to_plain
 from arlow_vl.training.stages import apply_policy, component_of, set_modes
 
-NOT_FOR_THE_MODEL = ("keys", "source", "num_tokens", "num_pictures")
+NOT_FOR_THE_MODEL = ("keys", "source", "num_tokens", "num_images")
 
 
 @dataclass
@@ -25,7 +25,7 @@ class StepRecord:
     losses: list[float] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     tokens: int = 0
-    pictures: int = 0
+    images: int = 0
     lr: float = 0.0
     grad_norm: float = 0.0
 
@@ -37,7 +37,7 @@ class StepRecord:
         self.losses.append(loss)
         self.keys += batch["keys"]
         self.tokens += batch.get("num_tokens", batch["input_ids"].numel())
-        self.pictures += batch.get("num_pictures", 0)
+        self.images += batch.get("num_images", 0)
 
 
 class StageModule(LightningModule):
@@ -139,7 +139,7 @@ class TextModule(StageModule):
 
 
 class ImageTextModule(StageModule):
-    """Training on pictures with text; validation of each source by itself and of all together."""
+    """Training on images with text; validation of each source by itself and of all together."""
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         super().__init__(model, recipe)

@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress(ProgressBar):
-    """Step, loss, tokens/s, pictures/s and time left: one moving line on a terminal, else a line every few seconds."""
+    """Step, loss, tokens/s, images/s and time left: one moving line on a terminal, else a line every few seconds."""
 
     def __init__(self, max_steps: int, *, seconds: float = SECONDS_BETWEEN_LINES) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Progress(ProgressBar):
         self._count_anew()
 
     def _count_anew(self) -> None:
-        self.shown, self.tokens, self.pictures = time.monotonic(), 0, 0
+        self.shown, self.tokens, self.images = time.monotonic(), 0, 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
         if step_ends(trainer, batch_idx):
@@ -45,7 +45,7 @@ class Progress(ProgressBar):
 
     def step_done(self, step: int, record: Any) -> None:
         self.tokens += record.tokens
-        self.pictures += record.pictures
+        self.images += record.images
         if time.monotonic() - self.shown >= self.seconds or step == self.max_steps:
             self._show(self.line(step, record.loss))
             self._count_anew()
@@ -55,7 +55,7 @@ class Progress(ProgressBar):
         seconds = max(now - self.shown, 1e-9)
         left = (now - self.began) / (step - self.first_step) * (self.max_steps - step)
         parts = [f"step {step:,}/{self.max_steps:,}", f"loss {loss:.3f}", f"{self.tokens / seconds:,.0f} tokens/s"]
-        parts += [f"{self.pictures / seconds:,.0f} pictures/s"] if self.pictures else []
+        parts += [f"{self.images / seconds:,.0f} images/s"] if self.images else []
         return "  ".join([*parts, f"{timedelta(seconds=round(left))} left"])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -78,7 +78,7 @@ class Progress(ProgressBar):
 
 
 class FillProgress:
-    """A line every few seconds while pictures are encoded for the feature cache."""
+    """A line every few seconds while images are encoded for the feature cache."""
 
     def __init__(self, seconds: float = SECONDS_BETWEEN_LINES) -> None:
         self.seconds = seconds
@@ -89,5 +89,5 @@ class FillProgress:
         if now - self.shown >= self.seconds:
             speed = done / (now - self.began)
             left = timedelta(seconds=round((count - done) / speed))
-            print(f"encoded {done:,} of {count:,} pictures  {speed:,.0f} pictures/s  {left} left", flush=True)
+            print(f"encoded {done:,} of {count:,} images  {speed:,.0f} images/s  {left} left", flush=True)
             self.shown = now

@@ -114,7 +114,7 @@ class TextRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """What the model sees with: an encoder, the form in which pictures reach it, and a projector."""
+    """What the model sees with: an encoder, the form in which images reach it, and a projector."""
 
     timm_name: str
     """Name of a timm model."""
@@ -127,26 +127,26 @@ class VisionConfig:
     prefix_tokens: bool = False
     """Whether the decoder reads the encoder's class and register tokens too."""
     max_tiles: int = 1
-    """Tiles of image_size that a large picture is cut into beside its thumbnail, at most; 1: the thumbnail alone."""
+    """Tiles of image_size that a large image is cut into beside its thumbnail, at most; 1: the thumbnail alone."""
     max_patches: int | None = None
-    """Patches of a picture in its own aspect and resolution, at most; null: every picture has image_size."""
+    """Patches of an image in its own aspect and resolution, at most; null: every image has image_size."""
     scaled_decoding: bool = False
     """Whether large JPEGs are decoded at a fraction of their scale: many times faster, not quite the same pixels."""
     projector: Literal["linear", "mlp", "perceiver"] = "mlp"
-    """What brings patch tokens to the decoder's width; a perceiver makes as many tokens of any picture."""
+    """What brings patch tokens to the decoder's width; a perceiver makes as many tokens of any image."""
     projector_latents: int = 64
-    """Tokens that a perceiver makes of a picture."""
+    """Tokens that a perceiver makes of an image."""
 
     @property
-    def picture_options(self) -> dict[str, Any]:
-        """Options of PictureTransform."""
+    def image_options(self) -> dict[str, Any]:
+        """Options of ImageTransform."""
         names = ("max_tiles", "max_patches", "scaled_decoding")
         return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """Shards of pictures with text, and what is learnt from them."""
+    """Shards of images with text, and what is learnt from them."""
 
     name: str
     """Names the source in sample keys and metrics."""
@@ -160,7 +160,7 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTextRecipe:
-    """Teaches a text checkpoint to read pictures."""
+    """Teaches a text checkpoint to read images."""
 
     stage: Literal["image_text"]
     """Which kind of recipe this is."""
@@ -169,7 +169,7 @@ class ImageTextRecipe:
     text_checkpoint: Path
     """Folder of a trained text model (`hf` of a text run)."""
     vision: VisionConfig
-    """The picture encoder."""
+    """The image encoder."""
     sources: list[SourceConfig]
     """Training data; every batch takes its share of each."""
     validation_sources: list[SourceConfig]
@@ -188,7 +188,7 @@ class ImageTextRecipe:
     """Most tokens of an example, prompt included."""
     max_bad_fraction: float = 0.1
     """Largest share of unusable samples, which are skipped and counted by reason; over it the run does not start, or
-    ends where pictures are decoded on the way (no cache). 0: none may be."""
+    ends where images are decoded on the way (no cache). 0: none may be."""
 
     def __post_init__(self) -> None:
         check_policy_words(self.policy)

@@ -1,6 +1,6 @@
 """What packing and the segment table save: `python -m experiments.benchmarks.attention`.
 
-Packed against padded training steps; cross-attention over many pictures against a dense mask; on a GPU the varlen
+Packed against padded training steps; cross-attention over many images against a dense mask; on a GPU the varlen
 kernel against SDPA. Some five minutes on two quiet cores.
 """
 
@@ -29,8 +29,8 @@ def main() -> None:
         f"A training step over {DOCUMENTS} documents of log-normal length (median {MEDIAN}, sigma {SPREAD}), four "
         "batches, 25 M parameters, float32, two threads.",
         packing_table,
-        "## Cross-attention over many pictures",
-        f"Forward and backward of one layer over one row of {TEXT:,} tokens with {PATCHES:,} patches a picture, and "
+        "## Cross-attention over many images",
+        f"Forward and backward of one layer over one row of {TEXT:,} tokens with {PATCHES:,} patches an image, and "
         "what it builds of the batch.",
         cross_table,
         "## Varlen on a GPU",

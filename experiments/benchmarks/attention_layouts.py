@@ -1,4 +1,4 @@
-"""Documents of text and pictures drawn at random, and the forms in which a decoder can be given the same ones."""
+"""Documents of text and images drawn at random, and the forms in which a decoder can be given the same ones."""
 
 from dataclasses import dataclass
 from random import Random
@@ -16,9 +16,9 @@ FORMS: tuple[Form, ...] = ("left padded", "right padded", "packed", "packed, pad
 @dataclass(frozen=True)
 class Document:
     tokens: list[int]
-    """Token ids; IMAGE stands for a picture."""
-    pictures: list[Tensor]
-    """(P, D) encoder tokens of each picture, P may be 0."""
+    """Token ids; IMAGE stands for an image."""
+    images: list[Tensor]
+    """(P, D) encoder tokens of each image, P may be 0."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Batch:
     """Row and first column of each document, by its number."""
 
 
-def random_documents(dice: Random, width: int, shortest_picture: int = 0) -> list[Document]:
+def random_documents(dice: Random, width: int, shortest_image: int = 0) -> list[Document]:
     """One to four documents; `width` is that of an encoder token.
 
     `dice` may be hypothesis's: every choice is a `randint` that is simplest at its lower end.
@@ -37,14 +37,14 @@ def random_documents(dice: Random, width: int, shortest_picture: int = 0) -> lis
     documents = [_random_tokens(dice) for _ in range(dice.randint(1, 4))]
     values = torch.Generator().manual_seed(dice.randint(0, 2**16))
 
-    def picture() -> Tensor:
-        return torch.randn(dice.randint(shortest_picture, 5), width, generator=values)
+    def image() -> Tensor:
+        return torch.randn(dice.randint(shortest_image, 5), width, generator=values)
 
-    return [Document(tokens, [picture() for token in tokens if token == IMAGE]) for tokens in documents]
+    return [Document(tokens, [image() for token in tokens if token == IMAGE]) for tokens in documents]
 
 
 def _random_tokens(dice: Random) -> list[int]:
-    """0 to 8 pictures, between them runs of 0 to 5 words: groups, runs of one token, documents without a picture."""
+    """0 to 8 images, between them runs of 0 to 5 words: groups, runs of one token, documents without an image."""
     tokens: list[int] = []
     for _ in range(dice.randint(0, 8)):
         tokens += [*_words(dice, dice.randint(0, 5)), IMAGE]
@@ -90,19 +90,17 @@ def batch_of(documents: list[Document], rows: list[list[int]], pads_left: bool =
         del inputs["attention_mask"]
     if all(len(row) == 1 for row in rows):
         del inputs["position_ids"]
-    return Batch(
-        inputs | _picture_inputs([picture for row in rows for n in row for picture in documents[n].pictures]), places
-    )
+    return Batch(inputs | _image_inputs([image for row in rows for n in row for image in documents[n].images]), places)
 
 
-def _picture_inputs(pictures: list[Tensor]) -> dict[str, Tensor]:
+def _image_inputs(images: list[Tensor]) -> dict[str, Tensor]:
     """(N, P, D) and its mask. What is masked is large, so that nobody reads it unnoticed."""
-    if not pictures:
+    if not images:
         return {}
-    longest = max(1, *(len(picture) for picture in pictures))
+    longest = max(1, *(len(image) for image in images))
     fill = torch.nn.functional.pad
-    padded = [fill(picture, (0, 0, 0, longest - len(picture)), value=1e3) for picture in pictures]
-    lengths = torch.tensor([len(picture) for picture in pictures])
+    padded = [fill(image, (0, 0, 0, longest - len(image)), value=1e3) for image in images]
+    lengths = torch.tensor([len(image) for image in images])
     return {
         "encoder_hidden_states": torch.stack(padded),
         "encoder_attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
@@ -110,7 +108,7 @@ def _picture_inputs(pictures: list[Tensor]) -> dict[str, Tensor]:
 
 
 def decode_steps(batch: Batch, dice: Random) -> list[dict[str, Tensor]]:
-    """The calls that feed a left-padded batch to a cache piece by piece; no piece ends inside a group of pictures."""
+    """The calls that feed a left-padded batch to a cache piece by piece; no piece ends inside a group of images."""
     ids, mask = batch.inputs["input_ids"], batch.inputs.get("attention_mask")
     is_image = ids == IMAGE
     inside = (is_image[:, 1:] & is_image[:, :-1]).any(0).tolist()

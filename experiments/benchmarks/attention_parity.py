@@ -1,4 +1,4 @@
-"""The largest error of every way to compute attention, over random documents with pictures, against float64.
+"""The largest error of every way to compute attention, over random documents with images, against float64.
 
 Run it with `python -m experiments.benchmarks.attention_parity`; some five minutes on one core. On a machine with CUDA
 the varlen kernel has its rows too.
@@ -42,7 +42,7 @@ Errors = dict[tuple[str, ...], dict[str, float]]
 def drawn(number: int, dtype: torch.dtype):
     """The layout of this number and its model: every combination of head size and heads a key comes in turn."""
     dice = Random(number)
-    documents = random_documents(dice, HIDDEN, shortest_picture=0 if number % 2 else 1)
+    documents = random_documents(dice, HIDDEN, shortest_image=0 if number % 2 else 1)
     head_dim, sharing = COMBINATIONS[number % len(COMBINATIONS)]
     return documents, small_decoder(head_dim, sharing, seed=number, dtype=dtype), dice
 
@@ -142,7 +142,7 @@ def main() -> None:
     text = (
         "# Attention against its definition\n\n"
         f"{arguments.layouts} layouts ({arguments.layouts // 3} in half precision, {flex_layouts} with flex_attention) "
-        "of one to four documents with 0 to 8 pictures of 0 to 5 tokens, runs of 0 to 5 words; two layers with a "
+        "of one to four documents with 0 to 8 images of 0 to 5 tokens, runs of 0 to 5 words; two layers with a "
         "cross-attention block each; head sizes 64 to 256, 1 to 8 query heads a key head. Each figure is the largest "
         "difference from a plain float64 computation with the same weights, over the largest entry of that group in "
         "that layout. Norms, gates, rotary angles and the loss are float32 in a float64 model too.\n\n"

@@ -1,4 +1,4 @@
-"""The decoder by its definition, in float64: loops over documents, heads and picture groups, explicit softmax.
+"""The decoder by its definition, in float64: loops over documents, heads and image groups, explicit softmax.
 
 Nothing of `segments.py` or `attention.py` in `arlow_vl/models/arlow` is called: this is what they are measured against.
 """
@@ -16,7 +16,7 @@ from arlow_vl import ArlowConfig, ArlowForCausalLM
 from experiments.benchmarks.attention_layouts import IMAGE, VOCAB, Batch, Document, arranged, decode_steps
 
 HIDDEN = 24
-GROUPS = ("logits", "text gradient", "picture gradient", "cross-block gradient", "other gradients")
+GROUPS = ("logits", "text gradient", "image gradient", "cross-block gradient", "other gradients")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def measured(
     """Logits and gradients of the documents' mean loss by the model, given in the batches of `arrange`."""
     device, dtype = model.device, model.dtype
     leaves = [
-        [x.detach().to(device, dtype, copy=True).requires_grad_() for x in document.pictures] for document in documents
+        [x.detach().to(device, dtype, copy=True).requires_grad_() for x in document.images] for document in documents
     ]
     batches = arrange([Document(x.tokens, leaf) for x, leaf in zip(documents, leaves, strict=True)])
     embedded: list[Tensor] = []
@@ -96,11 +96,11 @@ def _outcome(
     logits: dict[int, Tensor], text: dict[int, Tensor], leaves: list[list[Tensor]], weights: dict[str, Tensor]
 ) -> Outcome:
     gradients = {name: torch.zeros_like(x) if x.grad is None else x.grad for name, x in weights.items()}
-    pictures = [torch.zeros_like(x) if x.grad is None else x.grad for document in leaves for x in document]
+    images = [torch.zeros_like(x) if x.grad is None else x.grad for document in leaves for x in document]
     values = {
         "logits": [logits[n].detach() for n in sorted(logits)],
         "text gradient": [text[n] for n in sorted(text)],
-        "picture gradient": pictures,
+        "image gradient": images,
         "cross-block gradient": [x for name, x in gradients.items() if "cross_block" in name],
         "other gradients": [x for name, x in gradients.items() if "cross_block" not in name],
     }
@@ -127,20 +127,20 @@ def target_count(documents: list[Document]) -> int:
 
 
 def reference(model: ArlowForCausalLM, documents: list[Document]) -> Outcome:
-    """What `measured` must give, from the same (rounded) weights and pictures, in float64 on the CPU."""
+    """What `measured` must give, from the same (rounded) weights and images, in float64 on the CPU."""
     weights = {name: x.detach().cpu().double().requires_grad_() for name, x in model.named_parameters()}
     leaves = [
-        [x.detach().to(model.dtype).to(torch.double, copy=True).requires_grad_() for x in document.pictures]
+        [x.detach().to(model.dtype).to(torch.double, copy=True).requires_grad_() for x in document.images]
         for document in documents
     ]
     logits, text = {}, {}
     loss = 0 * weights["model.norm.weight"].sum()  # documents of one token have no target
-    for number, (document, pictures) in enumerate(zip(documents, leaves, strict=True)):
+    for number, (document, images) in enumerate(zip(documents, leaves, strict=True)):
         tokens = torch.tensor(document.tokens)
         states = weights["model.embed_tokens.weight"][tokens]
         states.retain_grad()
         text[number] = states
-        logits[number] = _decoder(model.config, weights, states, visible_pictures(document.tokens), pictures)
+        logits[number] = _decoder(model.config, weights, states, visible_images(document.tokens), images)
         log_probability = logits[number] - logits[number].exp().sum(-1, keepdim=True).log()
         loss = loss - sum(log_probability[i, tokens[i + 1]] for i in range(len(tokens) - 1)) / target_count(documents)
     loss.backward()
@@ -148,8 +148,8 @@ def reference(model: ArlowForCausalLM, documents: list[Document]) -> Outcome:
     return _outcome(logits, gradients, leaves, weights)
 
 
-def visible_pictures(tokens: list[int]) -> list[list[int]]:
-    """For each token the numbers of the pictures that it sees: the last group that is complete where it stands."""
+def visible_images(tokens: list[int]) -> list[list[int]]:
+    """For each token the numbers of the images that it sees: the last group that is complete where it stands."""
     seen: list[list[int]] = []
     group: list[int] = []
     last: list[int] = []
@@ -162,10 +162,10 @@ def visible_pictures(tokens: list[int]) -> list[list[int]]:
     return seen
 
 
-def _decoder(config: ArlowConfig, weights, states: Tensor, seen: list[list[int]], pictures: list[Tensor]) -> Tensor:
+def _decoder(config: ArlowConfig, weights, states: Tensor, seen: list[list[int]], images: list[Tensor]) -> Tensor:
     for layer in range(config.num_hidden_layers):
         own = {k.removeprefix(f"model.layers.{layer}."): v for k, v in weights.items() if f"layers.{layer}." in k}
-        states = _cross_block(config, own, states, seen, pictures)
+        states = _cross_block(config, own, states, seen, images)
         normed = _norm(config, states, own["input_layernorm.weight"])
         states = states + _self_attention(config, own, normed)
         states = states + _mlp(own, "mlp", _norm(config, states, own["post_attention_layernorm.weight"]))
@@ -212,13 +212,13 @@ def _self_attention(config: ArlowConfig, weights, states: Tensor) -> Tensor:
     return _attend(config, turned(query), turned(key), value, causal) @ weights["self_attn.o_proj.weight"].T
 
 
-def _cross_block(config: ArlowConfig, weights, states: Tensor, seen: list[list[int]], pictures: list[Tensor]) -> Tensor:
+def _cross_block(config: ArlowConfig, weights, states: Tensor, seen: list[list[int]], images: list[Tensor]) -> Tensor:
     own = {name.removeprefix("cross_block."): x for name, x in weights.items() if name.startswith("cross_block.")}
     runs, start = [], 0
     for group, tokens in groupby(seen):
         run = states[start : start + len(list(tokens))]
         start += len(run)
-        encoder = torch.cat([pictures[n] for n in group]) if group else states[:0]
+        encoder = torch.cat([images[n] for n in group]) if group else states[:0]
         runs.append(_cross_block_of_run(config, own, run, encoder) if len(encoder) else run)
     return torch.cat(runs)
 

@@ -1,6 +1,6 @@
-"""Time and peak memory of cross-attention over many pictures: the segment table against a dense mask, and Mllama's own.
+"""Time and peak memory of cross-attention over many images: the segment table against a dense mask, and Mllama's own.
 
-Run the memory of one with `python -m experiments.benchmarks.cross_attention CASE PICTURES`.
+Run the memory of one with `python -m experiments.benchmarks.cross_attention CASE IMAGES`.
 """
 
 import json
@@ -18,28 +18,28 @@ from transformers.models.mllama.modeling_mllama import MllamaTextCrossAttention,
 
 from arlow_vl import ArlowConfig
 from arlow_vl.models.arlow.layers_arlow import ArlowGroupedCrossAttention
-from arlow_vl.models.arlow.segments import build_segment_table, document_ids, flatten_pictures
+from arlow_vl.models.arlow.segments import build_segment_table, document_ids, flatten_images
 from experiments.benchmarks.loss_memory import resident_mib
 from experiments.benchmarks.measure import alternate, table
 
 SHAPE = dict(hidden_size=384, num_attention_heads=6, num_key_value_heads=2, num_hidden_layers=4)  # noqa: C408
-PATCHES = 1601  # of each picture: one tile of Llama 3.2's encoder
-TEXT = 4096  # tokens of the row, shared out evenly behind its pictures
-PICTURES = (1, 4, 16, 64)
+PATCHES = 1601  # of each image: one tile of Llama 3.2's encoder
+TEXT = 4096  # tokens of the row, shared out evenly behind its images
+IMAGES = (1, 4, 16, 64)
 MEMORY_GOAL = 4.0
 
 
-def sees_number(pictures: int) -> tuple[Tensor, Tensor]:
-    """One row: (T,) bool, the <image> tokens; (T,) the picture that each token sees. Every picture opens a run."""
+def sees_number(images: int) -> tuple[Tensor, Tensor]:
+    """One row: (T,) bool, the <image> tokens; (T,) the image that each token sees. Every image opens a run."""
     place = torch.arange(TEXT)
-    return place % (TEXT // pictures) == 0, place // (TEXT // pictures)
+    return place % (TEXT // images) == 0, place // (TEXT // images)
 
 
 def by_segments(attention: ArlowGroupedCrossAttention, text: Tensor, encoder: Tensor) -> Tensor:
     """As the model does it: the table of the batch, then pairs of runs."""
     is_image, _ = sees_number(len(encoder))
     positions = torch.arange(text.shape[1])[None]
-    flat, lengths = flatten_pictures(encoder, None)
+    flat, lengths = flatten_images(encoder, None)
     segments = build_segment_table(is_image[None], document_ids(positions), lengths)
     return attention(text.flatten(0, 1)[segments.query_index], flat, segments)
 
@@ -57,7 +57,7 @@ def by_dense_mask(attention: ArlowGroupedCrossAttention, text: Tensor, encoder: 
 
 
 def by_mllama(attention: MllamaTextCrossAttention, text: Tensor, encoder: Tensor) -> Tensor:
-    """transformers' layer with the mask that its model makes of (rows, T, pictures, tiles)."""
+    """transformers' layer with the mask that its model makes of (rows, T, images, tiles)."""
     _, number = sees_number(len(encoder))
     sees = (number[:, None] == torch.arange(len(encoder)))[None, :, :, None].long()
     mask, _ = _prepare_cross_attention_mask(sees, num_vision_tokens=PATCHES, dtype=text.dtype)  # pyrefly: ignore[bad-argument-type]
@@ -81,13 +81,13 @@ CASES: dict[str, tuple[Callable, Callable]] = {
 }
 
 
-def step(case: str, pictures: int, *, seed: int = 0) -> Callable[[], Tensor]:
+def step(case: str, images: int, *, seed: int = 0) -> Callable[[], Tensor]:
     """Forward and backward of one layer, with the structures that it needs of the batch."""
     torch.manual_seed(seed)
     make, forward = CASES[case]
     layer = make()
     text = torch.randn(1, TEXT, SHAPE["hidden_size"], requires_grad=True)
-    encoder = torch.randn(pictures, PATCHES, SHAPE["hidden_size"], requires_grad=True)
+    encoder = torch.randn(images, PATCHES, SHAPE["hidden_size"], requires_grad=True)
 
     def run() -> Tensor:
         for tensor in (text, encoder, *layer.parameters()):
@@ -99,37 +99,37 @@ def step(case: str, pictures: int, *, seed: int = 0) -> Callable[[], Tensor]:
     return run
 
 
-def peak_mib(case: str, pictures: int) -> float:
+def peak_mib(case: str, images: int) -> float:
     """Over what the process held before its first step at this size; run it in a process of its own."""
     step(case, 1)()  # the kernels' own buffers
-    run = step(case, pictures)
+    run = step(case, images)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = resident_mib("VmRSS")
     run()
     return resident_mib("VmHWM") - before
 
 
-def memory_in_own_process(case: str, pictures: int) -> float:
-    command = [sys.executable, "-m", "experiments.benchmarks.cross_attention", case, str(pictures)]
+def memory_in_own_process(case: str, images: int) -> float:
+    command = [sys.executable, "-m", "experiments.benchmarks.cross_attention", case, str(images)]
     return json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
 
 
-def largest_difference(pictures: int) -> float:
+def largest_difference(images: int) -> float:
     """Between the segment table's result and the dense mask's, over the largest entry."""
-    ours, dense = (step(case, pictures)() for case in ("segment table", "dense mask"))
+    ours, dense = (step(case, images)() for case in ("segment table", "dense mask"))
     return ((ours - dense[0]).abs().max() / dense.abs().max()).item()
 
 
 def measure_cross_attention(rounds: int) -> tuple[dict, str]:
     figures: dict[str, dict] = {}
     lines = []
-    for pictures in PICTURES:
-        runs = {case: partial(step(case, pictures)) for case in CASES}
-        many = pictures == max(PICTURES)  # a dense step of these takes half a minute
+    for images in IMAGES:
+        runs = {case: partial(step(case, images)) for case in CASES}
+        many = images == max(IMAGES)  # a dense step of these takes half a minute
         timings = alternate(runs, 1 if many else min(rounds, 5), warmup=0 if many else 1)
-        memory = {case: memory_in_own_process(case, pictures) for case in CASES}
+        memory = {case: memory_in_own_process(case, images) for case in CASES}
         ours = "segment table"
-        figures[str(pictures)] = {
+        figures[str(images)] = {
             "milliseconds": {case: round(1000 * timings.median(case), 2) for case in CASES},
             "peak_mib": {case: round(memory[case], 1) for case in CASES},
             "speed_over": {case: timings.speed_over(ours, case) for case in CASES if case != ours},
@@ -138,11 +138,11 @@ def measure_cross_attention(rounds: int) -> tuple[dict, str]:
         for case in CASES:
             times_faster = timings.speed_over(ours, case)["median"] if case != ours else 1.0
             lines.append(
-                [pictures, case, f"{1000 * timings.median(case):,.1f}", f"{memory[case]:,.0f}",
+                [images, case, f"{1000 * timings.median(case):,.1f}", f"{memory[case]:,.0f}",
                  f"{times_faster:.2f}", f"{memory[case] / memory[ours]:.2f}"]
             )  # fmt: skip
             print(lines[-1], flush=True)
-    header = ["pictures a row", "case", "ms", "peak MiB over the inputs", "x slower than the table", "x its memory"]
+    header = ["images a row", "case", "ms", "peak MiB over the inputs", "x slower than the table", "x its memory"]
     return figures | {"largest_difference_at_16": largest_difference(16)}, table(header, lines)
 
 

@@ -21,10 +21,10 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
 
 from experiments.benchmarks.measure import Timings, alternate, report, table
-from vision.decoding.image import EncodedPicture, decode_picture
+from vision.decoding.image import ImageFile, decode_image
 from vision.encoder import VisionEncoder
-from vision.forms.tiling import tile_picture
-from vision.transform import PictureTransform
+from vision.forms.tiling import tile_image
+from vision.transform import ImageTransform
 
 PHOTO = Path(__file__).parents[2] / "tests" / "samples" / "fox.jpg"
 MODEL = "vit_tiny_patch16_224"
@@ -33,24 +33,24 @@ LARGE = {"mosaic, 2048 x 1536": (2048, 1536), "mosaic, 3000 x 4000": (3000, 4000
 ENLARGED = {"enlarged photo, 4000 x 3000": (4000, 3000)}
 MAX_TILES = 6
 MIX = [(640, 480), (480, 640), (1024, 768), (500, 375), (1920, 1080), (300, 300), (224, 200), (1080, 1920), (800, 200)]
-"""Sizes of pictures as they come: cameras and telephones both ways, thumbnails, a banner."""
+"""Sizes of images as they come: cameras and telephones both ways, thumbnails, a banner."""
 ENCODERS = ("vit_tiny_patch16_224", "vit_small_patch16_224", "tf_efficientnet_lite0")
 BATCH = 4
 GOALS = {"small": 1.0, "large": 2.0, "encoder": 0.98}
 
 
-def jpeg(picture: Image.Image) -> bytes:
+def jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=90)
+    image.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
 def mosaic(photo: Image.Image, size: tuple[int, int]) -> Image.Image:
-    picture = Image.new("RGB", size)
+    image = Image.new("RGB", size)
     for top in range(0, size[1], photo.height):
         for left in range(0, size[0], photo.width):
-            picture.paste(photo, (left, top))
-    return picture
+            image.paste(photo, (left, top))
+    return image
 
 
 def jpeg_files(photo: Image.Image) -> dict[str, bytes]:
@@ -59,11 +59,11 @@ def jpeg_files(photo: Image.Image) -> dict[str, bytes]:
     return {next(iter(SMALL)): PHOTO.read_bytes(), **mosaics, **enlarged}
 
 
-def measure_pictures(files: dict[str, bytes], data_config: dict, rounds: int) -> tuple[dict, list[list[object]]]:
-    """Pictures a second of timm's transform on a PIL image of the bytes, of ours, and of ours with scaled decoding."""
+def measure_images(files: dict[str, bytes], data_config: dict, rounds: int) -> tuple[dict, list[list[object]]]:
+    """Images a second of timm's transform on a PIL image of the bytes, of ours, and of ours with scaled decoding."""
     theirs: Any = create_transform(**data_config)
     transforms: dict[str, dict[str, Any]] = {"ours": {}, "scaled": {"scaled_decoding": True}}
-    ours = {name: PictureTransform(data_config, **options).from_bytes for name, options in transforms.items()}
+    ours = {name: ImageTransform(data_config, **options).from_bytes for name, options in transforms.items()}
     figures, lines = {}, []
     for name, data in files.items():
         times = 20 if name in SMALL else 1
@@ -72,7 +72,7 @@ def measure_pictures(files: dict[str, bytes], data_config: dict, rounds: int) ->
         timings = alternate(cases, rounds)
         speed = {case: round(times / timings.median(case), 1) for case in cases}
         over = {case: timings.speed_over(case, "timm") for case in ours}
-        figures[name] = {"bytes": len(data), "pictures_per_second": speed, "over_timm": over}
+        figures[name] = {"bytes": len(data), "images_per_second": speed, "over_timm": over}
         goals = ["1.00", "–"] if name in SMALL else ["–", "2.00"]
         lines.append([name, f"{len(data) / 1024:,.0f}", *(f"{speed[case]:,}" for case in ("timm", "ours", "scaled"))])
         lines[-1] += [f"{spread(over[case])}, goal {goal}" for case, goal in zip(over, goals, strict=True)]
@@ -92,12 +92,12 @@ def spread(ratio: dict[str, float]) -> str:
 def differences(files: dict[str, bytes], data_config: dict) -> dict[str, dict[str, float]]:
     """Of the pixels, in levels of 255, that a scaled decoding makes instead of the whole one; scaled files only."""
     levels = data_config | {"mean": (0, 0, 0), "std": (1 / 255,) * 3}
-    whole, scaled = PictureTransform(levels), PictureTransform(levels, scaled_decoding=True)
+    whole, scaled = ImageTransform(levels), ImageTransform(levels, scaled_decoding=True)
     rows = {}
     for name, data in files.items():
         difference = (whole.from_bytes(data, name=name) - scaled.from_bytes(data, name=name)).abs()
         if difference.any():
-            width, height = EncodedPicture(data, name=name).size
+            width, height = ImageFile(data, name=name).size
             quantiles = {
                 "mean": difference.mean(),
                 "99 %": difference.flatten().quantile(0.99),
@@ -109,20 +109,20 @@ def differences(files: dict[str, bytes], data_config: dict) -> dict[str, dict[st
 
 
 def measure_tiles(data_config: dict, rounds: int) -> dict:
-    """Pictures a second through the encoder: their tiles end to end, and each padded to the most that one has."""
-    transform = PictureTransform(data_config, max_tiles=MAX_TILES)
+    """Images a second through the encoder: their tiles end to end, and each padded to the most that one has."""
+    transform = ImageTransform(data_config, max_tiles=MAX_TILES)
     encoder = VisionEncoder(MODEL).requires_grad_(False).eval()
     photo = Image.open(PHOTO).convert("RGB")
-    pictures = [tile_picture(transform, photo.resize(size)).pixel_values for size in MIX]
-    most = max(map(len, pictures))
-    packed = torch.cat(pictures)
-    padded = torch.cat([torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])]) for x in pictures])
+    images = [tile_image(transform, photo.resize(size)).pixel_values for size in MIX]
+    most = max(map(len, images))
+    packed = torch.cat(images)
+    padded = torch.cat([torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])]) for x in images])
     timings = alternate(
         {"packed": partial(encode, encoder, packed), "padded": partial(encode, encoder, padded)}, rounds
     )
     return {
         "tiles": {"packed": len(packed), "padded": len(padded)},
-        "pictures_per_second": {case: round(len(pictures) / timings.median(case), 2) for case in timings.seconds},
+        "images_per_second": {case: round(len(images) / timings.median(case), 2) for case in timings.seconds},
         "packed_over_padded": timings.speed_over("packed", "padded"),
     }
 
@@ -143,7 +143,7 @@ def measure_encoders(rounds: int) -> tuple[dict, list[list[object]]]:
         cases = {"ours": partial(encode, encoder, pixels), "timm": partial(encode, bare.forward_features, pixels)}
         timings: Timings = alternate(cases, rounds)
         speed = {case: round(len(pixels) / timings.median(case), 1) for case in cases}
-        figures[name] = {"pictures_per_second": speed, "over_timm": timings.speed_over("ours", "timm")}
+        figures[name] = {"images_per_second": speed, "over_timm": timings.speed_over("ours", "timm")}
         lines.append(
             [name, speed["timm"], speed["ours"], spread(figures[name]["over_timm"]), f"{GOALS['encoder']:.2f}"]
         )
@@ -151,31 +151,31 @@ def measure_encoders(rounds: int) -> tuple[dict, list[list[object]]]:
     return figures, lines
 
 
-def text_of(pictures: Iterable, pixels: dict, tiles: dict, encoders: Iterable) -> str:
-    picture_table = table(
-        ["file, JPEG of quality 90", "KiB", "timm, pictures/s", "ours", "ours, scaled decoding", "ours over timm",
+def text_of(images: Iterable, pixels: dict, tiles: dict, encoders: Iterable) -> str:
+    image_table = table(
+        ["file, JPEG of quality 90", "KiB", "timm, images/s", "ours", "ours, scaled decoding", "ours over timm",
          "scaled over timm"],
-        [*pictures],
+        [*images],
     )  # fmt: skip
     pixel_table = table(["file", "mean", "99 %", "max"], [[name, *x.values()] for name, x in pixels.items()])
-    speed, count = tiles["pictures_per_second"], tiles["tiles"]
+    speed, count = tiles["images_per_second"], tiles["tiles"]
     tile_table = table(
-        ["tiles of the mix", "tiles", "pictures/s", "over padded"],
+        ["tiles of the mix", "tiles", "images/s", "over padded"],
         [
             ["packed", count["packed"], speed["packed"], spread(tiles["packed_over_padded"])],
             ["padded to the most", count["padded"], speed["padded"], "1"],
         ],
     )
-    encoder_table = table(["encoder", "timm, pictures/s", "ours", "ours over timm", "goal"], [*encoders])
+    encoder_table = table(["encoder", "timm, images/s", "ours", "ours over timm", "goal"], [*encoders])
     return (
         "# Vision\n\nOne thread; medians of alternating rounds, in brackets the middle half of the rounds.\n\n"
         "## From bytes to a normalised tensor of 224 x 224\n\n"
-        "timm: its own transform of the model's data config (resize, centre crop) on the picture that Pillow opens "
-        "from the bytes. Ours checks the bytes and shows the whole picture, padded. Large files: mosaics of the "
-        f"repository's photo, and the photo enlarged.\n\n{picture_table}\n\n"
-        "## What scaled decoding changes\n\nPixels after resizing, levels of 255, against decoding the whole picture. "
-        f"Pictures under 448 pixels a side are never scaled.\n\n{pixel_table}\n\n"
-        f"## Tiles\n\n{len(MIX)} pictures of usual sizes, at most {MAX_TILES} tiles and a thumbnail each, through "
+        "timm: its own transform of the model's data config (resize, centre crop) on the image that Pillow opens "
+        "from the bytes. Ours checks the bytes and shows the whole image, padded. Large files: mosaics of the "
+        f"repository's photo, and the photo enlarged.\n\n{image_table}\n\n"
+        "## What scaled decoding changes\n\nPixels after resizing, levels of 255, against decoding the whole image. "
+        f"Images under 448 pixels a side are never scaled.\n\n{pixel_table}\n\n"
+        f"## Tiles\n\n{len(MIX)} images of usual sizes, at most {MAX_TILES} tiles and a thumbnail each, through "
         f"{MODEL} with random weights.\n\n{tile_table}\n\n## Encoder\n\n{encoder_table}"
     )
 
@@ -189,13 +189,13 @@ def main() -> None:
     torch.manual_seed(0)
 
     data_config = resolve_model_data_config(timm.create_model(MODEL))
-    files = jpeg_files(decode_picture(PHOTO.read_bytes(), name=PHOTO.name))
-    pictures, picture_lines = measure_pictures(files, data_config, arguments.rounds)
+    files = jpeg_files(decode_image(PHOTO.read_bytes(), name=PHOTO.name))
+    images, image_lines = measure_images(files, data_config, arguments.rounds)
     pixels = differences(files | {path.name: path.read_bytes() for path in arguments.photos}, data_config)
     tiles = measure_tiles(data_config, arguments.rounds)
     encoders, encoder_lines = measure_encoders(arguments.rounds)
-    figures = {"pictures": pictures, "pixel_differences": pixels, "tiles": tiles, "encoders": encoders}
-    report("vision", text_of(picture_lines, pixels, tiles, encoder_lines), {"pillow": version("pillow"), **figures})
+    figures = {"images": images, "pixel_differences": pixels, "tiles": tiles, "encoders": encoders}
+    report("vision", text_of(image_lines, pixels, tiles, encoder_lines), {"pillow": version("pillow"), **figures})
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def run() -> int:
         print(f"== {title}: {time.monotonic() - began:.0f} s", flush=True)
     print(f"\n{describe_text(read_json(RESULTS / 'text.json'))}")
     print(f"\nfirst light in {(time.monotonic() - start) / 60:.1f} minutes; the report: {RESULTS / 'report.html'}")
-    print(f"caption a picture of your own: .venv/bin/arlow caption --model {VISION} PICTURE")
+    print(f"caption an image of your own: .venv/bin/arlow caption --model {VISION} IMAGE")
     return 0
 
 

@@ -9,11 +9,11 @@ from tests.outside_data import encoded, png, with_orientation
 
 @pytest.fixture
 def four_colours(tmp_path):
-    picture = Image.new("RGB", (3, 2), "white")
+    image = Image.new("RGB", (3, 2), "white")
     for place, colour in {(0, 0): "red", (2, 0): "lime", (0, 1): "blue"}.items():
-        picture.putpixel(place, Image.new("RGB", (1, 1), colour).getpixel((0, 0)))
+        image.putpixel(place, Image.new("RGB", (1, 1), colour).getpixel((0, 0)))
     path = tmp_path / "a.jpg"  # the content counts, not the name
-    path.write_bytes(encoded(picture, "PNG"))
+    path.write_bytes(encoded(image, "PNG"))
     return path
 
 
@@ -25,7 +25,7 @@ def test_json_gives_size_and_corner_pixels(four_colours, capsys):
     assert json.loads(capsys.readouterr().out) == {"width": 3, "height": 2, "corners": [RED, GREEN, BLUE, WHITE]}
 
 
-def test_the_picture_is_upright(four_colours, capsys):
+def test_the_image_is_upright(four_colours, capsys):
     four_colours.write_bytes(encoded(Image.open(four_colours), "PNG", exif=with_orientation(6)))
     main(["image", "check", "--json", str(four_colours)])
     assert json.loads(capsys.readouterr().out) == {"width": 2, "height": 3, "corners": [BLUE, RED, WHITE, GREEN]}
@@ -44,7 +44,7 @@ BROKEN_TIFF[40:140] = bytes(100)
     ("data", "reason"),
     [
         (png(20_000, 20_000), "20,000 x 20,000 pixels, the limit is 64,000,000"),
-        (b"hello", "no picture"),
+        (b"hello", "no image"),
         (b"", "0 bytes"),
         (encoded(Image.new("RGB", (9, 9)), "PNG")[:-5], "cut off"),
         (bytes(BROKEN_TIFF), "decoder error"),  # libtiff would write lines of its own

@@ -18,7 +18,7 @@ from tests.tiny_runs import tiny_tokenizer, write_text_checkpoint
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    """A text checkpoint, and a model folder with eyes built from it."""
+    """A text checkpoint, and a vision-language model folder built from it."""
     text_checkpoint = write_text_checkpoint(tmp_path / "text")
     vision_config = ArlowVisionConfig(timm_name="test_vit", image_size=160)
     model = ArlowVLForConditionalGeneration.from_text_checkpoint(text_checkpoint, vision_config)

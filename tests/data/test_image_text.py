@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from arlow_vl.data.image_text import (
-    DecodedPictures,
+    DecodedImages,
     Example,
     ImageTextCollate,
     ImageTextDataset,
-    cache_pictures,
+    cache_images,
     caption_examples,
     fit_into_rows,
     question_examples,
@@ -23,7 +23,7 @@ from arlow_vl.data.shards import scan_shards
 from arlow_vl.errors import DataError
 from tests.tiny_runs import SAMPLES, tiny_tokenizer
 from vision.encoder import VisionEncoder
-from vision.transform import PictureTransform
+from vision.transform import ImageTransform
 
 PAD, IMAGE = 3, 7
 
@@ -35,7 +35,7 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def transform(encoder):
-    return PictureTransform(encoder.data_config)
+    return ImageTransform(encoder.data_config)
 
 
 @pytest.fixture
@@ -45,20 +45,20 @@ def scan():
 
 @pytest.fixture
 def dataset(transform):
-    def dataset(examples, max_length: int = 64, pictures=None) -> ImageTextDataset:
-        pictures = pictures or DecodedPictures(transform)
-        return ImageTextDataset(examples, tiny_tokenizer(), pictures, max_length=max_length)
+    def dataset(examples, max_length: int = 64, images=None) -> ImageTextDataset:
+        images = images or DecodedImages(transform)
+        return ImageTextDataset(examples, tiny_tokenizer(), images, max_length=max_length)
 
     return dataset
 
 
 def spoil(scan, index: int):
-    """The picture's bytes are read from a place in the shard where no picture begins."""
+    """The image's bytes are read from a place in the shard where no image begins."""
     scan.samples[index] = replace(scan.samples[index], image_offset=scan.samples[index].image_offset + 7)
     return scan.samples[index]
 
 
-def test_a_caption_follows_its_picture(scan, dataset):
+def test_a_caption_follows_its_image(scan, dataset):
     item = dataset(caption_examples(scan.samples))[0]
     assert tiny_tokenizer().decode(item.ids) == f"<|startoftext|><image> {scan.samples[0].text}<|endoftext|>"
 
@@ -99,25 +99,25 @@ def documents(batch) -> list[tuple[list[int], list[int]]]:
 
 
 def test_every_example_is_a_document_of_a_row(items, transform):
-    batch = ImageTextCollate(DecodedPictures(transform), pad_token_id=PAD)(items)
+    batch = ImageTextCollate(DecodedImages(transform), pad_token_id=PAD)(items)
     found = [document for document in documents(batch) if document[0][0] != PAD]
     assert sorted(found) == sorted((item.ids, item.labels) for item in items)
     assert batch["num_tokens"] == sum(len(item.ids) for item in items)
 
 
 def test_padding_is_a_document_that_is_not_learnt(items, transform):
-    batch = ImageTextCollate(DecodedPictures(transform), pad_token_id=PAD)(items)
+    batch = ImageTextCollate(DecodedImages(transform), pad_token_id=PAD)(items)
     padding = [(ids, labels) for ids, labels in documents(batch) if ids[0] == PAD]
     assert padding
     assert all(set(ids) == {PAD} and set(labels) == {-100} for ids, labels in padding)
 
 
-def test_pictures_come_in_the_order_of_their_tokens(scan, transform, dataset):
+def test_images_come_in_the_order_of_their_tokens(scan, transform, dataset):
     data = dataset([Example(scan.samples[n], CAPTION_PROMPT, " cat" * (3 * n % 7)) for n in range(7)])
-    batch = ImageTextCollate(DecodedPictures(transform), pad_token_id=PAD)([data[n] for n in range(7)])
+    batch = ImageTextCollate(DecodedImages(transform), pad_token_id=PAD)([data[n] for n in range(7)])
     by_length = {len(data[n].ids): scan.samples[n] for n in range(7)}
     in_order = [by_length[len(ids)] for ids, _ in documents(batch) if ids[0] != PAD]
-    assert torch.equal(batch["pixel_values"], DecodedPictures(transform)(in_order)["pixel_values"])
+    assert torch.equal(batch["pixel_values"], DecodedImages(transform)(in_order)["pixel_values"])
     assert (batch["input_ids"] == IMAGE).sum() == 7
 
 
@@ -129,29 +129,29 @@ def test_rows_are_as_long_as_the_longest_example_and_well_filled():
 
 
 def test_cached_features_are_what_the_encoder_makes_of_the_pixels(scan, encoder, transform, tmp_path):
-    cached = cache_pictures([scan], encoder, transform, tmp_path)(scan.samples[:3])["image_features"]
-    pixels = DecodedPictures(transform)(scan.samples[:3])["pixel_values"]
+    cached = cache_images([scan], encoder, transform, tmp_path)(scan.samples[:3])["image_features"]
+    pixels = DecodedImages(transform)(scan.samples[:3])["pixel_values"]
     # The cache keeps float16.
     torch.testing.assert_close(cached, encoder(pixels), rtol=1e-3, atol=1e-3)
 
 
 def test_filling_tells_its_progress_and_the_second_time_encodes_nothing(scan, encoder, transform, tmp_path):
     told = []
-    cache_pictures([scan], encoder, transform, tmp_path, on_progress=lambda *counts: told.append(counts))
+    cache_images([scan], encoder, transform, tmp_path, on_progress=lambda *counts: told.append(counts))
     assert told[-1] == (len(scan.samples), len(scan.samples))
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    cache_pictures([scan], encoder, transform, tmp_path)
+    cache_images([scan], encoder, transform, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == files
 
 
-def test_a_bad_picture_is_skipped_and_counted_when_the_cache_is_filled(scan, encoder, transform, tmp_path):
+def test_a_bad_image_is_skipped_and_counted_when_the_cache_is_filled(scan, encoder, transform, tmp_path):
     count, bad = len(scan.samples), spoil(scan, 4)
-    pictures = cache_pictures([scan], encoder, transform, tmp_path)
+    images = cache_images([scan], encoder, transform, tmp_path)
     assert len(scan.samples) == count - 1
     assert bad not in scan.samples
     assert scan.skipped.total() == 1
     assert next(iter(scan.skipped)).startswith("image_")
-    assert len(pictures(scan.samples)["image_features"]) == count - 1
+    assert len(images(scan.samples)["image_features"]) == count - 1
 
 
 def batches_of(scan, dataset, *, max_bad: int, samples_per_batch: int = 4, num_batches: int = 30) -> ResumableLoader:
@@ -161,18 +161,18 @@ def batches_of(scan, dataset, *, max_bad: int, samples_per_batch: int = 4, num_b
         samples_per_batch=samples_per_batch,
         max_bad=max_bad,
     )
-    collate = ImageTextCollate(source.dataset.pictures, pad_token_id=PAD)
+    collate = ImageTextCollate(source.dataset.images, pad_token_id=PAD)
     return ResumableLoader([source], collate, seed=0, num_batches=num_batches)
 
 
-def test_where_none_may_be_bad_a_bad_picture_is_an_error_that_names_it(scan, dataset):
+def test_where_none_may_be_bad_a_bad_image_is_an_error_that_names_it(scan, dataset):
     bad = spoil(scan, 2)
     with pytest.raises(DataError, match=rf"{bad.name}: .*limit is 0 \(max_bad_fraction\).*arlow data verify"):
         list(batches_of(scan, dataset, max_bad=0))
 
 
 @pytest.mark.parametrize("samples_per_batch", [1, 4])
-def test_for_a_bad_picture_its_neighbour_stands_in_and_it_is_counted_once(scan, dataset, samples_per_batch, caplog):
+def test_for_a_bad_image_its_neighbour_stands_in_and_it_is_counted_once(scan, dataset, samples_per_batch, caplog):
     bad = [spoil(scan, index) for index in (2, 3)]
     loader = batches_of(
         scan, dataset, max_bad=2, samples_per_batch=samples_per_batch, num_batches=3 * len(scan.samples)
@@ -183,11 +183,11 @@ def test_for_a_bad_picture_its_neighbour_stands_in_and_it_is_counted_once(scan, 
     assert used == {f"captions:{sample.name}" for sample in scan.samples if sample not in bad}
     reader = loader.readers["captions"]
     assert reader.bad.keys() == {sample.name for sample in bad}
-    assert reader.summary().startswith("2 pictures skipped (")
+    assert reader.summary().startswith("2 images skipped (")
     assert all(caplog.text.count(sample.name) == 1 for sample in bad)
 
 
-def test_a_resumed_stream_has_the_same_stand_ins_and_remembers_the_bad_pictures(scan, dataset):
+def test_a_resumed_stream_has_the_same_stand_ins_and_remembers_the_bad_images(scan, dataset):
     for index in (1, 5, 6):
         spoil(scan, index)
     whole = list(batches_of(scan, dataset, max_bad=3))
@@ -201,24 +201,24 @@ def test_a_resumed_stream_has_the_same_stand_ins_and_remembers_the_bad_pictures(
         assert [batch["keys"] for batch in second] == [batch["keys"] for batch in whole[position:]]
 
 
-def test_one_bad_picture_more_than_is_allowed_ends_the_stream(scan, dataset):
+def test_one_bad_image_more_than_is_allowed_ends_the_stream(scan, dataset):
     for index in (1, 5, 6):
         spoil(scan, index)
-    with pytest.raises(DataError, match="3 pictures skipped"):
+    with pytest.raises(DataError, match="3 images skipped"):
         list(batches_of(scan, dataset, max_bad=2))
 
 
-def test_a_stream_of_bad_pictures_alone_ends(scan, dataset):
+def test_a_stream_of_bad_images_alone_ends(scan, dataset):
     for index in range(len(scan.samples)):
         spoil(scan, index)
-    with pytest.raises(DataError, match="no picture can be used"):
+    with pytest.raises(DataError, match="no image can be used"):
         list(batches_of(scan, dataset, max_bad=10**6))
 
 
-def test_validation_leaves_bad_pictures_out(scan, dataset):
+def test_validation_leaves_bad_images_out(scan, dataset):
     bad = [spoil(scan, index) for index in (0, 1, 4)]
     source = Source(name="v", dataset=dataset(caption_examples(scan.samples)), samples_per_batch=2, max_bad=3)
-    validation = SequentialLoader([source], ImageTextCollate(source.dataset.pictures, pad_token_id=PAD))
+    validation = SequentialLoader([source], ImageTextCollate(source.dataset.images, pad_token_id=PAD))
     for _ in range(2):
         keys = [key for batch in validation for key in batch["keys"]]
         assert keys == [f"v:{sample.name}" for sample in scan.samples if sample not in bad]

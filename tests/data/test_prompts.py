@@ -12,16 +12,16 @@ def plain(text: str) -> list[int]:
     return tiny_tokenizer()(text, add_special_tokens=False)["input_ids"]
 
 
-def test_a_caption_prompt_is_bos_and_the_picture():
+def test_a_caption_prompt_is_bos_and_the_image():
     assert encode_prompt(tiny_tokenizer(), CAPTION_PROMPT) == [BOS, IMAGE]
 
 
-def test_a_question_prompt_has_its_text_after_the_picture():
+def test_a_question_prompt_has_its_text_after_the_image():
     ids = encode_prompt(tiny_tokenizer(), question_prompt("what is red?"))
     assert ids == [BOS, IMAGE, *plain("Question: what is red?\nAnswer:")]
 
 
-def test_a_prompt_without_a_picture_is_text():
+def test_a_prompt_without_an_image_is_text():
     assert encode_prompt(tiny_tokenizer(), "the cat") == [BOS, *plain("the cat")]
 
 

@@ -50,7 +50,7 @@ def test_samples_come_in_file_order_with_text_and_fields(scan):
     ]
 
 
-def test_the_picture_is_read_from_where_it_lies(scan):
+def test_the_image_is_read_from_where_it_lies(scan):
     sample = scan(tar_of(("a.jpg", JPEG), ("a.txt", b"x"))).samples[0]
     assert (sample.read_image(), sample.image_name, sample.name) == (JPEG, "a.jpg", "a.tar:a")
 
@@ -196,7 +196,7 @@ def test_folders_are_ignored(scan):
     assert outcome(scan(tar_header("../x/", 0, b"5") + WHOLE)) == (KEYS, {}, 0)
 
 
-def test_a_picture_over_the_limit_is_skipped_by_its_header(scan, tmp_path):
+def test_an_image_over_the_limit_is_skipped_by_its_header(scan, tmp_path):
     with open(tmp_path / "big.tar", "wb") as file:
         file.write(tar_header("a.jpg", 2**30))
         file.seek(512 + 2**30)
@@ -280,12 +280,12 @@ def test_verifying_compares_the_sha256_of_the_index(scan, tmp_path):
     assert fault.reason == "SHA-256 differs from index.json"
 
 
-def test_verifying_moves_bad_pictures_to_the_skipped(tmp_path):
+def test_verifying_moves_bad_images_to_the_skipped(tmp_path):
     bad = {"cut": JPEG[:-9], "none": b"", "text": b"hello", "bomb": png(20_000, 20_000)}
     members = [member for key, data in bad.items() for member in ((f"{key}.jpg", data), (f"{key}.txt", b"x"))]
     (tmp_path / "a.tar").write_bytes(tar_of(*samples("good"), *members))
     found = verify_shards([tmp_path / "a.tar"])
-    reasons = ["image_empty", "image_not_a_picture", "image_too_many_pixels", "image_truncated"]
+    reasons = ["image_empty", "image_not_an_image", "image_too_many_pixels", "image_truncated"]
     assert (found.keys, sorted(found.skipped)) == (["good"], reasons)
     assert found.examples["image_truncated"] == "a.tar:cut"
 

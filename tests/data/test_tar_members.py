@@ -76,7 +76,7 @@ DAMAGE = {
     "a pax header for nothing": (BODY + pax_header("path", b"a") + END_MARKER, KEYS),
     "cut between samples": (BODY[: 2 * SAMPLE_BYTES], ["0", "1"]),
     "cut in a header": (BODY[: 2 * SAMPLE_BYTES + 100], ["0", "1"]),
-    "cut in a picture": (BODY[: 2 * SAMPLE_BYTES + 600], ["0", "1"]),
+    "cut in an image": (BODY[: 2 * SAMPLE_BYTES + 600], ["0", "1"]),
     "an empty file": (b"", []),
     "noise": (b"\x17\xd4" * 3000, []),
     "a text": (b"hello\n" * 1000, []),

@@ -15,7 +15,7 @@ def write_captions(folder: Path, task: str = "captions-test-known", **prediction
     """The model is right; every control says one thing, or what `predictions` names for it."""
     for system in (MODEL, *CONTROLS["captions"]):
         rows = [
-            CaptionRow(key=f"picture-{i}", prediction=thing if system == MODEL else "a tree", references=[thing])
+            CaptionRow(key=f"image-{i}", prediction=thing if system == MODEL else "a tree", references=[thing])
             for i, thing in enumerate(THINGS)
         ]
         if system in predictions:
@@ -24,7 +24,7 @@ def write_captions(folder: Path, task: str = "captions-test-known", **prediction
 
 
 def write_questions(folder: Path, task: str = "easy-vqa-test") -> None:
-    """Three pictures with two questions each; the model errs in one of six answers, the controls say "yes"."""
+    """Three images with two questions each; the model errs in one of six answers, the controls say "yes"."""
     for system in (MODEL, *CONTROLS["questions"]):
         rows = []
         for i, colour in enumerate(COLOURS):
@@ -39,8 +39,8 @@ def write_questions(folder: Path, task: str = "easy-vqa-test") -> None:
         write_predictions(folder, task, system, rows)
 
 
-def picture_of(key: str) -> bytes:
-    """A plain picture as WebP, JPEG or PNG, by the last digit of its key."""
+def image_of(key: str) -> bytes:
+    """A plain image as WebP, JPEG or PNG, by the last digit of its key."""
     file = io.BytesIO()
     Image.new("RGB", (8, 8), "white").save(file, ("PNG", "JPEG", "WEBP")[int(key[-1]) % 3])
     return file.getvalue()

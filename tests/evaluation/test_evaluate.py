@@ -48,10 +48,10 @@ def test_a_report_is_made_of_the_results(folder, capsys):
     assert "<img" in (folder / "results" / "report.html").read_text()
 
 
-def test_a_picture_is_captioned_from_the_command_line(folder, capsys):
-    picture = str(SAMPLES / "fox.jpg")
-    assert main(["caption", "--model", str(folder / "run" / "hf"), picture]) == 0
-    assert capsys.readouterr().out.startswith(f"{picture}: ")
+def test_an_image_is_captioned_from_the_command_line(folder, capsys):
+    image = str(SAMPLES / "fox.jpg")
+    assert main(["caption", "--model", str(folder / "run" / "hf"), image]) == 0
+    assert capsys.readouterr().out.startswith(f"{image}: ")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_folder_of_another_model_is_refused(folder, capsys, model, status, sen
     assert sentence in capsys.readouterr().err
 
 
-def test_a_picture_that_is_none_is_refused_before_the_model_is_read(folder, capsys):
+def test_an_image_that_is_none_is_refused_before_the_model_is_read(folder, capsys):
     assert main(["caption", "--model", str(folder / "nowhere"), __file__]) == 3
     assert __file__ in capsys.readouterr().err
 

@@ -21,9 +21,9 @@ from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
 from tests.conftest import open_gates
 from tests.tiny_runs import SAMPLES, tiny_tokenizer, write_encoder_weights, write_image_text_recipe
-from vision.forms.batches import pack_pictures, prepare_picture
+from vision.forms.batches import pack_images, prepare_image
 from vision.projector import PerceiverLayer
-from vision.transform import PictureTransform
+from vision.transform import ImageTransform
 
 IMAGE = 7
 
@@ -37,8 +37,8 @@ def model_folder(tmp_path_factory):
 
 def test_a_sheet_is_written_from_the_command_line(model_folder, tmp_path, capsys):
     out = tmp_path / "sheets" / "fox.png"
-    picture = str(SAMPLES / "fox.jpg")
-    assert main(["explain", picture, "--model", str(model_folder), "--out", str(out)]) == 0
+    image = str(SAMPLES / "fox.jpg")
+    assert main(["explain", image, "--model", str(model_folder), "--out", str(out)]) == 0
     assert capsys.readouterr().out.startswith(f"{out}: ")
     with Image.open(out) as sheet:
         assert sheet.format == "PNG" and sheet.width > 1000
@@ -58,9 +58,9 @@ def test_what_cannot_be_drawn_is_refused(model_folder, options, sentence, capsys
 
 def test_the_words_and_their_heat_are_those_of_generation(model_folder):
     model, processor = load_vision_language_model(model_folder)
-    pictures = dict(processor.image_processor([SAMPLES / "fox.jpg"], return_tensors="pt"))
-    words = explain_completion(model, processor.tokenizer, "<image>", pictures, layers=[1], max_new_tokens=6)
-    (completion,) = complete_prompts(model, processor.tokenizer, ["<image>"], lambda rows: pictures, max_new_tokens=6)
+    images = dict(processor.image_processor([SAMPLES / "fox.jpg"], return_tensors="pt"))
+    words = explain_completion(model, processor.tokenizer, "<image>", images, layers=[1], max_new_tokens=6)
+    (completion,) = complete_prompts(model, processor.tokenizer, ["<image>"], lambda rows: images, max_new_tokens=6)
     assert " ".join(word.word for word in words) == completion
     for word in words:
         assert word.heat.shape == (model.model.vision.num_patches,)
@@ -74,8 +74,8 @@ def test_what_a_perceivers_latents_read_is_spread_over_the_patches(tmp_path):
     product = fit(parse_recipe(["--config", str(write_image_text_recipe(tmp_path, vision=vision, run=run))]))
     assert main(["explain", str(SAMPLES / "fox.jpg"), "--model", str(product), "--out", str(tmp_path / "a.png")]) == 0
     model, processor = load_vision_language_model(product)
-    pictures = dict(processor.image_processor([SAMPLES / "fox.jpg"], return_tensors="pt"))
-    words = explain_completion(model, processor.tokenizer, "<image>", pictures, layers=[1], max_new_tokens=6)
+    images = dict(processor.image_processor([SAMPLES / "fox.jpg"], return_tensors="pt"))
+    words = explain_completion(model, processor.tokenizer, "<image>", images, layers=[1], max_new_tokens=6)
     assert words
     for word in words:
         assert word.heat.shape == (4,)
@@ -128,13 +128,13 @@ def test_the_tokens_of_a_word_are_joined_and_special_tokens_left_out():
     torch.testing.assert_close(words[2].heat, heat[first:-1].mean(0))
 
 
-def view(picture: Image.Image, rows: int, columns: int) -> View:
-    return View("the whole", picture, torch.arange(rows * columns).view(rows, columns))
+def view(image: Image.Image, rows: int, columns: int) -> View:
+    return View("the whole", image, torch.arange(rows * columns).view(rows, columns))
 
 
-def test_an_even_spread_leaves_the_picture_as_it_is():
-    picture = Image.effect_noise((32, 32), 50).convert("RGB")
-    assert under_heat(view(picture, 4, 4), torch.full((16,), 1 / 16)).tobytes() == picture.tobytes()
+def test_an_even_spread_leaves_the_image_as_it_is():
+    image = Image.effect_noise((32, 32), 50).convert("RGB")
+    assert under_heat(view(image, 4, 4), torch.full((16,), 1 / 16)).tobytes() == image.tobytes()
 
 
 def test_heat_lies_where_the_attention_was():
@@ -154,40 +154,40 @@ def gradient(height: int, width: int) -> Image.Image:
     return Image.fromarray(torch.stack([red, green, red * 0], -1).byte().numpy())
 
 
-def test_the_encoders_view_is_the_picture_without_its_normalisation():
-    transform = PictureTransform(TRANSFORM)
-    picture = gradient(8, 8)
+def test_the_encoders_view_is_the_image_without_its_normalisation():
+    transform = ImageTransform(TRANSFORM)
+    image = gradient(8, 8)
     (seen,) = encoder_views(
-        dict(pack_pictures(transform, [prepare_picture(transform, picture, name="gradient")])), transform, 4
+        dict(pack_images(transform, [prepare_image(transform, image, name="gradient")])), transform, 4
     )
     assert seen.places.tolist() == [[0, 1], [2, 3]]
-    assert max(abs(a - b) for a, b in zip(seen.picture.tobytes(), picture.tobytes(), strict=True)) <= 1
+    assert max(abs(a - b) for a, b in zip(seen.image.tobytes(), image.tobytes(), strict=True)) <= 1
 
 
 def test_tiles_are_put_together_again_with_their_patches():
-    transform = PictureTransform(TRANSFORM, max_tiles=6)
-    picture = gradient(16, 24)
-    pictures = dict(pack_pictures(transform, [prepare_picture(transform, picture, name="gradient")]))
-    assert pictures["pixel_values"].shape == (7, 3, 8, 8)
-    whole, cut = encoder_views(pictures, transform, 7 * 5, prefix_tokens=1)
-    assert cut.label == "2 x 3 tiles" and cut.picture.size == (24, 16)
-    assert max(abs(a - b) for a, b in zip(cut.picture.tobytes(), picture.tobytes(), strict=True)) <= 1
+    transform = ImageTransform(TRANSFORM, max_tiles=6)
+    image = gradient(16, 24)
+    images = dict(pack_images(transform, [prepare_image(transform, image, name="gradient")]))
+    assert images["pixel_values"].shape == (7, 3, 8, 8)
+    whole, cut = encoder_views(images, transform, 7 * 5, prefix_tokens=1)
+    assert cut.label == "2 x 3 tiles" and cut.image.size == (24, 16)
+    assert max(abs(a - b) for a, b in zip(cut.image.tobytes(), image.tobytes(), strict=True)) <= 1
     assert whole.places.tolist() == [[1, 2], [3, 4]]
     assert cut.places[:2].tolist() == [[6, 7, 11, 12, 16, 17], [8, 9, 13, 14, 18, 19]]
 
 
-def test_a_picture_in_native_resolution_is_one_view():
-    transform = PictureTransform(TRANSFORM, patch_size=4, max_patches=12)
-    picture = gradient(8, 24)
-    pictures = dict(pack_pictures(transform, [prepare_picture(transform, picture, name="gradient")]))
-    (seen,) = encoder_views(pictures, transform, 12)
-    assert seen.places.shape == (2, 6) and seen.picture.size == (24, 8)
-    assert max(abs(a - b) for a, b in zip(seen.picture.tobytes(), picture.tobytes(), strict=True)) <= 1
+def test_an_image_in_native_resolution_is_one_view():
+    transform = ImageTransform(TRANSFORM, patch_size=4, max_patches=12)
+    image = gradient(8, 24)
+    images = dict(pack_images(transform, [prepare_image(transform, image, name="gradient")]))
+    (seen,) = encoder_views(images, transform, 12)
+    assert seen.places.shape == (2, 6) and seen.image.size == (24, 8)
+    assert max(abs(a - b) for a, b in zip(seen.image.tobytes(), image.tobytes(), strict=True)) <= 1
 
 
 def test_a_sheet_has_a_cell_for_each_word():
     seen = view(Image.new("RGB", (60, 40), (90, 120, 150)), 2, 2)
     words = [WordHeat(f"word{i}", torch.full((4,), 0.25)) for i in range(8)]
-    one_row = draw_explanation(seen.picture, [seen], words[:6], title="six words")
-    two_rows = draw_explanation(seen.picture, [seen, seen], words, title="eight words")
+    one_row = draw_explanation(seen.image, [seen], words[:6], title="six words")
+    two_rows = draw_explanation(seen.image, [seen, seen], words, title="eight words")
     assert two_rows.height > one_row.height and two_rows.width == one_row.width

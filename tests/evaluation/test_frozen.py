@@ -1,4 +1,4 @@
-"""What pictures leave alone: each claim of `arlow verify-frozen` after training, and with a model that breaks it."""
+"""What images leave alone: each claim of `arlow verify-frozen` after training, and with a model that breaks it."""
 
 import copy
 import json
@@ -64,7 +64,7 @@ def damaged(trained, tmp_path):
     [
         (TENSORS, "every frozen tensor"),
         (CLOSED, "closed gates"),
-        (BLIND, "without pictures"),
+        (BLIND, "without images"),
         (UNTOUCHED, "rows without one"),
         (EXPORT, "exported"),
     ],
@@ -74,16 +74,16 @@ def test_after_the_vision_stage_every_claim_holds(checks, index, words):
     assert checks[index].holds, checks[index].found
 
 
-def test_the_trained_gates_are_open_and_what_follows_a_picture_does_change(models):
+def test_the_trained_gates_are_open_and_what_follows_an_image_does_change(models):
     text_model, model = models
     assert all(abs(gate) > 0.01 for gates in model.gate_openings().values() for gate in gates)
     for probe in make_probes(text_model.config, model.config):
         differs = (logits_of(model, probe, look=True) != logits_of(text_model, probe)).any(-1)
-        words = ~probe.is_image  # the first picture of a group does not see the group yet
+        words = ~probe.is_image  # the first image of a group does not see the group yet
         assert torch.equal(differs[words], ~probe.untouched[words])
 
 
-def test_untouched_is_what_comes_before_the_pictures_of_its_own_document():
+def test_untouched_is_what_comes_before_the_images_of_its_own_document():
     probe = Probe(
         input_ids=torch.tensor([[1, 7, 1, 1, 1, 7], [1, 1, 1, 7, 1, 1]]),
         position_ids=torch.tensor([[0, 1, 2, 0, 1, 2], [0, 1, 2, 3, 4, 0]]),
@@ -114,7 +114,7 @@ def test_one_flipped_bit_of_the_text_model_is_named(trained, damaged, name):
         assert found[index].found.endswith(f"differ: model.{name}")
 
 
-def test_a_changed_norm_changes_the_logits_with_closed_gates_without_pictures_and_before_them(trained, damaged):
+def test_a_changed_norm_changes_the_logits_with_closed_gates_without_images_and_before_them(trained, damaged):
     flip_a_bit(damaged, "model.language_model.norm.weight")
     found = verify_frozen(trained[0], damaged)
     for index, tokens in ((CLOSED, 96), (BLIND, 96), (UNTOUCHED, 56)):
@@ -138,7 +138,7 @@ def test_a_changed_configuration_is_named(trained, damaged):
 
 
 class LeakingModel(ArlowVLForConditionalGeneration):
-    """Lets every token of the batch see a little of the pictures, by as much as the gates are open if it is `gated`."""
+    """Lets every token of the batch see a little of the images, by as much as the gates are open if it is `gated`."""
 
     gated: bool
 
@@ -151,7 +151,7 @@ class LeakingModel(ArlowVLForConditionalGeneration):
 
 
 @pytest.mark.parametrize(("gated", "broken"), [(True, [UNTOUCHED]), (False, [CLOSED, UNTOUCHED])])
-def test_a_model_whose_pictures_leak_into_other_text_is_caught(trained, models, gated, broken):
+def test_a_model_whose_images_leak_into_other_text_is_caught(trained, models, gated, broken):
     text_model, model = models
     leaking = load_weights(LeakingModel, trained[1])
     leaking.gated = gated
@@ -188,7 +188,7 @@ def test_a_checkpoint_in_shards_has_the_hashes_of_one_file(models, trained, tmp_
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_generation_writes_the_rows_without_pictures_as_the_text_model_does(models, beams):
+def test_generation_writes_the_rows_without_images_as_the_text_model_does(models, beams):
     text_model, model = models
     probe = make_probes(text_model.config, model.config)[0]
     settings = GenerationConfig(
@@ -207,7 +207,7 @@ def test_generation_writes_the_rows_without_pictures_as_the_text_model_does(mode
 
 @pytest.fixture(params=[True, False], ids=["text model with cross blocks", "text model without"])
 def exported(request, small_config, tmp_path):
-    """A text checkpoint, and the text model out of a model with eyes whose every other tensor has moved."""
+    """A text checkpoint, and the text model out of a vision-language model whose every other tensor has moved."""
     config = ArlowConfig.from_dict(small_config.to_dict() | {"use_cross_attention": request.param})
     ArlowForCausalLM(config).save_pretrained(tmp_path / "text")
     vision_config = ArlowVisionConfig(timm_name="test_vit", image_size=160)
@@ -237,7 +237,7 @@ def test_a_text_checkpoint_without_cross_blocks_comes_back_as_the_same_file(expo
     assert (weights_sha256(folder) == weights_sha256(text_checkpoint)) is not had_blocks
 
 
-def test_the_export_writes_as_the_text_checkpoint_does_and_can_get_eyes_again(exported):
+def test_the_export_writes_as_the_text_checkpoint_does_and_can_become_a_vision_language_model_again(exported):
     text_checkpoint, folder = exported
     input_ids = torch.randint(20, 300, (2, 9))
     expected = ArlowForCausalLM.from_pretrained(text_checkpoint)(input_ids).logits

@@ -26,7 +26,7 @@ def test_it_prints_the_table_and_writes_the_page_beside_the_results(folder, caps
     write_json(folder / "meta.json", {"shards": SHARDS})
     assert main(["report", str(folder)]) == 0
     printed = capsys.readouterr().out
-    assert "shown another picture" in printed and printed.endswith(f"{folder / 'report.html'}\n")
+    assert "shown another image" in printed and printed.endswith(f"{folder / 'report.html'}\n")
     assert (folder / "report.html").read_text().count("<figure") > 8
 
 
@@ -37,7 +37,7 @@ def test_page_and_shards_can_be_named(folder):
 
 def test_it_asks_for_the_shards_where_meta_names_none(folder, capsys):
     assert main(["report", str(folder)]) == 2
-    assert "say where the pictures are with --shards" in capsys.readouterr().err
+    assert "say where the images are with --shards" in capsys.readouterr().err
 
 
 def test_a_missing_control_is_a_usage_error(tmp_path, capsys):

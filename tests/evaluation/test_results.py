@@ -23,7 +23,7 @@ def test_a_task_holds_the_model_first_then_its_controls_then_others(tmp_path):
     assert list(task.rows) == [
         "model",
         "shuffled",
-        "no_picture",
+        "no_image",
         "most_frequent",
         "nearest_neighbour",
         "a_second_model",

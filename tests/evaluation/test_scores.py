@@ -43,7 +43,7 @@ def test_questions_are_scored_by_kind_and_name_their_rule(scores):
     task = scores["tasks"]["easy-vqa-test"]
     estimates = {kind: metric["systems"]["model"]["estimate"] for kind, metric in task["metrics"].items()}
     assert estimates == pytest.approx({"other": 2 / 3, "yes/no": 1, "all": 5 / 6})
-    assert (task["rule"], task["pictures"], task["samples"]) == ("official", 3, 6)
+    assert (task["rule"], task["images"], task["samples"]) == ("official", 3, 6)
 
 
 def test_how_many_different_things_a_system_says_is_counted(scores):
@@ -77,10 +77,10 @@ def test_the_table_shows_every_control_beside_the_model(scores):
     table = format_table(scores)
     for title in (
         "model",
-        "shown another picture",
-        "shown no picture",
+        "shown another image",
+        "shown no image",
         "most frequent caption",
-        "nearest training picture",
+        "nearest training image",
     ):
         assert f"\n{title} " in table
     assert "7.500 [7.500, 7.500]" in table
@@ -90,9 +90,9 @@ def test_the_table_shows_every_control_beside_the_model(scores):
 def test_the_table_marks_differences_outside_zero_and_no_others(scores):
     lines = format_table(scores).splitlines()
     question_rows = lines[lines.index(next(line for line in lines if line.startswith("Questions"))) :]
-    same_on_yes_no = next(line for line in question_rows if line.startswith("  shown another picture"))
+    same_on_yes_no = next(line for line in question_rows if line.startswith("  shown another image"))
     assert "+0.0 [+0.0, +0.0] " in same_on_yes_no and "+0.0 [+0.0, +0.0] *" not in same_on_yes_no
-    assert "*" in next(line for line in lines if line.startswith("  shown another picture"))
+    assert "*" in next(line for line in lines if line.startswith("  shown another image"))
 
 
 def test_the_columns_of_the_table_are_aligned(scores):

@@ -50,7 +50,7 @@ def test_metrics_drop_later_rows_and_the_validation_that_will_be_run_again(tmp_p
     assert path.read_text().splitlines() == rows[:4]
 
 
-RECORD = StepRecord(losses=[2.0, 3.0], tokens=1000, pictures=50)
+RECORD = StepRecord(losses=[2.0, 3.0], tokens=1000, images=50)
 
 
 def test_a_log_gets_a_plain_line_with_speed_and_time_left(capsys):
@@ -60,7 +60,7 @@ def test_a_log_gets_a_plain_line_with_speed_and_time_left(capsys):
     progress.shown -= 4
     progress.step_done(105, RECORD)
     (line,) = capsys.readouterr().out.splitlines()
-    assert line == "step 105/2,000  loss 2.500  250 tokens/s  12 pictures/s  1:03:10 left"
+    assert line == "step 105/2,000  loss 2.500  250 tokens/s  12 images/s  1:03:10 left"
 
 
 def test_a_log_gets_no_line_before_its_time(capsys):
@@ -75,4 +75,4 @@ def test_filling_the_cache_is_seen_in_a_log(capsys):
     progress = FillProgress(seconds=0.0)
     progress.began -= 10
     progress(500, 2000)
-    assert capsys.readouterr().out == "encoded 500 of 2,000 pictures  50 pictures/s  0:00:30 left\n"
+    assert capsys.readouterr().out == "encoded 500 of 2,000 images  50 images/s  0:00:30 left\n"

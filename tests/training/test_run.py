@@ -200,7 +200,7 @@ def test_the_text_product_is_the_trained_model_with_its_tokenizer(finished):
     assert len(ArlowTokenizerFast.from_pretrained(folder / "hf")) == model.config.vocab_size
 
 
-def test_the_image_text_product_captions_a_picture_file(finished):
+def test_the_image_text_product_captions_an_image_file(finished):
     product = finished["image_text"] / "hf"
     model, processor = ArlowVLForConditionalGeneration.from_pretrained(product), ArlowProcessor.from_pretrained(product)
     assert model.config.vision_config.transform == processor.image_processor.transform.to_dict()
@@ -208,7 +208,7 @@ def test_the_image_text_product_captions_a_picture_file(finished):
     assert model.generate(**inputs, max_new_tokens=3, do_sample=False).shape[1] > inputs["input_ids"].shape[1]
 
 
-def test_a_text_model_with_eyes_keeps_the_text_models_tensors(configs, finished):
+def test_a_vision_language_model_keeps_the_text_models_tensors(configs, finished):
     before = safe_tensors(Path(configs["image_text"]).parent / "text")
     after = safe_tensors(finished["image_text"] / "hf")
     kept = {name: f"model.language_model.{name.removeprefix('model.')}" for name in before if "cross_block" not in name}

@@ -19,7 +19,7 @@ from arlow_vl.training.stages import (
 TEXT_STAGE = {"decoder": "train", "cross_attention": "frozen"}
 
 
-class PictureModel(nn.Module):
+class ImageModel(nn.Module):
     """Names as the vision-language model has them."""
 
     def __init__(self):
@@ -33,7 +33,7 @@ class PictureModel(nn.Module):
         return self.decoder(self.cross_block(self.projector(self.vision(x))))
 
 
-PICTURE_STAGE = {"vision": "frozen", "projector": "train", "cross_attention": "train", "decoder": "frozen"}
+IMAGE_STAGE = {"vision": "frozen", "projector": "train", "cross_attention": "train", "decoder": "frozen"}
 
 
 @pytest.fixture
@@ -78,10 +78,10 @@ def test_a_policy_that_does_not_fit_the_model_is_refused(text_model, policy, sen
 
 
 def test_frozen_batch_norm_does_not_move_and_frozen_dropout_drops_nothing():
-    model = PictureModel()
-    apply_policy(model, PICTURE_STAGE)
+    model = ImageModel()
+    apply_policy(model, IMAGE_STAGE)
     model.train()
-    set_modes(model, PICTURE_STAGE, training=True)
+    set_modes(model, IMAGE_STAGE, training=True)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     x = torch.randn(8, 4)
     torch.testing.assert_close(model(x), model(x), rtol=0, atol=0)
@@ -89,10 +89,10 @@ def test_frozen_batch_norm_does_not_move_and_frozen_dropout_drops_nothing():
 
 
 def test_what_is_trained_is_in_training_mode():
-    model = PictureModel()
-    apply_policy(model, {**PICTURE_STAGE, "decoder": "train"})
+    model = ImageModel()
+    apply_policy(model, {**IMAGE_STAGE, "decoder": "train"})
     assert model.decoder[1].training
-    set_modes(model, {**PICTURE_STAGE, "decoder": "train"}, training=False)
+    set_modes(model, {**IMAGE_STAGE, "decoder": "train"}, training=False)
     assert not model.decoder[1].training
 
 
@@ -121,14 +121,14 @@ def test_a_parameter_that_was_thawed_behind_the_policy_is_named(text_model):
 
 
 def test_one_changed_bit_of_a_frozen_tensor_is_named():
-    model = PictureModel()
-    before = hash_frozen(model, PICTURE_STAGE)
+    model = ImageModel()
+    before = hash_frozen(model, IMAGE_STAGE)
     model.vision[0].running_mean[2] += 1e-7
     with pytest.raises(ValueError, match=r"vision.0.running_mean is frozen in this stage but its bytes changed"):
-        check_frozen(before, hash_frozen(model, PICTURE_STAGE))
+        check_frozen(before, hash_frozen(model, IMAGE_STAGE))
 
 
 def test_hashes_cover_every_tensor_of_a_component_and_no_other():
-    assert set(hash_tensors(PictureModel(), "vision")) == {
+    assert set(hash_tensors(ImageModel(), "vision")) == {
         f"vision.0.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     }

@@ -1,4 +1,4 @@
-"""What a recipe says of encoder, pictures and projector: through a run, and into the model that comes out of it."""
+"""What a recipe says of encoder, images and projector: through a run, and into the model that comes out of it."""
 
 import json
 
@@ -14,7 +14,7 @@ from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
 from tests.tiny_runs import SAMPLES, write_encoder_weights, write_image_text_recipe
 
-# One word of each: how a picture reaches the encoder, what of the encoder is read, what brings it to the decoder.
+# One word of each: how an image reaches the encoder, what of the encoder is read, what brings it to the decoder.
 SETTINGS = {
     "tiles": {"max_tiles": 4, "projector": "linear"},
     "native": {"max_patches": 9, "blocks": [2, 5]},
@@ -36,7 +36,7 @@ def losses(run_dir):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """By setting, the folders of two runs: pictures decoded and encoded in every step, and out of an exact cache."""
+    """By setting, the folders of two runs: images decoded and encoded in every step, and out of an exact cache."""
     folders = {}
     for name, settings in SETTINGS.items():
         folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
@@ -67,12 +67,12 @@ def test_the_model_sees_what_the_recipe_says(runs, setting):
     assert [len(states) for states in pooled] == [tokens[setting]]
 
 
-def test_metrics_count_pictures_not_tiles(runs):
+def test_metrics_count_images_not_tiles(runs):
     rows = [line.split(",") for line in (runs["tiles"][0] / "metrics.csv").read_text().splitlines()]
-    rates = {name: float(rows[1][rows[0].index(f"{name}_per_second")]) for name in ("pictures", "tokens")}
+    rates = {name: float(rows[1][rows[0].index(f"{name}_per_second")]) for name in ("images", "tokens")}
     steps = [json.loads(line) for line in (runs["tiles"][0] / "steps.jsonl").read_text().splitlines()]
     assert len(steps[0]["keys"]) == 5
-    assert rates["pictures"] < rates["tokens"]
+    assert rates["images"] < rates["tokens"]
 
 
 def test_a_run_keeps_its_features_as_the_recipe_says(tmp_path):
@@ -83,7 +83,7 @@ def test_a_run_keeps_its_features_as_the_recipe_says(tmp_path):
 
 
 def spoil_a_shard(folder):
-    """A copy of the training captions in which one picture of ten is cut, the tar still whole."""
+    """A copy of the training captions in which one image of ten is cut, the tar still whole."""
     shard = next((SAMPLES / "captions").glob("train-*.tar"))
     data = bytearray(shard.read_bytes())
     samples = scan_shards([shard]).samples
@@ -96,7 +96,7 @@ def spoil_a_shard(folder):
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_a_broken_picture_is_skipped_and_counted_or_ends_the_run_as_the_recipe_says(tmp_path, capsys, cached):
+def test_a_broken_image_is_skipped_and_counted_or_ends_the_run_as_the_recipe_says(tmp_path, capsys, cached):
     shard, bad, count = spoil_a_shard(tmp_path)
     source = {"name": "captions", "shards": str(shard), "kind": "captions", "samples_per_batch": count}
     changes = {"sources": [source]} | ({} if cached else {"cache_features": None})

@@ -50,29 +50,29 @@ def tensors(encoder):
 @pytest.mark.parametrize("name", [WITH_CLASS_TOKEN, WITH_REGISTER, WITH_ATTENTION_POOL, ROTARY])
 def test_a_transformer_gives_the_patch_tokens_that_timm_computes(name, tmp_path):
     model = bare_model(name)
-    pictures = torch.randn(2, 3, size_of(name), size_of(name))
-    tokens = encoder_with(model, name, tmp_path)(pictures)
-    assert torch.equal(tokens, model.forward_features(pictures)[:, model.num_prefix_tokens :])
+    images = torch.randn(2, 3, size_of(name), size_of(name))
+    tokens = encoder_with(model, name, tmp_path)(images)
+    assert torch.equal(tokens, model.forward_features(images)[:, model.num_prefix_tokens :])
 
 
 REAL = {DINOV2: 1, DINOV2_REGISTERS: 5, DINOV3: 5, ROTARY: 1, SIGLIP: 0, NAFLEX: 4}
 
 
 @pytest.mark.parametrize(("name", "prefix"), REAL.items())
-def test_each_family_gives_timms_tokens_of_a_picture_that_is_not_square(name, prefix, tmp_path):
+def test_each_family_gives_timms_tokens_of_an_image_that_is_not_square(name, prefix, tmp_path):
     """timm's own model, built for just this size out of the same weights, is the reference."""
     size = size_of(name)
     encoder = shallow(VisionEncoder(name, image_size=size))
     encoder.eval()
     with_prefix = shallow(VisionEncoder(name, image_size=size, prefix_tokens=True)).eval()
     with_prefix.load_state_dict(encoder.state_dict())
-    pictures = torch.randn(2, 3, size, 2 * size)
-    expected = reference(name, encoder, (size, 2 * size)).forward_features(pictures)
+    images = torch.randn(2, 3, size, 2 * size)
+    expected = reference(name, encoder, (size, 2 * size)).forward_features(images)
     patches = 2 * (size // encoder.patch_size) ** 2
-    assert with_prefix(pictures).shape[1] == prefix + patches
-    # timm interpolates positions for each picture, or once when the model is built
-    torch.testing.assert_close(with_prefix(pictures), expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(encoder(pictures), expected[:, prefix:], atol=1e-5, rtol=1e-4)
+    assert with_prefix(images).shape[1] == prefix + patches
+    # timm interpolates positions for each image, or once when the model is built
+    torch.testing.assert_close(with_prefix(images), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(encoder(images), expected[:, prefix:], atol=1e-5, rtol=1e-4)
 
 
 def shallow(encoder):
@@ -102,9 +102,9 @@ def test_naflexvit_reads_its_weights_and_is_timms(tmp_path):
     for tensor in model.state_dict().values():
         tensor.add_(torch.rand_like(tensor) / 10)
     encoder = encoder_with(model, NAFLEX, tmp_path, blocks=(0, 1))
-    pictures = torch.randn(1, 3, 64, 96)
-    expected = model.forward_intermediates(pictures, norm=True, output_fmt="NLC", intermediates_only=True)
-    assert torch.equal(encoder(pictures), torch.cat(expected, dim=-1))
+    images = torch.randn(1, 3, 64, 96)
+    expected = model.forward_intermediates(images, norm=True, output_fmt="NLC", intermediates_only=True)
+    assert torch.equal(encoder(images), torch.cat(expected, dim=-1))
 
 
 @pytest.mark.parametrize("name", [WITH_CLASS_TOKEN, WITH_REGISTER, ROTARY])
@@ -112,24 +112,24 @@ def test_prefix_tokens_of_named_blocks_stand_in_front_of_their_patches(name):
     encoder = VisionEncoder(name, image_size=size_of(name), blocks=(1, 3), prefix_tokens=True).eval()
     without = VisionEncoder(name, image_size=size_of(name), blocks=(1, 3)).eval()
     without.load_state_dict(encoder.state_dict())
-    pictures = torch.randn(2, 3, size_of(name), size_of(name))
+    images = torch.randn(2, 3, size_of(name), size_of(name))
     prefix = encoder.backbone.num_prefix_tokens
     assert encoder.num_patches == without.num_patches + prefix
-    assert torch.equal(encoder(pictures)[:, prefix:], without(pictures))
+    assert torch.equal(encoder(images)[:, prefix:], without(images))
 
 
 @pytest.mark.parametrize("name", [WITH_CLASS_TOKEN, ROTARY, DINOV3, NAFLEX])
-def test_pictures_in_their_native_resolution_are_encoded_as_if_each_were_alone(name):
+def test_images_in_their_native_resolution_are_encoded_as_if_each_were_alone(name):
     encoder = shallow(VisionEncoder(name, image_size=4 * (14 if name == ROTARY else 16))).eval()
     patch = encoder.patch_size
-    pictures = [torch.randn(3, rows * patch, columns * patch) for rows, columns in [(2, 3), (1, 5), (3, 2), (2, 3)]]
-    tokens, lengths = encoder.forward_native(*patchify(pictures, patch))
+    images = [torch.randn(3, rows * patch, columns * patch) for rows, columns in [(2, 3), (1, 5), (3, 2), (2, 3)]]
+    tokens, lengths = encoder.forward_native(*patchify(images, patch))
     assert lengths.tolist() == [6, 5, 6, 6]
-    alone = torch.cat([encoder(picture[None])[0] for picture in pictures])
+    alone = torch.cat([encoder(image[None])[0] for image in images])
     torch.testing.assert_close(tokens, alone, atol=1e-5, rtol=1e-4)  # a batch of two is another shape of product
 
 
-def test_an_encoder_can_be_built_for_pictures_that_are_not_square():
+def test_an_encoder_can_be_built_for_images_that_are_not_square():
     encoder = VisionEncoder(SIGLIP, image_size=(32, 64))
     assert encoder.data_config["input_size"] == (3, 32, 64) and encoder.num_patches == 8
 
@@ -138,13 +138,13 @@ def test_an_encoder_can_be_built_for_pictures_that_are_not_square():
 @pytest.mark.parametrize("blocks", [(), (0, 1)])
 def test_gradient_checkpointing_keeps_the_gradients_and_computes_blocks_twice(name, blocks):
     encoder = shallow(VisionEncoder(name, image_size=size_of(name), blocks=blocks)).train()
-    pictures, calls = torch.randn(1, 3, size_of(name), size_of(name)), []
+    images, calls = torch.randn(1, 3, size_of(name), size_of(name)), []
     encoder.backbone.blocks[0].norm1.register_forward_hook(lambda *_: calls.append(1))
     gradients = []
     for enable in (False, True):
         encoder.gradient_checkpointing = enable
         encoder.zero_grad()
-        encoder(pictures).pow(2).sum().backward()
+        encoder(images).pow(2).sum().backward()
         gradients.append(encoder.backbone.blocks[0].attn.proj.weight.grad.clone())
     assert len(calls) == 3
     torch.testing.assert_close(*gradients)
@@ -160,7 +160,7 @@ def test_a_frozen_encoder_keeps_no_memory_for_a_backward_pass():
 
 def test_the_transform_is_timms_data_config_and_what_is_said_besides():
     encoder = VisionEncoder(WITH_CLASS_TOKEN, image_size=64)
-    transform = encoder.picture_transform(max_patches=9, background=(1, 2, 3))
+    transform = encoder.image_transform(max_patches=9, background=(1, 2, 3))
     assert (transform.patch_size, transform.max_patches, transform.background) == (16, 9, (1, 2, 3))
     assert transform.input_size == (3, 64, 64) and transform.mean == encoder.data_config["mean"]
 
@@ -168,9 +168,9 @@ def test_the_transform_is_timms_data_config_and_what_is_said_besides():
 @pytest.mark.parametrize("name", MAPS)
 def test_a_feature_map_becomes_one_token_a_place_row_by_row(name, tmp_path):
     model = bare_model(name)
-    pictures = torch.randn(2, 3, 96, 64)
-    tokens = encoder_with(model, name, tmp_path)(pictures)
-    features = model.forward_features(pictures)
+    images = torch.randn(2, 3, 96, 64)
+    tokens = encoder_with(model, name, tmp_path)(images)
+    features = model.forward_features(images)
     if name == "test_mambaout":
         features = features.permute(0, 3, 1, 2)
     places = [features[:, :, row, column] for row in range(3) for column in range(2)]
@@ -183,18 +183,18 @@ def test_named_blocks_are_normed_and_joined_on_the_last_axis(name, tmp_path):
     outputs = {}
     for index in (1, 3):
         model.blocks[index].register_forward_hook(lambda _, __, output, index=index: outputs.update({index: output}))
-    pictures = torch.randn(2, 3, size_of(name), size_of(name))
-    tokens = encoder_with(model, name, tmp_path, blocks=(3, 1))(pictures)
-    model.forward_features(pictures)
+    images = torch.randn(2, 3, size_of(name), size_of(name))
+    tokens = encoder_with(model, name, tmp_path, blocks=(3, 1))(images)
+    model.forward_features(images)
     expected = [model.norm(outputs[index])[:, model.num_prefix_tokens :] for index in (1, 3)]
     assert torch.equal(tokens, torch.cat(expected, dim=-1))
 
 
 def test_the_last_block_named_is_the_default(tmp_path):
-    model, pictures = bare_model(WITH_CLASS_TOKEN), torch.randn(1, 3, 64, 64)
+    model, images = bare_model(WITH_CLASS_TOKEN), torch.randn(1, 3, 64, 64)
     default = encoder_with(model, WITH_CLASS_TOKEN, tmp_path)
     named = encoder_with(model, WITH_CLASS_TOKEN, tmp_path, blocks=(5,))
-    assert torch.equal(named(pictures), default(pictures))
+    assert torch.equal(named(images), default(images))
 
 
 def test_blocks_after_the_last_named_one_are_not_kept():
@@ -202,9 +202,9 @@ def test_blocks_after_the_last_named_one_are_not_kept():
 
 
 def test_a_stage_of_a_convolutional_net_can_be_named(tmp_path):
-    model, pictures = bare_model("test_resnet"), torch.randn(1, 3, 64, 64)
-    tokens = encoder_with(model, "test_resnet", tmp_path, blocks=(2,))(pictures)
-    stage = model.forward_intermediates(pictures, indices=[2], intermediates_only=True)[0]
+    model, images = bare_model("test_resnet"), torch.randn(1, 3, 64, 64)
+    tokens = encoder_with(model, "test_resnet", tmp_path, blocks=(2,))(images)
+    stage = model.forward_intermediates(images, indices=[2], intermediates_only=True)[0]
     torch.testing.assert_close(tokens, stage.flatten(2).mT)
 
 
@@ -314,13 +314,13 @@ def test_what_timm_cannot_give_is_refused_by_name(name, kwargs, message):
         VisionEncoder(name, **kwargs)
 
 
-def test_a_picture_of_another_size_is_refused_by_a_net_of_fixed_size():
+def test_an_image_of_another_size_is_refused_by_a_net_of_fixed_size():
     with torch.device("meta"), pytest.raises(ValueError, match="224 x 224 pixels, got 224 x 112"):
         VisionEncoder("beit_base_patch16_224")(torch.zeros(1, 3, 224, 112))
 
 
-def test_a_picture_of_broken_patches_is_refused():
-    with pytest.raises(ValueError, match="test_vit takes pictures whose sides are multiples of 16 pixels, got 64 x 40"):
+def test_an_image_of_broken_patches_is_refused():
+    with pytest.raises(ValueError, match="test_vit takes images whose sides are multiples of 16 pixels, got 64 x 40"):
         VisionEncoder(WITH_CLASS_TOKEN, image_size=64)(torch.zeros(1, 3, 64, 40))
 
 
@@ -332,12 +332,12 @@ def test_a_torch_checkpoint_in_a_training_loop_s_form_is_read(tmp_path):
     assert torch.equal(encoder.backbone.pos_embed, model.pos_embed)
 
 
-def test_weights_of_another_picture_size_get_timms_resized_position_grid(tmp_path):
+def test_weights_of_another_image_size_get_timms_resized_position_grid(tmp_path):
     model = bare_model(WITH_ATTENTION_POOL, image_size=96)
     encoder = encoder_with(model, WITH_ATTENTION_POOL, tmp_path, image_size=64)
     model.set_input_size(img_size=(64, 64))
-    pictures = torch.randn(1, 3, 64, 64)
-    assert torch.equal(encoder(pictures), model.forward_features(pictures)[:, 1:])
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(encoder(images), model.forward_features(images)[:, 1:])
 
 
 def test_batch_norm_counters_may_be_missing(tmp_path):

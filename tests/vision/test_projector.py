@@ -10,7 +10,7 @@ def perceiver(in_dim=6, out_dim=12, **kwargs) -> PerceiverResampler:
 
 
 def project(projector, features, lengths):
-    """(K, features) -> (K, dim), or (pictures, latents, dim) of a perceiver."""
+    """(K, features) -> (K, dim), or (images, latents, dim) of a perceiver."""
     return projector(features, lengths) if isinstance(projector, PerceiverResampler) else projector(features)
 
 
@@ -56,11 +56,11 @@ def test_its_dtype_is_that_of_its_weights(kind):
     assert kind(6, 12).to(torch.bfloat16).dtype == torch.bfloat16
 
 
-def test_a_perceiver_gives_every_picture_the_same_number_of_tokens():
+def test_a_perceiver_gives_every_image_the_same_number_of_tokens():
     assert perceiver()(torch.randn(9, 6), LENGTHS).shape == (3, 3, 12)
 
 
-def test_a_perceiver_reads_each_picture_as_if_it_were_alone():
+def test_a_perceiver_reads_each_image_as_if_it_were_alone():
     projector, features = perceiver(), torch.randn(9, 6)
     alone = [projector(part, torch.tensor([len(part)])) for part in features.split(LENGTHS.tolist())]
     torch.testing.assert_close(projector(features, LENGTHS), torch.cat(alone))
@@ -107,5 +107,5 @@ def test_tiles_have_a_learned_place_that_starts_as_none(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_pictures_without_tiles_cost_no_places(kind):
+def test_images_without_tiles_cost_no_places(kind):
     assert not any("tile" in name for name in kind(6, 12).state_dict())

@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from vision.decoding.parts import PictureFault, PictureHeader
+from vision.decoding.parts import ImageFault, ImageHeader
 
 WHITE = (255, 255, 255)
 STRIP_PIXELS = 2**19
@@ -29,32 +29,32 @@ def strips_of(image: Image.Image) -> Iterator[Image.Image]:
         yield image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def upright_rgb(strips: list[Image.Image], header: PictureHeader) -> Image.Image:
-    """The whole picture of its strips, which are taken out of the list, the last first, to give their memory back."""
+def upright_rgb(strips: list[Image.Image], header: ImageHeader) -> Image.Image:
+    """The whole image of its strips, which are taken out of the list, the last first, to give their memory back."""
     if len(strips) == 1 and is_ready(strips[0], header):
         return strips[0]
     is_on_its_side, levels = header.orientation in ON_ITS_SIDE, grey_range(strips, header)
     levels = levels[::-1] if header.is_negative else levels
     size = (header.height, header.width) if is_on_its_side else (header.width, header.height)
-    picture, bottom = Image.new("RGB", size, None), header.height
+    image, bottom = Image.new("RGB", size, None), header.height
     while strips:
         strip = rgb_on_white(strips.pop(), levels, is_unsigned=header.is_unsigned)
-        # The rows of a strip count from the other end where the orientation turns the picture's bottom up or left.
+        # The rows of a strip count from the other end where the orientation turns the image's bottom up or left.
         top = bottom - strip.height
         place = header.height - bottom if header.orientation in (3, 4, 6, 7) else top
         bottom = top
         if header.orientation in TURNS:
             strip = strip.transpose(TURNS[header.orientation])
-        picture.paste(strip, (place, 0) if is_on_its_side else (0, place))
-    return picture
+        image.paste(strip, (place, 0) if is_on_its_side else (0, place))
+    return image
 
 
-def is_ready(image: Image.Image, header: PictureHeader) -> bool:
+def is_ready(image: Image.Image, header: ImageHeader) -> bool:
     return image.mode == "RGB" and not image.has_transparency_data and header.orientation == 1
 
 
-def grey_range(strips: list[Image.Image], header: PictureHeader) -> tuple[float, float]:
-    """The values that mean black and white in a grey picture of more than 8 bits.
+def grey_range(strips: list[Image.Image], header: ImageHeader) -> tuple[float, float]:
+    """The values that mean black and white in a grey image of more than 8 bits.
 
     Of 32-bit integers and floats no header tells them. There it is the smallest of 0..1 (floats only), 0..255 and
     0..65535 that holds all the values, else their own extremes.
@@ -67,7 +67,7 @@ def grey_range(strips: list[Image.Image], header: PictureHeader) -> tuple[float,
     extremes = [(values.min(), values.max()) for values in (_values(strip, header.is_unsigned) for strip in strips)]
     low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
     if not numpy.isfinite([low, high]).all():
-        raise PictureFault("corrupt", "pixels that are no finite numbers")
+        raise ImageFault("corrupt", "pixels that are no finite numbers")
     maxima = NOMINAL_MAXIMA if mode == "F" else NOMINAL_MAXIMA[1:]
     nominal = next((maximum for maximum in maxima if low >= 0 and high <= maximum), None)
     return (low, max(high, low + 1)) if nominal is None else (0.0, nominal)

@@ -1,4 +1,4 @@
-"""What a picture's bytes say before any pixel is decoded, and the same picture without all that pixels do not need.
+"""What an image's bytes say before any pixel is decoded, and the same image without all that pixels do not need.
 
 Decoders are kept from metadata: text chunks, comments, profiles and later frames can cost minutes and gigabytes, and
 tell nothing but the EXIF orientation, which is read here. On the way every container is checked to be whole.
@@ -9,10 +9,10 @@ import struct
 import zlib
 from collections.abc import Callable
 
-from vision.decoding.parts import Parts, PictureFault, PictureHeader, exif_orientation
+from vision.decoding.parts import ImageFault, ImageHeader, Parts, exif_orientation
 from vision.decoding.tiff import read_tiff
 
-MAX_BLOCKS = 50_000  # chunks, segments or frames of one picture
+MAX_BLOCKS = 50_000  # chunks, segments or frames of one image
 MAX_SCANS = 100  # of a JPEG: each costs a pass over all its pixels
 MAX_RLE = 8 * 2**20  # bytes and pixels of a run-length coded BMP, which is decoded slowly
 JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # all but stuffing, fill bytes and restarts
@@ -21,35 +21,35 @@ PNG_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 WEBP_PIXEL_CHUNKS = frozenset({b"ANIM", b"ALPH", b"VP8 ", b"VP8L"})
 
 
-def read_header(data: bytes) -> PictureHeader:
-    """Raises PictureFault for what is no picture, of a foreign format, cut short or damaged outside the pixels."""
+def read_header(data: bytes) -> ImageHeader:
+    """Raises ImageFault for what is no image, of a foreign format, cut short or damaged outside the pixels."""
     if not data:
-        raise PictureFault("empty", "0 bytes")
+        raise ImageFault("empty", "0 bytes")
     for magic, reader in READERS:
         if magic.match(data):
             return _read(reader, data)
     for magic, name in FOREIGN:
         if magic.match(data, 0, 4096):
-            raise PictureFault("format_not_allowed", f"{name} is not among the formats that are read")
-    raise PictureFault("not_a_picture", "no picture of a known format")
+            raise ImageFault("format_not_allowed", f"{name} is not among the formats that are read")
+    raise ImageFault("not_an_image", "no image of a known format")
 
 
-def _read(reader: Callable[[bytes], PictureHeader], data: bytes) -> PictureHeader:
+def _read(reader: Callable[[bytes], ImageHeader], data: bytes) -> ImageHeader:
     try:
         return reader(data)
     except (IndexError, struct.error):
         raise _truncated(data, "the file") from None
 
 
-def _truncated(data: bytes, what: str) -> PictureFault:
-    return PictureFault("truncated", f"{what} is cut off after {len(data):,} bytes")
+def _truncated(data: bytes, what: str) -> ImageFault:
+    return ImageFault("truncated", f"{what} is cut off after {len(data):,} bytes")
 
 
-def _too_many(what: str) -> PictureFault:
-    return PictureFault("corrupt", f"more than {MAX_BLOCKS:,} {what}")
+def _too_many(what: str) -> ImageFault:
+    return ImageFault("corrupt", f"more than {MAX_BLOCKS:,} {what}")
 
 
-def _read_jpeg(data: bytes) -> PictureHeader:
+def _read_jpeg(data: bytes) -> ImageHeader:
     parts: Parts = [b"\xff\xd8"]
     view, position, frame, exif, scans, scan_bytes = memoryview(data), 2, None, b"", 0, 0
     for _ in range(MAX_BLOCKS):
@@ -67,7 +67,7 @@ def _read_jpeg(data: bytes) -> PictureHeader:
         if code == 0xE1 and body.startswith(b"Exif\0\0"):
             exif = exif or body
         elif code in JPEG_FRAMES and frame is not None:
-            raise PictureFault("corrupt", "more than one frame header")
+            raise ImageFault("corrupt", "more than one frame header")
         elif code in JPEG_FRAMES:
             frame = (code, body)
         elif code == 0xDA:
@@ -87,27 +87,27 @@ def _next_marker(data: bytes, position: int) -> re.Match[bytes]:
 
 def _jpeg_header(
     parts: Parts, frame: tuple[int, bytes] | None, scans: int, scan_bytes: int, orientation: int
-) -> PictureHeader:
+) -> ImageHeader:
     if frame is None or len(frame[1]) < 9 or not scans:
-        raise PictureFault("corrupt", "no image data")
+        raise ImageFault("corrupt", "no image data")
     if scans > MAX_SCANS:
-        raise PictureFault("corrupt", f"{scans:,} scans, the limit is {MAX_SCANS}")
+        raise ImageFault("corrupt", f"{scans:,} scans, the limit is {MAX_SCANS}")
     code, body = frame
     height, width = struct.unpack_from(">HH", body, 1)
     sampling = [(byte >> 4, byte & 15) for byte in body[7::3]]
     largest = max(h for h, _ in sampling) * max(v for _, v in sampling)
     if largest == 0:
-        raise PictureFault("corrupt", "a sampling factor of 0")
+        raise ImageFault("corrupt", "a sampling factor of 0")
     holds_coefficients = scans > 1 or code in (0xC2, 0xC6, 0xCA, 0xCE)  # two bytes each
     coefficients = width * height * sum(h * v for h, v in sampling) // largest
     # At least a bit for the mean of each block of 8 x 8, and where no later scan tells them one for its details.
-    # Without them libjpeg would make up the rest of a picture of any size. Arithmetic coding may take less.
+    # Without them libjpeg would make up the rest of an image of any size. Arithmetic coding may take less.
     least_bits = width * height // 64 * {0xC0: 2, 0xC1: 2, 0xC2: 1}.get(code, 0)
     decoder_bytes, is_cut_off = 2 * coefficients * holds_coefficients, 8 * scan_bytes < least_bits
-    return PictureHeader("JPEG", width, height, parts, orientation, decoder_bytes, is_cut_off=is_cut_off)
+    return ImageHeader("JPEG", width, height, parts, orientation, decoder_bytes, is_cut_off=is_cut_off)
 
 
-def _read_png(data: bytes) -> PictureHeader:
+def _read_png(data: bytes) -> ImageHeader:
     parts: Parts = [data[:8]]
     view, position, exif, ihdr = memoryview(data), 8, b"", b""
     for _ in range(MAX_BLOCKS):
@@ -117,9 +117,9 @@ def _read_png(data: bytes) -> PictureHeader:
             raise _truncated(data, "the image")
         body = view[position + 8 : end - 4]
         if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(data[end - 4 : end], "big"):
-            raise PictureFault("corrupt", f"checksum of a chunk at byte {position:,}")
+            raise ImageFault("corrupt", f"checksum of a chunk at byte {position:,}")
         if kind == b"IHDR" and (ihdr or len(body) != 13):
-            raise PictureFault("corrupt", "its image header")
+            raise ImageFault("corrupt", "its image header")
         ihdr, exif = bytes(body) if kind == b"IHDR" else ihdr, bytes(body) if kind == b"eXIf" else exif
         if kind in PNG_PIXEL_CHUNKS:
             parts.append(view[position:end])
@@ -131,9 +131,9 @@ def _read_png(data: bytes) -> PictureHeader:
     else:
         raise _too_many("chunks")
     if not ihdr:
-        raise PictureFault("corrupt", "no image header")
+        raise ImageFault("corrupt", "no image header")
     width, height = struct.unpack(">II", ihdr[:8])
-    return PictureHeader("PNG", width, height, parts, exif_orientation(exif))
+    return ImageHeader("PNG", width, height, parts, exif_orientation(exif))
 
 
 def _png_transparency(colour: bytes, ihdr: bytes) -> bytes:
@@ -147,7 +147,7 @@ def _png_transparency(colour: bytes, ihdr: bytes) -> bytes:
     return struct.pack(">I", len(colour)) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
 
-def _read_gif(data: bytes) -> PictureHeader:
+def _read_gif(data: bytes) -> ImageHeader:
     """The canvas and the first frame; the blocks of the later frames are only followed to the end."""
     view, control, frame = memoryview(data), b"", None
     canvas, position = struct.unpack_from("<HH", data, 6), 13 + _colour_table(data[10])
@@ -165,16 +165,16 @@ def _read_gif(data: bytes) -> PictureHeader:
             if data[start + 1 : start + 3] == b"\xf9\x04":
                 control = data[start : start + 7] + b"\0"
         else:
-            raise PictureFault("corrupt", f"an unknown block at byte {start:,}")
+            raise ImageFault("corrupt", f"an unknown block at byte {start:,}")
     else:
         raise _too_many("blocks")
     if frame is None:
-        raise PictureFault("corrupt", "no image data")
+        raise ImageFault("corrupt", "no image data")
     left, top, width, height = frame[2]
     if not width * height:
-        raise PictureFault("no_pixels", f"{width:,} x {height:,} pixels")
+        raise ImageFault("no_pixels", f"{width:,} x {height:,} pixels")
     size = max(canvas[0], left + width), max(canvas[1], top + height)
-    return PictureHeader("GIF", *size, [head, frame[0], frame[1], b";"])
+    return ImageHeader("GIF", *size, [head, frame[0], frame[1], b";"])
 
 
 def _colour_table(flags: int) -> int:
@@ -187,7 +187,7 @@ def _after_blocks(data: bytes, position: int) -> int:
     return position + 1
 
 
-def _read_webp(data: bytes) -> PictureHeader:
+def _read_webp(data: bytes) -> ImageHeader:
     kept: Parts = []
     view, size, exif, frames, has_alpha = memoryview(data), None, b"", 0, False
     position, end = 12, 8 + int.from_bytes(data[4:8], "little")
@@ -212,10 +212,10 @@ def _read_webp(data: bytes) -> PictureHeader:
     else:
         raise _too_many("chunks")
     if size is None:
-        raise PictureFault("corrupt", "no image data")
+        raise ImageFault("corrupt", "no image data")
     head = b"RIFF" + struct.pack("<I", 4 + sum(map(len, kept))) + b"WEBP"
     decoder_bytes = size[0] * size[1] * (14 if has_alpha else 12)  # two canvases and a copy
-    return PictureHeader("WEBP", *size, [head, *kept], exif_orientation(exif), decoder_bytes)
+    return ImageHeader("WEBP", *size, [head, *kept], exif_orientation(exif), decoder_bytes)
 
 
 def _webp_size(kind: bytes, body: bytes) -> tuple[int, int] | None:
@@ -230,22 +230,22 @@ def _webp_size(kind: bytes, body: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _read_bmp(data: bytes) -> PictureHeader:
+def _read_bmp(data: bytes) -> ImageHeader:
     (header_bytes,) = struct.unpack_from("<I", data, 14)
     if header_bytes == 12:
         width, height, compression = *struct.unpack_from("<HH", data, 18), 0
     elif header_bytes in (40, 52, 56, 64, 108, 124):
         width, height, compression = *struct.unpack_from("<Ii", data, 18), struct.unpack_from("<I", data, 30)[0]
     else:
-        raise PictureFault("not_a_picture", "no picture of a known format")
+        raise ImageFault("not_an_image", "no image of a known format")
     height = abs(height)
     is_run_length_coded = compression in (1, 2)
     if is_run_length_coded and max(len(data), width * height) > MAX_RLE:
-        raise PictureFault("too_large", f"{width:,} x {height:,} pixels, the limit of run-length coding is {MAX_RLE:,}")
-    return PictureHeader("BMP", width, height, [data], decoder_bytes=4 * width * height * is_run_length_coded)
+        raise ImageFault("too_large", f"{width:,} x {height:,} pixels, the limit of run-length coding is {MAX_RLE:,}")
+    return ImageHeader("BMP", width, height, [data], decoder_bytes=4 * width * height * is_run_length_coded)
 
 
-READERS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], PictureHeader]], ...] = (
+READERS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], ImageHeader]], ...] = (
     (re.compile(rb"\xff\xd8\xff"), _read_jpeg),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), _read_png),
     (re.compile(rb"GIF8[79]a"), _read_gif),

@@ -1,4 +1,4 @@
-"""What all picture formats share: a header, a reason to refuse, a file made of parts, TIFF tags, EXIF orientation."""
+"""What all image formats share: a header, a reason to refuse, a file made of parts, TIFF tags, EXIF orientation."""
 
 import io
 import struct
@@ -12,8 +12,8 @@ TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4,
 INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 
-class PictureFault(ValueError):
-    """Why a picture cannot be used: one stable snake_case word, and what was seen."""
+class ImageFault(ValueError):
+    """Why an image cannot be used: one stable snake_case word, and what was seen."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
@@ -23,16 +23,16 @@ class PictureFault(ValueError):
 Parts = list[bytes | memoryview]
 
 
-class PictureHeader(NamedTuple):
-    """A picture before any of its pixels is decoded."""
+class ImageHeader(NamedTuple):
+    """An image before any of its pixels is decoded."""
 
     format: str
     width: int
     height: int
-    parts: Parts  # the picture's file without metadata
+    parts: Parts  # the image's file without metadata
     orientation: int = 1  # EXIF
     decoder_bytes: int = 0  # memory that decoding takes beside the pixels themselves
-    grey_levels: int = 65_536  # of a 16-bit picture
+    grey_levels: int = 65_536  # of a 16-bit image
     is_cut_off: bool = False  # it has fewer bytes than its size takes
     is_unsigned: bool = False  # its integers of 32 bits
     is_negative: bool = False  # its greys of more than 8 bits go from white to black

@@ -2,7 +2,7 @@
 
 import struct
 
-from vision.decoding.parts import ORIENTATION, TAG_BYTES, Parts, PictureFault, PictureHeader, Tag, TagDirectory
+from vision.decoding.parts import ORIENTATION, TAG_BYTES, ImageFault, ImageHeader, Parts, Tag, TagDirectory
 
 WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, ROWS_PER_STRIP = 256, 257, 258, 259, 262, 277, 278
 TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT = 322, 323, 339
@@ -23,37 +23,37 @@ PIXEL_TAGS = frozenset(
 )
 
 
-def read_tiff(data: bytes) -> PictureHeader:
+def read_tiff(data: bytes) -> ImageHeader:
     try:
         directory = TagDirectory(data)
         return _read_directory(directory)
-    except PictureFault:
+    except ImageFault:
         raise
     except ValueError as error:
-        raise PictureFault("corrupt", str(error)) from None
+        raise ImageFault("corrupt", str(error)) from None
 
 
-def _read_directory(directory: TagDirectory) -> PictureHeader:
+def _read_directory(directory: TagDirectory) -> ImageHeader:
     width, height = directory.integers(WIDTH), directory.integers(LENGTH)
     if not width or not height:
-        raise PictureFault("corrupt", "no width or height")
+        raise ImageFault("corrupt", "no width or height")
     kept = [tag for code, tag in sorted(directory.tags.items()) if code in PIXEL_TAGS]
     if sum(tag.count * TAG_BYTES.get(tag.type, 0) for tag in kept) > len(directory.data):
-        raise PictureFault("corrupt", "tags that share their values")
+        raise ImageFault("corrupt", "tags that share their values")
     for tag in kept:
         if tag.count > MOST.get(tag.code, 1):
-            raise PictureFault("corrupt", f"tag {tag.code} has {tag.count:,} values")
+            raise ImageFault("corrupt", f"tag {tag.code} has {tag.count:,} values")
         directory.place(tag)
     _check_strips(directory)
     orientation = (directory.integers(ORIENTATION) or [1])[0]
     bits = directory.integers(BITS, most=MOST[BITS]) or [1]
     samples = (directory.integers(SAMPLES) or [len(bits)])[0]
     if samples > MAX_SAMPLES:
-        raise PictureFault("corrupt", f"{samples:,} samples a pixel")
+        raise ImageFault("corrupt", f"{samples:,} samples a pixel")
     rows = min(height[0], (directory.integers(ROWS_PER_STRIP) or height)[0]) * width[0]
     tile = (directory.integers(TILE_WIDTH) or [0])[0] * (directory.integers(TILE_LENGTH) or [0])[0]
     is_compressed = directory.integers(COMPRESSION) not in ([], [1])
-    return PictureHeader(
+    return ImageHeader(
         "TIFF",
         width[0],
         height[0],
@@ -71,7 +71,7 @@ def _check_strips(directory: TagDirectory) -> None:
     for code in BYTE_COUNTS:
         total = sum(directory.integers(code, most=MAX_STRIPS))
         if total > 4 * len(directory.data) + 4096:
-            raise PictureFault("corrupt", f"strips of {total:,} bytes in a file of {len(directory.data):,}")
+            raise ImageFault("corrupt", f"strips of {total:,} bytes in a file of {len(directory.data):,}")
 
 
 def _without_other_tags(directory: TagDirectory, kept: list[Tag]) -> Parts:
@@ -80,5 +80,5 @@ def _without_other_tags(directory: TagDirectory, kept: list[Tag]) -> Parts:
     head, tail = order + directory.count_format, order + directory.offset_format
     shorter = struct.pack(head, len(kept)) + b"".join(tag.entry for tag in kept) + struct.pack(tail, 0)
     if directory.start + len(shorter) > len(view):
-        raise PictureFault("truncated", f"the tag directory is cut off after {len(view):,} bytes")
+        raise ImageFault("truncated", f"the tag directory is cut off after {len(view):,} bytes")
     return [view[: directory.start], shorter, view[directory.start + len(shorter) :]]

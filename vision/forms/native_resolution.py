@@ -1,4 +1,4 @@
-"""Pictures in their own aspect and, as far as a budget of patches allows, in their own resolution."""
+"""Images in their own aspect and, as far as a budget of patches allows, in their own resolution."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from vision.decoding.image import DEFAULT_LIMITS, EncodedPicture, PictureLimits
-from vision.transform import PictureTransform
+from vision.decoding.image import DEFAULT_LIMITS, ImageFile, ImageLimits
+from vision.transform import ImageTransform
 
 SCALE_PRECISION = 1e-9  # fine enough for a strip of one pixel by 64 million
 
@@ -16,53 +16,53 @@ SCALE_PRECISION = 1e-9  # fine enough for a strip of one pixel by 64 million
 def native_size(width: int, height: int, patch: int, max_patches: int) -> tuple[int, int]:
     """Height and width, multiples of `patch`, within the budget; each side less than a patch over the true aspect.
 
-    A picture is not enlarged but to whole patches.
+    An image is not enlarged but to whole patches.
     """
     from timm.data.naflex_transforms import get_image_size_for_seq
 
     return get_image_size_for_seq((height, width), patch, max_patches, max_ratio=1.0, eps=SCALE_PRECISION)[1]
 
 
-def native_picture(transform: PictureTransform, picture: Image.Image) -> Float[Tensor, "3 height width"]:
-    """One picture, resized to its `native_size` and normalised."""
-    return transform.normalise(transform.resize(picture, *_size(transform, *picture.size)))
+def native_image(transform: ImageTransform, image: Image.Image) -> Float[Tensor, "3 height width"]:
+    """One image, resized to its `native_size` and normalised."""
+    return transform.normalise(transform.resize(image, *_size(transform, *image.size)))
 
 
 def native_from_bytes(
-    transform: PictureTransform, data: bytes, *, name: str, limits: PictureLimits = DEFAULT_LIMITS
+    transform: ImageTransform, data: bytes, *, name: str, limits: ImageLimits = DEFAULT_LIMITS
 ) -> Float[Tensor, "3 height width"]:
-    """Decodes and transforms. Raises PictureError."""
-    encoded = EncodedPicture(data, name=name, limits=limits)
+    """Decodes and transforms. Raises ImageError."""
+    encoded = ImageFile(data, name=name, limits=limits)
     height, width = _size(transform, *encoded.size)
-    picture, extent = transform.decode(encoded, min(encoded.size[0] / width, encoded.size[1] / height))
-    return transform.normalise(transform.resize(picture, height, width, box=extent))
+    image, extent = transform.decode(encoded, min(encoded.size[0] / width, encoded.size[1] / height))
+    return transform.normalise(transform.resize(image, height, width, box=extent))
 
 
-def _size(transform: PictureTransform, width: int, height: int) -> tuple[int, int]:
+def _size(transform: ImageTransform, width: int, height: int) -> tuple[int, int]:
     if transform.patch_size is None or transform.max_patches is None:
-        raise ValueError("the transform has one size for all pictures; give it patch_size and max_patches")
+        raise ValueError("the transform has one size for all images; give it patch_size and max_patches")
     return native_size(width, height, transform.patch_size, transform.max_patches)
 
 
 def patchify(
-    pictures: Sequence[Float[Tensor, "3 _ _"]], patch: int
-) -> tuple[Float[Tensor, "patches values"], Int[Tensor, "pictures 2"]]:
-    """The patches of all the pictures, row by row, without padding, and the grid (rows, columns) of each.
+    images: Sequence[Float[Tensor, "3 _ _"]], patch: int
+) -> tuple[Float[Tensor, "patches values"], Int[Tensor, "images 2"]]:
+    """The patches of all the images, row by row, without padding, and the grid (rows, columns) of each.
 
     A patch is flattened by row, column, channel, which is what timm's NaFlexViT takes.
     """
-    grids = [(picture.shape[1] // patch, picture.shape[2] // patch) for picture in pictures]
+    grids = [(image.shape[1] // patch, image.shape[2] // patch) for image in images]
     patches = [
-        picture.reshape(3, rows, patch, columns, patch).permute(1, 3, 2, 4, 0).reshape(-1, 3 * patch * patch)
-        for picture, (rows, columns) in zip(pictures, grids, strict=True)
+        image.reshape(3, rows, patch, columns, patch).permute(1, 3, 2, 4, 0).reshape(-1, 3 * patch * patch)
+        for image, (rows, columns) in zip(images, grids, strict=True)
     ]
     return torch.cat(patches), torch.tensor(grids)
 
 
 def unpatchify(
-    patches: Float[Tensor, "patches values"], grids: Int[Tensor, "pictures 2"]
+    patches: Float[Tensor, "patches values"], grids: Int[Tensor, "images 2"]
 ) -> list[Float[Tensor, "3 _ _"]]:
-    """The pictures of which `patchify` made the patches, bit for bit."""
+    """The images of which `patchify` made the patches, bit for bit."""
     patch = int((patches.shape[1] // 3) ** 0.5)
     shapes = grids.tolist()
     pieces = patches.split([rows * columns for rows, columns in shapes])

@@ -1,4 +1,4 @@
-"""High resolution by tiling: a thumbnail of the whole picture, then a grid of tiles, as many as it deserves."""
+"""High resolution by tiling: a thumbnail of the whole image, then a grid of tiles, as many as it deserves."""
 
 from itertools import product
 from typing import NamedTuple
@@ -8,15 +8,15 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from vision.decoding.image import DEFAULT_LIMITS, Box, EncodedPicture, PictureLimits
-from vision.transform import MAX_GRID, PictureTransform
+from vision.decoding.image import DEFAULT_LIMITS, Box, ImageFile, ImageLimits
+from vision.transform import MAX_GRID, ImageTransform
 
 AS_SHARP = 0.9
 """Of two grids with nearly one sharpness the smaller is taken."""
 
 
 class Tiles(NamedTuple):
-    """One picture for the encoder: its thumbnail, then its tiles row by row."""
+    """One image for the encoder: its thumbnail, then its tiles row by row."""
 
     pixel_values: Float[Tensor, "tiles 3 height width"]
     tile_ids: Int[Tensor, " tiles"]
@@ -26,10 +26,10 @@ class Tiles(NamedTuple):
 
 
 def choose_grid(width: int, height: int, tile: tuple[int, int], max_tiles: int) -> tuple[int, int]:
-    """Rows and columns of the grid of tiles (of height, width pixels) into which a picture goes.
+    """Rows and columns of the grid of tiles (of height, width pixels) into which an image goes.
 
-    Of the grids within the budget it is the one with the fewest tiles that shows the picture nine tenths as sharply as
-    the sharpest does. No grid is sharper than the picture itself, so that none is taken to enlarge it.
+    Of the grids within the budget it is the one with the fewest tiles that shows the image nine tenths as sharply as
+    the sharpest does. No grid is sharper than the image itself, so that none is taken to enlarge it.
     """
 
     def sharpness(rows: int, columns: int) -> float:
@@ -42,33 +42,33 @@ def choose_grid(width: int, height: int, tile: tuple[int, int], max_tiles: int) 
     return min(sharp, key=lambda grid: (grid[0] * grid[1], -sharpness(*grid)))
 
 
-def tile_picture(transform: PictureTransform, picture: Image.Image) -> Tiles:
-    """The picture's thumbnail and tiles, padded to the grid's aspect and normalised as `transform` says."""
-    return _tiles(transform, picture, _grid(transform, *picture.size), None)
+def tile_image(transform: ImageTransform, image: Image.Image) -> Tiles:
+    """The image's thumbnail and tiles, padded to the grid's aspect and normalised as `transform` says."""
+    return _tiles(transform, image, _grid(transform, *image.size), None)
 
 
 def tiles_from_bytes(
-    transform: PictureTransform, data: bytes, *, name: str, limits: PictureLimits = DEFAULT_LIMITS
+    transform: ImageTransform, data: bytes, *, name: str, limits: ImageLimits = DEFAULT_LIMITS
 ) -> Tiles:
-    """Decodes and tiles. Raises PictureError."""
-    encoded = EncodedPicture(data, name=name, limits=limits)
+    """Decodes and tiles. Raises ImageError."""
+    encoded = ImageFile(data, name=name, limits=limits)
     _, height, width = transform.input_size
     rows, columns = grid = _grid(transform, *encoded.size)
     reduction = max(encoded.size[0] / (columns * width), encoded.size[1] / (rows * height))
-    picture, extent = transform.decode(encoded, reduction)
-    return _tiles(transform, picture, grid, extent)
+    image, extent = transform.decode(encoded, reduction)
+    return _tiles(transform, image, grid, extent)
 
 
-def _grid(transform: PictureTransform, width: int, height: int) -> tuple[int, int]:
+def _grid(transform: ImageTransform, width: int, height: int) -> tuple[int, int]:
     return choose_grid(width, height, transform.input_size[1:], transform.max_tiles)
 
 
-def _tiles(transform: PictureTransform, picture: Image.Image, grid: tuple[int, int], extent: Box | None) -> Tiles:
+def _tiles(transform: ImageTransform, image: Image.Image, grid: tuple[int, int], extent: Box | None) -> Tiles:
     (_, height, width), (rows, columns) = transform.input_size, grid
-    thumbnail = transform.normalise(transform.fit(picture, height, width, extent=extent))[None]
+    thumbnail = transform.normalise(transform.fit(image, height, width, extent=extent))[None]
     if grid == (1, 1):
         return Tiles(thumbnail, torch.zeros(1, dtype=torch.int64), grid)
-    whole = transform.normalise(transform.fit(picture, rows * height, columns * width, extent=extent))
+    whole = transform.normalise(transform.fit(image, rows * height, columns * width, extent=extent))
     tiles = whole.view(3, rows, height, columns, width).permute(1, 3, 0, 2, 4).flatten(0, 1)
     places = 1 + torch.arange(rows)[:, None] * MAX_GRID + torch.arange(columns)
     tile_ids = torch.cat([torch.zeros(1, dtype=torch.int64), places.flatten()])

@@ -12,7 +12,7 @@ from arlow_vl.data.fetch.clip_art import read_clip_art
 from arlow_vl.data.fetch.download import Say, fetch_packages, missing_bytes
 from arlow_vl.data.fetch.easy_vqa import read_easy_vqa
 from arlow_vl.data.fetch.emoji import read_emoji
-from arlow_vl.data.fetch.images import SourcePicture, StoredPicture, draw_all
+from arlow_vl.data.fetch.images import SourceImage, StoredImage, draw_all
 from arlow_vl.data.fetch.packages import PackageSet
 from arlow_vl.data.fetch.questions import ask
 from arlow_vl.data.fetch.records import (
@@ -89,52 +89,52 @@ def _prove_splits(root: Path, expected: str, say: Say) -> None:
     started = time.monotonic()
     sizes = check_splits(root)
     record_check(root, expected)
-    say(f"check: no leaks between {_listed(sizes)} pictures, {_seconds(started)}")
+    say(f"check: no leaks between {_listed(sizes)} images, {_seconds(started)}")
 
 
 def build_captions(folder: Path, archives: Path, packages: PackageSet, say: Say) -> dict:
-    """Shards of pictures with a caption and questions from fields."""
+    """Shards of images with a caption and questions from fields."""
     translations: Counter = Counter()
     started = time.monotonic()
 
     def progress(done: int) -> None:
         if done % PROGRESS_EVERY == 0:
-            say(f"captions: {done:,} pictures drawn, {_seconds(started)}")
+            say(f"captions: {done:,} images drawn, {_seconds(started)}")
 
-    pictures, left_out = draw_all(_source_pictures(archives, packages, translations), progress)
-    assert len({picture.origin.key for picture in pictures}) == len(pictures), "keys must be unique"
+    images, left_out = draw_all(_source_images(archives, packages, translations), progress)
+    assert len({image.origin.key for image in images}) == len(images), "keys must be unique"
     if left_out:
-        say(f"captions: {left_out.total()} pictures cannot be used ({_listed(left_out)})")
-    plan = plan_splits(pictures)
+        say(f"captions: {left_out.total()} images cannot be used ({_listed(left_out)})")
+    plan = plan_splits(images)
     if plan.dropped:
-        say(f"captions: {plan.dropped.total()} pictures dropped ({_listed(plan.dropped)})")
+        say(f"captions: {plan.dropped.total()} images dropped ({_listed(plan.dropped)})")
     index = {}
     for split in SPLITS:
-        index |= write_shards(folder, split, _samples(pictures, plan, split))
+        index |= write_shards(folder, split, _samples(images, plan, split))
     write_index(folder, index)
-    counts = Counter(f"{split} {p.origin.source}" for p, split in zip(pictures, plan.splits, strict=True) if split)
+    counts = Counter(f"{split} {p.origin.source}" for p, split in zip(images, plan.splits, strict=True) if split)
     if translations:
         counts[f"stamp sentences left in {len(translations)} other locales"] = translations.total()
     return dict(counts)
 
 
-def _source_pictures(archives: Path, packages: PackageSet, translations: Counter) -> Iterator[SourcePicture]:
+def _source_images(archives: Path, packages: PackageSet, translations: Counter) -> Iterator[SourceImage]:
     emoji = read_emoji(archives, packages)
     if "Debian" not in packages.registries:
         return emoji
     return chain(emoji, read_stamps(archives, translations), read_clip_art(archives))
 
 
-def _samples(pictures: list[StoredPicture], plan: Plan, split: str) -> list[Sample]:
+def _samples(images: list[StoredImage], plan: Plan, split: str) -> list[Sample]:
     chosen = [position for position, its_split in enumerate(plan.splits) if its_split == split]
-    questions = ask([pictures[position].origin for position in chosen])
+    questions = ask([images[position].origin for position in chosen])
     samples = []
     for position, asked in zip(chosen, questions, strict=True):
-        origin = pictures[position].origin
+        origin = images[position].origin
         fields = {"source": origin.source, "license": origin.license, "style": origin.style}
         fields |= {"group": plan.groups[position], "questions": asked}
-        jpeg = pictures[position].jpeg
-        samples.append(Sample(key=origin.key, extension="jpg", picture=jpeg, text=origin.caption, fields=fields))
+        jpeg = images[position].jpeg
+        samples.append(Sample(key=origin.key, extension="jpg", image=jpeg, text=origin.caption, fields=fields))
     return samples
 
 
@@ -148,7 +148,7 @@ def build_easy_vqa(folder: Path, archives: Path, packages: PackageSet, say: Say)
 
 
 def build_text(folder: Path, archives: Path, packages: PackageSet, say: Say) -> dict:
-    """Train and validation documents, without the captions of held-out pictures."""
+    """Train and validation documents, without the captions of held-out images."""
     captions = folder.parent / "captions"
     held_out = scan_shards(chain.from_iterable(shards_of(captions, split) for split in HELD_OUT)).samples
     left_out: Counter = Counter()

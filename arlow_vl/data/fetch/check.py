@@ -1,4 +1,4 @@
-"""Proof, on the finished files, that no test or validation picture leaks into training."""
+"""Proof, on the finished files, that no test or validation image leaks into training."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def check_splits(root: Path) -> dict[str, int]:
     """Reads the captions and text under `root` as training would; returns the samples of each split.
 
     Raises:
-        DataError: groups, captions or (near-)duplicate pictures are on both sides, or a held-out caption is a whole
+        DataError: groups, captions or (near-)duplicate images are on both sides, or a held-out caption is a whole
             line of the text corpus.
     """
     splits: dict[str, list[ShardSample]] = {
@@ -32,7 +32,7 @@ def check_splits(root: Path) -> dict[str, int]:
     }
     check_groups({split: {sample.fields["group"] for sample in samples} for split, samples in splits.items()})
     _check_captions(splits)
-    _check_pictures(splits)
+    _check_images(splits)
     _check_text(root / "text", {normalised(sample.text) for split in HELD_OUT for sample in splits[split]})
     return {split: len(samples) for split, samples in splits.items()}
 
@@ -57,16 +57,14 @@ def _check_captions(splits: dict[str, list[ShardSample]]) -> None:
             raise DataError(f"captions: {sample.name} of test-novel has a caption of training ({sample.text!r})")
 
 
-def _check_pictures(splits: dict[str, list[ShardSample]]) -> None:
+def _check_images(splits: dict[str, list[ShardSample]]) -> None:
     train_bits = hashes(splits["train"])
     for split in HELD_OUT:
         distances = hash_distances(train_bits, hashes(splits[split]))
         if (distances <= NEAR_BITS).any():
             row, column = np.unravel_index(distances.argmin(), distances.shape)
             pair = f"{splits['train'][row].name} and {splits[split][column].name}"
-            raise DataError(
-                f"captions: {pair} are nearly the same picture ({distances[row, column]} of 256 bits differ)"
-            )
+            raise DataError(f"captions: {pair} are nearly the same image ({distances[row, column]} of 256 bits differ)")
 
 
 def hashes(samples: Sequence[ShardSample]) -> Bool[np.ndarray, "samples 256"]:
@@ -78,4 +76,4 @@ def _check_text(folder: Path, captions: set[str]) -> None:
     for path in (folder / "train.jsonl", folder / "validation.jsonl"):
         for text in read_jsonl(path, Counter()):
             if both := captions & {normalised(line) for line in text.splitlines()}:
-                raise DataError(f"{path}: a whole line is the caption {min(both)!r} of a held-out picture")
+                raise DataError(f"{path}: a whole line is the caption {min(both)!r} of a held-out image")

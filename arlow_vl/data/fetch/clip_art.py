@@ -1,4 +1,4 @@
-"""Open Clip Art: pictures from the PNG package, titles and descriptions from the metadata in the SVG package."""
+"""Open Clip Art: images from the PNG package, titles and descriptions from the metadata in the SVG package."""
 
 import html
 import re
@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from arlow_vl.data.fetch.archives import read_members
 from arlow_vl.data.fetch.captions import caption_name
-from arlow_vl.data.fetch.images import SourcePicture
+from arlow_vl.data.fetch.images import SourceImage
 from arlow_vl.data.fetch.kinds import CLIP_ART_KINDS, kind_of_folder
 from arlow_vl.data.fetch.packages import CLIP_ART_PNG, CLIP_ART_SVG
 
@@ -34,8 +34,8 @@ class Description:
     creator: str
 
 
-def read_clip_art(folder: Path) -> Iterator[SourcePicture]:
-    """Pictures whose description (3 to 40 words) or title is rare enough to say something."""
+def read_clip_art(folder: Path) -> Iterator[SourceImage]:
+    """Images whose description (3 to 40 words) or title is rare enough to say something."""
     described = [d for d in read_descriptions(folder / CLIP_ART_SVG.file) if not LEFT_OUT.search(d.stem)]
     captions = choose_captions(described)
     by_stem = {d.stem: d for d in described}
@@ -95,10 +95,10 @@ def flag_caption(d: Description) -> str:
     return f"flag: {d.title}" if is_bare else d.title
 
 
-def clip_art(d: Description, caption: str, data: bytes) -> SourcePicture:
+def clip_art(d: Description, caption: str, data: bytes) -> SourceImage:
     title = d.title if d.title and not NOT_A_CAPTION.search(d.title) else caption
     country = caption.removeprefix("flag: ")
-    return SourcePicture(
+    return SourceImage(
         key="clipart-" + re.sub(r"[^A-Za-z0-9_-]+", "-", d.stem),
         source="openclipart",
         license=CLIP_ART_PNG.license,

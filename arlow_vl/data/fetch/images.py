@@ -1,4 +1,4 @@
-"""Source pictures of packages become small stored pictures with a hash that finds near-duplicates."""
+"""Source images of packages become small stored images with a hash that finds near-duplicates."""
 
 import io
 from collections import Counter, deque
@@ -10,20 +10,20 @@ import numpy as np
 from jaxtyping import Bool, Int16
 from PIL import Image, ImageChops
 
-from vision.decoding.image import PictureError, decode_picture
+from vision.decoding.image import ImageError, decode_image
 
 LONGEST_SIDE = 256
 SHORTEST_LONG_SIDE = 16
 JPEG_QUALITY = 92
 HASH_SIDE = 16
-NEAR_BITS = 12  # two pictures whose hashes differ in no more bits are near-duplicates
+NEAR_BITS = 12  # two images whose hashes differ in no more bits are near-duplicates
 WORKERS = 2
 IN_FLIGHT = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourcePicture:
-    """A picture as its package holds it, with what the package says about it."""
+class SourceImage:
+    """An image as its package holds it, with what the package says about it."""
 
     key: str
     """Key in the shards: unique, without a dot."""
@@ -32,7 +32,7 @@ class SourcePicture:
     style: str
     caption: str
     names: tuple[str, ...]
-    """Names of the thing shown. Pictures that share a name stay in one split; the first name is the picture's own."""
+    """Names of the thing shown. Images that share a name stay in one split; the first name is the image's own."""
     kind: str | None = None
     """What kind of thing it is, in a word or two; None where the package does not say."""
     flag_of: str | None = None
@@ -43,33 +43,33 @@ class SourcePicture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredPicture:
-    """A picture as the shards will hold it."""
+class StoredImage:
+    """An image as the shards will hold it."""
 
-    origin: SourcePicture
+    origin: SourceImage
     """Without its data."""
     jpeg: bytes
     bits: Bool[np.ndarray, "256"]
     """256 bits of the difference hash of the decoded `jpeg`, as bool."""
 
 
-def draw_all(pictures: Iterable[SourcePicture], progress: Callable[[int], None]) -> tuple[list[StoredPicture], Counter]:
-    """Draws every picture on two threads; returns the stored pictures in order and the reasons of those left out."""
-    stored: list[StoredPicture] = []
+def draw_all(images: Iterable[SourceImage], progress: Callable[[int], None]) -> tuple[list[StoredImage], Counter]:
+    """Draws every image on two threads; returns the stored images in order and the reasons of those left out."""
+    stored: list[StoredImage] = []
     left_out: Counter = Counter()
     waiting: deque[Future] = deque()
 
     def take() -> None:
         result = waiting.popleft().result()
-        if isinstance(result, StoredPicture):
+        if isinstance(result, StoredImage):
             stored.append(result)
             progress(len(stored))
         else:
             left_out[result] += 1
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        for picture in pictures:
-            waiting.append(pool.submit(draw, picture))
+        for image in images:
+            waiting.append(pool.submit(draw, image))
             if len(waiting) >= IN_FLIGHT:
                 take()
         while waiting:
@@ -77,19 +77,19 @@ def draw_all(pictures: Iterable[SourcePicture], progress: Callable[[int], None])
     return stored, left_out
 
 
-def draw(picture: SourcePicture) -> StoredPicture | str:
-    """The picture on white, at most 256 pixels long, as JPEG; or the reason why it cannot be used."""
+def draw(source: SourceImage) -> StoredImage | str:
+    """The image on white, at most 256 pixels long, as JPEG; or the reason why it cannot be used."""
     try:
-        data = rasterise(picture.data) if is_svg(picture.data) else picture.data
-        image = decode_picture(data, name=picture.key)
-    except PictureError as error:
+        data = rasterise(source.data) if is_svg(source.data) else source.data
+        image = decode_image(data, name=source.key)
+    except ImageError as error:
         return error.reason
     except ValueError:
         return "bad_svg"
     box = content_box(image)
     if box is None:
         return "blank"
-    if picture.on_page:
+    if source.on_page:
         image = image.crop(box)
     if max(image.size) < SHORTEST_LONG_SIDE:
         return "tiny"
@@ -97,11 +97,11 @@ def draw(picture: SourcePicture) -> StoredPicture | str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)
     jpeg = buffer.getvalue()
-    return StoredPicture(origin=replace(picture, data=b""), jpeg=jpeg, bits=difference_hash(jpeg, name=picture.key))
+    return StoredImage(origin=replace(source, data=b""), jpeg=jpeg, bits=difference_hash(jpeg, name=source.key))
 
 
 def is_svg(data: bytes) -> bool:
-    """Whether this is markup; no picture format in binary starts like it."""
+    """Whether this is markup; no image format in binary starts like it."""
     return data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<"
 
 
@@ -118,7 +118,7 @@ def rasterise(svg: bytes) -> bytes:
 
 
 def content_box(image: Image.Image) -> tuple[int, int, int, int] | None:
-    """The smallest box around everything that is not white, with a margin of 1/32; None for a white picture."""
+    """The smallest box around everything that is not white, with a margin of 1/32; None for a white image."""
     box = ImageChops.invert(image.convert("L")).point(lambda darkness: 255 * (darkness > 8)).getbbox()
     if box is None:
         return None
@@ -128,8 +128,8 @@ def content_box(image: Image.Image) -> tuple[int, int, int, int] | None:
 
 
 def difference_hash(data: bytes, *, name: str) -> Bool[np.ndarray, "256"]:
-    """256 bits: is each cell of a 17 x 16 grey picture brighter than its right neighbour?"""
-    grey = decode_picture(data, name=name).convert("L")
+    """256 bits: is each cell of a 17 x 16 grey image brighter than its right neighbour?"""
+    grey = decode_image(data, name=name).convert("L")
     small = np.asarray(grey.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.LANCZOS), dtype=np.int16)
     return (small[:, :-1] > small[:, 1:]).ravel()
 

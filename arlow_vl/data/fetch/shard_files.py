@@ -15,8 +15,8 @@ SAMPLES_PER_SHARD = 1000
 class Sample:
     key: str
     extension: str
-    """Of the picture, without a dot."""
-    picture: bytes
+    """Of the image, without a dot."""
+    image: bytes
     text: str
     fields: dict
 
@@ -39,7 +39,7 @@ def write_shard(path: Path, samples: Sequence[Sample]) -> None:
     with open(path, "wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:
         for sample in samples:
             fields = json.dumps(sample.fields, ensure_ascii=False, sort_keys=True)
-            members = {sample.extension: sample.picture, "txt": sample.text.encode(), "json": fields.encode()}
+            members = {sample.extension: sample.image, "txt": sample.text.encode(), "json": fields.encode()}
             tar.write({"__key__": sample.key, **members})
 
 

@@ -1,6 +1,6 @@
 """Train, validation and two tests without leakage: keyed by thing, fixed by hash, clean of near-duplicates.
 
-`test-known` shows new pictures of things that training knows from other pictures; nothing of `test-novel` (name,
+`test-known` shows new images of things that training knows from other images; nothing of `test-novel` (name,
 caption, file family, drawing) is in training.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from arlow_vl.data.fetch.captions import caption_name
-from arlow_vl.data.fetch.images import NEAR_BITS, StoredPicture, hash_distances
+from arlow_vl.data.fetch.images import NEAR_BITS, StoredImage, hash_distances
 
 Split = Literal["train", "validation", "test-known", "test-novel"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test-known", "test-novel")
@@ -24,22 +24,22 @@ FEWEST_BITS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Where each picture goes."""
+    """Where each image goes."""
 
     groups: list[str]
-    """Group of each picture, by position."""
+    """Group of each image, by position."""
     splits: list[Split | None]
-    """Split of each picture; None where it is dropped."""
+    """Split of each image; None where it is dropped."""
     dropped: Counter
-    """Why pictures were dropped."""
+    """Why images were dropped."""
 
 
-def plan_splits(pictures: Sequence[StoredPicture]) -> Plan:
-    """Groups pictures by shared names, hashes the groups into splits and drops what would leak."""
-    groups = group_by_names([picture.origin.names for picture in pictures])
+def plan_splits(images: Sequence[StoredImage]) -> Plan:
+    """Groups images by shared names, hashes the groups into splits and drops what would leak."""
+    groups = group_by_names([image.origin.names for image in images])
     splits: list[Split | None] = [split_of(group) for group in groups]
-    bits = np.stack([picture.bits for picture in pictures])
-    captions = [caption_name(picture.origin.caption) for picture in pictures]
+    bits = np.stack([image.bits for image in images])
+    captions = [caption_name(image.origin.caption) for image in images]
     dropped: Counter = Counter()
 
     def drop(positions: Iterable[int], reason: str) -> None:
@@ -48,7 +48,7 @@ def plan_splits(pictures: Sequence[StoredPicture]) -> Plan:
             dropped[reason] += 1
 
     drop(
-        repeats([(caption, picture.jpeg) for caption, picture in zip(captions, pictures, strict=True)]),
+        repeats([(caption, image.jpeg) for caption, image in zip(captions, images, strict=True)]),
         "repeated",
     )
     faint = is_faint(bits)
@@ -56,12 +56,12 @@ def plan_splits(pictures: Sequence[StoredPicture]) -> Plan:
         [p for p, split in enumerate(splits) if split not in (None, "train") and faint[p]],
         "too plain for a test",
     )
-    for position in hold_out_known(pictures, groups, splits, bits):
+    for position in hold_out_known(images, groups, splits, bits):
         splits[position] = "test-known"
     training = [p for p, split in enumerate(splits) if split == "train"]
     held_out = [p for p, split in enumerate(splits) if split not in (None, "train")]
     near = has_near_duplicate(bits[training], bits[held_out])
-    drop([p for p, is_near in zip(training, near, strict=True) if is_near], "near a held-out picture")
+    drop([p for p, is_near in zip(training, near, strict=True) if is_near], "near a held-out image")
     known = {(groups[p], captions[p]) for p, split in enumerate(splits) if split == "train"}
     orphans = [p for p, split in enumerate(splits) if split == "test-known" and (groups[p], captions[p]) not in known]
     drop(orphans, "no longer known to training")
@@ -107,41 +107,42 @@ def repeats(items: Sequence[Hashable]) -> list[int]:
 
 
 def hold_out_known(
-    pictures: Sequence[StoredPicture],
+    images: Sequence[StoredImage],
     groups: Sequence[str],
     splits: Sequence[Split | None],
-    bits: Bool[np.ndarray, "pictures bits"],
+    bits: Bool[np.ndarray, "images bits"],
 ) -> list[int]:
-    """One picture of a tenth of the training groups; training keeps its caption with a clearly other picture."""
+    """One image of a tenth of the training groups; training keeps its caption with a clearly other image."""
     members = defaultdict(list)
     for position, (group, split) in enumerate(zip(groups, splits, strict=True)):
         if split == "train" and hash_fraction(group, "known") < KNOWN:
             members[group].append(position)
     chosen = []
     for positions in members.values():
-        captions = {p: caption_name(pictures[p].origin.caption) for p in positions}
+        captions = {p: caption_name(images[p].origin.caption) for p in positions}
         fit = [p for p in positions if _has_clear_mate(p, captions, bits)]
-        chosen += sorted(fit, key=lambda p: hash_fraction(pictures[p].origin.key, "picture"))[:1]
+        # The salt is part of the splits as they were drawn.
+        chosen += sorted(fit, key=lambda p: hash_fraction(images[p].origin.key, "picture"))[:1]
     return chosen
 
 
-def _has_clear_mate(position: int, captions: dict[int, str], bits: Bool[np.ndarray, "pictures bits"]) -> bool:
-    """Whether another picture has the same caption and is no near-duplicate."""
+def _has_clear_mate(position: int, captions: dict[int, str], bits: Bool[np.ndarray, "images bits"]) -> bool:
+    """Whether another image has the same caption and is no near-duplicate."""
     mates = [p for p, caption in captions.items() if p != position and caption == captions[position]]
     if not mates or is_faint(bits[[position]])[0]:
         return False
     return bool((hash_distances(bits[[position]], bits[mates]) > NEAR_BITS).any())
 
 
-def is_faint(bits: Bool[np.ndarray, "pictures bits"]) -> Bool[np.ndarray, " pictures"]:
-    """Whether a hash says little: plain pictures and horizontal stripes are all alike to it."""
+def is_faint(bits: Bool[np.ndarray, "images bits"]) -> Bool[np.ndarray, " images"]:
+    """Whether a hash says little: plain images and horizontal stripes are all alike to it."""
     set_bits = bits.sum(axis=1)
     return (set_bits < FEWEST_BITS) | (set_bits > bits.shape[1] - FEWEST_BITS)
 
 
 def has_near_duplicate(
-    bits: Bool[np.ndarray, "pictures bits"], others: Bool[np.ndarray, "others bits"]
-) -> Bool[np.ndarray, " pictures"]:
+    bits: Bool[np.ndarray, "images bits"], others: Bool[np.ndarray, "others bits"]
+) -> Bool[np.ndarray, " images"]:
     """Whether some other hash lies within 12 bits."""
     if not len(bits) or not len(others):
         return np.zeros(len(bits), dtype=bool)

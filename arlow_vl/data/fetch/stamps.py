@@ -1,4 +1,4 @@
-"""Tux Paint stamps: small pictures, each with one sentence that a person wrote for children."""
+"""Tux Paint stamps: small images, each with one sentence that a person wrote for children."""
 
 import re
 from collections import Counter
@@ -7,14 +7,14 @@ from pathlib import Path, PurePosixPath
 
 from arlow_vl.data.fetch.archives import read_members
 from arlow_vl.data.fetch.captions import caption_name
-from arlow_vl.data.fetch.images import SourcePicture
+from arlow_vl.data.fetch.images import SourceImage
 from arlow_vl.data.fetch.kinds import STAMP_KINDS, kind_of_folder
 from arlow_vl.data.fetch.packages import STAMPS
 
 FOLDER = "usr/share/tuxpaint/stamps/"
 
 
-def read_stamps(folder: Path, translations: Counter) -> Iterator[SourcePicture]:
+def read_stamps(folder: Path, translations: Counter) -> Iterator[SourceImage]:
     """Every stamp with a sentence; `translations` counts the sentences in other languages, which stay behind."""
 
     def wanted(name: str) -> bool:
@@ -30,9 +30,9 @@ def read_stamps(folder: Path, translations: Counter) -> Iterator[SourcePicture]:
             yield stamp(stem, sentence.strip(), data)
 
 
-def stamp(stem: str, sentence: str, data: bytes) -> SourcePicture:
+def stamp(stem: str, sentence: str, data: bytes) -> SourceImage:
     folder = str(PurePosixPath(stem).parent)
-    return SourcePicture(
+    return SourceImage(
         key="stamp-" + re.sub(r"[^A-Za-z0-9_-]+", "-", stem),
         source="tuxpaint-stamps",
         license=STAMPS.license,

@@ -137,7 +137,7 @@ def normalised(text: str) -> str:
 
 
 def unique_documents(documents: Iterable[Document], captions: set[str], left_out: Counter) -> Iterator[Document]:
-    """Documents that are long enough, come for the first time and are no caption of a validation or test picture."""
+    """Documents that are long enough, come for the first time and are no caption of a validation or test image."""
     seen: set[bytes] = set()
     for document in documents:
         plain = normalised(document.text)
@@ -147,7 +147,7 @@ def unique_documents(documents: Iterable[Document], captions: set[str], left_out
         elif key in seen:
             left_out["repeated"] += 1
         elif plain in captions:
-            left_out["caption of a held-out picture"] += 1
+            left_out["caption of a held-out image"] += 1
         else:
             seen.add(key)
             yield document

@@ -32,20 +32,18 @@ class CaptionScores:
 
 
 def caption_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> CaptionScores:
-    """Scores one caption a picture; both mappings are by picture.
+    """Scores one caption an image; both mappings are by image.
 
     Raises:
-        ValueError: the two do not cover the same pictures, or a picture has no reference.
+        ValueError: the two do not cover the same images, or an image has no reference.
     """
     if not references:
         raise ValueError("there are no captions to score")
     if predictions.keys() != references.keys():
         differing = sorted(predictions.keys() ^ references.keys())
-        raise ValueError(
-            f"predictions and references differ in {len(differing)} pictures, the first is {differing[0]!r}"
-        )
+        raise ValueError(f"predictions and references differ in {len(differing)} images, the first is {differing[0]!r}")
     if missing := [key for key, captions in references.items() if not captions]:
-        raise ValueError(f"picture {missing[0]!r} has no reference caption")
+        raise ValueError(f"image {missing[0]!r} has no reference caption")
     candidates = [tokenize_caption(predictions[key]) for key in references]
     targets = [[tokenize_caption(caption) for caption in references[key]] for key in references]
     cider = cider_d(candidates, targets)
@@ -57,13 +55,13 @@ def cider_d(candidates: Sequence[list[str]], targets: Sequence[list[list[str]]])
     """CIDEr-D of each candidate (Vedantam et al., 2015, arXiv:1411.5726), with document frequencies of the targets."""
     target_counts = [[count_ngrams(words) for words in group] for group in targets]
     frequency = Counter(ngram for group in target_counts for ngram in set().union(*group))
-    log_pictures = math.log(len(targets))
+    log_images = math.log(len(targets))
 
     def weigh(counts: Counter[Ngram]) -> "Weights":
-        # An n-gram of no reference counts as one of a single picture.
+        # An n-gram of no reference counts as one of a single image.
         weights: list[dict[Ngram, float]] = [{} for _ in range(ORDERS)]
         for ngram, count in counts.items():
-            weights[len(ngram) - 1][ngram] = count * (log_pictures - math.log(max(1, frequency[ngram])))
+            weights[len(ngram) - 1][ngram] = count * (log_images - math.log(max(1, frequency[ngram])))
         norms = [math.sqrt(sum(weight**2 for weight in of_order.values())) for of_order in weights]
         # The official code measures lengths in bigrams.
         return Weights(weights, norms, sum(count for ngram, count in counts.items() if len(ngram) == 2))

@@ -1,4 +1,4 @@
-"""Pictures beside what a person and the model say of them; chosen by hash, or by score where the page says so."""
+"""Images beside what a person and the model say of them; chosen by hash, or by score where the page says so."""
 
 import base64
 from collections import Counter
@@ -16,14 +16,14 @@ USUAL_SIZE, EXTREMES, QUESTIONS, MOST_ANSWERS = 24, 8, 24, 14
 SOMETHING_ELSE = "something else"
 FORMATS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"RIFF": "webp"}
 
-PictureOf = Callable[[str], bytes]
+ImageOf = Callable[[str], bytes]
 
 
 @dataclass(frozen=True)
 class Card:
-    """A picture as a data URI, its row, and the score of the model's words: CIDEr-D or accuracy."""
+    """An image as a data URI, its row, and the score of the model's words: CIDEr-D or accuracy."""
 
-    picture: str
+    image: str
     row: Row
     score: float
 
@@ -50,20 +50,20 @@ class Confusion:
     rows: list[tuple[str, list[int]]]
 
 
-def caption_sheet(task: Task, picture_of: PictureOf) -> CaptionSheet:
+def caption_sheet(task: Task, image_of: ImageOf) -> CaptionSheet:
     rows: Sequence[CaptionRow] = task.rows[MODEL]
     scores = caption_scores({row.key: row.prediction for row in rows}, {row.key: row.references for row in rows})
     by_hash = sorted(zip(rows, scores.cider_per_sample, strict=True), key=lambda pair: hash_of(pair[0].key))
     by_score = sorted(by_hash, key=lambda pair: pair[1], reverse=True)
 
     def cards(pairs: Sequence[tuple[CaptionRow, float]]) -> list[Card]:
-        return [Card(picture_uri(row.key, picture_of), row, score) for row, score in pairs]
+        return [Card(image_uri(row.key, image_of), row, score) for row, score in pairs]
 
     size = SHEET_SIZES.get(task.name, USUAL_SIZE)
     return CaptionSheet(cards(by_hash[:size]), cards(by_score[:EXTREMES]), cards(by_score[: -EXTREMES - 1 : -1]))
 
 
-def question_sheet(task: Task, picture_of: PictureOf, *, rule: Rule) -> QuestionSheet:
+def question_sheet(task: Task, image_of: ImageOf, *, rule: Rule) -> QuestionSheet:
     rows: Sequence[QuestionRow] = task.rows[MODEL]
     by_kind = {kind: [row for row in rows if row.kind == kind] for kind in sorted({row.kind for row in rows})}
     chosen = []
@@ -71,8 +71,7 @@ def question_sheet(task: Task, picture_of: PictureOf, *, rule: Rule) -> Question
         by_hash = sorted(of_kind, key=lambda row: hash_of(f"{row.key} {row.question}"))
         chosen += by_hash[: QUESTIONS // len(by_kind)]
     cards = [
-        Card(picture_uri(row.key, picture_of), row, vqa_accuracy(row.prediction, row.answers, rule=rule))
-        for row in chosen
+        Card(image_uri(row.key, image_of), row, vqa_accuracy(row.prediction, row.answers, rule=rule)) for row in chosen
     ]
     return QuestionSheet(cards, [confusion(kind, of_kind) for kind, of_kind in by_kind.items()])
 
@@ -99,10 +98,10 @@ def hash_of(text: str) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-def picture_uri(key: str, picture_of: PictureOf) -> str:
-    """The picture inside a data URI. Raises DataError for bytes of another format."""
-    data = picture_of(key)
+def image_uri(key: str, image_of: ImageOf) -> str:
+    """The image inside a data URI. Raises DataError for bytes of another format."""
+    data = image_of(key)
     for signature, name in FORMATS.items():
         if data.startswith(signature):
             return f"data:image/{name};base64,{base64.b64encode(data).decode()}"
-    raise DataError(f"picture {key!r} begins with {data[:8]!r}, which is no JPEG, PNG or WebP; check `picture_of`")
+    raise DataError(f"image {key!r} begins with {data[:8]!r}, which is no JPEG, PNG or WebP; check `image_of`")

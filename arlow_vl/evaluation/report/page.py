@@ -1,4 +1,4 @@
-"""report.html: one page without scripts or links, with the pictures inside, made from a result folder."""
+"""report.html: one page without scripts or links, with the images inside, made from a result folder."""
 
 import csv
 import math
@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from arlow_vl.data.shards import scan_shards
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.report.charts import Curve, Plot, gate_bar, interval_bar, plot_curves
-from arlow_vl.evaluation.report.contact_sheet import PictureOf, caption_sheet, question_sheet
+from arlow_vl.evaluation.report.contact_sheet import ImageOf, caption_sheet, question_sheet
 from arlow_vl.evaluation.results import CONTROLS, MODEL, Task, read_json, read_tasks, write_text
 from arlow_vl.evaluation.scores import describe_task, format_interval, score_results, system_title
 
@@ -22,8 +22,8 @@ META_DEFAULTS: Mapping[str, Any] = {"title": "Arlow-VL: results", "summary": "",
 }
 
 
-def write_report(folder: Path, output: Path, *, picture_of: PictureOf) -> dict[str, Any]:
-    """Scores the folder, writes the page and returns the scores. `picture_of` gives a sample's picture file by its key.
+def write_report(folder: Path, output: Path, *, image_of: ImageOf) -> dict[str, Any]:
+    """Scores the folder, writes the page and returns the scores. `image_of` gives a sample's image file by its key.
 
     Of meta.json it shows, each if there: title, summary, checkpoint {path, sha256}, decode {setting: value}, data
     [{name, license, use}], versions {name: version}, wall_seconds {what: seconds}, hardware (a sentence), reproduce
@@ -32,11 +32,11 @@ def write_report(folder: Path, output: Path, *, picture_of: PictureOf) -> dict[s
 
     Raises:
         ValueError: there is nothing to score, or a control is missing.
-        DataError: a file or a picture is broken.
+        DataError: a file or an image is broken.
     """
     scores = score_results(folder)
     meta = {**META_DEFAULTS, **read_json(folder / "meta.json")}
-    sections = [section(task, scores["tasks"][task.name], picture_of) for task in read_tasks(folder)]
+    sections = [section(task, scores["tasks"][task.name], image_of) for task in read_tasks(folder)]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -58,19 +58,19 @@ def write_report(folder: Path, output: Path, *, picture_of: PictureOf) -> dict[s
     return scores
 
 
-def pictures_in_shards(shards: Sequence[str | Path]) -> PictureOf:
-    """Finds pictures by key in WebDataset shards. Raises DataError for shards that are missing or hold no sample."""
+def images_in_shards(shards: Sequence[str | Path]) -> ImageOf:
+    """Finds images by key in WebDataset shards. Raises DataError for shards that are missing or hold no sample."""
     samples = {sample.key: sample for sample in scan_shards(shards).samples}
 
-    def picture_of(key: str) -> bytes:
+    def image_of(key: str) -> bytes:
         if key not in samples:
-            raise DataError(f"picture {key!r} is in none of the {len(shards)} shards; name those it was evaluated on")
+            raise DataError(f"image {key!r} is in none of the {len(shards)} shards; name those it was evaluated on")
         return samples[key].read_image()
 
-    return picture_of
+    return image_of
 
 
-def section(task: Task, scores: Mapping[str, Any], picture_of: PictureOf) -> dict[str, Any]:
+def section(task: Task, scores: Mapping[str, Any], image_of: ImageOf) -> dict[str, Any]:
     """What the page shows of a task."""
     is_questions = task.kind == "questions"
     metrics = {name: metric_rows(metric, is_percent=is_questions) for name, metric in scores["metrics"].items()}
@@ -90,9 +90,7 @@ def section(task: Task, scores: Mapping[str, Any], picture_of: PictureOf) -> dic
             "model": metrics[shown][0],
             "controls": controls[:1] + [r for r in controls[1:] if r["system"] == "shuffled"],
         },
-        "sheet": question_sheet(task, picture_of, rule=scores["rule"])
-        if is_questions
-        else caption_sheet(task, picture_of),
+        "sheet": question_sheet(task, image_of, rule=scores["rule"]) if is_questions else caption_sheet(task, image_of),
     }
 
 

@@ -139,7 +139,7 @@ class ArlowConfig(PreTrainedConfig):
     use_cross_attention: bool = True
     cross_attention_interval: int | None = None
     cross_attention_sees: Literal["last_group", "all_previous"] = "last_group"
-    """What a token sees of the pictures before it in its document; "all_previous" runs on SDPA, with a mask."""
+    """What a token sees of the images before it in its document; "all_previous" runs on SDPA, with a mask."""
 
     def __post_init__(self, **kwargs):
         refuse_unknown_keys(self, kwargs)
@@ -215,7 +215,7 @@ class ArlowConfig(PreTrainedConfig):
                 if self.image_token_id in ids:
                     raise ValueError(
                         f"image_token_id ({self.image_token_id}) must differ from {name}, "
-                        "or every such token would ask for a picture"
+                        "or every such token would ask for an image"
                     )
             specials["image_token_id"] = [self.image_token_id]
         for name, ids in specials.items():

@@ -47,7 +47,7 @@ def refuse_wrong_inputs(
 
     Raises:
         TypeError: a keyword that nobody reads, with the closest argument.
-        ValueError: ids or embeddings or pictures that this model cannot take.
+        ValueError: ids or embeddings or images that this model cannot take.
     """
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -63,7 +63,7 @@ def refuse_wrong_inputs(
     else:
         _refuse_wrong_embeddings(inputs_embeds, config.hidden_size)
     if encoder_hidden_states is not None or encoder_attention_mask is not None:
-        _refuse_wrong_pictures(encoder_hidden_states, encoder_attention_mask, config.hidden_size)
+        _refuse_wrong_images(encoder_hidden_states, encoder_attention_mask, config.hidden_size)
 
 
 def _refuse_wrong_embeddings(inputs_embeds: Tensor, hidden_size: int) -> None:
@@ -167,12 +167,12 @@ def _refuse_foreign_cache(model, cache: Cache, batch: int) -> None:
         )
 
 
-def _refuse_wrong_pictures(states: Tensor | None, mask: Tensor | None, hidden_size: int) -> None:
+def _refuse_wrong_images(states: Tensor | None, mask: Tensor | None, hidden_size: int) -> None:
     if states is None:
         raise ValueError("encoder_attention_mask came without encoder_hidden_states; give both or neither")
     if states.ndim not in (2, 3) or states.shape[-1] != hidden_size or not states.is_floating_point():
         raise ValueError(
-            f"encoder_hidden_states must be floating point (pictures, encoder tokens, hidden_size {hidden_size}), or "
+            f"encoder_hidden_states must be floating point (images, encoder tokens, hidden_size {hidden_size}), or "
             f"flat (encoder tokens, {hidden_size}) with encoder_lengths, got {states.dtype} {_shape(states)}; "
             "project them to the decoder's width first"
         )
@@ -185,21 +185,21 @@ def _refuse_wrong_pictures(states: Tensor | None, mask: Tensor | None, hidden_si
     elif type(states) is Tensor and states.device.type == "cpu" and not states.isfinite().all():
         whole = states.isfinite().flatten(1).all(1)
         number = whole.logical_not().nonzero()[0].item()
-        name = "picture" if states.ndim == 3 else "encoder token"
-        raise ValueError(f"encoder_hidden_states hold NaN or infinity in {name} {number}; check picture and weights")
+        name = "image" if states.ndim == 3 else "encoder token"
+        raise ValueError(f"encoder_hidden_states hold NaN or infinity in {name} {number}; check image and weights")
 
 
-def refuse_missing_pictures(config: ArlowConfig, input_ids: Tensor | None, cache: Cache | None) -> None:
-    """For a call without pictures: raises ValueError where the text asks for one. On CUDA nobody waits to look."""
+def refuse_missing_images(config: ArlowConfig, input_ids: Tensor | None, cache: Cache | None) -> None:
+    """For a call without images: raises ValueError where the text asks for one. On CUDA nobody waits to look."""
     if input_ids is None or torch.compiler.is_compiling() or type(input_ids) is not Tensor or input_ids.is_cuda:
         return
     if isinstance(cache, Cache):
-        holds_pictures = any(isinstance(layer, CrossAttentionCacheLayer) for layer in cache.layers)
-        if holds_pictures or (input_ids.shape[1] == 1 and cache.get_seq_length() > 0):
+        holds_images = any(isinstance(layer, CrossAttentionCacheLayer) for layer in cache.layers)
+        if holds_images or (input_ids.shape[1] == 1 and cache.get_seq_length() > 0):
             return
     if count := int((input_ids == config.image_token_id).sum()):
         raise ValueError(
-            f"the text holds {count} <image> (id {config.image_token_id}) but no pictures came; give pixel_values, "
+            f"the text holds {count} <image> (id {config.image_token_id}) but no images came; give pixel_values, "
             "which ArlowProcessor makes of images, or take <image> out of the text"
         )
 

@@ -169,7 +169,7 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
         segments: SegmentTable | SegmentMask,
         cache: CrossAttentionCacheLayer | None = None,
     ) -> Tensor:
-        """Text that sees a picture, (Q, D) with a table, (B, T, D) with a mask; flat (K, D) tokens of new pictures.
+        """Text that sees an image, (Q, D) with a table, (B, T, D) with a mask; flat (K, D) tokens of new images.
 
         The result has the shape of the text.
         """
@@ -180,7 +180,7 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
         return self.o_proj(attended.flatten(-2))
 
     def _pool(self, encoder_hidden_states: Tensor | None, cache) -> tuple[Tensor, Tensor]:
-        """(K, Hkv, Dh) keys and values: what the cache holds, then this call's pictures, which alone are projected."""
+        """(K, Hkv, Dh) keys and values: what the cache holds, then this call's images, which alone are projected."""
         pools = []
         if cache is not None and cache.is_initialized:
             pools.append((cache.keys.flatten(0, 1), cache.values.flatten(0, 1)))
@@ -234,7 +234,7 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
 class ArlowCrossAttentionBlock(nn.Module):
     """Cross-attention and MLP, each behind a tanh gate that starts closed: then the block is the identity.
 
-    Tokens that see no picture do not enter it (arXiv:2204.14198, section 3.1.2; QK-norm and groups as in Llama 3).
+    Tokens that see no image do not enter it (arXiv:2204.14198, section 3.1.2; QK-norm and groups as in Llama 3).
     """
 
     def __init__(self, config: ArlowConfig, layer_idx: int):
@@ -253,7 +253,7 @@ class ArlowCrossAttentionBlock(nn.Module):
         segments: SegmentTable | SegmentMask,
         cache: CrossAttentionCacheLayer | None = None,
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D); text that sees no picture comes back untouched, bit for bit."""
+        """(B, T, D) -> (B, T, D); text that sees no image comes back untouched, bit for bit."""
         if isinstance(segments, SegmentMask):
             seeing = self._read(hidden_states, encoder_hidden_states, segments, cache)
             return torch.where(segments.sees[..., None], seeing, hidden_states)
@@ -261,7 +261,7 @@ class ArlowCrossAttentionBlock(nn.Module):
         seeing = self._read(flat[segments.query_index], encoder_hidden_states, segments, cache)
         return flat.index_copy(0, segments.query_index, seeing).view_as(hidden_states)
 
-    def _read(self, seeing: Tensor, *pictures) -> Tensor:
-        attended = self.attn(self.attn_norm(seeing), *pictures)
+    def _read(self, seeing: Tensor, *images) -> Tensor:
+        attended = self.attn(self.attn_norm(seeing), *images)
         seeing = seeing + (self.attn_gate.float().tanh() * attended).to(seeing.dtype)
         return seeing + (self.mlp_gate.float().tanh() * self.mlp(self.mlp_norm(seeing))).to(seeing.dtype)

@@ -31,7 +31,7 @@ from .checkpoint_checks import NamesDamagedFiles
 from .configuration_arlow import ArlowConfig
 from .generation_arlow import (
     CrossAttentionCacheLayer,
-    PictureGenerationMixin,
+    CrossAttentionGenerationMixin,
     cross_attention_caches,
     image_positions,
 )
@@ -54,7 +54,7 @@ from .segments import (
     build_segment_table,
     cached_segments,
     document_ids,
-    flatten_pictures,
+    flatten_images,
     packed_documents,
 )
 
@@ -164,19 +164,19 @@ class ArlowModel(ArlowPreTrainedModel):
         segments: SegmentTable | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
-        """Text, and with `encoder_hidden_states` the pictures that its `<image>` tokens stand for.
+        """Text, and with `encoder_hidden_states` the images that its `<image>` tokens stand for.
 
         Args:
             input_ids: (B, T) int64.
             attention_mask: (B, past + T), nonzero on text; left and right padding both work.
             position_ids: (B, T); where they restart inside a row (no cache) a new document begins.
-            encoder_hidden_states: (N, P, D) one picture for each `<image>`, in the order of the tokens, row by row.
+            encoder_hidden_states: (N, P, D) one image for each `<image>`, in the order of the tokens, row by row.
             encoder_attention_mask: (N, P) nonzero on encoder tokens that count; None: all.
-            encoder_lengths: (N,) int64, with flat (K, D) `encoder_hidden_states`: how many of them each picture has.
+            encoder_lengths: (N,) int64, with flat (K, D) `encoder_hidden_states`: how many of them each image has.
             segments: which text sees which encoder tokens; None: what the `<image>` tokens of `input_ids` say.
 
         Raises:
-            ValueError: inputs that do not go together (see `input_checks`); another number of pictures than `<image>`s.
+            ValueError: inputs that do not go together (see `input_checks`); another number of images than `<image>`s.
             TypeError: an argument that nobody reads.
         """
         refuse_wrong_inputs(
@@ -192,11 +192,11 @@ class ArlowModel(ArlowPreTrainedModel):
         if position_ids is None:
             position_ids = self._positions(inputs_embeds, attention_mask, cache)
 
-        caches = cross_attention_caches(cache, self.config, pictures_come=encoder_hidden_states is not None)
+        caches = cross_attention_caches(cache, self.config, images_come=encoder_hidden_states is not None)
         image_lengths = None
         if encoder_hidden_states is not None:
-            self._check_pictures_can_be_read()
-            encoder_hidden_states, image_lengths = flatten_pictures(
+            self._check_images_can_be_read()
+            encoder_hidden_states, image_lengths = flatten_images(
                 encoder_hidden_states, encoder_attention_mask, encoder_lengths
             )
         if segments is None:
@@ -268,7 +268,7 @@ class ArlowModel(ArlowPreTrainedModel):
         dropout = self.layers[0].self_attn.dropout_now
         return takes_varlen(ARLOW_ATTENTION, inputs_embeds, self.config.head_dim, dropout)
 
-    def _check_pictures_can_be_read(self) -> None:
+    def _check_images_can_be_read(self) -> None:
         if not self.config.use_cross_attention:
             raise ValueError(
                 "this model was built with use_cross_attention False and cannot take encoder_hidden_states"
@@ -277,7 +277,7 @@ class ArlowModel(ArlowPreTrainedModel):
     def _segments(
         self, input_ids, inputs_embeds, position_ids, attention_mask, image_lengths, cache, caches
     ) -> SegmentTable | SegmentMask | None:
-        """What the text of this call sees of the pictures in the cache and of this call's, whose (N,) lengths come."""
+        """What the text of this call sees of the images in the cache and of this call's, whose (N,) lengths come."""
         cached = caches[0] if caches and caches[0].is_initialized else None
         if image_lengths is None:
             return None if cached is None else cached_segments(cached.lengths, cached.get_seq_length())
@@ -286,7 +286,7 @@ class ArlowModel(ArlowPreTrainedModel):
         is_image = image_positions(self.config, self.embed_tokens, input_ids, inputs_embeds)
         if input_ids is None and int(is_image.sum()) != len(image_lengths):
             raise ValueError(
-                f"{len(image_lengths)} pictures came, which are placed by the <image> tokens of the text, and "
+                f"{len(image_lengths)} images came, which are placed by the <image> tokens of the text, and "
                 f"{int(is_image.sum())} of inputs_embeds are the embedding of <image>; where embeddings were changed "
                 "with inputs_embeds give segments (SegmentTable.of_pairs)"
             )
@@ -307,7 +307,7 @@ class ArlowModel(ArlowPreTrainedModel):
         return segments
 
 
-class ArlowForCausalLM(ArlowPreTrainedModel, PictureGenerationMixin):
+class ArlowForCausalLM(ArlowPreTrainedModel, CrossAttentionGenerationMixin):
     """The decoder with its language-model head, tied to the embedding."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}

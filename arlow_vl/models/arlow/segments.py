@@ -1,12 +1,12 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""The segment table: which text sees which text, and which picture.
+"""The segment table: which text sees which text, and which image.
 
-A token sees the last group of consecutive pictures before it in its own document. That needs no mask: it is a list of
+A token sees the last group of consecutive images before it in its own document. That needs no mask: it is a list of
 (run of text -> run of encoder tokens) pairs, in order and disjoint, which is what varlen attention kernels take
 (`cu_seqlens_q`, `cu_seqlens_k`). Padded batches, packed rows and interleaved documents all build the same table.
 
 Two cases are a mask over each row's encoder tokens instead: text behind a cache, which sees all that the cache holds
-for its row, so that one graph serves every step; and the rule that a token sees all pictures before it, whose runs
+for its row, so that one graph serves every step; and the rule that a token sees all images before it, whose runs
 overlap.
 """
 
@@ -84,11 +84,11 @@ class SegmentTable:
     """The cross-attention pairs of a batch of B rows of T tokens.
 
     Encoder tokens are counted in one flat pool: first what the cache holds (B rows of `cached_width`), then this call's
-    pictures, one after another.
+    images, one after another.
     """
 
     query_index: Tensor
-    """(Q,) int64: the tokens that see a picture, as positions in the flattened (B, T) batch."""
+    """(Q,) int64: the tokens that see an image, as positions in the flattened (B, T) batch."""
     query_runs: Runs
     key_index: Tensor | None
     """(K,) int64: the encoder tokens that they see, run after run, as positions in the pool; None: the whole pool."""
@@ -157,7 +157,7 @@ class SegmentMask:
     """Which of its row's K encoder tokens each token sees. Costs B * T * K, and runs on kernels that take a mask."""
 
     sees: Tensor
-    """(B, T) or (B, 1) bool: the tokens that see any picture."""
+    """(B, T) or (B, 1) bool: the tokens that see any image."""
     mask: Tensor
     """(B, T, K) or (B, 1, K) bool; all True where a token sees nothing, so that no softmax is over nothing."""
     key_index: Tensor | None
@@ -206,12 +206,12 @@ def build_segment_table(
     Args:
         is_image: (B, T) bool, True on `<image>` tokens.
         documents: (B, T) int64 from `document_ids`.
-        image_lengths: (N,) int64, encoder tokens of each picture in the order of the `<image>` tokens, row by row.
+        image_lengths: (N,) int64, encoder tokens of each image in the order of the `<image>` tokens, row by row.
         cached_lengths: (B,) int64, encoder tokens in the cache that each row still sees.
         cached_width: room that the cache has for each row.
 
     Raises:
-        ValueError: the number of pictures differs from the number of `<image>` tokens.
+        ValueError: the number of images differs from the number of `<image>` tokens.
     """
     batch, width = is_image.shape
     device = is_image.device
@@ -249,8 +249,8 @@ def _groups(is_image: Tensor, documents: Tensor, image_lengths: Tensor) -> tuple
     if int(is_image.sum()) != image_lengths.shape[0]:
         per_row = is_image.sum(1).tolist()
         raise ValueError(
-            f"got {image_lengths.shape[0]} pictures for {sum(per_row)} <image> tokens (per row: {per_row}); "
-            "give exactly one picture for every <image>"
+            f"got {image_lengths.shape[0]} images for {sum(per_row)} <image> tokens (per row: {per_row}); "
+            "give exactly one image for every <image>"
         )
     same_group_next = is_image[:, :-1] & is_image[:, 1:] & (documents[:, :-1] == documents[:, 1:])
     return is_image, is_image & ~F.pad(same_group_next, (0, 1))
@@ -280,7 +280,7 @@ def _kept(last_seen: Tensor, groups: Tensor) -> Tensor:
 
 
 def cached_segments(lengths: Tensor, width: int) -> SegmentMask:
-    """Text behind a cache that brings no picture: every token sees what the cache holds for its row.
+    """Text behind a cache that brings no image: every token sees what the cache holds for its row.
 
     `lengths` is (B,) int64, the encoder tokens of each row; `width` the room that the cache has for each.
     """
@@ -296,7 +296,7 @@ def build_segment_mask(
     cached_lengths: Tensor | None = None,
     cached_width: int = 0,
 ) -> SegmentMask:
-    """As `build_segment_table`, for the rule that a token sees every picture before it in its own document."""
+    """As `build_segment_table`, for the rule that a token sees every image before it in its own document."""
     batch = is_image.shape[0]
     is_image, closes = _groups(is_image, documents, image_lengths)
     ends = F.pad(image_lengths.cumsum(0), (1, 0))
@@ -325,10 +325,10 @@ def build_segment_mask(
     return SegmentMask(sees, mask | ~sees[..., None], key_index, lengths)
 
 
-def flatten_pictures(
+def flatten_images(
     encoder_hidden_states: Tensor, encoder_attention_mask: Tensor | None, encoder_lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Encoder tokens as one flat (K, D) list, and the (N,) int64 length of each picture.
+    """Encoder tokens as one flat (K, D) list, and the (N,) int64 length of each image.
 
     They come as (N, P, D), with a mask of what counts, or flat already with their lengths.
     """
@@ -343,7 +343,7 @@ def flatten_pictures(
         return encoder_hidden_states, encoder_lengths
     if encoder_hidden_states.ndim != 3:
         raise ValueError(
-            f"encoder_hidden_states of shape {tuple(encoder_hidden_states.shape)} must be (pictures, patches, hidden), "
+            f"encoder_hidden_states of shape {tuple(encoder_hidden_states.shape)} must be (images, patches, hidden), "
             "or (patches, hidden) with encoder_lengths"
         )
     count, width = encoder_hidden_states.shape[:2]

@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""Architecture of the vision-language model: a picture encoder, a projector and Arlow."""
+"""Architecture of the vision-language model: an image encoder, a projector and Arlow."""
 
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from arlow_vl.models.arlow.configuration_arlow import ArlowConfig, refuse_unknow
 
 @strict
 class ArlowVisionConfig(PreTrainedConfig):
-    """A timm backbone and what its pictures must look like."""
+    """A timm backbone and what its images must look like."""
 
     model_type = "arlow_vision"
     base_config_key = "vision_config"
@@ -25,7 +25,7 @@ class ArlowVisionConfig(PreTrainedConfig):
     prefix_tokens: bool = False
     """Whether the decoder reads the encoder's class and register tokens too."""
     transform: dict | None = None
-    """Picture preprocessing, as `PictureTransform.to_dict` writes it; checkpoint and processor must agree on it.
+    """Image preprocessing, as `ImageTransform.to_dict` writes it; checkpoint and processor must agree on it.
 
     `from_text_checkpoint` adds what is missing out of the encoder's own, so that {"max_tiles": 6} is enough for tiles.
     """
@@ -39,7 +39,7 @@ class ArlowVisionConfig(PreTrainedConfig):
 
     @property
     def max_tiles(self) -> int:
-        """Tiles that a picture may have beside its thumbnail; 1: the thumbnail alone."""
+        """Tiles that an image may have beside its thumbnail; 1: the thumbnail alone."""
         return (self.transform or {}).get("max_tiles", 1)
 
     @property
@@ -51,7 +51,7 @@ class ArlowVisionConfig(PreTrainedConfig):
 
 @strict
 class ArlowVLConfig(PreTrainedConfig):
-    """A picture encoder, a projector and the text decoder that reads them."""
+    """An image encoder, a projector and the text decoder that reads them."""
 
     model_type = "arlow_vl"
     sub_configs_defaults = {"text_config": ArlowConfig, "vision_config": ArlowVisionConfig}
@@ -60,7 +60,7 @@ class ArlowVLConfig(PreTrainedConfig):
     vision_config: dict | PreTrainedConfig | None = None
     projector: Literal["linear", "mlp", "perceiver"] = "mlp"
     projector_latents: int = 64
-    """Tokens that a perceiver makes of every picture, however many tiles or patches it has."""
+    """Tokens that a perceiver makes of every image, however many tiles or patches it has."""
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
@@ -68,7 +68,7 @@ class ArlowVLConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if not self.text_config.use_cross_attention:
             raise ValueError(
-                "text_config has use_cross_attention False, so pictures could not reach the decoder; set it to True"
+                "text_config has use_cross_attention False, so images could not reach the decoder; set it to True"
             )
         if self.projector_latents < 1:
             raise ValueError(f"projector_latents must be at least 1, got {self.projector_latents}")

@@ -1,11 +1,11 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""What a caller can get wrong about picture inputs, each refused in a sentence that says what to do."""
+"""What a caller can get wrong about image inputs, each refused in a sentence that says what to do."""
 
 import torch
 from torch import Tensor
 
 
-def refuse_wrong_pictures(
+def refuse_wrong_images(
     pixel_values: Tensor | None,
     image_features: Tensor | None,
     image_grids: Tensor | None,
@@ -13,17 +13,17 @@ def refuse_wrong_pictures(
     *,
     features_dim: int,
 ) -> None:
-    """Raises ValueError unless the pictures came in one of the forms of `ArlowVLModel.encode_pictures`."""
+    """Raises ValueError unless the images came in one of the forms of `ArlowVLModel.encode_images`."""
     if torch.compiler.is_compiling():
         return
     if (pixel_values is None) == (image_features is None):
         raise ValueError("give pixel_values or image_features (what the encoder made of them), not both")
     if pixel_values is not None:
-        _refuse_wrong_form("pixel_values", pixel_values, "(pictures, 3, height, width)", "image_grids", image_grids)
+        _refuse_wrong_form("pixel_values", pixel_values, "(images, 3, height, width)", "image_grids", image_grids)
         if pixel_values.ndim == 4 and pixel_values.shape[1] != 3:
             raise ValueError(
                 f"pixel_values must have 3 channels on the second axis, got {tuple(pixel_values.shape)}; "
-                "ArlowImageProcessor makes them of pictures of any kind"
+                "ArlowImageProcessor makes them of images of any kind"
             )
         if image_grids is not None:
             _refuse_wrong_counts("image_grids", image_grids, image_grids.prod(-1), "patches", pixel_values)
@@ -40,7 +40,7 @@ def refuse_wrong_pictures(
 
 
 def refuse_wrong_tiles(tiles_per_image: Tensor, features: Tensor) -> None:
-    """Raises ValueError unless every one of the tiles is of a picture."""
+    """Raises ValueError unless every one of the tiles is of an image."""
     _refuse_wrong_counts("tiles_per_image", tiles_per_image, tiles_per_image, "tiles", features)
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""Arlow with eyes: a timm encoder, a projector, and the decoder whose cross-attention blocks read what they give."""
+"""The vision-language model: a timm encoder, a projector, and Arlow, whose cross-attention blocks read the images."""
 
 import copy
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.deprecation import deprecate_kwarg
 
-from arlow_vl.models.arlow.generation_arlow import PictureGenerationMixin
-from arlow_vl.models.arlow.input_checks import refuse_missing_pictures, refuse_wrong_labels
+from arlow_vl.models.arlow.generation_arlow import CrossAttentionGenerationMixin
+from arlow_vl.models.arlow.input_checks import refuse_missing_images, refuse_wrong_labels
 from arlow_vl.models.arlow.linear import ArlowLinear
 from arlow_vl.models.arlow.loss import head_output
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
-from arlow_vl.models.arlow_vl.image_checks import refuse_wrong_pictures, refuse_wrong_tiles
+from arlow_vl.models.arlow_vl.image_checks import refuse_wrong_images, refuse_wrong_tiles
 from vision.encoder import VisionEncoder
 from vision.projector import LinearProjector, MLPProjector, PerceiverResampler, TileEmbedding, UnitLinear
 from vision.transform import MAX_GRID
@@ -69,23 +69,23 @@ def _has_values(tensor: Tensor) -> bool:
     return getattr(tensor, "_is_hf_initialized", False)  # transformers' mark
 
 
-class EncodedPictures(NamedTuple):
-    """Pictures on their way to the decoder."""
+class EncodedImages(NamedTuple):
+    """Images on their way to the decoder."""
 
     features: Tensor
-    """What the encoder gave, (pictures, P, F), or flat (K, F) where pictures differ in length."""
+    """What the encoder gave, (images, P, F), or flat (K, F) where images differ in length."""
     states: Tensor
     """The same through the projector, in the decoder's width."""
     lengths: Tensor | None
-    """(pictures,) int64: how many of the flat states are of each; None: they are not flat."""
+    """(images,) int64: how many of the flat states are of each; None: they are not flat."""
 
     def decoder_inputs(self) -> dict[str, Tensor]:
         inputs = {"encoder_hidden_states": self.states, "encoder_lengths": self.lengths}
         return {key: value for key, value in inputs.items() if value is not None}
 
     def image_outputs(self) -> BaseModelOutputWithPooling:
-        of_pictures = self.states if self.lengths is None else self.states.split(self.lengths.tolist())
-        return BaseModelOutputWithPooling(last_hidden_state=self.features, pooler_output=of_pictures)
+        of_images = self.states if self.lengths is None else self.states.split(self.lengths.tolist())
+        return BaseModelOutputWithPooling(last_hidden_state=self.features, pooler_output=of_images)
 
 
 class ArlowVLModel(ArlowVLPreTrainedModel):
@@ -113,31 +113,31 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.embed_tokens = value
 
-    def encode_pictures(
+    def encode_images(
         self,
         pixel_values: Tensor | None = None,
         image_features: Tensor | None = None,
-        tiles_per_image: Int[Tensor, " pictures"] | None = None,
+        tiles_per_image: Int[Tensor, " images"] | None = None,
         tile_ids: Int[Tensor, " tiles"] | None = None,
-        image_grids: Int[Tensor, "pictures 2"] | None = None,
-        encoder_lengths: Int[Tensor, " pictures"] | None = None,
-    ) -> EncodedPictures:
-        """What the encoder and the projector make of pictures.
+        image_grids: Int[Tensor, "images 2"] | None = None,
+        encoder_lengths: Int[Tensor, " images"] | None = None,
+    ) -> EncodedImages:
+        """What the encoder and the projector make of images.
 
         Args:
-            pixel_values: (N, 3, height, width), pictures or their tiles, picture after picture; or with `image_grids`
-                (K, values), the patches of pictures in their native resolution.
-            image_features: (N, P, F), what the encoder made of pictures or tiles, instead of pixels; or with
-                `encoder_lengths` (K, F), its tokens of pictures in their native resolution.
-            tiles_per_image: How many of the tiles are of each picture; None: each is a picture.
+            pixel_values: (N, 3, height, width), images or their tiles, image after image; or with `image_grids`
+                (K, values), the patches of images in their native resolution.
+            image_features: (N, P, F), what the encoder made of images or tiles, instead of pixels; or with
+                `encoder_lengths` (K, F), its tokens of images in their native resolution.
+            tiles_per_image: How many of the tiles are of each image; None: each is an image.
             tile_ids: The place of each tile (`vision.forms.tiling`); None: all are thumbnails.
-            image_grids: Rows and columns of patches of each picture.
-            encoder_lengths: How many encoder tokens each picture has.
+            image_grids: Rows and columns of patches of each image.
+            encoder_lengths: How many encoder tokens each image has.
 
         Raises:
-            ValueError: inputs that do not go together (see `picture_checks`).
+            ValueError: inputs that do not go together (see `image_checks`).
         """
-        refuse_wrong_pictures(
+        refuse_wrong_images(
             pixel_values, image_features, image_grids, encoder_lengths, features_dim=self.vision.embed_dim
         )
         dtype = self.projector.dtype
@@ -152,12 +152,12 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
             if tiles_per_image is not None:
                 features, lengths = _join_tiles(features, tiles_per_image)
         if not isinstance(self.projector, PerceiverResampler):
-            return EncodedPictures(features, self.projector(features), lengths)
+            return EncodedImages(features, self.projector(features), lengths)
         if lengths is None:
             flat, lengths = _join_tiles(features, torch.ones(len(features), dtype=torch.long))
         else:
             flat = features
-        return EncodedPictures(features, self.projector(flat, lengths), None)
+        return EncodedImages(features, self.projector(flat, lengths), None)
 
     def _place_tiles(self, features: Tensor, tile_ids: Tensor | None) -> Tensor:
         if self.projector.tile_embedding is not None:
@@ -190,22 +190,22 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
         encoder_lengths: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MultimodalBaseModelOutputWithPast:
-        """As `ArlowModel.forward`, with one picture for each `<image>` of the text, row by row.
+        """As `ArlowModel.forward`, with one image for each `<image>` of the text, row by row.
 
-        Pictures come as arguments of `encode_pictures`, or as what it made of them. `image_outputs` has what the
-        encoder gave as `last_hidden_state`, and what the decoder read of each picture as `pooler_output`.
+        Images come as arguments of `encode_images`, or as what it made of them. `image_outputs` has what the
+        encoder gave as `last_hidden_state`, and what the decoder read of each image as `pooler_output`.
         """
-        pictures = None
+        images = None
         states = {"encoder_hidden_states": encoder_hidden_states, "encoder_lengths": encoder_lengths}
         if pixel_values is not None or image_features is not None:
             if encoder_hidden_states is not None:
-                raise ValueError("give pictures or the encoder_hidden_states that were made of them, not both")
-            pictures = self.encode_pictures(
+                raise ValueError("give images or the encoder_hidden_states that were made of them, not both")
+            images = self.encode_images(
                 pixel_values, image_features, tiles_per_image, tile_ids, image_grids, encoder_lengths
             )
-            states = pictures.decoder_inputs()
+            states = images.decoder_inputs()
         elif encoder_hidden_states is None:
-            refuse_missing_pictures(self.config.text_config, input_ids, cache)
+            refuse_missing_images(self.config.text_config, input_ids, cache)
         outputs = self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -218,7 +218,7 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
             **kwargs,
         )
         return MultimodalBaseModelOutputWithPast(
-            **outputs, image_outputs=None if pictures is None else pictures.image_outputs()
+            **outputs, image_outputs=None if images is None else images.image_outputs()
         )
 
 
@@ -233,13 +233,13 @@ def build_projector(config: ArlowVLConfig, in_dim: int) -> LinearProjector | MLP
 
 
 def _join_tiles(features: Tensor, tiles_per_image: Tensor) -> tuple[Tensor, Tensor]:
-    """(tiles, P, F) -> (K, F), the tiles of each picture as one, and the (N,) lengths of the pictures."""
+    """(tiles, P, F) -> (K, F), the tiles of each image as one, and the (N,) lengths of the images."""
     refuse_wrong_tiles(tiles_per_image, features)
     return features.flatten(0, 1), tiles_per_image.to(features.device) * features.shape[1]
 
 
-class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationMixin):
-    """Captions pictures and answers questions about them; without pictures, the text model that it was built from."""
+class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGenerationMixin):
+    """Captions images and answers questions about them; without images, the text model that it was built from."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -250,7 +250,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
         self.model = ArlowVLModel(config)
         # The text model's class of head: another kernel would round its logits otherwise.
         self.lm_head = ArlowLinear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        self.generation_config.suppress_tokens = [config.image_token_id]  # no picture would stand for it
+        self.generation_config.suppress_tokens = [config.image_token_id]  # no image would stand for it
         self.post_init()
 
     @classmethod
@@ -264,7 +264,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
         changes = {"use_cross_attention": True, "_name_or_path": ""}  # a config file names no folder of ours
         text_config = type(text_model.config).from_dict(text_model.config.to_dict() | changes)
         model = cls(ArlowVLConfig(text_config=text_config, vision_config=copy.deepcopy(vision_config), **settings))
-        transform = model.model.vision.picture_transform(**(vision_config.transform or {}))
+        transform = model.model.vision.image_transform(**(vision_config.transform or {}))
         model.config.vision_config.transform = transform.to_dict()
         absent = model.model.language_model.load_state_dict(text_model.model.state_dict(), strict=False)
         assert not absent.unexpected_keys and all("cross_block" in key for key in absent.missing_keys), absent
@@ -277,7 +277,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
     def text_model(self) -> ArlowForCausalLM:
         """The text model inside, in the same memory, without the cross-attention blocks.
 
-        Pictures have trained those, and text never enters them. So whatever is left has the bytes of the text
+        Images have trained those, and text never enters them. So whatever is left has the bytes of the text
         checkpoint that a frozen decoder came from, whether that one had (closed) blocks or none.
         """
         config = copy.deepcopy(self.config.text_config)
@@ -313,12 +313,12 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, PictureGenerationM
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MultimodalCausalLMOutputWithPast:
-        """One picture for each `<image>`, row by row, as `ArlowVLModel.encode_pictures` takes them.
+        """One image for each `<image>`, row by row, as `ArlowVLModel.encode_images` takes them.
 
         `labels` and `skip_logits` are those of `ArlowForCausalLM.forward`.
 
         Raises:
-            ValueError: another number of pictures than `<image>` tokens, or both kinds of picture input.
+            ValueError: another number of images than `<image>` tokens, or both kinds of image input.
         """
         text = input_ids if inputs_embeds is None else inputs_embeds
         refuse_wrong_labels(self.config.text_config, labels, text, logits_to_keep)

@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""Pictures and text with `<image>` in it become what `ArlowVLForConditionalGeneration` takes."""
+"""Images and text with `<image>` in it become what `ArlowVLForConditionalGeneration` takes."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +16,9 @@ from transformers import BaseImageProcessor, BatchFeature, PreTrainedTokenizerBa
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig
 from vision.decoding.colours import WHITE
-from vision.decoding.image import PictureError, decode_picture, read_picture
-from vision.forms.batches import pack_pictures, prepare_picture
-from vision.transform import PictureTransform, transform_difference
+from vision.decoding.image import ImageError, decode_image, read_image
+from vision.forms.batches import pack_images, prepare_image
+from vision.transform import ImageTransform, transform_difference
 
 IMAGE_TOKEN = "<image>"
 CHANNELS = (1, 3, 4)
@@ -30,14 +30,14 @@ class ArlowImagesKwargs(TypedDict, total=False):
 
 
 class ArlowImageProcessor(BaseImageProcessor):
-    """Pictures, however they come, as the picture inputs of the model (see `vision.forms.batches`), float32.
+    """Images, however they come, as the image inputs of the model (see `vision.forms.batches`), float32.
 
-    A picture is a path, a file:// URL, the bytes of a file, a PIL image, or an array or tensor (uint8, or float within
+    An image is a path, a file:// URL, the bytes of a file, a PIL image, or an array or tensor (uint8, or float within
     0 to 1; a grid, channels last or channels first). Nothing is fetched from a network.
 
     Args:
         data_config: timm's data config of the encoder.
-        settings: The options of `PictureTransform`: background, max_tiles, patch_size and max_patches,
+        settings: The options of `ImageTransform`: background, max_tiles, patch_size and max_patches,
             scaled_decoding.
     """
 
@@ -45,32 +45,30 @@ class ArlowImageProcessor(BaseImageProcessor):
     valid_kwargs = ArlowImagesKwargs
 
     def __init__(self, data_config: Mapping[str, Any], background: Sequence[int] = WHITE, **settings: Any) -> None:
-        own = {key: settings.pop(key) for key in PictureTransform.OPTIONS if key in settings}
+        own = {key: settings.pop(key) for key in ImageTransform.OPTIONS if key in settings}
         super().__init__(**settings)
-        self.transform = PictureTransform(data_config, background=background, **own)
+        self.transform = ImageTransform(data_config, background=background, **own)
 
     @classmethod
     def of_model(cls, config: ArlowVLConfig) -> "ArlowImageProcessor":
         """The one whose preprocessing is stored with a model."""
         if config.vision_config.transform is None:
             raise ValueError("this model's vision_config has no transform; give ArlowImageProcessor the data config")
-        return cls(**_as_settings(PictureTransform.from_dict(config.vision_config.transform)))
+        return cls(**_as_settings(ImageTransform.from_dict(config.vision_config.transform)))
 
     def preprocess(self, images: Any, return_tensors: str | None = None) -> BatchFeature:
-        """`images` is one picture or lists of them, nested as deep as you like; they come out in order, unnested.
+        """`images` is one image or lists of them, nested as deep as you like; they come out in order, unnested.
 
         Raises:
-            PictureError: naming the file, or the place of the picture, that cannot be used.
+            ImageError: naming the file, or the place of the image, that cannot be used.
         """
-        prepared = [self._prepare(picture, f"picture {place}") for place, picture in enumerate(flat_pictures(images))]
+        prepared = [self._prepare(image, f"image {place}") for place, image in enumerate(flat_images(images))]
         if not prepared:
-            raise ValueError("there is no picture in images; leave images away where the text has none")
-        return BatchFeature(pack_pictures(self.transform, prepared), tensor_type=return_tensors)
+            raise ValueError("there is no image in images; leave images away where the text has none")
+        return BatchFeature(pack_images(self.transform, prepared), tensor_type=return_tensors)
 
-    def _prepare(self, picture: Any, name: str) -> Any:
-        return prepare_picture(
-            self.transform, picture if isinstance(picture, bytes) else as_picture(picture, name), name=name
-        )
+    def _prepare(self, image: Any, name: str) -> Any:
+        return prepare_image(self.transform, image if isinstance(image, bytes) else as_image(image, name), name=name)
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         return image_url_or_urls
@@ -79,16 +77,16 @@ class ArlowImageProcessor(BaseImageProcessor):
         return {"image_processor_type": type(self).__name__, **_as_settings(self.transform)}
 
 
-def _as_settings(transform: PictureTransform) -> dict[str, Any]:
+def _as_settings(transform: ImageTransform) -> dict[str, Any]:
     fields = transform.to_dict()
-    return {"data_config": {key: fields.pop(key) for key in PictureTransform.DATA_CONFIG}, **fields}
+    return {"data_config": {key: fields.pop(key) for key in ImageTransform.DATA_CONFIG}, **fields}
 
 
 class ArlowProcessor(ProcessorMixin):
-    """Text and pictures for the model: `input_ids`, `attention_mask` and `pixel_values`.
+    """Text and images for the model: `input_ids`, `attention_mask` and `pixel_values`.
 
-    The text holds one `<image>` for each picture. Pictures are one list for all rows, or a list for each row. Without
-    text each picture, or each list of pictures, becomes a row of its own `<image>`s.
+    The text holds one `<image>` for each image. Images are one list for all rows, or a list for each row. Without
+    text each image, or each list of images, becomes a row of its own `<image>`s.
     """
 
     def __init__(
@@ -114,7 +112,7 @@ class ArlowProcessor(ProcessorMixin):
         return processor
 
     def check_fits(self, config: ArlowVLConfig) -> None:
-        """Whether these are the pictures and the `<image>` that the model was trained with.
+        """Whether these are the images and the `<image>` that the model was trained with.
 
         Raises:
             CheckpointError: naming the first setting that differs, with both values.
@@ -126,80 +124,78 @@ class ArlowProcessor(ProcessorMixin):
             )
         if config.vision_config.transform is None:
             return
-        trained = PictureTransform.from_dict(config.vision_config.transform)
+        trained = ImageTransform.from_dict(config.vision_config.transform)
         if difference := transform_difference(trained, self.image_processor.transform):
             raise CheckpointError(
-                f"the processor prepares other pictures than the model was trained with: {difference}; "
+                f"the processor prepares other images than the model was trained with: {difference}; "
                 "take the processor that was saved with the model, or ArlowImageProcessor.of_model(config)"
             )
 
     def prepare_inputs_layout(self, images: Any = None, text: Any = None, **kwargs) -> tuple[Any, Any, Any, Any]:
         if images is not None and not isinstance(images, list | tuple):
-            images = list(flat_pictures(images))
+            images = list(flat_images(images))
         if text is None and images is not None:
-            text = [IMAGE_TOKEN * len(list(flat_pictures(row))) for row in images]
+            text = [IMAGE_TOKEN * len(list(flat_images(row))) for row in images]
         return super().prepare_inputs_layout(images=images, text=text, **kwargs)
 
     def validate_inputs(self, images: Any = None, text: Any = None, **kwargs) -> None:
-        """Raises ValueError unless every `<image>` has its picture and every picture its `<image>`."""
+        """Raises ValueError unless every `<image>` has its image and every image its `<image>`."""
         if kwargs.get("videos") is not None or kwargs.get("audio") is not None:
-            raise ValueError("ArlowProcessor takes text and pictures, not videos or audio")
+            raise ValueError("ArlowProcessor takes text and images, not videos or audio")
         if not isinstance(text, list) or not all(isinstance(row, str) for row in text):
             raise ValueError("give ArlowProcessor text (a string or a list of strings), images, or both")
         expected = [row.count(IMAGE_TOKEN) for row in text]
         images = images or []
-        came = [len(list(flat_pictures(row))) for row in images]
+        came = [len(list(flat_images(row))) for row in images]
         if not any(isinstance(row, list | tuple) for row in images):
             where = "row 0 holds" if len(text) == 1 else f"rows 0 to {len(text) - 1} together hold"
             if sum(came) != sum(expected):
-                raise ValueError(f"{where} {sum(expected)} {IMAGE_TOKEN} but there are {sum(came)} pictures")
+                raise ValueError(f"{where} {sum(expected)} {IMAGE_TOKEN} but there are {sum(came)} images")
             return
         if len(images) != len(text):
             raise ValueError(f"text has {len(text)} rows but images has lists for {len(images)}; give one for each")
         for place, counts in enumerate(zip(expected, came, strict=True)):
             if counts[0] != counts[1]:
-                raise ValueError(
-                    f"row {place} holds {counts[0]} {IMAGE_TOKEN} but there are {counts[1]} pictures for it"
-                )
+                raise ValueError(f"row {place} holds {counts[0]} {IMAGE_TOKEN} but there are {counts[1]} images for it")
 
     def _process_images(self, images: Any, **kwargs) -> tuple[Mapping[str, Any], list[str]]:
-        pictures = list(flat_pictures(images))
-        if not pictures:
+        flat = list(flat_images(images))
+        if not flat:
             return {}, []
-        return self.image_processor(pictures, **kwargs), [IMAGE_TOKEN] * len(pictures)
+        return self.image_processor(flat, **kwargs), [IMAGE_TOKEN] * len(flat)
 
 
-def flat_pictures(images: Any) -> Iterator[Any]:
-    """The pictures in nested lists, and those along the first axis of an array with four axes."""
+def flat_images(images: Any) -> Iterator[Any]:
+    """The images in nested lists, and those along the first axis of an array with four axes."""
     if isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4:
         for item in images:
-            yield from flat_pictures(item)
+            yield from flat_images(item)
     else:
         yield images
 
 
-def as_picture(picture: Any, name: str) -> Image.Image:
-    """An upright RGB picture, read by `vision` where bytes are to be read. Raises PictureError with `name`."""
-    if isinstance(picture, str | Path):
-        is_url = isinstance(picture, str) and picture.startswith("file://")
-        return read_picture(url2pathname(urlsplit(picture).path) if is_url else picture)
-    if isinstance(picture, bytes):
-        return decode_picture(picture, name=name)
-    if isinstance(picture, np.ndarray | torch.Tensor):
-        picture = image_of_array(picture, name)
-    if not isinstance(picture, Image.Image):
+def as_image(image: Any, name: str) -> Image.Image:
+    """An upright RGB image, read by `vision` where bytes are to be read. Raises ImageError with `name`."""
+    if isinstance(image, str | Path):
+        is_url = isinstance(image, str) and image.startswith("file://")
+        return read_image(url2pathname(urlsplit(image).path) if is_url else image)
+    if isinstance(image, bytes):
+        return decode_image(image, name=name)
+    if isinstance(image, np.ndarray | torch.Tensor):
+        image = image_of_array(image, name)
+    if not isinstance(image, Image.Image):
         kinds = "a path, the bytes of a file, a PIL image, an array or a tensor"
-        raise PictureError(name, "unknown_type", f"expected {kinds}, got {type(picture).__name__}")
+        raise ImageError(name, "unknown_type", f"expected {kinds}, got {type(image).__name__}")
     buffer = io.BytesIO()
     try:
-        upright = ImageOps.exif_transpose(picture)
+        upright = ImageOps.exif_transpose(image)
         if upright.mode == "RGB" and not upright.has_transparency_data:
             upright.load()
             return upright
         upright.save(buffer, "TIFF" if upright.mode in NOT_IN_PNG else "PNG")
     except OSError as error:
-        raise PictureError(name, "corrupt", f"a PIL image that cannot be read ({error})") from error
-    return decode_picture(buffer.getvalue(), name=name)  # vision's rules for alpha, palettes and deep pixels
+        raise ImageError(name, "corrupt", f"a PIL image that cannot be read ({error})") from error
+    return decode_image(buffer.getvalue(), name=name)  # vision's rules for alpha, palettes and deep pixels
 
 
 def image_of_array(array: np.ndarray | torch.Tensor, name: str) -> Image.Image:
@@ -217,5 +213,5 @@ def image_of_array(array: np.ndarray | torch.Tensor, name: str) -> Image.Image:
     is_grid = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in CHANNELS)
     if array.dtype != np.uint8 or not is_grid or not array.size:
         expected = "uint8 or floats within 0 to 1, two axes or three with 1, 3 or 4 channels"
-        raise PictureError(name, "unknown_array", f"expected {expected}; got {array.dtype} of shape {array.shape}")
+        raise ImageError(name, "unknown_array", f"expected {expected}; got {array.dtype} of shape {array.shape}")
     return Image.fromarray(np.ascontiguousarray(array))

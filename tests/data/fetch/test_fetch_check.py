@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 def samples_of(folder, split):
     return [
-        Sample(key=sample.key, extension="jpg", picture=sample.read_image(), text=sample.text, fields=sample.fields)
+        Sample(key=sample.key, extension="jpg", image=sample.read_image(), text=sample.text, fields=sample.fields)
         for sample in scan_shards(shards_of(folder / "captions", split)).samples
     ]
 
@@ -52,21 +52,19 @@ def test_the_committed_samples_are_under_permissive_licences():
 def test_a_novel_caption_in_training_is_found(folder):
     novel, *rest = samples_of(folder, "test-novel")
     known = samples_of(folder, "train")[0]
-    changed = Sample(
-        key=novel.key, extension="jpg", picture=novel.picture, text=f"A {known.text}!", fields=novel.fields
-    )
+    changed = Sample(key=novel.key, extension="jpg", image=novel.image, text=f"A {known.text}!", fields=novel.fields)
     rewrite(folder, "test-novel", [changed, *rest])
     with pytest.raises(DataError, match="has a caption of training"):
         check_splits(folder)
 
 
 @pytest.mark.parametrize("split", ["validation", "test-known", "test-novel"])
-def test_a_held_out_picture_in_training_is_found(folder, split):
+def test_a_held_out_image_in_training_is_found(folder, split):
     train, held_out = samples_of(folder, "train"), samples_of(folder, split)[0]
     last = train[-1]
-    leak = Sample(key="leak", extension="jpg", picture=held_out.picture, text=last.text, fields=last.fields)
+    leak = Sample(key="leak", extension="jpg", image=held_out.image, text=last.text, fields=last.fields)
     rewrite(folder, "train", [*train, leak])
-    with pytest.raises(DataError, match=r"leak.* are nearly the same picture \(0 of 256 bits differ\)"):
+    with pytest.raises(DataError, match=r"leak.* are nearly the same image \(0 of 256 bits differ\)"):
         check_splits(folder)
 
 

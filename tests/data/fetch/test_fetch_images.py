@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from arlow_vl.data.fetch.images import SourcePicture, StoredPicture, difference_hash, draw, draw_all, hash_distances
-from vision.decoding.image import decode_picture
+from arlow_vl.data.fetch.images import SourceImage, StoredImage, difference_hash, draw, draw_all, hash_distances
+from vision.decoding.image import decode_image
 
 SVG = (
     b'<svg xmlns="http://www.w3.org/2000/svg" width="30pt" height="60pt">'
@@ -26,11 +26,11 @@ def png(image):
 
 def source(data, **fields):
     names = {"key": "k", "source": "s", "license": "MIT", "style": "t", "caption": "c", "names": ("k",)}
-    return SourcePicture(**{**names, **fields}, data=data)
+    return SourceImage(**{**names, **fields}, data=data)
 
 
 def drawn(data, **fields):
-    return decode_picture(draw(source(data, **fields)).jpeg, name="k")
+    return decode_image(draw(source(data, **fields)).jpeg, name="k")
 
 
 def test_a_hash_survives_resizing_and_jpeg():
@@ -39,7 +39,7 @@ def test_a_hash_survives_resizing_and_jpeg():
     assert hash_distances(difference_hash(png(image), name="a")[None], small[None]).item() <= 12
 
 
-def test_hashes_of_other_pictures_are_far():
+def test_hashes_of_other_images_are_far():
     a, b = (difference_hash(png(noise(seed)), name="x") for seed in (0, 1))
     assert hash_distances(a[None], b[None]).item() > 60
 
@@ -51,7 +51,7 @@ def test_distances_count_differing_bits():
     assert (hash_distances(left, right) == expected).all()
 
 
-def test_a_large_picture_is_shrunk_and_a_small_one_is_not_enlarged():
+def test_a_large_image_is_shrunk_and_a_small_one_is_not_enlarged():
     assert drawn(png(noise(0, (600, 300)))).size == (256, 128)
     assert drawn(png(noise(0, (40, 30)))).size == (40, 30)
 
@@ -78,22 +78,22 @@ def test_white_margins_are_cut_only_from_pages():
         (b"<svg xmlns='http://www.w3.org/2000/svg'><broken", "bad_svg"),
     ],
 )
-def test_an_unusable_picture_gives_its_reason(data, reason):
+def test_an_unusable_image_gives_its_reason(data, reason):
     assert draw(source(data)) == reason
 
 
-def test_a_picture_too_large_to_decode_is_left_out_from_its_header():
+def test_an_image_too_large_to_decode_is_left_out_from_its_header():
     buffer = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
     assert draw(source(buffer.getvalue())) == "too_many_pixels"
 
 
 def test_drawing_keeps_the_order_and_counts_what_is_left_out():
-    pictures = [source(png(noise(n)), key=str(n)) for n in range(6)]
-    pictures.insert(2, source(b"no picture", key="bad"))
+    images = [source(png(noise(n)), key=str(n)) for n in range(6)]
+    images.insert(2, source(b"no image", key="bad"))
     steps = []
-    stored, left_out = draw_all(pictures, steps.append)
-    assert [picture.origin.key for picture in stored] == list("012345")
+    stored, left_out = draw_all(images, steps.append)
+    assert [image.origin.key for image in stored] == list("012345")
     assert left_out.total() == 1
     assert steps == [1, 2, 3, 4, 5, 6]
-    assert all(isinstance(picture, StoredPicture) and picture.origin.data == b"" for picture in stored)
+    assert all(isinstance(image, StoredImage) and image.origin.data == b"" for image in stored)

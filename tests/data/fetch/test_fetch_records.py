@@ -104,11 +104,9 @@ def test_too_little_room_is_told_before_anything_is_fetched(tmp_path, monkeypatc
 
 
 def samples(count):
-    picture = next((SAMPLES / "easy-vqa").glob("train-*.tar"))
-    image = verify_shards([picture]).samples[0].read_image()
-    return [
-        Sample(key=f"k{n}", extension="png", picture=image, text=f"text {n}", fields={"n": n}) for n in range(count)
-    ]
+    shard = next((SAMPLES / "easy-vqa").glob("train-*.tar"))
+    image = verify_shards([shard]).samples[0].read_image()
+    return [Sample(key=f"k{n}", extension="png", image=image, text=f"text {n}", fields={"n": n}) for n in range(count)]
 
 
 def test_shards_are_the_same_bytes_in_whatever_order_samples_come(tmp_path):

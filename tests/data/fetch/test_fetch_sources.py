@@ -98,16 +98,16 @@ def emoji_folder(make_wheel, make_tgz, tmp_path):
 
 
 def test_a_concept_comes_once_in_every_style_that_all_have(emoji_folder):
-    pictures = list(read_emoji(emoji_folder, PackageSet(frozenset({"pip", "npm"}))))
-    assert [(p.style, p.data) for p in pictures] == [("fluent-3d", b"f-cat"), ("noto", b"n-cat"), ("openmoji", b"o")]
-    assert {(p.caption, p.kind, p.names) for p in pictures} == {("cat", "animal", ("emoji:1f408", "caption:cat"))}
-    assert {p.license for p in pictures} == {"MIT", "Apache-2.0", "CC-BY-SA-4.0"}
+    images = list(read_emoji(emoji_folder, PackageSet(frozenset({"pip", "npm"}))))
+    assert [(p.style, p.data) for p in images] == [("fluent-3d", b"f-cat"), ("noto", b"n-cat"), ("openmoji", b"o")]
+    assert {(p.caption, p.kind, p.names) for p in images} == {("cat", "animal", ("emoji:1f408", "caption:cat"))}
+    assert {p.license for p in images} == {"MIT", "Apache-2.0", "CC-BY-SA-4.0"}
 
 
 def test_pip_alone_gives_the_same_names_and_groups(emoji_folder):
-    pictures = list(read_emoji(emoji_folder, PackageSet(frozenset({"pip"}))))
-    assert {p.style for p in pictures} == {"openmoji", "twemoji"}
-    assert {(p.caption, p.kind, p.flag_of) for p in pictures} == {
+    images = list(read_emoji(emoji_folder, PackageSet(frozenset({"pip"}))))
+    assert {p.style for p in images} == {"openmoji", "twemoji"}
+    assert {(p.caption, p.kind, p.flag_of) for p in images} == {
         ("cat", "animal", None),
         ("flag: Norway", "flag", "Norway"),
     }
@@ -137,7 +137,7 @@ def test_the_longest_known_folder_gives_the_kind():
 # Stamps
 
 
-def test_a_stamp_is_a_picture_with_a_first_line(make_deb, tmp_path):
+def test_a_stamp_is_an_image_with_a_first_line(make_deb, tmp_path):
     base = "usr/share/tuxpaint/stamps/"
     frog = b"A frog.\nfr.utf8=Une grenouille.\nde.utf8=Ein Frosch.\n"
     members = {
@@ -146,7 +146,7 @@ def test_a_stamp_is_a_picture_with_a_first_line(make_deb, tmp_path):
         f"{base}animals/frog-1.ogg": b"o",
     }
     members |= {f"{base}town/inn.svg": b"svg", f"{base}town/inn.txt": b"An inn.\n", f"{base}town/mute.png": b"png"}
-    members |= {f"{base}town/empty.png": b"png", f"{base}town/empty.txt": b"\n", f"{base}town/lone.txt": b"No picture."}
+    members |= {f"{base}town/empty.png": b"png", f"{base}town/empty.txt": b"\n", f"{base}town/lone.txt": b"No image."}
     make_deb(STAMPS.file, members)
     translations = Counter()
     frog, inn = read_stamps(tmp_path, translations)
@@ -214,12 +214,12 @@ def test_numbered_clip_art_of_a_creator_is_a_family(stem, creator, name):
     assert family(stem, creator) == name
 
 
-def test_pictures_come_from_the_other_package_and_themes_are_left_out(make_deb, tmp_path):
+def test_images_come_from_the_other_package_and_themes_are_left_out(make_deb, tmp_path):
     stems = ("animals/cat_01", "computer/icons/flat-theme/cat", "shapes/stars/star_01")
     make_deb(CLIP_ART_SVG.file, {f"usr/share/openclipart/svg/{stem}.svg": metadata(f"my {stem}") for stem in stems})
     make_deb(CLIP_ART_PNG.file, {f"usr/share/openclipart/png/{stem}.png": stem.encode() for stem in stems})
-    [picture] = read_clip_art(tmp_path)
-    assert (picture.data, picture.kind, picture.on_page) == (b"animals/cat_01", "animal", True)
+    [image] = read_clip_art(tmp_path)
+    assert (image.data, image.kind, image.on_page) == (b"animals/cat_01", "animal", True)
 
 
 # easy-VQA
@@ -237,6 +237,6 @@ def test_easy_vqa_keeps_its_test_and_cuts_validation_from_training(make_wheel, t
     assert len(samples["train"]) + len(samples["validation"]) == 60
     assert 0 < len(samples["validation"]) < 10
     sample = samples["test"][0]
-    assert (sample.key, sample.picture) == ("easyvqa-test-0000", b"test 0")
+    assert (sample.key, sample.image) == ("easyvqa-test-0000", b"test 0")
     assert sample.text == "is there a circle? yes\nwhat color is it? red"
     assert [question["kind"] for question in sample.fields["questions"]] == ["yes/no", "other"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from arlow_vl.data.fetch.captions import caption_name
-from arlow_vl.data.fetch.images import NEAR_BITS, SourcePicture, StoredPicture, hash_distances
+from arlow_vl.data.fetch.images import NEAR_BITS, SourceImage, StoredImage, hash_distances
 from arlow_vl.data.fetch.splits import (
     group_by_names,
     has_near_duplicate,
@@ -15,8 +15,8 @@ from arlow_vl.data.fetch.splits import (
 
 
 def stored(key, caption, names, bits):
-    origin = SourcePicture(key=key, source="s", license="MIT", style="t", caption=caption, names=names, data=b"")
-    return StoredPicture(origin=origin, jpeg=key.encode(), bits=bits)
+    origin = SourceImage(key=key, source="s", license="MIT", style="t", caption=caption, names=names, data=b"")
+    return StoredImage(origin=origin, jpeg=key.encode(), bits=bits)
 
 
 def random_bits(rng):
@@ -31,17 +31,17 @@ def flipped(bits, count):
 
 @pytest.fixture(scope="module")
 def planned():
-    """400 things with three pictures each; a twentieth of the pictures nearly repeats one of another thing."""
+    """400 things with three images each; a twentieth of the images nearly repeats one of another thing."""
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for thing in range(400):
         for style in "abc":
             bits = random_bits(rng)
-            if rng.random() < 0.05 and pictures:
-                bits = flipped(pictures[rng.integers(len(pictures))].bits, 10)
+            if rng.random() < 0.05 and images:
+                bits = flipped(images[rng.integers(len(images))].bits, 10)
             name = f"thing {thing}"
-            pictures.append(stored(f"{thing}-{style}", name, (f"emoji:{thing}", caption_name(name)), bits))
-    return pictures, plan_splits(pictures)
+            images.append(stored(f"{thing}-{style}", name, (f"emoji:{thing}", caption_name(name)), bits))
+    return images, plan_splits(images)
 
 
 def positions(planned, *splits):
@@ -81,34 +81,34 @@ def test_no_group_of_training_is_in_validation_or_novel(planned):
     assert not train & {groups[p] for p in positions(planned, "validation", "test-novel")}
 
 
-def test_known_pictures_have_their_caption_in_training(planned):
-    pictures, plan = planned
-    train = {(plan.groups[p], pictures[p].origin.caption) for p in positions(planned, "train")}
-    known = [(plan.groups[p], pictures[p].origin.caption) for p in positions(planned, "test-known")]
-    assert len(known) == len(set(known)) > 20  # one picture of about a tenth of some 350 groups
+def test_known_images_have_their_caption_in_training(planned):
+    images, plan = planned
+    train = {(plan.groups[p], images[p].origin.caption) for p in positions(planned, "train")}
+    known = [(plan.groups[p], images[p].origin.caption) for p in positions(planned, "test-known")]
+    assert len(known) == len(set(known)) > 20  # one image of about a tenth of some 350 groups
     assert set(known) <= train
 
 
-def test_no_training_picture_is_near_a_held_out_one(planned):
-    bits = np.stack([picture.bits for picture in planned[0]])
+def test_no_training_image_is_near_a_held_out_one(planned):
+    bits = np.stack([image.bits for image in planned[0]])
     train, held_out = positions(planned, "train"), positions(planned, "validation", "test-known", "test-novel")
     assert hash_distances(bits[train], bits[held_out]).min() > NEAR_BITS
-    assert planned[1].dropped["near a held-out picture"] > 0
+    assert planned[1].dropped["near a held-out image"] > 0
 
 
-def test_dropped_pictures_are_counted(planned):
+def test_dropped_images_are_counted(planned):
     assert len(positions(planned, None)) == planned[1].dropped.total()
 
 
-def test_the_same_picture_with_the_same_caption_is_kept_once():
+def test_the_same_image_with_the_same_caption_is_kept_once():
     rng = np.random.default_rng(0)
     one = stored("k", "a cat", ("one",), random_bits(rng))
-    two = StoredPicture(origin=one.origin, jpeg=one.jpeg, bits=one.bits)
+    two = StoredImage(origin=one.origin, jpeg=one.jpeg, bits=one.bits)
     assert plan_splits([one, two]).dropped == {"repeated": 1}
     assert repeats(["a", "b", "a", "a"]) == [2, 3]
 
 
-def test_plain_pictures_are_no_tests():
+def test_plain_images_are_no_tests():
     blank = np.zeros(256, dtype=bool)
     group = next(f"g{n}" for n in range(1000) if split_of(f"g{n}") == "test-novel")
     plan = plan_splits([stored("k", "a line", (group,), blank)])

@@ -96,7 +96,7 @@ def test_short_repeated_and_held_out_documents_are_left_out_and_counted():
     left_out = Counter()
     kept = list(unique_documents(documents(*texts), {normalised(texts[3])}, left_out))
     assert kept == documents(texts[0])
-    assert left_out == {"short": 1, "repeated": 1, "caption of a held-out picture": 1}
+    assert left_out == {"short": 1, "repeated": 1, "caption of a held-out image": 1}
 
 
 def test_text_is_written_in_an_order_that_input_order_does_not_change(tmp_path):

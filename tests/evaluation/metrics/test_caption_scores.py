@@ -54,8 +54,8 @@ def test_bleu_takes_the_reference_closest_in_length():
 @pytest.mark.parametrize(
     ("predictions", "references", "sentence"),
     [
-        ({"a": "x"}, {"a": ["x"], "b": ["y"]}, "differ in 1 pictures, the first is 'b'"),
-        ({"a": "x"}, {"a": []}, "picture 'a' has no reference"),
+        ({"a": "x"}, {"a": ["x"], "b": ["y"]}, "differ in 1 images, the first is 'b'"),
+        ({"a": "x"}, {"a": []}, "image 'a' has no reference"),
         ({}, {}, "no captions to score"),
     ],
 )

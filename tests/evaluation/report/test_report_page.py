@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 import pytest
 
 from arlow_vl.errors import DataError
-from arlow_vl.evaluation.report.page import format_duration, pictures_in_shards, write_report
+from arlow_vl.evaluation.report.page import format_duration, images_in_shards, write_report
 from arlow_vl.evaluation.results import write_json
-from tests.evaluation.made_results import picture_of, write_captions, write_questions
+from tests.evaluation.made_results import image_of, write_captions, write_questions
 
 MARKUP = "<script>alert('x')</script> & \"quoted\""
 META = {
@@ -70,7 +70,7 @@ def make_folder(folder):
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     folder = make_folder(tmp_path_factory.mktemp("results"))
-    write_report(folder, folder / "report.html", picture_of=picture_of)
+    write_report(folder, folder / "report.html", image_of=image_of)
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -96,15 +96,15 @@ def test_nothing_on_the_page_reaches_the_network(text, page):
     assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
 
 
-def test_pictures_keep_their_format_and_have_alternative_texts(page):
-    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
-    formats = {re.match(r"data:image/(\w+);base64,", picture["src"])[1] for picture in pictures}
+def test_images_keep_their_format_and_have_alternative_texts(page):
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    formats = {re.match(r"data:image/(\w+);base64,", image["src"])[1] for image in images}
     assert formats == {"png", "jpeg", "webp"}
-    assert all(picture["alt"] for picture in pictures)
+    assert all(image["alt"] for image in images)
 
 
-def test_every_test_picture_fits_on_a_small_sheet_before_the_picked_ones(text):
-    known = text[text.index("Captions of new pictures") : text.index("best by CIDEr-D")]
+def test_every_test_image_fits_on_a_small_sheet_before_the_picked_ones(text):
+    known = text[text.index("Captions of new images") : text.index("best by CIDEr-D")]
     assert known.count("<figure") == 12
 
 
@@ -112,7 +112,7 @@ def test_every_score_stands_beside_its_controls(text):
     tables = re.findall(r'<div class="scores".*?</div>\s*</div>', text, flags=re.DOTALL)
     assert len(tables) == 2 * 5 + 3
     for table in tables:
-        assert "shown another picture" in table and "shown no picture" in table and table.count("<svg") == 5
+        assert "shown another image" in table and "shown no image" in table and table.count("<svg") == 5
 
 
 def test_equal_text_before_and_after_is_said_to_be_equal(text):
@@ -123,7 +123,7 @@ def test_equal_text_before_and_after_is_said_to_be_equal(text):
 def test_changed_text_is_said_to_differ(tmp_path):
     folder = make_folder(tmp_path)
     write_json(folder / "text.json", {"bits_per_byte_before": "0x1.8p+0", "bits_per_byte_after": "0x1.9p+0"})
-    write_report(folder, tmp_path / "report.html", picture_of=picture_of)
+    write_report(folder, tmp_path / "report.html", image_of=image_of)
     assert "✗ NOT equal" in (tmp_path / "report.html").read_text()
 
 
@@ -140,7 +140,7 @@ def test_a_long_curve_is_thinned(page):
 
 def test_a_page_needs_no_meta(tmp_path):
     write_captions(tmp_path)
-    write_report(tmp_path, tmp_path / "report.html", picture_of=picture_of)
+    write_report(tmp_path, tmp_path / "report.html", image_of=image_of)
     assert "<h1>Arlow-VL: results</h1>" in (tmp_path / "report.html").read_text()
 
 
@@ -149,26 +149,26 @@ def test_confusions_count_every_answer(text):
     assert re.findall(r">(\d+)</td>", row) == ["0", "0", "0", "1"]
 
 
-def test_bytes_of_no_picture_are_named(tmp_path):
+def test_bytes_of_no_image_are_named(tmp_path):
     write_captions(tmp_path)
     with pytest.raises(DataError, match="is no JPEG, PNG or WebP"):
-        write_report(tmp_path, tmp_path / "report.html", picture_of=lambda key: b"GIF89a")
+        write_report(tmp_path, tmp_path / "report.html", image_of=lambda key: b"GIF89a")
 
 
 def test_a_run_without_metrics_is_named(tmp_path):
     write_captions(tmp_path)
     write_json(tmp_path / "meta.json", {"curves": [{"title": "text", "run": "nowhere"}]})
     with pytest.raises(DataError, match=r"nowhere/metrics\.csv"):
-        write_report(tmp_path, tmp_path / "report.html", picture_of=picture_of)
+        write_report(tmp_path, tmp_path / "report.html", image_of=image_of)
 
 
-def test_pictures_are_found_in_shards_by_key():
+def test_images_are_found_in_shards_by_key():
     from arlow_vl.data.shards import scan_shards
     from tests.tiny_runs import SAMPLES
 
     shards = sorted((SAMPLES / "captions").glob("test-*.tar"))
     sample = scan_shards(shards).samples[-1]
-    find = pictures_in_shards(shards)
+    find = images_in_shards(shards)
     assert find(sample.key) == sample.read_image()
     with pytest.raises(DataError, match="'nothing' is in none of the 2 shards"):
         find("nothing")

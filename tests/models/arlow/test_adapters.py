@@ -6,7 +6,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from tests.conftest import open_gates
-from tests.models.arlow.test_modeling_arlow import text, text_with_pictures
+from tests.models.arlow.test_modeling_arlow import text, text_with_images
 
 SELF_ATTENTION = r".*\.self_attn\.(q|k|v|o)_proj"
 CROSS_ATTENTION = r".*\.cross_block\.attn\.(q|k|v|o)_proj"
@@ -28,8 +28,8 @@ def fill_adapter(model) -> None:
 
 
 def batch() -> dict[str, torch.Tensor]:
-    input_ids, pictures = text_with_pictures()
-    return {"input_ids": input_ids, "labels": input_ids, "encoder_hidden_states": pictures}
+    input_ids, images = text_with_images()
+    return {"input_ids": input_ids, "labels": input_ids, "encoder_hidden_states": images}
 
 
 @TARGETS
@@ -130,7 +130,7 @@ def test_tied_embeddings_stay_one_tensor_with_an_adapter_and_after_merging(open_
     assert merged.lm_head.weight is merged.model.embed_tokens.weight
 
 
-def test_lora_on_cross_attention_leaves_text_without_pictures_alone_bit_for_bit(open_model):
+def test_lora_on_cross_attention_leaves_text_without_images_alone_bit_for_bit(open_model):
     input_ids = text(2, 12)
     expected = open_model(input_ids).logits
     model = with_lora(open_model, CROSS_ATTENTION).eval()
@@ -140,19 +140,19 @@ def test_lora_on_cross_attention_leaves_text_without_pictures_alone_bit_for_bit(
 
 
 def test_lora_on_cross_attention_behind_closed_gates_changes_nothing(small_config):
-    model, (input_ids, pictures) = ArlowForCausalLM(small_config).eval(), text_with_pictures()
+    model, (input_ids, images) = ArlowForCausalLM(small_config).eval(), text_with_images()
     expected = model(input_ids).logits
     model = with_lora(model, CROSS_ATTENTION).eval()
     fill_adapter(model)
-    assert torch.equal(model(input_ids, encoder_hidden_states=pictures).logits, expected)
+    assert torch.equal(model(input_ids, encoder_hidden_states=images).logits, expected)
     open_gates(model)
-    assert not torch.equal(model(input_ids, encoder_hidden_states=pictures).logits, expected)
+    assert not torch.equal(model(input_ids, encoder_hidden_states=images).logits, expected)
 
 
 def test_an_adapted_model_generates_the_same_with_and_without_a_cache(open_model):
-    model, (input_ids, pictures) = with_lora(open_model, BOTH).eval(), text_with_pictures()
+    model, (input_ids, images) = with_lora(open_model, BOTH).eval(), text_with_images()
     fill_adapter(model)
-    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "encoder_hidden_states": pictures}
+    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "encoder_hidden_states": images}
     mask = torch.ones_like(input_ids)
     cached, uncached = (
         model.generate(input_ids=input_ids, attention_mask=mask, use_cache=use_cache, **settings)

@@ -74,7 +74,7 @@ def varlen_calls(open_model, monkeypatch):
     return calls
 
 
-def batch_with_pictures():
+def batch_with_images():
     input_ids = torch.randint(20, 300, (3, 10))
     input_ids[0, 2] = input_ids[1, 3] = input_ids[1, 4] = 7
     mask = torch.ones(3, 10, dtype=torch.long)
@@ -87,17 +87,17 @@ def test_float32_on_cpu_never_enters_the_varlen_kernel(open_model, monkeypatch):
         raise AssertionError("varlen kernel called")
 
     monkeypatch.setattr(attention, "_varlen_kernel", refuse)
-    open_model(**batch_with_pictures())
+    open_model(**batch_with_images())
 
 
 def test_an_open_gate_sends_self_and_cross_attention_to_the_varlen_kernel(open_model, varlen_calls):
-    open_model(**batch_with_pictures())
+    open_model(**batch_with_images())
     assert varlen_calls.count(True) == 4
     assert varlen_calls.count(False) == len(open_model.config.cross_attention_layers)
 
 
-def test_varlen_and_sdpa_agree_on_a_padded_batch_with_pictures(open_model, varlen_calls):
-    inputs = batch_with_pictures()
+def test_varlen_and_sdpa_agree_on_a_padded_batch_with_images(open_model, varlen_calls):
+    inputs = batch_with_images()
     varlen = open_model(**inputs).logits
     open_model.set_attn_implementation("sdpa")
     text = inputs["attention_mask"].bool()
@@ -113,7 +113,7 @@ def test_varlen_and_sdpa_agree_on_packed_documents(open_model, varlen_calls):
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_every_implementation_agrees_with_the_gated_default(open_model, implementation):
-    inputs = batch_with_pictures()
+    inputs = batch_with_images()
     text = inputs["attention_mask"].bool()
     with torch.no_grad():
         expected = open_model(**inputs).logits
@@ -182,7 +182,7 @@ def test_the_varlen_kernel_agrees_with_float64(dtype, head_dim):
 def test_a_bf16_model_on_cuda_agrees_with_itself_on_sdpa(small_config):
     model = ArlowForCausalLM(small_config).eval().cuda().bfloat16()
     open_gates(model)
-    inputs = {key: value.cuda() for key, value in batch_with_pictures().items()}
+    inputs = {key: value.cuda() for key, value in batch_with_images().items()}
     inputs["encoder_hidden_states"] = inputs["encoder_hidden_states"].bfloat16()
     text = inputs["attention_mask"].bool()
     varlen = model(**inputs).logits[text].float()

@@ -89,7 +89,7 @@ def test_outputs_and_gradients_are_the_definitions_in_other_dtypes(implementatio
 @quickly
 @given(dice=dice)
 def test_a_cache_fed_piece_by_piece_gives_the_definitions_outputs(implementation, gate, dice):
-    documents = random_documents(dice, HIDDEN, shortest_picture=1)
+    documents = random_documents(dice, HIDDEN, shortest_image=1)
     model = drawn_decoder(dice)
     model.set_attn_implementation(implementation)
     with gate():
@@ -101,7 +101,7 @@ def test_a_cache_fed_piece_by_piece_gives_the_definitions_outputs(implementation
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @quickly
 @given(dice=dice)
-def test_rows_and_pictures_of_nothing_but_padding_never_give_nan(implementation, gate, dtype, dice):
+def test_rows_and_images_of_nothing_but_padding_never_give_nan(implementation, gate, dtype, dice):
     documents = random_documents(dice, HIDDEN)
     inputs = batch_of(documents, [[n] for n in range(len(documents))], pads_left=bool(dice.randint(0, 1))).inputs
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))

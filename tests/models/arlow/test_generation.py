@@ -52,7 +52,7 @@ def test_every_cache_gives_the_tokens_of_no_cache(model, prompts, decoding, cach
 
 
 @pytest.mark.parametrize("decoding", DECODING)
-def test_a_static_cache_holds_text_beside_pictures(model, prompts, decoding):
+def test_a_static_cache_holds_text_beside_images(model, prompts, decoding):
     prompts["input_ids"][0, 4] = prompts["input_ids"][1, 2] = IMAGE
     inputs = prompts | {"encoder_hidden_states": torch.randn(2, 5, 64)}
     expected = tokens(model, inputs, use_cache=False, **DECODING[decoding])
@@ -67,12 +67,12 @@ def test_a_quantised_cache_holds_the_text(model, prompts):
     assert torch.equal(cached[:, :10], expected[:, :10])  # the first token reads what is not yet rounded
 
 
-def test_a_static_cache_stays_compileable_with_pictures_in_it(model, prompts):
+def test_a_static_cache_stays_compileable_with_images_in_it(model, prompts):
     cache = StaticCache(config=model.config, max_cache_len=16)
     model(**prompts, cache=cache)
     assert cache.is_compileable
-    first_picture = torch.full((2, 1), IMAGE)
-    model(first_picture, cache=cache, encoder_hidden_states=torch.randn(2, 5, 64))
+    first_image = torch.full((2, 1), IMAGE)
+    model(first_image, cache=cache, encoder_hidden_states=torch.randn(2, 5, 64))
     assert cache.is_compileable
 
 

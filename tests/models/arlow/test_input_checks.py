@@ -21,7 +21,7 @@ from tests.tiny_runs import write_text_checkpoint
 
 IMAGE = 7
 IDS = torch.tensor([[20, 21, 22, 23], [24, 25, 26, 27]])
-PICTURES = torch.zeros(2, 3, 64)
+IMAGES = torch.zeros(2, 3, 64)
 SEEING = torch.cat([torch.full((2, 1), IMAGE), IDS], dim=1)
 WRONG = {
     "ids are float": ({"input_ids": IDS.float()}, "input_ids must be int64 token ids, got torch.float32"),
@@ -65,20 +65,20 @@ WRONG = {
     "labels of another sign": ({"input_ids": IDS, "labels": IDS - 24}, "labels hold -4, but the vocabulary"),
     "float labels": ({"input_ids": IDS, "labels": IDS.float()}, "labels must be int64 token ids, got torch.float32"),
     "encoder states of another width": (
-        {"input_ids": SEEING, "encoder_hidden_states": PICTURES[..., :63]},
-        "encoder_hidden_states must be floating point (pictures, encoder tokens, hidden_size 64), or",
+        {"input_ids": SEEING, "encoder_hidden_states": IMAGES[..., :63]},
+        "encoder_hidden_states must be floating point (images, encoder tokens, hidden_size 64), or",
     ),
     "encoder mask of another shape": (
-        {"input_ids": SEEING, "encoder_hidden_states": PICTURES, "encoder_attention_mask": torch.ones(2, 4)},
+        {"input_ids": SEEING, "encoder_hidden_states": IMAGES, "encoder_attention_mask": torch.ones(2, 4)},
         "encoder_attention_mask must be (2, 3) as encoder_hidden_states are, got (2, 4)",
     ),
     "encoder mask alone": (
         {"input_ids": IDS, "encoder_attention_mask": torch.ones(2, 3)},
         "encoder_attention_mask came without encoder_hidden_states",
     ),
-    "too few pictures": (
-        {"input_ids": SEEING, "encoder_hidden_states": PICTURES[:1]},
-        "got 1 pictures for 2 <image> tokens (per row: [1, 1])",
+    "too few images": (
+        {"input_ids": SEEING, "encoder_hidden_states": IMAGES[:1]},
+        "got 1 images for 2 <image> tokens (per row: [1, 1])",
     ),
 }
 
@@ -253,14 +253,14 @@ def test_missing_and_extra_tensors_are_reported_by_name_and_refused_by_the_comma
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_pictures_that_are_no_numbers_are_named(open_model, bad):
-    pictures = torch.randn(2, 5, 64)
-    pictures[1, 3, 2] = bad
-    with pytest.raises(ValueError, match="NaN or infinity in picture 1"):
-        open_model(torch.tensor([[1, 7, 7, 9]]), encoder_hidden_states=pictures)
+def test_images_that_are_no_numbers_are_named(open_model, bad):
+    images = torch.randn(2, 5, 64)
+    images[1, 3, 2] = bad
+    with pytest.raises(ValueError, match="NaN or infinity in image 1"):
+        open_model(torch.tensor([[1, 7, 7, 9]]), encoder_hidden_states=images)
     with pytest.raises(ValueError, match="NaN or infinity in encoder token 8"):
         open_model(
             torch.tensor([[1, 7, 7, 9]]),
-            encoder_hidden_states=pictures.flatten(0, 1),
+            encoder_hidden_states=images.flatten(0, 1),
             encoder_lengths=torch.tensor([5, 5]),
         )

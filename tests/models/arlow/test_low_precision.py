@@ -10,7 +10,7 @@ from arlow_vl.models.arlow.layers_arlow import ArlowRMSNorm
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
-from tests.models.arlow.test_modeling_arlow import text, text_with_pictures
+from tests.models.arlow.test_modeling_arlow import text, text_with_images
 
 PROJECTIONS_OF_A_LAYER, PROJECTIONS_OF_A_CROSS_BLOCK = 7, 7
 
@@ -79,19 +79,19 @@ def test_every_projection_is_quantised_and_nothing_else(saved, scheme):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_logits_stay_close_and_survive_saving(saved, scheme, tmp_path):
-    input_ids, pictures = text_with_pictures()
-    expected = load(saved)(input_ids, encoder_hidden_states=pictures).logits
+    input_ids, images = text_with_images()
+    expected = load(saved)(input_ids, encoder_hidden_states=images).logits
     model = load(saved, scheme)
     # Saved before its first use: for inference bitsandbytes repacks nf4 on CPUs with AVX512-BF16 and rounds its scales.
     model.save_pretrained(tmp_path / "quantised")
-    logits = model(input_ids, encoder_hidden_states=pictures).logits
+    logits = model(input_ids, encoder_hidden_states=images).logits
     # 8 bits leave an error of about 1/256 of a group's range a weight, 4 bits of about 1/16; small random layers
     # have no redundancy to average it away.
     error = (logits - expected).norm() / expected.norm()
     assert 0 < error < (0.02 if "int8" in scheme else 0.25)
     again = ArlowForCausalLM.from_pretrained(tmp_path / "quantised", device_map="cpu").eval()
     assert again.lm_head.weight is again.model.embed_tokens.weight
-    assert torch.equal(again(input_ids, encoder_hidden_states=pictures).logits, logits)
+    assert torch.equal(again(input_ids, encoder_hidden_states=images).logits, logits)
 
 
 @pytest.mark.parametrize("scheme", ["nf4", "torchao_int8"])
@@ -101,11 +101,11 @@ def test_qlora_trains_the_adapter_on_a_quantised_base(saved, scheme):
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if "lora_" not in name}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert len(trained) == 2 * (4 * PROJECTIONS_OF_A_LAYER + 2 * PROJECTIONS_OF_A_CROSS_BLOCK)
-    input_ids, pictures = text_with_pictures()
+    input_ids, images = text_with_images()
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
     losses = []
     for _ in range(6):
-        loss = model(input_ids=input_ids, labels=input_ids, encoder_hidden_states=pictures, use_cache=False).loss
+        loss = model(input_ids=input_ids, labels=input_ids, encoder_hidden_states=images, use_cache=False).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -154,6 +154,6 @@ def test_an_encoder_keeps_its_weights_when_it_is_quantised(small_config, tmp_pat
     model.eval().save_pretrained(tmp_path)
     settings = {"device_map": "cpu", "quantization_config": SCHEMES[scheme]()}
     loaded = ArlowVLForConditionalGeneration.from_pretrained(tmp_path, **settings).eval()
-    pictures = torch.randn(2, 3, 32, 32)
-    expected, tokens = (m.model.vision(pictures).flatten().float() for m in (model, loaded))
+    images = torch.randn(2, 3, 32, 32)
+    expected, tokens = (m.model.vision(images).flatten().float() for m in (model, loaded))
     assert torch.corrcoef(torch.stack([expected, tokens]))[0, 1] > 0.99

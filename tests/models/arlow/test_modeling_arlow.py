@@ -15,8 +15,8 @@ def text(*shape: int) -> torch.Tensor:
     return torch.randint(20, 300, shape)
 
 
-def text_with_pictures() -> tuple[torch.Tensor, torch.Tensor]:
-    """Row 0: text, picture, text. Row 1: two pictures as one group. Row 2: no picture."""
+def text_with_images() -> tuple[torch.Tensor, torch.Tensor]:
+    """Row 0: text, image, text. Row 1: two images as one group. Row 2: no image."""
     input_ids = text(3, 12)
     input_ids[0, 2] = input_ids[1, 3] = input_ids[1, 4] = IMAGE
     return input_ids, torch.randn(3, 5, 64)
@@ -50,48 +50,48 @@ def test_packed_documents_equal_one_document_at_a_time(open_model):
     torch.testing.assert_close(packed[:, 5:], open_model(second).logits)
 
 
-def test_packed_documents_do_not_see_each_others_pictures(open_model):
+def test_packed_documents_do_not_see_each_others_images(open_model):
     first, second = text(1, 5), text(1, 7)
     first[0, 1], second[0, 2] = IMAGE, IMAGE
-    pictures = torch.randn(2, 4, 64)
+    images = torch.randn(2, 4, 64)
     positions = torch.tensor([[*range(5), *range(7)]])
     packed = open_model(
-        torch.cat([first, second], 1), position_ids=positions, encoder_hidden_states=pictures, use_cache=False
+        torch.cat([first, second], 1), position_ids=positions, encoder_hidden_states=images, use_cache=False
     ).logits
-    torch.testing.assert_close(packed[:, :5], open_model(first, encoder_hidden_states=pictures[:1]).logits)
-    torch.testing.assert_close(packed[:, 5:], open_model(second, encoder_hidden_states=pictures[1:]).logits)
+    torch.testing.assert_close(packed[:, :5], open_model(first, encoder_hidden_states=images[:1]).logits)
+    torch.testing.assert_close(packed[:, 5:], open_model(second, encoder_hidden_states=images[1:]).logits)
 
 
-@pytest.mark.parametrize("with_pictures", [False, True])
-def test_cached_generation_equals_uncached(open_model, with_pictures):
-    input_ids, pictures = text_with_pictures()
-    pictures = {"encoder_hidden_states": pictures} if with_pictures else {}
+@pytest.mark.parametrize("with_images", [False, True])
+def test_cached_generation_equals_uncached(open_model, with_images):
+    input_ids, images = text_with_images()
+    images = {"encoder_hidden_states": images} if with_images else {}
     generated = open_model.generate(
         input_ids,
         attention_mask=torch.ones_like(input_ids),
         max_new_tokens=8,
         do_sample=False,
         eos_token_id=None,
-        **pictures,
+        **images,
     )
     uncached = input_ids
     for _ in range(8):
-        logits = open_model(uncached, use_cache=False, **pictures).logits
+        logits = open_model(uncached, use_cache=False, **images).logits
         uncached = torch.cat([uncached, logits[:, -1:].argmax(-1)], dim=1)
     assert torch.equal(generated, uncached)
 
 
-@pytest.mark.parametrize("with_pictures", [False, True])
-def test_beam_search_with_a_cache_equals_beam_search_without(open_model, with_pictures):
-    input_ids, pictures = text_with_pictures()
+@pytest.mark.parametrize("with_images", [False, True])
+def test_beam_search_with_a_cache_equals_beam_search_without(open_model, with_images):
+    input_ids, images = text_with_images()
     settings = {
         "attention_mask": torch.ones_like(input_ids),
         "max_new_tokens": 6,
         "num_beams": 3,
         "do_sample": False,
     }
-    if with_pictures:
-        settings["encoder_hidden_states"] = pictures
+    if with_images:
+        settings["encoder_hidden_states"] = images
     cached = open_model.generate(input_ids, use_cache=True, **settings)
     assert torch.equal(cached, open_model.generate(input_ids, use_cache=False, **settings))
 
@@ -103,12 +103,12 @@ def test_a_static_cache_equals_a_dynamic_one(open_model):
     assert torch.equal(static, open_model.generate(input_ids, **settings))
 
 
-def test_left_padded_rows_with_pictures_generate_as_they_do_alone(open_model):
-    input_ids, pictures = text_with_pictures()
+def test_left_padded_rows_with_images_generate_as_they_do_alone(open_model):
+    input_ids, images = text_with_images()
     alone = open_model.generate(
         input_ids[:1],
         attention_mask=torch.ones(1, 12).long(),
-        encoder_hidden_states=pictures[:1],
+        encoder_hidden_states=images[:1],
         max_new_tokens=6,
         do_sample=False,
     )
@@ -116,22 +116,22 @@ def test_left_padded_rows_with_pictures_generate_as_they_do_alone(open_model):
     padded[0, 3:], padded[1] = input_ids[0], text(15)
     mask = (torch.arange(15) >= torch.tensor([[3], [0]])).long()
     together = open_model.generate(
-        padded, attention_mask=mask, encoder_hidden_states=pictures[:1], max_new_tokens=6, do_sample=False
+        padded, attention_mask=mask, encoder_hidden_states=images[:1], max_new_tokens=6, do_sample=False
     )
     assert torch.equal(together[0, 3:], alone[0])
 
 
-def test_a_later_turn_brings_another_picture(open_model):
-    input_ids, pictures = text_with_pictures()
+def test_a_later_turn_brings_another_image(open_model):
+    input_ids, images = text_with_images()
     more, another = text(3, 5), torch.randn(1, 9, 64)
     more[0, 2] = IMAGE
-    first = open_model(input_ids, encoder_hidden_states=pictures, use_cache=True)
+    first = open_model(input_ids, encoder_hidden_states=images, use_cache=True)
     second = open_model(more, cache=first.cache, encoder_hidden_states=another, use_cache=True)
     third = open_model(more.flip(1)[:, :2], cache=second.cache)
 
     everything, mask = torch.zeros(4, 9, 64), torch.zeros(4, 9)
-    for i, picture in enumerate((pictures[0], another[0], pictures[1], pictures[2])):
-        everything[i, : len(picture)], mask[i, : len(picture)] = picture, 1
+    for i, image in enumerate((images[0], another[0], images[1], images[2])):
+        everything[i, : len(image)], mask[i, : len(image)] = image, 1
     whole = torch.cat([input_ids, more, more.flip(1)[:, :2]], dim=1)
     expected = open_model(whole, encoder_hidden_states=everything, encoder_attention_mask=mask).logits
     torch.testing.assert_close(torch.cat([second.logits, third.logits], 1), expected[:, 12:])
@@ -139,20 +139,20 @@ def test_a_later_turn_brings_another_picture(open_model):
 
 def test_closed_gates_leave_every_bit_of_the_text_model(small_config):
     model = ArlowForCausalLM(small_config).eval()
-    input_ids, pictures = text_with_pictures()
-    assert torch.equal(model(input_ids).logits, model(input_ids, encoder_hidden_states=pictures).logits)
+    input_ids, images = text_with_images()
+    assert torch.equal(model(input_ids).logits, model(input_ids, encoder_hidden_states=images).logits)
 
 
-def test_text_in_front_of_a_picture_and_rows_without_one_are_untouched_by_it(open_model):
-    input_ids, pictures = text_with_pictures()
-    without, with_pictures = (
+def test_text_in_front_of_an_image_and_rows_without_one_are_untouched_by_it(open_model):
+    input_ids, images = text_with_images()
+    without, with_images = (
         open_model(input_ids).logits,
-        open_model(input_ids, encoder_hidden_states=pictures).logits,
+        open_model(input_ids, encoder_hidden_states=images).logits,
     )
-    assert torch.equal(without[0, :2], with_pictures[0, :2])
-    assert torch.equal(without[1, :4], with_pictures[1, :4])
-    assert torch.equal(without[2], with_pictures[2])
-    assert ((without[0, 2:] - with_pictures[0, 2:]).abs().amax(-1) > 1e-4).all()
+    assert torch.equal(without[0, :2], with_images[0, :2])
+    assert torch.equal(without[1, :4], with_images[1, :4])
+    assert torch.equal(without[2], with_images[2])
+    assert ((without[0, 2:] - with_images[0, 2:]).abs().amax(-1) > 1e-4).all()
 
 
 def test_a_token_sees_only_the_last_group_directly(open_model):
@@ -167,30 +167,30 @@ def test_a_token_sees_only_the_last_group_directly(open_model):
 
 def test_only_gates_have_a_gradient_while_they_are_closed(small_config):
     model = ArlowForCausalLM(small_config)
-    input_ids, pictures = text_with_pictures()
-    model(input_ids, encoder_hidden_states=pictures, labels=input_ids).loss.backward()
+    input_ids, images = text_with_images()
+    model(input_ids, encoder_hidden_states=images, labels=input_ids).loss.backward()
     for name, parameter in model.named_parameters():
         if "cross_block" in name:
             assert parameter.grad.any() == name.endswith("_gate"), name
 
 
 def test_masked_encoder_tokens_have_no_influence(open_model):
-    input_ids, pictures = text_with_pictures()
+    input_ids, images = text_with_images()
     mask = torch.tensor([[1, 1, 1, 0, 0]] * 3)
     torch.testing.assert_close(
-        open_model(input_ids, encoder_hidden_states=pictures, encoder_attention_mask=mask).logits,
-        open_model(input_ids, encoder_hidden_states=pictures[:, :3]).logits,
+        open_model(input_ids, encoder_hidden_states=images, encoder_attention_mask=mask).logits,
+        open_model(input_ids, encoder_hidden_states=images[:, :3]).logits,
     )
 
 
 def test_checkpointing_changes_neither_loss_nor_gradients(small_config):
     model = ArlowForCausalLM(small_config).train()
     open_gates(model)
-    input_ids, pictures = text_with_pictures()
+    input_ids, images = text_with_images()
 
     def loss_and_gradients():
         model.zero_grad()
-        leaf = pictures.clone().requires_grad_()
+        leaf = images.clone().requires_grad_()
         loss = model(input_ids, encoder_hidden_states=leaf, labels=input_ids, use_cache=False).loss
         loss.backward()
         return loss, leaf.grad, model.model.layers[0].mlp.up_proj.weight.grad.clone()
@@ -235,11 +235,11 @@ def test_embedding_and_head_stay_one_tensor_through_save_load_and_resize(small_c
 
 def test_saving_and_loading_keeps_every_logit(open_model, tmp_path):
     open_model.save_pretrained(tmp_path)
-    input_ids, pictures = text_with_pictures()
+    input_ids, images = text_with_images()
     loaded = ArlowForCausalLM.from_pretrained(tmp_path).eval()
     assert torch.equal(
-        loaded(input_ids, encoder_hidden_states=pictures).logits,
-        open_model(input_ids, encoder_hidden_states=pictures).logits,
+        loaded(input_ids, encoder_hidden_states=images).logits,
+        open_model(input_ids, encoder_hidden_states=images).logits,
     )
 
 
@@ -291,7 +291,7 @@ def test_rotary_embedding_keeps_norms_and_sees_only_distances(open_model):
         ({}, "exactly one of input_ids and inputs_embeds"),
         (
             {"input_ids": torch.ones(1, 3).long(), "encoder_hidden_states": torch.zeros(1, 2, 64)},
-            "1 pictures for 0 <image>",
+            "1 images for 0 <image>",
         ),
         (
             {"inputs_embeds": torch.zeros(1, 3, 64), "encoder_hidden_states": torch.zeros(1, 2, 64)},
@@ -304,7 +304,7 @@ def test_inputs_that_cannot_be_meant_are_refused(open_model, arguments, sentence
         open_model(**arguments)
 
 
-def test_a_text_model_without_cross_blocks_refuses_pictures(small_config):
+def test_a_text_model_without_cross_blocks_refuses_images(small_config):
     config = type(small_config).from_dict(small_config.to_dict() | {"use_cross_attention": False})
     model = ArlowForCausalLM(config)
     assert not any("cross" in name for name in model.state_dict())

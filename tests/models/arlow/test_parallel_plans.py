@@ -16,7 +16,7 @@ from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from tests.conftest import open_gates
-from tests.models.arlow.test_modeling_arlow import text, text_with_pictures
+from tests.models.arlow.test_modeling_arlow import text, text_with_images
 
 ROOT = Path(__file__).parents[3]
 
@@ -82,7 +82,7 @@ def seeing_model(small_config):
     return model
 
 
-def test_a_model_with_eyes_shards_its_decoder_and_leaves_encoder_and_projector_whole(seeing_model, open_model):
+def test_a_vision_language_model_shards_its_decoder_and_leaves_encoder_and_projector_whole(seeing_model, open_model):
     decoder = {name.replace("model.", "model.language_model.", 1): way for name, way in open_model.tp_plan.items()}
     assert seeing_model.tp_plan == decoder
     assert set(seeing_model.tp_plan) <= {re.sub(r"\d+", "*", name) for name, _ in seeing_model.named_modules()}
@@ -90,17 +90,17 @@ def test_a_model_with_eyes_shards_its_decoder_and_leaves_encoder_and_projector_w
 
 @pytest.mark.slow
 def test_two_processes_compute_what_one_does(small_config, seeing_model, tmp_path):
-    input_ids, states = text_with_pictures()
+    input_ids, states = text_with_images()
     words = {"text": {"input_ids": text(2, 9)}}
     models = {"seeing": seeing_model}
     given = {
-        "seeing": words | {"pictures": {"input_ids": input_ids, "pixel_values": torch.randn(len(states), 3, 32, 32)}}
+        "seeing": words | {"images": {"input_ids": input_ids, "pixel_values": torch.randn(len(states), 3, 32, 32)}}
     }
     for case, changes in {"cross": {}, "text": {"use_cross_attention": False}}.items():
         models[case] = ArlowForCausalLM(ArlowConfig.from_dict(small_config.to_dict() | changes)).eval()
         open_gates(models[case])
         given[case] = words
-    given["cross"] = words | {"pictures": {"input_ids": input_ids, "encoder_hidden_states": states}}
+    given["cross"] = words | {"images": {"input_ids": input_ids, "encoder_hidden_states": states}}
     expected = {}
     for case, model in models.items():
         model.save_pretrained(tmp_path / case)

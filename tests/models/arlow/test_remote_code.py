@@ -13,7 +13,7 @@ from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.auto import save_with_code
-from tests.models.arlow.test_modeling_arlow import text_with_pictures
+from tests.models.arlow.test_modeling_arlow import text_with_images
 
 # Loads a folder where neither our packages nor their heavy dependencies can be imported.
 STRANGER = """
@@ -53,7 +53,7 @@ def test_a_checkpoint_holds_no_code_unless_asked(open_model, tmp_path):
 
 @pytest.mark.slow
 def test_a_shipped_decoder_loads_in_a_process_without_the_package(open_model, tmp_path):
-    inputs = dict(zip(("input_ids", "encoder_hidden_states"), text_with_pictures(), strict=True))
+    inputs = dict(zip(("input_ids", "encoder_hidden_states"), text_with_images(), strict=True))
     mask = torch.ones_like(inputs["input_ids"])
     generated = open_model.generate(**inputs, attention_mask=mask, max_new_tokens=4, do_sample=False)
     save_with_code(open_model, tmp_path / "model")

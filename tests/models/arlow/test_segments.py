@@ -13,19 +13,19 @@ from arlow_vl.models.arlow.segments import (
     build_segment_table,
     cached_segments,
     document_ids,
-    flatten_pictures,
+    flatten_images,
 )
 
 
-def seen_pictures(tokens: list[str], documents: list[int]) -> list[list[int]]:
-    """For each token the numbers of the pictures that it sees, by walking through the text one token at a time."""
-    seen, picture, group, last_group, document = [], 0, [], [], None
+def seen_images(tokens: list[str], documents: list[int]) -> list[list[int]]:
+    """For each token the numbers of the images that it sees, by walking through the text one token at a time."""
+    seen, image, group, last_group, document = [], 0, [], [], None
     for i, (token, number) in enumerate(zip(tokens, documents, strict=True)):
         if number != document:
             group, last_group, document = [], [], number
         if token == "image":
-            group = [*group, picture]
-            picture += 1
+            group = [*group, image]
+            image += 1
             follows = i + 1 < len(tokens) and tokens[i + 1] == "image" and documents[i + 1] == number
             if not follows:
                 last_group, group = group, []
@@ -53,7 +53,7 @@ def layouts(draw):
 
 
 def laid_out(layout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`is_image`, `documents` and the lengths of the pictures."""
+    """`is_image`, `documents` and the lengths of the images."""
     rows, lengths = layout
     kinds, documents, number = [], [], 0
     for left, body, right in rows:
@@ -70,11 +70,11 @@ def laid_out(layout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def seen_by_each_token(is_image, documents, lengths, rule) -> list[list[int]]:
     """The encoder tokens that each token of the flattened batch sees, by the literal rule."""
     offsets = [0, *lengths.cumsum(0).tolist()]
-    seen, picture = [], 0
+    seen, image = [], 0
     for row, row_documents in zip(is_image.tolist(), documents.tolist(), strict=True):
-        for pictures in rule(["image" if x else "text" for x in row], row_documents):
-            seen.append([k for p in pictures for k in range(offsets[picture + p], offsets[picture + p + 1])])
-        picture += sum(row)
+        for images in rule(["image" if x else "text" for x in row], row_documents):
+            seen.append([k for p in images for k in range(offsets[image + p], offsets[image + p + 1])])
+        image += sum(row)
     return [x if d != PADDING else [] for x, d in zip(seen, documents.flatten().tolist(), strict=True)]
 
 
@@ -89,15 +89,15 @@ def test_every_token_is_paired_with_the_last_group_before_it_in_its_document(lay
         k0, k1 = table.key_runs.cu_seqlens[r : r + 2]
         for q in table.query_index[q0:q1].tolist():
             actual[q] = keys[k0:k1].tolist()
-    assert actual == seen_by_each_token(is_image, documents, lengths, seen_pictures)
+    assert actual == seen_by_each_token(is_image, documents, lengths, seen_images)
 
 
 @given(layouts())
-def test_under_the_other_rule_a_token_sees_every_picture_before_it_in_its_document(layout):
+def test_under_the_other_rule_a_token_sees_every_image_before_it_in_its_document(layout):
     def all_before(tokens, documents):
         return [
             sorted({p for q, d in zip(last[: i + 1], documents, strict=False) if d == documents[i] for p in q})
-            for last in [seen_pictures(tokens, documents)]
+            for last in [seen_images(tokens, documents)]
             for i in range(len(tokens))
         ]
 
@@ -155,20 +155,20 @@ def test_a_table_made_by_hand_is_checked(change, sentence):
         SegmentTable.of_pairs(pairs, batch=2, width=6, encoder_tokens=9)
 
 
-def test_flat_pictures_keep_their_lengths():
+def test_flat_images_keep_their_lengths():
     flat = torch.randn(9, 4)
-    pictures, lengths = flatten_pictures(flat, None, torch.tensor([5, 4]))
-    assert pictures is flat and lengths.tolist() == [5, 4]
+    images, lengths = flatten_images(flat, None, torch.tensor([5, 4]))
+    assert images is flat and lengths.tolist() == [5, 4]
     padded, mask = torch.zeros(2, 5, 4), torch.tensor([[1] * 5, [1] * 4 + [0]])
     padded[0], padded[1, :4] = flat[:5], flat[5:]
-    pictures, lengths = flatten_pictures(padded, mask)
-    assert torch.equal(pictures, flat) and lengths.tolist() == [5, 4]
+    images, lengths = flatten_images(padded, mask)
+    assert torch.equal(images, flat) and lengths.tolist() == [5, 4]
 
 
 @pytest.mark.parametrize("lengths", [[5, 5], [9, 0]])
-def test_lengths_that_do_not_fit_the_flat_pictures_are_refused(lengths):
+def test_lengths_that_do_not_fit_the_flat_images_are_refused(lengths):
     with pytest.raises(ValueError, match="must be positive and add up to the 9 rows"):
-        flatten_pictures(torch.randn(9, 4), None, torch.tensor(lengths))
+        flatten_images(torch.randn(9, 4), None, torch.tensor(lengths))
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=6))
@@ -211,14 +211,14 @@ def test_a_cached_group_is_seen_until_a_new_one_comes():
     assert table.key_index.tolist() == [0, 1, 2, 4, 5]
 
 
-@pytest.mark.parametrize("pictures", [0, 1, 3])
-def test_another_number_of_pictures_than_image_tokens_is_refused(pictures):
+@pytest.mark.parametrize("images", [0, 1, 3])
+def test_another_number_of_images_than_image_tokens_is_refused(images):
     is_image = torch.tensor([[True, False, True]])
-    with pytest.raises(ValueError, match=rf"{pictures} pictures for 2 <image> tokens"):
-        build_segment_table(is_image, torch.ones(1, 3, dtype=torch.long), torch.ones(pictures, dtype=torch.long))
+    with pytest.raises(ValueError, match=rf"{images} images for 2 <image> tokens"):
+        build_segment_table(is_image, torch.ones(1, 3, dtype=torch.long), torch.ones(images, dtype=torch.long))
 
 
-def test_a_new_picture_of_one_row_stays_in_front_of_the_next_rows_cached_one():
+def test_a_new_image_of_one_row_stays_in_front_of_the_next_rows_cached_one():
     is_image = torch.tensor([[False, True], [False, False]])
     table = build_segment_table(
         is_image,
@@ -230,7 +230,7 @@ def test_a_new_picture_of_one_row_stays_in_front_of_the_next_rows_cached_one():
     assert table.key_index.tolist() == [0, 1, 4, 5, 2, 3]
 
 
-def test_a_picture_of_no_tokens_is_seen_by_nobody_and_hides_the_one_before():
+def test_an_image_of_no_tokens_is_seen_by_nobody_and_hides_the_one_before():
     is_image = torch.tensor([[True, False, True, False]])
     table = build_segment_table(is_image, torch.ones(1, 4, dtype=torch.long), torch.tensor([3, 0]))
     assert table.query_index.tolist() == [0, 1]
@@ -243,10 +243,10 @@ def test_padding_inside_a_document_does_not_part_it():
 
 
 def skewed_table() -> SegmentTable:
-    """One long run of text among short ones, one large picture among small ones, not in the same pair."""
-    texts, pictures = [40, 3, 2, 1, 3, 2, 2], [4, 3, 4, 30, 3, 4, 4]
+    """One long run of text among short ones, one large image among small ones, not in the same pair."""
+    texts, images = [40, 3, 2, 1, 3, 2, 2], [4, 3, 4, 30, 3, 4, 4]
     pairs, text, encoder = [], 1, 0
-    for length, tokens in zip(texts, pictures, strict=True):
+    for length, tokens in zip(texts, images, strict=True):
         pairs.append(((text, text + length), (encoder, encoder + tokens)))
         text, encoder = text + length + 1, encoder + tokens
     return SegmentTable.of_pairs(pairs, batch=1, width=text, encoder_tokens=encoder)
@@ -276,10 +276,10 @@ def test_a_subset_of_runs_has_its_entries_one_run_after_another():
 
 def test_attention_in_groups_is_attention_run_by_run(open_model):
     attn, table = open_model.model.layers[1].cross_block.attn, skewed_table()
-    text, pictures = torch.randn(table.query_index.shape[0], 64), torch.randn(table.key_runs.cu_seqlens[-1], 64)
-    together = attn(text, pictures, table)
+    text, images = torch.randn(table.query_index.shape[0], 64), torch.randn(table.key_runs.cu_seqlens[-1], 64)
+    together = attn(text, images, table)
     for run in range(len(table.query_runs)):
         queries, keys = (slice(*side.cu_seqlens[run : run + 2].tolist()) for side in (table.query_runs, table.key_runs))
         length, tokens = queries.stop - queries.start, keys.stop - keys.start
         one = SegmentTable.of_pairs([((0, length), (0, tokens))], batch=1, width=length, encoder_tokens=tokens)
-        torch.testing.assert_close(together[queries], attn(text[queries], pictures[keys], one))
+        torch.testing.assert_close(together[queries], attn(text[queries], images[keys], one))

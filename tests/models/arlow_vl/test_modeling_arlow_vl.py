@@ -1,4 +1,4 @@
-"""The decoder with eyes: built from a text checkpoint, and as one folder."""
+"""The vision-language model: built from a text checkpoint, and as one folder."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def blind(model, inputs):
     return model(inputs_embeds=model.get_input_embeddings()(inputs["input_ids"])).logits
 
 
-def test_a_text_checkpoint_becomes_a_model_with_eyes_that_writes_as_before(model, text_checkpoint, inputs):
+def test_a_text_checkpoint_becomes_a_vision_language_model_that_writes_as_before(model, text_checkpoint, inputs):
     text_model = ArlowForCausalLM.from_pretrained(text_checkpoint).eval()
     expected = text_model(inputs["input_ids"]).logits
     assert torch.equal(blind(model, inputs), expected)
@@ -86,7 +86,7 @@ def test_an_mlp_starts_with_tokens_of_about_one_size(small_config, vision_config
     ArlowForCausalLM(small_config).save_pretrained(tmp_path)
     model = ArlowVLForConditionalGeneration.from_text_checkpoint(tmp_path, vision_config)
     features = scale * torch.randn(4, 9, model.model.vision.embed_dim)
-    tokens = model.model.encode_pictures(image_features=features).states
+    tokens = model.model.encode_images(image_features=features).states
     assert 0.4 < tokens.std() < 1.0
 
 
@@ -161,7 +161,7 @@ def test_the_output_tells_what_the_encoder_gave_and_what_the_decoder_read(model,
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_generation_with_pictures_projects_them_once(model, inputs, beams):
+def test_generation_with_images_projects_them_once(model, inputs, beams):
     open_gates(model)
     calls = []
     model.model.projector.register_forward_hook(lambda *_: calls.append(1))
@@ -177,8 +177,8 @@ def test_pixels_and_features_together_are_refused(model, inputs):
         model(**inputs, image_features=torch.zeros(3, 4, 64))
 
 
-def test_another_number_of_pictures_than_image_tokens_is_refused(model, inputs):
-    with pytest.raises(ValueError, match=r"2 pictures for 3 <image> tokens \(per row: \[1, 0, 2\]\)"):
+def test_another_number_of_images_than_image_tokens_is_refused(model, inputs):
+    with pytest.raises(ValueError, match=r"2 images for 3 <image> tokens \(per row: \[1, 0, 2\]\)"):
         model(inputs["input_ids"], pixel_values=inputs["pixel_values"][:2])
 
 

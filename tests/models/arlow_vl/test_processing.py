@@ -1,4 +1,4 @@
-"""Pictures in every form, text with `<image>`, and both together; one folder with the model."""
+"""Images in every form, text with `<image>`, and both together; one folder with the model."""
 
 import io
 import pickle
@@ -15,8 +15,8 @@ from arlow_vl.models.arlow.tokenization_arlow import ArlowTokenizer
 from arlow_vl.models.arlow.tokenization_arlow_fast import ArlowTokenizerFast
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowImageProcessor, ArlowProcessor
-from vision.decoding.image import PictureError
-from vision.transform import PictureTransform
+from vision.decoding.image import ImageError
+from vision.transform import ImageTransform
 
 DATA_CONFIG = {
     "mean": (0.4, 0.5, 0.6),
@@ -44,13 +44,13 @@ def pixels() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def picture(pixels) -> Image.Image:
+def image(pixels) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def file_bytes(picture: Image.Image, kind: str = "PNG") -> bytes:
+def file_bytes(image: Image.Image, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind)
+    image.save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -70,22 +70,22 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_a_picture_gives_what_vision_makes_of_it(image_processor, pixels, picture, form):
-    expected = PictureTransform(DATA_CONFIG, background=BACKGROUND)(picture)
+def test_every_form_of_an_image_gives_what_vision_makes_of_it(image_processor, pixels, image, form):
+    expected = ImageTransform(DATA_CONFIG, background=BACKGROUND)(image)
     pixel_values = image_processor(FORMS[form](pixels), return_tensors="pt").pixel_values
     assert pixel_values.dtype == torch.float32
     assert torch.equal(pixel_values, expected[None])
 
 
 @pytest.mark.parametrize("as_path", [str, Path])
-def test_a_picture_may_be_a_path(image_processor, picture, tmp_path, as_path):
-    (tmp_path / "a.png").write_bytes(file_bytes(picture))
-    expected = image_processor(picture).pixel_values
+def test_an_image_may_be_a_path(image_processor, image, tmp_path, as_path):
+    (tmp_path / "a.png").write_bytes(file_bytes(image))
+    expected = image_processor(image).pixel_values
     assert torch.equal(image_processor(as_path(tmp_path / "a.png")).pixel_values, expected)
 
 
 @pytest.mark.parametrize("grey", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 1), np.float32), torch.zeros(1, 4, 4)])
-def test_a_grey_grid_is_a_picture(image_processor, grey):
+def test_a_grey_grid_is_an_image(image_processor, grey):
     black = image_processor(Image.new("RGB", (4, 4))).pixel_values
     assert torch.equal(image_processor(grey).pixel_values, black)
 
@@ -108,35 +108,35 @@ def test_an_image_that_says_it_lies_on_its_side_is_turned(image_processor, pixel
     assert torch.equal(image_processor(turned).pixel_values, image_processor(upright).pixel_values)
 
 
-def test_pictures_come_out_in_the_order_of_nested_lists(image_processor, picture):
+def test_images_come_out_in_the_order_of_nested_lists(image_processor, image):
     dark = Image.new("RGB", (4, 4))
-    nested = image_processor([[dark], [picture, dark]]).pixel_values
-    assert torch.equal(nested, torch.cat([image_processor(one).pixel_values for one in (dark, picture, dark)]))
+    nested = image_processor([[dark], [image, dark]]).pixel_values
+    assert torch.equal(nested, torch.cat([image_processor(one).pixel_values for one in (dark, image, dark)]))
 
 
-def test_numpy_comes_where_numpy_is_asked_for(image_processor, picture):
-    assert isinstance(image_processor(picture, return_tensors="np").pixel_values, np.ndarray)
+def test_numpy_comes_where_numpy_is_asked_for(image_processor, image):
+    assert isinstance(image_processor(image, return_tensors="np").pixel_values, np.ndarray)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (b"junk", "picture 1: "),
-        (7, "picture 1: expected a path.*got int"),
-        (None, "picture 1: .*got NoneType"),
-        (np.zeros((5, 5, 2), np.uint8), r"picture 1: .*got uint8 of shape \(5, 5, 2\)"),
-        (np.full((4, 4), 2.0), "picture 1: .*floats within 0 to 1.*got float64"),
-        (np.zeros((4, 4), np.int64), "picture 1: .*got int64"),
+        (b"junk", "image 1: "),
+        (7, "image 1: expected a path.*got int"),
+        (None, "image 1: .*got NoneType"),
+        (np.zeros((5, 5, 2), np.uint8), r"image 1: .*got uint8 of shape \(5, 5, 2\)"),
+        (np.full((4, 4), 2.0), "image 1: .*floats within 0 to 1.*got float64"),
+        (np.zeros((4, 4), np.int64), "image 1: .*got int64"),
         ("https://example.org/a.png", "https://example.org/a.png: no such file"),
     ],
 )
-def test_what_is_no_picture_is_refused_by_its_place(image_processor, picture, wrong, message):
-    with pytest.raises(PictureError, match=message):
-        image_processor([picture, wrong])
+def test_what_is_no_image_is_refused_by_its_place(image_processor, image, wrong, message):
+    with pytest.raises(ImageError, match=message):
+        image_processor([image, wrong])
 
 
-def test_no_picture_at_all_is_refused(image_processor):
-    with pytest.raises(ValueError, match="no picture in images"):
+def test_no_image_at_all_is_refused(image_processor):
+    with pytest.raises(ValueError, match="no image in images"):
         image_processor([])
 
 
@@ -146,20 +146,20 @@ def test_the_image_processor_is_saved_as_its_own_file(image_processor, tmp_path)
     assert ArlowImageProcessor.from_pretrained(tmp_path).to_dict() == image_processor.to_dict()
 
 
-def test_text_and_picture_become_model_inputs(processor, picture):
-    batch = processor(text="<image>a cat", images=picture, return_tensors="pt")
+def test_text_and_image_become_model_inputs(processor, image):
+    batch = processor(text="<image>a cat", images=image, return_tensors="pt")
     assert set(batch) == {"input_ids", "attention_mask", "pixel_values"}
     assert batch.input_ids.tolist() == [processor.tokenizer("<image>a cat").input_ids]
     assert batch.input_ids[0, :2].tolist() == [1, processor.image_token_id]
     assert batch.pixel_values.shape == (1, 3, 28, 28)
 
 
-def test_lists_for_each_row_and_one_list_for_all_are_the_same(processor, picture):
+def test_lists_for_each_row_and_one_list_for_all_are_the_same(processor, image):
     dark = Image.new("RGB", (4, 4))
     text = ["<image>a", "plain", "<image> and <image>"]
     options = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
-    flat = processor(text=text, images=[picture, dark, picture], **options)
-    nested = processor(text=text, images=[[picture], [], [dark, picture]], **options)
+    flat = processor(text=text, images=[image, dark, image], **options)
+    nested = processor(text=text, images=[[image], [], [dark, image]], **options)
     assert all(torch.equal(flat[key], nested[key]) for key in ("input_ids", "attention_mask", "pixel_values"))
     assert flat.attention_mask[1, 0] == 0 and flat.input_ids[1, 0] == 3
 
@@ -169,33 +169,31 @@ def test_text_alone_has_no_pixel_values(processor):
     assert set(processor(text=["a", "b"], images=[[], []])) == {"input_ids", "attention_mask"}
 
 
-def test_pictures_alone_are_prompted_by_their_tokens(processor, picture):
-    assert processor(images=picture).input_ids == [[1, 7]]
-    assert processor(images=[picture, picture]).input_ids == [[1, 7], [1, 7]]
-    assert processor(images=[[picture, picture], [picture]]).input_ids == [[1, 7, 7], [1, 7]]
+def test_images_alone_are_prompted_by_their_tokens(processor, image):
+    assert processor(images=image).input_ids == [[1, 7]]
+    assert processor(images=[image, image]).input_ids == [[1, 7], [1, 7]]
+    assert processor(images=[[image, image], [image]]).input_ids == [[1, 7, 7], [1, 7]]
 
 
 @pytest.mark.parametrize(
     ("text", "counts", "message"),
     [
-        ("<image>", [2], "row 0 holds 1 <image> but there are 2 pictures"),
-        ("<image>", None, "row 0 holds 1 <image> but there are 0 pictures"),
-        (["<image>", "a"], [[1], [1]], "row 1 holds 0 <image> but there are 1 pictures"),
+        ("<image>", [2], "row 0 holds 1 <image> but there are 2 images"),
+        ("<image>", None, "row 0 holds 1 <image> but there are 0 images"),
+        (["<image>", "a"], [[1], [1]], "row 1 holds 0 <image> but there are 1 images"),
         (["a", "<image>"], [[1]], "2 rows but images has lists for 1"),
-        (["<image>", "<image>"], [3], "rows 0 to 1 together hold 2 <image> but there are 3 pictures"),
+        (["<image>", "<image>"], [3], "rows 0 to 1 together hold 2 <image> but there are 3 images"),
     ],
 )
-def test_counts_that_differ_are_told_with_the_row(processor, picture, text, counts, message):
-    images = counts and (
-        [[picture] * row[0] for row in counts] if isinstance(counts[0], list) else [picture] * counts[0]
-    )
+def test_counts_that_differ_are_told_with_the_row(processor, image, text, counts, message):
+    images = counts and ([[image] * row[0] for row in counts] if isinstance(counts[0], list) else [image] * counts[0])
     with pytest.raises(ValueError, match=message):
         processor(text=text, images=images)
 
 
-def test_truncation_never_drops_an_image_token_unseen(processor, picture):
+def test_truncation_never_drops_an_image_token_unseen(processor, image):
     with pytest.raises(ValueError, match="Mismatch in `image` token count"):
-        processor(text="a long text <image>", images=picture, truncation=True, max_length=4)
+        processor(text="a long text <image>", images=image, truncation=True, max_length=4)
 
 
 @pytest.mark.parametrize("wrong", [{}, {"text": [1]}, {"text": "a", "videos": ["v.mp4"]}])
@@ -222,8 +220,8 @@ def test_decoding_is_the_tokenizers(processor):
     assert processor.batch_decode([ids], skip_special_tokens=True) == ["a cat"]
 
 
-def test_the_chat_template_takes_pictures(processor, picture):
-    parts = [{"type": "image", "image": picture}, {"type": "text", "text": "What is it?"}]
+def test_the_chat_template_takes_images(processor, image):
+    parts = [{"type": "image", "image": image}, {"type": "text", "text": "What is it?"}]
     chat = [{"role": "user", "content": parts}]
     batch = processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
     assert processor.decode(batch.input_ids[0]) == "<|startoftext|><|im_start|>user\n<image>What is it?<|im_end|>\n"
@@ -232,18 +230,18 @@ def test_the_chat_template_takes_pictures(processor, picture):
 
 @pytest.mark.parametrize("loader", [ArlowProcessor, AutoProcessor])
 @pytest.mark.parametrize("kind", [ArlowTokenizer, ArlowTokenizerFast])
-def test_a_folder_with_the_model_gives_the_same_processor(image_processor, picture, loader, kind, tmp_path):
+def test_a_folder_with_the_model_gives_the_same_processor(image_processor, image, loader, kind, tmp_path):
     processor = ArlowProcessor(image_processor, kind())
     ArlowVLConfig().save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     loaded = loader.from_pretrained(tmp_path)
     assert type(loaded) is ArlowProcessor and type(loaded.tokenizer) is ArlowTokenizerFast
     assert loaded.chat_template == processor.chat_template
-    expected, batch = (p(text="<image>a", images=picture, return_tensors="pt") for p in (processor, loaded))
+    expected, batch = (p(text="<image>a", images=image, return_tensors="pt") for p in (processor, loaded))
     assert all(torch.equal(batch[key], expected[key]) for key in expected)
     assert type(AutoImageProcessor.from_pretrained(tmp_path)) is ArlowImageProcessor
 
 
-def test_a_pickled_processor_gives_the_same(processor, picture):
+def test_a_pickled_processor_gives_the_same(processor, image):
     again = pickle.loads(pickle.dumps(processor))
-    assert torch.equal(again(images=picture).pixel_values, processor(images=picture).pixel_values)
+    assert torch.equal(again(images=image).pixel_values, processor(images=image).pixel_values)

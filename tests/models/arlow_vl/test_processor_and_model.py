@@ -79,50 +79,50 @@ def test_a_processor_of_another_model_is_refused_by_name(model, processor, chang
     AutoProcessor.from_pretrained(tmp_path / "alone")
 
 
-def test_an_image_token_without_any_picture_is_refused(model, processor):
+def test_an_image_token_without_any_image_is_refused(model, processor):
     input_ids = processor.tokenizer("<image>a", return_tensors="pt").input_ids
-    with pytest.raises(ValueError, match=r"holds 1 <image> .* but no pictures came"):
+    with pytest.raises(ValueError, match=r"holds 1 <image> .* but no images came"):
         model(input_ids)
-    with pytest.raises(ValueError, match=r"holds 1 <image> .* but no pictures came"):
+    with pytest.raises(ValueError, match=r"holds 1 <image> .* but no images came"):
         model.generate(input_ids, max_new_tokens=2)
 
 
-def test_a_text_turn_after_a_picture_needs_none(model, processor):
+def test_a_text_turn_after_an_image_needs_none(model, processor):
     inputs = processor(text="<image>a", images=Image.new("RGB", (9, 9)), return_tensors="pt")
     cache = model(**inputs, use_cache=True).cache
     assert model(torch.tensor([[30, 31]]), cache=cache).logits.isfinite().all()
 
 
 def test_a_file_url_is_its_file(processor, tmp_path):
-    path = tmp_path / "a picture.png"
+    path = tmp_path / "an image.png"
     Image.new("RGB", (9, 5), "red").save(path)
     expected = processor.image_processor(path).pixel_values
     assert torch.equal(processor.image_processor(path.as_uri()).pixel_values, expected)
 
 
-def test_a_row_may_have_eight_pictures_and_its_neighbour_none(model, processor):
+def test_a_row_may_have_eight_images_and_its_neighbour_none(model, processor):
     colours = ("red", "green", "blue", "white", "black", "gray", "pink", "navy")
-    pictures = [Image.new("RGB", (9, 9), colour) for colour in colours]
-    batch = processor(text=["<image>" * 8 + "a", "just text"], images=[pictures, []], padding=True, return_tensors="pt")
+    images = [Image.new("RGB", (9, 9), colour) for colour in colours]
+    batch = processor(text=["<image>" * 8 + "a", "just text"], images=[images, []], padding=True, return_tensors="pt")
     assert model(**batch).logits.isfinite().all() and len(batch.pixel_values) == 8
 
 
-def chat(picture):
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "What is it?"}]
+def chat(image):
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "What is it?"}]
     return [{"role": "user", "content": content}]
 
 
-def test_the_pipeline_answers_about_a_picture_and_a_chat(model, processor, tmp_path):
+def test_the_pipeline_answers_about_an_image_and_a_chat(model, processor, tmp_path):
     model.save_pretrained(tmp_path / "whole")
     processor.save_pretrained(tmp_path / "whole")
     ask = pipeline("image-text-to-text", model=str(tmp_path / "whole"))
-    picture = Image.new("RGB", (9, 5), "red")
-    plain = ask(images=picture, text="<image>What?", max_new_tokens=3)
+    image = Image.new("RGB", (9, 5), "red")
+    plain = ask(images=image, text="<image>What?", max_new_tokens=3)
     assert plain[0]["generated_text"].startswith("<image>What?")
-    answer = ask(chat(picture), max_new_tokens=3)[0]["generated_text"]
+    answer = ask(chat(image), max_new_tokens=3)[0]["generated_text"]
     assert [message["role"] for message in answer] == ["user", "assistant"]
     inputs = processor.apply_chat_template(
-        chat(picture), tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+        chat(image), tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
     )
     expected = model.generate(**inputs, max_new_tokens=3)[0, inputs.input_ids.shape[1] :]
     assert answer[1]["content"] == processor.decode(expected, skip_special_tokens=True)

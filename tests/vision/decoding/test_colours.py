@@ -8,30 +8,30 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.outside_data import colourful, encoded, png, png_chunk, tiff, with_orientation
-from vision.decoding.image import PictureError, decode_picture
+from vision.decoding.image import ImageError, decode_image
 
 
 def decoded(data: bytes) -> Image.Image:
-    return decode_picture(data, name="a")
+    return decode_image(data, name="a")
 
 
 def upright_on_white(data: bytes) -> Image.Image:
-    """The same by Pillow's own functions, each on the whole picture."""
-    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    white.alpha_composite(picture)
+    """The same by Pillow's own functions, each on the whole image."""
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image)
     return white.convert("RGB")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_exif_orientation_is_applied(picture_format, orientation):
-    data = encoded(colourful(12, 700), picture_format, exif=with_orientation(orientation))
-    picture, upright = decoded(data), upright_on_white(data)
-    assert (picture.size, picture.tobytes()) == (upright.size, upright.tobytes())
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied(image_format, orientation):
+    data = encoded(colourful(12, 700), image_format, exif=with_orientation(orientation))
+    image, upright = decoded(data), upright_on_white(data)
+    assert (image.size, image.tobytes()) == (upright.size, upright.tobytes())
 
 
-def test_large_pictures_are_turned_strip_by_strip():
+def test_large_images_are_turned_strip_by_strip():
     data = encoded(colourful(700, 1000).convert("L"), "PNG", exif=with_orientation(7))
     assert decoded(data).tobytes() == upright_on_white(data).tobytes()
 
@@ -39,7 +39,7 @@ def test_large_pictures_are_turned_strip_by_strip():
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"]
 )
-def test_unreadable_exif_leaves_the_picture_upright(exif):
+def test_unreadable_exif_leaves_the_image_upright(exif):
     assert decoded(encoded(colourful(), "JPEG", exif=exif)).size == (12, 8)
 
 
@@ -53,11 +53,11 @@ def test_alpha_is_laid_on_white(mode):
 
 
 def test_palette_transparency_is_laid_on_white():
-    picture = Image.new("P", (2, 1))
-    picture.putpalette([10, 20, 30, 40, 50, 60])
-    picture.putpixel((1, 0), 1)
-    assert list(decoded(encoded(picture, "PNG", transparency=b"\0\xff")).tobytes()) == [255, 255, 255, 40, 50, 60]
-    assert list(decoded(encoded(picture, "GIF", transparency=1)).tobytes()) == [10, 20, 30, 255, 255, 255]
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    assert list(decoded(encoded(image, "PNG", transparency=b"\0\xff")).tobytes()) == [255, 255, 255, 40, 50, 60]
+    assert list(decoded(encoded(image, "GIF", transparency=1)).tobytes()) == [10, 20, 30, 255, 255, 255]
 
 
 COLOUR_KEYS = {  # depth, colour type, key, two pixels of which the first has the key's colour, the second's grey
@@ -78,7 +78,7 @@ def test_the_transparent_colour_of_a_png_becomes_white(kind):
     assert list(decoded(png(2, 1, pixels, depth=depth, colour=colour, extra=extra)).tobytes()) == [255] * 3 + [grey] * 3
 
 
-def test_16_bit_pictures_with_alpha_are_laid_on_white():
+def test_16_bit_images_with_alpha_are_laid_on_white():
     pixels = struct.pack(">4H", 0, 0, 257 * 90, 65_535)
     assert list(decoded(png(2, 1, pixels, depth=16, colour=4)).tobytes()) == [255] * 3 + [90] * 3
     pixels = struct.pack(">8H", 0, 0, 0, 0, 257 * 90, 0, 65_535, 65_535)
@@ -92,8 +92,8 @@ def test_16_bit_grey_is_scaled_not_clipped():
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B"])
 def test_16_bit_tiff_is_scaled_in_either_byte_order(mode):
-    picture = Image.frombytes(mode, (2, 1), struct.pack("<2H" if mode == "I;16" else ">2H", 257 * 100, 65_535))
-    assert list(decoded(encoded(picture, "TIFF")).getchannel(0).tobytes()) == [100, 255]
+    image = Image.frombytes(mode, (2, 1), struct.pack("<2H" if mode == "I;16" else ">2H", 257 * 100, 65_535))
+    assert list(decoded(encoded(image, "TIFF")).getchannel(0).tobytes()) == [100, 255]
 
 
 def test_12_bit_tiff_uses_its_own_range():
@@ -122,9 +122,9 @@ def test_a_negative_tiff_is_turned_positive(bits, pixels):
     ],
 )
 def test_32_bit_values_are_scaled_by_the_smallest_range_that_holds_them(mode, values, greys):
-    picture = Image.new(mode, (3, 1))
-    picture.putdata(values)
-    assert list(decoded(encoded(picture, "TIFF")).getchannel(0).tobytes()) == greys
+    image = Image.new(mode, (3, 1))
+    image.putdata(values)
+    assert list(decoded(encoded(image, "TIFF")).getchannel(0).tobytes()) == greys
 
 
 def test_unsigned_32_bit_values_are_no_negative_ones():
@@ -135,7 +135,7 @@ def test_unsigned_32_bit_values_are_no_negative_ones():
 
 
 def test_float_pixels_that_are_no_numbers_are_refused():
-    with pytest.raises(PictureError, match="no finite numbers"):
+    with pytest.raises(ImageError, match="no finite numbers"):
         decoded(encoded(Image.new("F", (2, 2), math.nan), "TIFF"))
 
 

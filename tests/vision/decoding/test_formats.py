@@ -1,4 +1,4 @@
-"""Whatever the bytes are: an RGB picture or a PictureError, in little time, without a warning."""
+"""Whatever the bytes are: an RGB image or an ImageError, in little time, without a warning."""
 
 import struct
 import warnings
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.outside_data import colourful, encoded, with_orientation
-from vision.decoding.image import PictureError, decode_picture
+from vision.decoding.image import ImageError, decode_image
 from vision.decoding.parts import SplicedFile, exif_orientation
 
 EXIF = with_orientation(6)
@@ -43,45 +43,45 @@ def with_valid_checksums(data: bytes) -> bytes:
 
 @st.composite
 def mutated(draw, data: bytes) -> bytes:
-    picture = bytearray(data)
+    image = bytearray(data)
     for _ in range(draw(st.integers(1, 4))):
-        place = draw(st.integers(0, max(0, len(picture) - 1)))
+        place = draw(st.integers(0, max(0, len(image) - 1)))
         match draw(st.sampled_from(["byte", "number", "cut", "insert", "delete"])):
             case "byte":
-                picture[place : place + 1] = draw(st.binary(min_size=1, max_size=1))
+                image[place : place + 1] = draw(st.binary(min_size=1, max_size=1))
             case "number":
-                picture[place : place + 4] = struct.pack(draw(st.sampled_from("<>")) + "I", draw(NUMBERS))
+                image[place : place + 4] = struct.pack(draw(st.sampled_from("<>")) + "I", draw(NUMBERS))
             case "cut":
-                picture = picture[:place]
+                image = image[:place]
             case "insert":
-                picture[place:place] = draw(st.binary(max_size=20))
+                image[place:place] = draw(st.binary(max_size=20))
             case "delete":
-                del picture[place : place + draw(st.integers(1, 20))]
-    return bytes(picture)
+                del image[place : place + draw(st.integers(1, 20))]
+    return bytes(image)
 
 
 @pytest.mark.parametrize("kind", SEEDS)
-def test_mutated_bytes_are_a_picture_or_a_picture_error(kind):
+def test_mutated_bytes_are_an_image_or_an_image_error(kind):
     @settings(max_examples=40, deadline=None)
     @given(data=mutated(SEEDS[kind]))
     def check(data):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             try:
-                picture = decode_picture(with_valid_checksums(data) if "PNG" in kind else data, name="a")
-            except PictureError:
+                image = decode_image(with_valid_checksums(data) if "PNG" in kind else data, name="a")
+            except ImageError:
                 return
-        assert picture.mode == "RGB"
-        assert picture.width * picture.height > 0
+        assert image.mode == "RGB"
+        assert image.width * image.height > 0
 
     check()
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([seed[:12] for seed in SEEDS.values()]))
-def test_random_bytes_after_a_signature_are_a_picture_error(data, signature):
-    with pytest.raises(PictureError):
-        decode_picture(signature + data, name="a")
+def test_random_bytes_after_a_signature_are_an_image_error(data, signature):
+    with pytest.raises(ImageError):
+        decode_image(signature + data, name="a")
 
 
 @settings(max_examples=100, deadline=None)

@@ -10,33 +10,33 @@ import pytest
 from PIL import Image, ImageFile
 
 from tests.outside_data import colourful, encoded, gif, png, png_chunk, tiff
-from vision.decoding.image import PictureError, PictureLimits, decode_picture, read_picture
+from vision.decoding.image import ImageError, ImageLimits, decode_image, read_image
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "MPO")
 
 
 def decoded(data: bytes, **limits) -> Image.Image:
-    """The picture; a warning on the way is a failure."""
+    """The image; a warning on the way is a failure."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return decode_picture(data, name="a.png", limits=PictureLimits(**limits))
+        return decode_image(data, name="a.png", limits=ImageLimits(**limits))
 
 
-def refusal(data: bytes, **limits) -> PictureError:
-    with pytest.raises(PictureError) as caught:
+def refusal(data: bytes, **limits) -> ImageError:
+    with pytest.raises(ImageError) as caught:
         decoded(data, **limits)
     return caught.value
 
 
-@pytest.mark.parametrize("picture_format", FORMATS)
-def test_every_allowed_format_gives_the_pixels_that_pillow_gives(picture_format):
-    data = encoded(colourful(), picture_format)
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_every_allowed_format_gives_the_pixels_that_pillow_gives(image_format):
+    data = encoded(colourful(), image_format)
     assert decoded(data).tobytes() == Image.open(io.BytesIO(data)).convert("RGB").tobytes()
 
 
-@pytest.mark.parametrize("picture_format", ["PPM", "ICO", "PDF", "AVIF", "JPEG2000", "TGA"])
-def test_formats_outside_the_list_are_refused(picture_format):
-    assert refusal(encoded(colourful(32, 32), picture_format)).reason in ("format_not_allowed", "not_a_picture")
+@pytest.mark.parametrize("image_format", ["PPM", "ICO", "PDF", "AVIF", "JPEG2000", "TGA"])
+def test_formats_outside_the_list_are_refused(image_format):
+    assert refusal(encoded(colourful(32, 32), image_format)).reason in ("format_not_allowed", "not_an_image")
 
 
 def test_svg_is_refused_by_name():
@@ -48,12 +48,12 @@ def test_the_list_of_formats_is_a_setting():
 
 
 def test_a_png_named_jpg_is_read_as_the_png_it_is():
-    assert decode_picture(encoded(colourful(), "PNG"), name="a.jpg").size == (12, 8)
+    assert decode_image(encoded(colourful(), "PNG"), name="a.jpg").size == (12, 8)
 
 
 @pytest.mark.parametrize("data", [b"hello", b"BM but no bitmap at all, just a text", bytes(100)])
-def test_what_is_no_picture_is_refused(data):
-    assert refusal(data).reason == "not_a_picture"
+def test_what_is_no_image_is_refused(data):
+    assert refusal(data).reason == "not_an_image"
 
 
 def test_no_bytes_are_refused():
@@ -89,7 +89,7 @@ def test_the_pixel_limit_itself_is_allowed():
     assert refusal(data, max_pixels=95).reason == "too_many_pixels"
 
 
-def test_an_error_names_the_picture_what_was_seen_and_the_limit():
+def test_an_error_names_the_image_what_was_seen_and_the_limit():
     assert str(refusal(png(20_000, 20_000))) == (
         "a.png: 20,000 x 20,000 pixels, the limit is 64,000,000 (set max_pixels)"
     )
@@ -102,7 +102,7 @@ def test_more_bytes_than_allowed_are_an_error():
 
 
 @pytest.mark.parametrize("width", [1, 30_000_000])
-def test_a_picture_that_takes_too_much_memory_is_refused_before_it_is_decoded(width):
+def test_an_image_that_takes_too_much_memory_is_refused_before_it_is_decoded(width):
     assert refusal(png(width, 30_000_000 // width)).reason == "too_much_memory"
 
 
@@ -112,19 +112,19 @@ def test_conversion_counts_as_memory():
     assert refusal(rgba, max_memory_bytes=60_000).reason == "too_much_memory"
 
 
-@pytest.mark.parametrize("picture_format", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
-def test_the_first_frame_of_an_animation_is_shown(picture_format):
-    options = {"lossless": True} if picture_format == "WEBP" else {}
+@pytest.mark.parametrize("image_format", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
+def test_the_first_frame_of_an_animation_is_shown(image_format):
+    options = {"lossless": True} if image_format == "WEBP" else {}
     red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
-    data = encoded(red, picture_format, save_all=True, append_images=[blue], **options)
+    data = encoded(red, image_format, save_all=True, append_images=[blue], **options)
     assert decoded(data).getpixel((3, 3)) == pytest.approx((255, 0, 0), abs=2)
 
 
-@pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
-def test_a_picture_cut_anywhere_is_an_error(picture_format):
-    data = encoded(colourful(40, 40), picture_format)
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_an_image_cut_anywhere_is_an_error(image_format):
+    data = encoded(colourful(40, 40), image_format)
     for length in {1, 3, 9, 20, len(data) // 3, len(data) // 2, len(data) - 30, len(data) - 1}:
-        assert refusal(data[:length]).reason in ("truncated", "corrupt", "not_a_picture"), length
+        assert refusal(data[:length]).reason in ("truncated", "corrupt", "not_an_image"), length
 
 
 def test_a_run_length_coded_bitmap_is_read_and_its_cut_form_refused():
@@ -147,7 +147,7 @@ def test_a_changed_byte_in_a_png_is_an_error():
 
 
 @pytest.mark.parametrize("data", [png(0, 4), png(4, 0), gif(0, 0, frame=(0, 0, 0, 0)), tiff(0, 5, 8, b"")])
-def test_a_picture_without_pixels_is_an_error(data):
+def test_an_image_without_pixels_is_an_error(data):
     assert refusal(data).reason == "no_pixels"
 
 
@@ -156,8 +156,8 @@ def test_text_chunks_and_profiles_cost_nothing():
     extra = b"".join(png_chunk(b"zTXt", b"key%d\0\0" % n + bomb) for n in range(100)) + png_chunk(
         b"iCCP", b"p\0\0" + bomb
     )
-    picture = decoded(png(4, 4, bytes(16), extra=extra))
-    assert "icc_profile" not in picture.info and not any(key.startswith("key") for key in picture.info)
+    image = decoded(png(4, 4, bytes(16), extra=extra))
+    assert "icc_profile" not in image.info and not any(key.startswith("key") for key in image.info)
 
 
 def test_an_endless_row_of_chunks_is_refused():
@@ -203,16 +203,16 @@ def test_what_tiff_tags_beside_the_pixels_say_is_not_read():
 
 def test_pillow_is_left_as_it_was():
     before = (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS, list(warnings.filters))
-    decode_picture(encoded(colourful(), "JPEG"), name="a")
-    with pytest.raises(PictureError):
-        decode_picture(b"", name="a")
+    decode_image(encoded(colourful(), "JPEG"), name="a")
+    with pytest.raises(ImageError):
+        decode_image(b"", name="a")
     assert (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before
 
 
-@pytest.mark.parametrize("picture_format", FORMATS)
-def test_a_decoded_picture_can_be_sent_to_another_process(picture_format):
-    picture = decoded(encoded(colourful(), picture_format))
-    assert pickle.loads(pickle.dumps(picture)).tobytes() == picture.tobytes()
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_a_decoded_image_can_be_sent_to_another_process(image_format):
+    image = decoded(encoded(colourful(), image_format))
+    assert pickle.loads(pickle.dumps(image)).tobytes() == image.tobytes()
 
 
 def test_an_error_can_be_sent_to_another_process():
@@ -220,16 +220,16 @@ def test_an_error_can_be_sent_to_another_process():
     assert (error.name, error.reason, str(error)) == ("a.png", "empty", "a.png: 0 bytes")
 
 
-def test_a_missing_file_is_a_picture_error(tmp_path):
-    with pytest.raises(PictureError, match=r"gone\.png: no such file"):
-        read_picture(tmp_path / "gone.png")
+def test_a_missing_file_is_an_image_error(tmp_path):
+    with pytest.raises(ImageError, match=r"gone\.png: no such file"):
+        read_image(tmp_path / "gone.png")
 
 
 def test_a_file_over_the_limit_is_not_read_to_its_end(tmp_path):
     with open(tmp_path / "big.png", "wb") as file:
         file.truncate(2**40)
-    with pytest.raises(PictureError, match="the limit"):
-        read_picture(tmp_path / "big.png")
+    with pytest.raises(ImageError, match="the limit"):
+        read_image(tmp_path / "big.png")
 
 
 def test_importing_the_module_loads_neither_torch_nor_timm():

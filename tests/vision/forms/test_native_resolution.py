@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.outside_data import colourful, encoded
-from vision.forms.native_resolution import native_from_bytes, native_picture, native_size, patchify, unpatchify
-from vision.transform import PictureTransform
+from vision.forms.native_resolution import native_from_bytes, native_image, native_size, patchify, unpatchify
+from vision.transform import ImageTransform
 
 DATA_CONFIG = {"mean": (0.5, 0.4, 0.3), "std": (0.2,) * 3, "input_size": (3, 32, 32), "interpolation": "bicubic"}
 SIDES, PATCHES, BUDGETS = st.integers(1, 9000), st.sampled_from([8, 14, 16]), st.integers(1, 1024)
@@ -27,7 +27,7 @@ SIDES, PATCHES, BUDGETS = st.integers(1, 9000), st.sampled_from([8, 14, 16]), st
         (1, 64_000_000, 1, (16, 16)),
     ],
 )
-def test_the_size_of_a_picture(width, height, max_patches, size):
+def test_the_size_of_an_image(width, height, max_patches, size):
     assert native_size(width, height, 16, max_patches) == size
 
 
@@ -47,47 +47,47 @@ def test_a_side_is_never_a_patch_longer_than_the_aspect_says(width, height, patc
 
 
 @given(SIDES, SIDES, PATCHES, BUDGETS)
-def test_the_budget_is_used_where_the_picture_is_large_enough(width, height, patch, max_patches):
+def test_the_budget_is_used_where_the_image_is_large_enough(width, height, patch, max_patches):
     tall, wide = native_size(width, height, patch, max_patches)
     rows, columns = tall // patch, wide // patch
     is_whole = rows == math.ceil(height / patch) and columns == math.ceil(width / patch)
     assert is_whole or min((rows + 1) * columns, rows * (columns + 1), (rows + 1) * (columns + 1)) > max_patches / 2
 
 
-def test_a_picture_is_resized_by_the_encoders_own_config():
-    transform = PictureTransform(DATA_CONFIG, patch_size=8, max_patches=12)
-    picture = colourful(80, 60)
+def test_an_image_is_resized_by_the_encoders_own_config():
+    transform = ImageTransform(DATA_CONFIG, patch_size=8, max_patches=12)
+    image = colourful(80, 60)
     assert native_size(80, 60, 8, 12) == (24, 32)
-    square = PictureTransform({**DATA_CONFIG, "input_size": (3, 24, 32)})
-    assert torch.equal(native_picture(transform, picture), square(picture))
+    square = ImageTransform({**DATA_CONFIG, "input_size": (3, 24, 32)})
+    assert torch.equal(native_image(transform, image), square(image))
 
 
-def test_bytes_and_picture_have_equal_tensors():
-    transform = PictureTransform(DATA_CONFIG, patch_size=8, max_patches=12)
+def test_bytes_and_image_have_equal_tensors():
+    transform = ImageTransform(DATA_CONFIG, patch_size=8, max_patches=12)
     data = encoded(colourful(80, 60), "PNG")
-    assert torch.equal(native_from_bytes(transform, data, name="a"), native_picture(transform, colourful(80, 60)))
+    assert torch.equal(native_from_bytes(transform, data, name="a"), native_image(transform, colourful(80, 60)))
 
 
 def test_a_transform_of_one_size_has_no_native_resolution():
     with pytest.raises(ValueError, match="patch_size and max_patches"):
-        native_picture(PictureTransform(DATA_CONFIG), colourful())
+        native_image(ImageTransform(DATA_CONFIG), colourful())
 
 
 def test_packed_patches_have_no_padding_and_come_back_bit_for_bit():
-    pictures = [torch.randn(3, height, width) for height, width in ((8, 24), (16, 8), (8, 8))]
-    patches, grids = patchify(pictures, 8)
+    images = [torch.randn(3, height, width) for height, width in ((8, 24), (16, 8), (8, 8))]
+    patches, grids = patchify(images, 8)
     assert patches.shape == (6, 192)
     assert grids.tolist() == [[1, 3], [2, 1], [1, 1]]
-    for ours, picture in zip(unpatchify(patches, grids), pictures, strict=True):
-        assert torch.equal(ours, picture)
+    for ours, image in zip(unpatchify(patches, grids), images, strict=True):
+        assert torch.equal(ours, image)
 
 
 def test_a_patch_is_what_naflexvit_takes():
     model = timm.create_model("naflexvit_base_patch16_gap", depth=1, embed_dim=32, num_heads=2).eval()
-    picture = torch.randn(3, 32, 64)
-    patches, grids = patchify([picture], 16)
+    image = torch.randn(3, 32, 64)
+    patches, grids = patchify([image], 16)
     places = torch.cartesian_prod(*map(torch.arange, grids[0].tolist()))
     with torch.no_grad():
         ours = model.forward_features(patches[None], patch_coord=places[None])["patches"]
-        theirs = model.forward_features(picture[None])
+        theirs = model.forward_features(image[None])
     torch.testing.assert_close(ours, theirs)

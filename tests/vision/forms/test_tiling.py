@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.outside_data import colourful, encoded
-from vision.forms.tiling import AS_SHARP, MAX_GRID, choose_grid, tile_picture, tiles_from_bytes
-from vision.transform import PictureTransform
+from vision.forms.tiling import AS_SHARP, MAX_GRID, choose_grid, tile_image, tiles_from_bytes
+from vision.transform import ImageTransform
 
 DATA_CONFIG = {"mean": (0.5, 0.4, 0.3), "std": (0.2,) * 3, "input_size": (3, 32, 32), "interpolation": "bicubic"}
 SIDES, BUDGETS = st.integers(1, 6000), st.integers(1, MAX_GRID**2)
@@ -14,7 +14,7 @@ TILE = (224, 224)
 
 
 def sharpness(width: int, height: int, grid: tuple[int, int]) -> float:
-    """Pixels of the grid for a pixel of the picture, of which more than one shows no more."""
+    """Pixels of the grid for a pixel of the image, of which more than one shows no more."""
     return min(grid[1] * TILE[1] / width, grid[0] * TILE[0] / height, 1.0)
 
 
@@ -40,7 +40,7 @@ def sharpness(width: int, height: int, grid: tuple[int, int]) -> float:
         (5000, 5000, 1, (1, 1)),
     ],
 )
-def test_the_grid_of_a_picture(width, height, max_tiles, grid):
+def test_the_grid_of_an_image(width, height, max_tiles, grid):
     assert choose_grid(width, height, TILE, max_tiles) == grid
 
 
@@ -57,7 +57,7 @@ def test_a_grid_keeps_to_the_budget(width, height, max_tiles):
 
 @given(SIDES, SIDES, BUDGETS)
 def test_no_row_or_column_is_needless(width, height, max_tiles):
-    """Without it the picture would lose a part of its sharpness: no tile is empty, and none is there to enlarge."""
+    """Without it the image would lose a part of its sharpness: no tile is empty, and none is there to enlarge."""
     rows, columns = grid = choose_grid(width, height, TILE, max_tiles)
     for smaller in ((rows - 1, columns), (rows, columns - 1)):
         if min(smaller) > 0:
@@ -74,7 +74,7 @@ def test_no_grid_within_the_budget_is_much_sharper(width, height, max_tiles):
 
 
 @given(SIDES, SIDES, BUDGETS)
-def test_a_picture_on_its_side_has_its_grid_on_its_side(width, height, max_tiles):
+def test_an_image_on_its_side_has_its_grid_on_its_side(width, height, max_tiles):
     assert choose_grid(height, width, TILE, max_tiles) == choose_grid(width, height, TILE, max_tiles)[::-1]
 
 
@@ -84,51 +84,51 @@ def test_a_larger_budget_never_blurs_much(width, height, max_tiles):
     assert sharpness(width, height, more) >= AS_SHARP * sharpness(width, height, fewer)
 
 
-def test_the_tiles_joined_are_the_picture_at_the_size_of_the_grid():
-    transform = PictureTransform(DATA_CONFIG, max_tiles=6)
-    picture = colourful(96, 60)
-    tiles = tile_picture(transform, picture)
+def test_the_tiles_joined_are_the_image_at_the_size_of_the_grid():
+    transform = ImageTransform(DATA_CONFIG, max_tiles=6)
+    image = colourful(96, 60)
+    tiles = tile_image(transform, image)
     assert tiles.grid == (2, 3)
-    whole = PictureTransform({**DATA_CONFIG, "input_size": (3, 64, 96)})(picture)
+    whole = ImageTransform({**DATA_CONFIG, "input_size": (3, 64, 96)})(image)
     rows = [torch.cat(list(row), dim=2) for row in tiles.pixel_values[1:].split(3)]
     assert torch.equal(torch.cat(rows, dim=1), whole)
 
 
 def test_the_thumbnail_comes_first_and_is_the_transform_alone():
-    transform = PictureTransform(DATA_CONFIG, max_tiles=6)
-    assert torch.equal(tile_picture(transform, colourful(96, 60)).pixel_values[0], transform(colourful(96, 60)))
+    transform = ImageTransform(DATA_CONFIG, max_tiles=6)
+    assert torch.equal(tile_image(transform, colourful(96, 60)).pixel_values[0], transform(colourful(96, 60)))
 
 
 def test_the_ids_tell_thumbnail_row_and_column():
-    tiles = tile_picture(PictureTransform(DATA_CONFIG, max_tiles=6), colourful(96, 60))
+    tiles = tile_image(ImageTransform(DATA_CONFIG, max_tiles=6), colourful(96, 60))
     assert tiles.tile_ids.tolist() == [0, 1, 2, 3, 9, 10, 11]
     assert tiles.tile_ids.dtype == torch.int64
 
 
 def test_with_one_tile_there_is_the_thumbnail_alone():
-    tiles = tile_picture(PictureTransform(DATA_CONFIG), colourful(900, 700))
-    assert torch.equal(tiles.pixel_values, PictureTransform(DATA_CONFIG)(colourful(900, 700))[None])
+    tiles = tile_image(ImageTransform(DATA_CONFIG), colourful(900, 700))
+    assert torch.equal(tiles.pixel_values, ImageTransform(DATA_CONFIG)(colourful(900, 700))[None])
     assert (tiles.grid, tiles.tile_ids.tolist()) == ((1, 1), [0])
 
 
-def test_a_small_picture_has_no_tiles_whatever_the_budget():
-    tiles = tile_picture(PictureTransform(DATA_CONFIG, max_tiles=64), colourful(20, 30))
+def test_a_small_image_has_no_tiles_whatever_the_budget():
+    tiles = tile_image(ImageTransform(DATA_CONFIG, max_tiles=64), colourful(20, 30))
     assert tiles.pixel_values.shape == (1, 3, 32, 32)
 
 
 @pytest.mark.parametrize("size", [(200, 10), (10, 200), (90, 90), (130, 61)])
-def test_every_tile_shows_a_part_of_the_picture(size):
-    transform = PictureTransform(DATA_CONFIG, max_tiles=12, background=(255, 255, 255))
+def test_every_tile_shows_a_part_of_the_image(size):
+    transform = ImageTransform(DATA_CONFIG, max_tiles=12, background=(255, 255, 255))
     background = transform(Image.new("RGB", (1, 1), "white"))
-    for tile in tile_picture(transform, Image.new("RGB", size)).pixel_values:
+    for tile in tile_image(transform, Image.new("RGB", size)).pixel_values:
         assert not torch.equal(tile, background)
 
 
-def test_bytes_and_picture_have_equal_tiles():
-    transform = PictureTransform(DATA_CONFIG, max_tiles=6)
+def test_bytes_and_image_have_equal_tiles():
+    transform = ImageTransform(DATA_CONFIG, max_tiles=6)
     ours, theirs = (
         tiles_from_bytes(transform, encoded(colourful(96, 60), "PNG"), name="a"),
-        tile_picture(transform, colourful(96, 60)),
+        tile_image(transform, colourful(96, 60)),
     )
     assert torch.equal(ours.pixel_values, theirs.pixel_values)
     assert ours.grid == theirs.grid
