@@ -27,8 +27,9 @@ from arlow_vl.models.arlow.modeling_arlow import (
 from arlow_vl.models.arlow.tokenization_arlow import ArlowTokenizer
 from arlow_vl.models.arlow.tokenization_arlow_fast import ArlowTokenizerFast
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
+from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration, ArlowVLModel
-from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowImageProcessor, ArlowProcessor
+from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 
 for config_class in (ArlowConfig, ArlowVisionConfig, ArlowVLConfig):
     AutoConfig.register(config_class.model_type, config_class)

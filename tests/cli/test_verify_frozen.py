@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from arlow_vl.cli import main
 from arlow_vl.evaluation.frozen import hash_file
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
+from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
-from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowImageProcessor, ArlowProcessor
+from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 from arlow_vl.models.folders import load_text_model
 from tests.conftest import open_gates
 from tests.tiny_runs import tiny_tokenizer, write_text_checkpoint

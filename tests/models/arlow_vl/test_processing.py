@@ -14,7 +14,8 @@ import arlow_vl.models.auto  # noqa: F401
 from arlow_vl.models.arlow.tokenization_arlow import ArlowTokenizer
 from arlow_vl.models.arlow.tokenization_arlow_fast import ArlowTokenizerFast
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig
-from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowImageProcessor, ArlowProcessor
+from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
+from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 from vision.decoding.image import ImageError
 from vision.transform import ImageTransform
 

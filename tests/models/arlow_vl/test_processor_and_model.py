@@ -12,8 +12,9 @@ from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow.tokenization_arlow_fast import ArlowTokenizerFast
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
+from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
-from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowImageProcessor, ArlowProcessor
+from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 from arlow_vl.models.folders import load_vision_language_model
 
 VISION = {"timm_name": "test_vit", "image_size": 32}

@@ -8,8 +8,9 @@ from PIL import Image
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow.tokenization_arlow_fast import ArlowTokenizerFast
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
+from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
-from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowImageProcessor, ArlowProcessor
+from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 from tests.conftest import open_gates
 
 TRANSFORMS = {"one size": {}, "tiles": {"max_tiles": 6}, "native": {"max_patches": 16}}
