@@ -59,7 +59,7 @@ def reference_varlen(query, key, value, *, query_runs, key_runs, scaling, is_cau
 @pytest.fixture
 def varlen_calls(open_model, monkeypatch):
     """Opens the gate on this machine, with the reference above as the kernel; lists the calls."""
-    from arlow_vl import layers_arlow
+    from arlow_vl.models.arlow import layers_arlow
 
     calls = []
 

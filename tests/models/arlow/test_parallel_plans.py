@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tensor_parallel_rank import results
 
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from tests.conftest import open_gates
+from tests.models.arlow.tensor_parallel_rank import results
 from tests.models.arlow.test_modeling_arlow import text, text_with_images
 
 ROOT = Path(__file__).parents[3]
@@ -59,7 +59,7 @@ def run_ranks(folder: Path, count: int) -> list[dict]:
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.tensor_parallel_rank", str(folder)],
+            [sys.executable, "-m", "tests.models.arlow.tensor_parallel_rank", str(folder)],
             cwd=ROOT,
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
