@@ -4,6 +4,7 @@ import argparse
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def add_parser(subparsers) -> None:
@@ -19,33 +20,55 @@ def add_parser(subparsers) -> None:
     train.add_argument("--vocab-size", type=int, required=True, metavar="N", help="entries, special tokens included")
     train.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the tokenizer's files")
     train.add_argument("--max-bytes", type=int, metavar="N", help="learn from the first N bytes of text only")
+    train.add_argument(
+        "--max-bad-fraction",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="largest share of a .jsonl file's lines that may be unusable (default: 0.1)",
+    )
     train.set_defaults(run=run_train)
 
 
 def run_train(args: argparse.Namespace) -> None:
     if args.max_bytes is not None and args.max_bytes < 1:
         raise ValueError(f"--max-bytes must be at least 1, got {args.max_bytes}")
+    if not 0 <= args.max_bad_fraction <= 1:
+        raise ValueError(f"--max-bad-fraction is a share from 0 to 1, got {args.max_bad_fraction}")
     if args.output.exists() and not args.output.is_dir():
         raise ValueError(f"--output {args.output} is a file; name a folder")
     from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer
 
     tally: Counter[str] = Counter()
-    skipped: Counter[str] = Counter()
-    documents = first_bytes(read_documents(args.texts, skipped), args.max_bytes, tally)
+    documents = limited_documents(args.texts, args.max_bytes, tally, max_bad_fraction=args.max_bad_fraction)
     tokenizer = train_tokenizer(documents, args.vocab_size)
     tokenizer.save_pretrained(args.output)
-    for reason, count in skipped.most_common():
-        print(f"skipped {count:,} lines: {reason}")
     source = f"{tally['bytes']:,} bytes in {tally['documents']:,} documents"
     print(f"{args.output}: {len(tokenizer):,} entries, learned from {source}")
 
 
-def read_documents(paths: list[Path], skipped: Counter[str]) -> Iterator[str]:
+def limited_documents(
+    paths: list[Path], max_bytes: int | None, tally: Counter[str], *, max_bad_fraction: float
+) -> Iterator[str]:
+    """The files' first bytes; then warns of the lines that were skipped, before anything is learnt.
+
+    Raises:
+        DataError: too many lines of a file were skipped.
+    """
+    from arlow_vl.data.text import LineTally
+
+    files = [(path, LineTally()) for path in paths]
+    yield from first_bytes(read_documents(files), max_bytes, tally)
+    for path, lines in files:
+        lines.report(path, max_bad_fraction)
+
+
+def read_documents(files: list[tuple[Path, Any]]) -> Iterator[str]:
     from arlow_vl.data.text import read_jsonl, read_text_file
 
-    for path in paths:
+    for path, lines in files:
         if path.suffix == ".jsonl":
-            yield from read_jsonl(path, skipped)
+            yield from read_jsonl(path, lines)
         else:
             yield read_text_file(path)
 

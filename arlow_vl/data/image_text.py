@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arlow_vl.data.loader import Batch
-from arlow_vl.data.prompts import CAPTION_PROMPT, IGNORED, encode_example, encode_prompt, question_prompt
+from arlow_vl.data.prompts import CAPTION_PROMPT, IGNORED, encode_example, encode_plain, encode_prompt, question_prompt
 from arlow_vl.data.shards import ShardSample, ShardScan
 from vision.encoder import VisionEncoder
 from vision.features import FeatureCache, encoder_fingerprint
@@ -51,9 +51,9 @@ def caption_examples(samples: Iterable[ShardSample]) -> list[Example]:
 def question_examples(samples: Iterable[ShardSample]) -> list[Example]:
     """An example for each question of each sample."""
     return [
-        Example(sample, question_prompt(entry["question"]), f" {entry['answer']}", number)
+        Example(sample, question_prompt(entry.question), f" {entry.answer}", number)
         for sample in samples
-        for number, entry in enumerate(sample.fields.get("questions", ()))
+        for number, entry in enumerate(sample.questions)
     ]
 
 
@@ -67,6 +67,20 @@ def with_room(examples: Iterable[Example], tokenizer, max_length: int) -> list[E
     """The examples whose prompt leaves room for a completion."""
     fits = functools.cache(lambda prompt: len(encode_prompt(tokenizer, prompt)) < max_length)
     return [example for example in examples if fits(example.prompt)]
+
+
+def count_cut(examples: Iterable[Example], tokenizer, max_length: int) -> int:
+    """The number of examples whose completion does not fit: its end is cut off in training."""
+    prompt_length = functools.cache(lambda prompt: len(encode_prompt(tokenizer, prompt)))
+
+    def is_cut(example: Example) -> bool:
+        room = max_length - prompt_length(example.prompt) - 1  # for eos
+        # No token is shorter than a byte, so that only what might be cut is tokenised; one more for a begun space.
+        if len(example.completion.encode()) + 1 <= room:
+            return False
+        return len(encode_plain(tokenizer, example.completion)) > room
+
+    return sum(map(is_cut, examples))
 
 
 class DecodedImages:
@@ -163,14 +177,13 @@ def cache_images(
 
     count = sum(len(scan.samples) for scan in scans)
     refused = cache.fill(images(), encoder, transform, count=count, on_progress=on_progress)
+
+    def image_fault(sample: ShardSample) -> str | None:
+        reason = refused.get(sha256_of[sample.shard, sample.key])
+        return f"image_{reason}" if reason else None
+
     for scan in scans:
-        samples, scan.samples = scan.samples, []
-        for sample in samples:
-            reason = refused.get(sha256_of[sample.shard, sample.key])
-            if reason is None:
-                scan.samples.append(sample)
-            else:
-                scan.skip(f"image_{reason}", sample.name)
+        scan.drop(image_fault)
     return CachedImages(cache, sha256_of)
 
 

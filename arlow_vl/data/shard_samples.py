@@ -1,18 +1,31 @@
-"""From a shard's members to its samples: which belong together, which samples are whole, and why the others are not."""
+"""From a shard's members to its samples: which belong together, which samples are whole, and why the others are not.
+
+One rule, WebDataset's, decides key and kind. The key is the name up to the first dot of its last part; the rest is the
+extension. It must be exactly an image's, `txt` or `json` to make a part of a sample:
+
+    v1.0/a.jpg       the image of sample v1.0/a
+    1.mask.png       ignored where sample 1 has an image of its own: another image of it, which nobody asked for
+    photo.0000.jpg   else a lost sample: its key has a dot, and read by the rule it would be one of many named photo
+
+Every member is in one place in the end: of a sample, of a bad sample with its reason, or ignored and counted by kind.
+"""
 
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from arlow_vl.data.questions import Question, read_questions
 from arlow_vl.data.tar_members import TarMember
-from arlow_vl.data.text import Unusable, clean_caption, has_lone_surrogate, json_memory, parse_object
+from arlow_vl.data.text import Unusable, clean_caption, has_lone_surrogate, json_memory, keys_of, parse_object
 
 IMAGE_SUFFIXES = frozenset("jpg jpeg jpe jfif png gif webp bmp tif tiff mpo".split())
 UNSAFE_NAME = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")
 MEMBER_BYTES = 750  # of memory that one member takes, roughly
+MAX_NAME_SHOWN = 80  # characters of a name that is kept for messages alone
+MAX_IGNORED_KINDS = 100  # that are counted apart; more are "others"
 
 
 class ShardOverflow(ValueError):
@@ -42,12 +55,38 @@ class FoundSample(NamedTuple):
     image: TarMember
     text: str
     fields: dict[str, Any]
+    questions: tuple[Question, ...]
+    bad_questions: list[tuple[int, str]]
+    """Number and reason of each question that cannot be used."""
+    members: int
+
+
+class BadSample(NamedTuple):
+    """Members that are no whole sample, and why."""
+
+    name: str
+    reason: str
+    members: int = 1
+    count: int = 1
+    """Samples that were lost, at least: one key may be written over many of them."""
+    detail: str = ""
+    """Goes on from the name in a message."""
+
+
+class Gathered(NamedTuple):
+    """A shard's members, each in exactly one place: of a sample, of a bad sample, or ignored."""
+
+    samples: list[FoundSample]
+    bad: list[BadSample]
+    ignored: Counter[str]
+    """Members by what they are: `.cls`, `folder`, `hidden_file`, or the fault of a .json whose sample does without."""
 
 
 class _Part(NamedTuple):
     extension: str
     value: Any
-    fault: str | None
+    fault: str | None = None
+    detail: str = ""
 
 
 @dataclass(slots=True)
@@ -58,23 +97,40 @@ class _Group:
     image: list[_Part] = field(default_factory=list)
     txt: list[_Part] = field(default_factory=list)
     json: list[_Part] = field(default_factory=list)
+    links: Counter[str] = field(default_factory=Counter)
+    """By kind, the members that are a link, device or FIFO: never followed, so they are no parts."""
 
-    def sample(self) -> FoundSample:
-        """Raises Unusable if this is not a whole sample."""
+    @property
+    def members(self) -> int:
+        return len(self.image) + len(self.txt) + len(self.json) + self.links.total()
+
+    def sample(self, ignored: Counter[str]) -> FoundSample:
+        """Counts in `ignored` the members that the sample does without. Raises Unusable if it is not a whole one."""
         image = _only(self.image, "image")
         text = _only(self.txt, "text") if self.txt else self._caption()
-        fields = self.json[0].value if len(self.json) == 1 else None
-        return FoundSample(self.key, image, text, fields or {})
+        faults = [part.fault or "several_jsons" for part in self.json if part.fault or len(self.json) > 1]
+        faults += ["not_a_file"] * self.links.total()
+        fields = self.json[0].value if len(self.json) == 1 and not self.json[0].fault else {}
+        questions, bad_questions = read_questions(fields.get("questions"))
+        fields = {name: value for name, value in fields.items() if name != "questions"}
+        ignored.update(faults)
+        return FoundSample(self.key, image, text, fields, questions, bad_questions, self.members - len(faults))
 
     def _caption(self) -> str:
-        caption = _only(self.json, "text").get("caption")
+        fields = _only(self.json, "text")
+        caption = fields.get("caption")
         if not isinstance(caption, str):
-            raise Unusable("missing_text")
+            raise Unusable("missing_text", f"{keys_of(fields)}: a text belongs under 'caption' as a string")
         return clean_caption(caption)
+
+    def bad(self, reason: str, detail: str = "") -> BadSample:
+        surplus = (len(getattr(self, kind)) + self.links[kind] - 1 for kind in ("image", "txt", "json"))
+        lost = max(1, *surplus)
+        return BadSample(self.key, reason, self.members, lost, detail)
 
     def is_whole(self) -> bool:
         try:
-            return self.sample() is not None
+            return self.sample(Counter()) is not None
         except Unusable:
             return False
 
@@ -83,8 +139,27 @@ def _only(parts: list[_Part], what: str) -> Any:
     if len(parts) != 1:
         raise Unusable(f"several_{what}s" if parts else f"missing_{what}")
     if parts[0].fault:
-        raise Unusable(parts[0].fault)
+        raise Unusable(parts[0].fault, parts[0].detail)
     return parts[0].value
+
+
+@dataclass(slots=True)
+class _Dotted:
+    """Members whose names have more dots than one, as `photo.0000.jpg`: alike up to the last dot."""
+
+    key: str
+    """The name up to the first dot."""
+    extensions: list[str] = field(default_factory=list)
+    kinds: set[str] = field(default_factory=set)
+
+    def is_lost_sample(self, group: _Group | None) -> bool:
+        """Tells `photo.0000.jpg`, a sample whose key has a dot, from `1.mask.png`, one more image of sample 1.
+
+        `group` has the members that are named by the key alone, as `1.jpg` is.
+        """
+        if "image" not in self.kinds:
+            return group is None
+        return "txt" in self.kinds or group is None or not group.image
 
 
 class SampleGatherer:
@@ -93,31 +168,52 @@ class SampleGatherer:
     def __init__(self, limits: ReaderLimits) -> None:
         self.limits = limits
         self.last_key = ""
+        self.members = 0
         self._groups: list[_Group] = []  # in file order
         self._open: dict[str, _Group] = {}  # the last group of each key
-        self._unsafe_example = ""
-        self._members = self._held = self._unsafe = 0
+        self._dotted: dict[str, _Dotted] = {}  # by the name up to its last dot
+        self._unsafe: list[BadSample] = []
+        self._ignored: Counter[str] = Counter()
+        self._held = 0
 
     def add(self, member: TarMember, read: Callable[[], bytes]) -> None:
         """Raises ShardOverflow when the limits of the whole shard are reached."""
-        self._members += 1
-        if self._members > self.limits.max_members:
+        if self.members == self.limits.max_members:
             raise ShardOverflow(f"more than {self.limits.max_members:,} members, the rest is not read")
         if member.is_folder:
-            return
-        if not member.name or UNSAFE_NAME.search(member.name):
-            self._unsafe_example = self._unsafe_example or (member.name or "a name with a NUL or not UTF-8")[:80]
-            self._unsafe += 1
-            return
+            self._ignore("folder")
+        elif not member.name or UNSAFE_NAME.search(member.name):
+            name = member.name[:MAX_NAME_SHOWN] or "a name with a NUL or not UTF-8"
+            self._hold(MEMBER_BYTES)
+            self._unsafe.append(BadSample(name, "unsafe_name"))
+        elif left_over := system_file(member.name):
+            self._ignore(left_over)
+        else:
+            self._add_named(member, read)
+        self.members += 1  # one that made the shard overflow is not read
+
+    def _add_named(self, member: TarMember, read: Callable[[], bytes]) -> None:
         key, extension = split_name(member.name)
-        suffix = extension.rpartition(".")[2]
-        kind = "image" if suffix in IMAGE_SUFFIXES else suffix
-        if kind not in ("image", "txt", "json"):
+        stem, _, last = member.name.rpartition(".")
+        kind, last_kind = kind_of(extension), kind_of(last.lower())
+        if kind is None and last_kind is None:
+            self._ignore(f".{extension}")
             return
-        self._hold(MEMBER_BYTES + 2 * len(member.name))
+        self._hold(MEMBER_BYTES + 3 * len(member.name))
+        if kind is None:
+            dotted = self._dotted.setdefault(stem, _Dotted(key))
+            dotted.extensions.append(extension[-MAX_NAME_SHOWN:])
+            dotted.kinds.add(last_kind or "")
+            return
         group = self._group(key, kind, extension)
-        if member.is_regular:  # a link or device leaves its sample incomplete
+        if member.is_regular:
             getattr(group, kind).append(self._part(member, kind, extension, read))
+        else:
+            group.links[kind] += 1
+
+    def _ignore(self, what: str) -> None:
+        what = what[:MAX_NAME_SHOWN]
+        self._ignored[what if what in self._ignored or len(self._ignored) < MAX_IGNORED_KINDS else "others"] += 1
 
     def _group(self, key: str, kind: str, extension: str) -> _Group:
         """The group that a member joins. A part that its key already has begins a second sample of that key if the
@@ -125,8 +221,8 @@ class SampleGatherer:
         group, is_same_run = self._open.get(key), key == self.last_key
         self.last_key = key
         if group is not None:
-            present = [part.extension for part in getattr(group, kind)]
-            repeats = extension in present
+            present = getattr(group, kind)
+            repeats = any(part.extension == extension for part in present)
             if not present or (is_same_run and not (repeats and group.is_whole())):
                 return group
             if not is_same_run and not repeats and not group.is_whole():
@@ -140,50 +236,63 @@ class SampleGatherer:
         if member.size > limit:
             return _Part(extension, None, "image_too_large" if kind == "image" else "text_too_large")
         if kind == "image":
-            return _Part(extension, member, None)
+            return _Part(extension, member)
         raw = read()
         try:
             value = clean_caption(raw) if kind == "txt" else _fields(raw)
         except Unusable as fault:
-            return _Part(extension, None, str(fault))
+            return _Part(extension, None, str(fault), fault.detail)
         self._hold(sys.getsizeof(value) if kind == "txt" else json_memory(raw))
-        return _Part(extension, value, None)
+        return _Part(extension, value)
 
     def _hold(self, size: int) -> None:
         self._held += size
         if self._held > self.limits.max_held_bytes:
             raise ShardOverflow(f"texts and names over {self.limits.max_held_bytes:,} bytes, the rest is not read")
 
-    def finish(self, skip: Callable[..., None], ignored: Counter[str]) -> Iterator[FoundSample]:
-        """The whole samples in file order. `skip(reason, key)` is called for each of the others, `skip(reason, example,
-        count)` for unsafe names; `ignored` counts broken .json members of samples that do not need them."""
-        if self._unsafe:
-            skip("unsafe_name", self._unsafe_example, self._unsafe)
+    def finish(self) -> Gathered:
+        """The samples in file order, and what became of every other member."""
+        found = Gathered([], list(self._unsafe), self._ignored)
         used = set()
-        for group in self._groups:
-            if group.key in used:
-                skip("duplicate_key", group.key)
-                continue
+        for group in filter(lambda group: group.members, self._groups):  # the last has none if it made an overflow
             try:
-                sample = group.sample()
+                if group.key in used:
+                    raise Unusable("duplicate_key")
+                found.samples.append(group.sample(found.ignored))
+                used.add(group.key)
             except Unusable as fault:
-                skip(str(fault), group.key)
-                continue
-            used.add(group.key)
-            ignored.update(part.fault for part in group.json if part.fault)
-            yield sample
+                found.bad.append(group.bad(str(fault), fault.detail))
+        for stem, dotted in self._dotted.items():
+            if dotted.is_lost_sample(self._open.get(dotted.key)):
+                found.bad.append(BadSample(stem, "dot_in_key", len(dotted.extensions)))
+            else:
+                for extension in dotted.extensions:
+                    self._ignore(f".{extension}")
+        return found
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """WebDataset's key (the path up to the first dot of its last part) and extension (the rest, in lower case).
-
-    The extension is empty for what operating systems leave behind and for names that are no sample's.
-    """
+    """WebDataset's key (the path up to the first dot of its last part) and extension (the rest, in lower case)."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
-    if not stem or base.lower() == "thumbs.db" or "__MACOSX" in folder.split("/"):
-        return "", ""
     return folder + slash + stem, extension.lower()
+
+
+def kind_of(extension: str) -> str | None:
+    """The part of a sample that a whole extension names: image, txt or json."""
+    if extension in IMAGE_SUFFIXES:
+        return "image"
+    return extension if extension in ("txt", "json") else None
+
+
+def system_file(name: str) -> str | None:
+    """The word under which is ignored what operating systems leave behind, and what has no extension."""
+    folder, _, base = name.rpartition("/")
+    if base.lower() == "thumbs.db" or "__MACOSX" in folder.split("/"):
+        return "system_file"
+    if base.startswith("."):
+        return "hidden_file"
+    return None if base.partition(".")[2] else "no_extension"
 
 
 def _fields(raw: bytes) -> dict[str, Any]:

@@ -6,20 +6,26 @@ unusable.
 """
 
 import hashlib
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from arlow_vl.data.shard_samples import ReaderLimits, SampleGatherer, ShardOverflow
+from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share, told_reasons, visible
+from arlow_vl.data.questions import Question
+from arlow_vl.data.shard_samples import BadSample, FoundSample, ReaderLimits, SampleGatherer, ShardOverflow
 from arlow_vl.data.tar_members import TarDamage, tar_members
 from arlow_vl.data.text import Unusable, parse_object
 from arlow_vl.errors import DataError
 
+logger = logging.getLogger(__name__)
+
 INDEX_NAME = "index.json"
+FAULTS_TOLD = 5
 MAX_INDEX_BYTES = 16 * 2**20
 DEFAULT_LIMITS = ReaderLimits()
 
@@ -35,6 +41,8 @@ class ShardSample:
     image_size: int
     text: str
     fields: dict[str, Any]
+    questions: tuple[Question, ...] = ()
+    members: int = 2
 
     @property
     def name(self) -> str:
@@ -43,9 +51,12 @@ class ShardSample:
 
     def read_image(self) -> bytes:
         """The compressed image. Raises DataError if the shard has changed since it was scanned."""
-        with open(self.shard, "rb") as file:
-            file.seek(self.image_offset)
-            data = file.read(self.image_size)
+        try:
+            with open(self.shard, "rb") as file:
+                file.seek(self.image_offset)
+                data = file.read(self.image_size)
+        except OSError as error:
+            raise DataError(f"{self.name}: {self.shard} cannot be read any more ({error.strerror})") from None
         if len(data) < self.image_size:
             raise DataError(f"{self.name}: the shard is shorter than when it was scanned; scan it again")
         return data
@@ -57,6 +68,8 @@ class ShardFault:
 
     shard: str
     reason: str
+    missing: int = 0
+    """Samples that index.json counts and the shard does not show, neither good nor bad."""
 
 
 @dataclass
@@ -64,12 +77,25 @@ class ShardScan:
     """What is usable in some shards, and by reason what is not."""
 
     samples: list[ShardSample] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)
+    bad: list[BadSample] = field(default_factory=list)
+    """Samples that are skipped, named `shard.tar:key`."""
+    bad_questions: list[BadSample] = field(default_factory=list)
+    """Unusable questions of usable samples, named `shard.tar:key, question 2`."""
     faults: list[ShardFault] = field(default_factory=list)
-    examples: dict[str, str] = field(default_factory=dict)
-    """For each reason in `skipped`, one sample that it hit."""
     ignored: Counter[str] = field(default_factory=Counter)
-    """Faults of .json members whose samples are used all the same, without fields, as their text is a .txt member."""
+    """Members that make no sample, by what they are; see `Gathered`."""
+    members: int = 0
+    """Members that were read, folders too."""
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """Bad samples by reason."""
+        return _counted(self.bad)
+
+    @property
+    def examples(self) -> dict[str, str]:
+        """For each reason in `skipped`, the first sample that it hit."""
+        return _examples(self.bad)
 
     @property
     def keys(self) -> list[str]:
@@ -77,59 +103,140 @@ class ShardScan:
         uses = Counter(sample.key for sample in self.samples)
         return [sample.key if uses[sample.key] == 1 else sample.name for sample in self.samples]
 
-    def skip(self, reason: str, example: str, count: int = 1) -> None:
-        self.skipped[reason] += count
-        self.examples.setdefault(reason, example)
+    def drop(self, reason_of: Callable[[ShardSample], str | None]) -> None:
+        """Makes a bad sample of each for which `reason_of` gives a reason."""
+        samples, self.samples = self.samples, []
+        for sample in samples:
+            reason = reason_of(sample)
+            if reason is None:
+                self.samples.append(sample)
+            else:
+                self.bad.append(BadSample(sample.name, reason, sample.members))
 
     def add(self, other: "ShardScan") -> None:
         self.samples += other.samples
-        self.skipped += other.skipped
+        self.bad += other.bad
+        self.bad_questions += other.bad_questions
         self.faults += other.faults
-        self.examples = {**other.examples, **self.examples}
         self.ignored += other.ignored
+        self.members += other.members
 
     def summary(self) -> str:
-        """`9,871 used, 129 skipped (empty_text 60, image_truncated 41), 1 shard fault`."""
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.skipped.most_common())
-        skipped = f"{self.skipped.total():,} skipped{f' ({reasons})' if reasons else ''}"
-        faults = f"{len(self.faults):,} shard fault{'' if len(self.faults) == 1 else 's'}"
-        return f"{len(self.samples):,} used, {skipped}, {faults}"
+        """`9,871 used, 129 skipped (empty_text 60, image_truncated 41), 1 shard fault`, and what else there is."""
+        skipped, faults = self.skipped, len(self.faults)
+        parts = [f"{len(self.samples):,} used", f"{skipped.total():,} skipped{_in_brackets(skipped)}"]
+        parts += [f"{faults:,} shard fault{'s' * (faults != 1)}"]
+        if questions := _counted(self.bad_questions):
+            parts.append(f"{questions.total():,} questions skipped{_in_brackets(questions)}")
+        if self.ignored:
+            parts.append(f"{self.ignored.total():,} members ignored{_in_brackets(self.ignored)}")
+        return ", ".join(parts)
+
+
+def _counted(bad: list[BadSample]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for sample in bad:
+        counts[sample.reason] += sample.count
+    return counts
+
+
+def _examples(bad: list[BadSample]) -> dict[str, str]:
+    first: dict[str, str] = {}
+    for sample in bad:
+        first.setdefault(sample.reason, f"{sample.name}{sample.detail}")
+    return first
+
+
+def _in_brackets(counts: Counter[str]) -> str:
+    listed = ", ".join(f"{what} {count:,}" for what, count in counts.most_common())
+    return visible(f" ({listed})" if counts else "")
 
 
 def scan_shard(path: str | Path, limits: ReaderLimits = DEFAULT_LIMITS) -> ShardScan:
     """Every usable sample of one shard, in a single pass that decodes no image and finds at most one fault."""
     (path,) = _regular_files([path])
-    scan, gatherer, damage = ShardScan(), SampleGatherer(limits), []
+    gatherer, damage = SampleGatherer(limits), []
     with open(path, "rb") as file:
         try:
             for member in tar_members(file.fileno()):
                 gatherer.add(member, partial(os.pread, file.fileno(), member.size, member.offset))
         except (TarDamage, ShardOverflow) as fault:
             damage.append(f"{fault} after sample {gatherer.last_key}" if gatherer.last_key else str(fault))
-
-    def skip(reason: str, key: str, count: int = 1) -> None:
-        scan.skip(reason, f"{path.name}:{key}", count)
-
-    for found in gatherer.finish(skip, scan.ignored):
-        image = found.image
-        scan.samples.append(
-            ShardSample(found.key, path, image.name, image.offset, image.size, found.text, found.fields)
-        )
-    damage += _differences_from_index(path, len(scan.samples))
-    scan.faults += [ShardFault(str(path), "; ".join(damage))] if damage else []
+    found = gatherer.finish()
+    scan = ShardScan(
+        samples=[_shard_sample(path, sample) for sample in found.samples],
+        bad=[sample._replace(name=f"{path.name}:{sample.name}") for sample in found.bad],
+        bad_questions=[
+            BadSample(f"{path.name}:{sample.key}, question {number}", reason)
+            for sample in found.samples
+            for number, reason in sample.bad_questions
+        ],
+        ignored=found.ignored,
+        members=gatherer.members,
+    )
+    differences, missing = _differences_from_index(path, scan)
+    damage += differences
+    scan.faults += [ShardFault(str(path), "; ".join(damage), missing)] if damage else []
     return scan
 
 
+def _shard_sample(path: Path, found: FoundSample) -> ShardSample:
+    image = found.image
+    return ShardSample(
+        key=found.key,
+        shard=path,
+        image_name=image.name,
+        image_offset=image.offset,
+        image_size=image.size,
+        text=found.text,
+        fields=found.fields,
+        questions=found.questions,
+        members=found.members,
+    )
+
+
 def scan_shards(paths: Iterable[str | Path], limits: ReaderLimits = DEFAULT_LIMITS) -> ShardScan:
-    """All the shards' samples in order. Raises DataError if a shard is missing or no shard has a usable sample."""
+    """All the shards' samples in order. Raises DataError if a shard is missing or no shard has a usable sample.
+
+    How much may be bad is for the caller to say, with `check_bad_share`.
+    """
     scan, files = ShardScan(), _regular_files(paths)
     for path in files:
         scan.add(scan_shard(path, limits))
     if not scan.samples:
         where = f"{files[0]}{f' and {len(files) - 1:,} more' if len(files) > 1 else ''}"
-        faults = "".join(f"; {fault.shard}: {fault.reason}" for fault in scan.faults[:5])
-        raise DataError(f"no usable sample in {where}: {scan.summary()}{faults}")
+        raise DataError(f"no usable sample in {where}: {scan.summary()}{_told(scan)}")
     return scan
+
+
+def _told(scan: ShardScan) -> str:
+    """Examples of what was skipped and the first faults, to go on a sentence with."""
+    skipped = {"skipped": scan.bad, "questions skipped": scan.bad_questions}
+    examples = [f"; {what}: {told_reasons(_counted(bad), _examples(bad))}" for what, bad in skipped.items() if bad]
+    faults = [f"; {visible(fault.shard)}: {visible(fault.reason)}" for fault in scan.faults[:FAULTS_TOLD]]
+    more = len(scan.faults) - len(faults)
+    return "".join([*examples, *faults, f"; {more:,} shard faults more" if more else ""])
+
+
+def report_scan(where: str, scan: ShardScan) -> None:
+    """Warns of all that will not be used, with examples; silent if nothing is left out."""
+    if scan.bad or scan.bad_questions or scan.faults or scan.ignored:
+        logger.warning(f"{where}: {scan.summary()}{_told(scan)}")
+
+
+def read_whole(paths: Iterable[str | Path]) -> list[ShardSample]:
+    """The samples of shards that must not lack any, as those that are scored.
+
+    Raises:
+        DataError: a shard is missing or damaged, or a sample or question is unusable.
+    """
+    scan = scan_shards(paths)
+    report_scan("shards that are read whole", scan)
+    check_bad_share(scan, 0.0)
+    check_questions(scan, 0.0)
+    if scan.faults:
+        raise DataError(f"{visible(scan.faults[0].shard)}: {visible(scan.faults[0].reason)}; fetch or write it again")
+    return scan.samples
 
 
 def verify_shards(paths: Iterable[str | Path], limits: ReaderLimits = DEFAULT_LIMITS) -> ShardScan:
@@ -140,30 +247,38 @@ def verify_shards(paths: Iterable[str | Path], limits: ReaderLimits = DEFAULT_LI
     from vision.decoding.image import ImageError, ImageLimits, decode_image
 
     image_limits = ImageLimits(max_bytes=limits.max_member_bytes, max_pixels=limits.max_pixels)
+
+    def image_fault(sample: ShardSample) -> str | None:
+        try:
+            decode_image(sample.read_image(), name=sample.name, limits=image_limits)
+        except ImageError as error:
+            return f"image_{error.reason}"
+        return None
+
     total = ShardScan()
     for path in _regular_files(paths):
         scan = scan_shard(path, limits)
-        samples, scan.samples = scan.samples, []
-        for sample in samples:
-            try:
-                decode_image(sample.read_image(), name=sample.name, limits=image_limits)
-                scan.samples.append(sample)
-            except ImageError as error:
-                scan.skip(f"image_{error.reason}", sample.name)
+        scan.drop(image_fault)
         _compare_sha256(path, scan)
         total.add(scan)
     return total
 
 
-def check_bad_share(scan: ShardScan, max_bad_fraction: float = 0.1) -> None:
-    """Raises DataError if too large a share was skipped, with the commonest reasons and an example of each."""
-    bad, seen = scan.skipped.total(), scan.skipped.total() + len(scan.samples)
-    if bad > max_bad_fraction * seen:
-        reasons = ", ".join(f"{why} {n:,} (as {scan.examples[why]})" for why, n in scan.skipped.most_common(5))
-        raise DataError(
-            f"{bad:,} of {seen:,} samples are unusable, the limit is {max_bad_fraction:.0%}: {reasons}; "
-            "mend the shards or raise max_bad_fraction"
-        )
+def check_bad_share(scan: ShardScan, max_bad_fraction: float = MAX_BAD_FRACTION, *, where: str = "") -> None:
+    """Raises DataError if too large a share was skipped or is missing, with reasons and an example of each."""
+    skipped, examples = scan.skipped, scan.examples
+    for fault in scan.faults:
+        if fault.missing:
+            skipped["behind_a_shard_fault"] += fault.missing
+            examples.setdefault("behind_a_shard_fault", f"{fault.shard}: {fault.reason}")
+    refuse_bad_share("samples", len(scan.samples), skipped, examples, max_bad_fraction, where=where)
+
+
+def check_questions(scan: ShardScan, max_bad_fraction: float = MAX_BAD_FRACTION, *, where: str = "") -> None:
+    """Raises DataError if too large a share of the usable samples' questions is unusable."""
+    used = sum(len(sample.questions) for sample in scan.samples)
+    counts, examples = _counted(scan.bad_questions), _examples(scan.bad_questions)
+    refuse_bad_share("questions", used, counts, examples, max_bad_fraction, where=where)
 
 
 def _regular_files(paths: Iterable[str | Path]) -> list[Path]:
@@ -178,6 +293,8 @@ def _regular_files(paths: Iterable[str | Path]) -> list[Path]:
             raise DataError(f"{path} is not a regular file; name the .tar files themselves")
     if not files:
         raise DataError("no shard is named; `arlow data fetch` gets the real data")
+    if twice := [str(path) for path, uses in Counter(files).items() if uses > 1]:
+        raise DataError(f"{visible(twice[0])} is named twice; name each shard once")
     return files
 
 
@@ -198,16 +315,18 @@ def _index_entry(path: Path) -> dict[str, Any]:
     return entry
 
 
-def _differences_from_index(path: Path, samples: int) -> list[str]:
+def _differences_from_index(path: Path, scan: ShardScan) -> tuple[list[str], int]:
+    """In words, and the samples that are nowhere in the scan."""
     try:
         entry = _index_entry(path)
     except ValueError as error:
-        return [str(error)]
-    found, differences = {"samples": samples, "bytes": path.stat().st_size}, []
+        return [str(error)], 0
+    found, differences = {"samples": len(scan.samples), "bytes": path.stat().st_size}, []
     for what, count in found.items():
         if entry.get(what, count) != count:
             differences.append(f"{INDEX_NAME} says {entry[what]:,} {what}, read {count:,}")
-    return differences
+    seen = len(scan.samples) + scan.skipped.total()
+    return differences, max(0, entry.get("samples", seen) - seen)
 
 
 def _compare_sha256(path: Path, scan: ShardScan) -> None:
@@ -222,4 +341,5 @@ def _compare_sha256(path: Path, scan: ShardScan) -> None:
     if found != expected:
         reason = f"SHA-256 differs from {INDEX_NAME}"
         earlier = [fault.reason for fault in scan.faults]
-        scan.faults = [ShardFault(str(path), "; ".join([*earlier, reason]))]
+        missing = sum(fault.missing for fault in scan.faults)
+        scan.faults = [ShardFault(str(path), "; ".join([*earlier, reason]), missing)]

@@ -1,44 +1,82 @@
 """Readers of text: captions, JSON objects, files of JSON lines with a document each, whole UTF-8 files."""
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from arlow_vl.data.bad_share import refuse_bad_share, told_reasons, visible
 from arlow_vl.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 MAX_LINE_BYTES = 16 * 2**20
 MAX_FILE_BYTES = 2**30
 MAX_JSON_MEMORY = 128 * 2**20
 VALUE_BYTES = 64  # of memory that a parsed JSON value takes beside its characters, roughly
+KEYS_SHOWN = 5
 LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # or half of a pair
 JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # matches at every quote: linear time
 
 
 class Unusable(ValueError):
-    """Why a line, a text or a sample is skipped, as one stable snake_case word."""
+    """Why a line, a text or a sample is skipped, as one stable snake_case word; `detail` goes on from an example."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.detail = detail
 
 
-def read_jsonl(path: str | Path, skipped: Counter[str], *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[str]:
-    """The string under "text" of every line; bad lines are counted in `skipped` by reason, blank ones are no lines.
+@dataclass
+class LineTally:
+    """Lines of a text file that were used, and by reason those that were not; blank ones are no lines."""
+
+    used: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    """For each reason the first line that it hit, as `line 3`."""
+
+    def skip(self, number: int, fault: Unusable) -> None:
+        self.skipped[str(fault)] += 1
+        self.examples.setdefault(str(fault), f"line {number:,}{fault.detail}")
+
+    def report(self, path: str | Path, max_bad_fraction: float) -> None:
+        """Warns of skipped lines. Raises DataError if they are too large a share."""
+        if not self.skipped:
+            return
+        where = visible(str(path))
+        refuse_bad_share("lines", self.used, self.skipped, self.examples, max_bad_fraction, where=f"{where}: ")
+        counts = f"{self.skipped.total():,} of {self.skipped.total() + self.used:,} lines are skipped"
+        logger.warning(f"{where}: {counts}: {told_reasons(self.skipped, self.examples)}")
+
+
+def read_jsonl(path: str | Path, lines: LineTally, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[str]:
+    """The string under "text" of every line. What is skipped is counted in `lines`, whose `report` tells and limits it.
 
     A line over `max_line_bytes` is passed by without being held in memory.
     """
+    number = 0
     with open_regular(path) as file:
         while line := file.readline(max_line_bytes + 1):
+            number += 1
             if len(line) > max_line_bytes and not line.endswith(b"\n"):
-                skipped["line_too_long"] += 1
+                lines.skip(number, Unusable("line_too_long"))
                 while (rest := file.readline(2**20)) and not rest.endswith(b"\n"):
                     pass
                 continue
             if not line.strip():
                 continue
             try:
-                yield _document(line)
+                document = _document(line)
             except Unusable as fault:
-                skipped[str(fault)] += 1
+                lines.skip(number, fault)
+                continue
+            lines.used += 1
+            yield document
 
 
 def read_text_file(path: str | Path, *, max_bytes: int = MAX_FILE_BYTES) -> str:
@@ -116,10 +154,20 @@ def _decode(raw: bytes) -> str:
         raise Unusable("not_utf8") from None
 
 
+def keys_of(value: dict[str, Any]) -> str:
+    """`, which has the keys 'content', 'id'`: what a JSON object holds in place of the key that was looked for."""
+    if not value:
+        return ", which has no keys"
+    shown = ", ".join(repr(key[:30]) for key in list(value)[:KEYS_SHOWN])
+    more = f" and {len(value) - KEYS_SHOWN:,} more" if len(value) > KEYS_SHOWN else ""
+    return f", which has the key{'s' * (len(value) > 1)} {shown}{more}"
+
+
 def _document(line: bytes) -> str:
-    text = parse_object(line).get("text")
+    value = parse_object(line)
+    text = value.get("text")
     if not isinstance(text, str):
-        raise Unusable("missing_text")
+        raise Unusable("missing_text", f"{keys_of(value)}: the document belongs under 'text' as a string")
     if "\0" in text:
         raise Unusable("nul_in_text")
     if has_lone_surrogate(line, text):

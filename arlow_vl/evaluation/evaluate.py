@@ -19,10 +19,10 @@ from arlow_vl.evaluation.runner import (
     CAPTION_TOKENS,
     Evaluation,
     choose_questions,
-    print_progress,
     read_split,
 )
 from arlow_vl.models.folders import load_text_model, load_vision_language_model
+from arlow_vl.progress import ProgressLine
 
 CAPTION_TESTS = ("test-known", "test-novel")
 TEXT_ROWS = 256
@@ -65,7 +65,7 @@ def evaluate(
         transform,
         features,
         dtype=getattr(torch, features_dtype),
-        on_progress=print_progress("encoder features"),
+        on_progress=ProgressLine("encoder features", "images"),
     )
     if scan.skipped:
         reason, example = next(iter(scan.examples.items()))
@@ -109,7 +109,7 @@ def compare_with_text_model(model: Any, tokenizer: Any, folder: Path, data: Path
 def describe(model_folder: Path, model: Any, samples: list[ShardSample]) -> dict[str, Any]:
     """What the report says about how the numbers came to be."""
     weights = hashlib.sha256((model_folder / "model.safetensors").read_bytes()).hexdigest()
-    sources = sorted({(s.fields.get("source", "?"), s.fields.get("license", "?")) for s in samples})
+    sources = sorted({(str(s.fields.get("source", "?")), str(s.fields.get("license", "?"))) for s in samples})
     openings = model.gate_openings().items()
     return {
         "title": "Arlow-VL: captions and answers",

@@ -1,6 +1,5 @@
 """Runs a trained model and its controls over the test sets; what they said becomes result files (see `results`)."""
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,26 +8,16 @@ from typing import Any
 import numpy as np
 
 from arlow_vl.data.image_text import CachedImages, Example, caption_examples, question_examples
-from arlow_vl.data.shards import ShardSample, scan_shards
+from arlow_vl.data.questions import Question
+from arlow_vl.data.shards import ShardSample, read_whole
+from arlow_vl.errors import DataError
 from arlow_vl.evaluation.controls import most_frequent, nearest_neighbour, question_prior, shuffle_images
 from arlow_vl.evaluation.generation import complete_examples
 from arlow_vl.evaluation.results import CaptionRow, QuestionRow, write_predictions
+from arlow_vl.progress import ProgressLine
 
 CAPTION_TOKENS, ANSWER_TOKENS = 24, 6
 IMAGES_AT_ONCE = 256
-
-
-def print_progress(title: str):
-    """A line every ten seconds at most."""
-    last = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        nonlocal last
-        if done == total or time.monotonic() - last > 10:
-            last = time.monotonic()
-            print(f"{title}: {done:,} of {total:,}", flush=True)
-
-    return show
 
 
 @dataclass(frozen=True)
@@ -67,11 +56,11 @@ class Evaluation:
             )
             write_predictions(self.output, task, system, rows)
 
-    def questions(self, task: str, test: Sequence[tuple[ShardSample, dict]], train: Sequence[ShardSample]) -> None:
+    def questions(self, task: str, test: Sequence[tuple[ShardSample, Question]], train: Sequence[ShardSample]) -> None:
         """Writes the answers of the model and of four controls; `test` pairs samples with one of their questions."""
         examples = [question_examples([with_one_question(sample, entry)])[0] for sample, entry in test]
         names = [sample.name for sample, _ in test]
-        training = [(entry["question"], entry["answer"]) for sample in train for entry in sample.fields["questions"]]
+        training = [(entry.question, entry.answer) for sample in train for entry in sample.questions]
         systems = {
             "model": self._complete(examples, f"{task}, answers", ANSWER_TOKENS),
             "shuffled": self._complete(
@@ -81,17 +70,17 @@ class Evaluation:
                 image_of=shuffle_images(names, names),
             ),
             "no_image": self._without_images(examples),
-            "question_prior": question_prior(training, [entry["question"] for _, entry in test]),
+            "question_prior": question_prior(training, [entry.question for _, entry in test]),
             "always_majority": [most_frequent(answer for _, answer in training)] * len(test),
         }
         for system, predictions in systems.items():
             rows = (
                 QuestionRow(
                     key=sample.key,
-                    question=entry["question"],
+                    question=entry.question,
                     prediction=prediction,
-                    answers=[entry["answer"]],
-                    kind=entry["kind"],
+                    answers=[entry.answer],
+                    kind=entry.kind,
                 )
                 for (sample, entry), prediction in zip(test, predictions, strict=True)
             )
@@ -111,7 +100,7 @@ class Evaluation:
             self.tokenizer,
             examples,
             max_new_tokens=max_new_tokens,
-            on_progress=print_progress(title),
+            on_progress=ProgressLine(title, "prompts"),
             **settings,
         )
 
@@ -121,19 +110,29 @@ class Evaluation:
         return np.concatenate([self.images.mean(chunk).numpy() for chunk in chunks])
 
 
-def with_one_question(sample: ShardSample, entry: dict) -> ShardSample:
+def with_one_question(sample: ShardSample, entry: Question) -> ShardSample:
     """The sample with this question alone."""
-    return replace(sample, fields={**sample.fields, "questions": [entry]})
+    return replace(sample, questions=(entry,))
 
 
-def choose_questions(samples: Iterable[ShardSample], limit: int | None) -> list[tuple[ShardSample, dict]]:
-    """All questions of the samples, or `limit` of them, spread evenly over the samples' order."""
-    pairs = [(sample, entry) for sample in samples for entry in sample.fields["questions"]]
+def choose_questions(samples: Iterable[ShardSample], limit: int | None) -> list[tuple[ShardSample, Question]]:
+    """All questions of the samples, or `limit` of them, spread evenly over the samples' order.
+
+    Raises:
+        DataError: the samples have no question.
+    """
+    pairs = [(sample, entry) for sample in samples for entry in sample.questions]
+    if not pairs:
+        raise DataError("no test sample has a question; each .json needs a list under 'questions', see docs/data.md")
     if limit is None or limit >= len(pairs):
         return pairs
     return [pairs[i * len(pairs) // limit] for i in range(limit)]
 
 
 def read_split(folder: Path, split: str) -> list[ShardSample]:
-    """The samples of a split's shards. Raises DataError where there are none, naming the command that fetches them."""
-    return scan_shards(sorted(folder.glob(f"{split}-*.tar")) or [folder / f"{split}-000000.tar"]).samples
+    """The samples of a split's shards, all of them: a score leaves none out.
+
+    Raises:
+        DataError: there are no such shards (names the command that fetches them), or something in them is unusable.
+    """
+    return read_whole(sorted(folder.glob(f"{split}-*.tar")) or [folder / f"{split}-000000.tar"])

@@ -16,9 +16,9 @@ from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
-from arlow_vl.training.datamodules import ImageTextData, StageData, TextData, report_scans, scan_sources
+from arlow_vl.progress import ProgressLine
+from arlow_vl.training.datamodules import ImageTextData, StageData, TextData, check_scans, scan_sources
 from arlow_vl.training.modules import ImageTextModule, StageModule, TextModule
-from arlow_vl.training.progress import FillProgress
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe, VisionConfig
 from vision.encoder import VisionEncoder, load_encoder_weights
 from vision.transform import ImageTransform
@@ -72,9 +72,9 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
             transform,
             recipe.cache_features,
             dtype=getattr(torch, recipe.cache_dtype),
-            on_progress=FillProgress(),
+            on_progress=ProgressLine("encoder features", "images"),
         )
-    report_scans(recipe, scans)
+        check_scans(recipe, scans)
     data = ImageTextData(recipe, scans, tokenizer, images)
     return Stage(ImageTextModule(model, recipe), data, (model, ArlowProcessor(image_processor, tokenizer)))
 

@@ -1,5 +1,6 @@
 """What Lightning trains: a model, its stage's policy, and one training step."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,14 +108,14 @@ class StageModule(LightningModule):
             DivergenceError: a weight is not finite.
         """
         checkpoint["state_dict"] = self._trained(checkpoint["state_dict"])
-        checkpoint["recipe"] = comparable(self.recipe)
+        checkpoint["recipe"] = comparable(to_plain(self.recipe))
         for name, tensor in checkpoint["state_dict"].items():
             if not tensor.isfinite().all():
                 raise DivergenceError(f"{name} is not finite after step {self.trainer.global_step}; it was not saved")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises CheckpointError for a checkpoint of another recipe or another model."""
-        difference = first_difference(checkpoint.get("recipe", {}), comparable(self.recipe))
+        difference = first_difference(comparable(checkpoint.get("recipe", {})), comparable(to_plain(self.recipe)))
         if difference:
             raise CheckpointError(f"the checkpoint is of another recipe: {difference}; use another run_dir")
         state = self.state_dict()
@@ -152,6 +153,6 @@ class ImageTextModule(StageModule):
         return {"validation_loss": loss, f"validation_loss_{batch['source']}": loss}
 
 
-def comparable(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as plain values, without what may differ when a run goes on: where its folder lies."""
-    return {name: value for name, value in to_plain(recipe).items() if name != "run_dir"}
+def comparable(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain recipe without what may differ when a run goes on: where its folder lies, how many samples may be bad."""
+    return {name: value for name, value in recipe.items() if name not in ("run_dir", "max_bad_fraction")}

@@ -1,6 +1,5 @@
 """How far a run is: on a terminal one moving line, in a log a line every few seconds."""
 
-import sys
 import time
 from datetime import timedelta
 from typing import Any
@@ -8,9 +7,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
+from arlow_vl.progress import SECONDS_BETWEEN_LINES, Display
 from arlow_vl.training.callbacks import step_ends
-
-SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress(ProgressBar):
@@ -19,8 +17,7 @@ class Progress(ProgressBar):
     def __init__(self, max_steps: int, *, seconds: float = SECONDS_BETWEEN_LINES) -> None:
         super().__init__()
         self.max_steps = max_steps
-        self.on_terminal = sys.stdout.isatty()
-        self.seconds = 0.2 if self.on_terminal else seconds
+        self.display = Display(seconds)
         self.enabled = True
 
     def disable(self) -> None:
@@ -37,7 +34,7 @@ class Progress(ProgressBar):
         self._count_anew()
 
     def _count_anew(self) -> None:
-        self.shown, self.tokens, self.images = time.monotonic(), 0, 0
+        self.display.shown, self.tokens, self.images = time.monotonic(), 0, 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
         if step_ends(trainer, batch_idx):
@@ -46,13 +43,13 @@ class Progress(ProgressBar):
     def step_done(self, step: int, record: Any) -> None:
         self.tokens += record.tokens
         self.images += record.images
-        if time.monotonic() - self.shown >= self.seconds or step == self.max_steps:
+        if self.display.is_due or step == self.max_steps:
             self._show(self.line(step, record.loss))
             self._count_anew()
 
     def line(self, step: int, loss: float) -> str:
         now = time.monotonic()
-        seconds = max(now - self.shown, 1e-9)
+        seconds = max(now - self.display.shown, 1e-9)
         left = (now - self.began) / (step - self.first_step) * (self.max_steps - step)
         parts = [f"step {step:,}/{self.max_steps:,}", f"loss {loss:.3f}", f"{self.tokens / seconds:,.0f} tokens/s"]
         parts += [f"{self.images / seconds:,.0f} images/s"] if self.images else []
@@ -65,29 +62,9 @@ class Progress(ProgressBar):
         self._count_anew()
 
     def _show(self, line: str, *, stays: bool = False) -> None:
-        if not self.enabled:
-            return
-        if self.on_terminal:
-            print(f"\r\033[K{line}", end="\n" if stays else "", flush=True)
-        else:
-            print(line, flush=True)
+        if self.enabled:
+            self.display.show(line, stays=stays)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.on_terminal and self.enabled:
+        if self.display.on_terminal and self.enabled:
             print(flush=True)
-
-
-class FillProgress:
-    """A line every few seconds while images are encoded for the feature cache."""
-
-    def __init__(self, seconds: float = SECONDS_BETWEEN_LINES) -> None:
-        self.seconds = seconds
-        self.began = self.shown = time.monotonic()
-
-    def __call__(self, done: int, count: int) -> None:
-        now = time.monotonic()
-        if now - self.shown >= self.seconds:
-            speed = done / (now - self.began)
-            left = timedelta(seconds=round((count - done) / speed))
-            print(f"encoded {done:,} of {count:,} images  {speed:,.0f} images/s  {left} left", flush=True)
-            self.shown = now

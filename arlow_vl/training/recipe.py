@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import yaml
 
+from arlow_vl.data.bad_share import MAX_BAD_FRACTION
+
 Component = Literal["vision", "projector", "cross_attention", "decoder"]
 Treatment = Literal["frozen", "train", "lora"]
 
@@ -104,9 +106,12 @@ class TextRecipe:
     """Training tokens to read, about; null: all."""
     packed_folder: Path | None = None
     """Where tokenised text is kept for the next run; null: `packed` in the run folder."""
+    max_bad_fraction: float = MAX_BAD_FRACTION
+    """Largest share of unusable lines, which are skipped and counted by reason; over it the run does not start."""
 
     def __post_init__(self) -> None:
         check_policy_words(self.policy)
+        check_share(self.max_bad_fraction)
         for name in ("row_length", "batch_size", "max_tokens"):
             value = getattr(self, name)
             _check(value is None or value >= 1, f"{name} must be at least 1, got {value}")
@@ -186,12 +191,13 @@ class ImageTextRecipe:
     """As what they are kept: bfloat16 for tokens that float16 cannot hold, float32 for the losses without a cache."""
     max_length: int = 128
     """Most tokens of an example, prompt included."""
-    max_bad_fraction: float = 0.1
-    """Largest share of unusable samples, which are skipped and counted by reason; over it the run does not start, or
-    ends where images are decoded on the way (no cache). 0: none may be."""
+    max_bad_fraction: float = MAX_BAD_FRACTION
+    """Largest share of a source's samples, or of its questions, that may be unusable: they are skipped and counted by
+    reason. Over it the run does not start, or ends where images are decoded on the way (no cache). 0: none may be."""
 
     def __post_init__(self) -> None:
         check_policy_words(self.policy)
+        check_share(self.max_bad_fraction)
         _check(self.max_length >= 2, f"max_length must be at least 2, got {self.max_length}")
         _check(bool(self.sources), "sources is empty; name at least one")
         _check(bool(self.validation_sources), "validation_sources is empty; name at least one")
@@ -325,6 +331,10 @@ def check_policy_words(policy: Mapping[str, str]) -> None:
             raise ValueError(f"policy has no {component}{did_you_mean(component, components)}")
         _check(treatment in treatments, f"policy.{component} is {treatment}, not one of {', '.join(treatments)}")
         _check(treatment != "lora", f"policy.{component} is lora, which is not supported yet; use frozen or train")
+
+
+def check_share(max_bad_fraction: float) -> None:
+    _check(0 <= max_bad_fraction <= 1, f"max_bad_fraction is a share from 0 to 1, got {max_bad_fraction}")
 
 
 def _check(holds: bool, sentence: str) -> None:

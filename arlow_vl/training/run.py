@@ -101,7 +101,7 @@ def begin_folder(recipe: Recipe) -> None:
     path = recipe.run_dir / "config.yaml"
     has_results = (recipe.run_dir / "hf").exists() or checkpoints(recipe.run_dir / "checkpoints")
     if path.exists() and has_results:
-        difference = first_difference(read_yaml(path) | {"run_dir": None}, comparable(recipe) | {"run_dir": None})
+        difference = first_difference(comparable(read_yaml(path)), comparable(to_plain(recipe)))
         if difference:
             raise ValueError(f"{recipe.run_dir} holds a run of another recipe: {difference}; use another run_dir")
     partial = path.with_name(f".{path.name}.partial")

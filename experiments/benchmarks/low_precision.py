@@ -7,7 +7,6 @@
 import argparse
 import math
 import tempfile
-from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
 from arlow_vl.data.packing import PackedRows, collate_rows, pack_documents
-from arlow_vl.data.text import read_jsonl
+from arlow_vl.data.text import LineTally, read_jsonl
 from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer
 from arlow_vl.models.auto import ArlowConfig, ArlowForCausalLM, ArlowTokenizerFast
 from experiments.benchmarks.measure import report, table
@@ -59,7 +58,7 @@ PRECISIONS: dict[str, Callable[[], dict]] = {
 def train(folder: Path) -> None:
     """A decoder of two million parameters and its tokenizer, saved into `folder`."""
     torch.manual_seed(0)
-    tokenizer = train_tokenizer(read_jsonl(TEXT / "train.jsonl", Counter()), vocab_size=VOCAB_SIZE)
+    tokenizer = train_tokenizer(read_jsonl(TEXT / "train.jsonl", LineTally()), vocab_size=VOCAB_SIZE)
     config = ArlowConfig(
         vocab_size=len(tokenizer),
         hidden_size=192,

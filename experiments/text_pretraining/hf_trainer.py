@@ -10,7 +10,6 @@ tokenizer, model, text, row length and policy from the same recipe; steps, batch
 A run that was stopped goes on, along the same curve, with `--resume_from_checkpoint last`.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,7 @@ from transformers import HfArgumentParser, PreTrainedTokenizerFast, Trainer, Tra
 from transformers.trainer_utils import get_last_checkpoint
 
 from arlow_vl.data.packing import collate_rows
-from arlow_vl.data.text import read_jsonl
+from arlow_vl.data.text import LineTally, read_jsonl
 from arlow_vl.errors import DataError
 from arlow_vl.models.auto import ArlowConfig, ArlowForCausalLM
 from arlow_vl.training.build import load_tokenizer
@@ -68,17 +67,26 @@ class StreamedRows(IterableDataset):
 
     def _documents(self) -> Iterator[np.ndarray]:
         """Each document as bos, its plain text, eos."""
-        texts = read_jsonl(self.texts, Counter())
+        texts = read_jsonl(self.texts, LineTally())
         while some := list(islice(texts, DOCUMENTS_AT_ONCE)):
             encoded = self.tokenizer(some, add_special_tokens=False, split_special_tokens=True)["input_ids"]
             for ids in encoded:
                 yield np.array([self.tokenizer.bos_token_id, *ids, self.tokenizer.eos_token_id], dtype=np.int64)
 
 
+def check_text(recipe: TextRecipe) -> None:
+    """Reads the text once and warns of unusable lines. Raises DataError if they are too large a share."""
+    lines = LineTally()
+    for _ in read_jsonl(recipe.train_text, lines):
+        pass
+    lines.report(recipe.train_text, recipe.max_bad_fraction)
+
+
 def build_trainer(recipe: TextRecipe, arguments: TrainingArguments) -> Trainer:
     """A decoder with random weights and its stream of text, in the hands of transformers."""
     if arguments.max_steps <= 0:
         raise ValueError("the text is a stream without an end; say with --max_steps when to stop")
+    check_text(recipe)
     tokenizer = load_tokenizer(recipe.tokenizer)
     set_seed(arguments.seed)
     sizes: dict[str, Any] = {"vocab_size": len(tokenizer), **recipe.model}

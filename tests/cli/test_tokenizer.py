@@ -33,11 +33,19 @@ def test_a_text_file_becomes_a_tokenizer_folder(text_file, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [report]
 
 
-def test_json_lines_are_documents_and_bad_lines_are_counted(tmp_path, capsys):
+def test_json_lines_are_documents_and_bad_lines_are_told(tmp_path, capsys, caplog):
     (tmp_path / "a.jsonl").write_text(f"{json.dumps({'text': TEXT})}\nbroken\n{json.dumps({'text': TEXT})}\n")
-    train(tmp_path / "a.jsonl", "--vocab-size", 280, "--output", tmp_path / "out")
-    report = capsys.readouterr().out
-    assert "in 2 documents" in report and "skipped 1 lines" in report
+    train(tmp_path / "a.jsonl", "--vocab-size", 280, "--output", tmp_path / "out", "--max-bad-fraction", 0.5)
+    assert "in 2 documents" in capsys.readouterr().out
+    assert "1 of 3 lines are skipped: bad_json 1 (as line 2)" in caplog.text
+
+
+@pytest.mark.parametrize("options", [(), ("--max-bytes", 200_000)])
+def test_too_many_bad_lines_end_it_before_anything_is_learnt(tmp_path, options):
+    (tmp_path / "a.jsonl").write_text("broken\n" * 450 + f"{json.dumps({'text': TEXT * 4})}\n" * 50)
+    with pytest.raises(DataError, match=r"a\.jsonl: 450 of \d+ lines are unusable, the limit is 10%: bad_json 450"):
+        train(tmp_path / "a.jsonl", "--vocab-size", 280, "--output", tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("limit", "documents"), [(1000, 1), (len(TEXT), 1), (len(TEXT) + 5, 2), (10**6, 2)])

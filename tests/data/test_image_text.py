@@ -13,6 +13,7 @@ from arlow_vl.data.image_text import (
     ImageTextDataset,
     cache_images,
     caption_examples,
+    count_cut,
     fit_into_rows,
     question_examples,
     with_room,
@@ -64,12 +65,12 @@ def test_a_caption_follows_its_image(scan, dataset):
 
 
 def test_every_question_is_an_example_with_a_key_of_its_own(scan, dataset):
-    questions = [entry for sample in scan.samples for entry in sample.fields["questions"]]
+    questions = [entry for sample in scan.samples for entry in sample.questions]
     examples = dataset(question_examples(scan.samples))
     assert len(examples) == len(questions)
     assert len({examples.key(i) for i in range(len(examples))}) == len(questions)
     text = tiny_tokenizer().decode(examples[0].ids)
-    assert f"Question: {questions[0]['question']}\nAnswer: {questions[0]['answer']}<|endoftext|>" in text
+    assert f"Question: {questions[0].question}\nAnswer: {questions[0].answer}<|endoftext|>" in text
 
 
 def test_the_fingerprint_tells_other_texts_and_lengths(scan, dataset):
@@ -229,3 +230,11 @@ def test_questions_that_leave_no_room_for_an_answer_are_told_apart(scan):
     longest = max(len(encode_prompt(tiny_tokenizer(), example.prompt)) for example in examples)
     assert with_room(examples, tiny_tokenizer(), longest + 1) == examples
     assert 0 < len(with_room(examples, tiny_tokenizer(), longest)) < len(examples)
+
+
+def test_completions_that_are_cut_are_counted(scan, dataset):
+    captions = caption_examples(scan.samples)
+    for max_length in (5, 12, 64):
+        data = dataset(captions, max_length)
+        cut = sum(data[i].ids[-1] != tiny_tokenizer().eos_token_id for i in range(len(data)))
+        assert count_cut(captions, tiny_tokenizer(), max_length) == cut

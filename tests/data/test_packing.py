@@ -80,9 +80,33 @@ def test_too_little_text_is_an_error_that_names_the_file(tmp_path):
         pack_documents(texts, tiny_tokenizer(), 500, tmp_path)
 
 
-def test_bad_lines_are_counted(tmp_path, texts):
+def test_bad_lines_are_counted_and_told(tmp_path, texts, caplog):
     texts.write_text("not json\n" + json.dumps({"text": ""}) + "\n" + texts.read_text())
-    assert sum(pack_documents(texts, tiny_tokenizer(), 16, tmp_path).facts.skipped.values()) == 2
+    for _ in range(2):  # made, and found again
+        caplog.clear()
+        assert sum(pack_documents(texts, tiny_tokenizer(), 16, tmp_path).facts.skipped.values()) == 2
+        assert "2 of 22 lines are skipped: bad_json 1 (as line 1), empty_text 1 (as line 2)" in caplog.text
+
+
+def test_too_many_bad_lines_are_an_error_also_where_the_rows_are_there_already(tmp_path, texts):
+    texts.write_text("not json\n" * 180 + texts.read_text())
+    pack_documents(texts, tiny_tokenizer(), 16, tmp_path, max_bad_fraction=0.9)
+    with pytest.raises(DataError, match=r"180 of 200 lines are unusable"):
+        pack_documents(texts, tiny_tokenizer(), 16, tmp_path)
+
+
+def test_texts_under_another_key_are_not_called_too_little_text(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"content": "a cat"}\n' * 50)
+    with pytest.raises(DataError, match=r"50 of 50 lines are unusable.*the key 'content'"):
+        pack_documents(tmp_path / "t.jsonl", tiny_tokenizer(), 16, tmp_path)
+
+
+def test_the_summary_says_what_is_in_no_row(tmp_path, texts):
+    rows = pack_documents(texts, tiny_tokenizer(), 16, tmp_path)
+    over = rows.facts.tokens % 16
+    assert f"rows of 16 ({over} tokens over the last full row)" in rows.summary()
+    assert "max_tokens" not in rows.summary()
+    assert "max_tokens" in pack_documents(texts, tiny_tokenizer(), 16, tmp_path, max_tokens=30).summary()
 
 
 def test_positions_start_again_with_each_document_and_row():

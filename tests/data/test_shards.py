@@ -7,7 +7,15 @@ from time import perf_counter
 import pytest
 
 from arlow_vl.data.shard_samples import ReaderLimits
-from arlow_vl.data.shards import ShardScan, check_bad_share, scan_shard, scan_shards, verify_shards
+from arlow_vl.data.shards import (
+    ShardScan,
+    check_bad_share,
+    read_whole,
+    report_scan,
+    scan_shard,
+    scan_shards,
+    verify_shards,
+)
 from arlow_vl.errors import DataError
 from tests.outside_data import (
     END_MARKER,
@@ -24,6 +32,7 @@ from tests.outside_data import (
 KEYS = ["0", "1", "2", "3"]
 FOUR = samples(*KEYS)
 WHOLE = tar_of(*FOUR)
+BODY_OF_FOUR = WHOLE[: -len(END_MARKER)]
 
 
 @pytest.fixture
@@ -138,10 +147,9 @@ def test_a_broken_json_beside_a_good_txt_costs_the_fields_alone_and_is_counted(s
         ([("a.jpg", JPEG)], "missing_text"),
         ([("a.txt", b"x")], "missing_image"),
         ([("a.jpg", JPEG), ("a.png", JPEG), ("a.txt", b"x")], "several_images"),
-        ([("a.v1.jpg", JPEG), ("a.v2.jpg", JPEG)], "several_images"),
         ([("a.jpg", JPEG), ("a.jpg", JPEG), ("a.txt", b"x")], "several_images"),
-        ([("a.jpg", JPEG), ("a.en.txt", b"x"), ("a.de.txt", b"y")], "several_texts"),
-        ([(f"a.{n}.jpg", JPEG) for n in range(3000)], "several_images"),
+        ([("a.jpg", JPEG), ("a.txt", b"x"), ("a.gif", JPEG)], "several_images"),
+        ([("a.jpg", JPEG), ("a.json", b"{}"), ("a.json", b"{}")], "several_texts"),
     ],
 )
 def test_other_than_one_image_and_one_text_is_skipped_and_counted_once(scan, members, reason):
@@ -168,8 +176,71 @@ def test_an_incomplete_first_sample_does_not_hide_the_whole_one_after_it(scan):
 
 
 def test_extensions_begin_at_the_first_dot_of_the_last_part_and_ignore_case(scan):
-    members = [("v1.0/A.JPG", JPEG), ("v1.0/A.TXT", b"x"), ("v1.0/b.low.Jpeg", JPEG), ("v1.0/b.txt", b"x")]
+    members = [("v1.0/A.JPG", JPEG), ("v1.0/A.TXT", b"x"), ("v1.0/b.Jpeg", JPEG), ("v1.0/b.txt", b"x")]
     assert scan(tar_of(*members)).keys == ["v1.0/A", "v1.0/b"]
+
+
+# Members beside the four samples; what is skipped, with the number of samples, and what is ignored, of members.
+NAMES = {
+    "an image and a text of other keys": ([("img.1.jpg", JPEG), ("img.2.txt", b"x")], {"dot_in_key": 2}, {}),
+    "a whole sample": ([("p.0000.jpg", JPEG), ("p.0000.txt", b"x")], {"dot_in_key": 1}, {}),
+    "a mask of a sample": ([("0.mask.png", JPEG)], {}, {".mask.png": 1}),
+    "two more images of a sample": ([("0.a.png", JPEG), ("0.b.png", JPEG)], {}, {".a.png": 1, ".b.png": 1}),
+    "a translation of a sample": ([("0.de.txt", b"x")], {}, {".de.txt": 1}),
+    "a whole sample beside its namesake": ([("0.1.jpg", JPEG), ("0.1.txt", b"x")], {"dot_in_key": 1}, {}),
+    "a mask of an incomplete sample": ([("a.jpg", JPEG), ("a.m.png", JPEG)], {"missing_text": 1}, {".m.png": 1}),
+    "a text named after the file": ([("a.jpg", JPEG), ("a.jpg.txt", b"x")], {"missing_text": 1}, {".jpg.txt": 1}),
+    "two suffixes": ([("x.tar.gz.jpg", JPEG)], {"dot_in_key": 1}, {}),
+    "a part of a name": ([("a.jpgx", JPEG), ("b.xtxt", b"x")], {}, {".jpgx": 1, ".xtxt": 1}),
+    "upper case": ([("P.0.JPG", JPEG), ("P.0.TXT", b"x")], {"dot_in_key": 1}, {}),
+    "a dot in a folder": ([("a.b/README", b"x"), ("a.b/c.cls", b"1")], {}, {"no_extension": 1, ".cls": 1}),
+    "left over": ([("._0.jpg", b"x"), ("__MACOSX/0.jpg", b"x")], {}, {"hidden_file": 1, "system_file": 1}),
+    "two texts for an image": ([("a.jpg", JPEG), ("a.en.txt", b"x"), ("a.de.txt", b"y")], {"missing_text": 1}, None),
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_one_rule_decides_key_and_kind_and_what_it_leaves_out_is_counted(scan, kind):
+    members, skipped, ignored = NAMES[kind]
+    found = scan(tar_of(*FOUR, *members))
+    assert outcome(found) == (KEYS, skipped, 0)
+    assert [sample.text for sample in found.samples] == [f"caption {key}" for key in KEYS]
+    assert ignored is None or dict(found.ignored) == ignored
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [name for n in range(500) for name in (f"photo.{n:04d}.jpg", f"photo.{n:04d}.txt")],
+        [f"photo.{n:04d}.jpg" for n in range(500)],
+        ["photo.txt", *(f"photo.{n:04d}.jpg" for n in range(500))],
+        ["photo.jpg"] * 501 + ["photo.txt"] * 501,
+        ["photo.jpg", "photo.txt"] * 501 + ["photo.jpg"],
+    ],
+)
+def test_no_number_of_samples_counts_as_one(scan, names):
+    contents = {"jpg": JPEG, "txt": b"x"}
+    found = scan(tar_of(*samples(*map(str, range(20))), *((name, contents[name[-3:]]) for name in names)))
+    assert found.skipped.total() >= 500
+    with pytest.raises(DataError, match=r"\d+ of 52\d samples are unusable"):
+        check_bad_share(found)
+
+
+def test_a_link_as_often_as_one_likes_is_no_single_sample(scan):
+    links = b"".join(tar_header("a.jpg", 0, b"2") for _ in range(30))
+    assert scan(links + WHOLE).skipped == {"missing_image": 29}
+
+
+def test_members_of_one_name_are_counted_each(scan):
+    found = scan(tar_member("a.jpg", b"") * 3000 + WHOLE)
+    assert (found.keys, found.skipped) == (KEYS, {"several_images": 2999})
+
+
+def test_kinds_of_ignored_members_are_bounded(scan):
+    found = scan(tar_of(*FOUR, *((f"0.x{n}", b"") for n in range(300)), ("0." + "y" * 90, b"")))
+    assert len(found.ignored) <= 101
+    assert found.ignored.total() == 301
+    assert found.ignored["others"] == 201
 
 
 @pytest.mark.parametrize("name", ["../x.jpg", "/x.jpg", "a/../x.jpg", "C:\\x.jpg", "c:/x.jpg", "..\\x.jpg", "\\x.jpg"])
@@ -187,9 +258,11 @@ IGNORED = "._0.jpg __MACOSX/0.jpg Thumbs.db x/thumbs.db .DS_Store README 0.cls 0
 
 
 @pytest.mark.parametrize("name", IGNORED.split())
-def test_what_is_no_samples_member_is_ignored_and_not_counted(scan, name):
+def test_what_is_no_samples_member_is_ignored_and_no_bad_sample(scan, name):
     code = b"cos\nsystem\n(S'exit 1'\ntR."
-    assert outcome(scan(tar_of(FOUR[0], (name, code), *FOUR[1:]))) == (KEYS, {}, 0)
+    found = scan(tar_of(FOUR[0], (name, code), *FOUR[1:]))
+    assert outcome(found) == (KEYS, {}, 0)
+    assert found.ignored.total() == 1
 
 
 def test_folders_are_ignored(scan):
@@ -288,6 +361,7 @@ def test_verifying_moves_bad_images_to_the_skipped(tmp_path):
     reasons = ["image_empty", "image_not_an_image", "image_too_many_pixels", "image_truncated"]
     assert (found.keys, sorted(found.skipped)) == (["good"], reasons)
     assert found.examples["image_truncated"] == "a.tar:cut"
+    assert found.members == sum(sample.members for sample in [*found.samples, *found.bad]) == 10
 
 
 def test_nothing_usable_is_a_result_of_verifying(tmp_path):
@@ -298,6 +372,55 @@ def test_nothing_usable_is_a_result_of_verifying(tmp_path):
 def test_the_summary_counts_what_was_used_and_why_the_rest_was_not(scan):
     found = scan(tar_of(*FOUR, ("a.jpg", JPEG))[:-1024])
     assert found.summary() == "4 used, 1 skipped (missing_text 1), 1 shard fault"
+
+
+def test_samples_that_only_the_index_knows_count_as_bad(scan, tmp_path):
+    write_index(tmp_path, samples=8)
+    found = scan(BODY_OF_FOUR)
+    check_bad_share(found, 0.5)
+    with pytest.raises(DataError, match=r"4 of 8 samples .* behind_a_shard_fault 4 \(as .*a\.tar: ends without"):
+        check_bad_share(found)
+
+
+def test_a_shard_that_is_named_twice_is_an_error(tmp_path):
+    (tmp_path / "a.tar").write_bytes(WHOLE)
+    with pytest.raises(DataError, match="named twice"):
+        scan_shards([tmp_path / "a.tar", tmp_path / "a.tar"])
+
+
+def test_a_shard_that_went_away_after_the_scan_is_an_error(scan):
+    sample = scan(WHOLE).samples[0]
+    sample.shard.unlink()
+    with pytest.raises(DataError, match=r"a\.tar:0: .*cannot be read any more"):
+        sample.read_image()
+
+
+def test_json_without_a_caption_is_skipped_with_the_keys_that_it_has(scan):
+    found = scan(tar_of(("a.jpg", JPEG), ("a.json", b'{"text": "a", "x\\u001b": 1}')))
+    assert "'text', 'x\\x1b'" in found.examples["missing_text"]
+
+
+@pytest.mark.parametrize(
+    "bad", [("a.jpg", JPEG), ("a.1.jpg", JPEG), ("0.json", b'{"questions": [{"question": "?", "answer": ""}]}')]
+)
+def test_shards_that_are_read_whole_may_not_lack_anything(tmp_path, bad):
+    (tmp_path / "a.tar").write_bytes(tar_of(*FOUR, ("0.cls", b"1")))
+    assert len(read_whole([tmp_path / "a.tar"])) == 4
+    (tmp_path / "a.tar").write_bytes(tar_of(*FOUR, bad))
+    with pytest.raises(DataError, match=r"1 of \d+ (samples|questions) are unusable, the limit is 0%"):
+        read_whole([tmp_path / "a.tar"])
+    (tmp_path / "a.tar").write_bytes(BODY_OF_FOUR)
+    with pytest.raises(DataError, match="without the end marker"):
+        read_whole([tmp_path / "a.tar"])
+
+
+def test_all_that_is_left_out_is_told_with_examples(scan, caplog):
+    report_scan("source x", scan(tar_of(*FOUR)))
+    assert caplog.text == ""
+    questions = b'{"questions": [3]}'
+    report_scan("source x", scan(tar_of(*FOUR, ("0.json", questions), ("a\x1b.jpg", JPEG), ("0.cls", b""))[:-1024]))
+    for words in ("source x", "missing_text 1 (as a.tar:a\\x1b)", ".cls 1", "a.tar:0, question 0", "end marker"):
+        assert words in caplog.text
 
 
 def test_too_large_a_share_of_bad_samples_stops_with_reasons_and_examples(scan):

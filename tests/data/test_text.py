@@ -1,13 +1,13 @@
 import json
 import os
 import tracemalloc
-from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arlow_vl.data.text import Unusable, clean_caption, json_memory, parse_object, read_jsonl, read_text_file
+from arlow_vl.data.text import LineTally, Unusable, clean_caption, json_memory, parse_object, read_jsonl, read_text_file
 from arlow_vl.errors import DataError
 
 
@@ -17,8 +17,8 @@ def read(tmp_path):
 
     def read_bytes(data: bytes, **limits) -> tuple[list[str], dict[str, int]]:
         (tmp_path / "a.jsonl").write_bytes(data)
-        skipped: Counter[str] = Counter()
-        return list(read_jsonl(tmp_path / "a.jsonl", skipped, **limits)), dict(skipped)
+        lines = LineTally()
+        return list(read_jsonl(tmp_path / "a.jsonl", lines, **limits)), dict(lines.skipped)
 
     return read_bytes
 
@@ -98,7 +98,7 @@ def test_commas_inside_a_string_weigh_nothing():
 
 def test_a_missing_file_is_named_with_the_way_to_get_it(tmp_path):
     with pytest.raises(DataError, match=r"gone\.jsonl.*arlow data fetch"):
-        next(read_jsonl(tmp_path / "gone.jsonl", Counter()))
+        next(read_jsonl(tmp_path / "gone.jsonl", LineTally()))
 
 
 def test_a_fifo_is_refused_and_not_waited_for(tmp_path):
@@ -148,3 +148,41 @@ JSON_VALUES = st.recursive(
 def test_any_line_gives_its_text_or_is_counted(read, value):
     texts, skipped = read(f"{json.dumps(value)}\n{json.dumps({'text': value})}\n".encode())
     assert len(texts) + sum(skipped.values()) == 2
+
+
+@pytest.fixture
+def tally(tmp_path):
+    """Reads the bytes of a file of JSON lines and gives the counts and the file."""
+
+    def tally_bytes(data: bytes) -> tuple[LineTally, Path]:
+        path, lines = tmp_path / "a.jsonl", LineTally()
+        path.write_bytes(data)
+        list(read_jsonl(path, lines))
+        return lines, path
+
+    return tally_bytes
+
+
+def test_skipped_lines_are_told_with_reasons_and_the_first_line_of_each(tally, caplog):
+    lines, path = tally(b'{"text": "one"}\n\nbroken\n{"text": ""}\nbroken\n' + b'{"text": "one"}\n' * 7)
+    lines.report(path, 0.3)
+    assert f"{path}: 3 of 11 lines are skipped: bad_json 2 (as line 3), empty_text 1 (as line 4)" in caplog.text
+
+
+def test_too_large_a_share_of_bad_lines_is_an_error(tally):
+    lines, path = tally(b"broken\n" * 450 + b'{"text": "one"}\n' * 50)
+    lines.report(path, 0.9)
+    with pytest.raises(DataError, match=r"a\.jsonl: 450 of 500 lines are unusable, the limit is 10%: .*as line 1\)"):
+        lines.report(path, 0.1)
+
+
+def test_whole_text_is_told_nothing_of(tally, caplog):
+    lines, path = tally(b'{"text": "one"}\n')
+    lines.report(path, 0.0)
+    assert caplog.text == ""
+
+
+def test_lines_without_text_are_told_with_the_keys_that_they_have(tally):
+    lines, path = tally(b'{"content": "one", "id\\u001b": 1}\n{}\n')
+    with pytest.raises(DataError, match=r"missing_text 2 \(as line 1, which has the keys 'content', 'id\\x1b'.*'text'"):
+        lines.report(path, 0.1)

@@ -8,7 +8,7 @@ import torch
 
 from arlow_vl.training.callbacks import LineFile, MetricsFile, StepLog, seed_batch
 from arlow_vl.training.modules import StepRecord
-from arlow_vl.training.progress import FillProgress, Progress
+from arlow_vl.training.progress import Progress
 
 
 def draws(seed: int, batch_idx: int) -> tuple[float, ...]:
@@ -57,7 +57,7 @@ def test_a_log_gets_a_plain_line_with_speed_and_time_left(capsys):
     progress = Progress(max_steps=2000, seconds=0.0)
     progress.begin(100)
     progress.began -= 10
-    progress.shown -= 4
+    progress.display.shown -= 4
     progress.step_done(105, RECORD)
     (line,) = capsys.readouterr().out.splitlines()
     assert line == "step 105/2,000  loss 2.500  250 tokens/s  12 images/s  1:03:10 left"
@@ -69,10 +69,3 @@ def test_a_log_gets_no_line_before_its_time(capsys):
     for step in range(1, 50):
         progress.step_done(step, RECORD)
     assert capsys.readouterr().out == ""
-
-
-def test_filling_the_cache_is_seen_in_a_log(capsys):
-    progress = FillProgress(seconds=0.0)
-    progress.began -= 10
-    progress(500, 2000)
-    assert capsys.readouterr().out == "encoded 500 of 2,000 images  50 images/s  0:00:30 left\n"

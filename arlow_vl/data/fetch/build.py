@@ -29,7 +29,7 @@ from arlow_vl.data.fetch.shard_files import Sample, shards_of, write_index, writ
 from arlow_vl.data.fetch.splits import SPLITS, Plan, plan_splits
 from arlow_vl.data.fetch.stamps import read_stamps
 from arlow_vl.data.fetch.text import normalised, read_documents, unique_documents, write_text
-from arlow_vl.data.shards import scan_shards
+from arlow_vl.data.shards import read_whole
 from arlow_vl.errors import ResourceError
 
 OUTPUT_BYTES = 600_000_000  # what is built, twice: old and new lie side by side for a moment
@@ -150,7 +150,7 @@ def build_easy_vqa(folder: Path, archives: Path, packages: PackageSet, say: Say)
 def build_text(folder: Path, archives: Path, packages: PackageSet, say: Say) -> dict:
     """Train and validation documents, without the captions of held-out images."""
     captions = folder.parent / "captions"
-    held_out = scan_shards(chain.from_iterable(shards_of(captions, split) for split in HELD_OUT)).samples
+    held_out = read_whole(chain.from_iterable(shards_of(captions, split) for split in HELD_OUT))
     left_out: Counter = Counter()
     documents = read_documents(archives, packages)
     sizes = write_text(folder, unique_documents(documents, {normalised(sample.text) for sample in held_out}, left_out))

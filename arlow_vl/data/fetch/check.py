@@ -1,6 +1,5 @@
 """Proof, on the finished files, that no test or validation image leaks into training."""
 
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,8 +12,8 @@ from arlow_vl.data.fetch.images import NEAR_BITS, WORKERS, difference_hash, hash
 from arlow_vl.data.fetch.shard_files import shards_of
 from arlow_vl.data.fetch.splits import SPLITS
 from arlow_vl.data.fetch.text import normalised
-from arlow_vl.data.shards import ShardSample, scan_shards
-from arlow_vl.data.text import read_jsonl
+from arlow_vl.data.shards import ShardSample, read_whole
+from arlow_vl.data.text import LineTally, read_jsonl
 from arlow_vl.errors import DataError
 
 HELD_OUT = ("validation", "test-known", "test-novel")
@@ -27,9 +26,7 @@ def check_splits(root: Path) -> dict[str, int]:
         DataError: groups, captions or (near-)duplicate images are on both sides, or a held-out caption is a whole
             line of the text corpus.
     """
-    splits: dict[str, list[ShardSample]] = {
-        split: scan_shards(shards_of(root / "captions", split)).samples for split in SPLITS
-    }
+    splits: dict[str, list[ShardSample]] = {split: read_whole(shards_of(root / "captions", split)) for split in SPLITS}
     check_groups({split: {sample.fields["group"] for sample in samples} for split, samples in splits.items()})
     _check_captions(splits)
     _check_images(splits)
@@ -74,6 +71,6 @@ def hashes(samples: Sequence[ShardSample]) -> Bool[np.ndarray, "samples 256"]:
 
 def _check_text(folder: Path, captions: set[str]) -> None:
     for path in (folder / "train.jsonl", folder / "validation.jsonl"):
-        for text in read_jsonl(path, Counter()):
+        for text in read_jsonl(path, LineTally()):
             if both := captions & {normalised(line) for line in text.splitlines()}:
                 raise DataError(f"{path}: a whole line is the caption {min(both)!r} of a held-out image")

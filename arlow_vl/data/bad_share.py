@@ -1,0 +1,47 @@
+"""The share of outside data that may be unusable, and how what is left out is told: samples, questions, lines alike."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+from arlow_vl.errors import DataError
+
+MAX_BAD_FRACTION = 0.1
+"""The share that may be unusable where nobody says otherwise."""
+REASONS_TOLD = 5
+
+
+def most_bad(max_bad_fraction: float, seen: int) -> int:
+    """The number of `seen` that may be unusable."""
+    return math.floor(max_bad_fraction * seen + 1e-9)  # 0.29 * 100 is 28.999999999999996
+
+
+def refuse_bad_share(
+    what: str,
+    used: int,
+    skipped: Counter[str],
+    examples: Mapping[str, str],
+    max_bad_fraction: float,
+    *,
+    where: str = "",
+) -> None:
+    """Raises DataError if more of `what` (samples, lines, ...) was skipped than may be, with reasons and examples."""
+    bad = skipped.total()
+    if bad > most_bad(max_bad_fraction, bad + used):
+        advice = "mend the data or raise max_bad_fraction" if max_bad_fraction else "mend the data"
+        raise DataError(
+            f"{where}{bad:,} of {bad + used:,} {what} are unusable, the limit is {max_bad_fraction:.0%}: "
+            f"{told_reasons(skipped, examples)}; {advice}"
+        )
+
+
+def told_reasons(skipped: Counter[str], examples: Mapping[str, str]) -> str:
+    """`empty_text 60 (as a.tar:0017), missing_image 2 (as a.tar:0100)`: the commonest reasons, with an example each."""
+    told = [f"{reason} {count:,} (as {examples[reason]})" for reason, count in skipped.most_common(REASONS_TOLD)]
+    more = len(skipped) - len(told)
+    return visible(", ".join([*told, *([f"{more} reasons more"] if more else [])]))
+
+
+def visible(text: str) -> str:
+    """The text with control characters, which outside names may hold, spelt out for a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
