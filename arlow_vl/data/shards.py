@@ -204,8 +204,7 @@ def scan_shards(paths: Iterable[str | Path], limits: ReaderLimits = DEFAULT_LIMI
     for path in files:
         scan.add(scan_shard(path, limits))
     if not scan.samples:
-        where = f"{files[0]}{f' and {len(files) - 1:,} more' if len(files) > 1 else ''}"
-        raise DataError(f"no usable sample in {where}: {scan.summary()}{_told(scan)}")
+        raise DataError(f"no usable sample in {_named(files)}: {scan.summary()}{_told(scan)}")
     return scan
 
 
@@ -230,10 +229,11 @@ def read_whole(paths: Iterable[str | Path]) -> list[ShardSample]:
     Raises:
         DataError: a shard is missing or damaged, or a sample or question is unusable.
     """
-    scan = scan_shards(paths)
-    report_scan("shards that are read whole", scan)
-    check_bad_share(scan, 0.0)
-    check_questions(scan, 0.0)
+    files = [Path(path) for path in paths]
+    scan, where = scan_shards(files), _named(files)
+    report_scan(where, scan)
+    check_bad_share(scan, 0.0, where=f"{where}: ")
+    check_questions(scan, 0.0, where=f"{where}: ")
     if scan.faults:
         raise DataError(f"{visible(scan.faults[0].shard)}: {visible(scan.faults[0].reason)}; fetch or write it again")
     return scan.samples
@@ -296,6 +296,10 @@ def _regular_files(paths: Iterable[str | Path]) -> list[Path]:
     if twice := [str(path) for path, uses in Counter(files).items() if uses > 1]:
         raise DataError(f"{visible(twice[0])} is named twice; name each shard once")
     return files
+
+
+def _named(files: list[Path]) -> str:
+    return visible(f"{files[0]}{f' and {len(files) - 1:,} more' if len(files) > 1 else ''}")
 
 
 def _index_entry(path: Path) -> dict[str, Any]:

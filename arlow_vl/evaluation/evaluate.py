@@ -54,6 +54,8 @@ def evaluate(
     model, processor = load_vision_language_model(model_folder)
     asked = choose_questions(vqa["test"], questions)
     seconds = {}
+    # First, since it takes little time and may refuse its text.
+    text = compare_with_text_model(model, processor.tokenizer, text_model, data, features) if text_model else {}
 
     test_images = {sample.name: sample for sample, _ in asked}
     samples = [*(s for split in captions.values() for s in split), *test_images.values()]
@@ -85,7 +87,6 @@ def evaluate(
     evaluation.questions("easy-vqa-test", asked, vqa["train"])
     seconds["easy-vqa-test"] = time.monotonic() - began
 
-    text = compare_with_text_model(model, processor.tokenizer, text_model, data, features) if text_model else {}
     write_json(output / "text.json", text)
     meta = describe(model_folder, model, [s for s in samples if s.fields]) | {"wall_seconds": seconds}
     meta["shards"] = sorted({str(sample.shard.resolve()) for sample in samples if "test" in sample.shard.name})

@@ -1,0 +1,123 @@
+"""Every door to a run tells what it leaves out and holds the recipe's limit, before anything is trained."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from arlow_vl.data.image_text import DecodedImages
+from arlow_vl.errors import DataError
+from arlow_vl.training.datamodules import ImageTextData, TextData, scan_sources
+from arlow_vl.training.modules import comparable
+from arlow_vl.training.recipe import parse_recipe, to_plain
+from tests.outside_data import samples, tar_of
+from tests.tiny_runs import tiny_tokenizer, write_image_text_recipe, write_text_recipe
+from vision.encoder import VisionEncoder
+from vision.transform import ImageTransform
+
+QUESTIONS = [{"question": "Is it red?", "answer": "yes"}]
+
+
+@pytest.fixture
+def text_recipe(tmp_path):
+    return parse_recipe(["--config", str(write_text_recipe(tmp_path))])
+
+
+@pytest.mark.parametrize("name", ["train_text", "validation_text"])
+def test_a_text_run_with_too_many_bad_lines_does_not_start(text_recipe, name, caplog):
+    path = getattr(text_recipe, name)
+    good = path.read_text()
+    path.write_text("broken\n" * (9 * good.count("\n")) + good)
+    with pytest.raises(DataError, match=rf"{path.name}: \d+ of \d+ lines are unusable, the limit is 10%: bad_json"):
+        TextData(text_recipe, tiny_tokenizer())
+    TextData(replace(text_recipe, max_bad_fraction=0.9), tiny_tokenizer())
+    assert f"{path}: {9 * good.count(chr(10))} of" in caplog.text
+
+
+def test_a_text_run_says_what_its_rows_hold(text_recipe, capsys):
+    TextData(text_recipe, tiny_tokenizer())
+    assert "train.jsonl: 50 documents" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_a_limit_that_is_no_share_is_refused(text_recipe, value):
+    with pytest.raises(ValueError, match="max_bad_fraction is a share from 0 to 1"):
+        replace(text_recipe, max_bad_fraction=value)
+
+
+def test_a_run_goes_on_with_a_raised_limit(text_recipe):
+    raised = replace(text_recipe, max_bad_fraction=0.5)
+    assert comparable(to_plain(raised)) == comparable(to_plain(text_recipe))
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Makes a recipe one of whose sources is a shard of these members."""
+
+    def recipe_of(where: str, kind: str, members: list[tuple[str, bytes]], **changes):
+        recipe = parse_recipe(["--config", str(write_image_text_recipe(tmp_path))])
+        (tmp_path / "a.tar").write_bytes(tar_of(*members))
+        source = replace(recipe.sources[0], name="outside", kind=kind, shards=str(tmp_path / "a.tar"))
+        return replace(recipe, **{where: [source]}, **changes)
+
+    return recipe_of
+
+
+def with_questions(key: str, questions) -> list[tuple[str, bytes]]:
+    return [*samples(key), (f"{key}.json", json.dumps({"questions": questions}).encode())]
+
+
+@pytest.mark.parametrize("where", ["sources", "validation_sources"])
+@pytest.mark.parametrize("bad", ["photo.0000", "photo.0001"])
+def test_a_source_with_too_many_bad_samples_is_refused_before_an_image_is_read(recipe, where, bad, caplog):
+    members = [*samples(*"01234567"), *samples(bad)]
+    with pytest.raises(DataError, match=r"source outside: 1 of 9 samples are unusable.*dot_in_key"):
+        scan_sources(recipe(where, "captions", members))
+    scan_sources(recipe(where, "captions", members, max_bad_fraction=0.5))
+    assert "source outside: 8 used, 1 skipped (dot_in_key 1)" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["sources", "validation_sources"])
+def test_a_source_with_too_many_bad_questions_is_refused(recipe, where):
+    members = with_questions("0", [*QUESTIONS, {"question": "?", "answer": 3}])
+    with pytest.raises(DataError, match=r"source outside: 1 of 2 questions are unusable.*answer_not_text"):
+        scan_sources(recipe(where, "questions", members))
+    scan_sources(recipe(where, "captions", members))
+
+
+def test_a_source_of_questions_that_has_none_is_refused(recipe):
+    with pytest.raises(DataError, match="source outside: none of its 2 samples has a usable question"):
+        scan_sources(recipe("sources", "questions", samples(*"01")))
+
+
+def test_samples_without_a_question_are_told(recipe, capsys):
+    scan_sources(recipe("sources", "questions", [*with_questions("0", QUESTIONS), *samples("1")]))
+    assert "source outside: 1 of 2 samples have no question and are left out" in capsys.readouterr().err
+
+
+def data_of(recipe) -> ImageTextData:
+    images = DecodedImages(ImageTransform(VisionEncoder("test_vit", image_size=32).data_config))
+    return ImageTextData(recipe, scan_sources(recipe), tiny_tokenizer(), images)
+
+
+def test_completions_that_are_cut_are_told(recipe, capsys):
+    members = [*samples("0"), ("1.jpg", samples("1")[0][1]), ("1.txt", b"a cat " * 100)]
+    data_of(recipe("sources", "captions", members))
+    assert "source outside: 1 of 2 completions are cut at max_length 128" in capsys.readouterr().err
+
+
+def test_prompts_without_room_are_told_and_refused_where_none_is_left(recipe, capsys):
+    long = [{"question": "Is it red? " * 100, "answer": "yes"}]
+    data_of(recipe("sources", "questions", [*with_questions("0", long), *with_questions("1", QUESTIONS)]))
+    assert "source outside: 1 prompts fill max_length 128 and are left out" in capsys.readouterr().err
+    with pytest.raises(DataError, match="source outside: no prompt leaves room for a completion; raise max_length"):
+        data_of(recipe("sources", "questions", with_questions("0", long)))
+
+
+def test_shards_that_went_away_while_the_run_goes_on_are_named(recipe):
+    made = recipe("sources", "captions", samples(*"01"))
+    data = data_of(made)
+    Path(made.sources[0].shards).unlink()
+    with pytest.raises(DataError, match=r"a\.tar:\d: .*cannot be read any more"):
+        next(iter(data.train_dataloader()))
