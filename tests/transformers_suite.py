@@ -14,7 +14,7 @@ import torch
 from transformers.models.auto import modeling_auto
 
 import arlow_vl
-from arlow_vl.models.arlow.generation_arlow import CrossAttentionCacheLayer
+from arlow_vl.models.arlow.cache_arlow import CrossAttentionCacheLayer
 
 from ... import test_modeling_common as common
 from ...causal_lm_tester import CausalLMModelTest, CausalLMModelTester

@@ -1,69 +1,160 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""What a caller can get wrong about the decoder's inputs, each refused in a sentence that says what to do.
+"""Checks of what a caller can get wrong about the decoder's inputs, each refused in a sentence that says what to do.
 
-Shapes and names are always looked at; ids are looked at on a CPU, and on CUDA by an assertion that runs with the
-kernels, so that nothing waits. Under `torch.compile` nothing is checked: the graph stays whole.
+`refuse_wrong_call` judges a whole call before anything is computed, `refuse_wrong_turn` its images once their places in
+the text are known. Shapes and names are always looked at; ids are looked at on a CPU, and on CUDA by an assertion that
+runs with the kernels, so that nothing waits. Under `torch.compile` nothing is checked: the graph stays whole.
 """
 
 import difflib
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.utils import TransformersKwargs
 
+from .cache_arlow import CrossAttentionCacheLayer
 from .configuration_arlow import ArlowConfig
-from .generation_arlow import CrossAttentionCacheLayer
 from .loss import IGNORED
 
-ARGUMENTS = frozenset(
-    """
-    input_ids attention_mask position_ids past_key_values cache inputs_embeds labels use_cache logits_to_keep
-    skip_logits encoder_hidden_states encoder_attention_mask encoder_lengths segments pixel_values image_features
-    tiles_per_image tile_ids image_grids
-    """.split()
-)
-KEYWORDS = frozenset(TransformersKwargs.__annotations__) | frozenset(
-    """
-    shift_labels ignore_index return_dict debug_io debug_io_dir prune_layers
-    write_index read_index logits_indices block_table logits_processor_args
-    tokenizer assistant_tokenizer
-    """.split()  # the loss's; transformers' own wrappers'; continuous batching's; generate's, which hands them on
-)
-# Any other implementation is the caller's own, registered with transformers: it may read keywords that we don't know.
-OUR_ATTENTION = ("arlow", "eager", "sdpa", "flex_attention", "flash_attention", "paged|")
+CLOSE = 0.8
+"""Likeness (of 1) from which a name is taken for a misspelt one: "lables" has 0.83, "cache_position" 0.69."""
 
 
-def refuse_wrong_inputs(
-    config: ArlowConfig,
-    input_ids: Tensor | None,
-    inputs_embeds: Tensor | None,
-    encoder_hidden_states: Tensor | None,
-    encoder_attention_mask: Tensor | None,
-    keywords: dict[str, Any],
-) -> None:
-    """Whether a call of the decoder has the right things in the right shapes.
+class Text(NamedTuple):
+    """The text of a call as it came in; the mask covers what a cache holds as well."""
+
+    input_ids: Tensor | None
+    inputs_embeds: Tensor | None
+    attention_mask: Any
+    position_ids: Tensor | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of this call."""
+        batch, width = (self.inputs_embeds if self.input_ids is None else self.input_ids).shape[:2]
+        return batch, width
+
+    @property
+    def mask(self) -> Tensor | None:
+        """(B, T) nonzero on text; None where all is, or where a mask of four axes says what sees what."""
+        if not isinstance(self.attention_mask, Tensor) or self.attention_mask.ndim != 2:
+            return None
+        return self.attention_mask[:, -self.shape[1] :]
+
+
+class Images(NamedTuple):
+    """The images of a call as they came in, (N, P, D) with an (N, P) mask or flat (K, D) with (N,) lengths."""
+
+    encoder_hidden_states: Tensor | None
+    encoder_attention_mask: Tensor | None
+    encoder_lengths: Tensor | None
+
+    @property
+    def come(self) -> bool:
+        return self.encoder_hidden_states is not None and len(self.encoder_hidden_states) > 0
+
+
+def refuse_wrong_call(model, text: Text, images: Images, cache: Cache | None) -> None:
+    """Judges a call of `ArlowModel` before anything is computed.
 
     Raises:
-        TypeError: a keyword that nobody reads, with the closest argument.
-        ValueError: ids or embeddings or images that this model cannot take.
+        ValueError: text, images, mask, positions or cache that this model cannot take, or that do not go together.
     """
-    if (input_ids is None) == (inputs_embeds is None):
+    if (text.input_ids is None) == (text.inputs_embeds is None):
         raise ValueError("give exactly one of input_ids and inputs_embeds")
     if torch.compiler.is_compiling():
         return
-    if not keywords.keys() <= KEYWORDS and config._attn_implementation.startswith(OUR_ATTENTION):
-        name = min(keywords.keys() - KEYWORDS)
-        close = difflib.get_close_matches(name, (ARGUMENTS | KEYWORDS) - {name}, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(sorted(ARGUMENTS))}"
-        raise TypeError(f"Arlow's forward takes no argument {name!r}; {hint}")
-    if inputs_embeds is None:
-        _refuse_wrong_ids(input_ids, config.vocab_size)
+    config: ArlowConfig = model.config
+    if text.inputs_embeds is None:
+        _refuse_wrong_ids(text.input_ids, config.vocab_size)
     else:
-        _refuse_wrong_embeddings(inputs_embeds, config.hidden_size)
-    if encoder_hidden_states is not None or encoder_attention_mask is not None:
-        _refuse_wrong_images(encoder_hidden_states, encoder_attention_mask, config.hidden_size)
+        _refuse_wrong_embeddings(text.inputs_embeds, config.hidden_size)
+    if any(given is not None for given in images):
+        _refuse_wrong_images(config, *images)
+    _refuse_wrong_layout(model, text, cache)
+
+
+def refuse_misspelt(forward: Callable, keywords: Iterable[str]) -> None:
+    """Raises TypeError for a keyword that is nearly a parameter of `forward` and would be lost on its way.
+
+    Any other is passed on: transformers, or an attention function of the caller's own, may read it.
+    """
+    if not keywords or torch.compiler.is_compiling():
+        return
+    known = _parameters(getattr(forward, "__func__", forward))
+    for name in sorted(set(keywords) - known):
+        if close := difflib.get_close_matches(name, sorted(known), n=1, cutoff=CLOSE):
+            raise TypeError(f"Arlow's forward takes no argument {name!r}; did you mean {close[0]}?")
+
+
+@functools.cache
+def _parameters(forward: Callable) -> frozenset[str]:
+    """The names that `forward` takes, and those that transformers' models hand on to each other."""
+    return frozenset(inspect.signature(forward).parameters) | frozenset(TransformersKwargs.__annotations__)
+
+
+def refuse_wrong_turn(
+    is_image: Tensor,
+    image_count: int,
+    text: Text,
+    past: int,
+    cross_cache: CrossAttentionCacheLayer | None,
+) -> None:
+    """Judges the images of a call by their places, (B, T) bool, in its text behind `past` columns of a cache.
+
+    Raises:
+        ValueError: another number of images than `<image>`s, or a group of images of which a part is in the cache.
+    """
+    if text.input_ids is None and (found := int(is_image.sum())) != image_count:
+        raise ValueError(
+            f"{image_count} images came, which are placed by the <image> tokens of the text, and {found} of "
+            "inputs_embeds are the embedding of <image>; where embeddings were changed with inputs_embeds give "
+            "segments (SegmentTable.of_pairs)"
+        )
+    refuse_wrong_count(is_image, image_count)
+    if past and cross_cache is not None and cross_cache.image_ends is not None:
+        _refuse_parted_groups(is_image, text.attention_mask, past, cross_cache.image_ends)
+
+
+def refuse_wrong_count(is_image: Tensor, image_count: int) -> None:
+    """Raises ValueError unless there is one image for each `<image>`, (B, T) bool."""
+    per_row = is_image.sum(1)
+    if int(per_row.sum()) != image_count:
+        raise ValueError(
+            f"got {image_count} images for {int(per_row.sum())} <image> tokens (per row: {per_row.tolist()}); "
+            "give exactly one image for every <image>"
+        )
+
+
+def _refuse_parted_groups(is_image: Tensor, mask: Any, past: int, image_ends: Tensor) -> None:
+    """Images that follow each other are one group, and its last token must see all of it."""
+    batch, width = is_image.shape
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        mask = is_image.new_ones(batch, past + width)
+    mask = mask.bool()
+    columns = torch.arange(past, device=mask.device)
+    words_between = (mask[:, :past] & (columns >= image_ends[:, None])).any(1)
+    begins_with_image = is_image.gather(1, mask[:, past : past + width].int().argmax(1, keepdim=True))[:, 0]
+    parted = (image_ends >= 0) & ~words_between & begins_with_image
+    if bool(parted.any()):
+        raise ValueError(
+            f"row {parted.int().argmax().item()} begins with <image> and the text in the cache ends with one: "
+            "images that follow each other are one group, so give their <image>s in one call"
+        )
+
+
+def refuse_packing_for_flash(text: Text, past: Any, implementation: str) -> None:
+    """transformers' flash attention takes documents or padding, not both. Raises ValueError where a call has both."""
+    if text.attention_mask is not None or (isinstance(past, int) and past):
+        raise ValueError(
+            f"position_ids restart inside a row, and attn_implementation {implementation!r} cannot part documents "
+            "beside an attention_mask or behind a cache; leave those out, or take 'arlow', 'sdpa' or 'eager'"
+        )
 
 
 def _refuse_wrong_embeddings(inputs_embeds: Tensor, hidden_size: int) -> None:
@@ -102,24 +193,37 @@ def _refuse_ids_outside(input_ids: Tensor, vocab_size: int) -> None:
         torch._assert_async(inside, f"input_ids holds an id outside the vocabulary, 0 to {vocab_size - 1}")
 
 
-def refuse_wrong_layout(
-    model, inputs_embeds: Tensor, attention_mask: Any, position_ids: Tensor | None, cache: Cache | None
-) -> None:
-    """Raises ValueError unless mask, positions and cache belong to this text and this model."""
-    if torch.compiler.is_compiling():
-        return
-    batch, width = inputs_embeds.shape[:2]
+def _refuse_wrong_layout(model, text: Text, cache: Cache | None) -> None:
+    """Mask, positions and cache belong to this text and this model."""
+    batch, width = text.shape
     past = 0
     if cache is not None:
         _refuse_foreign_cache(model, cache, batch)
         holds_length = isinstance(cache, Cache) and not cache.is_compileable
         past = cache.get_seq_length() if holds_length else None
-    if isinstance(attention_mask, Tensor):
-        _refuse_wrong_mask(attention_mask, batch, width, past)
-    if position_ids is not None and tuple(position_ids.shape) not in ((batch, width), (1, width)):
+        _refuse_useless_cache(model, cache)
+    if isinstance(text.attention_mask, Tensor):
+        _refuse_wrong_mask(text.attention_mask, batch, width, past)
+    positions = text.position_ids
+    if positions is not None and tuple(positions.shape) not in ((batch, width), (1, width)):
         raise ValueError(
-            f"position_ids must be {(batch, width)} as the text is, got {_shape(position_ids)}; "
+            f"position_ids must be {(batch, width)} as the text is, got {_shape(positions)}; "
             "leave them out to have them counted from attention_mask"
+        )
+
+
+def _refuse_useless_cache(model, cache: Cache) -> None:
+    if not isinstance(cache, Cache):
+        return
+    if any(isinstance(layer, CrossAttentionCacheLayer) and layer.is_cut for layer in cache.layers):
+        raise ValueError(
+            "the cache was cropped to between two images of a row, of which it holds only the later; crop it to in "
+            "front of the row's first image, or start a new one"
+        )
+    if model.recomputes_layers and cache.get_seq_length() > 0:
+        raise ValueError(
+            "gradient checkpointing computes layers twice and cannot read the text in the cache; leave the cache out, "
+            "or call model.gradient_checkpointing_disable()"
         )
 
 
@@ -167,14 +271,25 @@ def _refuse_foreign_cache(model, cache: Cache, batch: int) -> None:
         )
 
 
-def _refuse_wrong_images(states: Tensor | None, mask: Tensor | None, hidden_size: int) -> None:
+def _refuse_wrong_images(
+    config: ArlowConfig, states: Tensor | None, mask: Tensor | None, lengths: Tensor | None
+) -> None:
+    hidden_size = config.hidden_size
     if states is None:
-        raise ValueError("encoder_attention_mask came without encoder_hidden_states; give both or neither")
+        name = "encoder_lengths" if mask is None else "encoder_attention_mask"
+        raise ValueError(f"{name} came without encoder_hidden_states; give both or neither")
+    if not config.use_cross_attention:
+        raise ValueError("this model was built with use_cross_attention False and cannot take encoder_hidden_states")
     if states.ndim not in (2, 3) or states.shape[-1] != hidden_size or not states.is_floating_point():
         raise ValueError(
             f"encoder_hidden_states must be floating point (images, encoder tokens, hidden_size {hidden_size}), or "
             f"flat (encoder tokens, {hidden_size}) with encoder_lengths, got {states.dtype} {_shape(states)}; "
             "project them to the decoder's width first"
+        )
+    if (lengths is not None) != (states.ndim == 2) or (lengths is not None and mask is not None):
+        raise ValueError(
+            f"encoder_lengths goes with flat (encoder tokens, {hidden_size}) encoder_hidden_states and no mask, and "
+            f"only with them, got {_shape(states)}"
         )
     if mask is not None and mask.shape != states.shape[:2]:
         raise ValueError(
@@ -189,7 +304,21 @@ def _refuse_wrong_images(states: Tensor | None, mask: Tensor | None, hidden_size
         raise ValueError(f"encoder_hidden_states hold NaN or infinity in {name} {number}; check image and weights")
 
 
-def refuse_missing_images(config: ArlowConfig, input_ids: Tensor | None, cache: Cache | None) -> None:
+def refuse_wrong_lengths(lengths: Tensor, count: int) -> None:
+    """Raises ValueError unless flat encoder tokens, so many, are those of images of these (N,) lengths."""
+    if type(lengths) is Tensor and lengths.is_cuda:
+        fits = (lengths.sum() == count) & (lengths > 0).all()
+        torch._assert_async(fits, f"encoder_lengths must be positive and add up to {count}")
+    elif type(lengths) is Tensor and (int(lengths.sum()) != count or bool((lengths < 1).any())):
+        raise ValueError(
+            f"encoder_lengths {lengths.tolist()} must be positive and add up to the {count} rows of "
+            "encoder_hidden_states"
+        )
+
+
+def refuse_missing_images(
+    config: ArlowConfig, input_ids: Tensor | None, attention_mask: Any, cache: Cache | None
+) -> None:
     """For a call without images: raises ValueError where the text asks for one. On CUDA nobody waits to look."""
     if input_ids is None or torch.compiler.is_compiling() or type(input_ids) is not Tensor or input_ids.is_cuda:
         return
@@ -197,7 +326,10 @@ def refuse_missing_images(config: ArlowConfig, input_ids: Tensor | None, cache: 
         holds_images = any(isinstance(layer, CrossAttentionCacheLayer) for layer in cache.layers)
         if holds_images or (input_ids.shape[1] == 1 and cache.get_seq_length() > 0):
             return
-    if count := int((input_ids == config.image_token_id).sum()):
+    is_image = input_ids == config.image_token_id
+    if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
+        is_image = is_image & attention_mask[:, -is_image.shape[1] :].bool()
+    if count := int(is_image.sum()):
         raise ValueError(
             f"the text holds {count} <image> (id {config.image_token_id}) but no images came; give pixel_values, "
             "which ArlowProcessor makes of images, or take <image> out of the text"
@@ -230,6 +362,28 @@ def refuse_wrong_labels(config: ArlowConfig, labels: Tensor | None, text: Tensor
                 f"labels hold {labels[outside][0].item()}, but the vocabulary has ids 0 to {vocab_size - 1}; "
                 f"use {IGNORED} where nothing is to be predicted"
             )
+
+
+def refuse_wrong_pairs(pairs: Sequence, *, batch: int, width: int, encoder_tokens: int) -> None:
+    """Raises ValueError unless they make a `SegmentTable`: runs in order, disjoint, each in one row."""
+    for side, name, limit in ((0, "text", batch * width), (1, "encoder token", encoder_tokens)):
+        previous_end = 0
+        for number, pair in enumerate(pairs):
+            start, end = pair[side]
+            where = f"pair {number}: the {name} run {start} to {end}"
+            if start >= end:
+                raise ValueError(f"{where} is empty or runs backwards; give first and end, first below end")
+            if start < previous_end:
+                raise ValueError(f"{where} overlaps the one before, which ends at {previous_end}; give them in order")
+            if end > limit:
+                raise ValueError(f"{where} reaches beyond the {limit} there are")
+            if side == 0 and start // width != (end - 1) // width:
+                raise ValueError(f"{where} crosses from row {start // width} into the next; split it there")
+            if side == 1 and start != previous_end:
+                raise ValueError(f"encoder tokens {previous_end} to {start} are in no pair, so no text would see them")
+            previous_end = end
+        if side == 1 and previous_end != limit:
+            raise ValueError(f"encoder tokens {previous_end} to {limit} are in no pair: no text sees them")
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

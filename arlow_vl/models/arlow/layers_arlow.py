@@ -1,6 +1,8 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
 """What a decoder layer is made of: norm, rotary embedding, MLP, self-attention and the gated cross-attention block."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,8 +22,8 @@ from .attention import (
     takes_varlen,
     varlen_attention,
 )
+from .cache_arlow import CrossAttentionCacheLayer
 from .configuration_arlow import ArlowConfig
-from .generation_arlow import CrossAttentionCacheLayer
 from .linear import ArlowLinear
 from .segments import Runs, SegmentMask, SegmentTable
 
@@ -167,38 +169,35 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None,
         segments: SegmentTable | SegmentMask,
-        cache: CrossAttentionCacheLayer | None = None,
+        cross_cache: CrossAttentionCacheLayer | None = None,
     ) -> Tensor:
         """Text that sees an image, (Q, D) with a table, (B, T, D) with a mask; flat (K, D) tokens of new images.
 
         The result has the shape of the text.
         """
         query = self.q_norm(self._heads(self.q_proj(hidden_states)))
-        pool = self._pool(encoder_hidden_states, cache)
+        pool = self._pool(encoder_hidden_states, cross_cache)
         attend = self._over_mask if isinstance(segments, SegmentMask) else self._over_runs
-        attended = attend(query, *pool, segments, None if encoder_hidden_states is None else cache)
-        return self.o_proj(attended.flatten(-2))
+        return self.o_proj(attend(query, *pool, segments, cross_cache).flatten(-2))
 
-    def _pool(self, encoder_hidden_states: Tensor | None, cache) -> tuple[Tensor, Tensor]:
+    def _pool(self, encoder_hidden_states: Tensor | None, cross_cache) -> tuple[Tensor, Tensor]:
         """(K, Hkv, Dh) keys and values: what the cache holds, then this call's images, which alone are projected."""
         pools = []
-        if cache is not None and cache.is_initialized:
-            pools.append((cache.keys.flatten(0, 1), cache.values.flatten(0, 1)))
+        if cross_cache is not None and cross_cache.is_initialized:
+            pools.append((cross_cache.keys.flatten(0, 1), cross_cache.values.flatten(0, 1)))
         if encoder_hidden_states is not None:
             key = self.k_norm(self._heads(self.k_proj(encoder_hidden_states)))
             pools.append((key, self._heads(self.v_proj(encoder_hidden_states))))
         key, value = (torch.cat(pool) if len(pool) > 1 else pool[0] for pool in zip(*pools, strict=True))
         return key, value
 
-    def _over_runs(self, query, key, value, segments: SegmentTable, cache) -> Tensor:
-        """(Q, H, Dh) -> the same. Fills `cache` with the run that each row will see later."""
+    def _over_runs(self, query, key, value, segments: SegmentTable, cross_cache) -> Tensor:
+        """(Q, H, Dh) -> the same. Fills the cache with what each row will see later."""
+        if cross_cache is not None:
+            cross_cache.update(key[segments.kept], value[segments.kept], segments.kept_lengths)
         if segments.key_index is not None:
             key, value = key[segments.key_index], value[segments.key_index]
         queries, keys = segments.query_runs, segments.key_runs
-        if cache is not None:
-            lengths = keys.lengths[segments.keeps] * (segments.keeps >= 0)
-            width = max(int(lengths.max()), 1)  # not what a group of an earlier document may have needed
-            cache.update(*(keys.pad(x)[segments.keeps, :width] for x in (key, value)), lengths)
         if takes_varlen(self.config._attn_implementation, query, self.head_dim, self.dropout_now):
             return varlen_attention(
                 query, key, value, query_runs=queries, key_runs=keys, scaling=self.scaling, is_causal=False
@@ -216,12 +215,12 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
         mask = None if keys.padding_mask is None else keys.padding_mask[:, None, None]
         return queries.unpad(self._attend(queries.pad(query), keys.pad(key), keys.pad(value), mask))
 
-    def _over_mask(self, query, key, value, segments: SegmentMask, cache) -> Tensor:
-        """(B, T, H, Dh) -> the same. Fills `cache` with all that a row's keys hold."""
+    def _over_mask(self, query, key, value, segments: SegmentMask, cross_cache) -> Tensor:
+        """(B, T, H, Dh) -> the same. Fills the cache with all keys of a row, where new images are among them."""
         index = segments.key_index
         key, value = ((x if index is None else x[index]).view(query.shape[0], -1, *x.shape[1:]) for x in (key, value))
-        if cache is not None:
-            cache.update(key, value, segments.lengths)
+        if cross_cache is not None and index is not None:
+            cross_cache.update(key, value, segments.lengths)
         return self._attend(query, key, value, segments.mask[:, None])
 
     def _attend(self, query, key, value, mask: Tensor | None) -> Tensor:
@@ -235,33 +234,50 @@ class ArlowCrossAttentionBlock(nn.Module):
     """Cross-attention and MLP, each behind a tanh gate that starts closed: then the block is the identity.
 
     Tokens that see no image do not enter it (arXiv:2204.14198, section 3.1.2; QK-norm and groups as in Llama 3).
+
+    The gates have the dtype of the model's other weights, since FSDP2 shards only weights of one dtype together. What
+    must not be rounded is computed in float32: the tanh, and the product with what it lets through.
     """
 
     def __init__(self, config: ArlowConfig, layer_idx: int):
         super().__init__()
         self.attn_norm = ArlowRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.attn = ArlowGroupedCrossAttention(config, layer_idx)
-        self.attn_gate = nn.Parameter(torch.zeros(1, dtype=torch.float32))
+        self.attn_gate = nn.Parameter(torch.zeros(1))
         self.mlp_norm = ArlowRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = ArlowMLP(config)
-        self.mlp_gate = nn.Parameter(torch.zeros(1, dtype=torch.float32))
+        self.mlp_gate = nn.Parameter(torch.zeros(1))
 
     def forward(
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None,
         segments: SegmentTable | SegmentMask,
-        cache: CrossAttentionCacheLayer | None = None,
+        cross_cache: CrossAttentionCacheLayer | None = None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D); text that sees no image comes back untouched, bit for bit."""
         if isinstance(segments, SegmentMask):
-            seeing = self._read(hidden_states, encoder_hidden_states, segments, cache)
+            seeing = self._read(hidden_states, encoder_hidden_states, segments, cross_cache)
             return torch.where(segments.sees[..., None], seeing, hidden_states)
         flat = hidden_states.flatten(0, 1)
-        seeing = self._read(flat[segments.query_index], encoder_hidden_states, segments, cache)
+        seeing = self._read(flat[segments.query_index], encoder_hidden_states, segments, cross_cache)
         return flat.index_copy(0, segments.query_index, seeing).view_as(hidden_states)
 
     def _read(self, seeing: Tensor, *images) -> Tensor:
         attended = self.attn(self.attn_norm(seeing), *images)
         seeing = seeing + (self.attn_gate.float().tanh() * attended).to(seeing.dtype)
         return seeing + (self.mlp_gate.float().tanh() * self.mlp(self.mlp_norm(seeing))).to(seeing.dtype)
+
+
+def with_zero_gradients(states: Tensor, unused: Iterable[Tensor | None]) -> Tensor:
+    """`states`, bit for bit, with tensors in its graph that it does not depend on: their gradients are zeros, not None.
+
+    Data-parallel training waits for a gradient of every weight on every rank, also where a batch has no image. The sum
+    of no entry of a tensor is 0 whatever the tensor holds, and taking 0 away changes no number, nor the sign of a zero.
+    """
+    taken = [
+        x.unsqueeze(0)[:0].sum().to(states)
+        for x in unused
+        if x is not None and x.requires_grad and not hasattr(x, "device_mesh")  # tensor-parallel ranks share a batch
+    ]
+    return states - torch.stack(taken).sum() if taken else states

@@ -1,6 +1,8 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
 """Arlow, a decoder-only language model with gated cross-attention blocks, on transformers' own machinery."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -27,15 +29,19 @@ from .attention import (
     default_attention,
     takes_varlen,
 )
+from .cache_arlow import CrossAttentionCacheLayer, cross_attention_caches
 from .checkpoint_checks import NamesDamagedFiles
 from .configuration_arlow import ArlowConfig
-from .generation_arlow import (
-    CrossAttentionCacheLayer,
-    CrossAttentionGenerationMixin,
-    cross_attention_caches,
-    image_positions,
+from .generation_arlow import CrossAttentionGenerationMixin
+from .input_checks import (
+    Images,
+    Text,
+    refuse_misspelt,
+    refuse_packing_for_flash,
+    refuse_wrong_call,
+    refuse_wrong_labels,
+    refuse_wrong_turn,
 )
-from .input_checks import refuse_wrong_inputs, refuse_wrong_labels, refuse_wrong_layout
 from .layers_arlow import (
     ArlowCrossAttentionBlock,
     ArlowGroupedQueryAttention,
@@ -43,19 +49,21 @@ from .layers_arlow import (
     ArlowRMSNorm,
     ArlowRotaryEmbedding,
     rotary_factors,
+    with_zero_gradients,
 )
 from .linear import ArlowLinear, make_plain
 from .loss import head_output
 from .segments import (
-    PADDING,
     SegmentMask,
     SegmentTable,
     build_segment_mask,
     build_segment_table,
     cached_segments,
     document_ids,
+    documents_of_keys,
     flatten_images,
-    packed_documents,
+    image_positions,
+    parts_rows,
 )
 
 logger = logging.get_logger(__name__)
@@ -85,6 +93,8 @@ class ArlowFlashTransformerLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         if self.cross_block is not None and segments is not None and not segments.is_empty:
             hidden_states = self.cross_block(hidden_states, encoder_hidden_states, segments, cross_cache)
+        elif self.cross_block is not None and self.training and torch.is_grad_enabled():
+            hidden_states = with_zero_gradients(hidden_states, (encoder_hidden_states, *self.cross_block.parameters()))
         hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), **kwargs)[0]
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
@@ -138,8 +148,6 @@ class ArlowModel(ArlowPreTrainedModel):
         self.norm = ArlowRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = ArlowRotaryEmbedding(config)
         self.gradient_checkpointing = False
-        if config.cross_attention_layers:
-            self._keep_in_fp32_modules_strict = ["attn_gate", "mlp_gate"]
         if config.cross_attention_layers and config.cross_attention_sees == "all_previous":
             logger.warning_once(
                 "cross_attention_sees 'all_previous' runs on scaled_dot_product_attention with a mask over text and "
@@ -161,7 +169,7 @@ class ArlowModel(ArlowPreTrainedModel):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         encoder_lengths: Tensor | None = None,
-        segments: SegmentTable | None = None,
+        segments: SegmentTable | SegmentMask | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
         """Text, and with `encoder_hidden_states` the images that its `<image>` tokens stand for.
@@ -169,77 +177,67 @@ class ArlowModel(ArlowPreTrainedModel):
         Args:
             input_ids: (B, T) int64.
             attention_mask: (B, past + T), nonzero on text; left and right padding both work.
-            position_ids: (B, T); where they restart inside a row (no cache) a new document begins.
+            position_ids: (B, T); where they restart inside a row a new document begins.
             encoder_hidden_states: (N, P, D) one image for each `<image>`, in the order of the tokens, row by row.
             encoder_attention_mask: (N, P) nonzero on encoder tokens that count; None: all.
             encoder_lengths: (N,) int64, with flat (K, D) `encoder_hidden_states`: how many of them each image has.
             segments: which text sees which encoder tokens; None: what the `<image>` tokens of `input_ids` say.
 
         Raises:
-            ValueError: inputs that do not go together (see `input_checks`); another number of images than `<image>`s.
-            TypeError: an argument that nobody reads.
+            ValueError: inputs that do not go together (see `input_checks`).
+            TypeError: an argument whose name is nearly one of these.
         """
-        refuse_wrong_inputs(
-            self.config, input_ids, inputs_embeds, encoder_hidden_states, encoder_attention_mask, kwargs
-        )
+        refuse_misspelt(self.forward, kwargs)
+        text = Text(input_ids, inputs_embeds, attention_mask, position_ids)
+        images = Images(encoder_hidden_states, encoder_attention_mask, encoder_lengths)
+        refuse_wrong_call(self, text, images, cache)
+
+        # Embed.
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        refuse_wrong_layout(self, inputs_embeds, attention_mask, position_ids, cache)
-        is_first_call = cache is None
-        if use_cache and is_first_call:
-            cache = DynamicCache(config=self.config)
-        has_positions = position_ids is not None
+        cache = self._cache_to_fill(cache, use_cache)
+
+        # Positions, and the documents that they tell apart.
         if position_ids is None:
             position_ids = self._positions(inputs_embeds, attention_mask, cache)
+        documents = self._documents(text, position_ids, images, cache)
 
-        caches = cross_attention_caches(cache, self.config, images_come=encoder_hidden_states is not None)
+        # Who sees what: text its images, then text its text.
+        cross_caches = cross_attention_caches(cache, self.config, images_come=images.come)
         image_lengths = None
         if encoder_hidden_states is not None:
-            self._check_images_can_be_read()
-            encoder_hidden_states, image_lengths = flatten_images(
-                encoder_hidden_states, encoder_attention_mask, encoder_lengths
-            )
-        if segments is None:
-            segments = self._segments(
-                input_ids, inputs_embeds, position_ids, attention_mask, image_lengths, cache, caches
-            )
-        if self._runs_varlen(inputs_embeds, attention_mask, cache):
-            kwargs["text_runs"] = TextRuns.of_documents(
-                document_ids(position_ids.expand(inputs_embeds.shape[:2]), attention_mask)
-            )
-            causal_mask = None
-        else:
-            packed = None
-            if is_first_call and has_positions and attention_mask is not None and attention_mask.ndim == 2:
-                # Beside a mask transformers does not look for packed documents either.
-                packed = packed_documents(position_ids.expand(inputs_embeds.shape[:2]), attention_mask)
-            causal_mask = create_causal_mask(
-                config=self.config,
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                # Beside a cache transformers does not look for packed documents; an empty one must not mix them.
-                cache=None if is_first_call else cache,
-                position_ids=position_ids,
-                and_mask_function=None if packed is None else packed_sequence_mask_function(packed),
-            )
+            encoder_hidden_states, image_lengths = flatten_images(*images)
+        segments = self._segments(text, documents, image_lengths, segments, cross_caches)
+        sight = self._sight(inputs_embeds, text, documents, cache)
 
+        # Layers and norm.
         hidden_states = inputs_embeds
         position_embeddings = rotary_factors(*self.rotary_emb(hidden_states, position_ids=position_ids))
-        cache_of_layer = dict(zip(self.config.cross_attention_layers, caches, strict=False))
+        cross_cache_of_layer = dict(zip(self.config.cross_attention_layers, cross_caches, strict=False))
         for index, layer in enumerate(self.layers):
             hidden_states = layer(
                 hidden_states,
                 encoder_hidden_states,
                 segments,
-                cache_of_layer.get(index),
-                attention_mask=causal_mask,
+                cross_cache_of_layer.get(index),
                 position_embeddings=position_embeddings,
-                position_ids=position_ids,
                 cache=cache,
                 use_cache=use_cache,
-                **kwargs,
+                **({"position_ids": position_ids} | sight | kwargs),
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), cache=cache)
+
+    def _cache_to_fill(self, cache: Cache | PagedAttentionCache | None, use_cache: bool | None):
+        if self.recomputes_layers:
+            if cache is not None:
+                logger.warning_once("gradient checkpointing computes layers twice, so that nothing goes into the cache")
+            return None
+        return DynamicCache(config=self.config) if use_cache and cache is None else cache
+
+    @property
+    def recomputes_layers(self) -> bool:
+        """True where gradient checkpointing computes every layer a second time, for the backward pass."""
+        return self.gradient_checkpointing and self.training and torch.is_grad_enabled()
 
     @staticmethod
     def _positions(
@@ -251,6 +249,99 @@ class ArlowModel(ArlowPreTrainedModel):
             return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -width:]
         past = cache.get_seq_length() if cache is not None else 0
         return (torch.arange(width, device=inputs_embeds.device) + past)[None]
+
+    def _documents(
+        self, text: Text, position_ids: Tensor, images: Images, cache: Cache | PagedAttentionCache | None
+    ) -> Tensor | None:
+        """(B, T) from `document_ids`, the one rule by which images and every kernel tell documents apart.
+
+        None for a step of one token, which goes on with the document before it, and for continuous batching's pages.
+        """
+        is_paged = cache is not None and not isinstance(cache, Cache)
+        if is_paged or (text.shape[1] == 1 and images.encoder_hidden_states is None):
+            return None
+        return document_ids(position_ids.expand(text.shape), text.mask)
+
+    def _segments(
+        self,
+        text: Text,
+        documents: Tensor | None,
+        image_lengths: Tensor | None,
+        given: SegmentTable | SegmentMask | None,
+        cross_caches: list[CrossAttentionCacheLayer],
+    ) -> SegmentTable | SegmentMask | None:
+        """What the text of this call sees of the images in the cache and of this call's, whose (N,) lengths come."""
+        cross_cache = cross_caches[0] if cross_caches else None
+        cached = cross_cache if cross_cache is not None and cross_cache.is_initialized else None
+        is_eager = not torch.compiler.is_compiling()
+        if given is None and image_lengths is None:
+            if cached is None:
+                return None
+            if not (is_eager and self._is_packed(text, documents)):
+                return cached_segments(cached.lengths, cached.get_seq_length())
+
+        batch, width = text.shape
+        if isinstance(given, SegmentTable):
+            is_image = given.first_seeing(batch, width)
+        elif image_lengths is None:  # packed text behind a cache: its later documents see none of the images there
+            is_image, image_lengths = torch.zeros_like(documents, dtype=torch.bool), documents.new_zeros(0)
+        else:
+            is_image = image_positions(self.config, self.embed_tokens, *text[:3])
+        if is_eager:
+            past = int(cross_cache.text_layer.get_seq_length()) if cross_cache is not None else 0
+            if given is None:
+                refuse_wrong_turn(is_image, len(image_lengths), text, past, cross_cache)
+            for layer in cross_caches:
+                layer.take_turn(is_image, past)
+        if given is not None:
+            return given
+
+        build = build_segment_table if self.config.cross_attention_sees == "last_group" else build_segment_mask
+        held = {} if cached is None else {"cached_lengths": cached.lengths, "cached_width": cached.get_seq_length()}
+        segments = build(is_image, documents, image_lengths, **held)
+        if cached is not None and segments.is_empty:  # no block will run, and hand the cache what it keeps
+            for layer in cross_caches:
+                layer.lengths = segments.kept_lengths
+        return segments
+
+    def _sight(
+        self,
+        inputs_embeds: Tensor,
+        text: Text,
+        documents: Tensor | None,
+        cache: Cache | PagedAttentionCache | None,
+    ) -> dict[str, Any]:
+        """What tells the self-attention of this call which text sees which: a mask, or runs for a varlen kernel."""
+        if documents is not None and self._runs_varlen(inputs_embeds, text.attention_mask, cache):
+            return {"attention_mask": None, "text_runs": TextRuns.of_documents(documents)}
+        is_packed, same_document = self._is_packed(text, documents), None
+        if is_packed:
+            past, (width, _) = 0, (text.shape[1], 0)
+            if cache is not None:
+                past, (width, _) = cache.get_seq_length(), cache.get_mask_sizes(text.shape[1], 0)
+            same_document = packed_sequence_mask_function(documents_of_keys(documents, past, width))
+        # Without position_ids: transformers would look for documents in them by a rule of its own.
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=text.attention_mask,
+            cache=cache,
+            and_mask_function=same_document,
+        )
+        sight = {"attention_mask": mask}
+        if "flash" in self.config._attn_implementation:  # transformers' own kernels take no such mask, and look as well
+            sight["position_ids"] = None
+            if is_packed:
+                refuse_packing_for_flash(text, past, self.config._attn_implementation)
+                runs = TextRuns.of_documents(documents).runs
+                sight |= {f"cu_seq_lens_{side}": runs.cu_seqlens for side in "qk"}
+                sight |= {f"max_length_{side}": runs.max_seqlen for side in "qk"}
+        return sight
+
+    @staticmethod
+    def _is_packed(text: Text, documents: Tensor | None) -> bool:
+        """Positions that were counted here never restart, so that nobody has to look."""
+        return documents is not None and text.position_ids is not None and text.shape[1] > 1 and parts_rows(documents)
 
     def _runs_varlen(
         self, inputs_embeds: Tensor, attention_mask: Tensor | None, cache: Cache | PagedAttentionCache | None
@@ -267,44 +358,6 @@ class ArlowModel(ArlowPreTrainedModel):
             return False
         dropout = self.layers[0].self_attn.dropout_now
         return takes_varlen(ARLOW_ATTENTION, inputs_embeds, self.config.head_dim, dropout)
-
-    def _check_images_can_be_read(self) -> None:
-        if not self.config.use_cross_attention:
-            raise ValueError(
-                "this model was built with use_cross_attention False and cannot take encoder_hidden_states"
-            )
-
-    def _segments(
-        self, input_ids, inputs_embeds, position_ids, attention_mask, image_lengths, cache, caches
-    ) -> SegmentTable | SegmentMask | None:
-        """What the text of this call sees of the images in the cache and of this call's, whose (N,) lengths come."""
-        cached = caches[0] if caches and caches[0].is_initialized else None
-        if image_lengths is None:
-            return None if cached is None else cached_segments(cached.lengths, cached.get_seq_length())
-        batch, width, _ = inputs_embeds.shape
-        text_mask = None if attention_mask is None or attention_mask.ndim != 2 else attention_mask[:, -width:]
-        is_image = image_positions(self.config, self.embed_tokens, input_ids, inputs_embeds)
-        if input_ids is None and int(is_image.sum()) != len(image_lengths):
-            raise ValueError(
-                f"{len(image_lengths)} images came, which are placed by the <image> tokens of the text, and "
-                f"{int(is_image.sum())} of inputs_embeds are the embedding of <image>; where embeddings were changed "
-                "with inputs_embeds give segments (SegmentTable.of_pairs)"
-            )
-        documents = document_ids(position_ids.expand(batch, width), text_mask)
-        if caches and not torch.compiler.is_compiling():
-            caches[0].take_turn(is_image, documents != PADDING, int(cache.get_seq_length()))
-        build = build_segment_table if self.config.cross_attention_sees == "last_group" else build_segment_mask
-        segments = build(
-            is_image,
-            documents,
-            image_lengths,
-            cached_lengths=None if cached is None else cached.lengths,
-            cached_width=0 if cached is None else cached.get_seq_length(),
-        )
-        if segments.is_empty:
-            for layer in caches:
-                layer.forget()
-        return segments
 
 
 class ArlowForCausalLM(ArlowPreTrainedModel, CrossAttentionGenerationMixin):
@@ -344,6 +397,7 @@ class ArlowForCausalLM(ArlowPreTrainedModel, CrossAttentionGenerationMixin):
 
         `skip_logits` returns the loss alone, in a fraction of the memory and time.
         """
+        refuse_misspelt(self.forward, kwargs)
         refuse_wrong_labels(self.config, labels, input_ids if inputs_embeds is None else inputs_embeds, logits_to_keep)
         outputs = self.model(
             input_ids=input_ids,

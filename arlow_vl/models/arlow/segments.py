@@ -5,6 +5,35 @@ A token sees the last group of consecutive images before it in its own document.
 (run of text -> run of encoder tokens) pairs, in order and disjoint, which is what varlen attention kernels take
 (`cu_seqlens_q`, `cu_seqlens_k`). Padded batches, packed rows and interleaved documents all build the same table.
 
+Ten tokens, three images of 2, 3 and 2 encoder tokens; the first two follow each other and are one group:
+
+    column    0    1    2    3    4    5    6    7    8    9
+    text      the  [A]  [B]  cat  and  dog  .    [C]  one  more
+    sees      -    -    AB   AB   AB   AB   AB   C    C    C
+    pool      A A B B B C C      the encoder tokens of all images, one after another: 0-1 is A, 2-4 is B, 5-6 is C
+
+>>> is_image = torch.tensor([[False, True, True, False, False, False, False, True, False, False]])
+>>> documents = document_ids(torch.arange(10)[None])
+>>> table = build_segment_table(is_image, documents, image_lengths=torch.tensor([2, 3, 2]))
+>>> table.query_index.tolist(), table.query_runs.cu_seqlens.tolist()  # columns 2-6 and 7-9
+([2, 3, 4, 5, 6, 7, 8, 9], [0, 5, 8])
+>>> table.key_index, table.key_runs.cu_seqlens.tolist()  # the pool as it is: AB for the first run, C for the second
+(None, [0, 5, 7])
+
+The cache keeps what the next token will see, C alone:
+
+>>> table.kept_starts.tolist(), table.kept_lengths.tolist()
+([5], [2])
+
+In the next turn the pool begins with it. With a fourth image D of one token, "yes [D] ." gives two pairs again:
+
+>>> more = torch.tensor([[False, True, False]])
+>>> table = build_segment_table(
+...     more, document_ids(torch.arange(3)[None]), torch.tensor([1]), cached_lengths=torch.tensor([2]), cached_width=2
+... )
+>>> table.query_runs.cu_seqlens.tolist(), table.key_runs.cu_seqlens.tolist()  # "yes" sees C, "[D] ." see D
+([0, 1, 3], [0, 2, 3])
+
 Two cases are a mask over each row's encoder tokens instead: text behind a cache, which sees all that the cache holds
 for its row, so that one graph serves every step; and the rule that a token sees all images before it, whose runs
 overlap.
@@ -17,6 +46,9 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .configuration_arlow import ArlowConfig
+from .input_checks import refuse_wrong_count, refuse_wrong_lengths, refuse_wrong_pairs
 
 PADDING = -1
 MOST_PADDED = 2  # padded runs may take so many times the room of their entries
@@ -93,12 +125,27 @@ class SegmentTable:
     key_index: Tensor | None
     """(K,) int64: the encoder tokens that they see, run after run, as positions in the pool; None: the whole pool."""
     key_runs: Runs
-    keeps: Tensor
-    """(B,) int64: the run whose keys a later token of this row will see; PADDING where the row has none."""
+    kept_starts: Tensor
+    """(B,) int64: where in the pool the encoder tokens lie that a later token of the row will see."""
+    kept_lengths: Tensor
+    """(B,) int64: how many they are; 0 where the row sees no image any more."""
 
     @property
     def is_empty(self) -> bool:
         return self.query_index.shape[0] == 0
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """(B, room) int64: the entries of the pool that a cache keeps, anything behind a row's `kept_lengths`."""
+        room = max(int(self.kept_lengths.max()), 1)
+        entries = self.kept_starts[:, None] + torch.arange(room, device=self.kept_starts.device)
+        return torch.minimum(entries, (self.kept_starts + self.kept_lengths - 1).clamp(min=0)[:, None])
+
+    def first_seeing(self, batch: int, width: int) -> Tensor:
+        """(B, T) bool: the tokens at which a run of text begins, each the last `<image>` of its group."""
+        starts = self.query_index[self.query_runs.cu_seqlens[:-1].long()]
+        marks = torch.zeros(batch * width, dtype=torch.bool, device=starts.device)
+        return marks.index_fill(0, starts, True).view(batch, width)
 
     @cached_property
     def groups(self) -> list[Tensor]:
@@ -120,36 +167,15 @@ class SegmentTable:
         Raises:
             ValueError: runs that are empty, run backwards, overlap, leave their row, or leave encoder tokens out.
         """
-        for side, name, limit in ((0, "text", batch * width), (1, "encoder token", encoder_tokens)):
-            previous_end = 0
-            for number, pair in enumerate(pairs):
-                start, end = pair[side]
-                where = f"pair {number}: the {name} run {start} to {end}"
-                if start >= end:
-                    raise ValueError(f"{where} is empty or runs backwards; give first and end, first below end")
-                if start < previous_end:
-                    raise ValueError(
-                        f"{where} overlaps the one before, which ends at {previous_end}; give them in order"
-                    )
-                if end > limit:
-                    raise ValueError(f"{where} reaches beyond the {limit} there are")
-                if side == 0 and start // width != (end - 1) // width:
-                    raise ValueError(f"{where} crosses from row {start // width} into the next; split it there")
-                if side == 1 and start != previous_end:
-                    raise ValueError(
-                        f"encoder tokens {previous_end} to {start} are in no pair, so no text would see them"
-                    )
-                previous_end = end
-            if side == 1 and previous_end != limit:
-                raise ValueError(f"encoder tokens {previous_end} to {limit} are in no pair: no text sees them")
+        refuse_wrong_pairs(pairs, batch=batch, width=width, encoder_tokens=encoder_tokens)
         text, encoder = (torch.tensor([pair[side] for pair in pairs]).reshape(-1, 2) for side in (0, 1))
         query_index = torch.cat([torch.arange(start, end) for (start, end), _ in pairs] or [text.new_zeros(0)])
-        last = torch.arange(1, batch + 1)[:, None] * width - 1
-        holds_last = (text[:, 0] <= last) & (last < text[:, 1])
-        keeps = (
-            torch.where(holds_last.any(1), holds_last.int().argmax(1), PADDING) if pairs else last[:, 0] * 0 + PADDING
-        )
-        return cls(query_index, Runs.of_lengths(text.diff()[:, 0]), None, Runs.of_lengths(encoder.diff()[:, 0]), keeps)
+        kept = torch.zeros(batch, 2, dtype=torch.long)
+        for (_, end), run in pairs:
+            if end % width == 0:  # it holds the last token of its row
+                kept[end // width - 1] = torch.tensor(run)
+        sides = Runs.of_lengths(text.diff()[:, 0]), Runs.of_lengths(encoder.diff()[:, 0])
+        return cls(query_index, sides[0], None, sides[1], kept[:, 0], kept.diff()[:, 0])
 
 
 @dataclass(frozen=True)
@@ -167,29 +193,71 @@ class SegmentMask:
     is_empty = False
 
 
+def image_positions(
+    config: ArlowConfig,
+    embed_tokens,
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    attention_mask: Tensor | None = None,
+) -> Tensor:
+    """(B, T) bool, True on the `<image>` tokens of text: a masked one asks for no image.
+
+    Where embeddings came alone, those count that are the one of `<image>`. The mask is (B, past + T), or absent.
+    """
+    if input_ids is not None:
+        is_image = input_ids == config.image_token_id
+    else:
+        assert inputs_embeds is not None
+        image = embed_tokens(torch.tensor([config.image_token_id], device=inputs_embeds.device))
+        is_image = (inputs_embeds == image).all(-1)
+    if attention_mask is None or attention_mask.ndim != 2:
+        return is_image
+    return is_image & attention_mask[:, -is_image.shape[1] :].bool()
+
+
+def _text_before(is_text: Tensor) -> Tensor:
+    """(B, T) int64: the column of the last text token in front of each token, -1 where there is none."""
+    columns = torch.where(is_text, torch.arange(is_text.shape[1], device=is_text.device), -1)
+    return F.pad(columns.cummax(1).values[:, :-1], (1, 0), value=-1)
+
+
 def document_ids(position_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
     """(B, T) int64 document numbers, unique in the batch, PADDING on padding; documents start where positions restart.
 
-    `position_ids` is (B, T); `attention_mask` (B, T) is nonzero on text. Padding inside a document does not part it.
+    `position_ids` is (B, T); `attention_mask` (B, T) is nonzero on text. Padding inside a document does not part it,
+    and neither does a gap in its positions: [0, 1, 2, 10, 11, 0, 1] are two documents.
     """
     if attention_mask is None:
         starts = F.pad(position_ids[:, 1:] <= position_ids[:, :-1], (1, 0), value=True)
         return starts.flatten().cumsum(0).view_as(starts)
     text = attention_mask.bool()
-    last_text = torch.where(text, torch.arange(text.shape[1], device=text.device), -1).cummax(1).values
-    previous = F.pad(last_text[:, :-1], (1, 0), value=-1)
+    previous = _text_before(text)
     restarts = position_ids <= position_ids.gather(1, previous.clamp(min=0))
     starts = text & ((previous < 0) | restarts)
     return starts.flatten().cumsum(0).view_as(starts).masked_fill(~text, PADDING)
 
 
-def packed_documents(position_ids: Tensor, attention_mask: Tensor) -> Tensor | None:
-    """`document_ids` of a padded batch with rows of several documents; None where no row has two (costs a sync)."""
-    documents = document_ids(position_ids, attention_mask)
-    first = documents.masked_fill(documents == PADDING, documents.numel() + 1).amin(1)
-    if torch.compiler.is_compiling() or bool((documents.amax(1) > first).any()):
+def first_documents(documents: Tensor) -> Tensor:
+    """(B, 1): the number of each row's first document, which goes on with what a cache holds. PADDING: no text."""
+    return documents.gather(1, (documents != PADDING).int().argmax(1, keepdim=True))
+
+
+def parts_rows(documents: Tensor) -> bool:
+    """True where a row holds several documents. Costs a sync; while compiling nobody looks, and it may always be so."""
+    if torch.compiler.is_compiling():
+        return True
+    return bool(((documents != PADDING) & (documents != first_documents(documents))).any())
+
+
+def documents_of_keys(documents: Tensor, past: Tensor | int, width: int) -> Tensor:
+    """(B, width) int64: the document of each key of self-attention, for `documents` (B, T) behind `past` columns.
+
+    What the cache holds belongs to the first document of the row: a later one sees nothing of it.
+    """
+    if documents.shape[1] == width:
         return documents
-    return None
+    columns = past + torch.arange(documents.shape[1], device=documents.device)
+    return first_documents(documents).repeat(1, width).index_copy(1, columns, documents)
 
 
 def build_segment_table(
@@ -204,7 +272,7 @@ def build_segment_table(
     The last `<image>` of a group already sees its whole group: it is the token that predicts the first word about it.
 
     Args:
-        is_image: (B, T) bool, True on `<image>` tokens.
+        is_image: (B, T) bool, True on `<image>` tokens, as many as there are images.
         documents: (B, T) int64 from `document_ids`.
         image_lengths: (N,) int64, encoder tokens of each image in the order of the `<image>` tokens, row by row.
         cached_lengths: (B,) int64, encoder tokens in the cache that each row still sees.
@@ -218,7 +286,8 @@ def build_segment_table(
     is_image, closes = _groups(is_image, documents, image_lengths)
     closes = closes.flatten()
 
-    # Groups 0..B-1 are what the cache holds for each row, groups B.. are this call's, in order.
+    # Groups 0..B-1 are what the cache holds for each row, groups B.. are this call's, in order. Each token is given the
+    # last one that closed before it, wherever that is; then what closed in another document is taken away again.
     group = batch - 1 + closes.cumsum(0).view(batch, width)
     closing_document = torch.cat([documents[:, 0], documents.flatten()[closes]])
     in_own_document = (group >= batch) & (closing_document[group] == documents)
@@ -226,7 +295,8 @@ def build_segment_table(
     seen = torch.where(in_own_document, group, PADDING)
     if cached_lengths is not None:
         before_groups = (closes.view(batch, width).cumsum(1) == 0) & (documents != PADDING)
-        seen = torch.where(before_groups & (cached_lengths > 0)[:, None], rows, seen)
+        goes_on = before_groups & (documents == first_documents(documents))
+        seen = torch.where(goes_on & (cached_lengths > 0)[:, None], rows, seen)
 
     starts, lengths = _group_extents(is_image, closes, image_lengths, cached_lengths, cached_width)
     seen = torch.where((seen != PADDING) & (lengths[seen] > 0), seen, PADDING)  # of no tokens nothing is seen
@@ -238,22 +308,32 @@ def build_segment_table(
     in_pool_order = cached_width == 0 or image_lengths.shape[0] == 0  # else a row's old and new keys lie far apart
     if in_pool_order and key_index.shape[0] == batch * cached_width + int(image_lengths.sum()):
         key_index = None  # runs are in order and disjoint, so as many as there are is all of them
-    last = torch.where(documents != PADDING, torch.arange(width, device=device), 0).amax(1, keepdim=True)
-    keeps = _kept(seen.gather(1, last).squeeze(1), groups)
-    return SegmentTable(query_index, Runs.of_lengths(query_lengths), key_index, key_runs, keeps)
+
+    # The next token of a row will see what its last one sees. A row without text in this call has not moved on: it
+    # keeps what the cache holds for it.
+    last_text = torch.where(documents != PADDING, torch.arange(width, device=device), PADDING).amax(1, keepdim=True)
+    kept = seen.gather(1, last_text.clamp(min=0))[:, 0]
+    if cached_lengths is not None:
+        kept = torch.where(last_text[:, 0] == PADDING, rows[:, 0], kept)
+    kept_lengths = torch.where(kept == PADDING, 0, lengths[kept])
+    return SegmentTable(
+        query_index, Runs.of_lengths(query_lengths), key_index, key_runs, starts[kept.clamp(min=0)], kept_lengths
+    )
 
 
 def _groups(is_image: Tensor, documents: Tensor, image_lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, T) each: the `<image>` tokens of text, and which of them end a group of consecutive ones."""
-    is_image = is_image & (documents != PADDING)
-    if int(is_image.sum()) != image_lengths.shape[0]:
-        per_row = is_image.sum(1).tolist()
-        raise ValueError(
-            f"got {image_lengths.shape[0]} images for {sum(per_row)} <image> tokens (per row: {per_row}); "
-            "give exactly one image for every <image>"
-        )
-    same_group_next = is_image[:, :-1] & is_image[:, 1:] & (documents[:, :-1] == documents[:, 1:])
-    return is_image, is_image & ~F.pad(same_group_next, (0, 1))
+    """(B, T) each: the `<image>` tokens of text, and which of them end a group of consecutive ones.
+
+    The token that follows is the next of text: padding between two `<image>`s does not part their group.
+    """
+    is_text = documents != PADDING
+    is_image = is_image & is_text
+    refuse_wrong_count(is_image, len(image_lengths))
+    following = is_image.shape[1] - 1 - _text_before(is_text.flip(1)).flip(1)
+    has_following = following < is_image.shape[1]
+    following = following.clamp(max=is_image.shape[1] - 1)
+    goes_on = has_following & is_image.gather(1, following) & (documents.gather(1, following) == documents)
+    return is_image, is_image & ~goes_on
 
 
 def _group_extents(
@@ -269,14 +349,6 @@ def _group_extents(
     group_ends = ends[images_so_far]
     group_starts = torch.cat([ends[:1], group_ends])[:-1]
     return torch.cat([cached_starts, group_starts]), torch.cat([cached_lengths, group_ends - group_starts])
-
-
-def _kept(last_seen: Tensor, groups: Tensor) -> Tensor:
-    """The run that each row's last token sees."""
-    if not groups.shape[0]:
-        return torch.full_like(last_seen, PADDING)
-    matches = last_seen[:, None] == groups
-    return torch.where(matches.any(1), matches.int().argmax(1), PADDING)
 
 
 def cached_segments(lengths: Tensor, width: int) -> SegmentMask:
@@ -302,7 +374,9 @@ def build_segment_mask(
     ends = F.pad(image_lengths.cumsum(0), (1, 0))
     so_far = is_image.flatten().cumsum(0).view_as(documents)
     before = so_far - is_image.long()
-    starts_document = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
+    previous = _text_before(documents != PADDING)
+    starts_document = (previous < 0) | (documents.gather(1, previous.clamp(min=0)) != documents)
+    starts_document &= documents != PADDING
 
     def latest(counts: Tensor, where: Tensor) -> Tensor:
         """(B, T): the count at the last marked token up to each; counts grow along the flattened batch."""
@@ -318,7 +392,9 @@ def build_segment_mask(
     key_index = key_index.clamp(max=batch * cached_width + int(ends[-1]) - 1)
 
     shift = (cached - row_starts)[:, None]  # from counts in the pool of this call to counts in the row
-    first = torch.zeros_like(documents) if cached_lengths is not None else ends[latest(before, starts_document)] + shift
+    first = ends[latest(before, starts_document)] + shift
+    if cached_lengths is not None:
+        first = torch.where(documents == first_documents(documents), 0, first)
     end = ends[latest(so_far, closes)] + shift
     mask = (keys >= first[..., None]) & (keys < end[..., None])
     sees = mask.any(-1) & (documents != PADDING)
@@ -333,19 +409,8 @@ def flatten_images(
     They come as (N, P, D), with a mask of what counts, or flat already with their lengths.
     """
     if encoder_lengths is not None:
-        if encoder_hidden_states.ndim != 2 or encoder_attention_mask is not None:
-            raise ValueError("encoder_lengths goes with flat (K, D) encoder_hidden_states and no mask")
-        if int(encoder_lengths.sum()) != encoder_hidden_states.shape[0] or bool((encoder_lengths < 1).any()):
-            raise ValueError(
-                f"encoder_lengths {encoder_lengths.tolist()} must be positive and add up to the "
-                f"{encoder_hidden_states.shape[0]} rows of encoder_hidden_states"
-            )
+        refuse_wrong_lengths(encoder_lengths, len(encoder_hidden_states))
         return encoder_hidden_states, encoder_lengths
-    if encoder_hidden_states.ndim != 3:
-        raise ValueError(
-            f"encoder_hidden_states of shape {tuple(encoder_hidden_states.shape)} must be (images, patches, hidden), "
-            "or (patches, hidden) with encoder_lengths"
-        )
     count, width = encoder_hidden_states.shape[:2]
     if encoder_attention_mask is None:
         lengths = torch.full((count,), width, dtype=torch.long, device=encoder_hidden_states.device)

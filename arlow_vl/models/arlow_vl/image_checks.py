@@ -5,6 +5,16 @@ import torch
 from torch import Tensor
 
 
+def refuse_two_kinds_of_image(
+    pixel_values: Tensor | None, image_features: Tensor | None, encoder_hidden_states: Tensor | None
+) -> None:
+    """Raises ValueError where images came in two forms at once."""
+    if pixel_values is not None and image_features is not None:
+        raise ValueError("give pixel_values or image_features (what the encoder made of them), not both")
+    if encoder_hidden_states is not None and (pixel_values is not None or image_features is not None):
+        raise ValueError("give images or the encoder_hidden_states that were made of them, not both")
+
+
 def refuse_wrong_images(
     pixel_values: Tensor | None,
     image_features: Tensor | None,

@@ -21,12 +21,13 @@ from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.deprecation import deprecate_kwarg
 
 from arlow_vl.models.arlow.generation_arlow import CrossAttentionGenerationMixin
-from arlow_vl.models.arlow.input_checks import refuse_missing_images, refuse_wrong_labels
+from arlow_vl.models.arlow.input_checks import refuse_missing_images, refuse_misspelt, refuse_wrong_labels
+from arlow_vl.models.arlow.layers_arlow import with_zero_gradients
 from arlow_vl.models.arlow.linear import ArlowLinear
 from arlow_vl.models.arlow.loss import head_output
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
-from arlow_vl.models.arlow_vl.image_checks import refuse_wrong_images, refuse_wrong_tiles
+from arlow_vl.models.arlow_vl.image_checks import refuse_two_kinds_of_image, refuse_wrong_images, refuse_wrong_tiles
 from vision.encoder import VisionEncoder
 from vision.projector import LinearProjector, MLPProjector, PerceiverResampler, TileEmbedding, UnitLinear
 from vision.transform import MAX_GRID
@@ -195,17 +196,19 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
         Images come as arguments of `encode_images`, or as what it made of them. `image_outputs` has what the
         encoder gave as `last_hidden_state`, and what the decoder read of each image as `pooler_output`.
         """
-        images = None
-        states = {"encoder_hidden_states": encoder_hidden_states, "encoder_lengths": encoder_lengths}
-        if pixel_values is not None or image_features is not None:
-            if encoder_hidden_states is not None:
-                raise ValueError("give images or the encoder_hidden_states that were made of them, not both")
+        refuse_misspelt(self.forward, kwargs)
+        refuse_two_kinds_of_image(pixel_values, image_features, encoder_hidden_states)
+        came = [x for x in (pixel_values, image_features, encoder_hidden_states) if x is not None and len(x)]
+        images, states = None, {}
+        if not came:
+            refuse_missing_images(self.config.text_config, input_ids, attention_mask, cache)
+        elif encoder_hidden_states is not None:
+            states = {"encoder_hidden_states": encoder_hidden_states, "encoder_lengths": encoder_lengths}
+        else:
             images = self.encode_images(
                 pixel_values, image_features, tiles_per_image, tile_ids, image_grids, encoder_lengths
             )
             states = images.decoder_inputs()
-        elif encoder_hidden_states is None:
-            refuse_missing_images(self.config.text_config, input_ids, cache)
         outputs = self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -217,6 +220,11 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
             **states,
             **kwargs,
         )
+        if self.training and torch.is_grad_enabled():
+            # Weights that a batch without images, or with features made earlier, does not enter.
+            unused = [self.vision] * (pixel_values is None or not came) + [self.projector] * (images is None)
+            weights = [weight for part in unused for weight in part.parameters()]
+            outputs.last_hidden_state = with_zero_gradients(outputs.last_hidden_state, weights)
         return MultimodalBaseModelOutputWithPast(
             **outputs, image_outputs=None if images is None else images.image_outputs()
         )
@@ -250,7 +258,6 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         self.model = ArlowVLModel(config)
         # The text model's class of head: another kernel would round its logits otherwise.
         self.lm_head = ArlowLinear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        self.generation_config.suppress_tokens = [config.image_token_id]  # no image would stand for it
         self.post_init()
 
     @classmethod
@@ -320,6 +327,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         Raises:
             ValueError: another number of images than `<image>` tokens, or both kinds of image input.
         """
+        refuse_misspelt(self.forward, kwargs)
         text = input_ids if inputs_embeds is None else inputs_embeds
         refuse_wrong_labels(self.config.text_config, labels, text, logits_to_keep)
         outputs = self.model(

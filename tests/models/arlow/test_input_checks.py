@@ -14,7 +14,7 @@ from transformers import AttentionInterface, DynamicCache, StaticCache
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.attention import arlow_attention_forward
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
-from arlow_vl.models.arlow.input_checks import refuse_wrong_inputs
+from arlow_vl.models.arlow.input_checks import Images, Text, refuse_wrong_call
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.folders import load_text_model
 from tests.tiny_runs import write_text_checkpoint
@@ -96,12 +96,18 @@ def test_a_wrong_input_is_refused_with_what_was_expected(open_model, case):
         ("atention_mask", "'atention_mask'; did you mean attention_mask?"),
         ("lables", "'lables'; did you mean labels?"),
         ("output_hidden_state", "did you mean output_hidden_states?"),
-        ("temperature", "'temperature'; it takes attention_mask, cache,"),
+        ("encoder_hidden_state", "did you mean encoder_hidden_states?"),
+        ("logit_to_keep", "did you mean logits_to_keep?"),
     ],
 )
-def test_an_unknown_keyword_is_refused_with_the_closest(open_model, keyword, sentence):
+def test_a_misspelt_keyword_is_refused_with_the_closest(open_model, keyword, sentence):
     with pytest.raises(TypeError, match=re.escape(sentence)):
         open_model(IDS, **{keyword: None})
+
+
+@pytest.mark.parametrize("keyword", ["temperature", "cache_position", "token_type_ids", "a_keyword_of_next_year"])
+def test_a_keyword_that_is_no_misspelling_is_passed_on(open_model, keyword):
+    assert torch.equal(open_model(IDS, **{keyword: None}).logits, open_model(IDS).logits)
 
 
 def test_keywords_reach_an_attention_function_of_the_callers_own(open_model):
@@ -180,11 +186,11 @@ def test_the_checks_leave_a_compiled_graph_whole():
 
 
 @pytest.mark.gpu
-def test_an_id_outside_the_vocabulary_is_asserted_on_the_gpu_without_waiting(small_config):
+def test_an_id_outside_the_vocabulary_is_asserted_on_the_gpu_without_waiting(open_model):
     with torch.cuda.device(0):
         torch.cuda.set_sync_debug_mode("error")
         try:
-            refuse_wrong_inputs(small_config, IDS.cuda(), None, None, None, {})
+            refuse_wrong_call(open_model, Text(IDS.cuda(), None, None, None), Images(None, None, None), None)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

@@ -243,12 +243,16 @@ def test_saving_and_loading_keeps_every_logit(open_model, tmp_path):
     )
 
 
-def test_a_half_precision_load_keeps_the_gates_in_float32(small_config, tmp_path):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_model_has_one_dtype_and_computes_its_gates_in_float32(small_config, tmp_path, dtype):
     ArlowForCausalLM(small_config).save_pretrained(tmp_path)
-    loaded = ArlowForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    loaded = ArlowForCausalLM.from_pretrained(tmp_path, dtype=dtype)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}  # FSDP2 shards no other
     block = loaded.model.layers[1].cross_block
-    assert block.attn_gate.dtype == block.mlp_gate.dtype == torch.float32
-    assert block.attn.q_proj.weight.dtype == torch.bfloat16
+    block.attn_gate.data.fill_(0.1)
+    block.attn.forward = block.mlp.forward = lambda states, *_: torch.full_like(states, 3)
+    read = block._read(torch.zeros(1, 64, dtype=dtype))
+    assert torch.equal(read, (block.attn_gate.float().tanh() * 3).to(dtype).expand(1, 64))
 
 
 def test_matrices_that_write_into_the_residual_stream_start_smaller(small_config):

@@ -1,10 +1,13 @@
 """The segment table against a slow, literal reading of its rule, over random layouts."""
 
+import doctest
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arlow_vl.models.arlow import segments
 from arlow_vl.models.arlow.segments import (
     PADDING,
     Runs,
@@ -13,6 +16,7 @@ from arlow_vl.models.arlow.segments import (
     build_segment_table,
     cached_segments,
     document_ids,
+    documents_of_keys,
     flatten_images,
 )
 
@@ -126,14 +130,15 @@ def test_a_table_made_by_hand_equals_the_one_of_the_tokens():
     is_image = torch.tensor([[0, 0, 1, 0, 1, 0], [0, 0, 1, 0, 0, 0]]).bool()
     built = build_segment_table(is_image, torch.tensor([[1] * 6, [2] * 6]), torch.tensor([5, 1, 3]))
     made = SegmentTable.of_pairs(PAIRS, batch=2, width=6, encoder_tokens=9)
-    assert torch.equal(made.query_index, built.query_index) and torch.equal(made.keeps, built.keeps)
+    for field in ("query_index", "kept_starts", "kept_lengths"):
+        assert torch.equal(getattr(made, field), getattr(built, field)), field
     for runs in ("query_runs", "key_runs"):
         assert torch.equal(getattr(made, runs).cu_seqlens, getattr(built, runs).cu_seqlens)
         assert getattr(made, runs).max_seqlen == getattr(built, runs).max_seqlen
 
 
 def test_a_table_made_by_hand_may_be_empty():
-    assert SegmentTable.of_pairs([], batch=2, width=6, encoder_tokens=0).keeps.tolist() == [PADDING, PADDING]
+    assert SegmentTable.of_pairs([], batch=2, width=6, encoder_tokens=0).kept_lengths.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +200,7 @@ def test_a_later_token_keeps_what_the_last_token_sees():
     is_image = torch.tensor([[False, True, False, True], [False, False, False, False]])
     documents = torch.tensor([[1, 1, 1, 1], [2, 2, 2, 2]])
     table = build_segment_table(is_image, documents, torch.tensor([3, 2]))
-    assert table.keeps.tolist() == [1, PADDING]
+    assert (table.kept_starts[0], table.kept_lengths.tolist()) == (3, [2, 0])
 
 
 def test_a_cached_group_is_seen_until_a_new_one_comes():
@@ -234,7 +239,7 @@ def test_an_image_of_no_tokens_is_seen_by_nobody_and_hides_the_one_before():
     is_image = torch.tensor([[True, False, True, False]])
     table = build_segment_table(is_image, torch.ones(1, 4, dtype=torch.long), torch.tensor([3, 0]))
     assert table.query_index.tolist() == [0, 1]
-    assert table.keeps.tolist() == [PADDING]
+    assert table.kept_lengths.tolist() == [0]
 
 
 def test_padding_inside_a_document_does_not_part_it():
@@ -283,3 +288,25 @@ def test_attention_in_groups_is_attention_run_by_run(open_model):
         length, tokens = queries.stop - queries.start, keys.stop - keys.start
         one = SegmentTable.of_pairs([((0, length), (0, tokens))], batch=1, width=length, encoder_tokens=tokens)
         torch.testing.assert_close(together[queries], attn(text[queries], images[keys], one))
+
+
+def test_the_worked_example_of_the_module_holds():
+    failed, tried = doctest.testmod(segments, globs={"torch": torch} | vars(segments))
+    assert (failed, tried > 5) == (0, True)
+
+
+def test_only_the_first_document_of_a_row_goes_on_with_the_cache():
+    documents = torch.tensor([[1, 1, 2, 2], [PADDING, 3, 3, 3]])
+    nothing, none = torch.zeros(2, 4, dtype=torch.bool), torch.zeros(0, dtype=torch.long)
+    table = build_segment_table(nothing, documents, none, cached_lengths=torch.tensor([2, 2]), cached_width=2)
+    assert table.query_index.tolist() == [0, 1, 5, 6, 7]
+    assert table.kept_lengths.tolist() == [0, 2]
+    mask = build_segment_mask(nothing, documents, none, cached_lengths=torch.tensor([2, 2]), cached_width=2)
+    assert mask.sees.tolist() == [[True, True, False, False], [False, True, True, True]]
+    assert documents_of_keys(documents, 1, 5).tolist() == [[1, 1, 1, 2, 2], [3, PADDING, 3, 3, 3]]
+
+
+def test_padding_inside_a_document_hides_no_image_under_the_other_rule():
+    documents = torch.tensor([[1, 1, PADDING, 1]])
+    mask = build_segment_mask(torch.tensor([[True, False, False, False]]), documents, torch.tensor([3]))
+    assert mask.sees.tolist() == [[True, True, False, True]]

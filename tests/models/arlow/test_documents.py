@@ -1,0 +1,108 @@
+"""One rule for documents, they start where positions restart: for text and images, every kernel, mask and cache."""
+
+import pytest
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, StaticCache
+from transformers.cache_utils import DynamicCache
+from transformers.masking_utils import flash_attention_mask
+
+from tests.models.arlow.test_attention_parity import varlen_by_definition
+
+IMAGE = 7
+IMPLEMENTATIONS = pytest.mark.parametrize("implementation", ["sdpa", "arlow", "eager", "varlen"])
+
+
+def text(*shape: int) -> torch.Tensor:
+    return torch.randint(20, 300, shape)
+
+
+@pytest.fixture
+def logits_of(open_model, monkeypatch):
+    def logits_of(implementation, *args, **kwargs):
+        if implementation == "varlen":
+            open_model.set_attn_implementation("arlow")
+            with varlen_by_definition():
+                return open_model(*args, **kwargs).logits
+        open_model.set_attn_implementation(implementation)
+        return open_model(*args, **kwargs).logits
+
+    return logits_of
+
+
+@IMPLEMENTATIONS
+@pytest.mark.parametrize("with_mask", [False, True])
+@pytest.mark.parametrize("cache", ["none", "made", "empty", "static"])
+def test_a_gap_in_the_positions_starts_no_document(logits_of, open_model, implementation, with_mask, cache):
+    ids, positions = text(1, 8), torch.tensor([[0, 1, 2, 3, 10, 11, 12, 13]])
+    causal = torch.ones(8, 8).tril().bool()[None, None]
+    open_model.set_attn_implementation("sdpa")
+    expected = open_model(ids, attention_mask=causal, position_ids=positions).logits
+    given = {"attention_mask": torch.ones(1, 8)} if with_mask else {}
+    given |= handed_in(cache, open_model.config)
+    torch.testing.assert_close(logits_of(implementation, ids, position_ids=positions, **given), expected)
+
+
+def handed_in(cache: str, config) -> dict:
+    caches = {
+        "none": lambda: {"use_cache": False},
+        "made": lambda: {"use_cache": True},
+        "empty": lambda: {"cache": DynamicCache(config=config)},
+        "static": lambda: {"cache": StaticCache(config=config, max_cache_len=24)},
+    }
+    return caches[cache]()
+
+
+@IMPLEMENTATIONS
+@pytest.mark.parametrize("with_mask", [False, True])
+@pytest.mark.parametrize("cache", ["none", "made", "empty", "static"])
+def test_positions_that_restart_part_text_and_images(logits_of, open_model, implementation, with_mask, cache):
+    first, second, images = text(1, 5), text(1, 6), torch.randn(2, 4, 64)
+    first[0, 1] = second[0, 3] = IMAGE
+    positions = torch.tensor([[*range(5), *range(6)]])
+    given = {"attention_mask": torch.ones(1, 11)} if with_mask else {}
+    given |= {"position_ids": positions, "encoder_hidden_states": images} | handed_in(cache, open_model.config)
+    packed = logits_of(implementation, torch.cat([first, second], 1), **given)
+    torch.testing.assert_close(packed[:, :5], open_model(first, encoder_hidden_states=images[:1]).logits)
+    torch.testing.assert_close(packed[:, 5:], open_model(second, encoder_hidden_states=images[1:]).logits)
+
+
+@pytest.mark.parametrize("rule", ["last_group", "all_previous"])
+@pytest.mark.parametrize("implementation", ["sdpa", "arlow", "eager"])
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_behind_a_cache_the_first_document_goes_on_and_the_next_sees_nothing_of_it(
+    logits_of, open_model, rule, implementation, static, with_mask
+):
+    open_model.config.cross_attention_sees = rule
+    begun, rest, other, last = text(1, 4), text(1, 3), text(1, 5), text(1, 2)
+    begun[0, 1] = IMAGE
+    image = torch.randn(1, 4, 64)
+    cache = handed_in("static" if static else "empty", open_model.config)["cache"]
+    open_model(begun, cache=cache, encoder_hidden_states=image)
+    positions = torch.tensor([[4, 5, 6, *range(5)]])
+    given = {"attention_mask": torch.ones(1, 12)} if with_mask else {}
+    packed = logits_of(implementation, torch.cat([rest, other], 1), position_ids=positions, cache=cache, **given)
+    whole = open_model(torch.cat([begun, rest], 1), encoder_hidden_states=image).logits
+    torch.testing.assert_close(packed[:, :3], whole[:, 4:])
+    torch.testing.assert_close(packed[:, 3:], open_model(other).logits)
+    assert cache.layers[-1].lengths.tolist() == [0]  # what comes next goes on with the second document
+
+
+def test_a_flash_kernel_of_transformers_is_told_the_documents_and_looks_for_none(open_model):
+    told = []
+
+    def attention(module, query, key, value, attention_mask, **kwargs):
+        told.append(kwargs)
+        return query.transpose(1, 2), None
+
+    AttentionInterface.register("recording_flash", attention)
+    AttentionMaskInterface.register("recording_flash", flash_attention_mask)
+    open_model.set_attn_implementation("recording_flash")
+    open_model(text(1, 8), position_ids=torch.tensor([[0, 1, 2, 9, 10, 0, 1, 2]]), use_cache=False)
+    assert told[0]["position_ids"] is None
+    assert told[0]["cu_seq_lens_q"].tolist() == told[0]["cu_seq_lens_k"].tolist() == [0, 5, 8]
+    assert told[0]["max_length_q"] == told[0]["max_length_k"] == 5
+    open_model(text(1, 8), position_ids=torch.tensor([[0, 1, 2, 9, 10, 11, 12, 13]]), use_cache=False)
+    assert told[-1]["position_ids"] is None and told[-1].get("cu_seq_lens_q") is None
+    with pytest.raises(ValueError, match="'recording_flash' cannot part documents beside an attention_mask"):
+        open_model(text(1, 4), position_ids=torch.tensor([[0, 1, 0, 1]]), attention_mask=torch.ones(1, 4))
