@@ -217,10 +217,12 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
 
     def _over_mask(self, query, key, value, segments: SegmentMask, cross_cache) -> Tensor:
         """(B, T, H, Dh) -> the same. Fills the cache with all keys of a row, where new images are among them."""
-        index = segments.key_index
-        key, value = ((x if index is None else x[index]).view(query.shape[0], -1, *x.shape[1:]) for x in (key, value))
-        if cross_cache is not None and index is not None:
-            cross_cache.update(key, value, segments.lengths)
+        index, kept = segments.key_index, segments.kept
+        pool = key, value
+        key, value = ((x if index is None else x[index]).view(query.shape[0], -1, *x.shape[1:]) for x in pool)
+        if cross_cache is not None and kept is not None:
+            held = (key, value) if kept is index else (x[kept] for x in pool)
+            cross_cache.update(*held, segments.kept_lengths)
         return self._attend(query, key, value, segments.mask[:, None])
 
     def _attend(self, query, key, value, mask: Tensor | None) -> Tensor:

@@ -188,8 +188,10 @@ class SegmentMask:
     """(B, T, K) or (B, 1, K) bool; all True where a token sees nothing, so that no softmax is over nothing."""
     key_index: Tensor | None
     """(B, K) int64: each row's encoder tokens as positions in the pool; None: what the cache holds, as it is."""
-    lengths: Tensor
-    """(B,) int64: how many of the K a row has."""
+    kept: Tensor | None
+    """(B, room) int64: what a cache keeps of the pool, anything behind a row's `kept_lengths`; None: what it holds."""
+    kept_lengths: Tensor
+    """(B,) int64: how many encoder tokens a later token of the row will see."""
     is_empty = False
 
 
@@ -358,7 +360,7 @@ def cached_segments(lengths: Tensor, width: int) -> SegmentMask:
     """
     sees = lengths[:, None] > 0
     mask = torch.arange(width, device=lengths.device) < lengths[:, None, None]
-    return SegmentMask(sees, mask | ~sees[..., None], None, lengths)
+    return SegmentMask(sees, mask | ~sees[..., None], None, None, lengths)
 
 
 def build_segment_mask(
@@ -398,7 +400,15 @@ def build_segment_mask(
     end = ends[latest(so_far, closes)] + shift
     mask = (keys >= first[..., None]) & (keys < end[..., None])
     sees = mask.any(-1) & (documents != PADDING)
-    return SegmentMask(sees, mask | ~sees[..., None], key_index, lengths)
+
+    # A row's last document alone goes on behind this call. Mostly it is the only one, and everything is kept.
+    last_text = torch.where(documents != PADDING, torch.arange(documents.shape[1], device=documents.device), PADDING)
+    last_text = last_text.amax(1)
+    dropped = torch.where(last_text == PADDING, 0, first.gather(1, last_text.clamp(min=0)[:, None])[:, 0])
+    kept = key_index
+    if bool(dropped.any()):
+        kept = key_index.gather(1, (keys + dropped[:, None]).clamp(max=max(len(keys) - 1, 0)))
+    return SegmentMask(sees, mask | ~sees[..., None], key_index, kept, lengths - dropped)
 
 
 def flatten_images(

@@ -1,10 +1,11 @@
 """Generation: whatever holds the keys and values, and however the text comes in, the tokens are the same."""
 
+import copy
 import importlib.util
 
 import pytest
 import torch
-from transformers import StaticCache, set_seed
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StaticCache, set_seed
 from transformers.cache_utils import DynamicCache
 
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
@@ -115,3 +116,79 @@ def test_an_assistant_of_fewer_layers_changes_no_token(model, prompts, small_con
     alone = {"input_ids": prompts["input_ids"][1:], "attention_mask": prompts["attention_mask"][1:]}
     assisted = tokens(model, alone, do_sample=False, assistant_model=assistant)
     assert torch.equal(assisted, tokens(model, alone, do_sample=False))
+
+
+class AllowsOnly(LogitsProcessor):
+    """A processor of the user's own that wants a token more than any other."""
+
+    def __call__(self, input_ids, scores):
+        scores = scores.clone()
+        scores[:, IMAGE] = 1e4
+        return scores
+
+
+def likes_image_tokens(model) -> None:
+    """Whatever the text, `<image>` is the likeliest next token."""
+    head = torch.nn.Linear(64, 300)
+    head.weight.data = model.lm_head.weight.data.clone()
+    head.bias.data.zero_()[IMAGE] = 1e3
+    model.lm_head = head
+
+
+SETTINGS_THAT_FORGET_IT = {
+    "nothing": {},
+    "suppress_tokens": {"suppress_tokens": [30]},
+    "no suppress_tokens": {"suppress_tokens": None},
+    "a generation config": {"generation_config": GenerationConfig(suppress_tokens=[30], pad_token_id=3)},
+    "a bias": {"sequence_bias": {(IMAGE,): 1e4}},
+    "a processor": {"logits_processor": LogitsProcessorList([AllowsOnly()])},
+    "top_k": {"do_sample": True, "top_k": 1},
+    "top_p": {"do_sample": True, "top_p": 0.1},
+    "normalised": {"do_sample": True, "renormalize_logits": True},
+    "beams": {"num_beams": 3},
+    "sampled beams": {"num_beams": 3, "do_sample": True},
+    "constrained": {"prefix_allowed_tokens_fn": lambda *_: [IMAGE, 40]},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS_THAT_FORGET_IT)
+def test_no_image_token_is_ever_written_whatever_the_settings(model, prompts, settings):
+    likes_image_tokens(model)
+    written = model.generate(**prompts, max_new_tokens=5, **SETTINGS_THAT_FORGET_IT[settings])
+    assert not (written[:, 9:] == IMAGE).any()
+
+
+def test_a_model_without_images_may_write_that_id(small_config, prompts):
+    config = type(small_config).from_dict(small_config.to_dict() | {"use_cross_attention": False})
+    model = ArlowForCausalLM(config).eval()
+    likes_image_tokens(model)
+    assert (model.generate(**prompts, max_new_tokens=3, do_sample=False)[:, 9:] == IMAGE).all()
+
+
+def test_prompt_lookup_never_drafts_an_image_token(model):
+    """What the text ends with stood in front of an `<image>` before."""
+    input_ids = torch.tensor([[20, 21, IMAGE, 22, 23, 20, 21]])
+    inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+    inputs |= {"encoder_hidden_states": torch.randn(1, 5, 64)}
+    expected = tokens(model, inputs, do_sample=False)
+    assert torch.equal(tokens(model, inputs, do_sample=False, prompt_lookup_num_tokens=3), expected)
+
+
+def test_an_assistant_that_likes_image_tokens_drafts_none(model, prompts):
+    alone = {"input_ids": prompts["input_ids"][1:], "attention_mask": prompts["attention_mask"][1:]}
+    alone["input_ids"][0, 2] = IMAGE
+    alone["encoder_hidden_states"] = torch.randn(1, 5, 64)
+    assistant = copy.deepcopy(model)
+    likes_image_tokens(assistant)
+    assisted = tokens(model, alone, do_sample=False, assistant_model=assistant)
+    assert torch.equal(assisted, tokens(model, alone, do_sample=False))
+
+
+@pytest.mark.parametrize("settings", [{"num_beams": 3}, {"num_return_sequences": 2, "do_sample": True, "top_k": 1}])
+def test_beams_of_a_row_whose_image_token_is_masked_bring_the_images_of_the_others(model, prompts, settings):
+    ids, mask = prompts["input_ids"], prompts["attention_mask"]
+    ids[0, 1] = ids[0, 5] = ids[1, 4] = IMAGE  # the first is padding
+    inputs = prompts | {"encoder_hidden_states": torch.randn(2, 5, 64)}
+    unmasked = ids.masked_fill(mask == 0, 3)
+    expected = tokens(model, inputs | {"input_ids": unmasked}, **settings)
+    assert torch.equal(tokens(model, inputs, **settings)[:, 9:], expected[:, 9:])
