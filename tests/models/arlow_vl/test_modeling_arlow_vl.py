@@ -205,3 +205,29 @@ def test_gradients_reach_projector_and_gates_but_not_a_frozen_encoder(model, inp
     model(**inputs, labels=inputs["input_ids"]).loss.backward()
     assert all(parameter.grad.any() for parameter in model.model.projector.parameters())
     assert all(parameter.grad is None for parameter in model.model.vision.parameters())
+
+
+def test_zero_images_are_as_if_none_came(model, inputs):
+    """As an image processor gives them for a batch of text alone, in each of the forms."""
+    ids, none = torch.randint(20, 300, (2, 7)), torch.zeros(0, dtype=torch.long)
+    expected = model(ids).logits
+    width = model.model.vision.embed_dim
+    for nothing in (
+        {"pixel_values": torch.zeros(0, 3, SIZE, SIZE)},
+        {"pixel_values": torch.zeros(0, 3, SIZE, SIZE), "tiles_per_image": none, "tile_ids": none},
+        {"pixel_values": torch.zeros(0, 48), "image_grids": none.view(0, 2)},
+        {"image_features": torch.zeros(0, 4, width)},
+        {"image_features": torch.zeros(0, width), "encoder_lengths": none},
+    ):
+        output = model(ids, **nothing)
+        assert torch.equal(output.logits, expected) and output.image_outputs is None
+        settings = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 3, "do_sample": False, "num_beams": 2}
+        assert torch.equal(model.generate(ids, **nothing, **settings), model.generate(ids, **settings))
+        with pytest.raises(ValueError, match="the text holds 3 <image> .* but no images came"):
+            model(inputs["input_ids"], **nothing)
+
+
+def test_a_masked_image_token_asks_for_no_image(model, inputs):
+    ids = inputs["input_ids"][:1]
+    mask = (ids != IMAGE).long()
+    assert model(ids, attention_mask=mask).logits.isfinite().all()
