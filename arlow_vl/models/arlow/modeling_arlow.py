@@ -314,11 +314,11 @@ class ArlowModel(ArlowPreTrainedModel):
         """What tells the self-attention of this call which text sees which: a mask, or runs for a varlen kernel."""
         if documents is not None and self._runs_varlen(inputs_embeds, text.attention_mask, cache):
             return {"attention_mask": None, "text_runs": TextRuns.of_documents(documents)}
-        is_packed, same_document = self._is_packed(text, documents), None
+        is_packed, same_document, past = self._is_packed(text, documents), None, 0
         if is_packed:
-            past, (width, _) = 0, (text.shape[1], 0)
+            width = text.shape[1]
             if cache is not None:
-                past, (width, _) = cache.get_seq_length(), cache.get_mask_sizes(text.shape[1], 0)
+                past, (width, _) = cache.get_seq_length(), cache.get_mask_sizes(width, 0)
             same_document = packed_sequence_mask_function(documents_of_keys(documents, past, width))
         # Without position_ids: transformers would look for documents in them by a rule of its own.
         mask = create_causal_mask(
@@ -328,11 +328,12 @@ class ArlowModel(ArlowPreTrainedModel):
             cache=cache,
             and_mask_function=same_document,
         )
-        sight = {"attention_mask": mask}
-        if "flash" in self.config._attn_implementation:  # transformers' own kernels take no such mask, and look as well
+        sight: dict[str, Any] = {"attention_mask": mask}
+        implementation = str(self.config._attn_implementation)
+        if "flash" in implementation:  # transformers' own kernels take no such mask, and look as well
             sight["position_ids"] = None
             if is_packed:
-                refuse_packing_for_flash(text, past, self.config._attn_implementation)
+                refuse_packing_for_flash(text, past, implementation)
                 runs = TextRuns.of_documents(documents).runs
                 sight |= {f"cu_seq_lens_{side}": runs.cu_seqlens for side in "qk"}
                 sight |= {f"max_length_{side}": runs.max_seqlen for side in "qk"}

@@ -223,7 +223,7 @@ def test_zero_images_are_as_if_none_came(model, inputs):
         assert torch.equal(output.logits, expected) and output.image_outputs is None
         settings = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 3, "do_sample": False, "num_beams": 2}
         assert torch.equal(model.generate(ids, **nothing, **settings), model.generate(ids, **settings))
-        with pytest.raises(ValueError, match="the text holds 3 <image> .* but no images came"):
+        with pytest.raises(ValueError, match=r"the text holds 3 <image> .* but no images came"):
             model(inputs["input_ids"], **nothing)
 
 
