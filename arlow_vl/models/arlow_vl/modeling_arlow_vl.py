@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import GenerationConfig
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import (
@@ -25,7 +26,7 @@ from arlow_vl.models.arlow.input_checks import refuse_missing_images, refuse_wro
 from arlow_vl.models.arlow.linear import ArlowLinear
 from arlow_vl.models.arlow.loss import head_output
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel
-from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig, NeedsPackage
 from arlow_vl.models.arlow_vl.image_checks import refuse_wrong_images, refuse_wrong_tiles
 from vision.encoder import VisionEncoder
 from vision.projector import LinearProjector, MLPProjector, PerceiverResampler, TileEmbedding, UnitLinear
@@ -34,7 +35,7 @@ from vision.transform import MAX_GRID
 logger = logging.get_logger(__name__)
 
 
-class ArlowVLPreTrainedModel(ArlowPreTrainedModel):
+class ArlowVLPreTrainedModel(NeedsPackage, ArlowPreTrainedModel):
     config: ArlowVLConfig
     base_model_prefix = "model"
     input_modalities = ("image", "text")
@@ -222,6 +223,18 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
         )
 
 
+def suppress_image_token(settings: GenerationConfig, image_token_id: int) -> None:
+    """`<image>` is never written, for no image would stand for it. It comes last, so that it can be taken back."""
+    settings.suppress_tokens = [*(settings.suppress_tokens or []), image_token_id]
+
+
+def allow_image_token(settings: GenerationConfig, image_token_id: int) -> None:
+    """Undoes `suppress_image_token`, and leaves an `<image>` alone that the text model had suppressed itself."""
+    *before, last = settings.suppress_tokens or [None]
+    if last == image_token_id:
+        settings.suppress_tokens = before or None
+
+
 def build_projector(config: ArlowVLConfig, in_dim: int) -> LinearProjector | MLPProjector | PerceiverResampler:
     out_dim, heads = config.text_config.hidden_size, config.text_config.num_attention_heads
     num_places = 1 + MAX_GRID**2 if config.vision_config.max_tiles > 1 else 0
@@ -250,7 +263,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         self.model = ArlowVLModel(config)
         # The text model's class of head: another kernel would round its logits otherwise.
         self.lm_head = ArlowLinear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        self.generation_config.suppress_tokens = [config.image_token_id]  # no image would stand for it
+        suppress_image_token(self.generation_config, config.image_token_id)
         self.post_init()
 
     @classmethod
@@ -269,6 +282,8 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         absent = model.model.language_model.load_state_dict(text_model.model.state_dict(), strict=False)
         assert not absent.unexpected_keys and all("cross_block" in key for key in absent.missing_keys), absent
         model.lm_head.load_state_dict(text_model.lm_head.state_dict())
+        model.generation_config = copy.deepcopy(text_model.generation_config)
+        suppress_image_token(model.generation_config, model.config.image_token_id)
         kept = {f"model.language_model.{key}" for key in text_model.model.state_dict()} | {"lm_head.weight"}
         new = [key for key in model.state_dict() if key not in kept]
         logger.info(f"{len(new)} tensors are new beside the text checkpoint's: {', '.join(new)}")
@@ -278,7 +293,8 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         """The text model inside, in the same memory, without the cross-attention blocks.
 
         Images have trained those, and text never enters them. So whatever is left has the bytes of the text
-        checkpoint that a frozen decoder came from, whether that one had (closed) blocks or none.
+        checkpoint that a frozen decoder came from, whether that one had (closed) blocks or none. It generates by the
+        settings of that checkpoint.
         """
         config = copy.deepcopy(self.config.text_config)
         config.use_cross_attention = False
@@ -290,6 +306,8 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         text_model.model.rotary_emb = decoder.rotary_emb  # its tables are in no state_dict
         text_model.lm_head.load_state_dict(self.lm_head.state_dict(), assign=True)
         text_model.tie_weights()
+        text_model.generation_config = copy.deepcopy(self.generation_config)
+        allow_image_token(text_model.generation_config, self.config.image_token_id)
         return text_model.train(self.training)
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")

@@ -8,14 +8,14 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from arlow_vl.errors import CheckpointError
-from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig, NeedsPackage
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor, flat_images
 from vision.transform import ImageTransform, transform_difference
 
 IMAGE_TOKEN = "<image>"
 
 
-class ArlowProcessor(ProcessorMixin):
+class ArlowProcessor(NeedsPackage, ProcessorMixin):
     """Text and images for the model: `input_ids`, `attention_mask` and `pixel_values`.
 
     The text holds one `<image>` for each image. Images are one list for all rows, or a list for each row. Without
