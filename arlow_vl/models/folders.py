@@ -158,16 +158,16 @@ def refuse_other_tensors(folder: Path, config: PreTrainedConfig, model_class: An
     found = tensor_shapes(folder)
     tied = set(model.all_tied_weights_keys)
     wrong = {
-        "missing": [f"{name} is missing" for name in expected if name not in found and name not in tied],
-        "unexpected": [f"{name} is not in the model" for name in found if name not in expected],
+        "missing": [name for name in expected if name not in found and name not in tied],
+        "unexpected": [name for name in found if name not in expected],
         "of another shape": [
-            f"{name} is {list(found[name])}, config.json says {list(shape)}"
+            f"{name}, {list(found[name])} where config.json says {list(shape)}"
             for name, shape in expected.items()
             if name in found and found[name] != shape
         ],
     }
     if any(wrong.values()):
-        told = [f"{len(names):,} tensors {kind}, first: {names[0]}" for kind, names in wrong.items() if names]
+        told = [f"{len(names):,} tensors {kind}, first {names[0]}" for kind, names in wrong.items() if names]
         raise misfit(folder, "; ".join(told))
 
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
 """Images and text with `<image>` in it become what `ArlowVLForConditionalGeneration` takes."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcess
 from vision.transform import ImageTransform, transform_difference
 
 IMAGE_TOKEN = "<image>"
+# What a folder holds in the place of code, so that AutoProcessor says what is missing and gives no bare tokenizer.
+NEEDS_PACKAGE = Path(__file__).parent / "needs_arlow_vl.py"
 
 
 class ArlowProcessor(NeedsPackage, ProcessorMixin):
@@ -43,6 +46,16 @@ class ArlowProcessor(NeedsPackage, ProcessorMixin):
             if values.get("model_type") == ArlowVLConfig.model_type:
                 processor.check_fits(ArlowVLConfig.from_dict(values))
         return processor
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings for processor_config.json; a transformers without this package is sent to `NEEDS_PACKAGE`."""
+        return super().to_dict() | {"auto_map": {"AutoProcessor": f"{NEEDS_PACKAGE.stem}.{type(self).__name__}"}}
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> list[str]:
+        """As in transformers, with the file that says what the folder needs."""
+        files = super().save_pretrained(save_directory, **kwargs)
+        shutil.copyfile(NEEDS_PACKAGE, Path(save_directory) / NEEDS_PACKAGE.name)
+        return files
 
     def check_fits(self, config: ArlowVLConfig) -> None:
         """Whether these are the images and the `<image>` that the model was trained with.
