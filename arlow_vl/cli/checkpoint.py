@@ -42,5 +42,8 @@ def run_export_text(args: argparse.Namespace) -> None:
     if args.output.exists():
         raise ValueError(f"{args.output} exists already; name a new folder")
     model, processor = load_vision_language_model(args.checkpoint)
-    save_folder((model.text_model(), processor.tokenizer), args.output)
+    tokenizer = processor.tokenizer
+    tokenizer._set_processor_class(None)  # the processor stays behind
+    tokenizer.init_kwargs.pop("processor_class", None)
+    save_folder((model.text_model(), tokenizer), args.output)
     print(args.output)

@@ -275,7 +275,9 @@ def save_folder(parts: Iterable[Any], folder: Path) -> None:
         force_to_disk(folder.parent)
     except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
         shutil.rmtree(partial, ignore_errors=True)
-        raise ResourceError(f"cannot save {folder}: {error}; nothing was left there, so make room and repeat") from error
+        raise ResourceError(
+            f"cannot save {folder}: {error}; nothing was left there, so make room and repeat"
+        ) from error
 
 
 def force_to_disk(path: Path) -> None:

@@ -113,11 +113,12 @@ class ArlowVLConfig(NeedsPackage, PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         refuse_unknown_keys(self, kwargs)
-        super().__post_init__(**kwargs)
         for name, expected in (("text_config", ArlowConfig), ("vision_config", ArlowVisionConfig)):
-            if not isinstance(getattr(self, name), expected):
-                got = getattr(getattr(self, name), "model_type", None)
+            part = getattr(self, name) or {}
+            got = part.get("model_type", expected.model_type) if isinstance(part, dict) else part.model_type
+            if got != expected.model_type:
                 raise ValueError(f"{name} must be of model_type {expected.model_type!r}, got {got!r}")
+        super().__post_init__(**kwargs)
         if not self.text_config.use_cross_attention:
             raise ValueError(
                 "text_config has use_cross_attention False, so images could not reach the decoder; set it to True"

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
-from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
+from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 from arlow_vl.models.auto import save_with_code
 from tests.models.arlow.test_modeling_arlow import text_with_images
@@ -123,7 +123,9 @@ def test_transformers_own_call_writes_the_code_too(small_config, tmp_path, monke
     assert auto_map.keys() == {"AutoConfig", "AutoModelForCausalLM"}  # without the first, nothing loads
 
 
-NO_PROCESSOR = STRANGER.split("import torch")[0] + """
+NO_PROCESSOR = (
+    STRANGER.split("import torch")[0]
+    + """
 from transformers import AutoProcessor
 
 for trust in (False, True):
@@ -132,6 +134,7 @@ for trust in (False, True):
     except (ValueError, ImportError) as error:
         print(" ".join(str(error).split()))
 """
+)
 
 
 @pytest.mark.slow
@@ -159,7 +162,9 @@ def test_what_needs_the_package_cannot_be_registered_to_be_saved_with_its_code(n
 @pytest.mark.slow
 def test_a_script_of_any_name_gets_the_auto_classes(tmp_path):
     script = tmp_path / "arlow.py"
-    script.write_text("import arlow_vl\nfrom transformers import AutoConfig\nprint(AutoConfig.for_model('arlow').model_type)")
+    script.write_text(
+        "import arlow_vl\nfrom transformers import AutoConfig\nprint(AutoConfig.for_model('arlow').model_type)"
+    )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     ran = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=300)
     assert ran.stdout == "arlow\n", ran.stderr
@@ -167,7 +172,7 @@ def test_a_script_of_any_name_gets_the_auto_classes(tmp_path):
 
 def test_the_command_answers_help_without_any_heavy_library(tmp_path):
     heavy = "{'torch', 'transformers', 'timm', 'lightning', 'numpy'} & set(sys.modules)"
-    code = f"import sys, arlow_command\nfrom arlow_vl.cli import build_parser\nbuild_parser().format_help()\nprint({heavy})"
+    code = f"import sys, arlow_command, arlow_vl.cli\narlow_vl.cli.build_parser().format_help()\nprint({heavy})"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert ran.stdout == "set()\n", ran.stderr
