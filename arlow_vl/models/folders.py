@@ -37,7 +37,7 @@ from arlow_vl.models.auto import (
     ArlowVLForConditionalGeneration,
 )
 
-MODELS = {"arlow": ArlowForCausalLM, "arlow_vl": ArlowVLForConditionalGeneration}
+MODELS: dict[str, Any] = {"arlow": ArlowForCausalLM, "arlow_vl": ArlowVLForConditionalGeneration}
 CHECKSUMS = "checksums.json"
 NAMED = 3  # tensors that a sentence names
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "suppress_tokens")
@@ -79,7 +79,7 @@ def load_tokenizer(folder: Path) -> ArlowTokenizerFast:
         return ArlowTokenizerFast.from_pretrained(folder)
 
 
-def check_folder(folder: Path, expected: str) -> PreTrainedConfig:
+def check_folder(folder: Path, expected: str) -> Any:
     """The configuration of a model that can be used; no network is asked, and nothing is built that takes memory.
 
     Raises:
