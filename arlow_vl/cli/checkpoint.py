@@ -6,8 +6,12 @@ from pathlib import Path
 
 def add_parser(subparsers) -> None:
     verbs = subparsers.add_parser("checkpoint", help="verify and export checkpoints").add_subparsers(required=True)
-    verify = verbs.add_parser("verify", help="compare checkpoints with their SHA-256; exit 4 if one is damaged")
-    verify.add_argument("path", type=Path, metavar="PATH", help="a checkpoint, a folder of checkpoints or a run folder")
+    verify = verbs.add_parser(
+        "verify", help="compare checkpoints and model folders with their SHA-256; exit 4 if one is damaged"
+    )
+    verify.add_argument(
+        "path", type=Path, metavar="PATH", help="a checkpoint, a folder of checkpoints, a model folder or a run folder"
+    )
     verify.set_defaults(run=run_verify)
     export = verbs.add_parser("export-text", help="take the text model and its tokenizer out of a vision-language one")
     export.add_argument("checkpoint", type=Path, metavar="VL_CHECKPOINT", help="model folder (hf/ of a vision run)")
@@ -17,14 +21,17 @@ def add_parser(subparsers) -> None:
 
 def run_verify(args: argparse.Namespace) -> int:
     from arlow_vl.errors import CheckpointError
+    from arlow_vl.models.folders import find_changes
     from arlow_vl.training.checkpoint_io import checkpoints, find_damage
 
+    products = [folder for folder in (args.path, args.path / "hf") if (folder / "config.json").is_file()]
     paths = [args.path]
     if args.path.is_dir():
         paths = checkpoints(args.path) or checkpoints(args.path / "checkpoints")
-        if not paths:
-            raise CheckpointError(f"{args.path} holds no checkpoint (step-*.ckpt)")
+        if not paths and not products:
+            raise CheckpointError(f"{args.path} holds no checkpoint (step-*.ckpt) and no model folder (hf)")
     damaged = [f"{path}: {damage}" for path in paths if (damage := find_damage(path))]
+    damaged += [change for folder in products for change in find_changes(folder)]
     print("\n".join(damaged) or "ok")
     return CheckpointError.exit_code if damaged else 0
 
@@ -35,5 +42,8 @@ def run_export_text(args: argparse.Namespace) -> None:
     if args.output.exists():
         raise ValueError(f"{args.output} exists already; name a new folder")
     model, processor = load_vision_language_model(args.checkpoint)
-    save_folder((model.text_model(), processor.tokenizer), args.output)
+    tokenizer = processor.tokenizer
+    tokenizer._set_processor_class(None)  # the processor stays behind
+    tokenizer.init_kwargs.pop("processor_class", None)
+    save_folder((model.text_model(), tokenizer), args.output)
     print(args.output)

@@ -20,12 +20,11 @@ def run(args: argparse.Namespace) -> None:
     from transformers.utils.import_utils import is_serve_available
 
     from arlow_vl.models.auto import ArlowForCausalLM
-    from arlow_vl.models.folders import check_files
+    from arlow_vl.models.folders import check_folder
 
     if not is_serve_available():
         raise ValueError("serving needs fastapi, uvicorn and openai; pip install 'arlow-vl[serve]'")
-    check_files(args.model)
-    architectures = transformers.AutoConfig.from_pretrained(args.model).architectures
+    architectures = check_folder(args.model, "arlow").architectures
     if architectures != [ArlowForCausalLM.__name__]:
         raise ValueError(f"{args.model} holds {architectures}; only text models (ArlowForCausalLM) can be served")
     # Its server looks a model's class up by name among transformers' own, not in the Auto classes' registry.

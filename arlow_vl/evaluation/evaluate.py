@@ -1,6 +1,5 @@
 """The whole evaluation of a vision-language model: test sets, controls, text as before; leaves a result folder."""
 
-import hashlib
 import platform
 import time
 from importlib.metadata import version
@@ -21,7 +20,7 @@ from arlow_vl.evaluation.runner import (
     choose_questions,
     read_split,
 )
-from arlow_vl.models.folders import load_text_model, load_vision_language_model
+from arlow_vl.models.folders import load_text_model, load_vision_language_model, sha256_of_weights
 from arlow_vl.progress import ProgressLine
 
 CAPTION_TESTS = ("test-known", "test-novel")
@@ -109,13 +108,12 @@ def compare_with_text_model(model: Any, tokenizer: Any, folder: Path, data: Path
 
 def describe(model_folder: Path, model: Any, samples: list[ShardSample]) -> dict[str, Any]:
     """What the report says about how the numbers came to be."""
-    weights = hashlib.sha256((model_folder / "model.safetensors").read_bytes()).hexdigest()
     sources = sorted({(str(s.fields.get("source", "?")), str(s.fields.get("license", "?"))) for s in samples})
     openings = model.gate_openings().items()
     return {
         "title": "Arlow-VL: captions and answers",
         "summary": SUMMARY,
-        "checkpoint": {"path": str(model_folder), "sha256": weights},
+        "checkpoint": {"path": str(model_folder), "sha256": sha256_of_weights(model_folder)},
         "decode": {
             "method": "greedy",
             "most tokens of a caption": CAPTION_TOKENS,

@@ -4,9 +4,6 @@
 """
 
 import gc
-import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +12,13 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
-from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
-from arlow_vl.models.folders import check_model_type, load_weights
+from arlow_vl.models.folders import NAMED, Hashes, check_folder, hash_tensor, hash_text_tensors, load_weights, named
 
-NAMED = 3  # differing tensors that a sentence names
 # The cross-attention blocks are no part of the exported text model; the rest is bookkeeping.
 NOT_COMPARED = {"use_cross_attention", "architectures", "transformers_version", "_name_or_path"}
-Hashes = Mapping[str, tuple[str, str]]  # name -> dtype, SHA-256
 
 
 @dataclass(frozen=True)
@@ -63,69 +56,21 @@ def verify_frozen(text_checkpoint: Path, checkpoint: Path) -> list[Check]:
     """Compares a vision-language model with the text model that it was built from; one of them is in memory at a time.
 
     Raises:
-        CheckpointError: a folder does not hold a model of its kind.
+        CheckpointError: a folder does not hold a model of its kind that can be used.
     """
-    check_model_type(text_checkpoint, "arlow")
-    check_model_type(checkpoint, "arlow_vl")
-    original = hash_file(text_checkpoint)
-    text_config = ArlowConfig.from_pretrained(text_checkpoint)
-    probes = make_probes(text_config, ArlowVLConfig.from_pretrained(checkpoint))
+    text_config, config = check_folder(text_checkpoint, "arlow"), check_folder(checkpoint, "arlow_vl")
+    original = hash_text_tensors(text_checkpoint)
+    probes = make_probes(text_config, config)
     text_model = load_weights(ArlowForCausalLM, text_checkpoint)
     expected, dtype = [logits_of(text_model, probe) for probe in probes], text_model.dtype
     del text_model
     gc.collect()
     model = load_weights(ArlowVLForConditionalGeneration, checkpoint, dtype=dtype)  # a stage may have widened it
     return [
-        compare_tensors("every frozen tensor has its SHA-256", original, hash_file(checkpoint, original)),
+        compare_tensors("every frozen tensor has its SHA-256", original, hash_text_tensors(checkpoint, original)),
         *compare_logits(model, probes, expected),
         compare_export(model, original, text_config),
     ]
-
-
-def hash_file(folder: Path, original: Hashes | None = None) -> dict[str, tuple[str, str]]:
-    """SHA-256 of the text model's tensors in a checkpoint of either kind, by its names for them, one at a time.
-
-    A tensor all of whose values the dtype in `original` can hold is hashed in that: float32 holds bfloat16 exactly.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    index = folder / "model.safetensors.index.json"
-    shards = json.loads(index.read_text())["weight_map"].values() if index.is_file() else ["model.safetensors"]
-    hashes = {}
-    for name in sorted(set(shards)):
-        try:
-            with safe_open(folder / name, framework="pt") as file:
-                text_names = {key: text_name(key) for key in file.keys()}  # noqa: SIM118 - a file is no dict
-                for key, new in text_names.items():
-                    if new:
-                        dtype = (original or {}).get(new, (None, ""))[0]
-                        hashes[new] = fingerprint(as_dtype(file.get_tensor(key), dtype))
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{folder / name} cannot be read ({error}); copy or train it again") from error
-    return hashes
-
-
-def as_dtype(tensor: Tensor, name: str | None) -> Tensor:
-    """The tensor in the dtype of that name, if that changes no value of it."""
-    converted = tensor if name is None else tensor.to(getattr(torch, name))
-    return converted if torch.equal(converted.to(tensor.dtype), tensor) else tensor
-
-
-def text_name(name: str) -> str | None:
-    """What the text model calls a tensor of either model; None for those that it does not share."""
-    if "cross_block" in name.split(".") or name.startswith(("model.vision.", "model.projector.")):
-        return None
-    return name.replace("model.language_model.", "model.", 1)
-
-
-def fingerprint(tensor: Tensor) -> tuple[str, str]:
-    return str(tensor.dtype).removeprefix("torch."), sha256_of(tensor)
-
-
-def sha256_of(tensor: Tensor) -> str:
-    """SHA-256 of a tensor's bytes."""
-    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(data.data).hexdigest()
 
 
 def compare_tensors(claim: str, original: Hashes, current: Hashes) -> Check:
@@ -136,8 +81,7 @@ def compare_tensors(claim: str, original: Hashes, current: Hashes) -> Check:
             wrong.append(name if current[name][0] == dtype else f"{name} ({current[name][0]}, was {dtype})")
     if not wrong:
         return Check(claim, True, f"{len(original)} tensors")
-    more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-    return Check(claim, False, f"{len(wrong)} of {len(original)} differ: {', '.join(wrong[:NAMED])}{more}")
+    return Check(claim, False, f"{len(wrong)} of {len(original)} differ: {named(wrong)}")
 
 
 def make_probes(text_config: ArlowConfig, config: Any) -> list[Probe]:
@@ -206,7 +150,7 @@ def compare_bits(claim: str, expected: list[Tensor], found: list[Tensor], where:
 def compare_export(model: ArlowVLForConditionalGeneration, original: Hashes, text_config: ArlowConfig) -> Check:
     claim = "the exported text model has the original tensors and configuration"
     text_model = model.text_model()
-    exported = {name: fingerprint(tensor) for name, tensor in text_model.named_parameters()}  # tied ones once
+    exported = {name: hash_tensor(tensor) for name, tensor in text_model.named_parameters()}  # tied ones once
     check = compare_tensors(claim, original, exported)
     was, now = text_config.to_dict(), text_model.config.to_dict()
     changed = [key for key in was | now if key not in NOT_COMPARED and was.get(key) != now.get(key)]

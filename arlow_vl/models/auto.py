@@ -77,7 +77,7 @@ def save_with_code(model: ArlowPreTrainedModel, folder: str | Path) -> None:
     try:
         model.save_pretrained(folder)
     finally:
-        model_class._auto_class = None
+        model_class._auto_class = type(config)._auto_class = None
         config.auto_map = auto_map
 
 

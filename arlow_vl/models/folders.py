@@ -1,77 +1,313 @@
-"""Opens a trained model folder for use, and writes one."""
+"""Opens, checks, hashes and writes a model folder. Every command that takes one comes through here.
 
+Nothing that a folder says is believed: its JSON may hold anything, and its weights may be of another model.
+"""
+
+import hashlib
+import json
+import math
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from arlow_vl.errors import CheckpointError
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedConfig
+
+from arlow_vl.errors import CheckpointError, ResourceError
+from arlow_vl.models.arlow.checkpoint_checks import (
+    COPY_AGAIN,
+    WEIGHTS,
+    misfit,
+    open_weights,
+    read_object,
+    read_own_config,
+    refuse_larger_sizes,
+    tensor_shapes,
+    weight_files,
+)
+from arlow_vl.models.auto import (
+    ArlowForCausalLM,
+    ArlowProcessor,
+    ArlowTokenizerFast,
+    ArlowVLForConditionalGeneration,
+)
+
+MODELS: dict[str, Any] = {"arlow": ArlowForCausalLM, "arlow_vl": ArlowVLForConditionalGeneration}
+CHECKSUMS = "checksums.json"
+NAMED = 3  # tensors that a sentence names
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "suppress_tokens")
+TOKEN_IDS += ("begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id")
+# A value of the kind that belongs to settings for which transformers has no default.
+KINDS = {"max_new_tokens": 1, "min_new_tokens": 0, "max_time": 0.0, "min_p": 0.0, "top_h": 0.0, "guidance_scale": 1.0}
+KINDS |= dict.fromkeys(("output_attentions", "output_hidden_states", "output_logits", "renormalize_logits"), False)
+KINDS |= dict.fromkeys(("token_healing", "disable_compile", "low_memory", "use_mtp", "is_assistant"), False)
+# All that values out of a file have been seen to raise on their way through transformers and timm.
+UNUSABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError, OSError)
+Hashes = Mapping[str, tuple[str, str]]  # name -> dtype, SHA-256
 
 
 def load_vision_language_model(folder: Path) -> tuple[Any, Any]:
     """The model in eval mode, and its processor.
 
     Raises:
-        CheckpointError: the folder holds no such model, or one whose weights do not fit its configuration, or a
-            processor that prepares other images than the model was trained with.
+        CheckpointError: the folder holds no such model (`check_folder`), or a processor that prepares other images
+            than the model was trained with.
     """
-    from arlow_vl.models.auto import ArlowProcessor, ArlowVLForConditionalGeneration
-
-    check_model_type(folder, "arlow_vl")
-    processor = ArlowProcessor.from_pretrained(folder)
+    check_folder(folder, "arlow_vl")
+    with one_sentence(folder, "the processor and its tokenizer"):
+        processor = ArlowProcessor.from_pretrained(folder)
     return load_weights(ArlowVLForConditionalGeneration, folder), processor
 
 
 def load_text_model(folder: Path) -> tuple[Any, Any]:
     """The model in eval mode, and its tokenizer. Raises CheckpointError likewise."""
-    from arlow_vl.models.auto import ArlowForCausalLM, ArlowTokenizerFast
+    check_folder(folder, "arlow")
+    tokenizer = load_tokenizer(folder)
+    return load_weights(ArlowForCausalLM, folder), tokenizer
 
-    check_model_type(folder, "arlow")
-    return load_weights(ArlowForCausalLM, folder), ArlowTokenizerFast.from_pretrained(folder)
+
+def load_tokenizer(folder: Path) -> ArlowTokenizerFast:
+    """The tokenizer of a text model, or one by itself. Raises CheckpointError."""
+    if not (folder / "tokenizer.json").is_file():
+        raise CheckpointError(f"{folder} holds no tokenizer.json; `arlow tokenizer train` makes one")
+    with one_sentence(folder, "the tokenizer"):
+        return ArlowTokenizerFast.from_pretrained(folder)
 
 
-def check_files(folder: Path) -> None:
-    """Raises CheckpointError unless the folder holds a configuration and weights: no hub is asked for it."""
-    for name in ("config.json", "model.safetensors"):
+def check_folder(folder: Path, expected: str) -> Any:
+    """The configuration of a model that can be used; no network is asked, and nothing is built that takes memory.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or of another kind; the weights do not fit the configuration; a
+            weight is not finite.
+    """
+    for name in ("config.json", WEIGHTS):
         if not (folder / name).is_file() and not (folder / f"{name}.index.json").is_file():
             raise CheckpointError(f"{folder} holds no {name}; name the hf folder of a finished run (see `arlow fit`)")
-
-
-def check_model_type(folder: Path, expected: str) -> None:
-    """Raises CheckpointError unless the folder's config.json is of the expected kind and its weights are there."""
-    from transformers import PreTrainedConfig
-
-    check_files(folder)
-    model_type = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
+    model_type = read_object(folder / "config.json").get("model_type")
     if model_type != expected:
         hint = " (a text run's hf folder holds a text model)" if model_type == "arlow" else ""
         raise CheckpointError(f"{folder} holds a model of type {model_type!r}, expected {expected!r}{hint}")
+    config = read_own_config(folder, MODELS[expected].config_class)
+    assert config is not None
+    check_generation(folder, config.get_text_config().vocab_size)
+    if getattr(config, "quantization_config", None) is None:  # whose tensors have names and values of their own
+        refuse_larger_sizes(folder, config)
+        refuse_other_tensors(folder, config, MODELS[expected])
+        refuse_non_finite(folder)
+    return config
 
 
 def load_weights(model_class: Any, folder: Path, *, dtype: Any = "auto") -> Any:
-    """The model in eval mode, all its tensors out of the folder. Raises CheckpointError if any is missing or broken."""
-    from safetensors import SafetensorError
-
-    try:
-        model, report = model_class.from_pretrained(folder, dtype=dtype, output_loading_info=True)
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise CheckpointError(f"{folder}: the weights cannot be read ({error}); copy or train them again") from error
-    wrong = {
-        kind: sorted(report[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[kind]
-    }
-    if wrong:
-        listed = "; ".join(f"{len(keys)} {kind.replace('_', ' ')}, first {keys[0]}" for kind, keys in wrong.items())
-        raise CheckpointError(
-            f"{folder}: the weights do not fit config.json: {listed}; put back the config.json that was saved with them"
-        )
+    """The model of a folder that `check_folder` has passed, in eval mode and frozen."""
+    with one_sentence(folder, "the weights"):
+        model = model_class.from_pretrained(folder, dtype=dtype)
     return model.eval().requires_grad_(False)
 
 
+@contextmanager
+def one_sentence(place: Path, part: str) -> Iterator[None]:
+    """Around what transformers makes of a folder's files. Raises CheckpointError in place of all that it may raise."""
+    try:
+        yield
+    except CheckpointError as error:
+        if str(place) in str(error):
+            raise
+        raise CheckpointError(f"{place}: {error}") from error
+    except (*UNUSABLE, SafetensorError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{place}: {part} cannot be used ({reason:.400}); {COPY_AGAIN}") from error
+
+
+def check_generation(folder: Path, vocab_size: int) -> None:
+    """Raises CheckpointError unless generation_config.json, if there is one, holds settings of the right kinds."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return
+    values = {key: value for key, value in read_object(path).items() if value is not None}
+    for key, default in (GenerationConfig._get_default_generation_params() | KINDS).items():
+        numbers = {bool: bool, int: int, float: (int, float)}.get(type(default))
+        value = values.get(key, default)
+        fits = not numbers or (isinstance(value, numbers) and isinstance(value, bool) == isinstance(default, bool))
+        if not fits and not (key == "early_stopping" and value == "never"):
+            raise CheckpointError(
+                f"{path}: {key} must be a {type(default).__name__}, got {value!r:.100}; put back the one saved there"
+            )
+    for key in TOKEN_IDS:
+        ids = values.get(key, [])
+        for token_id in ids if isinstance(ids, list) else [ids]:
+            if type(token_id) is not int or not 0 <= token_id < vocab_size:
+                raise CheckpointError(
+                    f"{path}: {key} must be tokens of the vocabulary, 0 to {vocab_size - 1:,}, got {ids!r:.100}; "
+                    "put back the one saved there"
+                )
+    with one_sentence(path, "a setting"):
+        GenerationConfig.from_dict(values).validate()
+
+
+def refuse_other_tensors(folder: Path, config: PreTrainedConfig, model_class: Any) -> None:
+    """Compares the weights' headers with the model that the configuration describes, built without memory."""
+    with one_sentence(folder / "config.json", "the model"), torch.device("meta"):
+        model = model_class(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = tensor_shapes(folder)
+    tied = set(model.all_tied_weights_keys)
+    wrong = {
+        "missing": [name for name in expected if name not in found and name not in tied],
+        "unexpected": [name for name in found if name not in expected],
+        "of another shape": [
+            f"{name}, {list(found[name])} where config.json says {list(shape)}"
+            for name, shape in expected.items()
+            if name in found and found[name] != shape
+        ],
+    }
+    if any(wrong.values()):
+        told = [f"{len(names):,} tensors {kind}, first {names[0]}" for kind, names in wrong.items() if names]
+        raise misfit(folder, "; ".join(told))
+
+
+def refuse_non_finite(folder: Path) -> None:
+    """Raises CheckpointError naming the tensors that hold NaN or an infinity: the model would write nothing."""
+    bad = []
+    for path in weight_files(folder):
+        with open_weights(path) as file:
+            bad += [f"{name} of {path.name}" for name in file.keys() if not is_finite(file.get_tensor(name))]  # noqa: SIM118
+    if bad:
+        raise CheckpointError(
+            f"{folder}: values that are not finite (NaN or infinite) in {named(bad)}; the training that wrote it "
+            "diverged or the file is damaged, so take an earlier checkpoint"
+        )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Both ends of its range are; in one pass and without a copy, for a NaN is both."""
+    if not tensor.is_floating_point() or tensor.element_size() == 1 or not tensor.numel():
+        return True
+    return all(math.isfinite(end) for end in tensor.aminmax())
+
+
+def named(names: list[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def hash_text_tensors(folder: Path, original: Hashes | None = None) -> dict[str, tuple[str, str]]:
+    """SHA-256 of the text model's tensors in a checkpoint of either kind, by its names for them, one at a time.
+
+    A tensor all of whose values the dtype in `original` can hold is hashed in that: float32 holds bfloat16 exactly.
+    """
+    hashes = {}
+    for path in weight_files(folder):
+        with open_weights(path) as file:
+            text_names = {key: text_name(key) for key in file.keys()}  # noqa: SIM118 - a file is no dict
+            for key, new in text_names.items():
+                if new:
+                    dtype = (original or {}).get(new, (None, ""))[0]
+                    hashes[new] = hash_tensor(as_dtype(file.get_tensor(key), dtype))
+    return hashes
+
+
+def as_dtype(tensor: Tensor, name: str | None) -> Tensor:
+    """The tensor in the dtype of that name, if that changes no value of it."""
+    converted = tensor if name is None else tensor.to(getattr(torch, name))
+    return converted if torch.equal(converted.to(tensor.dtype), tensor) else tensor
+
+
+def text_name(name: str) -> str | None:
+    """What the text model calls a tensor of either model; None for those that it does not share."""
+    if "cross_block" in name.split(".") or name.startswith(("model.vision.", "model.projector.")):
+        return None
+    return name.replace("model.language_model.", "model.", 1)
+
+
+def hash_tensor(tensor: Tensor) -> tuple[str, str]:
+    return str(tensor.dtype).removeprefix("torch."), sha256_of(tensor)
+
+
+def sha256_of(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's bytes."""
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(data.data).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_weights(folder: Path) -> str:
+    """Of the weights file; of several, of the lines that `sha256sum` prints for them."""
+    paths = weight_files(folder)
+    if len(paths) == 1:
+        return sha256_of_file(paths[0])
+    lines = "".join(f"{sha256_of_file(path)}  {path.name}\n" for path in paths)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def save_folder(parts: Iterable[Any], folder: Path) -> None:
-    """Writes a model and what belongs to it under another name, and renames the folder when it is whole."""
+    """Writes a model and what belongs to it, with the checksums of all files, whole or not at all.
+
+    It is written under another name, forced onto the disk, and renamed.
+
+    Raises:
+        ResourceError: there is no room or no permission; then nothing has the final name.
+    """
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for part in parts:
-        part.save_pretrained(partial)
-    os.replace(partial, folder)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        for part in parts:
+            part.save_pretrained(partial)
+        checksums = {
+            str(path.relative_to(partial)): {"sha256": sha256_of_file(path), "size": path.stat().st_size}
+            for path in sorted(partial.rglob("*"))
+            if path.is_file()
+        }
+        (partial / CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n")
+        for path in (*partial.rglob("*"), partial):
+            force_to_disk(path)
+        os.replace(partial, folder)
+        force_to_disk(folder.parent)
+    except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ResourceError(
+            f"cannot save {folder}: {error}; nothing was left there, so make room and repeat"
+        ) from error
+
+
+def force_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def find_changes(folder: Path) -> list[str]:
+    """Sentences on the files that are no longer what `save_folder` wrote; none: the folder is whole.
+
+    Raises:
+        CheckpointError: the folder has no checksums, or they are damaged.
+    """
+    if not (folder / CHECKSUMS).is_file():
+        raise CheckpointError(
+            f"{folder} has no {CHECKSUMS}, so nothing says what its files were; `arlow fit` and `arlow checkpoint "
+            "export-text` write it"
+        )
+    changes = []
+    for name, saved in read_object(folder / CHECKSUMS).items():
+        if not isinstance(saved, dict) or not {"sha256", "size"} <= saved.keys() or ".." in Path(name).parts:
+            raise CheckpointError(f"{folder / CHECKSUMS}: the entry of {name!r} is damaged; {COPY_AGAIN}")
+        path = folder / name
+        if not path.is_file():
+            changes.append(f"{path}: missing")
+        elif path.stat().st_size != saved["size"]:
+            changes.append(f"{path}: {path.stat().st_size:,} bytes, {saved['size']:,} were saved")
+        elif sha256_of_file(path) != saved["sha256"]:
+            changes.append(f"{path}: SHA-256 differs from what was saved")
+    return changes

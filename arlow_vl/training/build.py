@@ -2,20 +2,18 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from arlow_vl.data.image_text import CachedImages, DecodedImages, cache_images
-from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
-from arlow_vl.models.arlow.tokenization_arlow_fast import ArlowTokenizerFast
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
+from arlow_vl.models.folders import check_folder, load_tokenizer
 from arlow_vl.progress import ProgressLine
 from arlow_vl.training.datamodules import ImageTextData, StageData, TextData, check_scans, scan_sources
 from arlow_vl.training.modules import ImageTextModule, StageModule, TextModule
@@ -54,8 +52,7 @@ def build_text(recipe: TextRecipe) -> Stage:
 
 def build_image_text(recipe: ImageTextRecipe) -> Stage:
     """A text checkpoint that learns to see, on images whose features are computed first if the encoder is frozen."""
-    if not (recipe.text_checkpoint / "config.json").is_file():
-        raise CheckpointError(f"text_checkpoint {recipe.text_checkpoint} holds no model; train one with a text recipe")
+    check_folder(recipe.text_checkpoint, "arlow")
     tokenizer = load_tokenizer(recipe.text_checkpoint)
     scans = scan_sources(recipe)
     model = build_vision_language_model(recipe)
@@ -110,9 +107,3 @@ def data_config_of(vision: VisionConfig, encoder: VisionEncoder) -> dict[str, An
         )
     config = facts.get("data_config", {})
     return {key: config[key] for key in ImageTransform.DATA_CONFIG if key in config and key != "input_size"}
-
-
-def load_tokenizer(folder: Path) -> ArlowTokenizerFast:
-    if not (folder / "tokenizer.json").is_file():
-        raise CheckpointError(f"{folder} holds no tokenizer.json; `arlow tokenizer train` makes one")
-    return ArlowTokenizerFast.from_pretrained(folder)

@@ -9,7 +9,7 @@ from typing import get_args
 import torch
 from torch import nn
 
-from arlow_vl.evaluation.frozen import sha256_of
+from arlow_vl.models.folders import sha256_of
 from arlow_vl.training.recipe import Component, check_policy_words
 
 Policy = Mapping[str, str]  # component -> treatment, words of `recipe`

@@ -26,7 +26,7 @@ from arlow_vl.data.packing import collate_rows
 from arlow_vl.data.text import LineTally, read_jsonl
 from arlow_vl.errors import DataError
 from arlow_vl.models.auto import ArlowConfig, ArlowForCausalLM
-from arlow_vl.training.build import load_tokenizer
+from arlow_vl.models.folders import load_tokenizer
 from arlow_vl.training.recipe import TextRecipe, parse_recipe
 from arlow_vl.training.stages import apply_policy
 

@@ -99,8 +99,8 @@ def test_a_vision_language_model_is_refused(small_config, tmp_path, capsys):
     vision_config = ArlowVisionConfig(timm_name="test_vit", image_size=160)
     config = ArlowVLConfig(text_config=small_config, vision_config=vision_config)
     ArlowVLForConditionalGeneration(config).save_pretrained(tmp_path)
-    assert main(["serve", str(tmp_path)]) == 2
-    assert "only text models" in capsys.readouterr().err
+    assert main(["serve", str(tmp_path)]) == 4
+    assert "holds a model of type 'arlow_vl', expected 'arlow'" in capsys.readouterr().err
 
 
 @serving

@@ -7,12 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from arlow_vl.cli import main
-from arlow_vl.evaluation.frozen import hash_file
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
-from arlow_vl.models.folders import load_text_model
+from arlow_vl.models.folders import hash_text_tensors, load_text_model
 from tests.conftest import open_gates
 from tests.tiny_runs import tiny_tokenizer, write_text_checkpoint
 
@@ -71,7 +70,7 @@ def test_a_file_that_is_cut_short_is_an_error_with_its_name(checkpoints, capsys)
     path = checkpoints[0] / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     assert main(["verify-frozen", *map(str, checkpoints)]) == 4
-    assert f"{path} cannot be read" in capsys.readouterr().err
+    assert f"{path} (153,348 bytes) is cut short" in capsys.readouterr().err
 
 
 def test_the_exported_text_model_has_the_original_tensors_and_tokenizer(checkpoints, tmp_path, capsys):
@@ -79,7 +78,7 @@ def test_the_exported_text_model_has_the_original_tensors_and_tokenizer(checkpoi
     output = tmp_path / "exported"
     assert main(["checkpoint", "export-text", str(checkpoint), str(output)]) == 0
     assert capsys.readouterr().out == f"{output}\n"
-    assert hash_file(output) == hash_file(text_checkpoint)
+    assert hash_text_tensors(output) == hash_text_tensors(text_checkpoint)
     assert (output / "tokenizer.json").read_bytes() == (text_checkpoint / "tokenizer.json").read_bytes()
     (model, tokenizer), (original, _) = load_text_model(output), load_text_model(text_checkpoint)
     input_ids = torch.tensor([tokenizer("the cat sat on a mat").input_ids])
@@ -88,10 +87,10 @@ def test_the_exported_text_model_has_the_original_tensors_and_tokenizer(checkpoi
 
 def test_an_export_never_writes_over_a_folder(checkpoints, capsys):
     text_checkpoint, checkpoint = checkpoints
-    before = hash_file(text_checkpoint)
+    before = hash_text_tensors(text_checkpoint)
     assert main(["checkpoint", "export-text", str(checkpoint), str(text_checkpoint)]) == 2
     assert f"{text_checkpoint} exists already" in capsys.readouterr().err
-    assert hash_file(text_checkpoint) == before
+    assert hash_text_tensors(text_checkpoint) == before
 
 
 def test_a_text_checkpoint_holds_no_other_text_model(checkpoints, tmp_path, capsys):

@@ -3,16 +3,19 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import RopeParameters
 from transformers.utils import logging
 
+from .errors import CheckpointError
 from .rope_rules import refuse_unusable_rope
 
 logger = logging.get_logger(__name__)
@@ -69,6 +72,23 @@ def without_unknown_keys(config: PreTrainedConfig, saved: dict[str, Any]) -> dic
         logger.warning_once(f"{key!r} is no field of {type(config).__name__} and is not saved with it")
         del saved[key]
     return saved
+
+
+@contextmanager
+def naming_fields(config_class: type) -> Iterator[None]:
+    """Around the building of a configuration out of a file, where every value may be anything.
+
+    Raises:
+        CheckpointError: one sentence with the field, whatever transformers made of the value.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (StrictDataclassError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        cause = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+        reason = " ".join(str(cause).split())
+        raise CheckpointError(f"{config_class.__name__}: {reason:.400}") from error
 
 
 @strict
@@ -159,6 +179,12 @@ class ArlowConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         return without_unknown_keys(self, super().to_dict())
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in transformers. Raises CheckpointError with the field that cannot be."""
+        with naming_fields(cls):
+            return super().from_dict(config_dict, **kwargs)
 
     @property
     def cross_attention_layers(self) -> list[int]:

@@ -118,6 +118,12 @@ class ArlowPreTrainedModel(NamesDamagedFiles, PreTrainedModel):
         """Arlow's own gate, unless the user asks for another implementation by name."""
         return super().get_correct_attn_implementation(requested_attention or default_attention(), is_init_check)
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str | type = "AutoModel") -> None:
+        """As in transformers, and the configuration too: without its code no Auto class finds the model's."""
+        super().register_for_auto_class(auto_class)
+        cls.config_class.register_for_auto_class()
+
     def post_init(self) -> None:
         """Where a quantiser stands by, plain linear layers: bitsandbytes and fp8 pass over every other type."""
         super().post_init()

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from .errors import CheckpointError
 
 VOCAB_FILES_NAMES = {"vocab_file": "vocab.json", "merges_file": "merges.txt"}
@@ -108,6 +110,13 @@ def check_backend_file(path: str | None) -> None:
     parts = (model.get("type"), type(model.get("vocab")), type(model.get("merges"))) if isinstance(model, dict) else ()
     if parts != ("BPE", dict, list):
         raise CheckpointError(f"{path} holds no BPE vocabulary with its merges; {COPY_AGAIN}")
+    rest = content | {"model": content["model"] | {"vocab": {}, "merges": []}, "added_tokens": []}
+    try:
+        Tokenizer.from_str(json.dumps(rest))
+    except Exception as error:
+        if type(error) is not Exception:  # tokenizers has no class of its own for what it cannot read
+            raise
+        raise CheckpointError(f"{path} is no tokenizer ({error}); {COPY_AGAIN}") from error
 
 
 @contextmanager

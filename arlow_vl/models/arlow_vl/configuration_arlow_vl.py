@@ -1,16 +1,35 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
 """Architecture of the vision-language model: an image encoder, a projector and Arlow."""
 
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from arlow_vl.models.arlow.configuration_arlow import ArlowConfig, refuse_unknown_keys, without_unknown_keys
+from arlow_vl.models.arlow.configuration_arlow import (
+    ArlowConfig,
+    naming_fields,
+    refuse_unknown_keys,
+    without_unknown_keys,
+)
+from vision.transform import MAX_CANVAS_PIXELS, ImageTransform
+
+
+class NeedsPackage:
+    """A mixin for the classes whose code cannot lie in a model folder: it is this package, `vision` and timm."""
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = None) -> None:
+        """Raises ValueError, where transformers would write a folder that loads nowhere."""
+        raise ValueError(
+            f"{cls.__name__} cannot be saved with its code, which is the package arlow-vl and timm; "
+            "install arlow-vl where the folder is to be loaded"
+        )
 
 
 @strict
-class ArlowVisionConfig(PreTrainedConfig):
+class ArlowVisionConfig(NeedsPackage, PreTrainedConfig):
     """A timm backbone and what its images must look like."""
 
     model_type = "arlow_vision"
@@ -37,6 +56,35 @@ class ArlowVisionConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         return without_unknown_keys(self, super().to_dict())
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in transformers. Raises CheckpointError with the field that cannot be."""
+        with naming_fields(cls):
+            return super().from_dict(config_dict, **kwargs)
+
+    def validate_images(self) -> None:
+        """Part of `@strict`: refuses images that no encoder takes, or that would not fit into memory."""
+        sides = self.image_size if isinstance(self.image_size, list) else [self.image_size] * 2
+        if len(sides) != 2 or min(sides) < 1 or math.prod(sides) > MAX_CANVAS_PIXELS:
+            raise ValueError(
+                f"image_size must be a height and a width of together at most {MAX_CANVAS_PIXELS:,} pixels, or one "
+                f"number for both, got {self.image_size}"
+            )
+        if not self.timm_name:
+            raise ValueError("timm_name is empty; name the timm model of the encoder")
+
+    def validate_transform(self) -> None:
+        """Part of `@strict`: a whole transform is one that `ImageTransform` takes, for images of `image_size`."""
+        transform = self.transform or {}
+        if not transform.keys() >= set(ImageTransform.DATA_CONFIG):
+            return  # `from_text_checkpoint` adds what is missing
+        try:
+            size = ImageTransform.from_dict(transform).input_size[1:]
+        except (ValueError, TypeError, LookupError, OverflowError) as error:
+            raise ValueError(f"transform cannot be used: {error}") from error
+        if size != self.input_size:
+            raise ValueError(f"transform makes images of {size}, image_size is {self.input_size}; they must agree")
+
     @property
     def max_tiles(self) -> int:
         """Tiles that an image may have beside its thumbnail; 1: the thumbnail alone."""
@@ -50,7 +98,7 @@ class ArlowVisionConfig(PreTrainedConfig):
 
 
 @strict
-class ArlowVLConfig(PreTrainedConfig):
+class ArlowVLConfig(NeedsPackage, PreTrainedConfig):
     """An image encoder, a projector and the text decoder that reads them."""
 
     model_type = "arlow_vl"
@@ -65,6 +113,11 @@ class ArlowVLConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         refuse_unknown_keys(self, kwargs)
+        for name, expected in (("text_config", ArlowConfig), ("vision_config", ArlowVisionConfig)):
+            part = getattr(self, name) or {}
+            got = part.get("model_type", expected.model_type) if isinstance(part, dict) else part.model_type
+            if got != expected.model_type:
+                raise ValueError(f"{name} must be of model_type {expected.model_type!r}, got {got!r}")
         super().__post_init__(**kwargs)
         if not self.text_config.use_cross_attention:
             raise ValueError(
@@ -76,6 +129,12 @@ class ArlowVLConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         return without_unknown_keys(self, super().to_dict())
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in transformers. Raises CheckpointError with the field that cannot be."""
+        with naming_fields(cls):
+            return super().from_dict(config_dict, **kwargs)
 
     @property
     def image_token_id(self) -> int:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from transformers import BaseImageProcessor, BatchFeature
 
-from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig, NeedsPackage
 from vision.decoding.colours import WHITE
 from vision.decoding.image import ImageError, decode_image, read_image
 from vision.forms.batches import pack_images, prepare_image
@@ -27,7 +27,7 @@ class ArlowImagesKwargs(TypedDict, total=False):
     return_tensors: str | None
 
 
-class ArlowImageProcessor(BaseImageProcessor):
+class ArlowImageProcessor(NeedsPackage, BaseImageProcessor):
     """Images, however they come, as the image inputs of the model (see `vision.forms.batches`), float32.
 
     An image is a path, a file:// URL, the bytes of a file, a PIL image, or an array or tensor (uint8, or float within

@@ -26,7 +26,7 @@ from arlow_vl.models.arlow.layers_arlow import with_zero_gradients
 from arlow_vl.models.arlow.linear import ArlowLinear
 from arlow_vl.models.arlow.loss import head_output
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel
-from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig, NeedsPackage
 from arlow_vl.models.arlow_vl.image_checks import refuse_two_kinds_of_image, refuse_wrong_images, refuse_wrong_tiles
 from vision.encoder import VisionEncoder
 from vision.projector import LinearProjector, MLPProjector, PerceiverResampler, TileEmbedding, UnitLinear
@@ -35,7 +35,7 @@ from vision.transform import MAX_GRID
 logger = logging.get_logger(__name__)
 
 
-class ArlowVLPreTrainedModel(ArlowPreTrainedModel):
+class ArlowVLPreTrainedModel(NeedsPackage, ArlowPreTrainedModel):
     config: ArlowVLConfig
     base_model_prefix = "model"
     input_modalities = ("image", "text")
@@ -276,6 +276,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         absent = model.model.language_model.load_state_dict(text_model.model.state_dict(), strict=False)
         assert not absent.unexpected_keys and all("cross_block" in key for key in absent.missing_keys), absent
         model.lm_head.load_state_dict(text_model.lm_head.state_dict())
+        model.generation_config = copy.deepcopy(text_model.generation_config)
         kept = {f"model.language_model.{key}" for key in text_model.model.state_dict()} | {"lm_head.weight"}
         new = [key for key in model.state_dict() if key not in kept]
         logger.info(f"{len(new)} tensors are new beside the text checkpoint's: {', '.join(new)}")
@@ -285,7 +286,8 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         """The text model inside, in the same memory, without the cross-attention blocks.
 
         Images have trained those, and text never enters them. So whatever is left has the bytes of the text
-        checkpoint that a frozen decoder came from, whether that one had (closed) blocks or none.
+        checkpoint that a frozen decoder came from, whether that one had (closed) blocks or none. It generates by the
+        settings of that checkpoint.
         """
         config = copy.deepcopy(self.config.text_config)
         config.use_cross_attention = False
@@ -297,6 +299,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         text_model.model.rotary_emb = decoder.rotary_emb  # its tables are in no state_dict
         text_model.lm_head.load_state_dict(self.lm_head.state_dict(), assign=True)
         text_model.tie_weights()
+        text_model.generation_config = copy.deepcopy(self.generation_config)
         return text_model.train(self.training)
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")

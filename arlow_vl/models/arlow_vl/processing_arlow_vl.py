@@ -1,6 +1,7 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
 """Images and text with `<image>` in it become what `ArlowVLForConditionalGeneration` takes."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,16 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from arlow_vl.errors import CheckpointError
-from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig, NeedsPackage
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor, flat_images
 from vision.transform import ImageTransform, transform_difference
 
 IMAGE_TOKEN = "<image>"
+# What a folder holds in the place of code, so that AutoProcessor says what is missing and gives no bare tokenizer.
+NEEDS_PACKAGE = Path(__file__).parent / "needs_arlow_vl.py"
 
 
-class ArlowProcessor(ProcessorMixin):
+class ArlowProcessor(NeedsPackage, ProcessorMixin):
     """Text and images for the model: `input_ids`, `attention_mask` and `pixel_values`.
 
     The text holds one `<image>` for each image. Images are one list for all rows, or a list for each row. Without
@@ -43,6 +46,16 @@ class ArlowProcessor(ProcessorMixin):
             if values.get("model_type") == ArlowVLConfig.model_type:
                 processor.check_fits(ArlowVLConfig.from_dict(values))
         return processor
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings for processor_config.json; a transformers without this package is sent to `NEEDS_PACKAGE`."""
+        return super().to_dict() | {"auto_map": {"AutoProcessor": f"{NEEDS_PACKAGE.stem}.{type(self).__name__}"}}
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> list[str]:
+        """As in transformers, with the file that says what the folder needs."""
+        files = super().save_pretrained(save_directory, **kwargs)
+        shutil.copyfile(NEEDS_PACKAGE, Path(save_directory) / NEEDS_PACKAGE.name)
+        return files
 
     def check_fits(self, config: ArlowVLConfig) -> None:
         """Whether these are the images and the `<image>` that the model was trained with.

@@ -253,7 +253,9 @@ def test_missing_and_extra_tensors_are_reported_by_name_and_refused_by_the_comma
     save_file(tensors, path, metadata={"format": "pt"})
     _, report = ArlowForCausalLM.from_pretrained(checkpoint, output_loading_info=True)
     assert (report["missing_keys"], report["unexpected_keys"]) == ({"model.norm.weight"}, {"model.extra"})
-    sentence = "1 missing keys, first model.norm.weight; 1 unexpected keys, first model.extra; put back the config.json"
+    sentence = (
+        "1 tensors missing, first model.norm.weight; 1 tensors unexpected, first model.extra; put back the config.json"
+    )
     with pytest.raises(CheckpointError, match=re.escape(sentence)):
         load_text_model(checkpoint)
 
