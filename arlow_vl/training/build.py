@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from arlow_vl.data.image_text import CachedImages, DecodedImages, cache_images
+from arlow_vl.data.prompts import stop_token_ids
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
@@ -59,6 +60,7 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
     tokenizer = load_tokenizer(recipe.text_checkpoint)
     scans = scan_sources(recipe)
     model = build_vision_language_model(recipe)
+    model.generation_config.eos_token_id = merged_stops(model.generation_config.eos_token_id, tokenizer)
     encoder = model.model.vision
     transform = encoder.image_transform(**data_config_of(recipe.vision, encoder), **recipe.vision.image_options)
     model.config.vision_config.transform = transform.to_dict()
@@ -77,6 +79,12 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
         check_scans(recipe, scans)
     data = ImageTextData(recipe, scans, tokenizer, images)
     return Stage(ImageTextModule(model, recipe), data, (model, ArlowProcessor(image_processor, tokenizer)))
+
+
+def merged_stops(own: int | list[int] | None, tokenizer: ArlowTokenizerFast) -> list[int]:
+    """The text model's own ends of generation, then eos and the end of an answer, each once."""
+    before = [] if own is None else own if isinstance(own, list) else [own]
+    return list(dict.fromkeys([*before, *stop_token_ids(tokenizer)]))
 
 
 def build_vision_language_model(recipe: ImageTextRecipe) -> ArlowVLForConditionalGeneration:

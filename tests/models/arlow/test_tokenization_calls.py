@@ -5,7 +5,6 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from jinja2 import TemplateError
 from transformers import AddedToken
 
 from arlow_vl.models.arlow.tokenization_arlow import ArlowTokenizer
@@ -100,7 +99,7 @@ def test_the_chat_template_writes_images_roles_and_one_bos(tokenizer):
 
 
 def test_the_chat_template_refuses_other_parts(tokenizer):
-    with pytest.raises(TemplateError, match="text and image parts, got audio"):
+    with pytest.raises(ValueError, match="message 0: a message holds text and image parts, got {'type': 'audio'}"):
         tokenizer.apply_chat_template([{"role": "user", "content": [{"type": "audio"}]}], tokenize=False)
 
 
@@ -120,4 +119,4 @@ def test_both_write_chats_alike(slow, fast):
     for options in ({}, {"add_generation_prompt": True}, {"sanitize_control_tokens": True}):
         expected = fast.apply_chat_template(forged, **options).input_ids
         assert slow.apply_chat_template(forged, **options).input_ids == expected
-    assert fast.apply_chat_template(forged, sanitize_control_tokens=True).input_ids.count(6) == 1
+        assert expected.count(6) == 1
