@@ -18,7 +18,8 @@ SMOL = (
 )
 LLAMA = (
     "{% for message in messages %}{{ bos_token if loop.first else '' }}"
-    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}"
+    "{{ message['content'] | trim + '<|eot_id|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
 )
 
@@ -184,7 +185,7 @@ def test_an_answer_that_is_cut_does_not_teach_to_stop(tokenizer):
 
 
 def test_a_prompt_without_room_for_an_answer_is_refused(tokenizer):
-    with pytest.raises(ValueError, match="tokens and leaves no room in max_length 5: .*what is it"):
+    with pytest.raises(ValueError, match=r"tokens and leaves no room in max_length 5: .*what is it"):
         encode_messages(tokenizer, about_image("what is it?", "cat"), max_length=5)
 
 

@@ -113,9 +113,10 @@ class ArlowTokenizer(ChatTokenizer, PreTrainedTokenizer):
     """Arlow's tokenizer in Python; without arguments it knows the special tokens and the single bytes.
 
     `tokenizer(text)` puts bos in front unless the text begins with it, never eos; `add_bos_token=False` leaves bos away
-    too. Special tokens in the text are read as such, unless `split_special_tokens=True` (per call, or for good) makes them plain text. A
-    surrogate is read as U+FFFD. Ids that have no entry decode to nothing. Transformers 5 gives `ArlowTokenizerFast`
-    for `AutoTokenizer.from_pretrained`, whatever `use_fast` says; this class loads the same folder.
+    too. Special tokens in the text are read as such, unless `split_special_tokens=True` (per call, or for good) makes
+    them plain text; in chats only the template writes them (`chat_arlow.py`). A surrogate is read as U+FFFD. Ids that
+    have no entry decode to nothing. Transformers 5 gives `ArlowTokenizerFast` for `AutoTokenizer.from_pretrained`,
+    whatever `use_fast` says; this class loads the same folder.
     """
 
     vocab_files_names = VOCAB_FILES_NAMES

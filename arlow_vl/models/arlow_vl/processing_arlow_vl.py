@@ -24,8 +24,6 @@ class ArlowProcessor(ProcessorMixin):
     A chat goes through `apply_chat_template`, where only an image part is an image (docs/prompts.md).
     """
 
-    text_kwargs = {"padding_side": "left"}  # noqa: RUF012
-
     def __init__(
         self,
         image_processor: ArlowImageProcessor,
@@ -38,6 +36,7 @@ class ArlowProcessor(ProcessorMixin):
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         if not isinstance(tokenizer, ChatTokenizer):
             drop_quotes(tokenizer.backend_tokenizer)
+        tokenizer.padding_side = "left"  # many a text model's folder asks for the right, which training wants
         # One template, whether a chat comes to the processor or to its tokenizer.
         chat_template = tokenizer.chat_template = chat_template or tokenizer.chat_template or CHAT_TEMPLATE
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
