@@ -149,10 +149,11 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any], *, 
     """
     chat, _, _, _ = plain_chat(tokenizer, list(messages))
     template = None if tokenizer.chat_template else CHAT_TEMPLATE
-    options = {"tokenize": False, "add_generation_prompt": add_generation_prompt, "chat_template": template}
+    # Not the tokenizer's own method, which would quote the `<image>`s that stand for images.
+    render: Any = PreTrainedTokenizerBase.apply_chat_template
+    options = {"add_generation_prompt": add_generation_prompt, "chat_template": template}
     try:
-        # Not the tokenizer's own method, which would quote the `<image>`s that stand for images.
-        text = PreTrainedTokenizerBase.apply_chat_template(tokenizer, chat, **options)
+        text = render(tokenizer, chat, tokenize=False, **options)
     except TemplateError as error:
         raise ValueError(f"the chat template refuses this conversation: {error}") from error
     if QUOTE in text and not isinstance(tokenizer, ChatTokenizer):
