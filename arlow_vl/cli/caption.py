@@ -1,6 +1,7 @@
 """`arlow caption`: write what images show, or answer a question about them."""
 
 import argparse
+import sys
 from pathlib import Path
 
 
@@ -13,25 +14,33 @@ def add_parser(subparsers) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     import torch
 
-    from arlow_vl.data.prompts import CAPTION_PROMPT, question_prompt
+    from arlow_vl.cli import DATA
+    from arlow_vl.data.prompts import about_image
     from arlow_vl.evaluation.generation import complete_prompts
     from arlow_vl.models.arlow.generation_arlow import select_images
     from arlow_vl.models.folders import load_vision_language_model
-    from vision.decoding.image import read_image
+    from vision.decoding.image import ImageError, read_image
 
-    images = [read_image(path) for path in args.images]  # before any weight is read
+    images = {}
+    for place, path in enumerate(args.images):  # before any weight is read
+        try:
+            images[place] = read_image(path)
+        except ImageError as error:
+            print(f"arlow: {' '.join(str(error).split())}", file=sys.stderr)
+    if not images:
+        return DATA
     model, processor = load_vision_language_model(args.model)
-    prompt = question_prompt(args.question) if args.question else CAPTION_PROMPT
-    prepared = dict(processor.image_processor(images, return_tensors="pt"))
+    prepared = dict(processor.image_processor(list(images.values()), return_tensors="pt"))
     completions = complete_prompts(
         model,
         processor.tokenizer,
-        [prompt] * len(images),
+        [about_image(args.question or None)] * len(images),
         lambda rows: select_images(prepared, torch.arange(len(images))[rows]),
         max_new_tokens=args.max_new_tokens,
     )
-    for path, completion in zip(args.images, completions, strict=True):
-        print(f"{path}: {completion}")
+    for place, completion in zip(images, completions, strict=True):
+        print(f"{args.images[place]}: {completion}")
+    return 0 if len(images) == len(args.images) else DATA

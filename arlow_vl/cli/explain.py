@@ -16,7 +16,7 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from arlow_vl.data.prompts import CAPTION_PROMPT, question_prompt
+    from arlow_vl.data.prompts import about_image
     from arlow_vl.evaluation.explain import draw_explanation, encoder_views, explain_completion
     from arlow_vl.models.folders import load_vision_language_model
     from vision.decoding.image import read_image
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     words = explain_completion(
         model,
         processor.tokenizer,
-        question_prompt(args.question) if args.question else CAPTION_PROMPT,
+        about_image(args.question or None),
         images,
         layers=layers,
         max_new_tokens=args.max_new_tokens,

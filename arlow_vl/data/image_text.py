@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arlow_vl.data.loader import Batch
-from arlow_vl.data.prompts import CAPTION_PROMPT, IGNORED, encode_example, encode_plain, encode_prompt, question_prompt
+from arlow_vl.data.prompts import IGNORED, Message, about_image, encode_messages, encode_prompt
 from arlow_vl.data.shards import ShardSample, ShardScan
 from vision.encoder import VisionEncoder
 from vision.features import FeatureCache, encoder_fingerprint
@@ -20,19 +20,25 @@ from vision.forms.batches import pack_images, prepare_image
 from vision.forms.tiling import Tiles
 from vision.transform import ImageTransform
 
+CACHED_EXAMPLES = 2**15  # rendering a template costs a millisecond, and small sets are read many times
+
 
 class Example(NamedTuple):
-    """An image, what is asked about it, and what the model is to write."""
+    """An image and a conversation about it, whose last message is what the model is to write."""
 
     sample: ShardSample
-    prompt: str
-    completion: str
+    messages: list[Message]
     question: int | None = None
     """Which of the sample's questions it is, from 0; None: the caption."""
 
     @property
     def key(self) -> str:
         return self.sample.name if self.question is None else f"{self.sample.name}?{self.question}"
+
+    @property
+    def prompt(self) -> list[Message]:
+        """What the model is asked."""
+        return self.messages[:-1]
 
 
 class EncodedExample(NamedTuple):
@@ -45,13 +51,13 @@ class EncodedExample(NamedTuple):
 
 
 def caption_examples(samples: Iterable[ShardSample]) -> list[Example]:
-    return [Example(sample, CAPTION_PROMPT, f" {sample.text}") for sample in samples]
+    return [Example(sample, about_image(answer=sample.text)) for sample in samples]
 
 
 def question_examples(samples: Iterable[ShardSample]) -> list[Example]:
     """An example for each question of each sample."""
     return [
-        Example(sample, question_prompt(entry.question), f" {entry.answer}", number)
+        Example(sample, about_image(entry.question, entry.answer), number)
         for sample in samples
         for number, entry in enumerate(sample.questions)
     ]
@@ -64,23 +70,36 @@ EXAMPLES: dict[str, Callable[[Iterable[ShardSample]], list[Example]]] = {
 
 
 def with_room(examples: Iterable[Example], tokenizer, max_length: int) -> list[Example]:
-    """The examples whose prompt leaves room for a completion."""
-    fits = functools.cache(lambda prompt: len(encode_prompt(tokenizer, prompt)) < max_length)
-    return [example for example in examples if fits(example.prompt)]
+    """The examples whose prompt leaves room for an answer."""
+    prompt_length = _prompt_lengths(tokenizer)
+    return [example for example in examples if prompt_length(example) < max_length]
 
 
 def count_cut(examples: Iterable[Example], tokenizer, max_length: int) -> int:
-    """The number of examples whose completion does not fit: its end is cut off in training."""
-    prompt_length = functools.cache(lambda prompt: len(encode_prompt(tokenizer, prompt)))
+    """The number of examples `with_room` whose answer does not fit: its end is cut off in training."""
+    prompt_length = _prompt_lengths(tokenizer)
 
     def is_cut(example: Example) -> bool:
-        room = max_length - prompt_length(example.prompt) - 1  # for eos
-        # No token is shorter than a byte, so that only what might be cut is tokenised; one more for a begun space.
-        if len(example.completion.encode()) + 1 <= room:
+        # No token is shorter than a byte, so that only what might be cut is tokenised; one more is the answer's end.
+        if prompt_length(example) + len(example.messages[-1]["content"].encode()) + 1 <= max_length:
             return False
-        return len(encode_plain(tokenizer, example.completion)) > room
+        _, labels = encode_messages(tokenizer, example.messages)
+        return any(label != IGNORED for label in labels[max_length:])
 
     return sum(map(is_cut, examples))
+
+
+def _prompt_lengths(tokenizer) -> Callable[[Example], int]:
+    """Tokens of an example's prompt; a wording that comes again is not encoded again."""
+    lengths: dict[str, int] = {}
+
+    def length_of(example: Example) -> int:
+        wording = repr(example.prompt)
+        if wording not in lengths:
+            lengths[wording] = len(encode_prompt(tokenizer, example.prompt))
+        return lengths[wording]
+
+    return length_of
 
 
 class DecodedImages:
@@ -123,7 +142,7 @@ class CachedImages:
 
 
 class ImageTextDataset:
-    """Examples `with_room`, encoded when asked for; special tokens that their text spells stay plain text."""
+    """Examples `with_room`, encoded when asked for by the chat template of the tokenizer."""
 
     def __init__(
         self,
@@ -137,20 +156,23 @@ class ImageTextDataset:
         self.tokenizer = tokenizer
         self.images = images
         self.max_length = max_length
-        digest = hashlib.sha256(repr((max_length, tokenizer.backend_tokenizer.to_str())).encode())
+        facts = (max_length, tokenizer.chat_template, tokenizer.backend_tokenizer.to_str())
+        digest = hashlib.sha256(repr(facts).encode())
         for example in examples:
-            facts = (example.key, example.sample.image_size, example.prompt, example.completion)
-            digest.update(repr(facts).encode())
+            digest.update(repr((example.key, example.sample.image_size, example.messages)).encode())
         self.fingerprint = digest.hexdigest()
+        self.encoded = functools.lru_cache(CACHED_EXAMPLES)(self._encoded)
 
     def __len__(self) -> int:
         return len(self.examples)
 
+    def _encoded(self, index: int) -> tuple[list[int], list[int]]:
+        return encode_messages(self.tokenizer, self.examples[index].messages, max_length=self.max_length)
+
     def __getitem__(self, index: int) -> EncodedExample:
         """Raises ImageError for an image that cannot be used."""
-        example = self.examples[index]
-        ids, labels = encode_example(self.tokenizer, example.prompt, example.completion, self.max_length)
-        return EncodedExample(ids, labels, self.images.prepare(example.sample))
+        ids, labels = self.encoded(index)
+        return EncodedExample(ids, labels, self.images.prepare(self.examples[index].sample))
 
     def key(self, index: int) -> str:
         return self.examples[index].key

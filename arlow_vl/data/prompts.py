@@ -1,41 +1,90 @@
-"""What the model is asked, as text and as token ids; training and evaluation both build their prompts here."""
+"""Conversations as token ids, by the chat template of the model folder; training and evaluation both ask through these.
 
-IMAGE = "<image>"
-CAPTION_PROMPT = IMAGE
+A conversation is a list of messages as transformers knows them; docs/prompts.md shows what becomes of one.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from arlow_vl.models.arlow.chat_arlow import IMAGE_TOKEN, control_tokens, render_chat
+
 IGNORED = -100
+Message = dict[str, Any]
 
 
-def question_prompt(question: str) -> str:
-    return f"{IMAGE}Question: {question}\nAnswer:"
+def about_image(question: str | None = None, answer: str | None = None) -> list[Message]:
+    """A user's turn of an image and, unless a caption is asked for, a question; then the answer or caption, if any."""
+    content = [{"type": "image"}, *([] if question is None else [{"type": "text", "text": question}])]
+    answers = [] if answer is None else [{"role": "assistant", "content": answer.strip()}]
+    return [{"role": "user", "content": content}, *answers]
 
 
-def encode_plain(tokenizer, text: str) -> list[int]:
-    """Ids of text that may spell a special token without meaning it."""
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+def without_images(messages: Sequence[Message]) -> list[Message]:
+    """The same conversation in words alone."""
+    return [
+        {**message, "content": [part for part in message["content"] if part["type"] == "text"]}
+        if isinstance(message["content"], list)
+        else message
+        for message in messages
+    ]
 
 
-def encode_prompt(tokenizer, prompt: str) -> list[int]:
-    """bos, the id of `<image>` for each `<image>` that the prompt begins with, then plain text."""
-    ids = [tokenizer.bos_token_id]
-    while prompt.startswith(IMAGE):
-        ids.append(tokenizer.convert_tokens_to_ids(IMAGE))
-        prompt = prompt.removeprefix(IMAGE)
-    return ids + (encode_plain(tokenizer, prompt) if prompt else [])
+def encode_prompt(tokenizer, messages: Sequence[Message]) -> list[int]:
+    """Ids of a conversation up to where the model is to answer."""
+    return _encode(tokenizer, render_chat(tokenizer, messages, add_generation_prompt=True))
 
 
-def encode_example(tokenizer, prompt: str, completion: str, max_length: int) -> tuple[list[int], list[int]]:
-    """Ids of prompt, completion and eos, and labels that count the completion and eos only.
+def encode_messages(
+    tokenizer, messages: Sequence[Message], *, max_length: int | None = None
+) -> tuple[list[int], list[int]]:
+    """Ids of a conversation, and labels that count each answer of the assistant and the token that ends it.
 
-    A completion that does not fit is cut and has no eos, for the model should not learn to stop there.
+    An answer is what follows the ids of its own prompt, up to the first special token, so the labels are right for
+    any chat template under which a conversation begins with its own prompts. What is over `max_length` is cut; a cut
+    answer has no end, for the model should not learn to stop there.
 
     Raises:
-        ValueError: the prompt leaves no room for a completion.
+        ValueError: the template changes the prompt when the answer comes or ends no answer, or `max_length` leaves no
+            room for an answer or would cut an image off.
     """
-    prompt_ids = encode_prompt(tokenizer, prompt)
-    if len(prompt_ids) >= max_length:
-        raise ValueError(
-            f"the prompt has {len(prompt_ids)} tokens and leaves no room in max_length {max_length}: {prompt[:60]!r}"
-        )
-    completion_ids = [*encode_plain(tokenizer, completion), tokenizer.eos_token_id]
-    ids = (prompt_ids + completion_ids)[:max_length]
-    return ids, ([IGNORED] * len(prompt_ids) + completion_ids)[:max_length]
+    ids = _encode(tokenizer, render_chat(tokenizer, messages, add_generation_prompt=False))
+    labels = [IGNORED] * len(ids)
+    image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    ends = set(tokenizer.convert_tokens_to_ids(list(control_tokens(tokenizer)))) - {image}
+    turns = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    for turn in turns:
+        prompt = encode_prompt(tokenizer, messages[:turn])
+        if ids[: len(prompt)] != prompt:
+            raise ValueError(
+                "the chat template writes another prompt once the answer is there, so the model would be trained on "
+                f"what it is never asked: {tokenizer.decode(prompt)[-60:]!r} begins no such conversation"
+            )
+        end = next((place for place in range(len(prompt), len(ids)) if ids[place] in ends), None)
+        if end is None:
+            raise ValueError("the chat template writes no special token after an answer, so the model could not stop")
+        labels[len(prompt) : end + 1] = [IGNORED if i == image else i for i in ids[len(prompt) : end + 1]]
+    if max_length is not None and len(ids) > max_length:
+        _refuse_cut(tokenizer, ids, labels, max_length)
+    return ids[:max_length], labels[:max_length]
+
+
+def stop_token_ids(tokenizer) -> list[int]:
+    """The tokens after which the model has answered: eos, and what the chat template writes after an answer."""
+    _, labels = encode_messages(tokenizer, [*about_image("a"), {"role": "assistant", "content": "b"}])
+    return list(dict.fromkeys([tokenizer.eos_token_id, [label for label in labels if label != IGNORED][-1]]))
+
+
+def _encode(tokenizer, text: str) -> list[int]:
+    """Ids of a rendered chat, with bos in front once where the tokenizer or the template wants it."""
+    has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+    return tokenizer(text, add_special_tokens=not has_bos)["input_ids"]
+
+
+def _refuse_cut(tokenizer, ids: Sequence[int], labels: Sequence[int], max_length: int) -> None:
+    words = repr(tokenizer.decode(ids, skip_special_tokens=True)[:60])
+    first = next((place for place, label in enumerate(labels) if label != IGNORED), len(ids))
+    if first >= max_length:
+        raise ValueError(f"the prompt has {first} tokens and leaves no room in max_length {max_length}: {words}")
+    image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    if image in ids[max_length:]:
+        raise ValueError(f"max_length {max_length} would cut an image off a conversation of {len(ids)} tokens: {words}")

@@ -9,7 +9,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from arlow_vl.data.prompts import encode_prompt
+from arlow_vl.data.prompts import Message, encode_prompt
+from arlow_vl.evaluation.generation import pad_left, write_greedily
 from vision.forms.native_resolution import unpatchify
 from vision.projector import PerceiverLayer, PerceiverResampler
 from vision.transform import ImageTransform
@@ -79,27 +80,29 @@ def image_of(pixels: Tensor, transform: ImageTransform) -> Image.Image:
 
 @torch.inference_mode()
 def explain_completion(
-    model: Any, tokenizer: Any, prompt: str, images: dict[str, Tensor], *, layers: Sequence[int], max_new_tokens: int
+    model: Any,
+    tokenizer: Any,
+    messages: Sequence[Message],
+    images: dict[str, Tensor],
+    *,
+    layers: Sequence[int],
+    max_new_tokens: int,
 ) -> list[WordHeat]:
-    """Lets the model complete a prompt about one image, greedily, and reads the heat of each word.
+    """Lets the model answer about one image, greedily, and reads the heat of each word.
 
     What is read of a perceiver's latents is spread over the encoder's tokens as its last layer read those.
-    `images` are the image inputs of `forward`. Raises ValueError for a layer without a cross-attention block.
+    `images` are the image inputs of `forward`.
+
+    Raises:
+        ValueError: a layer has no cross-attention block.
+        CheckpointError: the model's logits are not finite.
     """
     blocks = {i: layer.cross_block for i, layer in enumerate(model.model.language_model.layers) if layer.cross_block}
     for layer in layers:
         if layer not in blocks:
             raise ValueError(f"layer {layer} has no cross-attention block; layers with one: {sorted(blocks)}")
-    input_ids = torch.tensor([encode_prompt(tokenizer, prompt)])
-    written = model.generate(
-        input_ids=input_ids,
-        attention_mask=torch.ones_like(input_ids),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        pad_token_id=tokenizer.pad_token_id,
-        suppress_tokens=[model.config.image_token_id],  # no image would stand for it
-        **images,
-    )
+    prompt = pad_left([encode_prompt(tokenizer, messages)], tokenizer.pad_token_id)
+    written = write_greedily(model, tokenizer, prompt, images, max_new_tokens=max_new_tokens)
     heats: list[Tensor] = []
     of_latents: list[Tensor] = []
     hooks = [
@@ -110,16 +113,15 @@ def explain_completion(
         reader: Any = model.model.projector.layers[-1]
         hooks.append(reader.register_forward_pre_hook(lambda _, args: of_latents.append(latent_weights(reader, *args))))
     try:
-        model(input_ids=written, **images)
+        model(input_ids=torch.cat([prompt["input_ids"], written], 1), **images)
     finally:
         for hook in hooks:
             hook.remove()
     # The last run of text reaches to the end; what is read at a token is what the next one is written from.
-    count = written.shape[1] - input_ids.shape[1]
-    per_token = torch.stack(heats).mean(0)[-count - 1 : -1]
+    per_token = torch.stack(heats).mean(0)[-written.shape[1] - 1 : -1]
     if of_latents:
         per_token = per_token @ of_latents[0]
-    return words_of(tokenizer, written[0, input_ids.shape[1] :].tolist(), per_token)
+    return words_of(tokenizer, written[0].tolist(), per_token)
 
 
 def mean_weights(attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor) -> Tensor:

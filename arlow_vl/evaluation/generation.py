@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor
 
 from arlow_vl.data.image_text import Example
-from arlow_vl.data.prompts import IMAGE, encode_prompt
+from arlow_vl.data.prompts import Message, encode_prompt, without_images
 from arlow_vl.data.shards import ShardSample
+from arlow_vl.errors import CheckpointError
 
 Images = Callable[[Sequence[ShardSample]], dict[str, Tensor]]
 Progress = Callable[[int, int], None]
@@ -23,34 +25,63 @@ def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, Tens
     }
 
 
+class RefuseNonFinite(LogitsProcessor):
+    """Lets nothing be written out of logits that say nothing; suppressed tokens are -inf and no fault."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Raises CheckpointError for a row whose best logit is not finite; NaN is the best of any row that has one."""
+        if not scores.amax(-1).isfinite().all():
+            raise CheckpointError(
+                "the model's logits are not finite, so its weights are damaged or it has diverged in training; "
+                "copy the model folder again, or use an earlier one"
+            )
+        return scores
+
+
+def write_greedily(
+    model: Any, tokenizer: Any, prompt: dict[str, Tensor], images: dict[str, Tensor], *, max_new_tokens: int
+) -> Tensor:
+    """(B, new) int64: what the model writes behind `input_ids` until an answer's end.
+
+    Raises:
+        CheckpointError: its logits are not finite.
+    """
+    generated = model.generate(
+        **prompt,
+        **images,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        suppress_tokens=[model.config.get_text_config().image_token_id],  # no image would stand for it
+        logits_processor=[RefuseNonFinite()],
+    )
+    return generated[:, prompt["input_ids"].shape[1] :]
+
+
 @torch.inference_mode()
 def complete_prompts(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[Sequence[Message]],
     images: Callable[[slice], dict[str, Tensor]],
     *,
     max_new_tokens: int,
     batch_size: int = 64,
     on_progress: Progress | None = None,
 ) -> list[str]:
-    """What the model writes behind each prompt, without special tokens and surrounding space.
+    """The model's answer to each conversation, without special tokens and surrounding space.
 
-    `images(rows)` gives the image inputs of a slice of the prompts: one image for each `<image>` in them.
+    `images(rows)` gives the image inputs of a slice of the prompts: one image for each image part in them.
+
+    Raises:
+        CheckpointError: the model's logits are not finite.
     """
     completions = []
     for first in range(0, len(prompts), batch_size):
         rows = slice(first, first + batch_size)
         batch = pad_left([encode_prompt(tokenizer, prompt) for prompt in prompts[rows]], tokenizer.pad_token_id)
-        generated = model.generate(
-            **batch,
-            **images(rows),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-            suppress_tokens=[model.config.get_text_config().image_token_id],  # no image would stand for it
-        )
-        written = tokenizer.batch_decode(generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        written = write_greedily(model, tokenizer, batch, images(rows), max_new_tokens=max_new_tokens)
+        written = tokenizer.batch_decode(written, skip_special_tokens=True)
         completions += [" ".join(text.split()) for text in written]
         if on_progress:
             on_progress(len(completions), len(prompts))
@@ -69,10 +100,10 @@ def complete_examples(
     """Completions of the examples' prompts.
 
     `image_of` shows example i the image of example `image_of[i]`; with `images` None the model is shown none
-    and the prompts lose their `<image>`.
+    and the prompts lose their image parts.
     """
     if images is None:
-        prompts = [example.prompt.replace(IMAGE, "") for example in examples]
+        prompts = [without_images(example.prompt) for example in examples]
         return complete_prompts(model, tokenizer, prompts, lambda _rows: {}, **settings)
     order = range(len(examples)) if image_of is None else image_of
     shown = [examples[i].sample for i in order]

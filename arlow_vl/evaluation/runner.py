@@ -88,10 +88,10 @@ class Evaluation:
 
     def _without_images(self, examples: Sequence[Example]) -> list[str]:
         """Greedy answers depend on the prompt alone then, so each wording is asked once."""
-        once = {example.prompt: example for example in examples}
+        once = {repr(example.prompt): example for example in examples}
         answers = self._complete(list(once.values()), "answers without images", ANSWER_TOKENS, images=None)
         answer_to = dict(zip(once, answers, strict=True))
-        return [answer_to[example.prompt] for example in examples]
+        return [answer_to[repr(example.prompt)] for example in examples]
 
     def _complete(self, examples: Sequence[Example], title: str, max_new_tokens: int, **settings: Any) -> list[str]:
         settings = {"images": self.images, **settings}

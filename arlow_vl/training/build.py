@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from arlow_vl.data.image_text import CachedImages, DecodedImages, cache_images
+from arlow_vl.data.prompts import stop_token_ids
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
@@ -56,6 +57,7 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
     tokenizer = load_tokenizer(recipe.text_checkpoint)
     scans = scan_sources(recipe)
     model = build_vision_language_model(recipe)
+    model.stop_also_at(stop_token_ids(tokenizer))
     encoder = model.model.vision
     transform = encoder.image_transform(**data_config_of(recipe.vision, encoder), **recipe.vision.image_options)
     model.config.vision_config.transform = transform.to_dict()

@@ -19,14 +19,14 @@ from arlow_vl.data.image_text import (
     with_room,
 )
 from arlow_vl.data.loader import ResumableLoader, SequentialLoader, Source
-from arlow_vl.data.prompts import CAPTION_PROMPT, encode_prompt
+from arlow_vl.data.prompts import about_image, encode_prompt
 from arlow_vl.data.shards import scan_shards
 from arlow_vl.errors import DataError
 from tests.tiny_runs import SAMPLES, tiny_tokenizer
 from vision.encoder import VisionEncoder
 from vision.transform import ImageTransform
 
-PAD, IMAGE = 3, 7
+PAD, END, IMAGE = 3, 6, 7
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,9 @@ def spoil(scan, index: int):
 
 def test_a_caption_follows_its_image(scan, dataset):
     item = dataset(caption_examples(scan.samples))[0]
-    assert tiny_tokenizer().decode(item.ids) == f"<|startoftext|><image> {scan.samples[0].text}<|endoftext|>"
+    assert tiny_tokenizer().decode(item.ids) == (
+        f"<|startoftext|><|im_start|>user\n<image><|im_end|>\n<|im_start|>assistant\n{scan.samples[0].text}<|im_end|>\n"
+    )
 
 
 def test_every_question_is_an_example_with_a_key_of_its_own(scan, dataset):
@@ -70,13 +72,14 @@ def test_every_question_is_an_example_with_a_key_of_its_own(scan, dataset):
     assert len(examples) == len(questions)
     assert len({examples.key(i) for i in range(len(examples))}) == len(questions)
     text = tiny_tokenizer().decode(examples[0].ids)
-    assert f"Question: {questions[0].question}\nAnswer: {questions[0].answer}<|endoftext|>" in text
+    question, answer = questions[0].question, questions[0].answer
+    assert f"<image>{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>" in text
 
 
 def test_the_fingerprint_tells_other_texts_and_lengths(scan, dataset):
     captions = caption_examples(scan.samples)
     same, shorter, fewer = dataset(captions), dataset(captions, 32), dataset(captions[1:])
-    changed = dataset([captions[0]._replace(completion=" other"), *captions[1:]])
+    changed = dataset([captions[0]._replace(messages=about_image(answer="other")), *captions[1:]])
     assert dataset(captions).fingerprint == same.fingerprint
     assert len({d.fingerprint for d in (same, shorter, fewer, changed)}) == 4
 
@@ -114,7 +117,7 @@ def test_padding_is_a_document_that_is_not_learnt(items, transform):
 
 
 def test_images_come_in_the_order_of_their_tokens(scan, transform, dataset):
-    data = dataset([Example(scan.samples[n], CAPTION_PROMPT, " cat" * (3 * n % 7)) for n in range(7)])
+    data = dataset([Example(scan.samples[n], about_image(answer="cat " * (3 * n % 7))) for n in range(7)])
     batch = ImageTextCollate(DecodedImages(transform), pad_token_id=PAD)([data[n] for n in range(7)])
     by_length = {len(data[n].ids): scan.samples[n] for n in range(7)}
     in_order = [by_length[len(ids)] for ids, _ in documents(batch) if ids[0] != PAD]
@@ -234,7 +237,7 @@ def test_questions_that_leave_no_room_for_an_answer_are_told_apart(scan):
 
 def test_completions_that_are_cut_are_counted(scan, dataset):
     captions = caption_examples(scan.samples)
-    for max_length in (5, 12, 64):
+    for max_length in (22, 32, 84):
         data = dataset(captions, max_length)
-        cut = sum(data[i].ids[-1] != tiny_tokenizer().eos_token_id for i in range(len(data)))
+        cut = sum(END not in data[i].labels for i in range(len(data)))
         assert count_cut(captions, tiny_tokenizer(), max_length) == cut

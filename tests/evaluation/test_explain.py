@@ -3,6 +3,7 @@ import torch
 from PIL import Image
 
 from arlow_vl.cli import main
+from arlow_vl.data.prompts import about_image
 from arlow_vl.evaluation.explain import (
     View,
     WordHeat,
@@ -59,8 +60,8 @@ def test_what_cannot_be_drawn_is_refused(model_folder, options, sentence, capsys
 def test_the_words_and_their_heat_are_those_of_generation(model_folder):
     model, processor = load_vision_language_model(model_folder)
     images = dict(processor.image_processor([SAMPLES / "fox.jpg"], return_tensors="pt"))
-    words = explain_completion(model, processor.tokenizer, "<image>", images, layers=[1], max_new_tokens=6)
-    (completion,) = complete_prompts(model, processor.tokenizer, ["<image>"], lambda rows: images, max_new_tokens=6)
+    words = explain_completion(model, processor.tokenizer, about_image(), images, layers=[1], max_new_tokens=6)
+    (completion,) = complete_prompts(model, processor.tokenizer, [about_image()], lambda rows: images, max_new_tokens=6)
     assert " ".join(word.word for word in words) == completion
     for word in words:
         assert word.heat.shape == (model.model.vision.num_patches,)
@@ -74,8 +75,11 @@ def test_what_a_perceivers_latents_read_is_spread_over_the_patches(tmp_path):
     product = fit(parse_recipe(["--config", str(write_image_text_recipe(tmp_path, vision=vision, run=run))]))
     assert main(["explain", str(SAMPLES / "fox.jpg"), "--model", str(product), "--out", str(tmp_path / "a.png")]) == 0
     model, processor = load_vision_language_model(product)
+    # After one step it would write nothing but line ends.
+    silent = [*processor.tokenizer.all_special_ids, *processor.tokenizer("\n").input_ids[1:]]
+    model.generation_config.bad_words_ids = [[token] for token in silent]
     images = dict(processor.image_processor([SAMPLES / "fox.jpg"], return_tensors="pt"))
-    words = explain_completion(model, processor.tokenizer, "<image>", images, layers=[1], max_new_tokens=6)
+    words = explain_completion(model, processor.tokenizer, about_image(), images, layers=[1], max_new_tokens=6)
     assert words
     for word in words:
         assert word.heat.shape == (4,)

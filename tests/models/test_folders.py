@@ -345,6 +345,8 @@ def test_settings_of_generation_and_of_the_tokenizer_go_through_the_vision_stage
         text, ArlowVisionConfig(timm_name="test_vit", image_size=160)
     )
     assert {key: getattr(model.generation_config, key) for key in settings} == settings
+    model.stop_also_at([9])
+    assert model.generation_config.eos_token_id == [2, 6, 9]
     processor = ArlowProcessor(ArlowImageProcessor.of_model(model.config), load_tokenizer(text))
     save_folder((model, processor), tmp_path / "hf")
     assert main(["checkpoint", "export-text", str(tmp_path / "hf"), str(tmp_path / "exported")]) == 0

@@ -109,6 +109,8 @@ class ArlowConfig(PreTrainedConfig):
     """
 
     model_type = "arlow"
+    # What Trainer would gather of every evaluation batch beside the logits.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values", "hidden_states", "attentions"]
     default_theta = 1e5
     base_model_tp_plan: ClassVar[dict[str, str]] = {
         "layers.*.self_attn.q_proj": "colwise",

@@ -17,6 +17,7 @@ import regex
 from tokenizers.models import BPE
 from transformers import BatchEncoding, PreTrainedTokenizer
 
+from .chat_arlow import CHAT_TEMPLATE, QUOTE, ChatTokenizer
 from .vocabulary_arlow import (
     BACKEND_FILE,
     BYTE_OF_CHARACTER,
@@ -53,34 +54,6 @@ PRETOKENIZE_REGEX = "|".join(
         r"\s+",
     ]
 )
-
-# What stands inside `generation` is marked by `return_assistant_tokens_mask=True`: the answer and its end.
-CHAT_TEMPLATE = """\
-{%- macro written(content) -%}
-    {%- if content is string -%}
-        {{ content }}
-    {%- else -%}
-        {%- for part in content -%}
-            {%- if part.type == 'image' -%}<image>
-            {%- elif part.type == 'text' -%}{{ part.text }}
-            {%- else -%}{{ raise_exception('a message holds text and image parts, got ' + part.type) }}
-            {%- endif -%}
-        {%- endfor -%}
-    {%- endif -%}
-    <|im_end|>
-{%- endmacro -%}
-{{ bos_token }}
-{%- for message in messages -%}
-    {{ '<|im_start|>' + message.role + '\\n' }}
-    {%- if message.role == 'assistant' -%}
-        {%- generation -%}{{ written(message.content) }}{%- endgeneration -%}
-    {%- else -%}
-        {{ written(message.content) }}
-    {%- endif -%}
-    {{ '\\n' }}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
-"""
 
 PIECES = regex.compile(PRETOKENIZE_REGEX)
 SURROGATE = regex.compile("[\ud800-\udfff]")
@@ -136,13 +109,14 @@ def check_ids(ids: Any) -> None:
             )
 
 
-class ArlowTokenizer(PreTrainedTokenizer):
+class ArlowTokenizer(ChatTokenizer, PreTrainedTokenizer):
     """Arlow's tokenizer in Python; without arguments it knows the special tokens and the single bytes.
 
-    `tokenizer(text)` puts bos in front, never eos; `add_bos_token=False` leaves bos away too. Special tokens in the
-    text are read as such, unless `split_special_tokens=True` (per call, or for good) makes them plain text. A
-    surrogate is read as U+FFFD. Ids that have no entry decode to nothing. Transformers 5 gives `ArlowTokenizerFast`
-    for `AutoTokenizer.from_pretrained`, whatever `use_fast` says; this class loads the same folder.
+    `tokenizer(text)` puts bos in front unless the text begins with it, never eos; `add_bos_token=False` leaves bos away
+    too. Special tokens in the text are read as such, unless `split_special_tokens=True` (per call, or for good) makes
+    them plain text; in chats only the template writes them (`chat_arlow.py`). A surrogate is read as U+FFFD. Ids that
+    have no entry decode to nothing. Transformers 5 gives `ArlowTokenizerFast` for `AutoTokenizer.from_pretrained`,
+    whatever `use_fast` says; this class loads the same folder.
     """
 
     vocab_files_names = VOCAB_FILES_NAMES
@@ -210,7 +184,8 @@ class ArlowTokenizer(PreTrainedTokenizer):
         if kwargs.pop("return_offsets_mapping", False):
             raise ValueError("ArlowTokenizer has no offsets; use ArlowTokenizerFast for return_offsets_mapping=True")
         text_pair = None if text_pair is None else well_formed(text_pair)
-        return super()._encode_plus(well_formed(text), text_pair, **kwargs)
+        text, kwargs = self.bos_once(well_formed(text), text_pair, kwargs)
+        return super()._encode_plus(text, text_pair, **kwargs)
 
     def prepare_for_tokenization(
         self, text: str, is_split_into_words: bool = False, **kwargs
@@ -223,7 +198,7 @@ class ArlowTokenizer(PreTrainedTokenizer):
 
     def _tokenize(self, text: str, **kwargs) -> list[str]:
         tokens = []
-        for piece in PIECES.findall(text):
+        for piece in PIECES.findall(text.replace(QUOTE, "")):
             tokens += self._tokens_of_piece.get(piece) or self._merge_piece(piece)
         return tokens
 

@@ -12,8 +12,9 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import BatchEncoding, TokenizersBackend
 
+from .chat_arlow import CHAT_TEMPLATE, ChatTokenizer, drop_quotes
 from .errors import DataError
-from .tokenization_arlow import CHAT_TEMPLATE, PRETOKENIZE_REGEX, ArlowTokenizer, check_call, check_ids, well_formed
+from .tokenization_arlow import PRETOKENIZE_REGEX, ArlowTokenizer, check_call, check_ids, well_formed
 from .vocabulary_arlow import (
     BACKEND_FILE,
     BYTE_OF_CHARACTER,
@@ -33,7 +34,7 @@ LINE_START = regex.compile(r"(?<=\n)(?=\S)")
 TRAINING_PART = 2**16
 
 
-class ArlowTokenizerFast(TokenizersBackend):
+class ArlowTokenizerFast(ChatTokenizer, TokenizersBackend):
     """Arlow's tokenizer in Rust, with offsets. It behaves as `ArlowTokenizer` does in all else."""
 
     vocab_files_names = {**VOCAB_FILES_NAMES, "tokenizer_file": BACKEND_FILE}
@@ -58,6 +59,7 @@ class ArlowTokenizerFast(TokenizersBackend):
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, to_bytes])
         self._tokenizer.decoder = decoders.ByteLevel()
+        drop_quotes(self._tokenizer)
         if add_bos_token is None:
             add_bos_token = special_tokens_pattern == "bos"
         super().__init__(add_bos_token=add_bos_token, special_tokens_pattern=special_tokens_pattern, **keywords)
@@ -86,7 +88,8 @@ class ArlowTokenizerFast(TokenizersBackend):
     def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs) -> BatchEncoding:
         check_call(text, kwargs)
         text_pair = None if text_pair is None else well_formed(text_pair)
-        return super()._encode_plus(well_formed(text), text_pair, **kwargs)
+        text, kwargs = self.bos_once(well_formed(text), text_pair, kwargs)
+        return super()._encode_plus(text, text_pair, **kwargs)
 
     def _decode(self, token_ids: Any, *args, **kwargs) -> str:
         check_ids(token_ids)

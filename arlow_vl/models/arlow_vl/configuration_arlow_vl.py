@@ -2,7 +2,7 @@
 """Architecture of the vision-language model: an image encoder, a projector and Arlow."""
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -102,6 +102,7 @@ class ArlowVLConfig(NeedsPackage, PreTrainedConfig):
     """An image encoder, a projector and the text decoder that reads them."""
 
     model_type = "arlow_vl"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [*ArlowConfig.keys_to_ignore_at_inference, "image_outputs"]
     sub_configs_defaults = {"text_config": ArlowConfig, "vision_config": ArlowVisionConfig}
 
     text_config: dict | PreTrainedConfig | None = None

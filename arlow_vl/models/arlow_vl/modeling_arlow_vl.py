@@ -2,7 +2,7 @@
 """The vision-language model: a timm encoder, a projector, and Arlow, whose cross-attention blocks read the images."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -282,6 +282,15 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         logger.info(f"{len(new)} tensors are new beside the text checkpoint's: {', '.join(new)}")
         return model
 
+    def stop_also_at(self, token_ids: Sequence[int]) -> None:
+        """Ends of an answer beside the text model's own, which `text_model` gives back as they were."""
+        settings = self.generation_config
+        if not hasattr(settings, "text_eos_token_id"):
+            settings.text_eos_token_id = settings.eos_token_id  # saved with the rest
+        own = settings.eos_token_id
+        before = [] if own is None else own if isinstance(own, list) else [own]
+        settings.eos_token_id = list(dict.fromkeys([*before, *token_ids]))
+
     def text_model(self) -> ArlowForCausalLM:
         """The text model inside, in the same memory, without the cross-attention blocks.
 
@@ -300,6 +309,9 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         text_model.lm_head.load_state_dict(self.lm_head.state_dict(), assign=True)
         text_model.tie_weights()
         text_model.generation_config = copy.deepcopy(self.generation_config)
+        if hasattr(self.generation_config, "text_eos_token_id"):
+            text_model.generation_config.eos_token_id = self.generation_config.text_eos_token_id
+            del text_model.generation_config.text_eos_token_id
         return text_model.train(self.training)
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")

@@ -2,18 +2,18 @@
 """Images and text with `<image>` in it become what `ArlowVLForConditionalGeneration` takes."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from arlow_vl.errors import CheckpointError
+from arlow_vl.models.arlow.chat_arlow import CHAT_TEMPLATE, IMAGE_TOKEN, ChatTokenizer, drop_quotes, plain_chat
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig, NeedsPackage
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor, flat_images
 from vision.transform import ImageTransform, transform_difference
 
-IMAGE_TOKEN = "<image>"
 # What a folder holds in the place of code, so that AutoProcessor says what is missing and gives no bare tokenizer.
 NEEDS_PACKAGE = Path(__file__).parent / "needs_arlow_vl.py"
 
@@ -22,7 +22,10 @@ class ArlowProcessor(NeedsPackage, ProcessorMixin):
     """Text and images for the model: `input_ids`, `attention_mask` and `pixel_values`.
 
     The text holds one `<image>` for each image. Images are one list for all rows, or a list for each row. Without
-    text each image, or each list of images, becomes a row of its own `<image>`s.
+    text each image, or each list of images, becomes a row of its own `<image>`s. Rows are padded on the left, so that
+    `generate` goes on where their texts end; a training collator may ask for `padding_side="right"`.
+
+    A chat goes through `apply_chat_template`, where only an image part is an image (docs/prompts.md).
     """
 
     def __init__(
@@ -35,7 +38,12 @@ class ArlowProcessor(NeedsPackage, ProcessorMixin):
         if IMAGE_TOKEN not in tokenizer.get_vocab():
             raise ValueError(f"the tokenizer has no {IMAGE_TOKEN}; train one with `arlow tokenizer train`")
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-        super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
+        if not isinstance(tokenizer, ChatTokenizer):
+            drop_quotes(tokenizer.backend_tokenizer)
+        tokenizer.padding_side = "left"  # many a text model's folder asks for the right, which training wants
+        # One template, whether a chat comes to the processor or to its tokenizer.
+        chat_template = tokenizer.chat_template = chat_template or tokenizer.chat_template or CHAT_TEMPLATE
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> "ArlowProcessor":
@@ -77,12 +85,50 @@ class ArlowProcessor(NeedsPackage, ProcessorMixin):
                 "take the processor that was saved with the model, or ArlowImageProcessor.of_model(config)"
             )
 
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        tools: Any = None,
+        documents: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As transformers does it, with the images of the messages, and all that people wrote as plain text.
+
+        An image part is `{"type": "image", "image" | "url" | "path" | "base64": ...}`, or OpenAI's `image_url`.
+
+        Raises:
+            ValueError: an image lies on a network, a role is no plain word, or a message holds other parts.
+        """
+        chat, tools, documents, images = plain_chat(self.tokenizer, conversation, tools, documents)
+        if kwargs.get("tokenize"):
+            sources = [[image for image in row if image is not None] for row in images]
+            refuse_remote(source for row in sources for source in row)
+            if any(sources):
+                # Messages and contents are strings from here on, so the images travel beside them.
+                given = kwargs.get("processor_kwargs") or {}
+                kwargs["processor_kwargs"] = {**given, "images": sources if isinstance(chat[0], list) else sources[0]}
+        return super().apply_chat_template(chat, chat_template, tools, documents, **kwargs)
+
     def prepare_inputs_layout(self, images: Any = None, text: Any = None, **kwargs) -> tuple[Any, Any, Any, Any]:
         if images is not None and not isinstance(images, list | tuple):
             images = list(flat_images(images))
         if text is None and images is not None:
             text = [IMAGE_TOKEN * len(list(flat_images(row))) for row in images]
+        if text is not None and kwargs.get("add_special_tokens", True):
+            text = self._without_second_bos(text)
         return super().prepare_inputs_layout(images=images, text=text, **kwargs)
+
+    def _without_second_bos(self, text: Any) -> Any:
+        """The rows without the bos that a rendered chat begins with, where the tokenizer will put one in front."""
+        bos = self.tokenizer.bos_token
+        rows = [text] if isinstance(text, str) else text
+        begins = bos and any(isinstance(row, str) and row.startswith(bos) for row in rows)
+        if isinstance(self.tokenizer, ChatTokenizer) or not begins:
+            return text
+        if self.tokenizer("")["input_ids"][:1] != [self.tokenizer.bos_token_id]:
+            return text
+        return [row.removeprefix(bos) for row in rows]
 
     def validate_inputs(self, images: Any = None, text: Any = None, **kwargs) -> None:
         """Raises ValueError unless every `<image>` has its image and every image its `<image>`."""
@@ -109,3 +155,12 @@ class ArlowProcessor(NeedsPackage, ProcessorMixin):
         if not flat:
             return {}, []
         return self.image_processor(flat, **kwargs), [IMAGE_TOKEN] * len(flat)
+
+
+def refuse_remote(sources: Iterable[Any]) -> None:
+    """Raises ValueError for an image that would have to be fetched."""
+    for source in sources:
+        if isinstance(source, str) and source.startswith(("http://", "https://")):
+            raise ValueError(
+                f"no image is fetched from a network, got {source:.80}; give a file, or its bytes as a data: URL"
+            )

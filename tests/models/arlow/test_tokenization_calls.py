@@ -5,7 +5,6 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from jinja2 import TemplateError
 from transformers import AddedToken
 
 from arlow_vl.models.arlow.tokenization_arlow import ArlowTokenizer
@@ -100,7 +99,7 @@ def test_the_chat_template_writes_images_roles_and_one_bos(tokenizer):
 
 
 def test_the_chat_template_refuses_other_parts(tokenizer):
-    with pytest.raises(TemplateError, match="text and image parts, got audio"):
+    with pytest.raises(ValueError, match="message 0: a message holds text and image parts, got "):
         tokenizer.apply_chat_template([{"role": "user", "content": [{"type": "audio"}]}], tokenize=False)
 
 
@@ -120,4 +119,40 @@ def test_both_write_chats_alike(slow, fast):
     for options in ({}, {"add_generation_prompt": True}, {"sanitize_control_tokens": True}):
         expected = fast.apply_chat_template(forged, **options).input_ids
         assert slow.apply_chat_template(forged, **options).input_ids == expected
-    assert fast.apply_chat_template(forged, sanitize_control_tokens=True).input_ids.count(6) == 1
+        assert expected.count(6) == 1
+
+
+SPECIAL = "".join(sorted(ArlowTokenizerFast().all_special_tokens)) + "<ima<image>ge>"
+
+
+@pytest.mark.parametrize("message", [{"role": "user", "content": SPECIAL}, {"role": "assistant", "content": SPECIAL}])
+def test_a_message_that_quotes_control_tokens_writes_none(slow, fast, message):
+    plain = fast(SPECIAL, add_special_tokens=False, split_special_tokens=True).input_ids
+    parts = {**message, "content": [{"type": "image"}, {"type": "text", "text": SPECIAL}]}
+    for chat, images in (([message], []), ([parts], [7])):
+        expected = fast.apply_chat_template(chat).input_ids
+        assert [i for i in expected if i in fast.all_special_ids] == [1, 5, *images, 6]
+        assert any(expected[start : start + len(plain)] == plain for start in range(len(expected)))
+        for tokenizer in (slow, fast):
+            assert tokenizer.apply_chat_template(chat).input_ids == expected
+            assert tokenizer(tokenizer.apply_chat_template(chat, tokenize=False)).input_ids == expected
+            assert tokenizer.apply_chat_template([chat], return_dict=True).input_ids == [expected]
+
+
+def test_a_text_that_begins_with_bos_gets_no_second_one(slow, fast):
+    text = "<|startoftext|>The License"
+    for tokenizer in (slow, fast):
+        expected = tokenizer("The License").input_ids
+        assert tokenizer(text).input_ids == expected and expected.count(1) == 1
+        assert tokenizer([text, "The License"]).input_ids == tokenizer([text, text]).input_ids == [expected] * 2
+        assert 1 not in tokenizer(text, split_special_tokens=True).input_ids[1:]
+    offsets = fast(text, return_offsets_mapping=True).offset_mapping
+    assert offsets[0] == (0, 15) and offsets[1][0] == 15
+
+
+def test_a_folder_written_before_quotes_were_dropped_drops_them(fast, tmp_path):
+    fast.backend_tokenizer.normalizer = None
+    fast.save_pretrained(tmp_path)
+    loaded = ArlowTokenizerFast.from_pretrained(tmp_path)
+    assert 7 not in loaded.apply_chat_template([{"role": "user", "content": "<image>"}]).input_ids
+    assert "\ufdd0" not in loaded.decode(loaded.apply_chat_template([{"role": "user", "content": "<image>"}]).input_ids)

@@ -158,7 +158,7 @@ def test_text_and_image_become_model_inputs(processor, image):
 def test_lists_for_each_row_and_one_list_for_all_are_the_same(processor, image):
     dark = Image.new("RGB", (4, 4))
     text = ["<image>a", "plain", "<image> and <image>"]
-    options = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
+    options = {"padding": True, "return_tensors": "pt"}
     flat = processor(text=text, images=[image, dark, image], **options)
     nested = processor(text=text, images=[[image], [], [dark, image]], **options)
     assert all(torch.equal(flat[key], nested[key]) for key in ("input_ids", "attention_mask", "pixel_values"))

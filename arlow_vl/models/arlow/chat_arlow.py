@@ -1,0 +1,223 @@
+# Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
+"""Chats as text: the template of the model folder, and user text that spells a control token without meaning it.
+
+A chat template renders a conversation to one string, which is tokenised afterwards. In that string the `<image>` that
+stands for an image and one that a user wrote look alike. So whatever people wrote is quoted before it is rendered:
+behind the first character of every control token in it stands `QUOTE`. The tokenizer splits off control tokens first
+and drops `QUOTE` then, so a quoted text has the ids that it has as plain text:
+
+    "Is <image> a tag?"  ->  "Is <QUOTEimage> a tag?"  ->  the ids of those letters, none of which is `<image>`'s
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import TemplateError
+from tokenizers import Tokenizer, normalizers
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import get_json_schema
+
+IMAGE_TOKEN = "<image>"
+QUOTE = "\ufdd0\ufdd1"  # noncharacters: Unicode keeps them for use inside a program, no text holds them
+SOURCE_KEYS = ("image", "url", "path", "base64")
+
+# What stands inside `generation` is marked by `return_assistant_tokens_mask=True`: the answer and its end. An answer
+# loses the white space in front of it, which could join the line end of the generation prompt to one token.
+CHAT_TEMPLATE = """\
+{%- macro written(content) -%}
+    {%- if content is string -%}
+        {{ content }}
+    {%- else -%}
+        {%- for part in content -%}
+            {%- if part.type == 'image' -%}<image>
+            {%- elif part.type == 'text' -%}{{ part.text }}
+            {%- else -%}{{ raise_exception('a message holds text and image parts, got ' + part.type) }}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+    <|im_end|>
+{%- endmacro -%}
+{{ bos_token }}
+{%- for message in messages -%}
+    {{ '<|im_start|>' + message.role + '\\n' }}
+    {%- if message.role == 'assistant' -%}
+        {%- generation -%}{{ written(message.content) | trim }}{%- endgeneration -%}
+    {%- else -%}
+        {{ written(message.content) }}
+    {%- endif -%}
+    {{ '\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
+"""
+
+
+class ChatTokenizer:
+    """A tokenizer's chats: what people wrote is plain text in them, and bos comes once however they are encoded."""
+
+    padding_side = "left"  # a batch of prompts ends where the model goes on writing
+
+    def apply_chat_template(
+        self, conversation: Any, tools: Any = None, documents: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As transformers does it, with control tokens in messages, tools and documents as plain text.
+
+        Raises:
+            ValueError: a role is no plain word, or a message holds something else than text and images.
+        """
+        chat, tools, documents, _ = plain_chat(self, conversation, tools, documents)
+        return super().apply_chat_template(chat, tools, documents, *args, **kwargs)  # pyrefly: ignore
+
+    def bos_once(self, text: Any, text_pair: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The text and the keywords to encode it with: a rendered chat begins with a bos of its own."""
+        texts = [text] if isinstance(text, str) else text
+        split = keywords.get("split_special_tokens")
+        is_plain = self.split_special_tokens if split is None else split
+        adds_bos = self.add_bos_token and keywords.get("add_special_tokens", True)
+        if is_plain or not adds_bos or text_pair is not None or not all(isinstance(one, str) for one in texts):
+            return text, keywords
+        has_bos = [one.startswith(self.bos_token) for one in texts]
+        if keywords.get("is_split_into_words") or not any(has_bos):
+            return text, keywords
+        if all(has_bos):
+            return text, {**keywords, "add_special_tokens": False}
+        return [one.removeprefix(self.bos_token) for one in texts], keywords
+
+
+def plain_chat(
+    tokenizer: PreTrainedTokenizerBase, conversation: Any, tools: Any = None, documents: Any = None
+) -> tuple[Any, Any, Any, list[list[Any]]]:
+    """A conversation, or several, for any chat template: contents as strings, all that people wrote quoted.
+
+    `<image>` stands for each image; the last value lists the images of each conversation. Tools come back as JSON
+    schemas.
+
+    Raises:
+        ValueError: a role is no plain word, or a message holds something else than text and images.
+    """
+    pattern = beginnings_of(control_tokens(tokenizer))
+    is_batch = _is_batch(conversation)
+    chats, images = [], []
+    for messages in conversation if is_batch else [conversation]:
+        read = [_plain_message(message, place, pattern) for place, message in enumerate(_messages_of(messages))]
+        chats.append([message for message, _ in read])
+        images.append([image for _, sources in read for image in sources])
+    if tools is not None:
+        tools = quoted([get_json_schema(tool) if callable(tool) else tool for tool in tools], pattern)
+    return (chats if is_batch else chats[0]), tools, quoted(documents, pattern), images
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    """What a chat template steers the model with: `<image>` and all special tokens, whoever added them."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return frozenset({IMAGE_TOKEN, *tokenizer.all_special_tokens, *added})
+
+
+@lru_cache
+def beginnings_of(tokens: frozenset[str]) -> re.Pattern[str]:
+    """Matches the first character of each token, also where two of them overlap."""
+    return re.compile(f"(?=(?:{'|'.join(map(re.escape, sorted(tokens)))}))(.)", re.DOTALL)
+
+
+def quoted(value: Any, pattern: re.Pattern[str]) -> Any:
+    """A string, or strings nested in lists and mappings, with `QUOTE` inside each control token."""
+    if isinstance(value, str):
+        return pattern.sub(rf"\g<1>{QUOTE}", value)
+    if isinstance(value, Mapping):
+        return {quoted(key, pattern): quoted(item, pattern) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [quoted(item, pattern) for item in value]
+    return value
+
+
+def drop_quotes(backend: Tokenizer) -> None:
+    """Lets a tokenizer drop `QUOTE` after it has split off special tokens; once is enough."""
+    drop = normalizers.Replace(QUOTE, "")
+    if backend.normalizer is None:
+        backend.normalizer = drop
+    elif QUOTE.encode() not in backend.normalizer.__getstate__():
+        backend.normalizer = normalizers.Sequence([drop, backend.normalizer])
+
+
+def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any], *, add_generation_prompt: bool) -> str:
+    """One conversation as text, by the tokenizer's own template, or by `CHAT_TEMPLATE` where it has none.
+
+    Raises:
+        ValueError: the template refuses the conversation, or `plain_chat` does.
+    """
+    chat, _, _, _ = plain_chat(tokenizer, list(messages))
+    template = None if tokenizer.chat_template else CHAT_TEMPLATE
+    # Not the tokenizer's own method, which would quote the `<image>`s that stand for images.
+    render: Any = PreTrainedTokenizerBase.apply_chat_template
+    options = {"add_generation_prompt": add_generation_prompt, "chat_template": template}
+    try:
+        text = render(tokenizer, chat, tokenize=False, **options)
+    except TemplateError as error:
+        raise ValueError(f"the chat template refuses this conversation: {error}") from error
+    if QUOTE in text and not isinstance(tokenizer, ChatTokenizer):
+        drop_quotes(tokenizer.backend_tokenizer)
+    return text
+
+
+def _is_batch(conversation: Any) -> bool:
+    first = next(iter(conversation), None) if isinstance(conversation, list | tuple) else None
+    return isinstance(first, list | tuple) or hasattr(first, "messages")
+
+
+def _messages_of(conversation: Any) -> Sequence[Any]:
+    return getattr(conversation, "messages", conversation)
+
+
+def _plain_message(message: Any, place: int, pattern: re.Pattern[str]) -> tuple[dict[str, Any], list[Any]]:
+    """A message whose content is one quoted string, and its images."""
+    fields = _as_mapping(message)
+    role, content, images = fields.pop("role", None), fields.pop("content", None), []
+    if not isinstance(role, str) or pattern.search(role):
+        raise ValueError(f"message {place}: a role is a plain word such as user or assistant, got {role!r}")
+    if isinstance(content, list | tuple):
+        content, images = _joined_parts(content, place, pattern)
+    elif content is not None:
+        content = quoted(content, pattern)
+    return {"role": role, **({} if content is None else {"content": content}), **quoted(fields, pattern)}, images
+
+
+def _joined_parts(parts: Sequence[Any], place: int, pattern: re.Pattern[str]) -> tuple[str, list[Any]]:
+    """The texts of a message, `<image>` for each image between them, and the images' sources.
+
+    Texts that follow each other are joined before they are quoted, lest two of them make a control token.
+    """
+    texts, images = [""], []
+    for part in map(_as_mapping, parts):
+        kind = part.get("type")
+        if kind == "text" and isinstance(part.get("text"), str):
+            texts[-1] += part["text"]
+        elif kind in ("image", "image_url"):
+            texts.append("")
+            images.append(_source_of(part))
+        else:
+            raise ValueError(f"message {place}: a message holds text and image parts, got {part!r:.60}")
+    return IMAGE_TOKEN.join(quoted(text, pattern) for text in texts), images
+
+
+def _source_of(part: dict[str, Any]) -> Any:
+    """What the image processor reads an image from, None where the message only says that there is one."""
+    if part["type"] == "image_url":  # OpenAI's form
+        url = part.get("image_url")
+        return url.get("url") if isinstance(url, Mapping) else url
+    key = next((key for key in SOURCE_KEYS if part.get(key) is not None), None)
+    if key == "base64" and not part[key].startswith("data:"):
+        return f"data:image;base64,{part[key]}"
+    return None if key is None else part[key]
+
+
+def _as_mapping(value: Any) -> dict[str, Any]:
+    """A message or a part of one as a dictionary of its own, also a client's object."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if callable(getattr(value, "model_dump", None)):  # pydantic, as OpenAI's client gives them
+        return value.model_dump(exclude_none=True)
+    if is_dataclass(value) and not isinstance(value, type):
+        return dict(vars(value))
+    raise ValueError(f"a message, or a part of one, is a dictionary, got {type(value).__name__}")
