@@ -36,9 +36,9 @@ def run(args: argparse.Namespace) -> None:
         return
     for name, value in (found["versions"] | found["machine"]).items():
         print(f"{name:14}{value}")
-    print(f"\n{'device':8}{'dtype':10}{'product':8}reason")
+    print(f"\n{'product':10}{'kernel':8}reason, on this CPU")
     for row in found["products"]:
-        print(f"{row['device']:8}{row['dtype']:10}{row['kernel']:8}{row['reason']}")
+        print(f"{row['dtype']:10}{row['kernel']:8}{row['reason']}")
     print(f"\nprecision on this CPU: {found['precision']['advised']} ({found['precision']['reason']})")
     print(f"\n{'device':8}{'dtype':10}{'head size':20}{'kernel':8}reason")
     same = groupby(found["attention"], key=lambda row: [row[key] for key in ("device", "dtype", "kernel", "reason")])

@@ -109,7 +109,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def is_plain_matrix(head: nn.Module) -> bool:
     """Tells a head whose call is the product with its weight and nothing else.
 
-    An adapter, a quantised or sharded weight, a parametrization, a bias, a hook or a replaced forward is more than that.
+    An adapter, a quantised or sharded weight, a parametrization, a bias, a hook or a replaced forward is more.
     """
     return (
         type(head) in (nn.Linear, ArlowLinear)
