@@ -5,10 +5,10 @@ import importlib
 import pytest
 import torch
 
-from experiments.benchmarks import cross_attention, packing
+from experiments.benchmarks import cross_attention, decoder, packing, vision_language
 from experiments.benchmarks.measure import Timings, alternate, table
 
-COMMANDS = ("attention", "attention_parity", "decoder", "low_precision", "tokenizer", "vision")
+COMMANDS = ("attention", "attention_parity", "decoder", "low_precision", "tokenizer", "vision", "vision_language")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -18,6 +18,29 @@ def test_every_benchmark_starts(name, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         module.main()
     assert stopped.value.code == 0 and "usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["decoder", "vision_language"])
+def test_whole_models_are_measured_side_by_side_in_every_row(name, monkeypatch, capsys):
+    module = importlib.import_module(f"experiments.benchmarks.{name}")
+    monkeypatch.setattr("sys.argv", [name, "--toy", "--rounds", "1", *(["--no-compile"] if name == "decoder" else [])])
+    threads = torch.get_num_threads()
+    module.main()
+    torch.set_num_threads(threads)
+    shown = capsys.readouterr().out
+    assert all(goal in shown for goal in module.GOALS if "compiled" not in goal)
+
+
+def test_mllama_holds_the_layers_that_arlow_holds():
+    """As many parameters in self-attention layers and gated blocks, norms aside."""
+    models = vision_language.build(decoder.TOY_SHAPE, vision_language.TOY_ENCODER)
+
+    def weights(model, part):
+        return sum(p.numel() for name, p in model.named_parameters() if part in name and p.ndim > 1)
+
+    assert weights(models["Arlow"], "language_model.layers") == weights(models["Mllama"], "language_model.layers")
+    assert models["Mllama"].model.vision_model.encoder is models["Arlow"].model.vision
+    assert models["LLaVA"].model.vision_tower.encoder is models["Arlow"].model.vision
 
 
 def test_ratios_are_of_neighbours_in_one_round():

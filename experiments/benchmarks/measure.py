@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from arlow_vl.models.arlow.linear import cpu_vendor
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "timm", "tokenizers")
 
@@ -61,6 +63,7 @@ def machine() -> dict[str, object]:
         )
     return {
         "processor": processor,
+        "vendor": cpu_vendor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -74,9 +77,36 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def report(name: str, text: str, figures: dict[str, object]) -> None:
-    """Prints the text, writes it as Markdown, and the figures with the machine's description as JSON beside it."""
+def machine_line() -> str:
+    """The processor, as a sentence under a title."""
+    found = machine()
+    return (
+        f"{found['processor']} ({found['vendor']}, {found['instructions']}), {found['threads']} threads. "
+        "Medians of alternating rounds; in brackets the middle half of the rounds."
+    )
+
+
+def speed_row(
+    measure: str, timings: Timings, units: int, unit: str, peers: Sequence[str], goal: float
+) -> tuple[dict, list[list[str]]]:
+    """The figures of one measure, and its lines of the table: every form of Arlow over the fastest peer."""
+    fastest = min(peers, key=timings.median)
+    speeds = {case: round(units / timings.median(case), 1) for case in timings.seconds}
+    ours = {case: timings.speed_over(case, fastest) for case in timings.seconds if case not in peers}
+    theirs = [f"{speeds[peer]:,.0f}" for peer in peers]
+    lines = []
+    for case, ratio in ours.items():
+        label = measure + case.removeprefix("Arlow")
+        spread = f"**{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f})"
+        lines.append([label, unit, f"{speeds[case]:,.0f}", *theirs, spread, f"{goal:.2f}"])
+    return {"unit": unit, "speed": speeds, "fastest_peer": fastest, "over_fastest_peer": ours}, lines
+
+
+def report(name: str | None, text: str, figures: dict[str, object]) -> None:
+    """Prints the text; under a name it is kept as Markdown, with figures and the machine's description as JSON."""
     print(text)
+    if name is None:
+        return
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text + "\n")
     (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n")

@@ -1,14 +1,19 @@
 """`arlow doctor`: the machine as it is, and the gate's own answers."""
 
 import json
+import os
 import platform
+import subprocess
+import sys
 
 import pytest
 import torch
 import transformers
 
 from arlow_vl.cli import main
+from arlow_vl.cli.doctor import advise_precision
 from arlow_vl.models.arlow.attention import kernel_for
+from arlow_vl.models.arlow.linear import cpu_vendor, product_for
 
 
 @pytest.fixture
@@ -29,6 +34,39 @@ def test_the_machine_is_described(found):
     assert f"{torch.backends.cpu.get_cpu_capability()}" in found["machine"]["CPU"]
     assert (found["machine"]["GPU"] == "none") is not torch.cuda.is_available()
     assert found["machine"]["oneDNN"] == ("available" if torch.backends.mkldnn.is_available() else "absent")
+
+
+def test_the_vendor_of_the_processor_is_named(found):
+    assert cpu_vendor() in found["machine"]["CPU"]
+
+
+def test_the_products_are_those_of_the_gate_with_its_reason(found):
+    assert [row["dtype"] for row in found["products"]] == ["float32", "bfloat16", "float16", "float64"]
+    for row in found["products"]:
+        choice = product_for(getattr(torch, row["dtype"]), row["device"])
+        assert (row["kernel"], row["reason"]) == (choice.kernel, choice.reason)
+
+
+@pytest.mark.parametrize(
+    ("flags", "advised"),
+    [("fpu avx2 avx512f amx_tile amx_bf16", "bf16-mixed"), ("fpu avx2 avx512_bf16", "32-true"), ("", "32-true")],
+)
+def test_bf16_is_advised_where_the_processor_has_amx(flags, advised):
+    precision, reason = advise_precision(flags.split())
+    assert precision == advised and "AMX" in reason
+
+
+@pytest.mark.parametrize(("given", "seen"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_a_command_lets_idle_threads_sleep_unless_the_user_says_otherwise(given, seen):
+    """OpenMP reads the variable when torch loads, so it is set before."""
+    program = (
+        "import sys; sys.argv = ['arlow', 'doctor', '--json']\n"
+        "from arlow_vl.cli import run; assert 'torch' not in sys.modules; run()"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    shown = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(shown.stdout)["machine"]["OpenMP waits"] == seen
 
 
 def test_the_table_is_the_gates_answer_for_every_case(found):

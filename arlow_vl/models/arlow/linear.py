@@ -1,18 +1,82 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""Linear layers whose float32 products run on oneDNN where the machine is a CPU.
+"""Linear layers whose float32 products run on the faster of the two kernels that PyTorch brings for processors.
 
 PyTorch hands float32 products to MKL, which keeps its AVX-512 kernels for Intel processors; oneDNN, in every x86 build
-of PyTorch, has them for all. On an AMD EPYC the three products of a training step and the one of a decode step take
-about half the time (`experiments/benchmarks/results/decoder.md`). Everything else goes the way of `nn.Linear`.
+of PyTorch, has them for all. Measured, oneDNN's speed over MKL's:
+
+    processor             forward        gradient of the weight    one row
+    AMD with AVX-512      about 2        about 2                   1.5
+    AMD with AVX2         0.9 to 1.2     0.7 to 0.8                0.4 to 0.9
+    Intel with AVX-512    0.87 to 0.98   0.71 to 0.88              0.70
+
+So the first kind of processor takes oneDNN (`choose_product`); everything else goes the way of `nn.Linear`.
 """
+
+import functools
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch._ops import _len_torch_dispatch_stack_pre_dispatch
+from torch.autograd import forward_ad
 
-HAS_ONEDNN = torch.backends.mkldnn.is_available()
+PLAIN = (Tensor, nn.Parameter)
+"""Quantised, sharded and fake tensors are of other types, and bring kernels of their own."""
 SMALL = 2**16
 """Entries of a matrix below which one row's product costs less than oneDNN's call."""
+
+
+@dataclass(frozen=True)
+class ProductChoice:
+    kernel: Literal["onednn", "torch"]
+    reason: str
+
+
+def choose_product(
+    dtype: torch.dtype, device_type: str, *, vendor: str, instructions: str, has_onednn: bool = True
+) -> ProductChoice:
+    """Picks the kernel of a product. `vendor` is as the processor names itself, `instructions` as torch calls them."""
+    if device_type != "cpu":
+        return ProductChoice("torch", f"torch's own kernels are the fast ones on {device_type}")
+    if dtype != torch.float32:
+        return ProductChoice("torch", f"torch finds the kernel for {dtype} by itself")
+    if not has_onednn:
+        return ProductChoice("torch", "this torch was built without oneDNN")
+    if vendor != "AuthenticAMD":
+        return ProductChoice("torch", f"MKL was measured the faster on Intel; vendor here: {vendor or 'unknown'}")
+    if instructions != "AVX512":
+        return ProductChoice("torch", f"MKL was measured the faster on AMD without AVX-512; {instructions} here")
+    return ProductChoice("onednn", "MKL keeps its AVX-512 kernels for Intel, oneDNN runs them on AMD")
+
+
+@functools.cache
+def cpu_vendor() -> str:
+    """The processor's vendor in its own spelling, "AuthenticAMD" or "GenuineIntel"; "" where none is told."""
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        with path.open() as lines:
+            return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "")
+    return platform.processor().rpartition(", ")[2]  # Windows: "AMD64 Family 25 Model 1 Stepping 1, AuthenticAMD"
+
+
+@functools.cache
+def product_for(dtype: torch.dtype, device_type: str) -> ProductChoice:
+    """`choose_product` with what this machine has."""
+    return choose_product(
+        dtype,
+        device_type,
+        vendor=cpu_vendor(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        has_onednn=torch.backends.mkldnn.is_available(),
+    )
+
+
+@torch.compiler.assume_constant_result  # the compiler asks once, instead of tracing how it is found out
+def _prefers_onednn() -> bool:
+    return product_for(torch.float32, "cpu").kernel == "onednn"
 
 
 def _operator(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
@@ -28,15 +92,38 @@ if not hasattr(torch.ops.arlow, "linear_product"):
     _LIBRARY.impl("linear_product", lambda left, right, bias: left.new_empty(*left.shape[:-1], right.shape[0]), "Meta")
 
 
+def is_transformed() -> bool:
+    """Tells a run inside torch.func (jvp, vmap, grad, hessian), or with forward-mode derivatives."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _is_observed() -> bool:
+    """Tells a run whose operations somebody differentiates, records or counts.
+
+    They know torch's own operations. oneDNN's has no derivative of its own: a jvp through it would be zero, a recorded
+    graph would have no gradient, and its floating-point operations would count for nothing.
+    """
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting() or is_transformed()
+    modes = torch._C._len_torch_dispatch_stack() + _len_torch_dispatch_stack_pre_dispatch()
+    return modes > 0 or is_transformed() or torch.jit.is_tracing()
+
+
 def takes_onednn(left: Tensor, right: Tensor) -> bool:
-    """Float32 on a CPU, outside autocast. Not one row times a small matrix; nor no rows, which oneDNN refuses."""
+    """Float32 on a CPU of the right kind, outside autocast, unobserved.
+
+    Not one row times a small matrix; nor no rows, which oneDNN refuses.
+    """
     return (
-        left.dtype == right.dtype == torch.float32
+        _prefers_onednn()
+        and type(left) in PLAIN
+        and type(right) in PLAIN
+        and left.dtype == right.dtype == torch.float32
         and left.is_cpu
         and (right.numel() >= SMALL or left.numel() > left.shape[-1])
-        and HAS_ONEDNN
         and (torch.compiler.is_compiling() or (bool(torch.backends.mkldnn.enabled) and left.numel() > 0))
         and not torch.is_autocast_enabled("cpu")
+        and not _is_observed()
     )
 
 
@@ -46,8 +133,14 @@ def onednn_product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> T
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """left (..., K) times right (N, K) transposed, without a gradient. Any strides: a transpose costs no copy."""
-    return onednn_product(left, right) if takes_onednn(left, right) else nn.functional.linear(left, right)
+    """left (..., K) times right (N, K) transposed. Any strides: a transpose costs no copy.
+
+    Inside a backward that is itself differentiated (`create_graph=True`) autograd follows it.
+    """
+    is_followed = torch.is_grad_enabled() and (left.requires_grad or right.requires_grad)
+    if is_followed or not takes_onednn(left, right):
+        return nn.functional.linear(left, right)
+    return onednn_product(left, right)
 
 
 class _OneDnnLinear(torch.autograd.Function):
@@ -57,14 +150,13 @@ class _OneDnnLinear(torch.autograd.Function):
         return onednn_product(states, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         states, weight = ctx.saved_tensors
         needs_states, needs_weight, needs_bias = ctx.needs_input_grad
-        grad = grad.flatten(0, -2)
+        grad, rows = (x.reshape(-1, x.shape[-1]) for x in (grad, states))
         return (
-            onednn_product(grad, weight.t()).view_as(states) if needs_states else None,
-            onednn_product(grad.t(), states.flatten(0, -2).t()) if needs_weight else None,
+            product(grad, weight.t()).view_as(states) if needs_states else None,
+            product(grad.t(), rows.t()) if needs_weight else None,
             grad.sum(0) if needs_bias else None,
         )
 
@@ -73,9 +165,8 @@ class ArlowLinear(nn.Linear):
     """`nn.Linear`, on the faster kernel where there is one: same parameters, same results but for rounding."""
 
     def forward(self, input: Tensor) -> Tensor:
-        operands = _, weight, _ = input, self.weight, self.bias
-        # A quantised or a sharded weight is a tensor of another type and brings kernels of its own.
-        if type(weight) is not nn.Parameter or not takes_onednn(input, weight):
+        operands = input, self.weight, self.bias
+        if not takes_onednn(input, self.weight):
             return nn.functional.linear(*operands)
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands):
             return _OneDnnLinear.apply(*operands)

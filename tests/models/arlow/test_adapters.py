@@ -16,7 +16,7 @@ TARGETS = pytest.mark.parametrize(
 )
 
 
-def with_lora(model, target_modules: str) -> PeftModel:
+def with_lora(model, target_modules: str | list[str]) -> PeftModel:
     return get_peft_model(model, LoraConfig(r=4, target_modules=target_modules, task_type="CAUSAL_LM"))
 
 
@@ -128,6 +128,38 @@ def test_tied_embeddings_stay_one_tensor_with_an_adapter_and_after_merging(open_
     fill_adapter(model)
     merged = model.merge_and_unload()
     assert merged.lm_head.weight is merged.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "modules_to_save"])
+def test_an_adapter_of_the_head_counts_in_a_loss_without_logits(open_model, kind):
+    """The loss was that of the head without its adapter, which got no gradient."""
+    saved = kind == "modules_to_save"
+    config = LoraConfig(
+        r=4,
+        target_modules=["q_proj"] if saved else ["q_proj", "lm_head"],
+        modules_to_save=["lm_head"] if saved else None,
+        use_dora=kind == "dora",
+        task_type="CAUSAL_LM",
+    )
+    model, inputs = get_peft_model(open_model, config), batch()
+    fill_adapter(model)
+    adapter = [p for name, p in model.named_parameters() if "lm_head" in name and p.requires_grad]
+    losses = [model(**inputs, skip_logits=skips).loss for skips in (False, True)]
+    torch.testing.assert_close(losses[1], losses[0])
+    expected, lean = (torch.autograd.grad(loss, adapter) for loss in losses)
+    for gradient, plain in zip(lean, expected, strict=True):
+        assert plain.any()
+        torch.testing.assert_close(gradient, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_embeddings_behind_an_adapter_tell_where_images_are(open_model):
+    """The product of an adapter rounds otherwise for one token than for a text."""
+    model = with_lora(open_model, ["embed_tokens", "q_proj"])
+    torch.nn.init.normal_(model.get_input_embeddings().lora_embedding_B["default"])
+    input_ids, images = text_with_images()
+    embeds = model.get_input_embeddings()(input_ids)
+    by_embeds = model(inputs_embeds=embeds, encoder_hidden_states=images).logits
+    torch.testing.assert_close(by_embeds, model(input_ids, encoder_hidden_states=images).logits)
 
 
 def test_lora_on_cross_attention_leaves_text_without_images_alone_bit_for_bit(open_model):

@@ -1,12 +1,24 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
-from arlow_vl.models.arlow.linear import HAS_ONEDNN, ArlowLinear, takes_onednn
+from arlow_vl.models.arlow import linear
+from arlow_vl.models.arlow.linear import ArlowLinear, choose_product, product, takes_onednn
 
 sizes = st.integers(1, 40)
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+
+
+@pytest.fixture(params=["torch", pytest.param("onednn", marks=needs_onednn)], autouse=True)
+def kernel(request, monkeypatch):
+    """Both kernels on every processor, whichever it would choose."""
+    monkeypatch.setattr(linear, "_prefers_onednn", lambda: request.param == "onednn")
+    return request.param
 
 
 @pytest.fixture
@@ -22,7 +34,7 @@ def twins(in_features: int, out_features: int, bias: bool) -> tuple[ArlowLinear,
 
 
 @given(rows=st.lists(sizes, min_size=1, max_size=3), in_features=sizes, out_features=sizes, bias=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_values_and_gradients_equal_those_of_a_float64_linear(rows, in_features, out_features, bias):
     ours, reference = twins(in_features, out_features, bias)
     states = torch.randn(*rows, in_features, requires_grad=True)
@@ -64,12 +76,31 @@ def test_only_what_asks_for_a_gradient_gets_one():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "takes"), [(torch.float32, HAS_ONEDNN), (torch.float64, False), (torch.bfloat16, False)]
+    ("dtype", "device", "vendor", "instructions", "has_onednn", "kernel", "because"),
+    [
+        (torch.float32, "cpu", "AuthenticAMD", "AVX512", True, "onednn", "oneDNN runs them on AMD"),
+        (torch.float32, "cpu", "AuthenticAMD", "AVX2", True, "torch", "AVX2 here"),
+        (torch.float32, "cpu", "GenuineIntel", "AVX512", True, "torch", "GenuineIntel"),
+        (torch.float32, "cpu", "GenuineIntel", "AVX2", True, "torch", "GenuineIntel"),
+        (torch.float32, "cpu", "", "DEFAULT", True, "torch", "unknown"),
+        (torch.float32, "cpu", "AuthenticAMD", "AVX512", False, "torch", "without oneDNN"),
+        (torch.bfloat16, "cpu", "AuthenticAMD", "AVX512", True, "torch", "bfloat16"),
+        (torch.float64, "cpu", "AuthenticAMD", "AVX512", True, "torch", "float64"),
+        (torch.float32, "cuda", "AuthenticAMD", "AVX512", True, "torch", "cuda"),
+    ],
 )
-def test_float32_on_a_cpu_takes_onednn(dtype, takes):
-    states, weight = torch.randn(2, 8, dtype=dtype), torch.randn(4, 8, dtype=dtype)
-    assert takes_onednn(states, weight) is takes
-    assert not takes_onednn(states.to("meta"), weight.to("meta"))
+def test_the_processor_decides_which_kernel_multiplies(
+    dtype, device, vendor, instructions, has_onednn, kernel, because
+):
+    choice = choose_product(dtype, device, vendor=vendor, instructions=instructions, has_onednn=has_onednn)
+    assert choice.kernel == kernel and because in choice.reason
+
+
+def test_only_float32_on_a_cpu_takes_onednn(kernel):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        states, weight = torch.randn(2, 8, dtype=dtype), torch.randn(4, 8, dtype=dtype)
+        assert takes_onednn(states, weight) is (dtype == torch.float32 and kernel == "onednn")
+        assert not takes_onednn(states.to("meta"), weight.to("meta"))
 
 
 def test_autocast_decides_the_dtype_as_for_any_linear():
@@ -101,12 +132,94 @@ def test_a_weight_of_another_tensor_type_keeps_its_own_kernels():
     assert Sharded.calls == 1
 
 
-def test_a_second_derivative_is_refused_not_wrong():
-    ours, _ = twins(3, 2, bias=False)
-    states = torch.randn(4, 3, requires_grad=True)
-    (grad,) = torch.autograd.grad(ours(states).square().sum(), states, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+def fx_gradient(layer, states, **settings):
+    """The gradient of a recorded graph."""
+    graph, leaf = make_fx(layer, **settings)(states), states.clone().requires_grad_()
+    return torch.autograd.grad(graph(leaf).square().sum(), leaf)
+
+
+def dual_tangent(layer, states):
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(layer(forward_ad.make_dual(states, torch.ones_like(states)))).tangent
+
+
+def second_derivative(layer, states):
+    leaf = states.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(layer(leaf).pow(3).sum(), leaf, create_graph=True)
+    return torch.autograd.grad(grad.square().sum(), leaf)
+
+
+def batched_gradients(layer, states):
+    leaf = states.clone().requires_grad_()
+    out = layer(leaf)
+    return torch.autograd.grad(out, leaf, torch.eye(out.numel()).view(-1, *out.shape), is_grads_batched=True)
+
+
+def operations(layer, states):
+    with FlopCounterMode(display=False) as counter:
+        layer(states)
+    return torch.tensor(counter.get_total_flops())
+
+
+def in_eager_compile(function):
+    def call(layer, states):
+        torch._dynamo.reset()
+        return torch.compile(lambda x: function(layer, x), backend="aot_eager")(states)
+
+    return call
+
+
+def jvp(layer, states):
+    return torch.func.jvp(layer, (states,), (torch.ones_like(states),))
+
+
+OBSERVERS = {
+    "jvp": jvp,
+    "vmap": lambda layer, states: torch.func.vmap(layer)(states),
+    "grad": lambda layer, states: torch.func.grad(lambda x: layer(x).square().sum())(states),
+    "jacfwd": lambda layer, states: torch.func.jacfwd(layer)(states),
+    "jacrev": lambda layer, states: torch.func.jacrev(layer)(states),
+    "hessian": lambda layer, states: torch.func.hessian(lambda x: layer(x).square().sum())(states),
+    "forward mode": dual_tangent,
+    "second derivative": second_derivative,
+    "batched gradients": batched_gradients,
+    "make_fx": fx_gradient,
+    "make_fx before dispatch": lambda layer, states: fx_gradient(layer, states, pre_dispatch=True),
+    "vmap over weights": lambda layer, states: torch.func.vmap(
+        lambda weight: torch.func.functional_call(layer, {"weight": weight}, (states,))
+    )(torch.stack([layer.weight.detach(), 2 * layer.weight.detach()])),
+    "functional_call": lambda layer, states: torch.func.functional_call(
+        layer, {"weight": 2 * layer.weight.detach()}, (states,)
+    ),
+    "a counter of operations": operations,
+    "compiled jvp": in_eager_compile(jvp),
+}
+
+
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trained"])
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_whoever_looks_at_the_operations_sees_those_of_a_plain_linear(observer, frozen):
+    ours, reference = (cls(8, 6) for cls in (ArlowLinear, nn.Linear))
+    reference.load_state_dict(ours.state_dict())
+    for layer in (ours, reference):
+        layer.requires_grad_(not frozen)
+    states = torch.randn(3, 8)
+    seen, expected = (OBSERVERS[observer](layer, states) for layer in (ours, reference))
+    torch.testing.assert_close(seen, expected)  # the jvp of a frozen layer was zero
+
+
+def test_one_vector_is_one_row():
+    ours, reference = twins(300, 300, bias=True)
+    states = torch.randn(300, requires_grad=True)
+    ours(states).sum().backward()
+    torch.testing.assert_close(states.grad.double(), reference.weight.sum(0), rtol=1e-4, atol=1e-4)
+
+
+def test_a_product_that_autograd_follows_has_a_gradient():
+    left, right = torch.randn(3, 8, requires_grad=True), torch.randn(6, 8)
+    assert product(left, right).requires_grad
+    with torch.no_grad():
+        assert not product(left, right).requires_grad
 
 
 def test_no_rows_give_no_rows_and_gradients_of_zero():

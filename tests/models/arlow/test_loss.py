@@ -4,6 +4,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
+from torch.utils.flop_counter import FlopCounterMode
 
 from arlow_vl.models.arlow import loss as loss_module
 from arlow_vl.models.arlow.loss import linear_cross_entropy, next_token_loss, rows_at_a_time
@@ -85,6 +87,72 @@ def test_half_precision_sums_in_float32():
     torch.testing.assert_close(hidden_states.grad.double(), states_grad, rtol=0.05, atol=2e-4)
 
 
+def errors(hidden_states, weight, labels, scale, loss_of, divisor=None):
+    """Relative errors of both gradients of the scaled loss, against float64."""
+    _, *exact = reference(hidden_states, weight, labels, divisor)
+    leaves = [x.detach().clone().requires_grad_() for x in (hidden_states, weight)]
+    (scale * loss_of(*leaves, labels)).backward()
+    pairs = zip(leaves, exact, strict=True)
+    return [((leaf.grad.double() / scale - true).norm() / true.norm()).item() for leaf, true in pairs]
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.7, 65536.0])
+@pytest.mark.parametrize("autocast", [False, True], ids=["weights", "autocast"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_are_as_accurate_as_those_of_materialised_logits(dtype, autocast, scale):
+    """Float16's overflowed with the scale of a GradScaler, and without one they were rounded before it came."""
+    hidden_states, weight, labels = case(300, 700, 0.3, torch.float32 if autocast else dtype)
+    divisor = torch.tensor(5000)
+
+    def materialised(states, weight, labels):
+        with torch.autocast("cpu", dtype=dtype, enabled=autocast):
+            logits = F.linear(states, weight)
+        return F.cross_entropy(logits.float(), labels, reduction="sum") / divisor
+
+    def ours(*inputs):
+        with torch.autocast("cpu", dtype=dtype, enabled=autocast):
+            return linear_cross_entropy(*inputs, divisor)
+
+    inputs = hidden_states, weight, labels, scale
+    for mine, plain in zip(errors(*inputs, ours, divisor), errors(*inputs, materialised, divisor), strict=True):
+        assert mine < 1.05 * plain
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_retained_loss_goes_backward_again(dtype):
+    hidden_states, weight, labels = case(30, 20, 0.0, dtype)
+    loss = linear_cross_entropy(hidden_states, weight, labels)
+    first = torch.autograd.grad(loss, [hidden_states, weight], retain_graph=True)
+    kept = [grad.clone() for grad in first]
+    second = torch.autograd.grad(2 * loss, [hidden_states, weight])
+    for grad, before, twice in zip(first, kept, second, strict=True):
+        assert torch.equal(grad, before) and torch.equal(twice, 2 * grad)
+
+
+def products(run) -> int:
+    """How many times the head's product was made."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / (2 * 30 * 16 * 20)
+
+
+def test_a_loss_without_gradient_makes_one_product_of_three():
+    hidden_states, weight, labels = case(30, 20, 0.0)
+
+    def loss():
+        return linear_cross_entropy(hidden_states, weight, labels)
+
+    assert products(loss) == 3
+    with torch.no_grad():
+        assert products(loss) == 1
+    with torch.inference_mode():
+        assert products(loss) == 1
+    weight.requires_grad_(False)
+    assert products(loss) == 2
+    hidden_states.requires_grad_(False)
+    assert products(loss) == 1
+
+
 def test_the_rows_at_a_time_stay_within_the_memory_and_the_kernels_reach():
     assert [rows_at_a_time(v, "cpu") for v in (300, 8192, 32768, 131072, 10**6)] == [256, 256, 256, 64, 64]
     assert rows_at_a_time(131072, "cuda") == 2048
@@ -110,9 +178,74 @@ def test_a_model_that_skips_logits_has_the_same_loss_and_gradients(small_config,
             torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
 
 
-def test_a_head_that_is_no_plain_matrix_keeps_its_own_way():
-    head = nn.Sequential(nn.Linear(16, 20))
-    assert next_token_loss(torch.randn(1, 4, 16), head, torch.zeros(1, 4, dtype=torch.long)) is None
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def own_forward(head):
+    head.forward = lambda states: 2 * F.linear(states, head.weight)
+
+
+def hook(head):
+    head.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def parametrization(head):
+    nn.utils.parametrize.register_parametrization(head, "weight", Doubled())
+
+
+def pruning(head):
+    prune.l1_unstructured(head, "weight", amount=0.5)
+
+
+@pytest.mark.parametrize("change", [own_forward, hook, parametrization, pruning])
+def test_a_head_that_is_more_than_its_weight_is_called(open_model, change):
+    ids = torch.randint(10, 300, (1, 8))
+    unchanged = open_model(input_ids=ids, labels=ids).loss
+    open_model.lm_head.weight = nn.Parameter(open_model.lm_head.weight.detach().clone())  # untied
+    change(open_model.lm_head)
+    plain = open_model(input_ids=ids, labels=ids).loss
+    assert plain != unchanged
+    torch.testing.assert_close(open_model(input_ids=ids, labels=ids, skip_logits=True).loss, plain)
+
+
+def test_the_bias_of_a_head_is_not_forgotten(open_model):
+    open_model.lm_head = nn.Linear(64, 300)
+    nn.init.normal_(open_model.lm_head.bias)
+    ids = torch.randint(10, 300, (1, 8))
+    plain, lean = (open_model(input_ids=ids, labels=ids, skip_logits=skips).loss for skips in (False, True))
+    torch.testing.assert_close(lean, plain)
+
+
+def test_an_index_to_ignore_is_heard_without_logits_too(open_model):
+    ids = torch.randint(10, 300, (2, 8))
+    labels = ids.clone()
+    labels[0, :4] = 0
+    plain, lean = (
+        open_model(input_ids=ids, labels=labels, ignore_index=0, skip_logits=skips).loss for skips in (False, True)
+    )
+    torch.testing.assert_close(lean, plain)
+
+
+def test_a_loss_of_the_users_own_is_called_without_logits_too(open_model):
+    open_model.loss_function = lambda logits, **kwargs: logits.square().mean()
+    ids = torch.randint(10, 300, (1, 8))
+    plain, lean = (open_model(input_ids=ids, labels=ids, skip_logits=skips).loss for skips in (False, True))
+    assert lean == plain
+
+
+def test_torch_func_differentiates_a_loss_that_skips_logits(open_model):
+    ids = torch.randint(10, 300, (1, 8))
+    parameters = dict(open_model.named_parameters())
+
+    def loss(head, skips):
+        settings = {"input_ids": ids, "labels": ids, "skip_logits": skips}
+        values = parameters | {"lm_head.weight": head}
+        return torch.func.functional_call(open_model, values, kwargs=settings, tie_weights=False).loss
+
+    plain, lean = (torch.func.grad(loss)(open_model.lm_head.weight.detach(), skips) for skips in (False, True))
+    torch.testing.assert_close(lean, plain)
 
 
 def test_labels_that_are_shifted_already_are_taken_as_they_are():
