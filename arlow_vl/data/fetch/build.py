@@ -111,11 +111,20 @@ def build_captions(folder: Path, archives: Path, packages: PackageSet, say: Say)
     index = {}
     for split in SPLITS:
         index |= write_shards(folder, split, _samples(images, plan, split))
-    write_index(folder, index)
+    write_index(folder, index, summary=caption_summary({image.origin.source for image in images}))
     counts = Counter(f"{split} {p.origin.source}" for p, split in zip(images, plan.splits, strict=True) if split)
     if translations:
         counts[f"stamp sentences left in {len(translations)} other locales"] = translations.total()
     return dict(counts)
+
+
+def caption_summary(sources: set[str]) -> str:
+    """Words about the images for people who read scores."""
+    kinds = {"emoji": "emoji drawings", "tuxpaint-stamps": "stamps", "openclipart": "clip art"}
+    return (
+        f"Images with captions are {', '.join(kinds[source] for source in sorted(sources))}, with short captions. "
+        "No set of photographs with sentence captions (such as COCO) is among them, and no score compares with one."
+    )
 
 
 def _source_images(archives: Path, packages: PackageSet, translations: Counter) -> Iterator[SourceImage]:
@@ -143,7 +152,7 @@ def build_easy_vqa(folder: Path, archives: Path, packages: PackageSet, say: Say)
     index = {}
     for split in ("train", "validation", "test"):
         index |= write_shards(folder, split, samples[split])
-    write_index(folder, index)
+    write_index(folder, index, summary="easy-VQA's images are drawn shapes, with questions about them.")
     return {split: len(part) for split, part in samples.items()}
 
 
