@@ -27,7 +27,9 @@ def add_parser(arlow: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.data.prompts import CAPTION_PROMPT, question_prompt
-    from arlow_vl.evaluation.explain import draw_explanation, encoder_views, explain_completion
+    from arlow_vl.evaluation.explain import encoder_views, explain_completion
+    from arlow_vl.evaluation.heat_maps import draw_explanation
+    from arlow_vl.evaluation.scores import format_number
     from arlow_vl.models.folders import load_vision_language_model
     from vision.decoding.image import read_image
 
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         words[0].heat.numel() if words else vision.num_patches,
         prefix_tokens=vision.num_prefix_tokens if vision.prefix_tokens else 0,
     )
-    read = ", ".join(f"{layer} (gate {openings[layer][0]:+.2f})" for layer in layers)
+    read = ", ".join(f"{layer} (gate {format_number(openings[layer][0], 2, is_signed=True)})" for layer in layers)
     sheet = draw_explanation(original, views, words, title=f"{caption}   (cross-attention of layer {read})")
     sheet.save(args.out)
     print_line(f"{args.out}: {caption}")

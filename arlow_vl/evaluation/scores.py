@@ -178,7 +178,8 @@ def describe_empty(task: Mapping[str, Any]) -> list[str]:
     """A sentence for each system whose empty answers the official code would count as right."""
     return [
         f"{system_title(system)}: {of['questions']:,} predictions of which normalisation leaves nothing; the official "
-        f"code counts them where nothing is left of the answer either: {format_number(100 * of['accuracy_with_empty'], 1)}%"
+        f"code counts them where nothing is left of the answer either: "
+        f"{format_number(100 * of['accuracy_with_empty'], 1)}%"
         for system, of in task.get("empty_matches", {}).items()
     ]
 
