@@ -1,8 +1,8 @@
 """The sheet of `arlow explain`: the image under each word's heat, with the scale of the colours.
 
 Heat is drawn so that it can be read on any image. The image turns grey and keeps a third of its contrast; over it lies
-a colour that only grows brighter with the attention. The brightest image under no attention is then still darker than the
-darkest under full attention, and a place on black and one on white differ by the same step of brightness. The colours
+a colour that only grows brighter with the attention. The brightest image under no attention is then still darker than
+the darkest under full attention, and a place on black and one on white differ by the same step of brightness. The colours
 follow the square root of the attention, so that four times the even share stands out beside forty times.
 """
 

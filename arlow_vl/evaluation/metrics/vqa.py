@@ -7,7 +7,8 @@ first rule and 1 by the second.
 
 By either rule, nothing is no answer. Normalisation leaves nothing of "A", "the", "?" or an empty prediction, so the
 official code takes each for the answer "A". Here such a prediction is right only if it says what the annotator said:
-"a." for "A", but not "the" or "". Scores tell how many predictions this concerns and what the official code makes of them.
+"a." for "A", but not "the" or "". Scores tell how many predictions this concerns and what the official code makes of
+them.
 """
 
 import re
