@@ -9,7 +9,7 @@ from typing import TextIO
 ACTING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
-def escape_controls(text: str) -> str:
+def visible(text: str) -> str:
     r"""The text with each character that would act on a terminal as its escape: `\x1b`, `\n`, `\u202e`."""
     return "".join(
         character.encode("unicode_escape").decode() if unicodedata.category(character) in ACTING else character
@@ -19,4 +19,4 @@ def escape_controls(text: str) -> str:
 
 def print_line(text: object, *, file: TextIO | None = None) -> None:
     """Prints one line, its control characters escaped, at once."""
-    print(escape_controls(str(text)), file=file or sys.stdout, flush=True)
+    print(visible(str(text)), file=file or sys.stdout, flush=True)

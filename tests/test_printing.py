@@ -1,6 +1,6 @@
 import pytest
 
-from arlow_vl.printing import escape_controls, print_line
+from arlow_vl.printing import print_line, visible
 
 
 @pytest.mark.parametrize(
@@ -16,12 +16,12 @@ from arlow_vl.printing import escape_controls, print_line
     ],
 )
 def test_characters_that_act_are_shown_as_escapes(text, shown):
-    assert escape_controls(text) == shown
+    assert visible(text) == shown
 
 
 @pytest.mark.parametrize("text", ["naïve café.jpg", "日本語　の 写真", "фото", "🦊", r"C:\new\table", "a\xa0b"])
 def test_every_other_character_stays_as_it_is(text):
-    assert escape_controls(text) == text
+    assert visible(text) == text
 
 
 def test_a_line_is_one_line(capsys):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from arlow_vl.cli.parser import Parser
-from arlow_vl.printing import escape_controls, print_line
+from arlow_vl.printing import print_line, visible
 
 SUBCOMMANDS = """
     data tokenizer fit caption explain evaluate report image checkpoint serve verify_frozen doctor
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def one_line(message: str, words: Sequence[str]) -> str:
     """The message without line breaks; those inside a name that was typed are shown as escapes."""
     for word in words:
-        if (shown := escape_controls(word)) != word:
+        if (shown := visible(word)) != word:
             message = message.replace(word, shown)
     return re.sub(r"\s*\n\s*", " ", message.strip())
 

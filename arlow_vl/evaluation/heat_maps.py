@@ -2,8 +2,8 @@
 
 Heat is drawn so that it can be read on any image. The image turns grey and keeps a third of its contrast; over it lies
 a colour that only grows brighter with the attention. The brightest image under no attention is then still darker than
-the darkest under full attention, and a place on black and one on white differ by the same step of brightness. The colours
-follow the square root of the attention, so that four times the even share stands out beside forty times.
+the darkest under full attention, and a place on black and one on white differ by the same step of brightness. The
+colours follow the square root of the attention, so that four times the even share stands out beside forty times.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from arlow_vl.evaluation.explain import View, WordHeat
 from arlow_vl.evaluation.scores import format_number
-from arlow_vl.printing import escape_controls
+from arlow_vl.printing import visible
 
 CELL, GAP, COLUMNS, STRIP = 168, 12, 6, 200
 BAR_WIDTH, BAR_HEIGHT = 300, 14
@@ -119,7 +119,7 @@ def write(
     sheet: Image.Image, corner: tuple[int, int], text: str, size: int, colour: tuple[int, int, int], width: int
 ) -> None:
     """One line of text, cut short with an ellipsis where it would leave its width."""
-    draw, shown = ImageDraw.Draw(sheet), escape_controls(text)
+    draw, shown = ImageDraw.Draw(sheet), visible(text)
     while shown and draw.textlength(shown, font=font(size)) > width:
         shown = shown.removesuffix("…")[:-1].rstrip() + "…" if len(shown) > 1 else ""
     draw.text(corner, shown, fill=colour, font=font(size))

@@ -12,7 +12,7 @@ from arlow_vl.evaluation.metrics.captions import ORDERS, bleu, caption_scores
 from arlow_vl.evaluation.metrics.vqa import Rule, vqa_scores
 from arlow_vl.evaluation.results import MODEL, CaptionRow, QuestionRow, Task, read_json, read_tasks, write_json
 from arlow_vl.evaluation.statistics import Interval, Metric
-from arlow_vl.printing import escape_controls
+from arlow_vl.printing import visible
 
 Statistics = dict[str, np.ndarray]
 """Sums of a metric by system: a row an image."""
@@ -168,7 +168,7 @@ def format_task(task: Mapping[str, Any]) -> str:
 
 
 def describe_task(task: Mapping[str, Any]) -> str:
-    title = escape_controls(task["title"])
+    title = visible(task["title"])
     if task["kind"] == "captions":
         return f"{title} ({task['samples']:,} images)"
     return f"{title} ({task['samples']:,} questions, {task['images']:,} images; rule: {task['rule']})"
@@ -190,11 +190,11 @@ def shown_metrics(task: Mapping[str, Any]) -> list[str]:
 
 def metric_title(name: str, *, is_percent: bool) -> str:
     """The metric with its scale."""
-    return escape_controls(f"{name}, %" if is_percent else f"{name}, {SCALES.get(name, 1)} at most")
+    return visible(f"{name}, %" if is_percent else f"{name}, {SCALES.get(name, 1)} at most")
 
 
 def system_title(system: str) -> str:
-    return SYSTEM_TITLES.get(system, escape_controls(system.replace("_", " ")))
+    return SYSTEM_TITLES.get(system, visible(system.replace("_", " ")))
 
 
 def format_number(value: float | int, digits: int, *, is_signed: bool = False) -> str:
