@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from arlow_vl.errors import DivergenceError
 from arlow_vl.models.folders import save_folder
+from arlow_vl.printing import print_line
 from arlow_vl.training.build import build_stage
 from arlow_vl.training.callbacks import Checkpointing, FrozenTensorsCheck, MetricsFile, SeedEachStep, StepLog
 from arlow_vl.training.checkpoint_io import ArlowCheckpointIO, checkpoints, newest_good, remove_leftovers
@@ -39,7 +40,7 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
     with run_lock(recipe.run_dir):
         begin_folder(recipe)
         if product.is_dir():
-            print(f"{recipe.run_dir} is finished, its model lies in {product}")
+            print_line(f"{recipe.run_dir} is finished, its model lies in {product}")
             return product
         folder = recipe.run_dir / "checkpoints"
         newest = newest_good(folder)

@@ -31,14 +31,11 @@ from arlow_vl.data.fetch.stamps import read_stamps
 from arlow_vl.data.fetch.text import normalised, read_documents, unique_documents, write_text
 from arlow_vl.data.shards import read_whole
 from arlow_vl.errors import ResourceError
+from arlow_vl.printing import print_line
 
 OUTPUT_BYTES = 600_000_000  # what is built, twice: old and new lie side by side for a moment
 PROGRESS_EVERY = 2000
 PartBuilder = Callable[[Path, Path, PackageSet, Say], dict]
-
-
-def print_line(line: str) -> None:
-    print(line, flush=True)
 
 
 def build(root: Path, *, pip_only: bool, say: Say = print_line) -> None:
