@@ -121,7 +121,7 @@ def output_file(text: str) -> Path:
     """The type of a file to write; folders that lack are made when it is written."""
     path = Path(text)
     if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
+        raise argparse.ArgumentTypeError(f"{path} is a folder; name a file")
     check_parents(path)
     return path
 
@@ -130,7 +130,7 @@ def output_folder(text: str) -> Path:
     """The type of a folder to write into, which is made where it lacks."""
     path = Path(text)
     if path.exists() and not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a file; name a folder")
+        raise argparse.ArgumentTypeError(f"{path} is a file; name a folder")
     check_parents(path)
     return path
 

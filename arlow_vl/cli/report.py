@@ -27,9 +27,11 @@ def run(args: argparse.Namespace) -> None:
     from arlow_vl.evaluation.results import read_json
     from arlow_vl.evaluation.scores import format_table
 
+    if not args.results.is_dir():
+        raise ValueError(f"{args.results} is no folder; `arlow evaluate --output FOLDER` writes one with results")
     shards = args.shards or read_json(args.results / "meta.json").get("shards")
-    if not shards:
-        raise ValueError(f"{args.results / 'meta.json'} names no shards; say where the images are with --shards")
+    if not shards or not isinstance(shards, list):
+        raise ValueError(f"{args.results / 'meta.json'} lists no shards; say where the images are with --shards")
     output = args.output or args.results / "report.html"
     print(format_table(write_report(args.results, output, image_of=images_in_shards(shards))))
     print()

@@ -9,6 +9,7 @@ from typing import Any
 from arlow_vl.cli.parser import Parser, output_folder, positive_int, share
 from arlow_vl.printing import print_line
 
+MOST_ENTRIES = 2**20  # more than any model has; the training takes memory for all of them at once
 EXAMPLE = "arlow tokenizer train data/text/train.jsonl --vocab-size 4096 --output tokenizer"
 
 
@@ -45,6 +46,8 @@ def add_parser(arlow: Parser) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
+    if args.vocab_size > MOST_ENTRIES:
+        raise ValueError(f"--vocab-size must be at most {MOST_ENTRIES:,}, got {args.vocab_size:,}")
     from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer
 
     tally: Counter[str] = Counter()

@@ -36,12 +36,21 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
         DataError, CheckpointError, DivergenceError, ResourceError: see `arlow_vl.errors`.
         SystemExit: stopped by SIGTERM or SIGINT (143, 130), after a checkpoint.
     """
+    refuse_files(run_dir=recipe.run_dir, cache_features=getattr(recipe, "cache_features", None))
     product = recipe.run_dir / "hf"
     with run_lock(recipe.run_dir):
         begin_folder(recipe)
         if product.is_dir():
             print_line(f"{recipe.run_dir} is finished, its model lies in {product}")
             return product
+
+
+def refuse_files(**folders: Path | None) -> None:
+    """Raises ValueError naming the key whose folder cannot be made, as it or one above it is a file."""
+    for name, folder in folders.items():
+        for place in (folder, *folder.parents) if folder else ():
+            if place.exists() and not place.is_dir():
+                raise ValueError(f"{name} is {folder}, but {place} is a file; name a folder")
         folder = recipe.run_dir / "checkpoints"
         newest = newest_good(folder)
         remove_leftovers(folder, newest)

@@ -60,6 +60,7 @@ def test_a_character_is_not_cut_in_two(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        (("--vocab-size", 10**11), ValueError, "--vocab-size must be at most 1,048,576, got 100,000,000,000"),
         (("--vocab-size", 100), ValueError, "vocab_size must be at least 267.*got 100"),
         (
             ("--vocab-size", 280, "--max-bytes", 0),

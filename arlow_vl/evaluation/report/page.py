@@ -1,6 +1,7 @@
 """report.html: one page without scripts or links, with the images inside, made from a result folder."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from arlow_vl.data.shards import scan_shards
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.report.charts import Curve, Plot, gate_bar, interval_bar, plot_curves
 from arlow_vl.evaluation.report.contact_sheet import ImageOf, caption_sheet, question_sheet
-from arlow_vl.evaluation.results import CONTROLS, MODEL, Task, read_json, read_tasks, write_text
+from arlow_vl.evaluation.report.meta import read_meta
+from arlow_vl.evaluation.results import CONTROLS, MODEL, Task, read_tasks, write_text
 from arlow_vl.evaluation.scores import (
     describe_empty,
     describe_task,
@@ -25,10 +27,7 @@ from arlow_vl.evaluation.scores import (
 
 TEMPLATE = "page.html"
 HUGE = 1e30
-META_DEFAULTS: Mapping[str, Any] = {"title": "Arlow-VL: results", "summary": "", "hardware": ""} | {
-    **{name: {} for name in ("checkpoint", "decode", "versions", "wall_seconds", "gates")},
-    **{name: [] for name in ("data", "reproduce", "curves")},
-}
+HEXADECIMAL = re.compile(r"[+-]?0x[0-9a-f]+(\.[0-9a-f]*)?(p[+-]?[0-9]{1,3})?", re.IGNORECASE)
 
 
 def write_report(folder: Path, output: Path, *, image_of: ImageOf) -> dict[str, Any]:
@@ -44,7 +43,7 @@ def write_report(folder: Path, output: Path, *, image_of: ImageOf) -> dict[str, 
         DataError: a file or an image is broken.
     """
     scores = score_results(folder)
-    meta = {**META_DEFAULTS, **read_json(folder / "meta.json")}
+    meta = read_meta(folder / "meta.json")
     sections = [section(task, scores["tasks"][task.name], image_of) for task in read_tasks(folder)]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -197,7 +196,10 @@ def read_proofs(text: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def decimal(value: Any) -> str | None:
-    return repr(float.fromhex(value)) if isinstance(value, str) and value.lower().lstrip("-").startswith("0x") else None
+    """The number that a text in hexadecimal stands for; None for any other value."""
+    if not isinstance(value, str) or not HEXADECIMAL.fullmatch(value):
+        return None
+    return repr(float.fromhex(value))
 
 
 def format_duration(seconds: float | int) -> str:

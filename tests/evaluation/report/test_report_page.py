@@ -206,3 +206,34 @@ def test_answers_of_which_nothing_is_left_are_told_apart_on_the_page(tmp_path):
     assert "shown no image: 6 predictions of which normalisation leaves nothing" in page
     (row,) = re.findall(r'<th scope="row">a</th>(.*?)</tr>', page)[:1]
     assert re.findall(r">(\d+)</td>", row) == ["3", "0"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("title", 5),
+        ("gates", {"layer 1": "open"}),
+        ("wall_seconds", {"text": None}),
+        ("data", [{"licence": "MIT"}]),
+        ("data", "all"),
+        ("checkpoint", {"path": 3}),
+        ("versions", ["torch"]),
+        ("curves", [{"title": "a", "run": 7}]),
+        ("curves", [{"title": "a", "train": [[1]]}]),
+        ("curves", [{"title": "a", "train": [[1, "x"]]}]),
+        ("reproduce", "make demo"),
+    ],
+)
+def test_a_key_of_meta_with_another_kind_of_value_is_named(tmp_path, key, value):
+    write_captions(tmp_path)
+    write_json(tmp_path / "meta.json", {key: value})
+    with pytest.raises(DataError, match=rf"meta\.json: {key} is not what"):
+        write_report(tmp_path, tmp_path / "report.html", image_of=image_of)
+
+
+@pytest.mark.parametrize("value", ["0xzz", "0x", "1.5", 7, None, "0x1p99999"])
+def test_a_proof_that_is_no_hexadecimal_number_is_shown_as_it_is(tmp_path, value):
+    write_captions(tmp_path)
+    write_json(tmp_path / "text.json", {"loss_before": value, "loss_after": value})
+    write_report(tmp_path, tmp_path / "report.html", image_of=image_of)
+    assert "✓ Equal to the last bit" in (tmp_path / "report.html").read_text()
