@@ -43,14 +43,6 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
         if product.is_dir():
             print_line(f"{recipe.run_dir} is finished, its model lies in {product}")
             return product
-
-
-def refuse_files(**folders: Path | None) -> None:
-    """Raises ValueError naming the key whose folder cannot be made, as it or one above it is a file."""
-    for name, folder in folders.items():
-        for place in (folder, *folder.parents) if folder else ():
-            if place.exists() and not place.is_dir():
-                raise ValueError(f"{name} is {folder}, but {place} is a file; name a folder")
         folder = recipe.run_dir / "checkpoints"
         newest = newest_good(folder)
         remove_leftovers(folder, newest)
@@ -67,6 +59,14 @@ def refuse_files(**folders: Path | None) -> None:
             save_folder(stage.products, product)
             stage.data.report_bad_images()
     return product
+
+
+def refuse_files(**folders: Path | None) -> None:
+    """Raises ValueError naming the key whose folder cannot be made, as it or one above it is a file."""
+    for name, folder in folders.items():
+        for place in (folder, *folder.parents) if folder else ():
+            if place.exists() and not place.is_dir():
+                raise ValueError(f"{name} is {folder}, but {place} is a file; name a folder")
 
 
 def build_trainer(recipe: Recipe, module: StageModule, callbacks: Sequence[Callback] = ()) -> Trainer:
