@@ -1,7 +1,9 @@
 """Recipes, commands and README lines that people copy must work."""
 
+import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,39 @@ def test_links_of_the_readmes_lead_somewhere():
     for readme in READMES:
         for target in re.findall(r"\]\(([^)#:]+)\)", readme.read_text()):
             assert (readme.parent / target).exists(), f"{readme}: {target}"
+
+
+def test_the_demo_says_what_disk_space_it_takes_before_it_begins():
+    from experiments.first_light.run import disk_space
+
+    line = disk_space(free=9_900_000_000)
+    assert "8.2 GB in all (environment 5.7 GB, data 2.5 GB)" in line and "9.9 GB are free" in line
+    readme = (ROOT / "experiments" / "first_light" / "README.md").read_text()
+    assert "5.7 GB" in readme and "2.5 GB" in readme
+
+
+def test_the_vision_stage_runs_with_several_seeds_and_prints_their_spread(tmp_path, capfd, monkeypatch):
+    from experiments.first_light import seeds
+
+    recipe = write_image_text_recipe(tmp_path)
+    folder = tmp_path / "seeds"
+    options = {"--seeds": 2, "--recipe": recipe, "--text": tmp_path / "text", "--data": tmp_path / "data"}
+    shutil.copytree(ROOT / "tests" / "samples", tmp_path / "data")
+    words = [str(word) for pair in (options | {"--output": folder, "--questions": 8}).items() for word in pair]
+    assert seeds.main(words) == 0
+    printed = capfd.readouterr().out
+    assert "mean over 2 seeds (0, 1), smallest to largest, standard deviation" in printed
+    found = json.loads((folder / "seeds.json").read_text())["spread"]["easy-vqa-test"]["all, model"]
+    assert found["smallest"] <= found["mean"] <= found["largest"] and set(found["by_seed"]) == {"0", "1"}
+    weights = [(folder / f"seed-{seed}" / "hf" / "model.safetensors").read_bytes() for seed in (0, 1)]
+    assert weights[0] != weights[1]
+
+    monkeypatch.setattr(seeds, "arlow", lambda words: pytest.fail("a finished seed is trained again"))
+    assert seeds.main(words) == 0
+
+
+def test_seeds_without_a_text_model_say_how_to_get_one(tmp_path, capsys):
+    from experiments.first_light import seeds
+
+    assert seeds.main(["--text", str(tmp_path)]) == 4
+    assert "`make demo` trains it" in capsys.readouterr().err

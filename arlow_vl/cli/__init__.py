@@ -1,13 +1,17 @@
-"""The `arlow` command: a module a subcommand, with `add_parser(subparsers)`; heavy imports wait inside its verbs."""
+"""The `arlow` command: a module a subcommand, with `add_parser(arlow)`; heavy imports wait inside its verbs."""
 
-import argparse
 import errno
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
+
+from arlow_vl.cli.parser import Parser
+from arlow_vl.printing import print_line, visible
 
 SUBCOMMANDS = """
     data tokenizer fit caption explain evaluate report image checkpoint serve verify_frozen doctor
@@ -15,31 +19,45 @@ SUBCOMMANDS = """
 USAGE, DATA, RESOURCES, INTERRUPTED = 2, 3, 6, 130
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="arlow", description="Train, evaluate and use Arlow language and vision-language models."
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="arlow",
+        description="Train, evaluate and use Arlow language and vision-language models.",
+        examples=[
+            "arlow fit --config experiments/first_light/text.yaml",
+            "arlow caption --model runs/first-light/vision/hf photo.jpg",
+        ],
     )
+    parser.add_argument("--version", action="version", version=f"arlow {version('arlow-vl')}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in SUBCOMMANDS:
-        importlib.import_module(f"arlow_vl.cli.{name}").add_parser(subparsers)
+        importlib.import_module(f"arlow_vl.cli.{name}").add_parser(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status; a user's error becomes one line on standard error."""
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
+        args = build_parser().parse_args(words)
         return args.run(args) or 0
     except (ValueError, OSError, RuntimeError) as error:
         status = exit_status(error)
-        if status is None or args.debug:
+        if status is None or "--debug" in words:
             raise
-        print(f"arlow: {' '.join(str(error).split())}", file=sys.stderr)
+        print_line(f"arlow: {one_line(str(error), words)}", file=sys.stderr)
         return status
     except KeyboardInterrupt:
         print("arlow: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def one_line(message: str, words: Sequence[str]) -> str:
+    """The message without line breaks; those inside a name that was typed are shown as escapes."""
+    for word in words:
+        if (shown := visible(word)) != word:
+            message = message.replace(word, shown)
+    return re.sub(r"\s*\n\s*", " ", message.strip())
 
 
 def exit_status(error: Exception) -> int | None:
@@ -62,6 +80,7 @@ def run() -> None:
     # OpenMP reads it when torch loads. Else its threads spin while they wait for each other, which on cores that others
     # use keeps the one that is waited for from running: training beside three busy processes was 8 to 11 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter shows its number
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers', for a second of loading
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torch's warnings about torchao's enums

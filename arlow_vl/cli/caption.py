@@ -4,13 +4,21 @@ import argparse
 import sys
 from pathlib import Path
 
+from arlow_vl.cli.parser import Parser, positive_int, some_text
+from arlow_vl.printing import print_line
 
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("caption", help="caption images, or answer a question about them")
+
+def add_parser(arlow: Parser) -> None:
+    parser = arlow.add_command(
+        "caption",
+        "caption images, or answer a question about them",
+        "arlow caption --model runs/first-light/vision/hf photo.jpg drawing.png",
+        'arlow caption --model runs/first-light/vision/hf --question "what color is the shape?" photo.jpg',
+    )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--model", type=Path, required=True, help="model folder (hf/ of a vision run)")
-    parser.add_argument("--question", help="ask this instead of captioning")
-    parser.add_argument("--max-new-tokens", type=int, default=32, help="longest caption (default: 32 tokens)")
+    parser.add_argument("--question", type=some_text, help="ask this instead of captioning")
+    parser.add_argument("--max-new-tokens", type=positive_int, default=32, help="longest caption (default: 32 tokens)")
     parser.set_defaults(run=run)
 
 
@@ -42,5 +50,5 @@ def run(args: argparse.Namespace) -> int:
         max_new_tokens=args.max_new_tokens,
     )
     for place, completion in zip(images, completions, strict=True):
-        print(f"{args.images[place]}: {completion}")
+        print_line(f"{args.images[place]}: {completion}")
     return 0 if len(images) == len(args.images) else DATA

@@ -3,19 +3,27 @@
 import argparse
 from pathlib import Path
 
+from arlow_vl.cli.parser import Parser, output_folder
+from arlow_vl.printing import print_line
 
-def add_parser(subparsers) -> None:
-    verbs = subparsers.add_parser("checkpoint", help="verify and export checkpoints").add_subparsers(required=True)
-    verify = verbs.add_parser(
-        "verify", help="compare checkpoints and model folders with their SHA-256; exit 4 if one is damaged"
+VERIFY_EXAMPLE = "arlow checkpoint verify runs/first-light/vision"
+EXPORT_EXAMPLE = "arlow checkpoint export-text runs/first-light/vision/hf text-model"
+
+
+def add_parser(arlow: Parser) -> None:
+    verbs = arlow.add_command("checkpoint", "verify and export checkpoints", VERIFY_EXAMPLE, EXPORT_EXAMPLE)
+    verify = verbs.add_command(
+        "verify", "compare checkpoints and model folders with their SHA-256; exit 4 if one is damaged", VERIFY_EXAMPLE
     )
     verify.add_argument(
-        "path", type=Path, metavar="PATH", help="a checkpoint, a folder of checkpoints, a model folder or a run folder"
+        "path", type=Path, metavar="PATH", help="a checkpoint, a folder of them, a model folder or a run folder"
     )
     verify.set_defaults(run=run_verify)
-    export = verbs.add_parser("export-text", help="take the text model and its tokenizer out of a vision-language one")
+    export = verbs.add_command(
+        "export-text", "take the text model and its tokenizer out of a vision-language one", EXPORT_EXAMPLE
+    )
     export.add_argument("checkpoint", type=Path, metavar="VL_CHECKPOINT", help="model folder (hf/ of a vision run)")
-    export.add_argument("output", type=Path, metavar="OUT_DIR", help="folder to write, which must not exist")
+    export.add_argument("output", type=output_folder, metavar="OUT_DIR", help="folder to write, which must not exist")
     export.set_defaults(run=run_export_text)
 
 
@@ -32,7 +40,8 @@ def run_verify(args: argparse.Namespace) -> int:
             raise CheckpointError(f"{args.path} holds no checkpoint (step-*.ckpt) and no model folder (hf)")
     damaged = [f"{path}: {damage}" for path in paths if (damage := find_damage(path))]
     damaged += [change for folder in products for change in find_changes(folder)]
-    print("\n".join(damaged) or "ok")
+    for line in damaged or ["ok"]:
+        print_line(line)
     return CheckpointError.exit_code if damaged else 0
 
 
@@ -46,4 +55,4 @@ def run_export_text(args: argparse.Namespace) -> None:
     tokenizer._set_processor_class(None)  # the processor stays behind
     tokenizer.init_kwargs.pop("processor_class", None)
     save_folder((model.text_model(), tokenizer), args.output)
-    print(args.output)
+    print_line(args.output)

@@ -9,13 +9,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from arlow_vl.cli.parser import Parser
+
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 HEAD_SIZES = (64, 96, 128, 192, 256)
 
 
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser(
-        "doctor", help="show versions, hardware, kernels and the advised precision of this machine"
+def add_parser(arlow: Parser) -> None:
+    parser = arlow.add_command(
+        "doctor",
+        "show versions, hardware, kernels and the advised precision of this machine",
+        "arlow doctor",
+        "arlow doctor --json",
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(run=run)

@@ -3,27 +3,40 @@
 import argparse
 from pathlib import Path
 
+from arlow_vl.cli.parser import Parser, output_file, positive_int, some_text
+from arlow_vl.printing import print_line
 
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("explain", help="draw where the model looked while it wrote each word")
+
+def add_parser(arlow: Parser) -> None:
+    parser = arlow.add_command(
+        "explain",
+        "draw where the model looked while it wrote each word",
+        "arlow explain --model runs/first-light/vision/hf photo.jpg --out heat.png",
+        'arlow explain --model runs/first-light/vision/hf --question "what shape is it?" --layer 5 photo.jpg',
+    )
     parser.add_argument("image", metavar="IMAGE", help="image file")
     parser.add_argument("--model", type=Path, required=True, help="model folder (hf/ of a vision run)")
-    parser.add_argument("--out", type=Path, default=Path("explain.png"), help="PNG to write (default: explain.png)")
+    parser.add_argument(
+        "--out", type=output_file, default=Path("explain.png"), help="PNG to write (default: explain.png)"
+    )
     parser.add_argument("--layer", type=int, help="this layer's cross-attention alone (default: the mean of all)")
-    parser.add_argument("--question", help="ask this instead of captioning")
-    parser.add_argument("--max-new-tokens", type=int, default=32, help="longest caption (default: 32 tokens)")
+    parser.add_argument("--question", type=some_text, help="ask this instead of captioning")
+    parser.add_argument("--max-new-tokens", type=positive_int, default=32, help="longest caption (default: 32 tokens)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.data.prompts import about_image
-    from arlow_vl.evaluation.explain import draw_explanation, encoder_views, explain_completion
+    from arlow_vl.evaluation.explain import encoder_views, explain_completion
+    from arlow_vl.evaluation.heat_maps import draw_explanation
+    from arlow_vl.evaluation.scores import format_number
     from arlow_vl.models.folders import load_vision_language_model
     from vision.decoding.image import read_image
 
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, got {args.out}")
     original = read_image(args.image)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     model, processor = load_vision_language_model(args.model)
     images = dict(processor.image_processor([original], return_tensors="pt"))
     openings = model.gate_openings()
@@ -44,8 +57,7 @@ def run(args: argparse.Namespace) -> None:
         words[0].heat.numel() if words else vision.num_patches,
         prefix_tokens=vision.num_prefix_tokens if vision.prefix_tokens else 0,
     )
-    read = ", ".join(f"{layer} (gate {openings[layer][0]:+.2f})" for layer in layers)
+    read = ", ".join(f"{layer} (gate {format_number(openings[layer][0], 2, is_signed=True)})" for layer in layers)
     sheet = draw_explanation(original, views, words, title=f"{caption}   (cross-attention of layer {read})")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(args.out)
-    print(f"{args.out}: {caption}")
+    print_line(f"{args.out}: {caption}")

@@ -3,11 +3,19 @@
 import argparse
 import sys
 
+from arlow_vl.cli.parser import Parser
+from arlow_vl.printing import print_line
 
-def add_parser(subparsers) -> None:
+EXAMPLES = (
+    "arlow fit --config experiments/first_light/text.yaml",
+    "arlow fit --config experiments/first_light/vision.yaml --run.max_steps 200 --run_dir runs/short",
+)
+
+
+def add_parser(arlow: Parser) -> None:
     # Everything after `fit` is the recipe parser's: with another prefix character no argument is an option here.
-    parser = subparsers.add_parser(
-        "fit", help="train by a recipe; started again, it goes on", prefix_chars="\0", add_help=False
+    parser = arlow.add_command(
+        "fit", "train by a recipe; started again, it goes on", *EXAMPLES, prefix_chars="\0", add_help=False
     )
     parser.add_argument("arguments", nargs="*")
     parser.set_defaults(run=run_fit)
@@ -23,7 +31,7 @@ def run_fit(args: argparse.Namespace) -> None:
 
     from arlow_vl.training.run import fit  # seconds of imports, after the recipe is known to be right
 
-    print(f"trained model: {fit(recipe)}")
+    print_line(f"trained model: {fit(recipe)}")
 
 
 def print_help() -> None:
@@ -33,6 +41,7 @@ def print_help() -> None:
     sys.stdout.write(
         "usage: arlow fit --config RECIPE.yaml [--KEY VALUE ...]\n\nA stopped run goes on with the same command.\n"
     )
+    sys.stdout.write("\n  ".join(["\nexamples:", *EXAMPLES]) + "\n")
     for stage, recipe_class in RECIPES.items():
         keys = build_parser(recipe_class).format_help().partition("\n\n")[2]
         sys.stdout.write(f"\nKeys of a recipe with stage: {stage}\n\n{keys}")

@@ -7,11 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from arlow_vl.cli.parser import Parser
 
-def add_parser(subparsers) -> None:
-    verbs = subparsers.add_parser("image", help="check that an image can be read").add_subparsers(required=True)
-    check = verbs.add_parser("check", help="print size and corner pixels after conversion to RGB")
-    check.add_argument("image", type=Path, metavar="FILE")
+EXAMPLE = "arlow image check photo.jpg"
+
+
+def add_parser(arlow: Parser) -> None:
+    verbs = arlow.add_command("image", "check that an image can be read", EXAMPLE)
+    check = verbs.add_command(
+        "check", "print size and corner pixels after conversion to RGB", EXAMPLE, "arlow image check --json photo.jpg"
+    )
+    check.add_argument("image", type=Path, metavar="FILE", help="image file")
     check.add_argument("--json", action="store_true", help="print one JSON object")
     check.set_defaults(run=run_check)
 

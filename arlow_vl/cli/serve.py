@@ -3,9 +3,15 @@
 import argparse
 from pathlib import Path
 
+from arlow_vl.cli.parser import Parser
 
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser("serve", help="serve a text model over HTTP, OpenAI-compatible")
+
+def add_parser(arlow: Parser) -> None:
+    parser = arlow.add_command(
+        "serve",
+        "serve a text model over HTTP, OpenAI-compatible",
+        "arlow serve runs/first-light/text/hf --port 8000 --device cpu",
+    )
     parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="a text model with its tokenizer")
     parser.add_argument(
         "options",

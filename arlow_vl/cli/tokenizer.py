@@ -6,10 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from arlow_vl.cli.parser import Parser, output_folder, positive_int, share
+from arlow_vl.printing import print_line
 
-def add_parser(subparsers) -> None:
-    verbs = subparsers.add_parser("tokenizer", help="train a tokenizer").add_subparsers(required=True)
-    train = verbs.add_parser("train", help="learn a byte-level BPE vocabulary from text")
+MOST_ENTRIES = 2**20  # more than any model has; the training takes memory for all of them at once
+EXAMPLE = "arlow tokenizer train data/text/train.jsonl --vocab-size 4096 --output tokenizer"
+
+
+def add_parser(arlow: Parser) -> None:
+    verbs = arlow.add_command("tokenizer", "train a tokenizer", EXAMPLE)
+    train = verbs.add_command(
+        "train",
+        "learn a byte-level BPE vocabulary from text",
+        EXAMPLE,
+        "arlow tokenizer train book.txt --vocab-size 1000 --max-bytes 1000000 --output tokenizer",
+    )
     train.add_argument(
         "texts",
         type=Path,
@@ -17,12 +28,16 @@ def add_parser(subparsers) -> None:
         metavar="TEXT",
         help="a .jsonl file with a document under 'text' in each line; any other file is one UTF-8 document",
     )
-    train.add_argument("--vocab-size", type=int, required=True, metavar="N", help="entries, special tokens included")
-    train.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the tokenizer's files")
-    train.add_argument("--max-bytes", type=int, metavar="N", help="learn from the first N bytes of text only")
+    train.add_argument(
+        "--vocab-size", type=positive_int, required=True, metavar="N", help="entries, special tokens included"
+    )
+    train.add_argument(
+        "--output", type=output_folder, required=True, metavar="DIR", help="folder for the tokenizer's files"
+    )
+    train.add_argument("--max-bytes", type=positive_int, metavar="N", help="learn from the first N bytes of text only")
     train.add_argument(
         "--max-bad-fraction",
-        type=float,
+        type=share,
         default=0.1,
         metavar="SHARE",
         help="largest share of a .jsonl file's lines that may be unusable (default: 0.1)",
@@ -31,12 +46,8 @@ def add_parser(subparsers) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
-    if args.max_bytes is not None and args.max_bytes < 1:
-        raise ValueError(f"--max-bytes must be at least 1, got {args.max_bytes}")
-    if not 0 <= args.max_bad_fraction <= 1:
-        raise ValueError(f"--max-bad-fraction is a share from 0 to 1, got {args.max_bad_fraction}")
-    if args.output.exists() and not args.output.is_dir():
-        raise ValueError(f"--output {args.output} is a file; name a folder")
+    if args.vocab_size > MOST_ENTRIES:
+        raise ValueError(f"--vocab-size must be at most {MOST_ENTRIES:,}, got {args.vocab_size:,}")
     from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer
 
     tally: Counter[str] = Counter()
@@ -44,7 +55,7 @@ def run_train(args: argparse.Namespace) -> None:
     tokenizer = train_tokenizer(documents, args.vocab_size)
     tokenizer.save_pretrained(args.output)
     source = f"{tally['bytes']:,} bytes in {tally['documents']:,} documents"
-    print(f"{args.output}: {len(tokenizer):,} entries, learned from {source}")
+    print_line(f"{args.output}: {len(tokenizer):,} entries, learned from {source}")
 
 
 def limited_documents(

@@ -3,10 +3,15 @@
 import argparse
 from pathlib import Path
 
+from arlow_vl.cli.parser import Parser
+from arlow_vl.printing import print_line
 
-def add_parser(subparsers) -> None:
-    parser = subparsers.add_parser(
-        "verify-frozen", help="prove that a vision-language model writes text as before; exit 4 if it does not"
+
+def add_parser(arlow: Parser) -> None:
+    parser = arlow.add_command(
+        "verify-frozen",
+        "prove that a vision-language model writes text as before; exit 4 if it does not",
+        "arlow verify-frozen runs/first-light/text/hf runs/first-light/vision/hf",
     )
     parser.add_argument("text_checkpoint", type=Path, metavar="TEXT_CHECKPOINT", help="hf folder of the text run")
     parser.add_argument("checkpoint", type=Path, metavar="VL_CHECKPOINT", help="hf folder of the vision run")
@@ -27,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps({"holds": not failed, "checks": [asdict(check) for check in checks]}, indent=2))
     else:
         for check in checks:
-            print(f"{'ok' if check.holds else 'FAILED':8}{check.claim}: {check.found}")
+            print_line(f"{'ok' if check.holds else 'FAILED':8}{check.claim}: {check.found}")
     if failed:
         raise CheckpointError(
             f"{args.checkpoint} does not hold the text model of {args.text_checkpoint} as it was, {len(failed)} of "

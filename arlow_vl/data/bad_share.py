@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
 
 MAX_BAD_FRACTION = 0.1
 """The share that may be unusable where nobody says otherwise."""
@@ -40,8 +41,3 @@ def told_reasons(skipped: Counter[str], examples: Mapping[str, str]) -> str:
     told = [f"{reason} {count:,} (as {examples[reason]})" for reason, count in skipped.most_common(REASONS_TOLD)]
     more = len(skipped) - len(told)
     return visible(", ".join([*told, *([f"{more} reasons more"] if more else [])]))
-
-
-def visible(text: str) -> str:
-    """The text with control characters, which outside names may hold, spelt out for a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

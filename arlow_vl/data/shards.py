@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share, told_reasons, visible
+from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share, told_reasons
 from arlow_vl.data.questions import Question
 from arlow_vl.data.shard_samples import BadSample, FoundSample, ReaderLimits, SampleGatherer, ShardOverflow
 from arlow_vl.data.tar_members import TarDamage, tar_members
 from arlow_vl.data.text import Unusable, parse_object
 from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from arlow_vl.data.bad_share import refuse_bad_share, told_reasons, visible
+from arlow_vl.data.bad_share import refuse_bad_share, told_reasons
 from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 """The whole evaluation of a vision-language model: test sets, controls, text as before; leaves a result folder."""
 
 import platform
+import shlex
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 import torch
 
 from arlow_vl.data.image_text import cache_images
-from arlow_vl.data.shards import ShardSample, ShardScan
+from arlow_vl.data.shards import ShardScan
 from arlow_vl.errors import CheckpointError, DataError
 from arlow_vl.evaluation.held_out_text import compare_text, describe_text
+from arlow_vl.evaluation.provenance import describe_sources, summarise_folders
 from arlow_vl.evaluation.results import write_json
 from arlow_vl.evaluation.runner import (
     ANSWER_TOKENS,
@@ -25,10 +27,6 @@ from arlow_vl.progress import ProgressLine
 
 CAPTION_TESTS = ("test-known", "test-novel")
 TEXT_ROWS = 256
-SUMMARY = (
-    "Images are stamps, clip art and emoji drawings with short captions, and easy-VQA's drawn shapes with questions. "
-    "No set of photographs with sentence captions (such as COCO) is involved, and no figure here compares with one."
-)
 
 
 def evaluate(
@@ -48,6 +46,9 @@ def evaluate(
         CheckpointError: the model folder is not a vision-language model, or the text model has another vocabulary.
     """
     start = time.monotonic()
+    output.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is known before anything is computed
+    options = {"--model": model_folder, "--text-model": text_model, "--data": data, "--features": features}
+    options |= {"--features-dtype": features_dtype, "--questions": questions, "--output": output}
     captions = {split: read_split(data / "captions", split) for split in ("train", *CAPTION_TESTS)}
     vqa = {split: read_split(data / "easy-vqa", split) for split in ("train", "test")}
     model, processor = load_vision_language_model(model_folder)
@@ -87,7 +88,11 @@ def evaluate(
     seconds["easy-vqa-test"] = time.monotonic() - began
 
     write_json(output / "text.json", text)
-    meta = describe(model_folder, model, [s for s in samples if s.fields]) | {"wall_seconds": seconds}
+    meta = describe(model_folder, model) | {"wall_seconds": seconds}
+    uses = {"captions": [s for split in captions.values() for s in split], "questions": test_images.values()}
+    meta["data"] = describe_sources(uses)
+    meta["summary"] = summarise_folders([data / "captions", data / "easy-vqa"])
+    meta["reproduce"] = [command_line("arlow evaluate", options), shlex.join(["arlow", "report", str(output)])]
     meta["shards"] = sorted({str(sample.shard.resolve()) for sample in samples if "test" in sample.shard.name})
     meta["curves"] = learning_curves([text_model, model_folder], output, text)
     write_json(output / "meta.json", meta)
@@ -106,13 +111,18 @@ def compare_with_text_model(model: Any, tokenizer: Any, folder: Path, data: Path
     return text
 
 
-def describe(model_folder: Path, model: Any, samples: list[ShardSample]) -> dict[str, Any]:
+def command_line(command: str, options: dict[str, Any]) -> str:
+    """The command with those options that have a value, as a shell takes it."""
+    return shlex.join(
+        [*command.split(), *(str(word) for pair in options.items() if pair[1] is not None for word in pair)]
+    )
+
+
+def describe(model_folder: Path, model: Any) -> dict[str, Any]:
     """What the report says about how the numbers came to be."""
-    sources = sorted({(str(s.fields.get("source", "?")), str(s.fields.get("license", "?"))) for s in samples})
     openings = model.gate_openings().items()
     return {
         "title": "Arlow-VL: captions and answers",
-        "summary": SUMMARY,
         "checkpoint": {"path": str(model_folder), "sha256": sha256_of_weights(model_folder)},
         "decode": {
             "method": "greedy",
@@ -120,7 +130,6 @@ def describe(model_folder: Path, model: Any, samples: list[ShardSample]) -> dict
             "most tokens of an answer": ANSWER_TOKENS,
             "encoder": model.config.vision_config.timm_name,
         },
-        "data": [{"name": name, "license": licence, "use": "captions and questions"} for name, licence in sources],
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers", "timm", "lightning")},
@@ -131,7 +140,6 @@ def describe(model_folder: Path, model: Any, samples: list[ShardSample]) -> dict
             for layer, pair in openings
             for part, value in zip(("attention", "MLP"), pair, strict=True)
         },
-        "reproduce": ["make demo"],
     }
 
 

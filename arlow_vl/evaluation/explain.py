@@ -1,4 +1,4 @@
-"""Where the model looked while it wrote each word: the cross-attention's heat over the image, drawn."""
+"""Where the model looked while it wrote each word: the cross-attention's heat over the image (see `heat_maps`)."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from arlow_vl.data.prompts import Message, encode_prompt
@@ -14,11 +14,6 @@ from arlow_vl.evaluation.generation import pad_left, write_greedily
 from vision.forms.native_resolution import unpatchify
 from vision.projector import PerceiverLayer, PerceiverResampler
 from vision.transform import ImageTransform
-
-CELL, GAP, COLUMNS, STRIP = 168, 12, 6, 200
-INK, PAPER, FAINT = (24, 24, 28), (250, 250, 248), (120, 120, 126)
-HOT = (30, 30, 255)  # rare in photographs
-DEEPEST = 0.75  # how much of the image the hottest place covers
 
 
 @dataclass(frozen=True)
@@ -153,61 +148,3 @@ def words_of(tokenizer: Any, ids: Sequence[int], heat: Tensor) -> list[WordHeat]
         groups[-1].append(place)
     words = [(tokenizer.decode([ids[i] for i in places]).strip(), heat[places].mean(0)) for places in groups]
     return [WordHeat(word, spread) for word, spread in words if word]
-
-
-def draw_explanation(
-    original: Image.Image, views: Sequence[View], words: Sequence[WordHeat], *, title: str
-) -> Image.Image:
-    """A strip of what came and what the encoder saw, and below it the last view once a word, under its heat."""
-    rows = math.ceil(len(words) / COLUMNS)
-    width = GAP + COLUMNS * (CELL + GAP)
-    sheet = Image.new("RGB", (width, STRIP + 4 * GAP + 40 + rows * (CELL + 36 + GAP)), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((GAP, GAP), title, fill=INK, font=font(15))
-    left, top = GAP, GAP + 26
-    boxes = [(original, f"the image, {original.width} x {original.height}")]
-    boxes += [(with_grid(view), f"seen: {view.label}, {view.image.width} x {view.image.height}") for view in views]
-    for image, label in boxes:
-        small = fitted(image, (width - GAP) // len(boxes) - GAP, STRIP)
-        sheet.paste(small, (left, top))
-        draw.text((left, top + small.height + 2), label, fill=FAINT, font=font(11))
-        left += (width - GAP) // len(boxes)
-    top += STRIP + 2 * GAP + 6
-    for place, word in enumerate(words):
-        x, y = GAP + place % COLUMNS * (CELL + GAP), top + place // COLUMNS * (CELL + 36 + GAP)
-        sheet.paste(fitted(under_heat(views[-1], word.heat), CELL, CELL), (x, y))
-        draw.text((x, y + CELL + 2), word.word, fill=INK, font=font(14))
-        draw.text((x, y + CELL + 19), f"peak {word.peak:.1f} times even", fill=FAINT, font=font(11))
-    return sheet
-
-
-def under_heat(view: View, heat: Tensor) -> Image.Image:
-    """The hottest place is covered most; an even spread leaves the image as it is."""
-    over_even = (heat[view.places] * heat.numel() - 1).clamp(min=0)
-    strength = over_even / over_even.max().clamp(min=1) * DEEPEST
-    mask = Image.fromarray((strength * 255).round().byte().numpy())
-    size = view.image.size
-    return Image.composite(Image.new("RGB", size, HOT), view.image, mask.resize(size, Image.Resampling.BICUBIC))
-
-
-def with_grid(view: View) -> Image.Image:
-    """The borders of the patches, faintly."""
-    lined = view.image.copy()
-    draw = ImageDraw.Draw(lined, "RGBA")
-    rows, columns = view.places.shape
-    for row in range(1, rows):
-        y = row * lined.height / rows
-        draw.line((0, y, lined.width, y), fill=(255, 255, 255, 70))
-    for column in range(1, columns):
-        x = column * lined.width / columns
-        draw.line((x, 0, x, lined.height), fill=(255, 255, 255, 70))
-    return lined
-
-
-def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
-    scale = min(width / image.width, height / image.height)
-    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-
-
-def font(size: int) -> Any:
-    return ImageFont.load_default(size)

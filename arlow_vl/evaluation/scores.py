@@ -1,5 +1,6 @@
 """All scores of a result folder, each beside its controls and with its interval, and a table of them for a terminal."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,14 @@ from arlow_vl.evaluation.metrics.captions import ORDERS, bleu, caption_scores
 from arlow_vl.evaluation.metrics.vqa import Rule, vqa_scores
 from arlow_vl.evaluation.results import MODEL, CaptionRow, QuestionRow, Task, read_json, read_tasks, write_json
 from arlow_vl.evaluation.statistics import Interval, Metric
+from arlow_vl.printing import visible
 
 Statistics = dict[str, np.ndarray]
 """Sums of a metric by system: a row an image."""
+
+SCALES = {"CIDEr-D": 10}
+"""The largest value of a metric, where it is not 1."""
+LARGE = 1e6
 
 SYSTEM_TITLES = {
     "model": "model",
@@ -62,7 +68,7 @@ def score_task(task: Task, *, resamples: int, seed: int, vqa_rule: Rule) -> dict
         statistics, metrics = caption_statistics(task.rows)
     else:
         scored["rule"] = vqa_rule
-        statistics, metrics = question_statistics(task.rows, vqa_rule)
+        statistics, metrics, scored["empty_matches"] = question_statistics(task.rows, vqa_rule)
     weights = bootstrap.draw_weights(images, resamples=resamples, seed=seed)
     scored["metrics"] = {name: compare(of, metrics[name], weights) for name, of in statistics.items()}
     return scored
@@ -85,25 +91,33 @@ def caption_statistics(systems: Mapping[str, Sequence[CaptionRow]]) -> tuple[dic
 
 def question_statistics(
     systems: Mapping[str, Sequence[QuestionRow]], rule: Rule
-) -> tuple[dict[str, Statistics], dict[str, Metric]]:
-    """The same. A row is an image, for the questions about one image are not independent."""
+) -> tuple[dict[str, Statistics], dict[str, Metric], dict[str, Any]]:
+    """The same over all questions, then by kind. A row is an image: questions about one image are not independent.
+
+    The third is what empty predictions would add by the official code, for the systems that have such.
+    """
     rows = systems[MODEL]
     kinds, answers = [row.kind for row in rows], [row.answers for row in rows]
     of_key = {key: place for place, key in enumerate(dict.fromkeys(row.key for row in rows))}
     place = np.array([of_key[row.key] for row in rows])
-    points = {
-        name: np.array(vqa_scores([row.prediction for row in of], answers, kinds, rule=rule).per_sample)
-        for name, of in systems.items()
+    scores = {
+        name: vqa_scores([row.prediction for row in of], answers, kinds, rule=rule) for name, of in systems.items()
     }
-    masks = {kind: np.array([row.kind == kind for row in rows]) for kind in sorted(set(kinds))}
-    masks["all"] = np.ones(len(rows), dtype=bool)
+    points = {name: np.array(of.per_sample) for name, of in scores.items()}
+    masks = {"all": np.ones(len(rows), dtype=bool)}
+    masks |= {kind: np.array([row.kind == kind for row in rows]) for kind in sorted(set(kinds))}
 
     def by_image(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
         counted = (np.bincount(place, of * mask, minlength=len(of_key)) for of in (values, np.ones(len(rows))))
         return np.stack(list(counted), axis=1)
 
     statistics = {kind: {name: by_image(of, mask) for name, of in points.items()} for kind, mask in masks.items()}
-    return statistics, dict.fromkeys(masks, bootstrap.mean)
+    empty = {
+        name: {"questions": of.empty_matches, "accuracy_with_empty": of.accuracy_with_empty}
+        for name, of in scores.items()
+        if of.empty_matches
+    }
+    return statistics, dict.fromkeys(masks, bootstrap.mean), empty
 
 
 def compare(statistics: Statistics, metric: Metric, weights: np.ndarray) -> dict[str, Any]:
@@ -139,7 +153,7 @@ def format_task(task: Mapping[str, Any]) -> str:
     metrics = {name: task["metrics"][name] for name in shown_metrics(task)}
     is_percent = task["kind"] == "questions"
     first = next(iter(metrics.values()))
-    table = [["", *(f"{name}, %" if is_percent else name for name in metrics)]]
+    table = [["", *(metric_title(name, is_percent=is_percent) for name in metrics)]]
     for system in first["systems"]:
         cells = [format_interval(metric["systems"][system], is_percent=is_percent) for metric in metrics.values()]
         table.append([system_title(system), *cells])
@@ -150,28 +164,57 @@ def format_task(task: Mapping[str, Any]) -> str:
         table.append([f"  {system_title(system)}", *cells])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([describe_task(task), *lines])
+    return "\n".join([describe_task(task), *lines, *describe_empty(task)])
 
 
 def describe_task(task: Mapping[str, Any]) -> str:
+    title = visible(task["title"])
     if task["kind"] == "captions":
-        return f"{task['title']} ({task['samples']:,} images)"
-    return f"{task['title']} ({task['samples']:,} questions, {task['images']:,} images; rule: {task['rule']})"
+        return f"{title} ({task['samples']:,} images)"
+    return f"{title} ({task['samples']:,} questions, {task['images']:,} images; rule: {task['rule']})"
+
+
+def describe_empty(task: Mapping[str, Any]) -> list[str]:
+    """A sentence for each system whose empty answers the official code would count as right."""
+    return [
+        f"{system_title(system)}: {of['questions']:,} predictions of which normalisation leaves nothing; the official "
+        f"code counts them where nothing is left of the answer either: "
+        f"{format_number(100 * of['accuracy_with_empty'], 1)}%"
+        for system, of in task.get("empty_matches", {}).items()
+    ]
 
 
 def shown_metrics(task: Mapping[str, Any]) -> list[str]:
     return [name for name in task["metrics"] if name not in ("BLEU-2", "BLEU-3")]
 
 
+def metric_title(name: str, *, is_percent: bool) -> str:
+    """The metric with its scale."""
+    return visible(f"{name}, %" if is_percent else f"{name}, {SCALES.get(name, 1)} at most")
+
+
 def system_title(system: str) -> str:
-    return SYSTEM_TITLES.get(system, system.replace("_", " "))
+    return SYSTEM_TITLES.get(system, visible(system.replace("_", " ")))
+
+
+def format_number(value: float | int, digits: int, *, is_signed: bool = False) -> str:
+    """The number with so many decimals; zero has no minus, and what would not fit a column is written as 1.2e+30."""
+    if math.isfinite(value) and abs(value) >= LARGE:
+        return f"{value:{'+' if is_signed else ''}.3g}"
+    return f"{round(value, digits) + 0.0:{'+' if is_signed else ''}.{digits}f}"  # -0.0 + 0.0 is 0.0
 
 
 def format_interval(interval: Mapping[str, Any], *, is_percent: bool, is_difference: bool = False) -> str:
     """As "0.512 [0.480, 0.541]", a difference with its sign and "*" if zero lies outside."""
     scale, digits = (100, 1) if is_percent else (1, 3)
-    estimate, low, high = (scale * interval[name] for name in ("estimate", "low", "high"))
-    if not is_difference:
-        return f"{estimate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-    mark = " *" if interval["outside_zero"] else ""
-    return f"{estimate:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]{mark}"
+    estimate, low, high = (
+        format_number(scale * interval[name], digits, is_signed=is_difference) for name in ("estimate", "low", "high")
+    )
+    mark = " *" if is_difference and is_outside_zero(interval) else ""
+    return f"{estimate} [{low}, {high}]{mark}"
+
+
+def is_outside_zero(difference: Mapping[str, Any]) -> bool:
+    """True for a difference whose interval leaves out zero also as it is printed."""
+    printed = [round(difference[name], 3) for name in ("low", "high")]  # 0.1% is 0.001, too
+    return difference["outside_zero"] and (printed[0] > 0 or printed[1] < 0)

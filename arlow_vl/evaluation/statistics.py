@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 LEVEL = 0.95
+NOISE = 1e-9
+"""Below this a difference is only the order in which float64 numbers were added."""
 
 Metric = Callable[[np.ndarray], np.ndarray]
 """From sums of sample statistics, (..., statistics), to values, (...)."""
@@ -27,7 +29,7 @@ class Interval:
 
     @property
     def is_outside_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
+        return self.low > NOISE or self.high < -NOISE
 
 
 def draw_weights(samples: int, *, resamples: int = 1000, seed: int = 0) -> Float[np.ndarray, "resamples samples"]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from arlow_vl.printing import print_line
 from arlow_vl.training.checkpoint_io import checkpoint_path, remove_older
 from arlow_vl.training.stages import check_frozen, check_trainable, hash_frozen
 
@@ -236,5 +237,7 @@ class Checkpointing(Callback):
             self._save(trainer)
         name, step = signal.Signals(self.signal).name, trainer.global_step
         where = checkpoint_path(self.folder, step)
-        print(f"arlow: stopped by {name} after step {step}; the same command goes on from {where}", file=sys.stderr)
+        print_line(
+            f"arlow: stopped by {name} after step {step}; the same command goes on from {where}", file=sys.stderr
+        )
         raise SystemExit(128 + self.signal)

@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from arlow_vl.errors import CheckpointError, ResourceError
+from arlow_vl.printing import print_line
 
 MARK = b"ARLOWSHA"
 TRAILER_BYTES = len(MARK) + 32
@@ -121,7 +122,7 @@ def newest_good(folder: Path) -> Path | None:
         damage = find_damage(path)
         if damage is None:
             if damages:
-                print(f"arlow: {'; '.join(damages)}; using {path.name}", file=sys.stderr)
+                print_line(f"arlow: {'; '.join(damages)}; using {path.name}", file=sys.stderr)
             return path
         damages.append(f"checkpoint {path} is damaged ({damage})")
     if damages:

@@ -21,6 +21,7 @@ from arlow_vl.data.loader import Collate, ResumableLoader, SequentialLoader, Sou
 from arlow_vl.data.packing import collate_rows, pack_documents
 from arlow_vl.data.shards import ShardScan, check_bad_share, check_questions, report_scan, scan_shards
 from arlow_vl.errors import DataError
+from arlow_vl.printing import print_line
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe, SourceConfig, TextRecipe
 
 
@@ -46,7 +47,7 @@ class StageData(LightningDataModule):
         """Says how many images turned out unusable while the run went on, by reason."""
         for reader in (*self.training.readers.values(), *self.validation.readers.values()):
             if reader.bad:
-                print(f"source {reader.source.name}: {reader.summary()}", file=sys.stderr)
+                print_line(f"source {reader.source.name}: {reader.summary()}", file=sys.stderr)
 
 
 class TextData(StageData):
@@ -59,7 +60,7 @@ class TextData(StageData):
         self.validation_rows = pack(recipe.validation_text, tokenizer, recipe.row_length, folder)
         rows = pack(recipe.train_text, tokenizer, recipe.row_length, folder, max_tokens=recipe.max_tokens)
         for path, packed in ((recipe.train_text, rows), (recipe.validation_text, self.validation_rows)):
-            print(f"{path}: {packed.summary()}", file=sys.stderr)
+            print_line(f"{path}: {packed.summary()}", file=sys.stderr)
         sources = (
             Source(name=name, dataset=dataset, samples_per_batch=recipe.batch_size)
             for name, dataset in (("train", rows), ("validation", self.validation_rows))
@@ -111,7 +112,7 @@ def _source(
 
 
 def _tell(config: SourceConfig, sentence: str) -> None:
-    print(f"source {config.name}: {sentence}", file=sys.stderr)
+    print_line(f"source {config.name}: {sentence}", file=sys.stderr)
 
 
 def scan_sources(recipe: ImageTextRecipe) -> list[ShardScan]:

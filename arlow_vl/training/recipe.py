@@ -218,11 +218,18 @@ def parse_recipe(argv: list[str]) -> Recipe:
     Raises:
         ValueError: in one sentence, with the closest known key for a misspelt one.
     """
-    front = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    front = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     front.add_argument("--config", type=Path)
-    known, overrides = front.parse_known_args(argv)
+    try:
+        known, overrides = front.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ValueError("--config has no value; name a recipe with --config FILE.yaml") from error
     if known.config is None:
-        raise ValueError("name a recipe with --config FILE.yaml; experiments/ has some")
+        misspelt = next(
+            (word for word in argv if difflib.get_close_matches(word.partition("=")[0], ["--config"])), None
+        )
+        hint = f"unknown option {misspelt}; did you mean --config? " if misspelt else ""
+        raise ValueError(f"{hint}name a recipe with --config FILE.yaml; experiments/ has some")
     values = read_yaml(known.config)
     recipe_class = RECIPES.get(str(values.get("stage")))
     if recipe_class is None:
@@ -257,7 +264,7 @@ def _fill(recipe_class: type[Recipe], config: Path, overrides: list[str]) -> Rec
 
 def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ValueError(f"recipe {path} does not exist")
+        raise ValueError(f"recipe {path} {'is no file' if path.exists() else 'does not exist'}")
     try:
         values = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from arlow_vl.errors import DivergenceError
 from arlow_vl.models.folders import save_folder
+from arlow_vl.printing import print_line
 from arlow_vl.training.build import build_stage
 from arlow_vl.training.callbacks import Checkpointing, FrozenTensorsCheck, MetricsFile, SeedEachStep, StepLog
 from arlow_vl.training.checkpoint_io import ArlowCheckpointIO, checkpoints, newest_good, remove_leftovers
@@ -35,11 +36,12 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
         DataError, CheckpointError, DivergenceError, ResourceError: see `arlow_vl.errors`.
         SystemExit: stopped by SIGTERM or SIGINT (143, 130), after a checkpoint.
     """
+    refuse_files(run_dir=recipe.run_dir, cache_features=getattr(recipe, "cache_features", None))
     product = recipe.run_dir / "hf"
     with run_lock(recipe.run_dir):
         begin_folder(recipe)
         if product.is_dir():
-            print(f"{recipe.run_dir} is finished, its model lies in {product}")
+            print_line(f"{recipe.run_dir} is finished, its model lies in {product}")
             return product
         folder = recipe.run_dir / "checkpoints"
         newest = newest_good(folder)
@@ -57,6 +59,14 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
             save_folder(stage.products, product)
             stage.data.report_bad_images()
     return product
+
+
+def refuse_files(**folders: Path | None) -> None:
+    """Raises ValueError naming the key whose folder cannot be made, as it or one above it is a file."""
+    for name, folder in folders.items():
+        for place in (folder, *folder.parents) if folder else ():
+            if place.exists() and not place.is_dir():
+                raise ValueError(f"{name} is {folder}, but {place} is a file; name a folder")
 
 
 def build_trainer(recipe: Recipe, module: StageModule, callbacks: Sequence[Callback] = ()) -> Trainer:

@@ -1,5 +1,6 @@
 """What `make demo` runs: real data, text stage, vision stage, captions, answers, report; finished parts once."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,7 +36,16 @@ STEPS = {
     ],
     "report": ["report", RESULTS],
 }
+DISK = {"environment": 5.7e9, "data": 2.5e9}
+"""Bytes that `make demo` takes in all; what is there already counts."""
 PRODUCTS = {"train the tokenizer": TOKENIZER / "tokenizer.json", "captions and answers": RESULTS / "meta.json"}
+
+
+def disk_space(free: int) -> str:
+    """A line on the disk space that the demo takes, and what is free."""
+    parts = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in DISK.items())
+    total = sum(DISK.values())
+    return f"disk space: {total / 1e9:.1f} GB in all ({parts}); {free / 1e9:.1f} GB are free now"
 
 
 def arlow(words: list) -> int:
@@ -48,6 +58,7 @@ def arlow(words: list) -> int:
 
 def run() -> int:
     start = time.monotonic()
+    print(disk_space(shutil.disk_usage(Path.cwd()).free), flush=True)
     for number, (title, words) in enumerate(STEPS.items(), 1):
         if (product := PRODUCTS.get(title)) and product.exists():
             continue
@@ -57,8 +68,11 @@ def run() -> int:
             return status
         print(f"== {title}: {time.monotonic() - began:.0f} s", flush=True)
     print(f"\n{describe_text(read_json(RESULTS / 'text.json'))}")
-    print(f"\nfirst light in {(time.monotonic() - start) / 60:.1f} minutes; the report: {RESULTS / 'report.html'}")
-    print(f"caption an image of your own: .venv/bin/arlow caption --model {VISION} IMAGE")
+    print(f"\nfirst light in {(time.monotonic() - start) / 60:.1f} minutes")
+    print(f"look at it: {RESULTS / 'report.html'}")
+    print(f"caption an image: .venv/bin/arlow caption --model {VISION} tests/samples/fox.jpg")
+    print(f"see where it looked: .venv/bin/arlow explain --model {VISION} tests/samples/fox.jpg")
+    print("how much another seed changes: .venv/bin/python -m experiments.first_light.seeds --seeds 3")
     return 0
 
 

@@ -48,6 +48,28 @@ def test_what_is_wrong_is_said_in_one_line_with_its_exit_status(config, capsys, 
     assert sentence in line
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--confg", "a.yaml"], "unknown option --confg; did you mean --config?"),
+        (["--config"], "--config has no value"),
+        (["--config", "."], "recipe . is no file"),
+        (["a.yaml"], "name a recipe with --config FILE.yaml"),
+    ],
+)
+def test_a_recipe_that_is_not_named_is_asked_for(words, sentence, capsys):
+    assert main(["fit", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert sentence in line
+
+
+@pytest.mark.parametrize("below", ["", "/deep/er"])
+def test_a_file_in_the_place_of_the_run_folder_is_named(config, tmp_path, capsys, below):
+    (tmp_path / "a-file").touch()
+    assert main(["fit", "--config", config, "--run_dir", f"{tmp_path}/a-file{below}"]) == 2
+    assert f"run_dir is {tmp_path}/a-file{below}, but {tmp_path}/a-file is a file" in capsys.readouterr().err
+
+
 def test_a_recipe_is_needed(capsys):
     assert main(["fit"]) == 2
     assert "--config FILE.yaml" in capsys.readouterr().err

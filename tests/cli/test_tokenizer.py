@@ -1,11 +1,10 @@
 """`arlow tokenizer train`."""
 
-import argparse
 import json
 
 import pytest
 
-from arlow_vl.cli import tokenizer
+from arlow_vl.cli import build_parser
 from arlow_vl.errors import DataError
 from arlow_vl.models.arlow.tokenization_arlow import ArlowTokenizer
 
@@ -13,9 +12,7 @@ TEXT = "The cat sat on the mat, and the cat saw that the mat was flat.\n" * 20
 
 
 def train(*arguments) -> None:
-    parser = argparse.ArgumentParser()
-    tokenizer.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["tokenizer", "train", *map(str, arguments)])
+    args = build_parser().parse_args(["tokenizer", "train", *map(str, arguments)])
     args.run(args)
 
 
@@ -63,8 +60,13 @@ def test_a_character_is_not_cut_in_two(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        (("--vocab-size", 10**11), ValueError, "--vocab-size must be at most 1,048,576, got 100,000,000,000"),
         (("--vocab-size", 100), ValueError, "vocab_size must be at least 267.*got 100"),
-        (("--vocab-size", 280, "--max-bytes", 0), ValueError, "--max-bytes must be at least 1, got 0"),
+        (
+            ("--vocab-size", 280, "--max-bytes", 0),
+            ValueError,
+            "--max-bytes: must be a whole number of at least 1, got '0'",
+        ),
     ],
 )
 def test_impossible_sizes_are_refused(text_file, tmp_path, options, error, message):

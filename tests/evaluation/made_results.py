@@ -23,8 +23,11 @@ def write_captions(folder: Path, task: str = "captions-test-known", **prediction
         write_predictions(folder, task, system, rows)
 
 
-def write_questions(folder: Path, task: str = "easy-vqa-test") -> None:
-    """Three images with two questions each; the model errs in one of six answers, the controls say "yes"."""
+def write_questions(folder: Path, task: str = "easy-vqa-test", *, answer_is_article: bool = False) -> None:
+    """Three images with two questions each; the model errs in one of six answers, the controls say "yes".
+
+    With `answer_is_article` every answer is "A", the model says so, and the model without an image says nothing.
+    """
     for system in (MODEL, *CONTROLS["questions"]):
         rows = []
         for i, colour in enumerate(COLOURS):
@@ -33,6 +36,8 @@ def write_questions(folder: Path, task: str = "easy-vqa-test") -> None:
                 ("what color is it?", colour, "other", said),
                 ("is it there?", "yes", "yes/no", "yes"),
             ):
+                if answer_is_article:
+                    answer, prediction = "A", {MODEL: "a", "no_image": ""}.get(system, "yes")
                 rows.append(
                     QuestionRow(key=f"shape-{i}", question=question, prediction=prediction, answers=[answer], kind=kind)
                 )

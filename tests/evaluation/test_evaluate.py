@@ -1,8 +1,10 @@
 """The whole evaluation on the committed samples, with a tiny random model."""
 
+import shlex
+
 import pytest
 
-from arlow_vl.cli import main
+from arlow_vl.cli import build_parser, main
 from arlow_vl.evaluation.results import read_json, read_tasks
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
@@ -40,6 +42,22 @@ def test_text_is_the_same_to_the_last_bit_after_the_vision_stage(folder):
     text = read_json(folder / "results" / "text.json")
     for name in ("loss", "bits_per_byte", "logits_sha256"):
         assert text[f"{name}_before"] == text[f"{name}_after"]
+
+
+def test_what_is_said_of_the_data_comes_from_the_data(folder):
+    meta = read_json(folder / "results" / "meta.json")
+    assert {(row["name"], row["license"]) for row in meta["data"]} >= {("emoji", "Apache-2.0"), ("easy-vqa", "MIT")}
+    assert meta["summary"] == ""  # the samples carry none
+
+
+def test_the_command_to_do_it_again_is_the_one_that_was_run(folder):
+    evaluation, report = read_json(folder / "results" / "meta.json")["reproduce"]
+    words = shlex.split(evaluation)
+    assert words[:2] == ["arlow", "evaluate"]
+    args = build_parser().parse_args(words[1:])
+    assert (args.model, args.data, args.output) == (folder / "run" / "hf", SAMPLES, folder / "results")
+    assert (args.questions, args.text_model, args.features) == (20, folder / "text", folder / "features")
+    assert report == f"arlow report {folder / 'results'}"
 
 
 def test_a_report_is_made_of_the_results(folder, capsys):

@@ -5,14 +5,10 @@ from PIL import Image
 from arlow_vl.cli import main
 from arlow_vl.data.prompts import about_image
 from arlow_vl.evaluation.explain import (
-    View,
-    WordHeat,
-    draw_explanation,
     encoder_views,
     explain_completion,
     latent_weights,
     mean_weights,
-    under_heat,
     words_of,
 )
 from arlow_vl.evaluation.generation import complete_prompts
@@ -132,22 +128,6 @@ def test_the_tokens_of_a_word_are_joined_and_special_tokens_left_out():
     torch.testing.assert_close(words[2].heat, heat[first:-1].mean(0))
 
 
-def view(image: Image.Image, rows: int, columns: int) -> View:
-    return View("the whole", image, torch.arange(rows * columns).view(rows, columns))
-
-
-def test_an_even_spread_leaves_the_image_as_it_is():
-    image = Image.effect_noise((32, 32), 50).convert("RGB")
-    assert under_heat(view(image, 4, 4), torch.full((16,), 1 / 16)).tobytes() == image.tobytes()
-
-
-def test_heat_lies_where_the_attention_was():
-    heat = torch.zeros(16)
-    heat[3] = 1.0  # the first row's last patch
-    covered = under_heat(view(Image.new("RGB", (64, 64), (0, 0, 0)), 4, 4), heat)
-    assert covered.getpixel((58, 6))[2] > 100 and covered.getpixel((6, 58)) == (0, 0, 0)
-
-
 TRANSFORM = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "input_size": (3, 8, 8), "interpolation": "bicubic"}
 
 
@@ -187,11 +167,3 @@ def test_an_image_in_native_resolution_is_one_view():
     (seen,) = encoder_views(images, transform, 12)
     assert seen.places.shape == (2, 6) and seen.image.size == (24, 8)
     assert max(abs(a - b) for a, b in zip(seen.image.tobytes(), image.tobytes(), strict=True)) <= 1
-
-
-def test_a_sheet_has_a_cell_for_each_word():
-    seen = view(Image.new("RGB", (60, 40), (90, 120, 150)), 2, 2)
-    words = [WordHeat(f"word{i}", torch.full((4,), 0.25)) for i in range(8)]
-    one_row = draw_explanation(seen.image, [seen], words[:6], title="six words")
-    two_rows = draw_explanation(seen.image, [seen, seen], words, title="eight words")
-    assert two_rows.height > one_row.height and two_rows.width == one_row.width

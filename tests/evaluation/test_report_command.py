@@ -40,6 +40,18 @@ def test_it_asks_for_the_shards_where_meta_names_none(folder, capsys):
     assert "say where the images are with --shards" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("shards", ["x.tar", 5, {}])
+def test_shards_that_are_no_list_are_asked_for(folder, capsys, shards):
+    write_json(folder / "meta.json", {"shards": shards})
+    assert main(["report", str(folder)]) == 2
+    assert "lists no shards" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path, capsys):
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere is no folder; `arlow evaluate" in capsys.readouterr().err
+
+
 def test_a_missing_control_is_a_usage_error(tmp_path, capsys):
     write_captions(tmp_path)
     (tmp_path / "captions-test-known" / "shuffled.jsonl").unlink()

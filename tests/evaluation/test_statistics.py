@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from arlow_vl.evaluation.metrics.captions import bleu, caption_scores
-from arlow_vl.evaluation.statistics import difference_interval, draw_weights, mean, metric_interval
+from arlow_vl.evaluation.statistics import difference_interval, draw_weights, mean, metric_interval, summarise
 
 
 def points(values):
@@ -67,3 +67,10 @@ def test_a_resampled_bleu_is_the_bleu_of_the_resampled_corpus():
 
 def test_a_resample_without_a_sample_of_the_kind_counts_as_0():
     np.testing.assert_array_equal(mean(np.array([[0.0, 0.0], [3.0, 4.0]])), [0, 0.75])
+
+
+def test_sums_in_another_order_are_no_difference():
+    """0.1 + 0.2 + 0.3 and 0.3 + 0.2 + 0.1 differ by 1e-16 in every resample."""
+    interval = summarise(1e-16, np.full(100, 1e-16))
+    assert not interval.is_outside_zero
+    assert summarise(1e-6, np.full(100, 1e-6)).is_outside_zero

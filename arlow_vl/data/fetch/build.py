@@ -31,14 +31,11 @@ from arlow_vl.data.fetch.stamps import read_stamps
 from arlow_vl.data.fetch.text import normalised, read_documents, unique_documents, write_text
 from arlow_vl.data.shards import read_whole
 from arlow_vl.errors import ResourceError
+from arlow_vl.printing import print_line
 
 OUTPUT_BYTES = 600_000_000  # what is built, twice: old and new lie side by side for a moment
 PROGRESS_EVERY = 2000
 PartBuilder = Callable[[Path, Path, PackageSet, Say], dict]
-
-
-def print_line(line: str) -> None:
-    print(line, flush=True)
 
 
 def build(root: Path, *, pip_only: bool, say: Say = print_line) -> None:
@@ -111,11 +108,20 @@ def build_captions(folder: Path, archives: Path, packages: PackageSet, say: Say)
     index = {}
     for split in SPLITS:
         index |= write_shards(folder, split, _samples(images, plan, split))
-    write_index(folder, index)
+    write_index(folder, index, summary=caption_summary({image.origin.source for image in images}))
     counts = Counter(f"{split} {p.origin.source}" for p, split in zip(images, plan.splits, strict=True) if split)
     if translations:
         counts[f"stamp sentences left in {len(translations)} other locales"] = translations.total()
     return dict(counts)
+
+
+def caption_summary(sources: set[str]) -> str:
+    """Words about the images for people who read scores."""
+    kinds = {"emoji": "emoji drawings", "tuxpaint-stamps": "stamps", "openclipart": "clip art"}
+    return (
+        f"Images with captions are {', '.join(kinds[source] for source in sorted(sources))}, with short captions. "
+        "No set of photographs with sentence captions (such as COCO) is among them, and no score compares with one."
+    )
 
 
 def _source_images(archives: Path, packages: PackageSet, translations: Counter) -> Iterator[SourceImage]:
@@ -143,7 +149,7 @@ def build_easy_vqa(folder: Path, archives: Path, packages: PackageSet, say: Say)
     index = {}
     for split in ("train", "validation", "test"):
         index |= write_shards(folder, split, samples[split])
-    write_index(folder, index)
+    write_index(folder, index, summary="easy-VQA's images are drawn shapes, with questions about them.")
     return {split: len(part) for split, part in samples.items()}
 
 

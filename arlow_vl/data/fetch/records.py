@@ -9,7 +9,7 @@ from arlow_vl.data.fetch.packages import PackageSet
 from arlow_vl.data.fetch.shard_files import digest
 from arlow_vl.errors import DataError
 
-BUILD_VERSION = 1  # changes when the same packages give other files
+BUILD_VERSION = 2  # changes when the same packages give other files
 MANIFEST = "manifest.json"
 
 

@@ -26,7 +26,7 @@ class CaptionScores:
     """Mean CIDEr-D, 10 at most for a caption; papers print it times 100."""
     cider_per_sample: list[float]
     bleu: list[float]
-    """BLEU-1 to BLEU-4 of the corpus, 0 to 1."""
+    """BLEU-1 to BLEU-4 of the corpus, 0 to 1; 0 where no n-gram of that order matches."""
     bleu_counts: Float[np.ndarray, "samples 10"]
     """Per sample: matching n-grams by order, n-grams by order, words, words of the reference closest in length."""
 
@@ -115,8 +115,14 @@ def bleu_counts(candidate: list[str], targets: list[list[str]]) -> list[int]:
 
 
 def bleu(totals: Float[np.ndarray, "*batch 10"]) -> Float[np.ndarray, "*batch 4"]:
-    """BLEU-1 to BLEU-4 from sums of `CaptionScores.bleu_counts`."""
+    """BLEU-1 to BLEU-4 from sums of `CaptionScores.bleu_counts`.
+
+    Without a matching n-gram of an order the score is 0 from that order on. The official code then gives what its TINY
+    and SMALL come to: up to 0.03 for captions that are too short to hold such an n-gram.
+    """
     precisions = (totals[..., :ORDERS] + TINY) / (totals[..., ORDERS : 2 * ORDERS] + SMALL)
     ratio = (totals[..., 8] + TINY) / (totals[..., 9] + SMALL)
     brevity = np.exp(1 - 1 / np.minimum(ratio, 1))
-    return np.cumprod(precisions, axis=-1) ** (1 / np.arange(1, ORDERS + 1)) * brevity[..., None]
+    scores = np.cumprod(precisions, axis=-1) ** (1 / np.arange(1, ORDERS + 1)) * brevity[..., None]
+    has_matches = np.logical_and.accumulate(totals[..., :ORDERS] > 0, axis=-1)
+    return np.where(has_matches, scores, 0.0)

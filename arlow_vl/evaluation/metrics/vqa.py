@@ -4,6 +4,11 @@
 the annotators' answers lose their punctuation only where they differ among themselves, and keep articles and number
 words. "normalised both" normalises every answer always. Ten annotators who say "two" give the prediction "two" 0 by the
 first rule and 1 by the second.
+
+By either rule, nothing is no answer. Normalisation leaves nothing of "A", "the", "?" or an empty prediction, so the
+official code takes each for the answer "A". Here such a prediction is right only if it says what the annotator said:
+"a." for "A", but not "the" or "". Scores tell how many predictions this concerns and what the official code makes of
+them.
 """
 
 import re
@@ -44,6 +49,10 @@ class VqaScores:
     accuracy: float
     per_sample: list[float]
     by_kind: dict[str, float]
+    empty_matches: int
+    """Predictions that gain points by the official code only because nothing is left of them and of an answer."""
+    accuracy_with_empty: float
+    """What the official code gives: those points included."""
 
 
 def vqa_scores(
@@ -58,18 +67,22 @@ def vqa_scores(
         raise ValueError(
             f"predictions ({len(predictions)}), answers ({len(answers)}) and kinds ({len(kinds)}) must be as many"
         )
-    scores = [vqa_accuracy(*pair, rule=rule) for pair in zip(predictions, answers, strict=True)]
+    pairs = list(zip(predictions, answers, strict=True))
+    scores = [vqa_accuracy(*pair, rule=rule) for pair in pairs]
+    with_empty = [vqa_accuracy(*pair, rule=rule, empty_may_match=True) for pair in pairs]
     of_kind = defaultdict(list)
     for kind, score in zip(kinds, scores, strict=True):
         of_kind[kind].append(score)
     by_kind = {kind: sum(values) / len(values) for kind, values in sorted(of_kind.items())}
-    return VqaScores(rule, sum(scores) / len(scores), scores, by_kind)
+    gained = sum(score < official for score, official in zip(scores, with_empty, strict=True))
+    return VqaScores(rule, sum(scores) / len(scores), scores, by_kind, gained, sum(with_empty) / len(with_empty))
 
 
-def vqa_accuracy(prediction: str, answers: Sequence[str], *, rule: Rule) -> float:
+def vqa_accuracy(prediction: str, answers: Sequence[str], *, rule: Rule, empty_may_match: bool = False) -> float:
     """Accuracy of one prediction: min(1, matches / 3), averaged over leaving each annotator out.
 
-    A single answer (easy-VQA) asks for equality after normalisation of both, by either rule.
+    A single answer (easy-VQA) asks for equality after normalisation of both, by either rule. With `empty_may_match`
+    a prediction of which nothing is left matches every such answer, as in the official code.
 
     Raises:
         ValueError: there is no answer.
@@ -77,14 +90,22 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], *, rule: Rule) -> floa
     if not answers:
         raise ValueError("a question needs an answer to score a prediction")
     predicted = normalise_answer(prediction)
-    if len(answers) == 1:
-        return float(predicted == normalise_answer(answers[0]))
-    if rule == "normalised both":
-        answers = [normalise_answer(answer) for answer in answers]
+    expected = list(answers)
+    if len(answers) == 1 or rule == "normalised both":
+        expected = [normalise_answer(answer) for answer in answers]
     elif len(set(answers)) > 1:
-        answers = [remove_punctuation(answer) for answer in answers]
-    matches = [answer == predicted for answer in answers]
+        expected = [remove_punctuation(answer) for answer in answers]
+    matches = [answer == predicted for answer in expected]
+    if not predicted and not empty_may_match:
+        matches = [is_match and spelled(prediction) == spelled(a) for is_match, a in zip(matches, answers, strict=True)]
+    if len(matches) == 1:
+        return float(matches[0])
     return sum(min(1.0, (sum(matches) - left_out) / 3) for left_out in matches) / len(matches)
+
+
+def spelled(answer: str) -> list[str]:
+    """The words with their articles, without punctuation unless there is nothing else."""
+    return remove_punctuation(answer).lower().split() or answer.split()
 
 
 def normalise_answer(answer: str) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from arlow_vl.evaluation.scores import format_number
+
 Points = Sequence[tuple[float, float]]
 
 BUCKETS = 160
@@ -36,9 +38,7 @@ class Plot:
 
 def interval_bar(interval: Mapping[str, Any], *, largest: float, label: str) -> Markup:
     """A bar from zero to the estimate, with a whisker over the interval; `largest` fills the width."""
-    value, low, high = (
-        100 * min(max(interval[name] / largest, 0), 1) if largest else 0 for name in ("estimate", "low", "high")
-    )
+    value, low, high = (100 * share(interval[name], largest) for name in ("estimate", "low", "high"))
     return Markup(
         '<svg class="bar" role="img" aria-label="{}"><rect class="track" width="100%" height="100%"/>'
         '<rect class="fill" width="{:.2f}%" height="100%"/><g class="whisker">'
@@ -50,12 +50,19 @@ def interval_bar(interval: Mapping[str, Any], *, largest: float, label: str) -> 
 
 def gate_bar(value: float | int, *, largest: float | int) -> Markup:
     """A bar to the left or right of zero."""
-    width = 50 * min(abs(value) / largest, 1) if largest else 0
+    width = 50 * share(abs(value), largest)
     return Markup(
-        '<svg class="bar" role="img" aria-label="{:+.3f}"><rect class="track" width="100%" height="100%"/>'
+        '<svg class="bar" role="img" aria-label="{}"><rect class="track" width="100%" height="100%"/>'
         '<rect class="fill" x="{:.2f}%" width="{:.2f}%" height="100%"/>'
         '<line class="zero" x1="50%" x2="50%" y1="0" y2="100%"/></svg>'
-    ).format(value, 50 - width if value < 0 else 50, width)
+    ).format(format_number(value, 3, is_signed=True), 50 - width if value < 0 else 50, width)
+
+
+def share(value: float | int, largest: float | int) -> float:
+    """The value as a share of the largest, 0 to 1; nothing is drawn for what is no number."""
+    if math.isnan(value) or not 0 < largest < math.inf:
+        return 0.0
+    return min(max(value / largest, 0.0), 1.0)
 
 
 def plot_curves(curves: Sequence[Curve], *, label: str, reference: tuple[str, float] | None = None) -> Plot:
@@ -86,7 +93,7 @@ def plot_curves(curves: Sequence[Curve], *, label: str, reference: tuple[str, fl
     return Plot(
         svg.format(label, lines),
         [(f"{x:,.0f}", across(x)) for x in x_marks if x <= right],
-        [(f"{y:g}", down(y)) for y in y_marks],
+        [(f"{y + 0.0:g}", down(y)) for y in y_marks],
         (reference[0], down(reference[1])) if reference else None,
     )
 
@@ -102,7 +109,8 @@ def thin(points: Points) -> Points:
 
 def tick_marks(low: float, high: float, most: int = 6) -> list[float]:
     """Round numbers that span low to high, `most` at most."""
-    raw = (high - low) / (most - 1) or 1.0
+    raw = (high - low) / (most - 1)
+    raw = raw if raw > 1e-9 else 1.0  # below what ticks are rounded to
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(magnitude * factor for factor in (1, 2, 2.5, 5, 10, 20) if magnitude * factor >= raw)
     first = math.floor(low / step)

@@ -8,12 +8,12 @@ from hashlib import sha256
 
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.metrics.captions import caption_scores
-from arlow_vl.evaluation.metrics.vqa import Rule, normalise_answer, vqa_accuracy
+from arlow_vl.evaluation.metrics.vqa import Rule, normalise_answer, spelled, vqa_accuracy
 from arlow_vl.evaluation.results import MODEL, CaptionRow, QuestionRow, Row, Task
 
 SHEET_SIZES = {"captions-test-known": 48}
 USUAL_SIZE, EXTREMES, QUESTIONS, MOST_ANSWERS = 24, 8, 24, 14
-SOMETHING_ELSE = "something else"
+SOMETHING_ELSE, NOTHING = "something else", "(nothing)"
 FORMATS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"RIFF": "webp"}
 
 ImageOf = Callable[[str], bytes]
@@ -78,7 +78,7 @@ def question_sheet(task: Task, image_of: ImageOf, *, rule: Rule) -> QuestionShee
 
 def confusion(kind: str, rows: Sequence[QuestionRow]) -> Confusion:
     """Counts of (usual answer, prediction), for the most frequent answers."""
-    pairs = Counter((normalise_answer(most_given(row.answers)), normalise_answer(row.prediction)) for row in rows)
+    pairs = Counter((cell_of(most_given(row.answers)), cell_of(row.prediction)) for row in rows)
     expected: Counter[str] = Counter()
     for (answer, _), count in pairs.items():
         expected[answer] += count
@@ -88,6 +88,11 @@ def confusion(kind: str, rows: Sequence[QuestionRow]) -> Confusion:
         counts = [pairs[answer, prediction] for prediction in columns]
         table.append((answer, [*counts, expected[answer] - sum(counts)]))
     return Confusion(kind, [*columns, SOMETHING_ELSE], table)
+
+
+def cell_of(answer: str) -> str:
+    """The answer as it is compared; what normalisation leaves nothing of keeps its words."""
+    return normalise_answer(answer) or " ".join(spelled(answer)) or NOTHING
 
 
 def most_given(answers: Sequence[str]) -> str:

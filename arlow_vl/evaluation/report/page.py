@@ -1,7 +1,7 @@
 """report.html: one page without scripts or links, with the images inside, made from a result folder."""
 
 import csv
-import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,22 @@ from arlow_vl.data.shards import scan_shards
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.report.charts import Curve, Plot, gate_bar, interval_bar, plot_curves
 from arlow_vl.evaluation.report.contact_sheet import ImageOf, caption_sheet, question_sheet
-from arlow_vl.evaluation.results import CONTROLS, MODEL, Task, read_json, read_tasks, write_text
-from arlow_vl.evaluation.scores import describe_task, format_interval, score_results, system_title
+from arlow_vl.evaluation.report.meta import read_meta
+from arlow_vl.evaluation.results import CONTROLS, MODEL, Task, read_tasks, write_text
+from arlow_vl.evaluation.scores import (
+    describe_empty,
+    describe_task,
+    format_interval,
+    format_number,
+    is_outside_zero,
+    metric_title,
+    score_results,
+    system_title,
+)
 
 TEMPLATE = "page.html"
-META_DEFAULTS: Mapping[str, Any] = {"title": "Arlow-VL: results", "summary": "", "hardware": ""} | {
-    **{name: {} for name in ("checkpoint", "decode", "versions", "wall_seconds", "gates")},
-    **{name: [] for name in ("data", "reproduce", "curves")},
-}
+HUGE = 1e30
+HEXADECIMAL = re.compile(r"[+-]?0x[0-9a-f]+(\.[0-9a-f]*)?(p[+-]?[0-9]{1,3})?", re.IGNORECASE)
 
 
 def write_report(folder: Path, output: Path, *, image_of: ImageOf) -> dict[str, Any]:
@@ -35,7 +43,7 @@ def write_report(folder: Path, output: Path, *, image_of: ImageOf) -> dict[str, 
         DataError: a file or an image is broken.
     """
     scores = score_results(folder)
-    meta = {**META_DEFAULTS, **read_json(folder / "meta.json")}
+    meta = read_meta(folder / "meta.json")
     sections = [section(task, scores["tasks"][task.name], image_of) for task in read_tasks(folder)]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -74,20 +82,23 @@ def section(task: Task, scores: Mapping[str, Any], image_of: ImageOf) -> dict[st
     """What the page shows of a task."""
     is_questions = task.kind == "questions"
     metrics = {name: metric_rows(metric, is_percent=is_questions) for name, metric in scores["metrics"].items()}
-    # The strongest control stands in the headline, so that nobody has to look for it.
-    shown = "other" if "other" in metrics else next(iter(metrics))
+    # All questions before any kind of them; and the strongest control, so that nobody has to look for it.
+    shown, *rest = metrics
     controls = [row for row in metrics[shown] if row["system"] in CONTROLS[task.kind]]
     controls.sort(key=lambda row: float(row["estimate"]), reverse=True)
     return {
         "kind": task.kind,
         "title": scores["title"],
         "description": describe_task(scores),
+        "empty": describe_empty(scores),
+        "metric_titles": {name: metric_title(name, is_percent=is_questions) for name in metrics},
         "samples": scores["samples"],
         "different": scores["different_predictions"],
         "metrics": metrics,
         "headline": {
-            "metric": shown,
+            "metric": "accuracy, all questions" if is_questions else metric_title(shown, is_percent=False),
             "model": metrics[shown][0],
+            "kinds": [(name, metrics[name][0]["estimate"]) for name in rest] if is_questions else [],
             "controls": controls[:1] + [r for r in controls[1:] if r["system"] == "shuffled"],
         },
         "sheet": question_sheet(task, image_of, rule=scores["rule"]) if is_questions else caption_sheet(task, image_of),
@@ -111,7 +122,7 @@ def metric_rows(metric: Mapping[str, Any], *, is_percent: bool) -> list[dict[str
                 "interval": text.split(maxsplit=1)[1],
                 "difference": difference
                 and format_interval(difference, is_percent=is_percent, is_difference=True).removesuffix(" *"),
-                "is_outside": bool(difference and difference["outside_zero"]),
+                "is_outside": bool(difference and is_outside_zero(difference)),
             }
         )
     return rows
@@ -121,13 +132,15 @@ def plot_run(curve: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The learning curve of a stage, from the lists given or from the metrics.csv of its run folder."""
     columns = read_metrics(folder / curve["run"] / "metrics.csv") if "run" in curve else curve
     finite = {
-        name: [(float(x), float(y)) for x, y in columns.get(name, ()) if math.isfinite(y)]
+        name: [(float(x), float(y)) for x, y in columns.get(name, ()) if is_drawable(x) and is_drawable(y)]
         for name in ("train", "validation")
     }
     curves = [Curve(name, name, points) for name, points in finite.items() if points]
     if not curves:
         raise DataError(f"{folder / 'meta.json'}: curve {curve.get('title')!r} has no points; give train or validation")
     entropy = curve.get("unigram_entropy")
+    if entropy is not None and not is_drawable(entropy):
+        entropy = None
     plot: Plot = plot_curves(
         curves,
         label="; ".join(f"{c.name} loss from {c.points[0][1]:.3f} to {c.points[-1][1]:.3f}" for c in curves),
@@ -135,6 +148,11 @@ def plot_run(curve: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     )
     last = {c.name: f"{c.points[-1][1]:.3f}" for c in curves if c.name == "validation"}
     return {"title": curve.get("title", "loss"), "plot": plot, "names": [c.name for c in curves], "last": last}
+
+
+def is_drawable(number: float | int) -> bool:
+    """False for NaN, the infinities and numbers beside which every other vanishes."""
+    return abs(number) < HUGE
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
@@ -154,7 +172,7 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
 def gate_bars(gates: Mapping[str, float | int]) -> list[dict[str, Any]]:
     largest = max(map(abs, gates.values()), default=0)
     return [
-        {"name": name, "value": f"{value:+.3f}", "bar": gate_bar(value, largest=largest)}
+        {"name": name, "value": format_number(value, 3, is_signed=True), "bar": gate_bar(value, largest=largest)}
         for name, value in gates.items()
     ]
 
@@ -178,7 +196,10 @@ def read_proofs(text: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def decimal(value: Any) -> str | None:
-    return repr(float.fromhex(value)) if isinstance(value, str) and value.lower().lstrip("-").startswith("0x") else None
+    """The number that a text in hexadecimal stands for; None for any other value."""
+    if not isinstance(value, str) or not HEXADECIMAL.fullmatch(value):
+        return None
+    return repr(float.fromhex(value))
 
 
 def format_duration(seconds: float | int) -> str:

@@ -119,7 +119,7 @@ def test_shards_are_the_same_bytes_in_whatever_order_samples_come(tmp_path):
 
 def test_shards_and_their_index_pass_the_reader(tmp_path, monkeypatch):
     monkeypatch.setattr("arlow_vl.data.fetch.shard_files.SAMPLES_PER_SHARD", 12)
-    write_index(tmp_path, write_shards(tmp_path, "train", samples(30)))
+    write_index(tmp_path, write_shards(tmp_path, "train", samples(30)), summary="Thirty images.")
     scan = verify_shards(sorted(tmp_path.glob("*.tar")))
     assert sorted(scan.keys) == sorted(f"k{n}" for n in range(30))
     assert scan.keys != [f"k{n}" for n in range(30)]

@@ -62,3 +62,23 @@ def test_bleu_takes_the_reference_closest_in_length():
 def test_what_cannot_be_scored_is_named(predictions, references, sentence):
     with pytest.raises(ValueError, match=sentence):
         caption_scores(predictions, references)
+
+
+@pytest.mark.parametrize("caption", ["zzz", "", "...", "a dog"])
+def test_without_a_matching_ngram_of_an_order_bleu_is_exactly_0(caption):
+    """The official code gives 1e-4 and less of its epsilons, or 0.03 where no caption is long enough to match."""
+    scores = caption_scores({"a": caption, "b": caption}, {"a": ["a red dog runs home"], "b": ["a cat sits down here"]})
+    assert scores.bleu[2:] == [0, 0]
+    assert (scores.bleu[0] > 0) is (caption == "a dog")
+
+
+def test_captions_too_short_for_an_ngram_score_0_and_not_the_root_of_an_epsilon():
+    scores = caption_scores({"a": "red dog", "b": "blue cat"}, {"a": ["red dog"], "b": ["blue cat"]})
+    assert scores.bleu[:2] == pytest.approx([1, 1])
+    assert scores.bleu[2:] == [0, 0]
+
+
+def test_an_empty_caption_scores_0_beside_a_reference_without_words():
+    scores = caption_scores({"a": "", "b": "a cat"}, {"a": ["..."], "b": ["a cat"]})
+    assert scores.cider_per_sample[0] == 0
+    assert np.isfinite(scores.bleu).all()

@@ -86,3 +86,49 @@ def test_scores_name_their_rule_and_are_broken_down_by_kind():
 def test_a_question_without_answers_is_refused():
     with pytest.raises(ValueError, match="needs an answer"):
         vqa_accuracy("yes", [], rule="official")
+
+
+RULES = pytest.mark.parametrize("rule", ["official", "normalised both"])
+
+
+@RULES
+@pytest.mark.parametrize(
+    ("prediction", "answer", "is_right"),
+    [
+        ("", "A", 0),
+        (" ", "the", 0),
+        ("the", "A", 0),
+        ("?", "A", 0),
+        ("!", "?", 0),
+        ("", "?", 0),
+        ("A", "A", 1),
+        ("a.", "A", 1),
+        ("The", "the", 1),
+        ("?", "?", 1),
+    ],
+)
+def test_a_prediction_of_which_nothing_is_left_is_right_only_if_it_says_the_answer(rule, prediction, answer, is_right):
+    assert vqa_accuracy(prediction, [answer], rule=rule) == is_right
+    assert vqa_accuracy(prediction, [answer], rule=rule, empty_may_match=True) == 1  # as the official code
+
+
+@pytest.mark.parametrize("prediction", ["", "an", "?"])
+def test_nothing_matches_no_annotator_of_several(prediction):
+    assert vqa_accuracy(prediction, ["the"] * 10, rule="normalised both") == 0
+    assert vqa_accuracy(prediction, ["the"] * 10, rule="normalised both", empty_may_match=True) == 1
+    assert vqa_accuracy(prediction, ["!"] * 5 + ["."] * 5, rule="official") == 0
+
+
+@RULES
+@settings(deadline=None)
+@given(prediction=answers, given_answers=st.lists(answers, min_size=1, max_size=10))
+def test_only_predictions_of_which_nothing_is_left_differ_from_the_official_code(rule, prediction, given_answers):
+    strict = vqa_accuracy(prediction, given_answers, rule=rule)
+    official = vqa_accuracy(prediction, given_answers, rule=rule, empty_may_match=True)
+    assert strict <= official
+    assert strict == official or not normalise_answer(prediction)
+
+
+def test_both_accuracies_are_given_and_the_predictions_between_them_counted():
+    scores = vqa_scores(["", "A", "", "red"], [["A"], ["A"], ["B"], ["red"]], ["other"] * 4, rule="official")
+    assert (scores.accuracy, scores.accuracy_with_empty, scores.empty_matches) == (0.5, 0.75, 1)

@@ -177,3 +177,63 @@ def test_images_are_found_in_shards_by_key():
 @pytest.mark.parametrize(("seconds", "text"), [(2.25, "2.2 s"), (61, "1 min 01 s"), (3723, "1 h 02 min")])
 def test_durations_read_well(seconds, text):
     assert format_duration(seconds) == text
+
+
+def test_the_headline_is_over_all_questions_with_the_kinds_below(text):
+    headline = text[text.index('<ul class="headlines">') : text.index("</ul>")].split("<li>")[-1]
+    assert '<p class="big">83.3%</p>' in headline
+    assert "accuracy, all questions" in headline
+    assert headline.index("83.3%") < headline.index("model on other</dt><dd>66.7%") < headline.index("model on yes/no")
+
+
+def test_ciders_scale_stands_beside_every_figure_of_it(text):
+    assert text.count("CIDEr-D, 10 at most") >= 4  # headline and table of two tasks
+    assert not re.search(r"CIDEr-D [\d.]+(?! of 10)<", text)
+
+
+def test_nothing_is_said_of_data_that_say_nothing(tmp_path):
+    write_captions(tmp_path)
+    write_report(tmp_path, tmp_path / "report.html", image_of=image_of)
+    page = (tmp_path / "report.html").read_text().lower()
+    for claim in ("stamps", "clip art", "emoji", "coco", "drawing", "make demo", "licence"):
+        assert claim not in page
+
+
+def test_answers_of_which_nothing_is_left_are_told_apart_on_the_page(tmp_path):
+    write_questions(tmp_path, answer_is_article=True)
+    write_report(tmp_path, tmp_path / "report.html", image_of=image_of)
+    page = (tmp_path / "report.html").read_text()
+    assert "shown no image: 6 predictions of which normalisation leaves nothing" in page
+    (row,) = re.findall(r'<th scope="row">a</th>(.*?)</tr>', page)[:1]
+    assert re.findall(r">(\d+)</td>", row) == ["3", "0"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("title", 5),
+        ("gates", {"layer 1": "open"}),
+        ("wall_seconds", {"text": None}),
+        ("data", [{"licence": "MIT"}]),
+        ("data", "all"),
+        ("checkpoint", {"path": 3}),
+        ("versions", ["torch"]),
+        ("curves", [{"title": "a", "run": 7}]),
+        ("curves", [{"title": "a", "train": [[1]]}]),
+        ("curves", [{"title": "a", "train": [[1, "x"]]}]),
+        ("reproduce", "make demo"),
+    ],
+)
+def test_a_key_of_meta_with_another_kind_of_value_is_named(tmp_path, key, value):
+    write_captions(tmp_path)
+    write_json(tmp_path / "meta.json", {key: value})
+    with pytest.raises(DataError, match=rf"meta\.json: {key} is not what"):
+        write_report(tmp_path, tmp_path / "report.html", image_of=image_of)
+
+
+@pytest.mark.parametrize("value", ["0xzz", "0x", "1.5", 7, None, "0x1p99999"])
+def test_a_proof_that_is_no_hexadecimal_number_is_shown_as_it_is(tmp_path, value):
+    write_captions(tmp_path)
+    write_json(tmp_path / "text.json", {"loss_before": value, "loss_after": value})
+    write_report(tmp_path, tmp_path / "report.html", image_of=image_of)
+    assert "✓ Equal to the last bit" in (tmp_path / "report.html").read_text()

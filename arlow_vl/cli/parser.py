@@ -1,0 +1,142 @@
+"""The parser of every command: its help ends with examples, and its errors are one sentence with a suggestion."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+class UsageError(ValueError):
+    """A command line that cannot be understood."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, except for three things.
+
+    - `examples` are command lines that stand below the help.
+    - An error is raised as UsageError instead of ending the process, so that `main` prints it like any other.
+    - A misspelt option or command is named before anything else, with the closest one that exists.
+    """
+
+    def __init__(self, *, examples: Sequence[str] = (), **settings: Any) -> None:
+        epilog = "\n  ".join(["examples:", *examples]) if examples else None
+        super().__init__(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+        self.examples = tuple(examples)
+        self.commands: Any = None  # argparse's action that holds the commands below this one
+        self._words: list[str] = []
+
+    def add_command(self, name: str, summary: str, *examples: str, **settings: Any) -> "Parser":
+        """A command below this one; `summary` is its line in the help of this one and heads its own."""
+        if self.commands is None:
+            self.commands = self.add_subparsers(dest="command", required=True, metavar="COMMAND")
+        settings = {"description": f"{summary[0].upper()}{summary[1:]}."} | settings
+        return self.commands.add_parser(name, help=summary, examples=examples, **settings)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but words that nobody knows are refused by the command that they were meant for.
+
+        Nothing at all, where a command is expected, is answered with the help and exit status 2.
+        """
+        self._words = list(args)
+        if not self._words and self.commands is not None:
+            self.print_help(sys.stderr)
+            self.exit(2)
+        if self.commands is not None and self._misspelt():
+            self.error("")  # before the command that follows looks at its own words
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UsageError. A misspelt option explains what argparse finds missing, so it is named instead."""
+        if misspelt := self._misspelt():
+            message = f"unknown option {misspelt}{did_you_mean(misspelt, self._option_string_actions)}"
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+    def _misspelt(self) -> str | None:
+        return next((word for word in self._option_words() if not self._is_known(word)), None)
+
+    def _option_words(self) -> Iterable[str]:
+        """The words that argparse takes for options of this command, without their values."""
+        for word in self._words:
+            is_option = len(word) > 1 and word.startswith("-") and " " not in word
+            if word == "--" or (self.commands is not None and not is_option):
+                return  # what follows is text, or belongs to the command that was just named
+            if is_option and not self._negative_number_matcher.match(word):
+                yield word.partition("=")[0]
+
+    def _is_known(self, word: str) -> bool:
+        """An option, the beginning of one, or a short one with its value."""
+        names = self._option_string_actions
+        return any(name.startswith(word) for name in names) or (word[1] != "-" and word[:2] in names)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            hint = did_you_mean(str(value), map(str, action.choices))
+            if action is self.commands:
+                raise argparse.ArgumentError(None, f"unknown command {value}{hint}")
+            raise argparse.ArgumentError(action, f"cannot be {value}{hint}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a word that is not known."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+
+
+def positive_int(text: str) -> int:
+    """The type of options that count something."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return number
+
+
+def share(text: str) -> float:
+    """The type of options that are a part of a whole."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"is a share from 0 to 1, got {text!r}")
+    return number
+
+
+def some_text(text: str) -> str:
+    """The type of options that hold words."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; give some text or leave the option out")
+    return text
+
+
+def output_file(text: str) -> Path:
+    """The type of a file to write; folders that lack are made when it is written."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder; name a file")
+    check_parents(path)
+    return path
+
+
+def output_folder(text: str) -> Path:
+    """The type of a folder to write into, which is made where it lacks."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a file; name a folder")
+    check_parents(path)
+    return path
+
+
+def check_parents(path: Path) -> None:
+    """Raises ArgumentTypeError for a path that leads through a file."""
+    file = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
+    if file is not None:
+        raise argparse.ArgumentTypeError(f"{path} cannot be made, as {file} is a file; name another place")
