@@ -110,7 +110,7 @@ def pack_documents(
 ) -> PackedRows:
     """Rows of a jsonl file's documents, each as bos, plain text, eos; tokenised unless `cache_folder` has these rows.
 
-    Reads whole documents until there are `max_tokens` tokens. Warns of lines that it skips, also if they were skipped
+    Reads whole documents until there are `max_tokens` tokens. Says which lines it skips, also if they were skipped
     when the rows were made.
 
     Raises:

@@ -6,8 +6,8 @@ unusable.
 """
 
 import hashlib
-import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,8 +22,6 @@ from arlow_vl.data.tar_members import TarDamage, tar_members
 from arlow_vl.data.text import Unusable, parse_object
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
-
-logger = logging.getLogger(__name__)
 
 INDEX_NAME = "index.json"
 FAULTS_TOLD = 5
@@ -219,9 +217,9 @@ def _told(scan: ShardScan) -> str:
 
 
 def report_scan(where: str, scan: ShardScan) -> None:
-    """Warns of all that will not be used, with examples; silent if nothing is left out."""
+    """Says on standard error all that will not be used, with examples; silent if nothing is left out."""
     if scan.bad or scan.bad_questions or scan.faults or scan.ignored:
-        logger.warning(f"{where}: {scan.summary()}{_told(scan)}")
+        print(f"{where}: {scan.summary()}{_told(scan)}", file=sys.stderr)
 
 
 def read_whole(paths: Iterable[str | Path]) -> list[ShardSample]:

@@ -1,8 +1,8 @@
 """Readers of text: captions, JSON objects, files of JSON lines with a document each, whole UTF-8 files."""
 
 import json
-import logging
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,8 +12,6 @@ from typing import Any, BinaryIO
 from arlow_vl.data.bad_share import refuse_bad_share, told_reasons
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
-
-logger = logging.getLogger(__name__)
 
 MAX_LINE_BYTES = 16 * 2**20
 MAX_FILE_BYTES = 2**30
@@ -46,13 +44,13 @@ class LineTally:
         self.examples.setdefault(str(fault), f"line {number:,}{fault.detail}")
 
     def report(self, path: str | Path, max_bad_fraction: float) -> None:
-        """Warns of skipped lines. Raises DataError if they are too large a share."""
+        """Says on standard error which lines are skipped. Raises DataError if they are too large a share."""
         if not self.skipped:
             return
         where = visible(str(path))
         refuse_bad_share("lines", self.used, self.skipped, self.examples, max_bad_fraction, where=f"{where}: ")
         counts = f"{self.skipped.total():,} of {self.skipped.total() + self.used:,} lines are skipped"
-        logger.warning(f"{where}: {counts}: {told_reasons(self.skipped, self.examples)}")
+        print(f"{where}: {counts}: {told_reasons(self.skipped, self.examples)}", file=sys.stderr)
 
 
 def read_jsonl(path: str | Path, lines: LineTally, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[str]:

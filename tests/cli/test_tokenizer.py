@@ -30,11 +30,12 @@ def test_a_text_file_becomes_a_tokenizer_folder(text_file, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [report]
 
 
-def test_json_lines_are_documents_and_bad_lines_are_told(tmp_path, capsys, caplog):
+def test_json_lines_are_documents_and_bad_lines_are_told(tmp_path, capsys):
     (tmp_path / "a.jsonl").write_text(f"{json.dumps({'text': TEXT})}\nbroken\n{json.dumps({'text': TEXT})}\n")
     train(tmp_path / "a.jsonl", "--vocab-size", 280, "--output", tmp_path / "out", "--max-bad-fraction", 0.5)
-    assert "in 2 documents" in capsys.readouterr().out
-    assert "1 of 3 lines are skipped: bad_json 1 (as line 2)" in caplog.text
+    report, told = capsys.readouterr()
+    assert "in 2 documents" in report
+    assert "1 of 3 lines are skipped: bad_json 1 (as line 2)" in told
 
 
 @pytest.mark.parametrize("options", [(), ("--max-bytes", 200_000)])

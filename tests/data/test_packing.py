@@ -80,12 +80,11 @@ def test_too_little_text_is_an_error_that_names_the_file(tmp_path):
         pack_documents(texts, tiny_tokenizer(), 500, tmp_path)
 
 
-def test_bad_lines_are_counted_and_told(tmp_path, texts, caplog):
+def test_bad_lines_are_counted_and_told(tmp_path, texts, capsys):
     texts.write_text("not json\n" + json.dumps({"text": ""}) + "\n" + texts.read_text())
     for _ in range(2):  # made, and found again
-        caplog.clear()
         assert sum(pack_documents(texts, tiny_tokenizer(), 16, tmp_path).facts.skipped.values()) == 2
-        assert "2 of 22 lines are skipped: bad_json 1 (as line 1), empty_text 1 (as line 2)" in caplog.text
+        assert "2 of 22 lines are skipped: bad_json 1 (as line 1), empty_text 1 (as line 2)" in capsys.readouterr().err
 
 
 def test_too_many_bad_lines_are_an_error_also_where_the_rows_are_there_already(tmp_path, texts):

@@ -163,10 +163,13 @@ def tally(tmp_path):
     return tally_bytes
 
 
-def test_skipped_lines_are_told_with_reasons_and_the_first_line_of_each(tally, caplog):
+def test_skipped_lines_are_told_with_reasons_and_the_first_line_of_each(tally, capsys):
     lines, path = tally(b'{"text": "one"}\n\nbroken\n{"text": ""}\nbroken\n' + b'{"text": "one"}\n' * 7)
     lines.report(path, 0.3)
-    assert f"{path}: 3 of 11 lines are skipped: bad_json 2 (as line 3), empty_text 1 (as line 4)" in caplog.text
+    assert (
+        f"{path}: 3 of 11 lines are skipped: bad_json 2 (as line 3), empty_text 1 (as line 4)"
+        in capsys.readouterr().err
+    )
 
 
 def test_too_large_a_share_of_bad_lines_is_an_error(tally):
@@ -176,10 +179,10 @@ def test_too_large_a_share_of_bad_lines_is_an_error(tally):
         lines.report(path, 0.1)
 
 
-def test_whole_text_is_told_nothing_of(tally, caplog):
+def test_whole_text_is_told_nothing_of(tally, capsys):
     lines, path = tally(b'{"text": "one"}\n')
     lines.report(path, 0.0)
-    assert caplog.text == ""
+    assert capsys.readouterr().err == ""
 
 
 def test_lines_without_text_are_told_with_the_keys_that_they_have(tally):

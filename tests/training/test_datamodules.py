@@ -25,14 +25,14 @@ def text_recipe(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["train_text", "validation_text"])
-def test_a_text_run_with_too_many_bad_lines_does_not_start(text_recipe, name, caplog):
+def test_a_text_run_with_too_many_bad_lines_does_not_start(text_recipe, name, capsys):
     path = getattr(text_recipe, name)
     good = path.read_text()
     path.write_text("broken\n" * (9 * good.count("\n")) + good)
     with pytest.raises(DataError, match=rf"{path.name}: \d+ of \d+ lines are unusable, the limit is 10%: bad_json"):
         TextData(text_recipe, tiny_tokenizer())
     TextData(replace(text_recipe, max_bad_fraction=0.9), tiny_tokenizer())
-    assert f"{path}: {9 * good.count(chr(10))} of" in caplog.text
+    assert f"{path}: {9 * good.count(chr(10))} of" in capsys.readouterr().err
 
 
 def test_a_text_run_says_what_its_rows_hold(text_recipe, capsys):
@@ -70,12 +70,12 @@ def with_questions(key: str, questions) -> list[tuple[str, bytes]]:
 
 @pytest.mark.parametrize("where", ["sources", "validation_sources"])
 @pytest.mark.parametrize("bad", ["photo.0000", "photo.0001"])
-def test_a_source_with_too_many_bad_samples_is_refused_before_an_image_is_read(recipe, where, bad, caplog):
+def test_a_source_with_too_many_bad_samples_is_refused_before_an_image_is_read(recipe, where, bad, capsys):
     members = [*samples(*"01234567"), *samples(bad)]
     with pytest.raises(DataError, match=r"source outside: 1 of 9 samples are unusable.*dot_in_key"):
         scan_sources(recipe(where, "captions", members))
     scan_sources(recipe(where, "captions", members, max_bad_fraction=0.5))
-    assert "source outside: 8 used, 1 skipped (dot_in_key 1)" in caplog.text
+    assert "source outside: 8 used, 1 skipped (dot_in_key 1)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("where", ["sources", "validation_sources"])
