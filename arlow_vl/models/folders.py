@@ -1,12 +1,12 @@
 """Opens a trained model folder for use, and writes one."""
 
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from arlow_vl.errors import CheckpointError
+from vision.whole_files import put_in_place
 
 
 def load_vision_language_model(folder: Path) -> tuple[Any, Any]:
@@ -74,4 +74,4 @@ def save_folder(parts: Iterable[Any], folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     for part in parts:
         part.save_pretrained(partial)
-    os.replace(partial, folder)
+    put_in_place(partial, folder)

@@ -23,7 +23,6 @@ from arlow_vl.data.fetch.records import (
     licences,
     read_manifest,
     record_check,
-    write_whole,
 )
 from arlow_vl.data.fetch.shard_files import Sample, shards_of, write_index, write_shards
 from arlow_vl.data.fetch.splits import SPLITS, Plan, plan_splits
@@ -31,6 +30,7 @@ from arlow_vl.data.fetch.stamps import read_stamps
 from arlow_vl.data.fetch.text import normalised, read_documents, unique_documents, write_text
 from arlow_vl.data.shards import read_whole
 from arlow_vl.errors import ResourceError
+from vision.whole_files import write_whole
 
 OUTPUT_BYTES = 600_000_000  # what is built, twice: old and new lie side by side for a moment
 PROGRESS_EVERY = 2000

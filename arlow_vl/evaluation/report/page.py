@@ -12,8 +12,9 @@ from arlow_vl.data.shards import scan_shards
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.report.charts import Curve, Plot, gate_bar, interval_bar, plot_curves
 from arlow_vl.evaluation.report.contact_sheet import ImageOf, caption_sheet, question_sheet
-from arlow_vl.evaluation.results import CONTROLS, MODEL, Task, read_json, read_tasks, write_text
+from arlow_vl.evaluation.results import CONTROLS, MODEL, Task, read_json, read_tasks
 from arlow_vl.evaluation.scores import describe_task, format_interval, score_results, system_title
+from vision.whole_files import write_whole
 
 TEMPLATE = "page.html"
 META_DEFAULTS: Mapping[str, Any] = {"title": "Arlow-VL: results", "summary": "", "hardware": ""} | {
@@ -54,7 +55,7 @@ def write_report(folder: Path, output: Path, *, image_of: ImageOf) -> dict[str, 
         gates=gate_bars(meta["gates"]),
         proofs=read_proofs(scores.get("text", {})),
     )
-    write_text(output, page)
+    write_whole(output, page)
     return scores
 
 
