@@ -2,10 +2,9 @@
 
 import argparse
 import dataclasses
-import difflib
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
+from arlow_vl.models.arlow.spelling import did_you_mean
 
 Component = Literal["vision", "projector", "cross_attention", "decoder"]
 Treatment = Literal["frozen", "train", "lora"]
@@ -273,7 +273,7 @@ def _refuse_unknown_keys(values: Any, annotation: Any, where: str) -> None:
         known = typing.get_type_hints(annotation)
         for key, value in values.items():
             if key not in known:
-                raise ValueError(f"{where}: unknown key {key}{did_you_mean(key, known)}")
+                raise ValueError(f"{where}: unknown key {key}; {did_you_mean(key, known)}")
             _refuse_unknown_keys(value, known[key], f"{where}: {key}")
     elif typing.get_origin(annotation) is list and isinstance(values, list):
         for value in values:
@@ -288,17 +288,9 @@ def _refuse_unknown_option(option: str, recipe_class: type[Recipe]) -> None:
             return
         known = typing.get_type_hints(annotation)
         if part not in known:
-            raise ValueError(f"unknown option {option}{did_you_mean(part, known, before)}")
+            raise ValueError(f"unknown option {option}; {did_you_mean(part, known, before=before)}")
         annotation = known[part]
         before += f"{part}."
-
-
-def did_you_mean(key: str, known: Iterable[str], before: str = "") -> str:
-    """The end of a sentence about an unknown key; `before` leads to the key."""
-    close = difflib.get_close_matches(str(key), list(known), n=1)
-    return (
-        f"; did you mean {before}{close[0]}?" if close else f"; known are {', '.join(before + name for name in known)}"
-    )
 
 
 def to_plain(value: Any) -> Any:
@@ -328,7 +320,7 @@ def check_policy_words(policy: Mapping[str, str]) -> None:
     components, treatments = typing.get_args(Component), typing.get_args(Treatment)
     for component, treatment in policy.items():
         if component not in components:
-            raise ValueError(f"policy has no {component}{did_you_mean(component, components)}")
+            raise ValueError(f"policy has no {component}; {did_you_mean(component, components)}")
         _check(treatment in treatments, f"policy.{component} is {treatment}, not one of {', '.join(treatments)}")
         _check(treatment != "lora", f"policy.{component} is lora, which is not supported yet; use frozen or train")
 
