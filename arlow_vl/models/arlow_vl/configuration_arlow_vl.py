@@ -7,6 +7,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig, refuse_unknown_keys, without_unknown_keys
+from arlow_vl.models.arlow.spelling import did_you_mean
+from vision.transform import ImageTransform
 
 
 @strict
@@ -32,6 +34,13 @@ class ArlowVisionConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         refuse_unknown_keys(self, kwargs)
+        for key, value in (self.transform or {}).items():
+            if key not in ImageTransform.FIELDS:
+                raise ValueError(f"transform has no {key!r}; {did_you_mean(key, ImageTransform.FIELDS)}")
+            if key in ("max_tiles", "max_patches", "patch_size") and not isinstance(value, int):
+                if value is None and key != "max_tiles":
+                    continue
+                raise ValueError(f"transform: {key} must be a whole number, got {value!r}")
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
