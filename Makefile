@@ -1,34 +1,44 @@
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALLED := .venv/.installed
+LOWEST := .venv-lowest/bin
 # Tests run on one thread each, so as many run at once as there are cores.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo test test-all test-lowest lint format clean
 
-demo: $(INSTALLED)  ## fetch real data, train both stages, caption images, answer questions, write the report
+demo: .venv/.installed-demo  ## fetch real data, train both stages, caption images, answer questions, write the report
 	$(BIN)/python -m experiments.first_light.run
 
-test: $(INSTALLED)
-	$(PYTEST)
+test: .venv/.installed-dev  ## what a change must pass
+	$(BIN)/python $(PYTEST)
 
-test-all: $(INSTALLED)
+test-all: .venv/.installed-dev  ## the slow tests too
 	$(BIN)/python -m pytest -m "not gpu"
 
-lint: $(INSTALLED)
+test-lowest: .venv-lowest/.installed  ## the tests with the lowest versions that pyproject.toml declares
+	$(LOWEST)/python $(PYTEST)
+
+lint: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/pyrefly check
 
-format: $(INSTALLED)
+format: .venv/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(INSTALLED): pyproject.toml
+# `demo` installs what the demo needs, `dev` that and what tests and lint need.
+.venv/.installed-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[$*]'
+	touch $@
+
+.venv-lowest/.installed: pyproject.toml
+	test -x $(LOWEST)/python || $(PYTHON) -m venv .venv-lowest
+	$(LOWEST)/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --resolution lowest-direct -e '.[dev]'
 	touch $@
 
 clean:

@@ -5,10 +5,7 @@ import hashlib
 import itertools
 import json
 import logging
-import os
 import shutil
-import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +20,7 @@ from vision.decoding.image import ImageError
 from vision.encoder import VisionEncoder
 from vision.forms.batches import pack_images, prepare_image
 from vision.transform import ImageTransform
+from vision.whole_files import remove_remains, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +30,6 @@ BATCH, CPU_BATCH = 64, 4
 """Images or tiles the encoder takes at once. On a CPU more leave the processor's cache: by 4, EfficientNet-Lite0
 encodes 1.5 times as many images a second as by 16."""
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-STALE_SECONDS = 3600
-"""Age at which a chunk half written is the remains of a process that was killed."""
 
 
 class FeaturesError(ValueError):
@@ -156,7 +152,7 @@ class FeatureCache:
             path.unlink(missing_ok=True)
             self._seen.discard(path)
         self.damaged.clear()
-        self._remove_remains()
+        remove_remains(self.folder)
 
         refused: dict[str, str] = {}
         done = 0
@@ -181,15 +177,7 @@ class FeatureCache:
         }
         if found[0].tile_ids is not None:
             tensors["tile_ids"] = torch.cat([image.tile_ids for image in found if image.tile_ids is not None])
-        partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
-        try:
-            with partial.open("wb") as file:
-                file.write(save(tensors, metadata))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, save(tensors, metadata))
         self._open(path)
 
     def _open_chunks(self) -> None:
@@ -214,15 +202,6 @@ class FeatureCache:
             self.damaged[path] = f"holds {tensors['features'].dtype}, not {self.dtype}"
         else:
             self.places |= zip(json.loads(metadata["images"]), _parted(tensors), strict=True)
-
-    def _remove_remains(self) -> None:
-        """Of processes that were killed while they wrote; those that live write within seconds."""
-        for path in self.folder.glob("chunk-*.partial"):
-            try:
-                if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                    path.unlink()
-            except FileNotFoundError:
-                continue
 
     def _images_of_chunk(self, encoder: VisionEncoder, transform: ImageTransform) -> int:
         most = transform.max_patches or encoder.num_patches * (transform.max_tiles + 1)

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             images[place] = read_image(path)
         except ImageError as error:
-            print(f"arlow: {' '.join(str(error).split())}", file=sys.stderr)
+            print_line(f"arlow: {error}", file=sys.stderr)
     if not images:
         return DATA
     model, processor = load_vision_language_model(args.model)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from arlow_vl.data.loader import Batch
 from arlow_vl.data.prompts import IGNORED
 from arlow_vl.data.text import LineTally, read_jsonl
 from arlow_vl.errors import DataError
+from vision.whole_files import write_whole
 
 DOCUMENTS_AT_ONCE = 512
 FORMAT = 2  # part of the cache key; another number when the file's meaning changes
@@ -121,16 +121,15 @@ def pack_documents(
     key = _cache_key(texts, tokenizer, row_length, max_tokens)
     path, facts_path = cache_folder / f"{key}.npy", cache_folder / f"{key}.json"
     if not facts_path.is_file():
-        cache_folder.mkdir(parents=True, exist_ok=True)
         tokens, facts = _tokenise(texts, tokenizer, max_tokens)
         if len(tokens) < row_length:
             facts.tally.report(texts, max_bad_fraction)
             raise DataError(
                 f"{texts} has {len(tokens)} tokens, fewer than one row of {row_length}; add text or lower row_length"
             )
-        _write(path, lambda file: np.save(file, tokens))
+        write_whole(path, lambda file: np.save(file, tokens))
         # The last: its presence says that the rows are whole.
-        _write(facts_path, lambda file: file.write(json.dumps(asdict(facts)).encode()))
+        write_whole(facts_path, json.dumps(asdict(facts)))
     rows = PackedRows(path, row_length, PackingFacts(**json.loads(facts_path.read_text())))
     rows.facts.tally.report(texts, max_bad_fraction)
     return rows
@@ -177,15 +176,6 @@ def _batches(texts: Iterator[str]) -> Iterable[list[str]]:
 def _plain_ids(tokenizer, texts: list[str]) -> list[list[int]]:
     """Text that spells a special token stays text."""
     return tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-
-
-def _write(path: Path, write) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def collate_rows(rows: list[Any], bos_token_id: int) -> Batch:

@@ -10,13 +10,13 @@ A line of a question task: {"key", "question", "prediction", "answers": [...], "
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from arlow_vl.errors import DataError
+from vision.whole_files import write_whole
 
 TaskKind = Literal["captions", "questions"]
 
@@ -60,19 +60,12 @@ class Task:
 def write_predictions(folder: Path, task: str, system: str, rows: Iterable[Row]) -> Path:
     """Writes the file of one system; it is whole or not there."""
     path = folder / task / f"{system}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
+    write_whole(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
     return path
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Nothing that a folder says is believed: its JSON may hold anything, and its weig
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from arlow_vl.models.auto import (
     ArlowTokenizerFast,
     ArlowVLForConditionalGeneration,
 )
+from vision.whole_files import put_in_place
 
 MODELS: dict[str, Any] = {"arlow": ArlowForCausalLM, "arlow_vl": ArlowVLForConditionalGeneration}
 CHECKSUMS = "checksums.json"
@@ -269,23 +269,12 @@ def save_folder(parts: Iterable[Any], folder: Path) -> None:
             if path.is_file()
         }
         (partial / CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n")
-        for path in (*partial.rglob("*"), partial):
-            force_to_disk(path)
-        os.replace(partial, folder)
-        force_to_disk(folder.parent)
+        put_in_place(partial, folder)
     except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
         shutil.rmtree(partial, ignore_errors=True)
         raise ResourceError(
             f"cannot save {folder}: {error}; nothing was left there, so make room and repeat"
         ) from error
-
-
-def force_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def find_changes(folder: Path) -> list[str]:

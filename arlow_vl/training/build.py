@@ -10,16 +10,16 @@ from arlow_vl.data.image_text import CachedImages, DecodedImages, cache_images
 from arlow_vl.data.prompts import stop_token_ids
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
-from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 from arlow_vl.models.folders import check_folder, load_tokenizer
 from arlow_vl.progress import ProgressLine
 from arlow_vl.training.datamodules import ImageTextData, StageData, TextData, check_scans, scan_sources
+from arlow_vl.training.model_fields import config_of, vision_config_of
 from arlow_vl.training.modules import ImageTextModule, StageModule, TextModule
-from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe, VisionConfig
-from vision.encoder import VisionEncoder, load_encoder_weights
+from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe
+from vision.encoder import load_encoder_weights
 from vision.transform import ImageTransform
 
 
@@ -40,7 +40,7 @@ def build_stage(recipe: Recipe) -> Stage:
 def build_text(recipe: TextRecipe) -> Stage:
     """A decoder with random weights, on packed text."""
     tokenizer = load_tokenizer(recipe.tokenizer)
-    config = ArlowConfig(**{"vocab_size": len(tokenizer), **recipe.model})
+    config = config_of("model", ArlowConfig, {"vocab_size": len(tokenizer), **recipe.model})
     if config.vocab_size < len(tokenizer):
         raise ValueError(
             f"model.vocab_size is {config.vocab_size}, but {recipe.tokenizer} has {len(tokenizer)} tokens; leave it out"
@@ -59,8 +59,7 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
     model = build_vision_language_model(recipe)
     model.stop_also_at(stop_token_ids(tokenizer))
     encoder = model.model.vision
-    transform = encoder.image_transform(**data_config_of(recipe.vision, encoder), **recipe.vision.image_options)
-    model.config.vision_config.transform = transform.to_dict()
+    transform = ImageTransform.from_dict(model.config.vision_config.transform)
     image_processor = ArlowImageProcessor.of_model(model.config)
     images: DecodedImages | CachedImages = DecodedImages(transform)
     if recipe.cache_features:
@@ -79,33 +78,21 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
 
 
 def build_vision_language_model(recipe: ImageTextRecipe) -> ArlowVLForConditionalGeneration:
-    vision = recipe.vision
-    vision_config = ArlowVisionConfig(
-        timm_name=vision.timm_name,
-        blocks=vision.blocks,
-        image_size=vision.image_size,
-        prefix_tokens=vision.prefix_tokens,
-        transform=vision.image_options,
-    )
-    model = ArlowVLForConditionalGeneration.from_text_checkpoint(
-        recipe.text_checkpoint,
-        vision_config,
-        projector=vision.projector,
-        projector_latents=vision.projector_latents,
-    )
-    load_encoder_weights(model.model.vision, vision.weights)
+    """A text checkpoint with the recipe's encoder and projector; its config holds the whole image transform."""
+    config, weights = vision_config_of(recipe), Path(recipe.vision["weights"])
+    config.transform = data_config_beside(weights, config.timm_name) | (config.transform or {})
+    model = ArlowVLForConditionalGeneration.from_text_checkpoint(recipe.text_checkpoint, config, **recipe.model)
+    load_encoder_weights(model.model.vision, weights)
     return model
 
 
-def data_config_of(vision: VisionConfig, encoder: VisionEncoder) -> dict[str, Any]:
+def data_config_beside(weights: Path, timm_name: str) -> dict[str, Any]:
     """What of timm's data config the JSON file beside the weights says otherwise, as they were trained with another."""
-    beside = vision.weights.with_suffix(".json")
+    beside = weights.with_suffix(".json")
     if not beside.is_file():
         return {}
     facts = json.loads(beside.read_text())
-    if facts.get("timm_name", vision.timm_name) != vision.timm_name:
-        raise ValueError(
-            f"vision.weights are those of {facts['timm_name']}, but vision.timm_name is {vision.timm_name}"
-        )
+    if facts.get("timm_name", timm_name) != timm_name:
+        raise ValueError(f"vision.weights are those of {facts['timm_name']}, but vision.timm_name is {timm_name}")
     config = facts.get("data_config", {})
     return {key: config[key] for key in ImageTransform.DATA_CONFIG if key in config and key != "input_size"}

@@ -19,6 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from arlow_vl.printing import print_line
 from arlow_vl.training.checkpoint_io import checkpoint_path, remove_older
 from arlow_vl.training.stages import check_frozen, check_trainable, hash_frozen
+from vision.whole_files import write_whole
 
 
 def step_ends(trainer: Trainer, batch_idx: int) -> bool:
@@ -51,13 +52,11 @@ class LineFile:
 
     def keep(self, wanted: Callable[[str], bool]) -> None:
         """Drops the lines that are not wanted, and a last one that was cut short."""
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text("".join(line for line in lines if line.endswith("\n") and wanted(line)))
-        os.replace(partial, self.path)
+        lines = self.path.read_text("utf-8").splitlines(keepends=True) if self.path.exists() else []
+        write_whole(self.path, "".join(line for line in lines if line.endswith("\n") and wanted(line)))
 
     def write(self, line: str) -> None:
-        with open(self.path, "a") as file:
+        with open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def sync(self) -> None:

@@ -3,7 +3,6 @@
 A file is torch.save's bytes and 40 more: a mark and the SHA-256 of what is before it. `torch.load` reads it as it is.
 """
 
-import contextlib
 import hashlib
 import io
 import os
@@ -12,13 +11,14 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from arlow_vl.errors import CheckpointError, ResourceError
 from arlow_vl.printing import print_line
+from vision.whole_files import remove_remains, write_whole
 
 MARK = b"ARLOWSHA"
 TRAILER_BYTES = len(MARK) + 32
@@ -59,19 +59,14 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     payload = buffer.getbuffer()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+    def write(file: BinaryIO) -> None:
+        file.write(payload)
+        file.write(MARK + hashlib.sha256(payload).digest())
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            file.write(payload)
-            file.write(MARK + hashlib.sha256(payload).digest())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        _fsync_folder(path.parent)
+        write_whole(path, write)
     except OSError as error:
-        with contextlib.suppress(OSError):  # in a read-only folder there is no such file either
-            partial.unlink()
         raise ResourceError(_cannot_save(path, len(payload) + TRAILER_BYTES, error)) from error
 
 
@@ -138,8 +133,7 @@ def remove_older(folder: Path) -> None:
 
 def remove_leftovers(folder: Path, newest: Path | None) -> None:
     """Removes what killed saves left behind, and the damaged checkpoints after `newest`. Needs the run's lock."""
-    for path in folder.glob(".step-*.partial"):
-        path.unlink()
+    remove_remains(folder, seconds=0)
     for path in checkpoints(folder):
         if newest is not None and step_of(path) > step_of(newest):
             path.unlink()
@@ -168,15 +162,6 @@ def _sha256_of_next(file: io.BufferedReader, count: int) -> bytes:
         digest.update(chunk)
         count -= len(chunk)
     return digest.digest()
-
-
-def _fsync_folder(folder: Path) -> None:
-    """Makes a rename survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _cannot_save(path: Path, needed: int, error: OSError) -> str:

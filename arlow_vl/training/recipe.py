@@ -2,10 +2,9 @@
 
 import argparse
 import dataclasses
-import difflib
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
+from arlow_vl.models.arlow.spelling import did_you_mean
 
 Component = Literal["vision", "projector", "cross_attention", "decoder"]
 Treatment = Literal["frozen", "train", "lora"]
@@ -118,38 +118,6 @@ class TextRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionConfig:
-    """What the model sees with: an encoder, the form in which images reach it, and a projector."""
-
-    timm_name: str
-    """Name of a timm model."""
-    weights: Path
-    """Its weights with timm's names: safetensors, or a state dict of `torch.save`."""
-    image_size: int | list[int] = 224
-    """Height and width of the encoder's input, pixels; one number for both."""
-    blocks: list[int] | None = None
-    """Blocks whose patch tokens are read, joined; null: the last."""
-    prefix_tokens: bool = False
-    """Whether the decoder reads the encoder's class and register tokens too."""
-    max_tiles: int = 1
-    """Tiles of image_size that a large image is cut into beside its thumbnail, at most; 1: the thumbnail alone."""
-    max_patches: int | None = None
-    """Patches of an image in its own aspect and resolution, at most; null: every image has image_size."""
-    scaled_decoding: bool = False
-    """Whether large JPEGs are decoded at a fraction of their scale: many times faster, not quite the same pixels."""
-    projector: Literal["linear", "mlp", "perceiver"] = "mlp"
-    """What brings patch tokens to the decoder's width; a perceiver makes as many tokens of any image."""
-    projector_latents: int = 64
-    """Tokens that a perceiver makes of an image."""
-
-    @property
-    def image_options(self) -> dict[str, Any]:
-        """Options of ImageTransform."""
-        names = ("max_tiles", "max_patches", "scaled_decoding")
-        return {name: getattr(self, name) for name in names}
-
-
-@dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     """Shards of images with text, and what is learnt from them."""
 
@@ -173,8 +141,9 @@ class ImageTextRecipe:
     """The run folder: config.yaml, metrics.csv, steps.jsonl, checkpoints/, hf/."""
     text_checkpoint: Path
     """Folder of a trained text model (`hf` of a text run)."""
-    vision: VisionConfig
-    """The image encoder."""
+    vision: dict[str, Any]
+    """Fields of ArlowVisionConfig (timm_name, image_size, blocks, prefix_tokens, transform), and weights: a file of the
+    encoder's weights under timm's names, safetensors or a state dict of `torch.save`."""
     sources: list[SourceConfig]
     """Training data; every batch takes its share of each."""
     validation_sources: list[SourceConfig]
@@ -191,6 +160,8 @@ class ImageTextRecipe:
     """As what they are kept: bfloat16 for tokens that float16 cannot hold, float32 for the losses without a cache."""
     max_length: int = 128
     """Most tokens of an example, prompt included."""
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields of ArlowVLConfig: projector and projector_latents."""
     max_bad_fraction: float = MAX_BAD_FRACTION
     """Largest share of a source's samples, or of its questions, that may be unusable: they are skipped and counted by
     reason. Over it the run does not start, or ends where images are decoded on the way (no cache). 0: none may be."""
@@ -199,6 +170,10 @@ class ImageTextRecipe:
         check_policy_words(self.policy)
         check_share(self.max_bad_fraction)
         _check(self.max_length >= 2, f"max_length must be at least 2, got {self.max_length}")
+        weights = self.vision.get("weights")
+        _check(
+            isinstance(weights, str | Path), f"vision.weights must name a file of the encoder's weights, got {weights}"
+        )
         _check(bool(self.sources), "sources is empty; name at least one")
         _check(bool(self.validation_sources), "validation_sources is empty; name at least one")
         frozen = self.policy.get("vision") == "frozen"
@@ -237,7 +212,14 @@ def parse_recipe(argv: list[str]) -> Recipe:
     _refuse_unknown_keys(values, recipe_class, str(known.config))
     for option in (argument for argument in overrides if argument.startswith("--")):
         _refuse_unknown_option(option, recipe_class)
-    return _fill(recipe_class, known.config, overrides)
+    from arlow_vl.training.model_fields import check_model_fields  # imports transformers
+
+    try:
+        recipe = _fill(recipe_class, known.config, overrides)
+        check_model_fields(recipe)
+    except ValueError as error:
+        raise ValueError(f"recipe {known.config}: {error}") from error
+    return recipe
 
 
 def build_parser(recipe_class: type[Recipe]) -> Any:
@@ -253,20 +235,50 @@ def build_parser(recipe_class: type[Recipe]) -> Any:
 
 def _fill(recipe_class: type[Recipe], config: Path, overrides: list[str]) -> Recipe:
     parser = build_parser(recipe_class)
+    arguments, inner = _part_inner(overrides, typing.get_type_hints(recipe_class))
     try:
-        namespace = parser.parse_args(["--config", str(config), *overrides])
+        namespace = parser.parse_args(["--config", str(config), *arguments])
         namespace.pop("config")
-        return recipe_class(**vars(parser.instantiate(namespace)))
+        values = vars(parser.instantiate(namespace))
     except argparse.ArgumentError as error:
-        message = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
-        raise ValueError(f"recipe {config}: {message}") from error
+        raise ValueError(re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))) from error
+    for names, text in inner:
+        _set_inner(values, names, text)
+    return recipe_class(**values)
+
+
+def _part_inner(overrides: list[str], annotations: Mapping[str, Any]) -> tuple[list[str], list[tuple[list[str], str]]]:
+    """Parts options such as `--vision.transform.max_tiles 4`, as names and text, from those for jsonargparse, which
+    keeps but the last of them in a free mapping, and that as text."""
+    others, inner = [], []
+    arguments = iter(overrides)
+    for argument in arguments:
+        option, has_text, text = argument.partition("=")
+        names = option.removeprefix("--").split(".")
+        if option.startswith("--") and len(names) > 2 and typing.get_origin(annotations.get(names[0])) is dict:
+            inner.append((names, text if has_text else next(arguments, "")))
+        else:
+            others.append(argument)
+    return others, inner
+
+
+def _set_inner(values: dict[str, Any], names: list[str], text: str) -> None:
+    from jsonargparse import get_loader
+
+    for name in names[:-1]:
+        if values.get(name) is None:
+            values[name] = {}
+        values = values[name]
+        if not isinstance(values, dict):
+            raise ValueError(f"--{'.'.join(names)}: {name} is {values!r}, which has no fields")
+    values[names[-1]] = get_loader("yaml")(text)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"recipe {path} {'is no file' if path.exists() else 'does not exist'}")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):
@@ -275,12 +287,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _refuse_unknown_keys(values: Any, annotation: Any, where: str) -> None:
-    """Walks mappings and lists of dataclasses; free mappings (model, policy) are checked where they are used."""
+    """Walks mappings and lists of dataclasses; free mappings (model, vision, policy) have checks of their own."""
     if dataclasses.is_dataclass(annotation) and isinstance(values, Mapping):
         known = typing.get_type_hints(annotation)
         for key, value in values.items():
             if key not in known:
-                raise ValueError(f"{where}: unknown key {key}{did_you_mean(key, known)}")
+                raise ValueError(f"{where}: unknown key {key}; {did_you_mean(key, known)}")
             _refuse_unknown_keys(value, known[key], f"{where}: {key}")
     elif typing.get_origin(annotation) is list and isinstance(values, list):
         for value in values:
@@ -295,17 +307,9 @@ def _refuse_unknown_option(option: str, recipe_class: type[Recipe]) -> None:
             return
         known = typing.get_type_hints(annotation)
         if part not in known:
-            raise ValueError(f"unknown option {option}{did_you_mean(part, known, before)}")
+            raise ValueError(f"unknown option {option}; {did_you_mean(part, known, before=before)}")
         annotation = known[part]
         before += f"{part}."
-
-
-def did_you_mean(key: str, known: Iterable[str], before: str = "") -> str:
-    """The end of a sentence about an unknown key; `before` leads to the key."""
-    close = difflib.get_close_matches(str(key), list(known), n=1)
-    return (
-        f"; did you mean {before}{close[0]}?" if close else f"; known are {', '.join(before + name for name in known)}"
-    )
 
 
 def to_plain(value: Any) -> Any:
@@ -335,7 +339,7 @@ def check_policy_words(policy: Mapping[str, str]) -> None:
     components, treatments = typing.get_args(Component), typing.get_args(Treatment)
     for component, treatment in policy.items():
         if component not in components:
-            raise ValueError(f"policy has no {component}{did_you_mean(component, components)}")
+            raise ValueError(f"policy has no {component}; {did_you_mean(component, components)}")
         _check(treatment in treatments, f"policy.{component} is {treatment}, not one of {', '.join(treatments)}")
         _check(treatment != "lora", f"policy.{component} is lora, which is not supported yet; use frozen or train")
 

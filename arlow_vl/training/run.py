@@ -22,6 +22,7 @@ from arlow_vl.training.checkpoint_io import ArlowCheckpointIO, checkpoints, newe
 from arlow_vl.training.modules import StageModule, comparable
 from arlow_vl.training.progress import Progress
 from arlow_vl.training.recipe import Recipe, first_difference, read_yaml, to_plain
+from vision.whole_files import write_whole
 
 
 def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
@@ -114,9 +115,7 @@ def begin_folder(recipe: Recipe) -> None:
         difference = first_difference(comparable(read_yaml(path)), comparable(to_plain(recipe)))
         if difference:
             raise ValueError(f"{recipe.run_dir} holds a run of another recipe: {difference}; use another run_dir")
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(yaml.safe_dump(to_plain(recipe), sort_keys=False, allow_unicode=True))
-    os.replace(partial, path)
+    write_whole(path, yaml.safe_dump(to_plain(recipe), sort_keys=False, allow_unicode=True))
 
 
 @contextlib.contextmanager

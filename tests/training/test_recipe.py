@@ -13,7 +13,6 @@ from arlow_vl.training.recipe import (
     RunConfig,
     SourceConfig,
     TextRecipe,
-    VisionConfig,
     first_difference,
     parse_recipe,
     to_plain,
@@ -51,7 +50,7 @@ def test_an_image_text_recipe_is_read(tmp_path):
     recipe = parse_recipe(["--config", str(write(tmp_path / "r.yaml", IMAGE_TEXT))])
     assert isinstance(recipe, ImageTextRecipe)
     assert recipe.sources == [SourceConfig(**IMAGE_TEXT["sources"][0])]
-    assert recipe.vision.blocks == [1, 2]
+    assert recipe.vision == IMAGE_TEXT["vision"]
 
 
 def test_the_command_line_overrides_the_file(tmp_path):
@@ -126,12 +125,68 @@ def test_a_feature_cache_needs_a_frozen_encoder(tmp_path):
         parse_recipe(["--config", str(write(tmp_path / "r.yaml", {**IMAGE_TEXT, "policy": policy}))])
 
 
+def test_the_command_line_overrides_fields_of_the_encoder_and_of_its_transform(tmp_path):
+    config = str(write(tmp_path / "r.yaml", IMAGE_TEXT))
+    overrides = "--vision.image_size 64 --vision.transform.max_tiles 4 --model.projector linear --vision.blocks [3]"
+    recipe = parse_recipe(["--config", config, *overrides.split()])
+    assert recipe.vision == IMAGE_TEXT["vision"] | {"image_size": 64, "transform": {"max_tiles": 4}, "blocks": [3]}
+    assert recipe.model == {"projector": "linear"}
+
+
+def test_the_command_line_overrides_what_lies_deep_in_a_field_of_the_model(tmp_path):
+    override = ["--model.rope_parameters.rope_theta", "5e4", "--model.rope_parameters.rope_type=default"]
+    recipe = parse_recipe(["--config", str(write_text_recipe(tmp_path)), *override])
+    assert recipe.model["rope_parameters"] == {"rope_theta": 5e4, "rope_type": "default"}
+    with pytest.raises(ValueError, match=r"--model\.hidden_size\.x: hidden_size is 32, which has no fields"):
+        parse_recipe(["--config", str(write_text_recipe(tmp_path)), "--model.hidden_size.x", "3"])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"vision": {"timm_nam": "vit"}}, "vision: unknown key timm_nam; did you mean timm_name?"),
+        ({"vision": {"wights": "w"}}, "vision: unknown key wights; did you mean weights?"),
+        ({"vision": {"num_labels": 3}}, "vision: unknown key num_labels; known are timm_name, blocks, "),
+        ({"vision": {"image_size": "large"}}, "vision: .*'image_size'.*'large'"),
+        ({"vision": {"transform": {"max_tile": 4}}}, "vision: transform has no 'max_tile'; did you mean max_tiles?"),
+        ({"vision": {"transform": {"max_tiles": "4"}}}, "vision: transform: max_tiles must be a whole number, got '4'"),
+        ({"vision": {"transform": {"max_tiles": None}}}, "vision: transform: max_tiles must be a whole number"),
+        ({"vision": {"transform": {"max_patches": 9.5}}}, "vision: transform: max_patches must be a whole number"),
+        ({"vision": {"weights": None}}, "vision.weights must name a file of the encoder's weights, got None"),
+        ({"model": {"projektor": "mlp"}}, "model: unknown key projektor; did you mean projector?"),
+        ({"model": {"projector": "mpl"}}, "model: .*'projector'.*, got mpl"),
+        ({"model": {"projector_latents": 0}}, "model: projector_latents must be at least 1, got 0"),
+        ({"model": {"text_config": {}}}, "model: unknown key text_config; known are projector"),
+    ],
+    ids=str,
+)
+def test_a_field_of_the_model_that_is_wrong_is_named_with_the_recipe(tmp_path, change, sentence):
+    values = IMAGE_TEXT | {name: {**IMAGE_TEXT.get(name, {}), **fields} for name, fields in change.items()}
+    config = write(tmp_path / "r.yaml", values)
+    with pytest.raises(ValueError, match=f"^recipe {config}: {sentence.replace('?', '[?]')}") as refusal:
+        parse_recipe(["--config", str(config)])
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        (["--model.hidden_sizes", "4"], "model: ArlowConfig has no field 'hidden_sizes'; did you mean hidden_size?"),
+        (["--model.hidden_size", "big"], "model: .*'hidden_size'.*'big'"),
+    ],
+)
+def test_a_field_of_the_text_model_that_is_wrong_is_named_with_the_recipe(tmp_path, option, sentence):
+    config = write_text_recipe(tmp_path)
+    with pytest.raises(ValueError, match=f"^recipe {config}: {sentence.replace('?', '[?]')}"):
+        parse_recipe(["--config", str(config), *option])
+
+
 def test_the_first_differing_key_is_named():
     old, new = {"a": 1, "optim": {"lr": 0.1, "floor": 0}}, {"a": 1, "optim": {"lr": 0.2, "floor": 1}}
     assert first_difference(old, new) == "optim.lr was 0.1 and is 0.2"
     assert first_difference(old, old) is None
 
 
-@pytest.mark.parametrize("config_class", [*RECIPES.values(), RunConfig, OptimConfig, VisionConfig, SourceConfig])
+@pytest.mark.parametrize("config_class", [*RECIPES.values(), RunConfig, OptimConfig, SourceConfig])
 def test_no_config_has_more_than_fifteen_fields(config_class):
     assert len(dataclasses.fields(config_class)) <= 15

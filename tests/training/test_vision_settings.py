@@ -16,15 +16,21 @@ from tests.tiny_runs import SAMPLES, write_encoder_weights, write_image_text_rec
 
 # One word of each: how an image reaches the encoder, what of the encoder is read, what brings it to the decoder.
 SETTINGS = {
-    "tiles": {"max_tiles": 4, "projector": "linear"},
-    "native": {"max_patches": 9, "blocks": [2, 5]},
-    "not square": {"image_size": [64, 32], "prefix_tokens": True, "projector": "perceiver", "projector_latents": 3},
+    "tiles": {"transform": {"max_tiles": 4}, "model": {"projector": "linear"}},
+    "native": {"transform": {"max_patches": 9}, "blocks": [2, 5]},
+    "not square": {
+        "image_size": [64, 32],
+        "prefix_tokens": True,
+        "model": {"projector": "perceiver", "projector_latents": 3},
+    },
 }
 
 
 def write_recipe(folder, settings, **changes):
+    """`settings` go into `vision`, but for those of `model`."""
     weights = write_encoder_weights(folder / "vit.safetensors", "test_vit")
     vision = {"timm_name": "test_vit", "weights": str(weights), "image_size": 32} | settings
+    changes = {"model": vision.pop("model", {})} | changes
     run = {"max_steps": 2, "validate_every": 2, "checkpoint_every": 2, "threads": 1, "validation_samples": 3}
     return write_image_text_recipe(folder, **({"vision": vision, "run": run} | changes))
 
@@ -60,7 +66,7 @@ def test_the_model_sees_what_the_recipe_says(runs, setting):
     model, processor = load_vision_language_model(runs[setting][1] / "hf")
     settings, vision = SETTINGS[setting], model.config.vision_config
     assert vision.prefix_tokens == settings.get("prefix_tokens", False)
-    assert model.config.projector == settings.get("projector", "mlp")
+    assert model.config.projector == settings.get("model", {}).get("projector", "mlp")
     inputs = processor(text="<image>a", images=Image.new("RGB", (90, 40), "red"), return_tensors="pt")
     pooled = model(**inputs).image_outputs.pooler_output
     tokens = {"tiles": 4 * 4, "native": 2 * 4, "not square": 3}  # a thumbnail and 1 x 3 tiles; 2 x 4 patches
@@ -114,9 +120,9 @@ def test_a_broken_image_is_skipped_and_counted_or_ends_the_run_as_the_recipe_say
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"max_tiles": 4, "max_patches": 9}, "tiles or its native resolution"),
-        ({"max_tiles": 100}, "max_tiles must be 1 to 64, got 100"),
-        ({"projector_latents": 0, "projector": "perceiver"}, "projector_latents must be at least 1"),
+        ({"transform": {"max_tiles": 4, "max_patches": 9}}, "tiles or its native resolution"),
+        ({"transform": {"max_tiles": 100}}, "max_tiles must be 1 to 64, got 100"),
+        ({"model": {"projector_latents": 0}}, "projector_latents must be at least 1"),
         ({"blocks": [99]}, "test_vit has 6 blocks"),
     ],
 )
@@ -130,12 +136,14 @@ def test_settings_that_do_not_go_together_end_the_run_before_it_starts(tmp_path,
 def test_native_resolution_without_patches_is_refused_with_a_way_out(tmp_path):
     config = write_image_text_recipe(tmp_path)
     with pytest.raises(ValueError, match=r"test_efficientnet has no square patches.*name a ViT"):
-        fit(parse_recipe(["--config", str(config), "--vision.max_patches", "9"]))
+        fit(parse_recipe(["--config", str(config), "--vision.transform.max_patches", "9"]))
 
 
 def test_an_encoder_that_trains_learns_from_tiles(tmp_path):
     policy = {"vision": "train", "projector": "train", "cross_attention": "train", "decoder": "frozen"}
-    config = write_recipe(tmp_path, {"max_tiles": 2}, policy=policy, cache_features=None, optim={"lr": 1e-2})
+    config = write_recipe(
+        tmp_path, {"transform": {"max_tiles": 2}}, policy=policy, cache_features=None, optim={"lr": 1e-2}
+    )
     product = fit(parse_recipe(["--config", str(config)]))
     model, _ = load_vision_language_model(product)
     before = load_file(tmp_path / "vit.safetensors")

@@ -23,7 +23,6 @@ from arlow_vl.data.fetch.records import (
     licences,
     read_manifest,
     record_check,
-    write_whole,
 )
 from arlow_vl.data.fetch.shard_files import Sample, shards_of, write_index, write_shards
 from arlow_vl.data.fetch.splits import SPLITS, Plan, plan_splits
@@ -32,6 +31,7 @@ from arlow_vl.data.fetch.text import normalised, read_documents, unique_document
 from arlow_vl.data.shards import read_whole
 from arlow_vl.errors import ResourceError
 from arlow_vl.printing import print_line
+from vision.whole_files import write_whole
 
 OUTPUT_BYTES = 600_000_000  # what is built, twice: old and new lie side by side for a moment
 PROGRESS_EVERY = 2000

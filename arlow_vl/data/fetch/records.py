@@ -8,6 +8,7 @@ from pathlib import Path
 from arlow_vl.data.fetch.packages import PackageSet
 from arlow_vl.data.fetch.shard_files import digest
 from arlow_vl.errors import DataError
+from vision.whole_files import put_in_place, write_whole
 
 BUILD_VERSION = 2  # changes when the same packages give other files
 MANIFEST = "manifest.json"
@@ -65,7 +66,7 @@ def finish_part(root: Path, part: str, packages: PackageSet, counts: dict) -> No
     _write_manifest(root, manifest)
     if final.exists():
         final.rename(old)
-    partial.rename(final)
+    put_in_place(partial, final)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -76,13 +77,6 @@ def record_check(root: Path, expected: str) -> None:
 
 def _write_manifest(root: Path, manifest: dict) -> None:
     write_whole(root / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def licences(packages: PackageSet) -> str:

@@ -13,7 +13,7 @@ from arlow_vl.errors import DataError
 from arlow_vl.evaluation.report.charts import Curve, Plot, gate_bar, interval_bar, plot_curves
 from arlow_vl.evaluation.report.contact_sheet import ImageOf, caption_sheet, question_sheet
 from arlow_vl.evaluation.report.meta import read_meta
-from arlow_vl.evaluation.results import CONTROLS, MODEL, Task, read_tasks, write_text
+from arlow_vl.evaluation.results import CONTROLS, MODEL, Task, read_tasks
 from arlow_vl.evaluation.scores import (
     describe_empty,
     describe_task,
@@ -24,6 +24,7 @@ from arlow_vl.evaluation.scores import (
     score_results,
     system_title,
 )
+from vision.whole_files import write_whole
 
 TEMPLATE = "page.html"
 HUGE = 1e30
@@ -62,7 +63,7 @@ def write_report(folder: Path, output: Path, *, image_of: ImageOf) -> dict[str, 
         gates=gate_bars(meta["gates"]),
         proofs=read_proofs(scores.get("text", {})),
     )
-    write_text(output, page)
+    write_whole(output, page)
     return scores
 
 

@@ -1,7 +1,6 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
 """Architecture of Arlow, the text decoder."""
 
-import difflib
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from transformers.utils import logging
 
 from .errors import CheckpointError
 from .rope_rules import refuse_unusable_rope
+from .spelling import did_you_mean
 
 logger = logging.get_logger(__name__)
 
@@ -41,12 +41,6 @@ SIZES = (
 )
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """The known word closest to a misspelt one, else all of them."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
-
-
 def unknown_keys(config: PreTrainedConfig, keys: Iterable[str]) -> list[str]:
     """The keys that are neither fields of the configuration nor transformers' own."""
     known = {field.name for field in fields(config)} | set(config.attribute_map) | LIBRARY_KEYS
@@ -63,7 +57,7 @@ def refuse_unknown_keys(config: PreTrainedConfig, keys: Iterable[str]) -> None:
     own = {field.name for field in fields(config)} | set(config.attribute_map)
     for key in unknown_keys(config, keys):
         listed = own - set(GenerationConfig._get_default_generation_params())
-        raise ValueError(f"{type(config).__name__} has no field {key!r}; {suggestion(key, listed)}")
+        raise ValueError(f"{type(config).__name__} has no field {key!r}; {did_you_mean(key, sorted(listed))}")
 
 
 def without_unknown_keys(config: PreTrainedConfig, saved: dict[str, Any]) -> dict[str, Any]:
@@ -206,7 +200,7 @@ class ArlowConfig(PreTrainedConfig):
         if not 0 <= self.attention_dropout < 1:
             raise ValueError(f"attention_dropout must be at least 0 and below 1, got {self.attention_dropout}")
         if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act {self.hidden_act!r} is unknown; {suggestion(self.hidden_act, ACT2FN)}")
+            raise ValueError(f"hidden_act {self.hidden_act!r} is unknown; {did_you_mean(self.hidden_act, ACT2FN)}")
         rules = [
             (
                 self.hidden_size % self.num_attention_heads == 0,

@@ -1,9 +1,10 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
 """Which rotary parameters can work. transformers logs most mistakes and computes on; these are refused."""
 
-import difflib
 import math
 from typing import Any
+
+from .spelling import did_you_mean
 
 # The kinds that transformers computes: what each must be given, and what it may be given beside.
 REQUIRED: dict[str, tuple[str, ...]] = {
@@ -38,11 +39,11 @@ def refuse_unusable_rope(rope_parameters: dict[str, Any], head_dim: int, max_pos
     given = {key: value for key, value in rope_parameters.items() if value is not None}
     kind = given.get("rope_type", "default")
     if kind not in REQUIRED:
-        raise ValueError(f"rope_parameters: rope_type {kind!r} is unknown; {_suggestion(kind, REQUIRED)}")
+        raise ValueError(f"rope_parameters: rope_type {kind!r} is unknown; {did_you_mean(kind, sorted(REQUIRED))}")
     known = (*EVERYWHERE, *REQUIRED[kind], *OPTIONAL.get(kind, ()))
     for key in given:
         if key not in known:
-            raise ValueError(f"rope_parameters: rope_type {kind!r} has no {key!r}; {_suggestion(key, known)}")
+            raise ValueError(f"rope_parameters: rope_type {kind!r} has no {key!r}; {did_you_mean(key, sorted(known))}")
     for key in REQUIRED[kind]:
         if key not in given:
             raise ValueError(f"rope_parameters: rope_type {kind!r} needs {key!r}; give {', '.join(REQUIRED[kind])}")
@@ -107,8 +108,3 @@ def _refuse_misfits(given: dict[str, Any], kind: str, head_dim: int, max_positio
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _suggestion(word: object, known) -> str:
-    close = difflib.get_close_matches(str(word), known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"

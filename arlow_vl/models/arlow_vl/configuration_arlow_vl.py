@@ -13,6 +13,7 @@ from arlow_vl.models.arlow.configuration_arlow import (
     refuse_unknown_keys,
     without_unknown_keys,
 )
+from arlow_vl.models.arlow.spelling import did_you_mean
 from vision.transform import MAX_CANVAS_PIXELS, ImageTransform
 
 
@@ -51,6 +52,13 @@ class ArlowVisionConfig(NeedsPackage, PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         refuse_unknown_keys(self, kwargs)
+        for key, value in (self.transform or {}).items():
+            if key not in ImageTransform.FIELDS:
+                raise ValueError(f"transform has no {key!r}; {did_you_mean(key, ImageTransform.FIELDS)}")
+            if key in ("max_tiles", "max_patches", "patch_size") and not isinstance(value, int):
+                if value is None and key != "max_tiles":
+                    continue
+                raise ValueError(f"transform: {key} must be a whole number, got {value!r}")
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:

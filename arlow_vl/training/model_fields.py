@@ -1,0 +1,55 @@
+"""The fields of a model that a recipe gives, checked by the configurations that define them."""
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
+
+from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
+from arlow_vl.models.arlow.spelling import did_you_mean
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
+from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe
+
+OF_THE_CHECKPOINT = ("text_config", "vision_config", "tie_word_embeddings")  # what the text model and `vision` decide
+
+
+def check_model_fields(recipe: Recipe) -> None:
+    """Raises ValueError for fields of `model` or `vision` that no model can be built from."""
+    if isinstance(recipe, TextRecipe):
+        config_of("model", ArlowConfig, recipe.model)
+        return
+    vision_config_of(recipe)
+    known = [name for name in own_fields(ArlowVLConfig) if name not in OF_THE_CHECKPOINT]
+    _refuse_unknown("model", recipe.model, known)
+    config_of("model", ArlowVLConfig, recipe.model)
+
+
+def vision_config_of(recipe: ImageTextRecipe) -> ArlowVisionConfig:
+    """What the recipe says of the encoder, all but its weights. Raises ValueError likewise."""
+    _refuse_unknown("vision", recipe.vision, [*own_fields(ArlowVisionConfig), "weights"])
+    fields = {name: value for name, value in recipe.vision.items() if name != "weights"}
+    return config_of("vision", ArlowVisionConfig, fields)
+
+
+def config_of(key: str, config_class: type[PreTrainedConfig], fields: Mapping[str, Any]) -> Any:
+    """The configuration with these fields. Raises ValueError naming the recipe's key, its type errors too."""
+    try:
+        return config_class(**{str(name): copy.deepcopy(value) for name, value in fields.items()})  # it adds to them
+    except (ValueError, StrictDataclassError) as error:
+        raise ValueError(f"{key}: {' '.join(str(error).split())}") from error
+
+
+def own_fields(config_class: type[PreTrainedConfig]) -> list[str]:
+    """The fields that a configuration itself defines, without those that transformers gives to each."""
+    fields = {field.name for field in dataclasses.fields(config_class)}
+    return [name for name in inspect.get_annotations(config_class) if name in fields]
+
+
+def _refuse_unknown(key: str, fields: Mapping[str, Any], known: list[str]) -> None:
+    for name in fields:
+        if name not in known:
+            raise ValueError(f"{key}: unknown key {name}; {did_you_mean(name, known)}")
