@@ -20,7 +20,8 @@ def run(args: argparse.Namespace) -> None:
     from arlow_vl.evaluation.generation import complete_prompts
     from arlow_vl.models.arlow.generation_arlow import select_images
     from arlow_vl.models.folders import load_vision_language_model
-    from vision.decoding.image import read_image
+    from vision.decoding.names import printable
+    from vision.decoding.sources import read_image
 
     images = [read_image(path) for path in args.images]  # before any weight is read
     model, processor = load_vision_language_model(args.model)
@@ -34,4 +35,4 @@ def run(args: argparse.Namespace) -> None:
         max_new_tokens=args.max_new_tokens,
     )
     for path, completion in zip(args.images, completions, strict=True):
-        print(f"{path}: {completion}")
+        print(f"{printable(path)}: {completion}")

@@ -19,7 +19,8 @@ def run(args: argparse.Namespace) -> None:
     from arlow_vl.data.prompts import CAPTION_PROMPT, question_prompt
     from arlow_vl.evaluation.explain import draw_explanation, encoder_views, explain_completion
     from arlow_vl.models.folders import load_vision_language_model
-    from vision.decoding.image import read_image
+    from vision.decoding.names import printable
+    from vision.decoding.sources import read_image
 
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, got {args.out}")
@@ -48,4 +49,4 @@ def run(args: argparse.Namespace) -> None:
     sheet = draw_explanation(original, views, words, title=f"{caption}   (cross-attention of layer {read})")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(args.out)
-    print(f"{args.out}: {caption}")
+    print(f"{printable(args.out)}: {caption}")

@@ -17,7 +17,7 @@ def add_parser(subparsers) -> None:
 
 
 def run_check(args: argparse.Namespace) -> None:
-    from vision.decoding.image import read_image
+    from vision.decoding.sources import read_image
 
     with silent_libraries():
         image = read_image(args.image)

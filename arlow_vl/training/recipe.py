@@ -135,8 +135,6 @@ class VisionConfig:
     """Tiles of image_size that a large image is cut into beside its thumbnail, at most; 1: the thumbnail alone."""
     max_patches: int | None = None
     """Patches of an image in its own aspect and resolution, at most; null: every image has image_size."""
-    scaled_decoding: bool = False
-    """Whether large JPEGs are decoded at a fraction of their scale: many times faster, not quite the same pixels."""
     projector: Literal["linear", "mlp", "perceiver"] = "mlp"
     """What brings patch tokens to the decoder's width; a perceiver makes as many tokens of any image."""
     projector_latents: int = 64
@@ -145,7 +143,7 @@ class VisionConfig:
     @property
     def image_options(self) -> dict[str, Any]:
         """Options of ImageTransform."""
-        names = ("max_tiles", "max_patches", "scaled_decoding")
+        names = ("max_tiles", "max_patches")
         return {name: getattr(self, name) for name in names}
 
 

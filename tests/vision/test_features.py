@@ -382,7 +382,7 @@ def test_training_from_the_cache_gives_the_losses_of_training_from_pixels(dtype,
             yield loss.item()
 
     def pixels(pair):
-        return {"pixel_values": torch.stack([transform.from_bytes(data, name="a") for _, data in pair])}
+        return {"pixel_values": torch.stack([prepare_image(transform, data, name="a") for _, data in pair])}
 
     expected = list(losses(copy.deepcopy(model), pixels))
     ours = list(losses(copy.deepcopy(model), lambda pair: cache.get(shas(pair))))
