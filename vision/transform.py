@@ -29,6 +29,8 @@ class ImageTransform:
     DATA_CONFIG = ("mean", "std", "input_size", "interpolation")
     OPTIONS = ("background", "max_tiles", "patch_size", "max_patches")
     FIELDS = DATA_CONFIG + OPTIONS
+    RETIRED = ("scaled_decoding", False)
+    """An option of older folders, and its only value that still means what it did."""
 
     def __init__(
         self,
@@ -121,6 +123,7 @@ class ImageTransform:
         Raises:
             ValueError: other keys than those that `to_dict` writes.
         """
+        fields = {name: value for name, value in fields.items() if (name, value) != cls.RETIRED}
         if wrong := sorted({*fields} - {*cls.FIELDS} | {*cls.DATA_CONFIG} - {*fields}):
             raise ValueError(f"an image transform has {', '.join(cls.FIELDS)}; unknown or missing: {', '.join(wrong)}")
         options = {name: fields[name] for name in cls.OPTIONS if name in fields}

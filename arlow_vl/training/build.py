@@ -20,8 +20,9 @@ from arlow_vl.progress import ProgressLine
 from arlow_vl.training.datamodules import ImageTextData, StageData, TextData, check_scans, scan_sources
 from arlow_vl.training.modules import ImageTextModule, StageModule, TextModule
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe, VisionConfig
-from vision.encoder import VisionEncoder, load_encoder_weights
+from vision.encoder import VisionEncoder
 from vision.transform import ImageTransform
+from vision.weights import load_encoder_weights
 
 
 @dataclass(frozen=True)

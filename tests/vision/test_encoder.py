@@ -6,8 +6,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from vision.encoder import VisionEncoder, WeightsError, load_encoder_weights
+from vision.encoder import VisionEncoder
 from vision.forms.native_resolution import patchify
+from vision.weights import WeightsError, load_encoder_weights
 
 WITH_CLASS_TOKEN, WITH_REGISTER, WITH_ATTENTION_POOL = "test_vit", "test_vit2", "test_vit3"
 ROTARY = "eva02_tiny_patch14_224"

@@ -9,6 +9,7 @@ from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, A
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from tests.conftest import open_gates
 from vision.encoder import VisionEncoder
+from vision.places import grid_places
 
 IMAGE, SIZE = 7, 160
 
@@ -156,7 +157,8 @@ def test_what_a_checkpoint_lacks_of_the_encoder_gets_timms_initial_values(small_
 def test_the_output_tells_what_the_encoder_gave_and_what_the_decoder_read(model, inputs):
     seen = model(**inputs).image_outputs
     assert torch.equal(seen.last_hidden_state, model.model.vision(inputs["pixel_values"]))
-    assert torch.equal(seen.pooler_output, model.model.projector(seen.last_hidden_state))
+    places = grid_places(SIZE // 16, SIZE // 16)
+    assert torch.equal(seen.pooler_output, model.model.projector(seen.last_hidden_state, places))
     assert model(inputs["input_ids"][1:2]).image_outputs is None
 
 
