@@ -289,6 +289,20 @@ def test_a_frozen_encoder_stays_in_eval_mode_when_its_owner_trains():
     assert owner.train()[0].backbone.training is False
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet_evos"])
+def test_batch_norms_of_an_encoder_that_trains_keep_their_statistics(name):
+    owner = torch.nn.Sequential(VisionEncoder(name)).train()
+    before = {key: value.clone() for key, value in owner.named_buffers()}
+    pixels = torch.randn(2, 3, *owner[0].image_size)
+    expected = owner.eval()(pixels)
+    owner.train()(pixels).pow(2).sum().backward()
+    assert owner[0].training
+    assert any("running_var" in key for key in before)
+    assert all(torch.equal(value, before[key]) for key, value in owner.named_buffers())
+    assert all(parameter.grad is not None for parameter in owner.parameters())
+    torch.testing.assert_close(owner.train()(pixels), expected)
+
+
 def test_an_encoder_that_trains_can_be_in_train_mode():
     assert VisionEncoder("test_efficientnet").eval().train().backbone.training
 
