@@ -289,7 +289,7 @@ def test_a_frozen_encoder_stays_in_eval_mode_when_its_owner_trains():
     assert owner.train()[0].backbone.training is False
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet_evos"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
 def test_batch_norms_of_an_encoder_that_trains_keep_their_statistics(name):
     owner = torch.nn.Sequential(VisionEncoder(name)).train()
     before = {key: value.clone() for key, value in owner.named_buffers()}
