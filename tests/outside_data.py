@@ -113,3 +113,33 @@ def samples(*keys: str) -> list[tuple[str, bytes]]:
 
 def write_index(folder: Path, **entry) -> None:
     (folder / "index.json").write_text(json.dumps({"a.tar": entry}))
+
+
+ADOBE_RGB = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
+"""XYZ (D50) of the red, green and blue of Adobe RGB (1998)."""
+
+
+def icc_profile(space: bytes = b"RGB ", gamma: float = 2.2, colorants=ADOBE_RGB, padding: int = 0) -> bytes:
+    """An ICC profile of version 2, of `RGB ` or `GRAY`: a gamma and, for RGB, primaries."""
+    curve = b"curv" + bytes(4) + struct.pack(">IHH", 1, round(gamma * 256), 0)
+    tags = {
+        b"wtpt": _xyz(0.9642, 1.0, 0.8249),
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", 1) + bytes(80 + padding),
+    }
+    if space == b"RGB ":
+        tags |= {name: _xyz(*xyz) for name, xyz in zip((b"rXYZ", b"gXYZ", b"bXYZ"), colorants, strict=True)}
+        tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    else:
+        tags[b"kTRC"] = curve
+    table, data, start = b"", b"", 132 + 12 * len(tags)
+    for name, body in tags.items():
+        body += bytes(-len(body) % 4)
+        table += name + struct.pack(">II", start + len(data), len(body))
+        data += body
+    size = struct.pack(">I", start + len(data))
+    head = size + bytes(4) + struct.pack(">I", 0x02100000) + b"mntr" + space + b"XYZ " + bytes(12) + b"acsp" + bytes(28)
+    return head + struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D) + bytes(48) + struct.pack(">I", len(tags)) + table + data
+
+
+def _xyz(*values: float) -> bytes:
+    return b"XYZ " + bytes(4) + struct.pack(">3i", *(round(value * 65_536) for value in values))

@@ -1,14 +1,10 @@
-"""Any timm backbone as a giver of patch tokens, and the reading of its weights."""
+"""Any timm backbone as a giver of patch tokens."""
 
 import difflib
 import math
-import pickle
-import struct
-import sys
 from collections import defaultdict
-from collections.abc import Collection, Set
+from collections.abc import Collection
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,25 +14,15 @@ from torch import Tensor, nn
 from vision.forms.native_resolution import unpatchify
 from vision.transform import ImageTransform
 
-# All that a damaged pickle has been seen to raise on its way through torch.load.
-UNREADABLE = (
-    *(OSError, RuntimeError, EOFError, ValueError, LookupError, AssertionError, AttributeError, TypeError),
-    *(pickle.PickleError, struct.error),
-)
-
-
-class WeightsError(ValueError):
-    """A weights file is missing, damaged or of another encoder."""
-
-    exit_code = 4
-
 
 class VisionEncoder(nn.Module):
     """A headless timm backbone; random until `load_encoder_weights` has read its weights.
 
     A transformer gives its patch tokens, a convolutional net its last feature map, row by row. Transformers for which
     timm interpolates the positions (ViT, EVA, NaFlexViT) take any size that is a whole number of patches. A frozen
-    encoder (no parameter requires a gradient) stays in eval mode and records no graph.
+    encoder (no parameter requires a gradient) stays in eval mode and records no graph. Batch norms always stay in eval
+    mode: their statistics are those of the pretraining, whoever trains. Batches here are small, and `Trainer.train()`
+    and Lightning put every module of a model into train mode, which would overwrite them within a few steps.
 
     Args:
         blocks: Indices, from 0, of the blocks to read (of a feature-map net: of its stages), joined on the last axis
@@ -153,7 +139,11 @@ class VisionEncoder(nn.Module):
         return torch.cat(flat), torch.tensor([len(image) for image in flat], device=patches.device)
 
     def train(self, mode: bool = True) -> "VisionEncoder":
-        return super().train(mode and not self.is_frozen)
+        super().train(mode and not self.is_frozen)
+        for module in self.modules():
+            if hasattr(module, "running_var"):  # every kind of batch norm
+                module.training = False
+        return self
 
     @torch.no_grad()
     def initialize(self, names: Collection[str]) -> None:
@@ -207,6 +197,11 @@ class VisionEncoder(nn.Module):
     def num_prefix_tokens(self) -> int:
         return getattr(self.backbone, "num_prefix_tokens", 0)
 
+    @property
+    def num_kept_prefix_tokens(self) -> int:
+        """Class and register tokens in front of the patches of what `forward` returns."""
+        return self.num_prefix_tokens if self.prefix_tokens else 0
+
     def _patches(self, features: Tensor) -> Tensor:
         if not self.gives_map:
             return features if self.prefix_tokens else features[:, self.num_prefix_tokens :]
@@ -232,7 +227,7 @@ class VisionEncoder(nn.Module):
                 f"{self.timm_name} cannot give blocks {blocks} joined ({error}); name one, or none"
             ) from error
         height, width = self.image_size
-        places = num_patches - (self.num_prefix_tokens if self.prefix_tokens else 0)
+        places = num_patches - self.num_kept_prefix_tokens
         if not self.gives_map and (places == 1 or (height == width and math.isqrt(places) ** 2 != places)):
             raise ValueError(
                 f"{self.timm_name} gives {places} tokens, which are no grid of patches; name another model"
@@ -244,7 +239,7 @@ def _create_backbone(
     timm_name: str, blocks: tuple[int, ...], image_size: tuple[int, int] | None, **kwargs: Any
 ) -> nn.Module:
     """The timm model without its head and the blocks after the last of `blocks`."""
-    backbone = _create_model(timm_name, image_size, num_classes=0, **kwargs)
+    backbone = create_timm_model(timm_name, image_size, num_classes=0, **kwargs)
     if blocks:
         depth = len(backbone.feature_info) if hasattr(backbone, "forward_intermediates") else 0
         if len(set(blocks)) != len(blocks) or not all(0 <= block < depth for block in blocks):
@@ -255,7 +250,7 @@ def _create_backbone(
     return backbone
 
 
-def _create_model(timm_name: str, image_size: tuple[int, int] | None, **kwargs: Any) -> nn.Module:
+def create_timm_model(timm_name: str, image_size: tuple[int, int] | None, **kwargs: Any) -> nn.Module:
     import timm
 
     if not timm.is_model(timm_name):
@@ -291,61 +286,3 @@ def _data_config(backbone: nn.Module, image_size: tuple[int, int] | None) -> dic
 
     config = resolve_model_data_config(backbone)
     return config if image_size is None else config | {"input_size": (3, *image_size)}
-
-
-def load_encoder_weights(encoder: VisionEncoder, path: str | Path) -> None:
-    """Reads a state dict of the encoder's timm model, as safetensors or as `torch.save` wrote it.
-
-    What the encoder left out of the model (head, later blocks) is passed over, and timm resizes position tables made
-    for images of another size. On an error the encoder is as it was.
-
-    Raises:
-        WeightsError: no such file, a damaged one, or one of another model.
-    """
-    own = encoder.backbone.state_dict()
-    with torch.device("meta"):
-        left_out = _create_model(encoder.timm_name, None).state_dict().keys() - own.keys()
-    state = _without(left_out, _read_state_dict(Path(path)))
-    resize = getattr(sys.modules[type(encoder.backbone).__module__], "checkpoint_filter_fn", None)
-    other_size = {key for key, ours in own.items() if key in state and state[key].shape != ours.shape}
-    if resize and other_size and all("pos" in key for key in other_size):
-        state = _without(left_out, resize(state, encoder.backbone))
-    if fault := _fault(state, own):
-        raise WeightsError(f"{path} does not fit {encoder.timm_name}: {fault}; fetch the weights of this model")
-    encoder.backbone.load_state_dict(state)
-
-
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from timm.models import load_state_dict
-
-    if not path.is_file():
-        raise WeightsError(f"there are no encoder weights at {path}; `arlow data fetch` brings some into data/weights")
-    try:
-        state = load_state_dict(str(path))
-    except (SafetensorError, *UNREADABLE) as error:
-        raise WeightsError(f"{path} cannot be read as weights ({error}); fetch it again") from error
-    if other := next((key for key, value in state.items() if not isinstance(value, Tensor)), None):
-        raise WeightsError(f"{path} is no state dict: {other!r} is no tensor; save model.state_dict()")
-    return state
-
-
-def _without(keys: Set[str], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value for key, value in state.items() if key not in keys}
-
-
-def _fault(state: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
-    """What keeps `state` from being the weights `own`, naming the first tensor of that kind."""
-    for key, ours in own.items():
-        theirs = state.get(key)
-        if theirs is None:
-            if not key.endswith("num_batches_tracked"):  # older files do not have it, and eval mode does not read it
-                return f"{key} is missing"
-        elif theirs.shape != ours.shape:
-            return f"{key} has shape {list(theirs.shape)}, not {list(ours.shape)}"
-        elif theirs.is_floating_point() != ours.is_floating_point():
-            return f"{key} is of {theirs.dtype}, not {ours.dtype}"
-        elif not theirs.isfinite().all():
-            return f"{key} has values that are not finite"
-    unknown = next((key for key in state if key not in own), None)
-    return None if unknown is None else f"{unknown} is not a tensor of it"

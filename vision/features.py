@@ -44,6 +44,8 @@ class ImageFeatures(NamedTuple):
     rows: Float[Tensor, "rows *tokens features"]
     """(1, P, F) of an image of one size, (tiles, P, F), or (P, F) in native resolution."""
     tile_ids: Int[Tensor, " rows"] | None = None
+    grid: Int[Tensor, " 2"] | None = None
+    """Rows and columns of patches, in native resolution."""
 
 
 def encoder_fingerprint(encoder: VisionEncoder, transform: ImageTransform) -> str:
@@ -88,7 +90,7 @@ class FeatureCache:
 
         - one size: `image_features` (images, patches, features);
         - tiles: `image_features` (tiles, patches, features), `tile_ids` and `tiles_per_image`;
-        - native resolution: `image_features` (tokens, features) and `encoder_lengths`.
+        - native resolution: `image_features` (tokens, features), `encoder_lengths` and `image_grids`.
 
         Raises:
             FeaturesError: an image is not in the cache.
@@ -100,7 +102,10 @@ class FeatureCache:
         if found[0].tile_ids is not None:
             tile_ids = torch.cat([image.tile_ids for image in found if image.tile_ids is not None])
             return inputs | {"tile_ids": tile_ids, "tiles_per_image": lengths}
-        return inputs if found[0].rows.ndim == 3 else inputs | {"encoder_lengths": lengths}
+        if found[0].grid is None:
+            return inputs
+        grids = torch.stack([image.grid for image in found if image.grid is not None])
+        return inputs | {"encoder_lengths": lengths, "image_grids": grids}
 
     def mean(self, sha256s: Sequence[str]) -> Float[Tensor, "images features"]:
         """The mean of each image's tokens. Raises FeaturesError likewise."""
@@ -177,6 +182,8 @@ class FeatureCache:
         }
         if found[0].tile_ids is not None:
             tensors["tile_ids"] = torch.cat([image.tile_ids for image in found if image.tile_ids is not None])
+        if found[0].grid is not None:
+            tensors["grids"] = torch.stack([image.grid for image in found if image.grid is not None])
         write_whole(path, save(tensors, metadata))
         self._open(path)
 
@@ -223,9 +230,9 @@ def _parted(tensors: Mapping[str, Tensor]) -> list[ImageFeatures]:
     features = tensors["features"]
     lengths = tensors["lengths"].tolist() if "lengths" in tensors else [1] * len(features)
     rows = features.split(lengths)
-    if "tile_ids" not in tensors:
-        return [ImageFeatures(image) for image in rows]
-    return [ImageFeatures(*image) for image in zip(rows, tensors["tile_ids"].split(lengths), strict=True)]
+    tile_ids = tensors["tile_ids"].split(lengths) if "tile_ids" in tensors else [None] * len(rows)
+    grids = tensors["grids"] if "grids" in tensors else [None] * len(rows)
+    return [ImageFeatures(*image) for image in zip(rows, tile_ids, grids, strict=True)]
 
 
 def _encode(
@@ -261,7 +268,7 @@ def _features(encoder: VisionEncoder, packed: Mapping[str, Tensor]) -> list[Imag
     pixel_values = packed["pixel_values"].to(weight)
     if "image_grids" in packed:
         tokens, lengths = encoder.forward_native(pixel_values, packed["image_grids"])
-        return [ImageFeatures(rows) for rows in tokens.cpu().split(lengths.tolist())]
+        return _parted({"features": tokens.cpu(), "lengths": lengths.cpu(), "grids": packed["image_grids"]})
     at_once = CPU_BATCH if weight.device.type == "cpu" else BATCH
     tensors = {"features": torch.cat([encoder(some).cpu() for some in pixel_values.split(at_once)])}
     if "tile_ids" in packed:

@@ -1,4 +1,6 @@
-"""Encoder tokens to the decoder's width."""
+"""Encoder tokens to the decoder's width, with their places in the image."""
+
+import math
 
 import torch
 from jaxtyping import Float, Int
@@ -6,6 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 PERCEIVER_DEPTH = 2
+OCTAVES = 5
+"""The slowest wave of a place goes once up or down over the image, the fastest 2**5 times: a grid of 32 and more."""
+PLACE_SCALE = 0.5
+"""Of a place beside the features, whose variance is 1; learned from there (experiments/encoders)."""
 
 
 class TileEmbedding(nn.Embedding):
@@ -23,41 +29,79 @@ class UnitLinear(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
+class PlaceEmbedding(nn.Module):
+    """Row and column of a token as waves over the image, to be added to its features.
+
+    Sines and cosines as of Vaswani et al. (2017, arXiv:1706.03762, section 3.5), half of them of the row and half of
+    the column, but of where a token lies relative to the whole image. So there is nothing to learn but how much they
+    count, no grid is too large, and a place is the same in every form of an image.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.scale = nn.Parameter(torch.empty(1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.scale, PLACE_SCALE)
+
+    def forward(self, places: Float[Tensor, "*tokens 2"]) -> Float[Tensor, "*tokens features"]:
+        """`places` as `vision.places` gives them; a token without one gets zeros."""
+        count = math.ceil(self.dim / 4)
+        waves = math.pi * 2 ** torch.linspace(0, OCTAVES, count, device=places.device)
+        angles = places.float()[..., None] * waves  # (..., 2, count)
+        embedding = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)[..., : self.dim]
+        return self.scale * embedding * (places >= 0).all(-1, keepdim=True)
+
+
 class Projector(nn.Module):
-    """What the three kinds have in common: a learned place for the tiles of an image.
+    """What the three kinds have in common: tokens get their places, behind the first norm.
 
     Args:
-        num_places: Tile ids that may come; 0: images have no tiles.
+        num_tile_ids: Tile ids that may come; 0: images have no tiles.
     """
 
     norm: nn.LayerNorm
+    place_embedding: PlaceEmbedding
     tile_embedding: TileEmbedding | None
 
-    def __init__(self, in_dim: int, num_places: int = 0) -> None:
+    def __init__(self, in_dim: int, num_tile_ids: int = 0) -> None:
         super().__init__()
-        self.tile_embedding = TileEmbedding(num_places, in_dim) if num_places else None
+        self.norm = nn.LayerNorm(in_dim)
+        self.place_embedding = PlaceEmbedding(in_dim)
+        self.tile_embedding = TileEmbedding(num_tile_ids, in_dim) if num_tile_ids else None
 
     @property
     def dtype(self) -> torch.dtype:
         return self.norm.weight.dtype  # a quantised linear layer's is that of its packing
 
-    def place(
+    def mark_tiles(
         self, features: Float[Tensor, "tiles patches features"], tile_ids: Int[Tensor, " tiles"]
     ) -> Float[Tensor, "tiles patches features"]:
+        """Tells the thumbnail from the tiles, and one tile from another."""
         assert self.tile_embedding is not None
         return features + self.tile_embedding(tile_ids)[:, None].to(features.dtype)
+
+    def placed(
+        self, features: Float[Tensor, "*tokens features"], places: Float[Tensor, "*places 2"]
+    ) -> Float[Tensor, "*tokens features"]:
+        """Features of unit variance with their places; one image's places may serve all of a batch."""
+        normed = self.norm(features)
+        return normed + self.place_embedding(places).to(normed.dtype)
 
 
 class LinearProjector(Projector):
     """A norm and one linear layer."""
 
-    def __init__(self, in_dim: int, out_dim: int, *, num_places: int = 0) -> None:
-        super().__init__(in_dim, num_places)
-        self.norm = nn.LayerNorm(in_dim)
+    def __init__(self, in_dim: int, out_dim: int, *, num_tile_ids: int = 0) -> None:
+        super().__init__(in_dim, num_tile_ids)
         self.fc = nn.Linear(in_dim, out_dim)
 
-    def forward(self, features: Float[Tensor, "*tokens features"]) -> Float[Tensor, "*tokens dim"]:
-        return self.fc(self.norm(features))
+    def forward(
+        self, features: Float[Tensor, "*tokens features"], places: Float[Tensor, "*places 2"]
+    ) -> Float[Tensor, "*tokens dim"]:
+        return self.fc(self.placed(features, places))
 
 
 class MLPProjector(Projector):
@@ -67,33 +111,36 @@ class MLPProjector(Projector):
     cross-attention starts deaf. Norms inside learn faster than one behind both layers (experiments/encoders).
     """
 
-    def __init__(self, in_dim: int, out_dim: int, *, num_places: int = 0) -> None:
-        super().__init__(in_dim, num_places)
-        self.norm = nn.LayerNorm(in_dim)
+    def __init__(self, in_dim: int, out_dim: int, *, num_tile_ids: int = 0) -> None:
+        super().__init__(in_dim, num_tile_ids)
         self.fc1 = UnitLinear(in_dim, out_dim)
         self.hidden_norm = nn.LayerNorm(out_dim)
         self.fc2 = UnitLinear(out_dim, out_dim)
 
-    def forward(self, features: Float[Tensor, "*tokens features"]) -> Float[Tensor, "*tokens dim"]:
-        return self.fc2(F.gelu(self.hidden_norm(self.fc1(self.norm(features)))))
+    def forward(
+        self, features: Float[Tensor, "*tokens features"], places: Float[Tensor, "*places 2"]
+    ) -> Float[Tensor, "*tokens dim"]:
+        return self.fc2(F.gelu(self.hidden_norm(self.fc1(self.placed(features, places)))))
 
 
 class PerceiverResampler(Projector):
     """A fixed number of latents that read the tokens of an image (Alayrac et al., 2022, arXiv:2204.14198, 3.1.1)."""
 
-    def __init__(self, in_dim: int, out_dim: int, *, num_latents: int, num_heads: int, num_places: int = 0) -> None:
-        super().__init__(in_dim, num_places)
-        self.norm = nn.LayerNorm(in_dim)
+    def __init__(self, in_dim: int, out_dim: int, *, num_latents: int, num_heads: int, num_tile_ids: int = 0) -> None:
+        super().__init__(in_dim, num_tile_ids)
         self.fc = nn.Linear(in_dim, out_dim)
         self.latents = nn.Parameter(torch.randn(num_latents, out_dim))
         self.layers = nn.ModuleList(PerceiverLayer(out_dim, num_heads) for _ in range(PERCEIVER_DEPTH))
         self.out_norm = nn.LayerNorm(out_dim)
 
     def forward(
-        self, features: Float[Tensor, "tokens features"], lengths: Int[Tensor, " images"]
+        self,
+        features: Float[Tensor, "tokens features"],
+        places: Float[Tensor, "tokens 2"],
+        lengths: Int[Tensor, " images"],
     ) -> Float[Tensor, "images latents dim"]:
         """The tokens of the images, one image after another; `lengths` says how many each has."""
-        tokens = self.fc(self.norm(features))
+        tokens = self.fc(self.placed(features, places))
         latents = self.latents.expand(len(lengths), -1, -1)
         for layer in self.layers:
             latents = layer(latents, tokens, lengths.tolist())

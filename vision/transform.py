@@ -1,6 +1,5 @@
 """Which tensor an image becomes: padded to the encoder's aspect, resized and normalised."""
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -9,12 +8,10 @@ from jaxtyping import Float
 from PIL import Image
 
 from vision.decoding.colours import STRIP_PIXELS, WHITE
-from vision.decoding.image import DEFAULT_LIMITS, Box, ImageFile, ImageLimits
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 MAX_CANVAS_PIXELS = 64_000_000
 MAX_GRID = 8  # rows, and columns, of tiles
-SCALED_MARGIN = 2  # a scaled image is at least so many times as large on each side as what is made of it
 
 
 class ImageTransform:
@@ -27,14 +24,13 @@ class ImageTransform:
         max_tiles: Tiles that an image may have beside its thumbnail; 1: the thumbnail alone.
         patch_size: Pixels of the side of a patch, for images in their native resolution.
         max_patches: Patches that an image in its native resolution may have. None: all have `input_size`.
-        scaled_decoding: `from_bytes` decodes large JPEGs at a fraction of their scale, at least at twice the size
-            that is wanted. Faster, but an image that comes as bytes is then not quite what it is as pixels, which is
-            why it is not the default.
     """
 
     DATA_CONFIG = ("mean", "std", "input_size", "interpolation")
-    OPTIONS = ("background", "max_tiles", "patch_size", "max_patches", "scaled_decoding")
+    OPTIONS = ("background", "max_tiles", "patch_size", "max_patches")
     FIELDS = DATA_CONFIG + OPTIONS
+    RETIRED = ("scaled_decoding", False)
+    """An option of older folders, and its only value that still means what it did."""
 
     def __init__(
         self,
@@ -44,7 +40,6 @@ class ImageTransform:
         max_tiles: int = 1,
         patch_size: int | None = None,
         max_patches: int | None = None,
-        scaled_decoding: bool = False,
     ) -> None:
         self.mean = tuple(float(value) for value in data_config["mean"])
         self.std = tuple(float(value) for value in data_config["std"])
@@ -53,7 +48,6 @@ class ImageTransform:
         self.interpolation = str(data_config["interpolation"])
         self.background = tuple(int(value) for value in background)
         self.max_tiles, self.patch_size, self.max_patches = max_tiles, patch_size, max_patches
-        self.scaled_decoding = scaled_decoding
         self._check()
 
     def _check(self) -> None:
@@ -74,24 +68,8 @@ class ImageTransform:
     def __call__(self, image: Image.Image) -> Float[Any, "3 height width"]:
         return self.normalise(self.fit(image, *self.input_size[1:]))
 
-    def from_bytes(
-        self, data: bytes, *, name: str, limits: ImageLimits = DEFAULT_LIMITS
-    ) -> Float[Any, "3 height width"]:
-        """Decodes and transforms. Raises ImageError."""
-        _, height, width = self.input_size
-        encoded = ImageFile(data, name=name, limits=limits)
-        image, extent = self.decode(encoded, max(encoded.size[0] / width, encoded.size[1] / height))
-        return self.normalise(self.fit(image, height, width, extent=extent))
-
-    def decode(self, encoded: ImageFile, reduction: float) -> tuple[Image.Image, Box | None]:
-        """The image, of which only so many times less is wanted; and, if it is scaled, where in the image it lies."""
-        scale = encoded.scale_for(reduction / SCALED_MARGIN) if self.scaled_decoding else 1
-        return encoded.decode(scale=scale), encoded.extent(scale) if scale > 1 else None
-
-    def fit(self, image: Image.Image, height: int, width: int, *, extent: Box | None = None) -> Image.Image:
+    def fit(self, image: Image.Image, height: int, width: int) -> Image.Image:
         """The whole image, padded to the aspect and resized."""
-        if extent is not None:
-            return self._fit_extent(image, height, width, extent)
         scale = max(image.width / width, image.height / height)
         canvas_size = round(width * scale), round(height * scale)
         if canvas_size[0] * canvas_size[1] > MAX_CANVAS_PIXELS:  # a very long strip: shrink it before it is padded
@@ -116,20 +94,8 @@ class ImageTransform:
             narrow.paste(self.resize(strip, strip.height, width), (0, top))
         return narrow
 
-    def _fit_extent(self, image: Image.Image, height: int, width: int, extent: Box) -> Image.Image:
-        """To fractions of a pixel, which count for more in an image that was decoded at a fraction of its scale."""
-        left, top, right, bottom = extent
-        scale = max((right - left) / width, (bottom - top) / height)
-        left, top = (left + right - width * scale) / 2, (top + bottom - height * scale) / 2
-        before = max(0, math.ceil(-left)), max(0, math.ceil(-top))
-        box = left + before[0], top + before[1], left + before[0] + width * scale, top + before[1] + height * scale
-        size = (before[0] + image.width, math.ceil(box[2])), (before[1] + image.height, math.ceil(box[3]))
-        canvas = Image.new("RGB", (max(size[0]), max(size[1])), self.background)
-        canvas.paste(image, before)
-        return self.resize(canvas, height, width, box=box)
-
-    def resize(self, image: Image.Image, height: int, width: int, *, box: Box | None = None) -> Image.Image:
-        return image.resize((width, height), Image.Resampling[self.interpolation.upper()], box)
+    def resize(self, image: Image.Image, height: int, width: int) -> Image.Image:
+        return image.resize((width, height), Image.Resampling[self.interpolation.upper()])
 
     def normalise(self, image: Image.Image) -> Float[Any, "3 height width"]:
         """In the operations of torchvision, which timm's transforms call, but in place."""
@@ -157,6 +123,7 @@ class ImageTransform:
         Raises:
             ValueError: other keys than those that `to_dict` writes.
         """
+        fields = {name: value for name, value in fields.items() if (name, value) != cls.RETIRED}
         if wrong := sorted({*fields} - {*cls.FIELDS} | {*cls.DATA_CONFIG} - {*fields}):
             raise ValueError(f"an image transform has {', '.join(cls.FIELDS)}; unknown or missing: {', '.join(wrong)}")
         options = {name: fields[name] for name in cls.OPTIONS if name in fields}

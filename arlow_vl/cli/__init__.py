@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import io
 import logging
 import os
 import re
@@ -80,7 +81,8 @@ def run() -> None:
     # OpenMP reads it when torch loads. Else its threads spin while they wait for each other, which on cores that others
     # use keeps the one that is waited for from running: training beside three busy processes was 8 to 11 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter shows its number
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter shows its number
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers', for a second of loading
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torch's warnings about torchao's enums

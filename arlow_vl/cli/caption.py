@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from arlow_vl.evaluation.generation import complete_prompts
     from arlow_vl.models.arlow.generation_arlow import select_images
     from arlow_vl.models.folders import load_vision_language_model
-    from vision.decoding.image import ImageError, read_image
+    from vision.decoding.image import ImageError
+    from vision.decoding.sources import read_image
 
     images = {}
     for place, path in enumerate(args.images):  # before any weight is read

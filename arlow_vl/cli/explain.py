@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     from arlow_vl.evaluation.heat_maps import draw_explanation
     from arlow_vl.evaluation.scores import format_number
     from arlow_vl.models.folders import load_vision_language_model
-    from vision.decoding.image import read_image
+    from vision.decoding.sources import read_image
 
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, got {args.out}")

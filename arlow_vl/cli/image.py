@@ -23,7 +23,7 @@ def add_parser(arlow: Parser) -> None:
 
 
 def run_check(args: argparse.Namespace) -> None:
-    from vision.decoding.image import read_image
+    from vision.decoding.sources import read_image
 
     with silent_libraries():
         image = read_image(args.image)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from arlow_vl.training.datamodules import ImageTextData, StageData, TextData, ch
 from arlow_vl.training.model_fields import config_of, vision_config_of
 from arlow_vl.training.modules import ImageTextModule, StageModule, TextModule
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe
-from vision.encoder import load_encoder_weights
 from vision.transform import ImageTransform
+from vision.weights import load_encoder_weights
 
 
 @dataclass(frozen=True)

@@ -60,10 +60,10 @@ def build(shape: dict, compiled: bool = False) -> dict[str, nn.Module]:
         "Llama": LlamaForCausalLM(LlamaConfig(**shape)),
         "Qwen3": Qwen3ForCausalLM(Qwen3Config(**shape)),
     }
-    blocks = {name: model.model.layers for name, model in models.items()}
+    blocks: dict[str, Any] = {name: model.model.layers for name, model in models.items()}
     if LITGPT.is_dir():
         models["litgpt"] = litgpt_model(shape)
-        blocks["litgpt"] = models["litgpt"].transformer.h
+        blocks["litgpt"] = models["litgpt"].transformer.h  # pyrefly: ignore[missing-attribute]
     for block in (block for of_model in blocks.values() for block in of_model):
         if compiled:
             block.compile()
@@ -74,8 +74,8 @@ def litgpt_model(shape: dict) -> nn.Module:
     """The same shape in litgpt's words."""
     if str(LITGPT) not in sys.path:
         sys.path.append(str(LITGPT))
-    from litgpt.config import Config
-    from litgpt.model import GPT
+    from litgpt.config import Config  # pyrefly: ignore[missing-import]
+    from litgpt.model import GPT  # pyrefly: ignore[missing-import]
 
     model = GPT(
         Config(

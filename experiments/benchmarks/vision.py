@@ -3,7 +3,7 @@ the bare timm model.
 
 Run it with `python -m experiments.benchmarks.vision`. One thread; some five minutes on a quiet machine. The photo in
 this repository is 160 pixels wide; larger files are mosaics of it, which hold a photo's detail in every block, and
-enlargements, which do not. `--photos FILE...` adds photos of yours to the table of pixel differences.
+enlargements, which do not.
 """
 
 import argparse
@@ -21,8 +21,9 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
 
 from experiments.benchmarks.measure import Timings, alternate, report, table
-from vision.decoding.image import ImageFile, decode_image
+from vision.decoding.image import decode_image
 from vision.encoder import VisionEncoder
+from vision.forms.batches import prepare_image
 from vision.forms.tiling import tile_image
 from vision.transform import ImageTransform
 
@@ -36,7 +37,7 @@ MIX = [(640, 480), (480, 640), (1024, 768), (500, 375), (1920, 1080), (300, 300)
 """Sizes of images as they come: cameras and telephones both ways, thumbnails, a banner."""
 ENCODERS = ("vit_tiny_patch16_224", "vit_small_patch16_224", "tf_efficientnet_lite0")
 BATCH = 4
-GOALS = {"small": 1.0, "large": 2.0, "encoder": 0.98}
+GOALS = {"small": 1.0, "encoder": 0.98}
 
 
 def jpeg(image: Image.Image) -> bytes:
@@ -60,22 +61,22 @@ def jpeg_files(photo: Image.Image) -> dict[str, bytes]:
 
 
 def measure_images(files: dict[str, bytes], data_config: dict, rounds: int) -> tuple[dict, list[list[object]]]:
-    """Images a second of timm's transform on a PIL image of the bytes, of ours, and of ours with scaled decoding."""
+    """Images a second of timm's transform on a PIL image of the bytes, and of ours."""
     theirs: Any = create_transform(**data_config)
-    transforms: dict[str, dict[str, Any]] = {"ours": {}, "scaled": {"scaled_decoding": True}}
-    ours = {name: ImageTransform(data_config, **options).from_bytes for name, options in transforms.items()}
+    transform = ImageTransform(data_config)
     figures, lines = {}, []
     for name, data in files.items():
         times = 20 if name in SMALL else 1
-        cases = {way: partial(repeat, times, partial(run, data, name=name)) for way, run in ours.items()}
-        cases["timm"] = partial(repeat, times, lambda data=data: theirs(Image.open(io.BytesIO(data)).convert("RGB")))
+        cases = {
+            "ours": partial(repeat, times, partial(prepare_image, transform, data, name=name)),
+            "timm": partial(repeat, times, lambda data=data: theirs(Image.open(io.BytesIO(data)).convert("RGB"))),
+        }
         timings = alternate(cases, rounds)
         speed = {case: round(times / timings.median(case), 1) for case in cases}
-        over = {case: timings.speed_over(case, "timm") for case in ours}
+        over = timings.speed_over("ours", "timm")
         figures[name] = {"bytes": len(data), "images_per_second": speed, "over_timm": over}
-        goals = ["1.00", "–"] if name in SMALL else ["–", "2.00"]
-        lines.append([name, f"{len(data) / 1024:,.0f}", *(f"{speed[case]:,}" for case in ("timm", "ours", "scaled"))])
-        lines[-1] += [f"{spread(over[case])}, goal {goal}" for case, goal in zip(over, goals, strict=True)]
+        goal = "1.00" if name in SMALL else "–"
+        lines.append([name, f"{len(data) / 1024:,.0f}", f"{speed['timm']:,}", f"{speed['ours']:,}", spread(over), goal])
         print(*lines[-1], sep=" | ", flush=True)
     return figures, lines
 
@@ -87,25 +88,6 @@ def repeat(times: int, run: Callable[[], object]) -> None:
 
 def spread(ratio: dict[str, float]) -> str:
     return f"**{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f})"
-
-
-def differences(files: dict[str, bytes], data_config: dict) -> dict[str, dict[str, float]]:
-    """Of the pixels, in levels of 255, that a scaled decoding makes instead of the whole one; scaled files only."""
-    levels = data_config | {"mean": (0, 0, 0), "std": (1 / 255,) * 3}
-    whole, scaled = ImageTransform(levels), ImageTransform(levels, scaled_decoding=True)
-    rows = {}
-    for name, data in files.items():
-        difference = (whole.from_bytes(data, name=name) - scaled.from_bytes(data, name=name)).abs()
-        if difference.any():
-            width, height = ImageFile(data, name=name).size
-            quantiles = {
-                "mean": difference.mean(),
-                "99 %": difference.flatten().quantile(0.99),
-                "max": difference.max(),
-            }
-            figures = {key: round(value.item(), 2) for key, value in quantiles.items()}
-            rows[f"{name} ({width} x {height})" if " x " not in name else name] = figures
-    return rows
 
 
 def measure_tiles(data_config: dict, rounds: int) -> dict:
@@ -151,13 +133,10 @@ def measure_encoders(rounds: int) -> tuple[dict, list[list[object]]]:
     return figures, lines
 
 
-def text_of(images: Iterable, pixels: dict, tiles: dict, encoders: Iterable) -> str:
+def text_of(images: Iterable, tiles: dict, encoders: Iterable) -> str:
     image_table = table(
-        ["file, JPEG of quality 90", "KiB", "timm, images/s", "ours", "ours, scaled decoding", "ours over timm",
-         "scaled over timm"],
-        [*images],
-    )  # fmt: skip
-    pixel_table = table(["file", "mean", "99 %", "max"], [[name, *x.values()] for name, x in pixels.items()])
+        ["file, JPEG of quality 90", "KiB", "timm, images/s", "ours", "ours over timm", "goal"], [*images]
+    )
     speed, count = tiles["images_per_second"], tiles["tiles"]
     tile_table = table(
         ["tiles of the mix", "tiles", "images/s", "over padded"],
@@ -173,8 +152,6 @@ def text_of(images: Iterable, pixels: dict, tiles: dict, encoders: Iterable) -> 
         "timm: its own transform of the model's data config (resize, centre crop) on the image that Pillow opens "
         "from the bytes. Ours checks the bytes and shows the whole image, padded. Large files: mosaics of the "
         f"repository's photo, and the photo enlarged.\n\n{image_table}\n\n"
-        "## What scaled decoding changes\n\nPixels after resizing, levels of 255, against decoding the whole image. "
-        f"Images under 448 pixels a side are never scaled.\n\n{pixel_table}\n\n"
         f"## Tiles\n\n{len(MIX)} images of usual sizes, at most {MAX_TILES} tiles and a thumbnail each, through "
         f"{MODEL} with random weights.\n\n{tile_table}\n\n## Encoder\n\n{encoder_table}"
     )
@@ -183,7 +160,6 @@ def text_of(images: Iterable, pixels: dict, tiles: dict, encoders: Iterable) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--photos", type=Path, nargs="*", default=[], help="more JPEGs to compare pixels on")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -191,11 +167,10 @@ def main() -> None:
     data_config = resolve_model_data_config(timm.create_model(MODEL))
     files = jpeg_files(decode_image(PHOTO.read_bytes(), name=PHOTO.name))
     images, image_lines = measure_images(files, data_config, arguments.rounds)
-    pixels = differences(files | {path.name: path.read_bytes() for path in arguments.photos}, data_config)
     tiles = measure_tiles(data_config, arguments.rounds)
     encoders, encoder_lines = measure_encoders(arguments.rounds)
-    figures = {"images": images, "pixel_differences": pixels, "tiles": tiles, "encoders": encoders}
-    report("vision", text_of(image_lines, pixels, tiles, encoder_lines), {"pillow": version("pillow"), **figures})
+    figures = {"images": images, "tiles": tiles, "encoders": encoders}
+    report("vision", text_of(image_lines, tiles, encoder_lines), {"pillow": version("pillow"), **figures})
 
 
 if __name__ == "__main__":

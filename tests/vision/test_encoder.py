@@ -6,8 +6,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from vision.encoder import VisionEncoder, WeightsError, load_encoder_weights
+from vision.encoder import VisionEncoder
 from vision.forms.native_resolution import patchify
+from vision.weights import WeightsError, load_encoder_weights
 
 WITH_CLASS_TOKEN, WITH_REGISTER, WITH_ATTENTION_POOL = "test_vit", "test_vit2", "test_vit3"
 ROTARY = "eva02_tiny_patch14_224"
@@ -286,6 +287,20 @@ def test_batch_statistics_of_a_frozen_encoder_do_not_move(frozen_first):
 def test_a_frozen_encoder_stays_in_eval_mode_when_its_owner_trains():
     owner = nn.Sequential(VisionEncoder("test_efficientnet").requires_grad_(False).eval())
     assert owner.train()[0].backbone.training is False
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
+def test_batch_norms_of_an_encoder_that_trains_keep_their_statistics(name):
+    owner = torch.nn.Sequential(VisionEncoder(name)).train()
+    before = {key: value.clone() for key, value in owner.named_buffers()}
+    pixels = torch.randn(2, 3, *owner[0].image_size)
+    expected = owner.eval()(pixels)
+    owner.train()(pixels).pow(2).sum().backward()
+    assert owner[0].training
+    assert any("running_var" in key for key in before)
+    assert all(torch.equal(value, before[key]) for key, value in owner.named_buffers())
+    assert all(parameter.grad is not None for parameter in owner.parameters())
+    torch.testing.assert_close(owner.train()(pixels), expected)
 
 
 def test_an_encoder_that_trains_can_be_in_train_mode():

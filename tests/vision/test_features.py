@@ -320,6 +320,7 @@ def test_images_of_several_sizes_come_as_the_encoder_makes_them_of_each(sized, e
     else:
         features, lengths = encoder.forward_native(packed["pixel_values"], packed["image_grids"])
         assert torch.equal(inputs["encoder_lengths"], lengths)
+        assert torch.equal(inputs["image_grids"], packed["image_grids"])
         assert len(set(lengths.tolist())) > 1
     torch.testing.assert_close(inputs["image_features"], features)  # in other batches products round differently
 
@@ -382,7 +383,7 @@ def test_training_from_the_cache_gives_the_losses_of_training_from_pixels(dtype,
             yield loss.item()
 
     def pixels(pair):
-        return {"pixel_values": torch.stack([transform.from_bytes(data, name="a") for _, data in pair])}
+        return {"pixel_values": torch.stack([prepare_image(transform, data, name="a") for _, data in pair])}
 
     expected = list(losses(copy.deepcopy(model), pixels))
     ours = list(losses(copy.deepcopy(model), lambda pair: cache.get(shas(pair))))

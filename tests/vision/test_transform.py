@@ -19,7 +19,7 @@ DATA_CONFIG = {
     "crop_pct": 0.9,
     "crop_mode": "center",
 }
-OPTIONS = {"background": (1, 2, 3), "max_tiles": 4, "scaled_decoding": True}
+OPTIONS = {"background": (1, 2, 3), "max_tiles": 4}
 OTHERS = {
     "mean": (0.485, 0.456, 0.406),
     "std": (0.1, 0.2, 0.2),
@@ -27,7 +27,6 @@ OTHERS = {
     "interpolation": "bilinear",
     "background": (0, 0, 0),
     "max_tiles": 2,
-    "scaled_decoding": True,
 }
 
 

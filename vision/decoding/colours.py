@@ -6,10 +6,13 @@ from typing import Any
 from PIL import Image
 
 from vision.decoding.parts import ImageFault, ImageHeader
+from vision.decoding.profiles import SPACES, convert_to_srgb
 
 WHITE = (255, 255, 255)
 STRIP_PIXELS = 2**19
 NOMINAL_MAXIMA = (1.0, 255.0, 65_535.0)
+SAMPLED_PIXELS, STRAYS = 2**20, 0.001  # of the values, at either end, one in a thousand does not count
+OVERSHOOT, DARKEST = 1 / 8, 1 / 16
 TURNS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -20,7 +23,6 @@ TURNS = {  # by EXIF orientation
     8: Image.Transpose.ROTATE_90,
 }
 ON_ITS_SIDE = (5, 6, 7, 8)  # the orientations that swap width and height
-TURNED_LEFT, TURNED_UP = (2, 3, 6, 7), (3, 4, 7, 8)  # those that put the end of a row left, of a column on top
 
 
 def strips_of(image: Image.Image) -> Iterator[Image.Image]:
@@ -32,13 +34,13 @@ def strips_of(image: Image.Image) -> Iterator[Image.Image]:
 def upright_rgb(strips: list[Image.Image], header: ImageHeader) -> Image.Image:
     """The whole image of its strips, which are taken out of the list, the last first, to give their memory back."""
     if len(strips) == 1 and is_ready(strips[0], header):
-        return strips[0]
+        return convert_to_srgb(strips[0], header.icc_profile, in_place=True)
     is_on_its_side, levels = header.orientation in ON_ITS_SIDE, grey_range(strips, header)
     levels = levels[::-1] if header.is_negative else levels
     size = (header.height, header.width) if is_on_its_side else (header.width, header.height)
     image, bottom = Image.new("RGB", size, None), header.height
     while strips:
-        strip = rgb_on_white(strips.pop(), levels, is_unsigned=header.is_unsigned)
+        strip = rgb_on_white(strips.pop(), levels, header)
         # The rows of a strip count from the other end where the orientation turns the image's bottom up or left.
         top = bottom - strip.height
         place = header.height - bottom if header.orientation in (3, 4, 6, 7) else top
@@ -56,34 +58,63 @@ def is_ready(image: Image.Image, header: ImageHeader) -> bool:
 def grey_range(strips: list[Image.Image], header: ImageHeader) -> tuple[float, float]:
     """The values that mean black and white in a grey image of more than 8 bits.
 
-    Of 32-bit integers and floats no header tells them. There it is the smallest of 0..1 (floats only), 0..255 and
-    0..65535 that holds all the values, else their own extremes.
+    Of 32-bit integers and floats no header tells them (see `_guessed_range`).
+
+    Raises:
+        ImageFault: pixels that are no finite numbers.
     """
     mode = strips[0].mode
     if mode not in ("I", "F"):
         return 0.0, header.grey_levels - 1.0
     import numpy
 
-    extremes = [(values.min(), values.max()) for values in (_values(strip, header.is_unsigned) for strip in strips)]
-    low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
-    if not numpy.isfinite([low, high]).all():
+    all_values = [_values(strip, header.is_unsigned) for strip in strips]
+    if not all(numpy.isfinite([values.min(), values.max()]).all() for values in all_values):
         raise ImageFault("corrupt", "pixels that are no finite numbers")
-    maxima = NOMINAL_MAXIMA if mode == "F" else NOMINAL_MAXIMA[1:]
-    nominal = next((maximum for maximum in maxima if low >= 0 and high <= maximum), None)
-    return (low, max(high, low + 1)) if nominal is None else (0.0, nominal)
+    step = max(1, sum(values.size for values in all_values) // SAMPLED_PIXELS) | 1  # odd, so that it meets every column
+    sample = numpy.concatenate([values.ravel()[::step] for values in all_values]).astype(numpy.float64)
+    low, high = numpy.quantile(sample, (STRAYS, 1 - STRAYS), method="closest_observation")
+    return _guessed_range(float(low), float(high), NOMINAL_MAXIMA if mode == "F" else NOMINAL_MAXIMA[1:])
 
 
-def rgb_on_white(strip: Image.Image, levels: tuple[float, float], *, is_unsigned: bool) -> Image.Image:
+def _guessed_range(low: float, high: float, maxima: tuple[float, ...]) -> tuple[float, float]:
+    """Black and white of values that lie, but for a few, between `low` and `high`.
+
+    It is 0..1, 0..255 or 0..65535, the smallest that holds them. Values that leave it by an eighth are clipped, as
+    resampling overshoots. Far above one range, but still in the darkest sixteenth of the next, neither is believed:
+    0..10 is shown as it is, and not as ten levels of 255. Other values, negative ones too, have their own extremes.
+
+    Examples (floats):
+
+        0 to 0.25   ->  0..1      a dark image
+        0 to 1.001  ->  0..1      overshoot
+        0 to 10     ->  0..10     nothing that is known
+        0 to 100    ->  0..255
+        -1 to 1     ->  -1..1
+    """
+    for maximum in maxima:
+        if low < -OVERSHOOT * maximum or high > (1 + OVERSHOOT) * maximum:
+            continue
+        if maximum == maxima[0] or high >= DARKEST * maximum:
+            return 0.0, maximum
+        low = min(low, 0.0)
+        break
+    return low, max(high, low + 1)
+
+
+def rgb_on_white(strip: Image.Image, levels: tuple[float, float], header: ImageHeader) -> Image.Image:
     if strip.mode.startswith("I") or strip.mode == "F":
-        strip = _scaled(strip, *levels, is_unsigned)
+        strip = _scaled(strip, *levels, header.is_unsigned)
     if strip.mode == "La":  # premultiplied
         strip = strip.convert("LA")
     if strip.mode == "LAB":
         return _lab_to_rgb(strip)
     if not strip.has_transparency_data:
-        return strip.convert("RGB")
-    strip, white = strip.convert("RGBA"), Image.new("RGB", strip.size, WHITE)
-    white.paste(strip, mask=strip.getchannel("A"))
+        colours = strip if strip.mode in SPACES else strip.convert("RGB")
+        return convert_to_srgb(colours, header.icc_profile).convert("RGB")
+    whole, white = strip.convert("RGBA"), Image.new("RGB", strip.size, WHITE)
+    colours = whole.getchannel("R") if strip.mode in ("L", "LA") else whole.convert("RGB")
+    white.paste(convert_to_srgb(colours, header.icc_profile).convert("RGB"), mask=whole.getchannel("A"))
     return white
 
 

@@ -1,7 +1,7 @@
 """What an image's bytes say before any pixel is decoded, and the same image without all that pixels do not need.
 
-Decoders are kept from metadata: text chunks, comments, profiles and later frames can cost minutes and gigabytes, and
-tell nothing but the EXIF orientation, which is read here. On the way every container is checked to be whole.
+Decoders are kept from metadata: text chunks, comments and later frames can cost minutes and gigabytes. What counts of
+it, the EXIF orientation and the colour profile, is read here. On the way every container is checked to be whole.
 """
 
 import re
@@ -9,14 +9,19 @@ import struct
 import zlib
 from collections.abc import Callable
 
-from vision.decoding.parts import ImageFault, ImageHeader, Parts, exif_orientation
+from vision.decoding.jpeg import read_jpeg
+from vision.decoding.parts import (
+    MAX_BLOCKS,
+    MAX_PROFILE_BYTES,
+    ImageFault,
+    ImageHeader,
+    Parts,
+    exif_orientation,
+    truncated,
+)
 from vision.decoding.tiff import read_tiff
 
-MAX_BLOCKS = 50_000  # chunks, segments or frames of one image
-MAX_SCANS = 100  # of a JPEG: each costs a pass over all its pixels
 MAX_RLE = 8 * 2**20  # bytes and pixels of a run-length coded BMP, which is decoded slowly
-JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # all but stuffing, fill bytes and restarts
-JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PNG_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 WEBP_PIXEL_CHUNKS = frozenset({b"ANIM", b"ALPH", b"VP8 ", b"VP8L"})
 
@@ -34,93 +39,37 @@ def read_header(data: bytes) -> ImageHeader:
     raise ImageFault("not_an_image", "no image of a known format")
 
 
+def is_image(data: bytes) -> bool:
+    """Whether they begin like a file of a known format."""
+    return any(magic.match(data) for magic, _ in READERS)
+
+
 def _read(reader: Callable[[bytes], ImageHeader], data: bytes) -> ImageHeader:
     try:
         return reader(data)
     except (IndexError, struct.error):
-        raise _truncated(data, "the file") from None
-
-
-def _truncated(data: bytes, what: str) -> ImageFault:
-    return ImageFault("truncated", f"{what} is cut off after {len(data):,} bytes")
+        raise truncated(data, "the file") from None
 
 
 def _too_many(what: str) -> ImageFault:
     return ImageFault("corrupt", f"more than {MAX_BLOCKS:,} {what}")
 
 
-def _read_jpeg(data: bytes) -> ImageHeader:
-    parts: Parts = [b"\xff\xd8"]
-    view, position, frame, exif, scans, scan_bytes = memoryview(data), 2, None, b"", 0, 0
-    for _ in range(MAX_BLOCKS):
-        marker = _next_marker(data, position)
-        code, start = marker[1][0], marker.end()
-        if code == 0xD9:  # end of the image
-            return _jpeg_header([*parts, b"\xff\xd9"], frame, scans, scan_bytes, exif_orientation(exif))
-        if code in (0x01, 0xD8):
-            position = start
-            continue
-        position = start + int.from_bytes(data[start : start + 2], "big")
-        if position < start + 2 or position > len(data):
-            raise _truncated(data, "a segment")
-        body = bytes(view[start + 2 : position])
-        if code == 0xE1 and body.startswith(b"Exif\0\0"):
-            exif = exif or body
-        elif code in JPEG_FRAMES and frame is not None:
-            raise ImageFault("corrupt", "more than one frame header")
-        elif code in JPEG_FRAMES:
-            frame = (code, body)
-        elif code == 0xDA:
-            begin, position = position, _next_marker(data, position).start()
-            scans, scan_bytes = scans + 1, scan_bytes + position - begin
-        if not (0xE0 <= code <= 0xEF or code == 0xFE) or body.startswith((b"JFIF\0", b"Adobe")):
-            parts.append(view[start - 2 : position])
-    raise _too_many("segments")
-
-
-def _next_marker(data: bytes, position: int) -> re.Match[bytes]:
-    marker = JPEG_MARKER.search(data, position)
-    if marker is None:
-        raise _truncated(data, "the image")
-    return marker
-
-
-def _jpeg_header(
-    parts: Parts, frame: tuple[int, bytes] | None, scans: int, scan_bytes: int, orientation: int
-) -> ImageHeader:
-    if frame is None or len(frame[1]) < 9 or not scans:
-        raise ImageFault("corrupt", "no image data")
-    if scans > MAX_SCANS:
-        raise ImageFault("corrupt", f"{scans:,} scans, the limit is {MAX_SCANS}")
-    code, body = frame
-    height, width = struct.unpack_from(">HH", body, 1)
-    sampling = [(byte >> 4, byte & 15) for byte in body[7::3]]
-    largest = max(h for h, _ in sampling) * max(v for _, v in sampling)
-    if largest == 0:
-        raise ImageFault("corrupt", "a sampling factor of 0")
-    holds_coefficients = scans > 1 or code in (0xC2, 0xC6, 0xCA, 0xCE)  # two bytes each
-    coefficients = width * height * sum(h * v for h, v in sampling) // largest
-    # At least a bit for the mean of each block of 8 x 8, and where no later scan tells them one for its details.
-    # Without them libjpeg would make up the rest of an image of any size. Arithmetic coding may take less.
-    least_bits = width * height // 64 * {0xC0: 2, 0xC1: 2, 0xC2: 1}.get(code, 0)
-    decoder_bytes, is_cut_off = 2 * coefficients * holds_coefficients, 8 * scan_bytes < least_bits
-    return ImageHeader("JPEG", width, height, parts, orientation, decoder_bytes, is_cut_off=is_cut_off)
-
-
 def _read_png(data: bytes) -> ImageHeader:
     parts: Parts = [data[:8]]
-    view, position, exif, ihdr = memoryview(data), 8, b"", b""
+    view, position, exif, icc, ihdr = memoryview(data), 8, b"", b"", b""
     for _ in range(MAX_BLOCKS):
         kind = data[position + 4 : position + 8]
         end = position + 12 + int.from_bytes(data[position : position + 4], "big")
         if end > len(data) or len(kind) < 4:
-            raise _truncated(data, "the image")
+            raise truncated(data, "the image")
         body = view[position + 8 : end - 4]
         if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(data[end - 4 : end], "big"):
             raise ImageFault("corrupt", f"checksum of a chunk at byte {position:,}")
         if kind == b"IHDR" and (ihdr or len(body) != 13):
             raise ImageFault("corrupt", "its image header")
         ihdr, exif = bytes(body) if kind == b"IHDR" else ihdr, bytes(body) if kind == b"eXIf" else exif
+        icc = _png_profile(bytes(body)) if kind == b"iCCP" and not icc else icc
         if kind in PNG_PIXEL_CHUNKS:
             parts.append(view[position:end])
         elif kind == b"tRNS":
@@ -133,7 +82,17 @@ def _read_png(data: bytes) -> ImageHeader:
     if not ihdr:
         raise ImageFault("corrupt", "no image header")
     width, height = struct.unpack(">II", ihdr[:8])
-    return ImageHeader("PNG", width, height, parts, exif_orientation(exif))
+    return ImageHeader("PNG", width, height, parts, exif_orientation(exif), icc_profile=icc)
+
+
+def _png_profile(body: bytes) -> bytes:
+    """What an iCCP chunk holds, none of it if it is damaged or over the limit, which ends the unpacking too."""
+    _, _, packed = body.partition(b"\0")
+    try:
+        profile = zlib.decompressobj().decompress(packed[1:], MAX_PROFILE_BYTES + 1)
+    except zlib.error:
+        return b""
+    return profile if len(profile) <= MAX_PROFILE_BYTES else b""
 
 
 def _png_transparency(colour: bytes, ihdr: bytes) -> bytes:
@@ -189,7 +148,7 @@ def _after_blocks(data: bytes, position: int) -> int:
 
 def _read_webp(data: bytes) -> ImageHeader:
     kept: Parts = []
-    view, size, exif, frames, has_alpha = memoryview(data), None, b"", 0, False
+    view, size, exif, icc, frames, has_alpha = memoryview(data), None, b"", b"", 0, False
     position, end = 12, 8 + int.from_bytes(data[4:8], "little")
     for _ in range(MAX_BLOCKS):
         if position >= end:
@@ -197,13 +156,15 @@ def _read_webp(data: bytes) -> ImageHeader:
         start, kind = position, data[position : position + 4]
         position += 8 + int.from_bytes(data[start + 4 : start + 8], "little")
         if max(position, end) > len(data):
-            raise _truncated(data, "the image")
+            raise truncated(data, "the image")
         body, frames = data[start + 8 : min(position, start + 38)], frames + (kind == b"ANMF")
         if kind == b"VP8X":
             kept.append(data[start : start + 8] + bytes([body[0] & 0x12]) + body[1:10])  # alpha, animation
             has_alpha = bool(body[0] & 0x10)
         elif kind == b"EXIF":
             exif = data[start + 8 : position]
+        elif kind == b"ICCP":
+            icc = data[start + 8 : position]
         elif kind in WEBP_PIXEL_CHUNKS or (kind == b"ANMF" and frames == 1):
             kept.append(view[start:position])
             kept.append(bytes(position % 2))
@@ -215,7 +176,7 @@ def _read_webp(data: bytes) -> ImageHeader:
         raise ImageFault("corrupt", "no image data")
     head = b"RIFF" + struct.pack("<I", 4 + sum(map(len, kept))) + b"WEBP"
     decoder_bytes = size[0] * size[1] * (14 if has_alpha else 12)  # two canvases and a copy
-    return ImageHeader("WEBP", *size, [head, *kept], exif_orientation(exif), decoder_bytes)
+    return ImageHeader("WEBP", *size, [head, *kept], exif_orientation(exif), decoder_bytes, icc_profile=icc)
 
 
 def _webp_size(kind: bytes, body: bytes) -> tuple[int, int] | None:
@@ -246,7 +207,7 @@ def _read_bmp(data: bytes) -> ImageHeader:
 
 
 READERS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], ImageHeader]], ...] = (
-    (re.compile(rb"\xff\xd8\xff"), _read_jpeg),
+    (re.compile(rb"\xff\xd8\xff"), read_jpeg),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), _read_png),
     (re.compile(rb"GIF8[79]a"), _read_gif),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), _read_webp),

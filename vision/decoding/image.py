@@ -1,9 +1,7 @@
 """Bytes become an upright 8-bit RGB image, or an ImageError."""
 
 import io
-import math
 from dataclasses import dataclass
-from pathlib import Path
 
 # The plug-ins are imported so that Pillow never loads those of other formats in search of them.
 from PIL import (
@@ -17,23 +15,15 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from vision.decoding.colours import (
-    ON_ITS_SIDE,
-    TURNED_LEFT,
-    TURNED_UP,
-    is_ready,
-    strips_of,
-    upright_rgb,
-)
+from vision.decoding.colours import is_ready, strips_of, upright_rgb
 from vision.decoding.header import read_header
+from vision.decoding.jpeg import decode_whole
+from vision.decoding.names import printable
 from vision.decoding.parts import ImageFault, ImageHeader, SplicedFile
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "MPO")
-JPEG_SCALES = (8, 4, 2)  # that libjpeg decodes at without decoding more, the smallest image first
 COPIED_PIXELS = 2**22  # up to this size an image is copied if that lets go of its file and decoder
 ROW_BYTES = 24  # that Pillow takes for each row beside its pixels
-
-Box = tuple[float, float, float, float]  # left, top, right, bottom, pixels
 
 
 class ImageError(ValueError):
@@ -44,7 +34,7 @@ class ImageError(ValueError):
         self.name, self.reason, self.detail = name, reason, detail
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.detail}"
+        return f"{printable(self.name)}: {printable(self.detail)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,62 +55,17 @@ class ImageLimits:
 DEFAULT_LIMITS = ImageLimits()
 
 
-def read_image(path: str | Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
-    """The image of a file, as `decode_image` makes it. Raises ImageError, also for a file that is missing."""
-    if not Path(path).is_file():
-        what = "not a regular file" if Path(path).exists() else "no such file"
-        raise ImageError(str(path), "missing", f"{what}; name an image file")
-    with open(path, "rb") as file:
-        data = file.read(limits.max_bytes + 1)  # one byte too many is enough to refuse it
-    return decode_image(data, name=str(path), limits=limits)
-
-
 def decode_image(data: bytes, *, name: str, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
     """An 8-bit RGB image: upright, alpha laid on white, the first frame of an animation.
 
     Raises:
         ImageError: the bytes are no whole image of an allowed format, or cost more than `limits`.
     """
-    return ImageFile(data, name=name, limits=limits).decode()
-
-
-class ImageFile:
-    """The bytes of an image whose header is within the limits. Raises ImageError if it is not."""
-
-    size: tuple[int, int]
-    """Width and height of the upright image, before it is decoded."""
-
-    def __init__(self, data: bytes, *, name: str, limits: ImageLimits = DEFAULT_LIMITS) -> None:
-        self.name, self.limits = name, limits
-        try:
-            self.header = _checked_header(data, limits)
-        except ImageFault as fault:
-            raise ImageError(name, fault.reason, fault.detail) from fault.__cause__
-        width, height = self.header.width, self.header.height
-        self.size = (height, width) if self.header.orientation in ON_ITS_SIDE else (width, height)
-
-    def decode(self, *, scale: int = 1) -> Image.Image:
-        """The upright RGB image, at 1/2, 1/4 or 1/8 its size if `scale` is 2, 4 or 8 (see `scale_for`).
-
-        Raises:
-            ImageError: the bytes are no whole image, or cost more than the limits, which do not know the scale.
-        """
-        try:
-            return upright_rgb(*_load(self.header, self.limits, scale))
-        except ImageFault as fault:
-            raise ImageError(self.name, fault.reason, fault.detail) from fault.__cause__
-
-    def scale_for(self, reduction: float) -> int:
-        """The largest scale that makes the image at most `reduction` times smaller; 1 for what is no JPEG."""
-        scales = JPEG_SCALES if self.header.format == "JPEG" else ()
-        return next((scale for scale in scales if scale <= min(reduction, *self.size)), 1)
-
-    def extent(self, scale: int) -> Box:
-        """Where the image lies in what is decoded at a scale, whose last column and row reach over the image."""
-        width, height = (side / scale for side in self.size)
-        left = math.ceil(width) - width if self.header.orientation in TURNED_LEFT else 0.0
-        top = math.ceil(height) - height if self.header.orientation in TURNED_UP else 0.0
-        return left, top, left + width, top + height
+    try:
+        header = _checked_header(data, limits)
+        return upright_rgb(_load(header, limits), header)
+    except ImageFault as fault:
+        raise ImageError(name, fault.reason, fault.detail) from fault.__cause__
 
 
 def _checked_header(data: bytes, limits: ImageLimits) -> ImageHeader:
@@ -129,34 +74,35 @@ def _checked_header(data: bytes, limits: ImageLimits) -> ImageHeader:
     header = read_header(data)
     if header.format not in limits.formats and not (header.format == "JPEG" and "MPO" in limits.formats):
         raise ImageFault("format_not_allowed", f"{header.format} is not among the formats that are read")
-    size, pixels = f"{header.width:,} x {header.height:,} pixels", header.width * header.height
+    check_size(header.width, header.height, limits)
+    if header.is_cut_off:
+        raise ImageFault("truncated", f"fewer bytes than {header.width:,} x {header.height:,} pixels take")
+    return header
+
+
+def check_size(width: int, height: int, limits: ImageLimits) -> None:
+    """Raises ImageFault for an image without pixels, or with more than the limit."""
+    size, pixels = f"{width:,} x {height:,} pixels", width * height
     if pixels <= 0:
         raise ImageFault("no_pixels", size)
     if pixels > limits.max_pixels:
         raise ImageFault("too_many_pixels", f"{size}, the limit is {limits.max_pixels:,} (set max_pixels)")
-    if header.is_cut_off:
-        raise ImageFault("truncated", f"fewer bytes than {size} take")
-    return header
 
 
-def _load(header: ImageHeader, limits: ImageLimits, scale: int) -> tuple[list[Image.Image], ImageHeader]:
-    """The image in the file's own colours: whole if it is ready as it is, else in strips, so that memory can move.
-
-    The header comes back with the size that was decoded.
-    """
+def _load(header: ImageHeader, limits: ImageLimits) -> list[Image.Image]:
+    """The image in the file's own colours: whole if it is ready as it is, else in strips, so that memory can move."""
     try:
         image = Image.open(io.BufferedReader(SplicedFile(header.parts)), formats=(header.format,))
         if image.size != (header.width, header.height):
             raise ImageFault("corrupt", f"two sizes, {header.width} x {header.height} and {image.size}")
         _check_memory(image, header, limits)
-        if scale > 1:
-            image.draft(None, (header.width // scale, header.height // scale))
-            header = header._replace(width=image.width, height=image.height)
+        if header.has_huffman_codes:
+            decode_whole(image, header.parts)
         image.load()
         if not is_ready(image, header):
-            return list(strips_of(image)), header
+            return list(strips_of(image))
         holds_on = header.format != "JPEG" and image.width * image.height <= COPIED_PIXELS
-        return [image.copy() if holds_on else image], header
+        return [image.copy() if holds_on else image]
     except ImageFault:
         raise
     except UnidentifiedImageError as error:

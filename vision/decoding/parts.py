@@ -6,6 +6,8 @@ from bisect import bisect_right
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+MAX_BLOCKS = 50_000  # chunks, segments or frames of one image
+MAX_PROFILE_BYTES = 4 * 2**20  # of a colour profile; those of printing presses take up to 3 MB
 MAX_TAGS = 4096
 ORIENTATION = 274
 TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}  # bytes by type
@@ -18,6 +20,10 @@ class ImageFault(ValueError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
+
+
+def truncated(data: bytes, what: str) -> ImageFault:
+    return ImageFault("truncated", f"{what} is cut off after {len(data):,} bytes")
 
 
 Parts = list[bytes | memoryview]
@@ -36,6 +42,8 @@ class ImageHeader(NamedTuple):
     is_cut_off: bool = False  # it has fewer bytes than its size takes
     is_unsigned: bool = False  # its integers of 32 bits
     is_negative: bool = False  # its greys of more than 8 bits go from white to black
+    icc_profile: bytes = b""  # which colours its numbers mean; empty: those of sRGB
+    has_huffman_codes: bool = False  # a JPEG whose compressed data can be checked while it is decoded
 
 
 class SplicedFile(io.RawIOBase):

@@ -2,10 +2,20 @@
 
 import struct
 
-from vision.decoding.parts import ORIENTATION, TAG_BYTES, ImageFault, ImageHeader, Parts, Tag, TagDirectory
+from vision.decoding.parts import (
+    MAX_PROFILE_BYTES,
+    ORIENTATION,
+    TAG_BYTES,
+    ImageFault,
+    ImageHeader,
+    Parts,
+    Tag,
+    TagDirectory,
+)
 
 WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, ROWS_PER_STRIP = 256, 257, 258, 259, 262, 277, 278
-TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT = 322, 323, 339
+PLANAR, TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT, ICC_PROFILE = 284, 322, 323, 339, 34_675
+UNCOMPRESSED, JPEG, YCBCR, SEPARATE_PLANES = 1, 7, 6, 2
 OFFSETS, BYTE_COUNTS = (273, 324), (279, 325)  # of strips and of tiles
 MAX_STRIPS, MAX_SAMPLES = 200_000, 6
 MOST = {  # values of a tag; of the others one
@@ -44,7 +54,7 @@ def _read_directory(directory: TagDirectory) -> ImageHeader:
         if tag.count > MOST.get(tag.code, 1):
             raise ImageFault("corrupt", f"tag {tag.code} has {tag.count:,} values")
         directory.place(tag)
-    _check_strips(directory)
+    _check_shared_strips(directory)
     orientation = (directory.integers(ORIENTATION) or [1])[0]
     bits = directory.integers(BITS, most=MOST[BITS]) or [1]
     samples = (directory.integers(SAMPLES) or [len(bits)])[0]
@@ -52,21 +62,59 @@ def _read_directory(directory: TagDirectory) -> ImageHeader:
         raise ImageFault("corrupt", f"{samples:,} samples a pixel")
     rows = min(height[0], (directory.integers(ROWS_PER_STRIP) or height)[0]) * width[0]
     tile = (directory.integers(TILE_WIDTH) or [0])[0] * (directory.integers(TILE_LENGTH) or [0])[0]
-    is_compressed = directory.integers(COMPRESSION) not in ([], [1])
+    compression = (directory.integers(COMPRESSION) or [UNCOMPRESSED])[0]
+    if compression == UNCOMPRESSED:
+        _check_raw_size(directory, width[0], height[0], samples * max(bits))
+    if compression == JPEG:
+        _check_jpeg_ends(directory)
     return ImageHeader(
         "TIFF",
         width[0],
         height[0],
         _without_other_tags(directory, kept),
         orientation if 1 <= orientation <= 8 else 1,
-        len(directory.data) + is_compressed * max(rows, tile) * samples * max(bits) // 8,
+        len(directory.data) + (compression != UNCOMPRESSED) * max(rows, tile) * samples * max(bits) // 8,
         grey_levels=4096 if bits == [12] else 65_536,
         is_unsigned=directory.integers(SAMPLE_FORMAT, most=MOST[SAMPLE_FORMAT]) in ([], [1]),
         is_negative=directory.integers(PHOTOMETRIC) == [0],
+        icc_profile=_profile(directory),
     )
 
 
-def _check_strips(directory: TagDirectory) -> None:
+def _profile(directory: TagDirectory) -> bytes:
+    """The colour profile; none if it is too large or lies outside the file, as pixels do not need it."""
+    tag = directory.tags.get(ICC_PROFILE)
+    if tag is None or tag.count > MAX_PROFILE_BYTES or TAG_BYTES.get(tag.type) != 1:
+        return b""
+    try:
+        data, offset = directory.place(tag)
+    except ValueError:
+        return b""
+    return bytes(data[offset : offset + tag.count])
+
+
+def _check_raw_size(directory: TagDirectory, width: int, height: int, bits_per_pixel: int) -> None:
+    """Raises ImageFault if strips that are not compressed say themselves that they hold fewer bytes than the image.
+
+    Pillow would go on reading behind them. A count of 0 says nothing: some programs write it for a single strip.
+    """
+    counts = directory.integers(BYTE_COUNTS[0], most=MAX_STRIPS)
+    is_whole_pixels = directory.integers(PHOTOMETRIC) != [YCBCR] and directory.integers(PLANAR) != [SEPARATE_PLANES]
+    needed = height * ((width * bits_per_pixel + 7) // 8)
+    if counts and 0 < sum(counts) < needed and is_whole_pixels:
+        raise ImageFault("truncated", f"strips of {sum(counts):,} bytes, of which the image takes {needed:,}")
+
+
+def _check_jpeg_ends(directory: TagDirectory) -> None:
+    """Raises ImageFault if a strip or tile that is a JPEG has no end; libtiff would paint the rest grey."""
+    for starts, counts in zip(OFFSETS, BYTE_COUNTS, strict=True):
+        strips = (directory.integers(code, most=MAX_STRIPS) for code in (starts, counts))
+        for number, (start, count) in enumerate(zip(*strips, strict=False)):
+            if directory.data.rfind(b"\xff\xd9", start, start + count) < 0:
+                raise ImageFault("truncated", f"strip or tile {number} is cut off")
+
+
+def _check_shared_strips(directory: TagDirectory) -> None:
     """Strips that share bytes would let a small file be decoded again and again."""
     for code in BYTE_COUNTS:
         total = sum(directory.integers(code, most=MAX_STRIPS))

@@ -1,28 +1,27 @@
 """Images together, whatever their sizes, as the encoder takes them: `pixel_values` and what tells them apart."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vision.decoding.image import DEFAULT_LIMITS, ImageLimits
-from vision.forms.native_resolution import native_from_bytes, native_image, patchify
-from vision.forms.tiling import Tiles, tile_image, tiles_from_bytes
+from vision.decoding.sources import read_image
+from vision.forms.native_resolution import native_image, patchify
+from vision.forms.tiling import Tiles, tile_image
 from vision.transform import ImageTransform
 
 
 def prepare_image(
-    transform: ImageTransform, image: Image.Image | bytes, *, name: str, limits: ImageLimits = DEFAULT_LIMITS
+    transform: ImageTransform, source: Any, *, name: str, limits: ImageLimits = DEFAULT_LIMITS
 ) -> Tensor | Tiles:
-    """One image, of fixed size, in tiles or in its native resolution, as `transform` says. Raises ImageError."""
-    if isinstance(image, bytes):
-        if transform.max_tiles > 1:
-            return tiles_from_bytes(transform, image, name=name, limits=limits)
-        if transform.max_patches is not None:
-            return native_from_bytes(transform, image, name=name, limits=limits)
-        return transform.from_bytes(image, name=name, limits=limits)
+    """One image, of fixed size, in tiles or in its native resolution, as `transform` says.
+
+    This is the only way from an image to numbers, for training, the feature cache, commands and processors alike, so
+    that an image is the same tensor in whatever form it came (see `read_image`). Raises ImageError.
+    """
+    image = read_image(source, name=name, limits=limits)
     if transform.max_tiles > 1:
         return tile_image(transform, image)
     return transform(image) if transform.max_patches is None else native_image(transform, image)

@@ -7,7 +7,6 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from vision.decoding.image import DEFAULT_LIMITS, ImageFile, ImageLimits
 from vision.transform import ImageTransform
 
 SCALE_PRECISION = 1e-9  # fine enough for a strip of one pixel by 64 million
@@ -26,16 +25,6 @@ def native_size(width: int, height: int, patch: int, max_patches: int) -> tuple[
 def native_image(transform: ImageTransform, image: Image.Image) -> Float[Tensor, "3 height width"]:
     """One image, resized to its `native_size` and normalised."""
     return transform.normalise(transform.resize(image, *_size(transform, *image.size)))
-
-
-def native_from_bytes(
-    transform: ImageTransform, data: bytes, *, name: str, limits: ImageLimits = DEFAULT_LIMITS
-) -> Float[Tensor, "3 height width"]:
-    """Decodes and transforms. Raises ImageError."""
-    encoded = ImageFile(data, name=name, limits=limits)
-    height, width = _size(transform, *encoded.size)
-    image, extent = transform.decode(encoded, min(encoded.size[0] / width, encoded.size[1] / height))
-    return transform.normalise(transform.resize(image, height, width, box=extent))
 
 
 def _size(transform: ImageTransform, width: int, height: int) -> tuple[int, int]:

@@ -8,7 +8,6 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from vision.decoding.image import DEFAULT_LIMITS, Box, ImageFile, ImageLimits
 from vision.transform import MAX_GRID, ImageTransform
 
 AS_SHARP = 0.9
@@ -44,31 +43,12 @@ def choose_grid(width: int, height: int, tile: tuple[int, int], max_tiles: int) 
 
 def tile_image(transform: ImageTransform, image: Image.Image) -> Tiles:
     """The image's thumbnail and tiles, padded to the grid's aspect and normalised as `transform` says."""
-    return _tiles(transform, image, _grid(transform, *image.size), None)
-
-
-def tiles_from_bytes(
-    transform: ImageTransform, data: bytes, *, name: str, limits: ImageLimits = DEFAULT_LIMITS
-) -> Tiles:
-    """Decodes and tiles. Raises ImageError."""
-    encoded = ImageFile(data, name=name, limits=limits)
     _, height, width = transform.input_size
-    rows, columns = grid = _grid(transform, *encoded.size)
-    reduction = max(encoded.size[0] / (columns * width), encoded.size[1] / (rows * height))
-    image, extent = transform.decode(encoded, reduction)
-    return _tiles(transform, image, grid, extent)
-
-
-def _grid(transform: ImageTransform, width: int, height: int) -> tuple[int, int]:
-    return choose_grid(width, height, transform.input_size[1:], transform.max_tiles)
-
-
-def _tiles(transform: ImageTransform, image: Image.Image, grid: tuple[int, int], extent: Box | None) -> Tiles:
-    (_, height, width), (rows, columns) = transform.input_size, grid
-    thumbnail = transform.normalise(transform.fit(image, height, width, extent=extent))[None]
+    rows, columns = grid = choose_grid(image.width, image.height, (height, width), transform.max_tiles)
+    thumbnail = transform.normalise(transform.fit(image, height, width))[None]
     if grid == (1, 1):
         return Tiles(thumbnail, torch.zeros(1, dtype=torch.int64), grid)
-    whole = transform.normalise(transform.fit(image, rows * height, columns * width, extent=extent))
+    whole = transform.normalise(transform.fit(image, rows * height, columns * width))
     tiles = whole.view(3, rows, height, columns, width).permute(1, 3, 0, 2, 4).flatten(0, 1)
     places = 1 + torch.arange(rows)[:, None] * MAX_GRID + torch.arange(columns)
     tile_ids = torch.cat([torch.zeros(1, dtype=torch.int64), places.flatten()])

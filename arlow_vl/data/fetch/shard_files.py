@@ -5,8 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
+from typing import Any
 
 from arlow_vl.data.fetch.splits import hash_fraction
+from vision.whole_files import write_whole
 
 SAMPLES_PER_SHARD = 1000
 
@@ -45,8 +47,8 @@ def write_shard(path: Path, samples: Sequence[Sample]) -> None:
 
 def write_index(folder: Path, index: dict[str, dict], *, summary: str) -> None:
     """Writes what each shard holds, and beside it what all of them show, for people."""
-    index = {"summary": summary, **index}
-    (folder / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    facts: dict[str, Any] = {"summary": summary, **index}
+    write_whole(folder / "index.json", json.dumps(facts, indent=1, sort_keys=True) + "\n")
 
 
 def digest(path: Path) -> str:

@@ -9,7 +9,7 @@ from transformers.generation.continuous_batching import PagedAttentionCache
 
 from .segments import image_positions
 
-COUNTS = ("tiles_per_image", "image_grids", "encoder_lengths")  # one row for each image: how much of the rest is its
+COUNTS = ("tiles_per_image", "encoder_lengths", "image_grids")  # one row for each image: how much of the rest is its
 IMAGE_INPUTS = (
     *("pixel_values", "image_features", "encoder_hidden_states", "encoder_attention_mask", "tile_ids"),
     *COUNTS,

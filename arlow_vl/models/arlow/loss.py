@@ -142,7 +142,8 @@ def next_token_loss(
     flat_labels = shift_labels.flatten().to(hidden_states.device)
     if ignore_index != IGNORED:
         flat_labels = flat_labels.masked_fill(flat_labels == ignore_index, IGNORED)
-    return linear_cross_entropy(hidden_states.flatten(0, -2), head.weight, flat_labels, num_items_in_batch)
+    weight: nn.Parameter = head.weight  # pyrefly: ignore[bad-assignment]
+    return linear_cross_entropy(hidden_states.flatten(0, -2), weight, flat_labels, num_items_in_batch)
 
 
 def linear_cross_entropy(

@@ -1,8 +1,14 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
 """What a caller can get wrong about image inputs, each refused in a sentence that says what to do."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
+
+from arlow_vl.models.arlow.errors import CheckpointError
+
+PLACES = "place_embedding.scale"
 
 
 def refuse_two_kinds_of_image(
@@ -22,6 +28,7 @@ def refuse_wrong_images(
     encoder_lengths: Tensor | None,
     *,
     features_dim: int,
+    prefix_tokens: int,
 ) -> None:
     """Raises ValueError unless the images came in one of the forms of `ArlowVLModel.encode_images`."""
     if torch.compiler.is_compiling():
@@ -47,6 +54,15 @@ def refuse_wrong_images(
         )
     if encoder_lengths is not None:
         _refuse_wrong_counts("encoder_lengths", encoder_lengths, encoder_lengths, "tokens", image_features)
+        grids = None if image_grids is None else image_grids.tolist()
+        lengths = encoder_lengths.tolist()
+        if grids is None or [rows * columns + prefix_tokens for rows, columns in grids] != lengths:
+            raise ValueError(
+                "image_features in native resolution need the image_grids that pixel_values had, whose places are as "
+                f"many as the tokens of encoder_lengths {lengths}, got {grids}"
+            )
+    elif image_grids is not None:
+        raise ValueError("image_grids goes with images in native resolution, and these image_features have one size")
 
 
 def refuse_wrong_tiles(tiles_per_image: Tensor, features: Tensor) -> None:
@@ -64,3 +80,12 @@ def _refuse_wrong_form(name: str, values: Tensor, form: str, counts_name: str, c
 def _refuse_wrong_counts(name: str, given: Tensor, counts: Tensor, of: str, values: Tensor) -> None:
     if int(counts.sum()) != len(values) or bool((counts < 1).any()):
         raise ValueError(f"{name} {given.tolist()} must be positive and add up to the {len(values)} {of}")
+
+
+def refuse_placeless_projector(source: object, missing_keys: Collection[str]) -> None:
+    """Raises CheckpointError for weights of a time when image tokens had no places."""
+    lacks = {name: any(key.endswith(f"projector.{name}") for key in missing_keys) for name in (PLACES, "norm.weight")}
+    if lacks[PLACES] and not lacks["norm.weight"]:
+        raise CheckpointError(
+            f"{source} was trained before image tokens had places ({PLACES} is missing); train the vision stage again"
+        )

@@ -27,9 +27,23 @@ from arlow_vl.models.arlow.linear import ArlowLinear
 from arlow_vl.models.arlow.loss import head_output
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig, NeedsPackage
-from arlow_vl.models.arlow_vl.image_checks import refuse_two_kinds_of_image, refuse_wrong_images, refuse_wrong_tiles
+from arlow_vl.models.arlow_vl.image_checks import (
+    refuse_placeless_projector,
+    refuse_two_kinds_of_image,
+    refuse_wrong_images,
+    refuse_wrong_tiles,
+)
 from vision.encoder import VisionEncoder
-from vision.projector import LinearProjector, MLPProjector, PerceiverResampler, TileEmbedding, UnitLinear
+from vision.places import grid_of, grid_places, native_places, tile_places
+from vision.projector import (
+    PLACE_SCALE,
+    LinearProjector,
+    MLPProjector,
+    PerceiverResampler,
+    PlaceEmbedding,
+    TileEmbedding,
+    UnitLinear,
+)
 from vision.transform import MAX_GRID
 
 logger = logging.get_logger(__name__)
@@ -40,11 +54,22 @@ class ArlowVLPreTrainedModel(NeedsPackage, ArlowPreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("image", "text")
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """As transformers does it. Raises CheckpointError for a projector of an earlier kind."""
+        model, report = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        refuse_placeless_projector(pretrained_model_name_or_path, report["missing_keys"])
+        return (model, report) if output_loading_info else model
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, TileEmbedding):
             init.zeros_(module.weight)
+        elif isinstance(module, PlaceEmbedding):
+            init.constant_(module.scale, PLACE_SCALE)
         elif isinstance(module, UnitLinear):
             init.normal_(module.weight, std=module.in_features**-0.5)
         elif isinstance(module, PerceiverResampler):
@@ -129,17 +154,19 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
             pixel_values: (N, 3, height, width), images or their tiles, image after image; or with `image_grids`
                 (K, values), the patches of images in their native resolution.
             image_features: (N, P, F), what the encoder made of images or tiles, instead of pixels; or with
-                `encoder_lengths` (K, F), its tokens of images in their native resolution.
+                `image_grids` and `encoder_lengths` (K, F), its tokens of images in their native resolution.
             tiles_per_image: How many of the tiles are of each image; None: each is an image.
             tile_ids: The place of each tile (`vision.forms.tiling`); None: all are thumbnails.
-            image_grids: Rows and columns of patches of each image.
-            encoder_lengths: How many encoder tokens each image has.
+            image_grids: Rows and columns of patches of each image, in native resolution.
+            encoder_lengths: How many tokens of `image_features` each image has, in native resolution.
 
         Raises:
             ValueError: inputs that do not go together (see `image_checks`).
         """
         refuse_wrong_images(
-            pixel_values, image_features, image_grids, encoder_lengths, features_dim=self.vision.embed_dim
+            *(pixel_values, image_features, image_grids, encoder_lengths),
+            features_dim=self.vision.embed_dim,
+            prefix_tokens=self.vision.num_kept_prefix_tokens,
         )
         dtype = self.projector.dtype
         if pixel_values is None:
@@ -148,29 +175,46 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
             features, lengths = self.vision.forward_native(pixel_values.to(dtype), image_grids)
         else:
             features, lengths = self.vision(pixel_values.to(dtype)), None
-        if lengths is None:
-            features = self._place_tiles(features, tile_ids)
-            if tiles_per_image is not None:
-                features, lengths = _join_tiles(features, tiles_per_image)
-        if not isinstance(self.projector, PerceiverResampler):
-            return EncodedImages(features, self.projector(features), lengths)
-        if lengths is None:
-            flat, lengths = _join_tiles(features, torch.ones(len(features), dtype=torch.long))
-        else:
-            flat = features
-        return EncodedImages(features, self.projector(flat, lengths), None)
+        if lengths is not None:
+            places = native_places(image_grids, lengths, prefix_tokens=self.vision.num_kept_prefix_tokens)
+            return self._project(features, places, lengths)
+        height, width = self.vision.image_size if pixel_values is None else pixel_values.shape[2:]
+        places = self._whole_places(features, height, width)
+        features = self._mark_tiles(features, tile_ids)
+        if tiles_per_image is None:
+            return self._project(features, places, None)
+        flat, lengths = _join_tiles(features, tiles_per_image)
+        if tile_ids is not None:
+            places = tile_places(places, tile_ids, tiles_per_image)
+        return self._project(flat, places.expand(len(features), -1, -1).flatten(0, 1), lengths)
 
-    def _place_tiles(self, features: Tensor, tile_ids: Tensor | None) -> Tensor:
+    def _whole_places(self, features: Tensor, height: int, width: int) -> Tensor:
+        """(P, 2), of the tokens of an image or a tile of this size."""
+        prefix = self.vision.num_kept_prefix_tokens
+        grid = grid_of(features.shape[1] - prefix, height, width)
+        return grid_places(*grid, prefix_tokens=prefix, device=features.device)
+
+    def _mark_tiles(self, features: Tensor, tile_ids: Tensor | None) -> Tensor:
         if self.projector.tile_embedding is not None:
             if tile_ids is None:
                 tile_ids = torch.zeros(len(features), dtype=torch.long, device=features.device)
-            return self.projector.place(features, tile_ids)
+            return self.projector.mark_tiles(features, tile_ids)
         if tile_ids is not None:
             raise ValueError(
                 "tile_ids came, but this model has no places for tiles; build it with max_tiles in the transform of "
                 "vision_config, or take the processor that was saved with the model"
             )
         return features
+
+    def _project(self, features: Tensor, places: Tensor, lengths: Tensor | None) -> EncodedImages:
+        """Features with an axis of images, all with the same places, or flat with the places of each and `lengths`."""
+        if not isinstance(self.projector, PerceiverResampler):
+            return EncodedImages(features, self.projector(features, places), lengths)
+        flat = features
+        if lengths is None:
+            flat, lengths = _join_tiles(features, torch.ones(len(features), dtype=torch.long))
+            places = places.expand(len(features), -1, -1).flatten(0, 1)
+        return EncodedImages(features, self.projector(flat, places, lengths), None)
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
@@ -232,12 +276,12 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
 
 def build_projector(config: ArlowVLConfig, in_dim: int) -> LinearProjector | MLPProjector | PerceiverResampler:
     out_dim, heads = config.text_config.hidden_size, config.text_config.num_attention_heads
-    num_places = 1 + MAX_GRID**2 if config.vision_config.max_tiles > 1 else 0
+    num_tile_ids = 1 + MAX_GRID**2 if config.vision_config.max_tiles > 1 else 0
     if config.projector == "perceiver":
         latents = config.projector_latents
-        return PerceiverResampler(in_dim, out_dim, num_latents=latents, num_heads=heads, num_places=num_places)
+        return PerceiverResampler(in_dim, out_dim, num_latents=latents, num_heads=heads, num_tile_ids=num_tile_ids)
     kind = {"linear": LinearProjector, "mlp": MLPProjector}[config.projector]
-    return kind(in_dim, out_dim, num_places=num_places)
+    return kind(in_dim, out_dim, num_tile_ids=num_tile_ids)
 
 
 def _join_tiles(features: Tensor, tiles_per_image: Tensor) -> tuple[Tensor, Tensor]:

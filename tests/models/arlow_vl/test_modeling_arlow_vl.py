@@ -3,12 +3,15 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Trainer, TrainingArguments
 
+from arlow_vl.models.arlow.errors import CheckpointError
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from tests.conftest import open_gates
 from vision.encoder import VisionEncoder
+from vision.places import grid_places
 
 IMAGE, SIZE = 7, 160
 
@@ -156,7 +159,8 @@ def test_what_a_checkpoint_lacks_of_the_encoder_gets_timms_initial_values(small_
 def test_the_output_tells_what_the_encoder_gave_and_what_the_decoder_read(model, inputs):
     seen = model(**inputs).image_outputs
     assert torch.equal(seen.last_hidden_state, model.model.vision(inputs["pixel_values"]))
-    assert torch.equal(seen.pooler_output, model.model.projector(seen.last_hidden_state))
+    places = grid_places(SIZE // 16, SIZE // 16)
+    assert torch.equal(seen.pooler_output, model.model.projector(seen.last_hidden_state, places))
     assert model(inputs["input_ids"][1:2]).image_outputs is None
 
 
@@ -231,3 +235,37 @@ def test_a_masked_image_token_asks_for_no_image(model, inputs):
     ids = inputs["input_ids"][:1]
     mask = (ids != IMAGE).long()
     assert model(ids, attention_mask=mask).logits.isfinite().all()
+
+
+def test_a_checkpoint_of_a_time_without_places_is_refused_by_name(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.projector.place_embedding.scale"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"{tmp_path} was trained before image tokens had places .* train the"):
+        ArlowVLForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_where_something_lies_in_an_image_counts(model, inputs):
+    """With tokens that know nothing of their place: the encoder's, in another order."""
+    open_gates(model)
+    features = model.model.vision(inputs["pixel_values"])
+    here, there = (model(inputs["input_ids"], image_features=x).logits for x in (features, features.flip(1)))
+    assert not torch.allclose(here, there, atol=1e-4)
+
+
+def test_transformers_trainer_leaves_the_statistics_of_batch_norms(text_checkpoint, tmp_path):
+    vision_config = ArlowVisionConfig(timm_name="test_efficientnet", image_size=64)
+    model = ArlowVLForConditionalGeneration.from_text_checkpoint(text_checkpoint, vision_config)
+    before = {key: value.clone() for key, value in model.named_buffers() if "running" in key}
+    row = {"input_ids": torch.tensor([1, IMAGE, 9, 9]), "labels": torch.tensor([-100, -100, 9, 9])}
+    rows = [row | {"pixel_values": torch.randn(3, 64, 64)} for _ in range(4)]
+    options = {
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "report_to": [],
+        "use_cpu": True,
+        "save_strategy": "no",
+    }
+    Trainer(model, TrainingArguments(tmp_path / "run", **options), train_dataset=rows).train()
+    assert before and all(torch.equal(model.get_buffer(key), value) for key, value in before.items())

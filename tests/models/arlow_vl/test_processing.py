@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from base64 import b64encode
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,8 @@ FORMS = {
     "PIL image": lambda pixels: Image.fromarray(pixels),
     "bytes": lambda pixels: file_bytes(Image.fromarray(pixels)),
     "array": lambda pixels: pixels,
+    "data: URL": lambda pixels: f"data:image/png;base64,{b64encode(file_bytes(Image.fromarray(pixels))).decode()}",
+    "base64": lambda pixels: b64encode(file_bytes(Image.fromarray(pixels))).decode(),
     "float array": lambda pixels: pixels.astype(np.float64) / 255,
     "array, channels first": lambda pixels: np.moveaxis(pixels, -1, 0),
     "tensor": lambda pixels: torch.tensor(pixels).permute(2, 0, 1),
@@ -128,7 +131,7 @@ def test_numpy_comes_where_numpy_is_asked_for(image_processor, image):
         (np.zeros((5, 5, 2), np.uint8), r"image 1: .*got uint8 of shape \(5, 5, 2\)"),
         (np.full((4, 4), 2.0), "image 1: .*floats within 0 to 1.*got float64"),
         (np.zeros((4, 4), np.int64), "image 1: .*got int64"),
-        ("https://example.org/a.png", "https://example.org/a.png: no such file"),
+        ("https://example.org/a.png", "https://example.org/a.png: nothing is fetched from a network"),
     ],
 )
 def test_what_is_no_image_is_refused_by_its_place(image_processor, image, wrong, message):

@@ -185,8 +185,7 @@ def test_features_of_native_resolution_stand_in_for_their_pixels(build, images, 
     model, processor = build("native", projector=projector)
     batch = dict(batch_of(processor, images))
     expected = model(**batch).logits
-    grids = batch.pop("image_grids")
-    features, lengths = model.model.vision.forward_native(batch.pop("pixel_values"), grids)
+    features, lengths = model.model.vision.forward_native(batch.pop("pixel_values"), batch["image_grids"])
     features = {"image_features": features, "encoder_lengths": lengths}
     assert torch.equal(model(**batch, **features).logits, expected)
     settings = {"max_new_tokens": 3, "do_sample": False, "num_beams": 2, "eos_token_id": None}
@@ -231,6 +230,16 @@ def test_features_of_native_resolution_stand_in_for_their_pixels(build, images, 
                 encoder_lengths=torch.tensor([2, 2, 2, 2]),
             ),
             r"encoder_lengths \[2, 2, 2, 2\] must be positive and add up to the 9 tokens",
+        ),
+        (
+            "native",
+            lambda batch: batch.update(
+                image_features=torch.zeros(8, 64),
+                pixel_values=None,
+                image_grids=None,
+                encoder_lengths=torch.tensor([2, 2, 2, 2]),
+            ),
+            r"need the image_grids that pixel_values had, .* encoder_lengths \[2, 2, 2, 2\], got None",
         ),
     ],
 )

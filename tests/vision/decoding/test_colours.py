@@ -119,12 +119,25 @@ def test_a_negative_tiff_is_turned_positive(bits, pixels):
         ("I", [0, 25_700, 65_535], [0, 100, 255]),
         ("I", [0, 500_000, 1_000_000], [0, 128, 255]),
         ("I", [-100, 0, 100], [0, 128, 255]),
+        ("F", [0.0, 0.5, 1.001], [0, 128, 255]),
+        ("F", [-0.001, 0.5, 1.0], [0, 128, 255]),
+        ("F", [0.0, 5.0, 10.0], [0, 128, 255]),
+        ("F", [0.0, 100.0, 256.5], [0, 100, 255]),
+        ("I", [0, 100, 256], [0, 100, 255]),
+        ("I", [0, 500, 1000], [0, 128, 255]),
     ],
 )
 def test_32_bit_values_are_scaled_by_the_smallest_range_that_holds_them(mode, values, greys):
     image = Image.new(mode, (3, 1))
     image.putdata(values)
     assert list(decoded(encoded(image, "TIFF")).getchannel(0).tobytes()) == greys
+
+
+@pytest.mark.parametrize("stray", [-9999.0, 3.0, 1e9])
+def test_a_few_stray_values_do_not_move_the_range_of_the_others(stray):
+    image = Image.new("F", (100, 100), 0.5)
+    image.putpixel((7, 9), stray)
+    assert decoded(encoded(image, "TIFF")).getpixel((50, 50)) == (128, 128, 128)
 
 
 def test_unsigned_32_bit_values_are_no_negative_ones():

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from tests.outside_data import colourful, encoded, gif, png, png_chunk, tiff
-from vision.decoding.image import ImageError, ImageLimits, decode_image, read_image
+from vision.decoding.image import ImageError, ImageLimits, decode_image
+from vision.decoding.sources import read_image
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "MPO")
 

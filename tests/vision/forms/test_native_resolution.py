@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.outside_data import colourful, encoded
-from vision.forms.native_resolution import native_from_bytes, native_image, native_size, patchify, unpatchify
+from tests.outside_data import colourful
+from vision.forms.native_resolution import native_image, native_size, patchify, unpatchify
 from vision.transform import ImageTransform
 
 DATA_CONFIG = {"mean": (0.5, 0.4, 0.3), "std": (0.2,) * 3, "input_size": (3, 32, 32), "interpolation": "bicubic"}
@@ -60,12 +60,6 @@ def test_an_image_is_resized_by_the_encoders_own_config():
     assert native_size(80, 60, 8, 12) == (24, 32)
     square = ImageTransform({**DATA_CONFIG, "input_size": (3, 24, 32)})
     assert torch.equal(native_image(transform, image), square(image))
-
-
-def test_bytes_and_image_have_equal_tensors():
-    transform = ImageTransform(DATA_CONFIG, patch_size=8, max_patches=12)
-    data = encoded(colourful(80, 60), "PNG")
-    assert torch.equal(native_from_bytes(transform, data, name="a"), native_image(transform, colourful(80, 60)))
 
 
 def test_a_transform_of_one_size_has_no_native_resolution():

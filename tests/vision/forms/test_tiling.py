@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.outside_data import colourful, encoded
-from vision.forms.tiling import AS_SHARP, MAX_GRID, choose_grid, tile_image, tiles_from_bytes
+from tests.outside_data import colourful
+from vision.forms.tiling import AS_SHARP, MAX_GRID, choose_grid, tile_image
 from vision.transform import ImageTransform
 
 DATA_CONFIG = {"mean": (0.5, 0.4, 0.3), "std": (0.2,) * 3, "input_size": (3, 32, 32), "interpolation": "bicubic"}
@@ -122,13 +122,3 @@ def test_every_tile_shows_a_part_of_the_image(size):
     background = transform(Image.new("RGB", (1, 1), "white"))
     for tile in tile_image(transform, Image.new("RGB", size)).pixel_values:
         assert not torch.equal(tile, background)
-
-
-def test_bytes_and_image_have_equal_tiles():
-    transform = ImageTransform(DATA_CONFIG, max_tiles=6)
-    ours, theirs = (
-        tiles_from_bytes(transform, encoded(colourful(96, 60), "PNG"), name="a"),
-        tile_image(transform, colourful(96, 60)),
-    )
-    assert torch.equal(ours.pixel_values, theirs.pixel_values)
-    assert ours.grid == theirs.grid
