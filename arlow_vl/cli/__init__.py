@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import io
 import logging
 import os
 import re
@@ -77,7 +78,8 @@ def exit_status(error: Exception) -> int | None:
 
 def run() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter shows its number
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter shows its number
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers', for a second of loading
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torch's warnings about torchao's enums

@@ -45,8 +45,9 @@ def write_shard(path: Path, samples: Sequence[Sample]) -> None:
 
 def write_index(folder: Path, index: dict[str, dict], *, summary: str) -> None:
     """Writes what each shard holds, and beside it what all of them show, for people."""
-    index = {"summary": summary, **index}
-    (folder / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "index.json").write_text(
+        json.dumps({"summary": summary, **index}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 def digest(path: Path) -> str:
