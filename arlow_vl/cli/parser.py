@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         """A command below this one; `summary` is its line in the help of this one and heads its own."""
         if self.commands is None:
             self.commands = self.add_subparsers(dest="command", required=True, metavar="COMMAND")
-        settings: dict[str, Any] = {"description": f"{summary[0].upper()}{summary[1:]}."} | settings
+        settings.setdefault("description", f"{summary[0].upper()}{summary[1:]}.")
         return self.commands.add_parser(name, help=summary, examples=examples, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

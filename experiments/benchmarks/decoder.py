@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -151,7 +152,9 @@ def generations(models: dict[str, nn.Module], batch: int, vocab_size: int, token
         length = {"max_new_tokens": tokens, "min_new_tokens": tokens}
         model.eval().generate(input_ids=ids, attention_mask=mask, do_sample=False, **length)
 
-    cases = [{name: partial(run, m) for name, m in models.items() if name != "litgpt"} for run in (prefill, decode)]
+    cases: list[dict[str, Any]] = [
+        {name: partial(run, m) for name, m in models.items() if name != "litgpt"} for run in (prefill, decode)
+    ]
     if "litgpt" in models:
         cases[0]["litgpt"] = partial(litgpt_decode, models["litgpt"], ids, 1)
         cases[1]["litgpt"] = partial(litgpt_decode, models["litgpt"], ids, tokens)
@@ -159,7 +162,7 @@ def generations(models: dict[str, nn.Module], batch: int, vocab_size: int, token
 
 
 @torch.inference_mode()
-def litgpt_decode(model: nn.Module, ids: Tensor, tokens: int) -> None:
+def litgpt_decode(model: Any, ids: Tensor, tokens: int) -> None:
     """Greedy decoding of a batch over litgpt's cache, as its `generate` does for one row; one token: the prefill."""
     model.eval()
     model.max_seq_length = ids.shape[1] + tokens

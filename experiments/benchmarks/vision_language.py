@@ -100,7 +100,12 @@ def build_mllama(shape: dict, arlow: ArlowConfig, encoder: VisionEncoder) -> Mll
         vision_output_dim=encoder.embed_dim, image_size=28, intermediate_layers_indices=[0],
     )  # fmt: skip
     model = MllamaForConditionalGeneration(
-        MllamaConfig(vision_config=unused, text_config=text, image_token_index=IMAGE, tie_word_embeddings=True)
+        MllamaConfig(
+            vision_config=unused,
+            text_config=text,
+            image_token_index=IMAGE,
+            tie_word_embeddings=True,  # pyrefly: ignore[unexpected-keyword]
+        )
     )
     model.model.vision_model = TowerOfMllama(encoder)
     model.model.multi_modal_projector = nn.Linear(encoder.embed_dim, shape["hidden_size"])
@@ -175,7 +180,8 @@ def decoding(models: dict[str, PreTrainedModel], batch: int, tokens: int) -> dic
 
     def decode(name: str) -> None:
         length = {"max_new_tokens": tokens, "min_new_tokens": tokens}
-        models[name].eval().generate(**inputs[name], do_sample=False, **length)
+        model: Any = models[name].eval()
+        model.generate(**inputs[name], do_sample=False, **length)
 
     return {name: partial(decode, name) for name in models}
 

@@ -97,7 +97,7 @@ def _load(header: ImageHeader, limits: ImageLimits) -> list[Image.Image]:
             raise ImageFault("corrupt", f"two sizes, {header.width} x {header.height} and {image.size}")
         _check_memory(image, header, limits)
         if header.has_huffman_codes:
-            decode_whole(image, header.parts)
+            decode_whole(image, header.parts)  # pyrefly: ignore[bad-argument-type]
         image.load()
         if not is_ready(image, header):
             return list(strips_of(image))
