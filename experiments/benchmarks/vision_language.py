@@ -9,6 +9,7 @@ threads; some eight minutes on a quiet machine.
 import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
