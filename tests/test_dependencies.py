@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -91,3 +92,11 @@ def test_a_fetch_without_the_extra_says_what_to_install_before_it_fetches(monkey
     with pytest.raises(ValueError, match=rf"needs {EXTRA[module]}, .*pip install 'arlow-vl\[demo\]'"):
         fetch(tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("command", ["import experiments", "import arlow_vl.cli as cli; cli.main = print; cli.run()"])
+def test_no_command_prints_torchs_warnings_about_torchao(command):
+    """The `arlow` command and those of the experiments; in a program of one's own they are its owner's to silence."""
+    code = f"import sys; sys.argv[0] = 'arlow'\ntry: {command}\nexcept SystemExit: pass\nimport torchao.quantization"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "Enum subclass" not in ran.stderr

@@ -59,7 +59,7 @@ def measure(way: str) -> dict[str, float]:
     return {
         "peak_mib": round(peak),
         "milliseconds": round(1000 * statistics.median(seconds[1:])),
-        "loss": round(loss.item(), 5),
+        "loss": round(loss.item(), 5),  # pyrefly: ignore[unbound-name]  # there are ROUNDS + 1 of them
         "gradient_norm": round(
             torch.autograd.grad(WAYS[way](hidden_states, weight, labels), weight)[0].norm().item(), 6
         ),
