@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,20 +63,20 @@ def build(shape: dict, compiled: bool = False) -> dict[str, nn.Module]:
     }
     blocks = {name: model.model.layers for name, model in models.items()}
     if LITGPT.is_dir():
-        models["litgpt"] = litgpt_model(shape)
-        blocks["litgpt"] = models["litgpt"].transformer.h
+        litgpt = litgpt_model(shape)
+        models["litgpt"], blocks["litgpt"] = litgpt, litgpt.transformer.h
     for block in (block for of_model in blocks.values() for block in of_model):
         if compiled:
             block.compile()
     return models
 
 
-def litgpt_model(shape: dict) -> nn.Module:
+def litgpt_model(shape: dict) -> Any:
     """The same shape in litgpt's words."""
     if str(LITGPT) not in sys.path:
         sys.path.append(str(LITGPT))
-    from litgpt.config import Config
-    from litgpt.model import GPT
+    from litgpt.config import Config  # pyrefly: ignore[missing-import]
+    from litgpt.model import GPT  # pyrefly: ignore[missing-import]
 
     model = GPT(
         Config(
@@ -138,7 +139,7 @@ def train_flops() -> float:
     return BATCH * WIDTH * (6 * weights + 6 * layers * hidden * WIDTH)
 
 
-def generations(models: dict[str, nn.Module], batch: int, vocab_size: int, tokens: int) -> list[dict[str, Callable]]:
+def generations(models: dict[str, nn.Module], batch: int, vocab_size: int, tokens: int) -> list[dict[str, Any]]:
     """Prefill of a prompt, and greedy decoding of `tokens` behind it (prefill included), by each model."""
     ids = torch.randint(10, vocab_size, (batch, PROMPT))
     mask = torch.ones_like(ids)
@@ -159,7 +160,7 @@ def generations(models: dict[str, nn.Module], batch: int, vocab_size: int, token
 
 
 @torch.inference_mode()
-def litgpt_decode(model: nn.Module, ids: Tensor, tokens: int) -> None:
+def litgpt_decode(model: Any, ids: Tensor, tokens: int) -> None:
     """Greedy decoding of a batch over litgpt's cache, as its `generate` does for one row; one token: the prefill."""
     model.eval()
     model.max_seq_length = ids.shape[1] + tokens
