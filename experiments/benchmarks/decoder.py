@@ -61,17 +61,17 @@ def build(shape: dict, compiled: bool = False) -> dict[str, nn.Module]:
         "Llama": LlamaForCausalLM(LlamaConfig(**shape)),
         "Qwen3": Qwen3ForCausalLM(Qwen3Config(**shape)),
     }
-    blocks: dict[str, Any] = {name: model.model.layers for name, model in models.items()}
+    blocks = {name: model.model.layers for name, model in models.items()}
     if LITGPT.is_dir():
-        models["litgpt"] = litgpt_model(shape)
-        blocks["litgpt"] = models["litgpt"].transformer.h  # pyrefly: ignore[missing-attribute]
+        litgpt = litgpt_model(shape)
+        models["litgpt"], blocks["litgpt"] = litgpt, litgpt.transformer.h
     for block in (block for of_model in blocks.values() for block in of_model):
         if compiled:
             block.compile()
     return models
 
 
-def litgpt_model(shape: dict) -> nn.Module:
+def litgpt_model(shape: dict) -> Any:
     """The same shape in litgpt's words."""
     if str(LITGPT) not in sys.path:
         sys.path.append(str(LITGPT))
@@ -139,7 +139,7 @@ def train_flops() -> float:
     return BATCH * WIDTH * (6 * weights + 6 * layers * hidden * WIDTH)
 
 
-def generations(models: dict[str, nn.Module], batch: int, vocab_size: int, tokens: int) -> list[dict[str, Callable]]:
+def generations(models: dict[str, nn.Module], batch: int, vocab_size: int, tokens: int) -> list[dict[str, Any]]:
     """Prefill of a prompt, and greedy decoding of `tokens` behind it (prefill included), by each model."""
     ids = torch.randint(10, vocab_size, (batch, PROMPT))
     mask = torch.ones_like(ids)
@@ -152,9 +152,7 @@ def generations(models: dict[str, nn.Module], batch: int, vocab_size: int, token
         length = {"max_new_tokens": tokens, "min_new_tokens": tokens}
         model.eval().generate(input_ids=ids, attention_mask=mask, do_sample=False, **length)
 
-    cases: list[dict[str, Any]] = [
-        {name: partial(run, m) for name, m in models.items() if name != "litgpt"} for run in (prefill, decode)
-    ]
+    cases = [{name: partial(run, m) for name, m in models.items() if name != "litgpt"} for run in (prefill, decode)]
     if "litgpt" in models:
         cases[0]["litgpt"] = partial(litgpt_decode, models["litgpt"], ids, 1)
         cases[1]["litgpt"] = partial(litgpt_decode, models["litgpt"], ids, tokens)

@@ -101,11 +101,8 @@ def build_mllama(shape: dict, arlow: ArlowConfig, encoder: VisionEncoder) -> Mll
         vision_output_dim=encoder.embed_dim, image_size=28, intermediate_layers_indices=[0],
     )  # fmt: skip
     model = MllamaForConditionalGeneration(
-        MllamaConfig(
-            vision_config=unused,
-            text_config=text,
-            image_token_index=IMAGE,
-            tie_word_embeddings=True,  # pyrefly: ignore[unexpected-keyword]
+        MllamaConfig.from_dict(
+            {"vision_config": unused, "text_config": text, "image_token_index": IMAGE, "tie_word_embeddings": True}
         )
     )
     model.model.vision_model = TowerOfMllama(encoder)
@@ -179,12 +176,11 @@ def decoding(models: dict[str, PreTrainedModel], batch: int, tokens: int) -> dic
     """Greedy decoding behind one image a row, prefill and encoder included."""
     inputs = inputs_of(models, batch, 1)
 
-    def decode(name: str) -> None:
+    def decode(model: Any, inputs: dict[str, Tensor]) -> None:
         length = {"max_new_tokens": tokens, "min_new_tokens": tokens}
-        model: Any = models[name].eval()
-        model.generate(**inputs[name], do_sample=False, **length)
+        model.eval().generate(**inputs, do_sample=False, **length)
 
-    return {name: partial(decode, name) for name in models}
+    return {name: partial(decode, model, inputs[name]) for name, model in models.items()}
 
 
 def plan(models: dict[str, PreTrainedModel], tokens: int) -> Iterator[tuple[str, dict, int, str]]:

@@ -134,7 +134,8 @@ def next_token_loss(
 
     None where the head is more than a matrix, lies on another device, or where torch.func differentiates.
     """
-    if not is_plain_matrix(head) or head.weight.device != hidden_states.device or is_transformed():
+    weight = head.weight if is_plain_matrix(head) else None
+    if not isinstance(weight, nn.Parameter) or weight.device != hidden_states.device or is_transformed():
         return None
     if shift_labels is None:
         assert labels is not None
@@ -142,7 +143,6 @@ def next_token_loss(
     flat_labels = shift_labels.flatten().to(hidden_states.device)
     if ignore_index != IGNORED:
         flat_labels = flat_labels.masked_fill(flat_labels == ignore_index, IGNORED)
-    weight: nn.Parameter = head.weight  # pyrefly: ignore[bad-assignment]
     return linear_cross_entropy(hidden_states.flatten(0, -2), weight, flat_labels, num_items_in_batch)
 
 
