@@ -9,6 +9,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from vision.decoding.names import escaped
+
 SUBCOMMANDS = """
     data tokenizer fit caption explain evaluate report image checkpoint serve verify_frozen doctor
 """.split()
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = exit_status(error)
         if status is None or args.debug:
             raise
-        print(f"arlow: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"arlow: {escaped(' '.join(str(error).split()))}", file=sys.stderr)
         return status
     except KeyboardInterrupt:
         print("arlow: interrupted", file=sys.stderr)

@@ -1,17 +1,19 @@
-"""Names that are safe to print: of files, and of strings that were taken for one."""
+"""Names and messages that are safe to print, whatever bytes a file name or a file is made of."""
 
 LONGEST, SHOWN = 300, 60  # characters
 
 
-def printable(name: object) -> str:
-    r"""A name in one printable line, whatever bytes it is made of: what moves a cursor or hides is written as `\x1b`.
-
-    A string over `LONGEST` characters is no name that anybody reads, but most likely an image in base64: of it the
-    first `SHOWN` characters are given, and how long it is.
-    """
-    text = str(name)
-    if len(text) > LONGEST:
-        return f"{printable(text[:SHOWN])}... ({len(text):,} characters)"
+def escaped(text: str) -> str:
+    r"""One printable line: what moves a cursor, hides or breaks a line is written as `\x1b`."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable(name: object) -> str:
+    """A name, escaped. One over `LONGEST` characters is cut to the first `SHOWN`.
+
+    Nobody reads a longer one: most likely it is an image in base64 that was taken for a path.
+    """
+    text = str(name)
+    return escaped(text) if len(text) <= LONGEST else f"{escaped(text[:SHOWN])}... ({len(text):,} characters)"

@@ -234,6 +234,12 @@ def test_transformers_trainer_leaves_the_statistics_of_batch_norms(text_checkpoi
     before = {key: value.clone() for key, value in model.named_buffers() if "running" in key}
     row = {"input_ids": torch.tensor([1, IMAGE, 9, 9]), "labels": torch.tensor([-100, -100, 9, 9])}
     rows = [row | {"pixel_values": torch.randn(3, 64, 64)} for _ in range(4)]
-    options = {"max_steps": 2, "per_device_train_batch_size": 2, "report_to": [], "use_cpu": True, "save_strategy": "no"}
+    options = {
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "report_to": [],
+        "use_cpu": True,
+        "save_strategy": "no",
+    }
     Trainer(model, TrainingArguments(tmp_path / "run", **options), train_dataset=rows).train()
     assert before and all(torch.equal(model.get_buffer(key), value) for key, value in before.items())
