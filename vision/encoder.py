@@ -195,7 +195,7 @@ class VisionEncoder(nn.Module):
 
     @property
     def num_prefix_tokens(self) -> int:
-        return getattr(self.backbone, "num_prefix_tokens", 0)
+        return int(getattr(self.backbone, "num_prefix_tokens", 0))
 
     @property
     def num_kept_prefix_tokens(self) -> int:

@@ -17,7 +17,7 @@ from arlow_vl import ArlowConfig, ArlowVisionConfig, ArlowVLConfig, ArlowVLForCo
 COLOURS, SIDE, FEATURES = 6, 6, 64
 IMAGE, FIRST_COLOUR, FIRST_ANSWER = 7, 300, 320  # token ids
 ANSWERS = 4
-BATCH, HELD_OUT = 64, 2000
+BATCH, HELD_OUT = 32, 1000
 SEED = 0
 
 
@@ -67,7 +67,7 @@ def accuracy(model: ArlowVLForConditionalGeneration) -> float:
 
 
 def train(model: ArlowVLForConditionalGeneration, steps: int) -> float:
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
     for step in range(steps):
         batch = scenes(BATCH, 1000 + step)
         labels = batch["input_ids"].clone()
@@ -82,7 +82,7 @@ def train(model: ArlowVLForConditionalGeneration, steps: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--scales", type=float, nargs="*", default=[0.5], help="where the places' share starts")
     parser.add_argument("--projectors", nargs="*", default=["linear", "mlp", "perceiver"])
     arguments = parser.parse_args()

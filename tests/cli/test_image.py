@@ -61,3 +61,18 @@ def test_an_error_is_one_line_that_names_file_and_reason(tmp_path, capfd, data, 
     assert len(shown.err.splitlines()) == 1
     assert "a.png" in shown.err
     assert reason in shown.err
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mred\nline.png", "a\x9b2J.png", "a\u202egnp.png", "a\udcff.png"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_file_name_cannot_move_the_cursor(tmp_path, capfd, name, exists):
+    path = tmp_path / name
+    if exists:
+        path.write_bytes(b"hello")
+    assert main(["image", "check", str(path)]) == 3
+    shown = capfd.readouterr().err
+    assert shown.removesuffix("\n").isprintable()
+    assert "png: " in shown
+    if exists:
+        path.write_bytes(encoded(Image.new("RGB", (9, 9)), "PNG"))
+        assert main(["image", "check", str(path)]) == 0

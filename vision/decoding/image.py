@@ -18,7 +18,7 @@ from PIL import (
 from vision.decoding.colours import is_ready, strips_of, upright_rgb
 from vision.decoding.header import read_header
 from vision.decoding.jpeg import decode_whole
-from vision.decoding.names import printable
+from vision.decoding.names import escaped, printable
 from vision.decoding.parts import ImageFault, ImageHeader, SplicedFile
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "MPO")
@@ -34,7 +34,7 @@ class ImageError(ValueError):
         self.name, self.reason, self.detail = name, reason, detail
 
     def __str__(self) -> str:
-        return f"{printable(self.name)}: {printable(self.detail)}"
+        return f"{printable(self.name)}: {escaped(self.detail)}"
 
 
 @dataclass(frozen=True, kw_only=True)

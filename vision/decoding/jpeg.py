@@ -17,7 +17,8 @@ from itertools import cycle
 from math import ceil
 from typing import Any, NamedTuple
 
-from PIL import Image, JpegImagePlugin
+from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from vision.decoding.parts import MAX_BLOCKS, ImageFault, ImageHeader, Parts, exif_orientation, truncated
 
@@ -160,7 +161,7 @@ def count_mcus(scan: Scan, components: list[Component], width: int, height: int)
     return ceil(ceil(width * one.across / across) / 8) * ceil(ceil(height * one.down / down) / 8)
 
 
-def decode_whole(image: JpegImagePlugin.JpegImageFile, parts: Parts) -> None:
+def decode_whole(image: ImageFile, parts: Parts) -> None:
     """Loads the pixels of an image that was opened from these parts. Raises ImageFault if a run of data is cut.
 
     What the padding itself can stand for is not noticed: a run that lacks its last bytes, at most three blocks of it.

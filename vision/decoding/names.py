@@ -1,17 +1,22 @@
-"""Names that are safe to print: of files, and of strings that were taken for one."""
+"""Names and messages that are safe to print, whatever bytes a file name or a file is made of."""
+
+import unicodedata
 
 LONGEST, SHOWN = 300, 60  # characters
+# Controls (ESC, newline, carriage return), formats (text direction, zero width), halves of characters (names that are
+# no UTF-8), and the separators of lines and paragraphs.
+ACTING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def escaped(text: str) -> str:
+    r"""The text with each character that would act on a terminal as its escape: `\x1b`, `\n`, `\u202e`."""
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in ACTING else c for c in text)
 
 
 def printable(name: object) -> str:
-    r"""A name in one printable line, whatever bytes it is made of: what moves a cursor or hides is written as `\x1b`.
+    """A name, escaped. One over `LONGEST` characters is cut to the first `SHOWN`.
 
-    A string over `LONGEST` characters is no name that anybody reads, but most likely an image in base64: of it the
-    first `SHOWN` characters are given, and how long it is.
+    Nobody reads a longer one: most likely it is an image in base64 that was taken for a path.
     """
     text = str(name)
-    if len(text) > LONGEST:
-        return f"{printable(text[:SHOWN])}... ({len(text):,} characters)"
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return escaped(text) if len(text) <= LONGEST else f"{escaped(text[:SHOWN])}... ({len(text):,} characters)"
