@@ -110,14 +110,15 @@ def test_two_ranks_of_which_one_has_no_image_train_as_one_process_does(model, tm
 @pytest.mark.parametrize("model", ["test_vit"], indirect=True)
 def test_fsdp2_takes_the_model_in_bf16_and_a_rank_without_images(model, tmp_path):
     batches = saved(model, tmp_path)
-    model.bfloat16().train()
+    model = ArlowVLForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16).train()
     losses = []
     for inputs in batches:
         loss = model(**inputs).loss
         (loss / 2).backward()
         losses.append(loss.detach())
     for number, rank in enumerate(run_ranks(tmp_path, "fsdp2", 2)):
-        assert torch.equal(rank["loss"], losses[number])
+        # kernels may sum in another order where weights lie elsewhere in memory, then round to bf16
+        torch.testing.assert_close(rank["loss"], losses[number], rtol=1e-3, atol=0)
         for name, parameter in model.named_parameters():
             assert rank["gradients"][name].isfinite().all(), name
             # one rounding of each rank's gradient to bf16, and of their sum
