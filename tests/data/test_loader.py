@@ -69,7 +69,7 @@ def test_the_order_depends_on_the_seed():
 
 
 def test_the_order_is_the_same_in_another_process():
-    # Started under the command's name, the package imports no model.
+    # Behind the command's entry point the package imports no model.
     code = "import arlow_command; from arlow_vl.data.loader import *; print(*shuffled_order(3, 'a', 1, 50))"
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "77"})
