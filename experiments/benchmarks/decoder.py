@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled rows out")
     parser.add_argument("--toy", action="store_true", help="sizes of a test: figures say nothing and are not kept")
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if arguments.toy else 2)
     torch.manual_seed(0)
     if arguments.toy:
         measure_speed(TOY_SHAPE, arguments.rounds, not arguments.no_compile, tokens=4)

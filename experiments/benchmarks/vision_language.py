@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--toy", action="store_true", help="sizes of a test: figures say nothing and are not kept")
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if arguments.toy else 2)
     torch.manual_seed(0)
     models = build(TOY_SHAPE, TOY_ENCODER) if arguments.toy else build(SHAPE, ENCODER)
     figures, lines = {}, []
