@@ -5,6 +5,8 @@ The `arlow` command alone does without until a verb needs a model, so that its h
 
 import importlib
 import sys
+import sysconfig
+from pathlib import Path
 
 
 def __getattr__(name: str):
@@ -14,5 +16,11 @@ def __getattr__(name: str):
     raise AttributeError(f"module 'arlow_vl' has no attribute {name!r}")
 
 
-if "arlow_command" not in sys.modules:
+def _is_the_command() -> bool:
+    """True in a process that was started as the installed `arlow` command; a script named so is somebody's own."""
+    started = getattr(sys.modules.get("__main__"), "__file__", None)
+    return started is not None and Path(started) == Path(sysconfig.get_path("scripts"), "arlow")
+
+
+if not _is_the_command():
     importlib.import_module("arlow_vl.models.auto")

@@ -149,7 +149,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
 @pytest.mark.slow
 def test_a_kill_during_saves_leaves_only_whole_checkpoints(tmp_path):
     code = (
-        "import arlow_command, sys, torch; from pathlib import Path\n"  # imports no model
+        "import sys, torch; from pathlib import Path\n"
         "from arlow_vl.training.checkpoint_io import checkpoint_path, write_checkpoint\n"
         "for step in range(10**6):\n"
         "    write_checkpoint({'w': torch.zeros(500_000)}, checkpoint_path(Path(sys.argv[1]), step % 3))\n"
