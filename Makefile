@@ -35,8 +35,9 @@ format: .venv/.installed-dev
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[$*]'
 	touch $@
 
+# Made anew each time: uv leaves what is installed and newer.
 .venv-lowest/.installed: pyproject.toml
-	test -x $(LOWEST)/python || $(PYTHON) -m venv .venv-lowest
+	$(PYTHON) -m venv --clear .venv-lowest
 	$(LOWEST)/python -m pip install --quiet --disable-pip-version-check uv
 	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --resolution lowest-direct -e '.[dev]'
 	touch $@

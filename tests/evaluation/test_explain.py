@@ -65,10 +65,13 @@ def test_the_words_and_their_heat_are_those_of_generation(model_folder):
 
 
 def test_what_a_perceivers_latents_read_is_spread_over_the_patches(tmp_path):
-    vision = {"timm_name": "test_vit", "image_size": 32, "projector": "perceiver", "projector_latents": 3}
+    vision: dict = {"timm_name": "test_vit", "image_size": 32}
+    projector = {"projector": "perceiver", "projector_latents": 3}
     vision["weights"] = str(write_encoder_weights(tmp_path / "vit.safetensors", "test_vit"))
     run = {"max_steps": 1, "validate_every": 1, "checkpoint_every": 1, "threads": 1, "validation_samples": 1}
-    product = fit(parse_recipe(["--config", str(write_image_text_recipe(tmp_path, vision=vision, run=run))]))
+    product = fit(
+        parse_recipe(["--config", str(write_image_text_recipe(tmp_path, vision=vision, model=projector, run=run))])
+    )
     assert main(["explain", str(SAMPLES / "fox.jpg"), "--model", str(product), "--out", str(tmp_path / "a.png")]) == 0
     model, processor = load_vision_language_model(product)
     # After one step it would write nothing but line ends.
