@@ -5,6 +5,8 @@ import os
 import platform
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,13 +61,10 @@ def test_bf16_is_advised_where_the_processor_has_amx(flags, advised):
 @pytest.mark.parametrize(("given", "seen"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
 def test_a_command_lets_idle_threads_sleep_unless_the_user_says_otherwise(given, seen):
     """OpenMP reads the variable when torch loads, so it is set before."""
-    program = (
-        "import sys; sys.argv = ['arlow', 'doctor', '--json']\n"
-        "from arlow_vl.cli import run; assert 'torch' not in sys.modules; run()"
-    )
     environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
     environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
-    shown = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    command = [sys.executable, Path(sysconfig.get_path("scripts"), "arlow"), "doctor", "--json"]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert json.loads(shown.stdout)["machine"]["OpenMP waits"] == seen
 
 

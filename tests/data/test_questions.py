@@ -61,7 +61,8 @@ def test_bad_questions_of_a_shard_are_named_and_limited(tmp_path):
     found = scan_shard(tmp_path / "a.tar")
     assert found.keys == ["a", "b"]
     assert found.samples[0].fields == {"source": "x"}
-    assert [example.completion for example in question_examples(found.samples)] == [" yes"]
+    (example,) = question_examples(found.samples)
+    assert example.messages[-1]["content"] == "yes"
     assert [(bad.name, bad.reason) for bad in found.bad_questions] == [("a.tar:a, question 1", "answer_not_text")]
     check_questions(found, 0.5)
     with pytest.raises(

@@ -329,9 +329,10 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
     def stop_also_at(self, token_ids: Sequence[int]) -> None:
         """Ends of an answer beside the text model's own, which `text_model` gives back as they were."""
         settings = self.generation_config
-        if not hasattr(settings, "text_eos_token_id"):
-            settings.text_eos_token_id = settings.eos_token_id  # saved with the rest
         own = settings.eos_token_id
+        if not hasattr(settings, "of_text"):  # an attribute of ours, which is saved with the rest
+            settings.of_text = {"eos_token_id": own, "_from_model_config": settings._from_model_config}
+            settings._from_model_config = False  # else transformers would leave our attribute in the file
         before = [] if own is None else own if isinstance(own, list) else [own]
         settings.eos_token_id = list(dict.fromkeys([*before, *token_ids]))
 
@@ -353,9 +354,8 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         text_model.lm_head.load_state_dict(self.lm_head.state_dict(), assign=True)
         text_model.tie_weights()
         text_model.generation_config = copy.deepcopy(self.generation_config)
-        if hasattr(self.generation_config, "text_eos_token_id"):
-            text_model.generation_config.eos_token_id = self.generation_config.text_eos_token_id
-            del text_model.generation_config.text_eos_token_id
+        for name, value in text_model.generation_config.__dict__.pop("of_text", {}).items():
+            setattr(text_model.generation_config, name, value)
         return text_model.train(self.training)
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
