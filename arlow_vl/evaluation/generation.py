@@ -52,7 +52,6 @@ def write_greedily(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
-        suppress_tokens=[model.config.get_text_config().image_token_id],  # no image would stand for it
         logits_processor=[RefuseNonFinite()],
     )
     return generated[:, prompt["input_ids"].shape[1] :]
