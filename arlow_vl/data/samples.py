@@ -1,0 +1,64 @@
+"""A sample, whatever it came from: images and the texts about them. Every format becomes it, every stage reads it.
+
+a caption                one image, one conversation: [user: <image>] [assistant: caption]
+a question               one image, one conversation: [user: <image> question] [assistant: answer]
+ten questions of one     one image, ten conversations, each with a place for that image: it is encoded once
+a chat                   several images, one conversation of several turns that has a place for each
+an interleaved document  several images, one document with a place for each
+a plain document         no image, one document
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+Message = dict[str, Any]
+Part = dict[str, str]
+"""`{"type": "image"}` is the place of an image, `{"type": "text", "text": ...}` a piece of text."""
+
+
+class ImageRef(NamedTuple):
+    """Where the compressed bytes of an image lie, and what they are."""
+
+    path: str
+    """A file, or the address of one."""
+    offset: int
+    """Where the image begins in it, in bytes."""
+    size: int
+    """Bytes."""
+    sha256: bytes
+    """Of the image's bytes, 32 bytes: other bytes at this place are refused when they are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A conversation or a document; its image places take the sample's images in their order, all of them."""
+
+    messages: tuple[Message, ...] = ()
+    """Roles and content as transformers' chat templates take them; empty for a document."""
+    document: tuple[Part, ...] = ()
+    """A document's pieces and image places; empty for a conversation."""
+    references: tuple[str, ...] = ()
+    """Answers that count as right, where the data give several; the conversation holds the one to train on."""
+    kind: str = ""
+    """Groups scores, as "yes/no" does; empty where the data say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Images and every text about them. Each text is a sequence of its own; none sees another."""
+
+    key: str
+    """Names the sample to people and is unique in its source."""
+    images: tuple[ImageRef, ...]
+    texts: tuple[Text, ...]
+    fields: dict[str, Any] = field(default_factory=dict)
+    """What else the data say of it (source, licence, ids)."""
+
+
+def image_places(text: Text) -> int:
+    """The number of images that a text has a place for."""
+    parts = list(text.document)
+    for message in text.messages:
+        if isinstance(message["content"], list):
+            parts += message["content"]
+    return sum(part["type"] == "image" for part in parts)
