@@ -9,8 +9,9 @@ a plain document         no image, one document
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+Task = Literal["caption", "question", "conversation", "document"]
 Message = dict[str, Any]
 Part = dict[str, str]
 """`{"type": "image"}` is the place of an image, `{"type": "text", "text": ...}` a piece of text."""
@@ -25,14 +26,16 @@ class ImageRef(NamedTuple):
     """Where the image begins in it, in bytes."""
     size: int
     """Bytes."""
-    sha256: bytes
-    """Of the image's bytes, 32 bytes: other bytes at this place are refused when they are read."""
+    sha256: bytes = b""
+    """Of the image's bytes, 32 bytes: other bytes at this place are refused when they are read. Empty: not read yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
     """A conversation or a document; its image places take the sample's images in their order, all of them."""
 
+    task: Task
+    """What it teaches; a source may ask for some of them only."""
     messages: tuple[Message, ...] = ()
     """Roles and content as transformers' chat templates take them; empty for a document."""
     document: tuple[Part, ...] = ()
@@ -49,7 +52,8 @@ class Sample:
 
     key: str
     """Names the sample to people and is unique in its source."""
-    images: tuple[ImageRef, ...]
+    images: tuple[ImageRef | bytes, ...]
+    """Bytes: the data hold the image inside the record, and it has no place of its own."""
     texts: tuple[Text, ...]
     fields: dict[str, Any] = field(default_factory=dict)
     """What else the data say of it (source, licence, ids)."""
