@@ -197,7 +197,7 @@ def measure_speed(shape: dict, rounds: int, compiled: bool, tokens: int) -> tupl
     for name, cases, units, unit in plan:
         figures[name], rows = speed_row(name, alternate(cases, rounds), units, unit, peers, GOALS[name])
         lines += rows
-        print(*rows, sep="\n", flush=True)
+        print(*map(" | ".join, rows), sep="\n", flush=True)
     return figures, lines, peers
 
 

@@ -1,8 +1,8 @@
 """Arlow's vision-language model against Mllama's and LLaVA's of transformers: whole models, in turn.
 
 Run it with `python -m experiments.benchmarks.vision_language`. All three read the same frozen encoder, the 196 patches
-of a small ViT with random weights. Mllama has as many layers more as it has cross-attention ones: so it holds the
-self-attention layers and the gated blocks that Arlow holds. About 25 million parameters in the decoder, float32, two
+of a small ViT with random weights. Mllama has as many layers more as it has cross-attention ones, and Arlow the linear
+projector that Mllama has: so both hold the same self-attention layers and gated blocks. About 25 million parameters in the decoder, float32, two
 threads; some eight minutes on a quiet machine.
 """
 
@@ -76,7 +76,7 @@ def build(shape: dict, encoder: dict) -> dict[str, PreTrainedModel]:
     """Three models around one frozen encoder."""
     arlow_text = ArlowConfig(**shape, cross_attention_interval=INTERVAL, image_token_id=IMAGE)
     arlow = ArlowVLForConditionalGeneration(
-        ArlowVLConfig(text_config=arlow_text, vision_config=ArlowVisionConfig(**encoder))
+        ArlowVLConfig(text_config=arlow_text, vision_config=ArlowVisionConfig(**encoder), projector="linear")
     )
     shared = arlow.model.vision.requires_grad_(False).eval()
     models = {"Arlow": arlow, "Mllama": build_mllama(shape, arlow_text, shared), "LLaVA": build_llava(shape, shared)}
@@ -203,7 +203,7 @@ def main() -> None:
     for name, cases, units, unit in plan(models, tokens=4 if arguments.toy else NEW_TOKENS):
         figures[name], rows = speed_row(name, alternate(cases, arguments.rounds), units, unit, PEERS, GOALS[name])
         lines += rows
-        print(*rows, sep="\n", flush=True)
+        print(*map(" | ".join, rows), sep="\n", flush=True)
     header = ["measure", "unit", "Arlow", *PEERS, "Arlow over the faster peer", "goal"]
     text = f"# Vision and language\n\n{machine_line()}\n\n{table(header, lines)}"
     report(None if arguments.toy else "vision_language", text, {"speed": figures})
