@@ -14,6 +14,7 @@ IMAGE_INPUTS = (
     *("pixel_values", "image_features", "encoder_hidden_states", "encoder_attention_mask", "tile_ids"),
     *COUNTS,
 )
+IMAGE_INDEX = "image_index"  # which of the images each <image> stands for, where texts share them
 
 
 def select_images(images: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:
@@ -31,7 +32,7 @@ def select_images(images: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]
 
 
 def given_images(inputs: dict) -> dict[str, Tensor]:
-    """The image inputs of a call; none where there are, but of zero images."""
+    """The image inputs of a call, but for `image_index`; none where there are, but of zero images."""
     images = {key: inputs[key] for key in IMAGE_INPUTS if inputs.get(key) is not None}
     return images if images and len(next(iter(images.values()))) else {}
 
@@ -69,7 +70,7 @@ class CrossAttentionGenerationMixin(GenerationMixin):
         """
         is_first_iteration = is_first_iteration or _is_empty(kwargs.get("cache"))
         if use_cache and not is_first_iteration:
-            kwargs.update(dict.fromkeys(kwargs.keys() & set(IMAGE_INPUTS)))
+            kwargs.update(dict.fromkeys(kwargs.keys() & {*IMAGE_INPUTS, IMAGE_INDEX}))
         elif use_cache and inputs_embeds is None:
             kwargs.update(self._images_behind_cache(input_ids, kwargs.get("next_sequence_length"), kwargs))
         return super().prepare_inputs_for_generation(
@@ -87,24 +88,30 @@ class CrossAttentionGenerationMixin(GenerationMixin):
         )
         is_new = is_image.clone()
         is_new[:, :-new_tokens] = False
-        count = len(next((images[key] for key in COUNTS if key in images), next(iter(images.values()))))
-        if count != int(is_image.sum()) or torch.equal(is_new, is_image):
+        index = inputs.get(IMAGE_INDEX)
+        if index is None:
+            counts = next((images[key] for key in COUNTS if key in images), next(iter(images.values())))
+            index = torch.arange(len(counts), device=is_image.device)
+        if len(index) != int(is_image.sum()) or torch.equal(is_new, is_image):
             return {}
-        order = is_new[is_image].nonzero()[:, 0]
-        return select_images(images, order) if len(order) else dict.fromkeys(images)
+        order = index[is_new[is_image]]
+        return (select_images(images, order) if len(order) else dict.fromkeys(images)) | {IMAGE_INDEX: None}
 
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
         """Beams repeat rows; the images of a row are encoded once and repeated with it, as a block."""
         images = given_images(model_kwargs)
         if expand_size > 1 and images:
-            model_kwargs = {key: value for key, value in model_kwargs.items() if key not in IMAGE_INPUTS}
+            index = model_kwargs.get(IMAGE_INDEX)
+            model_kwargs = {k: value for k, value in model_kwargs.items() if k not in (*IMAGE_INPUTS, IMAGE_INDEX)}
             if "encoder_hidden_states" not in images:
                 images = self.model.encode_images(**images).decoder_inputs()
             embeds, mask = model_kwargs.get("inputs_embeds"), model_kwargs.get("attention_mask")
             of_text = (input_ids, None) if embeds is None else (None, embeds)
             is_image = image_positions(self.config.get_text_config(), self.get_input_embeddings(), *of_text, mask)
             per_row = is_image.sum(1)
-            order = torch.arange(int(per_row.sum()), device=is_image.device).split(per_row.tolist())
+            if index is None:
+                index = torch.arange(int(per_row.sum()), device=is_image.device)
+            order = index.split(per_row.tolist())
             images = select_images(images, torch.cat([row for row in order for _ in range(expand_size)]))
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids, **model_kwargs

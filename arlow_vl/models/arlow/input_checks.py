@@ -48,11 +48,15 @@ class Text(NamedTuple):
 
 
 class Images(NamedTuple):
-    """The images of a call as they came in, (N, P, D) with an (N, P) mask or flat (K, D) with (N,) lengths."""
+    """The images of a call as they came in, (M, P, D) with an (M, P) mask or flat (K, D) with (M,) lengths.
+
+    The (N,) index says which of them each `<image>` stands for; None: each for its own.
+    """
 
     encoder_hidden_states: Tensor | None
     encoder_attention_mask: Tensor | None
     encoder_lengths: Tensor | None
+    image_index: Tensor | None
 
     @property
     def come(self) -> bool:
@@ -272,11 +276,12 @@ def _refuse_foreign_cache(model, cache: Cache, batch: int) -> None:
 
 
 def _refuse_wrong_images(
-    config: ArlowConfig, states: Tensor | None, mask: Tensor | None, lengths: Tensor | None
+    config: ArlowConfig, states: Tensor | None, mask: Tensor | None, lengths: Tensor | None, index: Tensor | None
 ) -> None:
     hidden_size = config.hidden_size
     if states is None:
-        name = "encoder_lengths" if mask is None else "encoder_attention_mask"
+        rest = {"encoder_attention_mask": mask, "encoder_lengths": lengths, "image_index": index}
+        name = next(name for name, given in rest.items() if given is not None)
         raise ValueError(f"{name} came without encoder_hidden_states; give both or neither")
     if not config.use_cross_attention:
         raise ValueError("this model was built with use_cross_attention False and cannot take encoder_hidden_states")
@@ -313,6 +318,24 @@ def refuse_wrong_lengths(lengths: Tensor, count: int) -> None:
         raise ValueError(
             f"encoder_lengths {lengths.tolist()} must be positive and add up to the {count} rows of "
             "encoder_hidden_states"
+        )
+
+
+def refuse_wrong_index(image_index: Tensor, count: int) -> None:
+    """Raises ValueError unless an (N,) int64 index names each of `count` images at least once, and no other."""
+    if image_index.ndim != 1 or image_index.dtype != torch.int64:
+        raise ValueError(
+            f"image_index must be int64 with an entry for each <image>, got {image_index.dtype} {_shape(image_index)}"
+        )
+    if torch.compiler.is_compiling() or type(image_index) is not Tensor:
+        return
+    if image_index.is_cuda:
+        inside = (image_index.clamp(0, count - 1) == image_index).all()
+        torch._assert_async(inside, f"image_index names an image that did not come, {count} came")
+    elif sorted(set(image_index.tolist())) != list(range(count)):
+        raise ValueError(
+            f"image_index {image_index.tolist()} must name each of the {count} images at least once, from 0 to "
+            f"{count - 1}, and no other"
         )
 
 

@@ -176,18 +176,20 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
         The result has the shape of the text.
         """
         query = self.q_norm(self._heads(self.q_proj(hidden_states)))
-        pool = self._pool(encoder_hidden_states, cross_cache)
+        pool = self._pool(encoder_hidden_states, segments.image_tokens, cross_cache)
         attend = self._over_mask if isinstance(segments, SegmentMask) else self._over_runs
         return self.o_proj(attend(query, *pool, segments, cross_cache).flatten(-2))
 
-    def _pool(self, encoder_hidden_states: Tensor | None, cross_cache) -> tuple[Tensor, Tensor]:
-        """(K, Hkv, Dh) keys and values: what the cache holds, then this call's images, which alone are projected."""
+    def _pool(self, encoder_hidden_states: Tensor | None, image_tokens: Tensor | None, cross_cache):
+        """(K, Hkv, Dh) keys and values: what the cache holds, then this call's images, which alone are projected, and
+        each once however many texts share it."""
         pools = []
         if cross_cache is not None and cross_cache.is_initialized:
             pools.append((cross_cache.keys.flatten(0, 1), cross_cache.values.flatten(0, 1)))
         if encoder_hidden_states is not None:
             key = self.k_norm(self._heads(self.k_proj(encoder_hidden_states)))
-            pools.append((key, self._heads(self.v_proj(encoder_hidden_states))))
+            value = self._heads(self.v_proj(encoder_hidden_states))
+            pools.append((key, value) if image_tokens is None else (key[image_tokens], value[image_tokens]))
         key, value = (torch.cat(pool) if len(pool) > 1 else pool[0] for pool in zip(*pools, strict=True))
         return key, value
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
 """Arlow, a decoder-only language model with gated cross-attention blocks, on transformers' own machinery."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -64,6 +65,7 @@ from .segments import (
     flatten_images,
     image_positions,
     parts_rows,
+    share_images,
 )
 
 logger = logging.get_logger(__name__)
@@ -175,6 +177,7 @@ class ArlowModel(ArlowPreTrainedModel):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         encoder_lengths: Tensor | None = None,
+        image_index: Tensor | None = None,
         segments: SegmentTable | SegmentMask | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
@@ -187,6 +190,7 @@ class ArlowModel(ArlowPreTrainedModel):
             encoder_hidden_states: (N, P, D) one image for each `<image>`, in the order of the tokens, row by row.
             encoder_attention_mask: (N, P) nonzero on encoder tokens that count; None: all.
             encoder_lengths: (N,) int64, with flat (K, D) `encoder_hidden_states`: how many of them each image has.
+            image_index: (N,) int64, where texts share images: which of the M images each `<image>` stands for.
             segments: which text sees which encoder tokens; None: what the `<image>` tokens of `input_ids` say.
 
         Raises:
@@ -195,7 +199,7 @@ class ArlowModel(ArlowPreTrainedModel):
         """
         refuse_misspelt(self.forward, kwargs)
         text = Text(input_ids, inputs_embeds, attention_mask, position_ids)
-        images = Images(encoder_hidden_states, encoder_attention_mask, encoder_lengths)
+        images = Images(encoder_hidden_states, encoder_attention_mask, encoder_lengths, image_index)
         refuse_wrong_call(self, text, images, cache)
 
         # Embed.
@@ -212,8 +216,8 @@ class ArlowModel(ArlowPreTrainedModel):
         cross_caches = cross_attention_caches(cache, self.config, images_come=images.come)
         image_lengths = None
         if encoder_hidden_states is not None:
-            encoder_hidden_states, image_lengths = flatten_images(*images)
-        segments = self._segments(text, documents, image_lengths, segments, cross_caches)
+            encoder_hidden_states, image_lengths = flatten_images(*images[:3])
+        segments = self._segments(text, documents, image_lengths, image_index, segments, cross_caches)
         sight = self._sight(inputs_embeds, text, documents, cache)
 
         # Layers and norm.
@@ -273,6 +277,7 @@ class ArlowModel(ArlowPreTrainedModel):
         text: Text,
         documents: Tensor | None,
         image_lengths: Tensor | None,
+        image_index: Tensor | None,
         given: SegmentTable | SegmentMask | None,
         cross_caches: list[CrossAttentionCacheLayer],
     ) -> SegmentTable | SegmentMask | None:
@@ -287,6 +292,9 @@ class ArlowModel(ArlowPreTrainedModel):
                 return cached_segments(cached.lengths, cached.get_seq_length())
 
         batch, width = text.shape
+        image_tokens = None
+        if image_lengths is not None and image_index is not None:
+            image_lengths, image_tokens = share_images(image_lengths, image_index)
         if isinstance(given, SegmentTable):
             is_image = given.first_seeing(batch, width)
         elif image_lengths is None:  # packed text behind a cache: its later documents see none of the images there
@@ -304,7 +312,7 @@ class ArlowModel(ArlowPreTrainedModel):
 
         build = build_segment_table if self.config.cross_attention_sees == "last_group" else build_segment_mask
         held = {} if cached is None else {"cached_lengths": cached.lengths, "cached_width": cached.get_seq_length()}
-        segments = build(is_image, documents, image_lengths, **held)
+        segments = replace(build(is_image, documents, image_lengths, **held), image_tokens=image_tokens)
         if cached is not None and segments.is_empty:  # no block will run, and hand the cache what it keeps
             for layer in cross_caches:
                 layer.lengths = segments.kept_lengths
@@ -396,6 +404,7 @@ class ArlowForCausalLM(ArlowPreTrainedModel, CrossAttentionGenerationMixin):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         encoder_lengths: Tensor | None = None,
+        image_index: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -416,6 +425,7 @@ class ArlowForCausalLM(ArlowPreTrainedModel, CrossAttentionGenerationMixin):
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
             encoder_lengths=encoder_lengths,
+            image_index=image_index,
             **kwargs,
         )
         return head_output(self, outputs, labels, logits_to_keep, skip_logits=skip_logits, **kwargs)

@@ -48,7 +48,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .configuration_arlow import ArlowConfig
-from .input_checks import refuse_wrong_count, refuse_wrong_lengths, refuse_wrong_pairs
+from .input_checks import refuse_wrong_count, refuse_wrong_index, refuse_wrong_lengths, refuse_wrong_pairs
 
 PADDING = -1
 MOST_PADDED = 2  # padded runs may take so many times the room of their entries
@@ -129,6 +129,9 @@ class SegmentTable:
     """(B,) int64: where in the pool the encoder tokens lie that a later token of the row will see."""
     kept_lengths: Tensor
     """(B,) int64: how many they are; 0 where the row sees no image any more."""
+    image_tokens: Tensor | None = None
+    """(K,) int64: where texts share images, the encoder tokens that make this call's part of the pool; None: as they
+    came."""
 
     @property
     def is_empty(self) -> bool:
@@ -192,6 +195,8 @@ class SegmentMask:
     """(B, room) int64: what a cache keeps of the pool, anything behind a row's `kept_lengths`; None: what it holds."""
     kept_lengths: Tensor
     """(B,) int64: how many encoder tokens a later token of the row will see."""
+    image_tokens: Tensor | None = None
+    """As in `SegmentTable`."""
     is_empty = False
 
 
@@ -323,6 +328,19 @@ def build_segment_table(
     return SegmentTable(
         query_index, Runs.of_lengths(query_lengths), key_index, key_runs, starts[kept.clamp(min=0)], kept_lengths
     )
+
+
+def share_images(image_lengths: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
+    """Several `<image>`s that stand for one image, whose keys are projected once and then read at each place.
+
+    `image_lengths` is (M,), the encoder tokens of each image; `image_index` (N,), the image of each `<image>`. Gives
+    the (N,) lengths at the places, and the `image_tokens` of the pool.
+    """
+    refuse_wrong_index(image_index, len(image_lengths))
+    lengths = image_lengths[image_index]
+    starts = (image_lengths.cumsum(0) - image_lengths)[image_index]
+    offsets = torch.repeat_interleave(starts - (lengths.cumsum(0) - lengths), lengths)
+    return lengths, torch.arange(offsets.shape[0], device=offsets.device) + offsets
 
 
 def _groups(is_image: Tensor, documents: Tensor, image_lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -233,9 +233,12 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
         image_grids: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_lengths: Tensor | None = None,
+        image_index: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MultimodalBaseModelOutputWithPast:
         """As `ArlowModel.forward`, with one image for each `<image>` of the text, row by row.
+
+        With `image_index` the texts share images: each is encoded once, and stands at every `<image>` that names it.
 
         Images come as arguments of `encode_images`, or as what it made of them. `image_outputs` has what the
         encoder gave as `last_hidden_state`, and what the decoder read of each image as `pooler_output`.
@@ -261,7 +264,7 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             return_dict=True,
-            **states,
+            **(states | {"image_index": image_index} if states else {}),
             **kwargs,
         )
         if self.training and torch.is_grad_enabled():
@@ -375,6 +378,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         tile_ids: Tensor | None = None,
         image_grids: Tensor | None = None,
         encoder_lengths: Tensor | None = None,
+        image_index: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -402,6 +406,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
             tile_ids=tile_ids,
             image_grids=image_grids,
             encoder_lengths=encoder_lengths,
+            image_index=image_index,
             return_dict=True,
             **kwargs,
         )
