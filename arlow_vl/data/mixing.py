@@ -123,3 +123,6 @@ class Draws:
 
     def copy(self) -> "Draws":
         return Draws(list(self.drawn), list(self.behind))
+
+    def plain(self) -> dict[str, list[int]]:
+        return {"drawn": list(self.drawn), "behind": list(self.behind)}
