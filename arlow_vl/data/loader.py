@@ -3,36 +3,48 @@
 Lightning stores `state_dict()` in its checkpoints. It fetches no batch ahead of a loader that has a length, so the
 position is the number of batches that were trained on. One "epoch" of Lightning is the whole run, and the epochs of
 the data are counted in here: no checkpoint ever meets an epoch's border.
+
+The batches of a run are numbered over all ranks. Rank r of n reads r, r + n, r + 2 n, ... counted from the position, so
+that after each round what has been read is all that comes before the new position: another number of ranks or workers
+goes on from there.
 """
 
-import functools
+import collections
 import hashlib
 import json
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from arlow_vl.data.bad_images import BadImages, Fault, merged_counts, summary_of
+from arlow_vl.data.mixing import Mixture
+from arlow_vl.data.order import shuffled_order  # noqa: F401
+from arlow_vl.data.rows import WINDOW_ROWS, WINDOW_SAMPLES, RowBudget, Take, Windows, WindowState, indices, total_tokens
+from arlow_vl.data.workers import At, Pool
 from arlow_vl.errors import DataError
 from vision.decoding.image import ImageError
 
 logger = logging.getLogger(__name__)
 
-TOLD = 5
-"""Unusable images of a source that are named when they are met; the others are counted."""
+STAND_INS = 64
+"""Samples after an unusable one that are tried for its place in a row."""
 
 Batch = dict[str, Any]
 Collate = Callable[[list[Any]], Batch]
+Task = list[list[Take]]
+"""A batch before it is read: what each of its rows holds; one row where rows are not packed."""
 
 
 @runtime_checkable
 class Dataset(Protocol):
     """Items by index. `fingerprint` differs when any item does; `key(i)` names an item to people.
 
-    `__getitem__` may raise ImageError for an item whose image cannot be used.
+    `__getitem__` may raise ImageError for an item whose image cannot be used. To be packed into rows a data set tells
+    `length(i)`, see `rows.Length`, without reading the item.
     """
 
     fingerprint: str
@@ -52,10 +64,10 @@ class Source:
     """Names the source in sample keys and metrics."""
     dataset: Dataset
     """Where the items come from."""
-    samples_per_batch: int
-    """Items in each batch."""
+    samples_per_batch: int = 1
+    """Items in each batch; where rows are packed, the mixture decides instead."""
     max_bad: int = 0
-    """Images that may turn out unusable while a run goes on; one more ends it."""
+    """Items that may turn out unusable in an epoch while a run goes on; one more ends it."""
 
     def __post_init__(self) -> None:
         if len(self.dataset) == 0:
@@ -66,52 +78,19 @@ class Source:
             )
 
 
-class Reader:
-    """Reads items of a source past those whose image cannot be used, and keeps count of them."""
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """Batches of packed rows, of sources that are mixed. Its collate gets rows, each a list of (item, texts), where
+    `texts` are the numbers of the item's texts that belong there, None for all."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.bad: dict[str, str] = {}
-        """The reason of each unusable image, by its name."""
-
-    def read(self, indices: Iterable[int], *, stand_in: bool) -> tuple[list[Any], list[str]]:
-        """Items and their keys. For an unusable one the next usable item of the data set stands in, or none does.
-
-        Raises:
-            DataError: more images are unusable than the source allows, or all are.
-        """
-        dataset, items, keys = self.source.dataset, [], []
-        for index in indices:
-            others = range(len(dataset)) if stand_in else range(1)
-            for candidate in ((index + distance) % len(dataset) for distance in others):
-                try:
-                    items.append(dataset[candidate])
-                except ImageError as error:
-                    self._note(error)
-                    continue
-                keys.append(f"{self.source.name}:{dataset.key(candidate)}")
-                break
-        if stand_in and not items:
-            raise DataError(f"source {self.source.name}: no image can be used, {self.summary()}")
-        return items, keys
-
-    def _note(self, error: ImageError) -> None:
-        if error.name in self.bad:
-            return
-        self.bad[error.name] = error.reason
-        if len(self.bad) > self.source.max_bad:
-            allowed = f"the limit is {self.source.max_bad:,} (max_bad_fraction)"
-            raise DataError(
-                f"{error} ({error.reason}); source {self.source.name}: {self.summary()}, {allowed}; "
-                "`arlow data verify` lists all such samples"
-            )
-        if len(self.bad) <= TOLD:
-            logger.warning(f"source {self.source.name}: {error} ({error.reason}); it is skipped")
-
-    def summary(self) -> str:
-        """`3 images skipped (truncated 2, corrupt 1)`."""
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in Counter(self.bad.values()).most_common())
-        return f"{len(self.bad):,} image{'s' * (len(self.bad) != 1)} skipped ({reasons})"
+    budget: RowBudget
+    """What a row holds."""
+    rows_per_batch: int
+    """Rows of each batch."""
+    mixture: Mixture
+    """The share of each source."""
+    rows_per_step: int
+    """Rows of an optimizer step over all ranks, by which the mixture's schedule counts."""
 
 
 class ResumableLoader:
@@ -119,44 +98,160 @@ class ResumableLoader:
 
     Sample p of a source is item `shuffled_order(...)[p % size]` of its epoch p // size, or, where its image is
     unusable, the next usable item: batches keep their size, and depend on nothing but their position and the data.
+
+    Args:
+        num_batches: Of the whole run, over all ranks.
+        workers: Processes that read ahead; 0: batches are read when they are asked for.
+        rank, ranks: Which of them this is; it yields every `ranks`-th batch.
     """
 
-    def __init__(self, sources: Sequence[Source], collate: Collate, *, seed: int, num_batches: int) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        collate: Collate,
+        *,
+        seed: int,
+        num_batches: int,
+        workers: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        packing: Packing | None = None,
+    ) -> None:
         self.sources = _with_different_names(sources)
-        self.readers = {source.name: Reader(source) for source in self.sources}
+        if num_batches % ranks:
+            raise ValueError(f"{num_batches:,} batches cannot be shared by {ranks} ranks; each optimizer step needs a "
+                             "multiple of the ranks")  # fmt: skip
+        self.readers = {source.name: BadImages(source.name, source.max_bad) for source in self.sources}
         self.collate = collate
         self.seed = seed
         self.num_batches = num_batches
+        self.workers, self.rank, self.ranks = workers, rank, ranks
+        self.packing = packing
         self.position = 0
-        parts = [[s.name, len(s.dataset), s.dataset.fingerprint, s.samples_per_batch] for s in sources]
+        self.windows, self.window = None, None
+        parts: list[Any] = [[s.name, len(s.dataset), s.dataset.fingerprint, s.samples_per_batch] for s in sources]
+        if packing:
+            names, datasets = zip(*((source.name, source.dataset) for source in self.sources), strict=True)
+            self.windows = Windows(
+                names, datasets, packing.budget, packing.mixture, seed=seed, rows_per_step=packing.rows_per_step
+            )
+            self.window = self.windows.begin()
+            mixture = [packing.mixture.by, dict(packing.mixture.epochs)]
+            parts.append([asdict(packing.budget), packing.rows_per_batch, mixture, WINDOW_ROWS, WINDOW_SAMPLES])
         self.fingerprint = hashlib.sha256(json.dumps([seed, parts]).encode()).hexdigest()
 
     def __len__(self) -> int:
-        return self.num_batches
+        return self.num_batches // self.ranks
 
     def __iter__(self) -> Iterator[Batch]:
-        while self.position < self.num_batches:
-            batch = self.read(self.position)
-            self.position += 1
-            yield batch
+        after: collections.deque[WindowState | None] = collections.deque()
+
+        def tasks() -> Iterator[Task]:
+            for task, state in self._own_tasks():
+                after.append(state)
+                yield task
+
+        with Pool(self._read, workers=self.workers) as pool:
+            for batch, faults in pool.results(tasks()):
+                for fault in faults:
+                    self.readers[fault.source].note(fault)
+                self.position, self.window = self.position + self.ranks, after.popleft()
+                self._finish_epochs()
+                yield batch
 
     def read(self, position: int) -> Batch:
-        """Batch number `position`, whatever was read before; its "keys" name the samples."""
-        items, keys = [], []
-        for source in self.sources:
-            some_items, some_keys = self.readers[source.name].read(self.indices(source, position), stand_in=True)
-            items += some_items
-            keys += some_keys
-        return {**self.collate(items), "keys": keys}
+        """Batch number `position` where rows are not packed, whatever was read before; its "keys" name the samples."""
+        batch, faults = self._read(self._fixed_shares(position), lambda key: None)
+        for fault in faults:
+            self.readers[fault.source].note(fault)
+        return batch
 
-    def indices(self, source: Source, position: int) -> list[int]:
-        size, first = len(source.dataset), position * source.samples_per_batch
-        samples = range(first, first + source.samples_per_batch)
-        return [int(shuffled_order(self.seed, source.name, p // size, size)[p % size]) for p in samples]
+    def _own_tasks(self) -> Iterator[tuple[Task, WindowState | None]]:
+        """This rank's batches from the position on, each with the window's state after it and the other ranks'."""
+        tasks = self._tasks(self.position, self.window)
+        for position in range(self.position, self.num_batches, self.ranks):
+            batches = list(islice(tasks, self.ranks))
+            if len(batches) < self.ranks:
+                told = f"{position + len(batches):,} of {self.num_batches:,} batches"
+                raise DataError(f"the sources are used up after {told}; allow more epochs or lower max_steps")
+            yield batches[self.rank][0], batches[-1][1]
+
+    def _tasks(self, position: int, window: WindowState | None) -> Iterator[tuple[Task, WindowState | None]]:
+        """Every rank's batches."""
+        if self.packing is None:
+            yield from ((self._fixed_shares(number), None) for number in range(position, self.num_batches))
+            return
+        rows = self.windows.rows(window)
+        while len(batch := list(islice(rows, self.packing.rows_per_batch))) == self.packing.rows_per_batch:
+            yield [row for row, _ in batch], batch[-1][1]
+
+    def _fixed_shares(self, position: int) -> Task:
+        takes = []
+        for number, source in enumerate(self.sources):
+            first = position * source.samples_per_batch
+            takes += [Take(number, sample) for sample in range(first, first + source.samples_per_batch)]
+        return [takes]
+
+    def _read(self, task: Task, at: At) -> tuple[Batch | None, list[Fault]]:
+        """A batch, with the images that were unusable; no batch where they are more than may be."""
+        faults: list[Fault] = []
+        rows: list[list[Any]] = []
+        keys: list[str] = []
+        for takes in task:
+            rows.append([])
+            for take in takes:
+                found = self._usable(take, at, faults)
+                if found is None and self.packing is None:
+                    return None, faults
+                if found is not None:
+                    key, item, is_stand_in = found
+                    keys.append(key)
+                    rows[-1].append((item, None if is_stand_in else take.texts) if self.packing else item)
+        if not keys:
+            raise DataError("no image of a batch can be used, nor one that fits its place; raise rows_per_batch")
+        return {**self.collate(rows if self.packing else rows[0]), "keys": keys}, faults
+
+    def _usable(self, take: Take, at: At, faults: list[Fault]) -> tuple[str, Any, bool] | None:
+        """The key and item of a sample, or of the next usable one that fits its place; whether it is such a one.
+
+        None: there is none among those that may be tried. Of the unusable ones the first counts, once for all pieces of
+        the sample; the others do at their own turn. But all count when more are met than may be.
+        """
+        source = self.sources[take.source]
+        dataset, size = source.dataset, len(source.dataset)
+        (index,) = indices(self.seed, source.name, size, np.array([take.number]))
+        met: list[Fault] = []
+        for distance in range(min(size, STAND_INS if self.packing else source.max_bad + 1)):
+            candidate = (index + distance) % size
+            if distance and self.packing and not _fits(dataset.length(candidate), take):
+                continue
+            key = f"{source.name}:{dataset.key(candidate)}"
+            at(key)
+            try:
+                item = dataset[candidate]
+            except ImageError as error:
+                met.append(Fault.of(source.name, take.number // size, error))
+                continue
+            faults += met[: take.part == 0]
+            return key, item, distance > 0
+        if len(met) == size <= source.max_bad:
+            raise DataError(f"source {source.name}: no image can be used, {summary_of(f.reason for f in met)}")
+        faults += met[: take.part == 0] if self.packing else met
+        return None
+
+    def _finish_epochs(self) -> None:
+        for number, source in enumerate(self.sources):
+            first = self.window.draws.drawn[number] if self.window else self.position * source.samples_per_batch
+            self.readers[source.name].finish(first // len(source.dataset))
 
     def state_dict(self) -> dict[str, Any]:
-        bad = {name: dict(reader.bad) for name, reader in self.readers.items()}
-        return {"position": self.position, "fingerprint": self.fingerprint, "bad": bad}
+        """Numbers, short strings, and lists and mappings of them: some kilobytes wherever the run is."""
+        state = {"position": self.position, "fingerprint": self.fingerprint}
+        state["bad"] = {name: reader.state_dict() for name, reader in self.readers.items()}
+        if self.packing:
+            weights = [[step, dict(weights)] for step, weights in self.packing.mixture.schedule]
+            state |= {"window": self.window.plain(), "weights": weights}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError for a state of other data, another seed or other batch sizes."""
@@ -170,9 +265,34 @@ class ResumableLoader:
             raise ValueError(
                 f"the checkpoint's loader position is {position!r}, this run has {self.num_batches} batches"
             )
+        if (self.num_batches - position) % self.ranks:
+            left = self.num_batches - position
+            raise ValueError(f"the {left:,} batches that are left cannot be shared by {self.ranks} ranks")
         self.position = position
-        for name, bad in state.get("bad", {}).items():
-            self.readers[name].bad = dict(bad)
+        for name, bad in state.get("bad", {}).items() if self.rank == 0 else ():  # see merge_states
+            self.readers[name].load_state_dict(bad)
+        if self.packing:
+            self.window = self.windows.resume(state["window"])
+            self._tell_new_weights(state["weights"])
+
+    def _tell_new_weights(self, old: list[Any]) -> None:
+        new = [[step, dict(weights)] for step, weights in self.packing.mixture.schedule]
+        if old != new:
+            told = [points[0][1] if len(points) == 1 else dict(points) for points in (old, new)]
+            logger.warning(
+                f"weights were {told[0]} and are {told[1]} after batch {self.position:,}, once its window ends"
+            )
+
+
+def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One state of the states of all ranks at the same position, for any number of ranks. Each counts what it met since
+    the last one was loaded, and rank 0 what was met before."""
+    names = states[0]["bad"]
+    return {**states[0], "bad": {name: merged_counts([state["bad"][name] for state in states]) for name in names}}
+
+
+def _fits(length: Any, take: Take) -> bool:
+    return total_tokens(length) <= take.tokens and length[1] <= take.images
 
 
 def _with_different_names(sources: Sequence[Source]) -> tuple[Source, ...]:
@@ -180,14 +300,6 @@ def _with_different_names(sources: Sequence[Source]) -> tuple[Source, ...]:
     if not names or len(set(names)) < len(names):
         raise ValueError(f"sources need different names and at least one source, got {names}")
     return tuple(sources)
-
-
-@functools.lru_cache(maxsize=16)
-def shuffled_order(seed: int, name: str, epoch: int, size: int) -> np.ndarray:
-    """A permutation of range(size) that depends on the arguments only, not on the process or numpy's version."""
-    digest = hashlib.sha256(json.dumps([seed, name, epoch]).encode()).digest()
-    # numpy promises the raw stream of a bit generator for ever, the output of `permutation` not.
-    return np.argsort(np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(size), kind="stable")
 
 
 class SequentialLoader:
@@ -198,21 +310,34 @@ class SequentialLoader:
 
     def __init__(self, sources: Sequence[Source], collate: Collate, *, max_samples: int | None = None) -> None:
         self.sources = _with_different_names(sources)
-        self.readers = {source.name: Reader(source) for source in self.sources}
+        self.readers = {source.name: BadImages(source.name, source.max_bad) for source in self.sources}
         self.collate = collate
         self.max_samples = max_samples
+        self.passes = 0
 
     def __len__(self) -> int:
         return sum(-(-self._size(source) // source.samples_per_batch) for source in self.sources)
 
     def __iter__(self) -> Iterator[Batch]:
+        self.passes += 1
         for source in self.sources:
             size = self._size(source)
+            self.readers[source.name].finish(self.passes)
             for first in range(0, size, source.samples_per_batch):
-                indices = range(first, min(first + source.samples_per_batch, size))
-                items, keys = self.readers[source.name].read(indices, stand_in=False)
+                items, keys = self._read(source, range(first, min(first + source.samples_per_batch, size)))
                 if items:
                     yield {**self.collate(items), "keys": keys, "source": source.name}
+
+    def _read(self, source: Source, some: Sequence[int]) -> tuple[list[Any], list[str]]:
+        items, keys = [], []
+        for index in some:
+            try:
+                items.append(source.dataset[index])
+            except ImageError as error:
+                self.readers[source.name].note(Fault.of(source.name, self.passes, error))
+                continue
+            keys.append(f"{source.name}:{source.dataset.key(index)}")
+        return items, keys
 
     def _size(self, source: Source) -> int:
         size = len(source.dataset)

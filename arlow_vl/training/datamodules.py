@@ -34,7 +34,7 @@ class StageData(LightningDataModule):
         super().__init__()
         run = recipe.run
         num_batches = run.max_steps * run.accumulate_grad_batches
-        self.training = ResumableLoader(training, collate, seed=run.seed, num_batches=num_batches)
+        self.training = ResumableLoader(training, collate, seed=run.seed, num_batches=num_batches, workers=run.workers)
         self.validation = SequentialLoader(validation, collate, max_samples=run.validation_samples)
 
     def train_dataloader(self) -> ResumableLoader:
@@ -47,7 +47,7 @@ class StageData(LightningDataModule):
         """Says how many images turned out unusable while the run went on, by reason."""
         for reader in (*self.training.readers.values(), *self.validation.readers.values()):
             if reader.bad:
-                print_line(f"source {reader.source.name}: {reader.summary()}", file=sys.stderr)
+                print_line(f"source {reader.source}: {reader.summary()}", file=sys.stderr)
 
 
 class TextData(StageData):
@@ -103,11 +103,12 @@ def _source(
     if cut := count_cut(kept, tokenizer, recipe.max_length):
         _tell(config, f"{cut:,} of {len(kept):,} completions are cut at max_length {recipe.max_length}")
     bad = scan.skipped.total()
+    samples_left = max(0, most_bad(recipe.max_bad_fraction, bad + len(scan.samples)) - bad)
     return Source(
         name=config.name,
         dataset=ImageTextDataset(kept, tokenizer, images, max_length=recipe.max_length),
         samples_per_batch=config.samples_per_batch,
-        max_bad=max(0, most_bad(recipe.max_bad_fraction, bad + len(scan.samples)) - bad),
+        max_bad=samples_left * len(kept) // max(1, len(scan.samples)),  # the same share, of examples
     )
 
 

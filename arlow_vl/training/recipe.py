@@ -64,6 +64,8 @@ class RunConfig:
     """Lightning's name of the compute precision."""
     threads: int | None = None
     """CPU threads of torch; null: torch's own choice."""
+    workers: int = 0
+    """Processes that read batches ahead; 0: the process that trains reads them. A run may go on with another number."""
 
     def __post_init__(self) -> None:
         for (
@@ -71,6 +73,7 @@ class RunConfig:
         ) in "max_steps validate_every checkpoint_every accumulate_grad_batches validation_samples threads".split():
             value = getattr(self, name)
             _check(value is None or value >= 1, f"run.{name} must be at least 1, got {value}")
+        _check(self.workers >= 0, f"run.workers must not be negative, got {self.workers}")
         _check(
             self.max_steps % self.validate_every == 0,
             f"run.max_steps ({self.max_steps}) must be a multiple of run.validate_every ({self.validate_every})",

@@ -1,0 +1,128 @@
+"""Which source gives the next sample: shares that every stretch of the stream keeps, without chance.
+
+Sources are served like queues on one line by worst-case fair queueing (Bennett and Zhang, 1996): among those that have
+not got more than their share so far, the one whose next sample would be finished first if each were served all the time
+at its rate. By samples every prefix is within one sample of each share; by tokens, within the longest sample. Weights
+1 and 2: b a b b a b ...
+
+All is integers, shares in units of 1/2^32, so that a stream is the same on every machine.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+ONE = 2**32
+"""The whole, in units of shares."""
+
+Number = int | float
+Weights = Mapping[str, Number]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Shares of the sources in the stream. They need not add up to 1."""
+
+    weights: Weights | Mapping[int, Weights]
+    """By source name; or for optimizer steps such weights, between which they change linearly."""
+    by: Literal["samples", "tokens"] = "samples"
+    """What the shares are shares of."""
+    epochs: Weights = field(default_factory=dict)
+    """For a source by name, the epochs after which it is used up and the others share its part; else it is endless."""
+
+    def __post_init__(self) -> None:
+        for step, weights in self.schedule:
+            where = f"weights of step {step}" if len(self.schedule) > 1 else "weights"
+            if step < 0 or weights.keys() != self.schedule[0][1].keys():
+                raise ValueError(f"{where}: steps count from 0, and every step names the same sources")
+            for name, weight in weights.items():
+                if not 0 <= weight < float("inf"):
+                    raise ValueError(f"{where}: the weight of {name} must be a number from 0 on, got {weight}")
+            if not any(weights.values()):
+                raise ValueError(f"{where}: no source has a weight over 0, so that there is nothing to draw")
+        for name, epochs in self.epochs.items():
+            if name not in self.schedule[0][1] or not 0 < epochs < float("inf"):
+                raise ValueError(f"epochs of {name} must be a number over 0 for a source that has a weight: {epochs}")
+
+    @property
+    def schedule(self) -> list[tuple[int, Weights]]:
+        """The weights by step, the first step first; one entry where they stay as they are."""
+        steps: dict[Any, Any] = dict(self.weights)
+        if not steps:
+            raise ValueError("weights is empty; give each source its weight")
+        scheduled = [isinstance(value, Mapping) for value in steps.values()]
+        if not any(scheduled):
+            return [(0, steps)]
+        if not all(scheduled) or not all(isinstance(step, int) for step in steps):
+            raise ValueError("weights maps either names to numbers, or steps to such weights, not both")
+        return sorted(steps.items())
+
+    def at(self, step: int) -> dict[str, Number]:
+        """The weights of an optimizer step."""
+        points = self.schedule
+        after = next((number for number, (first, _) in enumerate(points) if first > step), len(points))
+        if after in (0, len(points)):
+            return dict(points[max(0, after - 1)][1])
+        (first, old), (last, new) = points[after - 1 : after + 1]
+        part = (step - first) / (last - first)
+        return {name: old[name] + part * (new[name] - old[name]) for name in old}
+
+
+def weights_by_size(sizes: Mapping[str, int], *, temperature: Number = 1.0) -> dict[str, float]:
+    """Shares as sizes to the power of 1 / temperature: 1 keeps them, a higher one lifts small sources.
+
+    As in multilingual pretraining (Arivazhagan et al., 2019, section 4.2).
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be over 0, got {temperature}; 1 keeps the sizes")
+    powers = {name: size ** (1 / temperature) for name, size in sizes.items()}
+    return {name: power / sum(powers.values()) for name, power in powers.items()}
+
+
+def integer_shares(weights: Sequence[Number]) -> list[int]:
+    """Shares in units of 1/2^32 that add up to it; what rounding leaves goes to the largest."""
+    total = sum(weights)
+    shares = [int(weight / total * ONE) for weight in weights]
+    largest = max(range(len(shares)), key=shares.__getitem__)
+    shares[largest] += ONE - sum(shares)
+    return shares
+
+
+@dataclass
+class Draws:
+    """How much of each source has been drawn, and how far each is behind its share."""
+
+    drawn: list[int]
+    """Samples of each source so far."""
+    behind: list[int]
+    """What is still due to each, in 1/2^32 of a sample or token; adds up to 0."""
+
+    @classmethod
+    def none(cls, sources: int) -> "Draws":
+        return cls([0] * sources, [0] * sources)
+
+    def next_source(self, shares: Sequence[int], costs: Sequence[int]) -> int:
+        """The source whose turn it is.
+
+        Args:
+            shares: Of each source, in 1/2^32; 0 for one that is not drawn from.
+            costs: Of each source's next sample: 1, or its tokens.
+        """
+        behind = self.behind
+        some = [source for source, share in enumerate(shares) if share]
+        some = [source for source in some if behind[source] >= 0] or some
+        return min(some, key=lambda source: (costs[source] * ONE - behind[source]) * ONE // shares[source])
+
+    def draw(self, source: int, shares: Sequence[int], cost: int) -> int:
+        """Takes the next sample of a source; returns its number in the source."""
+        for other, share in enumerate(shares):
+            self.behind[other] += share * cost
+        self.behind[source] -= ONE * cost
+        self.drawn[source] += 1
+        return self.drawn[source] - 1
+
+    def copy(self) -> "Draws":
+        return Draws(list(self.drawn), list(self.behind))
+
+    def plain(self) -> dict[str, list[int]]:
+        return {"drawn": list(self.drawn), "behind": list(self.behind)}

@@ -1,0 +1,329 @@
+"""A pool of processes that reads ahead: tasks go in, their results come out in the same order, whatever happens.
+
+Workers are forked. They share the index and the tokenizer with the process that trains, start in milliseconds and need
+no pickling of data sets, where a spawned one would import torch for seconds. They use one thread and no device. A
+worker's result lies in memory of its own (memfd) that is mapped here, not copied: one copy in all. The kernel frees it
+with its last user, so that a kill leaves nothing behind.
+"""
+
+import collections
+import contextlib
+import ctypes
+import gc
+import io
+import logging
+import mmap
+import multiprocessing
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
+
+logger = logging.getLogger(__name__)
+
+HANG_SECONDS = 120.0
+"""A worker that is busy with one item for so long is replaced."""
+TASKS_AHEAD = 3
+"""Tasks that a worker has at once: one that it reads, one to go on with, one that waits to be taken."""
+KEY_BYTES = 1024
+PR_SET_PDEATHSIG = 1
+
+At = Callable[[str], None]
+"""Is told the key of each item before it is read, so that a death can be named."""
+Read = Callable[[Any, At], Any]
+_HEADER = struct.Struct("<QQ?")  # a result: number of the task, bytes, whether it is an error
+
+
+class Pool:
+    """Maps tasks to `read(task, at)`, in order, by `workers` processes; with 0 of them here.
+
+    Tasks are read at most `TASKS_AHEAD` a worker before their results are taken. What `read` raises is raised here, at
+    its task. A worker that dies or hangs is replaced and its tasks are read again.
+
+    Raises:
+        DataError: a task has killed, or hung, two workers.
+    """
+
+    def __init__(self, read: Read, *, workers: int, hang_seconds: float = HANG_SECONDS) -> None:
+        self.read = read
+        self.hang_seconds = hang_seconds
+        self.workers: list[Worker] = []
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.close)
+            for number in range(workers):
+                self.workers.append(Worker(read, number, self.workers))
+            stack.pop_all()
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the workers at once."""
+        for worker in self.workers:
+            worker.kill()
+        self.workers = []
+
+    def results(self, tasks: Iterable[Any]) -> Iterator[Any]:
+        """The result of each task."""
+        if not self.workers:
+            yield from (self.read(task, _nowhere) for task in tasks)
+            return
+        numbered = enumerate(tasks)
+        done: dict[int, tuple[bool, Any]] = {}
+        under_way: collections.deque[int] = collections.deque()
+        faults: dict[int, str] = {}
+        while True:
+            while len(under_way) < len(self.workers) * TASKS_AHEAD and (item := next(numbered, None)):
+                under_way.append(item[0])
+                min(self.workers, key=lambda worker: len(worker.tasks)).send(*item)
+            if not under_way:
+                return
+            while under_way[0] not in done:
+                self._wait(done, faults)
+            is_error, result = done.pop(under_way.popleft())
+            if is_error:
+                raise result
+            yield result
+
+    def _wait(self, done: dict[int, tuple[bool, Any]], faults: dict[int, str]) -> None:
+        """Takes the results that have come, and replaces a worker that is dead or hangs."""
+        poll = select.poll()  # select() takes no descriptors over 1,024, and each batch in use has one
+        of = {worker.socket.fileno(): worker for worker in self.workers}
+        for descriptor in of:
+            poll.register(descriptor, select.POLLIN)
+        for descriptor, _ in poll.poll(min(self.hang_seconds / 4, 1.0) * 1000):
+            worker = of[descriptor]
+            try:
+                number, is_error, result = worker.receive()
+            except (EOFError, OSError):
+                self._replace(worker, worker.died(), done, faults)
+                continue
+            done[number] = is_error, result
+            return
+        for worker in self.workers:
+            if worker.tasks and worker.idle_seconds() > self.hang_seconds:
+                self._replace(worker, f"was busy for over {self.hang_seconds:g} s", done, faults)
+
+    def _replace(self, worker: "Worker", what: str, done: dict[int, tuple[bool, Any]], faults: dict[int, str]) -> None:
+        worker.kill()
+        where = f" at {visible(worker.key)}" if worker.key else ""
+        sentence = f"a process that reads data {what}{where}"
+        first = next(iter(worker.tasks), None)
+        tasks, index = dict(worker.tasks), self.workers.index(worker)
+        if first is not None and first in faults:
+            advice = "look at that sample, at the memory of the machine, and try run.workers 0"
+            done[first] = True, DataError(f"{sentence}, for the second time; {advice}")
+            del tasks[first]
+        elif first is not None:
+            faults[first] = sentence
+        if first not in done:
+            logger.warning(f"{sentence}; another one reads it again")
+        others = [other for other in self.workers if other is not worker]
+        self.workers[index] = Worker(self.read, worker.number, others)
+        for number, task in tasks.items():
+            self.workers[index].send(number, task)
+
+
+class Worker:
+    """A process, the tasks that it has, and how to talk to it."""
+
+    def __init__(self, read: Read, number: int, others: Iterable["Worker"]) -> None:
+        self.number = number
+        self.tasks: dict[int, Any] = {}
+        """By number, the oldest first: that is the one it is reading."""
+        self.sent_at = 0.0
+        self.status = mmap.mmap(-1, 8 + KEY_BYTES)  # shared: when it began with which key
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(HANG_SECONDS)
+        inherited = [self.socket, *(other.socket for other in others)]
+        context = multiprocessing.get_context("fork")
+        self.process: BaseProcess = context.Process(
+            target=_serve,
+            args=(read, theirs, inherited, self.status, os.getpid()),
+            daemon=True,
+            name=f"arlow-data-{number}",
+        )
+        self.process.start()
+        theirs.close()
+
+    @property
+    def key(self) -> str:
+        return self.status[8:].split(b"\0", 1)[0].decode(errors="replace")
+
+    def idle_seconds(self) -> float:
+        """Since it began with an item, or got or gave a task, whichever was last."""
+        return time.monotonic() - max(self.sent_at, struct.unpack_from("<d", self.status)[0])
+
+    def send(self, number: int, task: Any) -> None:
+        """A worker that is dead takes it too: `receive` says so."""
+        self.tasks[number] = task
+        self.sent_at = time.monotonic()
+        message = pickle.dumps((number, task))
+        with contextlib.suppress(OSError):
+            self.socket.sendall(struct.pack("<Q", len(message)) + message)
+
+    def receive(self) -> tuple[int, bool, Any]:
+        """The next result: number, whether it is an error, value. Raises EOFError if the worker is no more."""
+        header, descriptors, _, _ = socket.recv_fds(self.socket, _HEADER.size, 1)
+        if len(header) < _HEADER.size or not descriptors:
+            raise EOFError
+        number, size, is_error = _HEADER.unpack(header)
+        try:
+            content = mmap.mmap(descriptors[0], size)
+        finally:
+            os.close(descriptors[0])
+        del self.tasks[number]
+        self.sent_at = time.monotonic()
+        return number, is_error, _unpacked(memoryview(content))
+
+    def died(self) -> str:
+        """`died (SIGKILL)`."""
+        self.process.join(1)
+        code = self.process.exitcode
+        return f"died ({signal.Signals(-code).name if code and code < 0 else f'exit status {code}'})"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.socket.close()
+
+
+def _serve(
+    read: Read, connection: socket.socket, inherited: Iterable[socket.socket], status: mmap.mmap, parent: int
+) -> None:
+    """A worker's life: ends when the other side is closed, or the process that forked it is no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the one that trains decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _die_with(parent)
+    gc.freeze()  # a collection would touch, and so copy, every object that was shared
+    for other in inherited:
+        other.close()
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)  # OpenMP's threads were not forked
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # nor those of the tokenizers
+
+    def at(key: str) -> None:
+        encoded = key.encode(errors="replace")[: KEY_BYTES - 1]
+        status[8 : 9 + len(encoded)] = encoded + b"\0"
+        struct.pack_into("<d", status, 0, time.monotonic())
+
+    while message := _message(connection):
+        number, task = pickle.loads(message)
+        at("")
+        try:
+            is_error, (descriptor, size) = False, _packed(read(task, at))
+        except Exception as error:  # it is raised where the result is awaited
+            is_error, (descriptor, size) = True, _packed(_portable(error))
+        try:
+            socket.send_fds(connection, [_HEADER.pack(number, size, is_error)], [descriptor])
+        except OSError:
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _die_with(parent: int) -> None:
+    """Linux kills this process with its parent; elsewhere it ends at its next look at the closed connection."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was killed before
+        os._exit(1)
+
+
+def _message(connection: socket.socket) -> bytes:
+    """The next task as bytes; empty when there will be none."""
+    length = _exactly(connection, 8)
+    return _exactly(connection, struct.unpack("<Q", length)[0]) if length else b""
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    parts = []
+    while count:
+        part = connection.recv(min(count, 2**20))
+        if not part:
+            return b""
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error as it can be sent, with its place in the worker as a note."""
+    error.add_note("in a process that reads data:\n" + traceback.format_exc())
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an error whose class cannot be built from its arguments
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error
+
+
+class _Pickler(pickle.Pickler):
+    """Tensors go as numpy arrays, whose bytes are taken out of the pickle."""
+
+    def reducer_override(self, value: Any) -> Any:
+        torch = sys.modules.get("torch")
+        if torch is None or type(value) is not torch.Tensor or value.device.type != "cpu":
+            return NotImplemented
+        plain = value.detach().contiguous()
+        if plain.dtype == torch.bfloat16:  # numpy has none
+            return _bfloat16, (plain.view(torch.int16).numpy(),)
+        return torch.from_numpy, (plain.numpy(),)
+
+
+def _bfloat16(values: Any) -> Any:
+    import torch
+
+    return torch.from_numpy(values).view(torch.bfloat16)
+
+
+def _packed(value: Any) -> tuple[int, int]:
+    """A memory file of a value: the number of its parts, their sizes, the parts. The first part is the pickle."""
+    buffers: list[pickle.PickleBuffer] = []
+    with io.BytesIO() as stream:
+        _Pickler(stream, protocol=5, buffer_callback=buffers.append).dump(value)
+        parts = [memoryview(stream.getvalue()), *(buffer.raw() for buffer in buffers)]
+    sizes = [part.nbytes for part in parts]
+    places = _places(sizes)
+    total = places[-1] + sizes[-1]
+    descriptor = os.memfd_create("arlow-batch", os.MFD_CLOEXEC)
+    os.ftruncate(descriptor, total)
+    with mmap.mmap(descriptor, total) as content:
+        struct.pack_into(f"<Q{len(sizes)}Q", content, 0, len(sizes), *sizes)
+        for place, part in zip(places, parts, strict=True):
+            content[place : place + part.nbytes] = part
+    return descriptor, total
+
+
+def _unpacked(content: memoryview) -> Any:
+    """The value, whose arrays lie in `content` and keep it."""
+    (count,) = struct.unpack_from("<Q", content)
+    sizes = struct.unpack_from(f"<{count}Q", content, 8)
+    pickled, *buffers = (content[place : place + size] for place, size in zip(_places(sizes), sizes, strict=True))
+    return pickle.loads(pickled, buffers=buffers)
+
+
+def _places(sizes: Any) -> list[int]:
+    """Where each part begins: at multiples of 64, as arrays are faster there."""
+    places, end = [], 8 * (len(sizes) + 1)
+    for size in sizes:
+        places.append(-(-end // 64) * 64)
+        end = places[-1] + size
+    return places
+
+
+def _nowhere(key: str) -> None:
+    pass
