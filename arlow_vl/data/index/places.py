@@ -3,10 +3,11 @@
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from arlow_vl.data.index.header import outdated, read_header
+from arlow_vl.data.index.header import Header, base_of, outdated, read_header
 from arlow_vl.data.index.reading import Index
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
@@ -51,14 +52,18 @@ def place_of(path: str | Path, images: str | Path | None = None, format: str | N
     return Place(os.path.abspath(path), root, format)
 
 
-def find_index(place: Place) -> tuple[Index | None, str]:
-    """The index of a source if it fits its files, else None and why, to go on a sentence with."""
+def find_index(place: Place, files: Iterable[str | Path] | None = None) -> tuple[Index | None, str]:
+    """The index of a source if it fits its files, else None and why, to go on a sentence with.
+
+    Args:
+        files: That make the source now; None: those that made the index.
+    """
     reason = "has no index"
     for folder in place.folders:
         header = read_header(folder)
         if header is None:
             continue
-        difference = outdated(folder, header)
+        difference = outdated(folder, header) or _other_files(folder, header, files)
         if difference is None:
             return Index(folder, header), ""
         reason = f"has an index that is older than the data ({difference})"
@@ -72,6 +77,14 @@ def open_index(path: str | Path, *, images: str | Path | None = None, format: st
     if index is None:
         raise DataError(f"{visible(place.path)} {reason}; run `arlow data index {visible(str(path))}`")
     return index
+
+
+def _other_files(folder: Path, header: Header, files: Iterable[str | Path] | None) -> str | None:
+    if files is None:
+        return None
+    base = base_of(folder, header)
+    surplus = {os.path.abspath(file) for file in files} - {os.path.join(base, file.name) for file in header.files}
+    return f"{visible(min(surplus))} was added" if surplus else None
 
 
 def _digest(*words: str) -> str:

@@ -35,10 +35,6 @@ class Index:
         self._files: _Files | None = None
 
     @property
-    def name(self) -> str:
-        return self.header.source
-
-    @property
     def fingerprint(self) -> str:
         """SHA-256 of keys, texts and images: the same data have the same, wherever they lie."""
         return self.header.fingerprint
@@ -48,7 +44,7 @@ class Index:
 
     def sample(self, position: int) -> Sample:
         if not 0 <= position < len(self):
-            raise IndexError(f"{self.name} has {len(self):,} samples, there is no sample {position:,}")
+            raise IndexError(f"{self.header.source} has {len(self):,} samples, there is no sample {position:,}")
         files = self._open()
         start = int(files.rows["offset"][position])
         is_last = position + 1 == len(self)
@@ -153,9 +149,9 @@ class IndexedSamples:
         return Sample(sample.key, sample.images, texts, sample.fields)
 
     def key(self, position: int) -> str:
-        """`train-000017.tar:000413`: the source and the key, which is unique in it."""
+        """As its reader named it: `train-000017.tar:000413` in a set of shards."""
         index, local = self.locate(position)
-        return f"{index.name}:{index.key(local)}"
+        return index.key(local)
 
     def locate(self, position: int) -> tuple[Index, int]:
         """The index that holds a sample, and the sample's number in it."""

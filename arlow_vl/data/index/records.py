@@ -34,7 +34,7 @@ def written_record(sample: Sample, base: Path) -> bytes:
     record: dict[str, Any] = {"key": sample.key}
     if sample.images:
         record["images"] = [[seen_from(base, image.path), *image[1:3], image.sha256.hex()] for image in refs(sample)]
-    record["texts"] = [_written_text(text) for text in sample.texts]
+    record["texts"] = [text_facts(text) for text in sample.texts]
     if sample.fields:
         record["fields"] = sample.fields
     return compact(record) + b"\n"
@@ -74,7 +74,7 @@ def characters_of(text: Text) -> int:
 def identity(sample: Sample) -> bytes:
     """What a sample is, wherever its images lie: SHA-256 of its key, its texts and its images' SHA-256."""
     images = [image.sha256.hex() for image in refs(sample)]
-    return hashlib.sha256(compact([sample.key, images, [_written_text(text) for text in sample.texts]])).digest()
+    return hashlib.sha256(compact([sample.key, images, [text_facts(text) for text in sample.texts]])).digest()
 
 
 def task_bits(tasks: Iterable[Task]) -> int:
@@ -91,7 +91,7 @@ def seen_from(base: Path, path: str) -> str:
     return path[len(folder) :] if path.startswith(folder) else path
 
 
-def _written_text(text: Text) -> dict[str, Any]:
+def text_facts(text: Text) -> dict[str, Any]:
     written: dict[str, Any] = {"task": text.task}
     parts = {"messages": text.messages, "document": text.document, "references": text.references, "kind": text.kind}
     return written | {name: value for name, value in parts.items() if value}

@@ -54,7 +54,7 @@ class Source(Protocol):
     """All that the samples depend on but images, which are known by their SHA-256."""
     tally: Tally
 
-    def __iter__(self) -> Iterator[Sample]: ...
+    def iterate(self) -> Iterator[Sample]: ...
 
 
 def write_index(
@@ -81,7 +81,7 @@ def write_index(
     paths = sorted(map(Path, source.files))
     before = [_state(path) for path in paths]
     with _Writer(folder, base) as writer:
-        for done, sample in enumerate(_with_sha256(source, threads), start=1):
+        for done, sample in enumerate(_with_sha256(source.iterate(), threads), start=1):
             writer.add(sample)
             progress(done)
         writer.bad += source.tally.bad

@@ -26,7 +26,7 @@ class MadeSource:
         self.files = files
         self.tally = Tally()
 
-    def __iter__(self) -> Iterator[Sample]:
+    def iterate(self) -> Iterator[Sample]:
         return iter(self.samples)
 
 

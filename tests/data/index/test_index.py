@@ -160,7 +160,7 @@ def test_an_index_of_other_bytes_says_so(of_file, tmp_path):
 
 def test_a_file_that_is_written_to_while_it_is_indexed_is_refused(tmp_path):
     class Growing(MadeSource):
-        def __iter__(self):
+        def iterate(self):
             yield from self.samples
             (tmp_path / "data.json").write_text("[1, 2, 3]")
 
@@ -245,12 +245,11 @@ def many(tmp_path_factory):
 
 def test_many_indexes_are_one_row_of_samples(many):
     samples = IndexedSamples(many)
-    expected = [(index.name, local) for index in many for local in range(len(index))]
+    expected = [(index, local) for index in many for local in range(len(index))]
     assert len(samples) == len(expected)
     for position in [*range(0, len(samples), 7), len(samples) - 1, 0]:
-        name, local = expected[position]
-        assert samples.key(position) == f"{name}:{local + 1}"
-        assert samples[position].key == str(local + 1)
+        assert samples.locate(position) == expected[position]
+        assert samples.key(position) == samples[position].key == str(expected[position][1] + 1)
     with pytest.raises(IndexError):
         samples.sample(len(samples))
 
@@ -270,7 +269,7 @@ def test_tasks_choose_samples_and_their_texts(many, tasks):
         for local in range(len(index)):
             sample = index.sample(local)
             if texts := tuple(text for text in sample.texts if text.task in tasks):
-                expected.append((f"{index.name}:{sample.key}", texts))
+                expected.append((sample.key, texts))
     assert len(samples) == len(expected)
     assert [(samples.key(n), samples.sample(n).texts) for n in range(len(samples))] == expected
 
