@@ -8,8 +8,8 @@ import numpy as np
 
 from arlow_vl.data.index.images import read_image
 from arlow_vl.data.index.reading import Index, IndexedSamples
-from arlow_vl.data.index.records import TASKS
 from arlow_vl.data.index.told import faults_of, left_out
+from arlow_vl.data.samples import TASKS
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 

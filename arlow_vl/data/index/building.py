@@ -43,12 +43,12 @@ def indexes_of(
     """
     source = _open(place_of(path, images, format))
     if source.format == SHARDS:
-        places = [place_of(file, images, format) for file in source.files]
+        places = [place_of(file, format=None if file.suffix == ".tar" else format) for file in source.files]
         found = {place: find_index(place)[0] for place in places}
     else:
         places = [place_of(path, images, format)]
         found = {place: find_index(place, source.files)[0] for place in places}
-    missing = [place for place in places if found[place] is None]
+    missing = [place for place, index in found.items() if index is None or index.header.faults]  # it may be mended
     ready, samples = len(places) - len(missing), 0
     if len(missing) == 1:
         told = partial(progress, ready=ready, parts=len(places))

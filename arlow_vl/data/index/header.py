@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arlow_vl.data.shards import ShardFault
+from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 from vision.whole_files import write_whole
@@ -49,7 +49,7 @@ class Header:
     files: tuple[File, ...]
     samples: int
     tasks: dict[str, int]
-    """Number of samples by the tasks that they have texts of, as bits (see `records.TASKS`)."""
+    """Number of samples by the tasks that they have texts of, as bits (see `records.task_bits`)."""
     totals: dict[str, int]
     """Of images, of their bytes, of characters, and of texts of each task."""
     bad: dict[str, LeftOut]

@@ -4,6 +4,7 @@ Opening reads headers. A sample costs one row of a mapped file and one `pread` o
 """
 
 import hashlib
+import mmap
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -14,8 +15,8 @@ import numpy as np
 from jaxtyping import Integer, Shaped
 
 from arlow_vl.data.index.header import Header, base_of
-from arlow_vl.data.index.records import ROW, TASKS, compact, read_record, task_bits
-from arlow_vl.data.samples import Sample, Task
+from arlow_vl.data.index.records import ROW, compact, read_record, task_bits
+from arlow_vl.data.samples import TASKS, Sample, Task
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
@@ -105,18 +106,26 @@ class _Files:
     def __init__(self, folder: Path, header: Header) -> None:
         try:
             self.records = os.open(folder / header.records_name, os.O_RDONLY)
-            rows = np.load(folder / header.rows_name, mmap_mode="r" if header.samples else None)
+            self.rows = _mapped(folder / header.rows_name, header.samples)
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{visible(str(folder))}: the index cannot be read ({visible(str(error))}); run `arlow data index`"
+                f"{visible(str(folder))}: the index cannot be read ({visible(str(error))}); "
+                "remove it and run `arlow data index`"
             ) from None
-        if rows.dtype != ROW or rows.shape != (header.samples,):
-            raise DataError(f"{visible(str(folder))}: the index is damaged; remove it and run `arlow data index`")
-        self.rows = rows.view(np.ndarray)  # np.memmap's own indexing is slower
 
     def __del__(self) -> None:
         if self.records >= 0:
             os.close(self.records)
+
+
+def _mapped(path: Path, number: int) -> Shaped[np.ndarray, " samples"]:
+    """The rows of a file that `np.save` wrote; twice as quick as `np.load`, which counts where shards are many."""
+    with open(path, "rb") as file:
+        start = 10 + int.from_bytes(file.read(10)[8:], "little")  # magic, version, length of the header
+        if os.fstat(file.fileno()).st_size != start + number * ROW.itemsize:
+            raise ValueError(f"{path.name} has not {number:,} rows")
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.frombuffer(mapped, ROW, number, start)
 
 
 class IndexedSamples:

@@ -12,14 +12,11 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
-from arlow_vl.data.samples import ImageRef, Sample, Task, Text
-
-TASKS: tuple[Task, ...] = get_args(Task)
-"""Their order is that of the bits that say which tasks a sample has texts of."""
+from arlow_vl.data.samples import TASKS, ImageRef, Sample, Task, Text
 
 ROW = np.dtype(
     [("offset", "<u8"), ("image_bytes", "<u8"), ("characters", "<u4"), ("images", "<u4")]
@@ -78,6 +75,7 @@ def identity(sample: Sample) -> bytes:
 
 
 def task_bits(tasks: Iterable[Task]) -> int:
+    """A set of tasks as a number: bit 0 is the first of TASKS."""
     return sum(1 << TASKS.index(task) for task in set(tasks))
 
 

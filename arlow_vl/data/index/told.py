@@ -7,8 +7,8 @@ from itertools import islice
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share, told_reasons
 from arlow_vl.data.index.header import Header, LeftOut, bad_samples
 from arlow_vl.data.index.reading import Index
-from arlow_vl.data.index.records import TASKS
-from arlow_vl.data.shards import ShardFault
+from arlow_vl.data.samples import TASKS
+from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.printing import visible
 
 FAULTS_TOLD = 5

@@ -21,10 +21,10 @@ import numpy as np
 from arlow_vl.data.index.header import Header, LeftOut, file_of, write_header
 from arlow_vl.data.index.images import read_range
 from arlow_vl.data.index.reading import Index
-from arlow_vl.data.index.records import ROW, TASKS, compact, identity, row_of, seen_from, task_bits, written_record
-from arlow_vl.data.samples import ImageRef, Sample
+from arlow_vl.data.index.records import ROW, compact, identity, row_of, seen_from, task_bits, written_record
+from arlow_vl.data.samples import TASKS, ImageRef, Sample
+from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.data.shard_samples import BadSample
-from arlow_vl.data.shards import ShardFault
 from arlow_vl.errors import DataError, ResourceError
 from arlow_vl.printing import visible
 from vision.whole_files import STALE_SECONDS, put_in_place, remove_remains, write_whole

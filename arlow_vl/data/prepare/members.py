@@ -83,8 +83,9 @@ def _extension(image: bytes) -> str:
 
 
 def safe_key(key: str) -> str:
-    """The key without what a member's name gives a meaning to, as dots, written as in an address: `a%2Eb`."""
-    return UNSAFE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), key)
+    """The key without what a member's name gives a meaning to, as dots, written as in an address: `a%2Eb`. Keys that
+    differ still do; an empty one becomes a lone `%`."""
+    return UNSAFE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), key) or "%"
 
 
 def write_tar(file: BinaryIO, members: Iterator[tuple[str, bytes]]) -> None:

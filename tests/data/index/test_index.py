@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from arlow_vl.data.index.header import bad_samples, outdated, read_header
 from arlow_vl.data.index.images import read_image
 from arlow_vl.data.index.reading import MOST_OPEN, Index, IndexedSamples
-from arlow_vl.data.index.records import TASKS, characters_of
-from arlow_vl.data.samples import Sample, Text
+from arlow_vl.data.index.records import characters_of
+from arlow_vl.data.samples import TASKS, Sample, Text
 from arlow_vl.data.shard_samples import BadSample
 from arlow_vl.errors import DataError, ResourceError
 from tests.data.index.made_sources import MadeSource, caption, hashed, indexed, laid, question
@@ -183,7 +183,7 @@ def test_a_damaged_index_is_named(of_file):
     with pytest.raises(DataError, match=r"the index is damaged; remove it and run `arlow data index`"):
         Index(of_file, header).sample(2)
     (of_file / header.rows_name).unlink()
-    with pytest.raises(DataError, match=r"the index cannot be read .*; run `arlow data index`"):
+    with pytest.raises(DataError, match=r"the index cannot be read .*; remove it and run `arlow data index`"):
         Index(of_file, header).sample(0)
 
 
