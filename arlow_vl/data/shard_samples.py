@@ -6,23 +6,25 @@ extension. It must be exactly an image's, `txt` or `json` to make a part of a sa
     v1.0/a.jpg       the image of sample v1.0/a
     1.mask.png       ignored where sample 1 has an image of its own: another image of it, which nobody asked for
     photo.0000.jpg   else a lost sample: its key has a dot, and read by the rule it would be one of many named photo
+    b.0.jpg b.1.jpg  images of sample b, if b.json says where they belong ("messages", "texts" or "document") and there
+                     is no b.jpg; they are counted from 0 without gaps
 
 Every member is in one place in the end: of a sample, of a bad sample with its reason, or ignored and counted by kind.
 """
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from arlow_vl.data.formats.messages import read_texts, texts_named_in
+from arlow_vl.data.member_names import NUMBERED_IMAGE, UNSAFE_NAME, kind_of, split_name, system_file
 from arlow_vl.data.questions import Question, read_questions
+from arlow_vl.data.samples import Text
 from arlow_vl.data.tar_members import TarMember
 from arlow_vl.data.text import Unusable, clean_caption, has_lone_surrogate, json_memory, keys_of, parse_object
 
-IMAGE_SUFFIXES = frozenset("jpg jpeg jpe jfif png gif webp bmp tif tiff mpo".split())
-UNSAFE_NAME = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")
 MEMBER_BYTES = 750  # of memory that one member takes, roughly
 MAX_NAME_SHOWN = 80  # characters of a name that is kept for messages alone
 MAX_IGNORED_KINDS = 100  # that are counted apart; more are "others"
@@ -49,15 +51,19 @@ class ReaderLimits:
 
 
 class FoundSample(NamedTuple):
-    """A whole sample: exactly one image and one text that is not empty."""
+    """A whole sample: a text that is not empty and its image; or, of `texts`, as many images as each has places for."""
 
     key: str
-    image: TarMember
-    text: str
+    images: tuple[TarMember, ...]
+    caption: str
+    """Empty where `texts` or questions stand in for it."""
     fields: dict[str, Any]
     questions: tuple[Question, ...]
     bad_questions: list[tuple[int, str]]
     """Number and reason of each question that cannot be used."""
+    texts: tuple[Text, ...]
+    """The conversations and documents of the .json."""
+    bad_texts: list[tuple[int, Unusable]]
     members: int
 
 
@@ -99,6 +105,17 @@ class _Group:
     json: list[_Part] = field(default_factory=list)
     links: Counter[str] = field(default_factory=Counter)
     """By kind, the members that are a link, device or FIFO: never followed, so they are no parts."""
+    captions_only: bool = False
+    is_numbered: bool = False
+    """The images are those named `key.0.jpg`, `key.1.jpg`, ..., in the order of their numbers."""
+
+    def claim(self, numbered: list["_Dotted"]) -> bool:
+        """Takes images named `key.0.jpg` if the .json has a place for them and there is no `key.jpg`."""
+        if self.image or self.links["image"] or not texts_named_in(self._fields()):
+            return False
+        self.image = [part for dotted in numbered for part in dotted.images]
+        self.is_numbered = bool(self.image)
+        return self.is_numbered
 
     @property
     def members(self) -> int:
@@ -106,17 +123,46 @@ class _Group:
 
     def sample(self, ignored: Counter[str]) -> FoundSample:
         """Counts in `ignored` the members that the sample does without. Raises Unusable if it is not a whole one."""
-        image = _only(self.image, "image")
-        text = _only(self.txt, "text") if self.txt else self._caption()
         faults = [part.fault or "several_jsons" for part in self.json if part.fault or len(self.json) > 1]
         faults += ["not_a_file"] * self.links.total()
-        fields = self.json[0].value if len(self.json) == 1 and not self.json[0].fault else {}
+        fields = self._fields()
+        named = [] if self.captions_only else texts_named_in(fields)
+        images = self._images() if named else (_only(self.image, "image"),)
+        texts, bad_texts = read_texts({name: fields[name] for name in named}, len(images))
         questions, bad_questions = read_questions(fields.get("questions"))
-        fields = {name: value for name, value in fields.items() if name != "questions"}
+        caption = "" if self._does_without_caption(fields, bool(texts or questions), bad_texts) else self._caption()
+        if not images and (caption or questions):
+            raise Unusable("missing_image")
+        rest = {name: value for name, value in fields.items() if name != "questions" and name not in named}
         ignored.update(faults)
-        return FoundSample(self.key, image, text, fields, questions, bad_questions, self.members - len(faults))
+        members = self.members - len(faults)
+        return FoundSample(self.key, images, caption, rest, questions, bad_questions, tuple(texts), bad_texts, members)
+
+    def _fields(self) -> dict[str, Any]:
+        return self.json[0].value if len(self.json) == 1 and not self.json[0].fault else {}
+
+    def _images(self) -> tuple[TarMember, ...]:
+        """The images of conversations and documents: none, one, or those that are numbered."""
+        if not self.image:
+            return ()
+        if not self.is_numbered:
+            return (_only(self.image, "image"),)
+        if [part.extension.partition(".")[0] for part in self.image] != [str(n) for n in range(len(self.image))]:
+            raise Unusable("images_not_counted_from_0")
+        return tuple(_only([part], "image") for part in self.image)
+
+    def _does_without_caption(
+        self, fields: dict[str, Any], has_texts: bool, bad_texts: list[tuple[int, Unusable]]
+    ) -> bool:
+        if self.captions_only or self.txt or fields.get("caption") is not None:
+            return False
+        if bad_texts and not has_texts:
+            raise bad_texts[0][1]
+        return has_texts
 
     def _caption(self) -> str:
+        if self.txt:
+            return _only(self.txt, "text")
         fields = _only(self.json, "text")
         caption = fields.get("caption")
         if not isinstance(caption, str):
@@ -124,7 +170,8 @@ class _Group:
         return clean_caption(caption)
 
     def bad(self, reason: str, detail: str = "") -> BadSample:
-        surplus = (len(getattr(self, kind)) + self.links[kind] - 1 for kind in ("image", "txt", "json"))
+        kinds = ("txt", "json") if self.is_numbered else ("image", "txt", "json")
+        surplus = (len(getattr(self, kind)) + self.links[kind] - 1 for kind in kinds)
         lost = max(1, *surplus)
         return BadSample(self.key, reason, self.members, lost, detail)
 
@@ -151,6 +198,12 @@ class _Dotted:
     """The name up to the first dot."""
     extensions: list[str] = field(default_factory=list)
     kinds: set[str] = field(default_factory=set)
+    images: list[_Part] = field(default_factory=list)
+    """Those that are numbered, as `1.jpg` after the key."""
+
+    @property
+    def number(self) -> int:
+        return int(self.images[0].extension.partition(".")[0])
 
     def is_lost_sample(self, group: _Group | None) -> bool:
         """Tells `photo.0000.jpg`, a sample whose key has a dot, from `1.mask.png`, one more image of sample 1.
@@ -165,8 +218,10 @@ class _Dotted:
 class SampleGatherer:
     """Takes the members of one shard in file order and groups them by key, also where other keys come between."""
 
-    def __init__(self, limits: ReaderLimits) -> None:
+    def __init__(self, limits: ReaderLimits, *, captions_only: bool = False) -> None:
+        """`captions_only` asks for samples of one image and a caption; conversations and documents are not read."""
         self.limits = limits
+        self.captions_only = captions_only
         self.last_key = ""
         self.members = 0
         self._groups: list[_Group] = []  # in file order
@@ -204,6 +259,9 @@ class SampleGatherer:
             dotted = self._dotted.setdefault(stem, _Dotted(key))
             dotted.extensions.append(extension[-MAX_NAME_SHOWN:])
             dotted.kinds.add(last_kind or "")
+            if NUMBERED_IMAGE.fullmatch(extension) and last_kind == "image":
+                part = self._part(member, "image", extension, read)
+                dotted.images.append(part if member.is_regular else _Part(extension, None, "missing_image"))
             return
         group = self._group(key, kind, extension)
         if member.is_regular:
@@ -227,7 +285,7 @@ class SampleGatherer:
                 return group
             if not is_same_run and not repeats and not group.is_whole():
                 return group
-        group = self._open[key] = _Group(key)
+        group = self._open[key] = _Group(key, captions_only=self.captions_only)
         self._groups.append(group)
         return group
 
@@ -252,6 +310,8 @@ class SampleGatherer:
 
     def finish(self) -> Gathered:
         """The samples in file order, and what became of every other member."""
+        if not self.captions_only:
+            self._give_numbered_images()
         found = Gathered([], list(self._unsafe), self._ignored)
         used = set()
         for group in filter(lambda group: group.members, self._groups):  # the last has none if it made an overflow
@@ -270,29 +330,17 @@ class SampleGatherer:
                     self._ignore(f".{extension}")
         return found
 
-
-def split_name(name: str) -> tuple[str, str]:
-    """WebDataset's key (the path up to the first dot of its last part) and extension (the rest, in lower case)."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    return folder + slash + stem, extension.lower()
-
-
-def kind_of(extension: str) -> str | None:
-    """The part of a sample that a whole extension names: image, txt or json."""
-    if extension in IMAGE_SUFFIXES:
-        return "image"
-    return extension if extension in ("txt", "json") else None
-
-
-def system_file(name: str) -> str | None:
-    """The word under which is ignored what operating systems leave behind, and what has no extension."""
-    folder, _, base = name.rpartition("/")
-    if base.lower() == "thumbs.db" or "__MACOSX" in folder.split("/"):
-        return "system_file"
-    if base.startswith("."):
-        return "hidden_file"
-    return None if base.partition(".")[2] else "no_extension"
+    def _give_numbered_images(self) -> None:
+        """To the sample whose key they begin with, if it asks for them."""
+        numbered: dict[str, dict[str, _Dotted]] = {}
+        for stem, dotted in self._dotted.items():
+            if dotted.images and dotted.kinds == {"image"}:
+                numbered.setdefault(dotted.key, {})[stem] = dotted
+        for key, of_key in numbered.items():
+            group = self._open.get(key)
+            if group is not None and group.claim(sorted(of_key.values(), key=lambda dotted: dotted.number)):
+                for stem in of_key:
+                    del self._dotted[stem]
 
 
 def _fields(raw: bytes) -> dict[str, Any]:

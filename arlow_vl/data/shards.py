@@ -5,7 +5,6 @@ forward pass finds every sample, keeps the texts, leaves the images where they l
 unusable.
 """
 
-import hashlib
 import os
 import sys
 from collections import Counter
@@ -17,15 +16,13 @@ from typing import Any
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share, told_reasons
 from arlow_vl.data.questions import Question
-from arlow_vl.data.shard_samples import BadSample, FoundSample, ReaderLimits, SampleGatherer, ShardOverflow
+from arlow_vl.data.shard_faults import INDEX_NAME, ShardFault, other_sha256, shard_fault
+from arlow_vl.data.shard_samples import BadSample, FoundSample, Gathered, ReaderLimits, SampleGatherer, ShardOverflow
 from arlow_vl.data.tar_members import TarDamage, tar_members
-from arlow_vl.data.text import Unusable, parse_object
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
-INDEX_NAME = "index.json"
 FAULTS_TOLD = 5
-MAX_INDEX_BYTES = 16 * 2**20
 DEFAULT_LIMITS = ReaderLimits()
 
 
@@ -61,16 +58,6 @@ class ShardSample:
         return data
 
 
-@dataclass(frozen=True)
-class ShardFault:
-    """Damage to a shard as a whole: what was whole before it is used."""
-
-    shard: str
-    reason: str
-    missing: int = 0
-    """Samples that index.json counts and the shard does not show, neither good nor bad."""
-
-
 @dataclass
 class ShardScan:
     """What is usable in some shards, and by reason what is not."""
@@ -89,12 +76,12 @@ class ShardScan:
     @property
     def skipped(self) -> Counter[str]:
         """Bad samples by reason."""
-        return _counted(self.bad)
+        return counted(self.bad)
 
     @property
     def examples(self) -> dict[str, str]:
         """For each reason in `skipped`, the first sample that it hit."""
-        return _examples(self.bad)
+        return examples_of(self.bad)
 
     @property
     def keys(self) -> list[str]:
@@ -123,71 +110,84 @@ class ShardScan:
     def summary(self) -> str:
         """`9,871 used, 129 skipped (empty_text 60, image_truncated 41), 1 shard fault`, and what else there is."""
         skipped, faults = self.skipped, len(self.faults)
-        parts = [f"{len(self.samples):,} used", f"{skipped.total():,} skipped{_in_brackets(skipped)}"]
+        parts = [f"{len(self.samples):,} used", f"{skipped.total():,} skipped{in_brackets(skipped)}"]
         parts += [f"{faults:,} shard fault{'s' * (faults != 1)}"]
-        if questions := _counted(self.bad_questions):
-            parts.append(f"{questions.total():,} questions skipped{_in_brackets(questions)}")
+        if questions := counted(self.bad_questions):
+            parts.append(f"{questions.total():,} questions skipped{in_brackets(questions)}")
         if self.ignored:
-            parts.append(f"{self.ignored.total():,} members ignored{_in_brackets(self.ignored)}")
+            parts.append(f"{self.ignored.total():,} members ignored{in_brackets(self.ignored)}")
         return ", ".join(parts)
 
 
-def _counted(bad: list[BadSample]) -> Counter[str]:
+def counted(bad: list[BadSample]) -> Counter[str]:
+    """What was lost, by reason."""
     counts: Counter[str] = Counter()
     for sample in bad:
         counts[sample.reason] += sample.count
     return counts
 
 
-def _examples(bad: list[BadSample]) -> dict[str, str]:
+def examples_of(bad: list[BadSample]) -> dict[str, str]:
+    """For each reason, the first that it hit and how."""
     first: dict[str, str] = {}
     for sample in bad:
         first.setdefault(sample.reason, f"{sample.name}{sample.detail}")
     return first
 
 
-def _in_brackets(counts: Counter[str]) -> str:
+def in_brackets(counts: Counter[str]) -> str:
+    """` (empty_text 60, missing_text 2)`, or nothing."""
     listed = ", ".join(f"{what} {count:,}" for what, count in counts.most_common())
     return visible(f" ({listed})" if counts else "")
 
 
 def scan_shard(path: str | Path, limits: ReaderLimits = DEFAULT_LIMITS) -> ShardScan:
     """Every usable sample of one shard, in a single pass that decodes no image and finds at most one fault."""
-    (path,) = _regular_files([path])
-    gatherer, damage = SampleGatherer(limits), []
+    (path,) = regular_shards([path])
+    found, members, damage = gather_shard(path, limits, captions_only=True)
+    scan = ShardScan(
+        samples=[_shard_sample(path, sample) for sample in found.samples],
+        bad=[sample._replace(name=f"{path.name}:{sample.name}") for sample in found.bad],
+        bad_questions=bad_questions_of(path, found),
+        ignored=found.ignored,
+        members=members,
+    )
+    fault = shard_fault(path, damage, len(scan.samples), scan.skipped.total())
+    scan.faults += [fault] if fault else []
+    return scan
+
+
+def gather_shard(
+    path: Path, limits: ReaderLimits = DEFAULT_LIMITS, *, captions_only: bool = False
+) -> tuple[Gathered, int, list[str]]:
+    """What the members of a shard make, their number, and the damage that ended the reading, if any, in words."""
+    gatherer, damage = SampleGatherer(limits, captions_only=captions_only), []
     with open(path, "rb") as file:
         try:
             for member in tar_members(file.fileno()):
                 gatherer.add(member, partial(os.pread, file.fileno(), member.size, member.offset))
         except (TarDamage, ShardOverflow) as fault:
             damage.append(f"{fault} after sample {gatherer.last_key}" if gatherer.last_key else str(fault))
-    found = gatherer.finish()
-    scan = ShardScan(
-        samples=[_shard_sample(path, sample) for sample in found.samples],
-        bad=[sample._replace(name=f"{path.name}:{sample.name}") for sample in found.bad],
-        bad_questions=[
-            BadSample(f"{path.name}:{sample.key}, question {number}", reason)
-            for sample in found.samples
-            for number, reason in sample.bad_questions
-        ],
-        ignored=found.ignored,
-        members=gatherer.members,
-    )
-    differences, missing = _differences_from_index(path, scan)
-    damage += differences
-    scan.faults += [ShardFault(str(path), "; ".join(damage), missing)] if damage else []
-    return scan
+    return gatherer.finish(), gatherer.members, damage
+
+
+def bad_questions_of(path: Path, found: Gathered) -> list[BadSample]:
+    return [
+        BadSample(f"{path.name}:{sample.key}, question {number}", reason)
+        for sample in found.samples
+        for number, reason in sample.bad_questions
+    ]
 
 
 def _shard_sample(path: Path, found: FoundSample) -> ShardSample:
-    image = found.image
+    (image,) = found.images
     return ShardSample(
         key=found.key,
         shard=path,
         image_name=image.name,
         image_offset=image.offset,
         image_size=image.size,
-        text=found.text,
+        text=found.caption,
         fields=found.fields,
         questions=found.questions,
         members=found.members,
@@ -199,7 +199,7 @@ def scan_shards(paths: Iterable[str | Path], limits: ReaderLimits = DEFAULT_LIMI
 
     How much may be bad is for the caller to say, with `check_bad_share`.
     """
-    scan, files = ShardScan(), _regular_files(paths)
+    scan, files = ShardScan(), regular_shards(paths)
     for path in files:
         scan.add(scan_shard(path, limits))
     if not scan.samples:
@@ -210,7 +210,7 @@ def scan_shards(paths: Iterable[str | Path], limits: ReaderLimits = DEFAULT_LIMI
 def _told(scan: ShardScan) -> str:
     """Examples of what was skipped and the first faults, to go on a sentence with."""
     skipped = {"skipped": scan.bad, "questions skipped": scan.bad_questions}
-    examples = [f"; {what}: {told_reasons(_counted(bad), _examples(bad))}" for what, bad in skipped.items() if bad]
+    examples = [f"; {what}: {told_reasons(counted(bad), examples_of(bad))}" for what, bad in skipped.items() if bad]
     faults = [f"; {visible(fault.shard)}: {visible(fault.reason)}" for fault in scan.faults[:FAULTS_TOLD]]
     more = len(scan.faults) - len(faults)
     return "".join([*examples, *faults, f"; {more:,} shard faults more" if more else ""])
@@ -255,10 +255,13 @@ def verify_shards(paths: Iterable[str | Path], limits: ReaderLimits = DEFAULT_LI
         return None
 
     total = ShardScan()
-    for path in _regular_files(paths):
+    for path in regular_shards(paths):
         scan = scan_shard(path, limits)
         scan.drop(image_fault)
-        _compare_sha256(path, scan)
+        if other_sha256(path):
+            earlier, missing = [fault.reason for fault in scan.faults], sum(fault.missing for fault in scan.faults)
+            reason = "; ".join([*earlier, f"SHA-256 differs from {INDEX_NAME}"])
+            scan.faults = [ShardFault(str(path), reason, missing)]
         total.add(scan)
     return total
 
@@ -276,11 +279,11 @@ def check_bad_share(scan: ShardScan, max_bad_fraction: float = MAX_BAD_FRACTION,
 def check_questions(scan: ShardScan, max_bad_fraction: float = MAX_BAD_FRACTION, *, where: str = "") -> None:
     """Raises DataError if too large a share of the usable samples' questions is unusable."""
     used = sum(len(sample.questions) for sample in scan.samples)
-    counts, examples = _counted(scan.bad_questions), _examples(scan.bad_questions)
+    counts, examples = counted(scan.bad_questions), examples_of(scan.bad_questions)
     refuse_bad_share("questions", used, counts, examples, max_bad_fraction, where=where)
 
 
-def _regular_files(paths: Iterable[str | Path]) -> list[Path]:
+def regular_shards(paths: Iterable[str | Path]) -> list[Path]:
     """The paths, each of a regular file: no pipe, device, folder or address is ever opened."""
     files = [Path(path) for path in paths]
     missing = [str(path) for path in files if not path.exists()]
@@ -299,50 +302,3 @@ def _regular_files(paths: Iterable[str | Path]) -> list[Path]:
 
 def _named(files: list[Path]) -> str:
     return visible(f"{files[0]}{f' and {len(files) - 1:,} more' if len(files) > 1 else ''}")
-
-
-def _index_entry(path: Path) -> dict[str, Any]:
-    """What the index.json beside a shard says of it, if anything. Raises ValueError if it is unreadable."""
-    index = path.with_name(INDEX_NAME)
-    if not index.is_file():
-        return {}
-    try:
-        if index.stat().st_size > MAX_INDEX_BYTES:
-            raise Unusable("too_large")
-        entry = parse_object(index.read_bytes()).get(path.name, {})
-    except Unusable as fault:
-        raise ValueError(f"the {INDEX_NAME} beside it is unreadable ({fault})") from None
-    types = {"samples": int, "bytes": int, "sha256": str}
-    if not isinstance(entry, dict) or any(not isinstance(entry.get(key, kind()), kind) for key, kind in types.items()):
-        raise ValueError(f"the {INDEX_NAME} beside it has no readable entry for it")
-    return entry
-
-
-def _differences_from_index(path: Path, scan: ShardScan) -> tuple[list[str], int]:
-    """In words, and the samples that are nowhere in the scan."""
-    try:
-        entry = _index_entry(path)
-    except ValueError as error:
-        return [str(error)], 0
-    found, differences = {"samples": len(scan.samples), "bytes": path.stat().st_size}, []
-    for what, count in found.items():
-        if entry.get(what, count) != count:
-            differences.append(f"{INDEX_NAME} says {entry[what]:,} {what}, read {count:,}")
-    seen = len(scan.samples) + scan.skipped.total()
-    return differences, max(0, entry.get("samples", seen) - seen)
-
-
-def _compare_sha256(path: Path, scan: ShardScan) -> None:
-    try:
-        expected = _index_entry(path).get("sha256")
-    except ValueError:
-        return  # scan_shard has named it
-    if expected is None:
-        return
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        reason = f"SHA-256 differs from {INDEX_NAME}"
-        earlier = [fault.reason for fault in scan.faults]
-        missing = sum(fault.missing for fault in scan.faults)
-        scan.faults = [ShardFault(str(path), "; ".join([*earlier, reason]), missing)]

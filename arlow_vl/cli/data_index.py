@@ -1,0 +1,86 @@
+"""`arlow data index`, and what the commands that read sources have in common."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from arlow_vl.cli.parser import Parser, positive_int, share
+from arlow_vl.printing import print_line
+from arlow_vl.progress import Display
+
+DATA = 3  # the exit status where data are bad
+LISTED = 50
+"""Bad samples and texts that are named for people."""
+EXAMPLE = "arlow data index shards/"
+
+
+def add_parser(verbs: Parser) -> None:
+    index = verbs.add_command(
+        "index",
+        "make the index of sources beside them, so that a run starts at once",
+        EXAMPLE,
+        "arlow data index captions.json --images photos/",
+        description="Ends with 0 where training may start, with 3 where a file is damaged or too much is unusable.",
+    )
+    index.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists them")
+    add_source_options(index)
+    index.add_argument(
+        "--max-bad-fraction",
+        type=share,
+        default=0.1,
+        metavar="SHARE",
+        help="largest share of samples, or of texts, that may be unusable, as in a recipe (default: 0.1)",
+    )
+    index.set_defaults(run=run)
+
+
+def add_source_options(command: Parser) -> None:
+    command.add_argument("--images", type=Path, metavar="ROOT", help="folder that paths of images start from")
+    command.add_argument("--format", metavar="NAME", help="format of the source (default: found out)")
+    command.add_argument(
+        "--workers", type=positive_int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from arlow_vl.data.index.told import check_left_out, faults_of, told
+    from arlow_vl.errors import DataError
+
+    status = 0
+    for source in args.sources:
+        indexes = indexes_with_progress(source, args)
+        for line in told(indexes, LISTED):
+            print_line(line)
+        if faults_of(indexes) or not sum(map(len, indexes)):
+            status = DATA
+        try:
+            check_left_out(indexes, args.max_bad_fraction)
+        except DataError as error:
+            print_line(f"arlow: {error}", file=sys.stderr)
+            status = DATA
+    return status
+
+
+def indexes_with_progress(source: str, args: argparse.Namespace, *, is_told: bool = True) -> Any:
+    """The indexes of a source, made where they lack."""
+    from arlow_vl.data.index.building import indexes_of
+
+    how = {"images": args.images, "format": args.format, "workers": args.workers}
+    return indexes_of(source, **how, **({"progress": IndexProgress()} if is_told else {}))
+
+
+class IndexProgress:
+    """`index: 3 of 40 files, 3,000 samples, 8,400 samples/s`, of what had no index yet."""
+
+    def __init__(self) -> None:
+        self.display = Display()
+        self.began = time.monotonic()
+
+    def __call__(self, samples: int, ready: int, parts: int) -> None:
+        if ready == parts or self.display.is_due:
+            rate = samples / max(time.monotonic() - self.began, 1e-9)
+            line = f"index: {ready:,} of {parts:,} files, {samples:,} samples, {rate:,.0f} samples/s"
+            self.display.show(line, stays=ready == parts)

@@ -1,0 +1,109 @@
+"""Records with a conversation or caption and the images that it shows, as instruction data come.
+
+{"messages": [{"role": "user", "content": "<image>What is it?"}, ...], "images": ["fox.jpg"]}   trl, LLaMA-Factory
+{"id": "7", "image": "fox.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat?"}, ...]}      LLaVA
+{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "fox.jpg"}}, ...]}]}  OpenAI
+{"images": [...], "texts": [{"user": "What is it?", "assistant": "A fox."}, ...]}               the Cauldron
+{"image": "fox.jpg", "text": "A fox."}                                                          a caption
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from arlow_vl.data.formats.images import ImageRoot
+from arlow_vl.data.formats.json_files import read_records
+from arlow_vl.data.formats.messages import PLACE, clean_string, read_messages
+from arlow_vl.data.formats.tally import Tally
+from arlow_vl.data.samples import Sample, Text, about_images, caption_text
+from arlow_vl.data.text import Unusable, keys_of
+
+IMAGE_FIELDS = ("images", "image", "file_name", "image_path", "path", "filename", "filepath")
+CAPTION_FIELDS = ("text", "caption")
+CONVERSATION_FIELDS = ("messages", "conversations", "texts")
+TEXT_FIELDS = (*CONVERSATION_FIELDS, "question", *CAPTION_FIELDS)
+MAX_FIELD_CHARACTERS = 1000  # of what a record says beside
+
+
+def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
+    """A sample for each record that is whole, named by its file and line."""
+    for path in files:
+        for name, record in read_records(path, tally):
+            try:
+                sample = sample_of_record(name, record, images)
+            except Unusable as fault:
+                tally.leave_out(name, fault)
+                continue
+            tally.samples += 1
+            tally.texts += len(sample.texts)
+            yield sample
+
+
+def sample_of_record(key: str, record: dict[str, Any], images: ImageRoot) -> Sample:
+    """Raises Unusable if an image or the text is not there or they do not go together."""
+    listed = _images_of(record)
+    text, placed = _text_of(record, listed)
+    found = tuple(images.find(source) for source in placed)
+    return Sample(key, found, (text,), _other_fields(record))
+
+
+def _images_of(record: dict[str, Any]) -> list[Any]:
+    """What the first field for images that says something lists, as a list."""
+    is_conversation = any(record.get(name) is not None for name in CONVERSATION_FIELDS)
+    for name in IMAGE_FIELDS[:2] if is_conversation else IMAGE_FIELDS:
+        value = record.get(name)
+        if value is not None and value != "":
+            return value if isinstance(value, list) else [value]
+    return []
+
+
+def _text_of(record: dict[str, Any], images: list[Any]) -> tuple[Text, list[Any]]:
+    if record.get("messages") is not None:
+        return read_messages(record["messages"], images)
+    if record.get("conversations") is not None:
+        return _llava(record["conversations"], images)
+    if record.get("texts") is not None:
+        return read_messages(_cauldron(record["texts"]), images)
+    if not images:
+        raise Unusable("missing_image", f"{keys_of(record)}: an image belongs under {', '.join(IMAGE_FIELDS[:3])}")
+    if record.get("question") is not None:
+        asked = clean_string(record["question"], "question"), clean_string(record.get("answer"), "answer")
+        return Text("question", about_images(len(images), question=asked[0], answer=asked[1])), images
+    caption = next((record[name] for name in CAPTION_FIELDS if record.get(name) is not None), None)
+    if caption is None:
+        raise Unusable("missing_text", f"{keys_of(record)}: a text belongs under {', '.join(TEXT_FIELDS)}")
+    return caption_text(clean_string(caption, "text"), images=len(images)), images
+
+
+def _llava(turns: Any, images: list[Any]) -> tuple[Text, list[Any]]:
+    """LLaVA's from and value, where `<image>` always is a place: none may be missing or without an image."""
+    if not isinstance(turns, list):
+        raise Unusable("conversations_not_a_list", f": {type(turns).__name__}")
+    if not all(isinstance(turn, dict) for turn in turns):
+        raise Unusable("message_not_an_object")
+    if any("role" in turn or "content" in turn for turn in turns):  # some write messages under this name
+        return read_messages(turns, images)
+    is_spelled = any(PLACE in turn["value"] for turn in turns if isinstance(turn.get("value"), str))
+    if is_spelled != bool(images):
+        raise Unusable("place_without_image" if is_spelled else "image_without_place")
+    messages = [{"role": turn.get("from"), "content": turn.get("value")} for turn in turns]
+    return read_messages(messages, images)
+
+
+def _cauldron(turns: Any) -> list[dict[str, Any]]:
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise Unusable("texts_not_a_list")
+    return [{"role": role, "content": turn.get(role)} for turn in turns for role in ("user", "assistant")]
+
+
+def _other_fields(record: dict[str, Any]) -> dict[str, Any]:
+    """Short facts such as id, source and licence; an image or a text is not kept twice."""
+    known = {*IMAGE_FIELDS, *TEXT_FIELDS, "answer"}
+    return {name: value for name, value in record.items() if name not in known and _is_short(value)}
+
+
+def _is_short(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= MAX_FIELD_CHARACTERS
+    return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))

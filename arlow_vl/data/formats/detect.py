@@ -1,0 +1,187 @@
+"""From a path to a source of samples: which reader it is for is found out, or said in a sentence."""
+
+import glob
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from arlow_vl.data.formats import coco, conversations, image_folder, tables, vqa, webdataset
+from arlow_vl.data.formats.images import ImageRoot
+from arlow_vl.data.formats.json_files import LINE_SUFFIXES
+from arlow_vl.data.formats.tally import Tally
+from arlow_vl.data.member_names import IMAGE_SUFFIXES
+from arlow_vl.data.samples import Sample
+from arlow_vl.data.text import open_regular
+from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
+
+Reader = Callable[[list[Path], ImageRoot, Tally], Iterator[Sample]]
+FORMATS: dict[str, Reader] = {
+    "webdataset": webdataset.read,
+    "captions": image_folder.read_table,
+    "sidecars": image_folder.read_sidecars,
+    "coco": coco.read,
+    "vqa": vqa.read_vqa,
+    "gqa": vqa.read_gqa,
+    "textvqa": vqa.read_textvqa,
+    "conversations": conversations.read,
+    "parquet": tables.read,
+}
+HEAD_BYTES = 2**18  # that an annotation file is known by
+LOOKED_FOR = (
+    ".tar shards, .parquet or .arrow files, a dataset saved with save_to_disk, a captions.csv or metadata.csv (.tsv, "
+    ".jsonl), annotation files (.json, .jsonl), or images with a .txt beside each"
+)
+ANNOTATIONS = (
+    "messages or conversations, COCO's images with annotations, questions of VQAv2, OK-VQA, GQA or TextVQA, or records "
+    "with an image and a text or caption"
+)
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|pipe:")
+# What the first bytes of a JSON say, in the order in which it is asked.
+SIGNS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
+    ("conversations", re.compile(rb'"(messages|conversations)"\s*:\s*\[')),
+    ("vqa", re.compile(rb'"questions"\s*:\s*\[')),
+    ("vqa answers", re.compile(rb'"(multiple_choice_answer|answer_confidence|question_type)"\s*:')),
+    ("gqa", re.compile(rb'"imageId"\s*:')),
+    ("textvqa", re.compile(rb'"data"\s*:\s*\[.*"question"\s*:', re.DOTALL)),
+    ("coco", re.compile(rb'"images"\s*:\s*\[\s*\{|"annotations"\s*:\s*\[.*"caption"\s*:', re.DOTALL)),
+    ("conversations", re.compile(rb'"texts"\s*:\s*\[|"question"\s*:')),
+    ("captions", re.compile(rb'"(text|caption)"\s*:')),
+)
+
+
+@dataclass
+class Source:
+    """Samples of one format. `tally` says what the last `iterate` used and left out."""
+
+    format: str
+    files: list[Path]
+    """Every file that its texts depend on; images have their own place in the samples."""
+    images: ImageRoot
+    tally: Tally = field(default_factory=Tally)
+
+    def iterate(self) -> Iterator[Sample]:
+        """The samples in an order that depends on the files alone, from the first each time.
+
+        Raises:
+            DataError: a file is missing or is not what its format wants.
+        """
+        self.tally = Tally()
+        return FORMATS[self.format](self.files, self.images, self.tally)
+
+
+def open_source(
+    path: str | Path, *, images: str | Path | None = None, format: str | None = None
+) -> Source:  # the name that pandas, datasets and the command line use
+    """The source at a file, a folder or a glob.
+
+    Args:
+        images: The folder that image paths start from; None: the folder of the annotations. No image outside is read.
+        format: One of FORMATS where it should not be found out.
+
+    Raises:
+        DataError: nothing is there, or nothing that is known.
+    """
+    if format is not None and format not in FORMATS:
+        raise DataError(f"no format is called {visible(repr(format))}; write one of {', '.join(FORMATS)}")
+    if ADDRESS.match(str(path)):
+        raise DataError(f"{visible(str(path))}: an address is not opened as a source; name a file or a folder")
+    files = _files_at(Path(path))
+    found = format or _format_of(files, Path(path))
+    if found == "vqa":
+        files = _questions_and_answers(files)
+    folder = Path(path) if Path(path).is_dir() else files[0].parent
+    root = Path(images) if images is not None else folder
+    if found == "sidecars" and root.resolve() != folder.resolve():
+        raise DataError(f"{visible(str(path))}: its captions lie beside their images; name no other folder of images")
+    if not root.is_dir():
+        raise DataError(f"{visible(str(root))}: no such folder of images; name the one that image paths start from")
+    return Source(found, files, ImageRoot(root))
+
+
+def _files_at(path: Path) -> list[Path]:
+    """The files of a source, in sorted order."""
+    if path.is_dir():
+        return _files_of_folder(path)
+    if path.exists():
+        open_regular(path).close()
+        return [path]
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    files = [match for match in matches if match.is_file()]
+    if not files:
+        raise DataError(f"no such file or folder: {visible(str(path))}; name {LOOKED_FOR}")
+    if kinds := {_kind(file) for file in files} - {_kind(files[0])}:
+        told = ", ".join(sorted(kinds | {_kind(files[0])}))
+        raise DataError(f"{visible(str(path))}: stands for files of several kinds ({visible(told)}); name one kind")
+    return files
+
+
+def _kind(file: Path) -> str:
+    return file.suffix.lower() or "no suffix"
+
+
+def _files_of_folder(folder: Path) -> list[Path]:
+    if (folder / tables.SAVED_SPLITS).is_file() or (folder / tables.SAVED_STATE).is_file():
+        return tables.saved_files(folder)
+    if table := next((folder / name for name in image_folder.TABLE_NAMES if (folder / name).is_file()), None):
+        return [table]
+    names = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    for suffixes in ((".tar",), tables.SUFFIXES, (".json", *LINE_SUFFIXES)):
+        if files := [entry for entry in names if entry.suffix.lower() in suffixes and entry.name != "index.json"]:
+            return files
+    if texts := image_folder.caption_files(folder):
+        return texts
+    if any(entry.suffix.lower()[1:] in IMAGE_SUFFIXES for entry in names):
+        raise DataError(
+            f"{visible(str(folder))}: images without a text; write a metadata.csv with the columns file_name and text, "
+            "or name the annotation file and give this folder as its images"
+        )
+    raise DataError(f"{visible(str(folder))}: nothing to read in this folder; looked for {LOOKED_FOR}")
+
+
+def _format_of(files: list[Path], path: Path) -> str:
+    suffix = _kind(files[0])
+    if suffix == ".tar":
+        return "webdataset"
+    if suffix in tables.SUFFIXES:
+        return "parquet"
+    if suffix in image_folder.DELIMITERS:
+        return "captions"
+    if suffix == ".txt" and path.is_dir():
+        return "sidecars"
+    if suffix not in (".json", *LINE_SUFFIXES):
+        raise DataError(f"{visible(str(files[0]))}: of no kind that is known; name {LOOKED_FOR}")
+    found = {file: _sign_of(file) for file in files}
+    formats = {"vqa" if sign == "vqa answers" else sign for sign in found.values()}
+    if len(formats) > 1:
+        told = ", ".join(f"{file.name} ({sign})" for file, sign in list(found.items())[:4])
+        raise DataError(f"{visible(str(path))}: holds annotations of several formats: {visible(told)}; name one file")
+    return formats.pop()
+
+
+def _sign_of(file: Path) -> str:
+    with open_regular(file) as opened:
+        head = opened.read(HEAD_BYTES)
+    for name, pattern in SIGNS:
+        if pattern.search(head):
+            return name
+    raise DataError(f"{visible(str(file))}: no annotations that are known; looked for {ANNOTATIONS}")
+
+
+def _questions_and_answers(files: list[Path]) -> list[Path]:
+    """The question file and its annotation file, which is found by its name where only the first is given."""
+    by_sign: dict[str, list[Path]] = {}
+    for file in files:
+        by_sign.setdefault(_sign_of(file), []).append(file)
+    questions, answers = by_sign.get("vqa", []), by_sign.get("vqa answers", [])
+    if len(questions) != 1 or len(answers) > 1:
+        told = ", ".join(file.name for file in files)
+        raise DataError(f"{visible(told)}: not one question file with its annotations; name the question file")
+    if not answers:
+        name = re.sub(r"(OpenEnded|MultipleChoice)_", "", questions[0].name).replace("questions", "annotations")
+        answers = [questions[0].with_name(name)]
+        if name == questions[0].name or not answers[0].is_file():
+            advice = "put it there, or name both files by a glob"
+            raise DataError(f"{visible(str(questions[0]))}: no annotation file {visible(name)} beside it; {advice}")
+    return [questions[0], answers[0]]

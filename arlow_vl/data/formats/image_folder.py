@@ -1,0 +1,166 @@
+"""A folder of images with their captions in a table, or each in a text file beside its image.
+
+metadata.csv     file_name,text            metadata.jsonl   {"file_name": "fox.jpg", "text": "A fox."}
+                 fox.jpg,A fox.            fox.jpg, fox.txt the caption of fox.jpg
+"""
+
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from arlow_vl.data.formats.conversations import CAPTION_FIELDS, IMAGE_FIELDS
+from arlow_vl.data.formats.images import Image, ImageRoot
+from arlow_vl.data.formats.json_files import LINE_SUFFIXES, Record, read_records
+from arlow_vl.data.formats.messages import clean_string
+from arlow_vl.data.formats.tally import Tally
+from arlow_vl.data.member_names import IMAGE_SUFFIXES, system_file
+from arlow_vl.data.samples import Sample, Text, caption_text
+from arlow_vl.data.shard_samples import ReaderLimits
+from arlow_vl.data.text import Unusable, clean_caption, keys_of, open_regular
+from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
+
+TABLE_NAMES = tuple(
+    f"{stem}{suffix}" for stem in ("metadata", "captions") for suffix in (".csv", ".tsv", *LINE_SUFFIXES)
+)
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+TABLE_IMAGE_FIELDS = tuple(name for name in IMAGE_FIELDS if name != "images")
+SURPLUS = "\0surplus"  # the key of cells without a column, which no header can spell
+MAX_CAPTION_BYTES = ReaderLimits.max_text_bytes
+
+
+def read_table(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
+    """A sample for each image; rows that name the same image are its captions. The key is the image's name."""
+    by_image: dict[Any, tuple[str, Image, list[Text]]] = {}
+    for path in files:
+        for name, row in _rows(path, tally):
+            try:
+                caption, source = _caption(row), _field(row, TABLE_IMAGE_FIELDS, "image")
+                image = images.find(source)
+            except Unusable as fault:
+                tally.leave_out(name, fault)
+                continue
+            key = os.path.relpath(image.path, images.root) if not isinstance(image, bytes) else name
+            by_image.setdefault(key, (key, image, []))[2].append(caption_text(caption))
+    for key, image, texts in by_image.values():
+        tally.samples += 1
+        tally.texts += len(texts)
+        yield Sample(key, (image,), tuple(texts))
+
+
+def _rows(path: Path, tally: Tally) -> Iterator[Record]:
+    if path.suffix.lower() in DELIMITERS:
+        yield from _csv_rows(path, tally)
+    else:
+        yield from read_records(path, tally)
+
+
+def _csv_rows(path: Path, tally: Tally) -> Iterator[Record]:
+    """Raises DataError where no column is an image's or a caption's: one sentence is better than a reason a row."""
+    open_regular(path).close()
+    delimiter = DELIMITERS[path.suffix.lower()]
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file, restkey=SURPLUS, delimiter=delimiter)
+        columns = _columns(path, reader)
+        while True:
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                tally.leave_out(f"{path.name}: line {reader.line_num:,}", Unusable("bad_csv", f": {error}"))
+                continue
+            if row is None:
+                return
+            name = f"{path.name}: line {reader.line_num:,}"
+            if SURPLUS in row:
+                detail = f": the header has {len(columns)} columns; quote a text with a {delimiter!r}"
+                tally.leave_out(name, Unusable("too_many_columns", detail))
+            elif not _is_utf8(row):
+                tally.leave_out(name, Unusable("not_utf8"))
+            else:
+                yield name, row
+
+
+def _columns(path: Path, reader: csv.DictReader) -> list[str]:
+    try:
+        columns = list(reader.fieldnames or [])
+    except csv.Error:
+        columns = []
+    for what, names in {"image": TABLE_IMAGE_FIELDS, "caption": CAPTION_FIELDS}.items():
+        if not set(columns) & set(names):
+            has = keys_of(dict.fromkeys(columns)).replace("key", "column")
+            advice = f"name it {' or '.join(names)} in the first line"
+            raise DataError(f"{visible(str(path))}: no column of {what}s{visible(has)}; {advice}")
+    return columns
+
+
+def _is_utf8(row: dict[str, Any]) -> bool:
+    try:
+        "".join(value for value in row.values() if value is not None).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _caption(row: dict[str, Any]) -> str:
+    return clean_string(_field(row, CAPTION_FIELDS, "text"), "text")
+
+
+def _field(row: dict[str, Any], names: tuple[str, ...], what: str) -> Any:
+    """The first of the fields that says something, None where each says nothing."""
+    if not any(name in row for name in names):
+        raise Unusable(f"missing_{what}", f"{keys_of(row)}: it belongs under {' or '.join(names[:3])}")
+    return next((row[name] for name in names if row.get(name) is not None), None)
+
+
+def caption_files(folder: Path) -> list[Path]:
+    """The .txt files under a folder, which belong to images."""
+    paths = [path for path in _walk(folder) if path.lower().endswith(".txt")]
+    return [Path(path) for path in paths if system_file(os.path.basename(path)) is None]
+
+
+def read_sidecars(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
+    """A sample for each image with a text file of its name; the key is its path in the folder, without the suffix."""
+    texts = {str(path)[: -len(".txt")]: path for path in files}
+    by_stem: dict[str, list[str]] = {}
+    for path in _walk(Path(images.root)):
+        stem, suffix = os.path.splitext(path)
+        suffix = suffix.lower()
+        if left_over := system_file(os.path.basename(path)):
+            tally.ignored[left_over] += 1
+        elif suffix[1:] in IMAGE_SUFFIXES:
+            by_stem.setdefault(stem, []).append(path)
+        elif suffix != ".txt":
+            tally.ignored[suffix[:80]] += 1
+    for stem in sorted(by_stem.keys() | texts.keys()):
+        key = os.path.relpath(stem, images.root)
+        try:
+            sample = _sidecar_sample(key, by_stem.get(stem, []), texts.get(stem), images)
+        except Unusable as fault:
+            tally.leave_out(key, fault)
+            continue
+        tally.samples += 1
+        tally.texts += 1
+        yield sample
+
+
+def _sidecar_sample(key: str, paths: list[str], text: Path | None, images: ImageRoot) -> Sample:
+    if not _is_utf8({"key": key}):
+        raise Unusable("unsafe_name", ": its name is not UTF-8")
+    if len(paths) != 1:
+        raise Unusable("several_images" if paths else "missing_image")
+    if text is None:
+        raise Unusable("missing_text", f": write it into {key}.txt")
+    with open_regular(text) as file:
+        raw = file.read(MAX_CAPTION_BYTES + 1)
+    if len(raw) > MAX_CAPTION_BYTES:
+        raise Unusable("text_too_large", f": the limit is {MAX_CAPTION_BYTES:,} bytes")
+    return Sample(key, (images.find(paths[0]),), (caption_text(clean_caption(raw)),))
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Files under a folder, sorted, so that every machine sees one order; linked folders are not entered."""
+    for parent, folders, names in os.walk(os.path.abspath(folder)):
+        folders.sort()
+        yield from (os.path.join(parent, name) for name in sorted(names))

@@ -1,0 +1,83 @@
+"""The image that a record names: a file under one root folder, or bytes that the record holds itself."""
+
+import base64
+import binascii
+import os
+import stat
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
+
+from arlow_vl.data.samples import ImageRef
+from arlow_vl.data.text import Unusable
+
+MAX_IMAGE_BYTES = 64 * 2**20
+Image = ImageRef | bytes
+
+
+class ImageRoot:
+    """The folder that image paths start from, and that none of them leaves. No file is opened, no address followed."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = os.path.abspath(root)
+
+    def find(self, source: Any) -> Image:
+        """The image behind a path, a file: or data: URL, bytes, or a {"bytes", "path"} of Hugging Face datasets.
+
+        Raises:
+            Unusable: there is no such file, it is empty or over 64 MiB, it lies outside the root, or `source` is no
+                image at all.
+        """
+        if isinstance(source, dict):
+            data = source.get("bytes")
+            source = source.get("path") if data is None else data
+        if isinstance(source, bytes):
+            return _checked(source)
+        if not isinstance(source, str):
+            raise Unusable("missing_image" if source is None else "image_not_a_path", f": {type(source).__name__}")
+        scheme = source[:5].lower()
+        if scheme == "data:":
+            return _checked(_data_of_url(source))
+        if scheme == "file:":
+            source = unquote(urlsplit(source).path)
+        elif "://" in source[:32] or scheme == "pipe:":
+            raise Unusable("image_url_not_fetched", f": {source[:80]}; get the images first and name their paths")
+        return self._file(source)
+
+    def _file(self, name: str) -> ImageRef:
+        path = os.path.normpath(os.path.join(self.root, name))
+        if not name.strip():
+            raise Unusable("missing_image", ": an empty path")
+        if "\0" in name or not path.startswith(os.path.join(self.root, "")):
+            raise Unusable("unsafe_image_path", f": {name[:80]!r} lies outside {self.root}")
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):  # ValueError: characters that no file name has
+            raise Unusable("missing_image_file", f": no file {path}") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise Unusable("missing_image_file", f": {path} is not a regular file")
+        _check_size(status.st_size, path)
+        return ImageRef(path, 0, status.st_size)
+
+
+def _checked(data: bytes) -> bytes:
+    _check_size(len(data), "the bytes in the record")
+    return data
+
+
+def _check_size(size: int, what: str) -> None:
+    if size == 0:
+        raise Unusable("image_empty", f": {what}")
+    if size > MAX_IMAGE_BYTES:
+        raise Unusable("image_too_large", f": {what}, {size:,} bytes, the limit is {MAX_IMAGE_BYTES:,}")
+
+
+def _data_of_url(url: str) -> bytes:
+    head, comma, body = url.partition(",")
+    if not comma:
+        raise Unusable("broken_data_url", ": no comma; write data:image/png;base64,...")
+    try:
+        data = unquote_to_bytes(body)
+        return base64.b64decode(data, validate=True) if head.lower().endswith(";base64") else data
+    except (binascii.Error, UnicodeEncodeError) as error:
+        raise Unusable("broken_data_url", f": {error}") from None

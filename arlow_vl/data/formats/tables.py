@@ -1,0 +1,106 @@
+"""Parquet and Arrow files and Hugging Face datasets saved with `save_to_disk`: a row a record, images as bytes in it.
+
+An image column holds {"bytes", "path"} as Hugging Face datasets write it, or bytes, or paths; the texts are columns
+named as the fields of `conversations`: messages, conversations, texts, question and answer, text or caption.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from arlow_vl.data.formats.conversations import IMAGE_FIELDS, TEXT_FIELDS, sample_of_record
+from arlow_vl.data.formats.images import ImageRoot
+from arlow_vl.data.formats.json_files import load_json
+from arlow_vl.data.formats.tally import Tally
+from arlow_vl.data.samples import Sample
+from arlow_vl.data.shard_faults import ShardFault
+from arlow_vl.data.text import Unusable, keys_of, open_regular
+from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
+
+SUFFIXES = (".parquet", ".arrow")
+ROWS_AT_ONCE = 32  # of images of some megabytes each
+SAVED_STATE, SAVED_SPLITS = "state.json", "dataset_dict.json"
+
+
+def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
+    """A sample for each row that is whole, named by its file and row; some rows are in memory at a time."""
+    for path in files:
+        for number, row in enumerate(_rows(path, tally), start=1):
+            name = f"{path.name}: row {number:,}"
+            try:
+                sample = sample_of_record(name, row, images)
+            except Unusable as fault:
+                tally.leave_out(name, fault)
+                continue
+            tally.samples += 1
+            tally.texts += len(sample.texts)
+            yield sample
+
+
+def saved_files(folder: Path) -> list[Path]:
+    """The files of a dataset saved with `save_to_disk`, in its order.
+
+    Raises:
+        DataError: the folder holds several splits, or its state.json names no files.
+    """
+    if (folder / SAVED_SPLITS).is_file():
+        splits = sorted(state.parent.name for state in folder.glob(f"*/{SAVED_STATE}"))
+        raise DataError(
+            f"{visible(str(folder))}: holds the splits {visible(', '.join(splits))}; name the folder of one"
+        )
+    state = load_json(folder / SAVED_STATE)
+    entries = state.get("_data_files") if isinstance(state, dict) else None
+    names = [entry.get("filename") for entry in entries or [] if isinstance(entry, dict)]
+    if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
+        raise DataError(f"{visible(str(folder))}: its {SAVED_STATE} names no files; save the dataset again")
+    return [folder / name for name in names]
+
+
+def _rows(path: Path, tally: Tally) -> Iterator[dict[str, Any]]:
+    """Rows with the columns that can matter. Damage to the file is counted; what was whole before it is used.
+
+    Raises:
+        DataError: pyarrow is not installed, or no column is a text's.
+    """
+    try:
+        import pyarrow
+    except ModuleNotFoundError:
+        raise DataError(f"{visible(str(path))}: reading it needs pyarrow; install pyarrow") from None
+    open_regular(path).close()
+    try:
+        for batch in _batches(path):
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        tally.faults.append(ShardFault(str(path), f"unreadable: {reason}"))
+
+
+def _batches(path: Path) -> Iterator[Any]:
+    import pyarrow
+
+    if path.suffix.lower() == ".parquet":
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(path) as table:
+            _check_columns(path, table.schema_arrow.names)
+            yield from table.iter_batches(batch_size=ROWS_AT_ONCE)
+        return
+    with pyarrow.memory_map(str(path)) as file:
+        if file.read(6) == b"ARROW1":
+            reader = pyarrow.ipc.open_file(file)
+            batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+        else:
+            file.seek(0)
+            reader = batches = pyarrow.ipc.open_stream(file)
+        _check_columns(path, reader.schema.names)
+        for batch in batches:
+            for start in range(0, batch.num_rows, ROWS_AT_ONCE):
+                yield batch.slice(start, ROWS_AT_ONCE)
+
+
+def _check_columns(path: Path, names: list[str]) -> None:
+    if not set(names) & set(TEXT_FIELDS):
+        has = keys_of(dict.fromkeys(names)).replace("key", "column")
+        advice = f"name the texts {', '.join(TEXT_FIELDS)} and the images {IMAGE_FIELDS[0]} or {IMAGE_FIELDS[1]}"
+        raise DataError(f"{visible(str(path))}: no column of texts{visible(has)}; {advice}")

@@ -1,0 +1,80 @@
+"""What a reader of samples used, and by reason what it left out."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share, told_reasons
+from arlow_vl.data.shard_faults import ShardFault
+from arlow_vl.data.shard_samples import BadSample
+from arlow_vl.data.shards import counted, examples_of, in_brackets
+from arlow_vl.data.text import Unusable
+from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
+
+FAULTS_TOLD = 5
+
+
+@dataclass
+class Tally:
+    """Every annotation of a source is in one place: a text of a sample, a bad text, or a member of a bad sample."""
+
+    samples: int = 0
+    texts: int = 0
+    """Of the samples."""
+    bad: list[BadSample] = field(default_factory=list)
+    """Samples that are left out; `members` are the texts (in tars, the members) that are lost with one."""
+    bad_texts: list[BadSample] = field(default_factory=list)
+    """Texts that are left out while their image may have others: a caption, a question of ten."""
+    faults: list[ShardFault] = field(default_factory=list)
+    """Damage to whole files: what was whole before it is used."""
+    ignored: Counter[str] = field(default_factory=Counter)
+    """What makes no sample and was not expected to, by what it is."""
+
+    def leave_out(self, name: str, fault: Unusable, members: int = 1) -> None:
+        """Counts a sample that cannot be used."""
+        self.bad.append(BadSample(name, str(fault), members, detail=fault.detail))
+
+    def leave_out_text(self, name: str, fault: Unusable) -> None:
+        """Counts a text that cannot be used."""
+        self.bad_texts.append(BadSample(name, str(fault), detail=fault.detail))
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """Samples that are left out, by reason."""
+        skipped = counted(self.bad)
+        skipped.update({"behind_a_shard_fault": missing} if (missing := self._behind_faults()) else {})
+        return skipped
+
+    def _behind_faults(self) -> int:
+        return sum(fault.missing for fault in self.faults)
+
+    def summary(self) -> str:
+        """`9,871 used, 129 skipped (missing_image_file 129), 3 texts skipped (empty_text 3)`, and so on."""
+        skipped, texts = self.skipped, counted(self.bad_texts)
+        parts = [f"{self.samples:,} used", f"{skipped.total():,} skipped{in_brackets(skipped)}"]
+        if texts:
+            parts.append(f"{texts.total():,} texts skipped{in_brackets(texts)}")
+        if self.faults:
+            parts.append(f"{len(self.faults):,} fault{'s' * (len(self.faults) != 1)}")
+        if self.ignored:
+            parts.append(f"{self.ignored.total():,} ignored{in_brackets(self.ignored)}")
+        return ", ".join(parts)
+
+    def told(self) -> str:
+        """The summary with an example of each reason and the first faults."""
+        kinds = {"skipped": self.bad, "texts skipped": self.bad_texts}
+        parts = [f"{what}: {told_reasons(counted(bad), examples_of(bad))}" for what, bad in kinds.items() if bad]
+        parts += [f"{visible(fault.shard)}: {visible(fault.reason)}" for fault in self.faults[:FAULTS_TOLD]]
+        return "; ".join([self.summary(), *parts])
+
+    def check(self, where: str, max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
+        """Raises DataError if no sample is usable, or too large a share of samples or texts is not."""
+        where = visible(where)
+        if not self.samples:
+            raise DataError(f"{where}: no usable sample: {self.told()}; mend the data")
+        examples = examples_of(self.bad)
+        for fault in self.faults:
+            examples.setdefault("behind_a_shard_fault", f"{fault.shard}: {fault.reason}")
+        refuse_bad_share("samples", self.samples, self.skipped, examples, max_bad_fraction, where=f"{where}: ")
+        texts, examples = counted(self.bad_texts), examples_of(self.bad_texts)
+        refuse_bad_share("texts", self.texts, texts, examples, max_bad_fraction, where=f"{where}: ")

@@ -1,0 +1,182 @@
+"""Questions about images: VQAv2 and OK-VQA (questions and annotations in two files), GQA, TextVQA.
+
+    VQAv2, OK-VQA   {"questions": [{"image_id", "question", "question_id"}]}, and in the other file
+                    {"annotations": [{"question_id", "answers": [{"answer"}, ...], "multiple_choice_answer"}]}
+    GQA             {"02930152": {"imageId", "question", "answer"}, ...}
+    TextVQA         {"data": [{"question_id", "image_id", "question", "answers": ["nokia", ...]}, ...]}
+
+All questions of an image are texts of one sample, whose key is the image's id. Of ten answers the data's own choice, or
+the commonest, is trained on; all are references.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from arlow_vl.data.formats.images import Image, ImageRoot
+from arlow_vl.data.formats.json_files import entries_under, id_of, load_json, objects_by_id
+from arlow_vl.data.formats.messages import clean_string, read_kind
+from arlow_vl.data.formats.tally import Tally
+from arlow_vl.data.questions import MAX_CHARACTERS
+from arlow_vl.data.samples import Sample, Text, about_images
+from arlow_vl.data.text import Unusable
+from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
+
+ID_NAMES = ("{id}.jpg", "{id}.png", "{id:012d}.jpg")
+SPLIT_NAMES = ("COCO_{split}_{id:012d}.jpg", "{split}/COCO_{split}_{id:012d}.jpg", "{split}/{id:012d}.jpg")
+"""What the image of an id is called; the split is the question file's data_subtype, as train2014."""
+
+
+class _Asked(NamedTuple):
+    """A question and where it stands; `answer` holds what the data say of its answers."""
+
+    name: str
+    entry: dict[str, Any]
+    answer: dict[str, Any]
+    """"answer" or "multiple_choice_answer", "answers", "kind"; empty: nobody answered."""
+    image_id: str
+
+
+def read_vqa(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
+    """`files` are a question file and the annotation file with its answers."""
+    question_file, annotation_file = files
+    questions, annotations = load_json(question_file), load_json(annotation_file)
+    split = questions.get("data_subtype") if isinstance(questions, dict) else None
+    lose = tally.leave_out_text
+    where = f"{question_file.name}: question number"
+    asked = objects_by_id(entries_under(question_file, questions, "questions"), "question_id", where, lose)
+    where = f"{annotation_file.name}: annotation number"
+    answers = objects_by_id(entries_under(annotation_file, annotations, "annotations"), "question_id", where, lose)
+    del questions, annotations
+    for key in answers.keys() - asked.keys():
+        tally.leave_out_text(f"{annotation_file.name}: question {key}", Unusable("unknown_question_id"))
+    named = ((f"{question_file.name}: question {key}", entry, answers.get(key, {})) for key, entry in asked.items())
+    find = _finder(images, split if isinstance(split, str) and "/" not in split else None)
+    yield from _samples(_with_image_ids(named, "image_id", tally), find, tally)
+
+
+def read_gqa(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
+    """The questions of one or several files, by their ids."""
+    yield from _samples(_with_image_ids(_gqa_entries(files, tally), "imageId", tally), _finder(images, None), tally)
+
+
+def _gqa_entries(files: list[Path], tally: Tally) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    for path in files:
+        value = load_json(path)
+        if not isinstance(value, dict):
+            raise DataError(f"{visible(str(path))}: no object of questions by their ids; name GQA's question file")
+        for key, entry in value.items():
+            yield f"{path.name}: question {key}", entry, _gqa_answer(entry) if isinstance(entry, dict) else {}
+
+
+def _gqa_answer(entry: dict[str, Any]) -> dict[str, Any]:
+    kinds = entry.get("types")
+    return {"answer": entry.get("answer"), "kind": kinds.get("structural") if isinstance(kinds, dict) else None}
+
+
+def read_textvqa(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
+    """The questions under "data" of one or several files."""
+    named = (
+        (f"{path.name}: question number {number:,}", entry, entry if isinstance(entry, dict) else {})
+        for path in files
+        for number, entry in enumerate(entries_under(path, load_json(path), "data"), start=1)
+    )
+    yield from _samples(_with_image_ids(named, "image_id", tally), _finder(images, None), tally)
+
+
+def _with_image_ids(named: Iterator[tuple[str, Any, dict[str, Any]]], key: str, tally: Tally) -> Iterator[_Asked]:
+    seen = set()
+    for name, entry, answer in named:
+        try:
+            if not isinstance(entry, dict):
+                raise Unusable("entry_not_an_object", f": {type(entry).__name__}")
+            number = entry.get("question_id")
+            if isinstance(number, str | int) and number in seen:
+                raise Unusable("duplicate_id", f": question_id {str(number)[:40]} comes twice")
+            seen.add(number if isinstance(number, str | int) else None)
+            yield _Asked(name, entry, answer, id_of(entry, key))
+        except Unusable as fault:
+            tally.leave_out_text(name, fault)
+
+
+def _samples(asked: Iterator[_Asked], find: Callable[[str], Image], tally: Tally) -> Iterator[Sample]:
+    """A sample for each image, in the order in which the data first ask about one."""
+    by_image: dict[str, list[Text]] = {}
+    for question in asked:
+        texts = by_image.setdefault(question.image_id, [])
+        try:
+            texts.append(_text(question.entry, question.answer, tally))
+        except Unusable as fault:
+            tally.leave_out_text(question.name, fault)
+    for key, texts in by_image.items():
+        try:
+            image = find(key)
+            if not texts:
+                raise Unusable("missing_text", ": no usable question")
+        except Unusable as fault:
+            tally.leave_out(f"image {key}", fault, members=len(texts))
+            continue
+        tally.samples += 1
+        tally.texts += len(texts)
+        yield Sample(key, (image,), tuple(texts))
+
+
+def _text(entry: dict[str, Any], answer: dict[str, Any], tally: Tally) -> Text:
+    question = _short(entry.get("question"), "question")
+    references = _references(answer.get("answers"), tally)
+    chosen = answer.get("multiple_choice_answer", answer.get("answer"))
+    if chosen is None and references:
+        chosen = Counter(references).most_common(1)[0][0]
+    messages = about_images(1, question=question, answer=_short(chosen, "answer"))
+    return Text(
+        "question", messages, references=references, kind=read_kind(answer.get("answer_type", answer.get("kind")))
+    )
+
+
+def _references(answers: Any, tally: Tally) -> tuple[str, ...]:
+    """The answers of several people, as strings or under "answer"; one that is no text is no reference."""
+    if answers is None:
+        return ()
+    if not isinstance(answers, list):
+        raise Unusable("answers_not_a_list", f": {type(answers).__name__}")
+    references = []
+    for value in answers:
+        try:
+            references.append(_short(value.get("answer") if isinstance(value, dict) else value, "answer"))
+        except Unusable as fault:
+            tally.ignored[f"reference: {fault}"] += 1
+    return tuple(references)
+
+
+def _short(value: Any, what: str) -> str:
+    text = clean_string(value, what)
+    if len(text) > MAX_CHARACTERS:
+        raise Unusable(f"{what}_too_long", f": {len(text):,} characters, the limit is {MAX_CHARACTERS:,}")
+    return text
+
+
+def _finder(images: ImageRoot, split: str | None) -> Callable[[str], Image]:
+    """Finds the image of an id; the way of writing names that was right last is tried first."""
+    patterns = [*(SPLIT_NAMES if split else ()), *ID_NAMES]
+
+    def find(key: str) -> Image:
+        tried = []
+        for pattern in patterns:
+            if ":012d" in pattern and not (key.isascii() and key.isdigit()):
+                continue
+            name = pattern.format(id=int(key) if ":012d" in pattern else key, split=split)
+            try:
+                image = images.find(name)
+            except Unusable as fault:
+                if str(fault) != "missing_image_file":
+                    raise
+                tried.append(name)
+                continue
+            patterns.remove(pattern)
+            patterns.insert(0, pattern)
+            return image
+        raise Unusable("missing_image_file", f": none of {', '.join(tried)} in {images.root}")
+
+    return find

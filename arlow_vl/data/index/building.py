@@ -1,0 +1,91 @@
+"""Makes the indexes of sources that have none, or one that is older than the data."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from arlow_vl.data.index.places import Place, find_index, place_of
+from arlow_vl.data.index.processes import in_processes
+from arlow_vl.data.index.reading import Index
+from arlow_vl.data.index.writing import CANNOT_WRITE, Source, write_index
+from arlow_vl.errors import ResourceError
+from arlow_vl.printing import visible
+
+SHARDS = "webdataset"
+"""The format whose files have an index each; another has one for all its files."""
+Progress = Callable[[int, int, int], None]
+"""Told samples indexed so far, parts ready, and parts in all."""
+
+
+def build_index(path: str | Path, *, images: str | Path | None = None, format: str | None = None) -> Index:
+    """Reads one file or folder and writes its index beside it, or into the cache where that cannot be.
+
+    Raises:
+        DataError: no such data, or data of an unknown format.
+        ResourceError: no room for the index.
+    """
+    return _build(place_of(path, images, format))
+
+
+def indexes_of(
+    path: str | Path,
+    *,
+    images: str | Path | None = None,
+    format: str | None = None,
+    workers: int = 1,
+    progress: Progress = lambda samples, ready, parts: None,
+) -> list[Index]:
+    """The indexes of all parts of a source, in their order; those that lack or are older than the data are made.
+
+    Args:
+        workers: Processes that index shards, or threads that read the images of another format.
+    """
+    source = _open(place_of(path, images, format))
+    if source.format == SHARDS:
+        places = [place_of(file, format=None if file.suffix == ".tar" else format) for file in source.files]
+        found = {place: find_index(place)[0] for place in places}
+    else:
+        places = [place_of(path, images, format)]
+        found = {place: find_index(place, source.files)[0] for place in places}
+    missing = [place for place, index in found.items() if index is None or index.header.faults]  # it may be mended
+    ready, samples = len(places) - len(missing), 0
+    if len(missing) == 1:
+        told = partial(progress, ready=ready, parts=len(places))
+        found[missing[0]] = _build(missing[0], workers, told)
+        progress(len(found[missing[0]]), len(places), len(places))
+    else:
+        for place, index in in_processes(_build, missing, min(workers, len(missing) or 1)):
+            found[place], ready, samples = index, ready + 1, samples + len(index)
+            progress(samples, ready, len(places))
+    return [index for place in places if (index := found[place]) is not None]
+
+
+def _build(place: Place, threads: int = 1, progress: Callable[[int], None] = lambda samples: None) -> Index:
+    beside, cache = place.folders
+    how = {"name": place.name, "base": place.base, "threads": threads, "progress": progress}
+    try:
+        return write_index(beside, _open(place), **how)
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE or not _is_in(error.filename, beside):
+            raise
+    try:
+        return write_index(cache, _open(place), **how)
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE or not _is_in(error.filename, cache):
+            raise
+        raise ResourceError(
+            f"the index of {visible(place.path)} can be written neither beside it nor to {visible(str(cache))} "
+            f"({error.strerror}); set XDG_CACHE_HOME to a folder that can be written"
+        ) from None
+
+
+def _is_in(path: str | None, folder: Path) -> bool:
+    """Whether an error is about a folder for indexes or one above it, not about the data."""
+    return path is not None and os.path.commonpath([path, folder]) in (path, str(folder))
+
+
+def _open(place: Place) -> Source:
+    from arlow_vl.data.formats.detect import open_source
+
+    return open_source(place.path, images=place.images, format=place.format)

@@ -1,0 +1,49 @@
+"""An image's compressed bytes, read from where they lie and compared with what they were."""
+
+import hashlib
+import os
+import stat
+
+from arlow_vl.data.samples import ImageRef
+from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
+
+MAX_BYTES = 64 * 2**20
+"""Of one compressed image."""
+
+
+def read_image(image: ImageRef | bytes, key: str = "") -> bytes:
+    """The compressed bytes of an image; `key` names its sample in an error.
+
+    Raises:
+        DataError: its file is gone or shorter, or other bytes are there than when it was indexed.
+    """
+    if isinstance(image, bytes):
+        return image
+    data = read_range(image, key)
+    if image.sha256 and hashlib.sha256(data).digest() != image.sha256:
+        raise DataError(f"{_named(image, key)}: other bytes are there than when it was indexed; run `arlow data index`")
+    return data
+
+
+def read_range(image: ImageRef, key: str = "") -> bytes:
+    """As `read_image`, whatever bytes are there."""
+    if image.size > MAX_BYTES:
+        raise DataError(f"{_named(image, key)}: {image.size:,} bytes, the limit for an image is {MAX_BYTES:,}")
+    try:
+        descriptor = os.open(image.path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
+        try:
+            is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            data = os.pread(descriptor, image.size, image.offset) if is_file else b""
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:  # a ValueError: the name holds a NUL
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{_named(image, key)}: the file cannot be read ({reason})") from None
+    if len(data) < image.size:
+        raise DataError(f"{_named(image, key)}: the file is shorter than when it was indexed; run `arlow data index`")
+    return data
+
+
+def _named(image: ImageRef, key: str) -> str:
+    return visible(f"{image.path}{f', sample {key}' if key else ''}, image at byte {image.offset:,}")

@@ -1,0 +1,195 @@
+"""Samples by number, out of indexes that are mapped and never read whole.
+
+Opening reads headers. A sample costs one row of a mapped file and one `pread` of its record, at any position.
+"""
+
+import hashlib
+import mmap
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer, Shaped
+
+from arlow_vl.data.index.header import Header, base_of
+from arlow_vl.data.index.records import ROW, compact, read_record, task_bits
+from arlow_vl.data.samples import TASKS, Sample, Task
+from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
+
+MOST_OPEN = 128
+"""Indexes whose files are open at once; two descriptors each, and many systems give a process 1,024."""
+
+ABSENT = object()
+
+
+class Index:
+    """The samples of one source, by their numbers in it. Its files are opened at the first use."""
+
+    def __init__(self, folder: Path, header: Header) -> None:
+        self.folder = folder
+        self.header = header
+        self.base = base_of(folder, header)
+        self._files: _Files | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of keys, texts and images: the same data have the same, wherever they lie."""
+        return self.header.fingerprint
+
+    def __len__(self) -> int:
+        return self.header.samples
+
+    def sample(self, position: int) -> Sample:
+        if not 0 <= position < len(self):
+            raise IndexError(f"{self.header.source} has {len(self):,} samples, there is no sample {position:,}")
+        files = self._open()
+        start = int(files.rows["offset"][position])
+        is_last = position + 1 == len(self)
+        end = self.header.records_bytes if is_last else int(files.rows["offset"][position + 1])
+        line = os.pread(files.records, end - start, start)
+        if not line.endswith(b"\n"):
+            raise DataError(f"{visible(str(self.folder))}: the index is damaged; remove it and run `arlow data index`")
+        return read_record(line, self.base, self.folder / self.header.images_name)
+
+    def key(self, position: int) -> str:
+        return self.sample(position).key
+
+    @property
+    def rows(self) -> Shaped[np.ndarray, " samples"]:
+        """A row for each sample, mapped: see `records.ROW`."""
+        return self._open().rows
+
+    @property
+    def lengths(self) -> Integer[np.ndarray, " samples"]:
+        """Characters of each sample's texts, mapped."""
+        return self.rows["characters"]
+
+    def count(self, tasks: Iterable[Task] = TASKS) -> int:
+        """The number of samples that have a text of one of the tasks; read from the header."""
+        bits = task_bits(tasks)
+        return sum(count for has, count in self.header.tasks.items() if int(has) & bits)
+
+    def select(self, tasks: Iterable[Task]) -> Integer[np.ndarray, " selected"]:
+        """The numbers of the samples that have a text of one of the tasks."""
+        tasks = list(tasks)
+        if self.count(tasks) == len(self):
+            return np.arange(len(self))
+        chosen = np.zeros(len(self), dtype=bool)
+        for task in tasks:
+            chosen |= self.rows[task] > 0
+        return np.flatnonzero(chosen)
+
+    def close(self) -> None:
+        """Gives the files back; the next use opens them again."""
+        self._files = None
+
+    def _open(self) -> "_Files":
+        files = self._files
+        if files is None:
+            files = self._files = _Files(self.folder, self.header)
+        return files
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_files": None}
+
+
+class _Files:
+    """The open files of an index; closed when nobody uses them any more, so that one thread may let go of them while
+    another reads."""
+
+    records = -1
+
+    def __init__(self, folder: Path, header: Header) -> None:
+        try:
+            self.records = os.open(folder / header.records_name, os.O_RDONLY)
+            self.rows = _mapped(folder / header.rows_name, header.samples)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{visible(str(folder))}: the index cannot be read ({visible(str(error))}); "
+                "remove it and run `arlow data index`"
+            ) from None
+
+    def __del__(self) -> None:
+        if self.records >= 0:
+            os.close(self.records)
+
+
+def _mapped(path: Path, number: int) -> Shaped[np.ndarray, " samples"]:
+    """The rows of a file that `np.save` wrote; twice as quick as `np.load`, which counts where shards are many."""
+    with open(path, "rb") as file:
+        start = 10 + int.from_bytes(file.read(10)[8:], "little")  # magic, version, length of the header
+        if os.fstat(file.fileno()).st_size != start + number * ROW.itemsize:
+            raise ValueError(f"{path.name} has not {number:,} rows")
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.frombuffer(mapped, ROW, number, start)
+
+
+class IndexedSamples:
+    """The samples of many indexes, by one number, in the order of the indexes; of some tasks only where asked for."""
+
+    def __init__(self, indexes: Sequence[Index], tasks: Iterable[Task] = TASKS) -> None:
+        self.indexes = list(indexes)
+        self.tasks = tuple(task for task in TASKS if task in set(tasks))
+        counts = [index.count(self.tasks) for index in self.indexes]
+        self.starts = np.cumsum([0, *counts])
+        self._opened: OrderedDict[int, Any] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, position: int) -> Sample:
+        return self.sample(position)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the indexes' and of the tasks: which samples these are, and in which order."""
+        facts = [[index.fingerprint for index in self.indexes], self.tasks]
+        return hashlib.sha256(compact(facts)).hexdigest()
+
+    def sample(self, position: int) -> Sample:
+        """The sample with its texts of the tasks that were asked for."""
+        index, local = self.locate(position)
+        sample = index.sample(local)
+        texts = tuple(text for text in sample.texts if text.task in self.tasks)
+        return Sample(sample.key, sample.images, texts, sample.fields)
+
+    def key(self, position: int) -> str:
+        """As its reader named it: `train-000017.tar:000413` in a set of shards."""
+        index, local = self.locate(position)
+        return index.key(local)
+
+    def locate(self, position: int) -> tuple[Index, int]:
+        """The index that holds a sample, and the sample's number in it."""
+        if not 0 <= position < len(self):
+            raise IndexError(f"there are {len(self):,} samples, there is no sample {position:,}")
+        number = int(np.searchsorted(self.starts, position, side="right")) - 1
+        chosen, local = self._use(number), position - int(self.starts[number])
+        return self.indexes[number], local if chosen is None else int(chosen[local])
+
+    def rows(self, positions: Integer[np.ndarray, " positions"]) -> Shaped[np.ndarray, " positions"]:
+        """The rows of many samples: see `records.ROW`. Quickest where neighbours lie together."""
+        rows = np.empty(len(positions), ROW)
+        numbers = np.searchsorted(self.starts, positions, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            here = numbers == number
+            chosen, local = self._use(number), positions[here] - self.starts[number]
+            rows[here] = self.indexes[number].rows[local if chosen is None else chosen[local]]
+        return rows
+
+    def _use(self, number: int) -> Any:
+        """The chosen samples of an index, None where that is all; lets go of the one that was used longest ago."""
+        chosen = self._opened.pop(number, ABSENT)  # single steps, so that threads may share this
+        if chosen is ABSENT:
+            index = self.indexes[number]
+            chosen = None if index.count(self.tasks) == len(index) else index.select(self.tasks)
+        self._opened[number] = chosen
+        if len(self._opened) > MOST_OPEN:
+            self.indexes[self._opened.popitem(last=False)[0]].close()
+        return chosen
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_opened": OrderedDict()}

@@ -1,0 +1,87 @@
+"""What indexes say of their data, for people: what is used, and by reason what is not."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share, told_reasons
+from arlow_vl.data.index.header import Header, LeftOut, bad_samples
+from arlow_vl.data.index.reading import Index
+from arlow_vl.data.samples import TASKS
+from arlow_vl.data.shard_faults import ShardFault
+from arlow_vl.printing import visible
+
+FAULTS_TOLD = 5
+
+
+def left_out(headers: Iterable[Header], what: str) -> dict[str, LeftOut]:
+    """By reason, the samples ("bad") or texts ("bad_texts") that are not used, with the first example."""
+    total: dict[str, LeftOut] = {}
+    for header in headers:
+        for reason, (count, example) in getattr(header, what).items():
+            before = total.get(reason, LeftOut(0, example))
+            total[reason] = LeftOut(before.count + count, before.example)
+    return total
+
+
+def faults_of(indexes: Sequence[Index]) -> list[ShardFault]:
+    return [fault for index in indexes for fault in index.header.faults]
+
+
+def summary(indexes: Sequence[Index]) -> str:
+    """`9,871 used, 129 skipped (empty_text 128, image_unreadable 1), 2 texts skipped (empty_answer 2), 1 fault`."""
+    headers = [index.header for index in indexes]
+    bad, texts, faults = left_out(headers, "bad"), left_out(headers, "bad_texts"), len(faults_of(indexes))
+    parts = [f"{sum(map(len, indexes)):,} used", f"{_total(bad):,} skipped{_in_brackets(bad)}"]
+    if texts:
+        parts.append(f"{_total(texts):,} texts skipped{_in_brackets(texts)}")
+    return ", ".join([*parts, f"{faults:,} fault{'s' * (faults != 1)}"])
+
+
+def told(indexes: Sequence[Index], most: int) -> Iterable[str]:
+    """The summary, then a line for each fault and, up to `most`, for each bad sample or text."""
+    yield summary(indexes)
+    for fault in faults_of(indexes):
+        yield f"{fault.shard}: {fault.reason}"
+    everything = (bad for index in indexes for bad in bad_samples(index.folder, index.header))
+    for bad in islice(everything, most):
+        yield f"{bad['name']}: {bad['reason']}{bad['detail']}"
+    if more := sum(1 for _ in everything):
+        yield f"... and {more:,} more; the indexes' bad-*.jsonl name them all"
+
+
+def check_left_out(indexes: Sequence[Index], max_bad_fraction: float = MAX_BAD_FRACTION, *, where: str = "") -> None:
+    """Raises DataError if no sample is usable, or too large a share of samples or texts is not."""
+    headers = [index.header for index in indexes]
+    bad, texts = left_out(headers, "bad"), left_out(headers, "bad_texts")
+    for fault in faults_of(indexes):
+        if fault.missing:
+            before = bad.get("behind_a_shard_fault", LeftOut(0, f"{fault.shard}: {fault.reason}"))
+            bad["behind_a_shard_fault"] = LeftOut(before.count + fault.missing, before.example)
+    used_texts = sum(header.totals[task] for header in headers for task in TASKS)
+    for what, used, lost in (("samples", sum(map(len, indexes)), bad), ("texts", used_texts, texts)):
+        counts = Counter({reason: one.count for reason, one in lost.items()})
+        examples = {reason: one.example for reason, one in lost.items()}
+        refuse_bad_share(what, used, counts, examples, max_bad_fraction, where=where)
+
+
+def report_left_out(where: str, indexes: Sequence[Index]) -> str | None:
+    """One line of all that will not be used, with examples; None where nothing is left out."""
+    headers, parts = [index.header for index in indexes], []
+    for what, lost in (("skipped", left_out(headers, "bad")), ("texts skipped", left_out(headers, "bad_texts"))):
+        if lost:
+            counts = Counter({reason: one.count for reason, one in lost.items()})
+            parts.append(f"{what}: {told_reasons(counts, {reason: one.example for reason, one in lost.items()})}")
+    faults = faults_of(indexes)
+    parts += [f"{visible(fault.shard)}: {visible(fault.reason)}" for fault in faults[:FAULTS_TOLD]]
+    parts += [f"{len(faults) - FAULTS_TOLD:,} faults more"] if len(faults) > FAULTS_TOLD else []
+    return "; ".join([f"{visible(where)}: {summary(indexes)}", *parts]) if parts else None
+
+
+def _total(lost: dict[str, LeftOut]) -> int:
+    return sum(one.count for one in lost.values())
+
+
+def _in_brackets(lost: dict[str, LeftOut]) -> str:
+    ordered = sorted(lost.items(), key=lambda item: -item[1].count)
+    return visible(f" ({', '.join(f'{reason} {one.count:,}' for reason, one in ordered)})" if lost else "")

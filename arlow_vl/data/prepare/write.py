@@ -1,0 +1,134 @@
+"""Writes planned shards: whole or absent, the same bytes whoever writes them, and on from where it was interrupted."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from arlow_vl.data.index.building import build_index
+from arlow_vl.data.index.images import read_image
+from arlow_vl.data.index.places import find_index, place_of
+from arlow_vl.data.index.processes import in_processes
+from arlow_vl.data.index.reading import Index, IndexedSamples
+from arlow_vl.data.prepare.members import members_of, safe_key, write_tar
+from arlow_vl.data.prepare.plan import PlannedShard, ShardSettings, plan_shards
+from arlow_vl.data.shards import INDEX_NAME
+from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
+from vision.whole_files import remove_remains, write_whole
+
+PLAN_NAME = "prepare.json"
+"""What the shards of a folder are of: it keeps two preparations out of one folder."""
+SECONDS_STALE = 600
+"""Age at which a half shard is one of a process that was killed."""
+LAYOUT = 1
+"""Goes up when the same samples become other shards."""
+
+
+class Prepared(NamedTuple):
+    samples: int
+    shards: int
+    kept: int
+    """Shards that were there already."""
+    too_large: list[str]
+    """Keys of samples that are in no shard, as their texts are over the limit of readers."""
+
+
+def prepare(
+    indexes: Sequence[Index],
+    out: Path,
+    settings: ShardSettings,
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Prepared:
+    """Writes the samples of a source as shards with index.json and their indexes.
+
+    Args:
+        workers: Processes.
+        progress: Told the samples that are written, and all.
+
+    Raises:
+        DataError: the folder holds other shards, or an image is not what it was when it was indexed.
+        ResourceError: no room for a shard.
+    """
+    samples = IndexedSamples(indexes)
+    _claim(out, {"layout": LAYOUT, "fingerprint": samples.fingerprint, **asdict(settings)})
+    remove_remains(out, seconds=SECONDS_STALE)
+    plan = plan_shards(samples, settings)
+    entries, kept, done = {}, 0, 0
+    total = sum(len(shard.positions) for shard in plan.shards)
+    write = partial(write_shard, out, samples)
+    for shard, (entry, was_there) in in_processes(write, plan.shards, min(workers, len(plan.shards))):
+        entries[shard.name] = entry
+        kept += was_there
+        done += len(shard.positions)
+        progress(done, total)
+    _check_surplus(out, entries)
+    write_whole(out / INDEX_NAME, json.dumps(dict(sorted(entries.items())), indent=1) + "\n")
+    return Prepared(total, len(entries), kept, [samples.key(int(position)) for position in plan.too_large])
+
+
+def write_shard(out: Path, samples: IndexedSamples, shard: PlannedShard) -> tuple[dict[str, Any], bool]:
+    """A shard and its index, and what index.json says of it. One that is there is whole, and stays."""
+    path = out / shard.name
+    was_there = path.exists()
+    if not was_there:
+        write_whole(path, lambda file: write_tar(file, _members(samples, shard)))
+    index = find_index(place_of(path))[0] or build_index(path)
+    if len(index) != len(shard.positions):
+        raise DataError(
+            f"{visible(str(path))} has {len(index):,} samples where {len(shard.positions):,} belong; "
+            "remove it and run the same command again"
+        )
+    (file,) = index.header.files
+    return {"samples": len(index), "bytes": file.size, "sha256": file.sha256}, was_there
+
+
+def _members(samples: IndexedSamples, shard: PlannedShard) -> Iterator[tuple[str, bytes]]:
+    name_of = _key_rule(samples.indexes)
+    for position in shard.positions.tolist():
+        sample = samples.sample(position)
+        images = [read_image(image, sample.key) for image in sample.images]
+        yield from members_of(sample, name_of(sample.key), images)
+
+
+def _key_rule(indexes: Sequence[Index]) -> Callable[[str], str]:
+    """Keys as members are named by them: those of shards, `a.tar:17`, become `17`, or `a/17` where there are several
+    shards, as keys are unique in one shard only."""
+    if indexes[0].header.format != "webdataset":
+        return safe_key
+    is_one = len(indexes) == 1
+
+    def name_of(key: str) -> str:
+        shard, _, own = key.rpartition(":")
+        folders = [] if is_one else [os.path.splitext(shard)[0]]
+        return "/".join(map(safe_key, [*folders, own]))
+
+    return name_of
+
+
+def _claim(out: Path, facts: dict[str, Any]) -> None:
+    """Notes what the folder's shards are of. Raises DataError if it holds something else."""
+    note = out / PLAN_NAME
+    try:
+        found = json.loads(note.read_bytes()) if note.exists() else None
+    except ValueError:
+        found = {}
+    if found is None and out.is_dir() and any(out.glob("*.tar")):
+        raise DataError(f"{visible(str(out))} holds shards already; name an empty folder")
+    if found is not None and found != facts:
+        differs = sorted(name for name in facts if found.get(name) != facts[name])
+        of = "other data" if "fingerprint" in differs else f"another {', '.join(differs).replace('_', ' ')}"
+        raise DataError(f"{visible(str(out))} holds shards of {of}; name an empty folder, or remove this one")
+    if found is None:
+        write_whole(note, json.dumps(facts, indent=1) + "\n")
+
+
+def _check_surplus(out: Path, entries: dict[str, Any]) -> None:
+    """Raises DataError for a tar that is not of the plan: it would be trained on too."""
+    if surplus := sorted(path.name for path in out.glob("*.tar") if path.name not in entries):
+        raise DataError(f"{visible(str(out / surplus[0]))} is no shard of these data; move it out of the folder")

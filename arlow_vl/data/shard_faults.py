@@ -1,0 +1,70 @@
+"""Damage to a shard as a whole, and what the index.json beside it says that it should be."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arlow_vl.data.text import Unusable, parse_object
+
+INDEX_NAME = "index.json"
+MAX_INDEX_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class ShardFault:
+    """Damage to a shard as a whole: what was whole before it is used."""
+
+    shard: str
+    reason: str
+    missing: int = 0
+    """Samples that index.json counts and the shard does not show, neither good nor bad."""
+
+
+def shard_fault(path: Path, damage: list[str], usable: int, bad: int) -> ShardFault | None:
+    """The damage, and how the numbers of samples differ from what the index.json beside a shard says."""
+    differences, missing = _differences_from_index(path, usable, usable + bad)
+    told = [*damage, *differences]
+    return ShardFault(str(path), "; ".join(told), missing) if told else None
+
+
+def _index_entry(path: Path) -> dict[str, Any]:
+    """What the index.json beside a shard says of it, if anything. Raises ValueError if it is unreadable."""
+    index = path.with_name(INDEX_NAME)
+    if not index.is_file():
+        return {}
+    try:
+        if index.stat().st_size > MAX_INDEX_BYTES:
+            raise Unusable("too_large")
+        entry = parse_object(index.read_bytes()).get(path.name, {})
+    except Unusable as fault:
+        raise ValueError(f"the {INDEX_NAME} beside it is unreadable ({fault})") from None
+    types = {"samples": int, "bytes": int, "sha256": str}
+    if not isinstance(entry, dict) or any(not isinstance(entry.get(key, kind()), kind) for key, kind in types.items()):
+        raise ValueError(f"the {INDEX_NAME} beside it has no readable entry for it")
+    return entry
+
+
+def _differences_from_index(path: Path, usable: int, seen: int) -> tuple[list[str], int]:
+    """In words, and the samples that the index counts and nobody has seen."""
+    try:
+        entry = _index_entry(path)
+    except ValueError as error:
+        return [str(error)], 0
+    found, differences = {"samples": usable, "bytes": path.stat().st_size}, []
+    for what, count in found.items():
+        if entry.get(what, count) != count:
+            differences.append(f"{INDEX_NAME} says {entry[what]:,} {what}, read {count:,}")
+    return differences, max(0, entry.get("samples", seen) - seen)
+
+
+def other_sha256(path: Path) -> bool:
+    """Reads the whole shard if the index.json beside it has its SHA-256; True if that is another."""
+    try:
+        expected = _index_entry(path).get("sha256")
+    except ValueError:
+        return False  # shard_fault names it
+    if expected is None:
+        return False
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() != expected

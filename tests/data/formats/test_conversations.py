@@ -1,0 +1,170 @@
+"""Records with messages and images: where the places are, and what is refused."""
+
+import base64
+
+import pytest
+
+from tests.data.formats.conftest import told
+from tests.outside_data import JPEG
+
+
+def asks(content, answer="A fox."):
+    return [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+
+
+def test_a_chat_shows_images_in_later_turns_and_keeps_their_order(folder):
+    folder.images("a.jpg", "b.jpg")
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        *asks("<image>\nWhat is it?"),
+        *asks("And <image> here?", "A dog."),
+    ]
+    folder.write("chat.jsonl", [{"id": "7", "messages": messages, "images": ["a.jpg", "b.jpg"], "source": "us"}])
+    (sample,) = folder.read("chat.jsonl")
+    assert told(sample) == [
+        [
+            ("system", "Be brief."),
+            ("user", "[image]What is it?"),
+            ("assistant", "A fox."),
+            ("user", "And [image] here?"),
+            ("assistant", "A dog."),
+        ]
+    ]
+    assert [image.path for image in sample.images] == [str(folder.path / name) for name in ("a.jpg", "b.jpg")]
+    assert [image[1:] for image in sample.images] == [(0, len(JPEG), b"")] * 2
+    assert (sample.key, sample.fields) == ("chat.jsonl: line 1", {"id": "7", "source": "us"})
+    assert (sample.texts[0].task, folder.source.format) == ("conversation", "conversations")
+
+
+# What a record holds and what a user's turn becomes, or the reason for which it is left out.
+TURNS = {
+    "a place in a string": ({"messages": asks("<image>What?"), "images": ["a.jpg"]}, "[image]What?"),
+    "no place at all, as trl has it": ({"messages": asks("What?"), "images": ["a.jpg"]}, "[image]What?"),
+    "an image as one path": ({"messages": asks("<image>What?"), "image": "a.jpg"}, "[image]What?"),
+    "the word behind the places": (
+        {"messages": asks("<image>What is <image>?"), "images": ["a.jpg"]},
+        "[image]What is <image>?",
+    ),
+    "the word without images": ({"messages": asks("How do I write <image>?")}, "How do I write <image>?"),
+    "parts without a source": (
+        {"messages": asks([{"type": "image"}, {"type": "text", "text": "Is <image> it?"}]), "images": ["a.jpg"]},
+        "[image]Is <image> it?",
+    ),
+    "OpenAI's parts": (
+        {"messages": asks([{"type": "text", "text": "See"}, {"type": "image_url", "image_url": {"url": "a.jpg"}}])},
+        "See[image]",
+    ),
+    "a part with a path": ({"messages": asks([{"type": "image", "image": "a.jpg", "text": None}])}, "[image]"),
+    "parts of text alone": (
+        {"messages": asks([{"type": "text", "text": "Hi "}, {"type": "text", "text": "you"}])},
+        "Hi you",
+    ),
+    "the Cauldron": ({"texts": [{"user": "What?", "assistant": "A fox."}], "images": ["a.jpg"]}, "[image]What?"),
+    "LLaVA": (
+        {
+            "image": "a.jpg",
+            "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A."}],
+        },
+        "[image]What?",
+    ),
+    "an answer about the word": (
+        {"messages": asks("<image>What?", "Write <image>."), "images": ["a.jpg"]},
+        "[image]What?",
+    ),
+    "too few places": ({"messages": asks("<image>What?"), "images": ["a.jpg", "a.jpg"]}, "image_without_place"),
+    "too few images": (
+        {"messages": asks([{"type": "image"}, {"type": "image"}]), "images": ["a.jpg"]},
+        "place_without_image",
+    ),
+    "LLaVA's place without an image": (
+        {"conversations": [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "A."}]},
+        "place_without_image",
+    ),
+    "LLaVA's image without a place": (
+        {"image": "a.jpg", "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A."}]},
+        "image_without_place",
+    ),
+    "an image in an answer": (
+        {"messages": [*asks("a", [{"type": "image", "path": "a.jpg"}])]},
+        "image_outside_user_turn",
+    ),
+    "the assistant first": ({"messages": [{"role": "assistant", "content": "Hi"}]}, "starts_with_assistant"),
+    "the system alone": ({"messages": [{"role": "system", "content": "Hi"}]}, "no_answer"),
+    "the system later": (
+        {"messages": [*asks("a"), {"role": "system", "content": "b"}]},
+        "system_not_first",
+    ),
+    "no answer": ({"messages": asks("a")[:1]}, "ends_without_answer"),
+    "two questions": ({"messages": [*asks("a")[:1], *asks("b")]}, "roles_do_not_alternate"),
+    "an unknown role": ({"messages": [{"role": "narrator", "content": "a"}]}, "unknown_role"),
+    "a role that is a list": ({"messages": [{"role": ["user"], "content": "a"}]}, "unknown_role"),
+    "no messages": ({"messages": []}, "empty_messages"),
+    "messages that are text": ({"messages": "hello"}, "messages_not_a_list"),
+    "a message that is text": ({"messages": ["hello"]}, "message_not_an_object"),
+    "an empty answer": ({"messages": asks("a", " ")}, "empty_content"),
+    "an answer that is a number": ({"messages": asks("a", 3)}, "content_not_text"),
+    "an answer that is a list of strings": ({"messages": asks("a", ["fox", "dog"])}, "part_not_an_object"),
+    "an answer that is null": ({"messages": asks("a", None)}, "missing_content"),
+    "a part of sound": ({"messages": asks([{"type": "audio", "audio": "a.wav"}])}, "unknown_part"),
+    "a NUL": ({"messages": asks([{"type": "text", "text": "a\0"}])}, "nul_in_content"),
+    "half a surrogate pair": ({"messages": asks("\ud800")}, "lone_surrogate"),
+    "an address": ({"messages": asks("<image>"), "images": ["http://x/a.jpg"]}, "image_url_not_fetched"),
+    "a pipe": ({"messages": asks("<image>"), "images": ["pipe:touch x"]}, "image_url_not_fetched"),
+    "a missing file": ({"messages": asks("<image>"), "images": ["gone.jpg"]}, "missing_image_file"),
+    "a folder": ({"messages": asks("<image>"), "images": ["sub"]}, "missing_image_file"),
+    "an empty file": ({"messages": asks("<image>"), "images": ["empty.jpg"]}, "image_empty"),
+    "a path out of the root": ({"messages": asks("<image>"), "images": ["../a.jpg"]}, "unsafe_image_path"),
+    "an absolute path": ({"messages": asks("<image>"), "images": ["/etc/passwd"]}, "unsafe_image_path"),
+    "a number for a path": ({"messages": asks("<image>"), "images": [3]}, "image_not_a_path"),
+    "a broken data URL": ({"messages": asks("<image>"), "images": ["data:image/png;base64,?"]}, "broken_data_url"),
+    "no text": ({"images": ["a.jpg"]}, "missing_text"),
+    "no image": ({"question": "What?", "answer": "A fox."}, "missing_image"),
+    "a list of answers": ({"image": "a.jpg", "question": "What?", "answer": ["fox", "dog"]}, "answer_not_text"),
+}
+
+
+@pytest.mark.parametrize("kind", TURNS)
+def test_a_record_becomes_a_conversation_or_is_left_out_by_reason(folder, kind):
+    record, result = TURNS[kind]
+    folder.images("a.jpg", "sub/b.jpg").write("empty.jpg", b"")
+    folder.write("r.jsonl", [record])
+    samples = folder.read("r.jsonl", format="conversations")
+    users = [words for sample in samples for role, words in told(sample)[0] if role == "user"]
+    assert users == [result] or folder.skipped == {result: 1}
+
+
+def test_answers_that_spell_a_place_stay_text(folder):
+    folder.images("a.jpg").write("r.jsonl", [TURNS["an answer about the word"][0]])
+    assert told(folder.read("r.jsonl")[0])[0][-1] == ("assistant", "Write <image>.")
+
+
+def test_images_inside_a_record_are_bytes(folder):
+    url = "data:image/jpeg;base64," + base64.b64encode(JPEG).decode()
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "image", "base64": url.partition(",")[2]}]
+    folder.write("r.json", [{"messages": asks(parts)}])
+    assert folder.read("r.json")[0].images == (JPEG, JPEG)
+
+
+def test_an_absolute_path_and_a_dotted_one_are_taken_inside_the_root(folder):
+    folder.images("sub/a.jpg")
+    paths = [str(folder.path / "sub/a.jpg"), "sub/../sub/a.jpg", (folder.path / "sub/a.jpg").as_uri()]
+    folder.write("r.jsonl", [{"messages": asks("<image>What?"), "images": [path]} for path in paths])
+    assert {sample.images[0].path for sample in folder.read("r.jsonl")} == {str(folder.path / "sub/a.jpg")}
+    assert folder.source.tally.samples == 3
+
+
+def test_images_may_lie_under_another_root(folder):
+    folder.images("pictures/a.jpg").write("r.jsonl", [{"image": "a.jpg", "question": "What?", "answer": "A fox."}])
+    (sample,) = folder.read("r.jsonl", images=folder.path / "pictures")
+    assert (told(sample), sample.texts[0].task) == ([[("user", "[image]What?"), ("assistant", "A fox.")]], "question")
+
+
+def test_lines_that_are_no_objects_are_named(folder):
+    folder.write("r.jsonl", b'{"messages": 3}\n\n[]\n{\n\xff\n')
+    assert folder.read("r.jsonl", format="conversations") == []
+    assert [(bad.name, bad.reason) for bad in folder.source.tally.bad] == [
+        ("r.jsonl: line 1", "messages_not_a_list"),
+        ("r.jsonl: line 3", "bad_json"),
+        ("r.jsonl: line 4", "bad_json"),
+        ("r.jsonl: line 5", "not_utf8"),
+    ]
