@@ -20,13 +20,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from arlow_vl.data.bad_images import BadImages, Fault, merged_counts, summary_of
+from arlow_vl.data.bad_items import UNUSABLE, BadItems, Fault, merged_counts, summary_of
 from arlow_vl.data.mixing import Mixture
-from arlow_vl.data.order import shuffled_order  # noqa: F401
+from arlow_vl.data.order import shuffled_order
 from arlow_vl.data.rows import WINDOW_ROWS, WINDOW_SAMPLES, RowBudget, Take, Windows, WindowState, indices, total_tokens
 from arlow_vl.data.workers import At, Pool
 from arlow_vl.errors import DataError
-from vision.decoding.image import ImageError
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +42,8 @@ Task = list[list[Take]]
 class Dataset(Protocol):
     """Items by index. `fingerprint` differs when any item does; `key(i)` names an item to people.
 
-    `__getitem__` may raise ImageError for an item whose image cannot be used. To be packed into rows a data set tells
-    `length(i)`, see `rows.Length`, without reading the item.
+    `__getitem__` may raise ImageError or TextError for an item that cannot be used. To be packed into rows a data set
+    tells `length(i)`, see `rows.Length`, without reading the item.
     """
 
     fingerprint: str
@@ -121,7 +120,7 @@ class ResumableLoader:
         if num_batches % ranks:
             raise ValueError(f"{num_batches:,} batches cannot be shared by {ranks} ranks; each optimizer step needs a "
                              "multiple of the ranks")  # fmt: skip
-        self.readers = {source.name: BadImages(source.name, source.max_bad) for source in self.sources}
+        self.readers = {source.name: BadItems(source.name, source.max_bad) for source in self.sources}
         self.collate = collate
         self.seed = seed
         self.num_batches = num_batches
@@ -208,7 +207,7 @@ class ResumableLoader:
                     keys.append(key)
                     rows[-1].append((item, None if is_stand_in else take.texts) if self.packing else item)
         if not keys:
-            raise DataError("no image of a batch can be used, nor one that fits its place; raise rows_per_batch")
+            raise DataError("no sample of a batch can be used, nor one that fits its place; raise rows_per_batch")
         return {**self.collate(rows if self.packing else rows[0]), "keys": keys}, faults
 
     def _usable(self, take: Take, at: At, faults: list[Fault]) -> tuple[str, Any, bool] | None:
@@ -229,13 +228,13 @@ class ResumableLoader:
             at(key)
             try:
                 item = dataset[candidate]
-            except ImageError as error:
+            except UNUSABLE as error:
                 met.append(Fault.of(source.name, take.number // size, error))
                 continue
             faults += met[: take.part == 0]
             return key, item, distance > 0
         if len(met) == size <= source.max_bad:
-            raise DataError(f"source {source.name}: no image can be used, {summary_of(f.reason for f in met)}")
+            raise DataError(f"source {source.name}: no sample can be used, {summary_of(f.reason for f in met)}")
         faults += met[: take.part == 0] if self.packing else met
         return None
 
@@ -305,12 +304,13 @@ def _with_different_names(sources: Sequence[Source]) -> tuple[Source, ...]:
 class SequentialLoader:
     """One pass in order over each source, in batches of its `samples_per_batch`; the same pass each time.
 
-    A batch holds samples of one source, named in batch["source"]. Samples with an unusable image are left out.
+    Where `max_samples` are fewer than a source has, they are a draw of all, not the first ones: files are often sorted.
+    A batch holds samples of one source, named in batch["source"]. Unusable samples are left out.
     """
 
     def __init__(self, sources: Sequence[Source], collate: Collate, *, max_samples: int | None = None) -> None:
         self.sources = _with_different_names(sources)
-        self.readers = {source.name: BadImages(source.name, source.max_bad) for source in self.sources}
+        self.readers = {source.name: BadItems(source.name, source.max_bad) for source in self.sources}
         self.collate = collate
         self.max_samples = max_samples
         self.passes = 0
@@ -323,8 +323,9 @@ class SequentialLoader:
         for source in self.sources:
             size = self._size(source)
             self.readers[source.name].finish(self.passes)
+            drawn = np.sort(shuffled_order(0, source.name, 0, len(source.dataset), np.arange(size))).tolist()
             for first in range(0, size, source.samples_per_batch):
-                items, keys = self._read(source, range(first, min(first + source.samples_per_batch, size)))
+                items, keys = self._read(source, drawn[first : first + source.samples_per_batch])
                 if items:
                     yield {**self.collate(items), "keys": keys, "source": source.name}
 
@@ -333,7 +334,7 @@ class SequentialLoader:
         for index in some:
             try:
                 items.append(source.dataset[index])
-            except ImageError as error:
+            except UNUSABLE as error:
                 self.readers[source.name].note(Fault.of(source.name, self.passes, error))
                 continue
             keys.append(f"{source.name}:{source.dataset.key(index)}")

@@ -4,12 +4,11 @@ A conversation is a list of messages as transformers knows them; docs/prompts.md
 """
 
 from collections.abc import Sequence
-from typing import Any
 
+from arlow_vl.data.samples import Message, Part
 from arlow_vl.models.arlow.chat_arlow import IMAGE_TOKEN, control_tokens, render_chat
 
 IGNORED = -100
-Message = dict[str, Any]
 
 
 def about_image(question: str | None = None, answer: str | None = None) -> list[Message]:
@@ -66,6 +65,26 @@ def encode_messages(
     if max_length is not None and len(ids) > max_length:
         _refuse_cut(tokenizer, ids, labels, max_length)
     return ids[:max_length], labels[:max_length]
+
+
+def encode_document(tokenizer, parts: Sequence[Part], *, max_length: int | None = None) -> tuple[list[int], list[int]]:
+    """Ids of a document of text and images between bos and eos, and labels that count all but bos and the images.
+
+    What is over `max_length` is cut, eos too. Raises ValueError if that leaves nothing to learn or cuts an image off.
+    """
+    image, ids = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), [tokenizer.bos_token_id]
+    for part in parts:
+        ids += [image] if part["type"] == "image" else plain_ids(tokenizer, [part["text"]])[0]
+    ids.append(tokenizer.eos_token_id)
+    labels = [IGNORED, *(IGNORED if i == image else i for i in ids[1:])]
+    if max_length is not None and len(ids) > max_length:
+        _refuse_cut(tokenizer, ids, labels, max_length)
+    return ids[:max_length], labels[:max_length]
+
+
+def plain_ids(tokenizer, texts: list[str]) -> list[list[int]]:
+    """Ids of texts as they are: one that spells a special token stays text."""
+    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def stop_token_ids(tokenizer) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from arlow_vl.data.image_text import cache_images
+from arlow_vl.data.images import cache_images
 from arlow_vl.data.shards import ShardScan
 from arlow_vl.errors import CheckpointError, DataError
 from arlow_vl.evaluation.held_out_text import compare_text, describe_text

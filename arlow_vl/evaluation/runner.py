@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from arlow_vl.data.image_text import CachedImages, Example, caption_examples, question_examples
+from arlow_vl.data.image_text import Example, caption_examples, question_examples
+from arlow_vl.data.images import CachedImages
 from arlow_vl.data.questions import Question
 from arlow_vl.data.shards import ShardSample, read_whole
 from arlow_vl.errors import DataError

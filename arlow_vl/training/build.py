@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from arlow_vl.data.image_text import CachedImages, DecodedImages, cache_images
+from arlow_vl.data.images import CachedImages, DecodedImages, cache_sample_images
 from arlow_vl.data.prompts import stop_token_ids
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
@@ -16,7 +16,8 @@ from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGene
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 from arlow_vl.models.folders import check_folder, load_tokenizer
 from arlow_vl.progress import ProgressLine
-from arlow_vl.training.datamodules import ImageTextData, StageData, TextData, check_scans, scan_sources
+from arlow_vl.training.datamodules import StageData, TextData
+from arlow_vl.training.image_text_data import ImageTextData, check_refused_images, checked_sources
 from arlow_vl.training.model_fields import config_of, vision_config_of
 from arlow_vl.training.modules import ImageTextModule, StageModule, TextModule
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe
@@ -56,7 +57,7 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
     """A text checkpoint that learns to see, on images whose features are computed first if the encoder is frozen."""
     check_folder(recipe.text_checkpoint, "arlow")
     tokenizer = load_tokenizer(recipe.text_checkpoint)
-    scans = scan_sources(recipe)
+    sources = checked_sources(recipe)
     model = build_vision_language_model(recipe)
     model.stop_also_at(stop_token_ids(tokenizer))
     encoder = model.model.vision
@@ -65,16 +66,16 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
     images: DecodedImages | CachedImages = DecodedImages(transform)
     if recipe.cache_features:
         encoder.requires_grad_(False).eval()
-        images = cache_images(
-            scans,
+        images = cache_sample_images(
+            [source.samples for source in sources],
             encoder,
             transform,
             recipe.cache_features,
             dtype=getattr(torch, recipe.cache_dtype),
             on_progress=ProgressLine("encoder features", "images"),
         )
-        check_scans(recipe, scans)
-    data = ImageTextData(recipe, scans, tokenizer, images)
+        check_refused_images(sources, images.refused, recipe.max_bad_fraction)
+    data = ImageTextData(recipe, sources, tokenizer, images)
     return Stage(ImageTextModule(model, recipe), data, (model, ArlowProcessor(image_processor, tokenizer)))
 
 

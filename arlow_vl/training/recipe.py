@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import re
 import typing
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,16 +124,56 @@ class TextRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """Shards of images with text, and what is learnt from them."""
+    """Samples with images, with text, or with both, and what is learnt from them."""
 
     name: str
     """Names the source in sample keys and metrics."""
-    shards: str
-    """Paths of .tar shards, with * and ? for several."""
-    kind: Literal["captions", "questions"]
-    """Write the caption, or answer each of the sample's questions."""
-    samples_per_batch: int
-    """Samples of this source in each training batch; for validation, the batch size."""
+    data: str
+    """A file, a folder or a glob; docs/formats.md says what may be there."""
+    images: Path | None = None
+    """Folder that image paths in annotations start from; null: that of the annotations."""
+    format: str | None = None
+    """How `data` is read, where that cannot be found out."""
+    kind: Literal["captions", "questions", "conversations", "documents", "all"] = "all"
+    """Which of a sample's texts are learnt."""
+    samples_per_batch: int | None = None
+    """Texts of this source in each training batch; for validation, the batch size. Null where rows are packed."""
+    weight: float | dict[int, float] | None = None
+    """Share of the source where rows are packed, of all weights; by optimizer step, between which it changes
+    linearly; null: its number of samples to the power of 1 / packing.temperature."""
+    epochs: float | None = None
+    """Where rows are packed, times that the source is read; then the others share its part. Null: endless."""
+
+    def __post_init__(self) -> None:
+        _check(
+            re.fullmatch(r"[\w.-]+", self.name) is not None,
+            f"sources: name {self.name!r} must be letters, digits, '.', '_' and '-': it is a column of metrics.csv",
+        )
+        for name in ("samples_per_batch", "epochs"):
+            value = getattr(self, name)
+            _check(value is None or value > 0, f"source {self.name}: {name} must be over 0, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackingConfig:
+    """Training batches of rows of one width, filled from all sources by weight; texts about an image share it."""
+
+    row_tokens: int
+    """Tokens of a row; no text is longer than max_length."""
+    row_images: int
+    """Images of a row, at most."""
+    rows_per_batch: int
+    """Rows of a batch."""
+    by: Literal["samples", "tokens"] = "samples"
+    """What weights are shares of."""
+    temperature: float = 1.0
+    """Over 1, small sources without a weight get more than their size (see `data.mixing.weights_by_size`)."""
+
+    def __post_init__(self) -> None:
+        for name in ("row_tokens", "rows_per_batch"):
+            _check(getattr(self, name) >= 1, f"packing.{name} must be at least 1, got {getattr(self, name)}")
+        _check(self.row_images >= 0, f"packing.row_images must not be negative, got {self.row_images}")
+        _check(self.temperature > 0, f"packing.temperature must be over 0, got {self.temperature}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +190,7 @@ class ImageTextRecipe:
     """Fields of ArlowVisionConfig (timm_name, image_size, blocks, prefix_tokens, transform), and weights: a file of the
     encoder's weights under timm's names, safetensors or a state dict of `torch.save`."""
     sources: list[SourceConfig]
-    """Training data; every batch takes its share of each."""
+    """Training data; every batch takes its samples_per_batch of each, or all are packed into rows."""
     validation_sources: list[SourceConfig]
     """Validation data; each is measured by itself."""
     policy: dict[str, Treatment]
@@ -162,8 +203,10 @@ class ImageTextRecipe:
     """Folder in which the frozen encoder's patch tokens are kept; null: encode in every step."""
     cache_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """As what they are kept: bfloat16 for tokens that float16 cannot hold, float32 for the losses without a cache."""
+    packing: PackingConfig | None = None
+    """Pack training samples into rows of one width; null: samples_per_batch texts of each source."""
     max_length: int = 128
-    """Most tokens of an example, prompt included."""
+    """Most tokens of a text, prompt included; what is over is cut."""
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Fields of ArlowVLConfig: projector and projector_latents."""
     max_bad_fraction: float = MAX_BAD_FRACTION
@@ -180,11 +223,32 @@ class ImageTextRecipe:
         )
         _check(bool(self.sources), "sources is empty; name at least one")
         _check(bool(self.validation_sources), "validation_sources is empty; name at least one")
+        for sources in (self.sources, self.validation_sources):
+            twice = [name for name, uses in Counter(source.name for source in sources).items() if uses > 1]
+            _check(not twice, f"two sources are called {', '.join(twice)}; give each a name of its own")
+        self._check_shares()
         frozen = self.policy.get("vision") == "frozen"
         _check(
             frozen or self.cache_features is None,
             "cache_features needs policy.vision frozen; set cache_features to null",
         )
+
+    def _check_shares(self) -> None:
+        """Each source says its share in the way that the batches are made."""
+        for source in self.validation_sources:
+            _check(source.samples_per_batch is not None, f"validation source {source.name} needs samples_per_batch")
+        for source in self.sources:
+            packs = self.packing is not None
+            wrong = [name for name in ("weight", "epochs") if not packs and getattr(source, name) is not None]
+            wrong += ["samples_per_batch"] * (packs and source.samples_per_batch is not None)
+            _check(
+                not wrong, f"source {source.name}: {' '.join(wrong[:1])} goes with{'out' * packs} packing; leave it out"
+            )
+            _check(packs or source.samples_per_batch is not None, f"source {source.name} needs samples_per_batch")
+        if self.packing is not None and self.packing.row_tokens < self.max_length:
+            raise ValueError(
+                f"packing.row_tokens ({self.packing.row_tokens}) must be at least max_length ({self.max_length})"
+            )
 
 
 Recipe = TextRecipe | ImageTextRecipe

@@ -58,7 +58,7 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
             except DivergenceError as error:
                 raise DivergenceError(f"{error}; last good checkpoint: {newest_good(folder) or 'none'}") from error
             save_folder(stage.products, product)
-            stage.data.report_bad_images()
+            stage.data.report_bad_items()
     return product
 
 

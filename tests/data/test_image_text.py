@@ -187,11 +187,11 @@ def test_for_a_bad_image_its_neighbour_stands_in_and_it_is_counted_once(scan, da
     assert used == {f"captions:{sample.name}" for sample in scan.samples if sample not in bad}
     reader = loader.readers["captions"]
     assert reader.bad.keys() == {sample.name for sample in bad}
-    assert reader.summary().startswith("2 images skipped (")
+    assert reader.summary().startswith("2 samples skipped (")
     assert all(caplog.text.count(sample.name) == 1 for sample in bad)
 
 
-def test_a_resumed_stream_has_the_same_stand_ins_and_remembers_the_bad_images(scan, dataset):
+def test_a_resumed_stream_has_the_same_stand_ins_and_remembers_the_bad_items(scan, dataset):
     for index in (1, 5, 6):
         spoil(scan, index)
     whole = list(batches_of(scan, dataset, max_bad=3))
@@ -208,18 +208,18 @@ def test_a_resumed_stream_has_the_same_stand_ins_and_remembers_the_bad_images(sc
 def test_one_bad_image_more_than_is_allowed_ends_the_stream(scan, dataset):
     for index in (1, 5, 6):
         spoil(scan, index)
-    with pytest.raises(DataError, match="3 images skipped"):
+    with pytest.raises(DataError, match="3 samples skipped"):
         list(batches_of(scan, dataset, max_bad=2))
 
 
-def test_a_stream_of_bad_images_alone_ends(scan, dataset):
+def test_a_stream_of_bad_items_alone_ends(scan, dataset):
     for index in range(len(scan.samples)):
         spoil(scan, index)
-    with pytest.raises(DataError, match="no image can be used"):
+    with pytest.raises(DataError, match="no sample can be used"):
         list(batches_of(scan, dataset, max_bad=10**6))
 
 
-def test_validation_leaves_bad_images_out(scan, dataset):
+def test_validation_leaves_bad_items_out(scan, dataset):
     bad = [spoil(scan, index) for index in (0, 1, 4)]
     source = Source(name="v", dataset=dataset(caption_examples(scan.samples)), samples_per_batch=2, max_bad=3)
     validation = SequentialLoader([source], ImageTextCollate(source.dataset.images, pad_token_id=PAD))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arlow_vl.data.bad_images import BadImages, Fault
+from arlow_vl.data.bad_items import BadItems, Fault
 from arlow_vl.data.loader import ResumableLoader, Source, merge_states
 from arlow_vl.data.mixing import Mixture
 from arlow_vl.data.rows import RowBudget
@@ -42,7 +42,7 @@ def test_a_killed_run_goes_on_with_other_workers_and_ranks_as_if_it_had_never_be
     assert found["bad"] == whole[mode]["bad"]
 
 
-def test_the_runs_cross_epochs_have_bad_images_and_small_states(whole):
+def test_the_runs_cross_epochs_have_bad_items_and_small_states(whole):
     for mode in whole:
         times = Counter(key for step in whole[mode]["steps"] for key in step)
         assert max(times.values()) > 1
@@ -88,33 +88,33 @@ def test_shares_that_are_not_equal_are_refused():
 
 @pytest.mark.parametrize("workers", [0, 3])
 @pytest.mark.parametrize("mode", ["padded", "packed"])
-def test_the_limit_of_bad_images_ends_every_run_at_the_same_batch(mode, workers):
+def test_the_limit_of_bad_items_ends_every_run_at_the_same_batch(mode, workers):
     loader = build(mode, workers=workers, rank=0, ranks=1, steps=STEPS)
     loader.readers["captions"].max_bad = 1
     read = []
-    with pytest.raises(DataError, match=r"cut short \(truncated\); source captions: 2 images skipped \(truncated 2\)"):
+    with pytest.raises(DataError, match=r"cut short \(truncated\); source captions: 2 samples skipped \(truncated 2\)"):
         read.extend(batch["keys"] for batch in loader)
     again = build(mode, workers=0, rank=0, ranks=1, steps=STEPS)
     assert read == [batch["keys"] for batch, _ in zip(again, read, strict=False)]
     assert loader.position == len(read) > 0
 
 
-def test_counts_of_bad_images_take_little_whatever_happens():
-    bad = BadImages("s", max_bad=10**7)
+def test_counts_of_bad_items_take_little_whatever_happens():
+    bad = BadItems("s", max_bad=10**7)
     for number in range(20_000):
         bad.note(Fault("s", 0, "n" * 5000 + str(number), "truncated", "sentence"))
     assert len(json.dumps(bad.state_dict())) < 2000
-    assert bad.summary() == "20,000 images skipped (truncated 20,000)"
+    assert bad.summary() == "20,000 samples skipped (truncated 20,000)"
 
 
 def test_every_epoch_has_the_same_limit():
-    bad = BadImages("s", max_bad=2)
+    bad = BadItems("s", max_bad=2)
     for epoch in range(5):
         bad.finish(epoch)
         for number in range(2):
             bad.note(Fault("s", epoch, str(number), "corrupt", "s:0"))
-    assert bad.summary() == "2 images skipped (corrupt 2)"
-    with pytest.raises(DataError, match="3 images skipped"):
+    assert bad.summary() == "2 samples skipped (corrupt 2)"
+    with pytest.raises(DataError, match="3 samples skipped"):
         bad.note(Fault("s", 4, "2", "corrupt", "s:2"))
 
 

@@ -50,16 +50,18 @@ def told(indexes: Sequence[Index], most: int) -> Iterable[str]:
         yield f"... and {more:,} more; the indexes' bad-*.jsonl name them all"
 
 
-def check_left_out(indexes: Sequence[Index], max_bad_fraction: float = MAX_BAD_FRACTION, *, where: str = "") -> None:
-    """Raises DataError if no sample is usable, or too large a share of samples or texts is not."""
+def check_left_out(
+    indexes: Sequence[Index], max_bad_fraction: float = MAX_BAD_FRACTION, *, where: str = "", texts: bool = True
+) -> None:
+    """Raises DataError if no sample is usable, or too large a share of samples or, with `texts`, of texts is not."""
     headers = [index.header for index in indexes]
-    bad, texts = left_out(headers, "bad"), left_out(headers, "bad_texts")
+    bad, bad_texts = left_out(headers, "bad"), left_out(headers, "bad_texts") if texts else {}
     for fault in faults_of(indexes):
         if fault.missing:
             before = bad.get("behind_a_shard_fault", LeftOut(0, f"{fault.shard}: {fault.reason}"))
             bad["behind_a_shard_fault"] = LeftOut(before.count + fault.missing, before.example)
     used_texts = sum(header.totals[task] for header in headers for task in TASKS)
-    for what, used, lost in (("samples", sum(map(len, indexes)), bad), ("texts", used_texts, texts)):
+    for what, used, lost in (("samples", sum(map(len, indexes)), bad), ("texts", used_texts, bad_texts)):
         counts = Counter({reason: one.count for reason, one in lost.items()})
         examples = {reason: one.example for reason, one in lost.items()}
         refuse_bad_share(what, used, counts, examples, max_bad_fraction, where=where)

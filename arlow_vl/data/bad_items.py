@@ -1,4 +1,4 @@
-"""The images of a source that turn out unusable while a run goes on: told, counted by reason, limited.
+"""The items of a source that turn out unusable while a run goes on: told, counted by reason, limited.
 
 Every item comes once an epoch, so that the items counted in one epoch are different ones: the count is exact, and takes
 a few numbers however many there are.
@@ -10,18 +10,33 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
 from vision.decoding.image import ImageError
 
 logger = logging.getLogger(__name__)
 
+
+class TextError(ValueError):
+    """A text that cannot be used: `name` says which, `reason` is one stable snake_case word."""
+
+    def __init__(self, name: str, reason: str, detail: str) -> None:
+        super().__init__(name, reason, detail)
+        self.name, self.reason, self.detail = name, reason, detail
+
+    def __str__(self) -> str:
+        return visible(f"{self.name}: {self.detail}")
+
+
+UNUSABLE = (ImageError, TextError)
+"""What costs an item, and not the run."""
 TOLD = 5
-"""Unusable images of a source that are named when they are met; the others are counted."""
+"""Unusable items of a source that are named when they are met; the others are counted."""
 NAME_CHARACTERS = 200
 """Of a name that are kept."""
 
 
 class Fault(NamedTuple):
-    """An image that could not be used in an epoch of a source."""
+    """An item whose image or text could not be used in an epoch of a source."""
 
     source: str
     epoch: int
@@ -30,12 +45,12 @@ class Fault(NamedTuple):
     sentence: str
 
     @classmethod
-    def of(cls, source: str, epoch: int, error: ImageError) -> "Fault":
+    def of(cls, source: str, epoch: int, error: ImageError | TextError) -> "Fault":
         return cls(source, epoch, error.name, error.reason, f"{error} ({error.reason})")
 
 
-class BadImages:
-    """What is known of the unusable images of a source."""
+class BadItems:
+    """What is known of the unusable items of a source."""
 
     def __init__(self, source: str, max_bad: int) -> None:
         self.source = source
@@ -70,7 +85,7 @@ class BadImages:
                 self.fullest = counts
 
     def summary(self) -> str:
-        """Of the epoch that had most: `3 images skipped (truncated 2, corrupt 1)`."""
+        """Of the epoch that had most: `3 samples skipped (truncated 2, corrupt 1)`."""
         return summary_of(max([self.fullest, *self.counts.values()], key=Counter.total).elements())
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,7 +99,7 @@ class BadImages:
 
 
 def merged_counts(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The state of one `BadImages` that has met all that these have. Finished epochs are told by their fullest part."""
+    """The state of one `BadItems` that has met all that these have. Finished epochs are told by their fullest part."""
     counts: dict[int, Counter[str]] = {}
     first: dict[str, str] = {}
     for state in states:
@@ -97,7 +112,7 @@ def merged_counts(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def summary_of(reasons: Iterable[str]) -> str:
-    """`3 images skipped (truncated 2, corrupt 1)`."""
+    """`3 samples skipped (truncated 2, corrupt 1)`."""
     counts = Counter(reasons)
     told = ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common())
-    return f"{counts.total():,} image{'s' * (counts.total() != 1)} skipped ({told})"
+    return f"{counts.total():,} sample{'s' * (counts.total() != 1)} skipped ({told})"

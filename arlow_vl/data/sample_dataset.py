@@ -1,0 +1,208 @@
+"""Samples as token ids and images, encoded when they are asked for: what the loader reads and the collate joins."""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from arlow_vl.data.bad_items import TextError
+from arlow_vl.data.index.images import read_image
+from arlow_vl.data.index.reading import IndexedSamples
+from arlow_vl.data.order import shuffled_order
+from arlow_vl.data.prompts import IGNORED, encode_document, encode_messages
+from arlow_vl.data.samples import ImageRef, Sample, Text
+from arlow_vl.errors import DataError
+
+CACHED_TEXTS = 2**15  # rendering a template costs a millisecond, and small sets are read many times
+LOOKED_AT = 512
+"""Texts of a source that are looked at before a run starts."""
+
+
+class PlacedImage(NamedTuple):
+    """An image of a sample, to be read where it lies."""
+
+    image: ImageRef | bytes
+    key: str
+    """Of its sample."""
+
+    @property
+    def name(self) -> str:
+        return self.key
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal, of its compressed bytes as they were indexed."""
+        return self.image.sha256.hex() if isinstance(self.image, ImageRef) else hashlib.sha256(self.image).hexdigest()
+
+    def read_image(self) -> bytes:
+        """Raises DataError if other bytes are there than when it was indexed."""
+        return read_image(self.image, self.key)
+
+
+class EncodedText(NamedTuple):
+    """A text as token ids; labels are -100 on what is not learnt."""
+
+    ids: list[int]
+    labels: list[int]
+
+
+class EncodedSample(NamedTuple):
+    """Texts and the images that all of them have places for, in their order."""
+
+    texts: list[EncodedText]
+    images: list[Any]
+    """As the dataset's images prepare them."""
+
+
+class Images(Protocol):
+    """Prepares images one by one, and packs them into image inputs of the model."""
+
+    def prepare(self, sample: Any) -> Any: ...
+
+    def pack(self, prepared: Sequence[Any]) -> dict[str, Any]: ...
+
+
+class SampleDataset:
+    """The samples of a source as `loader.Dataset`; with `one_text` each text of a sample is an item of its own.
+
+    Args:
+        max_length: Tokens of a text; what is over is cut. A text without room for anything to learn is unusable.
+    """
+
+    def __init__(
+        self, samples: IndexedSamples, tokenizer: Any, images: Images, *, max_length: int, one_text: bool
+    ) -> None:
+        self.samples, self.tokenizer, self.images = samples, tokenizer, images
+        self.max_length = max_length
+        self.starts = _text_starts(samples) if one_text else None
+        facts = (max_length, one_text, tokenizer.chat_template, tokenizer.backend_tokenizer.to_str())
+        self.fingerprint = hashlib.sha256(repr((samples.fingerprint, *facts)).encode()).hexdigest()
+        self.encoded = functools.lru_cache(CACHED_TEXTS)(self._encoded)
+
+    def __len__(self) -> int:
+        return len(self.samples) if self.starts is None else int(self.starts[-1])
+
+    def __getitem__(self, index: int) -> EncodedSample:
+        """Raises ImageError or TextError for an item that cannot be used."""
+        sample, numbers = self._item(index)
+        texts = self._texts(self._number(index)[0], numbers)
+        images = [self.images.prepare(PlacedImage(image, sample.key)) for image in sample.images]
+        return EncodedSample(texts, images)
+
+    def key(self, index: int) -> str:
+        """`train-000017.tar:000413`, and `?2` behind it for the third of several questions."""
+        number, text = self._number(index)
+        sample = self.samples.sample(number)
+        return sample.key if text is None else _text_key(sample, text)
+
+    def length(self, index: int) -> tuple[tuple[int, ...], int]:
+        """Tokens of each text and the number of images; a text that cannot be used has none."""
+        sample, numbers = self._item(index)
+        try:
+            texts = self._texts(self._number(index)[0], numbers)
+        except TextError:  # it is told when the sample is read
+            return (0,) * len(numbers), len(sample.images)
+        return tuple(len(text.ids) for text in texts), len(sample.images)
+
+    def _texts(self, number: int, numbers: Sequence[int]) -> list[EncodedText]:
+        """Where a sample has other texts, one that cannot be used is empty."""
+        texts, fault = [], None
+        for text in numbers:
+            try:
+                texts.append(self.encoded(number, text))
+            except TextError as error:
+                texts.append(EncodedText([], []))
+                fault = error
+        if fault is not None and not any(text.ids for text in texts):
+            raise fault
+        return texts
+
+    def _item(self, index: int) -> tuple[Sample, Sequence[int]]:
+        """The sample of an item, and which of its texts are in it."""
+        number, text = self._number(index)
+        sample = self.samples.sample(number)
+        return sample, range(len(sample.texts)) if text is None else (text,)
+
+    def _number(self, index: int) -> tuple[int, int | None]:
+        """The number of an item's sample, and of its text where an item has but one."""
+        if self.starts is None:
+            return index, None
+        number = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return number, index - int(self.starts[number])
+
+    def _encoded(self, number: int, text: int) -> EncodedText:
+        sample = self.samples.sample(number)
+        try:
+            return encode_text(self.tokenizer, sample.texts[text], self.max_length)
+        except ValueError as error:
+            raise TextError(_text_key(sample, text), "text_without_room", str(error)) from None
+
+    def look(self, seed: int) -> "Look":
+        """Encodes a fair draw of the texts: what a run will meet, before it starts.
+
+        Raises:
+            DataError: none of them leaves room for anything to learn.
+        """
+        places = np.arange(min(len(self), LOOKED_AT))
+        without_room, cut, texts, example = 0, 0, 0, ""
+        for index in shuffled_order(seed, "look", 0, len(self), places).tolist():
+            number, _ = self._number(index)
+            for text in self._item(index)[1]:
+                texts += 1
+                try:
+                    cut += self._is_cut(number, text)
+                except TextError as error:
+                    without_room, example = without_room + 1, example or str(error)
+        if without_room == texts:
+            raise DataError(f"no prompt leaves room for a completion; raise max_length ({example})")
+        return Look(texts, without_room, cut, is_all=len(self) <= LOOKED_AT)
+
+    def _is_cut(self, number: int, text: int) -> bool:
+        if len(self.encoded(number, text).ids) < self.max_length:
+            return False
+        whole = encode_text(self.tokenizer, self.samples.sample(number).texts[text], None)
+        return any(label != IGNORED for label in whole.labels[self.max_length :])
+
+
+class Look(NamedTuple):
+    """What a draw of the texts of a source is like."""
+
+    texts: int
+    without_room: int
+    """Texts whose prompt fills `max_length`: they are not used."""
+    cut: int
+    """Texts whose end does not fit."""
+    is_all: bool
+
+    def told(self, max_length: int) -> list[str]:
+        """A sentence for each thing that will not be learnt."""
+        of = f"of {self.texts:,}" if self.is_all else f"of {self.texts:,} that were drawn"
+        sentences = []
+        if self.without_room:
+            sentences.append(f"{self.without_room:,} {of} prompts fill max_length {max_length} and are left out")
+        if self.cut:
+            sentences.append(f"{self.cut:,} {of} texts are cut at max_length {max_length}")
+        return sentences
+
+
+def encode_text(tokenizer: Any, text: Text, max_length: int | None) -> EncodedText:
+    """A conversation by the chat template, a document as it is. Raises ValueError if nothing of it could be learnt."""
+    encode, parts = (encode_messages, text.messages) if text.messages else (encode_document, text.document)
+    return EncodedText(*encode(tokenizer, parts, max_length=max_length))
+
+
+def _text_key(sample: Sample, text: int) -> str:
+    tells = len(sample.texts) > 1 or sample.texts[text].task == "question"
+    return f"{sample.key}?{text}" if tells else sample.key
+
+
+def _text_starts(samples: IndexedSamples) -> np.ndarray:
+    """(samples + 1,) int64: the number of texts in front of each sample."""
+    counts = [
+        sum(index.rows[task][numbers].astype(np.int64) for task in samples.tasks)
+        for index in samples.indexes
+        for numbers in [index.select(samples.tasks)]
+    ]
+    return np.cumsum(np.concatenate([np.zeros(1, np.int64), *counts]))

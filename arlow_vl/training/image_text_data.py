@@ -1,0 +1,190 @@
+"""The data of the vision stage: every source indexed, checked and told before anything is trained."""
+
+import glob
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from arlow_vl.data.bad_share import most_bad, refuse_bad_share
+from arlow_vl.data.collate import PackedRowsCollate, SampleCollate
+from arlow_vl.data.images import CachedImages, DecodedImages
+from arlow_vl.data.index.building import indexes_of
+from arlow_vl.data.index.reading import Index, IndexedSamples
+from arlow_vl.data.index.told import check_left_out, left_out, report_left_out
+from arlow_vl.data.loader import Packing, Source
+from arlow_vl.data.mixing import Mixture, weights_by_size
+from arlow_vl.data.rows import RowBudget
+from arlow_vl.data.sample_dataset import SampleDataset
+from arlow_vl.data.samples import TASKS, ImageRef, Task
+from arlow_vl.errors import DataError
+from arlow_vl.printing import print_line
+from arlow_vl.progress import ProgressLine
+from arlow_vl.training.datamodules import StageData
+from arlow_vl.training.recipe import ImageTextRecipe, PackingConfig, SourceConfig
+
+TASKS_OF_KIND: dict[str, tuple[Task, ...]] = {
+    "captions": ("caption",),
+    "questions": ("question",),
+    "conversations": ("conversation",),
+    "documents": ("document",),
+    "all": TASKS,
+}
+
+
+@dataclass(frozen=True)
+class CheckedSource:
+    """A source of a recipe whose index is there and holds enough that can be used."""
+
+    config: SourceConfig
+    samples: IndexedSamples
+    """Those that have a text of the kind."""
+    bad: int
+    """Samples of it that are left out."""
+
+    def tell(self, sentence: str) -> None:
+        print_line(f"source {self.config.name}: {sentence}", file=sys.stderr)
+
+
+def checked_sources(recipe: ImageTextRecipe) -> list[CheckedSource]:
+    """The sources, then the validation sources; says what will not be used.
+
+    Raises:
+        DataError: nothing is there, too much in it is unusable, or a source has no text of its kind.
+    """
+    return [_checked(config, recipe) for config in (*recipe.sources, *recipe.validation_sources)]
+
+
+def _checked(config: SourceConfig, recipe: ImageTextRecipe) -> CheckedSource:
+    where = f"source {config.name}"
+    if not Path(config.data).exists() and not glob.glob(config.data):
+        raise DataError(f"{where}: nothing is at {config.data}; `arlow data fetch` gets the data of experiments/")
+    try:
+        indexes = _indexes(config, recipe)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    if told := report_left_out(where, indexes):
+        print_line(told, file=sys.stderr)
+    tasks = TASKS_OF_KIND[config.kind]
+    check_left_out(indexes, recipe.max_bad_fraction, where=f"{where}: ", texts=tasks != ("caption",))
+    samples, bad = IndexedSamples(indexes, tasks), left_out((index.header for index in indexes), "bad")
+    source = CheckedSource(config, samples, sum(one.count for one in bad.values()))
+    count, kind = sum(map(len, indexes)), config.kind.removesuffix("s")
+    if not len(samples):
+        raise DataError(f"{where}: none of its {count:,} samples has a usable {kind}; set kind to what they have")
+    if without := count - len(samples):
+        source.tell(f"{without:,} of {count:,} samples have no {kind} and are left out")
+    return source
+
+
+def _indexes(config: SourceConfig, recipe: ImageTextRecipe) -> list[Index]:
+    line = ProgressLine(f"index of {config.name}", "parts")
+    return indexes_of(
+        config.data,
+        images=config.images,
+        format=config.format,
+        workers=max(1, recipe.run.workers),
+        progress=lambda samples, ready, parts: line(ready, parts),
+    )
+
+
+def check_refused_images(sources: Sequence[CheckedSource], refused: dict[str, str], max_bad_fraction: float) -> None:
+    """For images that could not be encoded: raises DataError where they cost too large a share of a source."""
+    for source in sources if refused else ():
+        reasons: Counter[str] = Counter()
+        examples: dict[str, str] = {}
+        for number in range(len(source.samples)):
+            sample = source.samples.sample(number)
+            hashes = (image.sha256.hex() for image in sample.images if isinstance(image, ImageRef))
+            if reason := next((refused[sha256] for sha256 in hashes if sha256 in refused), None):
+                reasons[f"image_{reason}"] += 1
+                examples.setdefault(f"image_{reason}", sample.key)
+        used, where = len(source.samples) - reasons.total(), f"source {source.config.name}: "
+        refuse_bad_share("samples", used, reasons, examples, max_bad_fraction, where=where)
+
+
+class ImageTextData(StageData):
+    """The recipe's sources, already checked, with their images as `images` gives them."""
+
+    def __init__(
+        self,
+        recipe: ImageTextRecipe,
+        sources: Sequence[CheckedSource],
+        tokenizer,
+        images: DecodedImages | CachedImages,
+    ) -> None:
+        count, packing = len(recipe.sources), None
+        collate = SampleCollate(images, pad_token_id=tokenizer.pad_token_id)
+        validation = [_source(source, tokenizer, images, recipe, one_text=True) for source in sources[count:]]
+        training = [_source(s, tokenizer, images, recipe, one_text=not recipe.packing) for s in sources[:count]]
+        training_collate = collate
+        if recipe.packing:
+            row_tokens = recipe.packing.row_tokens
+            training_collate = PackedRowsCollate(images, pad_token_id=tokenizer.pad_token_id, row_tokens=row_tokens)
+            packing = packing_of(recipe.packing, sources[:count], recipe.run.accumulate_grad_batches)
+        super().__init__(recipe, training, validation, training_collate, validation_collate=collate, packing=packing)
+
+
+def _source(
+    source: CheckedSource,
+    tokenizer,
+    images: DecodedImages | CachedImages,
+    recipe: ImageTextRecipe,
+    *,
+    one_text: bool,
+) -> Source:
+    config = source.config
+    dataset = SampleDataset(source.samples, tokenizer, images, max_length=recipe.max_length, one_text=one_text)
+    try:
+        look = dataset.look(recipe.run.seed)
+    except DataError as error:
+        raise DataError(f"source {config.name}: {error}") from error
+    for sentence in look.told(recipe.max_length):
+        source.tell(sentence)
+    samples_left = max(0, most_bad(recipe.max_bad_fraction, source.bad + len(source.samples)) - source.bad)
+    expected = look.without_room * len(dataset) // max(1, look.texts)  # told already, and no fault of the data
+    return Source(
+        name=config.name,
+        dataset=dataset,
+        samples_per_batch=config.samples_per_batch or 1,
+        max_bad=samples_left * len(dataset) // max(1, len(source.samples)) + 2 * expected,
+    )
+
+
+def packing_of(config: PackingConfig, sources: Sequence[CheckedSource], batches_per_step: int) -> Packing:
+    """What the loader packs by: weights as the sources have them, by their size where they have none."""
+    sizes = {source.config.name: len(source.samples) for source in sources}
+    by_size = weights_by_size(sizes, temperature=config.temperature)
+    weights = {}
+    for source in sources:
+        weight, name = source.config.weight, source.config.name
+        weights[name] = by_size[name] if weight is None else weight
+    epochs = {s.config.name: s.config.epochs for s in sources if s.config.epochs is not None}
+    return Packing(
+        budget=RowBudget(tokens=config.row_tokens, images=config.row_images),
+        rows_per_batch=config.rows_per_batch,
+        mixture=Mixture(weights=scheduled(weights), by=config.by, epochs=epochs),
+        rows_per_step=config.rows_per_batch * batches_per_step,
+    )
+
+
+def scheduled(
+    weights: dict[str, float | dict[int, float]],
+) -> dict[str, float] | dict[int, dict[str, float]]:
+    """The weights of all sources at every step at which one of them is told."""
+    steps = sorted({step for weight in weights.values() if isinstance(weight, dict) for step in weight})
+    if not steps:
+        return {name: weight for name, weight in weights.items() if not isinstance(weight, dict)}
+    return {step: {name: _weight_at(weight, step) for name, weight in weights.items()} for step in steps}
+
+
+def _weight_at(weight: float | dict[int, float], step: int) -> float:
+    """Linear between the steps that it is given for, constant in front of the first and behind the last."""
+    if not isinstance(weight, dict):
+        return weight
+    before = max((s for s in weight if s <= step), default=min(weight))
+    after = min((s for s in weight if s >= step), default=max(weight))
+    if before >= after:
+        return weight[before]
+    return weight[before] + (weight[after] - weight[before]) * (step - before) / (after - before)
