@@ -234,9 +234,7 @@ def test_the_share_for_validation_is_kept_and_does_not_depend_on_order(tmp_path)
 
 def test_a_share_that_leaves_a_side_empty_is_one_sentence(tmp_path):
     made = [Sample("1", (), (Text("document", document=({"type": "text", "text": "x"},)),))]
-    with pytest.raises(
-        DataError, match=r"a share of 0\.01 for validation leaves no sample for validation"
-    ):
+    with pytest.raises(DataError, match=r"a share of 0\.01 for validation leaves no sample for validation"):
         prepare([indexed(tmp_path, MadeSource(made))], tmp_path / "out", ShardSettings(validation=0.01))
     with pytest.raises(DataError, match="no usable sample, so there is nothing to write"):
         prepare([indexed(tmp_path, MadeSource([]), into="none")], tmp_path / "other", ShardSettings())
