@@ -89,13 +89,14 @@ def _read_lines(path: Path, tally: Tally) -> Iterator[Record]:
 
 
 def id_of(entry: dict[str, Any], key: str) -> str:
-    """An id, which is a string or a whole number. Raises Unusable for anything else."""
+    """An id, which is a string or a whole number. Raises Unusable, as `missing_image_id`, for anything else."""
     value = entry.get(key)
+    what = {"imageId": "image_id"}.get(key, key)
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise Unusable(f"missing_{key}" if value is None else f"bad_{key}", f": {type(value).__name__}")
+        raise Unusable(f"missing_{what}" if value is None else f"bad_{what}", f": {type(value).__name__}")
     text = str(value)
     if not text or len(text) > 1000 or "\0" in text:
-        raise Unusable(f"bad_{key}")
+        raise Unusable(f"bad_{what}")
     return text
 
 

@@ -1,5 +1,8 @@
 """Parquet, Arrow and saved datasets."""
 
+import itertools
+import json
+
 import pytest
 
 from arlow_vl.errors import DataError
@@ -89,3 +92,26 @@ def test_a_damaged_table_is_a_fault_that_is_named(folder, keep):
     assert "a.parquet" in folder.source.tally.faults[0].shard
     with pytest.raises(DataError, match=r"no usable sample: 0 used, 0 skipped, 1 fault; .*a\.parquet: unreadable"):
         folder.source.tally.check("a.parquet")
+
+
+COLUMNS = {
+    "images as structs": [IMAGE, {"bytes": None, "path": "gone.jpg"}, {"bytes": None, "path": None}, None],
+    "images as bytes": [JPEG, b"", None, JPEG],
+    "images as paths": ["a.jpg", "", "../a.jpg", "data:,x"],
+    "numbers": [1, 2, None, 3],
+    "lists": [["a"], [], None, ["b", "c"]],
+    "strings": ["a fox", " ", None, "<image>"],
+    "chats": [CHAT, CHAT[:1], [], None],
+}
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "name"), itertools.product(COLUMNS, COLUMNS, ["text", "messages", "question"])
+)
+def test_columns_of_any_type_give_samples_or_reasons(folder, image, text, name):
+    folder.images("a.jpg")
+    table = pyarrow.table({"image": COLUMNS[image], name: COLUMNS[text], "answer": COLUMNS[text][::-1]})
+    parquet.write_table(table, folder.path / "a.parquet")
+    found = folder.read("a.parquet")
+    assert len(found) + sum(folder.skipped.values()) == 4
+    json.dumps([[sample.fields, *(entry.messages for entry in sample.texts)] for sample in found])
