@@ -24,8 +24,11 @@ Record = tuple[str, dict[str, Any]]
 """The name of a record in messages, as `a.jsonl: line 3`, and what it holds."""
 
 
-def load_json(path: Path) -> Any:
-    """A whole JSON file of at most 1 GiB; parsed it takes 5 to 10 times its size in memory, until it has been read.
+def load_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """A whole JSON file of at most 1 GiB; parsed it takes up to 10 times its size in memory, until it has been read.
+
+    Args:
+        object_hook: As `json.loads` takes it: what stands in for each object.
 
     Raises:
         DataError: it is missing, too large, or no JSON in UTF-8.
@@ -35,7 +38,7 @@ def load_json(path: Path) -> Any:
     if len(raw) > MAX_FILE_BYTES:
         raise DataError(f"{visible(str(path))}: over {MAX_FILE_BYTES:,} bytes; write JSON lines, which are read singly")
     try:
-        value = json.loads(raw.decode("utf-8-sig"))
+        value = json.loads(raw.decode("utf-8-sig"), object_hook=object_hook)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{visible(str(path))}: no JSON in UTF-8 ({visible(str(error))}); write it again") from None
     return _without_lone_surrogates(value) if LONE_SURROGATE.search(raw) else value
