@@ -1,11 +1,15 @@
 """What a path is, or the sentence that says why it is nothing."""
 
+import re
+from pathlib import Path
+
 import pytest
 
-from arlow_vl.data.formats.detect import open_source
+from arlow_vl.data.formats.detect import FORMATS, open_source
 from arlow_vl.errors import DataError
 from tests.outside_data import samples, tar_of
 
+ROOT = Path(__file__).parents[3]
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 QUESTIONS, ANSWERS = {"questions": []}, {"annotations": [{"question_type": "x"}]}
 COCO = {"info": {}, "licenses": [], "images": [{"id": 1}], "annotations": []}
@@ -99,3 +103,18 @@ def test_the_summary_counts_texts_too(folder):
     assert folder.source.tally.summary() == summary
     with pytest.raises(DataError, match=r"1 of 3 texts are unusable, .* empty_answer 1 \(as a\.tar:0, question 0\)"):
         folder.source.tally.check("x")
+
+
+def test_the_example_of_the_docs_runs(folder, monkeypatch, capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/formats.md").read_text(), re.DOTALL)
+    images = [{"id": 9, "file_name": "000000000009.jpg"}]
+    captions = {"images": images, "annotations": [{"id": 1, "image_id": 9, "caption": "A fox."}]}
+    folder.images("data/train2017/000000000009.jpg").write("data/captions_train2017.json", captions)
+    monkeypatch.chdir(folder.path)
+    exec(example, {})
+    assert "A fox." in capsys.readouterr().out
+
+
+def test_the_docs_name_every_format():
+    rows = re.findall(r"^\| (`.*?`) \|", (ROOT / "docs/formats.md").read_text().partition("`format=`")[0], re.MULTILINE)
+    assert [name for row in rows for name in re.findall(r"`(\w+)`", row)] == list(FORMATS)

@@ -16,10 +16,9 @@ from arlow_vl.errors import DataError
 from tests.outside_data import JPEG, tar_of
 
 REASON = re.compile(r"[a-z][a-z0-9_]*")
-STRINGS = ["a fox", "a fox", "<image>", "<image>\nWhat?", "", " ", "a\0b", "\ud800", "é", "x" * 11_000, "yes", "\ufeff"]
+STRINGS = [*["a fox"] * 20, "<image>", "<image>\nWhat?", "", " ", "a\0b", "\ud800", "é", "x" * 11_000, "yes", "\ufeff"]
 PATHS = [
-    "a.jpg",
-    "a.jpg",
+    *["a.jpg", "b.png"] * 10,
     "b.png",
     "gone.jpg",
     "../a.jpg",
@@ -31,7 +30,7 @@ PATHS = [
     "a\0",
     "\ud800",
 ]
-IDS = [1, 2, 3, 4, "1", "7", None, True, [], {}, -1, 10**40, 1.5, "../x", "x" * 2000, "\ud800"]
+IDS = [*[1, 2, 7] * 10, 3, "1", "7", None, True, [], {}, -1, 10**40, 1.5, "../x", "x" * 2000, "\ud800"]
 ROLES = ["user", "user", "assistant", "assistant", "system", "human", "gpt", "tool", None, 3]
 
 
@@ -45,17 +44,17 @@ class Dice(random.Random):
             return {self.choice(["text", "type", "answer", "url", "role"]): self.junk(depth + 1)}
         return self.choice([None, 0, 1.5, True, float("inf"), *STRINGS])
 
-    def one(self, values: list[Any], share: float = 0.85) -> Any:
+    def one(self, values: list[Any], share: float = 0.95) -> Any:
         return self.choice(values) if self.random() < share else self.junk()
 
     def record(self, **fields: Any) -> Any:
         """An object of fields, of which some are lacking or hold something else."""
-        if self.random() < 0.05:
+        if self.random() < 0.03:
             return self.junk()
         return {
-            name: value if self.random() < 0.9 else self.junk()
+            name: value if self.random() < 0.96 else self.junk()
             for name, value in fields.items()
-            if self.random() < 0.95
+            if self.random() < 0.97
         }
 
     def listed(self, make, most: int = 8) -> Any:
@@ -70,7 +69,7 @@ class Dice(random.Random):
 
     def messages(self) -> Any:
         roles = [("user", "assistant")[n % 2] for n in range(self.choice([2, 2, 4, 3]))]
-        return [{"role": self.one([role] * 20 + ROLES), "content": self.content()} for role in roles]
+        return [{"role": self.one([role] * 200 + ROLES), "content": self.content()} for role in roles]
 
     def turns(self) -> Any:
         return [{"from": m["role"], "value": m["content"]} for m in self.messages()]
@@ -96,9 +95,10 @@ def conversations(dice: Dice, folder: Path) -> tuple[Path, int | None]:
 
 
 def coco(dice: Dice, folder: Path) -> tuple[Path, int | None]:
-    images = dice.listed(lambda: dice.record(id=dice.one(IDS), file_name=dice.one(PATHS)))
+    images = dice.listed(lambda: dice.record(id=dice.one([1, 2, 7, *IDS]), file_name=dice.one(PATHS)))
     captions = [
-        dice.record(image_id=dice.one(IDS), id=dice.one([n, n, *IDS]), caption=dice.one(STRINGS)) for n in range(20)
+        dice.record(image_id=dice.one(IDS), id=dice.one([*[n] * 40, *IDS]), caption=dice.one(STRINGS))
+        for n in range(20)
     ]
     path = folder / "c.json"
     path.write_text(written({"images": images, "annotations": captions}))
@@ -111,7 +111,7 @@ def vqa(dice: Dice, folder: Path) -> tuple[Path, int | None]:
 
     questions = [
         dice.record(
-            question_id=dice.one([n, n, *IDS]),
+            question_id=dice.one([*[n] * 40, *IDS]),
             image_id=dice.one(IDS),
             question=dice.one(STRINGS),
         )
@@ -151,7 +151,7 @@ def textvqa(dice: Dice, folder: Path) -> tuple[Path, int | None]:
     entries = [
         dice.record(
             image_id=dice.one(IDS),
-            question_id=dice.one([n, n, *IDS]),
+            question_id=dice.one([*[n] * 40, *IDS]),
             question=dice.one(STRINGS),
             answers=dice.listed(lambda: dice.one(STRINGS)),
         )
