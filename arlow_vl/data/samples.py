@@ -8,9 +8,12 @@ an interleaved document  several images, one document with a place for each
 a plain document         no image, one document
 """
 
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+MAX_FACT_CHARACTERS = 1000
 Task = Literal["caption", "question", "conversation", "document"]
 TASKS: tuple[Task, ...] = ("caption", "question", "conversation", "document")
 Message = dict[str, Any]
@@ -57,7 +60,7 @@ class Sample:
     """Bytes: the data hold the image inside the record, and it has no place of its own."""
     texts: tuple[Text, ...]
     fields: dict[str, Any] = field(default_factory=dict)
-    """What else the data say of it (source, licence, ids)."""
+    """What else the data say of it (source, licence, ids), as `short_facts` keeps it."""
 
 
 def image_places(text: Text) -> int:
@@ -80,3 +83,14 @@ def about_images(number: int, *, question: str | None = None, answer: str) -> tu
 def caption_text(caption: str, *, images: int = 1) -> Text:
     """A caption of one image, or of several together."""
     return Text("caption", about_images(images, answer=caption))
+
+
+def short_facts(fields: Mapping[str, Any], without: Collection[str] = ()) -> dict[str, Any]:
+    """The fields that are strings of at most 1,000 characters or numbers that JSON can write: no copy of the data."""
+
+    def is_fact(value: Any) -> bool:
+        if isinstance(value, str):
+            return len(value) <= MAX_FACT_CHARACTERS
+        return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+
+    return {name: value for name, value in fields.items() if name not in without and is_fact(value)}

@@ -7,7 +7,6 @@
 {"image": "fox.jpg", "text": "A fox."}                                                          a caption
 """
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,13 @@ from arlow_vl.data.formats.images import ImageRoot
 from arlow_vl.data.formats.json_files import read_records
 from arlow_vl.data.formats.messages import PLACE, clean_string, read_messages
 from arlow_vl.data.formats.tally import Tally
-from arlow_vl.data.samples import Sample, Text, about_images, caption_text
+from arlow_vl.data.samples import Sample, Text, about_images, caption_text, short_facts
 from arlow_vl.data.text import Unusable, keys_of
 
 IMAGE_FIELDS = ("images", "image", "file_name", "image_path", "path", "filename", "filepath")
 CAPTION_FIELDS = ("text", "caption")
 CONVERSATION_FIELDS = ("messages", "conversations", "texts")
 TEXT_FIELDS = (*CONVERSATION_FIELDS, "question", *CAPTION_FIELDS)
-MAX_FIELD_CHARACTERS = 1000  # of what a record says beside
 
 
 def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
@@ -45,7 +43,7 @@ def sample_of_record(key: str, record: dict[str, Any], images: ImageRoot) -> Sam
     listed = _images_of(record)
     text, placed = _text_of(record, listed)
     found = tuple(images.find(source) for source in placed)
-    return Sample(key, found, (text,), _other_fields(record))
+    return Sample(key, found, (text,), short_facts(record, (*IMAGE_FIELDS, *TEXT_FIELDS, "answer")))
 
 
 def _images_of(record: dict[str, Any]) -> list[Any]:
@@ -95,15 +93,3 @@ def _cauldron(turns: Any) -> list[dict[str, Any]]:
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise Unusable("texts_not_a_list")
     return [{"role": role, "content": turn.get(role)} for turn in turns for role in ("user", "assistant")]
-
-
-def _other_fields(record: dict[str, Any]) -> dict[str, Any]:
-    """Short facts such as id, source and licence; an image or a text is not kept twice."""
-    known = {*IMAGE_FIELDS, *TEXT_FIELDS, "answer"}
-    return {name: value for name, value in record.items() if name not in known and _is_short(value)}
-
-
-def _is_short(value: Any) -> bool:
-    if isinstance(value, str):
-        return len(value) <= MAX_FIELD_CHARACTERS
-    return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))

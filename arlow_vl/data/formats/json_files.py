@@ -24,8 +24,11 @@ Record = tuple[str, dict[str, Any]]
 """The name of a record in messages, as `a.jsonl: line 3`, and what it holds."""
 
 
-def load_json(path: Path) -> Any:
-    """A whole JSON file of at most 1 GiB; parsed it takes 5 to 10 times its size in memory, until it has been read.
+def load_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """A whole JSON file of at most 1 GiB; parsed it takes up to 10 times its size in memory, until it has been read.
+
+    Args:
+        object_hook: As `json.loads` takes it: what stands in for each object.
 
     Raises:
         DataError: it is missing, too large, or no JSON in UTF-8.
@@ -35,7 +38,7 @@ def load_json(path: Path) -> Any:
     if len(raw) > MAX_FILE_BYTES:
         raise DataError(f"{visible(str(path))}: over {MAX_FILE_BYTES:,} bytes; write JSON lines, which are read singly")
     try:
-        value = json.loads(raw.decode("utf-8-sig"))
+        value = json.loads(raw.decode("utf-8-sig"), object_hook=object_hook)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{visible(str(path))}: no JSON in UTF-8 ({visible(str(error))}); write it again") from None
     return _without_lone_surrogates(value) if LONE_SURROGATE.search(raw) else value
@@ -89,13 +92,14 @@ def _read_lines(path: Path, tally: Tally) -> Iterator[Record]:
 
 
 def id_of(entry: dict[str, Any], key: str) -> str:
-    """An id, which is a string or a whole number. Raises Unusable for anything else."""
+    """An id, which is a string or a whole number. Raises Unusable, as `missing_image_id`, for anything else."""
     value = entry.get(key)
+    what = {"imageId": "image_id"}.get(key, key)
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise Unusable(f"missing_{key}" if value is None else f"bad_{key}", f": {type(value).__name__}")
+        raise Unusable(f"missing_{what}" if value is None else f"bad_{what}", f": {type(value).__name__}")
     text = str(value)
     if not text or len(text) > 1000 or "\0" in text:
-        raise Unusable(f"bad_{key}")
+        raise Unusable(f"bad_{what}")
     return text
 
 

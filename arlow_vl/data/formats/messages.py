@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from arlow_vl.data.samples import TASKS, Message, Part, Text
+from arlow_vl.data.samples import TASKS, Message, Part, Task, Text
 from arlow_vl.data.text import Unusable, clean_caption
 
 PLACE = "<image>"
@@ -244,7 +244,7 @@ def _content(parts: list[Part], role: str) -> str | list[Part]:
     return kept
 
 
-def _task(messages: list[Message]) -> str:
+def _task(messages: list[Message]) -> Task:
     first = messages[0]["content"]
     is_caption = len(messages) == 2 and isinstance(first, list) and all(part["type"] == "image" for part in first)
     return "caption" if is_caption else "conversation"

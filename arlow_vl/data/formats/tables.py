@@ -52,9 +52,10 @@ def saved_files(folder: Path) -> list[Path]:
     state = load_json(folder / SAVED_STATE)
     entries = state.get("_data_files") if isinstance(state, dict) else None
     names = [entry.get("filename") for entry in entries or [] if isinstance(entry, dict)]
-    if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
+    files = [folder / name for name in names if isinstance(name, str) and Path(name).name == name]
+    if not names or len(files) < len(names):
         raise DataError(f"{visible(str(folder))}: its {SAVED_STATE} names no files; save the dataset again")
-    return [folder / name for name in names]
+    return files
 
 
 def _rows(path: Path, tally: Tally) -> Iterator[dict[str, Any]]:

@@ -53,7 +53,7 @@ class Tally:
         skipped, texts = self.skipped, counted(self.bad_texts)
         parts = [f"{self.samples:,} used", f"{skipped.total():,} skipped{in_brackets(skipped)}"]
         if texts:
-            parts.append(f"{texts.total():,} texts skipped{in_brackets(texts)}")
+            parts.append(f"{texts.total():,} text{'s' * (texts.total() != 1)} skipped{in_brackets(texts)}")
         if self.faults:
             parts.append(f"{len(self.faults):,} fault{'s' * (len(self.faults) != 1)}")
         if self.ignored:

@@ -42,7 +42,7 @@ class _Asked(NamedTuple):
 def read_vqa(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
     """`files` are a question file and the annotation file with its answers."""
     question_file, annotation_file = files
-    questions, annotations = load_json(question_file), load_json(annotation_file)
+    questions, annotations = load_json(question_file), load_json(annotation_file, _answers_as_text())
     split = questions.get("data_subtype") if isinstance(questions, dict) else None
     lose = tally.leave_out_text
     where = f"{question_file.name}: question number"
@@ -84,6 +84,17 @@ def read_textvqa(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator
         for number, entry in enumerate(entries_under(path, load_json(path), "data"), start=1)
     )
     yield from _samples(_with_image_ids(named, "image_id", tally), _finder(images, None), tally)
+
+
+def _answers_as_text() -> Callable[[dict[str, Any]], Any]:
+    """Keeps of an answer of VQAv2 its text alone, each text once: 4 million objects would take 2 GB."""
+    texts: dict[str, str] = {}
+
+    def text_of(entry: dict[str, Any]) -> Any:
+        text = entry.get("answer")
+        return texts.setdefault(text, text) if "answer_confidence" in entry and isinstance(text, str) else entry
+
+    return text_of
 
 
 def _with_image_ids(named: Iterator[tuple[str, Any, dict[str, Any]]], key: str, tally: Tally) -> Iterator[_Asked]:

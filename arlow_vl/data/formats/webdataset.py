@@ -14,7 +14,7 @@ from pathlib import Path
 from arlow_vl.data.formats.images import ImageRoot
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.questions import UNNAMED_KIND
-from arlow_vl.data.samples import ImageRef, Sample, Text, about_images, caption_text
+from arlow_vl.data.samples import ImageRef, Sample, Text, about_images, caption_text, short_facts
 from arlow_vl.data.shard_faults import shard_fault
 from arlow_vl.data.shard_samples import BadSample, FoundSample
 from arlow_vl.data.shards import bad_questions_of, gather_shard, regular_shards
@@ -49,7 +49,7 @@ def _read_shard(path: Path, name: str, tally: Tally) -> Iterator[Sample]:
         texts = _texts_of(sample)
         tally.samples += 1
         tally.texts += len(texts)
-        yield Sample(f"{name}:{sample.key}", _images_of(path, sample), texts, sample.fields)
+        yield Sample(f"{name}:{sample.key}", _images_of(path, sample), texts, short_facts(sample.fields))
 
 
 def _images_of(path: Path, sample: FoundSample) -> tuple[ImageRef, ...]:

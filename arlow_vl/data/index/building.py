@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from arlow_vl.data.index.places import Place, find_index, place_of
@@ -51,9 +50,9 @@ def indexes_of(
     missing = [place for place, index in found.items() if index is None or index.header.faults]  # it may be mended
     ready, samples = len(places) - len(missing), 0
     if len(missing) == 1:
-        told = partial(progress, ready=ready, parts=len(places))
-        found[missing[0]] = _build(missing[0], workers, told)
-        progress(len(found[missing[0]]), len(places), len(places))
+        index = _build(missing[0], workers, lambda done: progress(done, ready, len(places)))
+        found[missing[0]] = index
+        progress(len(index), len(places), len(places))
     else:
         for place, index in in_processes(_build, missing, min(workers, len(missing) or 1)):
             found[place], ready, samples = index, ready + 1, samples + len(index)

@@ -18,6 +18,8 @@ import numpy as np
 
 from arlow_vl.data.samples import TASKS, ImageRef, Sample, Task, Text
 
+COUNTED = ("image_bytes", "characters", "images", *TASKS)
+ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 ROW = np.dtype(
     [("offset", "<u8"), ("image_bytes", "<u8"), ("characters", "<u4"), ("images", "<u4")]
     + [(task, "<u4") for task in TASKS]
@@ -80,7 +82,7 @@ def task_bits(tasks: Iterable[Task]) -> int:
 
 
 def compact(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return ENCODER.encode(value).encode("utf-8", "surrogatepass")
 
 
 def seen_from(base: Path, path: str) -> str:

@@ -11,7 +11,7 @@ import struct
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
@@ -21,7 +21,7 @@ import numpy as np
 from arlow_vl.data.index.header import Header, LeftOut, file_of, write_header
 from arlow_vl.data.index.images import read_range
 from arlow_vl.data.index.reading import Index
-from arlow_vl.data.index.records import ROW, compact, identity, row_of, seen_from, task_bits, written_record
+from arlow_vl.data.index.records import COUNTED, ROW, compact, identity, row_of, seen_from, task_bits, written_record
 from arlow_vl.data.samples import TASKS, ImageRef, Sample
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.data.shard_samples import BadSample
@@ -40,19 +40,32 @@ CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEX
 class Tally(Protocol):
     """What a source leaves out; see `formats.tally`."""
 
-    bad: list[BadSample]
-    bad_texts: list[BadSample]
-    faults: list[ShardFault]
+    @property
+    def bad(self) -> Sequence[BadSample]: ...
+
+    @property
+    def bad_texts(self) -> Sequence[BadSample]: ...
+
+    @property
+    def faults(self) -> Sequence[ShardFault]: ...
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Samples of a file or folder, in an order that is always the same; the tally is right when all were taken."""
+    """Samples of a file or folder, in an order that is always the same; see `formats.detect`."""
 
-    format: str
-    files: Iterable[Path]
-    """All that the samples depend on but images, which are known by their SHA-256."""
-    tally: Tally
+    @property
+    def format(self) -> str: ...
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """All that the samples depend on but images, which are known by their SHA-256."""
+        ...
+
+    @property
+    def tally(self) -> Tally:
+        """Right when all samples were taken."""
+        ...
 
     def iterate(self) -> Iterator[Sample]: ...
 
@@ -183,7 +196,7 @@ class _Writer:
         self._images.write(image)
         return place
 
-    def finish(self, bad_texts: list[BadSample], **facts: Any) -> Header:
+    def finish(self, bad_texts: Sequence[BadSample], **facts: Any) -> Header:
         """Puts all files in their places, the header last."""
         rows = np.frombuffer(self._rows, ROW)
         bad = {"sample": self.bad, "text": bad_texts}
@@ -192,7 +205,7 @@ class _Writer:
             base=_base_seen_from(self.folder, self.base),
             samples=len(rows),
             tasks={str(bits): count for bits, count in sorted(self._tasks.items())},
-            totals={name: int(rows[name].sum(dtype=np.int64)) for name in ROW.names[1:]},
+            totals={name: int(rows[name].sum(dtype=np.int64)) for name in COUNTED},
             bad=_left_out(self.bad),
             bad_texts=_left_out(bad_texts),
             fingerprint=self._fingerprint.hexdigest(),
@@ -213,7 +226,7 @@ class _Writer:
         return header
 
 
-def _left_out(bad: list[BadSample]) -> dict[str, LeftOut]:
+def _left_out(bad: Sequence[BadSample]) -> dict[str, LeftOut]:
     left_out: dict[str, LeftOut] = {}
     for one in bad:
         count, example = left_out.get(one.reason, LeftOut(0, f"{one.name}{one.detail}"))

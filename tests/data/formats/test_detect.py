@@ -1,0 +1,120 @@
+"""What a path is, or the sentence that says why it is nothing."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from arlow_vl.data.formats.detect import FORMATS, open_source
+from arlow_vl.errors import DataError
+from tests.outside_data import samples, tar_of
+
+ROOT = Path(__file__).parents[3]
+CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+QUESTIONS, ANSWERS = {"questions": []}, {"annotations": [{"question_type": "x"}]}
+COCO = {"info": {}, "licenses": [], "images": [{"id": 1}], "annotations": []}
+
+# Files of a folder, what is named of it, and its format.
+KINDS = {
+    "a tar": ({"a.tar": b""}, "a.tar", "webdataset"),
+    "a folder of tars": ({"a.tar": b"", "b.tar": b"", "index.json": {}}, "", "webdataset"),
+    "a glob of tars": ({"a.tar": b"", "notes.md": b""}, "*.tar", "webdataset"),
+    "a table of captions": ({"captions.csv": "", "a.jpg": b""}, "", "captions"),
+    "a csv of any name": ({"mine.csv": ""}, "mine.csv", "captions"),
+    "captions in a list": ({"a.json": [{"image": "a.jpg", "caption": "x"}]}, "a.json", "captions"),
+    "text files": ({"a.jpg": b"", "a.txt": "x"}, "", "sidecars"),
+    "chats": ({"a.jsonl": [CHAT]}, "a.jsonl", "conversations"),
+    "chats in a list": ({"a.json": [CHAT]}, "", "conversations"),
+    "LLaVA": ({"a.json": [{"id": "1", "image": "a.jpg", "conversations": []}]}, "a.json", "conversations"),
+    "COCO": ({"a.json": COCO}, "a.json", "coco"),
+    "both files of VQAv2": ({"q.json": QUESTIONS, "a.json": ANSWERS}, "*.json", "vqa"),
+    "both files of VQAv2 in a folder": ({"q.json": QUESTIONS, "a.json": ANSWERS}, "", "vqa"),
+    "GQA": ({"a.json": {"1": {"semantic": [], "question": "?", "imageId": "2"}}}, "a.json", "gqa"),
+    "TextVQA": ({"a.json": {"data": [{"image_id": "1", "question": "?"}]}}, "a.json", "textvqa"),
+    "parquet": ({"a.parquet": b""}, "", "parquet"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_format_is_found_out(folder, kind):
+    files, name, expected = KINDS[kind]
+    for file, content in files.items():
+        folder.write(file, content)
+    source = open_source(folder.path / name)
+    assert source.format == expected
+    assert all(file.is_file() for file in source.files)
+
+
+SENTENCES = {
+    "an empty folder": ({}, "", r"nothing to read in this folder; looked for \.tar shards"),
+    "images alone": ({"a.jpg": b""}, "", r"images without a text; write a metadata\.csv"),
+    "nothing": ({}, "gone.jsonl", r"no such file or folder: .*gone\.jsonl; name \.tar shards"),
+    "a glob of nothing": ({}, "*.tar", r"no such file or folder: .*\*\.tar"),
+    "a glob of several kinds": ({"a.tar": b"", "a.csv": b""}, "a.*", r"files of several kinds \(\.csv, \.tar\)"),
+    "a file of no kind": ({"a.docx": b""}, "a.docx", r"a\.docx: of no kind that is known; name \.tar"),
+    "foreign JSON": ({"a.json": {"a": 1}}, "a.json", r"no annotations that are known; looked for messages"),
+    "several formats": ({"a.json": COCO, "b.json": [CHAT]}, "", r"several formats: a\.json \(coco\), b\.json \(conv"),
+    "answers alone": ({"a.json": ANSWERS}, "a.json", r"a\.json: not one question file with its annotations"),
+}
+
+
+@pytest.mark.parametrize("kind", SENTENCES)
+def test_what_cannot_be_a_source_is_one_sentence(folder, kind):
+    files, name, sentence = SENTENCES[kind]
+    for file, content in files.items():
+        folder.write(file, content)
+    with pytest.raises(DataError, match=sentence):
+        open_source(folder.path / name)
+
+
+@pytest.mark.parametrize("address", ["http://x/a.tar", "s3://x/a.tar", "pipe:touch sentinel"])
+def test_addresses_and_commands_are_refused(address):
+    with pytest.raises(DataError, match="an address is not opened as a source; name a file or a folder"):
+        open_source(address)
+
+
+def test_a_format_that_is_told_goes_before_what_is_found(folder):
+    folder.write("a.jsonl", [CHAT])
+    assert open_source(folder.path / "a.jsonl", format="captions").format == "captions"
+    with pytest.raises(DataError, match="no format is called 'nonsense'; write one of webdataset, captions"):
+        open_source(folder.path / "a.jsonl", format="nonsense")
+
+
+def test_a_root_that_is_no_folder_is_one_sentence(folder):
+    folder.write("a.jsonl", [CHAT])
+    with pytest.raises(DataError, match="no such folder of images; name the one that image paths start from"):
+        open_source(folder.path / "a.jsonl", images=folder.path / "gone")
+
+
+def test_a_source_with_nothing_usable_says_why(folder):
+    folder.write("a.tar", tar_of(("0.txt", b"x"), ("1.txt", b"x")))
+    folder.read("a.tar")
+    with pytest.raises(
+        DataError, match=r"x: no usable sample: 0 used, 2 skipped \(missing_image 2\); skipped: .*as a\.tar:0"
+    ):
+        folder.source.tally.check("x")
+
+
+def test_the_summary_counts_texts_too(folder):
+    questions = b'{"questions": [{"question": "?", "answer": ""}, {"question": "?", "answer": "yes"}]}'
+    folder.write("a.tar", tar_of(*samples("0"), ("0.json", questions), ("0.cls", b"")))
+    folder.read("a.tar")
+    summary = "1 used, 0 skipped, 1 text skipped (empty_answer 1), 1 ignored (.cls 1)"
+    assert folder.source.tally.summary() == summary
+    with pytest.raises(DataError, match=r"1 of 3 texts are unusable, .* empty_answer 1 \(as a\.tar:0, question 0\)"):
+        folder.source.tally.check("x")
+
+
+def test_the_example_of_the_docs_runs(folder, monkeypatch, capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/formats.md").read_text(), re.DOTALL)
+    images = [{"id": 9, "file_name": "000000000009.jpg"}]
+    captions = {"images": images, "annotations": [{"id": 1, "image_id": 9, "caption": "A fox."}]}
+    folder.images("data/train2017/000000000009.jpg").write("data/captions_train2017.json", captions)
+    monkeypatch.chdir(folder.path)
+    exec(example, {})
+    assert "A fox." in capsys.readouterr().out
+
+
+def test_the_docs_name_every_format():
+    rows = re.findall(r"^\| (`.*?`) \|", (ROOT / "docs/formats.md").read_text().partition("`format=`")[0], re.MULTILINE)
+    assert [name for row in rows for name in re.findall(r"`(\w+)`", row)] == list(FORMATS)

@@ -1,0 +1,88 @@
+"""Folders of images with a table of captions or a text file beside each image."""
+
+import json
+
+import pytest
+
+from arlow_vl.errors import DataError
+from tests.data.formats.conftest import told
+
+
+def captions(samples) -> dict[str, list[str]]:
+    return {sample.key: [text[-1][1] for text in told(sample)] for sample in samples}
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("metadata.csv", "file_name,text\na.jpg,A fox.\nsub/b.png,A dog.\na.jpg,Red.\n"),
+        ("captions.csv", '\ufeffid,caption,image\r\n1,"A fox.",a.jpg\r\n2,"A dog.",sub/b.png\r\n3,Red.,a.jpg\r\n'),
+        ("captions.tsv", "path\tcaption\na.jpg\tA fox.\nsub/b.png\tA dog.\na.jpg\tRed.\n"),
+        (
+            "metadata.jsonl",
+            "".join(
+                json.dumps({"filename": name, "text": text}) + "\n"
+                for name, text in (("a.jpg", "A fox."), ("sub/b.png", "A dog."), ("a.jpg", "Red."))
+            ),
+        ),
+    ],
+)
+def test_a_table_is_found_with_its_columns(folder, name, table):
+    folder.images("a.jpg", "sub/b.png", "unused.jpg").write(name, table)
+    assert captions(folder.read()) == {"a.jpg": ["A fox.", "Red."], "sub/b.png": ["A dog."]}
+    assert (folder.source.format, folder.source.files) == ("captions", [folder.path / name])
+    assert folder.skipped == {}
+
+
+def test_rows_that_cannot_be_used_are_named_by_their_line(folder):
+    table = b"file_name,text\na.jpg,A fox, sitting\na.jpg,\na.jpg\n,x\ngone.jpg,x\n../a.jpg,x\na.jpg,\xff\na.jpg,good\n"
+    folder.images("a.jpg").write("metadata.csv", table)
+    assert captions(folder.read()) == {"a.jpg": ["good"]}
+    assert [(bad.name.rpartition(" ")[2], bad.reason) for bad in folder.source.tally.bad] == [
+        ("2", "too_many_columns"),
+        ("3", "empty_text"),
+        ("4", "missing_text"),
+        ("5", "missing_image"),
+        ("6", "missing_image_file"),
+        ("7", "unsafe_image_path"),
+        ("8", "not_utf8"),
+    ]
+
+
+def test_a_quote_without_an_end_costs_its_rows_and_no_traceback(folder):
+    folder.images("a.jpg").write("metadata.csv", 'file_name,text\na.jpg,good\na.jpg,"' + "x" * 2**17 + "\nx,y\n")
+    assert captions(folder.read()) == {"a.jpg": ["good"]}
+    assert folder.skipped["bad_csv"] == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ("name;text\n", r"no column of images, which has the column 'name;text'; name it image or file_name"),
+        ("image,words\n", r"no column of captions, which has the columns 'image', 'words'; name it text or caption"),
+        ("", r"no column of images, which has no columns"),
+    ],
+)
+def test_columns_that_are_not_there_are_one_sentence(folder, table, sentence):
+    folder.write("metadata.csv", table)
+    with pytest.raises(DataError, match=sentence):
+        folder.read()
+
+
+def test_text_files_beside_the_images_are_captions(folder):
+    folder.images("b.jpg", "sub/photo.0001.PNG", "two.jpg", "two.png", "alone.jpg", "._b.jpg")
+    for name in ("b.txt", "sub/photo.0001.txt", "two.txt", "._b.txt"):
+        folder.write(name, f"\ufeff caption of {name} \n")
+    folder.write("words.txt", "of no image")
+    folder.write("empty.txt", b"")
+    folder.images("empty.jpg", "notes.pdf")
+    assert captions(folder.read()) == {"b": ["caption of b.txt"], "sub/photo.0001": ["caption of sub/photo.0001.txt"]}
+    assert folder.skipped == {"several_images": 1, "missing_image": 1, "missing_text": 1, "empty_text": 1}
+    assert dict(folder.source.tally.ignored) == {"hidden_file": 2, ".pdf": 1}
+    assert len(folder.source.files) == 5
+
+
+def test_captions_beside_images_take_no_other_folder(folder, tmp_path_factory):
+    folder.images("a.jpg").write("a.txt", "x")
+    with pytest.raises(DataError, match="name no other folder of images"):
+        folder.read(images=tmp_path_factory.mktemp("other"))
