@@ -94,8 +94,8 @@ def write_image_text_recipe(folder: Path, **changes: Any) -> Path:
     """A recipe of 6 steps in `folder/image_text.yaml` on the real samples: captions and questions, a frozen encoder."""
 
     def source(name: str, split: str, kind: str, samples: int) -> dict[str, Any]:
-        shards = str(SAMPLES / split)
-        return {"name": name, "shards": shards, "kind": kind, "samples_per_batch": samples}
+        data = str(SAMPLES / split)
+        return {"name": name, "data": data, "kind": kind, "samples_per_batch": samples}
 
     values = {
         "stage": "image_text",

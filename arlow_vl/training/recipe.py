@@ -241,9 +241,8 @@ class ImageTextRecipe:
             packs = self.packing is not None
             wrong = [name for name in ("weight", "epochs") if not packs and getattr(source, name) is not None]
             wrong += ["samples_per_batch"] * (packs and source.samples_per_batch is not None)
-            _check(
-                not wrong, f"source {source.name}: {' '.join(wrong[:1])} goes with{'out' * packs} packing; leave it out"
-            )
+            needs = "without" if packs else "with"
+            _check(not wrong, f"source {source.name}: {' '.join(wrong[:1])} goes {needs} packing; leave it out")
             _check(packs or source.samples_per_batch is not None, f"source {source.name} needs samples_per_batch")
         if self.packing is not None and self.packing.row_tokens < self.max_length:
             raise ValueError(

@@ -2,8 +2,8 @@
 
 Run it with `python -m experiments.benchmarks.vision_language`. All three read the same frozen encoder, the 196 patches
 of a small ViT with random weights. Mllama has as many layers more as it has cross-attention ones, and Arlow the linear
-projector that Mllama has: so both hold the same self-attention layers and gated blocks. About 25 million parameters in the decoder, float32, two
-threads; some eight minutes on a quiet machine.
+projector that Mllama has: so both hold the same self-attention layers and gated blocks. About 25 million parameters in
+the decoder, float32, two threads; some eight minutes on a quiet machine.
 """
 
 import argparse

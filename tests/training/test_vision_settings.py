@@ -104,7 +104,7 @@ def spoil_a_shard(folder):
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_broken_image_is_skipped_and_counted_or_ends_the_run_as_the_recipe_says(tmp_path, capsys, cached):
     shard, bad, count = spoil_a_shard(tmp_path)
-    source = {"name": "captions", "shards": str(shard), "kind": "captions", "samples_per_batch": count}
+    source = {"name": "captions", "data": str(shard), "kind": "captions", "samples_per_batch": count}
     changes = {"sources": [source]} | ({} if cached else {"cache_features": None})
     config = write_recipe(tmp_path, {}, **changes)
     fit(parse_recipe(["--config", str(config), "--run_dir", str(tmp_path / "tolerant"), "--max_bad_fraction", "0.5"]))
