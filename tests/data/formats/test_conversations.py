@@ -1,9 +1,12 @@
 """Records with messages and images: where the places are, and what is refused."""
 
 import base64
+import json
+from dataclasses import asdict
 
 import pytest
 
+from arlow_vl.data.formats.messages import read_texts
 from tests.data.formats.conftest import told
 from tests.outside_data import JPEG
 
@@ -168,3 +171,14 @@ def test_lines_that_are_no_objects_are_named(folder):
         ("r.jsonl: line 4", "bad_json"),
         ("r.jsonl: line 5", "not_utf8"),
     ]
+
+
+@pytest.mark.parametrize("kind", TURNS)
+def test_a_text_written_into_a_tars_json_is_read_as_the_same_text(folder, kind):
+    folder.images("a.jpg", "sub/b.jpg").write("empty.jpg", b"")
+    folder.write("r.jsonl", [TURNS[kind][0]])
+    for sample in folder.read("r.jsonl", format="conversations"):
+        number = len(sample.images)
+        entries = json.loads(json.dumps([asdict(text) for text in sample.texts]))
+        entries = [{name: value for name, value in entry.items() if value} for entry in entries]
+        assert read_texts({"texts": entries}, number) == (list(sample.texts), [])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from arlow_vl.data.formats.detect import FORMATS, open_source
+from arlow_vl.data.shards import scan_shards
 from arlow_vl.errors import DataError
 from tests.outside_data import samples, tar_of
 
@@ -105,14 +106,13 @@ def test_the_summary_counts_texts_too(folder):
         folder.source.tally.check("x")
 
 
-def test_the_example_of_the_docs_runs(folder, monkeypatch, capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/formats.md").read_text(), re.DOTALL)
-    images = [{"id": 9, "file_name": "000000000009.jpg"}]
-    captions = {"images": images, "annotations": [{"id": 1, "image_id": 9, "caption": "A fox."}]}
-    folder.images("data/train2017/000000000009.jpg").write("data/captions_train2017.json", captions)
-    monkeypatch.chdir(folder.path)
-    exec(example, {})
-    assert "A fox." in capsys.readouterr().out
+@pytest.mark.parametrize(("name", "task"), [("captions", "caption"), ("easy-vqa", "question")])
+def test_the_shards_of_the_samples_are_a_source(name, task):
+    source = open_source(ROOT / "tests/samples" / name)
+    samples = list(source.iterate())
+    assert len(samples) == len(scan_shards(source.files).samples) == source.tally.samples
+    assert task in {text.task for text in samples[0].texts}
+    source.tally.check(name, 0.0)
 
 
 def test_the_docs_name_every_format():
