@@ -24,7 +24,6 @@ def add_parser(verbs: Parser) -> None:
         "verify",
         "read sources as training would, decode every image and say what is unusable",
         EXAMPLE,
-        "arlow data verify --json shards/",
         "arlow data verify captions.json --images photos/",
         description="Ends with 0 where training may start, with 3 where a file is damaged or too much is unusable.",
     )

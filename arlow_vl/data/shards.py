@@ -16,6 +16,7 @@ from typing import Any
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share, told_reasons
 from arlow_vl.data.questions import Question
+from arlow_vl.data.shard_faults import INDEX_NAME as INDEX_NAME  # prepare/write.py takes it from here
 from arlow_vl.data.shard_faults import ShardFault, shard_fault
 from arlow_vl.data.shard_samples import BadSample, FoundSample, Gathered, ReaderLimits, SampleGatherer, ShardOverflow
 from arlow_vl.data.tar_members import TarDamage, tar_members

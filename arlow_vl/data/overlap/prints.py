@@ -40,10 +40,10 @@ def print_of(image: Image.Image) -> np.void:
     small = image.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=1.0)
     grey = np.asarray(small.convert("L"), np.float32)
     across, down = TO_COARSE @ grey @ TO_FINE.T, TO_FINE @ grey @ TO_COARSE.T
-    found = np.zeros((), PRINT)
+    found = np.zeros(1, PRINT)
     found["bits"] = np.packbits(np.concatenate([_brighter(across, 1), _brighter(down, 0)]))
     found["colours"] = np.asarray(small.resize((GRID, GRID), Image.Resampling.BOX)).reshape(-1)
-    return found[()]
+    return found[0]
 
 
 def _brighter(cells: Float[np.ndarray, "rows columns"], axis: int) -> Bool[np.ndarray, " steps"]:

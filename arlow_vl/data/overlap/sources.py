@@ -98,14 +98,13 @@ def overlap_of(
     """
     numbers: dict[bytes, int] = {}  # of different images, by their SHA-256
     different: list[ImageRef] = []
-    sides = [list(_placed(indexes, numbers, different)) for indexes in (first, second)]
+    in_first, in_second = (list(_placed(indexes, numbers, different)) for indexes in (first, second))
     prints, faults = _prints(different, workers, progress)
     classes, near, is_complete = _classes(prints, faults, most_bits)
-    found = Overlap(*(_side(indexes, placed, faults) for indexes, placed in zip((first, second), sides, strict=True)))
-    found.is_complete = is_complete
-    for side, placed in zip((found.first, found.second), sides, strict=True):
-        side.pairs = list(_within(placed, classes, near))
-    across = list(_across(*sides, classes, near))
+    found = Overlap(_side(first, in_first, faults), _side(second, in_second, faults), is_complete=is_complete)
+    found.first.pairs = list(_within(in_first, classes, near))
+    found.second.pairs = list(_within(in_second, classes, near))
+    across = list(_across(in_first, in_second, classes, near))
     found.across = [pair for _, pair in across]
     found.samples = len({sample for sample, _ in across})
     return found
