@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from arlow_vl.cli import data_tokenize
 from arlow_vl.cli.parser import Parser, output_folder, share
 from arlow_vl.printing import print_line
 
@@ -45,6 +46,7 @@ def add_parser(arlow: Parser) -> None:
         help="largest share of samples, or of questions, that may be unusable, as in a recipe (default: 0.1)",
     )
     verify.set_defaults(run=run_verify)
+    data_tokenize.add_parser(verbs)
 
 
 def run_fetch(args: argparse.Namespace) -> None:

@@ -69,6 +69,8 @@ class PackedRows:
         return self.facts.tokens // self.row_length
 
     def __getitem__(self, index: int) -> Int64[np.ndarray, " text"]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index:,} of {len(self):,}")
         return self.text.stream(index * self.row_length, (index + 1) * self.row_length).astype(np.int64)
 
     def key(self, index: int) -> str:

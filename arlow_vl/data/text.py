@@ -133,7 +133,8 @@ def clean_caption(raw: bytes | str) -> str:
 
 def parse_object(raw: bytes) -> dict[str, Any]:
     """A JSON object. Raises Unusable for anything else, and for one that would take too much memory."""
-    if json_memory(raw) > MAX_JSON_MEMORY:
+    most = len(raw) * (1 + 3 * VALUE_BYTES)  # so that short lines, which is most of them, are not counted through
+    if most > MAX_JSON_MEMORY and json_memory(raw) > MAX_JSON_MEMORY:
         raise Unusable("bad_json")
     text = _decode(raw)
     try:

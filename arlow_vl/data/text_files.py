@@ -60,7 +60,12 @@ def _files_of(source: Path) -> list[Path]:
         open_regular(source).close()
         return [source]
     found = sorted(Path(name) for name in glob.glob(str(source), recursive=True))
-    files = [file for path in found for file in (_files_in(path) if path.is_dir() else [path]) if file.is_file()]
+    files = [
+        file
+        for path in found
+        for file in (_files_in(path) if path.is_dir() else [path])
+        if file.is_file() and "__MACOSX" not in file.parts
+    ]
     if not files:
         raise DataError(f"no file matches {source}; name text that is there")
     return files

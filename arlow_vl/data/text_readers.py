@@ -25,6 +25,7 @@ ROWS_AT_ONCE = 32
 MOST_EXPANSION = 1000  # over which gzip cannot go by much, and zstd far
 FREE_EXPANSION = 64 * 2**20
 CHUNK = 2**20
+STEP = 2**16
 
 
 class DocumentReader:
@@ -66,7 +67,7 @@ class DocumentReader:
                 file = io.BufferedReader(raw, CHUNK)
                 skip_to_line(file, part.start)
                 self.tally.unit = f"line after byte {part.start:,}:" if part.start else "line"
-                for document in documents_of_lines(file, self.tally, end=part.end):
+                for document in documents_of_lines(file, self.tally, end=float(part.end)):
                     self._done = file.tell() - part.start
                     yield document
                 return
@@ -244,11 +245,50 @@ class Decompressed(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        count = self.stream.readinto(buffer)
+        some = self.stream.read1(min(len(buffer), STEP))
+        count = len(some)
+        buffer[:count] = some
         self.count += count
         if self.count > max(FREE_EXPANSION, MOST_EXPANSION * self.packed.count):
             raise ExpandsTooFar(f"it is over {MOST_EXPANSION:,} times as large as the compressed data")
         return count
+
+
+class ZstdStream:
+    """What Zstandard data hold, up to the byte at which they are cut or damaged; then the decoder's OSError.
+
+    The decoder drops what it has in hand when it meets an error, so the data are then read once more to that place,
+    and from there byte by byte.
+    """
+
+    def __init__(self, file: HashedFile) -> None:
+        self.path = str(file.raw.name)
+        self.stream = _zstd(file)
+        self.count = 0
+        self.step = STEP
+
+    def read1(self, size: int) -> bytes:
+        try:
+            some = self.stream.read(min(size, self.step))
+        except OSError as error:
+            if error.errno is not None or self.step == 1:
+                raise
+            self._go_back()
+            some = self.stream.read(1)
+        self.count += len(some)
+        return some
+
+    def _go_back(self) -> None:
+        self.stream, self.step = _zstd(open(self.path, "rb")), 1  # noqa: SIM115  # the stream closes it
+        left = self.count
+        while left:
+            left -= len(self.stream.read(min(left, STEP)))
+
+
+def _zstd(file: Any) -> Any:
+    import pyarrow
+
+    return pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd")
 
 
 def opened(file: HashedFile, compression: Compression | None) -> io.BufferedReader:
@@ -257,7 +297,5 @@ def opened(file: HashedFile, compression: Compression | None) -> io.BufferedRead
     if compression == "gzip":
         stream: Any = gzip.GzipFile(fileobj=io.BufferedReader(file, CHUNK))
     else:
-        import pyarrow
-
-        stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd")
+        stream = ZstdStream(file)
     return io.BufferedReader(Decompressed(stream, file), CHUNK)

@@ -140,7 +140,9 @@ class Job:
 
     def run(self, folder: Path, workers: int, progress: Progress | None) -> list[PartFacts]:
         """The facts of every part, in order; with `max_tokens`, up to the part that reaches them."""
-        facts: list[PartFacts | None] = [PartFacts.read(facts_path(self.stem(folder, i))) for i in range(len(self.parts))]
+        facts: list[PartFacts | None] = [
+            PartFacts.read(facts_path(self.stem(folder, i))) for i in range(len(self.parts))
+        ]
         todo = [i for i, known in enumerate(facts) if known is None]
         total, done = sum(part.size for part in self.parts), [part.size for part in self.parts]
         for i in todo:
