@@ -64,7 +64,7 @@ class DocumentReader:
         part = self.part
         with open(part.path, "rb", buffering=0) as raw:
             if part.end is not None:
-                file = io.BufferedReader(raw, CHUNK)
+                file: Any = io.BufferedReader(raw, CHUNK)
                 skip_to_line(file, part.start)
                 self.tally.unit = f"line after byte {part.start:,}:" if part.start else "line"
                 for document in documents_of_lines(file, self.tally, end=float(part.end)):

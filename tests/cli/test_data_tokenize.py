@@ -30,7 +30,7 @@ def test_two_commands_lead_from_parquet_to_a_trained_model(folder, capsys):
     assert tokenize(folder, "--workers", "2", "--shard-tokens", "500") == 0
     assert "60 documents, " in capsys.readouterr().out
     recipe = write_text_recipe(folder, train_text=str(folder / "tokens"))
-    assert main(["fit", "--config", str(recipe), "--run.max_steps", "2"]) == 0
+    assert main(["fit", "--config", str(recipe), "--run.max_steps", "4"]) == 0
     told = capsys.readouterr().err
     assert f"{folder / 'tokens'}: 60 documents" in told
     assert (folder / "run" / "hf" / "config.json").is_file()
@@ -38,7 +38,7 @@ def test_two_commands_lead_from_parquet_to_a_trained_model(folder, capsys):
 
 def test_a_recipe_may_name_parquet_itself(folder, capsys):
     recipe = write_text_recipe(folder, train_text=str(folder / "texts"), validation_text=str(folder / "texts" / "*0*"))
-    assert main(["fit", "--config", str(recipe), "--run.max_steps", "1"]) == 0
+    assert main(["fit", "--config", str(recipe), "--run.max_steps", "4"]) == 0
     told = capsys.readouterr().err
     assert f"{folder / 'texts'}: 60 documents" in told
     assert "*0*: 30 documents" in told
@@ -68,7 +68,6 @@ def test_too_much_bad_text_ends_with_the_status_of_bad_data(folder, capsys):
 
 
 def test_a_folder_without_a_tokenizer_is_told(folder, capsys):
-    assert (
-        main(["data", "tokenize", str(folder / "texts"), "--tokenizer", str(folder), "--out", str(folder / "o")]) == 4
-    )
+    words = ["--tokenizer", str(folder), "--out", str(folder / "tokens")]
+    assert main(["data", "tokenize", str(folder / "texts"), *words]) == 4
     assert "holds no tokenizer.json; `arlow tokenizer train` makes one" in capsys.readouterr().err

@@ -100,15 +100,15 @@ class Manifest:
         """Raises DataError for a damaged file or one of another format."""
         advice = f"remove {folder} and tokenise the text again"
         try:
-            values = json.loads((folder / NAME).read_text())
+            values: dict[str, Any] = json.loads((folder / NAME).read_text())
             values = {name: values[name] for name in cls.__dataclass_fields__}
-            sources = [SourceFile(**source) for source in values["sources"]]
-            shards = [Shard(**shard) for shard in values["shards"]]
+            values["sources"] = [SourceFile(**source) for source in values["sources"]]
+            values["shards"] = [Shard(**shard) for shard in values["shards"]]
         except (ValueError, KeyError, TypeError):
             raise DataError(f"{folder / NAME} is damaged; {advice}") from None
         if values["format"] != FORMAT:
             raise DataError(f"{folder / NAME} has format {values['format']}, not {FORMAT}; {advice}")
-        return cls(**{**values, "sources": sources, "shards": shards})
+        return cls(**values)
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, cast
 
 from arlow_vl.errors import ResourceError
 from arlow_vl.printing import visible
@@ -38,7 +38,7 @@ def run_in_processes(
                 process.start()
                 theirs.close()
                 running[ours] = (item, process)
-            for connection in wait(list(running)):
+            for connection in cast("list[Connection]", wait(list(running))):
                 item, process = running[connection]
                 try:
                     kind, value = connection.recv()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,10 +64,11 @@ class PartFacts:
         """None: the part is not finished."""
         if not path.is_file():
             return None
-        values = json.loads(path.read_text())
-        tally = values.pop("tally")
-        tally["skipped"] = Counter(tally["skipped"])
-        return cls(**{**values, "tally": LineTally(**tally), "shards": [Shard(**shard) for shard in values["shards"]]})
+        values: dict[str, Any] = json.loads(path.read_text())
+        tally = values["tally"]
+        values["tally"] = LineTally(tally["used"], Counter(tally["skipped"]), tally["examples"], tally["unit"])
+        values["shards"] = [Shard(**shard) for shard in values["shards"]]
+        return cls(**values)
 
 
 class ShardWriter:

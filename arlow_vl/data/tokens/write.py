@@ -1,6 +1,7 @@
 """Text of any size to a folder of tokens, by several processes; a run that was interrupted goes on where it was."""
 
 import contextlib
+import dataclasses
 import fcntl
 import functools
 import hashlib
@@ -8,7 +9,6 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,13 @@ class Job:
         """Hash of all that decides what the shards hold; their names begin with it, so that no reader of a folder
         meets the shards of another text under the names that it knows."""
         parts = [[str(part.path.resolve()), part.start, part.end] for part in self.parts]
-        plan = [FORMAT, self.tokenizer_hash, asdict(self.form), parts, [asdict(source) for source in self.sources]]
+        plan = [
+            FORMAT,
+            self.tokenizer_hash,
+            dataclasses.asdict(self.form),
+            parts,
+            [dataclasses.asdict(source) for source in self.sources],
+        ]
         return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
 
     def stem(self, folder: Path, i: int) -> Path:
@@ -109,7 +115,7 @@ class Job:
         same = asked == (self.tokenizer_hash, form.bos_token_id, form.eos_token_id, form.max_tokens)
         if same and same_files and not changed:
             if current != manifest.sources:
-                Manifest(**{**vars(manifest), "sources": current}).write(folder)
+                dataclasses.replace(manifest, sources=current).write(folder)
             remove_notes(folder)
             return True
         if not replace:
