@@ -201,10 +201,11 @@ class ResumableLoader:
         faults: list[Fault] = []
         rows: list[list[Any]] = []
         keys: list[str] = []
+        index_of = self._indices(task)
         for takes in task:
             rows.append([])
             for take in takes:
-                found = self._usable(take, at, faults)
+                found = self._usable(take, index_of[take.source, take.number], at, faults)
                 if found is None and self.packing is None:
                     return None, faults
                 if found is not None:
@@ -215,7 +216,16 @@ class ResumableLoader:
             raise DataError("no image of a batch can be used, nor one that fits its place; raise rows_per_batch")
         return {**self.collate(rows if self.packing else rows[0]), "keys": keys}, faults
 
-    def _usable(self, take: Take, at: At, faults: list[Fault]) -> tuple[str, Any, bool] | None:
+    def _indices(self, task: Task) -> dict[tuple[int, int], int]:
+        """The items of a batch by source and number; at once, as the order of one costs as much as that of hundreds."""
+        found = {}
+        for number, source in enumerate(self.sources):
+            some = np.array([take.number for takes in task for take in takes if take.source == number], dtype=np.int64)
+            items = indices(self.seed, source.name, len(source.dataset), some)
+            found.update({(number, int(n)): item for n, item in zip(some, items, strict=True)})
+        return found
+
+    def _usable(self, take: Take, index: int, at: At, faults: list[Fault]) -> tuple[str, Any, bool] | None:
         """The key and item of a sample, or of the next usable one that fits its place; whether it is such a one.
 
         None: there is none among those that may be tried. Of the unusable ones the first counts, once for all pieces of
@@ -224,7 +234,6 @@ class ResumableLoader:
         source = self.sources[take.source]
         dataset: Any = source.dataset
         size = len(dataset)
-        (index,) = indices(self.seed, source.name, size, np.array([take.number]))
         met: list[Fault] = []
         for distance in range(min(size, STAND_INS if self.packing else source.max_bad + 1)):
             candidate = (index + distance) % size
