@@ -208,7 +208,9 @@ class Windows:
         """The state that was `plain`; a window that has not been begun gets the weights of this mixture."""
         weights = tuple(plain["weights"]) if plain["done"] else self._weights(plain["row_number"])
         counts = tuple(plain["counts"].items())
-        return WindowState(**{**plain, "draws": Draws(**plain["draws"]), "weights": weights, "counts": counts})
+        return WindowState(
+            Draws(**plain["draws"]), weights, plain["window"], plain["row_number"], plain["done"], counts
+        )
 
     def _weights(self, row_number: int) -> tuple[Number, ...]:
         weights = self.mixture.at(row_number // self.rows_per_step)
@@ -227,20 +229,19 @@ class Windows:
                 raise DataError(f"none of {len(drawn):,} samples fits into a row of {fits}; raise them")
             counts.update(unfit)
             order = permutation(self.seed, "rows", state.window, size=len(rows))
+            begun = state.row_number + len(rows)
+            following = WindowState(draws, self._weights(begun), state.window + 1, begun, 0, tuple(counts.items()))
             for done in range(state.done, len(rows)):
-                after = replace(state, done=done + 1)
-                if after.done == len(rows):
-                    begun = state.row_number + len(rows)
-                    after = WindowState(draws, self._weights(begun), state.window + 1, begun, 0, tuple(counts.items()))
-                row = rows[order[done]]
-                yield [Take(*drawn[piece.sample], *piece[1:]) for piece in row], after
-            state = after
+                after = replace(state, done=done + 1) if done + 1 < len(rows) else following
+                yield [Take(*drawn[piece.sample], *piece[1:]) for piece in rows[order[done]]], after
+            state = following
 
     def _draw(self, draws: Draws, weights: Sequence[Number]) -> tuple[list[tuple[int, int]], list[Length]]:
         """A window's (source, number) and lengths; `draws` moves on."""
         upcoming = [_Upcoming(self, source, draws.drawn[source]) for source in range(len(self.names))]
         drawn, lengths, tokens, images = [], [], 0, 0
-        shares, used_up = None, None
+        shares: list[int] = []
+        used_up: list[bool] = []
         while len(drawn) < WINDOW_SAMPLES and tokens < WINDOW_ROWS * self.budget.tokens:
             if self.budget.images and images >= WINDOW_ROWS * self.budget.images:
                 break

@@ -253,7 +253,10 @@ def _message(connection: socket.socket) -> bytes:
 def _exactly(connection: socket.socket, count: int) -> bytes:
     parts = []
     while count:
-        part = connection.recv(min(count, 2**20))
+        try:
+            part = connection.recv(min(count, 2**20))
+        except ConnectionError:  # the other side is gone and left results in the connection
+            part = b""
         if not part:
             return b""
         parts.append(part)

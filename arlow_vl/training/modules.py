@@ -154,5 +154,10 @@ class ImageTextModule(StageModule):
 
 
 def comparable(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A plain recipe without what may differ when a run goes on: where its folder lies, how many samples may be bad."""
-    return {name: value for name, value in recipe.items() if name not in ("run_dir", "max_bad_fraction")}
+    """A plain recipe without what may differ when a run goes on: where its folder lies, how many samples may be bad, how
+    many processes read, and the weights of packed sources, which the loader tells."""
+    kept = {name: value for name, value in recipe.items() if name not in ("run_dir", "max_bad_fraction")}
+    kept["run"] = {name: value for name, value in recipe.get("run", {}).items() if name != "workers"}
+    if recipe.get("packing"):
+        kept["sources"] = [{**source, "weight": None} for source in recipe["sources"]]
+    return kept

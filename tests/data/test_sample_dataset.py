@@ -181,6 +181,9 @@ def test_padding_is_a_document_that_is_not_learnt(items, transform):
 class Numbers:
     """Images that are numbers, so that a batch shows where each went."""
 
+    def prepare(self, sample):
+        return sample
+
     def pack(self, prepared):
         return {"pixel_values": torch.tensor(prepared)}
 
