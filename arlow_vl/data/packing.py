@@ -128,17 +128,29 @@ def pack_documents(
         DataError: there is no such text, too much of it is unusable, another tokenizer made the tokens, or they do not
             fill one row.
     """
-    if (texts / NAME).is_file():
-        text = _tokenised_before(texts, tokenizer, max_tokens)
-        text.manifest.tally.report(texts, max_bad_fraction)
-    else:
-        text = _tokenised_once(texts, tokenizer, cache_folder, max_tokens, max_bad_fraction)
+    text = tokenised(texts, tokenizer, cache_folder, max_tokens=max_tokens, max_bad_fraction=max_bad_fraction)
     rows = PackedRows(text, row_length, max_tokens)
     if not len(rows):
         raise DataError(
             f"{texts} has {rows.facts.tokens} tokens, fewer than one row of {row_length}; add text or lower row_length"
         )
     return rows
+
+
+def tokenised(
+    texts: Path,
+    tokenizer: Any,
+    cache_folder: Path,
+    *,
+    max_tokens: int | None = None,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
+) -> TokenizedText:
+    """Text as tokens: read where they are there, made where not. As for `pack_documents`, also what it raises."""
+    if not (texts / NAME).is_file():
+        return _tokenised_once(texts, tokenizer, cache_folder, max_tokens, max_bad_fraction)
+    text = _tokenised_before(texts, tokenizer, max_tokens)
+    text.manifest.tally.report(texts, max_bad_fraction)
+    return text
 
 
 def _tokenised_before(folder: Path, tokenizer: Any, max_tokens: int | None) -> TokenizedText:

@@ -154,8 +154,11 @@ class ImageTextModule(StageModule):
 
 
 def comparable(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A plain recipe without what may differ when a run goes on: where its folder lies, how many samples may be bad, how
-    many processes read, and the weights of packed sources, which the loader tells."""
+    """A plain recipe without what may differ when a run goes on.
+
+    That is where its folder lies, how many samples may be bad, how many processes read, and the weights of packed
+    sources, of which the loader tells.
+    """
     kept = {name: value for name, value in recipe.items() if name not in ("run_dir", "max_bad_fraction")}
     kept["run"] = {name: value for name, value in recipe.get("run", {}).items() if name != "workers"}
     if recipe.get("packing"):

@@ -14,6 +14,7 @@ from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.prompts import IGNORED
 from arlow_vl.data.sample_dataset import EncodedSample, EncodedText, SampleDataset
 from arlow_vl.errors import DataError
+from tests.outside_data import tar_of
 from tests.tiny_runs import SAMPLES, tiny_tokenizer
 from vision.encoder import VisionEncoder
 from vision.transform import ImageTransform
@@ -48,12 +49,30 @@ def dataset(transform, shard):
 
 
 @pytest.fixture
-def chats(tmp_path):
-    """Records of messages about images, with those images beside them."""
+def shard_of(tmp_path):
+    """Makes a shard of samples that show a fox, each with these fields in its .json."""
 
-    def chats(*records) -> str:
-        for name in ("fox.jpg",):
-            shutil.copy(SAMPLES / name, tmp_path)
+    def shard_of(*fields) -> str:
+        fox = (SAMPLES / "fox.jpg").read_bytes()
+        members = [
+            member
+            for n, of in enumerate(fields)
+            for member in ((f"{n}.jpg", fox), (f"{n}.json", json.dumps(of).encode()))
+        ]
+        path = tmp_path / "foxes.tar"
+        path.write_bytes(tar_of(*members))
+        return str(path)
+
+    return shard_of
+
+
+@pytest.fixture
+def chats(tmp_path):
+    """Writes records of messages that show a fox, beside its image."""
+
+    def chats(*conversations: list[dict], images: int = 1) -> str:
+        shutil.copy(SAMPLES / "fox.jpg", tmp_path)
+        records = [{"messages": turns, "images": ["fox.jpg"] * images} for turns in conversations]
         path = tmp_path / "chats.jsonl"
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
         return str(path)
@@ -101,8 +120,8 @@ def test_the_fingerprint_tells_other_texts_lengths_and_ways_to_read(dataset):
 
 def test_a_chat_of_several_turns_trains_each_answer_and_sees_its_images(dataset, chats, transform):
     turns = say("<image>what?", "a fox", "and <image> here?", "the same fox")
-    data = dataset("conversation", source=chats({"messages": turns, "images": ["fox.jpg", "fox.jpg"]}))
-    (item,) = [data[0]]
+    data = dataset("conversation", source=chats(turns, images=2), max_length=200)
+    item = data[0]
     assert len(item.images) == 2 and item.texts[0].ids.count(IMAGE) == 2
     learnt = tiny_tokenizer().decode([label for label in item.texts[0].labels if label != IGNORED])
     assert learnt == "a fox<|im_end|>the same fox<|im_end|>"
@@ -110,20 +129,24 @@ def test_a_chat_of_several_turns_trains_each_answer_and_sees_its_images(dataset,
     assert len(batch["pixel_values"]) == 2 and "image_index" not in batch
 
 
-def test_a_document_is_learnt_but_for_its_beginning_and_its_images(dataset, chats):
+def test_a_document_is_learnt_but_for_its_beginning_and_its_images(dataset, shard_of):
     parts = [{"type": "text", "text": "a fox "}, {"type": "image"}, {"type": "text", "text": "<image> sits"}]
-    data = dataset("document", source=chats({"texts": [{"document": parts}], "images": ["fox.jpg"]}))
+    data = dataset("document", source=shard_of({"document": parts}))
     ids, labels = data[0].texts[0]
     assert tiny_tokenizer().decode(ids) == "<|startoftext|>a fox <image><image> sits<|endoftext|>"
     assert ids.count(IMAGE) == 1  # the other is plain text
     assert labels == [IGNORED if i in (ids[0], IMAGE) else i for i in ids]
 
 
-def test_a_text_without_room_is_an_error_of_that_text_alone(dataset, chats):
-    record = {"texts": [{"messages": say("<image>why? " * 30, "so")}, {"messages": say("<image>hm", "yes")}]}
-    source = chats({**record, "images": ["fox.jpg"]})
+def test_a_text_without_room_is_an_error_of_that_text_alone(dataset, shard_of):
+    place = [{"type": "image"}]
+    texts = [
+        {"messages": [{"role": "user", "content": [*place, {"type": "text", "text": asked}]}, *say("", answer)[1:]]}
+        for asked, answer in (("why? " * 30, "so"), ("hm", "yes"))
+    ]
+    source = shard_of({"texts": texts})
     one_by_one = dataset("conversation", source=source)
-    with pytest.raises(TextError, match=r"chats\.jsonl: line 1\?0: the prompt has \d+ tokens and leaves no room"):
+    with pytest.raises(TextError, match=r"foxes\.tar:0\?0: the prompt has \d+ tokens and leaves no room"):
         one_by_one[0]
     assert one_by_one[1].texts[0].ids
     together = dataset("conversation", source=source, one_text=False)
@@ -132,18 +155,14 @@ def test_a_text_without_room_is_an_error_of_that_text_alone(dataset, chats):
 
 
 def test_a_look_tells_what_is_cut_and_what_has_no_room(dataset, chats):
-    long, cut, good = say("<image>why? " * 30, "so"), say("<image>", "a cat " * 60), say("<image>hm", "yes")
-    records = [{"messages": turns, "images": ["fox.jpg"]} for turns in (long, cut, good)]
-    for record in records:
-        record["messages"][0]["content"] = record["messages"][0]["content"].replace("<image>", "", 29)
-        record["messages"][0]["content"] = "<image>" + record["messages"][0]["content"].replace("<image>", "")
-    look = dataset("conversation", source=chats(*records)).look(seed=0)
+    long, cut, good = say("<image>" + "why? " * 30, "so"), say("<image>eh", "a cat " * 60), say("<image>hm", "yes")
+    look = dataset("conversation", source=chats(long, cut, good)).look(seed=0)
     assert look.told(64) == [
         "1 of 3 prompts fill max_length 64 and are left out",
         "1 of 3 texts are cut at max_length 64",
     ]
     with pytest.raises(DataError, match="no prompt leaves room for a completion; raise max_length"):
-        dataset("conversation", source=chats(records[0])).look(seed=0)
+        dataset("conversation", source=chats(long)).look(seed=0)
 
 
 @pytest.fixture

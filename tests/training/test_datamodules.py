@@ -9,7 +9,7 @@ import pytest
 from arlow_vl.data.images import DecodedImages
 from arlow_vl.errors import DataError
 from arlow_vl.training.datamodules import TextData
-from arlow_vl.training.image_text_data import ImageTextData, checked_sources
+from arlow_vl.training.image_text_data import ImageTextData, checked_sources, scheduled
 from arlow_vl.training.modules import comparable
 from arlow_vl.training.recipe import parse_recipe, to_plain
 from tests.outside_data import samples, tar_of
@@ -74,8 +74,8 @@ def with_questions(key: str, questions) -> list[tuple[str, bytes]]:
 def test_a_source_with_too_many_bad_samples_is_refused_before_an_image_is_read(recipe, where, bad, capsys):
     members = [*samples(*"01234567"), *samples(bad)]
     with pytest.raises(DataError, match=r"source outside: 1 of 9 samples are unusable.*dot_in_key"):
-        checked_sources(recipe(where, "captions", members))
-    checked_sources(recipe(where, "captions", members, max_bad_fraction=0.5))
+        checked_sources(recipe(where, "captions", members), tiny_tokenizer())
+    checked_sources(recipe(where, "captions", members, max_bad_fraction=0.5), tiny_tokenizer())
     assert "source outside: 8 used, 1 skipped (dot_in_key 1)" in capsys.readouterr().err
 
 
@@ -83,23 +83,23 @@ def test_a_source_with_too_many_bad_samples_is_refused_before_an_image_is_read(r
 def test_a_source_with_too_many_bad_questions_is_refused(recipe, where):
     members = with_questions("0", [*QUESTIONS, {"question": "?", "answer": 3}])
     with pytest.raises(DataError, match=r"source outside: 1 of 3 texts are unusable.*answer_not_text"):
-        checked_sources(recipe(where, "questions", members))
-    checked_sources(recipe(where, "captions", members))
+        checked_sources(recipe(where, "questions", members), tiny_tokenizer())
+    checked_sources(recipe(where, "captions", members), tiny_tokenizer())
 
 
 def test_a_source_of_questions_that_has_none_is_refused(recipe):
     with pytest.raises(DataError, match="source outside: none of its 2 samples has a usable question"):
-        checked_sources(recipe("sources", "questions", samples(*"01")))
+        checked_sources(recipe("sources", "questions", samples(*"01")), tiny_tokenizer())
 
 
 def test_samples_without_a_question_are_told(recipe, capsys):
-    checked_sources(recipe("sources", "questions", [*with_questions("0", QUESTIONS), *samples("1")]))
+    checked_sources(recipe("sources", "questions", [*with_questions("0", QUESTIONS), *samples("1")]), tiny_tokenizer())
     assert "source outside: 1 of 2 samples have no question and are left out" in capsys.readouterr().err
 
 
 def data_of(recipe) -> ImageTextData:
     images = DecodedImages(ImageTransform(VisionEncoder("test_vit", image_size=32).data_config))
-    return ImageTextData(recipe, checked_sources(recipe), tiny_tokenizer(), images)
+    return ImageTextData(recipe, checked_sources(recipe, tiny_tokenizer()), tiny_tokenizer(), images)
 
 
 def test_completions_that_are_cut_are_told(recipe, capsys):
@@ -122,3 +122,13 @@ def test_shards_that_went_away_while_the_run_goes_on_are_named(recipe):
     Path(made.sources[0].data).unlink()
     with pytest.raises(DataError, match=r"a\.tar, sample a\.tar:\d, image at byte \d+: the file cannot be read"):
         next(iter(data.train_dataloader()))
+
+
+def test_weights_by_step_are_joined_over_the_sources():
+    weights = {"a": {0: 1.0, 100: 3.0}, "b": {50: 2.0}, "c": 4.0}
+    assert scheduled(weights) == {
+        0: {"a": 1.0, "b": 2.0, "c": 4.0},
+        50: {"a": 2.0, "b": 2.0, "c": 4.0},
+        100: {"a": 3.0, "b": 2.0, "c": 4.0},
+    }
+    assert scheduled({"a": 1.0, "c": 4.0}) == {"a": 1.0, "c": 4.0}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt
+from jaxtyping import Integer, UInt
 
 from arlow_vl.data.tokens.manifest import NAME, Manifest
 from arlow_vl.errors import DataError
@@ -52,6 +52,11 @@ class TokenizedText:
         """A document's tokens, without bos and eos."""
         start, end = self._span(index)
         return self.stream(start + 1, end - 1)
+
+    def lengths(self) -> Integer[np.ndarray, " documents"]:
+        """Tokens of each document, with bos and eos."""
+        starts = (self._index(shard)[0] for shard in range(len(self.manifest.shards)))
+        return np.concatenate([np.zeros(0, np.int64), *(np.diff(some).astype(np.int64) for some in starts)])
 
     def stream(self, start: int, end: int) -> UInt[np.ndarray, " text"]:
         """Tokens `start` up to `end` of all documents one after another, each as bos, ids, eos."""
