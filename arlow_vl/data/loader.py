@@ -23,7 +23,17 @@ import numpy as np
 from arlow_vl.data.bad_items import UNUSABLE, BadItems, Fault, merged_counts, summary_of
 from arlow_vl.data.mixing import Mixture
 from arlow_vl.data.order import BLOCK, BUFFER, shuffled_order
-from arlow_vl.data.rows import WINDOW_ROWS, WINDOW_SAMPLES, RowBudget, Take, Windows, WindowState, indices, total_tokens
+from arlow_vl.data.rows import (
+    WINDOW_ROWS,
+    WINDOW_SAMPLES,
+    Plan,
+    RowBudget,
+    Take,
+    Windows,
+    WindowState,
+    indices,
+    total_tokens,
+)
 from arlow_vl.data.workers import At, Pool
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
@@ -147,13 +157,14 @@ class ResumableLoader:
     def __iter__(self) -> Iterator[Batch]:
         after: collections.deque[WindowState | None] = collections.deque()
 
-        def tasks() -> Iterator[Task]:
-            for task, state in self._own_tasks():
+        def tasks(planner: Pool) -> Iterator[Task]:
+            for task, state in self._own_tasks(planner):
                 after.append(state)
                 yield task
 
-        with Pool(self._read, workers=self.workers) as pool:
-            for batch, faults in pool.results(tasks()):
+        planners = 1 if self.windows and self.workers else 0  # all of a window is tokenised, to know the lengths
+        with Pool(self._plan, workers=planners) as planner, Pool(self._read, workers=self.workers) as pool:
+            for batch, faults in pool.results(tasks(planner)):
                 for fault in faults:
                     self.readers[fault.source].note(fault)
                 self.position, self.window = self.position + self.ranks, after.popleft()
@@ -168,9 +179,9 @@ class ResumableLoader:
         assert batch is not None  # else its faults are more than may be
         return batch
 
-    def _own_tasks(self) -> Iterator[tuple[Task, WindowState | None]]:
+    def _own_tasks(self, planner: Pool) -> Iterator[tuple[Task, WindowState | None]]:
         """This rank's batches from the position on, each with the window's state after it and the other ranks'."""
-        tasks = self._tasks(self.position, self.window)
+        tasks = self._tasks(self.position, self.window, planner)
         for position in range(self.position, self.num_batches, self.ranks):
             batches = list(islice(tasks, self.ranks))
             if len(batches) < self.ranks:
@@ -178,15 +189,22 @@ class ResumableLoader:
                 raise DataError(f"the sources are used up after {told}; allow more epochs or lower max_steps")
             yield batches[self.rank][0], batches[-1][1]
 
-    def _tasks(self, position: int, window: WindowState | None) -> Iterator[tuple[Task, WindowState | None]]:
+    def _tasks(
+        self, position: int, window: WindowState | None, planner: Pool
+    ) -> Iterator[tuple[Task, WindowState | None]]:
         """Every rank's batches."""
         if self.packing is None:
             yield from ((self._fixed_shares(number), None) for number in range(position, self.num_batches))
             return
         assert self.windows and window
-        rows = self.windows.rows(window)
+        rows = self.windows.rows(window, planner.begin)
         while len(batch := list(islice(rows, self.packing.rows_per_batch))) == self.packing.rows_per_batch:
             yield [row for row, _ in batch], batch[-1][1]
+
+    def _plan(self, window: WindowState, at: At) -> Plan | None:
+        assert self.windows
+        at(f"the plan of window {window.window}")
+        return self.windows.plan(window)
 
     def _fixed_shares(self, position: int) -> Task:
         takes = []
