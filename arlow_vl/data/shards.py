@@ -16,7 +16,8 @@ from typing import Any
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share, told_reasons
 from arlow_vl.data.questions import Question
-from arlow_vl.data.shard_faults import INDEX_NAME, ShardFault, other_sha256, shard_fault
+from arlow_vl.data.shard_faults import INDEX_NAME as INDEX_NAME  # prepare/write.py takes it from here
+from arlow_vl.data.shard_faults import ShardFault, shard_fault
 from arlow_vl.data.shard_samples import BadSample, FoundSample, Gathered, ReaderLimits, SampleGatherer, ShardOverflow
 from arlow_vl.data.tar_members import TarDamage, tar_members
 from arlow_vl.errors import DataError
@@ -236,34 +237,6 @@ def read_whole(paths: Iterable[str | Path]) -> list[ShardSample]:
     if scan.faults:
         raise DataError(f"{visible(scan.faults[0].shard)}: {visible(scan.faults[0].reason)}; fetch or write it again")
     return scan.samples
-
-
-def verify_shards(paths: Iterable[str | Path], limits: ReaderLimits = DEFAULT_LIMITS) -> ShardScan:
-    """As `scan_shards`, but decodes every image and compares every SHA-256 with `index.json`.
-
-    That nothing is usable is a result, not an error. Raises DataError if a shard is missing.
-    """
-    from vision.decoding.image import ImageError, ImageLimits, decode_image
-
-    image_limits = ImageLimits(max_bytes=limits.max_member_bytes, max_pixels=limits.max_pixels)
-
-    def image_fault(sample: ShardSample) -> str | None:
-        try:
-            decode_image(sample.read_image(), name=sample.name, limits=image_limits)
-        except ImageError as error:
-            return f"image_{error.reason}"
-        return None
-
-    total = ShardScan()
-    for path in regular_shards(paths):
-        scan = scan_shard(path, limits)
-        scan.drop(image_fault)
-        if other_sha256(path):
-            earlier, missing = [fault.reason for fault in scan.faults], sum(fault.missing for fault in scan.faults)
-            reason = "; ".join([*earlier, f"SHA-256 differs from {INDEX_NAME}"])
-            scan.faults = [ShardFault(str(path), reason, missing)]
-        total.add(scan)
-    return total
 
 
 def check_bad_share(scan: ShardScan, max_bad_fraction: float = MAX_BAD_FRACTION, *, where: str = "") -> None:

@@ -90,3 +90,23 @@ def test_a_share_that_is_none_is_refused(verify):
     status, _, err = verify(tar_of(*TWENTY), "--max-bad-fraction", "nan")
     assert status == 2
     assert "share from 0 to 1" in err
+
+
+def test_other_sources_are_verified_too(tmp_path, capsys):
+    chat = [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "That."}]
+    (tmp_path / "1.jpg").write_bytes(JPEG)
+    (tmp_path / "2.jpg").write_bytes(JPEG[:-9])
+    records = [{"messages": chat, "images": [f"{n}.jpg"]} for n in (1, 2)]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert main(["data", "verify", str(tmp_path / "chats.jsonl"), "--max-bad-fraction", "0.5"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("1 used, 1 skipped (image_truncated 1), 0 shard faults\n")
+    assert f"image_truncated: {tmp_path}/2.jpg" in out
+    assert main(["data", "verify", str(tmp_path / "chats.jsonl"), "--json"]) == 3
+    report = json.loads(capsys.readouterr().out)
+    assert (len(report["keys"]), report["texts"], report["questions"], report["bad_texts"]) == (1, 1, 0, [])
+
+
+def test_no_source_there_is_one_sentence(tmp_path, capsys):
+    assert main(["data", "verify", str(tmp_path / "gone.tar")]) == 3
+    assert "no such file or folder" in capsys.readouterr().err

@@ -6,9 +6,10 @@ import random
 import pytest
 
 from arlow_vl.data.shard_samples import ReaderLimits, split_name
-from arlow_vl.data.shards import ShardScan, scan_shard, verify_shards
+from arlow_vl.data.shards import ShardScan, scan_shard
 from arlow_vl.data.tar_members import TarDamage, tar_members
 from arlow_vl.data.text import LineTally, read_jsonl
+from arlow_vl.data.verify import Verified, verify_sources
 from tests.outside_data import END_MARKER, JPEG, samples, tar_header, tar_member, tar_of
 
 KEYS = ["a", "b", "c", "photo", "v1.0/a", ".a", "__MACOSX/a", "../a", "", "a\x1b", "é"]
@@ -76,7 +77,7 @@ def count_members(path) -> tuple[int, bool]:
     return members, False
 
 
-def check_counts(found: ShardScan, members: int) -> None:
+def check_counts(found: ShardScan | Verified, members: int) -> None:
     assert found.members == members
     used = sum(sample.members for sample in found.samples)
     assert used + sum(bad.members for bad in found.bad) + found.ignored.total() == members
@@ -97,7 +98,7 @@ def test_every_member_is_of_a_sample_or_skipped_or_ignored_or_behind_a_fault(tmp
         assert split_name(sample.image_name)[0] == sample.key
         assert sample.text
         assert all(part for question in sample.questions for part in question)
-    verified = verify_shards([path])
+    verified = verify_sources([path])
     check_counts(verified, members)
     assert len(verified.samples) + verified.skipped.total() == len(found.samples) + found.skipped.total()
 

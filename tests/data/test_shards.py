@@ -14,14 +14,12 @@ from arlow_vl.data.shards import (
     report_scan,
     scan_shard,
     scan_shards,
-    verify_shards,
 )
 from arlow_vl.errors import DataError
 from tests.outside_data import (
     END_MARKER,
     JPEG,
     pax_header,
-    png,
     samples,
     tar_header,
     tar_member,
@@ -305,7 +303,7 @@ def test_a_missing_shard_is_named_with_the_way_to_get_it(tmp_path):
 def test_pipes_and_addresses_are_never_followed(tmp_path, monkeypatch, address):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="no such shard"):
-        verify_shards([address])
+        scan_shards([address])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -344,29 +342,6 @@ def test_damage_and_a_missing_count_are_one_fault(scan, tmp_path):
 def test_an_unreadable_index_is_a_fault(scan, tmp_path, index):
     (tmp_path / "index.json").write_text(index)
     assert outcome(scan(WHOLE)) == (KEYS, {}, 1)
-
-
-def test_verifying_compares_the_sha256_of_the_index(scan, tmp_path):
-    write_index(tmp_path, samples=4, sha256="0" * 64)
-    assert scan(WHOLE).faults == []
-    (fault,) = verify_shards([tmp_path / "a.tar"]).faults
-    assert fault.reason == "SHA-256 differs from index.json"
-
-
-def test_verifying_moves_bad_images_to_the_skipped(tmp_path):
-    bad = {"cut": JPEG[:-9], "none": b"", "text": b"hello", "bomb": png(20_000, 20_000)}
-    members = [member for key, data in bad.items() for member in ((f"{key}.jpg", data), (f"{key}.txt", b"x"))]
-    (tmp_path / "a.tar").write_bytes(tar_of(*samples("good"), *members))
-    found = verify_shards([tmp_path / "a.tar"])
-    reasons = ["image_empty", "image_not_an_image", "image_too_many_pixels", "image_truncated"]
-    assert (found.keys, sorted(found.skipped)) == (["good"], reasons)
-    assert found.examples["image_truncated"] == "a.tar:cut"
-    assert found.members == sum(sample.members for sample in [*found.samples, *found.bad]) == 10
-
-
-def test_nothing_usable_is_a_result_of_verifying(tmp_path):
-    (tmp_path / "a.tar").write_bytes(b"")
-    assert outcome(verify_shards([tmp_path / "a.tar"])) == ([], {}, 1)
 
 
 def test_the_summary_counts_what_was_used_and_why_the_rest_was_not(scan):

@@ -6,7 +6,8 @@ import pytest
 
 from arlow_vl.data.fetch.check import check_groups, check_splits
 from arlow_vl.data.fetch.shard_files import Sample, shards_of, write_shards
-from arlow_vl.data.shards import scan_shards, verify_shards
+from arlow_vl.data.shards import scan_shards
+from arlow_vl.data.verify import verify_sources
 from arlow_vl.errors import DataError
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -35,7 +36,7 @@ def test_the_committed_samples_have_no_leak():
 
 
 def test_the_committed_samples_are_whole_and_small():
-    scan = verify_shards(sorted(SAMPLES.rglob("*.tar")))
+    scan = verify_sources(sorted(SAMPLES.rglob("*.tar")))
     assert len(scan.samples) == 48
     assert not scan.skipped
     assert not scan.faults

@@ -15,7 +15,8 @@ from arlow_vl.data.fetch.records import (
     record_check,
 )
 from arlow_vl.data.fetch.shard_files import Sample, write_index, write_shards
-from arlow_vl.data.shards import verify_shards
+from arlow_vl.data.shards import scan_shards
+from arlow_vl.data.verify import verify_sources
 from arlow_vl.errors import DataError, ResourceError
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -105,7 +106,7 @@ def test_too_little_room_is_told_before_anything_is_fetched(tmp_path, monkeypatc
 
 def samples(count):
     shard = next((SAMPLES / "easy-vqa").glob("train-*.tar"))
-    image = verify_shards([shard]).samples[0].read_image()
+    image = scan_shards([shard]).samples[0].read_image()
     return [Sample(key=f"k{n}", extension="png", image=image, text=f"text {n}", fields={"n": n}) for n in range(count)]
 
 
@@ -120,7 +121,7 @@ def test_shards_are_the_same_bytes_in_whatever_order_samples_come(tmp_path):
 def test_shards_and_their_index_pass_the_reader(tmp_path, monkeypatch):
     monkeypatch.setattr("arlow_vl.data.fetch.shard_files.SAMPLES_PER_SHARD", 12)
     write_index(tmp_path, write_shards(tmp_path, "train", samples(30)), summary="Thirty images.")
-    scan = verify_shards(sorted(tmp_path.glob("*.tar")))
+    scan = verify_sources(sorted(tmp_path.glob("*.tar")))
     assert sorted(scan.keys) == sorted(f"k{n}" for n in range(30))
     assert scan.keys != [f"k{n}" for n in range(30)]
     assert not scan.skipped

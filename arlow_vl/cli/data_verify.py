@@ -1,0 +1,108 @@
+"""`arlow data verify`: every bad sample of some sources, with its file, key and reason."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from arlow_vl.cli.data_index import add_source_options
+from arlow_vl.cli.parser import Parser, share
+from arlow_vl.printing import print_line
+from arlow_vl.progress import Display
+
+DATA = 3  # the exit status where data are bad
+LISTED = 50
+"""Bad samples, questions and texts that are named for people."""
+EXAMPLE = "arlow data verify data/captions/train-000000.tar"
+
+
+def add_parser(verbs: Parser) -> None:
+    verify = verbs.add_command(
+        "verify",
+        "read sources as training would, decode every image and say what is unusable",
+        EXAMPLE,
+        "arlow data verify captions.json --images photos/",
+        description="Ends with 0 where training may start, with 3 where a file is damaged or too much is unusable.",
+    )
+    verify.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists them")
+    add_source_options(verify)
+    verify.add_argument("--json", action="store_true", help="print one JSON object that names every bad sample")
+    verify.add_argument(
+        "--max-bad-fraction",
+        type=share,
+        default=0.1,
+        metavar="SHARE",
+        help="largest share of samples, or of texts, that may be unusable, as in a recipe (default: 0.1)",
+    )
+    verify.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from arlow_vl.data.verify import verify_sources
+    from arlow_vl.errors import DataError
+
+    line = VerifyProgress()
+    how: dict[str, Any] = {} if args.json else {"progress": line}
+    found = verify_sources(args.sources, images=args.images, format=args.format, workers=args.workers, **how)
+    line.clear()
+    for text in [json.dumps(report_of(found))] if args.json else told(found):
+        print_line(text)
+    if found.faults or not found.samples:
+        return DATA
+    try:
+        found.check(args.max_bad_fraction)
+    except DataError as error:
+        print_line(f"arlow: {error}", file=sys.stderr)
+        return DATA
+    return 0
+
+
+def report_of(found: Any) -> dict[str, Any]:
+    """All that was found, for programs; docs/data.md says what each key means."""
+    return {
+        "keys": found.keys,
+        "skipped": dict(found.skipped),
+        "shard_faults": [asdict(fault) for fault in found.faults],
+        "bad_samples": [sample._asdict() for sample in found.bad],
+        "questions": found.questions,
+        "bad_questions": [question._asdict() for question in found.bad_questions],
+        "texts": found.texts,
+        "bad_texts": [text._asdict() for text in found.bad_texts],
+        "ignored": dict(found.ignored),
+        "members": found.members,
+    }
+
+
+def told(found: Any) -> Iterator[str]:
+    """The same for people: a line of counts, then a line for each fault and, up to a limit, each bad sample."""
+    yield found.summary()
+    for fault in found.faults:
+        yield f"{fault.shard}: {fault.reason}"
+    for bad in (found.bad, found.bad_questions, found.bad_texts):
+        for sample in bad[:LISTED]:
+            yield f"{sample.name}: {sample.reason}{sample.detail}"
+        if len(bad) > LISTED:
+            yield f"... and {len(bad) - LISTED:,} more; --json names them all"
+
+
+class VerifyProgress:
+    """`verify: 3 of 40 files, 3,000 samples, 840 samples/s`, of what takes long."""
+
+    def __init__(self) -> None:
+        self.display = Display()
+        self.began = time.monotonic()
+        self.is_shown = False
+
+    def __call__(self, samples: int, ready: int, files: int) -> None:
+        if self.display.is_due:
+            rate = samples / max(time.monotonic() - self.began, 1e-9)
+            self.display.show(f"verify: {ready:,} of {files:,} files, {samples:,} samples, {rate:,.0f} samples/s")
+            self.is_shown = True
+
+    def clear(self) -> None:
+        """Takes the moving line off a terminal."""
+        if self.is_shown and self.display.on_terminal:
+            self.display.show("")

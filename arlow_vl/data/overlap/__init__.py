@@ -1,0 +1,1 @@
+"""Duplicates and near-duplicates of images within and across sources."""

@@ -1,0 +1,1 @@
+"""A page of samples as the model sees them."""

@@ -1,0 +1,78 @@
+"""An image as the encoder gets it: the tensor of the transform as pixels again, tiles in their places."""
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from arlow_vl.data.index.images import read_image
+from arlow_vl.data.samples import ImageRef
+from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
+from vision.decoding.header import read_header
+from vision.decoding.image import ImageError
+from vision.decoding.parts import ImageFault
+from vision.forms.batches import prepare_image
+from vision.forms.tiling import Tiles
+from vision.transform import ImageTransform
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    source: str
+    """The file, and the first byte in it."""
+    original: str
+    """`640 × 480 JPEG, 48,211 bytes`; empty where the header cannot be read."""
+    size: str
+    """What the encoder gets, in pixels."""
+    whole: str
+    """The image, or its thumbnail where it has tiles, as a data URI; empty where it cannot be used."""
+    tiles: list[list[str]]
+    """Rows of data URIs."""
+    fault: str | None
+    """Why it cannot be used."""
+
+
+def shown_image(transform: ImageTransform, image: ImageRef, key: str) -> ShownImage:
+    source = visible(f"{image.path}{f', byte {image.offset:,}' if image.offset else ''}")
+    original = ""
+    try:
+        data = read_image(image, key)
+        header = read_header(data)
+        original = f"{header.width:,} × {header.height:,} {header.format}, {len(data):,} bytes"
+        prepared = prepare_image(transform, data, name=key)
+    except (DataError, ImageError, ImageFault) as error:
+        reason = f"{error.detail} ({error.reason})" if isinstance(error, ImageError | ImageFault) else str(error)
+        return ShownImage(source, original, "", "", [], visible(reason))
+    if not isinstance(prepared, Tiles):
+        height, width = prepared.shape[1:]
+        size = f"{width} × {height} pixels"
+        if transform.max_patches and transform.patch_size:
+            patch = transform.patch_size
+            size += f", {height // patch} rows of {width // patch} patches"
+        return ShownImage(source, original, size, _uri(transform, prepared), [], None)
+    rows, columns = prepared.grid
+    height, width = prepared.pixel_values.shape[2:]
+    whole, *tiles = (_uri(transform, tile) for tile in prepared.pixel_values)
+    size = f"{width} × {height} pixels"
+    if tiles:
+        size = f"a thumbnail and {rows} × {columns} tiles (rows × columns), each {size}"
+    grid = [tiles[row * columns : (row + 1) * columns] for row in range(rows)] if tiles else []
+    return ShownImage(source, original, size, whole, grid, None)
+
+
+def pixels_of(transform: ImageTransform, values: Tensor) -> Image.Image:
+    """The image (3, height, width) whose normalised values these are."""
+    mean, std = (torch.tensor(of).view(3, 1, 1) for of in (transform.mean, transform.std))
+    pixels = (values * std + mean).mul(255).round().clamp(0, 255).byte()
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def _uri(transform: ImageTransform, values: Any) -> str:
+    with io.BytesIO() as file:
+        pixels_of(transform, values).save(file, "PNG")
+        return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

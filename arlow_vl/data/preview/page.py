@@ -1,0 +1,125 @@
+"""preview.html: one page without scripts or links, with the images inside, of a fair draw of a source's samples."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from arlow_vl.data.index.reading import Index, IndexedSamples
+from arlow_vl.data.index.records import refs
+from arlow_vl.data.order import shuffled_order
+from arlow_vl.data.preview.images import ShownImage, shown_image
+from arlow_vl.data.preview.tokens import ShownText, shown_text
+from arlow_vl.errors import CheckpointError, DataError
+from arlow_vl.models.auto import ArlowProcessor
+from arlow_vl.models.folders import load_tokenizer, one_sentence
+from arlow_vl.printing import visible
+from vision.transform import ImageTransform
+from vision.whole_files import write_whole
+
+TEMPLATE = "page.html"
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+MOST_IMAGES, MOST_TEXTS = 16, 16
+"""Of a sample that are on the page."""
+
+
+class Sight(NamedTuple):
+    """What stands between a sample and the model."""
+
+    tokenizer: Any
+    transform: ImageTransform | None
+    """None: the folder is of a text model, which takes no images."""
+    sees_all: bool
+    """A token sees all images before it, not only the last group of them."""
+
+
+@dataclass(frozen=True)
+class ShownSample:
+    key: str
+    source: str
+    images: list[ShownImage]
+    texts: list[ShownText]
+    more_images: int
+    more_texts: int
+
+
+def open_sight(folder: Path) -> Sight:
+    """Of a model folder, or of one with the tokenizer and the processor alone. Raises CheckpointError."""
+    if any((folder / name).is_file() for name in PROCESSOR_FILES):
+        with one_sentence(folder, "the processor and its tokenizer"):
+            processor = ArlowProcessor.from_pretrained(folder)
+        tokenizer, transform = processor.tokenizer, processor.image_processor.transform
+    else:
+        tokenizer, transform = load_tokenizer(folder), None
+    config: dict[str, Any] = {}
+    if (folder / "config.json").is_file():
+        with one_sentence(folder, "config.json"):
+            config = json.loads((folder / "config.json").read_text())
+            config = config.get("text_config", config)
+    return Sight(tokenizer, transform, config.get("cross_attention_sees") == "all_previous")
+
+
+def write_preview(
+    indexes: Sequence[Index], folder: Path, output: Path, *, title: str, samples: int, max_length: int
+) -> int:
+    """Writes the page and returns the number of samples on it. Everything from outside is escaped.
+
+    Raises:
+        DataError: the source has no usable sample.
+        CheckpointError: the folder has no tokenizer, or no processor where a sample has images.
+    """
+    source = IndexedSamples(indexes)
+    if not len(source):
+        raise DataError(f"{visible(title)}: no usable sample; `arlow data verify` says why")
+    sight = open_sight(folder)
+    shown = list(_shown(source, sight, folder, samples, max_length))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    texts = [text for sample in shown for text in sample.texts]
+    page = environment.get_template(TEMPLATE).render(
+        title=visible(title),
+        model=visible(str(folder)),
+        samples=shown,
+        of=len(source),
+        max_length=max_length,
+        tokens=sum(text.length for text in texts),
+        trained=sum(text.trained for text in texts),
+        cut=sum(text.cut > 0 and not text.fault for text in texts),
+        unused=sum(text.fault is not None for text in texts),
+        sees_all=sight.sees_all,
+    )
+    write_whole(output, page)
+    return len(shown)
+
+
+def _shown(source: IndexedSamples, sight: Sight, folder: Path, samples: int, max_length: int) -> Iterator[ShownSample]:
+    places = np.arange(min(samples, len(source)))
+    for position in shuffled_order(0, "preview", 0, len(source), places).tolist():
+        sample, (index, _) = source.sample(position), source.locate(position)
+        images, texts = refs(sample), sample.texts
+        if images and sight.transform is None:
+            raise CheckpointError(
+                f"{folder} holds no processor, and sample {visible(sample.key)} has images; "
+                "name the hf folder of a vision run"
+            )
+        yield ShownSample(
+            key=visible(sample.key),
+            source=visible(str(index.base / index.header.source)),
+            images=[shown_image(sight.transform, image, sample.key) for image in images[:MOST_IMAGES]]
+            if sight.transform
+            else [],
+            texts=[
+                shown_text(sight.tokenizer, text, max_length, sees_all=sight.sees_all) for text in texts[:MOST_TEXTS]
+            ],
+            more_images=max(0, len(images) - MOST_IMAGES),
+            more_texts=max(0, len(texts) - MOST_TEXTS),
+        )
