@@ -108,7 +108,7 @@ def checked_scheme(address: str) -> str:
     scheme = (found[1] or "pipe").lower() if found else ""
     if scheme == "pipe":
         raise DataError(f"{told(address)}: no command is run to read data; name a file, a folder or an address")
-    if scheme in NO_SERVERS or scheme not in fsspec.available_protocols():
+    if scheme in NO_SERVERS or scheme not in {*fsspec.available_protocols(), *fsspec.registry}:
         raise DataError(f"{told(address)}: {scheme}:// is not read from; write https://, s3:// or a path, for example")
     return scheme
 

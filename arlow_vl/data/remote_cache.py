@@ -96,15 +96,15 @@ class DataCache:
             size, held.sha256 = _stamp_of(path).read_text().split()
             state = os.fstat(descriptor)
             is_whole = state.st_size == int(size) and os.path.samestat(state, path.stat())
-        except (OSError, ValueError):  # on its way out, or being replaced
-            is_whole = False
-        if not is_whole or sha256 not in (None, held.sha256):
-            held.close()
-            return None
-        # The time of its last use, which many systems do not keep; that of its last change says whether it is the same.
-        with contextlib.suppress(OSError):
-            os.utime(path, ns=(time.time_ns(), state.st_mtime_ns))
-        return held
+            if is_whole and sha256 in (None, held.sha256):
+                # The time of its last use, which few systems keep; that of its last change says what it is.
+                with contextlib.suppress(PermissionError):
+                    os.utime(path, ns=(time.time_ns(), state.st_mtime_ns))
+                return held
+        except (OSError, ValueError):  # it is on its way out, or being replaced
+            pass
+        held.close()
+        return None
 
     @contextlib.contextmanager
     def fetching(self, path: Path) -> Iterator[None]:
@@ -132,12 +132,12 @@ class DataCache:
         while True:
             with _locked(self.folder / ".lock"), full_disk(self.folder):
                 if self._make_room(size):
-                    descriptor = os.open(partial, os.O_RDONLY)
-                    fcntl.flock(descriptor, fcntl.LOCK_SH)
+                    held = Held(path, os.open(partial, os.O_RDONLY), sha256)
+                    fcntl.flock(held._descriptor, fcntl.LOCK_SH)
                     path.unlink(missing_ok=True)  # first: no reader may see old bytes under the new SHA-256
                     write_whole(_stamp_of(path), f"{size} {sha256}\n")
                     put_in_place(partial, path)
-                    return Held(path, descriptor, sha256)
+                    return held
             if time.monotonic() - began >= wait_seconds:
                 raise ResourceError(
                     f"{visible(str(self.folder))}: no room for the {size:,} bytes of {visible(path.name)}, as all that "

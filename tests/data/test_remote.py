@@ -1,6 +1,7 @@
 """Remote files: a server that fails is named, and what comes is whole, right, fetched once and within the limit."""
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -8,7 +9,9 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
+import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -312,6 +315,42 @@ def test_a_file_system_whose_package_is_missing_is_one_sentence(cache, monkeypat
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(DataError, match=r"s3://b/a\.bin: cannot be read \(Install s3fs.*\); install what it names"):
         fetched("s3://b/a.bin", cache)
+
+
+class Shelf(fsspec.AbstractFileSystem):
+    """A file system of its own that can list and has no asynchronous form."""
+
+    protocol = "shelf"
+    cachable = False
+    content: ClassVar[dict[str, bytes]] = {}
+    seconds: ClassVar[float] = 0.0
+
+    def ls(self, path, detail=True, **_):
+        found = [{"name": name, "size": len(data), "type": "file"} for name, data in self.content.items()]
+        return found if detail else [entry["name"] for entry in found]
+
+    def _open(self, path, mode="rb", **_):
+        time.sleep(self.seconds)
+        return io.BytesIO(self.content[path])
+
+
+def test_a_file_system_that_lists_takes_wildcards(cache, monkeypatch):
+    fsspec.register_implementation("shelf", Shelf, clobber=True)
+    monkeypatch.setattr(Shelf, "content", {"s/b.tar": b"b", "s/a.tar": b"a", "s/c.txt": b"c"})
+    assert remote.listed("shelf://s/*.tar") == ["shelf://s/a.tar", "shelf://s/b.tar"]
+    assert fetched("shelf://s/b.tar", cache) == b"b"
+    with pytest.raises(DataError, match="no file is there by this name; see whether the wildcard is right"):
+        remote.listed("shelf://s/*.png")
+
+
+def test_a_file_system_without_an_asynchronous_form_is_given_up_when_it_stalls(cache, monkeypatch):
+    fsspec.register_implementation("shelf", Shelf, clobber=True)
+    monkeypatch.setattr(Shelf, "content", {"s/a.bin": b"a"})
+    monkeypatch.setattr(Shelf, "seconds", 1.5)
+    began = time.monotonic()
+    with pytest.raises(DataError, match=r"shelf://s/a\.bin: sent nothing for 0\.3 s \(1 try"):
+        fetched("shelf://s/a.bin", cache)
+    assert time.monotonic() - began < 1.45
 
 
 # Sources
