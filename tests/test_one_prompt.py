@@ -11,8 +11,12 @@ from transformers import pipeline
 from transformers.cli.serving.utils import BaseHandler, Modality
 
 from arlow_vl.cli import main
-from arlow_vl.data.image_text import DecodedImages, Example, ImageTextCollate, ImageTextDataset
+from arlow_vl.data.collate import SampleCollate
+from arlow_vl.data.image_text import Example
+from arlow_vl.data.images import DecodedImages
 from arlow_vl.data.prompts import about_image, encode_prompt, stop_token_ids
+from arlow_vl.data.sample_dataset import EncodedSample, PlacedImage, encode_text
+from arlow_vl.data.samples import Text
 from arlow_vl.data.shards import scan_shards
 from arlow_vl.evaluation.explain import explain_completion
 from arlow_vl.evaluation.generation import complete_examples, complete_prompts
@@ -82,8 +86,9 @@ def test_every_road_asks_with_the_same_ids(folder, loaded, asked, question, tmp_
     rows.append(processor(text=text, images=Image.open(FOX))["input_ids"][0])
     rows.append(processor.tokenizer.apply_chat_template(chat(question), **options)["input_ids"])
     rows.append(processor.tokenizer(text)["input_ids"])
-    data = ImageTextDataset([example], processor.tokenizer, images, max_length=500)
-    batch = ImageTextCollate(images, pad_token_id=processor.tokenizer.pad_token_id)([data[0]])
+    trained = encode_text(processor.tokenizer, Text("question", tuple(example.messages)), 500)
+    item = EncodedSample([trained], [images.prepare(PlacedImage(FOX.read_bytes(), "fox"))])
+    batch = SampleCollate(images, pad_token_id=processor.tokenizer.pad_token_id)([item])
     rows.append(batch["input_ids"][0, : len(expected)].tolist())
     assert set(batch["labels"][0, : len(expected)].tolist()) == {-100}
     served = BaseHandler.get_processor_inputs_from_messages(openai(question), Modality.VLM)

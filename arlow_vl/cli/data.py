@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from arlow_vl.cli import data_index, data_prepare, data_stats
+from arlow_vl.cli import data_index, data_prepare, data_stats, data_tokenize
 from arlow_vl.cli.parser import Parser, output_folder, share
 from arlow_vl.printing import print_line
 
@@ -51,6 +51,7 @@ def add_parser(arlow: Parser) -> None:
     data_index.add_parser(verbs)
     data_prepare.add_parser(verbs)
     data_stats.add_parser(verbs)
+    data_tokenize.add_parser(verbs)
 
 
 def run_fetch(args: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from vision.forms.tiling import Tiles
 from vision.transform import ImageTransform
 
 
+@runtime_checkable
 class NamedImage(Protocol):
     """An image that says where it comes from, and reads its compressed bytes."""
 

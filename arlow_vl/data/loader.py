@@ -22,10 +22,21 @@ import numpy as np
 
 from arlow_vl.data.bad_items import UNUSABLE, BadItems, Fault, merged_counts, summary_of
 from arlow_vl.data.mixing import Mixture
-from arlow_vl.data.order import shuffled_order
-from arlow_vl.data.rows import WINDOW_ROWS, WINDOW_SAMPLES, RowBudget, Take, Windows, WindowState, indices, total_tokens
+from arlow_vl.data.order import BLOCK, BUFFER, shuffled_order
+from arlow_vl.data.rows import (
+    WINDOW_ROWS,
+    WINDOW_SAMPLES,
+    Plan,
+    RowBudget,
+    Take,
+    Windows,
+    WindowState,
+    indices,
+    total_tokens,
+)
 from arlow_vl.data.workers import At, Pool
 from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +138,8 @@ class ResumableLoader:
         self.workers, self.rank, self.ranks = workers, rank, ranks
         self.packing = packing
         self.position = 0
-        self.windows, self.window = None, None
+        self.windows: Windows | None = None
+        self.window: WindowState | None = None
         parts: list[Any] = [[s.name, len(s.dataset), s.dataset.fingerprint, s.samples_per_batch] for s in sources]
         if packing:
             names, datasets = zip(*((source.name, source.dataset) for source in self.sources), strict=True)
@@ -137,7 +149,7 @@ class ResumableLoader:
             self.window = self.windows.begin()
             mixture = [packing.mixture.by, dict(packing.mixture.epochs)]
             parts.append([asdict(packing.budget), packing.rows_per_batch, mixture, WINDOW_ROWS, WINDOW_SAMPLES])
-        self.fingerprint = hashlib.sha256(json.dumps([seed, parts]).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(json.dumps([seed, BLOCK, BUFFER, parts]).encode()).hexdigest()
 
     def __len__(self) -> int:
         return self.num_batches // self.ranks
@@ -145,13 +157,14 @@ class ResumableLoader:
     def __iter__(self) -> Iterator[Batch]:
         after: collections.deque[WindowState | None] = collections.deque()
 
-        def tasks() -> Iterator[Task]:
-            for task, state in self._own_tasks():
+        def tasks(planner: Pool) -> Iterator[Task]:
+            for task, state in self._own_tasks(planner):
                 after.append(state)
                 yield task
 
-        with Pool(self._read, workers=self.workers) as pool:
-            for batch, faults in pool.results(tasks()):
+        planners = 1 if self.windows and self.workers else 0  # all of a window is tokenised, to know the lengths
+        with Pool(self._plan, workers=planners) as planner, Pool(self._read, workers=self.workers) as pool:
+            for batch, faults in pool.results(tasks(planner)):
                 for fault in faults:
                     self.readers[fault.source].note(fault)
                 self.position, self.window = self.position + self.ranks, after.popleft()
@@ -163,11 +176,12 @@ class ResumableLoader:
         batch, faults = self._read(self._fixed_shares(position), lambda key: None)
         for fault in faults:
             self.readers[fault.source].note(fault)
+        assert batch is not None  # else its faults are more than may be
         return batch
 
-    def _own_tasks(self) -> Iterator[tuple[Task, WindowState | None]]:
+    def _own_tasks(self, planner: Pool) -> Iterator[tuple[Task, WindowState | None]]:
         """This rank's batches from the position on, each with the window's state after it and the other ranks'."""
-        tasks = self._tasks(self.position, self.window)
+        tasks = self._tasks(self.position, self.window, planner)
         for position in range(self.position, self.num_batches, self.ranks):
             batches = list(islice(tasks, self.ranks))
             if len(batches) < self.ranks:
@@ -175,14 +189,22 @@ class ResumableLoader:
                 raise DataError(f"the sources are used up after {told}; allow more epochs or lower max_steps")
             yield batches[self.rank][0], batches[-1][1]
 
-    def _tasks(self, position: int, window: WindowState | None) -> Iterator[tuple[Task, WindowState | None]]:
+    def _tasks(
+        self, position: int, window: WindowState | None, planner: Pool
+    ) -> Iterator[tuple[Task, WindowState | None]]:
         """Every rank's batches."""
         if self.packing is None:
             yield from ((self._fixed_shares(number), None) for number in range(position, self.num_batches))
             return
-        rows = self.windows.rows(window)
+        assert self.windows and window
+        rows = self.windows.rows(window, planner.begin)
         while len(batch := list(islice(rows, self.packing.rows_per_batch))) == self.packing.rows_per_batch:
             yield [row for row, _ in batch], batch[-1][1]
+
+    def _plan(self, window: WindowState, at: At) -> Plan | None:
+        assert self.windows
+        at(f"the plan of window {window.window}")
+        return self.windows.plan(window)
 
     def _fixed_shares(self, position: int) -> Task:
         takes = []
@@ -196,10 +218,11 @@ class ResumableLoader:
         faults: list[Fault] = []
         rows: list[list[Any]] = []
         keys: list[str] = []
+        index_of = self._indices(task)
         for takes in task:
             rows.append([])
             for take in takes:
-                found = self._usable(take, at, faults)
+                found = self._usable(take, index_of[take.source, take.number], at, faults)
                 if found is None and self.packing is None:
                     return None, faults
                 if found is not None:
@@ -210,15 +233,24 @@ class ResumableLoader:
             raise DataError("no sample of a batch can be used, nor one that fits its place; raise rows_per_batch")
         return {**self.collate(rows if self.packing else rows[0]), "keys": keys}, faults
 
-    def _usable(self, take: Take, at: At, faults: list[Fault]) -> tuple[str, Any, bool] | None:
+    def _indices(self, task: Task) -> dict[tuple[int, int], int]:
+        """The items of a batch by source and number; at once, as the order of one costs as much as that of hundreds."""
+        found = {}
+        for number, source in enumerate(self.sources):
+            some = np.array([take.number for takes in task for take in takes if take.source == number], dtype=np.int64)
+            items = indices(self.seed, source.name, len(source.dataset), some)
+            found.update({(number, int(n)): item for n, item in zip(some, items, strict=True)})
+        return found
+
+    def _usable(self, take: Take, index: int, at: At, faults: list[Fault]) -> tuple[str, Any, bool] | None:
         """The key and item of a sample, or of the next usable one that fits its place; whether it is such a one.
 
         None: there is none among those that may be tried. Of the unusable ones the first counts, once for all pieces of
         the sample; the others do at their own turn. But all count when more are met than may be.
         """
         source = self.sources[take.source]
-        dataset, size = source.dataset, len(source.dataset)
-        (index,) = indices(self.seed, source.name, size, np.array([take.number]))
+        dataset: Any = source.dataset
+        size = len(dataset)
         met: list[Fault] = []
         for distance in range(min(size, STAND_INS if self.packing else source.max_bad + 1)):
             candidate = (index + distance) % size
@@ -245,11 +277,10 @@ class ResumableLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers, short strings, and lists and mappings of them: some kilobytes wherever the run is."""
-        state = {"position": self.position, "fingerprint": self.fingerprint}
-        state["bad"] = {name: reader.state_dict() for name, reader in self.readers.items()}
-        if self.packing:
-            weights = [[step, dict(weights)] for step, weights in self.packing.mixture.schedule]
-            state |= {"window": self.window.plain(), "weights": weights}
+        bad = {name: reader.state_dict() for name, reader in self.readers.items()}
+        state = {"position": self.position, "fingerprint": self.fingerprint, "bad": bad}
+        if self.packing and self.window:
+            state |= {"window": self.window.plain(), "weights": _plain_weights(self.packing)}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -270,17 +301,18 @@ class ResumableLoader:
         self.position = position
         for name, bad in state.get("bad", {}).items() if self.rank == 0 else ():  # see merge_states
             self.readers[name].load_state_dict(bad)
-        if self.packing:
+        if self.packing and self.windows:
             self.window = self.windows.resume(state["window"])
-            self._tell_new_weights(state["weights"])
+            old, new = state["weights"], _plain_weights(self.packing)
+            if old != new:
+                logger.warning(
+                    f"weights were {visible(str(old))} and are {new} (from step, weights) after batch {position:,}, "
+                    "once its window ends"
+                )
 
-    def _tell_new_weights(self, old: list[Any]) -> None:
-        new = [[step, dict(weights)] for step, weights in self.packing.mixture.schedule]
-        if old != new:
-            told = [points[0][1] if len(points) == 1 else dict(points) for points in (old, new)]
-            logger.warning(
-                f"weights were {told[0]} and are {told[1]} after batch {self.position:,}, once its window ends"
-            )
+
+def _plain_weights(packing: Packing) -> list[Any]:
+    return [[step, dict(weights)] for step, weights in packing.mixture.schedule]
 
 
 def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,12 +1,11 @@
-"""Documents as rows of tokens without padding: tokenised once, kept in a memory-mapped file beside its facts."""
+"""Documents as rows of tokens without padding: tokenised once, then memory-mapped."""
 
 import hashlib
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from itertools import islice
+import os
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,16 @@ from jaxtyping import Int64
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
 from arlow_vl.data.loader import Batch
 from arlow_vl.data.prompts import IGNORED
-from arlow_vl.data.text import LineTally, read_jsonl
+from arlow_vl.data.text_files import PART_BYTES
+from arlow_vl.data.tokens.manifest import NAME, tokenizer_hash, with_current_times
+from arlow_vl.data.tokens.reader import TokenizedText
+from arlow_vl.data.tokens.write import tokenize_text
 from arlow_vl.errors import DataError
-from vision.whole_files import write_whole
+from arlow_vl.printing import print_line
+from arlow_vl.progress import ProgressLine
 
-DOCUMENTS_AT_ONCE = 512
-FORMAT = 2  # part of the cache key; another number when the file's meaning changes
+COUNTED_AT_ONCE = 2**24
+MEGABYTE = 10**6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ class PackingFacts:
     """What was packed."""
 
     documents: int
-    """Documents read."""
+    """Documents whose tokens are used."""
     utf8_bytes: int
     """Their length, for bits per byte."""
     tokens: int
@@ -38,41 +41,45 @@ class PackingFacts:
     bos_token_id: int
     """The id that begins a document."""
     read_to_end: bool
-    """Whether there was no text left; False: `max_tokens` were read before."""
-    lines: int
-    """Lines read that hold a document."""
-    skipped: dict[str, int]
-    """Unusable lines by reason."""
-    examples: dict[str, str]
-    """For each reason a line that it hit."""
-
-    @property
-    def tally(self) -> LineTally:
-        return LineTally(self.lines, Counter(self.skipped), self.examples)
+    """Whether that is all of the text; False: `max_tokens` were reached before."""
 
 
 class PackedRows:
-    """Rows of `row_length` tokens, int64, read from disk when asked for."""
+    """Rows of `row_length` tokens, int64, of the documents' stream, read from disk when asked for.
 
-    def __init__(self, path: Path, row_length: int, facts: PackingFacts) -> None:
-        self.tokens = np.load(path, mmap_mode="r")
+    Raises:
+        DataError: there is not one full row.
+    """
+
+    def __init__(self, text: TokenizedText, row_length: int, max_tokens: int | None = None) -> None:
+        self.text = text
         self.row_length = row_length
-        self.facts = facts
-        self.fingerprint = path.stem
+        manifest, limit = text.manifest, max_tokens or text.num_tokens + 1
+        documents, tokens, utf8_bytes = text.until(limit)
+        self.facts = PackingFacts(
+            documents=documents,
+            utf8_bytes=utf8_bytes,
+            tokens=tokens,
+            bos_token_id=manifest.bos_token_id,
+            read_to_end=manifest.read_to_end and tokens < limit,
+        )
+        self.fingerprint = hashlib.sha256(json.dumps([text.fingerprint, row_length, documents]).encode()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self.tokens) // self.row_length
+        return self.facts.tokens // self.row_length
 
     def __getitem__(self, index: int) -> Int64[np.ndarray, " text"]:
-        return self.tokens[index * self.row_length : (index + 1) * self.row_length].astype(np.int64)
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index:,} of {len(self):,}")
+        return self.text.stream(index * self.row_length, (index + 1) * self.row_length).astype(np.int64)
 
     def key(self, index: int) -> str:
         return f"{index:06d}"
 
     def summary(self) -> str:
         """`60 documents, 1,234 tokens, 77 rows of 16 (2 tokens over the last full row)`."""
-        facts, over = self.facts, len(self.tokens) % self.row_length
-        cut = "" if facts.read_to_end else "; the rest of the file is over max_tokens"
+        facts, over = self.facts, self.facts.tokens % self.row_length
+        cut = "" if facts.read_to_end else "; the rest of the text is over max_tokens"
         rows = f"{len(self):,} rows of {self.row_length:,} ({over:,} tokens over the last full row)"
         return f"{facts.documents:,} documents, {facts.tokens:,} tokens, {rows}{cut}"
 
@@ -83,7 +90,10 @@ class PackedRows:
 
     def token_counts(self, vocab_size: int) -> Int64[np.ndarray, " vocab"]:
         """How often each id is to be predicted; bos never is."""
-        counts = np.bincount(self.tokens, minlength=vocab_size).astype(np.int64)
+        counts = np.zeros(vocab_size, np.int64)
+        for start in range(0, self.facts.tokens, COUNTED_AT_ONCE):
+            some = self.text.stream(start, min(start + COUNTED_AT_ONCE, self.facts.tokens))
+            counts += np.bincount(some, minlength=vocab_size)
         counts[self.facts.bos_token_id] = 0
         return counts
 
@@ -101,81 +111,90 @@ def bits_per_byte(nats_per_token: float, tokens_per_byte: float) -> float:
 
 def pack_documents(
     texts: Path,
-    tokenizer,
+    tokenizer: Any,
     row_length: int,
     cache_folder: Path,
     *,
     max_tokens: int | None = None,
     max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> PackedRows:
-    """Rows of a jsonl file's documents, each as bos, plain text, eos; tokenised unless `cache_folder` has these rows.
+    """Rows of a text's documents, each as bos, plain text, eos.
 
-    Reads whole documents until there are `max_tokens` tokens. Says which lines it skips, also if they were skipped
-    when the rows were made.
+    `texts` is a folder that `arlow data tokenize` made, or text in any of its formats, which is tokenised once, into
+    `cache_folder`. Takes whole documents until there are `max_tokens` tokens. Says what was skipped, also if that was
+    when the tokens were made.
 
     Raises:
-        DataError: there is no such file, too many of its lines are unusable, or its documents do not fill one row.
+        DataError: there is no such text, too much of it is unusable, another tokenizer made the tokens, or they do not
+            fill one row.
     """
-    if not texts.is_file():
-        raise DataError(f"no such file: {texts}; `arlow data fetch` gets the real data")
-    key = _cache_key(texts, tokenizer, row_length, max_tokens)
-    path, facts_path = cache_folder / f"{key}.npy", cache_folder / f"{key}.json"
-    if not facts_path.is_file():
-        tokens, facts = _tokenise(texts, tokenizer, max_tokens)
-        if len(tokens) < row_length:
-            facts.tally.report(texts, max_bad_fraction)
-            raise DataError(
-                f"{texts} has {len(tokens)} tokens, fewer than one row of {row_length}; add text or lower row_length"
-            )
-        write_whole(path, lambda file: np.save(file, tokens))
-        # The last: its presence says that the rows are whole.
-        write_whole(facts_path, json.dumps(asdict(facts)))
-    rows = PackedRows(path, row_length, PackingFacts(**json.loads(facts_path.read_text())))
-    rows.facts.tally.report(texts, max_bad_fraction)
+    text = tokenised(texts, tokenizer, cache_folder, max_tokens=max_tokens, max_bad_fraction=max_bad_fraction)
+    rows = PackedRows(text, row_length, max_tokens)
+    if not len(rows):
+        raise DataError(
+            f"{texts} has {rows.facts.tokens} tokens, fewer than one row of {row_length}; add text or lower row_length"
+        )
     return rows
 
 
-def _cache_key(texts: Path, tokenizer, row_length: int, max_tokens: int | None) -> str:
-    digest = hashlib.sha256(json.dumps([FORMAT, row_length, max_tokens]).encode())
-    digest.update(tokenizer.backend_tokenizer.to_str().encode())
-    with open(texts, "rb") as file:
-        digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+def tokenised(
+    texts: Path,
+    tokenizer: Any,
+    cache_folder: Path,
+    *,
+    max_tokens: int | None = None,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
+) -> TokenizedText:
+    """Text as tokens: read where they are there, made where not. As for `pack_documents`, also what it raises."""
+    if not (texts / NAME).is_file():
+        return _tokenised_once(texts, tokenizer, cache_folder, max_tokens, max_bad_fraction)
+    text = _tokenised_before(texts, tokenizer, max_tokens)
+    text.manifest.tally.report(texts, max_bad_fraction)
+    return text
 
 
-def _tokenise(texts: Path, tokenizer, max_tokens: int | None) -> tuple[np.ndarray, PackingFacts]:
-    dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
-    enough = math.inf if max_tokens is None else max_tokens
-    lines = LineTally()
-    pieces, documents, utf8_bytes, tokens = [], 0, 0, 0
-    for some in _batches(read_jsonl(texts, lines)):
-        for text, ids in zip(some, _plain_ids(tokenizer, some), strict=True):
-            if tokens >= enough:
-                break
-            pieces.append(np.array([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id], dtype=dtype))
-            documents, utf8_bytes, tokens = documents + 1, utf8_bytes + len(text.encode()), tokens + len(ids) + 2
-        if tokens >= enough:
-            break
-    facts = PackingFacts(
-        documents=documents,
-        utf8_bytes=utf8_bytes,
-        tokens=tokens,
-        bos_token_id=tokenizer.bos_token_id,
-        read_to_end=tokens < enough,
-        lines=lines.used,
-        skipped=dict(lines.skipped),
-        examples=lines.examples,
+def _tokenised_before(folder: Path, tokenizer: Any, max_tokens: int | None) -> TokenizedText:
+    text = TokenizedText(folder)
+    manifest = text.manifest
+    made_by = (manifest.tokenizer, manifest.bos_token_id, manifest.eos_token_id)
+    if made_by != (tokenizer_hash(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id):
+        raise DataError(f"{folder} was made with another tokenizer; tokenise the text again with the one of this run")
+    _, changed = with_current_times(manifest.sources)
+    if changed:
+        print_line(f"{folder} holds {changed[0]} as it was; the text has changed since", file=sys.stderr)
+    return text
+
+
+def _tokenised_once(
+    texts: Path, tokenizer: Any, cache_folder: Path, max_tokens: int | None, max_bad_fraction: float
+) -> TokenizedText:
+    key = json.dumps([str(texts.resolve()), tokenizer_hash(tokenizer), max_tokens])
+    folder = cache_folder / hashlib.sha256(key.encode()).hexdigest()[:16]
+    was_there = (folder / NAME).is_file()
+    text = tokenize_text(
+        [texts],
+        tokenizer,
+        folder,
+        workers=len(os.sched_getaffinity(0)),
+        max_tokens=max_tokens,
+        max_bad_fraction=max_bad_fraction,
+        progress=_Progress(f"tokenising {texts.name}"),
+        replace=True,
     )
-    return np.concatenate(pieces) if pieces else np.zeros(0, dtype), facts
+    if was_there:
+        text.manifest.tally.report(texts, max_bad_fraction)
+    return text
 
 
-def _batches(texts: Iterator[str]) -> Iterable[list[str]]:
-    return iter(lambda: list(islice(texts, DOCUMENTS_AT_ONCE)), [])
+class _Progress:
+    """Shows a line for text that takes a while."""
 
+    def __init__(self, title: str) -> None:
+        self.line = ProgressLine(title, "MB")
 
-def _plain_ids(tokenizer, texts: list[str]) -> list[list[int]]:
-    """Text that spells a special token stays text."""
-    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    def __call__(self, done: int, total: int) -> None:
+        if total > PART_BYTES:
+            self.line(done // MEGABYTE, total // MEGABYTE)
 
 
 def collate_rows(rows: list[Any], bos_token_id: int) -> Batch:

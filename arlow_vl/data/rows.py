@@ -7,7 +7,7 @@ nothing but the draws before it: its state is a few numbers for each source.
 
 import bisect
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -170,6 +170,16 @@ class WindowState:
         return {**vars(self), "draws": self.draws.plain(), "weights": [*self.weights], "counts": dict(self.counts)}
 
 
+class Plan(NamedTuple):
+    """A window's rows in their order, and the state behind the last one."""
+
+    rows: list[list[Take]]
+    after: WindowState
+
+
+Begin = Callable[[WindowState], Callable[[], Plan | None]]
+
+
 class Windows:
     """The rows of a run from any state on.
 
@@ -208,39 +218,51 @@ class Windows:
         """The state that was `plain`; a window that has not been begun gets the weights of this mixture."""
         weights = tuple(plain["weights"]) if plain["done"] else self._weights(plain["row_number"])
         counts = tuple(plain["counts"].items())
-        return WindowState(**{**plain, "draws": Draws(**plain["draws"]), "weights": weights, "counts": counts})
+        return WindowState(
+            Draws(**plain["draws"]), weights, plain["window"], plain["row_number"], plain["done"], counts
+        )
 
     def _weights(self, row_number: int) -> tuple[Number, ...]:
         weights = self.mixture.at(row_number // self.rows_per_step)
         return tuple(weights[name] for name in self.names)
 
-    def rows(self, state: WindowState) -> Iterator[tuple[list[Take], WindowState]]:
-        """Each row from a state on, with the state after it; ends when all sources are used up."""
-        while True:
-            draws, counts = state.draws.copy(), Counter(dict(state.counts))
-            drawn, lengths = self._draw(draws, state.weights)
-            if not drawn:
-                return
-            rows, unfit = pack_rows(lengths, self.budget)
-            if not rows:
-                fits = f"{self.budget.tokens:,} tokens and {self.budget.images:,} images"
-                raise DataError(f"none of {len(drawn):,} samples fits into a row of {fits}; raise them")
-            counts.update(unfit)
-            order = permutation(self.seed, "rows", state.window, size=len(rows))
-            for done in range(state.done, len(rows)):
-                after = replace(state, done=done + 1)
-                if after.done == len(rows):
-                    begun = state.row_number + len(rows)
-                    after = WindowState(draws, self._weights(begun), state.window + 1, begun, 0, tuple(counts.items()))
-                row = rows[order[done]]
-                yield [Take(*drawn[piece.sample], *piece[1:]) for piece in row], after
-            state = after
+    def rows(self, state: WindowState, begin: Begin | None = None) -> Iterator[tuple[list[Take], WindowState]]:
+        """Each row from a state on, with the state after it; ends when all sources are used up.
+
+        `begin` starts to plan a window and gives what waits for the plan: so the next window may be planned elsewhere
+        while the rows of this one are read. Without it a window is planned when its first row is asked for.
+        """
+        begin = begin or (lambda some: lambda: self.plan(some))
+        plan = begin(state)()
+        while plan is not None:
+            wait = begin(plan.after)
+            for done in range(state.done, len(plan.rows)):
+                after = replace(state, done=done + 1) if done + 1 < len(plan.rows) else plan.after
+                yield plan.rows[done], after
+            state, plan = plan.after, wait()
+
+    def plan(self, state: WindowState) -> Plan | None:
+        """The window that a state is in; None where all sources are used up."""
+        draws, counts = state.draws.copy(), Counter(dict(state.counts))
+        drawn, lengths = self._draw(draws, state.weights)
+        if not drawn:
+            return None
+        rows, unfit = pack_rows(lengths, self.budget)
+        if not rows:
+            fits = f"{self.budget.tokens:,} tokens and {self.budget.images:,} images"
+            raise DataError(f"none of {len(drawn):,} samples fits into a row of {fits}; raise them")
+        counts.update(unfit)
+        order = permutation(self.seed, "rows", state.window, size=len(rows))
+        takes = [[Take(*drawn[piece.sample], *piece[1:]) for piece in rows[place]] for place in order]
+        begun = state.row_number + len(rows)
+        return Plan(takes, WindowState(draws, self._weights(begun), state.window + 1, begun, 0, tuple(counts.items())))
 
     def _draw(self, draws: Draws, weights: Sequence[Number]) -> tuple[list[tuple[int, int]], list[Length]]:
         """A window's (source, number) and lengths; `draws` moves on."""
         upcoming = [_Upcoming(self, source, draws.drawn[source]) for source in range(len(self.names))]
         drawn, lengths, tokens, images = [], [], 0, 0
-        shares, used_up = None, None
+        shares: list[int] = []
+        used_up: list[bool] = []
         while len(drawn) < WINDOW_SAMPLES and tokens < WINDOW_ROWS * self.budget.tokens:
             if self.budget.images and images >= WINDOW_ROWS * self.budget.images:
                 break

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -56,6 +56,7 @@ class EncodedSample(NamedTuple):
     """As the dataset's images prepare them."""
 
 
+@runtime_checkable
 class Images(Protocol):
     """Prepares images one by one, and packs them into image inputs of the model."""
 

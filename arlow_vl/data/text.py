@@ -1,13 +1,15 @@
 """Readers of text: captions, JSON objects, files of JSON lines with a document each, whole UTF-8 files."""
 
 import json
+import math
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from arlow_vl.data.bad_share import refuse_bad_share, told_reasons
 from arlow_vl.errors import DataError
@@ -38,18 +40,21 @@ class LineTally:
     skipped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     """For each reason the first line that it hit, as `line 3`."""
+    unit: str = "line"
+    """What the file is made of: lines, rows or documents."""
 
-    def skip(self, number: int, fault: Unusable) -> None:
-        self.skipped[str(fault)] += 1
-        self.examples.setdefault(str(fault), f"line {number:,}{fault.detail}")
+    def skip(self, number: int, fault: Unusable, count: int = 1) -> None:
+        """Counts a line, or `count` of them from line `number` on."""
+        self.skipped[str(fault)] += count
+        self.examples.setdefault(str(fault), f"{self.unit} {number:,}{fault.detail}")
 
     def report(self, path: str | Path, max_bad_fraction: float) -> None:
         """Says on standard error which lines are skipped. Raises DataError if they are too large a share."""
         if not self.skipped:
             return
         where = visible(str(path))
-        refuse_bad_share("lines", self.used, self.skipped, self.examples, max_bad_fraction, where=f"{where}: ")
-        counts = f"{self.skipped.total():,} of {self.skipped.total() + self.used:,} lines are skipped"
+        refuse_bad_share(f"{self.unit}s", self.used, self.skipped, self.examples, max_bad_fraction, where=f"{where}: ")
+        counts = f"{self.skipped.total():,} of {self.skipped.total() + self.used:,} {self.unit}s are skipped"
         print(f"{where}: {counts}: {told_reasons(self.skipped, self.examples)}", file=sys.stderr)
 
 
@@ -58,24 +63,36 @@ def read_jsonl(path: str | Path, lines: LineTally, *, max_line_bytes: int = MAX_
 
     A line over `max_line_bytes` is passed by without being held in memory.
     """
-    number = 0
     with open_regular(path) as file:
-        while line := file.readline(max_line_bytes + 1):
-            number += 1
-            if len(line) > max_line_bytes and not line.endswith(b"\n"):
-                lines.skip(number, Unusable("line_too_long"))
-                while (rest := file.readline(2**20)) and not rest.endswith(b"\n"):
-                    pass
-                continue
-            if not line.strip():
-                continue
-            try:
-                document = _document(line)
-            except Unusable as fault:
-                lines.skip(number, fault)
-                continue
-            lines.used += 1
-            yield document
+        yield from documents_of_lines(file, lines, max_line_bytes=max_line_bytes)
+
+
+def documents_of_lines(
+    file: BufferedReader, lines: LineTally, *, end: float = math.inf, max_line_bytes: int = MAX_LINE_BYTES
+) -> Iterator[str]:
+    """The documents of the lines that begin where the file stands or later, but before byte `end`."""
+    number = 0
+    while (end == math.inf or file.tell() < end) and (line := file.readline(max_line_bytes + 1)):
+        number += 1
+        if len(line) > max_line_bytes and not line.endswith(b"\n"):
+            lines.skip(number, Unusable("line_too_long"))
+            skip_line(file)
+            continue
+        if not line.strip():
+            continue
+        try:
+            document = _document(line)
+        except Unusable as fault:
+            lines.skip(number, fault)
+            continue
+        lines.used += 1
+        yield document
+
+
+def skip_line(file: BufferedReader) -> None:
+    """Reads to the end of a line, however long, without holding it in memory."""
+    while (rest := file.readline(2**20)) and not rest.endswith(b"\n"):
+        pass
 
 
 def read_text_file(path: str | Path, *, max_bytes: int = MAX_FILE_BYTES) -> str:
@@ -91,7 +108,7 @@ def read_text_file(path: str | Path, *, max_bytes: int = MAX_FILE_BYTES) -> str:
         raise DataError(f"{path}: byte {error.start:,}: not UTF-8 ({seen}); save the file as UTF-8") from None
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BufferedReader:
     """Raises DataError for what is missing or no regular file, so that no pipe or device is ever waited for."""
     if not Path(path).exists():
         raise DataError(f"no such file: {path}; `arlow data fetch` gets the real data")
@@ -116,7 +133,8 @@ def clean_caption(raw: bytes | str) -> str:
 
 def parse_object(raw: bytes) -> dict[str, Any]:
     """A JSON object. Raises Unusable for anything else, and for one that would take too much memory."""
-    if json_memory(raw) > MAX_JSON_MEMORY:
+    most = len(raw) * (1 + 3 * VALUE_BYTES)  # so that short lines, which is most of them, are not counted through
+    if most > MAX_JSON_MEMORY and json_memory(raw) > MAX_JSON_MEMORY:
         raise Unusable("bad_json")
     text = _decode(raw)
     try:
@@ -167,10 +185,20 @@ def _document(line: bytes) -> str:
     text = value.get("text")
     if not isinstance(text, str):
         raise Unusable("missing_text", f"{keys_of(value)}: the document belongs under 'text' as a string")
-    if "\0" in text:
-        raise Unusable("nul_in_text")
     if has_lone_surrogate(line, text):
         raise Unusable("lone_surrogate")
+    return check_document(text)
+
+
+def decode_document(raw: bytes) -> str:
+    """A document that lies in a file or a column as UTF-8. Raises Unusable."""
+    return check_document(_decode(raw))
+
+
+def check_document(text: str) -> str:
+    """The text as it is. Raises Unusable if it is empty or holds a NUL."""
+    if "\0" in text:
+        raise Unusable("nul_in_text")
     if not text.strip():
         raise Unusable("empty_text")
     return text

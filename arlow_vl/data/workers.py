@@ -24,6 +24,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -59,6 +60,11 @@ class Pool:
         self.read = read
         self.hang_seconds = hang_seconds
         self.workers: list[Worker] = []
+        self._sent = 0
+        self._done: dict[int, tuple[bool, Any]] = {}
+        """By the task's number: whether it is an error, and the result."""
+        self._faults: dict[int, str] = {}
+        """What a task has done to a worker, in a sentence."""
         with contextlib.ExitStack() as stack:
             stack.callback(self.close)
             for number in range(workers):
@@ -82,24 +88,35 @@ class Pool:
         if not self.workers:
             yield from (self.read(task, _nowhere) for task in tasks)
             return
-        numbered = enumerate(tasks)
-        done: dict[int, tuple[bool, Any]] = {}
-        under_way: collections.deque[int] = collections.deque()
-        faults: dict[int, str] = {}
+        coming, under_way = iter(tasks), collections.deque[int]()
         while True:
-            while len(under_way) < len(self.workers) * TASKS_AHEAD and (item := next(numbered, None)):
-                under_way.append(item[0])
-                min(self.workers, key=lambda worker: len(worker.tasks)).send(*item)
+            for task in islice(coming, len(self.workers) * TASKS_AHEAD - len(under_way)):
+                under_way.append(self._send(task))
             if not under_way:
                 return
-            while under_way[0] not in done:
-                self._wait(done, faults)
-            is_error, result = done.pop(under_way.popleft())
-            if is_error:
-                raise result
-            yield result
+            yield self._take(under_way.popleft())
 
-    def _wait(self, done: dict[int, tuple[bool, Any]], faults: dict[int, str]) -> None:
+    def begin(self, task: Any) -> Callable[[], Any]:
+        """Starts a task. What is returned waits for its result; without workers it computes it."""
+        if not self.workers:
+            return lambda: self.read(task, _nowhere)
+        number = self._send(task)
+        return lambda: self._take(number)
+
+    def _send(self, task: Any) -> int:
+        self._sent += 1
+        min(self.workers, key=lambda worker: len(worker.tasks)).send(self._sent, task)
+        return self._sent
+
+    def _take(self, number: int) -> Any:
+        while number not in self._done:
+            self._wait()
+        is_error, result = self._done.pop(number)
+        if is_error:
+            raise result
+        return result
+
+    def _wait(self) -> None:
         """Takes the results that have come, and replaces a worker that is dead or hangs."""
         poll = select.poll()  # select() takes no descriptors over 1,024, and each batch in use has one
         of = {worker.socket.fileno(): worker for worker in self.workers}
@@ -110,27 +127,27 @@ class Pool:
             try:
                 number, is_error, result = worker.receive()
             except (EOFError, OSError):
-                self._replace(worker, worker.died(), done, faults)
+                self._replace(worker, worker.died())
                 continue
-            done[number] = is_error, result
+            self._done[number] = is_error, result
             return
         for worker in self.workers:
             if worker.tasks and worker.idle_seconds() > self.hang_seconds:
-                self._replace(worker, f"was busy for over {self.hang_seconds:g} s", done, faults)
+                self._replace(worker, f"was busy for over {self.hang_seconds:g} s")
 
-    def _replace(self, worker: "Worker", what: str, done: dict[int, tuple[bool, Any]], faults: dict[int, str]) -> None:
+    def _replace(self, worker: "Worker", what: str) -> None:
         worker.kill()
         where = f" at {visible(worker.key)}" if worker.key else ""
         sentence = f"a process that reads data {what}{where}"
         first = next(iter(worker.tasks), None)
         tasks, index = dict(worker.tasks), self.workers.index(worker)
-        if first is not None and first in faults:
+        if first is not None and first in self._faults:
             advice = "look at that sample, at the memory of the machine, and try run.workers 0"
-            done[first] = True, DataError(f"{sentence}, for the second time; {advice}")
+            self._done[first] = True, DataError(f"{sentence}, for the second time; {advice}")
             del tasks[first]
         elif first is not None:
-            faults[first] = sentence
-        if first not in done:
+            self._faults[first] = sentence
+        if first not in self._done:
             logger.warning(f"{sentence}; another one reads it again")
         others = [other for other in self.workers if other is not worker]
         self.workers[index] = Worker(self.read, worker.number, others)
@@ -253,7 +270,10 @@ def _message(connection: socket.socket) -> bytes:
 def _exactly(connection: socket.socket, count: int) -> bytes:
     parts = []
     while count:
-        part = connection.recv(min(count, 2**20))
+        try:
+            part = connection.recv(min(count, 2**20))
+        except ConnectionError:  # the other side is gone and left results in the connection
+            part = b""
         if not part:
             return b""
         parts.append(part)

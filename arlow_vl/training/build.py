@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from arlow_vl.data.images import CachedImages, DecodedImages, cache_sample_images
+from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.prompts import stop_token_ids
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
@@ -57,7 +58,7 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
     """A text checkpoint that learns to see, on images whose features are computed first if the encoder is frozen."""
     check_folder(recipe.text_checkpoint, "arlow")
     tokenizer = load_tokenizer(recipe.text_checkpoint)
-    sources = checked_sources(recipe)
+    sources = checked_sources(recipe, tokenizer)
     model = build_vision_language_model(recipe)
     model.stop_also_at(stop_token_ids(tokenizer))
     encoder = model.model.vision
@@ -67,7 +68,7 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
     if recipe.cache_features:
         encoder.requires_grad_(False).eval()
         images = cache_sample_images(
-            [source.samples for source in sources],
+            [source.samples for source in sources if isinstance(source.samples, IndexedSamples)],
             encoder,
             transform,
             recipe.cache_features,

@@ -53,7 +53,7 @@ class StageData(LightningDataModule):
 
 
 class TextData(StageData):
-    """Packed rows of the recipe's two text files."""
+    """Packed rows of the recipe's two texts."""
 
     def __init__(self, recipe: TextRecipe, tokenizer) -> None:
         folder = recipe.packed_folder or recipe.run_dir / "packed"

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from arlow_vl.data.bad_share import most_bad, refuse_bad_share
 from arlow_vl.data.collate import PackedRowsCollate, SampleCollate
@@ -15,9 +16,12 @@ from arlow_vl.data.index.reading import Index, IndexedSamples
 from arlow_vl.data.index.told import check_left_out, left_out, report_left_out
 from arlow_vl.data.loader import Packing, Source
 from arlow_vl.data.mixing import Mixture, weights_by_size
+from arlow_vl.data.packing import tokenised
 from arlow_vl.data.rows import RowBudget
 from arlow_vl.data.sample_dataset import SampleDataset
 from arlow_vl.data.samples import TASKS, ImageRef, Task
+from arlow_vl.data.tokens.documents import TokenDocuments
+from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.errors import DataError
 from arlow_vl.printing import print_line
 from arlow_vl.progress import ProgressLine
@@ -38,29 +42,32 @@ class CheckedSource:
     """A source of a recipe whose index is there and holds enough that can be used."""
 
     config: SourceConfig
-    samples: IndexedSamples
-    """Those that have a text of the kind."""
-    bad: int
+    samples: IndexedSamples | TokenizedText
+    """Those that have a text of the kind; documents of tokenised text."""
+    bad: int = 0
     """Samples of it that are left out."""
 
     def tell(self, sentence: str) -> None:
         print_line(f"source {self.config.name}: {sentence}", file=sys.stderr)
 
 
-def checked_sources(recipe: ImageTextRecipe) -> list[CheckedSource]:
+def checked_sources(recipe: ImageTextRecipe, tokenizer: Any) -> list[CheckedSource]:
     """The sources, then the validation sources; says what will not be used.
 
     Raises:
         DataError: nothing is there, too much in it is unusable, or a source has no text of its kind.
     """
-    return [_checked(config, recipe) for config in (*recipe.sources, *recipe.validation_sources)]
+    return [_checked(config, recipe, tokenizer) for config in (*recipe.sources, *recipe.validation_sources)]
 
 
-def _checked(config: SourceConfig, recipe: ImageTextRecipe) -> CheckedSource:
+def _checked(config: SourceConfig, recipe: ImageTextRecipe, tokenizer: Any) -> CheckedSource:
     where = f"source {config.name}"
     if not Path(config.data).exists() and not glob.glob(config.data):
         raise DataError(f"{where}: nothing is at {config.data}; `arlow data fetch` gets the data of experiments/")
     try:
+        if config.kind == "text":
+            folder, limit = recipe.run_dir / "packed", recipe.max_bad_fraction
+            return CheckedSource(config, tokenised(Path(config.data), tokenizer, folder, max_bad_fraction=limit))
         indexes = _indexes(config, recipe)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
@@ -92,6 +99,8 @@ def _indexes(config: SourceConfig, recipe: ImageTextRecipe) -> list[Index]:
 def check_refused_images(sources: Sequence[CheckedSource], refused: dict[str, str], max_bad_fraction: float) -> None:
     """For images that could not be encoded: raises DataError where they cost too large a share of a source."""
     for source in sources if refused else ():
+        if isinstance(source.samples, TokenizedText):
+            continue
         reasons: Counter[str] = Counter()
         examples: dict[str, str] = {}
         for number in range(len(source.samples)):
@@ -135,7 +144,10 @@ def _source(
     one_text: bool,
 ) -> Source:
     config = source.config
-    dataset = SampleDataset(source.samples, tokenizer, images, max_length=recipe.max_length, one_text=one_text)
+    if isinstance(source.samples, TokenizedText):
+        dataset = TokenDocuments(source.samples, max_length=recipe.max_length)
+    else:
+        dataset = SampleDataset(source.samples, tokenizer, images, max_length=recipe.max_length, one_text=one_text)
     try:
         look = dataset.look(recipe.run.seed)
     except DataError as error:

@@ -24,6 +24,9 @@ class StepRecord:
     """What one optimizer step did, over its batches."""
 
     losses: list[float] = field(default_factory=list)
+    """The mean of each batch's labels."""
+    labels: list[int] = field(default_factory=list)
+    """How many labels of each batch count."""
     keys: list[str] = field(default_factory=list)
     tokens: int = 0
     images: int = 0
@@ -32,10 +35,15 @@ class StepRecord:
 
     @property
     def loss(self) -> float:
-        return sum(self.losses) / len(self.losses)
+        """The mean over the labels of all batches."""
+        if len(self.losses) == 1:
+            return self.losses[0]
+        weighted = zip(self.losses, self.labels, strict=True)
+        return sum(loss * labels for loss, labels in weighted) / max(1, sum(self.labels))
 
     def add(self, loss: float, batch: Batch) -> None:
         self.losses.append(loss)
+        self.labels.append(labels_of(batch))
         self.keys += batch["keys"]
         self.tokens += batch.get("num_tokens", batch["input_ids"].numel())
         self.images += batch.get("num_images", 0)
@@ -57,18 +65,26 @@ class StageModule(LightningModule):
         set_modes(self.model, self.policy, training=mode)
         return self
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, **options: Any) -> Tensor:
         inputs = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
-        return self.model(**inputs, use_cache=False, skip_logits=True).loss
+        return self.model(**inputs, use_cache=False, skip_logits=True, **options).loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Raises DivergenceError for a loss that is not finite."""
-        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+        """The loss of a batch; where several make a step the sum over its labels, divided when all have come.
+
+        So the step's gradient is that of one large batch, however the labels lie in the batches.
+
+        Raises:
+            DivergenceError: the loss is not finite.
+        """
+        batches = self.trainer.accumulate_grad_batches
+        if batch_idx % batches == 0:
             self.record = StepRecord()
-        loss = self.loss(batch)
-        self.record.add(loss.item(), batch)
+        loss = self.loss(batch, **({"num_items_in_batch": 1} if batches > 1 else {}))
+        mean = loss.item() if batches == 1 else loss.item() / max(1, labels_of(batch))
+        self.record.add(mean, batch)
         if not torch.isfinite(loss):
-            raise DivergenceError(self._divergence("loss", loss.item()))
+            raise DivergenceError(self._divergence("loss", mean))
         return loss
 
     def configure_gradient_clipping(
@@ -76,6 +92,9 @@ class StageModule(LightningModule):
     ) -> None:
         """Clips by norm. Raises DivergenceError, before the optimizer steps, for a gradient that is not finite."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if (batches := self.trainer.accumulate_grad_batches) > 1:  # by which Lightning has divided
+            for parameter in (parameter for parameter in parameters if parameter.grad is not None):
+                parameter.grad.mul_(batches / max(1, sum(self.record.labels)))
         self.record.grad_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val).item()
         self.record.lr = optimizer.param_groups[0]["lr"]
         if not self.record.grad_norm < float("inf"):
@@ -88,7 +107,7 @@ class StageModule(LightningModule):
         return f"{what} is {value} at step {step}, samples {', '.join(keys[:4])}{more}; these weights were not saved"
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        predicted = int((batch["labels"][:, 1:] >= 0).sum())
+        predicted = labels_of(batch)
         for name, value in self.validation_metrics(self.loss(batch), batch).items():
             self.log(name, value, on_step=False, on_epoch=True, batch_size=predicted)
 
@@ -153,6 +172,19 @@ class ImageTextModule(StageModule):
         return {"validation_loss": loss, f"validation_loss_{batch['source']}": loss}
 
 
+def labels_of(batch: Batch) -> int:
+    """How many labels of a batch count: the first of each row has nothing in front of it that could predict it."""
+    return int((batch["labels"][:, 1:] >= 0).sum())
+
+
 def comparable(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A plain recipe without what may differ when a run goes on: where its folder lies, how many samples may be bad."""
-    return {name: value for name, value in recipe.items() if name not in ("run_dir", "max_bad_fraction")}
+    """A plain recipe without what may differ when a run goes on.
+
+    That is where its folder lies, how many samples may be bad, how many processes read, and the weights of packed
+    sources, of which the loader tells.
+    """
+    kept = {name: value for name, value in recipe.items() if name not in ("run_dir", "max_bad_fraction")}
+    kept["run"] = {name: value for name, value in recipe.get("run", {}).items() if name != "workers"}
+    if recipe.get("packing"):
+        kept["sources"] = [{**source, "weight": None} for source in recipe["sources"]]
+    return kept

@@ -94,7 +94,7 @@ class TextRecipe:
     model: dict[str, Any]
     """Fields of ArlowConfig; vocab_size is the tokenizer's unless given."""
     train_text: Path
-    """Training documents, a JSON object with "text" on each line."""
+    """Training documents: a file, a folder or a glob of text, or a folder that `arlow data tokenize` made."""
     validation_text: Path
     """Validation documents, likewise."""
     row_length: int
@@ -112,7 +112,7 @@ class TextRecipe:
     packed_folder: Path | None = None
     """Where tokenised text is kept for the next run; null: `packed` in the run folder."""
     max_bad_fraction: float = MAX_BAD_FRACTION
-    """Largest share of unusable lines, which are skipped and counted by reason; over it the run does not start."""
+    """Largest share of unusable lines or rows, which are skipped and counted by reason; over it no run starts."""
 
     def __post_init__(self) -> None:
         check_policy_words(self.policy)
@@ -134,8 +134,8 @@ class SourceConfig:
     """Folder that image paths in annotations start from; null: that of the annotations."""
     format: str | None = None
     """How `data` is read, where that cannot be found out."""
-    kind: Literal["captions", "questions", "conversations", "documents", "all"] = "all"
-    """Which of a sample's texts are learnt."""
+    kind: Literal["captions", "questions", "conversations", "documents", "all", "text"] = "all"
+    """Which of a sample's texts are learnt; text: `data` is text alone, in any format of text or tokenised before."""
     samples_per_batch: int | None = None
     """Texts of this source in each training batch; for validation, the batch size. Null where rows are packed."""
     weight: float | dict[int, float] | None = None

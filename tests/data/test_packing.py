@@ -52,25 +52,36 @@ def test_max_tokens_stops_after_a_whole_document(tmp_path, texts):
 
 def test_the_second_time_nothing_is_tokenised(tmp_path, texts):
     first = pack_documents(texts, tiny_tokenizer(), 16, tmp_path / "cache")
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*/[!.]*")}
     second = pack_documents(texts, tiny_tokenizer(), 16, tmp_path / "cache")
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == files
+    assert files
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*/[!.]*")} == files
     assert stream(first).tolist() == stream(second).tolist()
 
 
 def test_other_text_gets_other_rows_though_its_name_is_the_same(tmp_path, texts):
     before = pack_documents(texts, tiny_tokenizer(), 16, tmp_path)
+    tokens = stream(before).tolist()
     write_jsonl(texts, sentences(20)[::-1])
     after = pack_documents(texts, tiny_tokenizer(), 16, tmp_path)
     assert before.fingerprint != after.fingerprint
-    assert stream(before).tolist() != stream(after).tolist()
+    assert tokens != stream(after).tolist()
+    assert len(list(tmp_path.glob("*/*.bin"))) == 1
+
+
+def test_rows_that_other_text_has_replaced_are_not_read_as_the_old_ones(tmp_path, texts):
+    rows = pack_documents(texts, tiny_tokenizer(), 16, tmp_path)
+    write_jsonl(texts, sentences(20)[::-1])
+    pack_documents(texts, tiny_tokenizer(), 16, tmp_path)
+    with pytest.raises(FileNotFoundError):
+        rows[0]
 
 
 def test_rows_of_a_packing_that_was_killed_are_made_again(tmp_path, texts):
     rows = pack_documents(texts, tiny_tokenizer(), 16, tmp_path)
     expected = stream(rows).tolist()
-    (tmp_path / f"{rows.fingerprint}.json").unlink()
-    (tmp_path / f"{rows.fingerprint}.npy").write_bytes(b"half")
+    (rows.text.folder / "manifest.json").unlink()
+    next(rows.text.folder.glob("*.bin")).write_bytes(b"half")
     assert stream(pack_documents(texts, tiny_tokenizer(), 16, tmp_path)).tolist() == expected
 
 
@@ -83,7 +94,7 @@ def test_too_little_text_is_an_error_that_names_the_file(tmp_path):
 def test_bad_lines_are_counted_and_told(tmp_path, texts, capsys):
     texts.write_text("not json\n" + json.dumps({"text": ""}) + "\n" + texts.read_text())
     for _ in range(2):  # made, and found again
-        assert sum(pack_documents(texts, tiny_tokenizer(), 16, tmp_path).facts.skipped.values()) == 2
+        assert sum(pack_documents(texts, tiny_tokenizer(), 16, tmp_path).text.manifest.skipped.values()) == 2
         assert "2 of 22 lines are skipped: bad_json 1 (as line 1), empty_text 1 (as line 2)" in capsys.readouterr().err
 
 
@@ -127,7 +138,7 @@ def test_token_counts_leave_bos_out(tmp_path, texts):
     rows = pack_documents(texts, tiny_tokenizer(), 16, tmp_path)
     counts = rows.token_counts(300)
     assert counts[BOS] == 0
-    assert counts.sum() == (rows.tokens != BOS).sum()
+    assert counts.sum() == (rows.text.stream(0, rows.text.num_tokens) != BOS).sum()
 
 
 def test_bits_per_byte_of_a_uniform_byte_model_are_eight():

@@ -134,7 +134,7 @@ def test_new_weights_are_told_and_held(caplog):
         packing=replace(new.packing, mixture=Mixture(weights=weights, by="tokens")),
     )
     new.load_state_dict(old.state_dict())
-    assert f"and are {weights} after batch 30, once its window ends" in caplog.text
+    assert f"and are [[0, {weights}]] (from step, weights) after batch 30, once its window ends" in caplog.text
     assert all(key.startswith("text:") for key in list(new)[-1]["keys"])
 
 

@@ -239,3 +239,20 @@ def test_closing_a_pool_leaves_no_process_and_no_descriptor():
     del pool
     assert gone(pids)
     assert descriptors() <= before + 1
+
+
+def test_a_task_that_was_begun_is_read_while_others_are():
+    with Pool(lambda task, at: (os.getpid(), task), workers=2) as pool:
+        waits = [pool.begin(n) for n in range(3)]
+        assert [task for _, task in pool.results(range(10, 14))] == [10, 11, 12, 13]
+        results = [wait() for wait in reversed(waits)]
+    assert [task for _, task in results] == [2, 1, 0]
+    assert all(pid != os.getpid() for pid, _ in results)
+
+
+def test_without_workers_a_task_that_was_begun_is_read_when_it_is_asked_for():
+    read = []
+    wait = Pool(lambda task, at: read.append(task), workers=0).begin(5)
+    assert read == []
+    wait()
+    assert read == [5]

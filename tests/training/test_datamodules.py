@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from arlow_vl.data.image_text import DecodedImages
+from arlow_vl.data.images import DecodedImages
 from arlow_vl.errors import DataError
-from arlow_vl.training.datamodules import ImageTextData, TextData, scan_sources
+from arlow_vl.training.datamodules import TextData
+from arlow_vl.training.image_text_data import ImageTextData, checked_sources, scheduled
 from arlow_vl.training.modules import comparable
 from arlow_vl.training.recipe import parse_recipe, to_plain
 from tests.outside_data import samples, tar_of
@@ -58,7 +59,7 @@ def recipe(tmp_path):
     def recipe_of(where: str, kind: str, members: list[tuple[str, bytes]], **changes):
         recipe = parse_recipe(["--config", str(write_image_text_recipe(tmp_path))])
         (tmp_path / "a.tar").write_bytes(tar_of(*members))
-        source = replace(recipe.sources[0], name="outside", kind=kind, shards=str(tmp_path / "a.tar"))
+        source = replace(recipe.sources[0], name="outside", kind=kind, data=str(tmp_path / "a.tar"))
         return replace(recipe, **{where: [source]}, **changes)
 
     return recipe_of
@@ -73,44 +74,44 @@ def with_questions(key: str, questions) -> list[tuple[str, bytes]]:
 def test_a_source_with_too_many_bad_samples_is_refused_before_an_image_is_read(recipe, where, bad, capsys):
     members = [*samples(*"01234567"), *samples(bad)]
     with pytest.raises(DataError, match=r"source outside: 1 of 9 samples are unusable.*dot_in_key"):
-        scan_sources(recipe(where, "captions", members))
-    scan_sources(recipe(where, "captions", members, max_bad_fraction=0.5))
+        checked_sources(recipe(where, "captions", members), tiny_tokenizer())
+    checked_sources(recipe(where, "captions", members, max_bad_fraction=0.5), tiny_tokenizer())
     assert "source outside: 8 used, 1 skipped (dot_in_key 1)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("where", ["sources", "validation_sources"])
 def test_a_source_with_too_many_bad_questions_is_refused(recipe, where):
     members = with_questions("0", [*QUESTIONS, {"question": "?", "answer": 3}])
-    with pytest.raises(DataError, match=r"source outside: 1 of 2 questions are unusable.*answer_not_text"):
-        scan_sources(recipe(where, "questions", members))
-    scan_sources(recipe(where, "captions", members))
+    with pytest.raises(DataError, match=r"source outside: 1 of 3 texts are unusable.*answer_not_text"):
+        checked_sources(recipe(where, "questions", members), tiny_tokenizer())
+    checked_sources(recipe(where, "captions", members), tiny_tokenizer())
 
 
 def test_a_source_of_questions_that_has_none_is_refused(recipe):
     with pytest.raises(DataError, match="source outside: none of its 2 samples has a usable question"):
-        scan_sources(recipe("sources", "questions", samples(*"01")))
+        checked_sources(recipe("sources", "questions", samples(*"01")), tiny_tokenizer())
 
 
 def test_samples_without_a_question_are_told(recipe, capsys):
-    scan_sources(recipe("sources", "questions", [*with_questions("0", QUESTIONS), *samples("1")]))
+    checked_sources(recipe("sources", "questions", [*with_questions("0", QUESTIONS), *samples("1")]), tiny_tokenizer())
     assert "source outside: 1 of 2 samples have no question and are left out" in capsys.readouterr().err
 
 
 def data_of(recipe) -> ImageTextData:
     images = DecodedImages(ImageTransform(VisionEncoder("test_vit", image_size=32).data_config))
-    return ImageTextData(recipe, scan_sources(recipe), tiny_tokenizer(), images)
+    return ImageTextData(recipe, checked_sources(recipe, tiny_tokenizer()), tiny_tokenizer(), images)
 
 
 def test_completions_that_are_cut_are_told(recipe, capsys):
     members = [*samples("0"), ("1.jpg", samples("1")[0][1]), ("1.txt", b"a cat " * 100)]
     data_of(recipe("sources", "captions", members))
-    assert "source outside: 1 of 2 completions are cut at max_length 128" in capsys.readouterr().err
+    assert "source outside: 1 of 2 texts are cut at max_length 128" in capsys.readouterr().err
 
 
 def test_prompts_without_room_are_told_and_refused_where_none_is_left(recipe, capsys):
     long = [{"question": "Is it red? " * 100, "answer": "yes"}]
     data_of(recipe("sources", "questions", [*with_questions("0", long), *with_questions("1", QUESTIONS)]))
-    assert "source outside: 1 prompts fill max_length 128 and are left out" in capsys.readouterr().err
+    assert "source outside: 1 of 2 prompts fill max_length 128 and are left out" in capsys.readouterr().err
     with pytest.raises(DataError, match="source outside: no prompt leaves room for a completion; raise max_length"):
         data_of(recipe("sources", "questions", with_questions("0", long)))
 
@@ -118,6 +119,16 @@ def test_prompts_without_room_are_told_and_refused_where_none_is_left(recipe, ca
 def test_shards_that_went_away_while_the_run_goes_on_are_named(recipe):
     made = recipe("sources", "captions", samples(*"01"))
     data = data_of(made)
-    Path(made.sources[0].shards).unlink()
-    with pytest.raises(DataError, match=r"a\.tar:\d: .*cannot be read any more"):
+    Path(made.sources[0].data).unlink()
+    with pytest.raises(DataError, match=r"a\.tar, sample a\.tar:\d, image at byte \d+: the file cannot be read"):
         next(iter(data.train_dataloader()))
+
+
+def test_weights_by_step_are_joined_over_the_sources():
+    weights = {"a": {0: 1.0, 100: 3.0}, "b": {50: 2.0}, "c": 4.0}
+    assert scheduled(weights) == {
+        0: {"a": 1.0, "b": 2.0, "c": 4.0},
+        50: {"a": 2.0, "b": 2.0, "c": 4.0},
+        100: {"a": 3.0, "b": 2.0, "c": 4.0},
+    }
+    assert scheduled({"a": 1.0, "c": 4.0}) == {"a": 1.0, "c": 4.0}

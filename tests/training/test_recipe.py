@@ -102,8 +102,8 @@ def test_a_wrong_option_is_refused_in_one_sentence(tmp_path, arguments, sentence
 
 
 def test_a_misspelt_key_in_a_list_is_named(tmp_path):
-    source = {"name": "a", "shard": "c-*.tar", "kind": "captions", "samples_per_batch": 4}
-    with pytest.raises(ValueError, match=r"unknown key shard; did you mean shards\?"):
+    source = {"name": "a", "dta": "c-*.tar", "kind": "captions", "samples_per_batch": 4}
+    with pytest.raises(ValueError, match=r"unknown key dta; did you mean data\?"):
         parse_recipe(["--config", str(write(tmp_path / "r.yaml", {**IMAGE_TEXT, "sources": [source]}))])
 
 
@@ -190,3 +190,36 @@ def test_the_first_differing_key_is_named():
 @pytest.mark.parametrize("config_class", [*RECIPES.values(), RunConfig, OptimConfig, SourceConfig])
 def test_no_config_has_more_than_fifteen_fields(config_class):
     assert len(dataclasses.fields(config_class)) <= 15
+
+
+def source(**fields) -> dict:
+    return {"name": "a", "data": "c-*.tar"} | fields
+
+
+PACKING = {"row_tokens": 512, "row_images": 4, "rows_per_batch": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sources": [source()]}, "source a needs samples_per_batch"),
+        ({"sources": [source(samples_per_batch=2, weight=1.0)]}, "weight goes with packing; leave it out"),
+        ({"sources": [source(samples_per_batch=2)], "packing": PACKING}, "samples_per_batch goes without packing"),
+        ({"sources": [source()], "packing": PACKING | {"row_tokens": 64}}, r"row_tokens \(64\) must be at least max_l"),
+        ({"sources": [source(samples_per_batch=2)] * 2}, "two sources are called a; give each a name of its own"),
+        ({"sources": [source(samples_per_batch=2, name="a,b")]}, "name 'a,b' must be letters"),
+        ({"sources": [source(samples_per_batch=0)]}, "samples_per_batch must be over 0"),
+        ({"validation_sources": [source()]}, "validation source a needs samples_per_batch"),
+    ],
+)
+def test_shares_that_do_not_go_together_are_refused(tmp_path, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        parse_recipe(["--config", str(write(tmp_path / "r.yaml", {**IMAGE_TEXT, **changes}))])
+
+
+def test_packed_sources_have_weights_by_step_and_epochs(tmp_path):
+    sources = [source(weight={0: 1.0, 100: 0.5}, epochs=2), source(name="b")]
+    recipe = parse_recipe(
+        ["--config", str(write(tmp_path / "r.yaml", {**IMAGE_TEXT, "sources": sources, "packing": PACKING}))]
+    )
+    assert recipe.sources[0].weight == {0: 1.0, 100: 0.5} and recipe.sources[1].weight is None

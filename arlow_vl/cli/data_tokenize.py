@@ -1,0 +1,73 @@
+"""`arlow data tokenize`: text of any size to memory-mapped tokens."""
+
+import argparse
+from pathlib import Path
+
+from arlow_vl.cli.parser import Parser, output_folder, positive_int, share
+from arlow_vl.printing import print_line
+
+EXAMPLE = "arlow data tokenize texts/*.parquet --tokenizer tokenizer --out tokens --workers 8"
+MEGABYTE = 10**6
+
+
+def add_parser(data: Parser) -> None:
+    tokenize = data.add_command(
+        "tokenize",
+        "turn text into tokens on disk, which recipes name as train_text",
+        EXAMPLE,
+        "arlow data tokenize train.jsonl.zst --tokenizer runs/text/hf --out tokens",
+        description="Interrupted and run again, it goes on where it was. "
+        "A run on the folder never tokenises, and starts as soon on a terabyte as on a page.",
+    )
+    tokenize.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="a file, folder or glob of .jsonl, .jsonl.gz, .jsonl.zst, .parquet or .arrow (the document under 'text'), "
+        "or .txt (a document a file); or a folder that datasets' save_to_disk wrote",
+    )
+    tokenize.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="folder of a saved tokenizer")
+    tokenize.add_argument(
+        "--out", type=output_folder, required=True, metavar="DIR", help="folder for the tokens, of its own"
+    )
+    tokenize.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes (default: 1)")
+    tokenize.add_argument(
+        "--shard-tokens",
+        type=positive_int,
+        default=2**26,
+        metavar="N",
+        help="a shard ends with the document that brings it to N tokens (default: 67,108,864)",
+    )
+    tokenize.add_argument(
+        "--max-bad-fraction",
+        type=share,
+        default=0.1,
+        metavar="SHARE",
+        help="largest share of the lines, rows or documents that may be unusable (default: 0.1)",
+    )
+    tokenize.set_defaults(run=run_tokenize)
+
+
+def run_tokenize(args: argparse.Namespace) -> None:
+    from arlow_vl.data.text_files import text_files
+
+    text_files(args.sources)  # what is misspelt is told before the seconds that imports take
+    from arlow_vl.data.tokens.write import tokenize_text
+    from arlow_vl.models.folders import load_tokenizer
+    from arlow_vl.progress import ProgressLine
+
+    line = ProgressLine("tokenising", "MB")
+    text = tokenize_text(
+        args.sources,
+        load_tokenizer(args.tokenizer),
+        args.out,
+        workers=args.workers,
+        shard_tokens=args.shard_tokens,
+        max_bad_fraction=args.max_bad_fraction,
+        progress=lambda done, total: line(done // MEGABYTE, total // MEGABYTE),
+    )
+    manifest = text.manifest
+    print_line(
+        f"{args.out}: {manifest.documents:,} documents, {manifest.utf8_bytes:,} bytes, {manifest.tokens:,} tokens "
+        f"({manifest.dtype}) in {len(manifest.shards):,} shards"
+    )

@@ -1,0 +1,160 @@
+"""Where documents lie: files of JSON lines, plain texts and columns of strings, by themselves, in folders, by globs."""
+
+import glob
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from arlow_vl.data.text import open_regular
+from arlow_vl.errors import DataError
+
+Format = Literal["lines", "text", "parquet", "arrow", "damaged"]
+Compression = Literal["gzip", "zstd"]
+PART_BYTES = 2**28
+"""A larger file is read in parts, by several processes where there are."""
+COMPRESSED = (".gz", ".zst")
+LINES = (".jsonl", ".ndjson")
+NAMES = ".jsonl .ndjson .txt (also as .gz or .zst), .json.gz .json.zst, .parquet .arrow"
+MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"\x1f\x8b", ".gz"),
+    (b"\x28\xb5\x2f\xfd", ".zst"),
+    (b"PAR1", ".parquet"),
+    (b"ARROW1", ".arrow"),
+    (b"\xff\xff\xff\xff", ".arrow"),  # of Arrow's stream format
+)
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """A file, or the stretch of a large one that begins in `start` (a byte, of parquet a row group) up to `end`."""
+
+    path: Path
+    size: int
+    """Bytes, roughly, that are read."""
+    start: int = 0
+    end: int | None = None
+    """None: the whole file is read from `start`."""
+
+
+def text_files(sources: Sequence[str | Path]) -> list[Path]:
+    """The files of each source in sorted order; a source is a file, a folder, a saved Hugging Face dataset or a glob.
+
+    Raises:
+        DataError: a source holds no text, or a file comes twice.
+    """
+    files = [file for source in sources for file in _files_of(Path(source))]
+    seen: set[Path] = set()
+    for file in files:
+        if file.resolve() in seen:
+            raise DataError(f"{file} comes twice; name each text once")
+        seen.add(file.resolve())
+    return files
+
+
+def _files_of(source: Path) -> list[Path]:
+    if source.is_dir():
+        return _files_in(source)
+    if source.exists() or not glob.has_magic(str(source)):
+        open_regular(source).close()
+        return [source]
+    found = sorted(Path(name) for name in glob.glob(str(source), recursive=True))
+    files = [
+        file
+        for path in found
+        for file in (_files_in(path) if path.is_dir() else [path])
+        if file.is_file() and "__MACOSX" not in file.parts
+    ]
+    if not files:
+        raise DataError(f"no file matches {source}; name text that is there")
+    return files
+
+
+def _files_in(folder: Path) -> list[Path]:
+    if (folder / "dataset_dict.json").is_file():
+        splits = ", ".join(path.name for path in sorted(folder.iterdir()) if path.is_dir())
+        raise DataError(f"{folder} holds a dataset of several splits ({splits}); name one, as {folder}/train")
+    if (folder / "state.json").is_file():
+        return _dataset_files(folder)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_text(path.relative_to(folder))]
+    if not files:
+        raise DataError(f"{folder} holds no text; it needs files that end in {NAMES}")
+    return files
+
+
+def _is_text(path: Path) -> bool:
+    if any(part.startswith((".", "__MACOSX")) for part in path.parts):
+        return False
+    name = path.name.lower()
+    inner, compressed = _without_compression(name)
+    lines = (*LINES, ".json") if compressed else LINES  # a plain .json is one value about other files, as a rule
+    return inner.endswith((*lines, ".txt")) or name.endswith((".parquet", ".arrow"))
+
+
+def _dataset_files(folder: Path) -> list[Path]:
+    """The files of what `datasets` wrote by `save_to_disk`, in its order."""
+    try:
+        names = [entry["filename"] for entry in json.loads((folder / "state.json").read_text())["_data_files"]]
+        files = [folder / Path(name).name for name in names]
+    except (ValueError, TypeError, KeyError):
+        raise DataError(f"{folder}/state.json names no data files; save the dataset again by save_to_disk") from None
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"{folder} lacks {file.name}, which its state.json names; copy the whole folder")
+    return files
+
+
+def format_of(path: Path) -> tuple[Format, Compression | None]:
+    """How a file is to be read: by its first bytes, and where they say nothing, by its name."""
+    with open_regular(path) as file:
+        first = file.read(8)
+    name = path.name.lower()
+    known = next((suffix for magic, suffix in MAGIC if first.startswith(magic)), None)
+    inner, _ = _without_compression(name)
+    content: Format = "text" if inner.endswith(".txt") else "lines"
+    match known:
+        case ".gz":
+            return content, "gzip"
+        case ".zst":
+            return content, "zstd"
+        case ".parquet":
+            return "parquet", None
+        case ".arrow":
+            return "arrow", None
+    return ("damaged" if name.endswith((*COMPRESSED, ".parquet", ".arrow")) else content), None
+
+
+def _without_compression(name: str) -> tuple[str, bool]:
+    suffix = next((suffix for suffix in COMPRESSED if name.endswith(suffix)), "")
+    return name.removesuffix(suffix), bool(suffix)
+
+
+def parts_of(path: Path, part_bytes: int = PART_BYTES) -> Iterator[TextPart]:
+    """A file as parts of `part_bytes`, roughly. Compressed text, plain texts and Arrow files are one part."""
+    size = path.stat().st_size
+    content, compression = format_of(path)
+    if size <= part_bytes or compression is not None or content not in ("lines", "parquet"):
+        yield TextPart(path, size)
+    elif content == "lines":
+        for start in range(0, size, part_bytes):
+            yield TextPart(path, min(part_bytes, size - start), start, start + part_bytes)
+    else:
+        yield from _row_groups(path, size, part_bytes)
+
+
+def _row_groups(path: Path, size: int, part_bytes: int) -> Iterator[TextPart]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        metadata = pyarrow.parquet.read_metadata(path)
+    except (pyarrow.ArrowException, OSError):
+        yield TextPart(path, size)  # whose reader names the fault
+        return
+    start, held, average = 0, 0, size // max(1, metadata.num_row_groups)
+    for group in range(metadata.num_row_groups):
+        held += average
+        if held >= part_bytes or group == metadata.num_row_groups - 1:
+            yield TextPart(path, held, start, group + 1)
+            start, held = group + 1, 0

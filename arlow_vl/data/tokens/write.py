@@ -1,0 +1,268 @@
+"""Text of any size to a folder of tokens, by several processes; a run that was interrupted goes on where it was."""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from arlow_vl.data.bad_share import MAX_BAD_FRACTION
+from arlow_vl.data.text_files import PART_BYTES, parts_of, text_files
+from arlow_vl.data.tokens.encoding import Encoder
+from arlow_vl.data.tokens.manifest import FORMAT, NAME, Manifest, SourceFile, merged, tokenizer_hash, with_current_times
+from arlow_vl.data.tokens.processes import run_in_processes
+from arlow_vl.data.tokens.reader import TokenizedText
+from arlow_vl.data.tokens.shards import PartFacts, ShardFormat, facts_path, write_part
+from arlow_vl.errors import DataError
+from arlow_vl.printing import print_line, visible
+from vision.whole_files import write_whole
+
+SHARD_TOKENS = 2**26
+PLAN = "plan"
+LOCK = ".lock"
+OURS = re.compile(r"\.?[0-9a-f]{8}-\d{5}(-\d{3,})?\.(bin|idx|json)(\..*)?")
+Progress = Callable[[int, int], None]
+
+
+def tokenize_text(
+    sources: Sequence[str | Path],
+    tokenizer: Any,
+    folder: Path,
+    *,
+    workers: int = 1,
+    shard_tokens: int = SHARD_TOKENS,
+    max_tokens: int | None = None,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
+    part_bytes: int = PART_BYTES,
+    progress: Progress | None = None,
+    replace: bool = False,
+) -> TokenizedText:
+    """The documents of `sources` as tokens in `folder`, made unless they are there.
+
+    `progress` is called with the bytes of text that are read and their number. `replace` lets text that has changed,
+    or another tokenizer, replace what the folder holds.
+
+    Raises:
+        DataError: there is no text, too much of it is unusable, or the folder holds something else.
+        ResourceError: a process was killed.
+    """
+    job = Job(sources, tokenizer, shard_tokens, max_tokens, part_bytes)
+    with locked(folder):
+        if not job.is_done(folder, replace=replace):
+            job.prepare(folder, replace=replace)
+            facts = job.run(folder, workers, progress)
+            job.finish(folder, facts, max_bad_fraction)
+    return TokenizedText(folder)
+
+
+class Job:
+    """Which files become which shards: decided by the text and the settings, never by the number of processes."""
+
+    def __init__(
+        self,
+        sources: Sequence[str | Path],
+        tokenizer: Any,
+        shard_tokens: int,
+        max_tokens: int | None,
+        part_bytes: int,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.where = ", ".join(map(str, sources))
+        self.files = text_files(sources)
+        self.sources = [SourceFile.at(path) for path in self.files]
+        self.parts = [part for path in self.files for part in parts_of(path, part_bytes)]
+        self.form = ShardFormat(
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            dtype="uint16" if len(tokenizer) <= 2**16 else "uint32",
+            shard_tokens=shard_tokens,
+            max_tokens=max_tokens,
+        )
+        self.tokenizer_hash = tokenizer_hash(tokenizer)
+
+    @functools.cached_property
+    def plan(self) -> str:
+        """Hash of all that decides what the shards hold; their names begin with it, so that no reader of a folder
+        meets the shards of another text under the names that it knows."""
+        parts = [[str(part.path.resolve()), part.start, part.end] for part in self.parts]
+        plan = [
+            FORMAT,
+            self.tokenizer_hash,
+            dataclasses.asdict(self.form),
+            parts,
+            [dataclasses.asdict(source) for source in self.sources],
+        ]
+        return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
+
+    def stem(self, folder: Path, i: int) -> Path:
+        return folder / f"{self.plan[:8]}-{i:05d}"
+
+    def is_done(self, folder: Path, *, replace: bool) -> bool:
+        """Whether the folder holds the tokens of this text. Raises DataError if of another, unless `replace`."""
+        if not (folder / NAME).is_file():
+            return False
+        manifest = Manifest.read(folder)
+        current, changed = with_current_times(manifest.sources)
+        same_files = [source.path for source in current] == [source.path for source in self.sources]
+        asked = (manifest.tokenizer, manifest.bos_token_id, manifest.eos_token_id, manifest.max_tokens)
+        form = self.form
+        same = asked == (self.tokenizer_hash, form.bos_token_id, form.eos_token_id, form.max_tokens)
+        if same and same_files and not changed:
+            if current != manifest.sources:
+                dataclasses.replace(manifest, sources=current).write(folder)
+            remove_notes(folder)
+            return True
+        if not replace:
+            what = f"{visible(changed[0])} as it was before" if changed else "other text, or another tokenizer's"
+            raise DataError(f"{folder} holds the tokens of {what}; name another folder, or remove this one")
+        return False
+
+    def prepare(self, folder: Path, *, replace: bool) -> None:
+        """Leaves in the folder what an interrupted run of this very plan has finished, and nothing else of ours."""
+        plan = folder / PLAN
+        others = [path.name for path in folder.iterdir() if path.name not in (LOCK, PLAN, NAME) and not is_ours(path)]
+        if others:
+            raise DataError(f"{folder} holds other files ({visible(others[0])}); name an empty folder")
+        begun = plan.is_file() or (folder / NAME).is_file()
+        if not plan.is_file() or plan.read_text() != self.plan:
+            if begun and not replace:
+                raise DataError(
+                    f"{folder} was begun with other text, another tokenizer or other settings; name another folder, "
+                    "or remove this one"
+                )
+            (folder / NAME).unlink(missing_ok=True)
+            for path in folder.iterdir():
+                if is_ours(path):
+                    path.unlink()
+            write_whole(plan, self.plan)
+        for path in folder.glob(".*.partial"):
+            path.unlink()
+
+    def run(self, folder: Path, workers: int, progress: Progress | None) -> list[PartFacts]:
+        """The facts of every part, in order; with `max_tokens`, up to the part that reaches them."""
+        facts: list[PartFacts | None] = [
+            PartFacts.read(facts_path(self.stem(folder, i))) for i in range(len(self.parts))
+        ]
+        todo = [i for i, known in enumerate(facts) if known is None]
+        total, done = sum(part.size for part in self.parts), [part.size for part in self.parts]
+        for i in todo:
+            done[i] = 0
+
+        def enough() -> bool:
+            return self._needed(facts) is not None
+
+        def report(i: int, count: int) -> None:
+            done[i] = count
+            if progress is not None and sum(done) < total:
+                progress(sum(done), total)
+
+        if todo and not enough():
+            encoder = Encoder(self.tokenizer)
+            if encoder.reason:
+                tell_reason(encoder.reason)
+
+            def work(i: int, tell: Callable[[int], None]) -> PartFacts:
+                return write_part(self.parts[i], self.stem(folder, i), encoder, self.form, tell)
+
+            if workers == 1 or len(todo) == 1:
+                for i in todo:
+                    facts[i] = work(i, lambda count, i=i: report(i, count))
+                    if enough():
+                        break
+            else:
+                names = [str(part.path) for part in self.parts]
+                for i, result in run_in_processes(work, todo, workers, report, names=names):
+                    facts[i] = result
+                    if enough():
+                        break
+            if progress is not None:
+                progress(total, total)
+            if encoder.reason is None and (reasons := {part.reason for part in facts if part and part.reason}):
+                tell_reason(reasons.pop())
+        needed = self._needed(facts)
+        kept = facts[: len(facts) if needed is None else needed]
+        assert all(part is not None for part in kept)
+        return [part for part in kept if part is not None]
+
+    def _needed(self, facts: Sequence[PartFacts | None]) -> int | None:
+        """The number of first parts that hold `max_tokens`; None: not known, or all of them."""
+        tokens = 0
+        for i, part in enumerate(facts):
+            if part is None:
+                return None
+            tokens += part.tokens
+            if self.form.max_tokens is not None and tokens >= self.form.max_tokens:
+                return i + 1
+        return None
+
+    def finish(self, folder: Path, facts: list[PartFacts], max_bad_fraction: float) -> None:
+        """Writes the manifest, unless too much of the text was unusable or it changed while it was read."""
+        tally = merged([(part.path, fact.tally) for part, fact in zip(self.parts, facts, strict=False)])
+        tally.report(self.where, max_bad_fraction)
+        for source, path in zip(self.sources, self.files, strict=True):
+            if SourceFile.at(path) != source:
+                raise DataError(f"{visible(source.path)} changed while it was read; run the command again")
+        tokens = sum(fact.tokens for fact in facts)
+        if not tokens:
+            raise DataError(f"{visible(self.where)} holds no document; name text that is not empty")
+        hashes = {
+            str(part.path.resolve()): fact.sha256
+            for part, fact in zip(self.parts, facts, strict=False)
+            if part.start == 0
+        }
+        Manifest(
+            format=FORMAT,
+            tokenizer=self.tokenizer_hash,
+            bos_token_id=self.form.bos_token_id,
+            eos_token_id=self.form.eos_token_id,
+            dtype=self.form.dtype,
+            max_tokens=self.form.max_tokens,
+            read_to_end=tokens < (self.form.max_tokens or tokens + 1),
+            unit=tally.unit,
+            used=tally.used,
+            skipped=dict(tally.skipped),
+            examples=tally.examples,
+            sources=[
+                SourceFile(source.path, source.size, source.mtime_ns, hashes.get(source.path))
+                for source in self.sources
+            ],
+            shards=[shard for fact in facts for shard in fact.shards],
+        ).write(folder)
+        remove_notes(folder)
+
+
+def tell_reason(reason: str) -> None:
+    print_line(f"the tokenizer itself encodes, several times as long as tiktoken would: {reason}", file=sys.stderr)
+
+
+def is_ours(path: Path) -> bool:
+    """A shard, or the facts of a shard or a part."""
+    return OURS.fullmatch(path.name) is not None
+
+
+def remove_notes(folder: Path) -> None:
+    """Removes what an interrupted run would have gone on by, and shards that the manifest does not name."""
+    named = {shard.name for shard in Manifest.read(folder).shards}
+    for path in folder.iterdir():
+        if is_ours(path) and (path.suffix in (".json", ".partial") or path.stem not in named):
+            path.unlink()
+    (folder / PLAN).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time writes into a folder; another one waits, and says so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print_line(f"waiting for another process that tokenises into {folder}", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
