@@ -87,7 +87,7 @@ class Loaders:
 
     def __init__(self, files: list[Path], transform: ImageTransform, tokenizer: Any) -> None:
         self.files, self.tokenizer = files, tokenizer
-        self.images = DecodedImages(transform)
+        self.images: Any = DecodedImages(transform)
         self.collate = SampleCollate(self.images, pad_token_id=tokenizer.pad_token_id)
         self.indexes = indexes_of(str(files[0].parent))
 

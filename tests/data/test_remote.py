@@ -5,6 +5,7 @@ import io
 import json
 import multiprocessing
 import os
+import resource
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arlow_vl.cli import main
 from arlow_vl.data import remote
 from arlow_vl.data.formats.detect import open_source
 from arlow_vl.data.index.building import build_index, indexes_of
@@ -223,6 +225,45 @@ def test_a_forked_process_fetches_after_its_parent_did(server, cache):
     assert process.exitcode == 0 and found.get() == b"b"
 
 
+def test_a_process_that_is_killed_while_it_fetches_leaves_nothing_in_the_way(server, cache):
+    server.files["/a.bin"] = b"whole bytes"
+    server.answers["/a.bin"] = ["stall"]
+    patient = Patience(stall_seconds=20.0)
+    process = multiprocessing.get_context("fork").Process(target=fetched, args=(server.url("a.bin"), cache, patient))
+    process.start()
+    while not left_over(cache):
+        time.sleep(0.01)
+    process.kill()
+    process.join(20)
+    assert fetched(server.url("a.bin"), cache) == b"whole bytes"
+    (remains,) = left_over(cache)
+    (path,) = cache.folder.rglob(remains)
+    os.utime(path, (0, 0))  # as if that was more than an hour ago
+    next(cache.folder.rglob("a.bin")).unlink()
+    fetched(server.url("a.bin"), cache)
+    assert left_over(cache) == []
+
+
+def told_on_a_full_disk(address, cache, found):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # as a disk with so much room
+    try:
+        fetched(address, cache)
+    except ResourceError as error:
+        found.put(str(error))
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(server, cache):
+    server.files["/a.bin"] = b"x" * 5000
+    context = multiprocessing.get_context("fork")
+    found = context.SimpleQueue()
+    process = context.Process(target=told_on_a_full_disk, args=(server.url("a.bin"), cache, found))
+    process.start()
+    process.join(20)
+    assert process.exitcode == 0
+    assert "the disk that remote data are kept on is full (File too large); make room, or set ARLOW" in found.get()
+    assert left_over(cache) == [] and server.count("a.bin") == 1
+
+
 def test_what_was_used_longest_ago_leaves_first(server, cache):
     small = DataCache(cache.folder, 30)
     server.files |= {f"/{name}.bin": name.encode() * 10 for name in "abcd"}
@@ -396,6 +437,25 @@ def test_a_second_start_asks_nobody_until_an_image_is_read(server, cache):
     assert len(all_of(again)) == 6 and len(server.asked) == asked
     assert images_of(again) == images
     assert server.asked[asked:] == ["/s/train-0.tar", "/s/train-1.tar"]
+
+
+def test_index_json_is_heard_on_the_number_of_samples_too(server, cache):
+    address = shards_of(server, number=1)
+    server.files["/s/index.json"] = json.dumps({"train-0.tar": {"samples": 5}}).encode()
+    (index,) = indexes_of(address)
+    (fault,) = index.header.faults
+    assert fault.reason == "index.json says 5 samples, read 3" and fault.missing == 2
+
+
+def test_the_commands_take_addresses(server, cache, tmp_path, capsys):
+    address = shards_of(server)
+    assert main(["data", "index", address, "--workers", "1"]) == 0
+    assert "6 used, 0 skipped" in capsys.readouterr().out
+    assert main(["data", "stats", address, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 6
+    assert main(["data", "prepare", address, "--out", str(tmp_path / "out"), "--workers", "2"]) == 0
+    assert len(all_of(indexes_of(tmp_path / "out"))) == 6
+    assert main(["data", "index", "pipe:touch sentinel"]) == 3
 
 
 def test_a_shard_that_comes_again_with_other_bytes_is_refused(server, cache):
