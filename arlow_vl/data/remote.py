@@ -148,10 +148,9 @@ def hold(address: str, *, cache: DataCache | None = None, patience: Patience = P
         DataError: it cannot be fetched, or other bytes come than the address, or the index.json beside a tar, says.
         ResourceError: no room for it.
     """
-    checked_scheme(address)
-    address, sha256 = unpinned(address)
+    address, sha256, name = _parsed(address)
     cache = cache or DataCache.of_environment()
-    path = cache.folder / folder_name(address) / name_of(address)
+    path = cache.folder / name
     if held := cache.take(path, sha256):
         return held
     with cache.fetching(path):
@@ -171,6 +170,14 @@ def hold(address: str, *, cache: DataCache | None = None, patience: Patience = P
 
             sha256 = with_tries(address, once, patience)
             return cache.put(partial, path, sha256, patience.retry_seconds)
+
+
+@functools.lru_cache(maxsize=4096)  # every image of a shard is asked for by the same address
+def _parsed(address: str) -> tuple[str, str | None, str]:
+    """Without its SHA-256, that, and where it lies in a cache. Raises DataError for what is not fetched from."""
+    checked_scheme(address)
+    plain, sha256 = unpinned(address)
+    return plain, sha256, f"{folder_name(plain)}/{name_of(plain)}"
 
 
 def folder_name(address: str) -> str:
