@@ -8,7 +8,9 @@ import torch
 from experiments.benchmarks import cross_attention, decoder, packing, vision_language
 from experiments.benchmarks.measure import Timings, alternate, table
 
-COMMANDS = ("attention", "attention_parity", "decoder", "low_precision", "tokenizer", "vision", "vision_language")
+COMMANDS = (
+    "attention", "attention_parity", "data", "decoder", "low_precision", "tokenizer", "vision", "vision_language",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -20,7 +22,7 @@ def test_every_benchmark_starts(name, monkeypatch, capsys):
     assert stopped.value.code == 0 and "usage" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["decoder", "vision_language"])
+@pytest.mark.parametrize("name", ["data", "decoder", "vision_language"])
 def test_whole_models_are_measured_side_by_side_in_every_row(name, monkeypatch, capsys):
     module = importlib.import_module(f"experiments.benchmarks.{name}")
     monkeypatch.setattr("sys.argv", [name, "--toy", "--rounds", "1", *(["--no-compile"] if name == "decoder" else [])])

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OWN = {"arlow_vl", "vision", "experiments", "tests"}
 CALLED_BY_TRANSFORMERS = {"accelerate", "bitsandbytes"}  # its Trainer and its BitsAndBytesConfig import them
-PEERS = {"litgpt"}  # measured beside ours where somebody has installed it (experiments/benchmarks)
+PEERS = {"litgpt", "datasets"}  # measured beside ours where somebody has installed it (experiments/benchmarks)
 ENTRY_POINTS = {"ruff", "pyrefly", "import-linter", "pytest-xdist", "beartype"}  # commands, plugins, named in a string
 
 

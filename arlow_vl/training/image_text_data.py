@@ -1,6 +1,5 @@
 """The data of the vision stage: every source indexed, checked and told before anything is trained."""
 
-import glob
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -62,15 +61,14 @@ def checked_sources(recipe: ImageTextRecipe, tokenizer: Any) -> list[CheckedSour
 
 def _checked(config: SourceConfig, recipe: ImageTextRecipe, tokenizer: Any) -> CheckedSource:
     where = f"source {config.name}"
-    if not Path(config.data).exists() and not glob.glob(config.data):
-        raise DataError(f"{where}: nothing is at {config.data}; `arlow data fetch` gets the data of experiments/")
     try:
         if config.kind == "text":
             folder, limit = recipe.run_dir / "packed", recipe.max_bad_fraction
             return CheckedSource(config, tokenised(Path(config.data), tokenizer, folder, max_bad_fraction=limit))
         indexes = _indexes(config, recipe)
     except DataError as error:
-        raise DataError(f"{where}: {error}") from error
+        hint = "; `arlow data fetch` gets the data of experiments/" if str(error).startswith("no such file") else ""
+        raise DataError(f"{where}: {error}{hint}") from error
     if told := report_left_out(where, indexes):
         print_line(told, file=sys.stderr)
     tasks = TASKS_OF_KIND[config.kind]

@@ -11,6 +11,8 @@ from arlow_vl.data.formats.images import ImageRoot
 from arlow_vl.data.formats.json_files import LINE_SUFFIXES
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.member_names import IMAGE_SUFFIXES
+from arlow_vl.data.remote import hold, is_address, is_file_address, listed, path_of_file_address, ranges, told
+from arlow_vl.data.remote_cache import Held
 from arlow_vl.data.samples import Sample
 from arlow_vl.data.text import open_regular
 from arlow_vl.errors import DataError
@@ -37,7 +39,8 @@ ANNOTATIONS = (
     "messages or conversations, COCO's images with annotations, questions of VQAv2, OK-VQA, GQA or TextVQA, or records "
     "with an image and a text or caption"
 )
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|pipe:")
+NAME_IMAGES = ("captions", "coco", "vqa", "gqa", "textvqa")
+"""Formats whose records say where their images lie."""
 # What the first bytes of a JSON say, in the order in which it is asked.
 SIGNS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     ("conversations", re.compile(rb'"(messages|conversations)"\s*:\s*\[')),
@@ -60,6 +63,8 @@ class Source:
     """Every file that its texts depend on; images have their own place in the samples."""
     images: ImageRoot
     tally: Tally = field(default_factory=Tally)
+    held: tuple[Held, ...] = ()
+    """What of the files came from addresses, so that it stays in the cache."""
 
     def iterate(self) -> Iterator[Sample]:
         """The samples in an order that depends on the files alone, from the first each time.
@@ -74,7 +79,7 @@ class Source:
 def open_source(
     path: str | Path, *, images: str | Path | None = None, format: str | None = None
 ) -> Source:  # the name that pandas, datasets and the command line use
-    """The source at a file, a folder or a glob.
+    """The source at a file, a folder, a glob, a range as `{000..099}`, or an address (see `data.remote`).
 
     Args:
         images: The folder that image paths start from; None: the folder of the annotations. No image outside is read.
@@ -85,19 +90,22 @@ def open_source(
     """
     if format is not None and format not in FORMATS:
         raise DataError(f"no format is called {visible(repr(format))}; write one of {', '.join(FORMATS)}")
-    if ADDRESS.match(str(path)):
-        raise DataError(f"{visible(str(path))}: an address is not opened as a source; name a file or a folder")
-    files = _files_at(Path(path))
+    if is_file_address(path):
+        path = path_of_file_address(str(path))
+    held = tuple(map(hold, listed(str(path)))) if is_address(path) else ()
+    files = [one.path for one in held] or _files_at(Path(path))
     found = format or _format_of(files, Path(path))
     if found == "vqa":
         files = _questions_and_answers(files)
+    if held and images is None and found in NAME_IMAGES:
+        raise DataError(f"{told(str(path))}: its images are files; name the folder that their paths start from")
     folder = Path(path) if Path(path).is_dir() else files[0].parent
     root = Path(images) if images is not None else folder
     if found == "sidecars" and root.resolve() != folder.resolve():
         raise DataError(f"{visible(str(path))}: its captions lie beside their images; name no other folder of images")
     if not root.is_dir():
         raise DataError(f"{visible(str(root))}: no such folder of images; name the one that image paths start from")
-    return Source(found, files, ImageRoot(root))
+    return Source(found, files, ImageRoot(root), held=held)
 
 
 def _files_at(path: Path) -> list[Path]:
@@ -107,13 +115,17 @@ def _files_at(path: Path) -> list[Path]:
     if path.exists():
         open_regular(path).close()
         return [path]
-    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    names = [name for one in ranges(str(path)) for name in sorted(glob.glob(one, recursive=True))]
+    matches = [Path(name) for name in names]
     files = [match for match in matches if match.is_file()]
     if not files:
         raise DataError(f"no such file or folder: {visible(str(path))}; name {LOOKED_FOR}")
     if kinds := {_kind(file) for file in files} - {_kind(files[0])}:
-        told = ", ".join(sorted(kinds | {_kind(files[0])}))
-        raise DataError(f"{visible(str(path))}: stands for files of several kinds ({visible(told)}); name one kind")
+        names = sorted(kinds | {_kind(files[0])})
+        advice = "name one kind"
+        raise DataError(
+            f"{visible(str(path))}: stands for files of several kinds ({visible(', '.join(names))}); {advice}"
+        )
     return files
 
 

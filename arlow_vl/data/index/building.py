@@ -1,18 +1,17 @@
 """Makes the indexes of sources that have none, or one that is older than the data."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from arlow_vl.data.index.places import Place, find_index, place_of
+from arlow_vl.data.index.places import SHARDS, Place, find_index, place_of
 from arlow_vl.data.index.processes import in_processes
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.index.writing import CANNOT_WRITE, Source, write_index
+from arlow_vl.data.remote import listed, name_of
 from arlow_vl.errors import ResourceError
 from arlow_vl.printing import visible
 
-SHARDS = "webdataset"
-"""The format whose files have an index each; another has one for all its files."""
 Progress = Callable[[int, int, int], None]
 """Told samples indexed so far, parts ready, and parts in all."""
 
@@ -40,14 +39,9 @@ def indexes_of(
     Args:
         workers: Processes that index shards, or threads that read the images of another format.
     """
-    source = _open(place_of(path, images, format))
-    if source.format == SHARDS:
-        places = [place_of(file, format=None if file.suffix == ".tar" else format) for file in source.files]
-        found = {place: find_index(place)[0] for place in places}
-    else:
-        places = [place_of(path, images, format)]
-        found = {place: find_index(place, source.files)[0] for place in places}
-    missing = [place for place, index in found.items() if index is None or index.header.faults]  # it may be mended
+    places, files = _parts(place_of(path, images, format))
+    found = {place: find_index(place, files)[0] for place in places}
+    missing = [place for place, index in found.items() if index is None or _may_be_mended(place, index)]
     ready, samples = len(places) - len(missing), 0
     if len(missing) == 1:
         index = _build(missing[0], workers, lambda done: progress(done, ready, len(places)))
@@ -60,11 +54,32 @@ def indexes_of(
     return [index for place in places if (index := found[place]) is not None]
 
 
+def _parts(place: Place) -> tuple[list[Place], Sequence[Path] | None]:
+    """What has an index of its own, and the files that it must be of where that is not one file."""
+    if place.is_remote:  # nothing is fetched before it is needed
+        addresses = listed(place.path)
+        is_shards = place.format == SHARDS or (place.format is None and all(map(_is_tar, addresses)))
+        return [place_of(one, format=place.format) for one in addresses] if is_shards else [place], None
+    source = _open(place)
+    if source.format != SHARDS:
+        return [place], source.files
+    return [place_of(file, format=None if file.suffix == ".tar" else place.format) for file in source.files], None
+
+
+def _is_tar(address: str) -> bool:
+    return name_of(address).endswith(".tar")
+
+
+def _may_be_mended(place: Place, index: Index) -> bool:
+    return bool(index.header.faults) and not place.is_remote
+
+
 def _build(place: Place, threads: int = 1, progress: Callable[[int], None] = lambda samples: None) -> Index:
     beside, cache = place.folders
     how = {"name": place.name, "base": place.base, "threads": threads, "progress": progress}
     try:
-        return write_index(beside, _open(place), **how)
+        index = write_index(beside, _open(place), **how)
+        return place.index_in(index.folder, index.header)
     except OSError as error:
         if error.errno not in CANNOT_WRITE or not _is_in(error.filename, beside):
             raise
@@ -74,7 +89,7 @@ def _build(place: Place, threads: int = 1, progress: Callable[[int], None] = lam
         if error.errno not in CANNOT_WRITE or not _is_in(error.filename, cache):
             raise
         raise ResourceError(
-            f"the index of {visible(place.path)} can be written neither beside it nor to {visible(str(cache))} "
+            f"the index of {place.told} can be written neither beside it nor to {visible(str(cache))} "
             f"({error.strerror}); set XDG_CACHE_HOME to a folder that can be written"
         ) from None
 

@@ -3,9 +3,11 @@
 import hashlib
 import os
 import stat
+from pathlib import Path
 
+from arlow_vl.data.remote import hold, is_address, told
 from arlow_vl.data.samples import ImageRef
-from arlow_vl.errors import DataError
+from arlow_vl.errors import DataError, ResourceError
 from arlow_vl.printing import visible
 
 MAX_BYTES = 64 * 2**20
@@ -16,7 +18,8 @@ def read_image(image: ImageRef | bytes, key: str = "") -> bytes:
     """The compressed bytes of an image; `key` names its sample in an error.
 
     Raises:
-        DataError: its file is gone or shorter, or other bytes are there than when it was indexed.
+        DataError: its file is gone or shorter, or other bytes are there than when it was indexed; or it is remote and
+            cannot be fetched.
     """
     if isinstance(image, bytes):
         return image
@@ -31,12 +34,13 @@ def read_range(image: ImageRef, key: str = "") -> bytes:
     if image.size > MAX_BYTES:
         raise DataError(f"{_named(image, key)}: {image.size:,} bytes, the limit for an image is {MAX_BYTES:,}")
     try:
-        descriptor = os.open(image.path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
-        try:
-            is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
-            data = os.pread(descriptor, image.size, image.offset) if is_file else b""
-        finally:
-            os.close(descriptor)
+        if is_address(image.path):
+            with hold(image.path) as held:
+                data = _range_of(held.path, image)
+        else:
+            data = _range_of(image.path, image)
+    except ResourceError:
+        raise
     except (OSError, ValueError) as error:  # a ValueError: the name holds a NUL
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{_named(image, key)}: the file cannot be read ({reason})") from None
@@ -45,5 +49,15 @@ def read_range(image: ImageRef, key: str = "") -> bytes:
     return data
 
 
+def _range_of(path: str | Path, image: ImageRef) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
+    try:
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return os.pread(descriptor, image.size, image.offset) if is_file else b""
+    finally:
+        os.close(descriptor)
+
+
 def _named(image: ImageRef, key: str) -> str:
-    return visible(f"{image.path}{f', sample {key}' if key else ''}, image at byte {image.offset:,}")
+    path = told(image.path) if is_address(image.path) else image.path
+    return visible(f"{path}{f', sample {key}' if key else ''}, image at byte {image.offset:,}")

@@ -9,10 +9,14 @@ from typing import NamedTuple
 
 from arlow_vl.data.index.header import Header, base_of, outdated, read_header
 from arlow_vl.data.index.reading import Index
+from arlow_vl.data.remote import folder_name, is_address, is_file_address, path_of_file_address, pinned, told
+from arlow_vl.data.remote_cache import DataCache
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
 BESIDE = ".arlow-index"
+SHARDS = "webdataset"
+"""The format whose files have an index each; another has one for all its files."""
 WILD = re.compile(r"[*?\[]")
 
 
@@ -20,35 +24,58 @@ class Place(NamedTuple):
     """One file or folder that has an index of its own, and how it is read."""
 
     path: str
-    """Absolute; may be a glob."""
+    """Absolute, or an address; may be a glob or a range."""
     images: str | None = None
     """Folder that image paths start from; None: the format's own rule."""
     format: str | None = None
     """None: found out."""
 
     @property
+    def is_remote(self) -> bool:
+        return is_address(self.path)
+
+    @property
     def base(self) -> Path:
         """The folder of the data: that of a file, a folder itself, and the one before the first wildcard."""
+        if self.is_remote:
+            return Path(self.images or DataCache.of_environment().folder / folder_name(self.path))
         if os.path.isdir(self.path):
             return Path(self.path)
         return Path(os.path.dirname(WILD.split(self.path)[0]))
 
     @property
     def name(self) -> str:
-        return os.path.basename(self.path)
+        return os.path.basename(told(self.path) if self.is_remote else self.path)
+
+    @property
+    def told(self) -> str:
+        """For messages."""
+        return told(self.path) if self.is_remote else visible(self.path)
 
     @property
     def folders(self) -> tuple[Path, Path]:
-        """Beside the data, and in the cache."""
+        """Beside the data, and in the cache; only there if the data are remote."""
         read_as = [part for part in (self.images, self.format) if part]
         variant = f"-{_digest(*map(repr, read_as))}" if read_as else ""
         name = "folder" if os.path.isdir(self.path) else re.sub(r"[*?\[\]]", "_", self.name)
+        if self.is_remote:
+            name = re.sub(r"[^\w.-]", "_", name.partition("?")[0])[:100]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arlow" / "index"
-        return self.base / BESIDE / f"{name}{variant}", cache / f"{_digest(self.path)}-{name}{variant}"
+        in_cache = cache / f"{_digest(self.path)}-{name}{variant}"
+        return in_cache if self.is_remote else self.base / BESIDE / f"{name}{variant}", in_cache
+
+    def index_in(self, folder: Path, header: Header) -> Index:
+        """The index in a folder. One of a remote shard gives the address of each image, and which bytes lie there."""
+        is_shard = self.is_remote and header.format == SHARDS
+        return Index(folder, header, pinned(self.path, header.files[0].sha256) if is_shard else None)
 
 
 def place_of(path: str | Path, images: str | Path | None = None, format: str | None = None) -> Place:
     root = None if images is None else os.path.abspath(images)
+    if is_file_address(path):
+        path = path_of_file_address(str(path))
+    if is_address(path):
+        return Place(str(path), root, format)
     return Place(os.path.abspath(path), root, format)
 
 
@@ -63,9 +90,10 @@ def find_index(place: Place, files: Iterable[str | Path] | None = None) -> tuple
         header = read_header(folder)
         if header is None:
             continue
-        difference = outdated(folder, header) or _other_files(folder, header, files)
+        # Remote data are what they were when they were indexed: other bytes are refused when they come.
+        difference = None if place.is_remote else outdated(folder, header) or _other_files(folder, header, files)
         if difference is None:
-            return Index(folder, header), ""
+            return place.index_in(folder, header), ""
         reason = f"has an index that is older than the data ({difference})"
     return None, reason
 
@@ -75,7 +103,9 @@ def open_index(path: str | Path, *, images: str | Path | None = None, format: st
     place = place_of(path, images, format)
     index, reason = find_index(place)
     if index is None:
-        raise DataError(f"{visible(place.path)} {reason}; run `arlow data index {visible(str(path))}`")
+        raise DataError(
+            f"{place.told} {reason}; run `arlow data index {place.told if place.is_remote else visible(str(path))}`"
+        )
     return index
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Integer, Shaped
 
 from arlow_vl.data.index.header import Header, base_of
-from arlow_vl.data.index.records import ROW, compact, read_record, task_bits
+from arlow_vl.data.index.records import ROW, compact, read_record, refs, task_bits
 from arlow_vl.data.samples import TASKS, Sample, Task
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
@@ -29,9 +29,11 @@ ABSENT = object()
 class Index:
     """The samples of one source, by their numbers in it. Its files are opened at the first use."""
 
-    def __init__(self, folder: Path, header: Header) -> None:
+    def __init__(self, folder: Path, header: Header, address: str | None = None) -> None:
         self.folder = folder
         self.header = header
+        self.address = address
+        """Of the one remote file that all images lie in."""
         self.base = base_of(folder, header)
         self._files: _Files | None = None
 
@@ -53,7 +55,11 @@ class Index:
         line = os.pread(files.records, end - start, start)
         if not line.endswith(b"\n"):
             raise DataError(f"{visible(str(self.folder))}: the index is damaged; remove it and run `arlow data index`")
-        return read_record(line, self.base, self.folder / self.header.images_name)
+        sample = read_record(line, self.base, self.folder / self.header.images_name)
+        if self.address is None:
+            return sample
+        images = tuple(image._replace(path=self.address) for image in refs(sample))
+        return Sample(sample.key, images, sample.texts, sample.fields)
 
     def key(self, position: int) -> str:
         return self.sample(position).key

@@ -267,10 +267,11 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
             **(states | {"image_index": image_index} if states else {}),
             **kwargs,
         )
-        if self.training and torch.is_grad_enabled():
-            # Weights that a batch without images, or with features made earlier, does not enter.
+        if torch.is_grad_enabled():
+            # Weights that a batch without images, or with features made earlier, does not enter. The parts that are
+            # trained are in training mode, whatever the others are.
             unused = [self.vision] * (pixel_values is None or not came) + [self.projector] * (images is None)
-            weights = [weight for part in unused for weight in part.parameters()]
+            weights = [weight for part in unused if part.training for weight in part.parameters()]
             outputs.last_hidden_state = with_zero_gradients(outputs.last_hidden_state, weights)
         return MultimodalBaseModelOutputWithPast(
             **outputs, image_outputs=None if images is None else images.image_outputs()

@@ -77,6 +77,18 @@ def test_what_is_frozen_stays_without_a_gradient(model, frozen):
     }
 
 
+def test_what_is_trained_on_a_frozen_decoder_has_a_gradient_without_images(model):
+    """A stage keeps what is frozen in eval mode, the decoder too, in which the trained parts are."""
+    trained = ("cross_block", "projector")
+    for name, module in model.eval().named_modules():
+        module.training = any(part in name for part in trained)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(part in name for part in trained))
+    model(**batch(with_image=False)).loss.backward()
+    with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert with_gradient == {name for name, p in model.named_parameters() if any(part in name for part in trained)}
+
+
 def test_a_batch_without_images_is_computed_bit_for_bit_as_without_the_vision_part(model):
     """Also with weights that are no numbers, which 0 times them would spread."""
     inputs = batch(with_image=False)

@@ -1,0 +1,235 @@
+"""Files at addresses: fetched whole into a bounded cache on this machine, and read from there.
+
+    https://host/shards/train-{000000..000099}.tar     a hundred files
+    s3://bucket/shards/*.tar                           what the file system lists
+    https://host/a.tar#sha256=9f86d0...                no other bytes are taken, as pip has it
+
+Any file system that fsspec knows will do. A file that is in the cache is read without asking its server. Only addresses
+that a person has named are opened, and the index.json beside a tar.
+"""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import fsspec
+
+from arlow_vl.data.remote_cache import DataCache, Held, full_disk, partial_file, sha256_of
+from arlow_vl.data.remote_fetch import MissingFile, OtherBytes, Patience, fetch, glob_of, told, with_tries
+from arlow_vl.data.shard_faults import INDEX_NAME, MAX_INDEX_BYTES
+from arlow_vl.errors import DataError
+
+ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://|pipe:", re.IGNORECASE)
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+PIN = "#sha256="
+MOST_LISTED = 100_000
+NO_SERVERS = frozenset(
+    "arrow_hdfs async_wrapper asynclocal asyncwrapper blockcache cached data dir file filecache generic git jlab "
+    "jupyter libarchive local memory pyscript reference simplecache tar zip".split()
+)
+"""What fsspec knows that is another view of files of this machine, or of itself."""
+PATIENCE = Patience()
+
+
+class Expected(NamedTuple):
+    """What a file must be; None is not known."""
+
+    size: int | None = None
+    sha256: str | None = None
+    said_by: str = ""
+
+
+def is_address(path: str | Path) -> bool:
+    """Whether this is something like `https://` or `pipe:`, right or wrong, and not the name of a file."""
+    return isinstance(path, str) and ADDRESS.match(path) is not None
+
+
+def path_of_file_address(address: str) -> str:
+    """The path behind a file: address. Raises DataError for one of another machine."""
+    parts = urlsplit(address)
+    if parts.netloc not in ("", "localhost"):
+        raise DataError(f"{told(address)}: a file on another machine is not opened; write file:///folder/file")
+    return unquote(parts.path)
+
+
+def is_file_address(path: str | Path) -> bool:
+    return isinstance(path, str) and path[:7].lower() == "file://"
+
+
+def listed(address: str) -> list[str]:
+    """The addresses that one with a range or a wildcard stands for, in sorted order; a plain one is itself.
+
+    Only a wildcard asks the file system.
+
+    Raises:
+        DataError: the scheme is not one that is read, no file is named, or nothing matches.
+    """
+    scheme = checked_scheme(address)
+    if found := RANGE.findall(address):
+        if math.prod(int(last) - int(first) + 1 for first, last in found) > MOST_LISTED:
+            raise DataError(f"{told(address)}: stands for over {MOST_LISTED:,} files; write a shorter range")
+        addresses = list(ranges(address))
+    elif re.search(r"[*?\[]" if not scheme.startswith("http") else r"\*", address):
+        if scheme.startswith("http"):
+            raise DataError(f"{told(address)}: web servers give no list; write a range as train-{{000000..000099}}.tar")
+        addresses = with_tries(address, lambda: glob_of(address, PATIENCE), PATIENCE)
+        if not addresses:
+            raise DataError(f"{told(address)}: no file is there by this name; see whether the wildcard is right")
+    else:
+        addresses = [address]
+    for one in addresses:
+        name_of(one)
+    return addresses
+
+
+def ranges(text: str) -> Iterator[str]:
+    """`a-{08..10}` as a-08, a-09, a-10; several ranges are combined. Numbers are as wide as they are written."""
+    if not (found := RANGE.search(text)):
+        yield text
+        return
+    first, last = found.groups()
+    if int(first) > int(last):
+        raise DataError(f"{told(text)}: the range {found[0]} counts down; write the smaller number first")
+    width = max(len(first), len(last)) if first[0] == "0" else 0
+    for number in range(int(first), int(last) + 1):
+        yield from ranges(f"{text[: found.start()]}{number:0{width}d}{text[found.end() :]}")
+
+
+def checked_scheme(address: str) -> str:
+    """The scheme in lower case. Raises DataError for one that is not fetched from."""
+    found = ADDRESS.match(address)
+    scheme = (found[1] or "pipe").lower() if found else ""
+    if scheme == "pipe":
+        raise DataError(f"{told(address)}: no command is run to read data; name a file, a folder or an address")
+    if scheme in NO_SERVERS or scheme not in {*fsspec.available_protocols(), *fsspec.registry}:
+        raise DataError(f"{told(address)}: {scheme}:// is not read from; write https://, s3:// or a path, for example")
+    return scheme
+
+
+def name_of(address: str) -> str:
+    """The last part of the path of an address. Raises DataError if that names no file."""
+    name = urlsplit(address).path.rpartition("/")[2]
+    if not name or name.startswith(".") or re.search(r"[\\\0-\x1f]", name) or len(name.encode()) > 180:
+        raise DataError(f"{told(address)}: names no file; write the address of one, or a range or wildcard for many")
+    return name
+
+
+def pinned(address: str, sha256: str) -> str:
+    """The address of these bytes and no others."""
+    return f"{unpinned(address)[0]}{PIN}{sha256}"
+
+
+def unpinned(address: str) -> tuple[str, str | None]:
+    plain, pin, sha256 = address.partition(PIN)
+    if pin and not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise DataError(f"{told(address)}: a SHA-256 has 64 digits of 0-9 and a-f; write it in full or leave it out")
+    return plain, sha256 or None
+
+
+def local_path(address: str) -> Path:
+    """Where a file lies on this machine now; it may leave when the cache needs the room, unless it is held."""
+    with hold(address) as held:
+        return held.path
+
+
+def hold(address: str, *, cache: DataCache | None = None, patience: Patience = PATIENCE) -> Held:
+    """A file in the cache, fetched where it is not there, which stays until it is closed.
+
+    Of several processes one fetches, and the others wait for it.
+
+    Raises:
+        DataError: it cannot be fetched, or other bytes come than the address, or the index.json beside a tar, says.
+        ResourceError: no room for it.
+    """
+    address, sha256, name = _parsed(address)
+    cache = cache or DataCache.of_environment()
+    path = cache.folder / name
+    if held := cache.take(path, sha256):
+        return held
+    with cache.fetching(path):
+        if held := cache.take(path, sha256):
+            return held
+        expected = (
+            Expected(sha256=sha256, said_by="its index or address")
+            if sha256
+            else _of_index_json(address, path, patience)
+        )
+        with partial_file(path) as partial:
+
+            def once() -> str:
+                with full_disk(cache.folder):
+                    fetch(address, partial, most_bytes=cache.most_bytes, patience=patience)
+                return _checked(partial, expected)
+
+            sha256 = with_tries(address, once, patience)
+            return cache.put(partial, path, sha256, patience.retry_seconds)
+
+
+@functools.lru_cache(maxsize=4096)  # every image of a shard is asked for by the same address
+def _parsed(address: str) -> tuple[str, str | None, str]:
+    """Without its SHA-256, that, and where it lies in a cache. Raises DataError for what is not fetched from."""
+    checked_scheme(address)
+    plain, sha256 = unpinned(address)
+    return plain, sha256, f"{folder_name(plain)}/{name_of(plain)}"
+
+
+def folder_name(address: str) -> str:
+    """Of the folder in the cache that stands for the one at the address; files that lie together do so in both."""
+    parts = urlsplit(address)
+    remote = urlunsplit(parts._replace(path=parts.path.rpartition("/")[0], fragment=""))
+    return f"{re.sub(r'[^A-Za-z0-9.-]', '_', parts.hostname or parts.scheme)[:60]}-{_digest(remote)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+
+
+def _checked(partial: Path, expected: Expected) -> str:
+    """The SHA-256 of what has come. Raises OtherBytes if that is not what was expected."""
+    size, sha256 = partial.stat().st_size, sha256_of(partial)
+    if expected.size not in (None, size):
+        raise OtherBytes(f"sent {size:,} bytes where {expected.said_by} says {expected.size:,}")
+    if expected.sha256 not in (None, sha256):
+        raise OtherBytes(
+            f"sent other bytes than {expected.said_by} says "
+            f"(SHA-256 {sha256[:12]}... instead of {str(expected.sha256)[:12]}...)"
+        )
+    return sha256
+
+
+def _of_index_json(address: str, path: Path, patience: Patience) -> Expected:
+    """What the index.json beside a tar says of it. It comes into the cache too, where readers of shards look for it."""
+    if not path.name.endswith(".tar"):
+        return Expected()
+    parts = urlsplit(address)
+    beside = urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{INDEX_NAME}", fragment=""))
+    _refresh_index_json(beside, path.with_name(INDEX_NAME), patience, os.getpid())
+    try:
+        entry = json.loads(path.with_name(INDEX_NAME).read_bytes()).get(path.name, {})
+        size, sha256 = entry.get("bytes"), entry.get("sha256")
+    except (OSError, ValueError, AttributeError, RecursionError):  # the reader of the shard says what is wrong with it
+        return Expected()
+    return Expected(
+        size if isinstance(size, int) else None,
+        sha256.lower() if isinstance(sha256, str) else None,
+        f"the {INDEX_NAME} beside it",
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _refresh_index_json(beside: str, path: Path, patience: Patience, process: int) -> None:
+    """Fetches an index.json, once a process; servers that have none, or show none, answer so at once."""
+    with partial_file(path) as partial:
+        try:
+            with_tries(beside, lambda: fetch(beside, partial, most_bytes=MAX_INDEX_BYTES, patience=patience), patience)
+        except MissingFile:
+            path.unlink(missing_ok=True)
+            return
+        os.replace(partial, path)

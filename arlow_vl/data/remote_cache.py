@@ -1,0 +1,220 @@
+"""The folder on this machine that holds remote files: whole ones only, at most so many bytes, the last used stay.
+
+Any number of processes share it. A file that is being read holds a shared lock on itself; one that is to leave is
+locked exclusively first, so that no file leaves while it is read, and a process that is killed holds none.
+
+    <cache>/host-9f86d081884c/train-000017.tar           the file
+                              .train-000017.tar.sha256   its bytes and SHA-256 as it came
+                              .train-000017.tar.lock     held by the process that fetches it
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from arlow_vl.errors import DataError, ResourceError
+from arlow_vl.printing import visible
+from vision.whole_files import put_in_place, remove_remains, write_whole
+
+FOLDER_VARIABLE, SIZE_VARIABLE = "ARLOW_DATA_CACHE", "ARLOW_DATA_CACHE_GIB"
+DEFAULT_GIB = 64.0
+GIB = 2**30
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+POLL_SECONDS = 0.1
+
+
+class Held:
+    """A file of the cache that stays in it until this is closed, or nobody has it any more."""
+
+    _descriptor = -1
+
+    def __init__(self, path: Path, descriptor: int, sha256: str) -> None:
+        self.path, self.sha256, self._descriptor = path, sha256, descriptor
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> "Held":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    __del__ = close
+
+
+class _Entry(NamedTuple):
+    used_at: int
+    size: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class DataCache:
+    """Where remote files lie on this machine."""
+
+    folder: Path
+    most_bytes: int
+    """Of all files; those that are arriving come on top."""
+
+    @classmethod
+    def of_environment(cls) -> "DataCache":
+        """ARLOW_DATA_CACHE (else XDG_CACHE_HOME/arlow/data) of ARLOW_DATA_CACHE_GIB (else 64).
+
+        Raises:
+            DataError: the size is no number over 0.
+        """
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arlow" / "data"
+        size = os.environ.get(SIZE_VARIABLE, DEFAULT_GIB)
+        try:
+            most_bytes = int(float(size) * GIB)
+        except (ValueError, OverflowError):
+            most_bytes = 0
+        if most_bytes <= 0:
+            raise DataError(f"{SIZE_VARIABLE} is {visible(repr(size))}; set it to a number of GiB, as 200")
+        return cls(Path(os.environ.get(FOLDER_VARIABLE) or home).absolute(), most_bytes)
+
+    def take(self, path: Path, sha256: str | None = None) -> Held | None:
+        """The file, if it is there whole, is not about to leave and, where that is asked for, has this SHA-256."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:
+            return None
+        held = Held(path, descriptor, "")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            size, held.sha256 = _stamp_of(path).read_text().split()
+            state = os.fstat(descriptor)
+            is_whole = state.st_size == int(size) and os.path.samestat(state, path.stat())
+            if is_whole and sha256 in (None, held.sha256):
+                # The time of its last use, which few systems keep; that of its last change says what it is.
+                with contextlib.suppress(PermissionError):
+                    os.utime(path, ns=(time.time_ns(), state.st_mtime_ns))
+                return held
+        except (OSError, ValueError):  # it is on its way out, or being replaced
+            pass
+        held.close()
+        return None
+
+    @contextlib.contextmanager
+    def fetching(self, path: Path) -> Iterator[None]:
+        """Waits until no other process fetches this file. Raises ResourceError where the cache cannot be written."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_remains(path.parent, path.name)
+            lock = open(path.with_name(f".{path.name}.lock"), "wb")  # noqa: SIM115
+        except OSError as error:
+            raise ResourceError(
+                f"{visible(str(self.folder))}: remote data cannot be kept there ({error.strerror}); "
+                f"set {FOLDER_VARIABLE} to a folder that can be written"
+            ) from None
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def put(self, partial: Path, path: Path, sha256: str, wait_seconds: float) -> Held:
+        """Puts a file that has come in its place, once others have left for it.
+
+        Raises:
+            ResourceError: all the others are still being read after so many seconds, or the disk is full.
+        """
+        size, began = partial.stat().st_size, time.monotonic()
+        while True:
+            with _locked(self.folder / ".lock"), full_disk(self.folder):
+                if self._make_room(size):
+                    held = Held(path, os.open(partial, os.O_RDONLY), sha256)
+                    fcntl.flock(held._descriptor, fcntl.LOCK_SH)
+                    path.unlink(missing_ok=True)  # first: no reader may see old bytes under the new SHA-256
+                    write_whole(_stamp_of(path), f"{size} {sha256}\n")
+                    put_in_place(partial, path)
+                    return held
+            if time.monotonic() - began >= wait_seconds:
+                raise ResourceError(
+                    f"{visible(str(self.folder))}: no room for the {size:,} bytes of {visible(path.name)}, as all that "
+                    f"is there is being read; its limit is {self.most_bytes / GIB:.3g} GiB, raise {SIZE_VARIABLE}"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _make_room(self, size: int) -> bool:
+        """Lets go of what was used longest ago, until so many bytes more are within the limit; whether they are."""
+        entries = sorted(self._entries())
+        total = sum(entry.size for entry in entries) + size
+        for entry in entries:
+            if total <= self.most_bytes:
+                break
+            if _left(entry.path):
+                total -= entry.size
+        return total <= self.most_bytes
+
+    def _entries(self) -> Iterator[_Entry]:
+        for stamp in self.folder.glob("*/.*.sha256"):
+            path = stamp.with_name(stamp.name.removeprefix(".").removesuffix(".sha256"))
+            with contextlib.suppress(OSError):  # it has left
+                state = path.stat()
+                yield _Entry(state.st_atime_ns, state.st_size, path)
+
+
+def _left(path: Path) -> bool:
+    """Removes a file that nobody reads; False where somebody does."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+        _stamp_of(path).unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _stamp_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256")
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path, "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def partial_file(path: Path) -> Iterator[Path]:
+    """A name beside `path` under which bytes arrive; what is left under it afterwards is removed."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ResourceError) or error.errno not in FULL:
+            raise
+        raise ResourceError(
+            f"{visible(str(folder))}: the disk that remote data are kept on is full ({error.strerror}); make room, "
+            f"or set {FOLDER_VARIABLE} to a folder with room"
+        ) from None
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,215 @@
+"""One file from an address to a path: bounded in time and bytes, tried again while that can help."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import fsspec
+from fsspec.asyn import get_loop, sync
+from fsspec.callbacks import Callback
+
+from arlow_vl.errors import DataError, ResourceError
+from arlow_vl.printing import visible
+
+LONGEST_PAUSE = 10.0
+TRIES_OF_OTHER_BYTES = 3
+"""After which it is the file that differs, not the way it came; shards are large."""
+TRANSIENT = (408, 425, 429)
+"""Of the answers 4xx, those that another try may change."""
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """When to give up. All is in seconds."""
+
+    stall_seconds: float = 20.0
+    """Without a byte, after which a try ends."""
+    try_seconds: float = 3600.0
+    """After which a try ends in any case."""
+    retry_seconds: float = 60.0
+    """After the first try, in which another one may begin."""
+    first_pause: float = 0.5
+    """Before the second try; each pause is twice the one before, up to 10."""
+
+
+class OtherBytes(Exception):
+    """What came is not what was expected."""
+
+
+class MissingFile(DataError):
+    """The server has no such file, or does not show it."""
+
+
+class _Stalled(Exception):
+    pass
+
+
+def told(address: str) -> str:
+    """The address for messages: without the password, the query and the fragment, where secrets are."""
+    shown = address.partition("#")[0]
+    if "://" in shown:
+        scheme, _, rest = shown.partition("://")
+        host, slash, path = rest.partition("?")[0].partition("/")
+        shown = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    return visible(shown)
+
+
+def with_tries(address: str, once: Callable[[], Result], patience: Patience) -> Result:
+    """What `once` gives, at the first try at which it gives something.
+
+    Raises:
+        DataError: none did; it names the address, what happened, the tries and the seconds. MissingFile, where the
+            answer is that there is nothing.
+    """
+    began, tries, pause = time.monotonic(), 0, patience.first_pause
+    while True:
+        tries += 1
+        try:
+            return once()
+        except (DataError, ResourceError):
+            raise
+        except Exception as error:  # each file system has exceptions of its own
+            reason, kind = _reason(error, address), _kind(error)
+            is_final = _is_final(error) or (isinstance(error, OtherBytes) and tries == TRIES_OF_OTHER_BYTES)
+        seconds = time.monotonic() - began
+        if is_final or seconds + pause > patience.retry_seconds:
+            count = f"{tries} {'try' if tries == 1 else 'tries'} in {seconds:.1f} s"
+            raise kind(f"{told(address)}: {reason} ({count}); {_advice(kind, reason)}")
+        time.sleep(pause * random.uniform(0.5, 1.0))  # not all processes at once
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def fetch(address: str, partial: Path, *, most_bytes: int, patience: Patience) -> None:
+    """Writes the bytes at an address to a path, in one try.
+
+    Raises:
+        ResourceError: they are more than `most_bytes`, or the disk is full. Else whatever the file system raises.
+    """
+    files, path = _file_system(address)
+    arrivals = _Arrivals(address, most_bytes)
+    _bounded(files, "get_file", (path, str(partial)), {"callback": arrivals}, arrivals, patience)
+
+
+def glob_of(address: str, patience: Patience) -> list[str]:
+    """The addresses that match, in sorted order."""
+    files, path = _file_system(address)
+    found = _bounded(files, "glob", (path,), {}, _Arrivals(address, 0), patience)
+    return sorted(files.unstrip_protocol(match) for match in found)
+
+
+class _Arrivals(Callback):
+    """Is told of bytes as they come; ends what is too large or was given up."""
+
+    def __init__(self, address: str, most_bytes: int) -> None:
+        super().__init__()
+        self.address, self.most_bytes = address, most_bytes
+        self.bytes, self.last = 0, time.monotonic()
+        self.is_over = False
+
+    def relative_update(self, inc: int = 1) -> None:
+        super().relative_update(inc)
+        if self.is_over:
+            raise _Stalled("given up")
+        self.bytes += inc
+        if inc:
+            self.last = time.monotonic()
+        if self.bytes > self.most_bytes:
+            raise ResourceError(
+                f"{told(self.address)}: is over {self.most_bytes:,} bytes, the limit; "
+                "ARLOW_DATA_CACHE_GIB sets it for shards and annotations"
+            )
+
+
+def _bounded(
+    files: Any, what: str, given: tuple, named: dict[str, Any], arrivals: _Arrivals, patience: Patience
+) -> Any:
+    """What a method of a file system gives; one that has no asynchronous form runs in a thread."""
+    if files.async_impl:
+        return sync(files.loop, _watched, getattr(files, f"_{what}")(*given, **named), arrivals, patience)
+    work = asyncio.to_thread(getattr(files, what), *given, **named)
+    return sync(get_loop(), _watched, work, arrivals, patience)
+
+
+async def _watched(work: Coroutine[Any, Any, Any], arrivals: _Arrivals, patience: Patience) -> Any:
+    """The result; what stalls is cancelled, and its connection closed with it."""
+    began = arrivals.last = time.monotonic()
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            now = time.monotonic()
+            if now - arrivals.last >= patience.stall_seconds:
+                raise _Stalled(f"sent nothing for {patience.stall_seconds:g} s")
+            if now - began >= patience.try_seconds:
+                raise _Stalled(f"was not ready after {patience.try_seconds:g} s")
+            left = min(arrivals.last + patience.stall_seconds, began + patience.try_seconds) - now
+            await asyncio.wait({task}, timeout=left)
+        return task.result()
+    finally:
+        arrivals.is_over = True
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=1)
+
+
+def _file_system(address: str) -> tuple[Any, str]:
+    """The file system of an address, and the path in it.
+
+    Raises:
+        DataError: it needs a package that is not installed.
+    """
+    scheme = urlsplit(address).scheme.lower()
+    try:
+        kind = fsspec.get_filesystem_class(scheme)
+        options = kind._get_kwargs_from_urls(address) | (_http_options() if scheme in ("http", "https") else {})
+        return kind(**options), kind._strip_protocol(address)
+    except ImportError as error:
+        raise DataError(f"{told(address)}: cannot be read ({visible(str(error))}); install what it names") from None
+
+
+def _http_options() -> dict[str, Any]:
+    """The proxy of the environment is used; times are bounded here, where aiohttp would end each file after 300 s."""
+    import aiohttp
+
+    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None), "trust_env": True}}
+
+
+def _kind(error: Exception) -> type[DataError]:
+    status = getattr(error, "status", None)
+    is_missing = isinstance(error, FileNotFoundError | PermissionError) or status in (401, 403, 404, 410)
+    return MissingFile if is_missing else DataError
+
+
+def _is_final(error: Exception) -> bool:
+    status = getattr(error, "status", None)
+    refused = isinstance(status, int) and 400 <= status < 500 and status not in TRANSIENT
+    return refused or _kind(error) is MissingFile
+
+
+def _reason(error: Exception, address: str) -> str:
+    status, name = getattr(error, "status", None), type(error).__name__
+    if isinstance(error, OtherBytes | _Stalled):
+        return str(error)
+    if isinstance(status, int):
+        return visible(f"answered {status} {getattr(error, 'message', '')}".rstrip())
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if name == "ClientPayloadError":
+        return "broke off in the middle"
+    if name == "ServerDisconnectedError":
+        return "closed the connection without an answer"
+    text = str(error).partition("\n")[0].replace(address, told(address))[:200]
+    return visible(f"failed ({name}{': ' if text else ''}{text})")
+
+
+def _advice(kind: type[DataError], reason: str) -> str:
+    if kind is MissingFile:
+        return "see whether the address is right and you may read it"
+    if "its index" in reason:
+        return "put the old bytes back, or remove its index under the cache's arlow/index to take the new ones"
+    return "see whether address and server are right, and run again; what has been fetched is kept"

@@ -1,0 +1,62 @@
+"""A server that does what servers do wrong, and what tests of remote files have in common."""
+
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from arlow_vl.data import remote
+from arlow_vl.data.remote_fetch import Patience
+
+SHORT = Patience(stall_seconds=10.0, retry_seconds=0.6, first_pause=0.01)
+STALLED = Patience(stall_seconds=0.3, retry_seconds=0.2, first_pause=0.01)
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `files` by path. `answers` of a path are used up first: a status, "stall", "cut", bytes, or seconds."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.answers, self.asked, self.always = {}, {}, [], {}
+        self.released = threading.Event()
+
+    def url(self, name):
+        return f"http://127.0.0.1:{self.server_port}/{name}"
+
+    def count(self, name):
+        return self.asked.count(f"/{name}")
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        self.server.asked.append(path)
+        waiting = self.server.answers.get(path, [])
+        answer = waiting.pop(0) if waiting else self.server.always.get(path, self.server.files.get(path, 404))
+        if isinstance(answer, float):
+            time.sleep(answer)
+            answer = self.server.files[path]
+        if isinstance(answer, int):
+            self.send_error(answer)
+            return
+        content = answer if isinstance(answer, bytes) else self.server.files[path]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if answer == "stall":
+            self.wfile.write(content[: len(content) // 2])
+            self.server.released.wait(20)
+        self.wfile.write(content[: len(content) // 2] if answer == "cut" else content)
+
+    def log_message(self, *_):
+        pass
+
+
+def fetched(address, cache, patience=SHORT):
+    with remote.hold(address, cache=cache, patience=patience) as held:
+        return held.path.read_bytes()
+
+
+def left_over(cache):
+    return [path.name for path in cache.folder.rglob("*.partial")]

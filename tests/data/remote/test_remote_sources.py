@@ -1,0 +1,166 @@
+"""Remote shards and annotations are the samples of local ones, and nothing else is opened."""
+
+import json
+import os
+
+import pytest
+
+from arlow_vl.cli import main
+from arlow_vl.data import remote
+from arlow_vl.data.formats.detect import open_source
+from arlow_vl.data.index.building import build_index, indexes_of
+from arlow_vl.data.index.images import read_image
+from arlow_vl.data.index.places import open_index, place_of
+from arlow_vl.data.index.reading import IndexedSamples
+from arlow_vl.data.loader import ResumableLoader, Source
+from arlow_vl.data.samples import ImageRef
+from arlow_vl.errors import DataError
+from tests.outside_data import JPEG, tar_of
+
+
+def shards_of(server, number=2):
+    """The address of so many shards of three samples each."""
+    for shard in range(number):
+        keys = [f"{shard}{n}" for n in range(3)]
+        members = (((f"{key}.jpg", JPEG + key.encode()), (f"{key}.txt", f"caption {key}".encode())) for key in keys)
+        server.files[f"/s/train-{shard}.tar"] = tar_of(*(member for pair in members for member in pair))
+    return server.url(f"s/train-{{0..{number - 1}}}.tar")
+
+
+def images_of(indexes):
+    return [read_image(image) for sample in all_of(indexes) for image in sample.images]
+
+
+def all_of(indexes):
+    found = IndexedSamples(indexes)
+    return [found.sample(n) for n in range(len(found))]
+
+
+def test_remote_shards_are_the_samples_of_local_ones(server, cache, tmp_path):
+    address = shards_of(server)
+    (tmp_path / "local").mkdir()
+    for path, content in server.files.items():
+        (tmp_path / "local" / os.path.basename(path)).write_bytes(content)
+    there, here = indexes_of(address), indexes_of(tmp_path / "local")
+    named = indexes_of(f"file://{tmp_path}/local/train-{{0..1}}.tar")
+    assert IndexedSamples(there).fingerprint == IndexedSamples(here).fingerprint == IndexedSamples(named).fingerprint
+    assert images_of(there) == images_of(here)
+    assert all(image.path.startswith("http://") for sample in all_of(there) for image in sample.images)
+
+
+def test_a_second_start_asks_nobody_until_an_image_is_read(server, cache):
+    address = shards_of(server)
+    images = images_of(indexes_of(address, workers=2))
+    for path in cache.folder.rglob("*.tar"):
+        path.unlink()
+    asked = len(server.asked)
+    again = indexes_of(address)
+    assert len(all_of(again)) == 6 and len(server.asked) == asked
+    assert images_of(again) == images
+    assert server.asked[asked:] == ["/s/train-0.tar", "/s/train-1.tar"]
+
+
+def test_index_json_is_heard_on_the_number_of_samples_too(server, cache):
+    address = shards_of(server, number=1)
+    server.files["/s/index.json"] = json.dumps({"train-0.tar": {"samples": 5}}).encode()
+    (index,) = indexes_of(address)
+    (fault,) = index.header.faults
+    assert fault.reason == "index.json says 5 samples, read 3" and fault.missing == 2
+
+
+def test_the_commands_take_addresses(server, cache, tmp_path, capsys):
+    address = shards_of(server)
+    assert main(["data", "index", address, "--workers", "1"]) == 0
+    assert "6 used, 0 skipped" in capsys.readouterr().out
+    assert main(["data", "stats", address, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 6
+    assert main(["data", "prepare", address, "--out", str(tmp_path / "out"), "--workers", "2"]) == 0
+    assert len(all_of(indexes_of(tmp_path / "out"))) == 6
+    assert main(["data", "index", "pipe:touch sentinel"]) == 3
+
+
+class RemoteImages:
+    """The bytes of images, as a data set of the loader."""
+
+    def __init__(self, indexes):
+        self.samples = IndexedSamples(indexes)
+        self.fingerprint = self.samples.fingerprint
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        (image,) = self.samples.sample(index).images
+        return read_image(image)
+
+    def key(self, index):
+        return self.samples.key(index)
+
+
+def test_workers_fetch_what_left_the_cache_once_and_give_the_same_batches(server, cache):
+    indexes = indexes_of(shards_of(server))
+
+    def batches(workers):
+        source = Source(name="there", dataset=RemoteImages(indexes), samples_per_batch=2)
+        return list(ResumableLoader([source], lambda items: {"images": items}, seed=1, num_batches=6, workers=workers))
+
+    here = batches(0)
+    for path in cache.folder.rglob("*.tar"):
+        path.unlink()
+    server.answers |= {f"/s/train-{n}.tar": [0.1] for n in (0, 1)}
+    asked = len(server.asked)
+    assert batches(2) == here
+    assert sorted(server.asked[asked:]) == ["/s/train-0.tar", "/s/train-1.tar"]
+
+
+def test_a_shard_that_comes_again_with_other_bytes_is_refused(server, cache):
+    index = build_index(shards_of(server, number=1).replace("{0..0}", "0"))
+    for path in cache.folder.rglob("*.tar"):
+        path.unlink()
+    server.files["/s/train-0.tar"] = server.files["/s/train-0.tar"].replace(b"caption", b"Caption") + b"\0" * 512
+    with pytest.raises(DataError, match=r"train-0\.tar: sent other bytes than its index or address says"):
+        read_image(index.sample(0).images[0])
+
+
+def test_shards_are_read_through_a_cache_that_holds_one_of_them(server, cache, monkeypatch):
+    address = shards_of(server, number=3)
+    size = len(server.files["/s/train-0.tar"])
+    monkeypatch.setenv("ARLOW_DATA_CACHE_GIB", str(1.5 * size / 2**30))
+    indexes = indexes_of(address)
+    assert len(images_of(indexes)) == 9
+    assert len(list(cache.folder.rglob("*.tar"))) == 1
+
+
+def test_an_index_that_is_missing_is_one_sentence(server, cache):
+    with pytest.raises(
+        DataError, match=r"train-0\.tar has no index; run `arlow data index http://127.*/s/train-0\.tar`"
+    ):
+        open_index(server.url("s/train-0.tar?token=secret"))
+    assert "secret" not in str(place_of(server.url("s/a.tar?token=secret")).folders[0])
+
+
+def test_annotations_at_an_address_name_images_of_a_folder_here(server, cache, tmp_path):
+    coco = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "id": 1, "caption": "A fox."}]}
+    server.files["/c.json"] = json.dumps(coco).encode()
+    (tmp_path / "a.jpg").write_bytes(b"image")
+    (index,) = indexes_of(server.url("c.json"), images=tmp_path)
+    server.files.clear()
+    (again,) = indexes_of(server.url("c.json"), images=tmp_path)
+    assert again.sample(0) == index.sample(0)
+    assert images_of([again]) == [b"image"]
+    with pytest.raises(DataError, match=r"c\.json: its images are files; name the folder that their paths start from"):
+        open_source(server.url("c.json"))
+
+
+def test_an_address_inside_annotations_is_not_opened(server, cache, tmp_path):
+    server.files["/a.jpg"] = b"image"
+    record = {"image": server.url("a.jpg"), "text": "A fox.", "messages": None}
+    (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n")
+    source = open_source(f"file://{tmp_path}/a.jsonl")
+    assert list(source.iterate()) == [] and source.tally.bad[0].reason == "image_url_not_fetched"
+    assert server.asked == []
+
+
+def test_a_shard_that_is_gone_ends_the_reading_of_an_image_with_its_address(server, cache):
+    with pytest.raises(DataError, match=r"/a\.tar: there is no such file \(1 try"):
+        read_image(ImageRef(remote.pinned(server.url("a.tar"), "0" * 64), 0, 5, b"0" * 32))
