@@ -6,7 +6,7 @@ a few numbers however many there are.
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from arlow_vl.errors import DataError
@@ -49,12 +49,17 @@ class Fault(NamedTuple):
         return cls(source, epoch, error.name, error.reason, f"{error} ({error.reason})")
 
 
+OnFault = Callable[[Fault], None]
+"""Is told every item that turns out unusable, again in each epoch."""
+
+
 class BadItems:
     """What is known of the unusable items of a source."""
 
-    def __init__(self, source: str, max_bad: int) -> None:
+    def __init__(self, source: str, max_bad: int, on_fault: OnFault = lambda fault: None) -> None:
         self.source = source
         self.max_bad = max_bad
+        self.on_fault = on_fault
         self.bad: dict[str, str] = {}
         """The reason of the first ones, by name."""
         self.counts: dict[int, Counter[str]] = {}
@@ -64,6 +69,7 @@ class BadItems:
 
     def note(self, fault: Fault) -> None:
         """Raises DataError if more are unusable in the epoch than may be."""
+        self.on_fault(fault)
         counts = self.counts.setdefault(fault.epoch, Counter())
         counts[fault.reason] += 1
         if counts.total() > self.max_bad:

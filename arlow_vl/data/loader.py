@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from arlow_vl.data.bad_items import UNUSABLE, BadItems, Fault, merged_counts, summary_of
+from arlow_vl.data.bad_items import UNUSABLE, BadItems, Fault, OnFault, merged_counts, summary_of
 from arlow_vl.data.mixing import Mixture
 from arlow_vl.data.order import BLOCK, BUFFER, shuffled_order
 from arlow_vl.data.rows import (
@@ -113,6 +113,7 @@ class ResumableLoader:
         num_batches: Of the whole run, over all ranks.
         workers: Processes that read ahead; 0: batches are read when they are asked for.
         rank, ranks: Which of them this is; it yields every `ranks`-th batch.
+        on_fault: Is told every item that turns out unusable.
     """
 
     def __init__(
@@ -126,12 +127,13 @@ class ResumableLoader:
         rank: int = 0,
         ranks: int = 1,
         packing: Packing | None = None,
+        on_fault: OnFault = lambda fault: None,
     ) -> None:
         self.sources = _with_different_names(sources)
         if num_batches % ranks:
             raise ValueError(f"{num_batches:,} batches cannot be shared by {ranks} ranks; each optimizer step needs a "
                              "multiple of the ranks")  # fmt: skip
-        self.readers = {source.name: BadItems(source.name, source.max_bad) for source in self.sources}
+        self.readers = {source.name: BadItems(source.name, source.max_bad, on_fault) for source in self.sources}
         self.collate = collate
         self.seed = seed
         self.num_batches = num_batches
@@ -340,9 +342,16 @@ class SequentialLoader:
     A batch holds samples of one source, named in batch["source"]. Unusable samples are left out.
     """
 
-    def __init__(self, sources: Sequence[Source], collate: Collate, *, max_samples: int | None = None) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        collate: Collate,
+        *,
+        max_samples: int | None = None,
+        on_fault: OnFault = lambda fault: None,
+    ) -> None:
         self.sources = _with_different_names(sources)
-        self.readers = {source.name: BadItems(source.name, source.max_bad) for source in self.sources}
+        self.readers = {source.name: BadItems(source.name, source.max_bad, on_fault) for source in self.sources}
         self.collate = collate
         self.max_samples = max_samples
         self.passes = 0

@@ -8,6 +8,8 @@ from lightning.pytorch import LightningDataModule
 
 from arlow_vl.data.loader import Collate, Packing, ResumableLoader, SequentialLoader, Source
 from arlow_vl.data.packing import collate_rows, pack_documents
+from arlow_vl.data.quarantine import NAME as QUARANTINE
+from arlow_vl.data.quarantine import Quarantine
 from arlow_vl.printing import print_line
 from arlow_vl.training.recipe import Recipe, TextRecipe
 
@@ -26,7 +28,7 @@ class StageData(LightningDataModule):
         packing: Packing | None = None,
     ) -> None:
         super().__init__()
-        run = recipe.run
+        run, quarantine = recipe.run, Quarantine(recipe.run_dir / QUARANTINE)
         self.training = ResumableLoader(
             training,
             collate,
@@ -34,9 +36,13 @@ class StageData(LightningDataModule):
             num_batches=run.max_steps * run.accumulate_grad_batches,
             workers=run.workers,
             packing=packing,
+            on_fault=quarantine.add,
         )
         self.validation = SequentialLoader(
-            validation, validation_collate or collate, max_samples=run.validation_samples
+            validation,
+            validation_collate or collate,
+            max_samples=run.validation_samples,
+            on_fault=quarantine.add,
         )
 
     def train_dataloader(self) -> ResumableLoader:
