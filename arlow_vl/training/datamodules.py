@@ -52,10 +52,13 @@ class StageData(LightningDataModule):
         return self.validation
 
     def report_bad_items(self) -> None:
-        """Says how many samples turned out unusable while the run went on, by reason."""
+        """Says by reason how many samples turned out unusable while the run went on, and what no row had room for."""
         for reader in (*self.training.readers.values(), *self.validation.readers.values()):
             if reader.bad:
                 print_line(f"source {reader.source}: {reader.summary()}", file=sys.stderr)
+        unfit = self.training.window.counts if self.training.window else ()
+        if told := ", ".join(f"{what} {count:,}" for what, count in unfit if count):
+            print_line(f"packed rows: {told}; raise packing.row_tokens or packing.row_images", file=sys.stderr)
 
 
 class TextData(StageData):
