@@ -162,8 +162,12 @@ class FrozenTensorsCheck(Callback):
         self.hashes = dict(state_dict)
 
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+"""From a person, a closed terminal, or a scheduler that needs the machine."""
+
+
 class Checkpointing(Callback):
-    """Saves every n steps, after the last step, and on SIGTERM or SIGINT; a second signal ends the process at once.
+    """Saves every n steps, after the last step, and on a signal to stop; a second one ends the process at once.
 
     A checkpoint is written before its step's validation, and says that this is due: then the run that goes on validates
     first. Must stand after the logs in Trainer's list, so that a checkpoint never has a step that they lack.
@@ -197,7 +201,7 @@ class Checkpointing(Callback):
     def _listen(self) -> None:
         """Takes the place of Lightning's handlers, which save nothing; Lightning restores the first ones at its end."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOPPING:
                 signal.signal(number, self._note)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from arlow_vl.errors import DivergenceError
@@ -37,6 +38,7 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
         DataError, CheckpointError, DivergenceError, ResourceError: see `arlow_vl.errors`.
         SystemExit: stopped by SIGTERM or SIGINT (143, 130), after a checkpoint.
     """
+    refuse_several_processes()
     refuse_files(run_dir=recipe.run_dir, cache_features=getattr(recipe, "cache_features", None))
     product = recipe.run_dir / "hf"
     with run_lock(recipe.run_dir):
@@ -60,6 +62,16 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
             save_folder(stage.products, product)
             stage.data.report_bad_items()
     return product
+
+
+def refuse_several_processes() -> None:
+    """Raises ValueError where a launcher has started several processes, each of which would train alone."""
+    for name in ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"):
+        if os.environ.get(name, "1") not in ("", "1"):
+            raise ValueError(
+                f"{name} is {os.environ[name]}, but a run is one process: start `arlow fit` once, without torchrun, "
+                f"mpirun or several tasks of srun, or unset {name}"
+            )
 
 
 def refuse_files(**folders: Path | None) -> None:
@@ -102,7 +114,8 @@ def build_trainer(recipe: Recipe, module: StageModule, callbacks: Sequence[Callb
         enable_checkpointing=False,
         enable_model_summary=False,
         callbacks=[*own_callbacks, *callbacks],
-        plugins=[ArlowCheckpointIO()],
+        # Named, so that none is found through environment variables: SLURM's would requeue a job in mid-step by itself.
+        plugins=[ArlowCheckpointIO(), LightningEnvironment()],
         default_root_dir=folder,
     )
 

@@ -147,6 +147,8 @@ def test_a_run_that_is_cut_three_times_is_the_same_run(text_config, tmp_path, un
         ("text", signal.SIGTERM, "batch starts", 11, 12),
         ("image_text", signal.SIGINT, "batch starts", 2, 3),
         ("image_text", signal.SIGTERM, "validation", 6, 6),
+        ("text", signal.SIGUSR1, "batch starts", 3, 4),
+        ("text", signal.SIGHUP, "batch starts", 5, 6),
     ],
 )
 def test_a_signal_saves_the_step_and_the_run_goes_on(
@@ -156,6 +158,24 @@ def test_a_signal_saves_the_step_and_the_run_goes_on(
     assert checkpoints(tmp_path / "checkpoints")[0].name == f"step-{saved:06d}.ckpt"
     assert start(configs[stage], tmp_path) is None
     assert facts(tmp_path) == uninterrupted[stage]
+
+
+def test_on_a_cluster_a_signal_is_taken_as_anywhere(text_config, tmp_path, uninterrupted, monkeypatch):
+    """Lightning's handler for SLURM saves in the middle of a step, and other data come after it."""
+    slurm = {"JOB_ID": "7", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "JOB_NAME": "arlow"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert start(text_config, tmp_path, interrupt=Interrupt("batch starts", 4, signal.SIGUSR1)) == 128 + signal.SIGUSR1
+    assert start(text_config, tmp_path) is None
+    assert facts(tmp_path) == uninterrupted["text"]
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_NTASKS"])
+def test_one_of_several_processes_does_not_train_alone(text_config, tmp_path, monkeypatch, name):
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(ValueError, match=f"{name} is 2, but a run is one process"):
+        start(text_config, tmp_path)
+    assert not (tmp_path / "steps.jsonl").exists()
 
 
 def test_checkpoints_at_validation_steps_resume_the_same(text_config, tmp_path, uninterrupted):
