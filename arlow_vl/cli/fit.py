@@ -9,7 +9,9 @@ from arlow_vl.printing import print_line
 EXAMPLES = (
     "arlow fit --config experiments/first_light/text.yaml",
     "arlow fit --config experiments/first_light/vision.yaml --run.max_steps 200 --run_dir runs/short",
+    "arlow fit --config experiments/first_light/vision.yaml --dry-run",
 )
+DRY_RUN = "--dry-run"
 
 
 def add_parser(arlow: Parser) -> None:
@@ -27,7 +29,14 @@ def run_fit(args: argparse.Namespace) -> None:
     if {"-h", "--help"} & set(args.arguments):
         print_help()
         return
-    recipe = parse_recipe(args.arguments)
+    is_dry = DRY_RUN in args.arguments
+    recipe = parse_recipe([argument for argument in args.arguments if argument != DRY_RUN])
+    if is_dry:
+        from arlow_vl.training.dry_run import dry_run
+
+        for line in dry_run(recipe):
+            print_line(line)
+        return
 
     from arlow_vl.training.run import fit  # seconds of imports, after the recipe is known to be right
 
@@ -39,7 +48,9 @@ def print_help() -> None:
     from arlow_vl.training.recipe import RECIPES, build_parser
 
     sys.stdout.write(
-        "usage: arlow fit --config RECIPE.yaml [--KEY VALUE ...]\n\nA stopped run goes on with the same command.\n"
+        "usage: arlow fit --config RECIPE.yaml [--dry-run] [--KEY VALUE ...]\n\n"
+        "A stopped run goes on with the same command.\n"
+        "--dry-run says what a run would train, what a step holds and what memory it takes, and ends.\n"
     )
     sys.stdout.write("\n  ".join(["\nexamples:", *EXAMPLES]) + "\n")
     for stage, recipe_class in RECIPES.items():

@@ -3,7 +3,7 @@
 import pytest
 
 from arlow_vl.cli import main
-from tests.tiny_runs import write_text_recipe
+from tests.tiny_runs import write_image_text_recipe, write_text_recipe
 
 
 @pytest.fixture
@@ -19,10 +19,28 @@ def test_it_trains_and_says_where_the_model_lies(config, tmp_path, capsys):
     assert (tmp_path / "run" / "hf" / "model.safetensors").is_file()
 
 
+def test_a_dry_run_says_what_would_be_trained_and_trains_nothing(config, tmp_path, capsys):
+    assert main(["fit", "--config", config, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "decoder" in out and "train      float32" in out and "frozen     float32" in out
+    assert "attention: sdpa in float32 on cpu" in out or "on cuda" in out
+    assert "step: 192 tokens, 1" in out and "2 batches of 3x32" in out
+    assert "run: 12 steps, 2,304 tokens" in out
+    assert not (tmp_path / "run" / "steps.jsonl").exists() and not (tmp_path / "run" / "hf").exists()
+
+
+def test_a_dry_run_counts_operations_of_what_is_trained(tmp_path, capsys):
+    config = str(write_image_text_recipe(tmp_path))
+    assert main(["fit", "--config", config, "--dry-run"]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("step:", "operations:"))]
+    assert "5 images" in told[0] and "TFLOP a step" in told[1]
+    assert not (tmp_path / "features").exists()
+
+
 def test_help_lists_the_keys_of_both_kinds_of_recipe(capsys):
     assert main(["fit", "--help"]) == 0
     out = capsys.readouterr().out
-    assert "usage: arlow fit --config RECIPE.yaml [--KEY VALUE ...]" in out
+    assert "usage: arlow fit --config RECIPE.yaml [--dry-run] [--KEY VALUE ...]" in out
     for key in ("--train_text", "--cache_features", "--optim.lr", "--run.max_steps"):
         assert key in out
     assert "Peak learning rate, reached after warm-up." in out
