@@ -101,6 +101,7 @@ def test_the_demo_says_what_disk_space_it_takes_before_it_begins():
     assert "5.7 GB" in readme and "2.5 GB" in readme
 
 
+@pytest.mark.slow
 def test_the_vision_stage_runs_with_several_seeds_and_prints_their_spread(tmp_path, capfd, monkeypatch):
     from experiments.first_light import seeds
 

@@ -50,7 +50,7 @@ def test_metrics_drop_later_rows_and_the_validation_that_will_be_run_again(tmp_p
     assert path.read_text().splitlines() == rows[:4]
 
 
-RECORD = StepRecord(losses=[2.0, 3.0], tokens=1000, images=50)
+RECORD = StepRecord(losses=[2.0, 3.0], labels=[10, 10], tokens=1000, images=50)
 
 
 def test_a_log_gets_a_plain_line_with_speed_and_time_left(capsys):
