@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     LlamaConfig,
     LlavaConfig,
@@ -172,6 +173,18 @@ def training(models: dict[str, PreTrainedModel], images: int) -> dict[str, Calla
     return steps
 
 
+def operations(models: dict[str, PreTrainedModel], images: int) -> list[object]:
+    """Floating-point operations of a training step's products: the peers' over Arlow's is what arithmetic allows."""
+    inputs, counted = inputs_of(models, BATCH[images], images), {}
+    for name, model in models.items():
+        with FlopCounterMode(display=False) as counter:
+            model.train()(**inputs[name], labels=labels_of(inputs[name]), use_cache=False).loss.backward()
+        model.zero_grad(set_to_none=True)
+        counted[name] = counter.get_total_flops() / 1e9
+    over = [f"{counted[peer] / counted['Arlow']:.2f}" for peer in PEERS]
+    return [f"train, {images} image{'s' * (images > 1)} a row", f"{counted['Arlow']:,.1f}", *over]
+
+
 def decoding(models: dict[str, PreTrainedModel], batch: int, tokens: int) -> dict[str, Callable[[], None]]:
     """Greedy decoding behind one image a row, prefill and encoder included."""
     inputs = inputs_of(models, batch, 1)
@@ -199,13 +212,17 @@ def main() -> None:
     torch.set_num_threads(1 if arguments.toy else 2)
     torch.manual_seed(0)
     models = build(TOY_SHAPE, TOY_ENCODER) if arguments.toy else build(SHAPE, ENCODER)
+    counts = [operations(models, images) for images in BATCH]
     figures, lines = {}, []
     for name, cases, units, unit in plan(models, tokens=4 if arguments.toy else NEW_TOKENS):
         figures[name], rows = speed_row(name, alternate(cases, arguments.rounds), units, unit, PEERS, GOALS[name])
         lines += rows
         print(*map(" | ".join, rows), sep="\n", flush=True)
     header = ["measure", "unit", "Arlow", *PEERS, "Arlow over the faster peer", "goal"]
-    text = f"# Vision and language\n\n{machine_line()}\n\n{table(header, lines)}"
+    counted = table(["measure", "Arlow, GFLOP", *(f"{peer} over Arlow" for peer in PEERS)], counts)
+    text = (
+        f"# Vision and language\n\n{machine_line()}\n\n{table(header, lines)}\n\n## Operations of a step\n\n{counted}"
+    )
     report(None if arguments.toy else "vision_language", text, {"speed": figures})
 
 
