@@ -9,7 +9,6 @@ from arlow_vl.printing import print_line
 EXAMPLES = (
     "arlow fit --config experiments/first_light/text.yaml",
     "arlow fit --config experiments/first_light/vision.yaml --run.max_steps 200 --run_dir runs/short",
-    "arlow fit --config experiments/first_light/vision.yaml --dry-run",
 )
 DRY_RUN = "--dry-run"
 
