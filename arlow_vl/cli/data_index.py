@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
     status = 0
     for source in args.sources:
-        indexes = indexes_with_progress(source, args)
+        indexes = indexes_with_progress(source, args, may_be_empty=True)
         for line in told(indexes, LISTED):
             print_line(line)
         if faults_of(indexes) or not sum(map(len, indexes)):
@@ -64,12 +64,18 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
-def indexes_with_progress(source: str, args: argparse.Namespace, *, is_told: bool = True) -> Any:
-    """The indexes of a source, made where they lack."""
+def indexes_with_progress(
+    source: str, args: argparse.Namespace, *, is_told: bool = True, may_be_empty: bool = False
+) -> Any:
+    """The indexes of a source, made where they lack. Raises DataError if none of its samples is usable."""
     from arlow_vl.data.index.building import indexes_of
+    from arlow_vl.data.index.told import refuse_nothing
 
     how = {"images": args.images, "format": args.format, "workers": args.workers}
-    return indexes_of(source, **how, **({"progress": IndexProgress()} if is_told else {}))
+    indexes = indexes_of(source, **how, **({"progress": IndexProgress()} if is_told else {}))
+    if not may_be_empty:
+        refuse_nothing(indexes, source)
+    return indexes
 
 
 class IndexProgress:

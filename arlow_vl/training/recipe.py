@@ -308,10 +308,20 @@ def _fill(recipe_class: type[Recipe], config: Path, overrides: list[str]) -> Rec
         namespace.pop("config")
         values = vars(parser.instantiate(namespace))
     except argparse.ArgumentError as error:
-        raise ValueError(re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))) from error
+        raise ValueError(_plain_error(error)) from error
     for names, text in inner:
         _set_inner(values, names, text)
     return recipe_class(**values)
+
+
+def _plain_error(error: argparse.ArgumentError) -> str:
+    """What jsonargparse found, without the classes on its way to the key."""
+    text = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
+    keys = re.findall(r'Parser key "([\w.]+)":', text)
+    if len(keys) < 2:
+        return text
+    found = text.rpartition(f'Parser key "{keys[-1]}":')[2].strip().replace("typing.Literal", "one of ")
+    return f"{'.'.join(keys)}: {found}"
 
 
 def _part_inner(overrides: list[str], annotations: Mapping[str, Any]) -> tuple[list[str], list[tuple[list[str], str]]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.places import find_index, open_index, place_of
 from arlow_vl.errors import DataError
 from tests.outside_data import JPEG, png, samples, tar_of
+from tests.tiny_runs import SAMPLES
 
 
 @pytest.fixture
@@ -203,3 +205,22 @@ def test_what_is_no_source_is_told(arlow, tmp_path):
         status, _, err = arlow(command, tmp_path / "nothing")
         assert status == 3
         assert f"no such file or folder: {tmp_path}/nothing" in err
+
+
+def test_a_source_of_which_nothing_is_usable_is_no_empty_result(tmp_path, arlow):
+    """Annotations whose images start elsewhere: no overlap would be false comfort."""
+    record = {"messages": [{"role": "user", "content": "<image>hm"}, {"role": "assistant", "content": "a"}]}
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps(record | {"images": ["gone.jpg"]}) + "\n")
+    for command in (["stats", path], ["overlap", path, path], ["prepare", path, "--out", tmp_path / "x"]):
+        status, _, told = arlow(*command)
+        assert status == 3
+        assert "none of 1 samples can be used: missing_image_file 1" in told and "--images names the folder" in told
+
+
+def test_shards_are_not_written_among_other_files(tmp_path, arlow):
+    shutil.copy(SAMPLES / "fox.jpg", tmp_path / "a.jpg")
+    (tmp_path / "a.txt").write_text("A fox.")
+    status, _, told = arlow("prepare", tmp_path, "--out", tmp_path)
+    assert status == 3 and "holds other files; name an empty folder" in told
+    assert not list(tmp_path.glob("*.tar"))

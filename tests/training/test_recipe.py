@@ -223,3 +223,10 @@ def test_packed_sources_have_weights_by_step_and_epochs(tmp_path):
         ["--config", str(write(tmp_path / "r.yaml", {**IMAGE_TEXT, "sources": sources, "packing": PACKING}))]
     )
     assert recipe.sources[0].weight == {0: 1.0, 100: 0.5} and recipe.sources[1].weight is None
+
+
+def test_an_unknown_kind_names_key_and_value_without_classes(tmp_path):
+    sources = [source(kind="foo", samples_per_batch=2)]
+    with pytest.raises(ValueError, match=r"sources\.kind: Expected .*captions.*foo") as caught:
+        parse_recipe(["--config", str(write(tmp_path / "r.yaml", {**IMAGE_TEXT, "sources": sources}))])
+    assert "class_path" not in str(caught.value) and "arlow_vl.training" not in str(caught.value)

@@ -9,6 +9,7 @@ from arlow_vl.data.index.header import Header, LeftOut, bad_samples
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.samples import TASKS
 from arlow_vl.data.shard_faults import ShardFault
+from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
 FAULTS_TOLD = 5
@@ -48,6 +49,17 @@ def told(indexes: Sequence[Index], most: int) -> Iterable[str]:
         yield f"{bad['name']}: {bad['reason']}{bad['detail']}"
     if more := sum(1 for _ in everything):
         yield f"... and {more:,} more; the indexes' bad-*.jsonl name them all"
+
+
+def refuse_nothing(indexes: Sequence[Index], where: str) -> None:
+    """Raises DataError, with the reasons, if no sample is usable: what would be said of none would mean nothing."""
+    if any(map(len, indexes)):
+        return
+    bad = left_out((index.header for index in indexes), "bad")
+    counts = Counter({reason: one.count for reason, one in bad.items()})
+    reasons = told_reasons(counts, {reason: one.example for reason, one in bad.items()}) or "it is empty"
+    advice = "; --images names the folder that image paths start from" if "missing_image_file" in bad else ""
+    raise DataError(f"{visible(where)}: none of {_total(bad):,} samples can be used: {reasons}{advice}")
 
 
 def check_left_out(

@@ -120,6 +120,8 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
         found = {}
     if found is None and out.is_dir() and any(out.glob("*.tar")):
         raise DataError(f"{visible(str(out))} holds shards already; name an empty folder")
+    if found is None and out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise DataError(f"{visible(str(out))} holds other files; name an empty folder")
     if found is not None and found != facts:
         differs = sorted(name for name in facts if found.get(name) != facts[name])
         of = "other data" if "fingerprint" in differs else f"another {', '.join(differs).replace('_', ' ')}"
