@@ -27,13 +27,7 @@ def add_parser(verbs: Parser) -> None:
     )
     index.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists them")
     add_source_options(index)
-    index.add_argument(
-        "--max-bad-fraction",
-        type=share,
-        default=0.1,
-        metavar="SHARE",
-        help="largest share of samples, or of texts, that may be unusable, as in a recipe (default: 0.1)",
-    )
+    add_limit_option(index)
     index.set_defaults(run=run)
 
 
@@ -42,6 +36,16 @@ def add_source_options(command: Parser) -> None:
     command.add_argument("--format", metavar="NAME", help="format of the source (default: found out)")
     command.add_argument(
         "--workers", type=positive_int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)"
+    )
+
+
+def add_limit_option(command: Parser) -> None:
+    command.add_argument(
+        "--max-bad-fraction",
+        type=share,
+        default=0.1,
+        metavar="SHARE",
+        help="largest share of samples, or of texts, that may be unusable, as in a recipe (default: 0.1)",
     )
 
 

@@ -8,14 +8,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from arlow_vl.cli.data_index import add_source_options
-from arlow_vl.cli.parser import Parser, share
+from arlow_vl.cli.data_index import DATA, LISTED, add_limit_option, add_source_options
+from arlow_vl.cli.parser import Parser
 from arlow_vl.printing import print_line
 from arlow_vl.progress import Display
 
-DATA = 3  # the exit status where data are bad
-LISTED = 50
-"""Bad samples, questions and texts that are named for people."""
 EXAMPLE = "arlow data verify data/captions/train-000000.tar"
 
 
@@ -30,13 +27,7 @@ def add_parser(verbs: Parser) -> None:
     verify.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists them")
     add_source_options(verify)
     verify.add_argument("--json", action="store_true", help="print one JSON object that names every bad sample")
-    verify.add_argument(
-        "--max-bad-fraction",
-        type=share,
-        default=0.1,
-        metavar="SHARE",
-        help="largest share of samples, or of texts, that may be unusable, as in a recipe (default: 0.1)",
-    )
+    add_limit_option(verify)
     verify.set_defaults(run=run)
 
 

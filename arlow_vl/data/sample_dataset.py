@@ -16,6 +16,7 @@ from arlow_vl.data.samples import ImageRef, Sample, Text
 from arlow_vl.errors import DataError
 
 CACHED_TEXTS = 2**15  # rendering a template costs a millisecond, and small sets are read many times
+CACHED_SAMPLES = 16  # a sample's key, texts and images are asked for one after another
 LOOKED_AT = 512
 """Texts of a source that are looked at before a run starts."""
 
@@ -81,6 +82,7 @@ class SampleDataset:
         facts = (max_length, one_text, tokenizer.chat_template, tokenizer.backend_tokenizer.to_str())
         self.fingerprint = hashlib.sha256(repr((samples.fingerprint, *facts)).encode()).hexdigest()
         self.encoded = functools.lru_cache(CACHED_TEXTS)(self._encoded)
+        self.sample = functools.lru_cache(CACHED_SAMPLES)(samples.sample)
 
     def __len__(self) -> int:
         return len(self.samples) if self.starts is None else int(self.starts[-1])
@@ -95,7 +97,7 @@ class SampleDataset:
     def key(self, index: int) -> str:
         """`train-000017.tar:000413`, and `?2` behind it for the third of several questions."""
         number, text = self._number(index)
-        sample = self.samples.sample(number)
+        sample = self.sample(number)
         return sample.key if text is None else _text_key(sample, text)
 
     def length(self, index: int) -> tuple[tuple[int, ...], int]:
@@ -123,7 +125,7 @@ class SampleDataset:
     def _item(self, index: int) -> tuple[Sample, Sequence[int]]:
         """The sample of an item, and which of its texts are in it."""
         number, text = self._number(index)
-        sample = self.samples.sample(number)
+        sample = self.sample(number)
         return sample, range(len(sample.texts)) if text is None else (text,)
 
     def _number(self, index: int) -> tuple[int, int | None]:
@@ -134,7 +136,7 @@ class SampleDataset:
         return number, index - int(self.starts[number])
 
     def _encoded(self, number: int, text: int) -> EncodedText:
-        sample = self.samples.sample(number)
+        sample = self.sample(number)
         try:
             return encode_text(self.tokenizer, sample.texts[text], self.max_length)
         except ValueError as error:
@@ -163,7 +165,7 @@ class SampleDataset:
     def _is_cut(self, number: int, text: int) -> bool:
         if len(self.encoded(number, text).ids) < self.max_length:
             return False
-        whole = encode_text(self.tokenizer, self.samples.sample(number).texts[text], None)
+        whole = encode_text(self.tokenizer, self.sample(number).texts[text], None)
         return any(label != IGNORED for label in whole.labels[self.max_length :])
 
 

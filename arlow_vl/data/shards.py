@@ -60,19 +60,23 @@ class ShardSample:
 
 
 @dataclass
-class ShardScan:
-    """What is usable in some shards, and by reason what is not."""
+class Account:
+    """Every sample that was read is in one place: usable, bad, or behind a fault of its file."""
 
-    samples: list[ShardSample] = field(default_factory=list)
+    samples: list[Any] = field(default_factory=list)
+    """The usable ones in file order, each with a `name` and a `key`."""
     bad: list[BadSample] = field(default_factory=list)
     """Samples that are skipped, named `shard.tar:key`."""
     bad_questions: list[BadSample] = field(default_factory=list)
     """Unusable questions of usable samples, named `shard.tar:key, question 2`."""
+    bad_texts: list[BadSample] = field(default_factory=list)
+    """Other unusable texts of such samples: a caption of five, a conversation."""
     faults: list[ShardFault] = field(default_factory=list)
+    """Damage to whole files, at most one each."""
     ignored: Counter[str] = field(default_factory=Counter)
     """Members that make no sample, by what they are; see `Gathered`."""
     members: int = 0
-    """Members that were read, folders too."""
+    """Members of shards that were read, folders too."""
 
     @property
     def skipped(self) -> Counter[str]:
@@ -89,6 +93,23 @@ class ShardScan:
         """The samples' keys in file order; one that several shards use is written `shard.tar:key`."""
         uses = Counter(sample.key for sample in self.samples)
         return [sample.key if uses[sample.key] == 1 else sample.name for sample in self.samples]
+
+    def summary(self) -> str:
+        """`9,871 used, 129 skipped (empty_text 60, image_truncated 41), 1 shard fault`, and what else there is."""
+        skipped, faults = self.skipped, len(self.faults)
+        parts = [f"{len(self.samples):,} used", f"{skipped.total():,} skipped{in_brackets(skipped)}"]
+        parts += [f"{faults:,} shard fault{'s' * (faults != 1)}"]
+        for what, bad in (("question", self.bad_questions), ("text", self.bad_texts)):
+            if counts := counted(bad):
+                parts.append(f"{counts.total():,} {what}{'s' * (counts.total() != 1)} skipped{in_brackets(counts)}")
+        if self.ignored:
+            parts.append(f"{self.ignored.total():,} members ignored{in_brackets(self.ignored)}")
+        return ", ".join(parts)
+
+
+@dataclass
+class ShardScan(Account):
+    """What is usable in some shards, and by reason what is not; its samples are `ShardSample`s."""
 
     def drop(self, reason_of: Callable[[ShardSample], str | None]) -> None:
         """Makes a bad sample of each for which `reason_of` gives a reason."""
@@ -107,17 +128,6 @@ class ShardScan:
         self.faults += other.faults
         self.ignored += other.ignored
         self.members += other.members
-
-    def summary(self) -> str:
-        """`9,871 used, 129 skipped (empty_text 60, image_truncated 41), 1 shard fault`, and what else there is."""
-        skipped, faults = self.skipped, len(self.faults)
-        parts = [f"{len(self.samples):,} used", f"{skipped.total():,} skipped{in_brackets(skipped)}"]
-        parts += [f"{faults:,} shard fault{'s' * (faults != 1)}"]
-        if questions := counted(self.bad_questions):
-            parts.append(f"{questions.total():,} questions skipped{in_brackets(questions)}")
-        if self.ignored:
-            parts.append(f"{self.ignored.total():,} members ignored{in_brackets(self.ignored)}")
-        return ", ".join(parts)
 
 
 def counted(bad: list[BadSample]) -> Counter[str]:

@@ -7,7 +7,7 @@ are sorted by the number of their sample in the end: what is found never depends
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from arlow_vl.data.index.processes import in_processes
 from arlow_vl.data.samples import ImageRef, Sample
 from arlow_vl.data.shard_faults import INDEX_NAME, ShardFault, other_sha256, shard_fault
 from arlow_vl.data.shard_samples import BadSample, FoundSample
-from arlow_vl.data.shards import counted, examples_of, gather_shard, in_brackets, regular_shards
+from arlow_vl.data.shards import Account, counted, examples_of, gather_shard, regular_shards
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
@@ -54,37 +54,8 @@ class CheckedSample(NamedTuple):
 
 
 @dataclass
-class Verified:
-    """Every sample of some sources is in one place: usable, bad, or behind a fault of its file."""
-
-    samples: list[CheckedSample] = field(default_factory=list)
-    """The usable ones, in the order of the files."""
-    bad: list[BadSample] = field(default_factory=list)
-    bad_questions: list[BadSample] = field(default_factory=list)
-    """Unusable questions of samples that have other texts."""
-    bad_texts: list[BadSample] = field(default_factory=list)
-    """Other unusable texts of such samples: a caption of five, a conversation."""
-    faults: list[ShardFault] = field(default_factory=list)
-    """Damage to whole files, at most one each."""
-    ignored: Counter[str] = field(default_factory=Counter)
-    members: int = 0
-    """Members of shards that were read, folders too."""
-
-    @property
-    def keys(self) -> list[str]:
-        """In file order; one that several shards use is written `shard.tar:key`."""
-        uses = Counter(sample.key for sample in self.samples)
-        return [sample.key if uses[sample.key] == 1 else sample.name for sample in self.samples]
-
-    @property
-    def skipped(self) -> Counter[str]:
-        """Bad samples by reason."""
-        return counted(self.bad)
-
-    @property
-    def examples(self) -> dict[str, str]:
-        """For each reason in `skipped`, the first sample that it hit."""
-        return examples_of(self.bad)
+class Verified(Account):
+    """Some sources of any format; its samples are `CheckedSample`s."""
 
     @property
     def questions(self) -> int:
@@ -94,18 +65,6 @@ class Verified:
     def texts(self) -> int:
         """Questions too."""
         return sum(sample.texts for sample in self.samples)
-
-    def summary(self) -> str:
-        """`9,871 used, 129 skipped (empty_text 60, image_truncated 41), 1 shard fault`, and what else there is."""
-        skipped, faults = self.skipped, len(self.faults)
-        parts = [f"{len(self.samples):,} used", f"{skipped.total():,} skipped{in_brackets(skipped)}"]
-        parts += [f"{faults:,} shard fault{'s' * (faults != 1)}"]
-        for what, bad in (("question", self.bad_questions), ("text", self.bad_texts)):
-            if counts := counted(bad):
-                parts.append(f"{counts.total():,} {what}{'s' * (counts.total() != 1)} skipped{in_brackets(counts)}")
-        if self.ignored:
-            parts.append(f"{self.ignored.total():,} members ignored{in_brackets(self.ignored)}")
-        return ", ".join(parts)
 
     def check(self, max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
         """Raises DataError if too large a share of samples, of questions or of other texts is unusable."""

@@ -7,7 +7,7 @@
 {"image": "fox.jpg", "text": "A fox."}                                                          a caption
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,22 @@ TEXT_FIELDS = (*CONVERSATION_FIELDS, "question", *CAPTION_FIELDS)
 def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
     """A sample for each record that is whole, named by its file and line."""
     for path in files:
-        for name, record in read_records(path, tally):
-            try:
-                sample = sample_of_record(name, record, images)
-            except Unusable as fault:
-                tally.leave_out(name, fault)
-                continue
-            tally.samples += 1
-            tally.texts += len(sample.texts)
-            yield sample
+        yield from samples_of_records(read_records(path, tally), images, tally)
+
+
+def samples_of_records(
+    records: Iterable[tuple[str, dict[str, Any]]], images: ImageRoot, tally: Tally
+) -> Iterator[Sample]:
+    """The samples of named records; those that are not whole are left out and counted."""
+    for name, record in records:
+        try:
+            sample = sample_of_record(name, record, images)
+        except Unusable as fault:
+            tally.leave_out(name, fault)
+            continue
+        tally.samples += 1
+        tally.texts += len(sample.texts)
+        yield sample
 
 
 def sample_of_record(key: str, record: dict[str, Any], images: ImageRoot) -> Sample:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from arlow_vl.data.formats.conversations import IMAGE_FIELDS, TEXT_FIELDS, sample_of_record
+from arlow_vl.data.formats.conversations import IMAGE_FIELDS, TEXT_FIELDS, samples_of_records
 from arlow_vl.data.formats.images import ImageRoot
 from arlow_vl.data.formats.json_files import load_json
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.samples import Sample
 from arlow_vl.data.shard_faults import ShardFault
-from arlow_vl.data.text import Unusable, keys_of, open_regular
+from arlow_vl.data.text import keys_of, open_regular
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
@@ -26,16 +26,8 @@ SAVED_STATE, SAVED_SPLITS = "state.json", "dataset_dict.json"
 def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
     """A sample for each row that is whole, named by its file and row; some rows are in memory at a time."""
     for path in files:
-        for number, row in enumerate(_rows(path, tally), start=1):
-            name = f"{path.name}: row {number:,}"
-            try:
-                sample = sample_of_record(name, row, images)
-            except Unusable as fault:
-                tally.leave_out(name, fault)
-                continue
-            tally.samples += 1
-            tally.texts += len(sample.texts)
-            yield sample
+        rows = ((f"{path.name}: row {number:,}", row) for number, row in enumerate(_rows(path, tally), start=1))
+        yield from samples_of_records(rows, images, tally)
 
 
 def saved_files(folder: Path) -> list[Path]:
