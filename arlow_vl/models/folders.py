@@ -91,7 +91,8 @@ def check_folder(folder: Path, expected: str) -> Any:
             raise CheckpointError(f"{folder} holds no {name}; name the hf folder of a finished run (see `arlow fit`)")
     model_type = read_object(folder / "config.json").get("model_type")
     if model_type != expected:
-        hint = " (a text run's hf folder holds a text model)" if model_type == "arlow" else ""
+        kinds = {"arlow": "a text run's hf folder holds a text model", "arlow_vl": "with an encoder; see `checkpoint`"}
+        hint = f" ({kinds[model_type]})" if model_type in kinds else ""
         raise CheckpointError(f"{folder} holds a model of type {model_type!r}, expected {expected!r}{hint}")
     config = read_own_config(folder, MODELS[expected].config_class)
     assert config is not None

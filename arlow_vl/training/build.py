@@ -15,13 +15,14 @@ from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
-from arlow_vl.models.folders import check_folder, load_tokenizer
+from arlow_vl.models.folders import check_folder, load_tokenizer, load_weights
 from arlow_vl.progress import ProgressLine
 from arlow_vl.training.datamodules import StageData, TextData
 from arlow_vl.training.image_text_data import ImageTextData, check_refused_images, checked_sources
 from arlow_vl.training.model_fields import config_of, vision_config_of
 from arlow_vl.training.modules import ImageTextModule, StageModule, TextModule
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe
+from arlow_vl.training.stages import is_adapter
 from vision.transform import ImageTransform
 from vision.weights import load_encoder_weights
 
@@ -37,29 +38,65 @@ class Stage:
 
 
 def build_stage(recipe: Recipe) -> Stage:
-    return build_text(recipe) if isinstance(recipe, TextRecipe) else build_image_text(recipe)
+    stage = build_text(recipe) if isinstance(recipe, TextRecipe) else build_image_text(recipe)
+    if recipe.run.gradient_checkpointing:
+        stage.module.model.gradient_checkpointing_enable()
+    return stage
+
+
+def finish_model(model: Any) -> None:
+    """What is trained as it is to be saved: without adapters, whose products are added to the weights."""
+    if any(is_adapter(name) for name, _ in model.named_parameters()):
+        from arlow_vl.training.adapters import merge_adapters  # imports peft
+
+        merge_adapters(model)
 
 
 def build_text(recipe: TextRecipe) -> Stage:
-    """A decoder with random weights, on packed text."""
-    tokenizer = load_tokenizer(recipe.tokenizer)
+    """A decoder with random weights or a checkpoint's, on packed text."""
+    checked = check_folder(recipe.checkpoint, "arlow") if recipe.checkpoint else None
+    beginning = recipe.checkpoint or recipe.tokenizer
+    assert beginning is not None  # see the recipe
+    tokenizer = load_tokenizer(beginning)
+    config = checked or text_config_of(recipe, tokenizer)
+    if recipe.row_length > config.max_position_embeddings:
+        raise ValueError(
+            f"row_length is {recipe.row_length}, but the model has {config.max_position_embeddings} positions; lower it"
+            + ("" if checked else ", or raise model.max_position_embeddings")
+        )
+    data = TextData(recipe, tokenizer)
+    model = trainable(ArlowForCausalLM, beginning) if checked else ArlowForCausalLM(config)
+    module = TextModule(model, recipe, tokens_per_byte=data.validation_rows.tokens_per_byte)
+    return Stage(module, data, (model, tokenizer))
+
+
+def text_config_of(recipe: TextRecipe, tokenizer: Any) -> ArlowConfig:
+    """The recipe's fields, with the tokenizer's vocabulary. Raises ValueError where they do not fit each other."""
     config = config_of("model", ArlowConfig, {"vocab_size": len(tokenizer), **recipe.model})
     if config.vocab_size < len(tokenizer):
         raise ValueError(
             f"model.vocab_size is {config.vocab_size}, but {recipe.tokenizer} has {len(tokenizer)} tokens; leave it out"
         )
-    data = TextData(recipe, tokenizer)
-    model = ArlowForCausalLM(config)
-    module = TextModule(model, recipe, tokens_per_byte=data.validation_rows.tokens_per_byte)
-    return Stage(module, data, (model, tokenizer))
+    return config
+
+
+def trainable(model_class: Any, folder: Path) -> Any:
+    """The model of a folder that was checked, in float32, as what is trained is kept."""
+    return load_weights(model_class, folder, dtype=torch.float32).requires_grad_(True).train()
 
 
 def build_image_text(recipe: ImageTextRecipe) -> Stage:
-    """A text checkpoint that learns to see, on images whose features are computed first if the encoder is frozen."""
-    check_folder(recipe.text_checkpoint, "arlow")
-    tokenizer = load_tokenizer(recipe.text_checkpoint)
+    """A text checkpoint that learns to see, or a vision-language model that learns more, on images whose features are
+    computed first if the encoder is frozen."""
+    beginning = recipe.checkpoint or recipe.text_checkpoint
+    assert beginning is not None  # see the recipe
+    check_folder(beginning, "arlow_vl" if recipe.checkpoint else "arlow")
+    tokenizer = load_tokenizer(beginning)
     sources = checked_sources(recipe, tokenizer)
-    model = build_vision_language_model(recipe)
+    if recipe.checkpoint:
+        model = trainable(ArlowVLForConditionalGeneration, recipe.checkpoint)
+    else:
+        model = build_vision_language_model(recipe)
     model.stop_also_at(stop_token_ids(tokenizer))
     encoder = model.model.vision
     transform = ImageTransform.from_dict(model.config.vision_config.transform)
@@ -82,6 +119,7 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
 
 def build_vision_language_model(recipe: ImageTextRecipe) -> ArlowVLForConditionalGeneration:
     """A text checkpoint with the recipe's encoder and projector; its config holds the whole image transform."""
+    assert recipe.text_checkpoint is not None  # see the recipe
     config, weights = vision_config_of(recipe), Path(recipe.vision["weights"])
     config.transform = data_config_beside(weights, config.timm_name) | (config.transform or {})
     model = ArlowVLForConditionalGeneration.from_text_checkpoint(recipe.text_checkpoint, config, **recipe.model)

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from arlow_vl.printing import print_line
 from arlow_vl.training.checkpoint_io import checkpoint_path, remove_older
+from arlow_vl.training.settings import RunConfig
 from arlow_vl.training.stages import check_frozen, check_trainable, hash_frozen
+from arlow_vl.training.steps import Reading, Readings, step_ends
 from vision.whole_files import write_whole
-
-
-def step_ends(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether this batch completed an optimizer step."""
-    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 class SeedEachStep(Callback):
@@ -77,29 +74,37 @@ class StepLog(Callback):
         """Drops what a killed run wrote after its checkpoint."""
         self.lines.keep(lambda line: json.loads(line)["step"] <= step)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
-        if step_ends(trainer, batch_idx):
-            record = pl_module.record
-            self.lines.write(json.dumps({"step": trainer.global_step, "loss": record.loss.hex(), "keys": record.keys}))
+    def step_read(self, reading: Reading) -> None:
+        line: dict[str, Any] = {"step": reading.step, "loss": reading.loss.hex(), "keys": reading.keys}
+        if reading.left_out:
+            line["left_out"] = reading.left_out
+        self.lines.write(json.dumps(line))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.lines.sync()
 
 
+TRAIN_COLUMNS = ("train_loss", "lr", "grad_norm", "tokens_per_second", "images_per_second")
+
+
+def metrics_of(reading: Reading) -> dict[str, float]:
+    """The columns of a step, for any log."""
+    speeds = (count / max(reading.seconds, 1e-9) for count in (reading.tokens, reading.images))
+    row = dict(zip(TRAIN_COLUMNS, (reading.loss, reading.lr, reading.grad_norm, *speeds), strict=True))
+    return row | {f"grad_norm_{component}": norm for component, norm in reading.component_norms.items()}
+
+
 class MetricsFile(Callback):
     """metrics.csv: a row for each optimizer step, and one with the validation columns for each validation."""
 
-    train_columns = ("train_loss", "lr", "grad_norm", "tokens_per_second", "images_per_second")
-
-    def __init__(self, path: Path, validation_columns: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, validation_columns: tuple[str, ...], components: Sequence[str]) -> None:
         self.lines = LineFile(path)
         self.validation_columns = validation_columns
-        self.columns = ("step", *self.train_columns, *validation_columns)
-        self.since = time.monotonic()
+        norms = [f"grad_norm_{component}" for component in components]
+        self.columns = ("step", *TRAIN_COLUMNS, *norms, *validation_columns)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.keep_until(trainer.global_step)
-        self.since = time.monotonic()
 
     def keep_until(self, step: int) -> None:
         """Drops what came after the checkpoint: also its step's validation, which will be run again."""
@@ -112,19 +117,13 @@ class MetricsFile(Callback):
         if self.lines.path.stat().st_size == 0:
             self.lines.write(",".join(self.columns))
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
-        if step_ends(trainer, batch_idx):
-            record, now = pl_module.record, time.monotonic()
-            speeds = (count / (now - self.since) for count in (record.tokens, record.images))
-            row = dict(zip(self.train_columns, (record.loss, record.lr, record.grad_norm, *speeds), strict=True))
-            self._write(trainer.global_step, row)
-            self.since = now
+    def step_read(self, reading: Reading) -> None:
+        self._write(reading.step, metrics_of(reading))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(
             trainer.global_step, {name: trainer.callback_metrics[name].item() for name in self.validation_columns}
         )
-        self.since = time.monotonic()
 
     def _write(self, step: int, row: dict[str, float]) -> None:
         values = (f"{row[name]:.6g}" if name in row else "" for name in self.columns[1:])
@@ -166,6 +165,10 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 """From a person, a closed terminal, or a scheduler that needs the machine."""
 
 
+TIME_IS_OVER = 75
+"""Exit status: to be started again (EX_TEMPFAIL of sysexits.h)."""
+
+
 class Checkpointing(Callback):
     """Saves every n steps, after the last step, and on a signal to stop; a second one ends the process at once.
 
@@ -173,11 +176,11 @@ class Checkpointing(Callback):
     first. Must stand after the logs in Trainer's list, so that a checkpoint never has a step that they lack.
     """
 
-    def __init__(self, folder: Path, *, every: int, validate_every: int, max_steps: int) -> None:
+    def __init__(self, folder: Path, run: RunConfig, readings: Readings) -> None:
         self.folder = folder
-        self.every = every
-        self.validate_every = validate_every
-        self.max_steps = max_steps
+        self.run = run
+        self.readings = readings
+        self.began = time.monotonic()
         self.signal: int | None = None
         self.saved_step = 0
         self.validation_is_due = False
@@ -208,8 +211,8 @@ class Checkpointing(Callback):
         if not step_ends(trainer, batch_idx):
             return
         step = trainer.global_step
-        self.validation_is_due = step % self.validate_every == 0
-        if step % self.every == 0 or step == self.max_steps:
+        self.validation_is_due = step % self.run.validate_every == 0
+        if step % self.run.checkpoint_every == 0 or step == self.run.max_steps:
             self._save(trainer)
         self._stop_if_told(trainer)
 
@@ -222,6 +225,7 @@ class Checkpointing(Callback):
         self.validation_is_due = False
 
     def _save(self, trainer: Trainer) -> None:
+        self.readings.read()
         trainer.save_checkpoint(checkpoint_path(self.folder, trainer.global_step))
         self.saved_step = trainer.global_step
         remove_older(self.folder)
@@ -233,14 +237,17 @@ class Checkpointing(Callback):
         self.signal = number
 
     def _stop_if_told(self, trainer: Trainer) -> None:
-        """Raises SystemExit(128 + signal) when a signal has come, with this step saved."""
-        if self.signal is None:
+        """Raises SystemExit, 128 + a signal that has come or 75 when the time is over, with the step saved."""
+        hours = (time.monotonic() - self.began) / 3600
+        is_over = self.run.max_hours is not None and hours >= self.run.max_hours
+        if self.signal is None and not is_over:
             return
         if self.saved_step < trainer.global_step:
             self._save(trainer)
-        name, step = signal.Signals(self.signal).name, trainer.global_step
+        name = f"run.max_hours ({self.run.max_hours:g})" if self.signal is None else signal.Signals(self.signal).name
+        step = trainer.global_step
         where = checkpoint_path(self.folder, step)
         print_line(
             f"arlow: stopped by {name} after step {step}; the same command goes on from {where}", file=sys.stderr
         )
-        raise SystemExit(128 + self.signal)
+        raise SystemExit(TIME_IS_OVER if self.signal is None else 128 + self.signal)

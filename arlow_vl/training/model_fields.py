@@ -19,6 +19,8 @@ OF_THE_CHECKPOINT = ("text_config", "vision_config", "tie_word_embeddings")  # w
 
 def check_model_fields(recipe: Recipe) -> None:
     """Raises ValueError for fields of `model` or `vision` that no model can be built from."""
+    if recipe.checkpoint is not None:
+        return
     if isinstance(recipe, TextRecipe):
         config_of("model", ArlowConfig, recipe.model)
         return

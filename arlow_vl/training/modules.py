@@ -1,7 +1,5 @@
 """What Lightning trains: a model, its stage's policy, and one training step."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,52 +10,31 @@ from arlow_vl.data.loader import Batch
 from arlow_vl.data.packing import bits_per_byte
 from arlow_vl.errors import CheckpointError, DivergenceError
 from arlow_vl.training.checkpoint_io import check_same_tensors
-from arlow_vl.training.optimizers import build_optimizer, build_schedule
-from arlow_vl.training.recipe import Recipe, first_difference, to_plain
-from arlow_vl.training.stages import apply_policy, component_of, set_modes
+from arlow_vl.training.guards import SpikeGuard
+from arlow_vl.training.optimizers import build_optimizer, build_schedule, leave_out
+from arlow_vl.training.policy import read_policy
+from arlow_vl.training.recipe import Recipe, to_plain
+from arlow_vl.training.resume import refuse_other_recipe
+from arlow_vl.training.stages import apply_policy, component_of, set_modes, stays
+from arlow_vl.training.steps import StepRecord
 
-NOT_FOR_THE_MODEL = ("keys", "source", "num_tokens", "num_images")
-
-
-@dataclass
-class StepRecord:
-    """What one optimizer step did, over its batches."""
-
-    losses: list[float] = field(default_factory=list)
-    """The mean of each batch's labels."""
-    labels: list[int] = field(default_factory=list)
-    """How many labels of each batch count."""
-    keys: list[str] = field(default_factory=list)
-    tokens: int = 0
-    images: int = 0
-    lr: float = 0.0
-    grad_norm: float = 0.0
-
-    @property
-    def loss(self) -> float:
-        """The mean over the labels of all batches."""
-        if len(self.losses) == 1:
-            return self.losses[0]
-        weighted = zip(self.losses, self.labels, strict=True)
-        return sum(loss * labels for loss, labels in weighted) / max(1, sum(self.labels))
-
-    def add(self, loss: float, batch: Batch) -> None:
-        self.losses.append(loss)
-        self.labels.append(labels_of(batch))
-        self.keys += batch["keys"]
-        self.tokens += batch.get("num_tokens", batch["input_ids"].numel())
-        self.images += batch.get("num_images", 0)
+NOT_FOR_THE_MODEL = ("keys", "source", "num_tokens", "num_images", "num_labels")
+LOSS_UNIT = 1024
+"""Where several batches make a step, their summed losses are counted in so many: a sum alone overflows in 16 bits."""
 
 
 class StageModule(LightningModule):
     """One stage of training. Batches are the model's keyword arguments, beside those of `NOT_FOR_THE_MODEL`."""
 
+    validation_columns: tuple[str, ...] = ("validation_loss",)
+
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         super().__init__()
         self.model = model
         self.recipe = recipe
-        self.policy = recipe.policy
+        self.policy = read_policy(recipe.policy)
         self.record = StepRecord()
+        self.guard = SpikeGuard(recipe.optim.max_spike)
         apply_policy(model, self.policy)
 
     def train(self, mode: bool = True) -> "StageModule":
@@ -69,42 +46,49 @@ class StageModule(LightningModule):
         inputs = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
         return self.model(**inputs, use_cache=False, skip_logits=True, **options).loss
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """The loss of a batch; where several make a step the sum over its labels, divided when all have come.
 
-        So the step's gradient is that of one large batch, however the labels lie in the batches.
-
-        Raises:
-            DivergenceError: the loss is not finite.
+        So the step's gradient is that of one large batch, however the labels lie in the batches. None: the step is one
+        of `run.skip_steps`.
         """
         batches = self.trainer.accumulate_grad_batches
         if batch_idx % batches == 0:
             self.record = StepRecord()
-        loss = self.loss(batch, **({"num_items_in_batch": 1} if batches > 1 else {}))
-        mean = loss.item() if batches == 1 else loss.item() / max(1, labels_of(batch))
-        self.record.add(mean, batch)
-        if not torch.isfinite(loss):
-            raise DivergenceError(self._divergence("loss", mean))
+        if batch_idx // batches + 1 in self.recipe.run.skip_steps:
+            self.record.add(torch.zeros((), device=self.device), 0, batch)
+            self.record.is_skipped = True
+            return None
+        labels = labels_of(batch)
+        if batches == 1:
+            loss = mean = self.loss(batch)
+        else:
+            loss = self.loss(batch, num_items_in_batch=LOSS_UNIT)
+            mean = loss.detach() * (LOSS_UNIT / max(1, labels))
+        self.record.add(mean.detach(), labels, batch)
         return loss
 
     def configure_gradient_clipping(
         self, optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clips by norm. Raises DivergenceError, before the optimizer steps, for a gradient that is not finite."""
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        """Clips by norm; a step whose loss or gradient is not finite, or whose gradient is a spike, changes nothing."""
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return
+        gradients = [parameter.grad for parameter in parameters]
         if (batches := self.trainer.accumulate_grad_batches) > 1:  # by which Lightning has divided
-            for parameter in (parameter for parameter in parameters if parameter.grad is not None):
-                parameter.grad.mul_(batches / max(1, sum(self.record.labels)))
-        self.record.grad_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val).item()
-        self.record.lr = optimizer.param_groups[0]["lr"]
-        if not self.record.grad_norm < float("inf"):
-            raise DivergenceError(self._divergence("gradient norm", self.record.grad_norm))
-
-    def _divergence(self, what: str, value: float) -> str:
-        keys = self.record.keys
-        more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
-        step = self.trainer.global_step + 1
-        return f"{what} is {value} at step {step}, samples {', '.join(keys[:4])}{more}; these weights were not saved"
+            torch._foreach_mul_(gradients, batches * LOSS_UNIT / max(1, sum(self.record.labels)))
+        by_component: dict[str, list[Tensor]] = {"": gradients}
+        for parameter in parameters:
+            by_component.setdefault(component_of(names[id(parameter)]), []).append(parameter.grad)
+        norms = {name: nn.utils.get_total_norm(some) for name, some in by_component.items()}
+        nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norms[""])
+        record = self.record
+        record.grad_norms, record.lr = norms, optimizer.param_groups[0]["lr"]
+        record.is_bad = ~(record.loss.isfinite() & norms[""].isfinite())
+        record.is_spike = self.guard.look(norms[""], is_bad=record.is_bad)
+        leave_out(optimizer, record.is_bad | record.is_spike)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         predicted = labels_of(batch)
@@ -116,7 +100,7 @@ class StageModule(LightningModule):
         return {"validation_loss": loss}
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = build_optimizer(self.model, self.recipe.optim)
+        optimizer = build_optimizer(self.model, self.recipe.optim, self.policy)
         schedule = build_schedule(optimizer, self.recipe.optim, self.recipe.run.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -127,22 +111,27 @@ class StageModule(LightningModule):
             DivergenceError: a weight is not finite.
         """
         checkpoint["state_dict"] = self._trained(checkpoint["state_dict"])
-        checkpoint["recipe"] = comparable(to_plain(self.recipe))
+        checkpoint["recipe"] = to_plain(self.recipe)
+        checkpoint["spikes"] = self.guard.state_dict()
         for name, tensor in checkpoint["state_dict"].items():
             if not tensor.isfinite().all():
                 raise DivergenceError(f"{name} is not finite after step {self.trainer.global_step}; it was not saved")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises CheckpointError for a checkpoint of another recipe or another model."""
-        difference = first_difference(comparable(checkpoint.get("recipe", {})), comparable(to_plain(self.recipe)))
-        if difference:
-            raise CheckpointError(f"the checkpoint is of another recipe: {difference}; use another run_dir")
+        try:
+            refuse_other_recipe(checkpoint.get("recipe", {}), self.recipe, step=checkpoint["global_step"])
+        except ValueError as error:
+            raise CheckpointError(f"the checkpoint is of another recipe: {error}; use another run_dir") from error
         state = self.state_dict()
         check_same_tensors(checkpoint["state_dict"], self._trained(state))
         checkpoint["state_dict"] = {**state, **checkpoint["state_dict"]}
+        self.guard.load_state_dict(checkpoint["spikes"])
+        if checkpoint["global_step"] < self.recipe.run.max_steps:  # a finished run that is made longer
+            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
     def _trained(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor for name, tensor in state.items() if self.policy[component_of(name)] == "train"}
+        return {name: tensor for name, tensor in state.items() if not stays(name, self.policy)}
 
 
 class TextModule(StageModule):
@@ -175,16 +164,3 @@ class ImageTextModule(StageModule):
 def labels_of(batch: Batch) -> int:
     """How many labels of a batch count: the first of each row has nothing in front of it that could predict it."""
     return int((batch["labels"][:, 1:] >= 0).sum())
-
-
-def comparable(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A plain recipe without what may differ when a run goes on.
-
-    That is where its folder lies, how many samples may be bad, how many processes read, and the weights of packed
-    sources, of which the loader tells.
-    """
-    kept = {name: value for name, value in recipe.items() if name not in ("run_dir", "max_bad_fraction")}
-    kept["run"] = {name: value for name, value in recipe.get("run", {}).items() if name != "workers"}
-    if recipe.get("packing"):
-        kept["sources"] = [{**source, "weight": None} for source in recipe["sources"]]
-    return kept

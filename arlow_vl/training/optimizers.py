@@ -1,13 +1,17 @@
-"""AdamW over the trained parameters, and the learning rate as a pure function of the step."""
+"""The optimizer over what is trained, and the learning rate as a pure function of the step."""
 
 import functools
 import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from torch import nn
-from torch.optim import AdamW
+from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from arlow_vl.training.recipe import OptimConfig
+from arlow_vl.training.policy import Policy
+from arlow_vl.training.settings import OptimConfig
+from arlow_vl.training.stages import component_of, is_in_block
 
 GATE_LR = 10
 """Learning rate of the cross-attention gates, in those of the rest: a closed gate lets no gradient through to its
@@ -23,26 +27,104 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim >= 2 and not any(part in name for part in ("embed_tokens", "lm_head", "pos_embed"))
 
 
-def build_optimizer(model: nn.Module, optim: OptimConfig) -> AdamW:
-    """AdamW over what has `requires_grad`, in three groups: with weight decay, without, and the gates."""
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    gates = [p for name, p in trained if is_gate(name)]
-    others = [(name, p) for name, p in trained if not is_gate(name)]
-    groups = [
-        {"params": [p for name, p in others if decays(name, p)], "weight_decay": optim.weight_decay},
-        {"params": [p for name, p in others if not decays(name, p)], "weight_decay": 0.0},
-        {"params": gates, "weight_decay": 0.0, "lr": GATE_LR * optim.lr},
-    ]
-    return AdamW([group for group in groups if group["params"]], lr=optim.lr, betas=optim.betas, fused=True)
+def takes_muon(name: str, parameter: nn.Parameter) -> bool:
+    """Muon is for the matrices of blocks and the projector, as its authors have it: not for tables and heads."""
+    return parameter.ndim == 2 and decays(name, parameter) and (is_in_block(name) or "projector" in name)
 
 
-def build_schedule(optimizer: AdamW, optim: OptimConfig, max_steps: int) -> LambdaLR:
+def build_optimizer(model: nn.Module, optim: OptimConfig, policy: Policy | None = None) -> Optimizer:
+    """Over what has `requires_grad`; a group for each component that has a rate of its own, and of these one for what
+    decays, one for what does not, and one for gates. A group's `kind` says which it is."""
+    groups: dict[tuple, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        component = component_of(name)
+        part = policy[component] if policy else None
+        owner = component if part and (part.lr, part.weight_decay) != (None, None) else ""
+        lr = part.lr if part and part.lr is not None else optim.lr
+        decay = part.weight_decay if part and part.weight_decay is not None else optim.weight_decay
+        kind = ("gates",) if is_gate(name) else ("matrices",) if decays(name, parameter) else ("others",)
+        muon = optim.optimizer == "muon" and takes_muon(name, parameter)
+        values = {
+            "kind": " ".join([owner, *kind, *["muon"] * muon]).strip(),
+            "weight_decay": decay if kind == ("matrices",) else 0.0,
+            "lr": GATE_LR * lr if kind == ("gates",) else lr,
+        }
+        groups.setdefault((owner, muon, kind), {"params": [], **values})["params"].append(parameter)
+    order = {"matrices": 0, "others": 1, "gates": 2}
+    ordered = sorted(groups.items(), key=lambda item: (item[0][0], not item[0][1], order[item[0][2][0]]))
+    with_muon = [group for (_, muon, _), group in ordered if muon]
+    others = [group for (_, muon, _), group in ordered if not muon]
+    if with_muon:
+        return MuonAndAdamW(with_muon, others, optim)
+    return AdamW(others, lr=optim.lr, betas=optim.betas, fused=True)
+
+
+class MuonAndAdamW(Optimizer):
+    """torch.optim.Muon for some groups and AdamW for the others as one optimizer, whose state is that of both."""
+
+    def __init__(self, with_muon: list[dict[str, Any]], others: list[dict[str, Any]], optim: OptimConfig) -> None:
+        parts: list[Optimizer] = [Muon(with_muon, lr=optim.lr, adjust_lr_fn="match_rms_adamw")]  # then one rate fits
+        parts += [AdamW(others, lr=optim.lr, betas=optim.betas, fused=True)] if others else []
+        self.parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """One list of groups and one state: whoever changes a rate or loads a state here changes the parts."""
+        start = 0
+        for part in self.parts:
+            end = start + len(part.param_groups)
+            part.param_groups, part.state, start = self.param_groups[start:end], self.state, end
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def step(self, closure: Any = None) -> Any:
+        loss = closure() if closure is not None else None
+        for part in self.parts:
+            part.step()
+        return loss
+
+
+def leave_out(optimizer: Optimizer, is_bad: Tensor) -> None:
+    """Makes the next step change nothing where `is_bad` (a bool scalar on the device) holds, without reading it.
+
+    Fused AdamW looks at it on the device, as it does for gradient scaling. Muon knows no such thing: its gradients are
+    taken away, for which the host must wait.
+    """
+    if isinstance(optimizer, AdamW):
+        optimizer.found_inf = is_bad.float()  # pyrefly: ignore[missing-attribute]
+        optimizer.grad_scale = None  # pyrefly: ignore[missing-attribute]
+    elif bool(is_bad):
+        optimizer.zero_grad(set_to_none=True)
+
+
+def build_schedule(optimizer: Optimizer, optim: OptimConfig, max_steps: int) -> LambdaLR:
     return LambdaLR(optimizer, functools.partial(lr_factor, optim=optim, max_steps=max_steps))
 
 
 def lr_factor(step: int, *, optim: OptimConfig, max_steps: int) -> float:
-    """Share of the peak rate at optimizer step `step` (from 0): linear warm-up, then a cosine down to `lr_floor`."""
+    """Share of the peak rate at optimizer step `step` (from 0).
+
+    transformers' schedules of the same names, but for two things: the first step has a rate, and each ends at the
+    floor. As a function of the step alone it needs no state, and a run can be made longer where it is constant so far.
+    """
     if step < optim.warmup_steps:
         return (step + 1) / optim.warmup_steps
-    progress = min(1.0, (step - optim.warmup_steps) / max(1, max_steps - 1 - optim.warmup_steps))
-    return optim.lr_floor + (1 - optim.lr_floor) * (1 + math.cos(math.pi * progress)) / 2
+    first, last = optim.warmup_steps, max_steps - 1
+    if optim.schedule == "constant":
+        return 1.0
+    if optim.schedule == "wsd":
+        first = max(first, last - (optim.decay_steps or max(1, max_steps // 5)))
+    progress = min(1.0, max(0, step - first) / max(1, last - first))
+    if optim.schedule == "cosine":
+        return optim.lr_floor + (1 - optim.lr_floor) * (1 + math.cos(math.pi * progress)) / 2
+    return optim.lr_floor + (1 - optim.lr_floor) * (1 - progress)
+
+
+def same_rates(steps: Iterable[int], old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two runs, as (optim, max_steps) each, have the same rates at these steps."""
+    return all(lr_factor(step, **old) == lr_factor(step, **new) for step in steps)

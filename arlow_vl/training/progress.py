@@ -2,13 +2,12 @@
 
 import time
 from datetime import timedelta
-from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
 from arlow_vl.progress import SECONDS_BETWEEN_LINES, Display
-from arlow_vl.training.callbacks import step_ends
+from arlow_vl.training.steps import Reading
 
 
 class Progress(ProgressBar):
@@ -36,15 +35,11 @@ class Progress(ProgressBar):
     def _count_anew(self) -> None:
         self.display.shown, self.tokens, self.images = time.monotonic(), 0, 0
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
-        if step_ends(trainer, batch_idx):
-            self.step_done(trainer.global_step, pl_module.record)
-
-    def step_done(self, step: int, record: Any) -> None:
-        self.tokens += record.tokens
-        self.images += record.images
-        if self.display.is_due or step == self.max_steps:
-            self._show(self.line(step, record.loss))
+    def step_read(self, reading: Reading) -> None:
+        self.tokens += reading.tokens
+        self.images += reading.images
+        if self.display.is_due or reading.step == self.max_steps:
+            self._show(self.line(reading.step, reading.loss))
             self._count_anew()
 
     def line(self, step: int, loss: float) -> str:

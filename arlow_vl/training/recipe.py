@@ -15,70 +15,14 @@ import yaml
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
 from arlow_vl.models.arlow.spelling import did_you_mean
-
-Component = Literal["vision", "projector", "cross_attention", "decoder"]
-Treatment = Literal["frozen", "train", "lora"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """AdamW and its learning rate: linear warm-up, then a cosine down to the floor."""
-
-    lr: float
-    """Peak learning rate, reached after warm-up."""
-    lr_floor: float = 0.1
-    """Learning rate of the last step, as a share of the peak."""
-    warmup_steps: int = 0
-    """Optimizer steps of linear warm-up."""
-    weight_decay: float = 0.1
-    """Decay of the weight matrices; norms, biases, gates and embeddings have none."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """Decay rates of AdamW's two moments."""
-    grad_clip: float = 1.0
-    """Largest norm of the gradient; a longer one is scaled down to it."""
-
-    def __post_init__(self) -> None:
-        _check(self.lr > 0, f"optim.lr must be positive, got {self.lr}")
-        _check(0 <= self.lr_floor <= 1, f"optim.lr_floor is a share from 0 to 1, got {self.lr_floor}")
-        _check(self.warmup_steps >= 0, f"optim.warmup_steps must not be negative, got {self.warmup_steps}")
-        _check(self.weight_decay >= 0, f"optim.weight_decay must not be negative, got {self.weight_decay}")
-        _check(self.grad_clip > 0, f"optim.grad_clip must be positive, got {self.grad_clip}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """What every run has."""
-
-    max_steps: int
-    """Optimizer steps of the whole run."""
-    validate_every: int
-    """Optimizer steps between validations; max_steps must be a multiple, so that the last step is validated."""
-    checkpoint_every: int
-    """Optimizer steps between checkpoints; the last step has one in any case."""
-    accumulate_grad_batches: int = 1
-    """Batches for each optimizer step."""
-    validation_samples: int | None = None
-    """Samples (rows, for text) that a validation reads of each validation source; null: all."""
-    seed: int = 0
-    """Decides initial weights, the order of samples and dropout."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Lightning's name of the compute precision."""
-    threads: int | None = None
-    """CPU threads of torch; null: torch's own choice."""
-    workers: int = 0
-    """Processes that read batches ahead; 0: the process that trains reads them. A run may go on with another number."""
-
-    def __post_init__(self) -> None:
-        for (
-            name
-        ) in "max_steps validate_every checkpoint_every accumulate_grad_batches validation_samples threads".split():
-            value = getattr(self, name)
-            _check(value is None or value >= 1, f"run.{name} must be at least 1, got {value}")
-        _check(self.workers >= 0, f"run.workers must not be negative, got {self.workers}")
-        _check(
-            self.max_steps % self.validate_every == 0,
-            f"run.max_steps ({self.max_steps}) must be a multiple of run.validate_every ({self.validate_every})",
-        )
+from arlow_vl.training.policy import read_policy
+from arlow_vl.training.settings import (
+    OptimConfig,
+    PackingConfig,
+    RunConfig,
+    SourceConfig,
+    check,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +33,6 @@ class TextRecipe:
     """Which kind of recipe this is."""
     run_dir: Path
     """The run folder: config.yaml, metrics.csv, steps.jsonl, checkpoints/, hf/."""
-    tokenizer: Path
-    """Folder of a saved tokenizer."""
-    model: dict[str, Any]
-    """Fields of ArlowConfig; vocab_size is the tokenizer's unless given."""
     train_text: Path
     """Training documents: a file, a folder or a glob of text, or a folder that `arlow data tokenize` made."""
     validation_text: Path
@@ -101,12 +41,18 @@ class TextRecipe:
     """Tokens of a packed row."""
     batch_size: int
     """Rows of a batch."""
-    policy: dict[str, Treatment]
-    """What is trained: frozen or train for each component of the model."""
+    policy: dict[str, Any]
+    """What is trained: for each component of the model frozen, train or lora, or a mapping (see `PartPolicy`)."""
     run: RunConfig
     """Steps, seed and precision."""
     optim: OptimConfig
     """Optimizer and learning rate."""
+    checkpoint: Path | None = None
+    """Folder of the text model that the run starts from (`hf` of a text run); null: random weights."""
+    tokenizer: Path | None = None
+    """Folder of a saved tokenizer; null: the checkpoint's."""
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields of ArlowConfig where weights are random; vocab_size is the tokenizer's unless given."""
     max_tokens: int | None = None
     """Training tokens to read, about; null: all."""
     packed_folder: Path | None = None
@@ -115,65 +61,20 @@ class TextRecipe:
     """Largest share of unusable lines or rows, which are skipped and counted by reason; over it no run starts."""
 
     def __post_init__(self) -> None:
-        check_policy_words(self.policy)
+        read_policy(self.policy)
         check_share(self.max_bad_fraction)
         for name in ("row_length", "batch_size", "max_tokens"):
             value = getattr(self, name)
-            _check(value is None or value >= 1, f"{name} must be at least 1, got {value}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """Samples with images, with text, or with both, and what is learnt from them."""
-
-    name: str
-    """Names the source in sample keys and metrics."""
-    data: str
-    """A file, a folder or a glob; docs/formats.md says what may be there."""
-    images: Path | None = None
-    """Folder that image paths in annotations start from; null: that of the annotations."""
-    format: str | None = None
-    """How `data` is read, where that cannot be found out."""
-    kind: Literal["captions", "questions", "conversations", "documents", "all", "text"] = "all"
-    """Which of a sample's texts are learnt; text: `data` is text alone, in any format of text or tokenised before."""
-    samples_per_batch: int | None = None
-    """Texts of this source in each training batch; for validation, the batch size. Null where rows are packed."""
-    weight: float | dict[int, float] | None = None
-    """Share of the source where rows are packed, of all weights; by optimizer step, between which it changes
-    linearly; null: its number of samples to the power of 1 / packing.temperature."""
-    epochs: float | None = None
-    """Where rows are packed, times that the source is read; then the others share its part. Null: endless."""
-
-    def __post_init__(self) -> None:
-        _check(
-            re.fullmatch(r"[\w.-]+", self.name) is not None,
-            f"sources: name {self.name!r} must be letters, digits, '.', '_' and '-': it is a column of metrics.csv",
-        )
-        for name in ("samples_per_batch", "epochs"):
-            value = getattr(self, name)
-            _check(value is None or value > 0, f"source {self.name}: {name} must be over 0, got {value}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackingConfig:
-    """Training batches of rows of one width, filled from all sources by weight; texts about an image share it."""
-
-    row_tokens: int
-    """Tokens of a row; no text is longer than max_length."""
-    row_images: int
-    """Images of a row, at most."""
-    rows_per_batch: int
-    """Rows of a batch."""
-    by: Literal["samples", "tokens"] = "samples"
-    """What weights are shares of."""
-    temperature: float = 1.0
-    """Over 1, small sources without a weight get more than their size (see `data.mixing.weights_by_size`)."""
-
-    def __post_init__(self) -> None:
-        for name in ("row_tokens", "rows_per_batch"):
-            _check(getattr(self, name) >= 1, f"packing.{name} must be at least 1, got {getattr(self, name)}")
-        _check(self.row_images >= 0, f"packing.row_images must not be negative, got {self.row_images}")
-        _check(self.temperature > 0, f"packing.temperature must be over 0, got {self.temperature}")
+            check(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+        if self.checkpoint is None:
+            check(
+                self.tokenizer is not None,
+                "tokenizer is missing; name the folder of one, or a checkpoint to go on from",
+            )
+            check(bool(self.model), "model is missing; give fields of ArlowConfig, or a checkpoint")
+        for name in ("tokenizer", "model"):
+            given = bool(getattr(self, name)) and self.checkpoint is not None
+            check(not given, f"{name} is given beside checkpoint, which has its own; leave one of them out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,21 +85,23 @@ class ImageTextRecipe:
     """Which kind of recipe this is."""
     run_dir: Path
     """The run folder: config.yaml, metrics.csv, steps.jsonl, checkpoints/, hf/."""
-    text_checkpoint: Path
-    """Folder of a trained text model (`hf` of a text run)."""
-    vision: dict[str, Any]
-    """Fields of ArlowVisionConfig (timm_name, image_size, blocks, prefix_tokens, transform), and weights: a file of the
-    encoder's weights under timm's names, safetensors or a state dict of `torch.save`."""
     sources: list[SourceConfig]
     """Training data; every batch takes its samples_per_batch of each, or all are packed into rows."""
     validation_sources: list[SourceConfig]
     """Validation data; each is measured by itself."""
-    policy: dict[str, Treatment]
-    """What is trained: frozen or train for each component of the model."""
+    policy: dict[str, Any]
+    """What is trained: for each component of the model frozen, train or lora, or a mapping (see `PartPolicy`)."""
     run: RunConfig
     """Steps, seed and precision."""
     optim: OptimConfig
     """Optimizer and learning rate."""
+    text_checkpoint: Path | None = None
+    """Folder of a trained text model (`hf` of a text run) that gets an encoder, a projector and cross-attention."""
+    vision: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Of that encoder: fields of ArlowVisionConfig (timm_name, image_size, blocks, prefix_tokens, transform), and
+    weights: a file of its weights under timm's names, safetensors or a state dict of `torch.save`."""
+    checkpoint: Path | None = None
+    """In place of these two, folder of a vision-language model (`hf` of such a run) that is trained on."""
     cache_features: Path | None = None
     """Folder in which the frozen encoder's patch tokens are kept; null: encode in every step."""
     cache_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
@@ -208,42 +111,53 @@ class ImageTextRecipe:
     max_length: int = 128
     """Most tokens of a text, prompt included; what is over is cut."""
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Fields of ArlowVLConfig: projector and projector_latents."""
+    """Fields of ArlowVLConfig, with text_checkpoint: projector and projector_latents."""
     max_bad_fraction: float = MAX_BAD_FRACTION
     """Largest share of a source's samples, or of its questions, that may be unusable: they are skipped and counted by
     reason. Over it the run does not start, or ends where images are decoded on the way (no cache). 0: none may be."""
 
     def __post_init__(self) -> None:
-        check_policy_words(self.policy)
+        policy = read_policy(self.policy)
         check_share(self.max_bad_fraction)
-        _check(self.max_length >= 2, f"max_length must be at least 2, got {self.max_length}")
-        weights = self.vision.get("weights")
-        _check(
-            isinstance(weights, str | Path), f"vision.weights must name a file of the encoder's weights, got {weights}"
-        )
-        _check(bool(self.sources), "sources is empty; name at least one")
-        _check(bool(self.validation_sources), "validation_sources is empty; name at least one")
+        check(self.max_length >= 2, f"max_length must be at least 2, got {self.max_length}")
+        self._check_beginning()
+        check(bool(self.sources), "sources is empty; name at least one")
+        check(bool(self.validation_sources), "validation_sources is empty; name at least one")
         for sources in (self.sources, self.validation_sources):
             twice = [name for name, uses in Counter(source.name for source in sources).items() if uses > 1]
-            _check(not twice, f"two sources are called {', '.join(twice)}; give each a name of its own")
+            check(not twice, f"two sources are called {', '.join(twice)}; give each a name of its own")
         self._check_shares()
-        frozen = self.policy.get("vision") == "frozen"
-        _check(
-            frozen or self.cache_features is None,
+        trains_encoder = "vision" in policy and policy["vision"].is_trained
+        check(
+            not (trains_encoder and self.cache_features),
             "cache_features needs policy.vision frozen; set cache_features to null",
+        )
+
+    def _check_beginning(self) -> None:
+        """Either a text model and an encoder, or a model that has all."""
+        both = self.text_checkpoint is not None and self.checkpoint is not None
+        check(not both, "text_checkpoint and checkpoint are both given; name the one that the run starts from")
+        if self.checkpoint is not None:
+            for name in ("vision", "model"):
+                check(not getattr(self, name), f"{name} is given beside checkpoint, which has its own; leave it out")
+            return
+        check(self.text_checkpoint is not None, "text_checkpoint is missing (or checkpoint): name what to start from")
+        weights = self.vision.get("weights")
+        check(
+            isinstance(weights, str | Path), f"vision.weights must name a file of the encoder's weights, got {weights}"
         )
 
     def _check_shares(self) -> None:
         """Each source says its share in the way that the batches are made."""
         for source in self.validation_sources:
-            _check(source.samples_per_batch is not None, f"validation source {source.name} needs samples_per_batch")
+            check(source.samples_per_batch is not None, f"validation source {source.name} needs samples_per_batch")
         for source in self.sources:
             packs = self.packing is not None
             wrong = [name for name in ("weight", "epochs") if not packs and getattr(source, name) is not None]
             wrong += ["samples_per_batch"] * (packs and source.samples_per_batch is not None)
             needs = "without" if packs else "with"
-            _check(not wrong, f"source {source.name}: {' '.join(wrong[:1])} goes {needs} packing; leave it out")
-            _check(packs or source.samples_per_batch is not None, f"source {source.name} needs samples_per_batch")
+            check(not wrong, f"source {source.name}: {' '.join(wrong[:1])} goes {needs} packing; leave it out")
+            check(packs or source.samples_per_batch is not None, f"source {source.name} needs samples_per_batch")
         if self.packing is not None and self.packing.row_tokens < self.max_length:
             raise ValueError(
                 f"packing.row_tokens ({self.packing.row_tokens}) must be at least max_length ({self.max_length})"
@@ -411,20 +325,5 @@ def first_difference(old: Any, new: Any, key: str = "") -> str | None:
     return None if old == new else f"{key} was {old} and is {new}"
 
 
-def check_policy_words(policy: Mapping[str, str]) -> None:
-    """Raises ValueError for a component or treatment that does not exist."""
-    components, treatments = typing.get_args(Component), typing.get_args(Treatment)
-    for component, treatment in policy.items():
-        if component not in components:
-            raise ValueError(f"policy has no {component}; {did_you_mean(component, components)}")
-        _check(treatment in treatments, f"policy.{component} is {treatment}, not one of {', '.join(treatments)}")
-        _check(treatment != "lora", f"policy.{component} is lora, which is not supported yet; use frozen or train")
-
-
 def check_share(max_bad_fraction: float) -> None:
-    _check(0 <= max_bad_fraction <= 1, f"max_bad_fraction is a share from 0 to 1, got {max_bad_fraction}")
-
-
-def _check(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise ValueError(sentence)
+    check(0 <= max_bad_fraction <= 1, f"max_bad_fraction is a share from 0 to 1, got {max_bad_fraction}")

@@ -4,6 +4,8 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,12 +19,15 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 from arlow_vl.errors import DivergenceError
 from arlow_vl.models.folders import save_folder
 from arlow_vl.printing import print_line
-from arlow_vl.training.build import build_stage
+from arlow_vl.training.averaging import MovingAverage
+from arlow_vl.training.build import build_stage, finish_model
 from arlow_vl.training.callbacks import Checkpointing, FrozenTensorsCheck, MetricsFile, SeedEachStep, StepLog
-from arlow_vl.training.checkpoint_io import ArlowCheckpointIO, checkpoints, newest_good, remove_leftovers
-from arlow_vl.training.modules import StageModule, comparable
+from arlow_vl.training.checkpoint_io import ArlowCheckpointIO, checkpoints, newest_good, remove_leftovers, step_of
+from arlow_vl.training.modules import StageModule
 from arlow_vl.training.progress import Progress
-from arlow_vl.training.recipe import Recipe, first_difference, read_yaml, to_plain
+from arlow_vl.training.recipe import Recipe, read_yaml, to_plain
+from arlow_vl.training.resume import refuse_other_recipe
+from arlow_vl.training.steps import Readings
 from vision.whole_files import write_whole
 
 
@@ -43,10 +48,10 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
     product = recipe.run_dir / "hf"
     with run_lock(recipe.run_dir):
         begin_folder(recipe)
-        if product.is_dir():
+        folder = recipe.run_dir / "checkpoints"
+        if product.is_dir() and not has_more_steps(recipe, folder):
             print_line(f"{recipe.run_dir} is finished, its model lies in {product}")
             return product
-        folder = recipe.run_dir / "checkpoints"
         newest = newest_good(folder)
         remove_leftovers(folder, newest)
         if recipe.run.threads:
@@ -59,9 +64,18 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
                 trainer.fit(stage.module, datamodule=stage.data, ckpt_path=newest)
             except DivergenceError as error:
                 raise DivergenceError(f"{error}; last good checkpoint: {newest_good(folder) or 'none'}") from error
+            finish_model(stage.module.model)
+            if product.is_dir():  # of a run that was made longer; without it the last checkpoint gives it again
+                shutil.rmtree(product)
             save_folder(stage.products, product)
             stage.data.report_bad_items()
     return product
+
+
+def has_more_steps(recipe: Recipe, folder: Path) -> bool:
+    """Whether a finished run is to be made longer."""
+    found = checkpoints(folder)
+    return bool(found) and step_of(found[0]) < recipe.run.max_steps
 
 
 def refuse_several_processes() -> None:
@@ -85,18 +99,21 @@ def refuse_files(**folders: Path | None) -> None:
 def build_trainer(recipe: Recipe, module: StageModule, callbacks: Sequence[Callback] = ()) -> Trainer:
     """Lightning's Trainer for a run that is one epoch of a known number of batches."""
     run, folder = recipe.run, recipe.run_dir
+    trained = [component for component, part in module.policy.items() if part.is_trained]
+    logs = [
+        StepLog(folder / "steps.jsonl"),
+        MetricsFile(folder / "metrics.csv", module.validation_columns, trained),
+        Progress(run.max_steps),
+    ]
+    readings = Readings(logs, every=run.watch.log_every)
+    averages = [MovingAverage(recipe.optim.ema)] if recipe.optim.ema else []
     own_callbacks = [
+        readings,
         SeedEachStep(run.seed),
         FrozenTensorsCheck(),
-        StepLog(folder / "steps.jsonl"),
-        MetricsFile(folder / "metrics.csv", module.validation_columns),
-        Progress(run.max_steps),
-        Checkpointing(
-            folder / "checkpoints",
-            every=run.checkpoint_every,
-            validate_every=run.validate_every,
-            max_steps=run.max_steps,
-        ),
+        *logs,
+        *averages,
+        Checkpointing(folder / "checkpoints", run, readings),
     ]
     return Trainer(
         max_epochs=1,  # the loader's length ends the run; with max_steps, a last checkpoint would resume past its end
@@ -121,13 +138,19 @@ def build_trainer(recipe: Recipe, module: StageModule, callbacks: Sequence[Callb
 
 
 def begin_folder(recipe: Recipe) -> None:
-    """Writes config.yaml. Raises ValueError if the folder already holds checkpoints or a model of another recipe."""
-    path = recipe.run_dir / "config.yaml"
-    has_results = (recipe.run_dir / "hf").exists() or checkpoints(recipe.run_dir / "checkpoints")
-    if path.exists() and has_results:
-        difference = first_difference(comparable(read_yaml(path)), comparable(to_plain(recipe)))
-        if difference:
-            raise ValueError(f"{recipe.run_dir} holds a run of another recipe: {difference}; use another run_dir")
+    """Writes config.yaml, and says what differs from that of an earlier start.
+
+    Raises:
+        ValueError: the folder holds checkpoints or a model of another recipe.
+    """
+    path, found = recipe.run_dir / "config.yaml", checkpoints(recipe.run_dir / "checkpoints")
+    if path.exists() and ((recipe.run_dir / "hf").exists() or found):
+        try:
+            told = refuse_other_recipe(read_yaml(path), recipe, step=step_of(found[0]) if found else 0)
+        except ValueError as error:
+            raise ValueError(f"{recipe.run_dir} holds a run of another recipe: {error}; use another run_dir") from error
+        for sentence in told:
+            print_line(f"goes on with another {sentence}", file=sys.stderr)
     write_whole(path, yaml.safe_dump(to_plain(recipe), sort_keys=False, allow_unicode=True))
 
 
@@ -159,6 +182,7 @@ def quiet_libraries() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         warnings.filterwarnings("ignore", message=r".*LeafSpec")
+        warnings.filterwarnings("ignore", message=r"`training_step` returned `None`")
         for logger in loggers:
             logger.setLevel(logging.WARNING)
         try:

@@ -1,18 +1,22 @@
 """What a stage trains, as data: a policy gives each component of a model one treatment.
 
-Frozen means: no gradient, eval mode, no optimizer state, and the same bytes at the end.
+Frozen means: no gradient, eval mode, no optimizer state, and the same bytes at the end. So are the layers that adapters
+stand beside.
 """
 
+import re
 from collections.abc import Mapping
-from typing import get_args
+from typing import Any
 
 import torch
 from torch import nn
 
 from arlow_vl.models.folders import sha256_of
-from arlow_vl.training.recipe import Component, check_policy_words
+from arlow_vl.training.policy import COMPONENTS, Component, PartPolicy, Policy, read_policy
 
-Policy = Mapping[str, str]  # component -> treatment, words of `recipe`
+BLOCK_NUMBER = re.compile(r"(?:^|\.)(?:layers|blocks)\.(\d+)\.")
+ADAPTERS = ("lora_A", "lora_B")
+"""What peft calls the two matrices."""
 
 
 def component_of(name: str) -> Component:
@@ -25,38 +29,81 @@ def component_of(name: str) -> Component:
     return "projector" if "projector" in parts else "decoder"
 
 
+def is_in_block(name: str) -> bool:
+    return BLOCK_NUMBER.search(name) is not None
+
+
+def is_treated(name: str, part: PartPolicy) -> bool:
+    """Whether something of a component, by its dotted name, lies in the blocks that the policy speaks of."""
+    if part.blocks is None:
+        return True
+    found = BLOCK_NUMBER.search(name + ".")
+    return found is not None and part.blocks[0] <= int(found[1]) < part.blocks[1]
+
+
+def is_trained(name: str, policy: Policy) -> bool:
+    """Whether a policy trains the parameter of this dotted name."""
+    part = policy[component_of(name)]
+    if part.treatment == "lora":
+        return is_adapter(name)
+    return part.treatment == "train" and is_treated(name, part)
+
+
+def is_adapter(name: str) -> bool:
+    return any(part in ADAPTERS for part in name.split("."))
+
+
 def check_policy(model: nn.Module, policy: Policy) -> None:
-    """Raises ValueError unless the policy treats exactly the model's components."""
-    check_policy_words(policy)
-    has = {component_of(name) for name, _ in model.named_parameters()}
-    for component in get_args(Component):
+    """Raises ValueError unless the policy treats exactly the model's components, and something of what it trains."""
+    names = [name for name, _ in model.named_parameters()]
+    has = {component_of(name) for name in names}
+    for component in COMPONENTS:
         if component in policy and component not in has:
             raise ValueError(
                 f"policy.{component} is given, but {type(model).__name__} has no such component; remove it"
             )
         if component in has and component not in policy:
             raise ValueError(f"policy says nothing about {component}; set policy.{component} to frozen or train")
-    if "train" not in policy.values():
+    if not any(part.is_trained for part in policy.values()):
         raise ValueError("policy freezes everything, so there is nothing to train; set one component to train")
+    for component, part in policy.items():
+        if part.blocks is None:
+            continue
+        count = block_count(name for name in names if component_of(name) == component)
+        if part.blocks[1] > count:
+            raise ValueError(f"policy.{component}.blocks ends at {part.blocks[1]}, but there are {count} blocks")
+        if not any(component_of(name) == component and is_treated(name, part) for name in names):
+            raise ValueError(f"policy.{component}.blocks {list(part.blocks)} holds nothing; name blocks that have it")
 
 
-def apply_policy(model: nn.Module, policy: Policy) -> None:
-    """Sets `requires_grad` and the modes. `set_modes` must follow each later `model.train()`."""
+def block_count(names: Any) -> int:
+    """How many blocks the parameters of these dotted names lie in, counted to the last."""
+    return max((int(found[1]) + 1 for name in names if (found := BLOCK_NUMBER.search(name))), default=0)
+
+
+def apply_policy(model: nn.Module, words: Mapping[str, Any]) -> None:
+    """Puts adapters in, sets `requires_grad` and the modes. `set_modes` must follow each later `model.train()`."""
+    policy = read_policy(words)
     check_policy(model, policy)
+    if any(part.treatment == "lora" for part in policy.values()):
+        from arlow_vl.training.adapters import add_adapters  # imports peft
+
+        add_adapters(model, policy)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(policy[component_of(name)] == "train")
+        parameter.requires_grad_(is_trained(name, policy))
     set_modes(model, policy, training=True)
 
 
 def set_modes(model: nn.Module, policy: Policy, *, training: bool) -> None:
     """Frozen modules stay in eval mode: no dropout, and no batch norm statistics that move."""
     for name, module in model.named_modules():
-        module.training = training and policy[component_of(name)] == "train"
+        part = policy[component_of(name)]
+        module.training = training and part.is_trained and is_treated(name, part)
 
 
 def trained_names(model: nn.Module, policy: Policy) -> list[str]:
     """The parameters that the policy declares trained; tied ones once."""
-    return [name for name, _ in model.named_parameters() if policy[component_of(name)] == "train"]
+    return [name for name, _ in model.named_parameters() if is_trained(name, policy)]
 
 
 def check_trainable(model: nn.Module, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
@@ -78,15 +125,25 @@ def check_trainable(model: nn.Module, policy: Policy, optimizer: torch.optim.Opt
             raise ValueError(f"{name} differs from the stage's policy: {says}")
 
 
+def stays(name: str, policy: Policy) -> bool:
+    """Whether a tensor of the state dict, by its dotted name, must keep its bytes.
+
+    A buffer moves with what it lies beside: batch norm statistics in blocks that are trained, nothing beside adapters.
+    """
+    part = policy[component_of(name)]
+    if part.treatment == "lora":
+        return not is_adapter(name)
+    return part.treatment == "frozen" or not is_treated(name, part)
+
+
 def hash_tensors(model: nn.Module, component: Component) -> dict[str, str]:
     """SHA-256 of each tensor's bytes, buffers included."""
     return {name: sha256_of(tensor) for name, tensor in model.state_dict().items() if component_of(name) == component}
 
 
 def hash_frozen(model: nn.Module, policy: Policy) -> dict[str, str]:
-    """`hash_tensors` of all frozen components."""
-    frozen = [component for component, treatment in policy.items() if treatment == "frozen"]
-    return {name: digest for component in frozen for name, digest in hash_tensors(model, component).items()}
+    """Likewise of all that stays."""
+    return {name: sha256_of(tensor) for name, tensor in model.state_dict().items() if stays(name, policy)}
 
 
 def check_frozen(before: Mapping[str, str], after: Mapping[str, str]) -> None:

@@ -87,6 +87,8 @@ def build_trainer(recipe: TextRecipe, arguments: TrainingArguments) -> Trainer:
     if arguments.max_steps <= 0:
         raise ValueError("the text is a stream without an end; say with --max_steps when to stop")
     check_text(recipe)
+    if recipe.tokenizer is None:
+        raise ValueError("the recipe names no tokenizer; here weights are random, so give one without checkpoint")
     tokenizer = load_tokenizer(recipe.tokenizer)
     set_seed(arguments.seed)
     sizes: dict[str, Any] = {"vocab_size": len(tokenizer), **recipe.model}

@@ -1,14 +1,15 @@
 """Seeds, log files and progress lines by themselves; `test_run.py` has them at work."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from arlow_vl.training.callbacks import LineFile, MetricsFile, StepLog, seed_batch
-from arlow_vl.training.modules import StepRecord
 from arlow_vl.training.progress import Progress
+from arlow_vl.training.steps import Reading
 
 
 def draws(seed: int, batch_idx: int) -> tuple[float, ...]:
@@ -46,11 +47,13 @@ def test_metrics_drop_later_rows_and_the_validation_that_will_be_run_again(tmp_p
     path = tmp_path / "metrics.csv"
     rows = ["step,train_loss,lr,validation_loss", "3,1.5,0.1,", "3,,,1.4", "4,1.3,0.1,", "4,,,1.2", "5,1.1,0.1,"]
     path.write_text("\n".join(rows) + "\n")
-    MetricsFile(path, ("validation_loss",)).keep_until(4)
+    MetricsFile(path, ("validation_loss",), ()).keep_until(4)
     assert path.read_text().splitlines() == rows[:4]
 
 
-RECORD = StepRecord(losses=[2.0, 3.0], labels=[10, 10], tokens=1000, images=50)
+READING = Reading(
+    step=105, loss=2.5, lr=0.1, grad_norm=1.0, component_norms={}, tokens=1000, images=50, keys=["a"], seconds=2.0
+)
 
 
 def test_a_log_gets_a_plain_line_with_speed_and_time_left(capsys):
@@ -58,7 +61,7 @@ def test_a_log_gets_a_plain_line_with_speed_and_time_left(capsys):
     progress.begin(100)
     progress.began -= 10
     progress.display.shown -= 4
-    progress.step_done(105, RECORD)
+    progress.step_read(READING)
     (line,) = capsys.readouterr().out.splitlines()
     assert line == "step 105/2,000  loss 2.500  250 tokens/s  12 images/s  1:03:10 left"
 
@@ -67,5 +70,5 @@ def test_a_log_gets_no_line_before_its_time(capsys):
     progress = Progress(max_steps=2000, seconds=60.0)
     progress.begin(0)
     for step in range(1, 50):
-        progress.step_done(step, RECORD)
+        progress.step_read(replace(READING, step=step))
     assert capsys.readouterr().out == ""

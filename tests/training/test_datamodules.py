@@ -10,8 +10,8 @@ from arlow_vl.data.images import DecodedImages
 from arlow_vl.errors import DataError
 from arlow_vl.training.datamodules import TextData
 from arlow_vl.training.image_text_data import ImageTextData, checked_sources, scheduled
-from arlow_vl.training.modules import comparable
 from arlow_vl.training.recipe import parse_recipe, to_plain
+from arlow_vl.training.resume import comparable
 from tests.outside_data import samples, tar_of
 from tests.tiny_runs import tiny_tokenizer, write_image_text_recipe, write_text_recipe
 from vision.encoder import VisionEncoder

@@ -22,7 +22,7 @@ class Gradients(Callback):
             return
         found = {name: p.grad.clone() for name, p in pl_module.named_parameters() if p.grad is not None}
         self.steps.append(found)
-        self.losses.append(pl_module.record.loss)
+        self.losses.append(pl_module.record.loss.item())
 
 
 def rows_with_labels(*counts: int) -> dict[str, torch.Tensor]:

@@ -306,29 +306,105 @@ def test_the_lock_of_a_dead_process_does_not_hold(text_config, tmp_path):
 
 
 class Poison(Callback):
-    """Makes a weight or a gradient infinite in the middle of step 5."""
+    """Makes a weight infinite in front of step 5, or the gradient in some steps, counted from 1."""
 
-    def __init__(self, what: str):
-        self.what = what
+    def __init__(self, *, weight: bool = False, gradient: tuple[int, ...] = ()):
+        self.weight, self.gradient = weight, gradient
 
     def on_train_batch_start(self, trainer, module, *_):
-        if trainer.global_step == 4 and self.what == "weight":
+        if trainer.global_step == 4 and self.weight:
             module.model.model.norm.weight.data[0] = float("nan")
 
     def on_after_backward(self, trainer, module):
-        if trainer.global_step == 4 and self.what == "gradient":
+        if trainer.global_step + 1 in self.gradient:
             module.model.model.norm.weight.grad[0] = float("inf")
 
 
-@pytest.mark.parametrize(("what", "sentence"), [("weight", "loss is nan"), ("gradient", "gradient norm is inf")])
-def test_divergence_stops_the_run_before_anything_is_saved(text_config, tmp_path, what, sentence):
-    recipe = parse_recipe(["--config", text_config, "--run_dir", str(tmp_path), "--run.checkpoint_every", "1"])
-    with pytest.raises(
-        DivergenceError, match=rf"{sentence} at step 5, samples train:0.*last good checkpoint: .*step-000004"
-    ):
-        fit(recipe, callbacks=[Poison(what)])
+def test_three_steps_in_a_row_that_are_not_finite_end_the_run_before_anything_is_saved(text_config, tmp_path):
+    recipe = parse_recipe(["--config", text_config, "--run_dir", str(tmp_path), "--run.checkpoint_every", "4"])
+    sentence = (
+        r"loss is nan at step 7, the 3rd step in a row that is not finite, samples train:0.*checkpoint: .*step-000004"
+    )
+    with pytest.raises(DivergenceError, match=sentence):
+        fit(recipe, callbacks=[Poison(weight=True)])
     for path in checkpoints(tmp_path / "checkpoints"):
         assert all(tensor.isfinite().all() for tensor in read_checkpoint(path)["state_dict"].values())
+
+
+def test_a_weight_that_is_not_finite_is_not_saved(text_config, tmp_path):
+    recipe = parse_recipe(["--config", text_config, "--run_dir", str(tmp_path), "--run.checkpoint_every", "1"])
+    with pytest.raises(DivergenceError, match=r"norm.weight is not finite after step 5; .*step-000004"):
+        fit(recipe, callbacks=[Poison(weight=True)])
+
+
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_the_run_goes_on(text_config, tmp_path, capsys):
+    recipe = parse_recipe(["--config", text_config, "--run_dir", str(tmp_path)])
+    fit(recipe, callbacks=[Poison(gradient=(5, 6, 8))])
+    lines = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line.get("left_out") == "non-finite"] == [5, 6, 8]
+    assert "steps that were left out: 3 non-finite" in capsys.readouterr().err
+
+
+def test_bad_steps_are_counted_over_a_stop(text_config, tmp_path):
+    recipe = parse_recipe(["--config", text_config, "--run_dir", str(tmp_path), "--run.checkpoint_every", "1"])
+    with pytest.raises(Cut):
+        fit(recipe, callbacks=[Poison(gradient=(5, 6)), Interrupt("batch ends", 6)])
+    with pytest.raises(DivergenceError, match="step 7, the 3rd step in a row"):
+        fit(recipe, callbacks=[Poison(gradient=(7,))])
+
+
+def test_a_step_of_skip_steps_is_passed_by(text_config, tmp_path, uninterrupted):
+    assert start(text_config, tmp_path, interrupt=Interrupt("batch ends", 4)) == 1
+    assert start(text_config, tmp_path, "--run.skip_steps", "[6]") is None
+    lines = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line.get("left_out") == "skipped"] == [6]
+    before = [json.loads(line) for line in uninterrupted["text"]["steps"].splitlines()]
+    assert [line["keys"] for line in lines] == [line["keys"] for line in before]  # the data go on as they would have
+    assert lines[:5] == before[:5]
+    assert lines[7]["loss"] != before[7]["loss"]
+
+
+def test_a_run_is_made_longer_where_its_rates_allow(text_config, tmp_path):
+    constant = ("--optim.schedule", "constant")
+    assert start(text_config, tmp_path / "long", *constant, "--run.max_steps", "16") is None
+    assert start(text_config, tmp_path / "made-longer", *constant) is None
+    assert start(text_config, tmp_path / "made-longer", *constant, "--run.max_steps", "16") is None
+    assert facts(tmp_path / "made-longer") == facts(tmp_path / "long")
+
+
+def test_a_run_whose_rates_would_have_been_others_is_not_made_longer(text_config, finished):
+    with pytest.raises(ValueError, match=r"max_steps was 12 and is 16, but with optim.schedule cosine step 4 would"):
+        start(text_config, finished["text"], "--run.max_steps", "16")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--optim.ema", "0.9"),
+        ("--optim.optimizer", "muon"),
+        ("--optim.max_spike", "1.01"),
+        ("--run.accumulate_grad_batches", "2", "--optim.schedule", "wsd"),
+        ("--policy", '{"decoder": {"treatment": "lora", "rank": 2}, "cross_attention": "frozen"}'),
+        ("--policy", '{"decoder": {"treatment": "train", "blocks": [1, 2], "lr": 0.01}, "cross_attention": "frozen"}'),
+        ("--run.watch.log_every", "5"),
+        ("--run.gradient_checkpointing", "true"),
+    ],
+)
+def test_whatever_is_trained_and_how_a_cut_run_is_the_same_run(text_config, tmp_path, options):
+    assert start(text_config, tmp_path / "whole", *options) is None
+    cut = tmp_path / "cut"
+    assert start(text_config, cut, *options, interrupt=Interrupt("batch ends", 5)) == 1
+    stopped = start(text_config, cut, *options, interrupt=Interrupt("validation", 8, signal.SIGTERM))
+    assert stopped == 128 + signal.SIGTERM
+    assert start(text_config, cut, *options) is None
+    assert facts(cut) == facts(tmp_path / "whole")
+
+
+def test_a_run_ends_at_its_hours_with_a_checkpoint_and_goes_on(text_config, tmp_path, uninterrupted, capsys):
+    assert start(text_config, tmp_path, "--run.max_hours", "1e-9") == 75
+    assert "stopped by run.max_hours (1e-09) after step 1" in capsys.readouterr().err
+    assert start(text_config, tmp_path) is None
+    assert facts(tmp_path) == uninterrupted["text"]
 
 
 def test_a_frozen_tensor_that_changes_ends_the_run_without_a_product(text_config, tmp_path):

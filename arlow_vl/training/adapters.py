@@ -1,0 +1,62 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) from peft: put beside linear layers, and at the end added to them."""
+
+from typing import Any
+
+import torch
+from peft import LoraConfig, LoraModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from arlow_vl.training.policy import PartPolicy, Policy
+from arlow_vl.training.stages import component_of, is_treated
+
+RANK = 16
+
+
+def add_adapters(model: nn.Module, policy: Policy) -> None:
+    """Puts adapters, which change nothing yet, into the components that the policy gives them, in place.
+
+    Raises:
+        ValueError: no linear layer has one of the names in `targets`.
+    """
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
+    for component, part in policy.items():
+        if part.treatment != "lora":
+            continue
+        rank = part.rank or RANK
+        for name in _targets(model, component, part):
+            ranks[name], alphas[name] = rank, part.alpha or 2 * rank
+    settings: Any = {"target_modules": list(ranks), "rank_pattern": _whole(ranks), "alpha_pattern": _whole(alphas)}
+    LoraModel(model, LoraConfig(**settings), "default")
+
+
+def merge_adapters(model: nn.Module) -> None:
+    """Adds what the adapters have learnt to the weights beside them, and takes them out, in place."""
+    with torch.no_grad():
+        for name, module in list(model.named_modules()):
+            if isinstance(module, BaseTunerLayer):
+                module.merge()  # pyrefly: ignore[not-callable]
+                model.set_submodule(name, module.get_base_layer())
+
+
+def _targets(model: nn.Module, component: str, part: PartPolicy) -> list[str]:
+    linear = {
+        name: name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and component_of(name) == component and is_treated(name, part)
+    }
+    linear.pop("lm_head", None)  # tied to the embedding, so not a matrix of its own
+    for target in part.targets or ():
+        if target not in linear.values():
+            known = ", ".join(dict.fromkeys(linear.values())) or "none"
+            raise ValueError(f"policy.{component}.targets: no linear layer is called {target}; there are {known}")
+    found = [name for name, last in linear.items() if part.targets is None or last in part.targets]
+    if not found:
+        raise ValueError(f"policy.{component} is lora, but it has no linear layer there; use frozen or train")
+    return found
+
+
+def _whole(values: dict[str, Any]) -> dict[str, Any]:
+    """peft reads the names as patterns that end a module's name."""
+    return {f"^{name.replace('.', chr(92) + '.')}$": value for name, value in values.items()}

@@ -1,0 +1,67 @@
+"""An exponential moving average of what is trained, which validation and the product take."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from arlow_vl.training.steps import step_ends
+
+
+class MovingAverage(Callback):
+    """Lightning's own keeps a second whole model, frozen parts too; this one the trained tensors alone.
+
+    The decay begins low, (1 + step) / (10 + step), so that the first average is not the random weights.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.average: dict[str, Tensor] = {}
+        self.trained: dict[str, Tensor] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.average)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.average = dict(state_dict)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        now = _trained(pl_module)
+        self.average = {name: self.average.get(name, tensor).to(tensor.device).clone() for name, tensor in now.items()}
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
+        if step_ends(trainer, batch_idx):
+            step = trainer.global_step
+            update = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
+            update(list(self.average.values()), list(_trained(pl_module).values()), None)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.trained = {name: tensor.clone() for name, tensor in _trained(pl_module).items()}
+        _put(pl_module, self.average)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _put(pl_module, self.trained)
+        self.trained = {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """In the middle of a validation too, what is saved is what is trained, tied names included."""
+        trained = {p.data_ptr(): self.trained.get(name) for name, p in _trained(pl_module).items()}
+        for name, tensor in checkpoint["state_dict"].items():
+            if self.trained and (kept := trained.get(tensor.data_ptr())) is not None:
+                checkpoint["state_dict"][name] = kept
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _put(pl_module, self.average)
+
+
+def _trained(module: LightningModule) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in module.model.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def _put(module: LightningModule, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in _trained(module).items():
+        tensor.copy_(tensors[name])

@@ -1,0 +1,106 @@
+"""What a recipe says of each part of a model: frozen, trained or given adapters, at what rate, in which blocks."""
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from arlow_vl.models.arlow.spelling import did_you_mean
+
+Component = Literal["vision", "projector", "cross_attention", "decoder"]
+Treatment = Literal["frozen", "train", "lora"]
+COMPONENTS: tuple[Component, ...] = typing.get_args(Component)
+TREATMENTS: tuple[Treatment, ...] = typing.get_args(Treatment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartPolicy:
+    """How one component is treated; in a recipe a word alone is its treatment. Tied embeddings follow the decoder."""
+
+    treatment: Treatment
+    """frozen; train; or lora: low-rank adapters beside its frozen linear layers, added to these at the end (peft)."""
+    lr: float | None = None
+    """Peak learning rate; null: optim.lr."""
+    weight_decay: float | None = None
+    """Decay of its matrices; null: optim.weight_decay."""
+    blocks: tuple[int, int] | None = None
+    """First block that is treated so, and the first that is not any more, counted from 0: the encoder's blocks, or the
+    decoder's layers. All else of the component is frozen. null: all of it."""
+    rank: int | None = None
+    """Of the adapters; null: 16."""
+    alpha: float | None = None
+    """What they add is scaled by alpha / rank; null: twice the rank."""
+    targets: tuple[str, ...] | None = None
+    """Last names of the linear layers that get adapters, such as q_proj; null: every one."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether anything of the component has gradients."""
+        return self.treatment != "frozen"
+
+
+Policy = Mapping[Component, PartPolicy]
+
+
+def read_policy(words: Mapping[str, Any]) -> dict[Component, PartPolicy]:
+    """The policy of a recipe, in which a component has a word, a mapping of `PartPolicy`'s fields, or one that is made.
+
+    Raises:
+        ValueError: a component, key or treatment that does not exist, or a value that cannot be.
+    """
+    policy: dict[Component, PartPolicy] = {}
+    for component, value in words.items():
+        if component not in COMPONENTS:
+            raise ValueError(f"policy has no {component}; {did_you_mean(component, COMPONENTS)}")
+        if not isinstance(value, PartPolicy):
+            fields = value if isinstance(value, Mapping) else {"treatment": value}
+            value = _part(f"policy.{component}", {key: item for key, item in fields.items() if item is not None})
+        if component == "projector" and value.blocks is not None:
+            raise ValueError("policy.projector.blocks is given, but a projector has no blocks; leave it out")
+        policy[component] = value
+    return policy
+
+
+def _part(where: str, given: Mapping[str, Any]) -> PartPolicy:
+    known = [field.name for field in dataclasses.fields(PartPolicy)]
+    for key in given:
+        if key not in known:
+            raise ValueError(f"{where} has no {key}; {did_you_mean(str(key), known)}")
+    treatment = given.get("treatment")
+    if treatment not in TREATMENTS:
+        raise ValueError(f"{where} is {treatment}, not one of {', '.join(TREATMENTS)}")
+    for key in given:
+        if key in ("rank", "alpha", "targets") and treatment != "lora":
+            raise ValueError(f"{where}.{key} is given, but only lora has it; leave it out")
+        if key in ("lr", "weight_decay", "blocks") and treatment == "frozen":
+            raise ValueError(f"{where}.{key} is given, but the component is frozen; leave it out")
+        is_right, what = VALUES.get(key, (lambda value: True, ""))
+        if not is_right(given[key]):
+            raise ValueError(f"{where}.{key} must be {what}, got {given[key]!r}")
+    lists = {key: tuple(given[key]) for key in ("blocks", "targets") if key in given}
+    return PartPolicy(**{**given, **lists})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _is_range(value: Any) -> bool:
+    is_pair = isinstance(value, list | tuple) and len(value) == 2 and all(type(end) is int for end in value)
+    return is_pair and 0 <= value[0] < value[1]
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "lr": (lambda value: _is_number(value) and value > 0, "a number over 0"),
+    "alpha": (lambda value: _is_number(value) and value > 0, "a number over 0"),
+    "weight_decay": (lambda value: _is_number(value) and value >= 0, "a number from 0"),
+    "rank": (lambda value: type(value) is int and value > 0, "a whole number over 0"),
+    "blocks": (_is_range, "[first, end] with first < end"),
+    "targets": (_are_names, "a list of names such as q_proj"),
+}
+"""By key whether a value can be, and what it must be."""

@@ -1,0 +1,111 @@
+"""What of a recipe may change between a run's start and the next: that, and nothing else."""
+
+import copy
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from arlow_vl.training.optimizers import lr_factor
+from arlow_vl.training.recipe import RECIPES, Recipe, first_difference, to_plain
+from arlow_vl.training.settings import OptimConfig
+
+MAY_CHANGE = (
+    # What says how a run is carried out, not what it trains on.
+    "max_bad_fraction",
+    *(f"run.{key}" for key in ("engine", "watch", "threads", "workers", "checkpoint_every", "max_hours", "skip_steps")),
+    # Paths: what lies there is known by its hashes, in the loader's state and in those of frozen tensors.
+    *("run_dir", "tokenizer", "text_checkpoint", "checkpoint", "vision.weights", "train_text", "validation_text"),
+    *("packed_folder", "cache_features", "sources.*.data", "sources.*.images", "validation_sources.*.data"),
+    "validation_sources.*.images",
+)
+"""Keys, with * for each source, that a run may go on with other values of; docs/training.md says so too."""
+
+
+def comparable(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain recipe without what may change. What an older version did not know has today's default."""
+    kept: dict[str, Any] = copy.deepcopy(with_defaults(recipe))
+    for key in MAY_CHANGE:
+        _drop(kept, key.split("."))
+    if kept.get("packing"):  # the loader tells of changed weights
+        _drop(kept, ["sources", "*", "weight"])
+    return kept
+
+
+def with_defaults(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain recipe of an earlier version with the keys that came later, or as it is where it cannot be read."""
+
+    def fill(values: Any, annotation: Any) -> Any:
+        if not (dataclasses.is_dataclass(annotation) and isinstance(values, Mapping)):
+            return values
+        hints = typing.get_type_hints(annotation)
+        filled = dict(values)
+        for field in dataclasses.fields(annotation):
+            if field.name in filled:
+                filled[field.name] = fill(filled[field.name], hints[field.name])
+            elif field.default is not dataclasses.MISSING:
+                filled[field.name] = to_plain(field.default)
+            elif field.default_factory is not dataclasses.MISSING:
+                filled[field.name] = to_plain(field.default_factory())
+        return filled
+
+    recipe_class = RECIPES.get(str(recipe.get("stage")))
+    return fill(recipe, recipe_class) if recipe_class else dict(recipe)
+
+
+def refuse_other_recipe(old: Mapping[str, Any], recipe: Recipe, *, step: int) -> list[str]:
+    """What may change and did, a sentence each; `step` optimizer steps are done.
+
+    A run may be made longer where the rates of the steps that are done would have been the same.
+
+    Raises:
+        ValueError: something else differs.
+    """
+    new = to_plain(recipe)
+    was, now = comparable(old), comparable(new)
+    steps = was.get("run", {}).get("max_steps"), recipe.run.max_steps
+    if None not in steps and steps[0] != steps[1] and step:
+        _refuse_other_rates(was["optim"], recipe.optim, steps, step)
+        was["run"]["max_steps"] = steps[1]
+    if difference := first_difference(was, now):
+        raise ValueError(difference)
+    old, told = with_defaults(old), []
+    while difference := first_difference(old, new):
+        key = difference.partition(" was ")[0]
+        told.append(difference)
+        _copy(new, old, key.split("."))
+    return told
+
+
+def _refuse_other_rates(old: Mapping[str, Any], optim: OptimConfig, steps: tuple[int, int], step: int) -> None:
+    before = OptimConfig(**{**old, "betas": tuple(old["betas"])})
+    for number in range(step):
+        rates = lr_factor(number, optim=before, max_steps=steps[0]), lr_factor(number, optim=optim, max_steps=steps[1])
+        if rates[0] != rates[1]:
+            raise ValueError(
+                f"run.max_steps was {steps[0]} and is {steps[1]}, but with optim.schedule {optim.schedule} step "
+                f"{number + 1} would have had another rate; constant can be made longer, and wsd before its decay"
+            )
+
+
+def _drop(values: Any, path: list[str]) -> None:
+    for place in _places(values, path[:-1]):
+        place.pop(path[-1], None)
+
+
+def _places(values: Any, path: list[str]) -> list[dict[str, Any]]:
+    places = [values]
+    for part in path:
+        if part == "*":
+            places = [item for place in places if isinstance(place, list) for item in place]
+        else:
+            places = [place[part] for place in places if isinstance(place, dict) and place.get(part) is not None]
+    return [place for place in places if isinstance(place, dict)]
+
+
+def _copy(new: Mapping[str, Any], old: dict[str, Any], path: list[str]) -> None:
+    """Gives `old` the value that `new` has, down a path of keys."""
+    for part in path[:-1]:
+        old[part] = dict(old[part])
+        old, new = old[part], new[part]
+    old[path[-1]] = new.get(path[-1])

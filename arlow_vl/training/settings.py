@@ -1,0 +1,226 @@
+"""The groups of keys of a recipe, each checked by itself."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimizer, and its learning rate as a function of the step: linear warm-up, then what `schedule` says."""
+
+    lr: float
+    """Peak learning rate, reached after warm-up."""
+    lr_floor: float = 0.1
+    """Learning rate of the last step, as a share of the peak."""
+    warmup_steps: int = 0
+    """Optimizer steps of linear warm-up."""
+    weight_decay: float = 0.1
+    """Decay of the weight matrices; norms, biases, gates and embeddings have none."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of AdamW's two moments."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient; a longer one is scaled down to it."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: torch.optim.Muon for the weight matrices of blocks, AdamW for all else, with the same rate."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """After warm-up: down to the floor by a cosine or a line; constant; or wsd, constant and at last a line down."""
+    decay_steps: int | None = None
+    """Optimizer steps of that last line of wsd; null: a fifth of the run."""
+    ema: float | None = None
+    """Decay of a moving average of what is trained, such as 0.999; validation and the product take it. null: none."""
+    max_spike: float | None = None
+    """A step whose gradient is so many times as long as the mean of the last ones is left out; null: none is."""
+
+    def __post_init__(self) -> None:
+        check(self.lr > 0, f"optim.lr must be positive, got {self.lr}")
+        check(0 <= self.lr_floor <= 1, f"optim.lr_floor is a share from 0 to 1, got {self.lr_floor}")
+        check(self.warmup_steps >= 0, f"optim.warmup_steps must not be negative, got {self.warmup_steps}")
+        check(self.weight_decay >= 0, f"optim.weight_decay must not be negative, got {self.weight_decay}")
+        check(self.grad_clip > 0, f"optim.grad_clip must be positive, got {self.grad_clip}")
+        check(
+            self.decay_steps is None or (self.schedule == "wsd" and self.decay_steps >= 1),
+            f"optim.decay_steps is of schedule wsd and at least 1, got {self.decay_steps} with {self.schedule}",
+        )
+        check(self.ema is None or 0 < self.ema < 1, f"optim.ema must be between 0 and 1, got {self.ema}")
+        check(self.max_spike is None or self.max_spike > 1, f"optim.max_spike must be over 1, got {self.max_spike}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """On what devices a run trains, and how the model lies on them. A run may go on with other values."""
+
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA where there is a GPU."""
+    devices: int = 1
+    """Devices of each node; on a CPU, processes."""
+    nodes: int = 1
+    """Machines."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """ddp: a whole model on each device; fsdp: its tensors in parts (FSDP2); auto: ddp if there are several devices."""
+    tensor_parallel: int = 1
+    """Devices that share each product (fsdp)."""
+    replicas: int = 1
+    """Groups of devices, each of which holds the whole model in parts: hybrid sharding (fsdp)."""
+    compile: bool = False
+    """Compile the blocks with torch.compile."""
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "nodes", "tensor_parallel", "replicas"):
+            check(getattr(self, name) >= 1, f"run.engine.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("tensor_parallel", "replicas"):
+            value = getattr(self, name)
+            check(value == 1 or self.strategy == "fsdp", f"run.engine.{name} is {value}, which needs strategy fsdp")
+        groups = self.tensor_parallel * self.replicas
+        if self.world_size % groups:
+            raise ValueError(
+                f"run.engine: {self.world_size} devices cannot be parted by tensor_parallel x replicas, {groups}; "
+                "make devices x nodes a multiple of it"
+            )
+
+    @property
+    def world_size(self) -> int:
+        """Processes of the whole run."""
+        return self.devices * self.nodes
+
+    @property
+    def data_ranks(self) -> int:
+        """Processes that read different batches; those of a tensor-parallel group read the same."""
+        return self.world_size // self.tensor_parallel
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """What is seen of a run while it goes on. None of it changes what is trained."""
+
+    log_every: int = 1
+    """Optimizer steps between readings of losses and norms from the device; each reading waits for the device."""
+    loggers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = field(default_factory=list)
+    """Where metrics go beside metrics.csv; each is a package of its own."""
+    show_every: int | None = None
+    """Optimizer steps between looks at the model: texts that it writes about fixed validation images, how much its
+    images help it, its gates; null: at each validation. For text: how it goes on with the beginnings of documents."""
+    show_samples: int = 4
+    """Validation samples of each source that are looked at; 0: no look."""
+    keep_best: str | None = None
+    """Validation column whose best checkpoint is kept too, in checkpoints/best; the smaller a loss, the better."""
+    patience: int | None = None
+    """Validations without a better value of keep_best after which the run ends; null: it goes to its end."""
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "show_every", "patience"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, f"run.watch.{name} must be at least 1, got {value}")
+        check(self.show_samples >= 0, f"run.watch.show_samples must not be negative, got {self.show_samples}")
+        check(len(set(self.loggers)) == len(self.loggers), f"run.watch.loggers names one twice: {self.loggers}")
+        check(self.patience is None or self.keep_best is not None, "run.watch.patience needs run.watch.keep_best")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every run has."""
+
+    max_steps: int
+    """Optimizer steps of the whole run."""
+    validate_every: int
+    """Optimizer steps between validations; max_steps must be a multiple, so that the last step is validated."""
+    checkpoint_every: int
+    """Optimizer steps between checkpoints; the last step has one in any case."""
+    accumulate_grad_batches: int = 1
+    """Batches of each optimizer step, over all devices: each reads its part of them."""
+    validation_samples: int | None = None
+    """Samples (rows, for text) that a validation reads of each validation source; null: all."""
+    seed: int = 0
+    """Decides initial weights, the order of samples and dropout."""
+    precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"] = "32-true"
+    """Lightning's name of the compute precision; 16-mixed needs a GPU."""
+    gradient_checkpointing: bool = False
+    """Keep no activations inside of blocks, but compute them again on the way back."""
+    threads: int | None = None
+    """CPU threads of torch; null: torch's own choice."""
+    workers: int = 0
+    """Processes that read batches ahead; 0: the process that trains reads them. A run may go on with another number."""
+    skip_steps: list[int] = field(default_factory=list)
+    """Optimizer steps, counted from 1, whose batches are passed by untrained: what a bad batch cannot be trained on."""
+    max_hours: float | None = None
+    """Wall-clock hours after which a start of the run ends with a checkpoint, at the end of a step; null: no limit."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """On what devices."""
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    """What is seen of it."""
+
+    def __post_init__(self) -> None:
+        for (
+            name
+        ) in "max_steps validate_every checkpoint_every accumulate_grad_batches validation_samples threads".split():
+            value = getattr(self, name)
+            check(value is None or value >= 1, f"run.{name} must be at least 1, got {value}")
+        check(self.workers >= 0, f"run.workers must not be negative, got {self.workers}")
+        check(0 <= self.seed < 2**63, f"run.seed must be from 0 and have less than 64 bits, got {self.seed}")
+        check(all(step >= 1 for step in self.skip_steps), f"run.skip_steps count from 1, got {self.skip_steps}")
+        check(self.max_hours is None or self.max_hours > 0, f"run.max_hours must be over 0, got {self.max_hours}")
+        check(
+            self.max_steps % self.validate_every == 0,
+            f"run.max_steps ({self.max_steps}) must be a multiple of run.validate_every ({self.validate_every})",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Samples with images, with text, or with both, and what is learnt from them."""
+
+    name: str
+    """Names the source in sample keys and metrics."""
+    data: str
+    """A file, a folder or a glob; docs/formats.md says what may be there."""
+    images: Path | None = None
+    """Folder that image paths in annotations start from; null: that of the annotations."""
+    format: str | None = None
+    """How `data` is read, where that cannot be found out."""
+    kind: Literal["captions", "questions", "conversations", "documents", "all", "text"] = "all"
+    """Which of a sample's texts are learnt; text: `data` is text alone, in any format of text or tokenised before."""
+    samples_per_batch: int | None = None
+    """Texts of this source in each training batch; for validation, the batch size. Null where rows are packed."""
+    weight: float | dict[int, float] | None = None
+    """Share of the source where rows are packed, of all weights; by optimizer step, between which it changes
+    linearly; null: its number of samples to the power of 1 / packing.temperature."""
+    epochs: float | None = None
+    """Where rows are packed, times that the source is read; then the others share its part. Null: endless."""
+
+    def __post_init__(self) -> None:
+        check(
+            re.fullmatch(r"[\w.-]+", self.name) is not None,
+            f"sources: name {self.name!r} must be letters, digits, '.', '_' and '-': it is a column of metrics.csv",
+        )
+        for name in ("samples_per_batch", "epochs"):
+            value = getattr(self, name)
+            check(value is None or value > 0, f"source {self.name}: {name} must be over 0, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackingConfig:
+    """Training batches of rows of one width, filled from all sources by weight; texts about an image share it."""
+
+    row_tokens: int
+    """Tokens of a row; no text is longer than max_length."""
+    row_images: int
+    """Images of a row, at most."""
+    rows_per_batch: int
+    """Rows of a batch."""
+    by: Literal["samples", "tokens"] = "samples"
+    """What weights are shares of."""
+    temperature: float = 1.0
+    """Over 1, small sources without a weight get more than their size (see `data.mixing.weights_by_size`)."""
+
+    def __post_init__(self) -> None:
+        for name in ("row_tokens", "rows_per_batch"):
+            check(getattr(self, name) >= 1, f"packing.{name} must be at least 1, got {getattr(self, name)}")
+        check(self.row_images >= 0, f"packing.row_images must not be negative, got {self.row_images}")
+        check(self.temperature > 0, f"packing.temperature must be over 0, got {self.temperature}")
+
+
+def check(holds: bool, sentence: str) -> None:
+    """Raises ValueError with the sentence unless something holds."""
+    if not holds:
+        raise ValueError(sentence)

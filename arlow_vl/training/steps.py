@@ -1,0 +1,182 @@
+"""What optimizer steps did: noted on the device, read from it some steps at a time, so that no step waits for it."""
+
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from arlow_vl.errors import DivergenceError
+from arlow_vl.printing import print_line
+
+MOST_BAD_IN_A_ROW = 3
+"""Non-finite steps after which a run ends."""
+
+
+@dataclass
+class StepRecord:
+    """One optimizer step, over its batches on all processes. What is on the device is not read before it must be."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    """The mean of each batch's labels."""
+    labels: list[int] = field(default_factory=list)
+    """How many labels of each batch count."""
+    keys: list[str] = field(default_factory=list)
+    tokens: int = 0
+    images: int = 0
+    lr: float = 0.0
+    grad_norms: dict[str, Tensor] = field(default_factory=dict)
+    """Of the gradient before it is clipped: of all under "", and of each component."""
+    is_skipped: bool = False
+    """Left out: the recipe says so."""
+    is_bad: Tensor | None = None
+    """Left out: its loss or gradient is not finite."""
+    is_spike: Tensor | None = None
+    """Left out: its gradient is much longer than those before."""
+
+    @property
+    def loss(self) -> Tensor:
+        """The mean over the labels of all batches."""
+        if len(self.losses) == 1:
+            return self.losses[0]
+        weighted = [loss * labels for loss, labels in zip(self.losses, self.labels, strict=True)]
+        return torch.stack(weighted).sum() / max(1, sum(self.labels))
+
+    def add(self, loss: Tensor, labels: int, batch: Mapping[str, Any]) -> None:
+        self.losses.append(loss)
+        self.labels.append(labels)
+        self.keys += batch["keys"]
+        self.tokens += batch.get("num_tokens", batch["input_ids"].numel())
+        self.images += batch.get("num_images", 0)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A step as the logs have it."""
+
+    step: int
+    """Counted from 1."""
+    loss: float
+    lr: float
+    grad_norm: float
+    component_norms: dict[str, float]
+    tokens: int
+    images: int
+    keys: list[str]
+    seconds: float
+    """Of the step; the mean over those that were read at once."""
+    left_out: str = ""
+    """Why it changed nothing: "skipped", "non-finite" or "spike"."""
+
+
+def step_ends(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether this batch completed an optimizer step."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """A log."""
+
+    def step_read(self, reading: Reading) -> None: ...
+
+
+class Readings(Callback):
+    """Reads what steps did every `every` of them, before each checkpoint and validation, and tells the listeners.
+
+    Raises:
+        DivergenceError: steps in a row were not finite, `MOST_BAD_IN_A_ROW` of them.
+    """
+
+    def __init__(self, listeners: Sequence[Listener], *, every: int) -> None:
+        self.listeners = listeners
+        self.every = every
+        self.waiting: list[tuple[int, StepRecord]] = []
+        self.bad_in_a_row = 0
+        self.left_out = {"skipped": 0, "non-finite": 0, "spike": 0}
+        self.since = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"left_out": dict(self.left_out), "bad_in_a_row": self.bad_in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.left_out, self.bad_in_a_row = dict(state_dict["left_out"]), state_dict["bad_in_a_row"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.since = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
+        if step_ends(trainer, batch_idx):
+            self.waiting.append((trainer.global_step, pl_module.record))
+            if trainer.global_step % self.every == 0:
+                self.read()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.read()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.since = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.read()
+        if told := ", ".join(f"{count:,} {why}" for why, count in self.left_out.items() if count):
+            print_line(f"steps that were left out: {told}; steps.jsonl names their samples", file=sys.stderr)
+
+    def read(self) -> None:
+        """Waits for the device, once for all steps that it has not read."""
+        waiting, self.waiting = self.waiting, []
+        if not waiting:
+            return
+        now = time.monotonic()
+        seconds, self.since = (now - self.since) / len(waiting), now
+        numbers = torch.stack([number for _, record in waiting for number in _numbers(record)]).tolist()
+        for step, record in waiting:
+            count = len(_numbers(record))
+            reading = _reading(step, record, numbers[:count], seconds)
+            numbers = numbers[count:]
+            for listener in self.listeners:
+                listener.step_read(reading)
+            self._count(reading)
+
+    def _count(self, reading: Reading) -> None:
+        if reading.left_out:
+            self.left_out[reading.left_out] += 1
+        self.bad_in_a_row = self.bad_in_a_row + 1 if reading.left_out == "non-finite" else 0
+        if self.bad_in_a_row < MOST_BAD_IN_A_ROW:
+            return
+        loss_is_bad = not math.isfinite(reading.loss)
+        what, value = ("loss", reading.loss) if loss_is_bad else ("gradient norm", reading.grad_norm)
+        more = f" and {len(reading.keys) - 4} more" if len(reading.keys) > 4 else ""
+        raise DivergenceError(
+            f"{what} is {value} at step {reading.step}, the {self.bad_in_a_row}rd step in a row that is not finite, "
+            f"samples {', '.join(reading.keys[:4])}{more}; these weights were not saved"
+        )
+
+
+def _numbers(record: StepRecord) -> list[Tensor]:
+    never = torch.zeros((), dtype=torch.float64)
+    flags = [never if flag is None else flag for flag in (record.is_bad, record.is_spike)]
+    parts = [record.loss, *flags, *record.grad_norms.values()]
+    return [part.detach().to(record.loss.device, torch.float64) for part in parts]
+
+
+def _reading(step: int, record: StepRecord, numbers: list[float], seconds: float) -> Reading:
+    loss, is_bad, is_spike, *norms = numbers
+    components = dict(zip(record.grad_norms, norms, strict=True))
+    return Reading(
+        step=step,
+        loss=loss,
+        lr=record.lr,
+        grad_norm=components.pop("", 0.0),
+        component_norms=components,
+        tokens=record.tokens,
+        images=record.images,
+        keys=record.keys,
+        seconds=seconds,
+        left_out="skipped" if record.is_skipped else "non-finite" if is_bad else "spike" if is_spike else "",
+    )
