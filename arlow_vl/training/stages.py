@@ -95,10 +95,15 @@ def apply_policy(model: nn.Module, words: Mapping[str, Any]) -> None:
 
 
 def set_modes(model: nn.Module, policy: Policy, *, training: bool) -> None:
-    """Frozen modules stay in eval mode: no dropout, and no batch norm statistics that move."""
+    """Frozen modules stay in eval mode: no dropout, and no batch norm statistics that move.
+
+    A module around blocks that are trained is in training mode too: so it is told to be (see `VisionEncoder.train`).
+    """
+    model.train(training)
     for name, module in model.named_modules():
         part = policy[component_of(name)]
-        module.training = training and part.is_trained and is_treated(name, part)
+        if not part.is_trained or not (is_treated(name, part) or any(p.requires_grad for p in module.parameters())):
+            module.training = False
 
 
 def trained_names(model: nn.Module, policy: Policy) -> list[str]:

@@ -1,9 +1,14 @@
 """Which parameters decay, and the learning rate of each step."""
 
+import copy
+from dataclasses import replace
+
 import pytest
+import torch
+import transformers
 
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
-from arlow_vl.training.optimizers import GATE_LR, build_optimizer, build_schedule, lr_factor
+from arlow_vl.training.optimizers import GATE_LR, build_optimizer, build_schedule, leave_out, lr_factor
 from arlow_vl.training.recipe import OptimConfig
 
 OPTIM = OptimConfig(lr=0.5, lr_floor=0.2, warmup_steps=4)
@@ -54,3 +59,86 @@ def test_the_schedule_is_stored_without_objects(small_config):
     optimizer = build_optimizer(ArlowForCausalLM(small_config), OPTIM)
     state = build_schedule(optimizer, OPTIM, 21).state_dict()
     assert state["lr_lambdas"] == [{}, {}, {}]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "factor"),
+    [
+        ("constant", 20, 1.0),
+        ("linear", 4, 1.0),
+        ("linear", 12, 0.6),
+        ("linear", 20, 0.2),
+        ("wsd", 15, 1.0),
+        ("wsd", 16, 1.0),
+        ("wsd", 18, 0.6),
+        ("wsd", 20, 0.2),
+        ("wsd", 99, 0.2),
+    ],
+)
+def test_each_schedule_goes_its_way_after_warm_up(schedule, step, factor):
+    optim = replace(OPTIM, schedule=schedule, decay_steps=4 if schedule == "wsd" else None)
+    assert lr_factor(step, optim=optim, max_steps=21) == pytest.approx(factor)
+    assert lr_factor(1, optim=optim, max_steps=21) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("schedule", "theirs"),
+    [
+        ("cosine", lambda optimizer, steps: transformers.get_cosine_schedule_with_warmup(optimizer, 0, steps)),
+        ("linear", lambda optimizer, steps: transformers.get_linear_schedule_with_warmup(optimizer, 0, steps)),
+        ("constant", lambda optimizer, steps: transformers.get_constant_schedule(optimizer)),
+        (
+            "wsd",
+            lambda optimizer, steps: transformers.get_wsd_schedule(
+                optimizer, 0, 10, num_training_steps=steps, decay_type="linear"
+            ),
+        ),
+    ],
+)
+def test_behind_warm_up_the_rates_are_those_of_transformers(small_config, schedule, theirs):
+    """Theirs end at a step that is not made, ours at the last one."""
+    optim = OptimConfig(lr=0.5, lr_floor=0.0, schedule=schedule, decay_steps=10 if schedule == "wsd" else None)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule_of_theirs = theirs(optimizer, 40)
+    for step in range(41):
+        assert lr_factor(step, optim=optim, max_steps=41) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        schedule_of_theirs.step()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_step_that_is_left_out_changes_neither_weights_nor_state(small_config, optimizer):
+    model = ArlowForCausalLM(small_config)
+    built = build_optimizer(model, replace(OPTIM, optimizer=optimizer))
+    for is_bad in (False, True, False, True):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, float("nan") if is_bad else 0.1)
+        before = copy.deepcopy((model.state_dict(), built.state_dict()["state"]))
+        leave_out(built, torch.tensor(is_bad))
+        built.step()
+        after = model.state_dict(), built.state_dict()["state"]
+        same = all(torch.equal(before[0][name], after[0][name]) for name in after[0])
+        assert same == is_bad
+        if is_bad:
+            for number, state in before[1].items():
+                assert all(torch.equal(value, after[1][number][name]) for name, value in state.items())
+
+
+def test_two_optimizers_in_one_are_loaded_as_they_were_saved(small_config):
+    first, second = ArlowForCausalLM(small_config), ArlowForCausalLM(small_config)
+    second.load_state_dict(first.state_dict())
+    optimizers = [build_optimizer(model, replace(OPTIM, optimizer="muon")) for model in (first, second)]
+
+    def step(model, optimizer):
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+
+    step(first, optimizers[0])
+    second.load_state_dict(first.state_dict())
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    for model, optimizer in zip((first, second), optimizers, strict=True):
+        optimizer.param_groups[0]["lr"] = 0.01  # as a schedule does
+        step(model, optimizer)
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())

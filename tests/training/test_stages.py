@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
-from arlow_vl.training.policy import read_policy
+from arlow_vl.training.policy import PartPolicy, read_policy
 from arlow_vl.training.stages import (
     apply_policy,
     check_frozen,
@@ -90,9 +90,10 @@ def test_frozen_batch_norm_does_not_move_and_frozen_dropout_drops_nothing():
 
 def test_what_is_trained_is_in_training_mode():
     model = ImageModel()
-    apply_policy(model, {**IMAGE_STAGE, "decoder": "train"})
+    policy = {**IMAGE_STAGE, "decoder": PartPolicy(treatment="train")}
+    apply_policy(model, policy)
     assert model.decoder[1].training
-    set_modes(model, {**IMAGE_STAGE, "decoder": "train"}, training=False)
+    set_modes(model, policy, training=False)
     assert not model.decoder[1].training
 
 
