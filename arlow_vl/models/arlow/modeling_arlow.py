@@ -52,7 +52,7 @@ from .layers_arlow import (
     rotary_factors,
     with_zero_gradients,
 )
-from .linear import ArlowLinear, make_plain
+from .linear import ArlowLinear, align_weights, make_plain
 from .loss import head_output
 from .segments import (
     SegmentMask,
@@ -119,6 +119,13 @@ class ArlowPreTrainedModel(NamesDamagedFiles, PreTrainedModel):
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
         """Arlow's own gate, unless the user asks for another implementation by name."""
         return super().get_correct_attn_implementation(requested_attention or default_attention(), is_init_check)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in transformers, with every weight where its products are rounded alike (`align_weights`)."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        align_weights(loaded[0] if isinstance(loaded, tuple) else loaded)  # behind it, output_loading_info's report
+        return loaded
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str | type = "AutoModel") -> None:
