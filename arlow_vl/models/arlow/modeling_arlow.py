@@ -28,6 +28,7 @@ from .attention import (
     ARLOW_ATTENTION,
     TextRuns,
     default_attention,
+    refuse_unsafe_flex,
     takes_varlen,
 )
 from .cache_arlow import CrossAttentionCacheLayer, cross_attention_caches
@@ -333,6 +334,7 @@ class ArlowModel(ArlowPreTrainedModel):
         cache: Cache | PagedAttentionCache | None,
     ) -> dict[str, Any]:
         """What tells the self-attention of this call which text sees which: a mask, or runs for a varlen kernel."""
+        refuse_unsafe_flex(self.config._attn_implementation, inputs_embeds.device.type, torch.__version__)
         if documents is not None and self._runs_varlen(inputs_embeds, text.attention_mask, cache):
             return {"attention_mask": None, "text_runs": TextRuns.of_documents(documents)}
         is_packed, same_document, past = self._is_packed(text, documents), None, 0
