@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
@@ -32,6 +33,35 @@ def test_one_file_and_many_shards_hold_the_same_model(open_model, input_ids, tmp
     assert sum("embed_tokens" in key or "lm_head" in key for key in saved) == 1
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert torch.equal(loaded(input_ids).logits, open_model(input_ids).logits)
+
+
+def begin_weights_at(path, places: int) -> int:
+    """Writes a safetensors file anew with `places` letters more in its header; where its tensors now begin, mod 64."""
+    save_file(load_file(path), path, metadata={"format": "pt", "room": "x" * places})
+    return (8 + int.from_bytes(path.read_bytes()[:8], "little")) % 64
+
+
+def test_no_bit_of_the_logits_depends_on_where_in_their_file_the_weights_begin(open_model, tmp_path):
+    """MKL multiplies a row with a weight off a multiple of 16 bytes in another order than with one on it."""
+    open_model.save_pretrained(tmp_path)
+    row, rows, places = torch.randint(20, 300, (1, 1)), torch.randint(20, 300, (3, 8)), set()
+    for letters in range(0, 64, 8):
+        places.add(begin_weights_at(tmp_path / "model.safetensors", letters))
+        loaded = ArlowForCausalLM.from_pretrained(tmp_path)
+        for input_ids in (row, rows):
+            expected = open_model(input_ids, logits_to_keep=1).logits
+            assert torch.equal(loaded(input_ids, logits_to_keep=1).logits, expected)
+    assert places == set(range(0, 64, 8))
+
+
+@pytest.mark.parametrize("report", [False, True])
+def test_loaded_weights_begin_where_torch_would_put_them_and_stay_tied(open_model, tmp_path, report):
+    open_model.save_pretrained(tmp_path)
+    begin_weights_at(tmp_path / "model.safetensors", 1)
+    loaded = ArlowForCausalLM.from_pretrained(tmp_path, output_loading_info=report)
+    loaded = loaded[0] if report else loaded
+    assert not any(parameter.data_ptr() % 64 for parameter in loaded.parameters())
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
 
 
 @pytest.mark.parametrize("device_map", ["cpu", {"": "cpu"}])

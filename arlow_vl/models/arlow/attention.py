@@ -27,6 +27,8 @@ logger = logging.get_logger(__name__)
 ARLOW_ATTENTION = "arlow"
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 MAX_FLASH_HEAD_DIM = 256  # FlashAttention 2's largest, in multiples of 8
+FLEX_FITS_THREADS = (2, 13)
+"""The first torch that compiles flex_attention anew for another number of CPU threads (pytorch/pytorch#185049)."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,24 @@ def takes_varlen(attn_implementation: str, hidden_states: Tensor, head_dim: int,
     if attn_implementation in ("eager", "sdpa", "flex_attention"):
         return False
     return _is_varlen(compute_dtype(hidden_states), hidden_states.device.type, head_dim, dropout)
+
+
+def refuse_unsafe_flex(attn_implementation: str | None, device_type: str, torch_version: str) -> None:
+    """Refuses a kernel that may write past its buffers.
+
+    flex_attention's CPU kernel has buffers for as many threads as torch had where it was compiled. Older torch takes it
+    from the compiler's cache on disk for any number of threads, also in another process, and more overwrite the heap.
+
+    Raises:
+        ValueError: flex_attention on a CPU, with such a torch.
+    """
+    release = tuple(int(number) for number in torch_version.split(".")[:2])
+    if attn_implementation == "flex_attention" and device_type == "cpu" and release < FLEX_FITS_THREADS:
+        first = ".".join(map(str, FLEX_FITS_THREADS))
+        raise ValueError(
+            f"flex_attention on a CPU needs torch {first}, this is {torch_version}: it would run kernels compiled for "
+            "another number of threads, which overwrite memory; set attn_implementation to 'sdpa'"
+        )
 
 
 @torch.compiler.assume_constant_result  # the compiler asks once, instead of tracing how it is found out

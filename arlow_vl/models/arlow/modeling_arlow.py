@@ -28,6 +28,7 @@ from .attention import (
     ARLOW_ATTENTION,
     TextRuns,
     default_attention,
+    refuse_unsafe_flex,
     takes_varlen,
 )
 from .cache_arlow import CrossAttentionCacheLayer, cross_attention_caches
@@ -52,7 +53,7 @@ from .layers_arlow import (
     rotary_factors,
     with_zero_gradients,
 )
-from .linear import ArlowLinear, make_plain
+from .linear import ArlowLinear, align_weights, make_plain
 from .loss import head_output
 from .segments import (
     SegmentMask,
@@ -119,6 +120,13 @@ class ArlowPreTrainedModel(NamesDamagedFiles, PreTrainedModel):
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
         """Arlow's own gate, unless the user asks for another implementation by name."""
         return super().get_correct_attn_implementation(requested_attention or default_attention(), is_init_check)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in transformers, with every weight where its products are rounded alike (`align_weights`)."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        align_weights(loaded[0] if isinstance(loaded, tuple) else loaded)  # behind it, output_loading_info's report
+        return loaded
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str | type = "AutoModel") -> None:
@@ -326,6 +334,7 @@ class ArlowModel(ArlowPreTrainedModel):
         cache: Cache | PagedAttentionCache | None,
     ) -> dict[str, Any]:
         """What tells the self-attention of this call which text sees which: a mask, or runs for a varlen kernel."""
+        refuse_unsafe_flex(self.config._attn_implementation, inputs_embeds.device.type, torch.__version__)
         if documents is not None and self._runs_varlen(inputs_embeds, text.attention_mask, cache):
             return {"attention_mask": None, "text_runs": TextRuns.of_documents(documents)}
         is_packed, same_document, past = self._is_packed(text, documents), None, 0

@@ -1,5 +1,6 @@
 """The dtype gate: a table for the decision, a spy for what really runs, parity for the result."""
 
+import re
 import subprocess
 import sys
 
@@ -140,9 +141,47 @@ with torch.no_grad():
 """
 
 
+def flex_is_unsafe() -> bool:
+    try:
+        attention.refuse_unsafe_flex("flex_attention", "cpu", torch.__version__)
+    except ValueError:
+        return True
+    return False
+
+
+@pytest.mark.skipif(flex_is_unsafe(), reason="this torch runs flex kernels compiled for another number of CPU threads")
 def test_flex_attention_agrees_with_the_gated_default():
     """In a process of its own: the shape checks of this one do not go through torch's compiler, which flex needs."""
     subprocess.run([sys.executable, "-c", FLEX], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "device", "version", "refused"),
+    [
+        ("flex_attention", "cpu", "2.11.0+cu130", True),
+        ("flex_attention", "cpu", "2.12.1", True),
+        ("flex_attention", "cpu", "2.13.0a0+git1234567", False),
+        ("flex_attention", "cpu", "3.0.0", False),
+        ("flex_attention", "cuda", "2.11.0+cu130", False),
+        ("sdpa", "cpu", "2.11.0+cu130", False),
+        (None, "cpu", "2.11.0+cu130", False),
+    ],
+)
+def test_flex_attention_on_a_cpu_waits_for_the_torch_that_compiles_it_for_each_number_of_threads(
+    implementation, device, version, refused
+):
+    if not refused:
+        attention.refuse_unsafe_flex(implementation, device, version)
+        return
+    with pytest.raises(ValueError, match=rf"^flex_attention on a CPU needs torch 2.13, this is {re.escape(version)}: "):
+        attention.refuse_unsafe_flex(implementation, device, version)
+
+
+def test_a_call_with_an_unsafe_flex_kernel_ends_in_a_sentence(open_model, monkeypatch):
+    monkeypatch.setattr(attention, "FLEX_FITS_THREADS", (99, 0))  # as if this torch were too old
+    open_model.set_attn_implementation("flex_attention")
+    with pytest.raises(ValueError, match="set attn_implementation to 'sdpa'"):
+        open_model(torch.randint(20, 300, (1, 6)))
 
 
 def test_grouped_heads_equal_repeated_key_value_heads(small_config):
