@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from arlow_vl.data.prompts import stop_token_ids
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
+from arlow_vl.models.arlow_vl.layout_arlow_vl import layout_of
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 from arlow_vl.models.folders import check_folder, load_tokenizer
@@ -48,7 +50,7 @@ def build_text(recipe: TextRecipe) -> Stage:
         raise ValueError(
             f"model.vocab_size is {config.vocab_size}, but {recipe.tokenizer} has {len(tokenizer)} tokens; leave it out"
         )
-    data = TextData(recipe, tokenizer)
+    data = TextData(recipe, tokenizer, config)
     model = ArlowForCausalLM(config)
     module = TextModule(model, recipe, tokens_per_byte=data.validation_rows.tokens_per_byte)
     return Stage(module, data, (model, tokenizer))
@@ -76,7 +78,7 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
             on_progress=ProgressLine("encoder features", "images"),
         )
         check_refused_images(sources, images.refused, recipe.max_bad_fraction)
-    data = ImageTextData(recipe, sources, tokenizer, images)
+    data = ImageTextData(recipe, sources, tokenizer, images, partial(layout_of, model.config, encoder))
     return Stage(ImageTextModule(model, recipe), data, (model, ArlowProcessor(image_processor, tokenizer)))
 
 

@@ -16,7 +16,7 @@ from arlow_vl.training.optimizers import build_optimizer, build_schedule
 from arlow_vl.training.recipe import Recipe, first_difference, to_plain
 from arlow_vl.training.stages import apply_policy, component_of, set_modes
 
-NOT_FOR_THE_MODEL = ("keys", "source", "num_tokens", "num_images")
+NOT_FOR_THE_MODEL = ("keys", "source", "num_tokens", "num_images", "num_labels")
 
 
 @dataclass
@@ -173,8 +173,8 @@ class ImageTextModule(StageModule):
 
 
 def labels_of(batch: Batch) -> int:
-    """How many labels of a batch count: the first of each row has nothing in front of it that could predict it."""
-    return int((batch["labels"][:, 1:] >= 0).sum())
+    """How many labels of a batch count, see `collate.with_counts`."""
+    return batch["num_labels"]
 
 
 def comparable(recipe: Mapping[str, Any]) -> dict[str, Any]:
