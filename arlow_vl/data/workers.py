@@ -8,7 +8,6 @@ with its last user, so that a kill leaves nothing behind.
 
 import collections
 import contextlib
-import ctypes
 import gc
 import io
 import logging
@@ -22,12 +21,12 @@ import socket
 import struct
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from arlow_vl.data.processes import end_with, portable
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
@@ -38,7 +37,6 @@ HANG_SECONDS = 120.0
 TASKS_AHEAD = 3
 """Tasks that a worker has at once: one that it reads, one to go on with, one that waits to be taken."""
 KEY_BYTES = 1024
-PR_SET_PDEATHSIG = 1
 
 At = Callable[[str], None]
 """Is told the key of each item before it is read, so that a death can be named."""
@@ -225,7 +223,7 @@ def _serve(
     """A worker's life: ends when the other side is closed, or the process that forked it is no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the one that trains decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _die_with(parent)
+    end_with(parent)
     gc.freeze()  # a collection would touch, and so copy, every object that was shared
     for other in inherited:
         other.close()
@@ -244,21 +242,13 @@ def _serve(
         try:
             is_error, (descriptor, size) = False, _packed(read(task, at))
         except Exception as error:  # it is raised where the result is awaited
-            is_error, (descriptor, size) = True, _packed(_portable(error))
+            is_error, (descriptor, size) = True, _packed(portable(error))
         try:
             socket.send_fds(connection, [_HEADER.pack(number, size, is_error)], [descriptor])
         except OSError:
             return
         finally:
             os.close(descriptor)
-
-
-def _die_with(parent: int) -> None:
-    """Linux kills this process with its parent; elsewhere it ends at its next look at the closed connection."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was killed before
-        os._exit(1)
 
 
 def _message(connection: socket.socket) -> bytes:
@@ -279,16 +269,6 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
         parts.append(part)
         count -= len(part)
     return b"".join(parts)
-
-
-def _portable(error: Exception) -> Exception:
-    """The error as it can be sent, with its place in the worker as a note."""
-    error.add_note("in a process that reads data:\n" + traceback.format_exc())
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # an error whose class cannot be built from its arguments
-        return RuntimeError("".join(traceback.format_exception(error)))
-    return error
 
 
 class _Pickler(pickle.Pickler):

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from arlow_vl.data.index.building import build_index
 from arlow_vl.data.index.images import read_image
 from arlow_vl.data.index.places import find_index, place_of
-from arlow_vl.data.index.processes import in_processes
 from arlow_vl.data.index.reading import Index, IndexedSamples
 from arlow_vl.data.prepare.members import members_of, safe_key, write_tar
 from arlow_vl.data.prepare.plan import PlannedShard, ShardSettings, plan_shards
+from arlow_vl.data.processes import in_processes
 from arlow_vl.data.shards import INDEX_NAME
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
