@@ -153,6 +153,9 @@ def _source(
         raise DataError(f"source {config.name}: {error}") from error
     for sentence in look.told(recipe.max_length):
         source.tell(sentence)
+    if recipe.packing and isinstance(dataset, SampleDataset) and not one_text:
+        line = ProgressLine(f"tokens of {config.name}", "samples")
+        dataset.count_tokens(recipe.run_dir / "packed", workers=max(1, recipe.run.workers), progress=line)
     samples_left = max(0, most_bad(recipe.max_bad_fraction, source.bad + len(source.samples)) - source.bad)
     expected = look.without_room * len(dataset) // max(1, look.texts)  # told already, and no fault of the data
     return Source(
