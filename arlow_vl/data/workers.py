@@ -26,6 +26,7 @@ from itertools import islice
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from arlow_vl.data.beating import BEAT
 from arlow_vl.data.processes import end_with, portable
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
@@ -33,7 +34,7 @@ from arlow_vl.printing import visible
 logger = logging.getLogger(__name__)
 
 HANG_SECONDS = 120.0
-"""A worker that is busy with one item for so long is replaced."""
+"""A worker that is busy with one item for so long is replaced, unless bytes arrive that the item lies in."""
 TASKS_AHEAD = 3
 """Tasks that a worker has at once: one that it reads, one to go on with, one that waits to be taken."""
 KEY_BYTES = 1024
@@ -180,7 +181,7 @@ class Worker:
         return self.status[8:].split(b"\0", 1)[0].decode(errors="replace")
 
     def idle_seconds(self) -> float:
-        """Since it began with an item, or got or gave a task, whichever was last."""
+        """Since it began with an item, heard of bytes for it, or got or gave a task, whichever was last."""
         return time.monotonic() - max(self.sent_at, struct.unpack_from("<d", self.status)[0])
 
     def send(self, number: int, task: Any) -> None:
@@ -231,10 +232,15 @@ def _serve(
         torch.set_num_threads(1)  # OpenMP's threads were not forked
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # nor those of the tokenizers
 
+    def goes_on() -> None:
+        struct.pack_into("<d", status, 0, time.monotonic())
+
     def at(key: str) -> None:
         encoded = key.encode(errors="replace")[: KEY_BYTES - 1]
         status[8 : 9 + len(encoded)] = encoded + b"\0"
-        struct.pack_into("<d", status, 0, time.monotonic())
+        goes_on()
+
+    BEAT.set(goes_on)
 
     while message := _message(connection):
         number, task = pickle.loads(message)
