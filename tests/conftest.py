@@ -14,10 +14,10 @@ from jaxtyping import install_import_hook
 torch.set_num_threads(1)  # on busy cores, two threads wait for each other at every small product
 # All of ours but the configurations: transformers builds their constructors, and the hook would replace them.
 CHECKED = (
-    "models.arlow.attention models.arlow.segments models.arlow.linear models.arlow.loss models.arlow.cache_arlow "
-    "models.arlow.generation_arlow models.arlow.layers_arlow models.arlow.modeling_arlow "
-    "models.arlow_vl.modeling_arlow_vl models.arlow_vl.processing_arlow_vl "
-    "models.arlow_vl.image_processing_arlow_vl data evaluation training"
+    "models.arlow.attention models.arlow.runs models.arlow.segments models.arlow.layout models.arlow.linear "
+    "models.arlow.loss models.arlow.cache_arlow models.arlow.generation_arlow models.arlow.layers_arlow "
+    "models.arlow.modeling_arlow models.arlow_vl.modeling_arlow_vl models.arlow_vl.layout_arlow_vl "
+    "models.arlow_vl.processing_arlow_vl models.arlow_vl.image_processing_arlow_vl data evaluation training"
 )
 install_import_hook(["vision", *(f"arlow_vl.{name}" for name in CHECKED.split())], "beartype.beartype")
 

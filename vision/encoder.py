@@ -1,5 +1,6 @@
 """Any timm backbone as a giver of patch tokens."""
 
+import copy
 import difflib
 import math
 from collections import defaultdict
@@ -67,6 +68,7 @@ class VisionEncoder(nn.Module):
         self._create_backbone = partial(_create_backbone, timm_name, self.blocks, size, **any_size)
         self.backbone = self._create_backbone()
         self._checkpoints = False
+        self._tokens_of_size: dict[tuple[int, int], int] = {}
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -136,7 +138,20 @@ class VisionEncoder(nn.Module):
         for numbers in of_size.values():
             tokens |= zip(numbers, self(torch.stack([images[number] for number in numbers])), strict=True)
         flat = [tokens[number] for number in range(len(images))]
-        return torch.cat(flat), torch.tensor([len(image) for image in flat], device=patches.device)
+        return torch.cat(flat), torch.tensor([len(image) for image in flat], device=grids.device)
+
+    def num_tokens(self, height: int, width: int) -> int:
+        """Tokens that `forward` gives of an image of so many pixels, told without an image."""
+        if (height, width) == tuple(self.image_size):
+            return self.num_patches
+        if self.patch_size and not self.gives_map:
+            return (height // self.patch_size) * (width // self.patch_size) + self.num_kept_prefix_tokens
+        if (height, width) not in self._tokens_of_size:
+            twin = copy.copy(self)  # with a backbone that takes no memory
+            with torch.device("meta"):
+                twin._modules = {"backbone": self._create_backbone().eval()}
+                self._tokens_of_size[height, width] = twin._tokens(torch.empty(1, 3, height, width)).shape[1]
+        return self._tokens_of_size[height, width]
 
     def train(self, mode: bool = True) -> "VisionEncoder":
         super().train(mode and not self.is_frozen)

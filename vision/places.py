@@ -65,11 +65,15 @@ def tile_places(
 
 
 def native_places(
-    image_grids: Int[Tensor, "images 2"], lengths: Int[Tensor, " images"], *, prefix_tokens: int = 0
+    image_grids: Int[Tensor, "images 2"],
+    lengths: Int[Tensor, " images"],
+    *,
+    prefix_tokens: int = 0,
+    device: torch.device | None = None,
 ) -> Float[Tensor, "tokens 2"]:
     """The places of the tokens of images in their native resolution, one image after another."""
     grids = [
         grid_of(length - prefix_tokens, *sides)
         for length, sides in zip(lengths.tolist(), image_grids.tolist(), strict=True)
     ]
-    return torch.cat([grid_places(*grid, prefix_tokens=prefix_tokens, device=image_grids.device) for grid in grids])
+    return torch.cat([grid_places(*grid, prefix_tokens=prefix_tokens, device=device) for grid in grids])

@@ -170,8 +170,10 @@ class PerceiverLayer(nn.Module):
         attended: dict[int, Tensor] = {}
         for length in set(lengths):  # images of one length go together, and nothing is padded
             numbers = [number for number, other in enumerate(lengths) if other == length]
-            keys = torch.cat([torch.stack([read[number] for number in numbers]), own[numbers]], dim=1)
-            attended |= zip(numbers, self._attend(query[numbers], *keys.chunk(2, dim=-1)), strict=True)
+            # Stacked, not indexed: a list of numbers would be copied to the device, which waits for it.
+            some_query, some_own = (torch.stack([x[number] for number in numbers]) for x in (query, own))
+            keys = torch.cat([torch.stack([read[number] for number in numbers]), some_own], dim=1)
+            attended |= zip(numbers, self._attend(some_query, *keys.chunk(2, dim=-1)), strict=True)
         latents = latents + self.o_proj(torch.stack([attended[number] for number in range(len(lengths))]))
         return latents + self.fc2(F.gelu(self.fc1(self.mlp_norm(latents))))
 

@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> None:
     check_left_out(indexes, where=f"{args.source}: ")
     made = prepare(indexes, args.out, settings, workers=args.workers, progress=ProgressLine("prepare", "samples"))
     kept = f", {made.kept:,} of them were there" if made.kept else ""
-    print_line(f"{args.out}: {made.samples:,} samples in {made.shards:,} shard{'s' * (made.shards != 1)}{kept}")
+    apart = f", {made.validation:,} of the samples for validation" if args.validation else ""
+    print_line(f"{args.out}: {made.samples:,} samples in {made.shards:,} shard{'s' * (made.shards != 1)}{kept}{apart}")
     if made.too_large:
         named = ", ".join(made.too_large[:TOLD]) + (" ..." if len(made.too_large) > TOLD else "")
         print_line(f"{len(made.too_large):,} samples are in no shard, as their texts are over 1 MiB: {named}")

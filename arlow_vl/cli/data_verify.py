@@ -21,7 +21,7 @@ def add_parser(verbs: Parser) -> None:
         "verify",
         "read sources as training would, decode every image and say what is unusable",
         EXAMPLE,
-        "arlow data verify captions.json --images photos/",
+        "arlow data verify corpus.parquet --format text",
         description="Ends with 0 where training may start, with 3 where a file is damaged or too much is unusable.",
     )
     verify.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists them")
@@ -32,16 +32,15 @@ def add_parser(verbs: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from arlow_vl.data.verify import verify_sources
     from arlow_vl.errors import DataError
 
     line = VerifyProgress()
-    how: dict[str, Any] = {} if args.json else {"progress": line}
-    found = verify_sources(args.sources, images=args.images, format=args.format, workers=args.workers, **how)
+    how: dict[str, Any] = {"workers": args.workers} | ({} if args.json else {"progress": line})
+    report, found = verified_text(args, how) or verified_samples(args, how)
     line.clear()
-    for text in [json.dumps(report_of(found))] if args.json else told(found):
+    for text in [json.dumps(report)] if args.json else told(found):
         print_line(text)
-    if found.faults or not found.samples:
+    if found.faults or not (found.documents if "documents" in report else found.samples):
         return DATA
     try:
         found.check(args.max_bad_fraction)
@@ -49,6 +48,34 @@ def run(args: argparse.Namespace) -> int:
         print_line(f"arlow: {error}", file=sys.stderr)
         return DATA
     return 0
+
+
+def verified_samples(args: argparse.Namespace, how: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    from arlow_vl.data.verify import verify_sources
+
+    found = verify_sources(args.sources, images=args.images, format=args.format, **how)
+    return report_of(found), found
+
+
+def verified_text(args: argparse.Namespace, how: dict[str, Any]) -> tuple[dict[str, Any], Any] | None:
+    """None: the sources are no text. Raises DataError where only some are."""
+    from arlow_vl.data.shards import counted
+    from arlow_vl.data.verify_text import is_text, verify_text
+    from arlow_vl.errors import DataError
+
+    texts = [source for source in args.sources if is_text(source, args.format)]
+    if not texts:
+        return None
+    if others := [source for source in args.sources if source not in texts]:
+        raise DataError(f"{texts[0]} is text alone, and {others[0]} is not; verify them one after the other")
+    found = verify_text(texts, **how)
+    report = {
+        "documents": found.documents,
+        "skipped": dict(counted(found.bad)),
+        "shard_faults": [asdict(fault) for fault in found.faults],
+        "bad_samples": [bad._asdict() for bad in found.bad],
+    }
+    return report, found
 
 
 def report_of(found: Any) -> dict[str, Any]:
@@ -72,7 +99,7 @@ def told(found: Any) -> Iterator[str]:
     yield found.summary()
     for fault in found.faults:
         yield f"{fault.shard}: {fault.reason}"
-    for bad in (found.bad, found.bad_questions, found.bad_texts):
+    for bad in (getattr(found, name, []) for name in ("bad", "bad_questions", "bad_texts")):
         for sample in bad[:LISTED]:
             yield f"{sample.name}: {sample.reason}{sample.detail}"
         if len(bad) > LISTED:

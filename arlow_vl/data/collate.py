@@ -1,7 +1,7 @@
 """Encoded samples as a batch: texts packed into rows, each a document of its own, and the images that they read."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,9 +9,19 @@ import torch
 from arlow_vl.data.loader import Batch
 from arlow_vl.data.prompts import IGNORED
 from arlow_vl.data.sample_dataset import EncodedSample, EncodedText, Images
+from arlow_vl.models.arlow.layout import BatchLayout
 
 Document = tuple[EncodedText, int]
 """A text, and the number in the batch of the sample that it is about."""
+LayoutOf = Callable[[Batch], BatchLayout]
+"""Of a batch on the CPU: what sees what in it."""
+
+
+def with_counts(batch: Batch, layout_of: LayoutOf | None) -> Batch:
+    """The batch with what a training step would have to ask the device for: what sees what, as `layout`, and
+    `num_labels`, how many labels count. The first of each row does not: nothing in front of it could predict it."""
+    ready = {"num_labels": int((batch["labels"][:, 1:] >= 0).sum())}
+    return {**batch, **ready, **({"layout": layout_of(batch)} if layout_of else {})}
 
 
 class SampleCollate:
@@ -20,11 +30,15 @@ class SampleCollate:
 
     Documents are told apart by positions that start again, so there is no attention mask; what is left of a row is a
     document of padding.
+
+    Args:
+        layout_of: Makes the `layout` that batches for training carry; None: they have none, and the model finds it out.
     """
 
-    def __init__(self, images: Images, *, pad_token_id: int) -> None:
+    def __init__(self, images: Images, *, pad_token_id: int, layout_of: LayoutOf | None = None) -> None:
         self.images = images
         self.pad_token_id = pad_token_id
+        self.layout_of = layout_of
 
     def __call__(self, samples: Sequence[EncodedSample]) -> Batch:
         documents = [(text, number) for number, sample in enumerate(samples) for text in sample.texts if text.ids]
@@ -35,13 +49,14 @@ class SampleCollate:
     def joined(self, rows: Sequence[Sequence[Document]], samples: Sequence[EncodedSample], width: int) -> Batch:
         """Ids, positions and labels, (rows, width) each, and each image once, however many texts read it."""
         texts = [[text for text, _ in row] for row in rows]
-        return {
+        batch = {
             "input_ids": _joined([[text.ids for text in row] for row in texts], self.pad_token_id, width),
             "position_ids": _positions([[len(text.ids) for text in row] for row in texts], width),
             "labels": _joined([[text.labels for text in row] for row in texts], IGNORED, width),
             "num_tokens": sum(len(text.ids) for row in texts for text in row),
             **self._images_of([number for row in rows for _, number in row], samples),
         }
+        return with_counts(batch, self.layout_of)
 
     def _images_of(self, numbers: Iterable[int], samples: Sequence[EncodedSample]) -> Batch:
         """The images in the order in which texts first read them; where some are read again, `image_index` says which
@@ -63,8 +78,10 @@ class SampleCollate:
 class PackedRowsCollate(SampleCollate):
     """Rows that the loader has packed, all of one width."""
 
-    def __init__(self, images: Images, *, pad_token_id: int, row_tokens: int) -> None:
-        super().__init__(images, pad_token_id=pad_token_id)
+    def __init__(
+        self, images: Images, *, pad_token_id: int, row_tokens: int, layout_of: LayoutOf | None = None
+    ) -> None:
+        super().__init__(images, pad_token_id=pad_token_id, layout_of=layout_of)
         self.row_tokens = row_tokens
 
     def __call__(self, rows: Sequence[Sequence[tuple[EncodedSample, Sequence[int] | None]]]) -> Batch:

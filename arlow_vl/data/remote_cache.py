@@ -11,6 +11,7 @@ locked exclusively first, so that no file leaves while it is read, and a process
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import time
@@ -18,8 +19,9 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
+from arlow_vl.data.beating import beat
 from arlow_vl.errors import DataError, ResourceError
 from arlow_vl.printing import visible
 from vision.whole_files import put_in_place, remove_remains, write_whole
@@ -119,7 +121,7 @@ class DataCache:
                 f"set {FOLDER_VARIABLE} to a folder that can be written"
             ) from None
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _wait_for(lock, path)
             yield
 
     def put(self, partial: Path, path: Path, sha256: str, wait_seconds: float) -> Held:
@@ -179,6 +181,28 @@ def _left(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def _wait_for(lock: BinaryIO, path: Path) -> None:
+    """Takes the lock of a file once nobody else fetches it; goes on as long as the file of that one grows."""
+    seen = -1
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        if (arrived := _arrived(path)) != seen:
+            seen = arrived
+            beat()
+        time.sleep(POLL_SECONDS)
+
+
+def _arrived(path: Path) -> int:
+    """Bytes of the file that others have fetched so far."""
+    size = 0
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with contextlib.suppress(OSError):  # it is whole
+            size += partial.stat().st_size
+    return size
 
 
 def _stamp_of(path: Path) -> Path:

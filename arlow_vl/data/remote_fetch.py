@@ -13,6 +13,7 @@ import fsspec
 from fsspec.asyn import get_loop, sync
 from fsspec.callbacks import Callback
 
+from arlow_vl.data.beating import BEAT
 from arlow_vl.errors import DataError, ResourceError
 from arlow_vl.printing import visible
 
@@ -110,6 +111,7 @@ class _Arrivals(Callback):
         super().__init__()
         self.address, self.most_bytes = address, most_bytes
         self.bytes, self.last = 0, time.monotonic()
+        self.beat = BEAT.get()  # of the thread that asks; bytes arrive in another one
         self.is_over = False
 
     def relative_update(self, inc: int = 1) -> None:
@@ -119,6 +121,7 @@ class _Arrivals(Callback):
         self.bytes += inc
         if inc:
             self.last = time.monotonic()
+            self.beat()
         if self.bytes > self.most_bytes:
             raise ResourceError(
                 f"{told(self.address)}: is over {self.most_bytes:,} bytes, the limit; "

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,6 +14,7 @@ from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.order import shuffled_order
 from arlow_vl.data.prompts import IGNORED, encode_document, encode_messages
 from arlow_vl.data.samples import ImageRef, Sample, Text
+from arlow_vl.data.token_lengths import TokenLengths, token_lengths
 from arlow_vl.errors import DataError
 
 CACHED_TEXTS = 2**15  # rendering a template costs a millisecond, and small sets are read many times
@@ -83,6 +85,7 @@ class SampleDataset:
         self.fingerprint = hashlib.sha256(repr((samples.fingerprint, *facts)).encode()).hexdigest()
         self.encoded = functools.lru_cache(CACHED_TEXTS)(self._encoded)
         self.sample = functools.lru_cache(CACHED_SAMPLES)(samples.sample)
+        self.token_lengths: TokenLengths | None = None
 
     def __len__(self) -> int:
         return len(self.samples) if self.starts is None else int(self.starts[-1])
@@ -100,8 +103,21 @@ class SampleDataset:
         sample = self.sample(number)
         return sample.key if text is None else _text_key(sample, text)
 
+    def count_tokens(self, folder: Path, *, workers: int = 1, progress: Any = None) -> None:
+        """Counts the tokens of every text, unless that has been done: `length` then tokenises nothing.
+
+        The counts lie beside the index, or in `folder` where that cannot be written.
+        """
+        beside = [index.folder.parent for index in self.samples.indexes[:1]]
+        told = {"progress": progress} if progress else {}
+        name, length = self.fingerprint, self._length
+        self.token_lengths = token_lengths(name, [*beside, folder], len(self), length, workers=workers, **told)
+
     def length(self, index: int) -> tuple[tuple[int, ...], int]:
         """Tokens of each text and the number of images; a text that cannot be used has none."""
+        return self._length(index) if self.token_lengths is None else self.token_lengths[index]
+
+    def _length(self, index: int) -> tuple[tuple[int, ...], int]:
         sample, numbers = self._item(index)
         try:
             texts = self._texts(self._number(index)[0], numbers)

@@ -16,7 +16,7 @@ from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share
 from arlow_vl.data.formats.detect import Source, open_source
 from arlow_vl.data.formats.webdataset import shard_names
 from arlow_vl.data.index.images import read_range
-from arlow_vl.data.index.processes import in_processes
+from arlow_vl.data.processes import in_processes
 from arlow_vl.data.samples import ImageRef, Sample
 from arlow_vl.data.shard_faults import INDEX_NAME, ShardFault, other_sha256, shard_fault
 from arlow_vl.data.shard_samples import BadSample, FoundSample

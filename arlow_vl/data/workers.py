@@ -8,7 +8,6 @@ with its last user, so that a kill leaves nothing behind.
 
 import collections
 import contextlib
-import ctypes
 import gc
 import io
 import logging
@@ -22,23 +21,23 @@ import socket
 import struct
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from arlow_vl.data.beating import BEAT
+from arlow_vl.data.processes import end_with, portable
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
 logger = logging.getLogger(__name__)
 
 HANG_SECONDS = 120.0
-"""A worker that is busy with one item for so long is replaced."""
+"""A worker that is busy with one item for so long is replaced, unless bytes arrive that the item lies in."""
 TASKS_AHEAD = 3
 """Tasks that a worker has at once: one that it reads, one to go on with, one that waits to be taken."""
 KEY_BYTES = 1024
-PR_SET_PDEATHSIG = 1
 
 At = Callable[[str], None]
 """Is told the key of each item before it is read, so that a death can be named."""
@@ -182,7 +181,7 @@ class Worker:
         return self.status[8:].split(b"\0", 1)[0].decode(errors="replace")
 
     def idle_seconds(self) -> float:
-        """Since it began with an item, or got or gave a task, whichever was last."""
+        """Since it began with an item, heard of bytes for it, or got or gave a task, whichever was last."""
         return time.monotonic() - max(self.sent_at, struct.unpack_from("<d", self.status)[0])
 
     def send(self, number: int, task: Any) -> None:
@@ -225,7 +224,7 @@ def _serve(
     """A worker's life: ends when the other side is closed, or the process that forked it is no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the one that trains decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _die_with(parent)
+    end_with(parent)
     gc.freeze()  # a collection would touch, and so copy, every object that was shared
     for other in inherited:
         other.close()
@@ -233,10 +232,15 @@ def _serve(
         torch.set_num_threads(1)  # OpenMP's threads were not forked
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # nor those of the tokenizers
 
+    def goes_on() -> None:
+        struct.pack_into("<d", status, 0, time.monotonic())
+
     def at(key: str) -> None:
         encoded = key.encode(errors="replace")[: KEY_BYTES - 1]
         status[8 : 9 + len(encoded)] = encoded + b"\0"
-        struct.pack_into("<d", status, 0, time.monotonic())
+        goes_on()
+
+    BEAT.set(goes_on)
 
     while message := _message(connection):
         number, task = pickle.loads(message)
@@ -244,21 +248,13 @@ def _serve(
         try:
             is_error, (descriptor, size) = False, _packed(read(task, at))
         except Exception as error:  # it is raised where the result is awaited
-            is_error, (descriptor, size) = True, _packed(_portable(error))
+            is_error, (descriptor, size) = True, _packed(portable(error))
         try:
             socket.send_fds(connection, [_HEADER.pack(number, size, is_error)], [descriptor])
         except OSError:
             return
         finally:
             os.close(descriptor)
-
-
-def _die_with(parent: int) -> None:
-    """Linux kills this process with its parent; elsewhere it ends at its next look at the closed connection."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was killed before
-        os._exit(1)
 
 
 def _message(connection: socket.socket) -> bytes:
@@ -279,16 +275,6 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
         parts.append(part)
         count -= len(part)
     return b"".join(parts)
-
-
-def _portable(error: Exception) -> Exception:
-    """The error as it can be sent, with its place in the worker as a note."""
-    error.add_note("in a process that reads data:\n" + traceback.format_exc())
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # an error whose class cannot be built from its arguments
-        return RuntimeError("".join(traceback.format_exception(error)))
-    return error
 
 
 class _Pickler(pickle.Pickler):

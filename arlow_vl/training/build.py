@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from arlow_vl.data.prompts import stop_token_ids
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
+from arlow_vl.models.arlow_vl.layout_arlow_vl import layout_of
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 from arlow_vl.models.folders import check_folder, load_tokenizer, load_weights
@@ -65,7 +67,7 @@ def build_text(recipe: TextRecipe) -> Stage:
             f"row_length is {recipe.row_length}, but the model has {config.max_position_embeddings} positions; lower it"
             + ("" if checked else ", or raise model.max_position_embeddings")
         )
-    data = TextData(recipe, tokenizer)
+    data = TextData(recipe, tokenizer, config)
     model = trainable(ArlowForCausalLM, beginning) if checked else ArlowForCausalLM(config)
     module = TextModule(model, recipe, tokens_per_byte=data.validation_rows.tokens_per_byte)
     return Stage(module, data, (model, tokenizer))
@@ -114,7 +116,7 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
             on_progress=ProgressLine("encoder features", "images"),
         )
         check_refused_images(sources, images.refused, recipe.max_bad_fraction)
-    data = ImageTextData(recipe, sources, tokenizer, images)
+    data = ImageTextData(recipe, sources, tokenizer, images, partial(layout_of, model.config, encoder))
     return Stage(ImageTextModule(model, recipe), data, (model, ArlowProcessor(image_processor, tokenizer)))
 
 

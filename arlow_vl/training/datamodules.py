@@ -3,15 +3,23 @@
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule
 
-from arlow_vl.data.loader import Collate, Packing, ResumableLoader, SequentialLoader, Source
+from arlow_vl.data.collate import with_counts
+from arlow_vl.data.loader import Batch, Collate, Packing, ResumableLoader, SequentialLoader, Source
 from arlow_vl.data.packing import collate_rows, pack_documents
 from arlow_vl.data.quarantine import NAME as QUARANTINE
 from arlow_vl.data.quarantine import Quarantine
+from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
+from arlow_vl.models.arlow.layout import BatchLayout
 from arlow_vl.printing import print_line
 from arlow_vl.training.recipe import Recipe, TextRecipe
+
+ON_THE_CPU = ("tiles_per_image", "image_grids", "encoder_lengths")
+"""What of a batch stays there: it tells shapes, and the model would wait for the device to have them."""
 
 
 class StageData(LightningDataModule):
@@ -51,6 +59,11 @@ class StageData(LightningDataModule):
     def val_dataloader(self) -> SequentialLoader:
         return self.validation
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        stays = {name: batch[name] for name in ON_THE_CPU if name in batch}
+        goes = {name: value for name, value in batch.items() if name not in stays}
+        return super().transfer_batch_to_device(goes, device, dataloader_idx) | stays
+
     def report_bad_items(self) -> None:
         """Says by reason how many samples turned out unusable while the run went on, and what no row had room for."""
         for reader in (*self.training.readers.values(), *self.validation.readers.values()):
@@ -64,7 +77,7 @@ class StageData(LightningDataModule):
 class TextData(StageData):
     """Packed rows of the recipe's two texts."""
 
-    def __init__(self, recipe: TextRecipe, tokenizer) -> None:
+    def __init__(self, recipe: TextRecipe, tokenizer, config: ArlowConfig) -> None:
         folder = recipe.packed_folder or recipe.run_dir / "packed"
         # The smaller one first: it tells soonest what is wrong.
         pack = partial(pack_documents, max_bad_fraction=recipe.max_bad_fraction)
@@ -77,4 +90,9 @@ class TextData(StageData):
             for name, dataset in (("train", rows), ("validation", self.validation_rows))
         )
         training, validation = ([source] for source in sources)
-        super().__init__(recipe, training, validation, partial(collate_rows, bos_token_id=tokenizer.bos_token_id))
+
+        def collate(rows: list[Any]) -> Batch:
+            batch = collate_rows(rows, bos_token_id=tokenizer.bos_token_id)
+            return with_counts(batch, lambda b: BatchLayout.of_batch(config, b["input_ids"], b["position_ids"]))
+
+        super().__init__(recipe, training, validation, collate)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arlow_vl.data.bad_share import most_bad, refuse_bad_share
-from arlow_vl.data.collate import PackedRowsCollate, SampleCollate
+from arlow_vl.data.collate import LayoutOf, PackedRowsCollate, SampleCollate
 from arlow_vl.data.images import CachedImages, DecodedImages
 from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.reading import Index, IndexedSamples
@@ -120,15 +120,16 @@ class ImageTextData(StageData):
         sources: Sequence[CheckedSource],
         tokenizer,
         images: DecodedImages | CachedImages,
+        layout_of: LayoutOf,
     ) -> None:
         count, packing = len(recipe.sources), None
-        collate = SampleCollate(images, pad_token_id=tokenizer.pad_token_id)
+        how: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id, "layout_of": layout_of}
+        collate = SampleCollate(images, **how)
         validation = [_source(source, tokenizer, images, recipe, one_text=True) for source in sources[count:]]
         training = [_source(s, tokenizer, images, recipe, one_text=not recipe.packing) for s in sources[:count]]
         training_collate = collate
         if recipe.packing:
-            row_tokens = recipe.packing.row_tokens
-            training_collate = PackedRowsCollate(images, pad_token_id=tokenizer.pad_token_id, row_tokens=row_tokens)
+            training_collate = PackedRowsCollate(images, row_tokens=recipe.packing.row_tokens, **how)
             packing = packing_of(recipe.packing, sources[:count], recipe.run.accumulate_grad_batches)
         super().__init__(recipe, training, validation, training_collate, validation_collate=collate, packing=packing)
 
@@ -152,6 +153,9 @@ def _source(
         raise DataError(f"source {config.name}: {error}") from error
     for sentence in look.told(recipe.max_length):
         source.tell(sentence)
+    if recipe.packing and isinstance(dataset, SampleDataset) and not one_text:
+        line = ProgressLine(f"tokens of {config.name}", "samples")
+        dataset.count_tokens(recipe.run_dir / "packed", workers=max(1, recipe.run.workers), progress=line)
     samples_left = max(0, most_bad(recipe.max_bad_fraction, source.bad + len(source.samples)) - source.bad)
     expected = look.without_room * len(dataset) // max(1, look.texts)  # told already, and no fault of the data
     return Source(

@@ -148,12 +148,13 @@ def test_prepare_writes_shards_of_annotations_with_a_side_for_validation(arlow, 
     status, out, err = arlow(*command, "--workers", "2")
     assert (status, err) == (0, "")
     assert "missing_image_file 1 (as " in out
-    assert out.endswith(f"{tmp_path}/out: 20 samples in 2 shards\n")
     assert "prepare: 20 samples in " in out
     sizes = [sum(map(len, indexes_of(tmp_path / "out" / f"{side}-*.tar"))) for side in ("train", "validation")]
+    apart = f"{sizes[1]} of the samples for validation"
+    assert out.endswith(f"{tmp_path}/out: 20 samples in 2 shards, {apart}\n")
     assert sum(sizes) == 20
     assert min(sizes) > 0
-    assert arlow(*command)[1].endswith(f"{tmp_path}/out: 20 samples in 2 shards, 2 of them were there\n")
+    assert arlow(*command)[1].endswith(f"{tmp_path}/out: 20 samples in 2 shards, 2 of them were there, {apart}\n")
 
 
 @pytest.mark.parametrize(

@@ -238,3 +238,36 @@ def test_a_share_that_leaves_a_side_empty_is_one_sentence(tmp_path):
         prepare([indexed(tmp_path, MadeSource(made))], tmp_path / "out", ShardSettings(validation=0.01))
     with pytest.raises(DataError, match="no usable sample, so there is nothing to write"):
         prepare([indexed(tmp_path, MadeSource([]), into="none")], tmp_path / "other", ShardSettings())
+
+
+def chat(word: str, **more: str) -> str:
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": word}]
+    return json.dumps({"messages": messages, **more}) + "\n"
+
+
+def keys_of(source, out: Path) -> list[str]:
+    prepare(indexes_of(str(source)), out, ShardSettings())
+    return sorted(indexes_of(str(out))[0].key(number) for number in range(len(indexes_of(str(out))[0])))
+
+
+def test_records_without_a_name_are_called_by_their_place(tmp_path):
+    (tmp_path / "my.chats.jsonl").write_text(chat("one") + "\n" + chat("two"))
+    assert keys_of(tmp_path / "my.chats.jsonl", tmp_path / "out") == [
+        "train-000000.tar:line 1",
+        "train-000000.tar:line 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "keys"),
+    [
+        (("a.jsonl", "b.c.jsonl"), ["a/line 1", "b%2Ec/line 1"]),
+        (("a.jsonl", "a.ndjson"), ["a%2Ejsonl/line 1", "a%2Endjson/line 1"]),
+    ],
+)
+def test_records_of_several_files_stay_apart(tmp_path, names, keys):
+    folder = tmp_path / "chats"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text(chat(name))
+    assert keys_of(folder, tmp_path / "out") == [f"train-000000.tar:{key}" for key in keys]

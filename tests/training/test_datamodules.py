@@ -8,6 +8,7 @@ import pytest
 
 from arlow_vl.data.images import DecodedImages
 from arlow_vl.errors import DataError
+from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.training.datamodules import TextData
 from arlow_vl.training.image_text_data import ImageTextData, checked_sources, scheduled
 from arlow_vl.training.recipe import parse_recipe, to_plain
@@ -16,6 +17,8 @@ from tests.outside_data import samples, tar_of
 from tests.tiny_runs import tiny_tokenizer, write_image_text_recipe, write_text_recipe
 from vision.encoder import VisionEncoder
 from vision.transform import ImageTransform
+
+CONFIG = ArlowConfig(vocab_size=300)
 
 QUESTIONS = [{"question": "Is it red?", "answer": "yes"}]
 
@@ -31,13 +34,13 @@ def test_a_text_run_with_too_many_bad_lines_does_not_start(text_recipe, name, ca
     good = path.read_text()
     path.write_text("broken\n" * (9 * good.count("\n")) + good)
     with pytest.raises(DataError, match=rf"{path.name}: \d+ of \d+ lines are unusable, the limit is 10%: bad_json"):
-        TextData(text_recipe, tiny_tokenizer())
-    TextData(replace(text_recipe, max_bad_fraction=0.9), tiny_tokenizer())
+        TextData(text_recipe, tiny_tokenizer(), CONFIG)
+    TextData(replace(text_recipe, max_bad_fraction=0.9), tiny_tokenizer(), CONFIG)
     assert f"{path}: {9 * good.count(chr(10))} of" in capsys.readouterr().err
 
 
 def test_a_text_run_says_what_its_rows_hold(text_recipe, capsys):
-    TextData(text_recipe, tiny_tokenizer())
+    TextData(text_recipe, tiny_tokenizer(), CONFIG)
     assert "train.jsonl: 50 documents" in capsys.readouterr().err
 
 
@@ -99,7 +102,8 @@ def test_samples_without_a_question_are_told(recipe, capsys):
 
 def data_of(recipe) -> ImageTextData:
     images = DecodedImages(ImageTransform(VisionEncoder("test_vit", image_size=32).data_config))
-    return ImageTextData(recipe, checked_sources(recipe, tiny_tokenizer()), tiny_tokenizer(), images)
+    sources = checked_sources(recipe, tiny_tokenizer())
+    return ImageTextData(recipe, sources, tiny_tokenizer(), images, lambda batch: pytest.fail("a batch is made"))
 
 
 def test_completions_that_are_cut_are_told(recipe, capsys):

@@ -32,7 +32,7 @@ def rows_with_labels(*counts: int) -> dict[str, torch.Tensor]:
     labels = torch.full_like(ids, IGNORED)
     for row, count in enumerate(counts):
         labels[row, 32 - count :] = ids[row, 32 - count :]
-    return {"input_ids": ids, "labels": labels, "keys": [str(count) for count in counts]}
+    return {"input_ids": ids, "labels": labels, "keys": [str(count) for count in counts], "num_labels": sum(counts)}
 
 
 @pytest.fixture
@@ -58,7 +58,8 @@ def step_of(tmp_path, monkeypatch):
 
 def joined(*batches) -> dict:
     whole = {key: torch.cat([batch[key] for batch in batches]) for key in ("input_ids", "labels")}
-    return whole | {"keys": [key for batch in batches for key in batch["keys"]]}
+    counts = {"num_labels": sum(batch["num_labels"] for batch in batches)}
+    return whole | counts | {"keys": [key for batch in batches for key in batch["keys"]]}
 
 
 def test_batches_of_36_and_4_labels_give_the_gradient_of_all_40(step_of):

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from arlow_vl.data.index.places import SHARDS, Place, find_index, place_of
-from arlow_vl.data.index.processes import in_processes
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.index.writing import CANNOT_WRITE, Source, write_index
+from arlow_vl.data.processes import in_processes
 from arlow_vl.data.remote import listed, name_of
 from arlow_vl.errors import ResourceError
 from arlow_vl.printing import visible

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from arlow_vl.data.index.images import read_image
-from arlow_vl.data.index.processes import in_processes
 from arlow_vl.data.index.reading import Index, IndexedSamples
 from arlow_vl.data.index.records import refs
 from arlow_vl.data.overlap.pairs import MOST_BITS, near_pairs
 from arlow_vl.data.overlap.prints import PRINT, Fault, print_of
+from arlow_vl.data.processes import in_processes
 from arlow_vl.data.samples import ImageRef
 from arlow_vl.errors import DataError
 from vision.decoding.image import ImageError, decode_image

@@ -21,6 +21,8 @@ MOST_HELD = 40 * 2**20
 MOST_SAMPLES = 100_000
 """Of one shard: a reader takes 500,000 members."""
 MAX_TEXT_BYTES = ReaderLimits.max_text_bytes
+VALIDATION = "validation"
+"""What the names of shards begin with that are kept apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ def plan_shards(samples: IndexedSamples, settings: ShardSettings) -> Plan:
     fits = texts <= MAX_TEXT_BYTES
     held_out = held_out_samples(samples, settings.validation)
     shards: list[PlannedShard] = []
-    for split, members in (("train", ~held_out & fits), ("validation", held_out & fits)):
+    for split, members in (("train", ~held_out & fits), (VALIDATION, held_out & fits)):
         chosen = order[members[order]]
         if settings.validation and not len(chosen):
             raise DataError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -11,10 +12,10 @@ from typing import Any, NamedTuple
 from arlow_vl.data.index.building import build_index
 from arlow_vl.data.index.images import read_image
 from arlow_vl.data.index.places import find_index, place_of
-from arlow_vl.data.index.processes import in_processes
 from arlow_vl.data.index.reading import Index, IndexedSamples
 from arlow_vl.data.prepare.members import members_of, safe_key, write_tar
-from arlow_vl.data.prepare.plan import PlannedShard, ShardSettings, plan_shards
+from arlow_vl.data.prepare.plan import VALIDATION, PlannedShard, ShardSettings, plan_shards
+from arlow_vl.data.processes import in_processes
 from arlow_vl.data.shards import INDEX_NAME
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
@@ -24,12 +25,18 @@ PLAN_NAME = "prepare.json"
 """What the shards of a folder are of: it keeps two preparations out of one folder."""
 SECONDS_STALE = 600
 """Age at which a half shard is one of a process that was killed."""
-LAYOUT = 1
+LAYOUT = 2
 """Goes up when the same samples become other shards."""
+
+
+UNNAMED = re.compile(r"(?P<file>.+): (?P<place>(line|record|row) [0-9,]+)", re.DOTALL)
+"""The key of a record that has no name."""
 
 
 class Prepared(NamedTuple):
     samples: int
+    validation: int
+    """Of the samples, those that were kept apart."""
     shards: int
     kept: int
     """Shards that were there already."""
@@ -69,7 +76,8 @@ def prepare(
         progress(done, total)
     _check_surplus(out, entries)
     write_whole(out / INDEX_NAME, json.dumps(dict(sorted(entries.items())), indent=1) + "\n")
-    return Prepared(total, len(entries), kept, [samples.key(int(position)) for position in plan.too_large])
+    validation = sum(len(shard.positions) for shard in plan.shards if shard.name.startswith(VALIDATION))
+    return Prepared(total, validation, len(entries), kept, [samples.key(int(position)) for position in plan.too_large])
 
 
 def write_shard(out: Path, samples: IndexedSamples, shard: PlannedShard) -> tuple[dict[str, Any], bool]:
@@ -97,16 +105,28 @@ def _members(samples: IndexedSamples, shard: PlannedShard) -> Iterator[tuple[str
 
 
 def _key_rule(indexes: Sequence[Index]) -> Callable[[str], str]:
-    """Keys as members are named by them: those of shards, `a.tar:17`, become `17`, or `a/17` where there are several
-    shards, as keys are unique in one shard only."""
-    if indexes[0].header.format != "webdataset":
-        return safe_key
-    is_one = len(indexes) == 1
+    """Keys as members are named by them.
+
+    Those of shards, `a.tar:17`, become `17`, or `a/17` where there are several shards, as keys are unique in one shard
+    only. Those of records without a name, `a.jsonl: line 15`, become `line 15`, or `a/line 15`. No other key has a
+    space, so that these are met by none.
+    """
+    is_shards = indexes[0].header.format == "webdataset"
+    files = [os.path.basename(file.name) for index in indexes for file in index.header.files]
+    is_one = len(indexes if is_shards else files) == 1
+    stems = {file: os.path.splitext(file)[0] for file in files}
+    if len(set(stems.values())) < len(files):
+        stems = {file: file for file in files}
 
     def name_of(key: str) -> str:
-        shard, _, own = key.rpartition(":")
-        folders = [] if is_one else [os.path.splitext(shard)[0]]
-        return "/".join(map(safe_key, [*folders, own]))
+        if is_shards:
+            shard, _, own = key.rpartition(":")
+            folders = [] if is_one else [os.path.splitext(shard)[0]]
+            return "/".join(map(safe_key, [*folders, own]))
+        unnamed = UNNAMED.fullmatch(key)
+        if unnamed is None or unnamed["file"] not in stems:
+            return safe_key(key)
+        return unnamed["place"] if is_one else f"{safe_key(stems[unnamed['file']])}/{unnamed['place']}"
 
     return name_of
 

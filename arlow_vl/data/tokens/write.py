@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
+from arlow_vl.data.processes import in_processes
 from arlow_vl.data.text_files import PART_BYTES, parts_of, text_files
 from arlow_vl.data.tokens.encoding import Encoder
 from arlow_vl.data.tokens.manifest import FORMAT, NAME, Manifest, SourceFile, merged, tokenizer_hash, with_current_times
-from arlow_vl.data.tokens.processes import run_in_processes
 from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.data.tokens.shards import PartFacts, ShardFormat, facts_path, write_part
 from arlow_vl.errors import DataError
@@ -167,20 +167,12 @@ class Job:
             if encoder.reason:
                 tell_reason(encoder.reason)
 
-            def work(i: int, tell: Callable[[int], None]) -> PartFacts:
-                return write_part(self.parts[i], self.stem(folder, i), encoder, self.form, tell)
-
-            if workers == 1 or len(todo) == 1:
-                for i in todo:
-                    facts[i] = work(i, lambda count, i=i: report(i, count))
-                    if enough():
-                        break
-            else:
-                names = [str(part.path) for part in self.parts]
-                for i, result in run_in_processes(work, todo, workers, report, names=names):
-                    facts[i] = result
-                    if enough():
-                        break
+            work, where = functools.partial(self._write, folder, encoder), [str(part.path) for part in self.parts]
+            some = min(workers, len(todo))
+            for i, part in in_processes(work, todo, some, report=report, named=lambda i: visible(where[i])):
+                facts[i] = part
+                if enough():
+                    break
             if progress is not None:
                 progress(total, total)
             if encoder.reason is None and (reasons := {part.reason for part in facts if part and part.reason}):
@@ -189,6 +181,9 @@ class Job:
         kept = facts[: len(facts) if needed is None else needed]
         assert all(part is not None for part in kept)
         return [part for part in kept if part is not None]
+
+    def _write(self, folder: Path, encoder: Encoder, i: int, tell: Callable[[int], None]) -> PartFacts:
+        return write_part(self.parts[i], self.stem(folder, i), encoder, self.form, tell)
 
     def _needed(self, facts: Sequence[PartFacts | None]) -> int | None:
         """The number of first parts that hold `max_tokens`; None: not known, or all of them."""

@@ -20,7 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
-from .segments import PADDING, Runs
+from .runs import Movable, Runs
+from .segments import PADDING
 
 logger = logging.get_logger(__name__)
 
@@ -181,7 +182,7 @@ def varlen_attention(
 
 
 @dataclass(frozen=True)
-class TextRuns:
+class TextRuns(Movable):
     """The documents of a batch as flat runs, for the varlen path of self-attention."""
 
     index: Tensor | None

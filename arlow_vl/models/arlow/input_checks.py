@@ -309,6 +309,25 @@ def _refuse_wrong_images(
         raise ValueError(f"encoder_hidden_states hold NaN or infinity in {name} {number}; check image and weights")
 
 
+def refuse_wrong_layout(layout, text: Text, images: Images, cache: Any, segments: Any) -> None:
+    """Raises ValueError unless a `BatchLayout` is of this call, as far as shapes tell."""
+    if cache is not None:
+        raise ValueError("layout is of whole rows, in front of which a cache holds nothing; give use_cache=False")
+    if segments is not None or text.attention_mask is not None or text.position_ids is None:
+        raise ValueError("layout stands in for attention_mask and segments; give it and the position_ids it is made of")
+    if torch.compiler.is_compiling():
+        return
+    states, mask = images.encoder_hidden_states, images.encoder_attention_mask
+    if mask is not None:
+        raise ValueError("layout goes with encoder_hidden_states without a mask; give those that count flat")
+    found = 0 if states is None else states.shape[:-1].numel()
+    if tuple(layout.documents.shape) != text.shape or layout.encoder_tokens != found:
+        raise ValueError(
+            f"layout is of {_shape(layout.documents)} tokens with {layout.encoder_tokens} encoder tokens, and "
+            f"{text.shape} with {found} came; make it with BatchLayout.of_batch of the same batch"
+        )
+
+
 def refuse_wrong_lengths(lengths: Tensor, count: int) -> None:
     """Raises ValueError unless flat encoder tokens, so many, are those of images of these (N,) lengths."""
     if type(lengths) is Tensor and lengths.is_cuda:
@@ -342,8 +361,10 @@ def refuse_wrong_index(image_index: Tensor, count: int) -> None:
 def refuse_missing_images(
     config: ArlowConfig, input_ids: Tensor | None, attention_mask: Any, cache: Cache | None
 ) -> None:
-    """For a call without images: raises ValueError where the text asks for one. On CUDA nobody waits to look."""
-    if input_ids is None or torch.compiler.is_compiling() or type(input_ids) is not Tensor or input_ids.is_cuda:
+    """For a call without images: raises ValueError where the text asks for one. Looks on a CPU only."""
+    if input_ids is None or torch.compiler.is_compiling() or type(input_ids) is not Tensor:
+        return
+    if input_ids.device.type != "cpu":  # to look would be to wait
         return
     if isinstance(cache, Cache):
         holds_images = any(isinstance(layer, CrossAttentionCacheLayer) for layer in cache.layers)

@@ -25,7 +25,8 @@ from .attention import (
 from .cache_arlow import CrossAttentionCacheLayer
 from .configuration_arlow import ArlowConfig
 from .linear import ArlowLinear
-from .segments import Runs, SegmentMask, SegmentTable
+from .runs import Runs
+from .segments import SegmentMask, SegmentTable
 
 
 class ArlowRMSNorm(nn.Module):
@@ -204,14 +205,13 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
             return varlen_attention(
                 query, key, value, query_runs=queries, key_runs=keys, scaling=self.scaling, is_causal=False
             )
-        if len(segments.groups) == 1:
-            return self._over_padded_runs(query, key, value, queries, keys)
-        parts, places = [], []
-        for numbers in segments.groups:
-            (q_index, q_runs), (k_index, k_runs) = queries.subset(numbers), keys.subset(numbers)
-            parts.append(self._over_padded_runs(query[q_index], key[k_index], value[k_index], q_runs, k_runs))
-            places.append(q_index)
-        return torch.cat(parts)[torch.cat(places).argsort()]
+        parts = []
+        for runs in segments.padded_runs:
+            q, k, v = query, key, value
+            if runs.query_index is not None:
+                q, k, v = query[runs.query_index], key[runs.key_index], value[runs.key_index]
+            parts.append(self._over_padded_runs(q, k, v, runs.query_runs, runs.key_runs))
+        return parts[0] if segments.padded_order is None else torch.cat(parts)[segments.padded_order]
 
     def _over_padded_runs(self, query, key, value, queries: Runs, keys: Runs) -> Tensor:
         mask = None if keys.padding_mask is None else keys.padding_mask[:, None, None]

@@ -161,7 +161,12 @@ def linear_cross_entropy(
     if torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
     counts = labels != IGNORED
-    divisor = counts.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=labels.device)
+    if num_items_in_batch is None:
+        divisor = counts.sum()
+    elif isinstance(num_items_in_batch, Tensor):
+        divisor = num_items_in_batch.to(labels.device)
+    else:  # filled in there: a copy from the host would wait for the device
+        divisor = torch.full((), num_items_in_batch, device=labels.device)
     if device_type == "cpu" and not torch.compiler.is_compiling():  # elsewhere the choice would wait for the device
         hidden_states, labels = hidden_states[counts], labels[counts]
     with torch.autocast(device_type, enabled=False):

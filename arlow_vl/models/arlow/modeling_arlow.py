@@ -42,6 +42,7 @@ from .input_checks import (
     refuse_packing_for_flash,
     refuse_wrong_call,
     refuse_wrong_labels,
+    refuse_wrong_layout,
     refuse_wrong_turn,
 )
 from .layers_arlow import (
@@ -53,6 +54,7 @@ from .layers_arlow import (
     rotary_factors,
     with_zero_gradients,
 )
+from .layout import BatchLayout
 from .linear import ArlowLinear, align_weights, make_plain
 from .loss import head_output
 from .segments import (
@@ -187,6 +189,7 @@ class ArlowModel(ArlowPreTrainedModel):
         encoder_lengths: Tensor | None = None,
         image_index: Tensor | None = None,
         segments: SegmentTable | SegmentMask | None = None,
+        layout: BatchLayout | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
         """Text, and with `encoder_hidden_states` the images that its `<image>` tokens stand for.
@@ -200,6 +203,7 @@ class ArlowModel(ArlowPreTrainedModel):
             encoder_lengths: (N,) int64, with flat (K, D) `encoder_hidden_states`: how many of them each image has.
             image_index: (N,) int64, where texts share images: which of the M images each `<image>` stands for.
             segments: which text sees which encoder tokens; None: what the `<image>` tokens of `input_ids` say.
+            layout: all of what sees what in whole rows, ready made; then nothing here waits for the device.
 
         Raises:
             ValueError: inputs that do not go together (see `input_checks`).
@@ -218,15 +222,20 @@ class ArlowModel(ArlowPreTrainedModel):
         # Positions, and the documents that they tell apart.
         if position_ids is None:
             position_ids = self._positions(inputs_embeds, attention_mask, cache)
-        documents = self._documents(text, position_ids, images, cache)
+        if layout is not None:
+            refuse_wrong_layout(layout, text, images, cache, segments)
+        documents = self._documents(text, position_ids, images, cache) if layout is None else layout.documents
 
         # Who sees what: text its images, then text its text.
         cross_caches = cross_attention_caches(cache, self.config, images_come=images.come)
         image_lengths = None
         if encoder_hidden_states is not None:
             encoder_hidden_states, image_lengths = flatten_images(*images[:3])
-        segments = self._segments(text, documents, image_lengths, image_index, segments, cross_caches)
-        sight = self._sight(inputs_embeds, text, documents, cache)
+        if layout is None:
+            segments = self._segments(text, documents, image_lengths, image_index, segments, cross_caches)
+        else:
+            segments = layout.segments
+        sight = self._sight(inputs_embeds, text, documents, cache, layout)
 
         # Layers and norm.
         hidden_states = inputs_embeds
@@ -301,6 +310,8 @@ class ArlowModel(ArlowPreTrainedModel):
 
         batch, width = text.shape
         image_tokens = None
+        if image_lengths is not None:  # counts may have stayed on the CPU
+            image_lengths = image_lengths.to((text.inputs_embeds if text.input_ids is None else text.input_ids).device)
         if image_lengths is not None and image_index is not None:
             image_lengths, image_tokens = share_images(image_lengths, image_index)
         if isinstance(given, SegmentTable):
@@ -332,12 +343,13 @@ class ArlowModel(ArlowPreTrainedModel):
         text: Text,
         documents: Tensor | None,
         cache: Cache | PagedAttentionCache | None,
+        layout: BatchLayout | None,
     ) -> dict[str, Any]:
         """What tells the self-attention of this call which text sees which: a mask, or runs for a varlen kernel."""
         refuse_unsafe_flex(self.config._attn_implementation, inputs_embeds.device.type, torch.__version__)
         if documents is not None and self._runs_varlen(inputs_embeds, text.attention_mask, cache):
-            return {"attention_mask": None, "text_runs": TextRuns.of_documents(documents)}
-        is_packed, same_document, past = self._is_packed(text, documents), None, 0
+            return {"attention_mask": None, "text_runs": self._text_runs(documents, layout)}
+        is_packed, same_document, past = self._is_packed(text, documents, layout), None, 0
         if is_packed:
             width = text.shape[1]
             if cache is not None:
@@ -357,14 +369,20 @@ class ArlowModel(ArlowPreTrainedModel):
             sight["position_ids"] = None
             if is_packed:
                 refuse_packing_for_flash(text, past, implementation)
-                runs = TextRuns.of_documents(documents).runs
+                runs = self._text_runs(documents, layout).runs
                 sight |= {f"cu_seq_lens_{side}": runs.cu_seqlens for side in "qk"}
                 sight |= {f"max_length_{side}": runs.max_seqlen for side in "qk"}
         return sight
 
     @staticmethod
-    def _is_packed(text: Text, documents: Tensor | None) -> bool:
+    def _text_runs(documents: Tensor, layout: BatchLayout | None) -> TextRuns:
+        return TextRuns.of_documents(documents) if layout is None else layout.text_runs
+
+    @staticmethod
+    def _is_packed(text: Text, documents: Tensor | None, layout: BatchLayout | None = None) -> bool:
         """Positions that were counted here never restart, so that nobody has to look."""
+        if layout is not None:
+            return torch.compiler.is_compiling() or layout.is_packed
         return documents is not None and text.position_ids is not None and text.shape[1] > 1 and parts_rows(documents)
 
     def _runs_varlen(

@@ -49,70 +49,14 @@ from torch import Tensor
 
 from .configuration_arlow import ArlowConfig
 from .input_checks import refuse_wrong_count, refuse_wrong_index, refuse_wrong_lengths, refuse_wrong_pairs
+from .runs import Movable, PaddedRuns, Runs
 
 PADDING = -1
 MOST_PADDED = 2  # padded runs may take so many times the room of their entries
 
 
 @dataclass(frozen=True)
-class Runs:
-    """Runs of consecutive entries of a flat list, and where they lie in a table padded to the longest run."""
-
-    cu_seqlens: Tensor
-    """(R + 1,) int32: run r is entries cu_seqlens[r] up to cu_seqlens[r + 1]."""
-    max_seqlen: int
-
-    @classmethod
-    def of_lengths(cls, lengths: Tensor) -> "Runs":
-        longest = int(lengths.max()) if lengths.numel() else 0
-        return cls(F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32), longest)
-
-    def __len__(self) -> int:
-        return self.cu_seqlens.shape[0] - 1
-
-    @cached_property
-    def lengths(self) -> Tensor:
-        return self.cu_seqlens.diff()
-
-    @cached_property
-    def is_ragged(self) -> bool:
-        return bool((self.lengths != self.max_seqlen).any())
-
-    @cached_property
-    def slots(self) -> Tensor:
-        """(entries,) int64: where each entry lies in the flattened (R, max_seqlen) table."""
-        run = torch.repeat_interleave(torch.arange(len(self), device=self.cu_seqlens.device), self.lengths)
-        within = torch.arange(run.shape[0], device=run.device) - self.cu_seqlens[run]
-        return run * self.max_seqlen + within
-
-    def pad(self, flat: Tensor) -> Tensor:
-        """(entries, ...) -> (R, max_seqlen, ...), zeros behind each run."""
-        if not self.is_ragged:
-            return flat.unflatten(0, (len(self), self.max_seqlen))
-        padded = flat.new_zeros(len(self) * self.max_seqlen, *flat.shape[1:])
-        return padded.index_copy(0, self.slots, flat).unflatten(0, (len(self), self.max_seqlen))
-
-    def unpad(self, padded: Tensor) -> Tensor:
-        """(R, max_seqlen, ...) -> (entries, ...)."""
-        flat = padded.flatten(0, 1)
-        return flat[self.slots] if self.is_ragged else flat
-
-    def subset(self, numbers: Tensor) -> tuple[Tensor, "Runs"]:
-        """Some of the runs by their numbers: the entries of theirs, (entries,) int64, and the runs over those alone."""
-        runs = Runs.of_lengths(self.lengths[numbers])
-        shift = torch.repeat_interleave(self.cu_seqlens[numbers] - runs.cu_seqlens[:-1], runs.lengths)
-        return torch.arange(shift.shape[0], device=shift.device) + shift, runs
-
-    @cached_property
-    def padding_mask(self) -> Tensor | None:
-        """(R, max_seqlen) bool, True where there is an entry; None where every run has the same length."""
-        if not self.is_ragged:
-            return None
-        return torch.arange(self.max_seqlen, device=self.cu_seqlens.device) < self.lengths[:, None]
-
-
-@dataclass(frozen=True)
-class SegmentTable:
+class SegmentTable(Movable):
     """The cross-attention pairs of a batch of B rows of T tokens.
 
     Encoder tokens are counted in one flat pool: first what the cache holds (B rows of `cached_width`), then this call's
@@ -150,7 +94,7 @@ class SegmentTable:
         marks = torch.zeros(batch * width, dtype=torch.bool, device=starts.device)
         return marks.index_fill(0, starts, True).view(batch, width)
 
-    @cached_property
+    @property
     def groups(self) -> list[Tensor]:
         """Numbers of the runs that are padded together: all, unless the longest would make most of it padding; then
         those of about one length, of text and of encoder tokens."""
@@ -160,6 +104,27 @@ class SegmentTable:
         sizes = torch.stack([runs.lengths.float().log2().ceil() for runs in sides], dim=1)
         kinds, kind = torch.unique(sizes, dim=0, return_inverse=True)
         return [(kind == number).nonzero()[:, 0] for number in range(len(kinds))]
+
+    @cached_property
+    def padded_runs(self) -> list[PaddedRuns]:
+        """The runs by `groups`, for kernels that take padded rows."""
+        groups = self.groups
+        if len(groups) == 1:
+            return [PaddedRuns(None, self.query_runs, None, self.key_runs)]
+        return [PaddedRuns(*self.query_runs.subset(n), *self.key_runs.subset(n)) for n in groups]
+
+    @cached_property
+    def padded_order(self) -> Tensor | None:
+        """(Q,) int64: where each token lies in the entries of `padded_runs`, one after another; None: in its place."""
+        index = [runs.query_index for runs in self.padded_runs if runs.query_index is not None]
+        return torch.cat(index).argsort() if index else None
+
+    def ready(self) -> None:
+        """Computes all that a training step asks for, so that the device it goes to is never asked."""
+        for runs in self.padded_runs:
+            runs.query_runs.ready()
+            runs.key_runs.ready()
+        _ = self.padded_order
 
     @classmethod
     def of_pairs(
@@ -182,7 +147,7 @@ class SegmentTable:
 
 
 @dataclass(frozen=True)
-class SegmentMask:
+class SegmentMask(Movable):
     """Which of its row's K encoder tokens each token sees. Costs B * T * K, and runs on kernels that take a mask."""
 
     sees: Tensor

@@ -160,6 +160,9 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
             image_grids: Rows and columns of patches of each image, in native resolution.
             encoder_lengths: How many tokens of `image_features` each image has, in native resolution.
 
+        The counts (`tiles_per_image`, `image_grids`, `encoder_lengths`) tell shapes. They may stay on the CPU, where
+        nobody waits for them.
+
         Raises:
             ValueError: inputs that do not go together (see `image_checks`).
         """
@@ -176,7 +179,8 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
         else:
             features, lengths = self.vision(pixel_values.to(dtype)), None
         if lengths is not None:
-            places = native_places(image_grids, lengths, prefix_tokens=self.vision.num_kept_prefix_tokens)
+            prefix = self.vision.num_kept_prefix_tokens
+            places = native_places(image_grids, lengths, prefix_tokens=prefix, device=features.device)
             return self._project(features, places, lengths)
         height, width = self.vision.image_size if pixel_values is None else pixel_values.shape[2:]
         places = self._whole_places(features, height, width)
@@ -291,7 +295,7 @@ def build_projector(config: ArlowVLConfig, in_dim: int) -> LinearProjector | MLP
 def _join_tiles(features: Tensor, tiles_per_image: Tensor) -> tuple[Tensor, Tensor]:
     """(tiles, P, F) -> (K, F), the tiles of each image as one, and the (N,) lengths of the images."""
     refuse_wrong_tiles(tiles_per_image, features)
-    return features.flatten(0, 1), tiles_per_image.to(features.device) * features.shape[1]
+    return features.flatten(0, 1), tiles_per_image * features.shape[1]
 
 
 class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGenerationMixin):

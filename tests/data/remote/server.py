@@ -12,7 +12,8 @@ STALLED = Patience(stall_seconds=0.3, retry_seconds=0.2, first_pause=0.01)
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files` by path. `answers` of a path are used up first: a status, "stall", "cut", bytes, or seconds."""
+    """Serves `files` by path. `answers` of a path are used up first: a status, "stall", "cut", bytes, seconds, or
+    "slow", a tenth of the bytes every 0.25 s."""
 
     daemon_threads = True
 
@@ -47,7 +48,12 @@ class Handler(BaseHTTPRequestHandler):
         if answer == "stall":
             self.wfile.write(content[: len(content) // 2])
             self.server.released.wait(20)
-        self.wfile.write(content[: len(content) // 2] if answer == "cut" else content)
+        piece = -(-len(content) // 10)
+        for start in range(0, len(content), piece) if answer == "slow" else ():
+            self.wfile.write(content[start : start + piece])
+            self.wfile.flush()
+            time.sleep(0.25)
+        self.wfile.write({"cut": content[: len(content) // 2], "slow": b""}.get(answer, content))
 
     def log_message(self, *_):
         pass

@@ -19,6 +19,7 @@ from arlow_vl.data import remote
 from arlow_vl.data.formats.detect import open_source
 from arlow_vl.data.remote_cache import DataCache
 from arlow_vl.data.remote_fetch import Patience, told
+from arlow_vl.data.workers import Pool
 from arlow_vl.errors import DataError, ResourceError
 from tests.data.remote.server import SHORT, STALLED, fetched, left_over
 
@@ -304,3 +305,27 @@ def test_a_file_system_without_an_asynchronous_form_is_given_up_when_it_stalls(c
     with pytest.raises(DataError, match=r"shelf://s/a\.bin: sent nothing for 0\.3 s \(1 try"):
         fetched("shelf://s/a.bin", cache, STALLED)
     assert time.monotonic() - began < 4.5
+
+
+def test_a_worker_that_fetches_for_long_does_not_hang_while_bytes_arrive(server, cache, caplog):
+    server.files["/a.bin"], server.always["/a.bin"] = b"slowly as " * 20_000, "slow"
+
+    def read(task, at):
+        at("a.bin")
+        return fetched(server.url("a.bin"), cache)
+
+    server.files["/b.bin"] = b"what fetching imports is there now"
+    fetched(server.url("b.bin"), cache)
+    with Pool(read, workers=2, hang_seconds=1.5) as pool:  # one fetches, for 2.5 s, and the other waits for it
+        assert list(pool.results([0, 1])) == [server.files["/a.bin"]] * 2
+    assert server.count("a.bin") == 1
+    assert "another one reads it again" not in caplog.text
+
+
+def test_a_worker_to_which_nothing_comes_hangs(server, cache, caplog):
+    server.files["/a.bin"], server.answers["/a.bin"] = b"at last", ["stall"]
+    server.files["/b.bin"] = b"what fetching imports is there now"
+    fetched(server.url("b.bin"), cache)
+    with Pool(lambda task, at: fetched(server.url("a.bin"), cache), workers=1, hang_seconds=1.5) as pool:
+        assert list(pool.results([0])) == [b"at last"]
+    assert "was busy for over 1.5 s; another one reads it again" in caplog.text

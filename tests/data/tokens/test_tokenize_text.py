@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from arlow_vl.data import processes
 from arlow_vl.data.packing import PackedRows, pack_documents
-from arlow_vl.data.tokens import processes, shards, write
+from arlow_vl.data.tokens import shards, write
 from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.data.tokens.write import tokenize_text
 from arlow_vl.errors import DataError, ResourceError
@@ -152,7 +153,7 @@ def test_an_error_in_a_process_is_the_callers():
         raise DataError("no good")
 
     with pytest.raises(DataError, match="no good"):
-        list(processes.run_in_processes(fail, [0, 1], 2, lambda *told: None, names=["a", "b"]))
+        list(processes.in_processes(fail, [0, 1], 2, report=lambda *told: None))
 
 
 def test_no_process_outlives_the_one_that_started_it(tmp_path):
@@ -163,7 +164,7 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path):
             time.sleep(0.01)
 
     def start():
-        list(processes.run_in_processes(work, [0, 1], 2, lambda *told: None, names=["a", "b"]))
+        list(processes.in_processes(work, [0, 1], 2, report=lambda *told: None))
 
     parent = multiprocessing.get_context("fork").Process(target=start)
     parent.start()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arlow_vl.data.index.processes import in_processes
+from arlow_vl.data.processes import in_processes
 from arlow_vl.errors import DataError, ResourceError
 
 
@@ -43,6 +43,33 @@ def test_a_worker_that_is_killed_is_one_sentence():
         dict(in_processes(killed, range(3), 2))
 
 
+def counted(number: int, tell) -> int:
+    for done in range(number):
+        tell(done)
+    return number
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_task_tells_how_far_it_is(workers):
+    told = []
+    results = in_processes(counted, [1, 1, 1], workers, report=lambda *what: told.append(what))
+    assert [result for _, result in results] == [1, 1, 1]
+    assert told.count((1, 0)) >= 2  # each process at once, then a few times a second
+
+
+def test_a_task_that_kills_its_process_is_named():
+    with pytest.raises(ResourceError, match=r"the process that read no\. 0 died \(exit status -9\)"):
+        dict(in_processes(killed, [0], 2, named=lambda number: f"no. {number}"))
+
+
+def test_tasks_are_taken_as_processes_get_free():
+    taken = []
+    results = in_processes(squared, (taken.append(number) or number for number in range(100)), 2)
+    next(results)
+    assert len(taken) <= 4
+    results.close()
+
+
 # A process that has forked two workers which wait, and that prints their numbers; its modules are loaded by path, as
 # importing the package takes seconds.
 WAITING = """
@@ -56,7 +83,7 @@ def wait_long(number):
 for _ in in_processes(wait_long, range(2), 2):
     pass
 """
-SOURCE = Path(__file__).parents[3] / "arlow_vl/data/index/processes.py"
+SOURCE = Path(__file__).parents[2] / "arlow_vl/data/processes.py"
 
 
 def is_alive(pid: int) -> bool:

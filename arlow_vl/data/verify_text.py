@@ -1,0 +1,167 @@
+"""Text, and folders of tokenised text, read as training reads them: what is usable, and what is not."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share
+from arlow_vl.data.formats.conversations import CONVERSATION_FIELDS, IMAGE_FIELDS
+from arlow_vl.data.index.header import sha256_of
+from arlow_vl.data.processes import in_processes
+from arlow_vl.data.shard_faults import ShardFault
+from arlow_vl.data.shard_samples import BadSample
+from arlow_vl.data.shards import counted, examples_of, in_brackets
+from arlow_vl.data.text import MAX_LINE_BYTES, LineTally, Unusable, open_regular, parse_object
+from arlow_vl.data.text_files import COMPRESSED, LINES, TextPart, text_files
+from arlow_vl.data.text_readers import DocumentReader
+from arlow_vl.data.tokens.manifest import NAME, Manifest
+from arlow_vl.data.tokens.reader import TokenizedText
+from arlow_vl.errors import DataError
+
+TEXT = "text"
+"""The format under which text is named."""
+Progress = Callable[[int, int, int], None]
+"""Told documents read so far, files read, and files in all."""
+
+
+@dataclass
+class VerifiedText:
+    """Some text: every line, row or document is usable or bad, or behind a fault of its file."""
+
+    documents: int = 0
+    bad: list[BadSample] = field(default_factory=list)
+    """Lines, rows and documents that are skipped."""
+    faults: list[ShardFault] = field(default_factory=list)
+    """Damage to shards of tokens."""
+
+    def summary(self) -> str:
+        """`9,871 documents, 129 skipped (empty_text 60, bad_json 69), 0 shard faults`."""
+        skipped, faults = counted(self.bad), len(self.faults)
+        told = f"{self.documents:,} documents, {skipped.total():,} skipped{in_brackets(skipped)}"
+        return f"{told}, {faults:,} shard fault{'s' * (faults != 1)}"
+
+    def check(self, max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
+        """Raises DataError if too large a share is unusable."""
+        refuse_bad_share(
+            "lines, rows or documents", self.documents, counted(self.bad), examples_of(self.bad), max_bad_fraction
+        )
+
+
+class _Task(NamedTuple):
+    """A file of text, or a shard of tokens by its number."""
+
+    path: Path
+    shard: int | None = None
+
+
+@dataclass
+class _NamedTally(LineTally):
+    """Names everything that is skipped."""
+
+    name: str = ""
+    bad: list[BadSample] = field(default_factory=list)
+
+    def skip(self, number: int, fault: Unusable, count: int = 1) -> None:
+        super().skip(number, fault, count)
+        self.bad.append(BadSample(f"{self.name}: {self.unit} {number:,}", str(fault), count=count, detail=fault.detail))
+
+
+def is_text(path: str | Path, format: str | None = None) -> bool:
+    """Whether a source is text alone: where it says so itself, or `format` does."""
+    path = Path(path)
+    if format is not None or path.is_dir():
+        return format == TEXT or (format is None and _is_tokenised(path))
+    name = path.name.lower()
+    if name.endswith((".txt", *COMPRESSED)):
+        return True
+    return name.endswith(LINES) and path.is_file() and _begins_with_text(path)
+
+
+def _is_tokenised(folder: Path) -> bool:
+    try:
+        return "tokenizer" in json.loads((folder / NAME).read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _begins_with_text(path: Path) -> bool:
+    """Whether the first record is a text without any place for an image."""
+    with open_regular(path) as file:
+        line = file.readline(MAX_LINE_BYTES)
+    try:
+        record = parse_object(line)
+    except Unusable:
+        return False
+    others = {*IMAGE_FIELDS, *CONVERSATION_FIELDS, "question"}
+    return isinstance(record.get("text"), str) and not others & record.keys()
+
+
+def verify_text(
+    sources: Sequence[str | Path],
+    *,
+    workers: int = 1,
+    progress: Progress = lambda documents, ready, files: None,
+) -> VerifiedText:
+    """Reads every document; of tokenised text, compares the SHA-256 of shards with the manifest.
+
+    Raises:
+        DataError: a source is not there or holds no text, or a file comes twice.
+    """
+    found = VerifiedText()
+    tasks = [task for source in sources for task in _tasks(Path(source), found)]
+    parts, documents = {}, 0
+    for task, part in in_processes(_verify, tasks, max(1, min(workers, len(tasks)))):
+        parts[task] = part
+        documents += part.documents
+        progress(documents, len(parts), len(tasks))
+    for task in tasks:
+        found.documents += parts[task].documents
+        found.bad += parts[task].bad
+        found.faults += parts[task].faults
+    return found
+
+
+def _tasks(source: Path, found: VerifiedText) -> Iterator[_Task]:
+    if not _is_tokenised(source):
+        yield from map(_Task, text_files([source]))
+        return
+    try:
+        shards = len(TokenizedText(source).manifest.shards)
+    except DataError as error:
+        found.faults.append(ShardFault(str(source), str(error)))
+        return
+    yield from (_Task(source, number) for number in range(shards))
+
+
+def _verify(task: _Task) -> VerifiedText:
+    if task.shard is not None:
+        return _verify_shard(task.path, task.shard)
+    reader = DocumentReader(TextPart(task.path, task.path.stat().st_size))
+    tally = _NamedTally(unit=reader.tally.unit, name=task.path.name)
+    reader.tally = tally
+    return VerifiedText(sum(1 for _ in reader), tally.bad)
+
+
+def _verify_shard(folder: Path, number: int) -> VerifiedText:
+    manifest = Manifest.read(folder)
+    shard = manifest.shards[number]
+    path = folder / f"{shard.name}.bin"
+    tokens = np.memmap(path, np.dtype(manifest.dtype).newbyteorder("<"), "r") if shard.tokens else np.zeros(0)
+    starts, utf8_starts = np.fromfile(path.with_suffix(".idx"), "<u8").reshape(2, -1)
+    reasons = []
+    if sha256_of(path) != shard.sha256:
+        reasons.append(f"SHA-256 differs from {NAME}")
+    ends = (starts[0], starts[-1], utf8_starts[0], utf8_starts[-1]) == (0, shard.tokens, 0, shard.utf8_bytes)
+    if not ends or (np.diff(starts.astype(np.int64)) < 2).any() or (np.diff(utf8_starts.astype(np.int64)) < 0).any():
+        reasons.append(f"{path.stem}.idx is damaged")
+    elif (tokens[starts[:-1]] != manifest.bos_token_id).any() or (
+        tokens[starts[1:] - 1] != manifest.eos_token_id
+    ).any():
+        reasons.append("documents do not begin with bos and end with eos where its .idx says")
+    if reasons:
+        return VerifiedText(faults=[ShardFault(str(path), "; ".join(reasons), shard.documents)])
+    return VerifiedText(shard.documents)

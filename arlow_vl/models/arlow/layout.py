@@ -1,0 +1,71 @@
+# Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
+"""What sees what in a batch of whole rows, made where the batch is made.
+
+A model that is given it looks at no number of the batch: its forward pass waits for no device.
+"""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from .attention import TextRuns
+from .configuration_arlow import ArlowConfig
+from .runs import Movable
+from .segments import (
+    SegmentMask,
+    SegmentTable,
+    build_segment_mask,
+    build_segment_table,
+    document_ids,
+    parts_rows,
+    share_images,
+)
+
+
+@dataclass(frozen=True)
+class BatchLayout(Movable):
+    """Of B rows of T tokens: what of the text each token sees, and which images. `to` takes it to a device."""
+
+    documents: Tensor
+    """(B, T) int64 from `document_ids`."""
+    is_packed: bool
+    """Whether a row holds several documents."""
+    text_runs: TextRuns
+    """The documents, for a varlen kernel."""
+    segments: SegmentTable | SegmentMask | None
+    """None: there is no image."""
+    encoder_tokens: int = 0
+    """Of the images together, each counted once."""
+
+    @classmethod
+    def of_batch(
+        cls,
+        config: ArlowConfig,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        image_lengths: Tensor | None = None,
+        image_index: Tensor | None = None,
+    ) -> "BatchLayout":
+        """What `ArlowModel.forward` would find out of the same arguments.
+
+        Args:
+            position_ids: (B, T); where they restart inside a row a new document begins. Padding is a document.
+            image_lengths: (M,) int64, encoder tokens that the decoder reads of each image; None: no image comes.
+            image_index: (N,) int64, where texts share images: which of the M images each `<image>` stands for.
+
+        Raises:
+            ValueError: another number of images than of `<image>` tokens.
+        """
+        documents = document_ids(position_ids.expand(input_ids.shape))
+        text = documents, parts_rows(documents), TextRuns.of_documents(documents)
+        if image_lengths is None:
+            return cls(*text, segments=None)
+        encoder_tokens, image_tokens = int(image_lengths.sum()), None
+        if image_index is not None:
+            image_lengths, image_tokens = share_images(image_lengths, image_index)
+        build = build_segment_table if config.cross_attention_sees == "last_group" else build_segment_mask
+        segments = build(input_ids == config.image_token_id, documents, image_lengths)
+        segments = replace(segments, image_tokens=image_tokens)
+        if isinstance(segments, SegmentTable):
+            segments.ready()
+        return cls(*text, segments=segments, encoder_tokens=encoder_tokens)
