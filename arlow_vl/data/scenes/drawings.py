@@ -107,11 +107,14 @@ def drawing_of(noun: str, style: str, name: str, data: bytes, *, is_held_out: bo
     if box is None:
         raise DataError(f"drawing {visible(name)} is blank; name another")
     image = image.crop(box)
-    longest = max(image.size)
-    size = tuple(max(1, (2 * side * LONGEST_SIDE + longest) // (2 * longest)) for side in image.size)
-    # The box filter adds and divides whole numbers alone: the same pixels everywhere.
-    grey = Image.merge("LA", (image.convert("L"), image.getchannel("A"))).resize(size, Image.Resampling.BOX)
-    return Drawing(noun, style, name, is_held_out, _brightened(np.array(grey)))
+    grey = np.asarray(Image.merge("LA", (image.convert("L"), image.getchannel("A"))))
+    return Drawing(noun, style, name, is_held_out, _brightened(resized(grey, LONGEST_SIDE).copy()))
+
+
+def resized(grey: UInt8[np.ndarray, "height width 2"], longest: int) -> UInt8[np.ndarray, "height2 width2 2"]:
+    """The drawing, so many pixels along its longer side; the box filter adds and divides whole numbers alone."""
+    height, width = (max(1, (2 * side * longest + max(grey.shape)) // (2 * max(grey.shape))) for side in grey.shape[:2])
+    return np.asarray(Image.fromarray(grey, "LA").resize((width, height), Image.Resampling.BOX))
 
 
 def _brightened(grey: UInt8[np.ndarray, "height width 2"]) -> UInt8[np.ndarray, "height width 2"]:

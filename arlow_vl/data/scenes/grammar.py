@@ -10,7 +10,7 @@ import re
 from typing import cast
 
 from arlow_vl.data.scenes.scene import Group, Part, Scene, Word
-from arlow_vl.data.scenes.vocabulary import COLOURS, CONCEPTS, NUMBERS, OPPOSITE, Colour, Relation
+from arlow_vl.data.scenes.vocabulary import COLOURS, CONCEPTS, NUMBERS, OPPOSITE, Relation
 
 _NOUN_OF = {spelled: concept.noun for concept in CONCEPTS.values() for spelled in (concept.noun, concept.nouns)}
 _COUNT_OF = {"a": 1, "an": 1} | {number: count for count, number in enumerate(NUMBERS, 1)}
@@ -68,7 +68,7 @@ def parse_part(phrase: str) -> Part | None:
     words = phrase.split()
     if len(words) != 3 or words[0] not in _COUNT_OF or words[1] not in COLOURS or words[2] not in _NOUN_OF:
         return None
-    return Group(_NOUN_OF[words[2]], cast(Colour, words[1]), _COUNT_OF[words[0]])
+    return Group(_NOUN_OF[words[2]], words[1], _COUNT_OF[words[0]])
 
 
 def groups_named(text: str) -> list[Group]:

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt64
-from PIL import Image
 
-from arlow_vl.data.scenes.drawings import Drawing
+from arlow_vl.data.scenes.drawings import Drawing, resized
 from arlow_vl.data.scenes.draws import Draws
 from arlow_vl.data.scenes.font import word_dots
 from arlow_vl.data.scenes.layout import SIDE, Box, draw_places
@@ -56,6 +55,7 @@ class Painter:
         things: list[Thing] = []
         for number, (part, squares) in enumerate(zip(scene.parts, places, strict=True)):
             if isinstance(part, Word):
+                assert dots is not None
                 box = squares[0]
                 pixels[box.top : box.bottom, box.left : box.right] = np.where(dots[..., None], INK, LABEL)
                 things.append(Thing(number, "", "", "", part.text, box))
@@ -80,10 +80,7 @@ class Painter:
         """The drawing, `size` pixels along its longer side."""
         key = (drawing.name, size, is_mirrored)
         if key not in self._scaled:
-            height, width = drawing.grey.shape[:2]
-            longest = max(height, width)
-            shape = tuple(max(1, (2 * side * size + longest) // (2 * longest)) for side in (width, height))
-            small = np.asarray(Image.fromarray(drawing.grey, "LA").resize(shape, Image.Resampling.BOX))
+            small = resized(drawing.grey, size)
             self._scaled[key] = np.ascontiguousarray(small[:, ::-1]) if is_mirrored else small
         return self._scaled[key]
 

@@ -26,7 +26,7 @@ def png_bytes(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
     rows = np.zeros((height, 1 + PIXEL * width), np.uint8)  # each row begins with its filter, 0: none
     rows[:, 1:] = pixels.reshape(height, -1)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = b"\x78\x01" + deflated(rows.ravel(), rows.shape[1]) + struct.pack(">I", zlib.adler32(rows))
+    data = b"\x78\x01" + deflated(rows.ravel(), rows.shape[1]) + struct.pack(">I", zlib.adler32(rows.tobytes()))
     return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
 
 
@@ -76,11 +76,10 @@ def _coded(matches: Int64[np.ndarray, "matches 2"], distance: int) -> Int64[np.n
 
 def _packed(codes: Int64[np.ndarray, "codes 2"]) -> bytes:
     """The codes one after another, each from its lowest bit."""
-    values, sizes = codes.T
-    ends = sizes.cumsum()
-    which = np.repeat(np.arange(len(sizes)), sizes)
-    place = np.arange(ends[-1]) - (ends - sizes)[which]
-    return np.packbits((values[which] >> place & 1).astype(np.uint8), bitorder="little").tobytes()
+    values, sizes = codes[:, 0].astype(np.uint32), codes[:, 1]  # a code has at most 31 bits
+    starts = (sizes.cumsum() - sizes).astype(np.uint32)
+    bits = np.repeat(values, sizes) >> np.arange(sizes.sum(), dtype=np.uint32) - np.repeat(starts, sizes) & 1
+    return np.packbits(bits.astype(np.uint8), bitorder="little").tobytes()
 
 
 def _symbol(symbol: int) -> tuple[int, int]:

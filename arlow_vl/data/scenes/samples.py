@@ -77,7 +77,7 @@ def members_of_comparison(twins: Twins, split: Split, number: int, license: str)
     key = f"{split}-{number:06d}"
     for place, painted in enumerate(twins.painted):
         yield f"{key}.{place}.png", painted.png
-    texts = [
+    texts: list[dict[str, Any]] = [
         {
             "messages": about_images(2, question=asked.question, answer=asked.answer),
             "task": "question",

@@ -19,7 +19,7 @@ from arlow_vl.data.scenes.splits import (
 from arlow_vl.data.scenes.vocabulary import COLOURS, NOUNS, OPPOSITE
 
 
-def drawn(split, count=150):
+def drawn(split, count=80):
     scenes = []
     for number in range(count):
         draws = Draws(split, number)
@@ -36,12 +36,12 @@ def combinations_of(scenes):
 
 @pytest.fixture(scope="module")
 def training():
-    return drawn("train", 1500)
+    return drawn("train", 900)
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_scenes_and_twins_keep_the_rules_of_their_split(split):
-    scenes = drawn(split, 80)
+    scenes = drawn(split, 50)
     assert all(may_show(split, scene) for scene in scenes)
     assert all(first != second for first, second in zip(scenes[::2], scenes[1::2], strict=True))
 
@@ -80,13 +80,13 @@ def test_each_colour_and_count_is_held_out_of_some_thing():
 
 def test_each_place_and_relation_is_equally_likely(training):
     relations = Counter(scene.relation for scene in training if scene.relation)
-    assert abs(relations["left of"] - relations["above"]) < 0.12 * relations.total()
+    assert abs(relations["left of"] - relations["above"]) < 0.15 * relations.total()
     firsts = Counter(scene.parts[0].noun for scene in training if isinstance(scene.parts[0], Group))
-    assert max(firsts.values()) < 2.2 * min(firsts.values())
+    assert max(firsts.values()) < 3 * min(firsts.values())
 
 
 def test_many_twins_differ_in_one_slot_only():
-    scenes = drawn("train", 200)
+    scenes = drawn("train", 120)
     kinds = Counter(differing(*pair) for pair in zip(scenes[::2], scenes[1::2], strict=True))
     assert set(kinds) >= {("noun",), ("colour",), ("count",), ("relation",), ("parts",)}
 
