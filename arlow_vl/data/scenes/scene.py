@@ -1,0 +1,51 @@
+"""What a scene shows, in words alone: one or two parts, and where the first is from the second.
+
+    Scene((Group("car", "red", 1), Group("cat", "blue", 2)), "left of")     a red car left of two blue cats
+    Scene((Word("moon"),))                                                  the word "moon"
+
+"A left of B" and "B right of A" show the same, so the part on the left or on top always comes first.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from arlow_vl.data.scenes.vocabulary import Colour, Relation
+
+MOST = 5
+"""Things of a group."""
+
+
+class Group(NamedTuple):
+    """Things of one kind and colour that lie together."""
+
+    noun: str
+    colour: Colour
+    count: int
+
+
+class Word(NamedTuple):
+    """A written word."""
+
+    text: str
+
+
+Part = Group | Word
+
+
+@dataclass(frozen=True)
+class Scene:
+    parts: tuple[Part, ...]
+    relation: Relation | None = None
+    """Of the first part to the second."""
+
+    @property
+    def groups(self) -> Iterator[Group]:
+        return (part for part in self.parts if isinstance(part, Group))
+
+    @property
+    def word(self) -> str | None:
+        return next((part.text for part in self.parts if isinstance(part, Word)), None)
+
+    def group_of(self, noun: str) -> Group | None:
+        return next((group for group in self.groups if group.noun == noun), None)

@@ -1,0 +1,134 @@
+"""A folder of scenes: shards of every split, made by several processes, the same bytes however many there are."""
+
+import json
+import tarfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from arlow_vl.data.index.processes import in_processes
+from arlow_vl.data.prepare.members import write_tar
+from arlow_vl.data.scenes.drawings import Drawings
+from arlow_vl.data.scenes.paint import Painter
+from arlow_vl.data.scenes.samples import make_twins, members_of_comparison, members_of_twins
+from arlow_vl.data.scenes.splits import SPLITS, Split
+from arlow_vl.data.shard_faults import INDEX_NAME
+from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
+from vision.whole_files import remove_remains, write_whole
+
+LAYOUT = 1
+"""Goes up when the same drawings and seed become other bytes."""
+NOTE = "scenes.json"
+"""What the folder was made of; it keeps two kinds of scenes out of one folder."""
+COMPARISONS = "comparisons"
+TWINS_PER_SHARD = 500
+SECONDS_STALE = 600
+"""Age at which a half shard is one of a process that was killed."""
+SUMMARY = (
+    "Scenes are composed of emoji, stamps and clip art by rules, and their truth is exact. No score on them compares "
+    "with one on photographs."
+)
+
+
+class Shard(NamedTuple):
+    split: Split
+    number: int
+    twins: range
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.number:06d}.tar"
+
+
+def write_scenes(
+    drawings: Drawings,
+    out: Path,
+    sizes: Mapping[Split, int],
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[Split, int]:
+    """Fills a folder with scenes; run again after an interruption it keeps the shards that are whole.
+
+    Args:
+        sizes: Images of each split; an odd number becomes the next even one, as scenes come in twins.
+        workers: Processes.
+        progress: Told the images that are written, and all.
+
+    Returns:
+        Images by split. A split that has no drawings (`test-drawings`, without stamps) is left out.
+
+    Raises:
+        DataError: the folder holds other files.
+        ResourceError: no room for a shard.
+    """
+    painters = {split: Painter(drawings.of(split)) for split in SPLITS if sizes.get(split) and drawings.of(split)}
+    images = {split: sizes[split] + sizes[split] % 2 for split in painters}
+    note = {"layout": LAYOUT, "seed": seed, "drawings": drawings.sha256, "images": images}
+    _claim(out, note)
+    for folder in (out, out / COMPARISONS):
+        remove_remains(folder, seconds=SECONDS_STALE)
+    license = ", ".join(drawings.licenses)
+    shards = [shard for split, count in images.items() for shard in _shards(split, count // 2)]
+    single: dict[str, Any] = {}
+    compared: dict[str, Any] = {}
+    done = 0
+    write = partial(_write_shard, out, painters, seed, license)
+    for shard, written in in_processes(write, shards, min(workers, len(shards))):
+        single[shard.name], compared[shard.name] = written
+        done += 2 * len(shard.twins)
+        progress(done, sum(images.values()))
+    told = {"summary": SUMMARY, "source": "scenes", "license": license}
+    for folder, entries in ((out, single), (out / COMPARISONS, compared)):
+        write_whole(folder / INDEX_NAME, json.dumps({**told, **dict(sorted(entries.items()))}, indent=1) + "\n")
+    return images
+
+
+def _shards(split: Split, twins: int) -> list[Shard]:
+    starts = range(0, twins, TWINS_PER_SHARD)
+    return [
+        Shard(split, number, range(start, min(start + TWINS_PER_SHARD, twins))) for number, start in enumerate(starts)
+    ]
+
+
+def _write_shard(
+    out: Path, painters: Mapping[Split, Painter], seed: int, license: str, shard: Shard
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What index.json says of a shard and of its comparisons. Those that are there are whole, and stay."""
+    paths = out / shard.name, out / COMPARISONS / shard.name
+    if not all(path.exists() for path in paths):
+        made = [(number, make_twins(painters[shard.split], seed, shard.split, number)) for number in shard.twins]
+        for path, members_of in zip(paths, (members_of_twins, members_of_comparison), strict=True):
+            members = (m for number, twins in made for m in members_of(twins, shard.split, number, license))
+            write_whole(path, partial(write_tar, members=members))
+    return _entry(paths[0]), _entry(paths[1])
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    with tarfile.open(path) as tar:
+        samples = sum(name.endswith(".json") for name in tar.getnames())
+    with open(path, "rb") as file:
+        return {"samples": samples, "bytes": path.stat().st_size, "sha256": file_digest(file, "sha256").hexdigest()}
+
+
+def _claim(out: Path, note: dict[str, Any]) -> None:
+    """Notes what the folder is made of. Raises DataError if it holds something else."""
+    path = out / NOTE
+    try:
+        found = json.loads(path.read_bytes()) if path.exists() else None
+    except ValueError:
+        found = {}
+    if found is None and out.is_dir() and any(not entry.name.startswith(".") for entry in out.iterdir()):
+        raise DataError(f"{visible(str(out))} holds other files; name an empty folder")
+    if found is not None and found != note:
+        differs = sorted(name for name in note if not isinstance(found, dict) or found.get(name) != note[name])
+        raise DataError(
+            f"{visible(str(out))} holds scenes of another {', '.join(differs)}; "
+            "name an empty folder, or remove this one"
+        )
+    if found is None:
+        write_whole(path, json.dumps(note, indent=1) + "\n")

@@ -1,0 +1,118 @@
+"""Captions and answers about scenes, scored against what is in the image exactly.
+
+image      a red car left of two blue cats
+caption    two blue dogs left of a red car
+whole      wrong: some slot is
+things     1 of 2: the car is named, the cats are not, and the dogs are nowhere in the image (CHAIR)
+relation   wrong: the car is not right of the other part
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from arlow_vl.data.scenes.grammar import groups_named, nouns_named, parse_caption
+from arlow_vl.data.scenes.scene import Part, Scene, Word
+from arlow_vl.evaluation.metrics.vqa import normalise_answer
+
+SLOTS = ("thing", "colour", "count", "relation", "word")
+
+
+@dataclass(frozen=True)
+class SceneScores:
+    """Scores of one system's captions, shares from 0 to 1."""
+
+    whole: float
+    """Captions that tell the scene in full and nothing else."""
+    whole_per_sample: list[bool]
+    slots: dict[str, float]
+    """The share that is right of each of `SLOTS`; a slot that no scene has is left out. Things, colours and counts are
+    of the group with the same noun, whatever its place; a relation needs both parts in their order."""
+    swapped: float
+    """Captions that are wrong in the order of the two parts alone."""
+    unreadable: float
+    """Captions that are no sentence of the grammar."""
+    named_falsely: float
+    """Of the things that are named, those that the image does not show (CHAIR_i, Rohrbach et al., 2018,
+    arXiv:1809.02156); 0 where nothing is named."""
+    captions_with_false_things: float
+    """Captions that name one (CHAIR_s)."""
+
+
+def scene_scores(captions: Sequence[str], scenes: Sequence[Scene]) -> SceneScores:
+    """Scores one caption an image.
+
+    Raises:
+        ValueError: there are none, or not as many captions as scenes.
+    """
+    if not len(captions) == len(scenes) > 0:
+        raise ValueError(f"captions ({len(captions)}) and scenes ({len(scenes)}) must be as many, and some")
+    told = [parse_caption(caption) for caption in captions]
+    slots = defaultdict(list)
+    for caption, its_scene, scene in zip(captions, told, scenes, strict=True):
+        for slot, is_right in _slots(caption, its_scene, scene):
+            slots[slot].append(is_right)
+    named = [nouns_named(caption) for caption in captions]
+    false = [
+        [noun for noun in nouns if scene.group_of(noun) is None] for nouns, scene in zip(named, scenes, strict=True)
+    ]
+    whole = [its == scene for its, scene in zip(told, scenes, strict=True)]
+    return SceneScores(
+        _share(whole),
+        whole,
+        {slot: _share(slots[slot]) for slot in SLOTS if slot in slots},
+        _share([_is_swapped(its, scene) for its, scene in zip(told, scenes, strict=True)]),
+        _share([its is None for its in told]),
+        sum(map(len, false)) / max(1, sum(map(len, named))),
+        _share([bool(nouns) for nouns in false]),
+    )
+
+
+def answer_scores(predictions: Sequence[str], answers: Sequence[str], kinds: Sequence[str]) -> dict[str, float]:
+    """The share of exact answers by kind of question; case, articles, punctuation and "two" for "2" do not count.
+
+    Raises:
+        ValueError: there are none, or the numbers differ.
+    """
+    if not len(predictions) == len(answers) == len(kinds) > 0:
+        raise ValueError(
+            f"predictions ({len(predictions)}), answers ({len(answers)}) and kinds ({len(kinds)}) must be as many"
+        )
+    right = defaultdict(list)
+    for prediction, answer, kind in zip(predictions, answers, kinds, strict=True):
+        right[kind].append(normalise_answer(prediction) == normalise_answer(answer))
+    return {kind: _share(right[kind]) for kind in sorted(right)}
+
+
+def _slots(caption: str, told: Scene | None, scene: Scene) -> list[tuple[str, bool]]:
+    """Each slot of the scene with whether the caption has it right."""
+    groups, nouns = groups_named(caption), nouns_named(caption)
+    slots = []
+    for group in scene.groups:
+        alike = [other for other in groups if other.noun == group.noun]
+        slots.append(("thing", group.noun in nouns))
+        slots.append(("colour", any(other.colour == group.colour for other in alike)))
+        slots.append(("count", any(other.count == group.count for other in alike)))
+    if scene.word is not None:
+        slots.append(("word", told is not None and told.word == scene.word))
+    if scene.relation is not None:
+        is_right = told is not None and (told.relation, _names(told)) == (scene.relation, _names(scene))
+        slots.append(("relation", is_right))
+    return slots
+
+
+def _names(scene: Scene) -> list[str]:
+    """What the parts are, without colours, counts and what is written."""
+    return [_name(part) for part in scene.parts]
+
+
+def _name(part: Part) -> str:
+    return "" if isinstance(part, Word) else part.noun
+
+
+def _is_swapped(told: Scene | None, scene: Scene) -> bool:
+    return told is not None and told != scene and Scene(told.parts[::-1], told.relation) == scene
+
+
+def _share(values: Sequence[bool]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,120 @@
+"""What scores on scenes are worth: copying the nearest training image's caption, and answers from the question alone.
+
+    python -m experiments.scenes.controls data/scenes --out experiments/scenes/controls.md
+
+The nearest image is that of the highest cosine between colours of 16 x 16 cells, less their mean over training.
+"""
+
+import argparse
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from arlow_vl.data.index.building import indexes_of
+from arlow_vl.data.index.images import read_image
+from arlow_vl.data.index.reading import IndexedSamples
+from arlow_vl.data.samples import Sample, Text
+from arlow_vl.data.scenes.grammar import parse_caption
+from arlow_vl.data.scenes.questions import Asked
+from arlow_vl.data.scenes.scene import Scene
+from arlow_vl.data.scenes.splits import SPLITS
+from arlow_vl.evaluation.controls import most_frequent, nearest_neighbour, question_prior
+from arlow_vl.evaluation.metrics.scenes import SLOTS, answer_scores, scene_scores
+
+CELLS = 16
+YES_NO = ("presence", "count yes/no", "relation yes/no")
+OTHERS = ("count", "colour", "relation", "reading", "comparison")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenes", type=Path, help="folder that `arlow data scenes` filled")
+    parser.add_argument("--out", type=Path, required=True, help="Markdown to write")
+    args = parser.parse_args()
+    tests = [split for split in SPLITS if split != "train" and list(args.scenes.glob(f"{split}-*.tar"))]
+    train = list(samples(args.scenes, "train"))
+    lines = [*caption_lines(args.scenes, train, tests), "", *answer_lines(args.scenes, train, tests)]
+    args.out.write_text("\n".join([f"{len(train):,} training images.", "", *lines]) + "\n")
+
+
+def caption_lines(folder: Path, train: Sequence[Sample], tests: Sequence[str]) -> list[str]:
+    features = np.stack([cells(sample) for sample in train])
+    mean = features.mean(axis=0)
+    captions = [caption(sample) for sample in train]
+    usual = most_frequent(captions)
+    lines = [
+        f"| split | images | whole scene | {' | '.join(SLOTS)} | named falsely | most frequent caption |",
+        "| --- " * (len(SLOTS) + 5) + "|",
+    ]
+    for split in tests:
+        its = list(samples(folder, split))
+        scenes = [scene(sample) for sample in its]
+        copied = nearest_neighbour(features - mean, captions, np.stack([cells(sample) for sample in its]) - mean)
+        scores = scene_scores(copied, scenes)
+        constant = scene_scores([usual] * len(its), scenes)
+        slots = " | ".join(percent(scores.slots.get(slot)) for slot in SLOTS)
+        shares = f"{percent(scores.named_falsely)} | {percent(constant.whole)}"
+        lines.append(f"| {split} | {len(its):,} | {percent(scores.whole)} | {slots} | {shares} |")
+    return lines
+
+
+def answer_lines(folder: Path, train: Sequence[Sample], tests: Sequence[str]) -> list[str]:
+    """Exact answers by the most frequent answer that training gives to each wording, else to the kind of question."""
+    known = list(asked([*train, *samples(folder / "comparisons", "train")]))
+    lines = [f"| split | questions | {' | '.join(YES_NO + OTHERS)} |", "| --- " * (len(YES_NO + OTHERS) + 2) + "|"]
+    for split in tests:
+        its = list(asked([*samples(folder, split), *samples(folder / "comparisons", split)]))
+        shares = " | ".join(percent(prior_score(known, its, kind)) for kind in YES_NO + OTHERS)
+        lines.append(f"| {split} | {len(its):,} | {shares} |")
+    return lines
+
+
+def prior_score(known: Sequence[Asked], questions: Sequence[Asked], kind: str) -> float | None:
+    its = [asked for asked in questions if asked.kind == kind]
+    if not its:
+        return None
+    prior = question_prior([(a.question, a.answer) for a in known if a.kind == kind], [a.question for a in its])
+    return answer_scores(prior, [a.answer for a in its], [kind] * len(its))[kind]
+
+
+def samples(folder: Path, split: str) -> Iterator[Sample]:
+    indexed = IndexedSamples(indexes_of(str(folder / f"{split}-*.tar")), ("caption", "question"))
+    return (indexed.sample(number) for number in range(len(indexed)))
+
+
+def cells(sample: Sample) -> Float[np.ndarray, " features"]:
+    image = Image.open(io.BytesIO(read_image(sample.images[0]))).resize((CELLS, CELLS), Image.Resampling.BOX)
+    return np.asarray(image, np.float32).ravel()
+
+
+def caption(sample: Sample) -> str:
+    return next(answer(text) for text in sample.texts if text.task == "caption")
+
+
+def scene(sample: Sample) -> Scene:
+    found = parse_caption(caption(sample))
+    assert found is not None, sample.key
+    return found
+
+
+def asked(found: Sequence[Sample]) -> Iterator[Asked]:
+    for sample in found:
+        for text in sample.texts:
+            if text.task == "question":
+                yield Asked(text.messages[0]["content"][-1]["text"], answer(text), text.kind)
+
+
+def answer(text: Text) -> str:
+    return text.messages[-1]["content"]
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+if __name__ == "__main__":
+    main()

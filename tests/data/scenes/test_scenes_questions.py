@@ -1,0 +1,122 @@
+"""Every question has one answer that the image shows, and yes is as frequent as no in every wording."""
+
+from collections import Counter, defaultdict
+
+import pytest
+
+from arlow_vl.data.scenes.draws import Draws
+from arlow_vl.data.scenes.questions import comparisons, questions_of_twins
+from arlow_vl.data.scenes.scene import Group, Scene, Word
+from arlow_vl.data.scenes.splits import SPLITS, draw_scene, draw_twin
+from arlow_vl.data.scenes.vocabulary import CONCEPTS, NUMBERS
+
+RED_CAR, BLUE_CATS = Group("car", "red", 1), Group("cat", "blue", 2)
+
+
+def twins(split, count):
+    for number in range(count):
+        draws = Draws("twins", split, number)
+        scene = draw_scene(draws, split)
+        yield draws, scene, draw_twin(draws, split, scene)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_yes_and_no_are_equally_frequent_in_every_wording(split):
+    answers = defaultdict(Counter)
+    for draws, *scenes in twins(split, 60):
+        for asked in questions_of_twins(draws, *scenes):
+            for question, answer, kind in asked:
+                if kind == "presence" or kind.endswith("yes/no"):
+                    answers[question][answer] += 1
+    assert len(answers) > 50
+    assert all(counts["yes"] == counts["no"] for counts in answers.values())
+
+
+def truth(question, scene):
+    """The answer by another road: from the words of the question and what the scene holds."""
+    words = question.rstrip("?").replace('"', "").split()
+    by_name = {name: g for g in scene.groups for name in (g.noun, CONCEPTS[g.noun].nouns)}
+    places = {name: n for n, part in enumerate(scene.parts) for name in names(part)}
+    if question == "Which word is written?":
+        return scene.word
+    if question.endswith("written?"):
+        return "yes" if scene.word == words[-2] else "no"
+    if question.startswith("How many"):
+        return NUMBERS[by_name[words[2]].count - 1]
+    if question.startswith("What colour"):
+        return by_name[words[-1]].colour
+    if "exactly" in words:
+        return "yes" if NUMBERS[by_name[words[-1]].count - 1] == words[-2] else "no"
+    if question.startswith("Is there"):
+        group = by_name.get(words[-1])
+        return "yes" if group and (len(words) == 4 or group.colour == words[3]) else "no"
+    if question.startswith("Where"):
+        part = words[words.index("seen") - 1].rstrip(",")
+        return direction(scene, places[part]).removesuffix(" of")
+    where = next(d for d in ("left of", "right of", "above", "below") if f" {d} " in question)
+    part = question.replace('"', "").split(f" {where} ")[0].split()[-1]
+    return "yes" if direction(scene, places[part]) == where else "no"
+
+
+def names(part):
+    return (part.text,) if isinstance(part, Word) else (part.noun, CONCEPTS[part.noun].nouns)
+
+
+def direction(scene, place):
+    return {("left of", 0): "left of", ("left of", 1): "right of", ("above", 0): "above", ("above", 1): "below"}[
+        scene.relation, place
+    ]
+
+
+def test_every_answer_is_what_the_scene_shows():
+    kinds = Counter()
+    for draws, *scenes in twins("train", 150):
+        for scene, asked in zip(scenes, questions_of_twins(draws, *scenes), strict=True):
+            assert len({question for question, *_ in asked}) == len(asked)
+            for question, answer, kind in asked:
+                assert truth(question, scene) == answer, (question, scene)
+                kinds[kind] += 1
+    assert set(kinds) == {
+        *("presence", "count yes/no", "relation yes/no"),
+        *("count", "colour", "relation", "reading"),
+    }
+
+
+def test_questions_of_twins_that_differ_in_a_colour():
+    green = Scene((RED_CAR, Group("cat", "green", 2)), "left of")
+    first, second = questions_of_twins(Draws(1), Scene((RED_CAR, BLUE_CATS), "left of"), green)
+    assert [(q, a) for q, a, kind in first if kind == "presence"] == [
+        ("Is there a blue cat?", "yes"),
+        ("Is there a green cat?", "no"),
+    ]
+    assert [(q, a) for q, a, kind in second if kind == "colour"] == [
+        ("What colour is the car?", "red"),
+        ("What colour are the cats?", "green"),
+    ]
+
+
+def test_a_relation_is_asked_only_where_both_twins_have_the_same_parts_in_the_same_number():
+    fish, key = Group("fish", "green", 2), Group("key", "orange", 1)
+    one = Scene((key, fish._replace(count=1)), "above")
+    turned = Scene((fish, key), "above")
+    kinds = [[a.kind for a in questions_of_twins(Draws(1), Scene((key, fish), "above"), b)[0]] for b in (one, turned)]
+    assert [of.count("relation yes/no") for of in kinds] == [0, 2]
+
+
+def test_comparisons_say_which_of_the_two_images_shows_it():
+    three = Scene((RED_CAR, Group("cat", "blue", 3)), "left of")
+    asked = comparisons(Draws(1), Scene((RED_CAR, BLUE_CATS), "left of"), three)
+    assert [(a.question, a.answer) for a in asked] == [
+        ("Which image shows exactly two cats?", "the first"),
+        ("Which image shows exactly three cats?", "the second"),
+        ("Which image has more cats?", "the second"),
+    ]
+
+
+def test_the_first_and_the_second_image_are_equally_often_the_answer():
+    answers = Counter(a.answer for draws, *scenes in twins("train", 150) for a in comparisons(draws, *scenes))
+    assert abs(answers["the first"] - answers["the second"]) < 0.08 * answers.total()
+
+
+def test_every_twin_has_something_to_compare():
+    assert all(comparisons(draws, *scenes) for draws, *scenes in twins("test-new", 80))
