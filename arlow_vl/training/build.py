@@ -10,6 +10,8 @@ import torch
 from arlow_vl.data.images import CachedImages, DecodedImages, cache_sample_images
 from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.prompts import stop_token_ids
+from arlow_vl.errors import CheckpointError
+from arlow_vl.models.arlow.chat_arlow import IMAGE_TOKEN
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
@@ -43,7 +45,7 @@ def build_stage(recipe: Recipe) -> Stage:
 def build_text(recipe: TextRecipe) -> Stage:
     """A decoder with random weights, on packed text."""
     tokenizer = load_tokenizer(recipe.tokenizer)
-    config = config_of("model", ArlowConfig, {"vocab_size": len(tokenizer), **recipe.model})
+    config = config_of("model", ArlowConfig, {**token_fields(tokenizer, recipe.tokenizer), **recipe.model})
     if config.vocab_size < len(tokenizer):
         raise ValueError(
             f"model.vocab_size is {config.vocab_size}, but {recipe.tokenizer} has {len(tokenizer)} tokens; leave it out"
@@ -52,6 +54,19 @@ def build_text(recipe: TextRecipe) -> Stage:
     model = ArlowForCausalLM(config)
     module = TextModule(model, recipe, tokens_per_byte=data.validation_rows.tokens_per_byte)
     return Stage(module, data, (model, tokenizer))
+
+
+def token_fields(tokenizer: Any, folder: Path) -> dict[str, Any]:
+    """What of a model's configuration its tokenizer decides. Raises CheckpointError for one without Arlow's tokens."""
+    roles = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad")}
+    vocab = tokenizer.get_vocab()
+    lacking = [name.removesuffix("_id") for name, index in roles.items() if index is None]
+    lacking += [] if IMAGE_TOKEN in vocab else [IMAGE_TOKEN]
+    if lacking:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has no {', '.join(lacking)}; `arlow import` adds them to a pretrained model's"
+        )
+    return {"vocab_size": max(vocab.values()) + 1, **roles, "image_token_id": vocab[IMAGE_TOKEN]}
 
 
 def build_image_text(recipe: ImageTextRecipe) -> Stage:

@@ -77,4 +77,5 @@ class TextData(StageData):
             for name, dataset in (("train", rows), ("validation", self.validation_rows))
         )
         training, validation = ([source] for source in sources)
-        super().__init__(recipe, training, validation, partial(collate_rows, bos_token_id=tokenizer.bos_token_id))
+        ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        super().__init__(recipe, training, validation, partial(collate_rows, **ids))
