@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from arlow_vl.data.prompts import Message, encode_prompt
+from arlow_vl.data.prompts import Message, decode_token, encode_prompt
 from arlow_vl.evaluation.generation import pad_left, write_greedily
 from vision.forms.native_resolution import unpatchify
 from vision.projector import PerceiverLayer, PerceiverResampler
@@ -136,18 +136,13 @@ def latent_weights(layer: PerceiverLayer, latents: Tensor, tokens: Tensor, lengt
     return (scores * query.shape[-1] ** -0.5).softmax(-1).mean(0)
 
 
-def starts_word(tokenizer: Any, before: int, token: int) -> bool:
-    """Whether a space parts the two. A token alone would not tell: sentencepiece drops the space in front of a text."""
-    return tokenizer.decode([before, token])[len(tokenizer.decode([before])) :][:1].isspace()
-
-
 def words_of(tokenizer: Any, ids: Sequence[int], heat: Tensor) -> list[WordHeat]:
     """Joins the tokens of a word; `heat` is (tokens, encoder tokens). Special tokens are left out."""
     groups: list[list[int]] = []
     for place, token in enumerate(ids):
         if token in tokenizer.all_special_ids:
             continue
-        if not groups or starts_word(tokenizer, ids[groups[-1][-1]], token):
+        if not groups or decode_token(tokenizer, token)[:1].isspace():
             groups.append([])
         groups[-1].append(place)
     words = [(tokenizer.decode([ids[i] for i in places]).strip(), heat[places].mean(0)) for places in groups]

@@ -1,6 +1,8 @@
 """`arlow import` and `arlow export`: a decoder of another make through every command, and out again as it was."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -9,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
 from arlow_vl.cli import main
+from arlow_vl.models.auto import save_with_code
 from arlow_vl.models.folders import load_text_model
 from tests.models.convert.made_llamas import TOKENIZERS, write_llama
 from tests.tiny_runs import SAMPLES, TINY_MODEL, write_image_text_recipe, write_text_recipe
@@ -31,7 +34,10 @@ def sentence(capsys) -> str:
     return line
 
 
-@pytest.mark.parametrize("name", TOKENIZERS)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("smol", "llama3")]
+
+
+@pytest.mark.parametrize("name", ["sentencepiece", *SLOW])
 def test_a_decoder_of_another_make_learns_to_see_and_comes_back_bit_for_bit(tmp_path, capsys, name):
     source, arlow = write_llama(tmp_path / "source", TOKENIZERS[name]()), tmp_path / "arlow"
     assert run("import", source, "--out", arlow, "--cross-attention-interval", 2) == 0
@@ -123,11 +129,35 @@ def test_without_the_extra_a_gguf_file_says_what_to_install(source, tmp_path, ca
     assert "pip install 'arlow-vl[convert]'" in sentence(capsys)
 
 
-def test_an_imported_model_goes_on_alone_with_its_code(source, tmp_path):
-    """Remote code: the folder's tokenizer is none of ours, so a machine without the package reads it."""
+LOAD = """
+import json, sys, torch
+sys.modules["arlow_vl"] = None  # importing it fails from here on
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+ids = tokenizer("the cat <image> sat", return_tensors="pt")["input_ids"]
+print(json.dumps([type(model).__name__, ids.tolist(), model(ids[:, :3]).logits.argmax(-1).tolist()]))
+"""
+
+
+@pytest.mark.slow
+def test_an_imported_model_opens_with_its_code_where_the_package_is_missing(source, tmp_path):
     assert run("import", source, "--out", tmp_path / "arlow") == 0
-    config = json.loads((tmp_path / "arlow" / "tokenizer_config.json").read_text())
-    assert config["tokenizer_class"] == "TokenizersBackend" and "auto_map" not in config
+    model, tokenizer = load_text_model(tmp_path / "arlow")
+    save_with_code(model, tmp_path / "shipped")
+    tokenizer.save_pretrained(tmp_path / "shipped")
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(tmp_path / "shipped")],
+        env={**os.environ, "HF_HOME": str(tmp_path / "home")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    ids = tokenizer("the cat <image> sat", return_tensors="pt")["input_ids"]
+    expected = ["ArlowForCausalLM", ids.tolist(), model(ids[:, :3]).logits.argmax(-1).tolist()]
+    assert json.loads(done.stdout.splitlines()[-1]) == expected
 
 
 def test_an_export_is_a_llama_for_the_auto_classes(source, tmp_path):

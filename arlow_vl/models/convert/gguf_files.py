@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import TokenizersBackend
 
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.convert.gguf_tokens import tokenizer_of
 from arlow_vl.models.convert.sources import Source
 from arlow_vl.models.convert.tensors import Tensors
-from arlow_vl.models.folders import UNUSABLE, as_dtype, is_finite, named
+from arlow_vl.models.folders import UNUSABLE, as_dtype, is_finite, named, one_sentence
 
 OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 INNER = {
@@ -52,10 +53,10 @@ NO_EXTRA = "needs gguf, which the extra `convert` brings: pip install 'arlow-vl[
 
 def open_gguf(path: Path) -> Source:
     """Raises CheckpointError for a file that is cut, of another architecture, or quantised as nobody reads it."""
-    reader = read_header(path)
-    metadata = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
+    reader, metadata = read_header(path)
     names = {tensor.name: llama_name(tensor.name) for tensor in reader.tensors}
-    config = llama_values(metadata, set(names), path)
+    with one_sentence(path, "its metadata"):
+        config = llama_values(metadata, set(names), path)
     refuse_quantisations(reader.tensors, path)
     shapes = {names[tensor.name]: tuple(int(size) for size in reversed(tensor.shape)) for tensor in reader.tensors}
     rows = shapes.get("model.embed_tokens.weight")
@@ -63,19 +64,25 @@ def open_gguf(path: Path) -> Source:
         raise CheckpointError(f"{path} holds no token_embd.weight, so it is no whole model; it may be a part of one")
     config["vocab_size"] = rows[0]
 
-    def read() -> Tensors:
+    def read_tokenizer() -> TokenizersBackend:
+        with one_sentence(path, "its tokenizer"):
+            return tokenizer_of(metadata, path)
+
+    def read_tensors() -> Tensors:
         return read_values(reader.tensors, names, config, path)
 
-    return Source(path, config, shapes, tokenizer_of(metadata, path), None, read)
+    return Source(path, config, shapes, None, read_tokenizer, read_tensors)
 
 
-def read_header(path: Path) -> Any:
+def read_header(path: Path) -> tuple[Any, dict[str, Any]]:
+    """gguf's reader, whose tensors are not read yet, and the metadata by its keys."""
     try:
         from gguf import GGUFReader
     except ImportError as error:
         raise ValueError(f"a GGUF file {NO_EXTRA}") from error
     try:
-        return GGUFReader(path)
+        reader = GGUFReader(path)
+        return reader, {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
     except UNUSABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(

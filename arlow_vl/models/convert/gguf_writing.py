@@ -1,18 +1,18 @@
 """The text part as one GGUF file of the architecture llama, for llama.cpp and what is built on it."""
 
+import contextlib
 import math
 import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from arlow_vl.errors import CheckpointError, ResourceError
 from arlow_vl.models.convert.exporting import TextPart, read_text_part, summary
 from arlow_vl.models.convert.gguf_files import INNER, NO_EXTRA, OUTER, to_gguf_order
-from arlow_vl.models.convert.gguf_tokens import Vocabulary, vocabulary_of
+from arlow_vl.models.convert.gguf_tokens import CONTROL, Vocabulary, vocabulary_of
 from arlow_vl.printing import visible
 from vision.whole_files import put_in_place
 
@@ -60,7 +60,8 @@ def export_gguf(folder: Path, out: Path, *, dtype: str | None = None) -> list[st
     except OSError as error:
         raise ResourceError(f"cannot write {out}: {error}; nothing was left there, so make room and repeat") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # renamed, or never written
+            partial.unlink()
     return [f"{out}: GGUF, {summary(part)}", *part.remarks]
 
 
@@ -114,7 +115,11 @@ def add_vocabulary(writer: Any, vocabulary: Vocabulary, part: TextPart) -> None:
     for role, index in vocabulary.ids.items():
         writer.add_uint32(f"tokenizer.ggml.{role}_token_id", index)
     ends = part.generation_config.eos_token_id
-    others = [index for index in (ends if isinstance(ends, list) else []) if index != vocabulary.ids.get("eos")]
+    others = [
+        index
+        for index in (ends if isinstance(ends, list) else [])
+        if index != vocabulary.ids.get("eos") and CONTROL in vocabulary.types[index : index + 1]
+    ]
     if others:
         writer.add_eot_token_id(others[0])
     template = part.tokenizer.chat_template
@@ -146,13 +151,14 @@ def add_tensor(writer: Any, name: str, tensor: Tensor, kind: str) -> None:
             name, quantize(tensor.float().numpy(), GGMLQuantizationType.BF16), raw_dtype=GGMLQuantizationType.BF16
         )
     else:
-        writer.add_tensor(name, tensor.numpy().astype(np.float16 if kind == "F16" else np.float32, copy=False))
+        writer.add_tensor(name, tensor.to(torch.float16 if kind == "F16" else torch.float32).numpy())
 
 
 def llama3_factors(part: TextPart) -> Tensor:
     """(head_dim / 2,) what llama.cpp divides each frequency by: Llama 3.1's rule, long waves by `factor`."""
     rope, config = part.rope, part.config
-    frequencies = rope["rope_theta"] ** -(torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim)
+    width = int(config.head_dim or 0)
+    frequencies = rope["rope_theta"] ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)
     waves = 2 * math.pi / frequencies
     original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
     low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]

@@ -31,20 +31,21 @@ def import_model(source: Path, out: Path, *, cross_attention_interval: int | Non
     """
     refuse_full_folder(out)
     opened = open_source(source)
-    config = arlow_config(opened.config, opened.place, cross_attention_interval=cross_attention_interval)
+    changes = {"cross_attention_interval": cross_attention_interval}
+    config = arlow_config(opened.config, opened.place, **changes, pad_token_id=None)
     refuse_other_shapes(opened.shapes, config, opened.place)
-    tokenizer, additions = with_additions(opened.tokenizer, config.vocab_size, source)
+    tokenizer, additions = with_additions(opened.read_tokenizer(), config.vocab_size, source)
     config = arlow_config(
         opened.config,
         opened.place,
-        cross_attention_interval=config.cross_attention_interval,
+        **changes,
         vocab_size=additions.rows,
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id if config.bos_token_id is None else config.bos_token_id,
         eos_token_id=tokenizer.eos_token_id if config.eos_token_id is None else config.eos_token_id,
     )
-    tensors = with_rows(untie_nothing(opened.read(), config, opened.place), additions.rows)
+    tensors = with_rows(untie_nothing(opened.read_tensors(), config, opened.place), additions.rows)
     dtype = common_dtype(tensors)
     with one_sentence(source, "the weights"):
         model = ArlowForCausalLM.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype)

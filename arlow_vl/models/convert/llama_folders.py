@@ -33,8 +33,8 @@ def open_folder(folder: Path) -> Source:
         folder / "config.json",
         values,
         {name: shape for name, shape in tensor_shapes(folder).items() if decoder_name(name)},
-        read_tokenizer(folder),
         GenerationConfig.from_pretrained(folder) if (folder / GENERATION).is_file() else None,
+        lambda: read_tokenizer(folder),
         read,
     )
 

@@ -20,6 +20,6 @@ class Source:
     """As Llama's config.json has it."""
     shapes: Mapping[str, tuple[int, ...]]
     """Of its tensors, by Llama's names."""
-    tokenizer: TokenizersBackend
     generation_config: GenerationConfig | None
-    read: Callable[[], Tensors]
+    read_tokenizer: Callable[[], TokenizersBackend]
+    read_tensors: Callable[[], Tensors]

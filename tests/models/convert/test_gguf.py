@@ -1,6 +1,7 @@
 """GGUF out, as llama.cpp reads it, and in; bit for bit where nothing is quantised."""
 
 import json
+import random
 from pathlib import Path
 
 import gguf
@@ -15,10 +16,12 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from arlow_vl.errors import CheckpointError, ResourceError
 from arlow_vl.models.convert.exporting import export_llama
-from arlow_vl.models.convert.gguf_files import to_gguf_order, to_llama_order
+from arlow_vl.models.convert.gguf_files import open_gguf, to_gguf_order, to_llama_order
 from arlow_vl.models.convert.gguf_tokens import SPLITS, tokenizer_of, vocabulary_of
 from arlow_vl.models.convert.gguf_writing import export_gguf
 from arlow_vl.models.convert.importing import import_model
+from arlow_vl.models.convert.llama_config import arlow_config
+from arlow_vl.models.convert.tensors import refuse_other_shapes
 from arlow_vl.models.folders import load_tokenizer
 from tests.models.convert.llama_cpp import complete, server
 from tests.models.convert.made_llamas import TOKENIZERS, smol_tokenizer, write_llama
@@ -218,6 +221,23 @@ def test_a_file_that_was_cut_is_refused(plain, tmp_path, share):
     assert "cannot be read as GGUF, it is cut short or something else" in refusal(
         tmp_path / "cut.gguf", tmp_path / "out"
     )
+
+
+def test_whatever_the_bytes_of_the_header_are_it_is_read_or_refused_in_one_sentence(plain, tmp_path):
+    content, dice, sentences = plain.read_bytes(), random.Random(1), []
+    header = gguf.GGUFReader(plain).data_offset
+    for number in range(60):
+        raw = bytearray(content)
+        for _ in range(dice.choice([1, 1, 3])):
+            raw[dice.randrange(header if number % 2 else 1200)] = dice.randrange(256)
+        (tmp_path / "odd.gguf").write_bytes(raw)
+        try:
+            source = open_gguf(tmp_path / "odd.gguf")
+            refuse_other_shapes(source.shapes, arlow_config(source.config, source.place), source.place)
+            source.read_tokenizer()
+        except CheckpointError as error:
+            sentences.append(str(error))
+    assert sentences and all("\n" not in sentence and len(sentence) < 1_000 for sentence in sentences)
 
 
 STRING, UINT32 = gguf.GGUFValueType.STRING, gguf.GGUFValueType.UINT32
