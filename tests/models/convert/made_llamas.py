@@ -65,6 +65,9 @@ def sentencepiece_tokenizer() -> TokenizersBackend:
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
     trained = Tokenizer(BPE(unk_token="<unk>"))
     trained.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    trained.pre_tokenizer = pre_tokenizers.Split(
+        "\u2581", "merged_with_next"
+    )  # as sentencepiece learns, a word at a time
     trainer = BpeTrainer(
         vocab_size=420, special_tokens=[*special, *byte_tokens], show_progress=False, max_token_length=12
     )
