@@ -15,7 +15,7 @@ from arlow_vl.cli.parser import Parser
 from arlow_vl.printing import print_line, visible
 
 SUBCOMMANDS = """
-    data tokenizer fit caption explain evaluate report image checkpoint serve verify_frozen doctor
+    data tokenizer import_ fit caption explain evaluate report image checkpoint export serve verify_frozen doctor
 """.split()
 USAGE, DATA, RESOURCES, INTERRUPTED = 2, 3, 6, 130
 
@@ -76,6 +76,11 @@ def exit_status(error: Exception) -> int | None:
     return USAGE if isinstance(error, ValueError) else None
 
 
+def quiet_enum_warnings() -> None:
+    """Without torch's warnings about torchao's enums. A filter: torch sets the levels of its loggers when it loads."""
+    logging.getLogger("torch.utils._pytree").addFilter(lambda record: record.levelno >= logging.ERROR)
+
+
 def run() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     # OpenMP reads it when torch loads. Else its threads spin while they wait for each other, which on cores that others
@@ -85,5 +90,5 @@ def run() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter shows its number
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers', for a second of loading
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torch's warnings about torchao's enums
+    quiet_enum_warnings()
     sys.exit(main())

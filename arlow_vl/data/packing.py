@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
 from arlow_vl.data.loader import Batch
@@ -94,7 +94,7 @@ class PackedRows:
         for start in range(0, self.facts.tokens, COUNTED_AT_ONCE):
             some = self.text.stream(start, min(start + COUNTED_AT_ONCE, self.facts.tokens))
             counts += np.bincount(some, minlength=vocab_size)
-        counts[self.facts.bos_token_id] = 0
+        counts[self.facts.bos_token_id] -= self.facts.documents
         return counts
 
 
@@ -197,13 +197,37 @@ class _Progress:
             self.line(done // MEGABYTE, total // MEGABYTE)
 
 
-def collate_rows(rows: list[Any], bos_token_id: int) -> Batch:
-    """(B, T) ids; positions that start again with each document and row; labels that skip each document's bos."""
+def collate_rows(rows: list[Any], bos_token_id: int, eos_token_id: int | None = None) -> Batch:
+    """(B, T) ids; positions that start again with each document and row; labels that skip each document's bos.
+
+    `eos_token_id` matters where it is bos, too (see `first_tokens`).
+    """
     input_ids = np.stack(rows)
     index = np.arange(input_ids.shape[1])
-    begins = np.where(input_ids == bos_token_id, index, 0)
+    is_first = first_tokens(input_ids, bos_token_id, eos_token_id)
+    begins = np.where(is_first, index, 0)
     return {
         "input_ids": torch.from_numpy(input_ids),
         "position_ids": torch.from_numpy(index - np.maximum.accumulate(begins, axis=1)),
-        "labels": torch.from_numpy(np.where(input_ids == bos_token_id, IGNORED, input_ids)),
+        "labels": torch.from_numpy(np.where(is_first, IGNORED, input_ids)),
     }
+
+
+def first_tokens(
+    input_ids: Int64[np.ndarray, "batch text"], bos_token_id: int, eos_token_id: int | None
+) -> Bool[np.ndarray, "batch text"]:
+    """Which tokens begin a document: every bos.
+
+    Where one token E is both bos and eos, as GPT-2's is, the second of a pair, which follows the end of a document; and
+    the first token of a row, unless it is the first of a pair:
+
+        row     a b E E c E E d        E c d E        E E c
+        begins        ^     ^          ^                ^
+    """
+    is_bos = input_ids == bos_token_id
+    if bos_token_id != eos_token_id:
+        return is_bos
+    is_first = np.zeros_like(is_bos)
+    is_first[:, 1:] = is_bos[:, 1:] & is_bos[:, :-1]
+    is_first[:, 0] = is_bos[:, 0] & ~is_first[:, 1:2].any(axis=1)
+    return is_first

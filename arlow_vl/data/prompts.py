@@ -87,6 +87,13 @@ def plain_ids(tokenizer, texts: list[str]) -> list[list[int]]:
     return tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
+def decode_token(tokenizer, token_id: int) -> str:
+    """The text of one token, with the space in front that sentencepiece's decoders drop where a text begins."""
+    text = tokenizer.decode([token_id])
+    spelled = str(tokenizer.convert_ids_to_tokens(token_id))
+    return f" {text}" if spelled.startswith("\u2581") and not text[:1].isspace() else text
+
+
 def stop_token_ids(tokenizer) -> list[int]:
     """The tokens after which the model has answered: eos, and what the chat template writes after an answer."""
     _, labels = encode_messages(tokenizer, [*about_image("a"), {"role": "assistant", "content": "b"}])

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from arlow_vl.data.prompts import Message, encode_prompt
+from arlow_vl.data.prompts import Message, decode_token, encode_prompt
 from arlow_vl.evaluation.generation import pad_left, write_greedily
 from vision.forms.native_resolution import unpatchify
 from vision.projector import PerceiverLayer, PerceiverResampler
@@ -142,8 +142,7 @@ def words_of(tokenizer: Any, ids: Sequence[int], heat: Tensor) -> list[WordHeat]
     for place, token in enumerate(ids):
         if token in tokenizer.all_special_ids:
             continue
-        starts_word = tokenizer.decode([token])[:1].isspace()
-        if starts_word or not groups:
+        if not groups or decode_token(tokenizer, token)[:1].isspace():
             groups.append([])
         groups[-1].append(place)
     words = [(tokenizer.decode([ids[i] for i in places]).strip(), heat[places].mean(0)) for places in groups]

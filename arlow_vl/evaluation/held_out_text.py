@@ -12,13 +12,12 @@ ROW_LENGTH, ROWS_AT_ONCE = 256, 16
 
 
 @torch.inference_mode()
-def measure(model: Any, rows: PackedRows, max_rows: int, *, bos_token_id: int) -> dict[str, str]:
+def measure(model: Any, rows: PackedRows, max_rows: int, *, bos_token_id: int, eos_token_id: int) -> dict[str, str]:
     """Loss in nats per token, bits per byte, and the SHA-256 of all logits; floats in hexadecimal, to the last bit."""
     nats, tokens, digest = 0.0, 0, hashlib.sha256()
     for first in range(0, min(max_rows, len(rows)), ROWS_AT_ONCE):
-        batch = collate_rows(
-            [rows[i] for i in range(first, min(first + ROWS_AT_ONCE, len(rows)))], bos_token_id=bos_token_id
-        )
+        some = [rows[i] for i in range(first, min(first + ROWS_AT_ONCE, len(rows)))]
+        batch = collate_rows(some, bos_token_id=bos_token_id, eos_token_id=eos_token_id)
         labels = batch["labels"]
         logits = model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
         digest.update(logits.contiguous().numpy().data)
@@ -41,8 +40,9 @@ def compare_text(
     rows = pack_documents(text, tokenizer, ROW_LENGTH, cache)
     train = pack_documents(train_text, tokenizer, ROW_LENGTH, cache, max_tokens=2_000_000)
     result = {"unigram_entropy": unigram_entropy(train.token_counts(len(tokenizer)))}
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     for name, model in (("before", before), ("after", after)):
-        measured = measure(model, rows, max_rows, bos_token_id=tokenizer.bos_token_id)
+        measured = measure(model, rows, max_rows, **ends)
         result |= {f"{key}_{name}": value for key, value in measured.items()}
     return result
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedConfig
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, TokenizersBackend
 
 from arlow_vl.errors import CheckpointError, ResourceError
 from arlow_vl.models.arlow.checkpoint_checks import (
@@ -38,6 +38,7 @@ from arlow_vl.models.auto import (
 from vision.whole_files import put_in_place
 
 MODELS: dict[str, Any] = {"arlow": ArlowForCausalLM, "arlow_vl": ArlowVLForConditionalGeneration}
+OWN_TOKENIZERS = ("ArlowTokenizer", "ArlowTokenizerFast")
 CHECKSUMS = "checksums.json"
 NAMED = 3  # tensors that a sentence names
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "suppress_tokens")
@@ -71,12 +72,22 @@ def load_text_model(folder: Path) -> tuple[Any, Any]:
     return load_weights(ArlowForCausalLM, folder), tokenizer
 
 
-def load_tokenizer(folder: Path) -> ArlowTokenizerFast:
-    """The tokenizer of a text model, or one by itself. Raises CheckpointError."""
+def load_tokenizer(folder: Path) -> TokenizersBackend:
+    """The tokenizer of a text model, or one by itself: Arlow's, or the one that an imported model brought.
+
+    No code out of the folder is run. Raises CheckpointError.
+    """
     if not (folder / "tokenizer.json").is_file():
         raise CheckpointError(f"{folder} holds no tokenizer.json; `arlow tokenizer train` makes one")
+    config = folder / "tokenizer_config.json"
+    kind = read_object(config).get("tokenizer_class") if config.is_file() else None
     with one_sentence(folder, "the tokenizer"):
-        return ArlowTokenizerFast.from_pretrained(folder)
+        if kind is None or kind in OWN_TOKENIZERS:
+            return ArlowTokenizerFast.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if not isinstance(tokenizer, TokenizersBackend):
+        raise CheckpointError(f"{folder}: {type(tokenizer).__name__} is written in Python; save it as a tokenizer.json")
+    return tokenizer
 
 
 def check_folder(folder: Path, expected: str) -> Any:

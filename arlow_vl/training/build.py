@@ -11,6 +11,8 @@ import torch
 from arlow_vl.data.images import CachedImages, DecodedImages, cache_sample_images
 from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.prompts import stop_token_ids
+from arlow_vl.errors import CheckpointError
+from arlow_vl.models.arlow.chat_arlow import IMAGE_TOKEN
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
@@ -61,7 +63,7 @@ def build_text(recipe: TextRecipe) -> Stage:
     beginning = recipe.checkpoint or recipe.tokenizer
     assert beginning is not None  # see the recipe
     tokenizer = load_tokenizer(beginning)
-    config = checked or text_config_of(recipe, tokenizer)
+    config = checked or text_config_of(recipe, tokenizer, beginning)
     if recipe.row_length > config.max_position_embeddings:
         raise ValueError(
             f"row_length is {recipe.row_length}, but the model has {config.max_position_embeddings} positions; lower it"
@@ -73,9 +75,9 @@ def build_text(recipe: TextRecipe) -> Stage:
     return Stage(module, data, (model, tokenizer))
 
 
-def text_config_of(recipe: TextRecipe, tokenizer: Any) -> ArlowConfig:
+def text_config_of(recipe: TextRecipe, tokenizer: Any, place: Path) -> ArlowConfig:
     """The recipe's fields, with the tokenizer's vocabulary. Raises ValueError where they do not fit each other."""
-    config = config_of("model", ArlowConfig, {"vocab_size": len(tokenizer), **recipe.model})
+    config = config_of("model", ArlowConfig, {**token_fields(tokenizer, place), **recipe.model})
     if config.vocab_size < len(tokenizer):
         raise ValueError(
             f"model.vocab_size is {config.vocab_size}, but {recipe.tokenizer} has {len(tokenizer)} tokens; leave it out"
@@ -86,6 +88,19 @@ def text_config_of(recipe: TextRecipe, tokenizer: Any) -> ArlowConfig:
 def trainable(model_class: Any, folder: Path) -> Any:
     """The model of a folder that was checked, in float32, as what is trained is kept."""
     return load_weights(model_class, folder, dtype=torch.float32).requires_grad_(True).train()
+
+
+def token_fields(tokenizer: Any, folder: Path) -> dict[str, Any]:
+    """What of a model's configuration its tokenizer decides. Raises CheckpointError for one without Arlow's tokens."""
+    roles = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad")}
+    vocab = tokenizer.get_vocab()
+    lacking = [name.removesuffix("_id") for name, index in roles.items() if index is None]
+    lacking += [] if IMAGE_TOKEN in vocab else [IMAGE_TOKEN]
+    if lacking:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has no {', '.join(lacking)}; `arlow import` adds them to a pretrained model's"
+        )
+    return {"vocab_size": max(vocab.values()) + 1, **roles, "image_token_id": vocab[IMAGE_TOKEN]}
 
 
 def build_image_text(recipe: ImageTextRecipe) -> Stage:

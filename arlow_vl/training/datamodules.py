@@ -90,9 +90,10 @@ class TextData(StageData):
             for name, dataset in (("train", rows), ("validation", self.validation_rows))
         )
         training, validation = ([source] for source in sources)
+        ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
 
         def collate(rows: list[Any]) -> Batch:
-            batch = collate_rows(rows, bos_token_id=tokenizer.bos_token_id)
+            batch = collate_rows(rows, **ids)
             return with_counts(batch, lambda b: BatchLayout.of_batch(config, b["input_ids"], b["position_ids"]))
 
         super().__init__(recipe, training, validation, collate)

@@ -27,6 +27,7 @@ from arlow_vl.data.text import LineTally, read_jsonl
 from arlow_vl.errors import DataError
 from arlow_vl.models.auto import ArlowConfig, ArlowForCausalLM
 from arlow_vl.models.folders import load_tokenizer
+from arlow_vl.training.build import token_fields
 from arlow_vl.training.recipe import TextRecipe, parse_recipe
 from arlow_vl.training.stages import apply_policy
 
@@ -91,14 +92,14 @@ def build_trainer(recipe: TextRecipe, arguments: TrainingArguments) -> Trainer:
         raise ValueError("the recipe names no tokenizer; here weights are random, so give one without checkpoint")
     tokenizer = load_tokenizer(recipe.tokenizer)
     set_seed(arguments.seed)
-    sizes: dict[str, Any] = {"vocab_size": len(tokenizer), **recipe.model}
+    sizes: dict[str, Any] = {**token_fields(tokenizer, recipe.tokenizer), **recipe.model}
     model = ArlowForCausalLM(ArlowConfig(**sizes))
     apply_policy(model, recipe.policy)
     return Trainer(
         model=model,
         args=arguments,
         train_dataset=StreamedRows(recipe.train_text, tokenizer, recipe.row_length),
-        data_collator=partial(collate_rows, bos_token_id=tokenizer.bos_token_id),
+        data_collator=partial(collate_rows, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id),
         processing_class=tokenizer,
     )
 

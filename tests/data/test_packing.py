@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from arlow_vl.data.packing import bits_per_byte, collate_rows, pack_documents, unigram_entropy
 from arlow_vl.errors import DataError
@@ -128,6 +130,34 @@ def test_nothing_predicts_a_documents_first_token():
     batch = collate_rows([np.array([5, EOS, BOS, 7])], BOS)
     assert batch["labels"].tolist() == [[5, EOS, -100, 7]]
     assert batch["input_ids"].dtype == torch.int64
+
+
+def test_one_token_that_is_bos_and_eos_parts_documents_once():
+    both = EOS
+    rows = [np.array([4, 5, both, both, 6, both]), np.array([both, 4, 5, both, both, 6])]
+    rows.append(np.array([both, both, 4, 5, 6, 7]))  # the end of the row before, then a beginning
+    batch = collate_rows(rows, both, both)
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 2], [0, 1, 2, 3, 0, 1], [0, 0, 1, 2, 3, 4]]
+    ignored = [[False, False, False, True, False, False], [True, False, False, False, True, False]]
+    assert (batch["labels"] == -100).tolist() == [*ignored, [False, True, False, False, False, False]]
+
+
+@given(
+    documents=st.lists(st.lists(st.integers(4, 9), min_size=1, max_size=5), min_size=2, max_size=8),
+    width=st.integers(2, 9),
+)
+def test_documents_are_the_same_whether_bos_and_eos_differ_or_not(documents, width):
+    def batch(bos: int, eos: int):
+        stream = [token for document in documents for token in (bos, *document, eos)]
+        rows = [np.array(stream[i : i + width]) for i in range(0, len(stream) - width + 1, width)]
+        return collate_rows(rows, bos, eos) if rows else None
+
+    two, one = batch(BOS, EOS), batch(EOS, EOS)
+    if two is not None:
+        first = two["position_ids"] == 0
+        assert torch.equal(one["position_ids"] == 0, first)
+        assert torch.equal(one["position_ids"], two["position_ids"])
+        assert torch.equal(one["labels"] == -100, two["labels"] == -100)
 
 
 def test_unigram_entropy_of_equal_shares_is_the_logarithm_of_their_number():

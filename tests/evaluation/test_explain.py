@@ -17,6 +17,7 @@ from arlow_vl.models.folders import load_vision_language_model
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
 from tests.conftest import open_gates
+from tests.models.convert.made_llamas import sentencepiece_tokenizer
 from tests.tiny_runs import SAMPLES, tiny_tokenizer, write_encoder_weights, write_image_text_recipe
 from vision.forms.batches import pack_images, prepare_image
 from vision.projector import PerceiverLayer
@@ -129,6 +130,13 @@ def test_the_tokens_of_a_word_are_joined_and_special_tokens_left_out():
     assert [word.word for word in words] == ["the", "cat", "sang"]
     first = len(pieces[0]) + len(pieces[1])
     torch.testing.assert_close(words[2].heat, heat[first:-1].mean(0))
+
+
+def test_words_begin_where_sentencepiece_has_its_space():
+    tokenizer = sentencepiece_tokenizer()
+    ids = tokenizer("the cat sang", add_special_tokens=False)["input_ids"]
+    words = words_of(tokenizer, ids, torch.rand(len(ids), 2))
+    assert [word.word for word in words] == ["the", "cat", "sang"]
 
 
 TRANSFORM = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "input_size": (3, 8, 8), "interpolation": "bicubic"}

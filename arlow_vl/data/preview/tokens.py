@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from arlow_vl.data.prompts import IGNORED
+from arlow_vl.data.prompts import IGNORED, decode_token
 from arlow_vl.data.sample_dataset import encode_text
 from arlow_vl.data.samples import Text
 from arlow_vl.models.arlow.chat_arlow import IMAGE_TOKEN, control_tokens
@@ -89,7 +89,7 @@ def _tokens(tokenizer: Any, ids: Sequence[int], labels: Sequence[int], length: i
             "trained": labels[column] != IGNORED,
             "cut": column >= length,
         }
-        piece = tokenizer.decode([id])
+        piece = decode_token(tokenizer, id)
         if REPLACEMENT in piece:  # a part of a character: its bytes, as the vocabulary writes them
             piece = str(tokenizer.convert_ids_to_tokens(id))
         yield Token(visible(piece), id, column, " ".join(kind for kind, is_so in kinds.items() if is_so), "\n" in piece)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import GenerationConfig
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import (
@@ -282,6 +283,14 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
         )
 
 
+def settings_of_text(settings: GenerationConfig) -> GenerationConfig:
+    """The text model's own settings of generation, as they were before `stop_also_at`."""
+    own = copy.deepcopy(settings)
+    for name, value in own.__dict__.pop("of_text", {}).items():
+        setattr(own, name, value)
+    return own
+
+
 def build_projector(config: ArlowVLConfig, in_dim: int) -> LinearProjector | MLPProjector | PerceiverResampler:
     out_dim, heads = config.text_config.hidden_size, config.text_config.num_attention_heads
     num_tile_ids = 1 + MAX_GRID**2 if config.vision_config.max_tiles > 1 else 0
@@ -361,9 +370,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         text_model.model.rotary_emb = decoder.rotary_emb  # its tables are in no state_dict
         text_model.lm_head.load_state_dict(self.lm_head.state_dict(), assign=True)
         text_model.tie_weights()
-        text_model.generation_config = copy.deepcopy(self.generation_config)
-        for name, value in text_model.generation_config.__dict__.pop("of_text", {}).items():
-            setattr(text_model.generation_config, name, value)
+        text_model.generation_config = settings_of_text(self.generation_config)
         return text_model.train(self.training)
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")

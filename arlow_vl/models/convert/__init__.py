@@ -1,0 +1,1 @@
+"""Llama-shaped checkpoints in and out: safetensors folders and GGUF files."""

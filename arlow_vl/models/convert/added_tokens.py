@@ -1,0 +1,164 @@
+"""A tokenizer of another make gets the tokens that Arlow needs behind its own, and gives them back at the export.
+
+No id that it had changes. What was added stands in tokenizer_config.json under "imported", and so travels through every
+stage with the tokenizer.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+from transformers import PreTrainedTokenizerBase, TokenizersBackend
+
+from arlow_vl.errors import CheckpointError
+from arlow_vl.models.arlow.chat_arlow import CHAT_TEMPLATE, IMAGE_TOKEN, QUOTE
+from arlow_vl.models.arlow.checkpoint_checks import COPY_AGAIN
+from arlow_vl.models.arlow.vocabulary_arlow import SPECIAL_TOKEN_ROLES
+from arlow_vl.printing import visible
+
+RECORD = "imported"
+PAD_TOKEN = SPECIAL_TOKEN_ROLES["pad_token"]
+CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")  # what Arlow's own chat template writes
+KEPT = ("model_max_length", "padding_side", "truncation_side", "clean_up_tokenization_spaces", "chat_template")
+LARGEST_SPARE_SHARE = 1 / 8  # of the rows; vocabularies are padded to round numbers, by 2% at most in what was seen
+
+
+@dataclass(frozen=True)
+class Additions:
+    """What a tokenizer was given."""
+
+    vocab_size: int
+    """Embedding rows that the source has."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """Special tokens that it lacked, with their ids."""
+    roles: dict[str, str | None] = field(default_factory=dict)
+    """Attributes that were changed, and what they were."""
+
+    @property
+    def rows(self) -> int:
+        """Embedding rows that the model needs now."""
+        return max([self.vocab_size, *(index + 1 for index in self.tokens.values())])
+
+    def record(self) -> dict[str, Any]:
+        return {"vocab_size": self.vocab_size, "tokens": list(self.tokens), "roles": self.roles}
+
+
+def plain_tokenizer(
+    source: PreTrainedTokenizerBase,
+    place: Path,
+    backend: Tokenizer | None = None,
+    changes: dict[str, str | None] | None = None,
+) -> TokenizersBackend:
+    """The same ids without a class of its own, whose constructor might build other rules than tokenizer.json holds.
+
+    `backend` stands in the place of the source's own, `changes` in that of its attributes. Raises CheckpointError for a
+    tokenizer written in Python.
+    """
+    backend = backend or getattr(source, "backend_tokenizer", None)
+    if backend is None:
+        raise CheckpointError(f"{place}: the tokenizer has no tokenizer.json, and none can be made of what it has")
+    names = {name: str(token) for name, token in source.special_tokens_map.items() if isinstance(token, str)}
+    extra = [str(token) for token in getattr(source, "extra_special_tokens", None) or []]
+    kept = {name: getattr(source, name) for name in KEPT if getattr(source, name, None) is not None}
+    given = {name: value for name, value in (names | kept | (changes or {})).items() if value is not None}
+    return TokenizersBackend(tokenizer_object=backend, extra_special_tokens=extra, **given)
+
+
+def with_additions(source: TokenizersBackend, vocab_size: int, place: Path) -> tuple[TokenizersBackend, Additions]:
+    """The tokenizer with `<image>`, and a padding token and chat tokens where it lacks them; `vocab_size` rows are
+    the model's.
+
+    Raises:
+        CheckpointError: tokens and rows do not belong together, there is no end of text, or a token that Arlow needs
+            is an ordinary word of the vocabulary.
+    """
+    before = source.get_vocab()
+    refuse_other_rows(before, vocab_size, place)
+    if source.eos_token is None:
+        raise CheckpointError(
+            f"{place}: the tokenizer names no eos_token, so no text would end; name one in its config"
+        )
+    needed, changes = [IMAGE_TOKEN], {}
+    if source.bos_token is None:
+        changes["bos_token"] = source.eos_token  # as GPT-2 begins documents
+    if source.pad_token in (None, source.eos_token):  # where padding is masked, no end would be learnt
+        changes["pad_token"] = PAD_TOKEN
+        needed.append(PAD_TOKEN)
+    if not source.chat_template:
+        changes["chat_template"] = CHAT_TEMPLATE
+        needed += CHAT_TOKENS
+    special = {token.content for token in source.added_tokens_decoder.values() if token.special}
+    for token in needed:
+        if token in before and token not in special:
+            raise CheckpointError(
+                f"{place}: the vocabulary uses {token} for something else (token {before[token]:,} is no special "
+                "token), so Arlow could not tell the two apart"
+            )
+    new = [token for token in needed if token not in before]
+    backend = Tokenizer.from_str(source.backend_tokenizer.to_str())
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in new])
+    roles = {name: getattr(source, name) for name in changes}
+    tokenizer = plain_tokenizer(source, place, backend, changes)
+    after = tokenizer.get_vocab()
+    additions = Additions(vocab_size, {token: after[token] for token in new}, roles)
+    tokenizer.init_kwargs[RECORD] = additions.record()
+    assert before.items() <= after.items() and after.keys() - before.keys() == set(new)
+    return tokenizer, additions
+
+
+def refuse_other_rows(vocab: dict[str, int], vocab_size: int, place: Path) -> None:
+    """Raises CheckpointError unless every token has an embedding row, and nearly every row a token."""
+    count, highest = len(vocab), max(vocab.values(), default=-1)
+    if highest >= vocab_size:
+        last = visible(max(vocab, key=lambda token: vocab[token]))
+        raise CheckpointError(
+            f"{place}: the tokenizer has {count:,} tokens up to id {highest:,} ({last:.40}) and the model only "
+            f"{vocab_size:,} embedding rows; take the tokenizer that the model was trained with"
+        )
+    if vocab_size - count > vocab_size * LARGEST_SPARE_SHARE:
+        raise CheckpointError(
+            f"{place}: the tokenizer has {count:,} tokens for {vocab_size:,} embedding rows, too few to be the one "
+            "that the model was trained with; take that one"
+        )
+
+
+def without_additions(tokenizer: PreTrainedTokenizerBase, place: Path) -> tuple[TokenizersBackend, int | None]:
+    """The tokenizer as it was before the import, and how many embedding rows its model had; None: all that there are.
+
+    One that Arlow trained itself comes back without Arlow's code.
+    """
+    record = tokenizer.init_kwargs.get(RECORD)
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    spec["normalizer"] = without_quotes(spec["normalizer"])
+    if record is None:
+        return plain_tokenizer(tokenizer, place, Tokenizer.from_str(json.dumps(spec))), None
+    added, roles, rows = read_record(record, place)
+    spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] not in added]
+    return plain_tokenizer(tokenizer, place, Tokenizer.from_str(json.dumps(spec)), roles), rows
+
+
+def read_record(record: Any, place: Path) -> tuple[list[str], dict[str, str | None], int]:
+    """Raises CheckpointError if tokenizer_config.json says of the import what cannot be."""
+    match record:
+        case {"tokens": [*tokens], "roles": dict(roles), "vocab_size": int(rows)} if (
+            all(isinstance(token, str) for token in tokens)
+            and roles.keys() <= {"bos_token", "pad_token", "chat_template"}
+            and all(value is None or isinstance(value, str) for value in roles.values())
+            and rows > 0
+        ):
+            return tokens, roles, rows
+    raise CheckpointError(f"{place / 'tokenizer_config.json'}: {RECORD!r} is damaged; {COPY_AGAIN}")
+
+
+def without_quotes(normalizer: Any) -> Any:
+    """A tokenizer's normalizer as it was before `drop_quotes`."""
+    match normalizer:
+        case {"type": "Replace", "pattern": {"String": string}} if string == QUOTE:
+            return None
+        case {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"String": string}}, *rest]} if (
+            string == QUOTE
+        ):
+            return rest[0] if len(rest) == 1 else {**normalizer, "normalizers": rest}
+    return normalizer

@@ -1,0 +1,96 @@
+"""A decoder's tensors, by the names that Llama and Arlow share: read, compared, given rows and relieved of them."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from arlow_vl.errors import CheckpointError
+from arlow_vl.models.arlow.checkpoint_checks import open_weights, weight_files
+from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
+from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
+from arlow_vl.models.folders import named
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+Tensors = dict[str, Tensor]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def read_tensors(folder: Path, rename: Callable[[str], str | None]) -> Tensors:
+    """All tensors of a folder that `rename` gives a name."""
+    tensors = {}
+    for path in weight_files(folder):
+        with open_weights(path) as file:
+            names = {key: rename(key) for key in file.keys()}  # noqa: SIM118 - a file is no dict
+            tensors |= {new: file.get_tensor(key) for key, new in names.items() if new}
+    return tensors
+
+
+def decoder_name(name: str) -> str | None:
+    """None for tables that old checkpoints hold and that the configuration says as well."""
+    return None if name.endswith("rotary_emb.inv_freq") else name
+
+
+def refuse_other_shapes(shapes: Shapes, config: ArlowConfig, place: Path) -> None:
+    """Raises CheckpointError unless these are the tensors of the decoder that the configuration describes."""
+    if config.num_hidden_layers > len(shapes):  # which would take long to build
+        raise CheckpointError(
+            f"{place}: {config.num_hidden_layers:,} layers are said and there are only {len(shapes):,} tensors; copy "
+            "or download it again"
+        )
+    with torch.device("meta"):
+        model = ArlowForCausalLM(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    optional = set(model.all_tied_weights_keys)
+    wrong = {
+        "missing": [name for name in expected if name not in shapes and name not in optional],
+        "that Llama does not have": [name for name in shapes if name not in expected],
+        "of another shape": [
+            f"{name} ({list(shapes[name])}, not {list(shape)})"
+            for name, shape in expected.items()
+            if name in shapes and shapes[name] != shape
+        ],
+    }
+    if any(wrong.values()):
+        faults = "; ".join(f"{len(names):,} tensors {kind}: {named(names)}" for kind, names in wrong.items() if names)
+        raise CheckpointError(f"{place}: the weights are not those of its configuration, {faults}")
+
+
+def untie_nothing(tensors: Tensors, config: ArlowConfig, place: Path) -> Tensors:
+    """The tensors without a head that is the embedding again. Raises CheckpointError for one that only should be."""
+    if not config.tie_word_embeddings or HEAD not in tensors:
+        return tensors
+    if not torch.equal(tensors[HEAD], tensors[EMBEDDING]):
+        raise CheckpointError(
+            f"{place}: tie_word_embeddings is true, but {HEAD} differs from {EMBEDDING}; set it to what is meant"
+        )
+    return {name: tensor for name, tensor in tensors.items() if name != HEAD}
+
+
+def common_dtype(tensors: Tensors) -> torch.dtype:
+    """The narrowest dtype that holds every value."""
+    dtype = next(iter(tensors.values())).dtype
+    for tensor in tensors.values():
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def with_rows(tensors: Tensors, rows: int) -> Tensors:
+    """Embedding and head with `rows` rows; those that there were keep their bytes.
+
+    A new row is the mean of the others, so that its logit is the mean of all and never the largest (Hewitt, 2021,
+    "Initializing New Word Embeddings for Pretrained Language Models").
+    """
+    widened = dict(tensors)
+    for name in (EMBEDDING, HEAD):
+        if name in tensors and len(tensors[name]) < rows:
+            old = tensors[name]
+            mean = old.mean(0, dtype=torch.float32).to(old.dtype)
+            widened[name] = torch.cat([old, mean.expand(rows - len(old), -1)])
+    return widened
+
+
+def first_rows(tensors: Tensors, rows: int) -> Tensors:
+    """Embedding and head with the first `rows` rows."""
+    return {name: tensor[:rows].clone() if name in (EMBEDDING, HEAD) else tensor for name, tensor in tensors.items()}

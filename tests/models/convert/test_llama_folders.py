@@ -1,0 +1,330 @@
+"""A Llama folder becomes an Arlow text model and comes back: every tensor, every id, every setting."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from arlow_vl.errors import CheckpointError
+from arlow_vl.models.arlow.chat_arlow import CHAT_TEMPLATE
+from arlow_vl.models.convert.exporting import export_llama
+from arlow_vl.models.convert.importing import import_model
+from arlow_vl.models.folders import find_changes, load_text_model, load_tokenizer
+from tests.models.convert.made_llamas import TOKENIZERS, smol_tokenizer, write_llama
+
+EMBEDDING = "model.embed_tokens.weight"
+CASES = {
+    "smol": ("smol", {}),
+    "llama3": ("llama3", {"tie_word_embeddings": False, "attention_bias": True, "dtype": torch.bfloat16}),
+    "sentencepiece": ("sentencepiece", {"head_dim": 32, "mlp_bias": True}),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def folders(request, tmp_path_factory):
+    """A Llama, the Arlow text model that was made of it, and the Llama that was made of that."""
+    tokenizer, changes = CASES[request.param]
+    root = tmp_path_factory.mktemp(request.param)
+    write_llama(root / "source", TOKENIZERS[tokenizer](), **changes)
+    import_model(root / "source", root / "arlow", cross_attention_interval=3)
+    export_llama(root / "arlow", root / "back")
+    return root
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_every_tensor_comes_back_bit_for_bit(folders):
+    source, back = tensors(folders / "source"), tensors(folders / "back")
+    assert source.keys() == back.keys()
+    assert all(back[name].dtype == tensor.dtype and torch.equal(back[name], tensor) for name, tensor in source.items())
+
+
+def test_the_text_model_has_the_sources_tensors_and_rows_behind_them(folders):
+    source, arlow = tensors(folders / "source"), tensors(folders / "arlow")
+    assert source.keys() == arlow.keys()
+    for name, tensor in source.items():
+        assert torch.equal(arlow[name][: len(tensor)], tensor)
+        assert (
+            len(arlow[name]) > len(tensor) if name in (EMBEDDING, "lm_head.weight") else len(arlow[name]) == len(tensor)
+        )
+    new = arlow[EMBEDDING][len(source[EMBEDDING]) :]
+    assert torch.equal(new, source[EMBEDDING].float().mean(0).to(new.dtype).expand_as(new))
+
+
+def test_logits_are_those_of_transformers_own_llama(folders):
+    llama, back = (
+        AutoModelForCausalLM.from_pretrained(folders / name, dtype=torch.float32) for name in ("source", "back")
+    )
+    arlow, _ = load_text_model(folders / "arlow")
+    ids = torch.randint(llama.config.vocab_size, (2, 40))
+    with torch.inference_mode():
+        expected, found = llama(ids).logits, arlow.float()(ids).logits[..., : llama.config.vocab_size]
+        assert torch.equal(back(ids).logits, expected)
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()  # other orders of float32 sums
+
+
+def test_configuration_settings_and_tokenizer_come_back(folders):
+    for name in ("config.json", "generation_config.json"):
+        was, now = (read_json(folders / part / name) for part in ("source", "back"))
+        assert now == was
+    was, now = (json.loads(load(folders / part).backend_tokenizer.to_str()) for part in ("source", "back"))
+    assert now == was
+    was, now = (load(folders / part) for part in ("source", "back"))
+    for name in (
+        "bos_token",
+        "eos_token",
+        "unk_token",
+        "pad_token",
+        "chat_template",
+        "model_max_length",
+        "padding_side",
+    ):
+        assert getattr(now, name) == getattr(was, name), name
+
+
+def load(folder: Path):
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def test_settings_of_generation_are_kept(folders):
+    model, _ = load_text_model(folders / "arlow")
+    was = read_json(folders / "source" / "generation_config.json")
+    assert model.generation_config.eos_token_id == was["eos_token_id"] and len(was["eos_token_id"]) == 2
+    assert model.generation_config.repetition_penalty == 1.1
+
+
+def test_no_id_changes_and_arlows_tokens_stand_behind(folders):
+    source, arlow = load(folders / "source"), load_tokenizer(folders / "arlow")
+    added = arlow.get_vocab().items() - source.get_vocab().items()
+    assert source.get_vocab().items() <= arlow.get_vocab().items()
+    assert {index for _, index in added} == set(range(len(source), len(arlow)))
+    assert dict(added)["<image>"] == len(source)
+    assert arlow.pad_token not in (None, arlow.eos_token)
+    model, _ = load_text_model(folders / "arlow")
+    roles = ("bos_token_id", "pad_token_id")
+    assert [getattr(model.config, role) for role in roles] == [getattr(arlow, role) for role in roles]
+    assert model.config.image_token_id == len(source) and model.config.cross_attention_interval == 3
+
+
+@pytest.fixture(scope="module")
+def tokenizers(folders):
+    return load(folders / "source"), load_tokenizer(folders / "arlow"), load(folders / "back")
+
+
+ODD = [" in 1998, 12345  cats", "<s>a</s> <|eot_id|>", "  \n\n x", "ẞ中文🎉", "<|im_", "image>"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(max_size=40) | st.lists(st.sampled_from(ODD)).map("".join))
+def test_every_text_has_the_ids_that_it_had(tokenizers, text):
+    ids = [tokenizer(text)["input_ids"] for tokenizer in tokenizers]
+    assert ids[1:] == ids[:1] * 2
+
+
+def test_the_chat_template_is_the_sources_own_or_arlows(folders):
+    source, arlow = load(folders / "source"), load_tokenizer(folders / "arlow")
+    assert arlow.chat_template == (source.chat_template or CHAT_TEMPLATE)
+
+
+def test_checksums_are_written(folders):
+    assert find_changes(folders / "arlow") == find_changes(folders / "back") == []
+
+
+def test_rows_without_a_token_are_used_first(tmp_path):
+    source = write_llama(tmp_path / "source", vocab_size=336)  # padded, as vocabularies are
+    lines = import_model(source, tmp_path / "arlow")
+    assert "no embedding row is new: rows without a token were left for them" in lines
+    arlow = tensors(tmp_path / "arlow")
+    assert torch.equal(arlow[EMBEDDING], tensors(source)[EMBEDDING])
+    export_llama(tmp_path / "arlow", tmp_path / "back")
+    assert read_json(tmp_path / "back" / "config.json") == read_json(source / "config.json")
+
+
+def test_an_image_token_of_the_source_is_used(tmp_path):
+    tokenizer = smol_tokenizer()
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<image>"]})
+    source = write_llama(tmp_path / "source", tokenizer)
+    lines = import_model(source, tmp_path / "arlow")
+    assert f"<image> is the tokenizer's own special token {len(tokenizer) - 1}" in lines
+    export_llama(tmp_path / "arlow", tmp_path / "back")
+    assert load(tmp_path / "back").get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_tokenizer_without_bos_begins_documents_with_eos(tmp_path):
+    tokenizer = smol_tokenizer()
+    tokenizer.bos_token = None
+    source = write_llama(tmp_path / "source", tokenizer)
+    assert "documents begin with <|im_end|>, as the tokenizer has no bos_token" in import_model(
+        source, tmp_path / "arlow"
+    )
+    assert load_tokenizer(tmp_path / "arlow").bos_token == "<|im_end|>"
+    export_llama(tmp_path / "arlow", tmp_path / "back")
+    assert load(tmp_path / "back").bos_token is None
+
+
+def refusal(folder: Path, out: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        import_model(folder, out)
+    assert not out.exists() and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model_type": "qwen2"}, "model_type 'qwen2' is another architecture; import reads llama and mistral"),
+        ({"model_type": None}, "model_type None is another architecture"),
+        ({"model_type": "mistral", "sliding_window": 64}, "sliding_window 64 hides text that Arlow's attention sees"),
+        ({"hidden_act": "swish2"}, "Arlow's decoder cannot be built from it: hidden_act 'swish2' is unknown"),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            "partial_rotary_factor 0.5 does not go with rope_type 'default'",
+        ),
+        ({"rope_parameters": {"rope_type": "mrope", "rope_theta": 1e4}}, "rope_type 'mrope' is unknown"),
+        ({"hidden_size": "64"}, "is no llama configuration"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config says that the weights are quantised"),
+        ({"num_hidden_layers": 10**9}, "1,000,000,000 layers are said and there are only 29 tensors"),
+        (
+            {"intermediate_size": 100},
+            "9 tensors of another shape: model.layers.0.mlp.gate_proj.weight ([96, 64], not [100, 64])",
+        ),
+        ({"attention_bias": True}, "12 tensors missing: model.layers.0.self_attn.q_proj.bias"),
+        ({"tie_word_embeddings": False}, "1 tensors missing: lm_head.weight"),
+        ({"vocab_size": 330}, "1 tensors of another shape: model.embed_tokens.weight ([320, 64], not [330, 64])"),
+    ],
+)
+def test_what_arlow_cannot_be_is_refused_by_field_and_value(tmp_path, changes, sentence):
+    source = write_llama(tmp_path / "source")
+    config = read_json(source / "config.json")
+    (source / "config.json").write_text(json.dumps(config | changes))
+    told = refusal(source, tmp_path / "out")
+    assert told.startswith(str(source / "config.json"))
+    assert sentence in told
+
+
+def test_mistral_without_a_window_is_imported(tmp_path):
+    source = write_llama(tmp_path / "source")
+    config = read_json(source / "config.json") | {"model_type": "mistral", "sliding_window": None}
+    (source / "config.json").write_text(json.dumps(config))
+    import_model(source, tmp_path / "out")
+    assert load_text_model(tmp_path / "out")[0].config.model_type == "arlow"
+
+
+def change_tensors(folder: Path, **new: torch.Tensor) -> None:
+    save_file(tensors(folder) | new, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_tensors_that_llama_does_not_have_are_refused_and_old_tables_are_not(tmp_path):
+    source = write_llama(tmp_path / "source")
+    change_tensors(source, **{"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)})
+    import_model(source, tmp_path / "fine")
+    change_tensors(source, **{"model.layers.0.self_attn.q_norm.weight": torch.ones(16)})
+    sentence = "1 tensors that Llama does not have: model.layers.0.self_attn.q_norm.weight"
+    assert sentence in refusal(source, tmp_path / "out")
+
+
+def test_a_head_that_should_be_the_embedding_and_is_not_is_refused(tmp_path):
+    source = write_llama(tmp_path / "source")
+    change_tensors(source, **{"lm_head.weight": tensors(source)[EMBEDDING].clone()})
+    import_model(source, tmp_path / "fine")
+    change_tensors(source, **{"lm_head.weight": tensors(source)[EMBEDDING] + 1})
+    assert "lm_head.weight differs from model.embed_tokens.weight" in refusal(source, tmp_path / "out")
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path):
+    source = write_llama(tmp_path / "source")
+    change_tensors(source, **{"model.norm.weight": torch.full((64,), float("nan"))})
+    assert "not finite (NaN or infinite) in model.norm.weight" in refusal(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("count", [100, 321])
+def test_a_tokenizer_of_another_model_is_refused(tmp_path, count):
+    source = write_llama(tmp_path / "source")
+    tokenizer = smol_tokenizer() if count > 320 else smol_tokenizer(270)
+    if count > 320:
+        tokenizer.add_tokens(["more"])
+    tokenizer.save_pretrained(source)
+    told = refusal(source, tmp_path / "out")
+    many = "the tokenizer has 321 tokens up to id 320 (more) and the model only 320 embedding rows"
+    few = "the tokenizer has 270 tokens for 320 embedding rows, too few to be the one that the model was trained with"
+    assert (many if count > 320 else few) in told
+
+
+@pytest.mark.parametrize("as_added", [True, False])
+def test_an_image_token_that_is_a_word_is_refused(tmp_path, as_added):
+    tokenizer = smol_tokenizer()
+    if as_added:
+        tokenizer.add_tokens(["<image>"])
+    else:
+        spec = json.loads(tokenizer.backend_tokenizer.to_str())
+        spec["model"]["vocab"]["<image>"] = 320
+        tokenizer.backend_tokenizer.__setstate__(json.dumps(spec).encode())
+    source = write_llama(tmp_path / "source", tokenizer)
+    assert "the vocabulary uses <image> for something else (token 320 is no" in refusal(source, tmp_path / "out")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert "does not exist; name a folder with Llama's config.json, or a GGUF" in refusal(
+        tmp_path / "a", tmp_path / "out"
+    )
+    source = write_llama(tmp_path / "source")
+    (source / "tokenizer.json").unlink()
+    assert f"{source} holds no tokenizer.json" in refusal(source, tmp_path / "out")
+    (source / "model.safetensors").rename(source / "pytorch_model.bin")
+    assert "holds no model.safetensors; it holds PyTorch's .bin files" in refusal(source, tmp_path / "out")
+    (source / "pytorch_model.bin").rename(source / "m.gguf")
+    assert "holds no model.safetensors; name its GGUF file, m.gguf" in refusal(source, tmp_path / "out")
+    (source / "m.gguf").unlink()
+    assert "holds no model.safetensors; name a folder with" in refusal(source, tmp_path / "out")
+    (source / "config.json").unlink()
+    assert "holds no config.json" in refusal(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "model.safetensors"])
+def test_a_file_that_was_cut_is_refused(tmp_path, name):
+    source = write_llama(tmp_path / "source")
+    content = (source / name).read_bytes()
+    (source / name).write_bytes(content[: len(content) // 2])
+    assert str(source) in refusal(source, tmp_path / "out")
+
+
+def test_an_arlow_model_is_exported_without_its_cross_attention(tmp_path):
+    from tests.tiny_runs import write_text_checkpoint
+
+    lines = export_llama(write_text_checkpoint(tmp_path / "arlow"), tmp_path / "back")
+    assert "only the text part leaves: the cross-attention blocks stay behind" in lines
+    arlow, words = load_text_model(tmp_path / "arlow")
+    llama, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path / "back"), load(tmp_path / "back")
+    text = "the cat sat <image> on <|im_end|> mats"
+    assert type(tokenizer).__name__ == "TokenizersBackend"
+    assert tokenizer(text)["input_ids"] == words(text)["input_ids"]
+    ids = torch.tensor([words("the cat sat")["input_ids"]])
+    with torch.inference_mode():
+        torch.testing.assert_close(llama(ids).logits, arlow(ids).logits)
+
+
+def test_half_precision_is_written_when_asked_and_rounding_is_told(tmp_path):
+    import_model(write_llama(tmp_path / "source"), tmp_path / "arlow")
+    lines = export_llama(tmp_path / "arlow", tmp_path / "back", dtype="bfloat16")
+    assert any(line.endswith("tensors were rounded to bfloat16") for line in lines)
+    assert tensors(tmp_path / "back")[EMBEDDING].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("record", [5, {"tokens": []}, {"tokens": [1], "roles": {}, "vocab_size": 9}])
+def test_a_damaged_record_of_the_import_is_refused(tmp_path, record):
+    import_model(write_llama(tmp_path / "source"), tmp_path / "arlow")
+    path = tmp_path / "arlow" / "tokenizer_config.json"
+    path.write_text(json.dumps(read_json(path) | {"imported": record}))
+    with pytest.raises(CheckpointError, match="'imported' is damaged"):
+        export_llama(tmp_path / "arlow", tmp_path / "back")
