@@ -155,13 +155,18 @@ def _verify_shard(folder: Path, number: int) -> VerifiedText:
     reasons = []
     if sha256_of(path) != shard.sha256:
         reasons.append(f"SHA-256 differs from {NAME}")
-    ends = (starts[0], starts[-1], utf8_starts[0], utf8_starts[-1]) == (0, shard.tokens, 0, shard.utf8_bytes)
-    if not ends or (np.diff(starts.astype(np.int64)) < 2).any() or (np.diff(utf8_starts.astype(np.int64)) < 0).any():
+    if not _bounds(starts, shard.tokens, least=2) or not _bounds(utf8_starts, shard.utf8_bytes, least=0):
         reasons.append(f"{path.stem}.idx is damaged")
-    elif (tokens[starts[:-1]] != manifest.bos_token_id).any() or (
-        tokens[starts[1:] - 1] != manifest.eos_token_id
-    ).any():
-        reasons.append("documents do not begin with bos and end with eos where its .idx says")
+    else:
+        begins, ends = tokens[starts[:-1]], tokens[starts[1:] - 1]
+        if (begins != manifest.bos_token_id).any() or (ends != manifest.eos_token_id).any():
+            reasons.append("documents do not begin with bos and end with eos where its .idx says")
     if reasons:
         return VerifiedText(faults=[ShardFault(str(path), "; ".join(reasons), shard.documents)])
     return VerifiedText(shard.documents)
+
+
+def _bounds(starts: np.ndarray, end: int, *, least: int) -> bool:
+    """Whether they go from 0 to the end in steps of at least so much."""
+    steps = np.diff(starts.astype(np.int64))
+    return bool(starts[0] == 0 and starts[-1] == end and (steps >= least).all())
