@@ -188,9 +188,9 @@ def align_weights(model: nn.Module) -> None:
     """Moves each weight that begins at an odd place in memory to where torch would have put it.
 
     A safetensors file is mapped into memory, and its weights begin wherever the header and the tensors in front of them
-    end. MKL multiplies one row with a weight off a multiple of 16 bytes in another order than with one on it, and
-    promises equal bits for arrays on multiples of 64 alone (its "conditional numerical reproducibility"). So one text
-    model in two files, alone or inside a vision-language model, gave logits that differ in their last bits.
+    end. MKL's order of summation follows the alignment of its arrays (its guide, "Obtaining Numerically Reproducible
+    Results"): that of one row's product differs where a weight begins off a multiple of 16 bytes. So one text model in
+    two files, alone or inside a vision-language model, gave logits that differ in their last bits.
 
     Costs a copy of what is moved, once: 0.5 s for 120 million float32 parameters on an AMD EPYC.
     """
