@@ -19,7 +19,7 @@ def __getattr__(name: str):
 def _is_the_command() -> bool:
     """True in a process that was started as the installed `arlow` command; a script named so is somebody's own."""
     started = getattr(sys.modules.get("__main__"), "__file__", None)
-    return started is not None and Path(started) == Path(sysconfig.get_path("scripts"), "arlow")
+    return started is not None and Path(started).resolve() == Path(sysconfig.get_path("scripts"), "arlow").resolve()
 
 
 if not _is_the_command():

@@ -8,8 +8,8 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arlow_vl.data.processes import in_processes
 from arlow_vl.data.prepare.members import write_tar
+from arlow_vl.data.processes import in_processes
 from arlow_vl.data.scenes.drawings import Drawings
 from arlow_vl.data.scenes.paint import Painter
 from arlow_vl.data.scenes.samples import make_twins, members_of_comparison, members_of_twins
