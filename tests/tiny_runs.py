@@ -67,6 +67,7 @@ def write_text_recipe(folder: Path, **changes: Any) -> Path:
             "accumulate_grad_batches": 2,
             "validation_samples": 6,
             "threads": 1,  # on busy cores two threads wait for each other
+            "watch": {"show_samples": 0},  # what is written costs more than what is trained
         },
         "optim": {"lr": 3e-3, "warmup_steps": 2},
     }
@@ -115,7 +116,14 @@ def write_image_text_recipe(folder: Path, **changes: Any) -> Path:
             source("questions", "easy-vqa/validation-*.tar", "questions", 4),
         ],
         "policy": {"vision": "frozen", "projector": "train", "cross_attention": "train", "decoder": "frozen"},
-        "run": {"max_steps": 6, "validate_every": 3, "checkpoint_every": 2, "threads": 1, "validation_samples": 4},
+        "run": {
+            "max_steps": 6,
+            "validate_every": 3,
+            "checkpoint_every": 2,
+            "threads": 1,
+            "validation_samples": 4,
+            "watch": {"show_samples": 0},
+        },
         "optim": {"lr": 1e-2},
         "cache_features": str(folder / "features"),
     }

@@ -1,4 +1,4 @@
-"""`arlow report`: score a result folder, print the table, and write the page with the images."""
+"""`arlow report`: a page of a run folder, or of a result folder with its scores and images."""
 
 import argparse
 from pathlib import Path
@@ -10,12 +10,12 @@ from arlow_vl.printing import print_line
 def add_parser(arlow: Parser) -> None:
     parser = arlow.add_command(
         "report",
-        "score predictions and write a page that shows them",
-        "arlow report results",
+        "write a page that shows a run, or the scores of predictions",
+        "arlow report runs/first-light/vision",
         "arlow report results --output page.html --shards data/captions/test-known-000000.tar",
     )
-    parser.add_argument("results", type=Path, metavar="RESULT_DIR", help="result folder of `arlow evaluate`")
-    parser.add_argument("--output", type=output_file, help="page to write (default: RESULT_DIR/report.html)")
+    parser.add_argument("results", type=Path, metavar="FOLDER", help="run folder of `arlow fit`, or result folder")
+    parser.add_argument("--output", type=output_file, help="page to write (default: FOLDER/report.html)")
     parser.add_argument(
         "--shards", type=Path, nargs="+", metavar="SHARD", help="where the images are (default: as meta.json says)"
     )
@@ -29,6 +29,13 @@ def run(args: argparse.Namespace) -> None:
 
     if not args.results.is_dir():
         raise ValueError(f"{args.results} is no folder; `arlow evaluate --output FOLDER` writes one with results")
+    if (args.results / "config.yaml").is_file() and (
+        args.results / "metrics.csv"
+    ).is_file():  # as `arlow fit` left them
+        from arlow_vl.training.report.page import write_run_report
+
+        print_line(write_run_report(args.results, args.output))
+        return
     shards = args.shards or read_json(args.results / "meta.json").get("shards")
     if not shards or not isinstance(shards, list):
         raise ValueError(f"{args.results / 'meta.json'} lists no shards; say where the images are with --shards")

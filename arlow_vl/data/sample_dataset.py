@@ -92,10 +92,13 @@ class SampleDataset:
 
     def __getitem__(self, index: int) -> EncodedSample:
         """Raises ImageError or TextError for an item that cannot be used."""
-        sample, numbers = self._item(index)
-        texts = self._texts(self._number(index)[0], numbers)
-        images = [self.images.prepare(PlacedImage(image, sample.key)) for image in sample.images]
-        return EncodedSample(texts, images)
+        texts = self._texts(self._number(index)[0], self._item(index)[1])
+        return EncodedSample(texts, [self.images.prepare(image) for image in self.placed_images(index)])
+
+    def placed_images(self, index: int) -> list[PlacedImage]:
+        """An item's images, where they lie."""
+        sample, _ = self._item(index)
+        return [PlacedImage(image, sample.key) for image in sample.images]
 
     def key(self, index: int) -> str:
         """`train-000017.tar:000413`, and `?2` behind it for the third of several questions."""

@@ -1,136 +1,20 @@
-"""What happens around a training step: seeds, logs, checkpoints, signals."""
+"""What guards a run: its frozen tensors, its checkpoints, signals to stop."""
 
-import hashlib
-import json
 import os
-import random
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from arlow_vl.printing import print_line
 from arlow_vl.training.checkpoint_io import checkpoint_path, remove_older
 from arlow_vl.training.settings import RunConfig
 from arlow_vl.training.stages import check_frozen, check_trainable, hash_frozen
-from arlow_vl.training.steps import Reading, Readings, step_ends
-from vision.whole_files import write_whole
-
-
-class SeedEachStep(Callback):
-    """A batch's random numbers depend on the seed and its number, not on what ran before: Lightning saves no RNG."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        seed_batch(self.seed, batch_idx)
-
-
-def seed_batch(seed: int, number: int) -> None:
-    digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)  # CUDA too
-    np.random.seed(int.from_bytes(digest[8:12], "little"))
-    random.seed(digest)
-
-
-class LineFile:
-    """A text file that grows by whole lines; `keep` shortens it once, when a run goes on."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def keep(self, wanted: Callable[[str], bool]) -> None:
-        """Drops the lines that are not wanted, and a last one that was cut short."""
-        lines = self.path.read_text("utf-8").splitlines(keepends=True) if self.path.exists() else []
-        write_whole(self.path, "".join(line for line in lines if line.endswith("\n") and wanted(line)))
-
-    def write(self, line: str) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
-
-    def sync(self) -> None:
-        with open(self.path, "a") as file:
-            os.fsync(file.fileno())
-
-
-class StepLog(Callback):
-    """steps.jsonl: step, exact loss and sample keys of each optimizer step, once each also over resumes."""
-
-    def __init__(self, path: Path) -> None:
-        self.lines = LineFile(path)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.keep_until(trainer.global_step)
-
-    def keep_until(self, step: int) -> None:
-        """Drops what a killed run wrote after its checkpoint."""
-        self.lines.keep(lambda line: json.loads(line)["step"] <= step)
-
-    def step_read(self, reading: Reading) -> None:
-        line: dict[str, Any] = {"step": reading.step, "loss": reading.loss.hex(), "keys": reading.keys}
-        if reading.left_out:
-            line["left_out"] = reading.left_out
-        self.lines.write(json.dumps(line))
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.lines.sync()
-
-
-TRAIN_COLUMNS = ("train_loss", "lr", "grad_norm", "tokens_per_second", "images_per_second")
-
-
-def metrics_of(reading: Reading) -> dict[str, float]:
-    """The columns of a step, for any log."""
-    speeds = (count / max(reading.seconds, 1e-9) for count in (reading.tokens, reading.images))
-    row = dict(zip(TRAIN_COLUMNS, (reading.loss, reading.lr, reading.grad_norm, *speeds), strict=True))
-    return row | {f"grad_norm_{component}": norm for component, norm in reading.component_norms.items()}
-
-
-class MetricsFile(Callback):
-    """metrics.csv: a row for each optimizer step, and one with the validation columns for each validation."""
-
-    def __init__(self, path: Path, validation_columns: tuple[str, ...], components: Sequence[str]) -> None:
-        self.lines = LineFile(path)
-        self.validation_columns = validation_columns
-        norms = [f"grad_norm_{component}" for component in components]
-        self.columns = ("step", *TRAIN_COLUMNS, *norms, *validation_columns)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.keep_until(trainer.global_step)
-
-    def keep_until(self, step: int) -> None:
-        """Drops what came after the checkpoint: also its step's validation, which will be run again."""
-
-        def is_before(line: str) -> bool:
-            number, train_loss = line.split(",")[:2]
-            return number == "step" or int(number) < step or (int(number) == step and train_loss != "")
-
-        self.lines.keep(is_before)
-        if self.lines.path.stat().st_size == 0:
-            self.lines.write(",".join(self.columns))
-
-    def step_read(self, reading: Reading) -> None:
-        self._write(reading.step, metrics_of(reading))
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write(
-            trainer.global_step, {name: trainer.callback_metrics[name].item() for name in self.validation_columns}
-        )
-
-    def _write(self, step: int, row: dict[str, float]) -> None:
-        values = (f"{row[name]:.6g}" if name in row else "" for name in self.columns[1:])
-        self.lines.write(",".join([str(step), *values]))
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.lines.sync()
+from arlow_vl.training.steps import Readings, step_ends
 
 
 class FrozenTensorsCheck(Callback):
@@ -229,6 +113,7 @@ class Checkpointing(Callback):
         trainer.save_checkpoint(checkpoint_path(self.folder, trainer.global_step))
         self.saved_step = trainer.global_step
         remove_older(self.folder)
+        self.readings.go_on()
 
     def _note(self, number: int, frame: Any) -> None:
         if self.signal is not None:

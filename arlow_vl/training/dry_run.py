@@ -12,14 +12,15 @@ from arlow_vl.models.arlow.attention import kernel_for
 from arlow_vl.models.arlow.linear import product_for
 from arlow_vl.training.build import Stage, build_stage
 from arlow_vl.training.modules import labels_of
+from arlow_vl.training.operations import Counts, operations_of, pairs_of
 from arlow_vl.training.policy import Policy
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe
 from arlow_vl.training.settings import OptimConfig
 from arlow_vl.training.stages import component_of
+from arlow_vl.training.steps import COMPUTE_DTYPES
 
 LOOKED_AT = 4
 """Batches that are read to know what a step holds."""
-COMPUTE_DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 def dry_run(recipe: Recipe) -> Iterator[str]:
@@ -67,34 +68,20 @@ def memory_of(model: nn.Module, optim: OptimConfig) -> str:
 
 
 def step_of(stage: Stage, recipe: Recipe) -> Iterator[str]:
-    """Means over the first batches. A product costs 2 operations a weight and token; its gradients as much again each:
-    of the input where something behind it is trained, of the weight where that is."""
+    """Means over the first batches."""
     batches, per_step = list(islice(stage.data.training, LOOKED_AT)), recipe.run.accumulate_grad_batches
-    means = {
-        "tokens": sum(batch.get("num_tokens", batch["input_ids"].numel()) for batch in batches) / len(batches),
-        "tokens that are learnt": sum(map(labels_of, batches)) / len(batches),
-        "images": sum(batch.get("num_images", 0) for batch in batches) / len(batches),
-    }
+    counts, pairs = Counts(), 0.0
+    for batch in batches:
+        counts.add(batch, labels_of(batch))
+        pairs += float(pairs_of(batch) or 0)
+    means = {"tokens": counts.tokens, "tokens that are learnt": counts.labels, "images": counts.images}
+    means = {what: count / len(batches) for what, count in means.items()}
     shape = "x".join(map(str, batches[0]["input_ids"].shape))
     told = ", ".join(f"{per_step * mean:,.0f} {what}" for what, mean in means.items() if mean)
     yield f"step: {told}; {per_step} batch{'es' * (per_step > 1)} of {shape}"
-    operations = per_step * operations_of(stage.module.model, stage.module.policy, means["tokens"], means["images"])
-    yield f"operations: about {operations / 1e12:,.3f} TFLOP a step, attention itself not counted"
+    needed = operations_of(stage.module.model, stage.module.policy).of(counts, pairs) / len(batches)
+    yield f"operations: about {per_step * needed / 1e12:,.3f} TFLOP a step"
     yield f"run: {recipe.run.max_steps:,} steps, {recipe.run.max_steps * per_step * means['tokens']:,.0f} tokens"
-
-
-def operations_of(model: nn.Module, policy: Policy, tokens: float, images: float) -> float:
-    """Floating-point operations of a batch in its products with weights."""
-    encoder = getattr(getattr(model, "model", None), "vision", None)
-    image_tokens = images * encoder.num_patches if encoder is not None else 0.0
-    reads = {"vision": image_tokens, "projector": image_tokens, "cross_attention": tokens, "decoder": tokens}
-    total = 0.0
-    for component, part in policy.items():
-        goes_back = component != "vision" or part.is_trained
-        for parameter in parameters_of(model, component):
-            times = 1 + parameter.requires_grad + goes_back
-            total += 2 * times * (parameter.numel() if parameter.ndim > 1 else 0) * reads[component]
-    return total
 
 
 def parameters_of(model: nn.Module, component: str) -> list[Any]:

@@ -13,7 +13,7 @@ from arlow_vl.training.checkpoint_io import check_same_tensors
 from arlow_vl.training.guards import SpikeGuard
 from arlow_vl.training.optimizers import build_optimizer, build_schedule, leave_out
 from arlow_vl.training.policy import read_policy
-from arlow_vl.training.recipe import Recipe, to_plain
+from arlow_vl.training.recipe import Recipe, TextRecipe, to_plain
 from arlow_vl.training.resume import refuse_other_recipe
 from arlow_vl.training.stages import apply_policy, component_of, set_modes, stays
 from arlow_vl.training.steps import StepRecord
@@ -137,10 +137,9 @@ class StageModule(LightningModule):
 class TextModule(StageModule):
     """Pretraining on text; validation also in bits per byte, which no tokenizer can flatter."""
 
-    validation_columns = ("validation_loss", "validation_bits_per_byte")
-
     def __init__(self, model: nn.Module, recipe: Recipe, *, tokens_per_byte: float) -> None:
         super().__init__(model, recipe)
+        self.validation_columns = validation_columns_of(recipe)
         self.tokens_per_byte = tokens_per_byte
 
     def validation_metrics(self, loss: Tensor, batch: Batch) -> dict[str, Tensor | float]:
@@ -152,13 +151,17 @@ class ImageTextModule(StageModule):
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         super().__init__(model, recipe)
-        self.validation_columns = (
-            "validation_loss",
-            *(f"validation_loss_{source.name}" for source in recipe.validation_sources),
-        )
+        self.validation_columns = validation_columns_of(recipe)
 
     def validation_metrics(self, loss: Tensor, batch: Batch) -> dict[str, Tensor | float]:
         return {"validation_loss": loss, f"validation_loss_{batch['source']}": loss}
+
+
+def validation_columns_of(recipe: Recipe) -> tuple[str, ...]:
+    """What each validation of a recipe gives; the smaller, the better."""
+    if isinstance(recipe, TextRecipe):
+        return "validation_loss", "validation_bits_per_byte"
+    return "validation_loss", *(f"validation_loss_{source.name}" for source in recipe.validation_sources)
 
 
 def labels_of(batch: Batch) -> int:

@@ -6,12 +6,16 @@ from datetime import timedelta
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
+from arlow_vl.printing import visible
 from arlow_vl.progress import SECONDS_BETWEEN_LINES, Display
+from arlow_vl.training.look import Look
 from arlow_vl.training.steps import Reading
+
+WAIT_WORTH_A_WORD = 0.05
 
 
 class Progress(ProgressBar):
-    """Step, loss, tokens/s, images/s and time left: one moving line on a terminal, else a line every few seconds."""
+    """Step, loss, tokens/s, images/s, MFU and time left: on a terminal one moving line, else one every few seconds."""
 
     def __init__(self, max_steps: int, *, seconds: float = SECONDS_BETWEEN_LINES) -> None:
         super().__init__()
@@ -39,16 +43,19 @@ class Progress(ProgressBar):
         self.tokens += reading.tokens
         self.images += reading.images
         if self.display.is_due or reading.step == self.max_steps:
-            self._show(self.line(reading.step, reading.loss))
+            self._show(self.line(reading.step, reading.loss, *speed_words(reading)))
             self._count_anew()
 
-    def line(self, step: int, loss: float) -> str:
+    def look_taken(self, look: Look) -> None:
+        self._show(visible(look.line()), stays=True)
+
+    def line(self, step: int, loss: float, *more: str) -> str:
         now = time.monotonic()
         seconds = max(now - self.display.shown, 1e-9)
         left = (now - self.began) / (step - self.first_step) * (self.max_steps - step)
         parts = [f"step {step:,}/{self.max_steps:,}", f"loss {loss:.3f}", f"{self.tokens / seconds:,.0f} tokens/s"]
         parts += [f"{self.images / seconds:,.0f} images/s"] if self.images else []
-        return "  ".join([*parts, f"{timedelta(seconds=round(left))} left"])
+        return "  ".join([*parts, *more, f"{timedelta(seconds=round(left))} left"])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loss = trainer.callback_metrics.get("validation_loss")
@@ -63,3 +70,10 @@ class Progress(ProgressBar):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.display.on_terminal and self.enabled:
             print(flush=True)
+
+
+def speed_words(reading: Reading) -> list[str]:
+    """Share of what the device could compute, and of the time that went into waiting, where that is worth a word."""
+    words = [] if reading.mfu is None else [f"MFU {reading.mfu:.0%}"]
+    waits = reading.data_wait is not None and reading.data_wait >= WAIT_WORTH_A_WORD
+    return words + ([f"{reading.data_wait:.0%} waiting for data"] if waits else [])

@@ -20,14 +20,17 @@ from arlow_vl.errors import DivergenceError
 from arlow_vl.models.folders import save_folder
 from arlow_vl.printing import print_line
 from arlow_vl.training.averaging import MovingAverage
-from arlow_vl.training.build import build_stage, finish_model
-from arlow_vl.training.callbacks import Checkpointing, FrozenTensorsCheck, MetricsFile, SeedEachStep, StepLog
+from arlow_vl.training.best import has_stopped_early, refuse_unknown_column
+from arlow_vl.training.build import Stage, build_stage, finish_model
+from arlow_vl.training.callbacks import Checkpointing, FrozenTensorsCheck
 from arlow_vl.training.checkpoint_io import ArlowCheckpointIO, checkpoints, newest_good, remove_leftovers, step_of
-from arlow_vl.training.modules import StageModule
-from arlow_vl.training.progress import Progress
+from arlow_vl.training.loggers import refuse_missing_loggers
 from arlow_vl.training.recipe import Recipe, read_yaml, to_plain
+from arlow_vl.training.report.page import write_run_report
 from arlow_vl.training.resume import refuse_other_recipe
-from arlow_vl.training.steps import Readings
+from arlow_vl.training.seeds import SeedEachStep
+from arlow_vl.training.starts import note_start
+from arlow_vl.training.watching import watching
 from vision.whole_files import write_whole
 
 
@@ -44,6 +47,8 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
         SystemExit: stopped by SIGTERM or SIGINT (143, 130), after a checkpoint.
     """
     refuse_several_processes()
+    refuse_missing_loggers(recipe.run.watch.loggers)
+    refuse_unknown_column(recipe)
     refuse_files(run_dir=recipe.run_dir, cache_features=getattr(recipe, "cache_features", None))
     product = recipe.run_dir / "hf"
     with run_lock(recipe.run_dir):
@@ -59,7 +64,8 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
         torch.manual_seed(recipe.run.seed)
         with quiet_libraries():
             stage = build_stage(recipe)
-            trainer = build_trainer(recipe, stage.module, callbacks)
+            note_start(recipe, stage)
+            trainer = build_trainer(recipe, stage, callbacks)
             try:
                 trainer.fit(stage.module, datamodule=stage.data, ckpt_path=newest)
             except DivergenceError as error:
@@ -69,13 +75,16 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
                 shutil.rmtree(product)
             save_folder(stage.products, product)
             stage.data.report_bad_items()
+            write_run_report(recipe.run_dir)
     return product
 
 
 def has_more_steps(recipe: Recipe, folder: Path) -> bool:
     """Whether a finished run is to be made longer."""
     found = checkpoints(folder)
-    return bool(found) and step_of(found[0]) < recipe.run.max_steps
+    if not found or has_stopped_early(recipe.run_dir, recipe.run.watch.patience):
+        return False
+    return step_of(found[0]) < recipe.run.max_steps
 
 
 def refuse_several_processes() -> None:
@@ -96,24 +105,19 @@ def refuse_files(**folders: Path | None) -> None:
                 raise ValueError(f"{name} is {folder}, but {place} is a file; name a folder")
 
 
-def build_trainer(recipe: Recipe, module: StageModule, callbacks: Sequence[Callback] = ()) -> Trainer:
+def build_trainer(recipe: Recipe, stage: Stage, callbacks: Sequence[Callback] = ()) -> Trainer:
     """Lightning's Trainer for a run that is one epoch of a known number of batches."""
     run, folder = recipe.run, recipe.run_dir
-    trained = [component for component, part in module.policy.items() if part.is_trained]
-    logs = [
-        StepLog(folder / "steps.jsonl"),
-        MetricsFile(folder / "metrics.csv", module.validation_columns, trained),
-        Progress(run.max_steps),
-    ]
-    readings = Readings(logs, every=run.watch.log_every)
     averages = [MovingAverage(recipe.optim.ema)] if recipe.optim.ema else []
+    watch = watching(recipe, stage, averages)
     own_callbacks = [
-        readings,
+        watch.readings,
         SeedEachStep(run.seed),
         FrozenTensorsCheck(),
-        *logs,
+        *watch.of_validated_weights,
         *averages,
-        Checkpointing(folder / "checkpoints", run, readings),
+        *watch.looks,
+        Checkpointing(folder / "checkpoints", run, watch.readings),
     ]
     return Trainer(
         max_epochs=1,  # the loader's length ends the run; with max_steps, a last checkpoint would resume past its end
@@ -128,6 +132,7 @@ def build_trainer(recipe: Recipe, module: StageModule, callbacks: Sequence[Callb
         deterministic=True,
         use_distributed_sampler=False,
         logger=False,
+        profiler=watch.readings.waiting_for_data,
         enable_checkpointing=False,
         enable_model_summary=False,
         callbacks=[*own_callbacks, *callbacks],

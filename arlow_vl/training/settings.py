@@ -104,7 +104,7 @@ class WatchConfig:
     show_samples: int = 4
     """Validation samples of each source that are looked at; 0: no look."""
     keep_best: str | None = None
-    """Validation column whose best checkpoint is kept too, in checkpoints/best; the smaller a loss, the better."""
+    """Validation column whose best model is kept too, in `best` of the run folder; the smaller, the better."""
     patience: int | None = None
     """Validations without a better value of keep_best after which the run ends; null: it goes to its end."""
 

@@ -13,7 +13,11 @@ from torch import Tensor
 
 from arlow_vl.errors import DivergenceError
 from arlow_vl.printing import print_line
+from arlow_vl.training.operations import Counts, Operations, operations_of, pairs_of
+from arlow_vl.training.speed import WaitingForData, matmul_peak, memory_gib
 
+COMPUTE_DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
+"""By the first part of Lightning's name of a precision."""
 MOST_BAD_IN_A_ROW = 3
 """Non-finite steps after which a run ends."""
 
@@ -27,8 +31,10 @@ class StepRecord:
     labels: list[int] = field(default_factory=list)
     """How many labels of each batch count."""
     keys: list[str] = field(default_factory=list)
-    tokens: int = 0
-    images: int = 0
+    counts: Counts = field(default_factory=Counts)
+    """Of this process."""
+    pairs: list[Tensor] = field(default_factory=list)
+    """Pairs of tokens in self-attention, of each batch."""
     lr: float = 0.0
     grad_norms: dict[str, Tensor] = field(default_factory=dict)
     """Of the gradient before it is clipped: of all under "", and of each component."""
@@ -38,6 +44,14 @@ class StepRecord:
     """Left out: its loss or gradient is not finite."""
     is_spike: Tensor | None = None
     """Left out: its gradient is much longer than those before."""
+
+    @property
+    def tokens(self) -> int:
+        return self.counts.tokens
+
+    @property
+    def images(self) -> int:
+        return self.counts.images
 
     @property
     def loss(self) -> Tensor:
@@ -51,8 +65,9 @@ class StepRecord:
         self.losses.append(loss)
         self.labels.append(labels)
         self.keys += batch["keys"]
-        self.tokens += batch.get("num_tokens", batch["input_ids"].numel())
-        self.images += batch.get("num_images", 0)
+        self.counts.add(batch, labels)
+        if (pairs := pairs_of(batch)) is not None:
+            self.pairs.append(pairs)
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,14 @@ class Reading:
     keys: list[str]
     seconds: float
     """Of the step; the mean over those that were read at once."""
+    operations: float | None = None
+    """That the model needs for the step, in this process."""
+    mfu: float | None = None
+    """Operations a second, as a share of those of a large product of matrices."""
+    data_wait: float | None = None
+    """Share of the time in which the step waited for its data."""
+    memory_gib: float | None = None
+    """The most that this process took so far."""
     left_out: str = ""
     """Why it changed nothing: "skipped", "non-finite" or "spike"."""
 
@@ -93,9 +116,12 @@ class Readings(Callback):
         DivergenceError: steps in a row were not finite, `MOST_BAD_IN_A_ROW` of them.
     """
 
-    def __init__(self, listeners: Sequence[Listener], *, every: int) -> None:
+    def __init__(self, listeners: Sequence[Listener], *, every: int, waiting: WaitingForData | None = None) -> None:
         self.listeners = listeners
         self.every = every
+        self.waiting_for_data = waiting or WaitingForData()
+        self.operations: Operations | None = None
+        self.peak: float | None = None
         self.waiting: list[tuple[int, StepRecord]] = []
         self.bad_in_a_row = 0
         self.left_out = {"skipped": 0, "non-finite": 0, "spike": 0}
@@ -108,7 +134,15 @@ class Readings(Callback):
         self.left_out, self.bad_in_a_row = dict(state_dict["left_out"]), state_dict["bad_in_a_row"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.operations = operations_of(pl_module.model, pl_module.policy)
+        self.device = pl_module.device
+        self.peak = matmul_peak(self.device, COMPUTE_DTYPES[pl_module.recipe.run.precision.partition("-")[0]])
+        self.go_on()
+
+    def go_on(self) -> None:
+        """What lies between the last step and now is no part of the next one."""
         self.since = time.monotonic()
+        self.waiting_for_data.take()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
         if step_ends(trainer, batch_idx):
@@ -120,7 +154,7 @@ class Readings(Callback):
         self.read()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.since = time.monotonic()
+        self.go_on()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.read()
@@ -132,13 +166,18 @@ class Readings(Callback):
         waiting, self.waiting = self.waiting, []
         if not waiting:
             return
-        now = time.monotonic()
-        seconds, self.since = (now - self.since) / len(waiting), now
-        numbers = torch.stack([number for _, record in waiting for number in _numbers(record)]).tolist()
-        for step, record in waiting:
-            count = len(_numbers(record))
-            reading = _reading(step, record, numbers[:count], seconds)
-            numbers = numbers[count:]
+        noted = [_numbers(record) for _, record in waiting]
+        numbers = torch.stack([number for some in noted for number in some]).tolist()
+        now = time.monotonic()  # the device has done these steps
+        seconds, self.since = max((now - self.since) / len(waiting), 1e-9), now
+        shared = {
+            "seconds": seconds,
+            "data_wait": min(1.0, self.waiting_for_data.take() / (seconds * len(waiting))),
+            "memory_gib": memory_gib(self.device),
+        }
+        for (step, record), some in zip(waiting, noted, strict=True):
+            reading = _reading(step, record, numbers[: len(some)], shared, self.operations, self.peak)
+            numbers = numbers[len(some) :]
             for listener in self.listeners:
                 listener.step_read(reading)
             self._count(reading)
@@ -161,13 +200,22 @@ class Readings(Callback):
 def _numbers(record: StepRecord) -> list[Tensor]:
     never = torch.zeros((), dtype=torch.float64)
     flags = [never if flag is None else flag for flag in (record.is_bad, record.is_spike)]
-    parts = [record.loss, *flags, *record.grad_norms.values()]
+    pairs = sum(record.pairs, start=never.long())
+    parts = [record.loss, pairs, *flags, *record.grad_norms.values()]
     return [part.detach().to(record.loss.device, torch.float64) for part in parts]
 
 
-def _reading(step: int, record: StepRecord, numbers: list[float], seconds: float) -> Reading:
-    loss, is_bad, is_spike, *norms = numbers
+def _reading(
+    step: int,
+    record: StepRecord,
+    numbers: list[float],
+    shared: Mapping[str, float],
+    operations: Operations | None,
+    peak: float | None,
+) -> Reading:
+    loss, pairs, is_bad, is_spike, *norms = numbers
     components = dict(zip(record.grad_norms, norms, strict=True))
+    needed = None if operations is None or record.is_skipped else operations.of(record.counts, pairs)
     return Reading(
         step=step,
         loss=loss,
@@ -177,6 +225,8 @@ def _reading(step: int, record: StepRecord, numbers: list[float], seconds: float
         tokens=record.tokens,
         images=record.images,
         keys=record.keys,
-        seconds=seconds,
+        **shared,
+        operations=needed,
+        mfu=None if needed is None or peak is None else needed / shared["seconds"] / peak,
         left_out="skipped" if record.is_skipped else "non-finite" if is_bad else "spike" if is_spike else "",
     )

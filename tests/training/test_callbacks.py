@@ -1,5 +1,6 @@
 """Seeds, log files and progress lines by themselves; `test_run.py` has them at work."""
 
+import csv
 import random
 from dataclasses import replace
 
@@ -7,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from arlow_vl.training.callbacks import LineFile, MetricsFile, StepLog, seed_batch
+from arlow_vl.training.logs import LineFile, MetricsFile, StepLog
+from arlow_vl.training.look import Look, SampleLook, SourceLook
 from arlow_vl.training.progress import Progress
+from arlow_vl.training.seeds import seed_batch
 from arlow_vl.training.steps import Reading
 
 
 def draws(seed: int, batch_idx: int) -> tuple[float, ...]:
-    seed_batch(seed, batch_idx)
+    seed_batch(seed, batch_idx, device_type="cpu")
     return torch.rand(()).item(), float(np.random.rand()), random.random()
 
 
@@ -27,6 +30,13 @@ def test_random_numbers_of_a_batch_do_not_depend_on_what_ran_before():
 @pytest.mark.parametrize("other", [(0, 6), (1, 5)])
 def test_each_batch_and_seed_has_random_numbers_of_its_own(other):
     assert all(a != b for a, b in zip(draws(0, 5), draws(*other), strict=True))
+
+
+def test_the_random_numbers_are_those_of_manual_seed():
+    seed_batch(3, 17, device_type="cpu")
+    ours = torch.get_rng_state()
+    seed_batch(3, 17, device_type="another")
+    assert torch.equal(ours, torch.get_rng_state())
 
 
 def test_a_line_that_was_cut_short_is_dropped(tmp_path):
@@ -45,10 +55,27 @@ def test_the_step_log_drops_what_comes_after_the_checkpoint(tmp_path):
 
 def test_metrics_drop_later_rows_and_the_validation_that_will_be_run_again(tmp_path):
     path = tmp_path / "metrics.csv"
-    rows = ["step,train_loss,lr,validation_loss", "3,1.5,0.1,", "3,,,1.4", "4,1.3,0.1,", "4,,,1.2", "5,1.1,0.1,"]
+    file = MetricsFile(path, ("validation_loss",), ())
+    gap = "," * (len(file.columns) - 3)
+    rows = [",".join(file.columns), f"3,1.5{gap},", f"3,{gap}1.4", f"4,1.3{gap},", f"4,{gap}1.2", f"5,1.1{gap},"]
     path.write_text("\n".join(rows) + "\n")
-    MetricsFile(path, ("validation_loss",), ()).keep_until(4)
+    file.keep_until(4)
     assert path.read_text().splitlines() == rows[:4]
+
+
+def test_metrics_of_a_version_with_other_columns_go_on_under_those_of_now(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,train_loss,lr,old,validation_loss\n1,1.5,0.1,7,\n1,,,,1.4\n2,1.3,0.1,7,\n")
+    file = MetricsFile(path, ("validation_loss",), ())
+    file.keep_until(2)
+    with path.open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert tuple(rows[0]) == file.columns
+    assert [(row["step"], row["train_loss"], row["lr"], row["validation_loss"]) for row in rows] == [
+        ("1", "1.5", "0.1", ""),
+        ("1", "", "", "1.4"),
+        ("2", "1.3", "0.1", ""),
+    ]
 
 
 READING = Reading(
@@ -64,6 +91,26 @@ def test_a_log_gets_a_plain_line_with_speed_and_time_left(capsys):
     progress.step_read(READING)
     (line,) = capsys.readouterr().out.splitlines()
     assert line == "step 105/2,000  loss 2.500  250 tokens/s  12 images/s  1:03:10 left"
+
+
+def test_the_line_says_what_of_the_device_is_used_and_a_wait_that_is_worth_a_word(capsys):
+    progress = Progress(max_steps=2000, seconds=0.0)
+    progress.begin(100)
+    progress.step_read(replace(READING, mfu=0.314, data_wait=0.02))
+    progress.step_read(replace(READING, step=106, mfu=0.314, data_wait=0.25))
+    first, second = capsys.readouterr().out.splitlines()
+    assert "  MFU 31%  " in first and "waiting" not in first
+    assert "  MFU 31%  25% waiting for data  " in second
+
+
+def test_a_look_is_a_line_in_which_no_text_acts(capsys):
+    sample = SampleLook("k", prompt="", reference="a red\x1b[2J circle", written="a blue square")
+    source = SourceLook("captions", [sample, sample], loss=2.0, exchanged_loss=2.5)
+    Progress(max_steps=10).look_taken(Look(5, [source]))
+    assert capsys.readouterr().out == (
+        "step 5  writes a blue square for a red\\x1b[2J circle; "
+        "captions: 1 different of 2 texts, a wrong image costs 0.500 nats\n"
+    )
 
 
 def test_a_log_gets_no_line_before_its_time(capsys):

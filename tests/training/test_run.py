@@ -21,6 +21,7 @@ from arlow_vl.models.arlow.tokenization_arlow_fast import ArlowTokenizerFast
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 from arlow_vl.training.checkpoint_io import checkpoints, read_checkpoint
+from arlow_vl.training.logs import SPEED_COLUMNS
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit, run_lock
 from tests.tiny_runs import weights_sha256, write_image_text_recipe, write_text_recipe
@@ -101,7 +102,7 @@ def start(config: str, run_dir: Path, *options: str, interrupt: Interrupt | None
 
 def facts(run_dir: Path) -> dict:
     with open(run_dir / "metrics.csv") as file:
-        metrics = [{k: v for k, v in row.items() if "per_second" not in k} for row in csv.DictReader(file)]
+        metrics = [{k: v for k, v in row.items() if k not in SPEED_COLUMNS} for row in csv.DictReader(file)]
     return {
         "steps": (run_dir / "steps.jsonl").read_text(),
         "metrics": metrics,
@@ -423,6 +424,7 @@ def test_a_frozen_tensor_that_changes_ends_the_run_without_a_product(text_config
 SLOW_FIT = """
 import sys, time
 from lightning.pytorch import Callback
+from arlow_vl.training.logs import SPEED_COLUMNS
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
 

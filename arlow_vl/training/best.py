@@ -1,0 +1,142 @@
+"""The model of the best validation, and the end of a run that gets no better."""
+
+import copy
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from arlow_vl.models.arlow.spelling import did_you_mean
+from arlow_vl.models.folders import save_folder
+from arlow_vl.printing import print_line
+from arlow_vl.training.build import finish_model
+from arlow_vl.training.logs import validation_of
+from arlow_vl.training.modules import validation_columns_of
+from arlow_vl.training.recipe import Recipe
+from arlow_vl.training.stages import is_adapter
+from vision.whole_files import write_whole
+
+FOLDER, FACTS, STOPPED = "best", "best.json", "stopped.json"
+
+
+def refuse_unknown_column(recipe: Recipe) -> None:
+    """Raises ValueError where `run.watch.keep_best` names no column that a validation of the recipe gives."""
+    name, columns = recipe.run.watch.keep_best, validation_columns_of(recipe)
+    if name is not None and name not in columns:
+        raise ValueError(f"run.watch.keep_best is {name}, which no validation gives; {did_you_mean(name, columns)}")
+
+
+def has_stopped_early(run_dir: Path, patience: int | None) -> bool:
+    """Whether a finished run ended for want of something better, and would so with this patience."""
+    path = run_dir / STOPPED
+    return patience is not None and path.is_file() and patience <= json.loads(path.read_text("utf-8"))["patience"]
+
+
+class KeepBest(Callback):
+    """Keeps the model of the smallest value of a validation column, as it was validated, in `best` of the run folder.
+
+    Stands in front of the moving average in Trainer's list, whose weights are in place then. The best value, its step
+    and the number of validations since lie in each checkpoint: a run that goes on from one decides as it would have.
+    """
+
+    def __init__(self, run_dir: Path, products: Sequence[Any], column: str, patience: int | None) -> None:
+        self.run_dir, self.products = run_dir, products
+        self.column, self.patience = column, patience
+        self.best: dict[str, Any] | None = None
+        """Column, value and step."""
+        self.since = 0
+        """Validations after it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "since": self.since}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        best = state_dict["best"]
+        if best is None or best["column"] == self.column:  # of another column nothing is known
+            self.best, self.since = best, state_dict["since"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            (self.run_dir / STOPPED).unlink(missing_ok=True)
+            finish_replacing(self.run_dir / FOLDER)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        (value,) = validation_of(trainer, [self.column]).values()
+        if value == value and (self.best is None or value < self.best["value"]):
+            self.best, self.since = {"column": self.column, "value": value, "step": trainer.global_step}, 0
+            if trainer.is_global_zero:
+                self._save()
+        elif self.best is not None:
+            self.since += 1
+        if self.patience is not None and self.since >= self.patience:
+            self._stop(trainer)
+
+    def _save(self) -> None:
+        """The folder appears with its facts, or not at all; before it does, the last one is there."""
+        folder = self.run_dir / FOLDER
+        new = folder.with_name(f".{FOLDER}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        model, *others = self.products
+        if any(is_adapter(name) for name, _ in model.named_parameters()):
+            model = copy.deepcopy(model)
+            finish_model(model)
+        save_folder((model, *others, _Facts(self.best or {})), new)
+        replace_folder(new, folder)
+
+    def _stop(self, trainer: Trainer) -> None:
+        assert self.best is not None
+        facts = {"step": trainer.global_step, "patience": self.patience, "best": self.best}
+        trainer.should_stop = True
+        if trainer.is_global_zero:
+            write_whole(self.run_dir / STOPPED, json.dumps(facts, indent=2) + "\n")
+            print_line(
+                f"ends after step {trainer.global_step}: {self.column} has not been better than "
+                f"{self.best['value']:.6g} of step {self.best['step']} for {self.since} "
+                "validations (run.watch.patience)",
+                file=sys.stderr,
+            )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that went on otherwise than before may have left a model of steps that are no longer its own."""
+        folder = self.run_dir / FOLDER
+        if trainer.is_global_zero and folder.is_dir() and facts_of(folder) != self.best:
+            shutil.rmtree(folder)
+            print_line(f"{folder} was of steps that were taken otherwise later, and is removed", file=sys.stderr)
+
+
+class _Facts:
+    """Written beside a model, under its checksums."""
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self.facts = facts
+
+    def save_pretrained(self, folder: Path) -> None:
+        (folder / FACTS).write_text(json.dumps(self.facts, indent=2) + "\n", "utf-8")
+
+
+def facts_of(folder: Path) -> dict[str, Any] | None:
+    path = folder / FACTS
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Puts a whole folder in the place of another; a kill in between is mended by `finish_replacing`."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def finish_replacing(folder: Path) -> None:
+    """Removes what a kill left of a replacement, after the folder that was whole last has its name."""
+    old, new = (folder.with_name(f".{folder.name}.{what}") for what in ("old", "new"))
+    if not folder.exists() and old.exists():
+        old.rename(folder)
+    for path in (old, new, new.with_name(f".{new.name}.partial")):
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,132 @@
+"""The files of a run folder that grow while it goes on: every step's loss and samples, and the metrics."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from arlow_vl.training.steps import Reading
+from vision.whole_files import write_whole
+
+
+class LineFile:
+    """A text file that grows by whole lines; `keep` shortens it once, when a run goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def keep(self, wanted: Callable[[str], bool]) -> None:
+        """Drops the lines that are not wanted, and a last one that was cut short."""
+        lines = self.path.read_text("utf-8").splitlines(keepends=True) if self.path.exists() else []
+        write_whole(self.path, "".join(line for line in lines if line.endswith("\n") and wanted(line)))
+
+    def write(self, line: str) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def sync(self) -> None:
+        with open(self.path, "a") as file:
+            os.fsync(file.fileno())
+
+
+class StepLog(Callback):
+    """steps.jsonl: step, exact loss and sample keys of each optimizer step, once each also over resumes."""
+
+    def __init__(self, path: Path) -> None:
+        self.lines = LineFile(path)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.keep_until(trainer.global_step)
+
+    def keep_until(self, step: int) -> None:
+        """Drops what a killed run wrote after its checkpoint."""
+        self.lines.keep(lambda line: json.loads(line)["step"] <= step)
+
+    def step_read(self, reading: Reading) -> None:
+        line: dict[str, Any] = {"step": reading.step, "loss": reading.loss.hex(), "keys": reading.keys}
+        if reading.left_out:
+            line["left_out"] = reading.left_out
+        self.lines.write(json.dumps(line))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.lines.sync()
+
+
+TRAIN_COLUMNS = ("train_loss", "lr", "grad_norm")
+SPEED_COLUMNS = ("tokens_per_second", "images_per_second", "tflop_per_second", "mfu", "data_wait", "memory_gib")
+"""What differs each time that a run is run: tokens and images of the data; operations of the model that these need,
+in 10^12 a second, and as a share of what the device's matrix products reach; the share of time that the step waited
+for its data; memory in GiB at most."""
+
+
+def metrics_of(reading: Reading) -> dict[str, float]:
+    """The columns of a step, for any log."""
+    row = dict(zip(TRAIN_COLUMNS, (reading.loss, reading.lr, reading.grad_norm), strict=True))
+    return row | speeds_of(reading) | {f"grad_norm_{name}": norm for name, norm in reading.component_norms.items()}
+
+
+def speeds_of(reading: Reading) -> dict[str, float]:
+    """Of `SPEED_COLUMNS` those that are known."""
+    seconds = max(reading.seconds, 1e-9)
+    row: dict[str, float | None] = {
+        "tokens_per_second": reading.tokens / seconds,
+        "images_per_second": reading.images / seconds,
+        "tflop_per_second": None if reading.operations is None else reading.operations / seconds / 1e12,
+        "mfu": reading.mfu,
+        "data_wait": reading.data_wait,
+        "memory_gib": reading.memory_gib,
+    }
+    return {name: value for name, value in row.items() if value is not None}
+
+
+class MetricsFile(Callback):
+    """metrics.csv: a row for each optimizer step, and one with the validation columns for each validation."""
+
+    def __init__(self, path: Path, validation_columns: tuple[str, ...], components: Sequence[str]) -> None:
+        self.lines = LineFile(path)
+        self.validation_columns = validation_columns
+        norms = [f"grad_norm_{component}" for component in components]
+        self.columns = ("step", *TRAIN_COLUMNS, *SPEED_COLUMNS, *norms, *validation_columns)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.keep_until(trainer.global_step)
+
+    def keep_until(self, step: int) -> None:
+        """Drops what came after the checkpoint: also its step's validation, which will be run again.
+
+        A file of a version that knew other columns is written anew with those of now.
+        """
+
+        def is_before(line: str) -> bool:
+            number, train_loss = line.split(",")[:2]
+            return number == "step" or int(number) < step or (int(number) == step and train_loss != "")
+
+        self.lines.keep(is_before)
+        text = self.lines.path.read_text("utf-8")
+        if not text:
+            self.lines.write(",".join(self.columns))
+        elif (header := tuple(text.partition("\n")[0].split(","))) != self.columns:
+            rows = [dict(zip(header, line.split(","), strict=False)) for line in text.splitlines()[1:]]
+            lines = [",".join(row.get(name, "") for name in self.columns) for row in rows]
+            write_whole(self.lines.path, "".join(f"{line}\n" for line in [",".join(self.columns), *lines]))
+
+    def step_read(self, reading: Reading) -> None:
+        self._write(reading.step, metrics_of(reading))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer.global_step, validation_of(trainer, self.validation_columns))
+
+    def _write(self, step: int, row: dict[str, float]) -> None:
+        values = (f"{row[name]:.6g}" if name in row else "" for name in self.columns[1:])
+        self.lines.write(",".join([str(step), *values]))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.lines.sync()
+
+
+def validation_of(trainer: Trainer, columns: Sequence[str]) -> dict[str, float]:
+    """The columns that the validation that just ended gave."""
+    return {name: trainer.callback_metrics[name].item() for name in columns}

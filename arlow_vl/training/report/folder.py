@@ -1,0 +1,116 @@
+"""What the files of a run folder say, whether the run is over or goes on."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from arlow_vl.data.quarantine import NAME as QUARANTINE
+from arlow_vl.errors import DataError
+from arlow_vl.training.best import FOLDER, STOPPED, facts_of
+from arlow_vl.training.look import Look
+from arlow_vl.training.looks import FILE as LOOKS
+from arlow_vl.training.starts import FILE as STARTS
+
+Points = list[tuple[float, float]]
+STEPS_NAMED = 20
+"""Of the steps that were left out for a reason."""
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    config: dict[str, Any]
+    columns: dict[str, Points]
+    """Those of metrics.csv, as (step, value)."""
+    looks: list[Look]
+    left_out: dict[str, list[dict[str, Any]]]
+    """By reason the lines of steps.jsonl whose steps changed nothing."""
+    quarantined: dict[tuple[str, str], list[str]]
+    """Sample keys by source and reason."""
+    starts: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    stopped: dict[str, Any] | None = None
+    is_finished: bool = False
+
+    @property
+    def step(self) -> int:
+        """The last one that has a row."""
+        return int(max((points[-1][0] for points in self.columns.values() if points), default=0))
+
+
+def read_run(folder: Path) -> Run:
+    """Raises DataError naming a file that is not what a run writes, and the line."""
+    left_out: dict[str, list[dict[str, Any]]] = {}
+    for line in read_lines(folder / "steps.jsonl", lambda line: line if "left_out" in line else None):
+        if line:
+            left_out.setdefault(line["left_out"], []).append(line)
+    quarantined: dict[tuple[str, str], list[str]] = {}
+    for fault in read_lines(folder / QUARANTINE, lambda line: line):
+        if "more" not in fault:
+            quarantined.setdefault((fault["source"], fault["reason"]), []).append(fault["key"])
+    stopped = folder / STOPPED
+    return Run(
+        folder=folder,
+        config=read_config(folder / "config.yaml"),
+        columns=read_columns(folder / "metrics.csv"),
+        looks=list(read_lines(folder / LOOKS, Look.from_plain)),
+        left_out=left_out,
+        quarantined=quarantined,
+        starts=list(read_lines(folder / STARTS, lambda line: line)),
+        best=facts_of(folder / FOLDER),
+        stopped=json.loads(stopped.read_text("utf-8")) if stopped.is_file() else None,
+        is_finished=(folder / "hf").is_dir(),
+    )
+
+
+def read_lines(path: Path, read: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
+    """What `read` makes of each line; a last one that is still being written is passed over."""
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith("\n"):
+                return
+            try:
+                yield read(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise DataError(f"{path}, line {number}: no line of a run ({error}); remove it") from error
+
+
+def read_columns(path: Path) -> dict[str, Points]:
+    columns: dict[str, Points] = {}
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(line for line in file if line.endswith("\n")):
+                for name, text in row.items():
+                    if name != "step" and text:
+                        columns.setdefault(name, []).append((float(row["step"]), float(text)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is not what a run writes ({error}); restore it") from error
+    return columns
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not what a run writes ({error}); restore it") from error
+    if not isinstance(config, dict) or "run" not in config:
+        raise DataError(f"{path} is no recipe of a run; name a run folder")
+    return config
+
+
+def flat(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """`optim.lr`, `sources.0.name` and so on, each with its value as YAML."""
+    inner = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    pairs = list(inner)
+    if pairs and (isinstance(values, dict) or isinstance(values[0], dict)):
+        for name, value in pairs:
+            yield from flat(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, "null" if values is None else str(values)

@@ -1,0 +1,77 @@
+"""starts.jsonl: a line for each start of a run, with what was there then: versions, revision, machine, data."""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arlow_vl.training.build import Stage
+from arlow_vl.training.checkpoint_io import checkpoints, step_of
+from arlow_vl.training.dry_run import count_of, parameters_of
+from arlow_vl.training.logs import LineFile
+from arlow_vl.training.recipe import Recipe
+
+FILE = "starts.jsonl"
+PACKAGES = ("arlow-vl", "torch", "transformers", "lightning", "timm")
+
+
+def note_start(recipe: Recipe, stage: Stage) -> None:
+    """Adds the line; a line that a kill cut short goes."""
+    found = checkpoints(recipe.run_dir / "checkpoints")
+    lines = LineFile(recipe.run_dir / FILE)
+    lines.keep(lambda line: True)
+    lines.write(json.dumps({"step": step_of(found[0]) if found else 0} | facts_of(recipe, stage)))
+
+
+def facts_of(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    model, policy = stage.module.model, stage.module.policy
+    loaders = {"training": stage.data.training, "validation": stage.data.validation}
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "revision": revision(),
+        "machine": machine(),
+        "precision": recipe.run.precision,
+        "parts": {
+            component: {
+                "parameters": count_of(parameters := parameters_of(model, component)),
+                "trained": count_of([p for p in parameters if p.requires_grad]),
+                "treatment": part.treatment,
+            }
+            for component, part in policy.items()
+        },
+        "data": {
+            use: {s.name: {"items": len(s.dataset), "fingerprint": s.dataset.fingerprint} for s in loader.sources}
+            for use, loader in loaders.items()
+        },
+        "workers": recipe.run.workers,
+    }
+
+
+def revision() -> str | None:
+    """The commit of the code, and whether it was changed since; None where it is no checkout of git."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return f"{commit}, changed since" if git("status", "--porcelain", "--untracked-files=no", "--", ".") else commit
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def machine() -> str:
+    threads = f"{torch.get_num_threads()} of {os.cpu_count()} CPU threads ({platform.machine()}, {sys.platform})"
+    if not torch.cuda.is_available():
+        return threads
+    return f"{torch.cuda.get_device_name()} and {threads}"
