@@ -13,6 +13,7 @@ from torch import Tensor
 
 from arlow_vl.errors import DivergenceError
 from arlow_vl.printing import print_line
+from arlow_vl.training.ranks import gathered, summed
 
 MOST_BAD_IN_A_ROW = 3
 """Non-finite steps after which a run ends."""
@@ -26,9 +27,12 @@ class StepRecord:
     """The mean of each batch's labels."""
     labels: list[int] = field(default_factory=list)
     """How many labels of each batch count."""
-    keys: list[str] = field(default_factory=list)
+    batch_keys: list[list[str]] = field(default_factory=list)
+    """The samples of each batch."""
     tokens: int = 0
     images: int = 0
+    totals: Tensor | None = None
+    """Of all processes, where there are several: the sum of losses, labels, tokens and images, a float64 vector."""
     lr: float = 0.0
     grad_norms: dict[str, Tensor] = field(default_factory=dict)
     """Of the gradient before it is clipped: of all under "", and of each component."""
@@ -42,6 +46,8 @@ class StepRecord:
     @property
     def loss(self) -> Tensor:
         """The mean over the labels of all batches."""
+        if self.totals is not None:
+            return self.totals[0] / self.totals[1].clamp(min=1)
         if len(self.losses) == 1:
             return self.losses[0]
         weighted = [loss * labels for loss, labels in zip(self.losses, self.labels, strict=True)]
@@ -50,9 +56,17 @@ class StepRecord:
     def add(self, loss: Tensor, labels: int, batch: Mapping[str, Any]) -> None:
         self.losses.append(loss)
         self.labels.append(labels)
-        self.keys += batch["keys"]
+        self.batch_keys.append(batch["keys"])
         self.tokens += batch.get("num_tokens", batch["input_ids"].numel())
         self.images += batch.get("num_images", 0)
+
+    def sum_over_ranks(self, tensor_parallel: int) -> None:
+        """One small reduction on the device; the processes of a tensor-parallel group have read the same batches."""
+        device = self.losses[0].device
+        weighted = [loss.double() * labels for loss, labels in zip(self.losses, self.labels, strict=True)]
+        counts = torch.tensor([sum(self.labels), self.tokens, self.images], dtype=torch.float64, device=device)
+        own = torch.cat([torch.stack(weighted).sum(0, keepdim=True), counts])
+        self.totals = summed(own) / tensor_parallel
 
 
 @dataclass(frozen=True)
@@ -93,9 +107,10 @@ class Readings(Callback):
         DivergenceError: steps in a row were not finite, `MOST_BAD_IN_A_ROW` of them.
     """
 
-    def __init__(self, listeners: Sequence[Listener], *, every: int) -> None:
+    def __init__(self, listeners: Sequence[Listener], *, every: int, tensor_parallel: int = 1) -> None:
         self.listeners = listeners
         self.every = every
+        self.tensor_parallel = tensor_parallel
         self.waiting: list[tuple[int, StepRecord]] = []
         self.bad_in_a_row = 0
         self.left_out = {"skipped": 0, "non-finite": 0, "spike": 0}
@@ -135,9 +150,10 @@ class Readings(Callback):
         now = time.monotonic()
         seconds, self.since = (now - self.since) / len(waiting), now
         numbers = torch.stack([number for _, record in waiting for number in _numbers(record)]).tolist()
-        for step, record in waiting:
+        keys = keys_of_all([record.batch_keys for _, record in waiting], self.tensor_parallel)
+        for (step, record), samples in zip(waiting, keys, strict=True):
             count = len(_numbers(record))
-            reading = _reading(step, record, numbers[:count], seconds)
+            reading = _reading(step, record, numbers[:count], seconds, samples)
             numbers = numbers[count:]
             for listener in self.listeners:
                 listener.step_read(reading)
@@ -161,22 +177,38 @@ class Readings(Callback):
 def _numbers(record: StepRecord) -> list[Tensor]:
     never = torch.zeros((), dtype=torch.float64)
     flags = [never if flag is None else flag for flag in (record.is_bad, record.is_spike)]
-    parts = [record.loss, *flags, *record.grad_norms.values()]
+    counts = () if record.totals is None else record.totals[2:]
+    parts = [record.loss, *flags, *counts, *record.grad_norms.values()]
     return [part.detach().to(record.loss.device, torch.float64) for part in parts]
 
 
-def _reading(step: int, record: StepRecord, numbers: list[float], seconds: float) -> Reading:
-    loss, is_bad, is_spike, *norms = numbers
-    components = dict(zip(record.grad_norms, norms, strict=True))
+def _reading(step: int, record: StepRecord, numbers: list[float], seconds: float, keys: list[str]) -> Reading:
+    loss, is_bad, is_spike, *rest = numbers
+    tokens, images = record.tokens, record.images
+    if record.totals is not None:
+        tokens, images, *rest = round(rest[0]), round(rest[1]), *rest[2:]
+    components = dict(zip(record.grad_norms, rest, strict=True))
     return Reading(
         step=step,
         loss=loss,
         lr=record.lr,
         grad_norm=components.pop("", 0.0),
         component_norms=components,
-        tokens=record.tokens,
-        images=record.images,
-        keys=record.keys,
+        tokens=tokens,
+        images=images,
+        keys=keys,
         seconds=seconds,
         left_out="skipped" if record.is_skipped else "non-finite" if is_bad else "spike" if is_spike else "",
     )
+
+
+def keys_of_all(own: list[list[list[str]]], tensor_parallel: int) -> list[list[str]]:
+    """The samples of each step, of each of its batches, as lists of all samples of each step.
+
+    In the order of the run's batches, which the data ranks have read in turn: the same for every number of ranks.
+    """
+    of_ranks = gathered(own)[::tensor_parallel]
+    return [
+        [key for batches in zip(*of_step, strict=True) for keys in batches for key in keys]
+        for of_step in zip(*of_ranks, strict=True)
+    ]
