@@ -20,7 +20,7 @@ from arlow_vl.printing import print_line
 from arlow_vl.training.launch import LOST, Place, end_with_starter
 from arlow_vl.training.settings import EngineConfig
 
-JOIN_SECONDS = 600
+JOIN_SECONDS = 300
 """How long the processes of a run wait for each other to come."""
 PREPARING_DAYS = 7
 """How long the others wait for the first process, which tokenises, indexes and encodes for all."""

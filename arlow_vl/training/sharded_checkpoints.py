@@ -66,12 +66,13 @@ class ShardedWriter:
             error, self.error = self.error, None
             raise error
 
-    def end(self) -> None:
-        self.wait()
-
     def _write(self, rest: dict[str, Any], parts: dict[str, Tensor], path: Path) -> None:
+        from arlow_vl.training.checkpoint_io import remove_older
+
         try:
             write_sharded(rest, parts, path, self.group)
+            if dist.get_rank(self.group) == 0:
+                remove_older(path.parent)
         except BaseException as error:  # told where the next one begins, or the run ends
             self.error = error
 

@@ -16,9 +16,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 
-from arlow_vl.models.arlow.layers_arlow import with_zero_gradients
 from arlow_vl.training.checkpoint_io import read_checkpoint
 from arlow_vl.training.ranks import is_first, whole
 from arlow_vl.training.settings import EngineConfig
@@ -73,7 +71,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def teardown(self) -> None:
         if self.writer is not None:
-            self.writer.end()
+            self.writer.wait()
         super().teardown()
 
 
@@ -106,9 +104,8 @@ def shard(model: Any, mesh: DeviceMesh, *, precision: str, encodes: bool) -> Non
     for unit in units_of(model, encodes=encodes):
         fully_shard(unit, **settings)
     fully_shard(model, **settings)
-    encoder = getattr(model.model, "vision", None)
-    if encoder is not None and any(isinstance(module, FSDPModule) for module in encoder.modules()) and encodes:
-        model.model.register_forward_hook(_enter_encoder, with_kwargs=True)
+    if hasattr(model.model, "vision"):
+        BlankImages(model.model, encodes=encodes)
 
 
 def units_of(model: Any, *, encodes: bool) -> Iterator[nn.Module]:
@@ -129,17 +126,33 @@ def units_of(model: Any, *, encodes: bool) -> Iterator[nn.Module]:
         yield from blocks if blocks is not None else ()
 
 
-def _enter_encoder(model: Any, args: Any, inputs: dict[str, Any], outputs: Any) -> Any:
-    """Where a batch brought no pixels: a blank image goes through the encoder, with zeros for its gradients."""
-    pixels = inputs.get("pixel_values")
-    if pixels is not None and len(pixels):
-        return outputs
-    parameter = model.projector.dtype
-    blank = torch.zeros(1, 3, *model.vision.image_size, dtype=parameter, device=outputs.last_hidden_state.device)
-    features = model.vision(blank)
-    if torch.is_grad_enabled():
-        outputs.last_hidden_state = with_zero_gradients(outputs.last_hidden_state, [features])
-    return outputs
+class BlankImages:
+    """Hooks of a model: where a batch brings no image, a blank one is encoded and handed to the decoder layers.
+
+    No text sees it, so its gradients are zeros. But the units are entered, and their gradients come, in the order that
+    they have on a process with images: communication is matched by its order alone.
+    """
+
+    def __init__(self, model: Any, *, encodes: bool) -> None:
+        self.encodes = encodes
+        self.states: Tensor | None = None
+        model.register_forward_pre_hook(self.encode, with_kwargs=True)
+        for layer in model.language_model.layers:  # in front of FSDP2's own hook, which looks at what comes in
+            layer.register_forward_pre_hook(self.hand_over, prepend=True)
+
+    def encode(self, model: Any, args: Any, inputs: dict[str, Any]) -> None:
+        came = [inputs.get(name) for name in ("pixel_values", "image_features", "encoder_hidden_states")]
+        self.states = None
+        if any(images is not None and len(images) for images in came):
+            return
+        encoder, kind = model.vision, {"dtype": model.projector.dtype, "device": model.device}
+        tokens = encoder.num_patches + encoder.num_kept_prefix_tokens
+        shape = (1, 3, *encoder.image_size) if self.encodes else (1, tokens, encoder.embed_dim)
+        name = "pixel_values" if self.encodes else "image_features"
+        self.states = model.encode_images(**{name: torch.zeros(shape, **kind)}).states.flatten(0, -2)
+
+    def hand_over(self, layer: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        return None if self.states is None else (args[0], self.states, *args[2:])
 
 
 def share_products(model: Any, mesh: DeviceMesh) -> None:
@@ -158,7 +171,8 @@ def share_products(model: Any, mesh: DeviceMesh) -> None:
                 f"run.engine.tensor_parallel is {mesh.size()}, but {name} is {getattr(config, name)}, no multiple of it"
             )
     plan, _, _ = model._resolve_parallel_plans(DistributedConfig(tp_size=mesh.size()))
-    apply_tensor_parallelism(model, mesh, plan)
+    known = dict(model.named_modules()) | dict(model.named_parameters())  # the head's weight is the embedding's
+    apply_tensor_parallelism(model, mesh, {name: way for name, way in plan.items() if name in known})
     model.tie_weights()
 
 
@@ -177,7 +191,3 @@ def make_whole(model: nn.Module) -> None:
             module._parameters[name] = made[id(parameter)]
         if isinstance(module, FSDPModule):  # fully_shard has put a class in front
             module.__class__ = type(module).__mro__[2]
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    return isinstance(tensor, DTensor)
