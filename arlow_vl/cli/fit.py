@@ -22,12 +22,12 @@ def add_parser(arlow: Parser) -> None:
     parser.set_defaults(run=run_fit)
 
 
-def run_fit(args: argparse.Namespace) -> None:
+def run_fit(args: argparse.Namespace) -> int | None:
     from arlow_vl.training.recipe import parse_recipe
 
     if {"-h", "--help"} & set(args.arguments):
         print_help()
-        return
+        return None
     is_dry = DRY_RUN in args.arguments
     recipe = parse_recipe([argument for argument in args.arguments if argument != DRY_RUN])
     if is_dry:
@@ -35,11 +35,19 @@ def run_fit(args: argparse.Namespace) -> None:
 
         for line in dry_run(recipe):
             print_line(line)
-        return
+        return None
+    from arlow_vl.training.launch import find_place, start_processes, starts_processes
+
+    engine = recipe.run.engine
+    if starts_processes(engine):
+        return start_processes(engine.devices, args.arguments)
 
     from arlow_vl.training.run import fit  # seconds of imports, after the recipe is known to be right
 
-    print_line(f"trained model: {fit(recipe)}")
+    product = fit(recipe)
+    if find_place(engine).is_first:
+        print_line(f"trained model: {product}")
+    return None
 
 
 def print_help() -> None:

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from arlow_vl.training.ranks import own_part
 from arlow_vl.training.steps import step_ends
 
 
@@ -48,9 +49,9 @@ class MovingAverage(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """In the middle of a validation too, what is saved is what is trained, tied names included."""
-        trained = {p.data_ptr(): self.trained.get(name) for name, p in _trained(pl_module).items()}
+        trained = {own_part(p).data_ptr(): self.trained.get(name) for name, p in _trained(pl_module).items()}
         for name, tensor in checkpoint["state_dict"].items():
-            if self.trained and (kept := trained.get(tensor.data_ptr())) is not None:
+            if self.trained and (kept := trained.get(own_part(tensor).data_ptr())) is not None:
                 checkpoint["state_dict"][name] = kept
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -28,6 +28,10 @@ def refuse_unknown_column(recipe: Recipe) -> None:
     name, columns = recipe.run.watch.keep_best, validation_columns_of(recipe)
     if name is not None and name not in columns:
         raise ValueError(f"run.watch.keep_best is {name}, which no validation gives; {did_you_mean(name, columns)}")
+    if name is not None and recipe.run.engine.strategy == "fsdp":
+        raise ValueError(
+            "run.watch.keep_best needs a whole model on a device, and fsdp has none; leave it out"
+        )
 
 
 def has_stopped_early(run_dir: Path, patience: int | None) -> bool:

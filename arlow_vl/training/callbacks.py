@@ -12,28 +12,31 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from arlow_vl.printing import print_line
 from arlow_vl.training.checkpoint_io import checkpoint_path, remove_older
+from arlow_vl.training.ranks import largest
 from arlow_vl.training.settings import RunConfig
-from arlow_vl.training.stages import check_frozen, check_trainable, hash_frozen
+from arlow_vl.training.stages import check_frozen, check_trainable, hash_frozen, hash_own_parts
 from arlow_vl.training.steps import Readings, step_ends
 
 
 class FrozenTensorsCheck(Callback):
     """What is trained is what the policy says; every frozen tensor keeps its bytes from the first step to the last.
 
-    Checked before each checkpoint, so that none holds what was trained beside a changed tensor.
+    Checked before each checkpoint, so that none holds what was trained beside a changed tensor. Where tensors lie in
+    parts on several devices each process then looks at its own; at the start and the end all look at the whole.
     """
 
     def __init__(self) -> None:
         self.hashes: dict[str, str] = {}
+        self.own: dict[str, str] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_trainable(pl_module.model, pl_module.policy, trainer.optimizers[0])
         now = hash_frozen(pl_module.model, pl_module.policy)
         check_frozen(self.hashes or now, now)
-        self.hashes = now
+        self.hashes, self.own = now, hash_own_parts(pl_module.model, pl_module.policy)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        check_frozen(self.hashes, hash_frozen(pl_module.model, pl_module.policy))
+        check_frozen(self.own, hash_own_parts(pl_module.model, pl_module.policy))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_frozen(self.hashes, hash_frozen(pl_module.model, pl_module.policy))
@@ -42,6 +45,8 @@ class FrozenTensorsCheck(Callback):
         return dict(self.hashes)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Comes after the start's look where tensors lie in parts."""
+        check_frozen(state_dict, self.hashes or state_dict)
         self.hashes = dict(state_dict)
 
 
@@ -49,6 +54,8 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 """From a person, a closed terminal, or a scheduler that needs the machine."""
 
 
+OVER = 1000
+"""Stands for the end of the time among the numbers of signals."""
 TIME_IS_OVER = 75
 """Exit status: to be started again (EX_TEMPFAIL of sysexits.h)."""
 
@@ -112,7 +119,8 @@ class Checkpointing(Callback):
         self.readings.read()
         trainer.save_checkpoint(checkpoint_path(self.folder, trainer.global_step))
         self.saved_step = trainer.global_step
-        remove_older(self.folder)
+        if trainer.is_global_zero:
+            remove_older(self.folder)
         self.readings.go_on()
 
     def _note(self, number: int, frame: Any) -> None:
@@ -125,14 +133,15 @@ class Checkpointing(Callback):
         """Raises SystemExit, 128 + a signal that has come or 75 when the time is over, with the step saved."""
         hours = (time.monotonic() - self.began) / 3600
         is_over = self.run.max_hours is not None and hours >= self.run.max_hours
-        if self.signal is None and not is_over:
+        reason = largest(self.signal or int(is_over) * OVER)  # one process was told: all stop, at the same step
+        if not reason:
             return
         if self.saved_step < trainer.global_step:
             self._save(trainer)
-        name = f"run.max_hours ({self.run.max_hours:g})" if self.signal is None else signal.Signals(self.signal).name
+        name = f"run.max_hours ({self.run.max_hours:g})" if reason == OVER else signal.Signals(reason).name
         step = trainer.global_step
         where = checkpoint_path(self.folder, step)
         print_line(
             f"arlow: stopped by {name} after step {step}; the same command goes on from {where}", file=sys.stderr
         )
-        raise SystemExit(TIME_IS_OVER if self.signal is None else 128 + self.signal)
+        raise SystemExit(TIME_IS_OVER if reason == OVER else 128 + reason)

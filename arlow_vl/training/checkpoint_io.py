@@ -1,6 +1,7 @@
 """Checkpoints that are whole or absent: written beside, checksummed, renamed; a damaged one is never loaded.
 
 A file is torch.save's bytes and 40 more: a mark and the SHA-256 of what is before it. `torch.load` reads it as it is.
+Where the tensors of a run lie in parts on several devices, a checkpoint is a folder (`sharded_checkpoints`).
 """
 
 import hashlib
@@ -8,6 +9,7 @@ import io
 import os
 import pickle
 import re
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +20,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from arlow_vl.errors import CheckpointError, ResourceError
 from arlow_vl.printing import print_line
+from arlow_vl.training.sharded_checkpoints import PARTIAL, REST, Like, find_damage_in, read_sharded
 from vision.whole_files import remove_remains, write_whole
 
 MARK = b"ARLOWSHA"
@@ -38,7 +41,7 @@ class ArlowCheckpointIO(CheckpointIO):
         return read_checkpoint(path, map_location=map_location or "cpu")
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        Path(path).unlink(missing_ok=True)
+        remove(Path(path))
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -70,8 +73,19 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         raise ResourceError(_cannot_save(path, len(payload) + TRAILER_BYTES, error)) from error
 
 
-def read_checkpoint(path: str | Path, *, map_location: Any = "cpu") -> dict[str, Any]:
-    """Verifies, then loads tensors and plain values only, never code.
+def remove(path: Path) -> None:
+    """A file, or a folder: under another name first, so that a kill leaves none that is half there."""
+    if path.is_dir():
+        gone = path.with_name(PARTIAL + path.name)
+        shutil.rmtree(gone, ignore_errors=True)
+        path.rename(gone)
+        shutil.rmtree(gone)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", like: Like | None = None) -> dict[str, Any]:
+    """Verifies, then loads tensors and plain values only, never code. A folder's tensors lie as those of `like`.
 
     Raises:
         CheckpointError: the path is an address, or the file is missing or damaged.
@@ -81,6 +95,8 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu") -> dict[str,
     damage = find_damage(Path(path))
     if damage:
         raise CheckpointError(f"checkpoint {path} is damaged ({damage}); use another one")
+    if Path(path).is_dir():
+        return read_sharded(read_checkpoint(Path(path) / REST), Path(path), like)
     try:
         return torch.load(
             io.BytesIO(Path(path).read_bytes()[:-TRAILER_BYTES]), map_location=map_location, weights_only=True
@@ -90,7 +106,9 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu") -> dict[str,
 
 
 def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint file, None if its SHA-256 is right."""
+    """What is wrong with a checkpoint, a file or a folder; None if its SHA-256 is right."""
+    if path.is_dir():
+        return find_damage_in(path)
     try:
         size = path.stat().st_size
         if size <= TRAILER_BYTES:
@@ -128,7 +146,7 @@ def newest_good(folder: Path) -> Path | None:
 def remove_older(folder: Path) -> None:
     """Keeps the newest two."""
     for path in checkpoints(folder)[KEPT:]:
-        path.unlink()
+        remove(path)
 
 
 def remove_leftovers(folder: Path, newest: Path | None) -> None:
@@ -136,7 +154,9 @@ def remove_leftovers(folder: Path, newest: Path | None) -> None:
     remove_remains(folder, seconds=0)
     for path in checkpoints(folder):
         if newest is not None and step_of(path) > step_of(newest):
-            path.unlink()
+            remove(path)
+    for path in folder.glob(f"{PARTIAL}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def check_same_tensors(saved: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:

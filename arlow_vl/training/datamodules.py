@@ -16,6 +16,7 @@ from arlow_vl.data.quarantine import Quarantine
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.layout import BatchLayout
 from arlow_vl.printing import print_line
+from arlow_vl.training.ranks import data_rank
 from arlow_vl.training.recipe import Recipe, TextRecipe
 
 ON_THE_CPU = ("tiles_per_image", "image_grids", "encoder_lengths")
@@ -37,12 +38,15 @@ class StageData(LightningDataModule):
     ) -> None:
         super().__init__()
         run, quarantine = recipe.run, Quarantine(recipe.run_dir / QUARANTINE)
+        rank, ranks = data_rank(run.engine)
         self.training = ResumableLoader(
             training,
             collate,
             seed=run.seed,
             num_batches=run.max_steps * run.accumulate_grad_batches,
             workers=run.workers,
+            rank=rank,
+            ranks=ranks,
             packing=packing,
             on_fault=quarantine.add,
         )
@@ -50,6 +54,8 @@ class StageData(LightningDataModule):
             validation,
             validation_collate or collate,
             max_samples=run.validation_samples,
+            rank=rank,
+            ranks=ranks,
             on_fault=quarantine.add,
         )
 

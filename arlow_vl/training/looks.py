@@ -101,7 +101,7 @@ class Looks(Callback):
             average.on_validation_end(trainer, pl_module)
         self.readings.go_on()
 
-    def _take(self, trainer: Trainer, module: LightningModule, *, is_validation: bool) -> None:
+    def _take(self, trainer: Trainer, module: Any, *, is_validation: bool) -> None:
         sources: list[SourceLook] = []
         fault = None
         try:
@@ -117,7 +117,7 @@ class Looks(Callback):
             for listener in self.listeners:
                 listener.look_taken(look)
 
-    def _look_at(self, trainer: Trainer, module: LightningModule, name: str, chosen: Sequence[Chosen]) -> SourceLook:
+    def _look_at(self, trainer: Trainer, module: Any, name: str, chosen: Sequence[Chosen]) -> SourceLook:
         collate: Any = self.loader.collate
 
         def loss(batch: dict[str, Any]) -> Any:

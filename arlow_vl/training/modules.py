@@ -6,19 +6,21 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from arlow_vl.data.loader import Batch
+from arlow_vl.data.loader import Batch, merge_states
 from arlow_vl.data.packing import bits_per_byte
 from arlow_vl.errors import CheckpointError, DivergenceError
 from arlow_vl.training.checkpoint_io import check_same_tensors
 from arlow_vl.training.guards import SpikeGuard
 from arlow_vl.training.optimizers import build_optimizer, build_schedule, leave_out
 from arlow_vl.training.policy import read_policy
+from arlow_vl.training.ranks import gathered, own_part, summed, whole, world_size
 from arlow_vl.training.recipe import Recipe, TextRecipe, to_plain
 from arlow_vl.training.resume import refuse_other_recipe
+from arlow_vl.training.sharding import ShardedStrategy
 from arlow_vl.training.stages import apply_policy, component_of, set_modes, stays
 from arlow_vl.training.steps import StepRecord
 
-NOT_FOR_THE_MODEL = ("keys", "source", "num_tokens", "num_images", "num_labels")
+NOT_FOR_THE_MODEL = ("keys", "source", "is_filler", "num_tokens", "num_images", "num_labels")
 LOSS_UNIT = 1024
 """Where several batches make a step, their summed losses are counted in so many: a sum alone overflows in 16 bits."""
 
@@ -37,6 +39,12 @@ class StageModule(LightningModule):
         self.guard = SpikeGuard(recipe.optim.max_spike)
         apply_policy(model, self.policy)
 
+    def configure_model(self) -> None:
+        """Called by Lightning once the processes have their devices."""
+        if isinstance(strategy := self.trainer.strategy, ShardedStrategy):
+            encodes = getattr(self.recipe, "cache_features", None) is None
+            strategy.shard(self.model, precision=self.recipe.run.precision, encodes=encodes)
+
     def train(self, mode: bool = True) -> "StageModule":
         super().train(mode)
         set_modes(self.model, self.policy, training=mode)
@@ -49,8 +57,8 @@ class StageModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """The loss of a batch; where several make a step the sum over its labels, divided when all have come.
 
-        So the step's gradient is that of one large batch, however the labels lie in the batches. None: the step is one
-        of `run.skip_steps`.
+        So the step's gradient is that of one large batch, however the labels lie in the batches and on the processes.
+        Nothing is computed where the step is one of `run.skip_steps`.
         """
         batches = self.trainer.accumulate_grad_batches
         if batch_idx % batches == 0:
@@ -58,9 +66,10 @@ class StageModule(LightningModule):
         if batch_idx // batches + 1 in self.recipe.run.skip_steps:
             self.record.add(torch.zeros((), device=self.device), 0, batch)
             self.record.is_skipped = True
-            return None
+            nothing = torch.zeros((), device=self.device, requires_grad=True)
+            return nothing if world_size() > 1 else None  # Lightning takes None from one process alone
         labels = labels_of(batch)
-        if batches == 1:
+        if batches == world_size() == 1:
             loss = mean = self.loss(batch)
         else:
             loss = self.loss(batch, num_items_in_batch=LOSS_UNIT)
@@ -72,28 +81,52 @@ class StageModule(LightningModule):
         self, optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips by norm; a step whose loss or gradient is not finite, or whose gradient is a spike, changes nothing."""
+        record = self.record
+        if world_size() > 1:
+            record.sum_over_ranks(self.recipe.run.engine.tensor_parallel)
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not parameters:
             return
         gradients = [parameter.grad for parameter in parameters]
-        if (batches := self.trainer.accumulate_grad_batches) > 1:  # by which Lightning has divided
-            torch._foreach_mul_(gradients, batches * LOSS_UNIT / max(1, sum(self.record.labels)))
+        self._divide_by_labels([own_part(gradient) for gradient in gradients])
         by_component: dict[str, list[Tensor]] = {"": gradients}
         for parameter in parameters:
             by_component.setdefault(component_of(names[id(parameter)]), []).append(parameter.grad)
-        norms = {name: nn.utils.get_total_norm(some) for name, some in by_component.items()}
-        nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norms[""])
-        record = self.record
+        norms = {name: norm_of(some) for name, some in by_component.items()}
+        clip([own_part(gradient) for gradient in gradients], gradient_clip_val, norms[""])
         record.grad_norms, record.lr = norms, optimizer.param_groups[0]["lr"]
         record.is_bad = ~(record.loss.isfinite() & norms[""].isfinite())
         record.is_spike = self.guard.look(norms[""], is_bad=record.is_bad)
         leave_out(optimizer, record.is_bad | record.is_spike)
 
+    def _divide_by_labels(self, gradients: list[Tensor]) -> None:
+        """Gradients of sums become those of the mean over the step's labels, on the device and in place."""
+        batches = self.trainer.accumulate_grad_batches  # by which Lightning has divided
+        totals = self.record.totals
+        if totals is not None:  # the engine has taken the mean over the data ranks
+            ranks = self.recipe.run.engine.data_ranks
+            torch._foreach_mul_(gradients, (batches * ranks * LOSS_UNIT / totals[1].clamp(min=1)).float())
+        elif batches > 1:
+            torch._foreach_mul_(gradients, batches * LOSS_UNIT / max(1, sum(self.record.labels)))
+
+    def on_validation_epoch_start(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        predicted = labels_of(batch)
+        """A filler, which keeps a process busy while others have one batch more, counts for nothing."""
+        predicted, is_filler = labels_of(batch), batch.get("is_filler", False)
         for name, value in self.validation_metrics(self.loss(batch), batch).items():
-            self.log(name, value, on_step=False, on_epoch=True, batch_size=predicted)
+            before = self.sums.setdefault(name, torch.zeros(2, dtype=torch.float64, device=self.device))
+            if not is_filler:
+                mean = torch.as_tensor(value, dtype=torch.float64, device=self.device)
+                self.sums[name] = before + torch.stack([mean, torch.ones_like(mean)]) * predicted
+
+    def on_validation_epoch_end(self) -> None:
+        """Means over the labels of all processes."""
+        for name, sums in self.sums.items():
+            total, labels = summed(sums)
+            self.log(name, (total / labels).float())
 
     def validation_metrics(self, loss: Tensor, batch: Batch) -> dict[str, Tensor | float]:
         """What is averaged over a validation, weighted by predicted tokens."""
@@ -113,8 +146,11 @@ class StageModule(LightningModule):
         checkpoint["state_dict"] = self._trained(checkpoint["state_dict"])
         checkpoint["recipe"] = to_plain(self.recipe)
         checkpoint["spikes"] = self.guard.state_dict()
+        loops = checkpoint["loops"]["fit_loop"]["state_dict"]
+        of_ranks = gathered(loops["combined_loader"])[:: self.recipe.run.engine.tensor_parallel]
+        loops["combined_loader"] = [merge_states(states) for states in zip(*of_ranks, strict=True)]
         for name, tensor in checkpoint["state_dict"].items():
-            if not tensor.isfinite().all():
+            if not own_part(tensor).isfinite().all():
                 raise DivergenceError(f"{name} is not finite after step {self.trainer.global_step}; it was not saved")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -127,8 +163,10 @@ class StageModule(LightningModule):
         check_same_tensors(checkpoint["state_dict"], self._trained(state))
         checkpoint["state_dict"] = {**state, **checkpoint["state_dict"]}
         self.guard.load_state_dict(checkpoint["spikes"])
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         if checkpoint["global_step"] < self.recipe.run.max_steps:  # a finished run that is made longer
-            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+            progress["is_last_batch"] = False
+        count_anew(progress, checkpoint["global_step"] * self.trainer.accumulate_grad_batches)
 
     def _trained(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in state.items() if not stays(name, self.policy)}
@@ -162,6 +200,31 @@ def validation_columns_of(recipe: Recipe) -> tuple[str, ...]:
     if isinstance(recipe, TextRecipe):
         return "validation_loss", "validation_bits_per_byte"
     return "validation_loss", *(f"validation_loss_{source.name}" for source in recipe.validation_sources)
+
+
+def count_anew(progress: dict[str, Any], batches: int) -> None:
+    """Lightning counts the batches of one process; another number of processes has read another number of them."""
+    for counts in (progress["total"], progress["current"]):
+        ahead = batches - counts["ready"]
+        for name in counts:
+            counts[name] += ahead
+
+
+def norm_of(gradients: list[Tensor]) -> Tensor:
+    """The norm of all together, also where they lie in parts and in different ways on the devices."""
+    layouts: dict[Any, list[Tensor]] = {}
+    for gradient in gradients:
+        layouts.setdefault((getattr(gradient, "device_mesh", None), getattr(gradient, "placements", None)), []).append(
+            gradient
+        )
+    norms = [whole(nn.utils.get_total_norm(some)) for some in layouts.values()]
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+
+
+def clip(gradients: list[Tensor], max_norm: float | None, norm: Tensor) -> None:
+    """`torch.nn.utils.clip_grads_with_norm_` of what lies here of each gradient."""
+    if max_norm is not None:
+        torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
 
 
 def labels_of(batch: Batch) -> int:

@@ -9,11 +9,11 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from arlow_vl.errors import DivergenceError
@@ -24,20 +24,26 @@ from arlow_vl.training.best import has_stopped_early, refuse_unknown_column
 from arlow_vl.training.build import Stage, build_stage, finish_model
 from arlow_vl.training.callbacks import Checkpointing, FrozenTensorsCheck
 from arlow_vl.training.checkpoint_io import ArlowCheckpointIO, checkpoints, newest_good, remove_leftovers, step_of
+from arlow_vl.training.launch import Place, find_place
 from arlow_vl.training.loggers import refuse_missing_loggers
+from arlow_vl.training.ranks import data_rank, first_prepares, joined
 from arlow_vl.training.recipe import Recipe, read_yaml, to_plain
 from arlow_vl.training.report.page import write_run_report
 from arlow_vl.training.resume import refuse_other_recipe
 from arlow_vl.training.seeds import SeedEachStep
+from arlow_vl.training.sharding import make_whole
 from arlow_vl.training.starts import note_start
+from arlow_vl.training.strategies import device_type_of, engine_of, environment_of, refuse_wrong_engine
 from arlow_vl.training.watching import watching
 from vision.whole_files import write_whole
+
+ONE_PROCESS = Place()
 
 
 def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
     """Runs a recipe to its end and returns the folder of the trained model, `hf` in the run folder.
 
-    `callbacks` come after the run's own.
+    `callbacks` come after the run's own. Of several processes each calls this; `arlow fit` starts them.
 
     Started again with the same recipe it goes on from the newest whole checkpoint; a finished run returns at once.
 
@@ -46,37 +52,71 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
         DataError, CheckpointError, DivergenceError, ResourceError: see `arlow_vl.errors`.
         SystemExit: stopped by SIGTERM or SIGINT (143, 130), after a checkpoint.
     """
-    refuse_several_processes()
+    place = find_place(recipe.run.engine)
+    refuse_wrong_engine(recipe)
     refuse_missing_loggers(recipe.run.watch.loggers)
     refuse_unknown_column(recipe)
     refuse_files(run_dir=recipe.run_dir, cache_features=getattr(recipe, "cache_features", None))
     product = recipe.run_dir / "hf"
-    with run_lock(recipe.run_dir):
-        begin_folder(recipe)
-        folder = recipe.run_dir / "checkpoints"
-        if product.is_dir() and not has_more_steps(recipe, folder):
+    with joined(place, device_type_of(recipe.run.engine)), contextlib.ExitStack() as held, quiet_libraries():
+        built: list[Stage] = []
+
+        def prepare() -> dict[str, Any]:
+            """What others find ready: the folder, indexes, tokenised text, features."""
+            held.enter_context(run_lock(recipe.run_dir))
+            begun = begin(recipe)
+            if not begun["is_finished"]:
+                built.append(build(recipe))
+                note_start(recipe, built[0])
+            return begun
+
+        begun = first_prepares("stage", prepare)
+        if begun["is_finished"]:
             print_line(f"{recipe.run_dir} is finished, its model lies in {product}")
             return product
-        newest = newest_good(folder)
-        remove_leftovers(folder, newest)
-        if recipe.run.threads:
-            torch.set_num_threads(recipe.run.threads)
-        torch.manual_seed(recipe.run.seed)
-        with quiet_libraries():
-            stage = build_stage(recipe)
-            note_start(recipe, stage)
-            trainer = build_trainer(recipe, stage, callbacks)
-            try:
-                trainer.fit(stage.module, datamodule=stage.data, ckpt_path=newest)
-            except DivergenceError as error:
-                raise DivergenceError(f"{error}; last good checkpoint: {newest_good(folder) or 'none'}") from error
-            finish_model(stage.module.model)
-            if product.is_dir():  # of a run that was made longer; without it the last checkpoint gives it again
-                shutil.rmtree(product)
-            save_folder(stage.products, product)
-            stage.data.report_bad_items()
-            write_run_report(recipe.run_dir)
+        stage = built[0] if built else build(recipe)
+        trainer = build_trainer(recipe, stage, callbacks, place)
+        train(trainer, stage, recipe, begun["newest"])
+        first_prepares("product", lambda: finish(stage, recipe, product))
     return product
+
+
+def begin(recipe: Recipe) -> dict[str, Any]:
+    """Whether the run is finished, and the checkpoint that it goes on from."""
+    begin_folder(recipe)
+    folder = recipe.run_dir / "checkpoints"
+    if (recipe.run_dir / "hf").is_dir() and not has_more_steps(recipe, folder):
+        return {"is_finished": True}
+    newest = newest_good(folder)
+    remove_leftovers(folder, newest)
+    return {"is_finished": False, "newest": newest and str(newest)}
+
+
+def build(recipe: Recipe) -> Stage:
+    if recipe.run.threads:
+        torch.set_num_threads(recipe.run.threads)
+    torch.manual_seed(recipe.run.seed)
+    return build_stage(recipe)
+
+
+def train(trainer: Trainer, stage: Stage, recipe: Recipe, newest: str | None) -> None:
+    try:
+        trainer.fit(stage.module, datamodule=stage.data, ckpt_path=newest)
+    except DivergenceError as error:
+        last = newest_good(recipe.run_dir / "checkpoints") or "none"
+        raise DivergenceError(f"{error}; last good checkpoint: {last}") from error
+    if recipe.run.engine.strategy == "fsdp":
+        make_whole(stage.module.model)
+
+
+def finish(stage: Stage, recipe: Recipe, product: Path) -> None:
+    """Writes the model and the report."""
+    finish_model(stage.module.model)
+    if product.is_dir():  # of a run that was made longer; without it the last checkpoint gives it again
+        shutil.rmtree(product)
+    save_folder(stage.products, product)
+    stage.data.report_bad_items()
+    write_run_report(recipe.run_dir)
 
 
 def has_more_steps(recipe: Recipe, folder: Path) -> bool:
@@ -87,16 +127,6 @@ def has_more_steps(recipe: Recipe, folder: Path) -> bool:
     return step_of(found[0]) < recipe.run.max_steps
 
 
-def refuse_several_processes() -> None:
-    """Raises ValueError where a launcher has started several processes, each of which would train alone."""
-    for name in ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"):
-        if os.environ.get(name, "1") not in ("", "1"):
-            raise ValueError(
-                f"{name} is {os.environ[name]}, but a run is one process: start `arlow fit` once, without torchrun, "
-                f"mpirun or several tasks of srun, or unset {name}"
-            )
-
-
 def refuse_files(**folders: Path | None) -> None:
     """Raises ValueError naming the key whose folder cannot be made, as it or one above it is a file."""
     for name, folder in folders.items():
@@ -105,28 +135,29 @@ def refuse_files(**folders: Path | None) -> None:
                 raise ValueError(f"{name} is {folder}, but {place} is a file; name a folder")
 
 
-def build_trainer(recipe: Recipe, stage: Stage, callbacks: Sequence[Callback] = ()) -> Trainer:
-    """Lightning's Trainer for a run that is one epoch of a known number of batches."""
+def build_trainer(
+    recipe: Recipe, stage: Stage, callbacks: Sequence[Callback] = (), place: Place = ONE_PROCESS
+) -> Trainer:
+    """Lightning's Trainer for a run that is one epoch of a known number of batches; the first process has the logs."""
     run, folder = recipe.run, recipe.run_dir
     averages = [MovingAverage(recipe.optim.ema)] if recipe.optim.ema else []
-    watch = watching(recipe, stage, averages)
+    watch = watching(recipe, stage, averages, writes=place.is_first)
+    rank, ranks = data_rank(run.engine)
     own_callbacks = [
         watch.readings,
-        SeedEachStep(run.seed),
+        SeedEachStep(run.seed, rank=rank, ranks=ranks),
         FrozenTensorsCheck(),
         *watch.of_validated_weights,
         *averages,
         *watch.looks,
         Checkpointing(folder / "checkpoints", run, watch.readings),
     ]
+    engine = engine_of(recipe)
     return Trainer(
+        **engine,
         max_epochs=1,  # the loader's length ends the run; with max_steps, a last checkpoint would resume past its end
-        accelerator="auto",
-        devices=1,
-        precision=run.precision,
-        accumulate_grad_batches=run.accumulate_grad_batches,
         gradient_clip_val=recipe.optim.grad_clip,
-        val_check_interval=run.validate_every * run.accumulate_grad_batches,
+        val_check_interval=run.validate_every * engine["accumulate_grad_batches"],
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         deterministic=True,
@@ -135,9 +166,9 @@ def build_trainer(recipe: Recipe, stage: Stage, callbacks: Sequence[Callback] = 
         profiler=watch.readings.waiting_for_data,
         enable_checkpointing=False,
         enable_model_summary=False,
+        enable_progress_bar=place.is_first,
         callbacks=[*own_callbacks, *callbacks],
-        # Named, so that none is found through environment variables: SLURM's would requeue a job in mid-step by itself.
-        plugins=[ArlowCheckpointIO(), LightningEnvironment()],
+        plugins=[ArlowCheckpointIO(), environment_of(place)],
         default_root_dir=folder,
     )
 
@@ -187,6 +218,9 @@ def quiet_libraries() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         warnings.filterwarnings("ignore", message=r".*LeafSpec")
+        warnings.filterwarnings(
+            "ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True"
+        )  # summed before
         warnings.filterwarnings("ignore", message=r"`training_step` returned `None`")
         for logger in loggers:
             logger.setLevel(logging.WARNING)

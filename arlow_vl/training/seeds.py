@@ -12,11 +12,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class SeedEachStep(Callback):
     """A batch's random numbers depend on the seed and its number, not on what ran before: Lightning saves no RNG."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, rank: int = 0, ranks: int = 1) -> None:
         self.seed = seed
+        self.rank, self.ranks = rank, ranks
+        """Of those that read different batches: batches are numbered over all of them."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        seed_batch(self.seed, batch_idx, device_type=pl_module.device.type)
+        seed_batch(self.seed, batch_idx * self.ranks + self.rank, device_type=pl_module.device.type)
 
 
 def seed_batch(seed: int, number: int, *, device_type: str) -> None:

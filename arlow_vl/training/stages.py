@@ -13,6 +13,7 @@ from torch import nn
 
 from arlow_vl.models.folders import sha256_of
 from arlow_vl.training.policy import COMPONENTS, Component, PartPolicy, Policy, read_policy
+from arlow_vl.training.ranks import own_part, whole
 
 BLOCK_NUMBER = re.compile(r"(?:^|\.)(?:layers|blocks)\.(\d+)\.")
 ADAPTERS = ("lora_A", "lora_B")
@@ -147,8 +148,13 @@ def hash_tensors(model: nn.Module, component: Component) -> dict[str, str]:
 
 
 def hash_frozen(model: nn.Module, policy: Policy) -> dict[str, str]:
-    """Likewise of all that stays."""
-    return {name: sha256_of(tensor) for name, tensor in model.state_dict().items() if stays(name, policy)}
+    """Likewise of all that stays. Tensors in parts on several devices are gathered: all processes must call it."""
+    return {name: sha256_of(whole(tensor)) for name, tensor in model.state_dict().items() if stays(name, policy)}
+
+
+def hash_own_parts(model: nn.Module, policy: Policy) -> dict[str, str]:
+    """Likewise of what lies here of all that stays: of whole tensors what `hash_frozen` says."""
+    return {name: sha256_of(own_part(tensor)) for name, tensor in model.state_dict().items() if stays(name, policy)}
 
 
 def check_frozen(before: Mapping[str, str], after: Mapping[str, str]) -> None:

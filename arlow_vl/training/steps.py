@@ -14,6 +14,7 @@ from torch import Tensor
 from arlow_vl.errors import DivergenceError
 from arlow_vl.printing import print_line
 from arlow_vl.training.operations import Counts, Operations, operations_of, pairs_of
+from arlow_vl.training.ranks import gathered, summed
 from arlow_vl.training.speed import WaitingForData, matmul_peak, memory_gib
 
 COMPUTE_DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
@@ -30,11 +31,14 @@ class StepRecord:
     """The mean of each batch's labels."""
     labels: list[int] = field(default_factory=list)
     """How many labels of each batch count."""
-    keys: list[str] = field(default_factory=list)
+    batch_keys: list[list[str]] = field(default_factory=list)
+    """The samples of each batch of this process."""
     counts: Counts = field(default_factory=Counts)
     """Of this process."""
     pairs: list[Tensor] = field(default_factory=list)
     """Pairs of tokens in self-attention, of each batch."""
+    totals: Tensor | None = None
+    """Of all processes, where there are several: the sum of losses, labels, tokens and images, a float64 vector."""
     lr: float = 0.0
     grad_norms: dict[str, Tensor] = field(default_factory=dict)
     """Of the gradient before it is clipped: of all under "", and of each component."""
@@ -56,6 +60,8 @@ class StepRecord:
     @property
     def loss(self) -> Tensor:
         """The mean over the labels of all batches."""
+        if self.totals is not None:
+            return self.totals[0] / self.totals[1].clamp(min=1)
         if len(self.losses) == 1:
             return self.losses[0]
         weighted = [loss * labels for loss, labels in zip(self.losses, self.labels, strict=True)]
@@ -64,10 +70,18 @@ class StepRecord:
     def add(self, loss: Tensor, labels: int, batch: Mapping[str, Any]) -> None:
         self.losses.append(loss)
         self.labels.append(labels)
-        self.keys += batch["keys"]
+        self.batch_keys.append(batch["keys"])
         self.counts.add(batch, labels)
         if (pairs := pairs_of(batch)) is not None:
             self.pairs.append(pairs)
+
+    def sum_over_ranks(self, tensor_parallel: int) -> None:
+        """One small reduction on the device; the processes of a tensor-parallel group have read the same batches."""
+        device = self.losses[0].device
+        weighted = [loss.double() * labels for loss, labels in zip(self.losses, self.labels, strict=True)]
+        counts = torch.tensor([sum(self.labels), self.tokens, self.images], dtype=torch.float64, device=device)
+        own = torch.cat([torch.stack(weighted).sum(0, keepdim=True), counts])
+        self.totals = summed(own) / tensor_parallel
 
 
 @dataclass(frozen=True)
@@ -116,9 +130,17 @@ class Readings(Callback):
         DivergenceError: steps in a row were not finite, `MOST_BAD_IN_A_ROW` of them.
     """
 
-    def __init__(self, listeners: Sequence[Listener], *, every: int, waiting: WaitingForData | None = None) -> None:
+    def __init__(
+        self,
+        listeners: Sequence[Listener],
+        *,
+        every: int,
+        waiting: WaitingForData | None = None,
+        tensor_parallel: int = 1,
+    ) -> None:
         self.listeners = listeners
         self.every = every
+        self.tensor_parallel = tensor_parallel
         self.waiting_for_data = waiting or WaitingForData()
         self.operations: Operations | None = None
         self.peak: float | None = None
@@ -170,17 +192,26 @@ class Readings(Callback):
         numbers = torch.stack([number for some in noted for number in some]).tolist()
         now = time.monotonic()  # the device has done these steps
         seconds, self.since = max((now - self.since) / len(waiting), 1e-9), now
+        keys = keys_of_all([record.batch_keys for _, record in waiting], self.tensor_parallel)
         shared = {
             "seconds": seconds,
             "data_wait": min(1.0, self.waiting_for_data.take() / (seconds * len(waiting))),
             "memory_gib": memory_gib(self.device),
         }
-        for (step, record), some in zip(waiting, noted, strict=True):
-            reading = _reading(step, record, numbers[: len(some)], shared, self.operations, self.peak)
+        for (step, record), some, samples in zip(waiting, noted, keys, strict=True):
+            speeds = shared | self._speeds(record, numbers[1], seconds)
+            reading = _reading(step, record, numbers[: len(some)], speeds, samples)
             numbers = numbers[len(some) :]
             for listener in self.listeners:
                 listener.step_read(reading)
             self._count(reading)
+
+    def _speeds(self, record: StepRecord, pairs: float, seconds: float) -> dict[str, float | None]:
+        """Of this process; `pairs` of tokens in self-attention."""
+        if self.operations is None or record.is_skipped:
+            return {}
+        needed = self.operations.of(record.counts, pairs)
+        return {"operations": needed, "mfu": self.peak and needed / seconds / self.peak}
 
     def _count(self, reading: Reading) -> None:
         if reading.left_out:
@@ -201,32 +232,40 @@ def _numbers(record: StepRecord) -> list[Tensor]:
     never = torch.zeros((), dtype=torch.float64)
     flags = [never if flag is None else flag for flag in (record.is_bad, record.is_spike)]
     pairs = sum(record.pairs, start=never.long())
-    parts = [record.loss, pairs, *flags, *record.grad_norms.values()]
+    counts = () if record.totals is None else record.totals[2:]
+    parts = [record.loss, pairs, *flags, *counts, *record.grad_norms.values()]
     return [part.detach().to(record.loss.device, torch.float64) for part in parts]
 
 
 def _reading(
-    step: int,
-    record: StepRecord,
-    numbers: list[float],
-    shared: Mapping[str, float],
-    operations: Operations | None,
-    peak: float | None,
+    step: int, record: StepRecord, numbers: list[float], speeds: Mapping[str, Any], keys: list[str]
 ) -> Reading:
-    loss, pairs, is_bad, is_spike, *norms = numbers
-    components = dict(zip(record.grad_norms, norms, strict=True))
-    needed = None if operations is None or record.is_skipped else operations.of(record.counts, pairs)
+    loss, _, is_bad, is_spike, *rest = numbers
+    tokens, images = record.tokens, record.images
+    if record.totals is not None:
+        tokens, images, *rest = round(rest[0]), round(rest[1]), *rest[2:]
+    components = dict(zip(record.grad_norms, rest, strict=True))
     return Reading(
         step=step,
         loss=loss,
         lr=record.lr,
         grad_norm=components.pop("", 0.0),
         component_norms=components,
-        tokens=record.tokens,
-        images=record.images,
-        keys=record.keys,
-        **shared,
-        operations=needed,
-        mfu=None if needed is None or peak is None else needed / shared["seconds"] / peak,
+        tokens=tokens,
+        images=images,
+        keys=keys,
+        **speeds,
         left_out="skipped" if record.is_skipped else "non-finite" if is_bad else "spike" if is_spike else "",
     )
+
+
+def keys_of_all(own: list[list[list[str]]], tensor_parallel: int) -> list[list[str]]:
+    """The samples of each step, of each of its batches, as lists of all samples of each step.
+
+    In the order of the run's batches, which the data ranks have read in turn: the same for every number of ranks.
+    """
+    of_ranks = gathered(own)[::tensor_parallel]
+    return [
+        [key for batches in zip(*of_step, strict=True) for keys in batches for key in keys]
+        for of_step in zip(*of_ranks, strict=True)
+    ]

@@ -30,19 +30,23 @@ class Watching:
     """Behind it, so that it has the step's weights; in front of checkpoints."""
 
 
-def watching(recipe: Recipe, stage: Stage, averages: Sequence[MovingAverage]) -> Watching:
+def watching(recipe: Recipe, stage: Stage, averages: Sequence[MovingAverage], *, writes: bool) -> Watching:
+    """`writes`: this is the process that has the logs. Looks need the whole model on a process, so not fsdp."""
     watch, folder, columns = recipe.run.watch, recipe.run_dir, stage.module.validation_columns
     trained = [component for component, part in stage.module.policy.items() if part.is_trained]
-    logs: list[Any] = [
-        StepLog(folder / "steps.jsonl"),
-        MetricsFile(folder / "metrics.csv", columns, trained),
-        Progress(recipe.run.max_steps),
-        *([Loggers(recipe, columns)] if watch.loggers else []),
-    ]
-    readings = Readings(logs, every=watch.log_every, waiting=WaitingForData())
+    logs: list[Any] = []
+    if writes:
+        logs = [
+            StepLog(folder / "steps.jsonl"),
+            MetricsFile(folder / "metrics.csv", columns, trained),
+            Progress(recipe.run.max_steps),
+            *([Loggers(recipe, columns)] if watch.loggers else []),
+        ]
+    engine, waiting = recipe.run.engine, WaitingForData()
+    readings = Readings(logs, every=watch.log_every, waiting=waiting, tensor_parallel=engine.tensor_parallel)
     best = [KeepBest(folder, stage.products, watch.keep_best, watch.patience)] if watch.keep_best else []
     looks = []
-    if watch.show_samples:
+    if watch.show_samples and engine.strategy != "fsdp":
         told = [log for log in logs if isinstance(log, LookListener)]
         looks = [Looks(folder, stage.data.validation, tokenizer_of(stage), watch, told, readings, averages)]
     return Watching(readings, [*logs, *best], looks)

@@ -174,7 +174,7 @@ def test_on_a_cluster_a_signal_is_taken_as_anywhere(text_config, tmp_path, unint
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_NTASKS"])
 def test_one_of_several_processes_does_not_train_alone(text_config, tmp_path, monkeypatch, name):
     monkeypatch.setenv(name, "2")
-    with pytest.raises(ValueError, match=f"{name} is 2, but a run is one process"):
+    with pytest.raises(ValueError, match=f"{name} is 2, but run.engine asks for 1 device on 1 node"):
         start(text_config, tmp_path)
     assert not (tmp_path / "steps.jsonl").exists()
 

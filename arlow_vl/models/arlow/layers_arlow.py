@@ -279,9 +279,6 @@ def with_zero_gradients(states: Tensor, unused: Iterable[Tensor | None]) -> Tens
     Data-parallel training waits for a gradient of every weight on every rank, also where a batch has no image. The sum
     of no entry of a tensor is 0 whatever the tensor holds, and taking 0 away changes no number, nor the sign of a zero.
     """
-    taken = [
-        x.unsqueeze(0)[:0].sum().to(states)
-        for x in unused
-        if x is not None and x.requires_grad and not hasattr(x, "device_mesh")  # tensor-parallel ranks share a batch
-    ]
+    here = [x.to_local() if hasattr(x, "to_local") else x for x in unused if x is not None and x.requires_grad]
+    taken = [x.unsqueeze(0)[:0].sum().to(states) for x in here]
     return states - torch.stack(taken).sum() if taken else states

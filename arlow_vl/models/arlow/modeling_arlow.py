@@ -98,10 +98,13 @@ class ArlowFlashTransformerLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         if self.cross_block is not None and segments is not None and not segments.is_empty:
             hidden_states = self.cross_block(hidden_states, encoder_hidden_states, segments, cross_cache)
-        elif self.cross_block is not None and self.cross_block.training and torch.is_grad_enabled():
+        elif self.cross_block is not None and torch.is_grad_enabled() and self._may_be_trained(encoder_hidden_states):
             hidden_states = with_zero_gradients(hidden_states, (encoder_hidden_states, *self.cross_block.parameters()))
         hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), **kwargs)[0]
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+    def _may_be_trained(self, encoder_hidden_states: Tensor | None) -> bool:
+        return self.cross_block.training or encoder_hidden_states is not None
 
 
 class ArlowPreTrainedModel(NamesDamagedFiles, PreTrainedModel):

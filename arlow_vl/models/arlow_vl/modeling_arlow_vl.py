@@ -277,6 +277,7 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
             # trained are in training mode, whatever the others are.
             unused = [self.vision] * (pixel_values is None or not came) + [self.projector] * (images is None)
             weights = [weight for part in unused if part.training for weight in part.parameters()]
+            weights = [weight for weight in weights if not hasattr(weight, "device_mesh")]  # nor gathered: see FSDP2
             outputs.last_hidden_state = with_zero_gradients(outputs.last_hidden_state, weights)
         return MultimodalBaseModelOutputWithPast(
             **outputs, image_outputs=None if images is None else images.image_outputs()

@@ -1,0 +1,162 @@
+"""The processes of a run: who started them, which of them this is, and how `arlow fit` starts several on one machine.
+
+A run of one process knows nothing of all this. Of several, each is told its number by torchrun's variables (RANK,
+WORLD_SIZE, LOCAL_RANK) or by those of srun; without a launcher, `arlow fit` starts `run.engine.devices` of itself.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from arlow_vl.printing import print_line
+from arlow_vl.training.settings import EngineConfig
+
+LOST = 69
+"""Exit status of a process that ends because another one did (EX_UNAVAILABLE of sysexits.h)."""
+STARTED_BY = "ARLOW_STARTED_BY"
+"""Variable with the process that started this one, with which it ends."""
+GRACE_SECONDS = 10.0
+"""Between the end of one process in failure and that of the others, by force: they say what they lost meanwhile."""
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+COMMAND = (sys.executable, "-c", "from arlow_vl.cli import run; run()", "fit")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which process of a run this is."""
+
+    rank: int = 0
+    """Among all."""
+    local_rank: int = 0
+    """Among those of its machine, and the number of its device there."""
+    world_size: int = 1
+    """All processes."""
+    launcher: Literal["none", "torchrun", "srun"] = "none"
+    """Whose variables said so."""
+
+    @property
+    def is_first(self) -> bool:
+        """The first process alone writes files and prints."""
+        return self.rank == 0
+
+
+def find_place(engine: EngineConfig, variables: Mapping[str, str] = os.environ) -> Place:
+    """What the launcher's variables say.
+
+    Raises:
+        ValueError: they speak of another number of processes than the recipe, or of processes that know no number.
+    """
+    wanted = engine.world_size
+    asked = f"run.engine asks for {_counted(engine.devices, 'device')} on {_counted(engine.nodes, 'node')}"
+    for launcher, names in (
+        ("torchrun", ("WORLD_SIZE", "RANK", "LOCAL_RANK")),
+        ("srun", ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")),
+        ("mpirun", ("OMPI_COMM_WORLD_SIZE",)),
+    ):
+        size, *numbers = names
+        count = variables.get(size) or "1"
+        if count == "1" and (launcher != "torchrun" or "RANK" not in variables):
+            continue
+        if count != str(wanted):
+            raise ValueError(
+                f"{size} is {count}, but {asked}: set run.engine.devices and nodes to what the launcher starts, or "
+                f"start `arlow fit` by itself and unset {size}"
+            )
+        if launcher == "mpirun" or any(not variables.get(name, "").isdigit() for name in numbers):
+            missing = next((name for name in numbers if not variables.get(name, "").isdigit()), "RANK")
+            raise ValueError(f"{size} is {count}, but {missing} is not set: start the run with torchrun or srun")
+        rank, local_rank = (int(variables[name]) for name in numbers)
+        return Place(rank, local_rank, wanted, launcher)  # pyrefly: ignore[bad-argument-type]
+    if wanted > 1:
+        raise ValueError(
+            f"{asked}, but this is one process: start it with `arlow fit`, "
+            "or on several nodes with torchrun or srun (experiments/cluster)"
+        )
+    return Place()
+
+
+def starts_processes(engine: EngineConfig, variables: Mapping[str, str] = os.environ) -> bool:
+    """Whether `arlow fit` is to start the processes of the run itself."""
+    launched = "RANK" in variables or any(
+        variables.get(name, "1") not in ("", "1") for name in ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+    )
+    return engine.devices > 1 and engine.nodes == 1 and not launched
+
+
+def start_processes(count: int, arguments: Sequence[str], *, command: Sequence[str] = COMMAND) -> int:
+    """Runs `arlow fit` with these arguments in `count` processes and returns the exit status of the run.
+
+    Signals go on to all of them. When one fails the others are ended, and its status is that of the run.
+    """
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
+    shared[STARTED_BY] = str(os.getpid())
+    processes: list[subprocess.Popen] = []
+
+    def forward(number: int, frame: object) -> None:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    try:
+        for rank in range(count):
+            environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            # Sessions of their own: the terminal's Ctrl-C then comes once, from here.
+            processes.append(subprocess.Popen([*command, *arguments], env=environment, start_new_session=True))
+        return _status_of(processes)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _status_of(processes: Sequence[subprocess.Popen]) -> int:
+    """Waits until all have ended, or one has failed and the others had their time."""
+    failed_at = None
+    told: set[int] = set()
+    while True:
+        codes = [process.poll() for process in processes]
+        for rank, code in enumerate(codes):
+            if code is not None and code < 0 and rank not in told:
+                told.add(rank)
+                name = signal.Signals(-code).name
+                print_line(f"arlow: the process of rank {rank} died ({name}), so the run ends", file=sys.stderr)
+        failures = [code for code in codes if code]
+        if None not in codes or (failed_at is not None and time.monotonic() - failed_at > GRACE_SECONDS):
+            reasons = [code for code in failures if code != LOST] or failures
+            return next((128 - code if code < 0 else code for code in reasons), 0)
+        if failures and failed_at is None:
+            failed_at = time.monotonic()
+        time.sleep(0.05)
+
+
+def end_with_starter() -> None:
+    """A process that `arlow fit` has started ends when that does, however it ends."""
+    starter = os.environ.get(STARTED_BY)
+    if starter is None:
+        return
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != int(starter):
+        raise SystemExit(LOST)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"

@@ -1,0 +1,83 @@
+"""The engine of a run: which devices, which of Lightning's strategies, and what cannot be."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from lightning.pytorch.strategies import DDPStrategy
+
+from arlow_vl.training.launch import Place
+from arlow_vl.training.recipe import Recipe
+from arlow_vl.training.settings import EngineConfig, check
+from arlow_vl.training.sharding import ShardedStrategy
+
+
+def device_type_of(engine: EngineConfig) -> str:
+    """`cpu` or `cuda`."""
+    if engine.accelerator == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return engine.accelerator
+
+
+def refuse_wrong_engine(recipe: Recipe) -> None:
+    """Raises ValueError where the run cannot be on these devices, in this precision, or shared by so many of them."""
+    run, engine = recipe.run, recipe.run.engine
+    device_type = device_type_of(engine)
+    if device_type == "cuda":
+        there = torch.cuda.device_count()
+        check(there > 0, "run.engine.accelerator is cuda, but torch sees no GPU; set it to cpu or auto")
+        check(
+            engine.devices <= there,
+            f"run.engine.devices is {engine.devices}, but this machine has {there}; lower it",
+        )
+    check(
+        run.precision != "16-mixed" or device_type == "cuda",
+        "run.precision 16-mixed needs a GPU; on a CPU set it to bf16-mixed or 32-true",
+    )
+    is_sharded = engine.strategy == "fsdp"
+    check(
+        not (is_sharded and run.precision == "16-mixed"),
+        "run.precision 16-mixed goes with one device or strategy ddp; with fsdp set it to bf16-mixed",
+    )
+    check(
+        not (is_sharded and recipe.optim.optimizer == "muon"),
+        "optim.optimizer muon needs whole matrices: set run.engine.strategy to ddp, or the optimizer to adamw",
+    )
+    batches, ranks = run.accumulate_grad_batches, engine.data_ranks
+    if batches % ranks:
+        fits = -(-batches // ranks) * ranks
+        raise ValueError(
+            f"run.accumulate_grad_batches is {batches}, the batches of a step over all devices, which {ranks} data "
+            f"ranks cannot share evenly; set it to {fits}, and the batches {fits / batches:.3g} times smaller to keep "
+            "the step's size"
+        )
+
+
+def environment_of(place: Place) -> ClusterEnvironment:
+    """Named, so that none is found through environment variables: SLURM's would requeue a job in mid-step by itself."""
+    if place.launcher == "srun":
+        return SLURMEnvironment(auto_requeue=False)
+    return TorchElasticEnvironment() if place.launcher == "torchrun" else LightningEnvironment()
+
+
+def engine_of(recipe: Recipe) -> dict[str, Any]:
+    """What Lightning's Trainer is told of devices."""
+    engine, precision = recipe.run.engine, recipe.run.precision
+    strategy: Any = "auto"
+    if engine.strategy == "fsdp":
+        strategy, precision = ShardedStrategy(engine), "32-true"  # its units have their own dtypes
+    elif engine.world_size > 1 or engine.strategy == "ddp":
+        strategy = DDPStrategy(gradient_as_bucket_view=True)
+    return {
+        "accelerator": device_type_of(engine),
+        "devices": engine.devices,
+        "num_nodes": engine.nodes,
+        "strategy": strategy,
+        "precision": precision,
+        "accumulate_grad_batches": recipe.run.accumulate_grad_batches // engine.data_ranks,
+    }

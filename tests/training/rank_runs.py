@@ -1,0 +1,40 @@
+"""One process of the runs of `test_ranks*.py`: several runs one after another, as importing torch takes longer."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback
+
+from arlow_vl.training.launch import start_processes
+from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.run import fit
+from tests.training.stops import Stop
+
+COMMAND = (sys.executable, "-m", "tests.training.rank_runs")
+
+
+def run_on_ranks(count: int, folder: Path, *runs: dict) -> int:
+    """Carries out runs, each {"options": the recipe's, "stop": see `Stop`}, and returns the exit status."""
+    path = folder / f"runs-{count}.json"
+    path.write_text(json.dumps(runs))
+    return start_processes(count, [str(path)], command=COMMAND)
+
+
+def main(path: Path) -> None:
+    torch.set_num_threads(1)
+    port = int(os.environ["MASTER_PORT"])
+    for number, run in enumerate(json.loads(path.read_text())):
+        os.environ["MASTER_PORT"] = str(port + number)
+        callbacks: list[Callback] = [Stop(**run["stop"])] if run.get("stop") else []
+        try:
+            fit(parse_recipe(run["options"]), callbacks=callbacks)
+        except SystemExit as stop:
+            if stop.code != run.get("status"):
+                raise
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

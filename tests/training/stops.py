@@ -1,0 +1,22 @@
+"""What ends a run of several processes before its end."""
+
+import os
+import signal
+
+import torch.distributed as dist
+from lightning.pytorch import Callback
+
+
+class Stop(Callback):
+    """On one rank (None: on all) when a step ends: a signal to itself, or an error."""
+
+    def __init__(self, step: int, rank: int | None = None, number: int | None = None) -> None:
+        self.step, self.rank, self.number = step, rank, number
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step + 1 != self.step or self.rank not in (None, dist.get_rank()):
+            return
+        self.step = -1
+        if self.number is None:
+            raise ValueError("the data of this rank are gone")
+        os.kill(os.getpid(), signal.Signals(self.number))
