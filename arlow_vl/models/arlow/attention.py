@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import inspect
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -141,7 +141,9 @@ def _varlen_kernel(q: Tensor, k: Tensor, v: Tensor, queries: Runs, keys: Runs, s
         return flash_attn_varlen_func(q, k, v, *runs, softmax_scale=scale, causal=causal)
     from torch.nn.attention.varlen import varlen_attn
 
-    extra = {"window_size": (-1, 0 if causal else -1)} if "window_size" in known else {"is_causal": causal}
+    extra: dict[str, Any] = {"is_causal": causal}
+    if "window_size" in known:
+        extra = {"window_size": (-1, 0 if causal else -1)}
     if "enable_gqa" in known:
         extra["enable_gqa"] = q.shape[1] != k.shape[1]
     elif q.shape[1] != k.shape[1]:
