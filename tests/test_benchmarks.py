@@ -5,11 +5,12 @@ import importlib
 import pytest
 import torch
 
-from experiments.benchmarks import cross_attention, decoder, packing, vision_language
+from experiments.benchmarks import cross_attention, decoder, loop_overhead, packing, training, vision_language
 from experiments.benchmarks.measure import Timings, alternate, table
 
 COMMANDS = (
-    "attention", "attention_parity", "data", "decoder", "low_precision", "tokenizer", "vision", "vision_language",
+    "attention", "attention_parity", "data", "decoder", "low_precision", "tokenizer", "training", "vision",
+    "vision_language",
 )  # fmt: skip
 
 
@@ -83,3 +84,29 @@ def test_the_segment_table_and_the_dense_mask_compute_the_same(monkeypatch):
     monkeypatch.setattr(cross_attention, "PATCHES", 5)
     torch.manual_seed(0)
     assert cross_attention.largest_difference(4) < 1e-5
+
+
+def test_documents_of_any_number_and_length_fill_rows_of_any_width():
+    lengths = packing.Lengths(documents=8, batch=2, row=64, median=16)
+    forms = packing.layouts(lengths, vocab_size=50)
+    assert {batch["input_ids"].shape[1] for batch in forms["packed"]} == {64}
+    tokens = {name: sum(int((b["input_ids"] != 3).sum()) for b in form) for name, form in forms.items()}
+    assert len(set(tokens.values())) == 1
+
+
+@pytest.mark.slow
+def test_the_clock_of_a_run_leaves_model_and_optimizer_out(tmp_path):
+    """All of a step's CPU time is more than what lies outside of both, and that is more than nothing."""
+    found = loop_overhead.overheads(tmp_path, steps=6)
+    assert len(found) == 3 and all(0 < seconds < 2 for seconds in found.values())
+
+
+@pytest.mark.slow
+def test_steps_on_images_are_measured_beside_both_peers(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["training", "--toy", "--rounds", "1"])
+    training.main()
+    shown = capsys.readouterr().out
+    rows = [line.split(" | ")[0] for line in shown.splitlines() if line.startswith("| ")]
+    assert sum("images/s over" in row for row in rows) == 4
+    assert sum("outside of model and optimizer" in row for row in rows) == 3
+    assert any("peak memory over Mllama's" in row for row in rows)

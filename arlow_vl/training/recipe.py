@@ -23,6 +23,7 @@ from arlow_vl.training.settings import (
     SourceConfig,
     check,
 )
+from arlow_vl.training.sizes import lr_of_width, with_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,8 @@ class TextRecipe:
     tokenizer: Path | None = None
     """Folder of a saved tokenizer; null: the checkpoint's."""
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Fields of ArlowConfig where weights are random; vocab_size is the tokenizer's unless given."""
+    """Fields of ArlowConfig where weights are random, or size: 0.02b to 3b, which brings those that are not given (see
+    `training.sizes`); vocab_size is the tokenizer's unless given."""
     max_tokens: int | None = None
     """Training tokens to read, about; null: all."""
     packed_folder: Path | None = None
@@ -62,6 +64,7 @@ class TextRecipe:
 
     def __post_init__(self) -> None:
         read_policy(self.policy)
+        check_rate(self.optim)
         check_share(self.max_bad_fraction)
         for name in ("row_length", "batch_size", "max_tokens"):
             value = getattr(self, name)
@@ -118,6 +121,7 @@ class ImageTextRecipe:
 
     def __post_init__(self) -> None:
         policy = read_policy(self.policy)
+        check_rate(self.optim)
         check_share(self.max_bad_fraction)
         check(self.max_length >= 2, f"max_length must be at least 2, got {self.max_length}")
         self._check_beginning()
@@ -225,12 +229,31 @@ def _fill(recipe_class: type[Recipe], config: Path, overrides: list[str]) -> Rec
         raise ValueError(_plain_error(error)) from error
     for names, text in inner:
         _set_inner(values, names, text)
+    if recipe_class is TextRecipe:
+        values |= _sized(values["model"], values["optim"])
     return recipe_class(**values)
+
+
+def _sized(model: dict[str, Any], optim: OptimConfig) -> dict[str, Any]:
+    """`model` with the fields of its size, and `optim` with the rate that goes with the width where it names none."""
+    model = with_size(model)
+    width = model.get("hidden_size")
+    if optim.lr is None and isinstance(width, int) and width > 0:
+        optim = dataclasses.replace(optim, lr=lr_of_width(width))
+    return {"model": model, "optim": optim}
+
+
+OR_NULL = (
+    r"Does not validate against any of the Union subtypes Subtypes: [^]]*\] Errors: - ((?:(?! - ).)*) "
+    r"- Expected a NoneType Given value type: \w+ Given value: "
+)
+"""What jsonargparse says of a value that is neither what a key takes nor null."""
 
 
 def _plain_error(error: argparse.ArgumentError) -> str:
     """What jsonargparse found, without the classes on its way to the key."""
     text = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
+    text = re.sub(OR_NULL, r"\1 or null. Got value: ", text)
     keys = re.findall(r'Parser key "([\w.]+)":', text)
     if len(keys) < 2:
         return text
@@ -323,6 +346,14 @@ def first_difference(old: Any, new: Any, key: str = "") -> str | None:
                 return difference
         return None
     return None if old == new else f"{key} was {old} and is {new}"
+
+
+def check_rate(optim: OptimConfig) -> None:
+    check(
+        optim.lr is not None,
+        "optim.lr is missing; give the peak learning rate (only a text recipe whose model has a size or a hidden_size "
+        "may leave it out)",
+    )
 
 
 def check_share(max_bad_fraction: float) -> None:

@@ -10,8 +10,8 @@ from typing import Literal
 class OptimConfig:
     """The optimizer, and its learning rate as a function of the step: linear warm-up, then what `schedule` says."""
 
-    lr: float
-    """Peak learning rate, reached after warm-up."""
+    lr: float | None = None
+    """Peak learning rate, reached after warm-up; null: 0.768 / hidden_size, for a new text model (`training.sizes`)."""
     lr_floor: float = 0.1
     """Learning rate of the last step, as a share of the peak."""
     warmup_steps: int = 0
@@ -34,7 +34,7 @@ class OptimConfig:
     """A step whose gradient is so many times as long as the mean of the last ones is left out; null: none is."""
 
     def __post_init__(self) -> None:
-        check(self.lr > 0, f"optim.lr must be positive, got {self.lr}")
+        check(self.lr is None or self.lr > 0, f"optim.lr must be positive, got {self.lr}")
         check(0 <= self.lr_floor <= 1, f"optim.lr_floor is a share from 0 to 1, got {self.lr_floor}")
         check(self.warmup_steps >= 0, f"optim.warmup_steps must not be negative, got {self.warmup_steps}")
         check(self.weight_decay >= 0, f"optim.weight_decay must not be negative, got {self.weight_decay}")

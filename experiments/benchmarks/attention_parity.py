@@ -57,7 +57,8 @@ def outcomes(number: int, documents: list[Document], model, dice: Random) -> dic
         if number % 2 == 0:
             results[f"{path}, decoded from a cache"] = decoded(model, documents, dice)
     if torch.cuda.is_available() and model.dtype in HALF:
-        model.set_attn_implementation("arlow").cuda()
+        model.set_attn_implementation("arlow")
+        model.cuda()
         results |= {f"gate: varlen, {form}": measured(model, documents, partial(arranged, form=form)) for form in FORMS}
     return results
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -21,9 +22,24 @@ GOAL = 1.6
 Inputs = dict[str, Tensor]
 
 
-def documents() -> list[Tensor]:
-    lengths = torch.empty(DOCUMENTS).log_normal_(math.log(MEDIAN), SPREAD)
-    return [torch.randint(10, SHAPE["vocab_size"], (int(n),)) for n in lengths.clamp(8, ROW)]
+@dataclass(frozen=True)
+class Lengths:
+    """Documents of log-normal length, and the rows that they fill."""
+
+    documents: int = DOCUMENTS
+    batch: int = BATCH
+    """Documents of a padded batch."""
+    row: int = ROW
+    """Tokens of a packed row, and the most of a document."""
+    median: int = MEDIAN
+
+
+ON_CPU = Lengths()
+
+
+def documents(lengths: Lengths = ON_CPU, vocab_size: int = SHAPE["vocab_size"]) -> list[Tensor]:
+    drawn = torch.empty(lengths.documents).log_normal_(math.log(lengths.median), SPREAD)
+    return [torch.randint(10, vocab_size, (int(n),)) for n in drawn.clamp(8, lengths.row)]
 
 
 def padded(texts: Sequence[Tensor]) -> Inputs:
@@ -33,18 +49,18 @@ def padded(texts: Sequence[Tensor]) -> Inputs:
     return {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, -100)}
 
 
-def packed(texts: Sequence[Tensor], *, isolated: bool = True) -> Inputs:
-    """Rows of `ROW` tokens, the longest document that fits next; positions restart where a document does."""
+def packed(texts: Sequence[Tensor], *, isolated: bool = True, width: int = ROW) -> Inputs:
+    """Rows of `width` tokens, the longest document that fits next; positions restart where a document does."""
     left, rows = sorted(texts, key=len, reverse=True), []
     while left:
-        row, room = [], ROW
+        row, room = [], width
         for text in list(left):
             if len(text) <= room:
                 row.append(text)
                 room -= len(text)
                 left = [other for other in left if other is not text]
         rows.append(row)
-    ids = torch.full((len(rows), ROW), 3)
+    ids = torch.full((len(rows), width), 3)
     labels, positions = torch.full_like(ids, -100), torch.zeros_like(ids)
     for number, row in enumerate(rows):
         start = 0
@@ -54,15 +70,15 @@ def packed(texts: Sequence[Tensor], *, isolated: bool = True) -> Inputs:
             labels[number, start + 1 : end] = text[1:]  # no document is asked for another's first token
             positions[number, start:end] = torch.arange(len(text))
             start = end
-        positions[number, start:] = torch.arange(ROW - start)  # what is left is a document of padding
+        positions[number, start:] = torch.arange(width - start)  # what is left is a document of padding
     if not isolated:
-        positions = torch.arange(ROW).expand_as(ids)
+        positions = torch.arange(width).expand_as(ids)
     return {"input_ids": ids, "position_ids": positions, "labels": labels}
 
 
-def in_batches(rows: Inputs) -> list[Inputs]:
+def in_batches(rows: Inputs, batches: int = DOCUMENTS // BATCH) -> list[Inputs]:
     """As many batches as the documents have padded."""
-    parts = {name: tensor.chunk(DOCUMENTS // BATCH) for name, tensor in rows.items()}
+    parts = {name: tensor.chunk(batches) for name, tensor in rows.items()}
     return [dict(zip(parts, part, strict=True)) for part in zip(*parts.values(), strict=True)]
 
 
@@ -83,15 +99,15 @@ def run(model, optimizer, batches: Sequence[Inputs], targets: int) -> float:
     return total
 
 
-def layouts() -> dict[str, list[Inputs]]:
-    texts = documents()
-    in_order = [texts[i : i + BATCH] for i in range(0, DOCUMENTS, BATCH)]
-    by_length = sorted(texts, key=len)
+def layouts(lengths: Lengths = ON_CPU, vocab_size: int = SHAPE["vocab_size"]) -> dict[str, list[Inputs]]:
+    texts = documents(lengths, vocab_size)
+    starts, by_length = range(0, lengths.documents, lengths.batch), sorted(texts, key=len)
+    count = len(starts)
     return {
-        "packed": in_batches(packed(texts)),
-        "padded": [padded(batch) for batch in in_order],
-        "padded, sorted by length": [padded(by_length[i : i + BATCH]) for i in range(0, DOCUMENTS, BATCH)],
-        "packed, documents not kept apart": in_batches(packed(texts, isolated=False)),
+        "packed": in_batches(packed(texts, width=lengths.row), count),
+        "padded": [padded(texts[i : i + lengths.batch]) for i in starts],
+        "padded, sorted by length": [padded(by_length[i : i + lengths.batch]) for i in starts],
+        "packed, documents not kept apart": in_batches(packed(texts, isolated=False, width=lengths.row), count),
     }
 
 

@@ -75,16 +75,23 @@ class TowerOfLlava(nn.Module):
 
 def build(shape: dict, encoder: dict) -> dict[str, PreTrainedModel]:
     """Three models around one frozen encoder."""
-    arlow_text = ArlowConfig(**shape, cross_attention_interval=INTERVAL, image_token_id=IMAGE)
-    arlow = ArlowVLForConditionalGeneration(
-        ArlowVLConfig(text_config=arlow_text, vision_config=ArlowVisionConfig(**encoder), projector="linear")
-    )
-    shared = arlow.model.vision.requires_grad_(False).eval()
-    models = {"Arlow": arlow, "Mllama": build_mllama(shape, arlow_text, shared), "LLaVA": build_llava(shape, shared)}
+    arlow = build_arlow(shape, encoder)
+    shared = arlow.model.vision
+    mllama = build_mllama(shape, arlow.config.text_config, shared)
+    models = {"Arlow": arlow, "Mllama": mllama, "LLaVA": build_llava(shape, shared)}
     for name, parameter in ((n, p) for model in models.values() for n, p in model.named_parameters()):
         if name.endswith("_gate"):
             parameter.data.fill_(0.5)
     return models
+
+
+def build_arlow(shape: dict, encoder: dict) -> ArlowVLForConditionalGeneration:
+    """Its encoder is frozen."""
+    text = ArlowConfig(**shape, cross_attention_interval=INTERVAL, image_token_id=IMAGE)
+    vision = ArlowVisionConfig(**encoder)
+    model = ArlowVLForConditionalGeneration(ArlowVLConfig(text_config=text, vision_config=vision, projector="linear"))
+    model.model.vision.requires_grad_(False).eval()
+    return model
 
 
 def build_mllama(shape: dict, arlow: ArlowConfig, encoder: VisionEncoder) -> MllamaForConditionalGeneration:
@@ -158,19 +165,46 @@ def inputs_of(models: dict[str, PreTrainedModel], batch: int, images: int) -> di
     }
 
 
+def placed(inputs: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """Inputs where the model is, numbers in its dtype."""
+    return {name: x.to(model.device, model.dtype if x.is_floating_point() else None) for name, x in inputs.items()}
+
+
 def labels_of(inputs: dict[str, Tensor]) -> Tensor:
     return inputs["input_ids"].masked_fill(inputs["input_ids"] == IMAGE, -100)
 
 
-def training(models: dict[str, PreTrainedModel], images: int) -> dict[str, Callable[[], None]]:
-    inputs = inputs_of(models, BATCH[images], images)
+def training(models: dict[str, PreTrainedModel], images: int, batch: int | None = None) -> dict[str, Callable]:
+    """Steps over `batch` rows, without it those of BATCH."""
+    inputs = inputs_of(models, batch or BATCH[images], images)
     steps = {}
     for name, model in models.items():
-        step = adamw_step(model, inputs[name] | {"labels": labels_of(inputs[name]), "use_cache": False})
+        of_step = inputs[name] | {"labels": labels_of(inputs[name])}
+        step = adamw_step(model, placed(of_step, model) | {"use_cache": False})
         steps[name] = step
         if name == "Arlow":
             steps["Arlow, skip_logits"] = partial(step, skip_logits=True)
     return steps
+
+
+def by_source(models: dict[str, PreTrainedModel], images: int, batch: int) -> dict[str, Callable]:
+    """Arlow's step over the same rows: images through the frozen encoder, their features out of a cache, no images."""
+    arlow: Any = models["Arlow"]
+    inputs = placed(inputs_of(models, batch, images)["Arlow"], arlow)
+    labels = labels_of(inputs)
+    with torch.no_grad():
+        features = arlow.model.vision(inputs["pixel_values"])
+    text = {key: value for key, value in inputs.items() if key != "pixel_values"}
+    words = text | {"input_ids": text["input_ids"].masked_fill(text["input_ids"] == IMAGE, IMAGE + 1)}
+    kinds = {
+        "encoder in the step": inputs,
+        "cached features": text | {"image_features": features},
+        "text only": words,
+    }
+    return {
+        name: partial(adamw_step(arlow, one | {"labels": labels, "use_cache": False}), skip_logits=True)
+        for name, one in kinds.items()
+    }
 
 
 def operations(models: dict[str, PreTrainedModel], images: int) -> list[object]:

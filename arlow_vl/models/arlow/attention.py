@@ -9,9 +9,8 @@ import functools
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -136,35 +135,45 @@ def _is_varlen(dtype: torch.dtype, device_type: str, head_dim: int, dropout: flo
 
 
 @functools.cache
-def _varlen_kernel() -> Callable[..., Tensor]:
-    """`kernel(q, k, v, queries, keys, scale, causal)` over flat (tokens, heads, head_dim) tensors.
+def _read_varlen_arguments() -> tuple[str, ...]:
+    """What the varlen kernel of this machine takes by name; () is flash-attn's.
 
     torch renamed the arguments of its `varlen_attn` between 2.10 and 2.12, so its signature is read here, once.
     """
     if varlen_provider() == "flash_attn":
-        from flash_attn import flash_attn_varlen_func
-
-        return lambda q, k, v, queries, keys, scale, causal: flash_attn_varlen_func(
-            q, k, v, queries.cu_seqlens, keys.cu_seqlens, queries.max_seqlen, keys.max_seqlen,
-            softmax_scale=scale, causal=causal,
-        )  # fmt: skip
+        return ()
     from torch.nn.attention.varlen import varlen_attn
 
-    known = inspect.signature(varlen_attn).parameters
+    return tuple(inspect.signature(varlen_attn).parameters)
 
-    def kernel(q, k, v, queries, keys, scale, causal):
-        extra = {"window_size": (-1, 0 if causal else -1)} if "window_size" in known else {"is_causal": causal}
-        if "enable_gqa" in known:
-            extra["enable_gqa"] = q.shape[1] != k.shape[1]
-        elif q.shape[1] != k.shape[1]:
-            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
-        if "scale" in known:
-            extra["scale"] = scale
-        else:
-            q = q * (scale * q.shape[-1] ** 0.5)
-        return varlen_attn(q, k, v, queries.cu_seqlens, keys.cu_seqlens, queries.max_seqlen, keys.max_seqlen, **extra)
 
-    return kernel
+@torch.compiler.assume_constant_result  # as above: torch 2.11's compiler parts its graph at the search for packages
+def _varlen_arguments() -> tuple[str, ...]:
+    return _read_varlen_arguments()
+
+
+def _varlen_kernel(q: Tensor, k: Tensor, v: Tensor, queries: Runs, keys: Runs, scale: float, causal: bool) -> Tensor:
+    """Over flat (tokens, heads, head_dim) tensors."""
+    known = _varlen_arguments()
+    runs = queries.cu_seqlens, keys.cu_seqlens, queries.max_seqlen, keys.max_seqlen
+    if not known:
+        from flash_attn import flash_attn_varlen_func
+
+        return flash_attn_varlen_func(q, k, v, *runs, softmax_scale=scale, causal=causal)
+    from torch.nn.attention.varlen import varlen_attn
+
+    extra: dict[str, Any] = {"is_causal": causal}
+    if "window_size" in known:
+        extra = {"window_size": (-1, 0 if causal else -1)}
+    if "enable_gqa" in known:
+        extra["enable_gqa"] = q.shape[1] != k.shape[1]
+    elif q.shape[1] != k.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    if "scale" in known:
+        extra["scale"] = scale
+    else:
+        q = q * (scale * q.shape[-1] ** 0.5)
+    return varlen_attn(q, k, v, *runs, **extra)
 
 
 def varlen_attention(
@@ -178,7 +187,7 @@ def varlen_attention(
     is_causal: bool,
 ) -> Tensor:
     """Flat (tokens, heads, head_dim) in and out; run r of the queries sees run r of the keys."""
-    return _varlen_kernel()(query, key, value, query_runs, key_runs, scaling, is_causal)
+    return _varlen_kernel(query, key, value, query_runs, key_runs, scaling, is_causal)
 
 
 @dataclass(frozen=True)

@@ -187,10 +187,11 @@ def test_the_checks_leave_a_compiled_graph_whole():
 
 @pytest.mark.gpu
 def test_an_id_outside_the_vocabulary_is_asserted_on_the_gpu_without_waiting(open_model):
+    text = Text(IDS.cuda(), None, None, None)  # copied before: that waits
     with torch.cuda.device(0):
         torch.cuda.set_sync_debug_mode("error")
         try:
-            refuse_wrong_call(open_model, Text(IDS.cuda(), None, None, None), Images(None, None, None), None)
+            refuse_wrong_call(open_model, text, Images(None, None, None, None), None)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
