@@ -214,7 +214,9 @@ def quiet_libraries() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         warnings.filterwarnings("ignore", message=r".*LeafSpec")
-        warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True")  # summed before
+        warnings.filterwarnings(
+            "ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True"
+        )  # summed before
         warnings.filterwarnings("ignore", message=r"`training_step` returned `None`")
         for logger in loggers:
             logger.setLevel(logging.WARNING)
