@@ -76,10 +76,10 @@ def write_text_recipe(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def write_text_checkpoint(folder: Path) -> Path:
+def write_text_checkpoint(folder: Path, **changes: Any) -> Path:
     """A random text model with its tokenizer."""
     torch.manual_seed(0)
-    ArlowForCausalLM(ArlowConfig(vocab_size=len(tiny_tokenizer()), **TINY_MODEL)).save_pretrained(folder)
+    ArlowForCausalLM(ArlowConfig(vocab_size=len(tiny_tokenizer()), **TINY_MODEL | changes)).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
 
@@ -91,7 +91,7 @@ def write_encoder_weights(path: Path, timm_name: str = "test_efficientnet") -> P
     return path
 
 
-def write_image_text_recipe(folder: Path, **changes: Any) -> Path:
+def write_image_text_recipe(folder: Path, *, text_model: dict[str, Any] | None = None, **changes: Any) -> Path:
     """A recipe of 6 steps in `folder/image_text.yaml` on the real samples: captions and questions, a frozen encoder."""
 
     def source(name: str, split: str, kind: str, samples: int) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def write_image_text_recipe(folder: Path, **changes: Any) -> Path:
     values = {
         "stage": "image_text",
         "run_dir": str(folder / "run"),
-        "text_checkpoint": str(write_text_checkpoint(folder / "text")),
+        "text_checkpoint": str(write_text_checkpoint(folder / "text", **text_model or {})),
         "vision": {
             "timm_name": "test_efficientnet",
             "weights": str(write_encoder_weights(folder / "encoder.safetensors")),

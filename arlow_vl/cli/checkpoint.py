@@ -7,6 +7,7 @@ from arlow_vl.cli.parser import Parser, output_folder
 from arlow_vl.printing import print_line
 
 VERIFY_EXAMPLE = "arlow checkpoint verify runs/first-light/vision"
+EXPORT_RUN_EXAMPLE = "arlow checkpoint export runs/first-light/vision --out model"
 EXPORT_EXAMPLE = "arlow checkpoint export-text runs/first-light/vision/hf text-model"
 
 
@@ -19,6 +20,14 @@ def add_parser(arlow: Parser) -> None:
         "path", type=Path, metavar="PATH", help="a checkpoint, a folder of them, a model folder or a run folder"
     )
     verify.set_defaults(run=run_verify)
+    whole = verbs.add_command(
+        "export", "make a model folder of a training checkpoint, of one process or of many", EXPORT_RUN_EXAMPLE
+    )
+    whole.add_argument("path", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run folder, or one of its checkpoints")
+    whole.add_argument(
+        "--out", type=output_folder, required=True, metavar="DIR", help="folder to write, which must not exist"
+    )
+    whole.set_defaults(run=run_export)
     export = verbs.add_command(
         "export-text", "take the text model and its tokenizer out of a vision-language one", EXPORT_EXAMPLE
     )
@@ -34,7 +43,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
     products = [folder for folder in (args.path, args.path / "hf") if (folder / "config.json").is_file()]
     paths = [args.path]
-    if args.path.is_dir():
+    if args.path.is_dir() and not args.path.name.endswith(".ckpt"):
         paths = checkpoints(args.path) or checkpoints(args.path / "checkpoints")
         if not paths and not products:
             raise CheckpointError(f"{args.path} holds no checkpoint (step-*.ckpt) and no model folder (hf)")
@@ -43,6 +52,14 @@ def run_verify(args: argparse.Namespace) -> int:
     for line in damaged or ["ok"]:
         print_line(line)
     return CheckpointError.exit_code if damaged else 0
+
+
+def run_export(args: argparse.Namespace) -> None:
+    from arlow_vl.training.export import export_checkpoint
+
+    if args.out.exists():
+        raise ValueError(f"{args.out} exists already; name a new folder")
+    print_line(f"{args.out}: the model of {export_checkpoint(args.path, args.out)}")
 
 
 def run_export_text(args: argparse.Namespace) -> None:

@@ -29,9 +29,7 @@ def refuse_unknown_column(recipe: Recipe) -> None:
     if name is not None and name not in columns:
         raise ValueError(f"run.watch.keep_best is {name}, which no validation gives; {did_you_mean(name, columns)}")
     if name is not None and recipe.run.engine.strategy == "fsdp":
-        raise ValueError(
-            "run.watch.keep_best needs a whole model on a device, and fsdp has none; leave it out"
-        )
+        raise ValueError("run.watch.keep_best needs a whole model on a device, and fsdp has none; leave it out")
 
 
 def has_stopped_early(run_dir: Path, patience: int | None) -> bool:

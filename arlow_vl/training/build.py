@@ -57,6 +57,31 @@ def finish_model(model: Any) -> None:
         merge_adapters(model)
 
 
+def build_products(recipe: Recipe) -> tuple[Any, ...]:
+    """The model as a run begins with it, untreated by the policy, and what is saved beside it; without any data."""
+    if isinstance(recipe, ImageTextRecipe):
+        beginning = recipe.checkpoint or recipe.text_checkpoint
+        assert beginning is not None  # see the recipe
+        check_folder(beginning, "arlow_vl" if recipe.checkpoint else "arlow")
+        return image_text_products(recipe, load_tokenizer(beginning))
+    beginning = recipe.checkpoint or recipe.tokenizer
+    assert beginning is not None  # see the recipe
+    tokenizer = load_tokenizer(beginning)
+    if recipe.checkpoint:
+        check_folder(recipe.checkpoint, "arlow")
+        return trainable(ArlowForCausalLM, beginning), tokenizer
+    return ArlowForCausalLM(text_config_of(recipe, tokenizer)), tokenizer
+
+
+def image_text_products(recipe: ImageTextRecipe, tokenizer: Any) -> tuple[Any, ArlowProcessor]:
+    if recipe.checkpoint:
+        model = trainable(ArlowVLForConditionalGeneration, recipe.checkpoint)
+    else:
+        model = build_vision_language_model(recipe)
+    model.stop_also_at(stop_token_ids(tokenizer))
+    return model, ArlowProcessor(ArlowImageProcessor.of_model(model.config), tokenizer)
+
+
 def build_text(recipe: TextRecipe) -> Stage:
     """A decoder with random weights or a checkpoint's, on packed text."""
     checked = check_folder(recipe.checkpoint, "arlow") if recipe.checkpoint else None
@@ -111,14 +136,9 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
     check_folder(beginning, "arlow_vl" if recipe.checkpoint else "arlow")
     tokenizer = load_tokenizer(beginning)
     sources = checked_sources(recipe, tokenizer)
-    if recipe.checkpoint:
-        model = trainable(ArlowVLForConditionalGeneration, recipe.checkpoint)
-    else:
-        model = build_vision_language_model(recipe)
-    model.stop_also_at(stop_token_ids(tokenizer))
+    model, processor = image_text_products(recipe, tokenizer)
     encoder = model.model.vision
     transform = ImageTransform.from_dict(model.config.vision_config.transform)
-    image_processor = ArlowImageProcessor.of_model(model.config)
     images: DecodedImages | CachedImages = DecodedImages(transform)
     if recipe.cache_features:
         encoder.requires_grad_(False).eval()
@@ -132,7 +152,7 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
         )
         check_refused_images(sources, images.refused, recipe.max_bad_fraction)
     data = ImageTextData(recipe, sources, tokenizer, images, partial(layout_of, model.config, encoder))
-    return Stage(ImageTextModule(model, recipe), data, (model, ArlowProcessor(image_processor, tokenizer)))
+    return Stage(ImageTextModule(model, recipe), data, (model, processor))
 
 
 def build_vision_language_model(recipe: ImageTextRecipe) -> ArlowVLForConditionalGeneration:

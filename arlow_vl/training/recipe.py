@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import re
+import tempfile
 import typing
 from collections import Counter
 from collections.abc import Mapping
@@ -324,6 +325,17 @@ def _refuse_unknown_option(option: str, recipe_class: type[Recipe]) -> None:
             raise ValueError(f"unknown option {option}; {did_you_mean(part, known, before=before)}")
         annotation = known[part]
         before += f"{part}."
+
+
+def recipe_of_values(values: Mapping[str, Any], *, where: str) -> Recipe:
+    """A recipe that `to_plain` has made plain, as checkpoints hold it. Raises ValueError where it cannot be read."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(yaml.safe_dump(dict(values)))
+        try:
+            return parse_recipe(["--config", str(path)])
+        except ValueError as error:
+            raise ValueError(str(error).replace(f"recipe {path}", f"the recipe in {where}")) from error
 
 
 def to_plain(value: Any) -> Any:

@@ -14,7 +14,10 @@ class Stop(Callback):
         self.step, self.rank, self.number = step, rank, number
 
     def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step + 1 != self.step or self.rank not in (None, dist.get_rank()):
+        if trainer.global_step + 1 != self.step or self.rank not in (
+            None,
+            dist.get_rank() if dist.is_initialized() else 0,
+        ):
             return
         self.step = -1
         if self.number is None:

@@ -6,11 +6,16 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from arlow_vl.training.checkpoint_io import checkpoints, read_checkpoint
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
 from tests.tiny_runs import write_text_recipe
+from tests.training.rank_recipes import write_shared_image_text, write_shared_text
 from tests.training.rank_runs import run_on_ranks
+from tests.training.stops import Stop
 
 LOSS = {"rel": 2e-5, "abs": 1e-6}
 """Sums over processes are sums in another order, in float32; a dozen steps of training let it grow."""
@@ -58,3 +63,73 @@ def test_two_processes_train_what_one_does_and_stop_together_when_one_is_told(te
     goes_on = {"options": options(text_config, tmp_path / "run", 2)}
     assert run_on_ranks(2, tmp_path, stopped | {"status": 128 + signal.SIGTERM}, goes_on) == 0
     assert_same_run(tmp_path / "run", alone)
+
+
+FSDP = ("--run.engine.strategy", "fsdp")
+TENSOR = (*FSDP, "--run.engine.tensor_parallel", "2")
+WAYS = {
+    "ddp": (),
+    "fsdp": FSDP,
+    "tensor": TENSOR,
+    "replicas": (*FSDP, "--run.engine.replicas", "2"),
+}
+
+
+@pytest.fixture(scope="module", params=["text", "image_text"])
+def shared(request, tmp_path_factory) -> tuple[str, Path]:
+    """A recipe, and its run in one process."""
+    folder = tmp_path_factory.mktemp(f"shared-{request.param}")
+    config = {"text": write_shared_text, "image_text": write_shared_image_text}[request.param](folder)
+    fit(parse_recipe(options(config, folder / "alone")))
+    return config, folder / "alone"
+
+
+def frozen_hashes(folder: Path) -> dict[str, str]:
+    return read_checkpoint(checkpoints(folder / "checkpoints")[0])["callbacks"]["FrozenTensorsCheck"]
+
+
+@pytest.mark.slow
+def test_every_way_to_share_a_run_between_two_processes_is_the_run_of_one(shared, tmp_path):
+    config, alone = shared
+    runs = [{"options": options(config, tmp_path / name, 2, *way)} for name, way in WAYS.items()]
+    assert run_on_ranks(2, tmp_path, *runs) == 0
+    for name in WAYS:
+        assert_same_run(tmp_path / name, alone)
+        assert frozen_hashes(tmp_path / name) == frozen_hashes(alone)
+        ours, theirs = (load_file(folder / "hf/model.safetensors") for folder in (tmp_path / name, alone))
+        assert ours.keys() == theirs.keys()
+        for tensor in ours:  # AdamW divides by tiny second moments, which float order moves
+            torch.testing.assert_close(ours[tensor], theirs[tensor], rtol=1e-2, atol=1e-3, msg=f"{name}: {tensor}")
+
+
+@pytest.mark.slow
+def test_a_run_goes_from_one_process_to_two_to_four_and_back_to_one(tmp_path_factory, tmp_path):
+    config = write_shared_text(tmp_path_factory.mktemp("moving"))
+    fit(parse_recipe(options(config, tmp_path / "alone")))
+    run, stopped = tmp_path / "run", 128 + signal.SIGTERM
+    with pytest.raises(SystemExit):
+        fit(parse_recipe(options(config, run)), callbacks=[Stop(step=2, number=15)])
+    two = {"options": options(config, run, 2, *FSDP), "stop": {"step": 5, "rank": 0, "number": 15}, "status": stopped}
+    assert run_on_ranks(2, tmp_path, two) == 0
+    assert checkpoints(run / "checkpoints")[0].is_dir()
+    four = {
+        "options": options(config, run, 4, *TENSOR),
+        "stop": {"step": 9, "rank": 3, "number": 15},
+        "status": stopped,
+    }
+    assert run_on_ranks(4, tmp_path, four) == 0
+    fit(parse_recipe(options(config, run)))
+    assert_same_run(run, tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_when_a_process_fails_or_is_killed_the_run_ends_with_its_reason(text_config, tmp_path, capfd):
+    failing = {"options": options(text_config, tmp_path / "failing", 2), "stop": {"step": 3, "rank": 1}}
+    assert run_on_ranks(2, tmp_path, failing) == 2
+    assert "arlow: rank 1: the data of this rank are gone" in capfd.readouterr().err
+    killed = {
+        "options": options(text_config, tmp_path / "killed", 2, *FSDP),
+        "stop": {"step": 3, "rank": 1, "number": 9},
+    }
+    assert run_on_ranks(2, tmp_path, killed) == 128 + signal.SIGKILL
+    assert "the process of rank 1 died (SIGKILL), so the run ends" in capfd.readouterr().err

@@ -1,0 +1,107 @@
+"""Who started a run's processes, what cannot be, and how they end together."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from arlow_vl.training.launch import LOST, Place, find_place, start_processes, starts_processes
+from arlow_vl.training.ranks import joined
+from arlow_vl.training.settings import EngineConfig
+from experiments.cluster.arithmetic import table
+
+ONE, TWO, EIGHT = EngineConfig(), EngineConfig(devices=2), EngineConfig(devices=4, nodes=2)
+TORCHRUN = {"WORLD_SIZE": "8", "RANK": "5", "LOCAL_RANK": "1"}
+SRUN = {"SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}
+
+
+@pytest.mark.parametrize(
+    ("engine", "variables", "place"),
+    [
+        (ONE, {}, Place()),
+        (ONE, {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, Place()),
+        (ONE, {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, Place(launcher="torchrun")),
+        (EIGHT, TORCHRUN, Place(5, 1, 8, "torchrun")),
+        (EIGHT, SRUN, Place(5, 1, 8, "srun")),
+        (EIGHT, TORCHRUN | SRUN, Place(5, 1, 8, "torchrun")),  # torchrun inside of srun
+    ],
+)
+def test_a_process_finds_its_place(engine, variables, place):
+    assert find_place(engine, variables) == place
+
+
+@pytest.mark.parametrize(
+    ("engine", "variables", "sentence"),
+    [
+        (ONE, {"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, but run.engine asks for 1 device on 1 node"),
+        (TWO, TORCHRUN, "WORLD_SIZE is 8, but run.engine asks for 2 devices on 1 node"),
+        (TWO, {"SLURM_NTASKS": "4"}, "SLURM_NTASKS is 4, but run.engine asks for 2 devices"),
+        (TWO, {"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, but RANK is not set: start the run with torchrun or srun"),
+        (TWO, {"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE is 2, but RANK is not set"),
+        (TWO, {}, "asks for 2 devices on 1 node, but this is one process: start it with `arlow fit`"),
+        (EIGHT, {}, "on several nodes with torchrun or srun"),
+    ],
+)
+def test_other_processes_than_the_recipe_asks_for_are_refused(engine, variables, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        find_place(engine, variables)
+
+
+def test_arlow_fit_starts_the_processes_of_one_machine_unless_a_launcher_has():
+    assert starts_processes(TWO, {})
+    assert not starts_processes(ONE, {})
+    assert not starts_processes(EIGHT, {})
+    assert not starts_processes(TWO, {"WORLD_SIZE": "2", "RANK": "0"})
+    assert not starts_processes(TWO, {"SLURM_NTASKS": "2"})
+
+
+def run(count: int, code: str) -> int:
+    program = f"import os, sys, time; rank = int(os.environ['RANK']); {code}"
+    return start_processes(count, [], command=[sys.executable, "-c", program])
+
+
+def test_the_status_of_a_run_is_that_of_the_process_that_failed_and_not_of_those_that_lost_it(monkeypatch):
+    assert run(2, "pass") == 0
+    assert run(3, f"sys.exit([0, 3, {LOST}][rank])") == 3
+    assert run(2, f"sys.exit({LOST})") == LOST
+
+
+def test_a_process_that_hangs_is_ended_when_another_fails(monkeypatch, capfd):
+    monkeypatch.setattr("arlow_vl.training.launch.GRACE_SECONDS", 0.3)
+    began = time.monotonic()
+    assert run(2, "time.sleep(60 * (1 - rank)); os.kill(os.getpid(), 9)") == 128 + signal.SIGKILL
+    assert time.monotonic() - began < 20
+    assert "the process of rank 1 died (SIGKILL), so the run ends" in capfd.readouterr().err
+
+
+def test_a_signal_goes_on_to_all_processes(tmp_path):
+    code = (
+        "import signal; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(138)); "
+        f"open(rf'{tmp_path}/' + str(rank), 'w').close(); time.sleep(60)"
+    )
+
+    def tell() -> None:
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    threading.Thread(target=tell, daemon=True).start()
+    assert run(2, code) == 138
+
+
+def test_a_meeting_place_that_cannot_be_reached_is_told_in_time(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "9")
+    with (
+        pytest.raises(ValueError, match=r"rank 1 cannot reach the run's meeting place 127.0.0.1:9 within 2 seconds"),
+        joined(Place(1, 1, 2, "torchrun"), "cpu", seconds=2),
+    ):
+        pass
+
+
+def test_the_arithmetic_in_the_cluster_readme_is_what_its_command_prints():
+    assert table() in (Path(__file__).parents[2] / "experiments/cluster/README.md").read_text("utf-8")
