@@ -70,7 +70,7 @@ def build_products(recipe: Recipe) -> tuple[Any, ...]:
     if recipe.checkpoint:
         check_folder(recipe.checkpoint, "arlow")
         return trainable(ArlowForCausalLM, beginning), tokenizer
-    return ArlowForCausalLM(text_config_of(recipe, tokenizer)), tokenizer
+    return ArlowForCausalLM(text_config_of(recipe, tokenizer, beginning)), tokenizer
 
 
 def image_text_products(recipe: ImageTextRecipe, tokenizer: Any) -> tuple[Any, ArlowProcessor]:

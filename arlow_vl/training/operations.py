@@ -93,9 +93,9 @@ class Operations:
         )
 
 
-def operations_of(model: nn.Module, policy: Policy) -> Operations:
+def operations_of(model: Any, policy: Policy) -> Operations:
     """Those of a model with the gradients that a policy asks for."""
-    config = model.config.get_text_config()  # pyrefly: ignore[not-callable]
+    config = model.config.get_text_config()
     is_tied = model.get_input_embeddings().weight is getattr(model.lm_head, "weight", None)
     per: dict[Use, float] = dict.fromkeys(("token", "label", "seeing", "read", "projected", "encoded"), 0.0)
     for name, parameter in model.named_parameters():

@@ -142,7 +142,7 @@ class Like:
         self.tensors = dict(model.named_parameters(remove_duplicate=False))
         self.optimized = [[p for group in o.param_groups for p in group["params"]] for o in optimizers]
 
-    def __call__(self, path: tuple[Any, ...], shape: torch.Size) -> DTensor | None:
+    def __call__(self, path: tuple[Any, ...], shape: torch.Size) -> Tensor | None:
         """Of the parameter that the tensor at this place of a checkpoint is of; None: it is whole everywhere."""
         match path:
             case ("state_dict", name):

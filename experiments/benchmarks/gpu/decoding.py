@@ -27,7 +27,7 @@ COMPILATION = 80.0
 
 
 def decoding(bench: Bench) -> Iterator[Figure]:
-    shape = bench.shape(SIZE)
+    shape: dict[str, Any] = bench.shape(SIZE)
     arlow: Any = bench.make(lambda: build_arlow(shape, TOY_ENCODER if bench.toy else ENCODER)).eval()
     with_image = placed(inputs_of({"Arlow": arlow}, 1, 1)["Arlow"], arlow)
     ids = with_image["input_ids"].clamp(min=10)

@@ -41,7 +41,8 @@ def in_memory(measure: Callable[[int], Iterator[Figure]], rows: int) -> Iterator
 
 
 def measured(bench: Bench, size: str, rows: int) -> Iterator[Figure]:
-    shape, row = bench.shape(size), TOY_ROW if bench.toy else ROW
+    shape: dict[str, Any] = bench.shape(size)
+    row = TOY_ROW if bench.toy else ROW
     models: dict[str, Any] = {
         "Arlow": bench.make(lambda: ArlowForCausalLM(ArlowConfig(**shape, use_cross_attention=False))),
         "Llama": bench.make(lambda: LlamaForCausalLM(LlamaConfig(**shape))),
