@@ -21,10 +21,8 @@ def export_checkpoint(path: Path, output: Path) -> Path:
     Raises:
         CheckpointError: there is no whole checkpoint, or what the run began with is no longer what it was.
     """
-    found = path
-    if (path / "checkpoints").is_dir():
-        found = newest_good(path / "checkpoints") or path / "checkpoints"
-    if not found.exists() or found.name == "checkpoints":
+    found = newest_good(path / "checkpoints") if (path / "checkpoints").is_dir() else path
+    if found is None or not found.exists() or (found.is_dir() and found.suffix != ".ckpt"):
         raise CheckpointError(f"{path} holds no checkpoint; name a run folder, or a step-*.ckpt of its checkpoints")
     checkpoint = read_checkpoint(found)
     recipe = recipe_of_values(checkpoint["recipe"], where=str(found))

@@ -153,7 +153,7 @@ class Like:
                 found = self.tensors.get(name)
             case _:
                 found = None
-        return found.detach() if isinstance(found, DTensor) and found.shape == shape else None
+        return found if isinstance(found, DTensor) and found.shape == shape else None
 
 
 def in_parts_like(value: Any, like: Like, path: tuple[Any, ...] = ()) -> Any:
@@ -186,7 +186,7 @@ def read_sharded(rest: dict[str, Any], folder: Path, like: Like | None) -> dict[
         place = like(path, facts.size) if like is not None else None
         made = torch.empty(facts.size, dtype=facts.properties.dtype)
         if place is not None:
-            made = torch.empty_like(place, dtype=facts.properties.dtype)
+            made = torch.empty_like(place.detach(), dtype=facts.properties.dtype)
         wanted[value[PART]] = made
         return made
 

@@ -1,0 +1,45 @@
+"""What cannot be shared so by these devices is said before anything is computed."""
+
+import pytest
+import torch
+
+from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.run import fit
+from arlow_vl.training.strategies import refuse_wrong_engine
+from tests.tiny_runs import write_text_recipe
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> str:
+    return str(write_text_recipe(tmp_path_factory.mktemp("text")))  # two batches a step
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"devices": "4"}, "accumulate_grad_batches is 2, .* which 4 data ranks cannot share evenly; set it to 4"),
+        ({"devices": "3", "nodes": "2"}, "which 6 data ranks cannot share evenly; set it to 6"),
+        ({"strategy": "fsdp", "optimizer": "muon"}, "muon needs whole matrices: set run.engine.strategy to ddp"),
+        ({"precision": "16-mixed"}, "16-mixed needs a GPU; on a CPU set it to bf16-mixed or 32-true"),
+        ({"compile": "true"}, "run.engine.compile is not there yet"),
+    ],
+)
+def test_combinations_that_cannot_be_are_refused(config, tmp_path, options, sentence):
+    keys = {"optimizer": "optim.optimizer", "precision": "run.precision"}
+    words = [word for name, value in options.items() for word in (f"--{keys.get(name, f'run.engine.{name}')}", value)]
+    recipe = parse_recipe(
+        ["--config", config, "--run_dir", str(tmp_path / "run"), "--run.engine.accelerator", "cpu", *words]
+    )
+    with pytest.raises(ValueError, match=sentence):
+        refuse_wrong_engine(recipe)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told_before_the_run_has_a_folder(config, tmp_path):
+    run = tmp_path / "run"
+    recipe = parse_recipe(["--config", config, "--run_dir", str(run), "--run.engine.accelerator", "cuda"])
+    with pytest.raises(
+        ValueError, match=r"run.engine.accelerator is cuda, but torch sees no GPU; set it to cpu or auto"
+    ):
+        fit(recipe)
+    assert not run.exists()
