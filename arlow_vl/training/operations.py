@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from arlow_vl.training.policy import Policy
 from arlow_vl.training.stages import component_of
