@@ -13,6 +13,7 @@ import contextlib
 import json
 import shutil
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,9 @@ def read_sharded(rest: dict[str, Any], folder: Path, like: Like | None) -> dict[
         return made
 
     checkpoint = empty(rest, ())
-    dcp.load(wanted, storage_reader=reader, no_dist=like is None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process reads it, as it should
+        dcp.load(wanted, storage_reader=reader, no_dist=like is None)
     return checkpoint
 
 
