@@ -40,7 +40,8 @@ class Stage:
 def build_stage(recipe: Recipe) -> Stage:
     stage = build_text(recipe) if isinstance(recipe, TextRecipe) else build_image_text(recipe)
     if recipe.run.gradient_checkpointing:
-        stage.module.model.activation_checkpointing_enable()
+        model: Any = stage.module.model
+        model.activation_checkpointing_enable()
     return stage
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from arlow_vl.training.policy import Policy
 from arlow_vl.training.stages import component_of
@@ -93,9 +93,9 @@ class Operations:
         )
 
 
-def operations_of(model: nn.Module, policy: Policy) -> Operations:
+def operations_of(model: Any, policy: Policy) -> Operations:
     """Those of a model with the gradients that a policy asks for."""
-    config = model.config.get_text_config()  # pyrefly: ignore[not-callable]
+    config = model.config.get_text_config()
     is_tied = model.get_input_embeddings().weight is getattr(model.lm_head, "weight", None)
     per: dict[Use, float] = dict.fromkeys(("token", "label", "seeing", "read", "projected", "encoded"), 0.0)
     for name, parameter in model.named_parameters():
