@@ -109,7 +109,8 @@ class Looks(Callback):
                 sources = [self._look_at(trainer, module, name, some) for name, some in self.chosen.items() if some]
         except CheckpointError:
             fault = "writes nothing, as its logits are not finite"
-        gates = module.model.gate_openings() if hasattr(module.model, "gate_openings") else {}
+        model: Any = module.model
+        gates = model.gate_openings() if hasattr(model, "gate_openings") else {}
         named = {f"layer {layer}": pair for layer, pair in gates.items()}
         look = Look(trainer.global_step, sources, named, is_validation, fault)
         if trainer.is_global_zero:
@@ -119,9 +120,10 @@ class Looks(Callback):
 
     def _look_at(self, trainer: Trainer, module: Any, name: str, chosen: Sequence[Chosen]) -> SourceLook:
         collate: Any = self.loader.collate
+        stage: Any = module
 
         def loss(batch: dict[str, Any]) -> Any:
-            return module.loss(trainer.strategy.batch_to_device(batch, module.device))
+            return stage.loss(trainer.strategy.batch_to_device(batch, module.device))
 
         texts = write_texts(module.model, self.tokenizer, chosen, collate)
         losses = losses_with_exchanged_images(loss, chosen, collate)

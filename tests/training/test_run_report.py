@@ -112,12 +112,12 @@ def test_a_run_that_goes_on_has_a_page_too(small):
 
 
 def test_texts_from_outside_stay_texts(small):
-    sample = SampleLook("<b>k", prompt="<i>", reference="<script>1</script>", written="&amp;", images=["../x.jpg"])
+    sample = SampleLook("<b>k", prompt="<em>", reference="<script>1</script>", written="&amp;", images=["../x.jpg"])
     look = Look(2, [SourceLook("<u>", [sample])], is_validation=True)
     (small / "looks.jsonl").write_text(json.dumps(look.to_plain()) + "\n")
     (small / "quarantine.jsonl").write_text('{"source": "<s>", "key": "<q>", "reason": "truncated", "detail": ""}\n')
     page = Page(write_run_report(small).read_text())
-    assert not {"script", "b", "i", "u", "s", "q"} & page.tags and page.images == []
+    assert not {"script", "b", "em", "u", "s", "q"} & page.tags and page.images == []
     assert "<script>1</script>" in page.text and "truncated" in page.text and "<q>" in page.text
 
 
