@@ -85,7 +85,7 @@ def _vqa_normalised(rows: Rows) -> dict[str, Measure]:
 
 
 def _exact(rows: Rows) -> dict[str, Measure]:
-    return {"exact match": Measure(_with_ones([is_exact(row) for row in rows]), mean, is_share=True)}
+    return {"exact match": Measure(_with_ones([float(is_exact(row)) for row in rows]), mean, is_share=True)}
 
 
 def is_exact(row: Prediction) -> bool:

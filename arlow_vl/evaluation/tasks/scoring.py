@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from arlow_vl.data.questions import UNNAMED_KIND
 from arlow_vl.evaluation import statistics as bootstrap
 from arlow_vl.evaluation.scores import compare
 from arlow_vl.evaluation.tasks.measures import first_words, is_exact, measure
@@ -66,8 +67,8 @@ def groups_of(task: Task, systems: Systems) -> dict[str, np.ndarray]:
         wrong = np.array([not is_exact(row) for row in systems[prior]])
         groups |= {PRIOR_WRONG: wrong} if wrong.any() else {}
     if "kind" in task.groups:
-        kinds = [row.kind for row in rows]
-        groups |= {kind: np.array([one == kind for one in kinds]) for kind in sorted(set(kinds) - {""})}
+        kinds = [row.kind or UNNAMED_KIND for row in rows]
+        groups |= {kind: np.array([one == kind for one in kinds]) for kind in sorted(set(kinds))}
     if "first words" in task.groups:
         words = [first_words(row.prompt) for row in rows]
         groups |= {

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -122,7 +122,6 @@ def parse_task(values: Any, where: str) -> Task:
     task = _built(Task, values, where)
     if not task.name or not set(task.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_"):
         raise DataError(f"{where}: name must be of a-z, 0-9, - and _, got {task.name!r}")
-    _check_known(task.kind, CONTROLS, f"{where}: kind")
     for field, known in (("metrics", METRICS[task.kind]), ("controls", CONTROLS[task.kind]), ("groups", GROUPS)):
         _check_known(getattr(task, field), known, f"{where}: {field}")
     how = [name for name in ("decoding", "likelihood", "perplexity") if getattr(task, name) is not None]
@@ -188,9 +187,9 @@ def _built(kind: type, values: Any, where: str) -> Any:
         elif isinstance(value, bool) or not isinstance(value, int if wanted is int else str):
             raise DataError(f"{place} must be {'a whole number' if wanted is int else 'a string'}, got {value!r:.80}")
         else:
+            if choices := get_args(wanted):
+                _check_known(value, choices, place)
             built[name] = value
-    if kind is Likelihood:
-        _check_known(built.get("normalise", "none"), ("none", "bytes"), f"{where}: normalise")
     return kind(**built)
 
 

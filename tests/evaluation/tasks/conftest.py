@@ -25,13 +25,14 @@ def model_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     text = ArlowForCausalLM(
-        ArlowConfig(vocab_size=len(tiny_tokenizer()), **TINY_MODEL | {"max_position_embeddings": 256})
+        ArlowConfig(vocab_size=len(tiny_tokenizer()), **TINY_MODEL | {"max_position_embeddings": 1024})
     )
     text.save_pretrained(folder / "text")
     tiny_tokenizer().save_pretrained(folder / "text")
     vision = ArlowVisionConfig(timm_name="test_vit", image_size=64)
     model = ArlowVLForConditionalGeneration.from_text_checkpoint(folder / "text", vision).eval()
     open_gates(model)
+    model.stop_also_at(range(20, len(tiny_tokenizer()), 4))  # answers of some tokens, which ends at once
     processor = ArlowProcessor(ArlowImageProcessor.of_model(model.config), tiny_tokenizer())
     save_folder([model, processor], folder / "hf")
     return folder / "hf"
@@ -39,24 +40,26 @@ def model_folder(tmp_path_factory) -> Path:
 
 def image_bytes(colour: str) -> bytes:
     file = io.BytesIO()
-    Image.linear_gradient("L").resize((32, 32)).convert("RGB").save(file, "PNG") if colour == "grey" else Image.new(
-        "RGB", (32, 32), colour
-    ).save(file, "PNG")
+    Image.new("RGB", (32, 32), colour).save(file, "PNG")
     return file.getvalue()
 
 
 def write(folder: Path, files: dict) -> Path:
-    """Files by name: bytes, JSON values, or a list of objects for JSON lines (under a name in .jsonl)."""
+    """Files by name: bytes, text, or a value as JSON."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):
             path.write_bytes(content)
         else:
-            path.write_text(json.dumps(content))
+            path.write_text(content if isinstance(content, str) else json.dumps(content))
     return folder
 
 
 def images(pattern: str) -> dict[str, bytes]:
     """An image of each colour, under the pattern with its number."""
     return {pattern.format(number): image_bytes(colour) for number, colour in enumerate(COLOURS)}
+
+
+def lines(values: list) -> str:
+    return "".join(json.dumps(value) + "\n" for value in values)
