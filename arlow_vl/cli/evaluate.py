@@ -1,22 +1,34 @@
-"""`arlow evaluate`: caption test images and answer test questions, model and controls; `arlow report` scores."""
+"""`arlow evaluate`: let a model answer test sets beside its controls, and score what it says."""
 
 import argparse
 from pathlib import Path
 
-from arlow_vl.cli.parser import Parser, output_folder, positive_int
+from arlow_vl.cli.parser import Parser, UsageError, output_folder, positive_int
 from arlow_vl.printing import print_line
 
 
 def add_parser(arlow: Parser) -> None:
     parser = arlow.add_command(
         "evaluate",
-        "write captions and answers on the test sets, beside controls",
-        "arlow evaluate --model runs/first-light/vision/hf --output results",
+        "answer and score test sets, beside controls",
+        "arlow evaluate --model runs/first-light/vision/hf --task easy-vqa --output results",
+        "arlow evaluate --model MODEL --task vqav2 --data vqav2 --device cuda --precision bfloat16 --output results",
         "arlow evaluate --model runs/first-light/vision/hf --data data --questions 200 --output results",
+        description="Answers and scores test sets, beside controls. A task is one that comes with the package (see "
+        "docs/evaluation.md) or a .yaml. The same command again goes on where it was stopped. Without --task it is the "
+        "evaluation of the demonstration, which `arlow report` scores and shows.",
     )
-    parser.add_argument("--model", type=Path, required=True, help="model folder (hf/ of a vision run)")
-    parser.add_argument("--text-model", type=Path, help="the text model it was built from, to compare their text")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="what `arlow data fetch` wrote (default: data)")
+    parser.add_argument("--model", type=Path, required=True, help="model folder (hf/ of a run)")
+    parser.add_argument(
+        "--task", action="append", metavar="TASK", help="name or .yaml of a task; may be given several times"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("data"),
+        help="folder that the tasks' data lie in, or the data of one task (default: data)",
+    )
+    parser.add_argument("--output", type=output_folder, required=True, help="folder for predictions and scores")
     parser.add_argument(
         "--features", type=output_folder, default=Path("data/features"), help="cache of encoder features"
     )
@@ -26,14 +38,31 @@ def add_parser(arlow: Parser) -> None:
         default="float16",
         help="as what they are kept, cache_dtype of the run's recipe (default: float16)",
     )
-    parser.add_argument("--output", type=output_folder, required=True, help="folder for predictions")
-    parser.add_argument(
+    tasks = parser.add_argument_group("with --task")
+    tasks.add_argument("--training", metavar="DATA", help="what the model was trained on: for priors and overlap")
+    tasks.add_argument("--device", default="cpu", help="as torch names it (default: cpu)")
+    tasks.add_argument(
+        "--precision", choices=("float32", "bfloat16", "float16"), help="of the weights (default: as they were saved)"
+    )
+    tasks.add_argument("--batch-size", type=positive_int, default=64, help="prompts answered at once (default: 64)")
+    tasks.add_argument("--limit", type=positive_int, help="items of each task, spread evenly (default: all)")
+    demonstration = parser.add_argument_group("without --task")
+    demonstration.add_argument(
+        "--text-model", type=Path, help="the text model it was built from, to compare their text"
+    )
+    demonstration.add_argument(
         "--questions", type=positive_int, help="ask only this many test questions, spread evenly (default: all)"
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.task:
+        for name, value in (("--text-model", args.text_model), ("--questions", args.questions)):
+            if value is not None:
+                raise UsageError(f"{name} goes without --task; see `arlow evaluate --help`")
+        run_tasks(args)
+        return
     from arlow_vl.evaluation.evaluate import evaluate
 
     evaluate(
@@ -46,3 +75,25 @@ def run(args: argparse.Namespace) -> None:
         questions=args.questions,
     )
     print_line(f"`arlow report {args.output}` scores and shows them")
+
+
+def run_tasks(args: argparse.Namespace) -> None:
+    from arlow_vl.evaluation.tasks.evaluate import Run, evaluate_tasks
+    from arlow_vl.evaluation.tasks.task import load_task
+
+    evaluate_tasks(
+        [load_task(name) for name in args.task],
+        Run(
+            model=args.model,
+            data=args.data,
+            output=args.output,
+            features=args.features,
+            features_dtype=args.features_dtype,
+            training=args.training,
+            device=args.device,
+            precision=args.precision,
+            batch_size=args.batch_size,
+            limit=args.limit,
+        ),
+    )
+    print_line(f"\n{args.output} holds predictions and scores; `arlow reproduce {args.output}` derives them again")

@@ -25,7 +25,7 @@ from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
 SHARDS = "webdataset"
-ASK_QUESTIONS = ("vqa", "gqa", "textvqa")
+ASK_QUESTIONS = ("vqa", "gqa", "textvqa", "vizwiz", "pope")
 """Formats whose texts are questions, all of them."""
 BUNCH_SAMPLES = 64
 BUNCH_BYTES = 2**24

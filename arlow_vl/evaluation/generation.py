@@ -11,6 +11,7 @@ from arlow_vl.data.image_text import Example
 from arlow_vl.data.prompts import Message, encode_prompt, without_images
 from arlow_vl.data.shards import ShardSample
 from arlow_vl.errors import CheckpointError
+from arlow_vl.evaluation.likelihood import Pack, shared_images
 
 Images = Callable[[Sequence[ShardSample]], dict[str, Tensor]]
 Progress = Callable[[int, int], None]
@@ -108,3 +109,54 @@ def complete_examples(
     shown = [examples[i].sample for i in order]
     prompts = [example.prompt for example in examples]
     return complete_prompts(model, tokenizer, prompts, lambda rows: images(shown[rows]), **settings)
+
+
+class Remember(LogitsProcessor):
+    """The log-probability of the best token of every row, step by step: of what greedy search writes."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.steps.append(scores.float().log_softmax(-1).amax(-1))
+        return scores
+
+
+@torch.inference_mode()
+def write_batch(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    images: Sequence[Sequence[Any]],
+    pack: Pack,
+    *,
+    max_new_tokens: int,
+    num_beams: int = 1,
+) -> list[tuple[str, float | None]]:
+    """What the model writes behind each prompt, and how likely it was in nats, its end included; None for beams.
+
+    `images` are those of each prompt, as `pack` takes them; an image that several prompts show is encoded once.
+
+    Raises:
+        CheckpointError: the model's logits are not finite.
+    """
+    device, memory = model.device, Remember()
+    inputs = {name: tensor.to(device) for name, tensor in pad_left(prompts, tokenizer.pad_token_id).items()}
+    generated = model.generate(
+        **inputs,
+        **shared_images(images, pack, device),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=num_beams,
+        pad_token_id=tokenizer.pad_token_id,
+        logits_processor=[RefuseNonFinite(), *([memory] if num_beams == 1 else [])],
+    )
+    written = generated[:, inputs["input_ids"].shape[1] :].cpu()
+    texts = [" ".join(text.split()) for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
+    if num_beams > 1:
+        return [(text, None) for text in texts]
+    ends = model.generation_config.eos_token_id
+    is_end = torch.isin(written, torch.tensor(ends if isinstance(ends, list) else [ends]))
+    is_written = is_end.cumsum(1) - is_end.long() == 0  # up to the first end
+    nats = torch.stack(memory.steps, dim=1).cpu().double() * is_written
+    return list(zip(texts, nats.sum(1).tolist(), strict=True))

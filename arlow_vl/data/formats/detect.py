@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from arlow_vl.data.formats import coco, conversations, image_folder, tables, vqa, webdataset
+from arlow_vl.data.formats import coco, conversations, image_folder, karpathy, tables, vqa, webdataset
 from arlow_vl.data.formats.images import ImageRoot
 from arlow_vl.data.formats.json_files import LINE_SUFFIXES
 from arlow_vl.data.formats.tally import Tally
@@ -27,6 +27,9 @@ FORMATS: dict[str, Reader] = {
     "vqa": vqa.read_vqa,
     "gqa": vqa.read_gqa,
     "textvqa": vqa.read_textvqa,
+    "vizwiz": vqa.read_vizwiz,
+    "pope": vqa.read_pope,
+    **karpathy.READERS,
     "conversations": conversations.read,
     "parquet": tables.read,
 }
@@ -36,20 +39,23 @@ LOOKED_FOR = (
     ".jsonl), annotation files (.json, .jsonl), or images with a .txt beside each"
 )
 ANNOTATIONS = (
-    "messages or conversations, COCO's images with annotations, questions of VQAv2, OK-VQA, GQA or TextVQA, or records "
-    "with an image and a text or caption"
+    "messages or conversations, COCO's images with annotations, Karpathy's splits, questions of VQAv2, OK-VQA, GQA, "
+    "TextVQA, VizWiz or POPE, or records with an image and a text or caption"
 )
-NAME_IMAGES = ("captions", "coco", "vqa", "gqa", "textvqa")
+NAME_IMAGES = ("captions", "coco", "vqa", "gqa", "textvqa", "vizwiz", "pope", *karpathy.READERS)
 """Formats whose records say where their images lie."""
 # What the first bytes of a JSON say, in the order in which it is asked.
 SIGNS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     ("conversations", re.compile(rb'"(messages|conversations)"\s*:\s*\[')),
     ("vqa", re.compile(rb'"questions"\s*:\s*\[')),
+    ("vizwiz", re.compile(rb'\A\s*\[.*"answer_confidence"\s*:', re.DOTALL)),
     ("vqa answers", re.compile(rb'"(multiple_choice_answer|answer_confidence|question_type)"\s*:')),
     ("gqa", re.compile(rb'"imageId"\s*:')),
     ("textvqa", re.compile(rb'"data"\s*:\s*\[.*"question"\s*:', re.DOTALL)),
+    ("karpathy", re.compile(rb'"sentences"\s*:\s*\[.*"raw"\s*:', re.DOTALL)),
     ("coco", re.compile(rb'"images"\s*:\s*\[\s*\{|"annotations"\s*:\s*\[.*"caption"\s*:', re.DOTALL)),
     ("conversations", re.compile(rb'"texts"\s*:\s*\[|"question"\s*:')),
+    ("pope", re.compile(rb'"label"\s*:\s*"(yes|no)"')),
     ("captions", re.compile(rb'"(text|caption)"\s*:')),
 )
 

@@ -55,7 +55,7 @@ def entries_under(path: Path, value: Any, key: str) -> list[Any]:
 def read_records(path: Path, tally: Tally) -> Iterator[Record]:
     """The objects of a .jsonl, a line each, or of the list in a .json; others are counted as bad samples."""
     if path.suffix.lower() in LINE_SUFFIXES:
-        yield from _read_lines(path, tally)
+        yield from read_lines(path, tally)
         return
     entries = load_json(path)
     if not isinstance(entries, list):
@@ -68,7 +68,8 @@ def read_records(path: Path, tally: Tally) -> Iterator[Record]:
             tally.leave_out(name, Unusable("record_not_an_object", f": {type(entry).__name__}"))
 
 
-def _read_lines(path: Path, tally: Tally) -> Iterator[Record]:
+def read_lines(path: Path, tally: Tally) -> Iterator[Record]:
+    """The objects of a file that holds one a line, whatever its suffix; others are counted as bad samples."""
     with open_regular(path) as file:
         for number in itertools.count(1):
             line, name = file.readline(MAX_LINE_BYTES + 1), f"{path.name}: line {number:,}"

@@ -1,9 +1,11 @@
-"""Questions about images: VQAv2 and OK-VQA (questions and annotations in two files), GQA, TextVQA.
+"""Questions about images: VQAv2 and OK-VQA (questions and annotations in two files), GQA, TextVQA, VizWiz, POPE.
 
     VQAv2, OK-VQA   {"questions": [{"image_id", "question", "question_id"}]}, and in the other file
                     {"annotations": [{"question_id", "answers": [{"answer"}, ...], "multiple_choice_answer"}]}
     GQA             {"02930152": {"imageId", "question", "answer"}, ...}
     TextVQA         {"data": [{"question_id", "image_id", "question", "answers": ["nokia", ...]}, ...]}
+    VizWiz          [{"image": "VizWiz_val_00000000.jpg", "question", "answers": [{"answer"}, ...], "answer_type"}, ...]
+    POPE            {"question_id": 1, "image": "COCO_val2014_000000310196.jpg", "text", "label": "yes"}, a line each
 
 All questions of an image are texts of one sample, whose key is the image's id. Of ten answers the data's own choice, or
 the commonest, is trained on; all are references.
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arlow_vl.data.formats.images import Image, ImageRoot
-from arlow_vl.data.formats.json_files import entries_under, id_of, load_json, objects_by_id
+from arlow_vl.data.formats.json_files import entries_under, id_of, load_json, objects_by_id, read_lines
 from arlow_vl.data.formats.messages import clean_string, read_kind
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.questions import MAX_CHARACTERS
@@ -84,6 +86,33 @@ def read_textvqa(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator
         for number, entry in enumerate(entries_under(path, load_json(path), "data"), start=1)
     )
     yield from _samples(_with_image_ids(named, "image_id", tally), _finder(images, None), tally)
+
+
+def read_vizwiz(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
+    """The questions in the list of one or several files."""
+    named = (
+        (f"{path.name}: question number {number:,}", entry, entry if isinstance(entry, dict) else {})
+        for path in files
+        for number, entry in enumerate(_listed(path), start=1)
+    )
+    yield from _samples(_with_image_ids(named, "image", tally), images.find, tally)
+
+
+def _listed(path: Path) -> list[Any]:
+    value = load_json(path)
+    if not isinstance(value, list):
+        raise DataError(f"{visible(str(path))}: no list of questions; name VizWiz's annotation file")
+    return value
+
+
+def read_pope(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
+    """The questions of one or several files of JSON lines, whatever their suffix: POPE's own is .json."""
+    named = (
+        (name, entry | {"question": entry.get("text")}, {"answer": entry.get("label")})
+        for path in files
+        for name, entry in read_lines(path, tally)
+    )
+    yield from _samples(_with_image_ids(named, "image", tally), images.find, tally)
 
 
 def _answers_as_text() -> Callable[[dict[str, Any]], Any]:

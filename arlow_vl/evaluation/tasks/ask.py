@@ -1,0 +1,233 @@
+"""Lets the model and its controls answer the items of a task; every batch is on disk before the next one is begun.
+
+Which prompts share a batch depends on the items alone: prompts of one length lie together, and a run that was killed
+and goes on asks in the batches of one that was not.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from arlow_vl.data.images import CachedImages
+from arlow_vl.data.prompts import encode_prompt
+from arlow_vl.data.samples import Message
+from arlow_vl.errors import DataError
+from arlow_vl.evaluation.controls import shuffle_images
+from arlow_vl.evaluation.generation import write_batch
+from arlow_vl.evaluation.likelihood import Choices, log_probabilities
+from arlow_vl.evaluation.tasks.items import Item
+from arlow_vl.evaluation.tasks.predictions import MODEL, Kept, Prediction
+from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
+from arlow_vl.evaluation.tasks.task import ANSWERS, Task
+
+IMAGES_AT_ONCE = 256
+GENERATED = (MODEL, "shuffled", "blank_image", "no_image")
+Advance = Callable[[int], None]
+"""Told how many items were answered more."""
+
+
+class Asked(NamedTuple):
+    """What the model is shown for an item."""
+
+    messages: Sequence[Message]
+    images: tuple[str, ...]
+    """SHA-256 of each."""
+
+
+class Answer(NamedTuple):
+    output: str
+    log_probability: float | None = None
+    choices: dict[str, float] | None = None
+
+
+@dataclass
+class Asker:
+    """A model with the images as its encoder sees them."""
+
+    model: Any
+    tokenizer: Any
+    images: CachedImages
+    blank: str
+    """SHA-256 of the image of nothing."""
+    batch_size: int
+    _ids: dict[str, list[int]] = field(default_factory=dict)
+
+    def answer(self, task: Task, asked: Sequence[Asked], choices: Sequence[str]) -> "Plan":
+        """A plan by which the same question about the same images is asked once."""
+        rows: dict[tuple, list[int]] = defaultdict(list)
+        for place, one in enumerate(asked):
+            rows[tuple(self.ids_of(one.messages)), one.images].append(place)
+        if task.likelihood is None:
+            order = sorted(rows, key=lambda key: (len(key[0]), rows[key][0]))
+        else:  # what shares images lies together
+            first: dict[tuple[str, ...], int] = {}
+            for place, one in enumerate(asked):
+                first.setdefault(one.images, place)
+            order = sorted(rows, key=lambda key: (first[key[1]], len(key[0]), rows[key][0]))
+        return Plan(self, task, asked, choices, [(key, rows[key]) for key in order])
+
+    def ids_of(self, messages: Sequence[Message]) -> list[int]:
+        key = json.dumps(list(messages))
+        if key not in self._ids:
+            self._ids[key] = encode_prompt(self.tokenizer, messages)
+        return self._ids[key]
+
+    def pooled(self, items: Sequence[Item]) -> Float[np.ndarray, "items features"]:
+        """The mean of each item's image tokens, over its images."""
+        rows = []
+        for start in range(0, len(items), IMAGES_AT_ONCE):
+            some = items[start : start + IMAGES_AT_ONCE]
+            names = list(dict.fromkeys(sha256 for item in some for sha256 in item.shown))
+            means = dict(zip(names, self.images.cache.mean(names).numpy(), strict=True))
+            rows += [np.mean([means[sha256] for sha256 in item.shown], axis=0) for item in some]
+        return np.stack(rows)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Batches of different prompts, with the items that each prompt answers."""
+
+    asker: Asker
+    task: Task
+    asked: Sequence[Asked]
+    choices: Sequence[str]
+    rows: list[tuple[tuple, list[int]]]
+
+    def batches(self, done: Collection[int]) -> Iterator[list[tuple[int, Answer]]]:
+        """Items and answers batch by batch; a batch all of whose items are done is passed over."""
+        size = self.asker.batch_size
+        for start in range(0, len(self.rows), size):
+            batch = self.rows[start : start + size]
+            if all(place in done for _, places in batch for place in places):
+                continue
+            answers = self._write(batch) if self.task.likelihood is None else self._compare(batch)
+            yield [(place, answer) for (_, places), answer in zip(batch, answers, strict=True) for place in places]
+
+    def _write(self, batch: Sequence[tuple[tuple, list[int]]]) -> list[Answer]:
+        assert self.task.decoding is not None
+        keys, decoding = [key for key, _ in batch], self.task.decoding
+        asker = self.asker
+        written = write_batch(
+            asker.model,
+            asker.tokenizer,
+            [list(ids) for ids, _ in keys],
+            [images for _, images in keys],
+            asker.images.pack,
+            max_new_tokens=decoding.max_new_tokens,
+            num_beams=decoding.num_beams,
+        )
+        return [Answer(text, nats) for text, nats in written]
+
+    def _compare(self, batch: Sequence[tuple[tuple, list[int]]]) -> list[Answer]:
+        assert self.task.likelihood is not None
+        asked = [self.asked[places[0]] for _, places in batch]
+        questions = [Choices(one.messages, one.images, self.choices) for one in asked]
+        asker, answers = self.asker, []
+        found = log_probabilities(
+            asker.model, asker.tokenizer, questions, asker.images.pack, batch_size=asker.batch_size
+        )
+        for of_question in found:
+            per_byte = self.task.likelihood.normalise == "bytes"
+            scores = [one.per_byte if per_byte else one.nats for one in of_question]
+            best = max(range(len(scores)), key=lambda place: (scores[place], -place))
+            nats = {answer: one.nats for answer, one in zip(self.choices, of_question, strict=True)}
+            answers.append(Answer(self.choices[best], of_question[best].nats, nats))
+        return answers
+
+
+def run_task(
+    task: Task,
+    items: Sequence[Item],
+    training: Sequence[Item],
+    asker: Asker,
+    keep: Callable[[str], Kept],
+    advance: Advance,
+) -> None:
+    """Answers by the model and by every control. `training` is empty where priors come from the set itself.
+
+    Raises:
+        DataError: the set is too small for a control.
+        CheckpointError: the model's logits are not finite.
+    """
+    known = training or items
+    prior = Prior(known, leave_own_out=not training)
+    choices = choices_of(task, known)
+    for system in (MODEL, *task.controls):
+        kept = keep(system)
+        advance(len(kept.rows))
+        if system in GENERATED:
+            plan = asker.answer(task, shown_to(system, items, asker.blank), choices)
+            answered = plan.batches({place for place, item in enumerate(items) if item.id in kept.rows})
+        elif len(kept.rows) < len(items):
+            outputs = _prior_answers(system, items, known, prior, asker)
+            answered = [[(place, Answer(text)) for place, text in enumerate(outputs)]]
+        else:
+            answered = []
+        for answers in answered:
+            before = len(kept.rows)
+            kept.add(_prediction(items[place], answer) for place, answer in answers)
+            advance(len(kept.rows) - before)
+        kept.finish()
+
+
+def choices_of(task: Task, known: Sequence[Item]) -> list[str]:
+    """The answers that are compared. Raises DataError if all known answers are one."""
+    if task.likelihood is None:
+        return []
+    if task.likelihood.choices != (ANSWERS,):
+        return list(task.likelihood.choices)
+    choices = sorted({answer for item in known for answer in item.answers})
+    if len(choices) < 2:
+        raise DataError(f"task {task.name} compares all answers of the data, which have {len(choices)} only")
+    return choices
+
+
+def shown_to(system: str, items: Sequence[Item], blank: str) -> list[Asked]:
+    """The prompt and images of each item for the model or one of its image controls."""
+    if system == "no_image":
+        return [Asked(item.blind, ()) for item in items]
+    if system == "blank_image":
+        return [Asked(item.messages, (blank,) * len(item.images)) for item in items]
+    if system == "shuffled":
+        # Equal captions are kept apart, and else equal bytes: nobody is shown its own image under another name.
+        labels = [" ".join(item.shown) if item.question else item.answers[0] for item in items]
+        names = [item.sample for item in items]
+        try:
+            others = shuffle_images(names, labels)
+        except ValueError as error:
+            raise DataError(f"{error}; evaluate a larger set") from None
+        return [
+            Asked(item.messages, _as_many(items[other].shown, len(item.images)))
+            for item, other in zip(items, others, strict=True)
+        ]
+    return [Asked(item.messages, item.shown) for item in items]
+
+
+def _as_many(images: tuple[str, ...], number: int) -> tuple[str, ...]:
+    """The images of another item, for one that shows a different number."""
+    return tuple(images[place % len(images)] for place in range(number)) if images else ()
+
+
+def _prior_answers(system: str, items: Sequence[Item], known: Sequence[Item], prior: Prior, asker: Asker) -> list[str]:
+    if system == "nearest_neighbour":
+        return nearest_neighbours(items, known, prior, asker.pooled)
+    answer = prior.most_frequent if system == "most_frequent" else prior.to_question
+    return [answer(item) for item in items]
+
+
+def _prediction(item: Item, answer: Answer) -> Prediction:
+    return Prediction(
+        id=item.id,
+        image=item.sample,
+        prompt=item.question,
+        output=answer.output,
+        references=list(item.references),
+        kind=item.kind,
+        log_probability=answer.log_probability,
+        choices=answer.choices,
+    )

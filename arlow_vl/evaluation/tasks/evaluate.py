@@ -1,0 +1,233 @@
+"""Runs tasks with a model and leaves a result folder: predictions of the model and its controls, and their scores."""
+
+import hashlib
+import io
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from arlow_vl.data.images import CachedImages
+from arlow_vl.data.sample_dataset import PlacedImage
+from arlow_vl.errors import CheckpointError, DataError
+from arlow_vl.evaluation.tasks import perplexity, predictions
+from arlow_vl.evaluation.tasks.ask import Asker, run_task
+from arlow_vl.evaluation.tasks.items import Item, Training, open_samples, place_of, read_items, read_training
+from arlow_vl.evaluation.tasks.predictions import Kept
+from arlow_vl.evaluation.tasks.scoring import score_task
+from arlow_vl.evaluation.tasks.table import format_scores
+from arlow_vl.evaluation.tasks.task import Task
+from arlow_vl.models.arlow.chat_arlow import render_chat
+from arlow_vl.models.arlow.checkpoint_checks import read_object
+from arlow_vl.models.folders import load_text_model, load_vision_language_model, sha256_of_file
+from arlow_vl.printing import print_line, visible
+from arlow_vl.progress import ProgressLine
+from vision.features import FeatureCache, encoder_fingerprint
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DECIDING = (".safetensors", ".json", ".jinja")
+"""Suffixes of the files of a model folder that decide what it answers."""
+NOT_DECIDING = ("checksums.json",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a command asks for beside its tasks."""
+
+    model: Path
+    data: Path
+    output: Path
+    features: Path
+    """Cache of what the encoder makes of images."""
+    features_dtype: str = "float16"
+    training: str | None = None
+    device: str = "cpu"
+    precision: str | None = None
+    """None: that of the weights."""
+    batch_size: int = 64
+    limit: int | None = None
+    """Items of each task, spread evenly; None: all."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task whose data have been read and whose folder is open."""
+
+    task: Task
+    folder: Path
+    items: Sequence[Any]
+    training: Sequence[Item]
+    facts: dict[str, Any]
+    """What metrics.json says of how the predictions came to be."""
+
+    @property
+    def total(self) -> int:
+        """Predictions of all systems."""
+        return len(self.items) * (1 + len(self.task.controls))
+
+    def keep(self, system: str) -> Kept:
+        return Kept(self.folder, system, [item.id for item in self.items])
+
+
+def evaluate_tasks(tasks: Sequence[Task], run: Run) -> dict[str, dict[str, Any]]:
+    """Runs and scores all tasks, prints their tables, and returns what their metrics.json hold.
+
+    A folder that holds a part of the predictions is gone on with.
+
+    Raises:
+        DataError: data are missing or cannot be used; a folder holds another run's predictions.
+        CheckpointError: the model folder cannot be used, or is no model for one of the tasks.
+    """
+    if len({task.name for task in tasks}) < len(tasks):
+        raise DataError("two tasks have one name, which is their folder's; name each once")
+    run.output.mkdir(parents=True, exist_ok=True)
+    is_text = [task.kind == "text" for task in tasks]
+    model, processor, tokenizer = load_model(run, needs_images=not all(is_text))
+    model_sha256 = hash_model(run.model)
+    prepared = [prepare(task, run, model, tokenizer, model_sha256) for task in tasks]
+    asker = make_asker([one for one in prepared if one.task.kind != "text"], run, model, processor, tokenizer)
+    total, done = sum(one.total for one in prepared), 0
+    progress = ProgressLine("evaluate", "predictions")
+
+    def advance(number: int) -> None:
+        nonlocal done
+        done += number
+        if number:
+            progress(done, total)
+
+    results = {}
+    for one in prepared:
+        if one.task.kind == "text":
+            perplexity.run_text_task(one.task, one.items, model, tokenizer, run.batch_size, one.keep, advance)
+        else:
+            run_task(one.task, one.items, one.training, asker, one.keep, advance)
+        results[one.task.name] = score(one.folder, one.task, one.facts | describe(run, model, one, tokenizer))
+    for result in results.values():
+        print(f"\n{format_scores(result)}")
+    return results
+
+
+def score(folder: Path, task: Task, facts: dict[str, Any]) -> dict[str, Any]:
+    """Scores the predictions of a folder and writes metrics.json."""
+    systems = predictions.read_systems(folder, task.controls)
+    files = {name: sha256_of_file(folder / name / predictions.PREDICTIONS) for name in systems}
+    result = {"task": asdict(task), **facts, "predictions": files, "scores": score_task(task, systems)}
+    predictions.write_json(folder / predictions.METRICS, result)
+    return result
+
+
+def load_model(run: Run, *, needs_images: bool) -> tuple[Any, Any, Any]:
+    """Model, processor (None of a text model) and tokenizer, on the device and in the precision asked for."""
+    config = run.model / "config.json"
+    is_text_model = config.is_file() and read_object(config).get("model_type") == "arlow"
+    if is_text_model and not needs_images:
+        model, tokenizer = load_text_model(run.model)
+        processor = None
+    else:
+        model, processor = load_vision_language_model(run.model)
+        tokenizer = processor.tokenizer
+    try:
+        device = torch.device(run.device)
+        model = model.to(device, PRECISIONS[run.precision] if run.precision else None)
+    except (RuntimeError, AssertionError) as error:  # torch's own words for a device that is not there
+        raise CheckpointError(f"device {visible(run.device)} cannot be used: {str(error).splitlines()[0]}") from None
+    return model, processor, tokenizer
+
+
+def hash_model(folder: Path) -> str:
+    """SHA-256 of the names and bytes of all files that decide what a model answers."""
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in DECIDING and path.name not in NOT_DECIDING]
+    lines = "".join(f"{sha256_of_file(path)}  {path.name}\n" for path in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str) -> Prepared:
+    """Reads a task's data and opens its folder."""
+    place, training = place_of(task, run.data), Training()
+    items: Sequence[Any]
+    if task.kind == "text":
+        perplexity.check_window(task, model)
+        items, data_sha256 = perplexity.read_documents(place.source, tokenizer), perplexity.hash_documents(place.source)
+    else:
+        samples = open_samples(task, place)
+        items, data_sha256 = read_items(task, samples), samples.fingerprint
+        training = read_training(task, place, run.data, run.training)
+    if run.limit and run.limit < len(items):
+        items = [items[place * len(items) // run.limit] for place in range(run.limit)]
+    overlap = training.overlap_with(items)
+    if overlap.get("items"):
+        print_line(
+            f"warning: {overlap['items']:,} of {len(items):,} items of {task.name} show an image of the training data, "
+            f"byte for byte ({overlap['first']} first); `arlow data overlap` names them all"
+        )
+    facts = {
+        "task_sha256": task.sha256,
+        "model": {"path": str(run.model), "sha256": model_sha256},
+        "data": {**asdict(place), "sha256": data_sha256, "items": len(items)},
+        "training": {"path": training.source, "sha256": training.sha256},
+        "overlap": overlap,
+        "precision": str(model.dtype).removeprefix("torch."),
+        "batch_size": run.batch_size,
+    }
+    identity = {"task": task.sha256, "model": model_sha256, "data": data_sha256, "training": training.sha256}
+    identity |= {"items": len(items), "precision": facts["precision"]}
+    folder = run.output / task.name
+    predictions.start(folder, identity)
+    return Prepared(task, folder, items, training.items, facts)
+
+
+def make_asker(prepared: Sequence[Prepared], run: Run, model: Any, processor: Any, tokenizer: Any) -> Any:
+    """The model with every image that is shown encoded once, on disk; None where no task shows any."""
+    if not prepared:
+        return None
+    transform = processor.image_processor.transform
+    colour = tuple(round(255 * mean) for mean in transform.mean)
+    blank = blank_image(model.config.vision_config.input_size, colour)
+    images = {blank.sha256: blank}
+    for one in prepared:
+        needed = [*one.items, *(one.training if "nearest_neighbour" in one.task.controls else ())]
+        images |= {image.sha256: image for item in needed for image in item.images}
+    encoder = model.model.vision
+    cache = FeatureCache(run.features, encoder_fingerprint(encoder, transform), dtype=PRECISIONS[run.features_dtype])
+    missing = {sha256: image for sha256, image in images.items() if sha256 not in cache}
+    read = ((sha256, image.read_image()) for sha256, image in missing.items())
+    progress = ProgressLine("encoder features", "images")
+    refused = cache.fill(read, encoder, transform, count=len(missing), on_progress=progress)
+    if refused:
+        sha256, reason = next(iter(refused.items()))
+        raise DataError(
+            f"{len(refused):,} images cannot be used, that of {visible(images[sha256].key)} first ({reason}); scores "
+            "leave none out: mend the data (`arlow data verify` lists them)"
+        )
+    shown = CachedImages(cache, lambda image: image.sha256)
+    return Asker(model, tokenizer, shown, blank.sha256, run.batch_size)
+
+
+def blank_image(size: Sequence[int], colour: tuple[int, ...]) -> PlacedImage:
+    """An image of one colour, the mean of what the encoder was trained on, so that it sees zeros."""
+    file = io.BytesIO()
+    height, width = size
+    Image.new("RGB", (width, height), colour).save(file, "PNG")
+    return PlacedImage(file.getvalue(), "the blank image")
+
+
+def describe(run: Run, model: Any, one: Prepared, tokenizer: Any) -> dict[str, Any]:
+    """How the predictions came to be, for people; what decides them stands in run.json too."""
+    device = torch.device(run.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()}"
+    example = one.items[0]
+    prompt = render_chat(tokenizer, example.messages, add_generation_prompt=True) if one.task.kind != "text" else ""
+    return {
+        "prompt": prompt,
+        "prior": "training data" if one.training else "the other images of the set",
+        "device": f"{device.type} ({name})",
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("arlow-vl", "torch", "transformers", "timm")},
+        },
+    }

@@ -1,0 +1,153 @@
+"""Samples of a source as items of a task: what is shown, what is asked, and what counts as right."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arlow_vl.data.index.building import indexes_of
+from arlow_vl.data.index.reading import IndexedSamples
+from arlow_vl.data.index.told import check_left_out
+from arlow_vl.data.prompts import without_images
+from arlow_vl.data.remote import is_address
+from arlow_vl.data.sample_dataset import PlacedImage
+from arlow_vl.data.samples import Message, Part, Sample, Text, about_images
+from arlow_vl.errors import DataError
+from arlow_vl.evaluation.tasks.task import Task
+from arlow_vl.printing import visible
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that a system answers."""
+
+    id: str
+    sample: str
+    """Key of its sample: questions about one share their images."""
+    images: tuple[PlacedImage, ...]
+    messages: tuple[Message, ...]
+    """The prompt, up to the answer."""
+    question: str
+    """As the data word it; empty for a caption."""
+    answers: tuple[str, ...]
+    """What a model would be trained to say: the captions, or the answer."""
+    references: tuple[str, ...]
+    kind: str
+
+    @functools.cached_property
+    def shown(self) -> tuple[str, ...]:
+        """SHA-256 of each image."""
+        return tuple(image.sha256 for image in self.images)
+
+    @property
+    def blind(self) -> list[Message]:
+        """The prompt without its images."""
+        return without_images(self.messages)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the data of a task lie."""
+
+    source: str
+    images: str | None
+    format: str | None
+
+
+def place_of(task: Task, data: Path) -> Place:
+    """The source of a task: below `data` where that is a folder, else `data` itself, a file, a glob or an address."""
+    if is_address(str(data)):
+        return Place(str(data), None, task.format or None)
+    folder = data if data.is_dir() else data.parent
+    images = folder / task.images
+    source = data / task.data if data.is_dir() else data
+    return Place(str(source), str(images) if task.images and images.is_dir() else None, task.format or None)
+
+
+def open_samples(task: Task, place: Place) -> IndexedSamples:
+    """The samples with a text of the task's kind. None is left out: a score is of the whole set.
+
+    Raises:
+        DataError: there is no such source, it holds nothing of the kind, or a part of it cannot be used.
+    """
+    indexes = indexes_of(place.source, images=place.images, format=place.format)
+    check_left_out(indexes, 0.0, where=f"{visible(place.source)}: ")
+    samples = IndexedSamples(indexes, (task.kind,))  # type: ignore[arg-type]
+    if not len(samples):
+        raise DataError(f"{visible(place.source)}: no sample has a {task.kind}, which task {task.name} asks for")
+    return samples
+
+
+def read_items(task: Task, samples: IndexedSamples) -> list[Item]:
+    """The items of all samples, in their order. Raises DataError for an id that comes twice."""
+    items, seen = [], set()
+    for position in range(len(samples)):
+        for item in _items_of(task, samples.sample(position)):
+            if item.id in seen:
+                raise DataError(f"two items have the id {visible(repr(item.id))}; give each sample a key of its own")
+            seen.add(item.id)
+            items.append(item)
+    return items
+
+
+def _items_of(task: Task, sample: Sample) -> Iterator[Item]:
+    images = tuple(PlacedImage(image, sample.key) for image in sample.images)
+    if task.kind == "caption":
+        captions = tuple(_answer(text) for text in sample.texts)
+        (prompt, _) = about_images(len(images), question=task.instruction or None, answer="")
+        yield Item(sample.key, sample.key, images, (prompt,), "", captions, captions, "")
+        return
+    for number, text in enumerate(sample.texts):
+        answer = _answer(text)
+        messages, question = _with_instruction(text.messages[:-1], task.instruction)
+        references = text.references or (answer,)
+        yield Item(f"{sample.key}?{number}", sample.key, images, messages, question, (answer,), references, text.kind)
+
+
+def _answer(text: Text) -> str:
+    content = text.messages[-1]["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def _with_instruction(messages: Sequence[Message], instruction: str) -> tuple[tuple[Message, ...], str]:
+    """The prompt with the instruction on a line behind the question, and the question as the data have it."""
+    *before, last = messages
+    content = last["content"]
+    parts: list[Part] = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    question = "".join(part["text"] for part in parts if part["type"] == "text")
+    if instruction:
+        parts.append({"type": "text", "text": f"\n{instruction}"})
+    return (*before, {**last, "content": parts}), question
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a model was trained on, as far as it was named."""
+
+    source: str | None = None
+    items: Sequence[Item] = ()
+    """Those with a text of the task's kind, which priors are taken from."""
+    images: frozenset[str] = frozenset()
+    """SHA-256 of every image, whatever is said of it."""
+    sha256: str | None = None
+
+    def overlap_with(self, items: Sequence[Any]) -> dict[str, Any]:
+        """How many items show an image of training, byte for byte, and the first of them; empty without training."""
+        if self.source is None:
+            return {}
+        shared = [item.id for item in items if self.images & set(item.shown)]
+        return {"items": len(shared), "first": shared[0] if shared else ""}
+
+
+def read_training(task: Task, place: Place, data: Path, named: str | None) -> Training:
+    """The training data that the command names, or else those that the task names and that are there."""
+    source = named
+    if source is None and task.training and data.is_dir() and next(data.glob(task.training), None):
+        source = str(data / task.training)
+    if source is None:
+        return Training()
+    indexes = indexes_of(source, images=None if named else place.images)
+    everything, of_kind = IndexedSamples(indexes), IndexedSamples(indexes, (task.kind,))  # type: ignore[arg-type]
+    images = (PlacedImage(image, "") for n in range(len(everything)) for image in everything.sample(n).images)
+    return Training(source, read_items(task, of_kind), frozenset(i.sha256 for i in images), everything.fingerprint)

@@ -1,0 +1,151 @@
+"""How likely a model finds whole documents, read in windows that overlap.
+
+    stride 2, window 4, document a b c d e f g
+    <bos> a b c            a, b, c count
+            b c d e        d, e
+                d e f g    f, g
+
+Every token is predicted once, from at least `window - stride` tokens before it where there are so many. Documents come
+as docs/data.md has them; the bytes of bits per byte are those of their text in UTF-8.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from arlow_vl.data.prompts import plain_ids
+from arlow_vl.data.text_files import parts_of, text_files
+from arlow_vl.data.text_readers import DocumentReader
+from arlow_vl.errors import CheckpointError, DataError
+from arlow_vl.evaluation.tasks.predictions import MODEL, Kept, Prediction
+from arlow_vl.evaluation.tasks.task import Perplexity, Task
+from arlow_vl.printing import visible
+
+
+class Document(NamedTuple):
+    id: str
+    """File and number in it, from 1."""
+    text: str
+    ids: list[int]
+
+
+class Window(NamedTuple):
+    ids: list[int]
+    counted: int
+    """Of its last tokens."""
+
+
+def read_documents(source: str, tokenizer: Any) -> list[Document]:
+    """All documents of a source. Raises DataError if there is none, or one that cannot be read: none is left out."""
+    documents = [Document(name, text, plain_ids(tokenizer, [text])[0]) for name, text in _texts(source)]
+    if not documents:
+        raise DataError(f"{visible(source)}: no document; name text files as docs/data.md has them")
+    return documents
+
+
+def hash_documents(source: str) -> str:
+    """SHA-256 of the texts in their order, wherever they lie."""
+    digest = hashlib.sha256()
+    for _, text in _texts(source):
+        digest.update(len(text.encode()).to_bytes(8, "little") + text.encode())
+    return digest.hexdigest()
+
+
+def _texts(source: str) -> Iterator[tuple[str, str]]:
+    for path in text_files([source]):
+        number = 0
+        for part in parts_of(path):
+            reader = DocumentReader(part)
+            for text in reader:
+                number += 1
+                yield f"{path.name}:{number}", text
+            reader.tally.report(path, 0.0)
+
+
+def windows(ids: Sequence[int], bos: int, settings: Perplexity) -> Iterator[Window]:
+    """The windows of a document, bos in front of its first."""
+    read, counted = [bos, *ids], 1
+    while counted < len(read):
+        # The first window counts all that it holds; each later one as many as the stride.
+        end = min(len(read), settings.window if counted == 1 else counted + settings.stride)
+        yield Window(read[max(0, end - settings.window) : end], end - counted)
+        counted = end
+
+
+def check_window(task: Task, model: Any) -> None:
+    """Raises DataError for windows that are longer than the model's positions."""
+    positions = model.config.get_text_config().max_position_embeddings
+    if task.perplexity and task.perplexity.window > positions:
+        raise DataError(
+            f"task {task.name} reads windows of {task.perplexity.window:,} tokens and the model has {positions:,} "
+            "positions; copy the task and set perplexity.window"
+        )
+
+
+@torch.inference_mode()
+def log_probability(model: Any, pad: int, some: Sequence[Window]) -> list[float]:
+    """Nats of the counted tokens of each window. Raises CheckpointError for logits that are not finite."""
+    width = max(len(window.ids) for window in some)
+    ids = torch.tensor([window.ids + [pad] * (width - len(window.ids)) for window in some], device=model.device)
+    mask = torch.tensor([[1] * len(one.ids) + [0] * (width - len(one.ids)) for one in some], device=model.device)
+    first = min(len(window.ids) - window.counted for window in some) - 1
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=width - first).logits
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    nats = []
+    for row, window in enumerate(some):
+        end = len(window.ids)
+        start = end - window.counted
+        of_row = logits[row, start - 1 - first : end - 1 - first].log_softmax(-1)
+        nats.append(of_row.gather(1, ids[row, start:end, None]).double().sum().item())
+    if not all(map(math.isfinite, nats)):
+        raise CheckpointError("the model's logits are not finite; copy the model folder again, or use an earlier one")
+    return nats
+
+
+def run_text_task(
+    task: Task,
+    documents: Sequence[Document],
+    model: Any,
+    tokenizer: Any,
+    batch_size: int,
+    keep: Callable[[str], Kept],
+    advance: Callable[[int], None],
+) -> None:
+    """The model's log-probability of each document, and that by the frequencies of single tokens in all of them."""
+    assert task.perplexity is not None
+    kept = keep(MODEL)
+    advance(len(kept.rows))
+    waiting = [document for document in documents if document.id not in kept.rows]
+    for document in waiting:
+        of_document = list(windows(document.ids, tokenizer.bos_token_id, task.perplexity))
+        nats = 0.0
+        for start in range(0, len(of_document), batch_size):
+            nats += sum(log_probability(model, tokenizer.pad_token_id, of_document[start : start + batch_size]))
+        kept.add([_prediction(document, nats)])
+        advance(1)
+    kept.finish()
+    counts = Counter(token for document in documents for token in document.ids)
+    total, unigram = counts.total(), keep("unigram")
+    advance(len(unigram.rows))
+    rows = [_prediction(one, math.fsum(math.log(counts[i] / total) for i in one.ids)) for one in documents]
+    before = len(unigram.rows)
+    unigram.add(rows)
+    advance(len(unigram.rows) - before)
+    unigram.finish()
+
+
+def _prediction(document: Document, nats: float) -> Prediction:
+    return Prediction(
+        id=document.id,
+        image=document.id,
+        prompt="",
+        output="",
+        references=[],
+        log_probability=nats,
+        tokens=len(document.ids),
+        bytes=len(document.text.encode()),
+    )

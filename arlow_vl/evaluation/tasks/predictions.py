@@ -1,0 +1,203 @@
+"""The files of a result folder, which last longer than the run that wrote them.
+
+    <task>/run.json                       what decides the predictions: hashes of model, task and data
+    <task>/<system>/predictions.jsonl     a line for each item: the model's under "model", each control's under its name
+    <task>/metrics.json                   the scores, written last
+
+predictions.jsonl grows by whole lines while the model answers, batch by batch in any order; once it is complete it is
+put into the order of the items. What a kill leaves of a line is cut off by the next run.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
+from vision.whole_files import write_whole
+
+MODEL = "model"
+RUN, METRICS, PREDICTIONS = "run.json", "metrics.json", "predictions.jsonl"
+AGAIN = "run `arlow evaluate` again into another folder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a system said of one item."""
+
+    id: str
+    image: str
+    """Names what was shown, so that scores are drawn again by images: questions about one are not independent."""
+    prompt: str
+    """The question, or empty for a caption."""
+    output: str
+    references: list[str]
+    kind: str = ""
+    log_probability: float | None = None
+    """Of the output, in nats; of a text, of the whole document. None where the system knows none."""
+    choices: dict[str, float] | None = None
+    """The log-probability of each answer that was compared."""
+    tokens: int = 0
+    """Of a document, those that were predicted."""
+    bytes: int = 0
+    """Of a document."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file. Raises DataError for one that is broken or missing."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"{visible(str(path))} is missing, so its folder is half written; finish it by the same `arlow evaluate`"
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{visible(str(path))}: not JSON ({visible(str(error))}); {AGAIN}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{visible(str(path))}: holds no JSON object; {AGAIN}")
+    return value
+
+
+def start(folder: Path, run: Mapping[str, Any]) -> None:
+    """Opens the folder of a task for a run, new or the one that it holds a part of.
+
+    Raises:
+        DataError: it holds predictions of another model, task or data, or of nobody knows what.
+    """
+    path = folder / RUN
+    if not path.exists():
+        if found := next(iter(sorted(folder.glob(f"*/{PREDICTIONS}"))), None):
+            raise DataError(f"{visible(str(found))}: no {RUN} says what made these predictions; {AGAIN}")
+        write_json(path, run)
+        return
+    before = read_json(path)
+    for name, value in run.items():
+        if before.get(name) != value:
+            told = f"{name} was {before.get(name)!r:.80}, is {value!r:.80}"
+            raise DataError(f"{visible(str(folder))} holds predictions of another run ({visible(told)}); {AGAIN}")
+
+
+class Kept:
+    """The predictions of one system while they come.
+
+    Raises:
+        DataError: a line is broken, is there twice, or is of no item.
+    """
+
+    def __init__(self, folder: Path, system: str, ids: Sequence[str]) -> None:
+        self.path = folder / system / PREDICTIONS
+        self.ids = list(ids)
+        self.rows: dict[str, Prediction] = {}
+        self.is_ordered = True
+        if self.path.exists():
+            self._cut_torn_line()
+            known = set(ids)
+            for number, row in enumerate(read_rows(self.path), start=1):
+                if row.id not in known:
+                    raise DataError(
+                        f"{visible(str(self.path))}:{number}: the task has no item {visible(repr(row.id))}; {AGAIN}"
+                    )
+                self.rows[row.id] = row
+            self.is_ordered = list(self.rows) == self.ids[: len(self.rows)]
+
+    def add(self, rows: Iterable[Prediction]) -> None:
+        """Keeps rows; those that are there already stay as they are."""
+        new = [row for row in rows if row.id not in self.rows]
+        if not new:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab") as file:
+            file.write("".join(map(line_of, new)).encode())
+        self.rows.update((row.id, row) for row in new)
+        self.is_ordered = list(self.rows) == self.ids[: len(self.rows)]
+
+    def finish(self) -> None:
+        """Puts the complete file into the order of the items."""
+        assert len(self.rows) == len(self.ids), (len(self.rows), len(self.ids))
+        if not self.is_ordered:
+            write_whole(self.path, "".join(line_of(self.rows[name]) for name in self.ids))
+
+    def _cut_torn_line(self) -> None:
+        data = self.path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            os.truncate(self.path, data.rfind(b"\n") + 1)
+
+
+def line_of(row: Prediction) -> str:
+    values = {name: value for name, value in asdict(row).items() if value is not None}
+    return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_rows(path: Path) -> list[Prediction]:
+    """The lines of a file. Raises DataError naming the one that is broken, or whose id has come before."""
+    rows, seen = [], set()
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = _row(json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise DataError(
+                    f"{visible(str(path))}:{number}: no prediction ({visible(str(error))}); {AGAIN}"
+                ) from None
+            if row.id in seen:
+                raise DataError(f"{visible(str(path))}:{number}: id {visible(repr(row.id))} comes twice; keep one")
+            seen.add(row.id)
+            rows.append(row)
+    return rows
+
+
+def _row(values: Any) -> Prediction:
+    if not isinstance(values, dict):
+        raise ValueError(f"a {type(values).__name__}, not an object")
+    known = {field.name for field in fields(Prediction)}
+    if unknown := sorted(values.keys() - known):
+        raise ValueError(f"unknown field {unknown[0]!r}")
+    if missing := [name for name in ("id", "image", "prompt", "output", "references") if name not in values]:
+        raise ValueError(f"{missing[0]} is missing")
+    for name in ("id", "image", "prompt", "output", "kind"):
+        if not isinstance(values.get(name, ""), str):
+            raise ValueError(f"{name} is no text")
+    if not isinstance(values["references"], list) or not all(isinstance(one, str) for one in values["references"]):
+        raise ValueError("references is no list of texts")
+    numbers = [values.get("log_probability", 0.0), *(values.get("choices") or {}).values()]
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError("a log-probability is no number")
+    if not all(isinstance(values.get(name, 0), int) for name in ("tokens", "bytes")):
+        raise ValueError("tokens or bytes is no whole number")
+    return Prediction(**values)
+
+
+def read_systems(folder: Path, controls: Sequence[str]) -> dict[str, list[Prediction]]:
+    """The predictions of a task, the model's first.
+
+    Raises:
+        DataError: a control is missing, one was asked other things than the model, or there is nothing to score.
+    """
+    systems = {}
+    for name in (MODEL, *controls):
+        path = folder / name / PREDICTIONS
+        if not path.is_file():
+            raise DataError(
+                f"{visible(str(path))} is missing, and no score is given without its controls; finish it by the same "
+                "`arlow evaluate`"
+            )
+        systems[name] = read_rows(path)
+    asked = [(row.id, row.image, row.prompt, row.references, row.kind) for row in systems[MODEL]]
+    if not asked:
+        raise DataError(f"{visible(str(folder / MODEL / PREDICTIONS))}: no predictions; {AGAIN}")
+    for name, rows in systems.items():
+        theirs = [(row.id, row.image, row.prompt, row.references, row.kind) for row in rows]
+        if theirs != asked:
+            different = next((a[0] for a, b in zip(asked, theirs, strict=False) if a != b), "the last")
+            raise DataError(
+                f"{visible(str(folder / name / PREDICTIONS))}: other items than the model's, the first at "
+                f"{visible(repr(different))} ({len(theirs):,} and {len(asked):,}); {AGAIN}"
+            )
+    return systems

@@ -1,0 +1,93 @@
+"""Answers from no image, or from the most similar image: what a model must beat.
+
+They are taken from training data where there are any. Else they are taken from the set itself, of which the item's own
+image is left out: that is a stronger prior than any training data give, so a model that beats it has looked.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from arlow_vl.errors import DataError
+from arlow_vl.evaluation.controls import ROWS_AT_ONCE, normalise_rows
+from arlow_vl.evaluation.tasks.items import Item
+
+Pooled = Callable[[Sequence[Item]], Float[np.ndarray, "items features"]]
+"""The mean of each item's image features."""
+
+
+class Prior:
+    """The most frequent answers of training items, or of the other images of a set."""
+
+    def __init__(self, known: Sequence[Item], *, leave_own_out: bool) -> None:
+        self.leave_own_out = leave_own_out
+        self.of_all: Counter[str] = Counter()
+        self.of_question: dict[str, Counter[str]] = defaultdict(Counter)
+        self.of_image: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for item in known:
+            for answer in item.answers:
+                self.of_all[answer] += 1
+                self.of_question[item.question][answer] += 1
+                if leave_own_out:
+                    self.of_image[item.sample].append((item.question, answer))
+        self._ranked: dict[str | None, list[tuple[str, int]]] = {}
+
+    def most_frequent(self, item: Item) -> str:
+        """Raises DataError if there is no answer but the item's own image's."""
+        answer = self._best(None, item)
+        if answer is None:
+            raise DataError("a prior needs answers about two images at least; give a larger set or --training")
+        return answer
+
+    def to_question(self, item: Item) -> str:
+        """The most frequent answer to the same wording; to one that is asked once, the most frequent of all."""
+        return self._best(item.question, item) or self.most_frequent(item)
+
+    def _best(self, question: str | None, item: Item) -> str | None:
+        """Of equally frequent answers the first by the alphabet."""
+        counts = self.of_all if question is None else self.of_question.get(question, Counter())
+        own: Counter[str] = Counter(a for asked, a in self.of_image.get(item.sample, ()) if question in (None, asked))
+        if question not in self._ranked:
+            self._ranked[question] = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        other = next(((text, count) for text, count in self._ranked[question] if text not in own), None)
+        left = [(text, counts[text] - count) for text, count in own.items() if counts[text] > count]
+        left += [other] if other else []
+        return min(left, key=lambda pair: (-pair[1], pair[0]))[0] if left else None
+
+
+def nearest_neighbours(items: Sequence[Item], known: Sequence[Item], prior: Prior, pooled: Pooled) -> list[str]:
+    """For each item the answer to the same wording about the image with the most similar features, by cosine.
+
+    A wording that no other image is asked gets the prior's answer.
+    """
+    of_known, of_items = _features(known, pooled), _features(items, pooled)
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, item in enumerate(known):
+        places[item.question].append(place)
+    asked: dict[str, list[int]] = defaultdict(list)
+    for place, item in enumerate(items):
+        asked[item.question].append(place)
+    answers = [""] * len(items)
+    for question, rows in asked.items():
+        candidates = places.get(question, [])
+        samples = np.array([known[place].sample for place in candidates])
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            some = rows[start : start + ROWS_AT_ONCE]
+            similar = of_items[some] @ of_known[candidates].T
+            if prior.leave_own_out:
+                similar[np.array([items[row].sample for row in some])[:, None] == samples[None]] = -np.inf
+            for row, scores in zip(some, similar, strict=True):
+                best = int(scores.argmax()) if scores.size else -1
+                is_found = best >= 0 and np.isfinite(scores[best])
+                answers[row] = known[candidates[best]].answers[0] if is_found else prior.to_question(items[row])
+    return answers
+
+
+def _features(items: Sequence[Item], pooled: Pooled) -> Float[np.ndarray, "items features"]:
+    """Unit rows; an image that several items show is pooled once."""
+    first = {item.sample: item for item in reversed(items)}
+    rows = dict(zip(first, range(len(first)), strict=True))
+    features = normalise_rows(pooled(list(first.values())))
+    return features[[rows[item.sample] for item in items]]

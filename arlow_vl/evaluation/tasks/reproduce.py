@@ -1,0 +1,90 @@
+"""Derives the figures of a result folder again, from its predictions alone, and compares them one by one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from arlow_vl.errors import DataError
+from arlow_vl.evaluation.tasks import predictions
+from arlow_vl.evaluation.tasks.evaluate import hash_model
+from arlow_vl.evaluation.tasks.items import Place, open_samples
+from arlow_vl.evaluation.tasks.perplexity import hash_documents
+from arlow_vl.evaluation.tasks.scoring import rows_of, score_task
+from arlow_vl.evaluation.tasks.task import Task, parse_task
+from arlow_vl.models.folders import sha256_of_file
+from arlow_vl.printing import visible
+
+
+class Row(NamedTuple):
+    """One figure or hash."""
+
+    what: str
+    found: str
+    is_equal: bool | None
+    """None: what it was made of is not here."""
+
+    def __str__(self) -> str:
+        verdict = {True: "equal", False: "UNEQUAL", None: "not here"}[self.is_equal]
+        return f"{verdict:8}  {self.what}  {self.found}"
+
+
+def reproduce(folder: Path) -> Iterator[Row]:
+    """A row for each hash and each score of each task of a result folder.
+
+    Raises:
+        DataError: the folder holds no results, or a part of them is missing or broken.
+    """
+    tasks = sorted(path.parent for path in folder.glob(f"*/{predictions.RUN}"))
+    if not tasks:
+        raise DataError(
+            f"{visible(str(folder))} holds no results (<task>/{predictions.RUN}); run `arlow evaluate --task` first"
+        )
+    for path in tasks:
+        result = predictions.read_json(path / predictions.METRICS)
+        try:
+            yield from _rows(path, result)
+        except (KeyError, TypeError, AttributeError) as error:
+            where = visible(str(path / predictions.METRICS))
+            raise DataError(f"{where}: {error!r} is missing or of another kind; {predictions.AGAIN}") from None
+
+
+def _rows(folder: Path, result: dict[str, Any]) -> Iterator[Row]:
+    task = parse_task(_as_yaml(result["task"]), visible(str(folder / predictions.METRICS)))
+    name = task.name
+    yield _compared(f"{name}: task", result["task_sha256"], task.sha256)
+    yield _compared(f"{name}: model {result['model']['path']}", result["model"]["sha256"], _model(result))
+    yield _compared(f"{name}: data {result['data']['source']}", result["data"]["sha256"], _data(task, result["data"]))
+    systems = predictions.read_systems(folder, task.controls)
+    for system, sha256 in result["predictions"].items():
+        found = sha256_of_file(folder / system / predictions.PREDICTIONS)
+        yield _compared(f"{name}: predictions of {system}", sha256, found)
+    before, now = rows_of(result["scores"]), rows_of(score_task(task, systems))
+    for key in {**before, **now}:
+        told, was, found = ", ".join(key), before.get(key), now.get(key)
+        difference = "" if was == found else f" (was {was!r})"
+        yield Row(visible(f"{name}: {told}"), f"{found!r}{difference}", was == found)
+
+
+def _compared(what: str, was: str, found: str | None) -> Row:
+    told = (found or was)[:12] + (f" (was {was[:12]})" if found not in (None, was) else "")
+    return Row(visible(what), told, None if found is None else found == was)
+
+
+def _model(result: dict[str, Any]) -> str | None:
+    path = Path(result["model"]["path"])
+    return hash_model(path) if path.is_dir() else None
+
+
+def _data(task: Task, data: dict[str, Any]) -> str | None:
+    """The fingerprint of the data where they still are."""
+    if task.kind == "text":
+        return hash_documents(data["source"]) if Path(data["source"]).exists() else None
+    try:
+        return open_samples(task, Place(data["source"], data["images"], data["format"])).fingerprint
+    except DataError:
+        return None
+
+
+def _as_yaml(task: dict[str, Any]) -> dict[str, Any]:
+    """The task as its YAML said it: without the parts that it does not have."""
+    return {name: value for name, value in task.items() if value is not None}

@@ -1,0 +1,99 @@
+"""The scores of a task: the model's beside its controls', with intervals and paired differences, over any group.
+
+The same predictions always give the same scores: `score_task` reads nothing else, and resamples by a fixed seed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from arlow_vl.data.questions import UNNAMED_KIND
+from arlow_vl.evaluation import statistics as bootstrap
+from arlow_vl.evaluation.scores import compare
+from arlow_vl.evaluation.tasks.measures import first_words, is_exact, measure
+from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
+from arlow_vl.evaluation.tasks.task import PRIORS, Task
+
+ALL, PRIOR_WRONG = "all", "where the prior is wrong"
+RESAMPLES, SEED = 1000, 0
+SMALLEST_GROUP = 10
+"""Items of a group by first words; smaller ones tell nothing."""
+Systems = Mapping[str, Sequence[Prediction]]
+
+
+def score_task(task: Task, systems: Systems) -> dict[str, Any]:
+    """By metric and group: the interval of every system, and of the model's difference to every control.
+
+    Raises:
+        DataError: an item has no reference, or not one of the metric's kind.
+    """
+    rows = systems[MODEL]
+    of_image = {image: place for place, image in enumerate(dict.fromkeys(row.image for row in rows))}
+    places = np.array([of_image[row.image] for row in rows])
+    weights = bootstrap.draw_weights(len(of_image), resamples=RESAMPLES, seed=SEED)
+    groups = groups_of(task, systems)
+    scores: dict[str, Any] = {}
+    for name in task.metrics:
+        measures = {system: measure(name, of) for system, of in systems.items()}
+        for part, of_model in measures[MODEL].items():
+            scores[part] = {"is_share": of_model.is_share, "groups": {}}
+            for group, mask in groups.items():
+                statistics = {
+                    system: _by_image(of[part].statistics, mask, places, len(of_image))
+                    for system, of in measures.items()
+                }
+                scores[part]["groups"][group] = {
+                    "items": int(mask.sum()),
+                    **compare(statistics, of_model.metric, weights),
+                }
+    return {
+        "items": len(rows),
+        "images": len(of_image),
+        "different_outputs": {name: len({row.output for row in of}) for name, of in systems.items()},
+        "resamples": RESAMPLES,
+        "seed": SEED,
+        "level": bootstrap.LEVEL,
+        "metrics": scores,
+    }
+
+
+def groups_of(task: Task, systems: Systems) -> dict[str, np.ndarray]:
+    """(items,) bool for each group that scores are given of, all items first."""
+    rows = systems[MODEL]
+    groups = {ALL: np.ones(len(rows), dtype=bool)}
+    prior = next((name for name in ("question_prior", *PRIORS) if name in systems), None)
+    if task.kind == "question" and prior:
+        wrong = np.array([not is_exact(row) for row in systems[prior]])
+        groups |= {PRIOR_WRONG: wrong} if wrong.any() else {}
+    if "kind" in task.groups:
+        kinds = [row.kind or UNNAMED_KIND for row in rows]
+        groups |= {kind: np.array([one == kind for one in kinds]) for kind in sorted(set(kinds))}
+    if "first words" in task.groups:
+        words = [first_words(row.prompt) for row in rows]
+        groups |= {
+            f"{word} ...": np.array([one == word for one in words])
+            for word in sorted(set(words))
+            if words.count(word) >= SMALLEST_GROUP
+        }
+    return groups
+
+
+def _by_image(statistics: np.ndarray, mask: np.ndarray, places: np.ndarray, images: int) -> np.ndarray:
+    """Sums of the items of each image that the group holds."""
+    sums = np.zeros((images, statistics.shape[1]))
+    np.add.at(sums, places[mask], statistics[mask])
+    return sums
+
+
+def rows_of(scores: Mapping[str, Any]) -> dict[tuple[str, str, str, str], Any]:
+    """Every figure of `score_task` by metric, group, system and end of its interval."""
+    figures = {}
+    for metric, of_metric in scores["metrics"].items():
+        for group, of_group in of_metric["groups"].items():
+            for what in ("systems", "differences"):
+                for system, interval in of_group[what].items():
+                    label = system if what == "systems" else f"model minus {system}"
+                    for end in ("estimate", "low", "high"):
+                        figures[metric, group, label, end] = interval[end]
+    return figures

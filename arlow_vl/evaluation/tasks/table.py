@@ -1,0 +1,73 @@
+"""Scores of a task as a table for a terminal: a row a system, a column a metric, then each group."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from arlow_vl.evaluation.scores import format_interval
+from arlow_vl.evaluation.tasks.predictions import MODEL
+from arlow_vl.evaluation.tasks.scoring import ALL
+from arlow_vl.printing import visible
+
+TITLES = {
+    "model": "model",
+    "shuffled": "shown another image",
+    "blank_image": "shown a blank image",
+    "no_image": "shown no image",
+    "most_frequent": "most frequent text",
+    "question_prior": "answer from the question alone",
+    "nearest_neighbour": "most similar image's text",
+    "unigram": "frequencies of single tokens",
+}
+MOST_COLUMNS = 4
+HIDDEN = ("BLEU-2", "BLEU-3")
+
+
+def format_scores(result: Mapping[str, Any]) -> str:
+    """What metrics.json holds of one task, in plain text."""
+    scores = result["scores"]
+    shown = [name for name in scores["metrics"] if name not in HIDDEN]
+    lines = [f"{visible(result['task']['title'])} ({scores['items']:,} items, {scores['images']:,} images)"]
+    for start in range(0, len(shown), MOST_COLUMNS):
+        lines += _table(scores, shown[start : start + MOST_COLUMNS])
+    lines += _groups(scores, shown[0])
+    if shared := result.get("overlap", {}).get("items"):
+        lines.append(f"warning: {shared:,} of {scores['items']:,} items show an image of the training data")
+    return "\n".join(lines)
+
+
+def _table(scores: Mapping[str, Any], shown: list[str]) -> list[str]:
+    metrics = {name: scores["metrics"][name] for name in shown}
+    first = metrics[shown[0]]["groups"][ALL]
+    table = [["", *(f"{name}, %" if of["is_share"] else name for name, of in metrics.items())]]
+    for system in first["systems"]:
+        cells = [_cell(of, ALL, "systems", system) for of in metrics.values()]
+        table.append([TITLES.get(system, visible(system)), *cells])
+    for system in first["differences"]:
+        cells = [_cell(of, ALL, "differences", system) for of in metrics.values()]
+        table.append([f"  model minus {TITLES.get(system, visible(system))}", *cells])
+    return _aligned(table)
+
+
+def _groups(scores: Mapping[str, Any], metric: str) -> list[str]:
+    """The first metric by group: the model and, of its controls, the best one there."""
+    of = scores["metrics"][metric]
+    groups = {name: group for name, group in of["groups"].items() if name != ALL}
+    if not groups:
+        return []
+    table = [[metric, "items", "model", "best control", ""]]
+    for name, group in groups.items():
+        controls = {system: one["estimate"] for system, one in group["systems"].items() if system != MODEL}
+        best = max(controls, key=lambda system: controls[system])
+        cells = [_cell(of, name, "systems", system) for system in (MODEL, best)]
+        table.append([f"  {visible(name)}", f"{group['items']:,}", *cells, TITLES.get(best, visible(best))])
+    return _aligned(table)
+
+
+def _cell(of: Mapping[str, Any], group: str, what: str, system: str) -> str:
+    interval = of["groups"][group][what][system]
+    return format_interval(interval, is_percent=of["is_share"], is_difference=what == "differences")
+
+
+def _aligned(table: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]

@@ -1,0 +1,199 @@
+"""What a task is, read from a YAML and checked before anything is computed.
+
+A caption or question task shows images and either lets the model write (`decoding`) or compares how likely it finds
+given answers (`likelihood`). A text task measures how likely the model finds whole documents (`perplexity`).
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
+
+TaskKind = Literal["caption", "question", "text"]
+IMAGE_CONTROLS = ("shuffled", "blank_image", "no_image")
+PRIORS = ("most_frequent", "question_prior", "nearest_neighbour")
+CONTROLS: Mapping[TaskKind, tuple[str, ...]] = {
+    "caption": (*IMAGE_CONTROLS, "most_frequent", "nearest_neighbour"),
+    "question": (*IMAGE_CONTROLS, *PRIORS),
+    "text": ("unigram",),
+}
+METRICS: Mapping[TaskKind, tuple[str, ...]] = {
+    "caption": ("CIDEr-D", "BLEU", "scenes"),
+    "question": ("vqa accuracy", "vqa accuracy, normalised both", "exact match", "POPE"),
+    "text": ("perplexity", "bits per byte"),
+}
+GROUPS = ("kind", "first words")
+ANSWERS = "answers"
+SHIPPED = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How the model writes."""
+
+    max_new_tokens: int
+    """Tokens of an answer at most."""
+    num_beams: int = 1
+    """Beams of the search; 1 is greedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood:
+    """Which answers are compared by their log-probability."""
+
+    choices: tuple[str, ...]
+    """The answers; "answers" alone stands for all answers of the training source, or else of the set."""
+    normalise: Literal["none", "bytes"] = "none"
+    """Whether a log-probability is divided by the bytes of the answer, as lm-eval's acc_norm does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity:
+    """How documents longer than the model's sight are read."""
+
+    window: int
+    """Tokens read at once."""
+    stride: int
+    """Tokens of a window that count; those in front of them are only read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A test set with what is asked of it, how, and what the scores stand beside."""
+
+    name: str
+    """Of its folder among the results."""
+    title: str
+    kind: TaskKind
+    data: str
+    """Source (docs/formats.md) below the folder of `--data`."""
+    images: str = ""
+    """Folder below that of `--data` from which image paths start; empty: the format's own rule."""
+    format: str = ""
+    """Of the source; empty: found out."""
+    training: str = ""
+    """Source below the folder of `--data` that text priors are taken from; empty: the set's other images."""
+    instruction: str = ""
+    """Words behind each question, or the whole request for a caption."""
+    decoding: Decoding | None = None
+    likelihood: Likelihood | None = None
+    perplexity: Perplexity | None = None
+    metrics: tuple[str, ...]
+    controls: tuple[str, ...]
+    """No score is given without these beside it."""
+    groups: tuple[str, ...] = ()
+    """Scores are given also by the kind of question that the data name, or by a question's first two words."""
+
+    @property
+    def sha256(self) -> str:
+        """Of all that is said here."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def shipped_tasks() -> list[str]:
+    """Names of the tasks that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def load_task(name: str) -> Task:
+    """A shipped task by its name, or one in a file. Raises DataError for what is no task."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        if name not in (known := shipped_tasks()):
+            raise DataError(f"no task is called {visible(name)}{_meant(name, known)}; or name a .yaml")
+        path = SHIPPED / f"{name}.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{visible(str(path))}: no YAML ({visible(' '.join(str(error).split()))}); mend it") from None
+    return parse_task(values, visible(str(path)))
+
+
+def parse_task(values: Any, where: str) -> Task:
+    """The task of a YAML's values. Raises DataError, naming `where` and the field."""
+    task = _built(Task, values, where)
+    if not task.name or not set(task.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_"):
+        raise DataError(f"{where}: name must be of a-z, 0-9, - and _, got {task.name!r}")
+    for field, known in (("metrics", METRICS[task.kind]), ("controls", CONTROLS[task.kind]), ("groups", GROUPS)):
+        _check_known(getattr(task, field), known, f"{where}: {field}")
+    how = [name for name in ("decoding", "likelihood", "perplexity") if getattr(task, name) is not None]
+    if len(how) != 1 or (how == ["perplexity"]) != (task.kind == "text"):
+        wanted = "perplexity" if task.kind == "text" else "decoding or likelihood"
+        raise DataError(f"{where}: a {task.kind} task needs {wanted}, got {' and '.join(how) or 'none'}")
+    _check_numbers(task, where)
+    if not task.metrics:
+        raise DataError(f"{where}: metrics is empty; name one of {', '.join(METRICS[task.kind])}")
+    if task.kind == "text":
+        needed = (CONTROLS["text"],)
+    else:
+        needed = (IMAGE_CONTROLS, tuple(name for name in PRIORS if name in CONTROLS[task.kind]))
+    for kinds in needed:
+        if not set(kinds) & set(task.controls):
+            raise DataError(f"{where}: a score needs controls beside it; name at least one of {', '.join(kinds)}")
+    return task
+
+
+def _check_numbers(task: Task, where: str) -> None:
+    parts = {"decoding": task.decoding, "perplexity": task.perplexity}
+    for part, settings in parts.items():
+        for name, value in vars(settings).items() if settings else ():
+            if value < 1:
+                raise DataError(f"{where}: {part}.{name} must be at least 1, got {value}")
+    if task.perplexity and task.perplexity.stride >= task.perplexity.window:
+        raise DataError(f"{where}: perplexity.stride must be less than its window, got {task.perplexity.stride}")
+    if task.likelihood and task.likelihood.choices != (ANSWERS,) and len(set(task.likelihood.choices)) < 2:
+        raise DataError(f"{where}: likelihood.choices must be two different answers at least, or [{ANSWERS}]")
+    if task.likelihood and (task.kind != "question" or not all(map(str.strip, task.likelihood.choices))):
+        raise DataError(f"{where}: likelihood is for question tasks, and none of its choices may be empty")
+
+
+def _check_known(values: Any, known: Iterable[str], where: str) -> None:
+    known = list(known)
+    for value in values if isinstance(values, tuple) else (values,):
+        if value not in known:
+            raise DataError(f"{where} cannot be {visible(repr(value))}{_meant(value, known)}")
+    if isinstance(values, tuple) and len(set(values)) < len(values):
+        raise DataError(f"{where} names one twice; name each once")
+
+
+def _built(kind: type, values: Any, where: str) -> Any:
+    """A dataclass of ours from a mapping. Its fields are strings, counts, lists of strings or such dataclasses."""
+    if not isinstance(values, dict):
+        raise DataError(f"{where}: must be names with values, got {type(values).__name__}; see docs/evaluation.md")
+    known = {field.name: field for field in fields(kind)}
+    for name in values:
+        if name not in known:
+            raise DataError(f"{where}: unknown {visible(repr(name))}{_meant(str(name), known)}")
+    if missing := [name for name, field in known.items() if field.default is MISSING and name not in values]:
+        raise DataError(f"{where}: {missing[0]} is missing; see docs/evaluation.md")
+    parts = {"decoding": Decoding, "likelihood": Likelihood, "perplexity": Perplexity}
+    built = {}
+    for name, value in values.items():
+        place, wanted = f"{where}: {name}", known[name].type
+        if name in parts:
+            built[name] = _built(parts[name], value, place)
+        elif wanted == tuple[str, ...]:
+            if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+                raise DataError(f"{place} must be a list of strings, got {visible(repr(value))} (quote yes and no)")
+            built[name] = tuple(value)
+        elif isinstance(value, bool) or not isinstance(value, int if wanted is int else str):
+            raise DataError(f"{place} must be {'a whole number' if wanted is int else 'a string'}, got {value!r:.80}")
+        else:
+            if choices := get_args(wanted):
+                _check_known(value, choices, place)
+            built[name] = value
+    return kind(**built)
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"

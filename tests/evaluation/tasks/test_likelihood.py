@@ -1,0 +1,93 @@
+"""Log-probabilities of answers, against a plain loop in float64."""
+
+import pytest
+import torch
+
+from arlow_vl.data.prompts import about_image, encode_prompt
+from arlow_vl.evaluation.likelihood import Choices, answer_ids, log_probabilities
+from arlow_vl.models.folders import load_vision_language_model
+
+ANSWERS = ["red", "a big red dog", "the cat sat on a mat", "r"]
+
+
+@pytest.fixture(scope="module")
+def loaded(model_folder):
+    model, processor = load_vision_language_model(model_folder)
+    return model.double(), processor.tokenizer
+
+
+def pixels(*images):
+    return torch.stack([torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(image)) for image in images])
+
+
+class Pack:
+    """Images by number; remembers which were asked for together."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, images):
+        self.calls.append(list(images))
+        return {"pixel_values": pixels(*images)}
+
+
+def plain(model, tokenizer, messages, images, answer):
+    """One row, no padding, no sharing, every token's own softmax."""
+    prompt, ids = answer_ids(tokenizer, messages, answer)
+    inputs = {"pixel_values": pixels(*images)} if images else {}
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt + ids]), **inputs).logits[0].log_softmax(-1)
+    return sum(logits[len(prompt) + place - 1, token].item() for place, token in enumerate(ids))
+
+
+def question(text, image, answers=ANSWERS):
+    return Choices(about_image(text), [image], answers)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_every_answer_has_the_probability_of_a_plain_loop(loaded, batch_size):
+    questions = [
+        question("Is it red?", 1),
+        question("What does the small bird see over the green hills?", 2),
+        question("Is it red?", 2, ["yes", "no"]),
+        Choices([{"role": "user", "content": "Sing in old trees"}], [], ANSWERS),
+    ]
+    found = log_probabilities(*loaded, questions, Pack(), batch_size=batch_size)
+    for of, one in zip(questions, found, strict=True):
+        expected = [plain(*loaded, of.messages, of.images, answer) for answer in of.answers]
+        assert [answer.nats for answer in one] == pytest.approx(expected, abs=1e-5)
+        assert [answer.bytes for answer in one] == [len(answer.encode()) for answer in of.answers]
+
+
+def test_the_image_decides(loaded):
+    one, other = log_probabilities(*loaded, [question("Is it red?", 1), question("Is it red?", 2)], Pack())
+    assert all(abs(a.nats - b.nats) > 1e-6 for a, b in zip(one, other, strict=True))
+
+
+def test_sixteen_questions_about_one_image_encode_it_once(loaded):
+    pack = Pack()
+    log_probabilities(*loaded, [question(f"Is it {word}?", 5) for word in "abcdefghijklmnop"], pack, batch_size=256)
+    assert pack.calls == [[5]]
+
+
+def test_answers_of_one_token_are_read_off_one_row(loaded):
+    model, tokenizer = loaded
+    rows = []
+    handle = model.register_forward_pre_hook(
+        lambda _, args, inputs: rows.append(inputs["input_ids"].shape), with_kwargs=True
+    )
+    single = [chr(code) for code in range(ord("a"), ord("f"))]
+    log_probabilities(model, tokenizer, [question("Is it red?", 1, single)], Pack())
+    handle.remove()
+    assert all(len(answer_ids(tokenizer, about_image("Is it red?"), answer)[1]) == 1 for answer in single)
+    assert rows == [(1, len(encode_prompt(tokenizer, about_image("Is it red?"))))]
+
+
+def test_lengths_are_normalised_by_bytes(loaded):
+    ((answer,),) = log_probabilities(*loaded, [question("Is it red?", 1, ["größer"])], Pack())
+    assert answer.per_byte == answer.nats / 8
+
+
+def test_an_answer_of_nothing_has_no_probability(loaded):
+    with pytest.raises(ValueError, match="'' has no token"):
+        log_probabilities(*loaded, [question("Is it red?", 1, [""])], Pack())

@@ -1,0 +1,183 @@
+"""Results that are gone on with, and those that are refused, each with its sentence."""
+
+import json
+import shutil
+
+import pytest
+
+from arlow_vl.cli import main
+from arlow_vl.evaluation.tasks.predictions import Kept, Prediction, read_rows
+from tests.evaluation.tasks.conftest import write
+from tests.evaluation.tasks.made_sets import shard
+
+TASK = {
+    "name": "mine",
+    "title": "Mine",
+    "kind": "question",
+    "data": "test-*.tar",
+    "decoding": {"max_new_tokens": 3},
+    "metrics": ["vqa accuracy"],
+    "controls": ["shuffled", "no_image", "question_prior"],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("resume")
+    write(folder, {"data/test-000000.tar": shard("test"), "mine.yaml": TASK, "train/train-000000.tar": shard("train")})
+    return folder
+
+
+@pytest.fixture
+def evaluate(folder, model_folder):
+    def run(output, **options):
+        values = {"model": model_folder, "task": folder / "mine.yaml", "data": folder / "data", "batch-size": 4}
+        values |= {"features": folder / "features", "output": output} | options
+        return main(["evaluate", *(str(word) for name, value in values.items() for word in (f"--{name}", value))])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(folder, model_folder):
+    words = ["--task", folder / "mine.yaml", "--data", folder / "data", "--batch-size", 4, "--model", model_folder]
+    words += ["--features", folder / "features", "--output", folder / "whole"]
+    assert main(["evaluate", *map(str, words)]) == 0
+    return folder / "whole"
+
+
+def files_of(results):
+    return {path.relative_to(results): path.read_bytes() for path in results.rglob("predictions.jsonl")}
+
+
+def scores_of(results):
+    return json.loads((results / "mine" / "metrics.json").read_text())["scores"]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 5, 11])
+def test_a_run_that_was_killed_ends_with_the_same_bytes(whole, evaluate, tmp_path, kept):
+    shutil.copytree(whole, tmp_path / "results")
+    path = tmp_path / "results" / "mine" / "model" / "predictions.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:kept][::-1]) + lines[kept][:20])  # in any order, and a line that was cut
+    shutil.rmtree(tmp_path / "results" / "mine" / "no_image")
+    (tmp_path / "results" / "mine" / "metrics.json").unlink()
+    assert evaluate(tmp_path / "results") == 0
+    assert files_of(tmp_path / "results") == files_of(whole)
+    assert scores_of(tmp_path / "results") == scores_of(whole)
+
+
+def test_what_is_there_is_not_asked_again(whole, evaluate, tmp_path):
+    shutil.copytree(whole, tmp_path / "results")
+    path = tmp_path / "results" / "mine" / "model" / "predictions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row | {"output": "said before"}) + "\n" for row in rows))
+    assert evaluate(tmp_path / "results") == 0
+    assert {row.output for row in read_rows(path)} == {"said before"}
+
+
+def test_predictions_by_another_task_are_refused(whole, evaluate, folder, tmp_path, capsys):
+    write(tmp_path, {"other.yaml": TASK | {"instruction": "Answer in one word."}})
+    assert evaluate(whole, task=tmp_path / "other.yaml") == 3
+    assert "holds predictions of another run (task was '" in capsys.readouterr().err
+
+
+def test_predictions_of_other_data_are_refused(whole, evaluate, folder, capsys):
+    assert evaluate(whole, data=folder / "train" / "train-*.tar") == 3
+    assert "holds predictions of another run (data was '" in capsys.readouterr().err
+
+
+def test_predictions_of_unknown_origin_are_refused(whole, evaluate, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "results")
+    (tmp_path / "results" / "mine" / "run.json").unlink()
+    assert evaluate(tmp_path / "results") == 3
+    assert "no run.json says what made these predictions" in capsys.readouterr().err
+
+
+def broken(row, **changes):
+    return json.dumps({name: value for name, value in (row | changes).items() if value is not None}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda row, lines: "".join([*lines, lines[0]]),
+            "predictions.jsonl:13: id 'test-000000.tar:test-000000?0' comes",
+        ),
+        (
+            lambda row, lines: broken(row, id="another") + "".join(lines[1:]),
+            "other items than the model's, the first at",
+        ),
+        (lambda row, lines: "".join(lines[:-1]), "other items than the model's, the first at 'the last' (11 and 12)"),
+        (
+            lambda row, lines: broken(row, output=3) + "".join(lines[1:]),
+            "predictions.jsonl:1: no prediction (output is no",
+        ),
+        (
+            lambda row, lines: broken(row, references=None) + "".join(lines[1:]),
+            "1: no prediction (references is missing)",
+        ),
+        (lambda row, lines: "{\n" + "".join(lines[1:]), "predictions.jsonl:1: no prediction"),
+        (lambda row, lines: None, "is missing, and no score is given without its controls"),
+    ],
+)
+def test_results_that_are_not_whole_are_not_scored(whole, tmp_path, capsys, change, sentence):
+    shutil.copytree(whole, tmp_path / "results")
+    path = tmp_path / "results" / "mine" / "shuffled" / "predictions.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    text = change(json.loads(lines[0]), lines)
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+    assert main(["reproduce", str(tmp_path / "results")]) == 3
+    assert sentence in capsys.readouterr().err
+
+
+def test_items_without_a_reference_are_not_scored(whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "results")
+    for path in (tmp_path / "results").rglob("predictions.jsonl"):
+        first, *others = path.read_text().splitlines(keepends=True)
+        path.write_text(broken(json.loads(first), references=[]) + "".join(others))
+    assert main(["reproduce", str(tmp_path / "results")]) == 3
+    assert "item 'test-000000.tar:test-000000?0' has no reference" in capsys.readouterr().err
+
+
+def test_no_predictions_are_not_scored(whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "results")
+    for path in (tmp_path / "results").rglob("predictions.jsonl"):
+        path.write_text("")
+    assert main(["reproduce", str(tmp_path / "results")]) == 3
+    assert "no predictions; run `arlow evaluate` again" in capsys.readouterr().err
+
+
+def test_half_written_results_are_named(whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "results")
+    (tmp_path / "results" / "mine" / "metrics.json").unlink()
+    assert main(["reproduce", str(tmp_path / "results")]) == 3
+    assert "metrics.json is missing, so its folder is half written" in capsys.readouterr().err
+    assert main(["reproduce", str(tmp_path)]) == 3
+    assert "holds no results" in capsys.readouterr().err
+
+
+def test_a_figure_that_was_changed_is_unequal(whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "results")
+    path = tmp_path / "results" / "mine" / "metrics.json"
+    result = json.loads(path.read_text())
+    result["scores"]["metrics"]["accuracy"]["groups"]["all"]["systems"]["model"]["estimate"] += 1e-9
+    path.write_text(json.dumps(result))
+    assert main(["reproduce", str(tmp_path / "results")]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert [line for line in told if line.startswith("UNEQUAL")] == [
+        "UNEQUAL   mine: accuracy, all, model, estimate  "
+        + next(line for line in told if "UNEQUAL" in line).split("estimate  ")[1]
+    ]
+    assert told[-1].endswith(" 1 unequal, 0 not here")
+
+
+def test_rows_are_read_as_they_were_kept(tmp_path):
+    row = Prediction(id="a", image="b", prompt='"\u2028\n', output="é 😀", references=["x"], log_probability=-0.1)
+    kept = Kept(tmp_path, "model", ["a", "c"])
+    kept.add([row])
+    assert Kept(tmp_path, "model", ["a", "c"]).rows == {"a": row}

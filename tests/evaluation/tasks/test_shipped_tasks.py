@@ -1,0 +1,90 @@
+"""Every task that is shipped runs from local files of the true format, beside its controls."""
+
+import json
+
+import pytest
+
+from arlow_vl.cli import main
+from arlow_vl.evaluation.tasks.predictions import read_rows
+from arlow_vl.evaluation.tasks.task import load_task, shipped_tasks
+from tests.evaluation.tasks.made_sets import write_sets
+
+
+@pytest.fixture(scope="module")
+def results(model_folder, tmp_path_factory):
+    """All tasks at once, by the command that a user types."""
+    folder = tmp_path_factory.mktemp("shipped")
+    write_sets(folder / "data")
+    words = ["evaluate", "--model", model_folder, "--data", folder / "data", "--features", folder / "features"]
+    words += ["--output", folder / "results", "--batch-size", "8"]
+    words += [word for name in shipped_tasks() for word in ("--task", name)]
+    assert main([str(word) for word in words]) == 0
+    return folder / "results"
+
+
+@pytest.mark.parametrize("name", shipped_tasks())
+def test_a_score_stands_beside_every_control_of_its_task(results, name):
+    task = load_task(name)
+    metrics = json.loads((results / name / "metrics.json").read_text())
+    for of in metrics["scores"]["metrics"].values():
+        for group in of["groups"].values():
+            assert list(group["systems"]) == ["model", *task.controls]
+            assert list(group["differences"]) == list(task.controls)
+    rows = read_rows(results / name / "model" / "predictions.jsonl")
+    assert len(rows) == metrics["scores"]["items"] >= 4
+    assert all(row.log_probability is not None and row.log_probability < 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "items", "references", "kinds"),
+    [
+        ("coco-captions-karpathy", 4, ["a red image.", "All of it is red."], {""}),
+        ("coco-captions", 6, ["a red image.", "All of it is red."], {""}),
+        ("nocaps", 6, ["a red image.", "All of it is red."], {""}),
+        ("vqav2", 12, ["blue"] + ["red"] * 9, {"other", "yes/no"}),
+        ("ok-vqa", 12, ["blue"] + ["red"] * 9, {"other", "yes/no"}),
+        ("gqa", 6, ["red"], {"query"}),
+        ("textvqa", 6, ["nokia"] * 9 + ["red"], {""}),
+        ("vizwiz", 6, ["red"] * 10, {"other"}),
+        ("pope-random", 6, ["no"], {""}),
+        ("scenes-new", 6, ["a red car left of two blue cats"], {""}),
+        ("easy-vqa", 12, ["red"], {"", "yes/no"}),
+    ],
+)
+def test_references_and_kinds_are_the_datas(results, name, items, references, kinds):
+    rows = read_rows(results / name / "model" / "predictions.jsonl")
+    assert (len(rows), rows[0].references, {row.kind for row in rows}) == (items, references, kinds)
+
+
+def test_pope_says_yes_or_no_and_tells_how_likely_each_is(results):
+    for row in read_rows(results / "pope-random" / "model" / "predictions.jsonl"):
+        assert list(row.choices) == ["yes", "no"]
+        assert row.output == max(row.choices, key=row.choices.get)
+    metrics = json.loads((results / "pope-random" / "metrics.json").read_text())["scores"]["metrics"]
+    assert list(metrics) == ["accuracy", "precision", "recall", "F1", "share of yes"]
+
+
+def test_answers_come_from_the_training_data_where_all_of_them_are_compared(results):
+    row = read_rows(results / "easy-vqa-likelihood" / "model" / "predictions.jsonl")[0]
+    assert sorted(row.choices) == ["black", "blue", "green", "no", "red", "white", "yellow", "yes"]
+
+
+def test_questions_have_the_score_where_the_prior_is_wrong(results):
+    metrics = json.loads((results / "vqav2" / "metrics.json").read_text())["scores"]["metrics"]["accuracy"]["groups"]
+    assert metrics["where the prior is wrong"]["systems"]["question_prior"]["estimate"] < 0.5
+    assert {"all", "other", "yes/no", "where the prior is wrong"} <= metrics.keys()
+
+
+def test_the_words_of_the_task_stand_in_the_prompt(results):
+    metrics = json.loads((results / "vqav2" / "metrics.json").read_text())
+    assert "What color is it?\nAnswer the question using a single word or phrase." in metrics["prompt"]
+    assert metrics["task"]["decoding"] == {"max_new_tokens": 10, "num_beams": 1}
+    assert metrics["prior"] == "the other images of the set"
+
+
+def test_everything_is_equal_when_it_is_derived_again(results, capsys):
+    assert main(["reproduce", str(results)]) == 0
+    out = capsys.readouterr().out
+    assert "UNEQUAL" not in out and "not here" not in out.splitlines()[0]
+    assert "vqav2: accuracy, all, model, estimate" in out
+    assert ", 0 unequal, 0 not here" in out
