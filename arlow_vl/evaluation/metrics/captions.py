@@ -104,8 +104,10 @@ def cider_scores(matches: Matches) -> tuple[Float[np.ndarray, " images"], Float[
     """
     ours, theirs, image_of = matches.candidates, matches.targets, matches.image_of
     images = len(ours.lengths)
-    seen_in = np.unique(image_of[theirs.caption] * theirs.num_ngrams + theirs.ngram) % max(1, theirs.num_ngrams)
-    frequency = np.bincount(seen_in, minlength=theirs.num_ngrams)
+    # Sorted and compared: numpy's `unique` of such numbers takes ten times as long.
+    seen = np.sort(image_of[theirs.caption] * theirs.num_ngrams + theirs.ngram)
+    seen = seen[np.diff(seen, prepend=-1) > 0]
+    frequency = np.bincount(seen % max(1, theirs.num_ngrams), minlength=theirs.num_ngrams)
     # An n-gram of no reference counts as one of a single image.
     inverse = math.log(images) - np.log(np.maximum(1, frequency))
     weights, target_weights = ours.count * inverse[ours.ngram], theirs.count * inverse[theirs.ngram]
