@@ -68,8 +68,8 @@ def compare_folders(
         weights = bootstrap.draw_weights(len(set(images)), resamples=resamples, seed=seed)
         for label, metric in metrics.items():
             one, other = (sums_by_image(sums[label], images) for sums in (ours, theirs))
-            values = (float(metric.value(sums.sum(axis=0))) for sums in (one, other))
-            found.append(Comparison(name, label, *values, paired_test(other, one, metric.value, weights)))
+            before, after = (float(metric.value(sums.sum(axis=0))) for sums in (one, other))
+            found.append(Comparison(name, label, before, after, paired_test(other, one, metric.value, weights)))
     return found
 
 

@@ -61,7 +61,8 @@ def difference_interval(
     )
 
 
-def summarise(estimate: Values | float, resampled: Float[np.ndarray, " resamples"]) -> Interval:
+def summarise(estimate: Values | float, resampled: Values) -> Interval:
+    """The value on all samples with the interval of its values on the resamples."""
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(estimate), float(low), float(high))
 

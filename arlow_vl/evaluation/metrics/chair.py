@@ -43,12 +43,11 @@ class Inventory:
         """The things that a caption names, each as often as it does; of names that overlap, the longest."""
         words, things, place = tokenize_caption(caption), [], 0
         while place < len(words):
-            for length in range(min(self._longest, len(words) - place), 0, -1):
-                thing = self._find(tuple(words[place : place + length]))
-                if thing is not None:
-                    things.append(thing)
-                    break
-            place += length if thing is not None else 1
+            lengths = range(min(self._longest, len(words) - place), 0, -1)
+            found = ((length, self._find(tuple(words[place : place + length]))) for length in lengths)
+            length, thing = next(((length, thing) for length, thing in found if thing is not None), (1, None))
+            things += [] if thing is None else [thing]
+            place += length
         return things
 
     def _find(self, words: tuple[str, ...]) -> str | None:

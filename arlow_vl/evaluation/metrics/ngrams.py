@@ -32,12 +32,11 @@ class NgramCounts:
     def split(self, at: int) -> "tuple[NgramCounts, NgramCounts]":
         """The captions before `at`, and those from there on, numbered from 0 again."""
         is_first = self.caption < at
-        first = (self.caption, self.ngram, self.count, self.order)
-        second = (self.caption - at, *first[1:])
-        return (
-            NgramCounts(*(values[is_first] for values in first), self.lengths[:at], self.num_ngrams),
-            NgramCounts(*(values[~is_first] for values in second), self.lengths[at:], self.num_ngrams),
-        )
+        return self._entries(is_first, 0, self.lengths[:at]), self._entries(~is_first, at, self.lengths[at:])
+
+    def _entries(self, is_kept: np.ndarray, first: int, lengths: np.ndarray) -> "NgramCounts":
+        kept = self.caption[is_kept] - first, self.ngram[is_kept], self.count[is_kept], self.order[is_kept]
+        return NgramCounts(*kept, lengths=lengths, num_ngrams=self.num_ngrams)
 
 
 def count_ngrams(captions: Sequence[Sequence[str]]) -> NgramCounts:
@@ -60,4 +59,5 @@ def count_ngrams(captions: Sequence[Sequence[str]]) -> NgramCounts:
         caption, ngram = np.divmod(keys, max(1, distinct))
         parts.append((caption, ngram + first_number, counts.astype(np.float64), np.full(len(keys), order)))
         first_number += distinct
-    return NgramCounts(*(np.concatenate(column) for column in zip(*parts, strict=True)), lengths, first_number)
+    caption, ngram, occurrences, orders = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return NgramCounts(caption, ngram, occurrences, orders, lengths, first_number)

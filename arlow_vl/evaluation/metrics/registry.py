@@ -55,6 +55,12 @@ class Prediction:
     question_type: str | None = None
     """VQA's: how the question begins."""
 
+    @property
+    def scored(self) -> tuple[str, Sequence[str]]:
+        """The text and its references, of a prediction that has them (`metric_sums` has looked)."""
+        assert self.text is not None and self.references is not None
+        return self.text, self.references
+
 
 Sums = Callable[[Sequence[Prediction]], np.ndarray]
 
@@ -109,7 +115,8 @@ def by_group(sums: np.ndarray, groups: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _caption_sums(predictions: Sequence[Prediction]) -> np.ndarray:
-    scores = caption_scores({p.id: p.text for p in predictions}, {p.id: p.references for p in predictions})
+    scored = {p.id: p.scored for p in predictions}
+    scores = caption_scores({id_: of[0] for id_, of in scored.items()}, {id_: of[1] for id_, of in scored.items()})
     points = (scores.cider_per_sample, scores.plain_cider_per_sample, scores.rouge_per_sample, [1.0] * len(predictions))
     return np.column_stack([*points, scores.bleu_counts])
 
@@ -125,9 +132,9 @@ def _mean_of(sums: np.ndarray, *, column: int, samples: int) -> Values:
 def _vqa_sums(predictions: Sequence[Prediction]) -> np.ndarray:
     rows = [
         (
-            vqa_accuracy(p.text, p.references, rule="official"),
-            vqa_accuracy(p.text, p.references, rule="official", empty_may_match=True),
-            vqa_accuracy(p.text, p.references, rule="normalised both"),
+            vqa_accuracy(*p.scored, rule="official"),
+            vqa_accuracy(*p.scored, rule="official", empty_may_match=True),
+            vqa_accuracy(*p.scored, rule="normalised both"),
             1.0,
         )
         for p in predictions
@@ -136,11 +143,12 @@ def _vqa_sums(predictions: Sequence[Prediction]) -> np.ndarray:
 
 
 def _answer_sums(rule: Callable[[str, Sequence[str]], float]) -> Sums:
-    return lambda predictions: np.array([(rule(p.text, p.references), 1.0) for p in predictions])
+    return lambda predictions: np.array([(rule(*p.scored), 1.0) for p in predictions])
 
 
 def _pope_sums(predictions: Sequence[Prediction]) -> np.ndarray:
-    return pope.pope_counts([p.text for p in predictions], [p.references[0] for p in predictions])
+    scored = [p.scored for p in predictions]
+    return pope.pope_counts([text for text, _ in scored], [references[0] for _, references in scored])
 
 
 def _likelihood_sums(predictions: Sequence[Prediction]) -> np.ndarray:
@@ -194,7 +202,7 @@ def chair_metrics(inventory: Inventory) -> dict[str, Metric]:
         rows = []
         for p in predictions:
             of_references = (thing for caption in p.references or () for thing in inventory.named(caption))
-            counts = chair_counts(p.text, {*p.objects, *of_references}, inventory)
+            counts = chair_counts(p.text or "", {*(p.objects or ()), *of_references}, inventory)
             rows.append((len(counts.named), len(counts.false), bool(counts.false), 1, counts.found, counts.in_image))
         return np.array(rows, dtype=np.float64)
 
