@@ -5,11 +5,12 @@ import importlib
 import pytest
 import torch
 
-from experiments.benchmarks import cross_attention, decoder, packing, vision_language
+from experiments.benchmarks import cross_attention, decoder, evaluate, packing, vision_language
 from experiments.benchmarks.measure import Timings, alternate, table
 
 COMMANDS = (
-    "attention", "attention_parity", "data", "decoder", "low_precision", "tokenizer", "vision", "vision_language",
+    "attention", "attention_parity", "data", "decoder", "evaluate", "low_precision", "tokenizer", "vision",
+    "vision_language",
 )  # fmt: skip
 
 
@@ -83,3 +84,18 @@ def test_the_segment_table_and_the_dense_mask_compute_the_same(monkeypatch):
     monkeypatch.setattr(cross_attention, "PATCHES", 5)
     torch.manual_seed(0)
     assert cross_attention.largest_difference(4) < 1e-5
+
+
+def test_both_forms_of_cider_score_the_same():
+    """Also with a candidate without words, of which the peer's dictionaries are empty."""
+    candidates, targets = evaluate.made_captions(40, 3)
+    words = [evaluate.cut(candidates), [evaluate.cut(group) for group in targets]]
+    words[0][0] = []
+    ours, theirs = evaluate.cider_of_arrays(*words), evaluate.cider_of_dictionaries(*words)
+    assert ours == pytest.approx(theirs, abs=1e-9) and max(theirs) > 0
+
+
+def test_scoring_is_measured_on_made_captions(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["evaluate", "--only", "scoring", "--samples", "30", "--rounds", "1"])
+    evaluate.main()
+    assert "30 captions x 5 references" in capsys.readouterr().out
