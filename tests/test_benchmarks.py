@@ -5,11 +5,20 @@ import importlib
 import pytest
 import torch
 
-from experiments.benchmarks import cross_attention, decoder, loop_overhead, packing, training, vision_language
+from experiments.benchmarks import (
+    cross_attention,
+    decoder,
+    evaluate,
+    loop_overhead,
+    packing,
+    training,
+    vision_language,
+)
 from experiments.benchmarks.measure import Timings, alternate, table
 
 COMMANDS = (
-    "attention", "attention_parity", "data", "decoder", "low_precision", "tokenizer", "training", "vision",
+    "attention", "attention_parity", "data", "decoder", "evaluate", "low_precision", "tokenizer", "training",
+    "vision",
     "vision_language",
 )  # fmt: skip
 
@@ -110,3 +119,18 @@ def test_steps_on_images_are_measured_beside_both_peers(capsys, monkeypatch):
     assert sum("images/s over" in row for row in rows) == 4
     assert sum("outside of model and optimizer" in row for row in rows) == 3
     assert any("peak memory over Mllama's" in row for row in rows)
+
+
+def test_both_forms_of_cider_score_the_same():
+    """Also with a candidate without words, of which the peer's dictionaries are empty."""
+    candidates, targets = evaluate.made_captions(40, 3)
+    words = [evaluate.cut(candidates), [evaluate.cut(group) for group in targets]]
+    words[0][0] = []
+    ours, theirs = evaluate.cider_of_arrays(*words), evaluate.cider_of_dictionaries(*words)
+    assert ours == pytest.approx(theirs, abs=1e-9) and max(theirs) > 0
+
+
+def test_scoring_is_measured_on_made_captions(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["evaluate", "--only", "scoring", "--samples", "30", "--rounds", "1"])
+    evaluate.main()
+    assert "30 captions x 5 references" in capsys.readouterr().out

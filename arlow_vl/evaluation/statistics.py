@@ -11,11 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from arlow_vl.evaluation.metrics.sums import Values, mean
+
 LEVEL = 0.95
 NOISE = 1e-9
 """Below this a difference is only the order in which float64 numbers were added."""
 
-Metric = Callable[[np.ndarray], np.ndarray]
+Metric = Callable[[np.ndarray], Values]
 """From sums of sample statistics, (..., statistics), to values, (...)."""
 
 
@@ -40,11 +42,6 @@ def draw_weights(samples: int, *, resamples: int = 1000, seed: int = 0) -> Float
     return counts.reshape(resamples, samples).astype(np.float64)
 
 
-def mean(sums: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:
-    """The metric of statistics (points, how many): 0 where a resample has drawn none."""
-    return np.divide(sums[..., 0], sums[..., 1], out=np.zeros_like(sums[..., 0]), where=sums[..., 1] > 0)
-
-
 def metric_interval(
     statistics: Float[np.ndarray, "samples statistics"], metric: Metric, weights: Float[np.ndarray, "resamples samples"]
 ) -> Interval:
@@ -64,6 +61,10 @@ def difference_interval(
     )
 
 
-def summarise(estimate: np.ndarray | float, resampled: Float[np.ndarray, " resamples"]) -> Interval:
+def summarise(estimate: Values | float, resampled: Values) -> Interval:
+    """The value on all samples with the interval of its values on the resamples."""
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(estimate), float(low), float(high))
+
+
+__all__ = ["Interval", "Metric", "difference_interval", "draw_weights", "mean", "metric_interval", "summarise"]

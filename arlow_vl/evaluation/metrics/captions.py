@@ -1,21 +1,22 @@
-"""CIDEr-D and BLEU of captions, number for number as the COCO caption scorers give them."""
+"""CIDEr-D, CIDEr, BLEU and ROUGE-L of captions, number for number as the COCO caption scorers give them.
+
+What papers print as "CIDEr" on COCO is CIDEr-D; the two differ (see `cider_scores`).
+"""
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from arlow_vl.evaluation.metrics.ngrams import ORDERS, NgramCounts, count_ngrams
 from arlow_vl.evaluation.metrics.ptb import tokenize_caption
+from arlow_vl.evaluation.metrics.rouge import rouge_l
 
-ORDERS = 4
 CIDER_SIGMA = 6.0
 # What the official BLEU adds to its numerators and denominators.
 TINY, SMALL = 1e-15, 1e-9
-
-Ngram = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class CaptionScores:
     """BLEU-1 to BLEU-4 of the corpus, 0 to 1; 0 where no n-gram of that order matches."""
     bleu_counts: Float[np.ndarray, "samples 10"]
     """Per sample: matching n-grams by order, n-grams by order, words, words of the reference closest in length."""
+    plain_cider_per_sample: list[float]
+    """CIDEr without clipping and without a penalty on length, 10 at most."""
+    rouge_per_sample: list[float]
+    """ROUGE-L, 0 to 1."""
 
 
 def caption_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> CaptionScores:
@@ -46,72 +51,102 @@ def caption_scores(predictions: Mapping[str, str], references: Mapping[str, Sequ
         raise ValueError(f"image {missing[0]!r} has no reference caption")
     candidates = [tokenize_caption(predictions[key]) for key in references]
     targets = [[tokenize_caption(caption) for caption in references[key]] for key in references]
-    cider = cider_d(candidates, targets)
-    counts = np.array([bleu_counts(*pair) for pair in zip(candidates, targets, strict=True)], dtype=np.float64)
-    return CaptionScores(math.fsum(cider) / len(cider), cider, bleu(counts.sum(axis=0)).tolist(), counts)
-
-
-def cider_d(candidates: Sequence[list[str]], targets: Sequence[list[list[str]]]) -> list[float]:
-    """CIDEr-D of each candidate (Vedantam et al., 2015, arXiv:1411.5726), with document frequencies of the targets."""
-    target_counts = [[count_ngrams(words) for words in group] for group in targets]
-    frequency = Counter(ngram for group in target_counts for ngram in set().union(*group))
-    log_images = math.log(len(targets))
-
-    def weigh(counts: Counter[Ngram]) -> "Weights":
-        # An n-gram of no reference counts as one of a single image.
-        weights: list[dict[Ngram, float]] = [{} for _ in range(ORDERS)]
-        for ngram, count in counts.items():
-            weights[len(ngram) - 1][ngram] = count * (log_images - math.log(max(1, frequency[ngram])))
-        norms = [math.sqrt(sum(weight**2 for weight in of_order.values())) for of_order in weights]
-        # The official code measures lengths in bigrams.
-        return Weights(weights, norms, sum(count for ngram, count in counts.items() if len(ngram) == 2))
-
-    scores = []
-    for words, group in zip(candidates, target_counts, strict=True):
-        candidate = weigh(count_ngrams(words))
-        similarities = [similarity(candidate, weigh(counts)) for counts in group]
-        scores.append(10 * sum(similarities) / len(similarities))
-    return scores
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A caption as tf-idf vectors, one an order of n-grams."""
-
-    weights: list[dict[Ngram, float]]
-    norms: list[float]
-    length: int
-
-
-def similarity(candidate: Weights, target: Weights) -> float:
-    """Mean cosine over the orders, with clipped counts and a Gaussian penalty on the difference in length."""
-    total = 0.0
-    for order in range(ORDERS):
-        theirs, norms = target.weights[order], candidate.norms[order] * target.norms[order]
-        shared = sum(
-            min(weight, theirs[g]) * theirs[g] for g, weight in candidate.weights[order].items() if g in theirs
-        )
-        total += shared / norms if norms else shared
-    return total / ORDERS * math.exp(-((candidate.length - target.length) ** 2) / (2 * CIDER_SIGMA**2))
-
-
-def count_ngrams(words: list[str]) -> Counter[Ngram]:
-    return Counter(
-        tuple(words[start : start + order]) for order in range(1, ORDERS + 1) for start in range(len(words) - order + 1)
+    matches = match_ngrams(candidates, targets)
+    cider_d, cider = cider_scores(matches)
+    counts = bleu_counts(matches)
+    return CaptionScores(
+        math.fsum(cider_d) / len(cider_d),
+        cider_d.tolist(),
+        bleu(counts.sum(axis=0)).tolist(),
+        counts,
+        cider.tolist(),
+        [rouge_l(*pair) for pair in zip(candidates, targets, strict=True)],
     )
 
 
-def bleu_counts(candidate: list[str], targets: list[list[str]]) -> list[int]:
-    """One row of `CaptionScores.bleu_counts`."""
-    most: Counter[Ngram] = Counter()
-    for words in targets:
-        most |= count_ngrams(words)
-    matching = [0] * ORDERS
-    for ngram, count in count_ngrams(candidate).items():
-        matching[len(ngram) - 1] += min(count, most[ngram])
-    available = [max(0, len(candidate) - order) for order in range(ORDERS)]
-    closest = min((abs(len(words) - len(candidate)), len(words)) for words in targets)[1]
-    return [*matching, *available, len(candidate), closest]
+@dataclass(frozen=True)
+class Matches:
+    """The n-grams of candidates and of their references, and which are the same.
+
+    Candidate i is caption i of `candidates` and of image i; reference r is caption r of `targets`.
+    """
+
+    candidates: NgramCounts
+    targets: NgramCounts
+    image_of: Int[np.ndarray, " references"]
+    """Sorted: the references of an image stand together."""
+    in_target: Int[np.ndarray, " matches"]
+    """Entries of `targets` whose n-gram the candidate of the same image has."""
+    in_candidate: Int[np.ndarray, " matches"]
+    """The candidate's entry of each."""
+
+
+def match_ngrams(candidates: Sequence[list[str]], targets: Sequence[list[list[str]]]) -> Matches:
+    """Counts and joins; a candidate and a list of references for each image, all cut into words."""
+    counts = count_ngrams([*candidates, *(words for group in targets for words in group)])
+    ours, theirs = counts.split(len(candidates))
+    image_of = np.repeat(np.arange(len(targets)), [len(group) for group in targets])
+    keys = ours.caption * counts.num_ngrams + ours.ngram
+    by_key = np.argsort(keys, kind="stable")  # within an order they are sorted already
+    wanted = image_of[theirs.caption] * counts.num_ngrams + theirs.ngram
+    place = np.searchsorted(keys, wanted, sorter=by_key)
+    entry = by_key[np.minimum(place, len(keys) - 1)] if len(keys) else np.zeros_like(place)
+    in_target = (keys[entry] == wanted).nonzero()[0] if len(keys) else np.zeros(0, np.int64)
+    return Matches(ours, theirs, image_of, in_target, entry[in_target])
+
+
+def cider_scores(matches: Matches) -> tuple[Float[np.ndarray, " images"], Float[np.ndarray, " images"]]:
+    """CIDEr-D and CIDEr of each image (Vedantam et al., 2015, arXiv:1411.5726), 10 at most.
+
+    Both are the mean cosine of tf-idf vectors over the orders and references, with document frequencies of the
+    references. CIDEr-D clips the candidate's weights to the reference's and multiplies with a Gaussian of the
+    difference in length. Words are not stemmed, as in the official code.
+    """
+    ours, theirs, image_of = matches.candidates, matches.targets, matches.image_of
+    images = len(ours.lengths)
+    # Sorted and compared: numpy's `unique` of such numbers takes ten times as long.
+    seen = np.sort(image_of[theirs.caption] * theirs.num_ngrams + theirs.ngram)
+    seen = seen[np.diff(seen, prepend=-1) > 0]
+    frequency = np.bincount(seen % max(1, theirs.num_ngrams), minlength=theirs.num_ngrams)
+    # An n-gram of no reference counts as one of a single image.
+    inverse = math.log(images) - np.log(np.maximum(1, frequency))
+    weights, target_weights = ours.count * inverse[ours.ngram], theirs.count * inverse[theirs.ngram]
+    norms = vector_norms(ours, weights)[image_of] * vector_norms(theirs, target_weights)
+
+    wanted, given = target_weights[matches.in_target], weights[matches.in_candidate]
+    slot = theirs.caption[matches.in_target] * ORDERS + theirs.order[matches.in_target]
+    # The official code measures lengths in bigrams.
+    bigrams, target_bigrams = np.maximum(0, ours.lengths - 1), np.maximum(0, theirs.lengths - 1)
+    penalty = np.exp(-((bigrams[image_of] - target_bigrams) ** 2) / (2 * CIDER_SIGMA**2))
+    references = np.bincount(image_of, minlength=images)
+
+    def of_images(products: np.ndarray, factor: np.ndarray | float) -> np.ndarray:
+        shared = np.bincount(slot, products, minlength=norms.size).reshape(norms.shape)
+        cosines = np.divide(shared, norms, out=np.zeros_like(norms), where=norms > 0)
+        return 10 * np.bincount(image_of, cosines.mean(axis=1) * factor, minlength=images) / references
+
+    return of_images(np.minimum(given, wanted) * wanted, penalty), of_images(given * wanted, 1.0)
+
+
+def vector_norms(counts: NgramCounts, weights: Float[np.ndarray, " entries"]) -> Float[np.ndarray, "captions orders"]:
+    slot = counts.caption * ORDERS + counts.order
+    squares = np.bincount(slot, weights**2, minlength=len(counts.lengths) * ORDERS)
+    return np.sqrt(squares).reshape(-1, ORDERS)
+
+
+def bleu_counts(matches: Matches) -> Float[np.ndarray, "images 10"]:
+    """The rows of `CaptionScores.bleu_counts`. An n-gram counts as often as the reference that has most of it."""
+    ours, theirs, image_of = matches.candidates, matches.targets, matches.image_of
+    most = np.zeros(len(ours.count))
+    np.maximum.at(most, matches.in_candidate, theirs.count[matches.in_target])
+    slot = ours.caption * ORDERS + ours.order
+    matching = np.bincount(slot, np.minimum(ours.count, most), minlength=len(ours.lengths) * ORDERS)
+    available = np.maximum(0, ours.lengths[:, None] - np.arange(ORDERS))
+    # Of references equally near in length, the shorter.
+    difference = np.abs(theirs.lengths - ours.lengths[image_of])
+    nearest = np.lexsort((theirs.lengths, difference, image_of))
+    closest = theirs.lengths[nearest[np.searchsorted(image_of, np.arange(len(ours.lengths)))]]
+    return np.column_stack([matching.reshape(-1, ORDERS), available, ours.lengths, closest]).astype(np.float64)
 
 
 def bleu(totals: Float[np.ndarray, "*batch 10"]) -> Float[np.ndarray, "*batch 4"]:

@@ -51,6 +51,10 @@ _RULES = (
     r"-{5,} | [!?]{2,} | _+ | \*+ | \#+ | @+ | (?P<dropped>[-.…–—“”‘’«»‹›\"'`,:;!?]) | \S",
 )
 _TOKEN = regex.compile("|".join(_RULES), regex.VERBOSE | regex.IGNORECASE)
+# Most captions are words of letters with a full stop at the end, which need no rule but these words do.
+_PLAIN = regex.compile(r"[A-Za-z]+(?:,?\ +[A-Za-z]+)*\.?")
+_CUT = {"cannot", "gonna", "wanna", "gotta", "gimme", "lemme"}
+_KEEPS_STOP = {*_ABBREVIATIONS, *(state.lower() for state in _STATES)}
 # What the Java leaves out: emoji and other characters past U+FFFF, their joiners, control characters.
 _UNREADABLE = regex.compile(
     r"[\U00010000-\U0010FFFF\N{VARIATION SELECTOR-16}\N{ZERO WIDTH JOINER}\N{REPLACEMENT CHARACTER}\x80-\x9f]+"
@@ -63,6 +67,16 @@ def tokenize_caption(caption: str) -> list[str]:
     The Java cuts a whole file: whether "the letter a." keeps its full stop there hangs on the next line's first word.
     Here each caption is cut as if it stood alone.
     """
+    if _PLAIN.fullmatch(caption):
+        plain = caption.replace(",", "").lower().rstrip(".").split()
+        keeps_stop = caption[-1] == "." and (len(plain[-1]) == 1 or plain[-1] in _KEEPS_STOP)
+        if not keeps_stop and _CUT.isdisjoint(plain):
+            return plain
+    return tokenize_by_rules(caption)
+
+
+def tokenize_by_rules(caption: str) -> list[str]:
+    """What `tokenize_caption` gives, also of captions that every rule is needed for."""
     words = []
     for match in _TOKEN.finditer(_UNREADABLE.sub(" ", caption)):
         if match["dropped"] or match["dashes"]:

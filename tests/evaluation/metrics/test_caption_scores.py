@@ -5,8 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from arlow_vl.evaluation.metrics.captions import bleu, bleu_counts, caption_scores
+from arlow_vl.evaluation.metrics.captions import bleu, bleu_counts, caption_scores, cider_scores, match_ngrams
+from arlow_vl.evaluation.metrics.rouge import longest_common_subsequence, rouge_l
+from tests.evaluation.metrics import plain_scorers
 
 OFFICIAL = json.loads(Path(__file__).with_name("coco_scores.json").read_text(encoding="utf-8"))
 # Both add the same numbers in another order.
@@ -43,12 +47,13 @@ def test_an_empty_caption_scores_0():
 
 
 def test_bleu_of_many_totals_at_once_equals_bleu_of_each():
-    rows = np.array([bleu_counts(["a", "dog"], [["a", "dog", "runs"]]), bleu_counts(["a"] * 5, [["a"]])], dtype=float)
+    rows = bleu_counts(match_ngrams([["a", "dog"], ["a"] * 5], [[["a", "dog", "runs"]], [["a"]]]))
     np.testing.assert_array_equal(bleu(rows), np.stack([bleu(row) for row in rows]))
 
 
 def test_bleu_takes_the_reference_closest_in_length():
-    assert bleu_counts(["a", "b"], [["a", "b", "c"], ["a"], ["x"] * 9])[-2:] == [2, 1]
+    (row,) = bleu_counts(match_ngrams([["a", "b"]], [[["a", "b", "c"], ["a"], ["x"] * 9]]))
+    assert row[-2:].tolist() == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -82,3 +87,43 @@ def test_an_empty_caption_scores_0_beside_a_reference_without_words():
     scores = caption_scores({"a": "", "b": "a cat"}, {"a": ["..."], "b": ["a cat"]})
     assert scores.cider_per_sample[0] == 0
     assert np.isfinite(scores.bleu).all()
+
+
+captions = st.lists(st.sampled_from("a dog runs home over the hill".split()), max_size=9)
+samples = st.lists(st.tuples(captions, st.lists(captions, min_size=1, max_size=4)), min_size=1, max_size=5)
+
+
+@settings(deadline=None)
+@given(samples)
+def test_any_captions_score_as_the_definitions_say(pairs):
+    candidates, targets = (list(column) for column in zip(*pairs, strict=True))
+    matches = match_ngrams(candidates, targets)
+    cider_d, cider = cider_scores(matches)
+    np.testing.assert_allclose(cider_d, plain_scorers.cider(candidates, targets, is_d=True), atol=SUMMATION)
+    np.testing.assert_allclose(cider, plain_scorers.cider(candidates, targets, is_d=False), atol=SUMMATION)
+    np.testing.assert_array_equal(bleu_counts(matches), [plain_scorers.bleu_row(*pair) for pair in pairs])
+
+
+def test_cider_without_clipping_rewards_a_repeated_word_and_cider_d_does_not():
+    targets = [[["red", "dog"]], [["blue", "cat"]]]
+    repeated = match_ngrams([["red"] * 9, ["blue", "cat"]], targets)
+    said_once = match_ngrams([["red"], ["blue", "cat"]], targets)
+    assert cider_scores(repeated)[1][0] == pytest.approx(cider_scores(said_once)[1][0])
+    assert cider_scores(repeated)[0][0] < cider_scores(said_once)[0][0] / 2
+
+
+@settings(deadline=None)
+@given(captions, captions)
+def test_the_longest_common_subsequence_is_the_textbooks(one, other):
+    assert longest_common_subsequence(one, other) == plain_scorers.common_subsequence(one, other)
+
+
+def test_rouge_l_takes_the_best_precision_and_the_best_recall_of_any_reference():
+    """Precision 2/3 of the first, recall 1 of the second: 2.44 * 2/3 / (1 + 1.44 * 2/3)."""
+    references = [["a", "dog", "on", "a", "hill"], ["dog"]]
+    assert rouge_l(["a", "dog", "runs"], references) == pytest.approx(2.44 * 2 / 3 / (1 + 1.44 * 2 / 3))
+
+
+@pytest.mark.parametrize("words", [[], ["cat"]])
+def test_a_caption_that_shares_no_word_has_a_rouge_l_of_0(words):
+    assert rouge_l(words, [["dog"], []]) == 0

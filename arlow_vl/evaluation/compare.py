@@ -1,0 +1,221 @@
+"""Two result folders of the same tasks, compared sample by sample; and what a comparison would need.
+
+captions-test-known (146 images), second minus first
+metric   first  second  difference [95%]           bootstrap p  t-test p  effect
+CIDEr-D  1.204  1.391   +0.187 [+0.051, +0.320] *        0.008     0.006   +0.23
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from arlow_vl.errors import DataError
+from arlow_vl.evaluation import statistics as bootstrap
+from arlow_vl.evaluation.metrics.registry import METRICS, Metric, Prediction, by_group, metric_sums
+from arlow_vl.evaluation.paired import PairedTest, jackknife_values, paired_test, sums_by_image
+from arlow_vl.evaluation.power import detectable_difference, required_images, spread_of
+from arlow_vl.evaluation.results import MODEL, Task, read_tasks
+from arlow_vl.evaluation.scores import format_number
+from arlow_vl.printing import visible
+
+METRICS_OF = {"captions": ("cider_d", "bleu_1", "bleu_4", "rouge_l"), "questions": ("vqa",)}
+"""What is compared of each kind of task."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of one task: the second folder's model minus the first's."""
+
+    task: str
+    metric: str
+    first: float
+    second: float
+    test: PairedTest
+
+
+@dataclass(frozen=True)
+class Power:
+    """What one metric of one task can show."""
+
+    task: str
+    metric: str
+    images: int
+    spread: float
+    """Standard deviation over images of the difference."""
+    required: int
+    """Images that the difference asked for needs."""
+    detectable: float
+    """The smallest difference that the images show."""
+
+
+def compare_folders(
+    first: Path, second: Path, *, task: str | None = None, resamples: int = 1000, seed: int = 0
+) -> list[Comparison]:
+    """Compares all tasks, or one of them, in every metric.
+
+    Raises:
+        DataError: the folders hold other tasks, samples or references, or a file is broken.
+        ValueError: a folder holds no predictions, or a task too few images.
+    """
+    found = []
+    for name, pair in read_pairs(first, second, task).items():
+        metrics, (ours, theirs) = sums_of_tasks(pair)
+        images = [prediction.image for prediction in predictions_of(pair[0])]
+        weights = bootstrap.draw_weights(len(set(images)), resamples=resamples, seed=seed)
+        for label, metric in metrics.items():
+            one, other = (sums_by_image(sums[label], images) for sums in (ours, theirs))
+            before, after = (float(metric.value(sums.sum(axis=0))) for sums in (one, other))
+            found.append(Comparison(name, label, before, after, paired_test(other, one, metric.value, weights)))
+    return found
+
+
+def power_of_folders(
+    first: Path, second: Path | None, *, difference: float, power: float, task: str | None = None
+) -> list[Power]:
+    """What a difference needs, of two folders as they were measured, or of one and another whose errors would have
+    nothing to do with its own, which is more than two models about the same images ever need in practice.
+
+    Raises:
+        As `compare_folders` and `power.required_images`.
+    """
+    required_images(difference, 1.0, power=power)  # refuses before anything is read
+    found = []
+    for name, tasks in read_pairs(first, second, task).items():
+        metrics, sums = sums_of_tasks(tasks)
+        images = [prediction.image for prediction in predictions_of(tasks[0])]
+        for label, metric in metrics.items():
+            rows = [sums_by_image(of[label], images) for of in sums]
+            is_scored = np.any([(of != 0).any(axis=1) for of in rows], axis=0)
+            values = [jackknife_values(of[is_scored], metric.value) for of in rows]
+            if len(values[0]) < 2:
+                raise ValueError(f"{name}, {label}: a spread needs two images at least; evaluate more")
+            spread = spread_of(values[1] - values[0]) if second else math.sqrt(2) * spread_of(values[0])
+            needs = required_images(difference, spread, power=power)
+            seen = detectable_difference(len(values[0]), spread, power=power)
+            found.append(Power(name, label, len(values[0]), spread, needs, seen))
+    return found
+
+
+def read_pairs(first: Path, second: Path | None, task: str | None) -> dict[str, list[Task]]:
+    """The tasks of the folders by name, the second's samples in the first's order.
+
+    Raises:
+        DataError: they hold other tasks, or other samples or references of one.
+    """
+    folders = [first] if second is None else [first, second]
+    tasks = [{one.name: one for one in read_tasks(folder)} for folder in folders]
+    if task is not None:
+        for folder, of in zip(folders, tasks, strict=True):
+            if task not in of:
+                raise DataError(f"{folder} holds no task {visible(task)}; it holds {visible(', '.join(of))}")
+        tasks = [{task: of[task]} for of in tasks]
+    for name in tasks[0].keys() ^ tasks[-1].keys():
+        owner, other = (first, second) if name in tasks[0] else (second, first)
+        raise DataError(
+            f"{owner} holds the task {visible(name)} and {other} does not; compare one that both hold with --task NAME"
+        )
+    for name in tasks[0] if second is not None else ():
+        tasks[1][name] = in_order(tasks[0][name], tasks[1][name], first, second)
+    return {name: [of[name] for of in tasks] for name in tasks[0]}
+
+
+def in_order(first: Task, second: Task, *folders: Path | None) -> Task:
+    """The second task with its model's rows in the order of the first's."""
+    where = f"{folders[0]} and {folders[1]}, task {visible(first.name)}:"
+    if first.kind != second.kind:
+        raise DataError(f"{where} one is of {first.kind}, the other of {second.kind}; compare results of one task")
+    ours, theirs = (
+        {p.id: (p, row) for p, row in zip(predictions_of(task), task.rows[MODEL], strict=True)}
+        for task in (first, second)
+    )
+    if differing := sorted(ours.keys() ^ theirs.keys()):
+        raise DataError(
+            f"{where} {len(differing):,} samples are in one alone, the first is {visible(differing[0])}; "
+            "evaluate both models on the same samples"
+        )
+    for id_, (prediction, _) in ours.items():
+        if prediction.references != theirs[id_][0].references:
+            raise DataError(f"{where} sample {visible(id_)} has other references; evaluate both on the same data")
+    return Task(second.name, second.kind, {MODEL: [theirs[id_][1] for id_ in ours]})
+
+
+def predictions_of(task: Task) -> list[Prediction]:
+    """The model's rows as the metrics take them. A question that stands twice at an image is numbered."""
+    if task.kind == "captions":
+        return [
+            Prediction(id=row.key, image=row.key, text=row.prediction, references=row.references)
+            for row in task.rows[MODEL]
+        ]
+    found, times = [], Counter()
+    for row in task.rows[MODEL]:
+        asked = f"{row.key}: {row.question}"
+        times[asked] += 1
+        number = f" ({times[asked]})" if times[asked] > 1 else ""
+        fields = {"text": row.prediction, "references": row.answers, "answer_type": row.kind}
+        found.append(Prediction(id=asked + number, image=row.key, **fields))
+    return found
+
+
+def sums_of_tasks(tasks: Sequence[Task]) -> tuple[dict[str, Metric], list[dict[str, np.ndarray]]]:
+    """The metrics by title, groups of answers among them, and the sums of each task's predictions."""
+    chosen = {name: METRICS[name] for name in METRICS_OF[tasks[0].kind]}
+    metrics: dict[str, Metric] = {}
+    found = []
+    for task in tasks:
+        predictions, sums = predictions_of(task), {}
+        for name, rows in metric_sums(chosen, predictions).items():
+            title = chosen[name].title
+            parts = {title: rows}
+            kinds = [p.answer_type for p in predictions if p.answer_type is not None]
+            if len(set(kinds)) > 1:
+                parts |= {f"{title}, {kind}": of for kind, of in by_group(rows, kinds).items()}
+            sums |= parts
+            metrics |= dict.fromkeys(parts, chosen[name])
+        found.append(sums)
+    return metrics, found
+
+
+def format_comparisons(found: Sequence[Comparison], first: Path, second: Path) -> str:
+    """A table for each task."""
+    blocks = [f"first: {visible(str(first))}\nsecond: {visible(str(second))}"]
+    for task in dict.fromkeys(comparison.task for comparison in found):
+        of_task = [comparison for comparison in found if comparison.task == task]
+        lines = [["metric", "images", "first", "second", "second minus first", "bootstrap p", "t-test p", "effect"]]
+        for one in of_task:
+            test = one.test
+            numbers = [format_number(value, 3) for value in (one.first, one.second)]
+            tests = [format_p(p) for p in (test.bootstrap_p, test.t_test_p)]
+            effect = format_number(test.effect, 2, is_signed=True)
+            lines.append([one.metric, f"{test.images:,}", *numbers, format_difference(test), *tests, effect])
+        blocks.append("\n".join([visible(task), *columns(lines)]))
+    level = f"{bootstrap.LEVEL:.0%}"
+    return "\n\n".join([*blocks, f"[low, high]: {level} bootstrap interval over images. * it leaves out zero."])
+
+
+def format_difference(test: PairedTest) -> str:
+    of = test.difference
+    texts = (format_number(value, 3, is_signed=True) for value in (of.estimate, of.low, of.high))
+    return "{} [{}, {}]".format(*texts) + (" *" if of.is_outside_zero else "")
+
+
+def format_p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def format_power(found: Sequence[Power], *, difference: float, power: float) -> str:
+    """A table of all tasks, and how to read it."""
+    lines = [["task", "metric", "images", "spread", f"images for {difference:g}", "smallest that these show"]]
+    for one in found:
+        numbers = [f"{one.images:,}", format_number(one.spread, 3), f"{one.required:,}", f"{one.detectable:.3g}"]
+        lines.append([visible(one.task), one.metric, *numbers])
+    note = f"At a power of {power:.0%} and p below {1 - bootstrap.LEVEL:.2g}, by the paired t-test over images."
+    return "\n".join([*columns(lines), "", note])
+
+
+def columns(lines: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

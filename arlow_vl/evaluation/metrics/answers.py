@@ -1,0 +1,79 @@
+"""Short answers against reference answers: exact match, F1 of words, ANLS. Each takes the best reference.
+
+By every rule here, nothing is no answer: a prediction of which normalisation leaves nothing scores 0.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+ANLS_THRESHOLD = 0.5
+"""An answer that is farther than this from a reference, as a share of the longer one's characters, is another one."""
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def exact_match(prediction: str, references: Sequence[str]) -> float:
+    """1 if the prediction is a reference, case and space apart (GQA's rule, where all answers are lower case)."""
+    return _is_any(_squeeze(prediction), map(_squeeze, references))
+
+
+def squad_exact_match(prediction: str, references: Sequence[str]) -> float:
+    """1 if the prediction is a reference, also without punctuation and articles (Rajpurkar et al., 2016, D16-1264)."""
+    return _is_any(squad_normalise(prediction), map(squad_normalise, references))
+
+
+def squad_f1(prediction: str, references: Sequence[str]) -> float:
+    """F1 of the words in common, as often as both have them, normalised as `squad_exact_match` does."""
+    return max((_word_f1(squad_normalise(prediction), squad_normalise(text)) for text in references), default=0.0)
+
+
+def squad_normalise(answer: str) -> str:
+    """Lower case without ASCII punctuation, articles and needless space."""
+    return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_WITHOUT_PUNCTUATION)).split())
+
+
+def anls(prediction: str, references: Sequence[str]) -> float:
+    """Average normalised Levenshtein similarity of one answer (Biten et al., 2019, arXiv:1905.13648).
+
+    1 minus the edits, as a share of the longer text's characters; 0 where half or more would have to change.
+    """
+    predicted = _squeeze(prediction)
+    return max((_similarity(predicted, _squeeze(text)) for text in references), default=0.0)
+
+
+def edit_distance(one: str, other: str) -> int:
+    """Characters to insert, delete or replace (Levenshtein); a row of the table at a time."""
+    letters = np.frombuffer(other.encode("utf-32-le", "surrogatepass"), np.uint32)
+    steps = np.arange(len(letters) + 1)
+    row = steps
+    for place, letter in enumerate(one):
+        replaced = row[:-1] + (letters != ord(letter))
+        above = np.concatenate([[place + 1], np.minimum(row[1:] + 1, replaced)])
+        row = np.minimum.accumulate(above - steps) + steps  # and insertions, from left to right
+    return int(row[-1])
+
+
+def _similarity(predicted: str, reference: str) -> float:
+    if not predicted or not reference:
+        return 0.0
+    distance = edit_distance(predicted, reference) / max(len(predicted), len(reference))
+    return 1 - distance if distance < ANLS_THRESHOLD else 0.0
+
+
+def _word_f1(predicted: str, reference: str) -> float:
+    ours, theirs = predicted.split(), reference.split()
+    shared = (Counter(ours) & Counter(theirs)).total()
+    return 2 * shared / (len(ours) + len(theirs)) if shared else 0.0
+
+
+def _squeeze(answer: str) -> str:
+    return " ".join(answer.lower().split())
+
+
+def _is_any(predicted: str, references: Iterable[str]) -> float:
+    return float(bool(predicted) and predicted in references)

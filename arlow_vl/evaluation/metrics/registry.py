@@ -1,0 +1,214 @@
+"""The metrics that a task may name: what each needs of a prediction, its sums and its value.
+
+A metric is two pure functions: `sums` gives each prediction a row of numbers, `value` reads a sum of rows. So the value
+of all samples, of a group, of an image left out and of a thousand resamples come from one array:
+
+    sums = metric_sums({"vqa": METRICS["vqa"]}, predictions)["vqa"]     # (predictions, columns)
+    METRICS["vqa"].value(sums.sum(axis=0))                              # the score
+    METRICS["vqa"].value(weights @ sums)                                # of every resample
+
+Several metrics may share `sums`; `metric_sums` then computes them once. METEOR and SPICE are left out: METEOR needs
+WordNet and a paraphrase table, SPICE a scene-graph parser, both run in Java and on large files.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from arlow_vl.errors import DataError
+from arlow_vl.evaluation.metrics import pope
+from arlow_vl.evaluation.metrics.answers import anls, exact_match, squad_exact_match, squad_f1
+from arlow_vl.evaluation.metrics.captions import bleu, caption_scores
+from arlow_vl.evaluation.metrics.chair import Inventory, chair_counts
+from arlow_vl.evaluation.metrics.likelihood import bits_per_byte, perplexity
+from arlow_vl.evaluation.metrics.ngrams import ORDERS
+from arlow_vl.evaluation.metrics.sums import Values, mean, ratio
+from arlow_vl.evaluation.metrics.vqa import vqa_accuracy
+from arlow_vl.printing import visible
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a model said about one sample, and what it is scored against; None: the task has no such thing."""
+
+    id: str
+    """Of the sample, once in a task."""
+    image: str
+    """Samples of one image are drawn together when intervals are made; of text, the document."""
+    text: str | None = None
+    """What the model wrote."""
+    references: Sequence[str] | None = None
+    """Captions or answers that count as right; of VQA, one of each annotator; of POPE, yes or no."""
+    objects: Sequence[str] | None = None
+    """Things in the image by the names of the inventory (CHAIR)."""
+    log_probability: float | None = None
+    """In nats, of all scored tokens (perplexity)."""
+    num_tokens: int | None = None
+    """How many were scored."""
+    num_bytes: int | None = None
+    """UTF-8 bytes of the text."""
+    answer_type: str | None = None
+    """VQA's: yes/no, number, other."""
+    question_type: str | None = None
+    """VQA's: how the question begins."""
+
+    @property
+    def scored(self) -> tuple[str, Sequence[str]]:
+        """The text and its references, of a prediction that has them (`metric_sums` has looked)."""
+        assert self.text is not None and self.references is not None
+        return self.text, self.references
+
+
+Sums = Callable[[Sequence[Prediction]], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    title: str
+    needs: tuple[str, ...]
+    """Fields of `Prediction`."""
+    sums: Sums
+    """(predictions, columns) float64."""
+    value: Callable[[np.ndarray], Values]
+    """From sums of rows, (..., columns), to values, (...)."""
+    most: float | None = 1.0
+    """The largest value; None: there is none."""
+    higher_is_better: bool | None = True
+    """None: neither way; the value describes the answers."""
+
+
+def metric_sums(metrics: Mapping[str, Metric], predictions: Sequence[Prediction]) -> dict[str, np.ndarray]:
+    """The sums of each metric, (predictions, columns).
+
+    Raises:
+        DataError: there are no predictions, an id stands twice, or one lacks what a metric needs; names it.
+    """
+    if not predictions:
+        raise DataError("there are no predictions to score; run the task first")
+    id_, times = Counter(prediction.id for prediction in predictions).most_common(1)[0]
+    if times > 1:
+        raise DataError(f"sample {visible(id_)} has {times} predictions; keep one of them")
+    for name, metric in metrics.items():
+        refuse_missing(name, metric, predictions)
+    rows = {sums: sums(predictions) for sums in {metric.sums: None for metric in metrics.values()}}
+    return {name: rows[metric.sums] for name, metric in metrics.items()}
+
+
+def refuse_missing(name: str, metric: Metric, predictions: Sequence[Prediction]) -> None:
+    for prediction in predictions:
+        for field in metric.needs:
+            value = getattr(prediction, field)
+            if value is None or (field == "references" and not value):
+                raise DataError(
+                    f"{name} needs {field.replace('_', ' ')}, and sample {visible(prediction.id)} has none; "
+                    "add them to the task's data, or take the metric out of the task"
+                )
+
+
+def by_group(sums: np.ndarray, groups: Sequence[str]) -> dict[str, np.ndarray]:
+    """The sums of each group, with zeros where a prediction is of another: they keep all rows."""
+    labels = np.array(groups)
+    return {group: sums * (labels == group)[:, None] for group in sorted(set(groups))}
+
+
+def _caption_sums(predictions: Sequence[Prediction]) -> np.ndarray:
+    scored = {p.id: p.scored for p in predictions}
+    scores = caption_scores({id_: of[0] for id_, of in scored.items()}, {id_: of[1] for id_, of in scored.items()})
+    points = (scores.cider_per_sample, scores.plain_cider_per_sample, scores.rouge_per_sample, [1.0] * len(predictions))
+    return np.column_stack([*points, scores.bleu_counts])
+
+
+def _bleu_value(sums: np.ndarray, *, order: int) -> Values:
+    return bleu(sums[..., 4:])[..., order]
+
+
+def _mean_of(sums: np.ndarray, *, column: int, samples: int) -> Values:
+    return ratio(sums[..., column], sums[..., samples])
+
+
+def _vqa_sums(predictions: Sequence[Prediction]) -> np.ndarray:
+    rows = [
+        (
+            vqa_accuracy(*p.scored, rule="official"),
+            vqa_accuracy(*p.scored, rule="official", empty_may_match=True),
+            vqa_accuracy(*p.scored, rule="normalised both"),
+            1.0,
+        )
+        for p in predictions
+    ]
+    return np.array(rows)
+
+
+def _answer_sums(rule: Callable[[str, Sequence[str]], float]) -> Sums:
+    return lambda predictions: np.array([(rule(*p.scored), 1.0) for p in predictions])
+
+
+def _pope_sums(predictions: Sequence[Prediction]) -> np.ndarray:
+    scored = [p.scored for p in predictions]
+    return pope.pope_counts([text for text, _ in scored], [references[0] for _, references in scored])
+
+
+def _likelihood_sums(predictions: Sequence[Prediction]) -> np.ndarray:
+    return np.array([(p.log_probability, p.num_tokens, p.num_bytes) for p in predictions], dtype=np.float64)
+
+
+_said = partial(Metric, needs=("text", "references"))
+_captions, _vqa = partial(_said, sums=_caption_sums), partial(_said, sums=_vqa_sums)
+_pope, _likelihood = (
+    partial(_said, sums=_pope_sums),
+    partial(
+        Metric,
+        needs=("log_probability", "num_tokens", "num_bytes"),
+        sums=_likelihood_sums,
+        most=None,
+        higher_is_better=False,
+    ),
+)
+
+METRICS: Mapping[str, Metric] = {
+    "cider_d": _captions(title="CIDEr-D", value=partial(_mean_of, column=0, samples=3), most=10.0),
+    "cider": _captions(title="CIDEr", value=partial(_mean_of, column=1, samples=3), most=10.0),
+    "rouge_l": _captions(title="ROUGE-L", value=partial(_mean_of, column=2, samples=3)),
+    **{
+        f"bleu_{order + 1}": _captions(title=f"BLEU-{order + 1}", value=partial(_bleu_value, order=order))
+        for order in range(ORDERS)
+    },
+    "vqa": _vqa(title="VQA accuracy", value=partial(_mean_of, column=0, samples=3)),
+    "vqa_with_empty": _vqa(title="VQA accuracy, nothing may match", value=partial(_mean_of, column=1, samples=3)),
+    "vqa_normalised": _vqa(title="VQA accuracy, normalised both", value=partial(_mean_of, column=2, samples=3)),
+    "exact_match": _said(title="exact match", sums=_answer_sums(exact_match), value=mean),
+    "squad_exact_match": _said(title="exact match, normalised", sums=_answer_sums(squad_exact_match), value=mean),
+    "squad_f1": _said(title="F1 of words", sums=_answer_sums(squad_f1), value=mean),
+    "anls": _said(title="ANLS", sums=_answer_sums(anls), value=mean),
+    "pope_accuracy": _pope(title="accuracy", value=pope.accuracy),
+    "pope_precision": _pope(title="precision", value=pope.precision),
+    "pope_recall": _pope(title="recall", value=pope.recall),
+    "pope_f1": _pope(title="F1", value=pope.f1),
+    "pope_yes_share": _pope(title="share of yes", value=pope.yes_share, higher_is_better=None),
+    "pope_neither_share": _pope(title="neither yes nor no", value=pope.neither_share, higher_is_better=False),
+    "perplexity": _likelihood(title="perplexity", value=perplexity),
+    "bits_per_byte": _likelihood(title="bits per byte", value=bits_per_byte),
+}
+"""All but CHAIR's, which need an inventory (`chair_metrics`)."""
+
+
+def chair_metrics(inventory: Inventory) -> dict[str, Metric]:
+    """CHAIR by this inventory. What reference captions name counts as in the image, as in the official code."""
+
+    def sums(predictions: Sequence[Prediction]) -> np.ndarray:
+        rows = []
+        for p in predictions:
+            of_references = (thing for caption in p.references or () for thing in inventory.named(caption))
+            counts = chair_counts(p.text or "", {*(p.objects or ()), *of_references}, inventory)
+            rows.append((len(counts.named), len(counts.false), bool(counts.false), 1, counts.found, counts.in_image))
+        return np.array(rows, dtype=np.float64)
+
+    chair = partial(Metric, needs=("text", "objects"), sums=sums)
+    return {
+        "chair_i": chair(title="CHAIR, things", value=partial(_mean_of, column=1, samples=0), higher_is_better=False),
+        "chair_s": chair(title="CHAIR, captions", value=partial(_mean_of, column=2, samples=3), higher_is_better=False),
+        "chair_recall": chair(title="things found", value=partial(_mean_of, column=4, samples=5)),
+    }

@@ -1,0 +1,124 @@
+"""Two result folders side by side, and what a difference would need."""
+
+import re
+import shutil
+
+import pytest
+
+from arlow_vl.cli import main
+from arlow_vl.errors import DataError
+from arlow_vl.evaluation.compare import compare_folders, power_of_folders
+from arlow_vl.evaluation.scores import score_results
+from tests.evaluation.made_results import write_captions, write_questions
+
+TASK = "captions-test-known"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The first model is right on captions, the second says the same of every image; both answer questions alike."""
+    folder = tmp_path_factory.mktemp("compare")
+    for name, said in (("right", {}), ("blind", {"model": "a red dog"})):
+        write_captions(folder / name, **said)
+        write_questions(folder / name)
+    return folder
+
+
+def test_the_values_of_both_and_their_difference_are_the_scores(folders):
+    found = {(c.task, c.metric): c for c in compare_folders(folders / "blind", folders / "right")}
+    scores = {name: score_results(folders / name, resamples=50)["tasks"] for name in ("blind", "right")}
+    for metric in ("CIDEr-D", "BLEU-1"):
+        one = found[TASK, metric]
+        values = [scores[n][TASK]["metrics"][metric]["systems"]["model"]["estimate"] for n in ("blind", "right")]
+        assert (one.first, one.second) == pytest.approx(tuple(values))
+        assert one.test.difference.estimate == pytest.approx(values[1] - values[0])
+        assert one.test.difference.is_outside_zero and one.test.t_test_p < 0.01 and one.test.effect > 1
+    answers = {metric for task, metric in found if task == "easy-vqa-test"}
+    assert answers == {"VQA accuracy", "VQA accuracy, other", "VQA accuracy, yes/no"}
+    assert found["easy-vqa-test", "VQA accuracy"].test.bootstrap_p == 1
+
+
+def test_the_order_of_the_samples_does_not_matter(folders, tmp_path):
+    shutil.copytree(folders / "blind", tmp_path / "turned")
+    for system in (tmp_path / "turned" / TASK).glob("*.jsonl"):
+        system.write_text("\n".join(reversed(system.read_text().splitlines())) + "\n")
+    assert compare_folders(tmp_path / "turned", folders / "right", task=TASK)[0].second == pytest.approx(7.5)
+    same = compare_folders(tmp_path / "turned", folders / "blind", task=TASK)
+    assert [comparison.test.difference.estimate for comparison in same] == [0] * 4
+
+
+def test_the_command_prints_a_table(folders, capsys):
+    assert main(["compare", str(folders / "blind"), str(folders / "right"), "--task", TASK]) == 0
+    out = capsys.readouterr().out
+    (line,) = re.findall(r"^CIDEr-D .*$", out, re.MULTILINE)
+    assert re.split(" {2,}", line)[1] == "12" and "7.500" in line and "] *" in line
+    assert "easy-vqa-test" not in out
+
+
+def test_the_command_says_what_a_difference_needs(folders, capsys):
+    words = ["power", str(folders / "blind"), str(folders / "right"), "--difference", "0.1", "--task", TASK]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "images for 0.1" in out and "power of 80%" in out
+    assert main(["power", str(folders / "blind"), "--difference", "0.1"]) == 0
+
+
+def test_two_folders_tell_the_spread_and_one_takes_the_other_for_unrelated(folders):
+    settings = {"difference": 0.1, "power": 0.8, "task": TASK}
+    pair = power_of_folders(folders / "blind", folders / "right", **settings)[0]
+    alone = power_of_folders(folders / "blind", None, **settings)[0]
+    assert pair.images == alone.images == 12
+    # The right model scores 7.5 everywhere, so the spread of the difference is the blind one's alone.
+    assert alone.spread == pytest.approx(2**0.5 * pair.spread)
+    assert alone.required == pytest.approx(2 * pair.required, rel=0.01)
+
+
+def other_task(folder):
+    (folder / TASK).rename(folder / "captions-test-novel")
+
+
+def fewer_samples(folder):
+    for system in (folder / TASK).glob("*.jsonl"):
+        system.write_text("".join(line + "\n" for line in system.read_text().splitlines()[:-2]))
+
+
+def other_references(folder):
+    for system in (folder / TASK).glob("*.jsonl"):
+        system.write_text(system.read_text().replace('"a small cat"]', '"a tiny cat"]'))
+
+
+def twice_the_same(folder):
+    for system in (folder / TASK).glob("*.jsonl"):
+        system.write_text(system.read_text().replace("image-11", "image-10"))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (other_task, "holds the task captions-test-(known|novel) and .* does not; compare one that both hold"),
+        (fewer_samples, "task captions-test-known: 2 samples are in one alone, the first is image-10; evaluate both"),
+        (other_references, "sample image-6 has other references; evaluate both on the same data"),
+        (twice_the_same, "1 samples are in one alone, the first is image-11"),
+    ],
+)
+def test_folders_that_do_not_go_together_are_refused(folders, tmp_path, change, sentence):
+    shutil.copytree(folders / "blind", tmp_path / "changed")
+    change(tmp_path / "changed")
+    with pytest.raises(DataError, match=sentence):
+        compare_folders(folders / "right", tmp_path / "changed")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["compare", "nowhere", "{right}"], "nowhere is no folder; `arlow evaluate --output FOLDER` writes one"),
+        (["compare", "{right}", "{blind}", "--task", "vqa"], "holds no task vqa; it holds captions-test-known, easy"),
+        (["power", "{right}", "--difference", "0"], "the difference must be above 0, in the metric's own scale, got 0"),
+        (["power", "{right}", "--difference", "1", "--power", "2"], "from 0.5 to below 1, such as 0.8, got 2.0"),
+    ],
+)
+def test_a_command_that_cannot_be_run_says_so_in_a_sentence(folders, words, sentence, capsys):
+    paths = {name: folders / name for name in ("right", "blind")}
+    assert main([word.format(**paths) for word in words]) in (2, 3)
+    shown = capsys.readouterr().err
+    assert sentence in shown and shown.count("\n") == 1
