@@ -53,10 +53,7 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
         SystemExit: stopped by SIGTERM or SIGINT (143, 130), after a checkpoint.
     """
     place = find_place(recipe.run.engine)
-    refuse_wrong_engine(recipe)
-    refuse_missing_loggers(recipe.run.watch.loggers)
-    refuse_unknown_column(recipe)
-    refuse_files(run_dir=recipe.run_dir, cache_features=getattr(recipe, "cache_features", None))
+    refuse_early(recipe, place)
     product = recipe.run_dir / "hf"
     with joined(place, device_type_of(recipe.run.engine)), contextlib.ExitStack() as held, quiet_libraries():
         built: list[Stage] = []
@@ -125,6 +122,19 @@ def has_more_steps(recipe: Recipe, folder: Path) -> bool:
     if not found or has_stopped_early(recipe.run_dir, recipe.run.watch.patience):
         return False
     return step_of(found[0]) < recipe.run.max_steps
+
+
+def refuse_early(recipe: Recipe, place: Place) -> None:
+    """Raises ValueError before the processes wait for each other; one of each machine says why."""
+    try:
+        refuse_wrong_engine(recipe)
+        refuse_missing_loggers(recipe.run.watch.loggers)
+        refuse_unknown_column(recipe)
+        refuse_files(run_dir=recipe.run_dir, cache_features=getattr(recipe, "cache_features", None))
+    except ValueError as error:
+        if place.local_rank == 0:
+            raise
+        raise SystemExit(2) from error
 
 
 def refuse_files(**folders: Path | None) -> None:

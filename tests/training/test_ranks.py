@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from arlow_vl.cli import main
 from arlow_vl.training.checkpoint_io import checkpoints, read_checkpoint
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
-from tests.tiny_runs import write_text_recipe
+from tests.tiny_runs import weights_sha256, write_text_recipe
 from tests.training.rank_recipes import write_shared_image_text, write_shared_text
 from tests.training.rank_runs import run_on_ranks
 from tests.training.stops import Stop
@@ -133,3 +134,16 @@ def test_when_a_process_fails_or_is_killed_the_run_ends_with_its_reason(text_con
     }
     assert run_on_ranks(2, tmp_path, killed) == 128 + signal.SIGKILL
     assert "the process of rank 1 died (SIGKILL), so the run ends" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_arlow_fit_starts_the_processes_itself_and_a_refusal_is_printed_once(text_config, alone, tmp_path, capfd):
+    run = tmp_path / "run"
+    assert main(["fit", *options(text_config, run, 2, "--run.accumulate_grad_batches", "3")]) == 2
+    assert capfd.readouterr().err.count("which 2 data ranks cannot share evenly; set it to 4") == 1
+    assert main(["fit", *options(text_config, run, 2, *FSDP)]) == 0
+    assert capfd.readouterr().out.count(f"trained model: {run / 'hf'}") == 1
+    assert_same_run(run, alone)
+    assert main(["checkpoint", "verify", str(run)]) == 0
+    assert main(["checkpoint", "export", str(run), "--out", str(tmp_path / "model")]) == 0
+    assert weights_sha256(tmp_path / "model") == weights_sha256(run / "hf")
