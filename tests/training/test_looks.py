@@ -9,16 +9,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback
+from PIL import Image
 
+from arlow_vl.data.collate import SampleCollate
+from arlow_vl.data.images import DecodedImages
 from arlow_vl.data.prompts import IGNORED
-from arlow_vl.data.sample_dataset import EncodedText
+from arlow_vl.data.sample_dataset import EncodedSample, EncodedText
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
+from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.training.look import Look, SampleLook, SourceLook
-from arlow_vl.training.looking import NEW_TOKENS, evaluating, prompt_and_reference
+from arlow_vl.training.looking import NEW_TOKENS, Chosen, attention_shares, evaluating, prompt_and_reference
 from arlow_vl.training.looks import longest_document
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
-from tests.tiny_runs import write_image_text_recipe, write_text_recipe
+from tests.tiny_runs import write_image_text_recipe, write_text_checkpoint, write_text_recipe
 from tests.training.test_run import Cut, Interrupt, facts
+from vision.transform import ImageTransform
 
 SHOWN = ("--run.watch.show_samples", "2")
 ONE = ("--run.watch.show_samples", "1")
@@ -195,3 +201,43 @@ def test_a_look_is_the_same_after_it_was_written():
     look = Look(7, [SourceLook("s", [sample, sample], 1.0, 1.5)], {"layer 1": (0.1, -0.2)}, True)
     assert Look.from_plain(json.loads(json.dumps(look.to_plain()))) == look
     assert look.sources[0].different == 1 and look.sources[0].image_use == 0.5
+
+
+@pytest.fixture(scope="module")
+def sees(tmp_path_factory):
+    """A model of random weights with its collate, and samples of one conversation about two images each."""
+    folder = tmp_path_factory.mktemp("sees")
+    vision = ArlowVisionConfig(timm_name="test_efficientnet", image_size=64)
+    model = ArlowVLForConditionalGeneration.from_text_checkpoint(write_text_checkpoint(folder / "text"), vision).eval()
+    transform = ImageTransform.from_dict(model.config.vision_config.transform)
+    images = DecodedImages(transform)
+    image_id = model.config.get_text_config().image_token_id
+
+    def sample(ids: list[int], *colours: str) -> Chosen:
+        values = [transform(Image.new("RGB", (64, 64), colour)) for colour in colours]
+        ids = [image_id if i == IMAGE else i for i in ids]
+        return Chosen("k", EncodedSample([EncodedText(ids, [IGNORED, *ids[1:]])], values), ids, ids)
+
+    def loss(batch):
+        return model(**{k: v for k, v in batch.items() if not k.startswith("num_")}, use_cache=False).loss
+
+    return model, loss, sample, SampleCollate(images, pad_token_id=0)
+
+
+IMAGE = -1
+
+
+def test_the_attention_of_a_text_is_shared_out_among_its_images(sees):
+    model, loss, sample, collate = sees
+    with torch.no_grad():
+        same = attention_shares(model, loss, sample([101, IMAGE, IMAGE, 105, 106, 107], "red", "red"), collate)
+        others = attention_shares(model, loss, sample([101, IMAGE, IMAGE, 105, 106, 107], "red", "white"), collate)
+    assert same == pytest.approx([0.5, 0.5], abs=1e-5)
+    assert sum(others) == pytest.approx(1, abs=1e-5)
+    assert others != pytest.approx([0.5, 0.5], abs=1e-7)
+
+
+@pytest.mark.parametrize("ids", [[101, IMAGE, 105, 106], [101, IMAGE, 105, IMAGE, 106]])
+def test_nothing_is_shared_out_where_no_token_has_a_choice(sees, ids):
+    model, loss, sample, collate = sees
+    assert attention_shares(model, loss, sample(ids, *["red", "white"][: ids.count(IMAGE)]), collate) is None
