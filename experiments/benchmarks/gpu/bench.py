@@ -112,7 +112,7 @@ class Bench:
         known = (rates for card, rates in DATASHEET.items() if card in self.name)
         return next(known, (self.matmul, self.bandwidth))
 
-    def shape(self, size: str) -> dict[str, int | bool]:
+    def shape(self, size: str) -> dict[str, Any]:
         """Fields that Arlow's, Llama's and Mllama's configurations share, of one of `training.sizes`."""
         if self.toy:
             return TOY_SHAPE

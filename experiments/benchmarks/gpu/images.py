@@ -41,7 +41,7 @@ def beside_text(bench: Bench, size: str, rows: int) -> Iterator[Figure]:
     model: Any = bench.make(lambda: build_arlow(shape, TOY_ENCODER if bench.toy else ENCODER))
     each = TOY_TOKENS if bench.toy else TOKENS_OF_IMAGE
     row = 2 * each if bench.toy else ROW
-    ids = torch.randint(10, int(shape["vocab_size"]), (rows, row), device=bench.device)
+    ids = torch.randint(10, shape["vocab_size"], (rows, row), device=bench.device)
     with_images = ids.clone()
     with_images[:, ::each] = IMAGE
     images = rows * row // each

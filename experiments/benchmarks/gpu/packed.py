@@ -19,7 +19,7 @@ def packed_rows(bench: Bench) -> Iterator[Figure]:
     torch.manual_seed(0)
     lengths = TOY_DOCUMENTS if bench.toy else DOCUMENTS
     shape = bench.shape(SIZE)
-    forms = packing.layouts(lengths, vocab_size=int(shape["vocab_size"]))
+    forms = packing.layouts(lengths, vocab_size=shape["vocab_size"])
     model = bench.make(lambda: ArlowForCausalLM(ArlowConfig(**shape, use_cross_attention=False))).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)  # every round has the same weights
     forms = {

@@ -48,7 +48,7 @@ def measured(bench: Bench, size: str, rows: int) -> Iterator[Figure]:
         "Llama": bench.make(lambda: LlamaForCausalLM(LlamaConfig(**shape))),
     }
     work = text_work(models["Arlow"].config, rows * row, row)
-    ids = torch.randint(10, int(shape["vocab_size"]), (rows, row), device=bench.device)
+    ids = torch.randint(10, shape["vocab_size"], (rows, row), device=bench.device)
     steps = {name: adamw_step(m, {"input_ids": ids, "labels": ids, "use_cache": False}) for name, m in models.items()}
     cases = {"Arlow": partial(steps["Arlow"], skip_logits=True), "Arlow, logits": steps["Arlow"]}
     cases["Llama"] = steps["Llama"]
