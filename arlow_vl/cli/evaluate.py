@@ -96,4 +96,5 @@ def run_tasks(args: argparse.Namespace) -> None:
             limit=args.limit,
         ),
     )
-    print_line(f"\n{args.output} holds predictions and scores; `arlow reproduce {args.output}` derives them again")
+    print()
+    print_line(f"{args.output} holds predictions and scores; `arlow reproduce {args.output}` derives them again")

@@ -89,6 +89,11 @@ def read_tasks(folder: Path) -> list[Task]:
         DataError: a file is broken, or the systems of a task were asked different things.
     """
     tasks = [read_task(path) for path in sorted(folder.glob("*/")) if any(path.glob("*.jsonl"))]
+    if not tasks and any(folder.glob("*/run.json")):
+        raise ValueError(
+            f"{folder} holds results of `arlow evaluate --task`, whose scores are in each <task>/metrics.json; "
+            "`arlow reproduce` derives them again"
+        )
     if not tasks:
         raise ValueError(f"{folder} holds no predictions (<task>/model.jsonl); run `arlow evaluate` first")
     return tasks

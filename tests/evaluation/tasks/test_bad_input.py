@@ -1,0 +1,136 @@
+"""What cannot be evaluated: one sentence each, before the model writes anything."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from arlow_vl.cli import main
+from arlow_vl.evaluation.tasks.task import SHIPPED
+from tests.evaluation.tasks.conftest import image_bytes, lines, write
+from tests.evaluation.tasks.made_sets import COCO_NAME, shard
+from tests.evaluation.tasks.test_resume import TASK
+from tests.outside_data import tar_of
+from tests.tiny_runs import write_text_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    return write(folder, {"data/test-000000.tar": shard("test"), "mine.yaml": yaml.safe_dump(TASK)})
+
+
+@pytest.fixture
+def evaluate(folder, model_folder, tmp_path, capsys):
+    """Runs the command; gives its status and what it said."""
+
+    def run(**options):
+        values = {"model": model_folder, "task": folder / "mine.yaml", "data": folder / "data", "limit": 4}
+        values |= {"features": folder / "features", "output": tmp_path / "results"} | options
+        status = main(["evaluate", *(str(word) for name, value in values.items() for word in (f"--{name}", value))])
+        said = capsys.readouterr()
+        return status, said.err if status else said.out
+
+    return run
+
+
+def test_data_that_are_not_there_are_named(evaluate, tmp_path):
+    status, said = evaluate(data=tmp_path)
+    assert status == 3 and f"no such file or folder: {tmp_path}/test-*.tar" in said
+
+
+def test_a_set_with_an_unusable_sample_is_not_scored(evaluate, tmp_path):
+    members = [("a.png", image_bytes("red")), ("a.json", b'{"questions": [{"question": "q"}]}'), ("a.txt", b"a")]
+    write(tmp_path, {"test-0.tar": tar_of(*members)})
+    status, said = evaluate(data=tmp_path)
+    assert status == 3 and "missing_answer 1" in said
+
+
+def test_an_image_that_cannot_be_decoded_is_named(evaluate, tmp_path):
+    questions = b'{"questions": [{"question": "q", "answer": "a"}]}'
+    good = [("b.png", image_bytes("red")), ("b.json", questions), ("b.txt", b"b")]
+    write(tmp_path, {"test-0.tar": tar_of(("a.png", b"\x89PNG no"), ("a.json", questions), ("a.txt", b"a"), *good)})
+    status, said = evaluate(data=tmp_path)
+    assert status == 3 and "1 images cannot be used, that of test-0.tar:a first" in said
+
+
+def test_a_set_without_the_kind_that_is_asked_for_is_refused(evaluate, tmp_path):
+    write(tmp_path, {"test-0.tar": tar_of(("a.png", image_bytes("red")), ("a.txt", b"a caption"))})
+    status, said = evaluate(data=tmp_path)
+    assert status == 3 and "no sample has a question, which task mine asks for" in said
+
+
+def test_one_image_is_too_few_for_the_controls(evaluate, tmp_path):
+    line = json.dumps({"question_id": 1, "image": COCO_NAME.format(1), "text": "Is it?", "label": "yes"})
+    write(tmp_path, {"coco_pope_random.json": line, COCO_NAME.format(1): image_bytes("red")})
+    status, said = evaluate(task="pope-random", data=tmp_path)
+    assert status == 3 and "two images at least" in said
+
+
+def test_answers_that_are_neither_yes_nor_no_are_refused_by_pope(evaluate, tmp_path):
+    entries = [
+        {"question_id": n, "image": COCO_NAME.format(n), "text": "Is it?", "label": label}
+        for n, label in enumerate(("yes", "maybe"))
+    ]
+    pictures = {COCO_NAME.format(n): image_bytes(colour) for n, colour in enumerate(("red", "blue"))}
+    write(tmp_path, {"coco_pope_random.json": lines(entries), **pictures})
+    status, said = evaluate(task="pope-random", data=tmp_path)
+    assert status == 3 and "item 'COCO_val2014_000000000001.jpg?0' has the reference 'maybe'" in said
+
+
+def test_a_checkpoint_without_a_processor_is_refused(evaluate, model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "hf")
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        (tmp_path / "hf" / name).unlink(missing_ok=True)
+    status, said = evaluate(model=tmp_path / "hf")
+    assert status == 4 and f"{tmp_path}/hf: the processor and its tokenizer cannot be used" in said
+
+
+def test_a_text_model_is_refused_where_images_are_shown(evaluate, tmp_path):
+    status, said = evaluate(model=write_text_checkpoint(tmp_path / "text"))
+    assert status == 4 and "holds a model of type 'arlow', expected 'arlow_vl'" in said
+
+
+def test_a_text_model_reads_text_in_windows_that_it_has_positions_for(evaluate, tmp_path):
+    model = write_text_checkpoint(tmp_path / "text")
+    path = tmp_path / "validation.jsonl"
+    path.write_text(lines([{"text": "The cat sat on a mat and saw one big red dog run. " * 5}]))
+    status, said = evaluate(model=model, task="text-perplexity", data=path)
+    assert status == 3 and "reads windows of 1,024 tokens and the model has 64 positions" in said
+    task = yaml.safe_load((SHIPPED / "text-perplexity.yaml").read_text())
+    write(tmp_path, {"short.yaml": yaml.safe_dump(task | {"perplexity": {"window": 32, "stride": 8}})})
+    status, said = evaluate(model=model, task=tmp_path / "short.yaml", data=path)
+    assert status == 0 and "bits per byte" in said
+
+
+def test_a_set_that_overlaps_training_is_warned_of_and_counted(evaluate, folder, tmp_path):
+    status, said = evaluate(training=folder / "data" / "test-000000.tar")
+    assert status == 0
+    assert "warning: 4 of 4 items of mine show an image of the training data" in said
+    metrics = json.loads((tmp_path / "results" / "mine" / "metrics.json").read_text())
+    assert metrics["overlap"] == {"items": 4, "first": "test-000000.tar:test-000000?0"}
+    assert metrics["prior"] == "training data"
+
+
+def test_a_device_that_is_not_there_is_named(evaluate):
+    status, said = evaluate(device="cud")
+    assert status == 4 and "device cud cannot be used" in said
+
+
+def test_half_precision_is_run_and_told(evaluate, tmp_path):
+    status, _ = evaluate(precision="bfloat16")
+    assert status == 0
+    assert json.loads((tmp_path / "results" / "mine" / "metrics.json").read_text())["precision"] == "bfloat16"
+
+
+def test_options_of_the_demonstration_do_not_go_with_a_task(evaluate):
+    status, said = evaluate(questions=3)
+    assert status == 2 and "--questions goes without --task" in said
+
+
+def test_a_task_named_twice_is_refused(evaluate, folder, model_folder, tmp_path, capsys):
+    words = ["--model", model_folder, "--output", tmp_path / "results", "--data", folder / "data"]
+    words += ["--task", folder / "mine.yaml", "--task", folder / "mine.yaml"]
+    assert main(["evaluate", *map(str, words)]) == 3
+    assert "two tasks have one name" in capsys.readouterr().err

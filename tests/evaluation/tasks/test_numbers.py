@@ -1,0 +1,224 @@
+"""Windows, priors, measures and batches, each against the plain way."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arlow_vl.data.prompts import about_image, encode_prompt
+from arlow_vl.data.sample_dataset import PlacedImage
+from arlow_vl.evaluation.controls import most_frequent, question_prior
+from arlow_vl.evaluation.generation import complete_prompts, write_batch
+from arlow_vl.evaluation.metrics.captions import caption_scores
+from arlow_vl.evaluation.metrics.vqa import vqa_scores
+from arlow_vl.evaluation.tasks.ask import shown_to
+from arlow_vl.evaluation.tasks.items import Item
+from arlow_vl.evaluation.tasks.measures import measure, says_yes
+from arlow_vl.evaluation.tasks.perplexity import log_probability, windows
+from arlow_vl.evaluation.tasks.predictions import Prediction
+from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
+from arlow_vl.evaluation.tasks.scoring import groups_of, score_task
+from arlow_vl.evaluation.tasks.task import Perplexity, parse_task
+from arlow_vl.models.folders import load_vision_language_model
+from tests.evaluation.tasks.test_likelihood import Pack, plain
+from tests.evaluation.tasks.test_resume import TASK
+
+WORDS = st.sampled_from(["red", "blue", "no"])
+ITEMS = st.lists(st.tuples(st.integers(0, 4), st.sampled_from("pq"), WORDS), min_size=2, max_size=12)
+
+
+@pytest.fixture(scope="module")
+def loaded(model_folder):
+    model, processor = load_vision_language_model(model_folder)
+    return model.double(), processor.tokenizer
+
+
+def item(number, image, question, answer):
+    images = (PlacedImage(f"bytes of image {image}".encode(), f"image {image}"),)
+    return Item(str(number), f"image {image}", images, (), question, (answer,), (answer,), "")
+
+
+def made(triples):
+    return [item(number, *triple) for number, triple in enumerate(triples)]
+
+
+@given(st.integers(1, 40), st.integers(2, 12), st.data())
+def test_windows_count_every_token_once_and_see_what_they_may(length, window, data):
+    stride = data.draw(st.integers(1, window - 1))
+    ids = list(range(1, length + 1))
+    counted, seen = [], []
+    for part in windows(ids, 0, Perplexity(window=window, stride=stride)):
+        assert len(part.ids) <= window and part.counted < len(part.ids)
+        counted += part.ids[-part.counted :]
+        seen += [len(part.ids) - part.counted + place for place in range(part.counted)]
+    assert counted == ids
+    assert all(before >= min(token, window - stride) for token, before in zip(ids, seen, strict=True))
+
+
+def test_a_documents_probability_is_that_of_a_plain_loop(loaded):
+    model, tokenizer = loaded
+    parts = list(windows(list(range(30, 60)), tokenizer.bos_token_id, Perplexity(window=8, stride=3)))
+    expected = []
+    for part in parts:
+        with torch.inference_mode():
+            logits = model(torch.tensor([part.ids])).logits[0].log_softmax(-1)
+        places = range(len(part.ids) - part.counted, len(part.ids))
+        expected.append(sum(logits[place - 1, part.ids[place]].item() for place in places))
+    assert log_probability(model, tokenizer.pad_token_id, parts) == pytest.approx(expected, abs=1e-9)
+
+
+@given(ITEMS)
+def test_a_prior_leaves_the_own_image_out(triples):
+    items = made(triples)
+    prior = Prior(items, leave_own_out=True)
+    for one in items:
+        others = [other for other in items if other.sample != one.sample]
+        if not others:
+            continue
+        assert prior.most_frequent(one) == most_frequent(other.answers[0] for other in others)
+        known = [(other.question, other.answers[0]) for other in others]
+        assert prior.to_question(one) == question_prior(known, [one.question])[0]
+
+
+@given(ITEMS, ITEMS)
+def test_a_prior_from_training_is_that_of_the_plain_functions(train, test):
+    known, items = made(train), made(test)
+    prior = Prior(known, leave_own_out=False)
+    pairs = [(one.question, one.answers[0]) for one in known]
+    assert [prior.to_question(one) for one in items] == question_prior(pairs, [one.question for one in items])
+    assert prior.most_frequent(items[0]) == most_frequent(answer for _, answer in pairs)
+
+
+def test_the_nearest_image_that_was_asked_the_same_answers():
+    items = made([(0, "p", "red"), (1, "p", "blue"), (2, "p", "no"), (3, "q", "only")])
+    angles = {"image 0": 0.0, "image 1": 1.0, "image 2": 0.2, "image 3": 0.0}
+
+    def pooled(some):
+        return np.array([[math.cos(angles[one.sample]), math.sin(angles[one.sample])] for one in some])
+
+    prior = Prior(items, leave_own_out=True)
+    assert nearest_neighbours(items, items, prior, pooled) == ["no", "no", "red", "blue"]
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=12).filter(lambda images: len(set(images)) > 1))
+def test_no_item_is_shown_its_own_image_when_images_are_shuffled(images):
+    items = [item(number, image, "p", "red") for number, image in enumerate(images)]
+    asked = shown_to("shuffled", items, "blank")
+    assert all(a.images != one.shown for a, one in zip(asked, items, strict=True))
+    assert Counter(a.images for a in asked).keys() == {one.shown for one in items}
+
+
+def rows(*outputs, references=(("red",), ("blue",), ("yes",)), **more):
+    return [
+        Prediction(id=str(n), image=f"i{n // 2}", prompt="what is it", output=output, references=list(of), **more)
+        for n, (output, of) in enumerate(zip(outputs, references, strict=True))
+    ]
+
+
+def test_measures_are_those_of_the_plain_functions():
+    said = rows("a red dog", "a cat", "the blue boat", references=(("a red dog runs",), ("a cat", "cats"), ("boat",)))
+    plain_scores = caption_scores({row.id: row.output for row in said}, {row.id: row.references for row in said})
+    (cider,) = measure("CIDEr-D", said).values()
+    assert float(cider.metric(cider.statistics.sum(0))) == pytest.approx(plain_scores.cider, abs=1e-12)
+    bleus = measure("BLEU", said)
+    assert [float(of.metric(of.statistics.sum(0))) for of in bleus.values()] == plain_scores.bleu
+    answers = rows("red", "Blue.", "no")
+    (accuracy,) = measure("vqa accuracy", answers).values()
+    expected = vqa_scores([r.output for r in answers], [r.references for r in answers], [""] * 3, rule="official")
+    assert float(accuracy.metric(accuracy.statistics.sum(0))) == expected.accuracy == 2 / 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_yes"),
+    [("Yes", True), ("No", False), ("no, it is not", False), ("There is. No more.", True), ("", True), ("none", True)],
+)
+def test_an_answer_is_read_as_popes_own_script_reads_it(answer, is_yes):
+    assert says_yes(answer) == is_yes
+
+
+def test_pope_counts_what_is_found_and_what_is_invented():
+    said = rows("yes", "yes", "no", "no", references=(("yes",), ("no",), ("yes",), ("no",)))
+    found = {name: float(of.metric(of.statistics.sum(0))) for name, of in measure("POPE", said).items()}
+    assert found == {"accuracy": 0.5, "precision": 0.5, "recall": 0.5, "F1": 0.5, "share of yes": 0.5}
+
+
+def test_scenes_are_scored_by_their_parts():
+    scene = "a red car left of two blue cats"
+    said = rows(
+        scene, "a red car left of three blue cats", "two blue cats left of a red car", references=((scene,),) * 3
+    )
+    found = {name: float(of.metric(of.statistics.sum(0))) for name, of in measure("scenes", said).items()}
+    assert (found["whole scene"], found["parts swapped"]) == pytest.approx((1 / 3, 1 / 3))
+    assert (found["thing"], found["count"], found["relation"]) == pytest.approx((1, 5 / 6, 2 / 3))
+
+
+def test_perplexity_and_bits_are_over_all_documents():
+    said = rows("", "", "", references=((), (), ()), log_probability=-6.0, tokens=3, bytes=12)
+    found = {n: next(iter(measure(n, said).values())) for n in ("perplexity", "bits per byte")}
+    values = {name: float(of.metric(of.statistics.sum(0))) for name, of in found.items()}
+    assert values == pytest.approx({"perplexity": math.exp(2), "bits per byte": 0.5 / math.log(2)})
+
+
+def test_where_the_prior_is_wrong_the_prior_scores_nothing():
+    task = parse_task(TASK, "t")
+    systems = {"model": rows("red", "red", "yes"), "shuffled": rows("red", "red", "no")}
+    systems |= {"no_image": rows("", "", ""), "question_prior": rows("red", "yes", "yes")}
+    assert groups_of(task, systems)["where the prior is wrong"].tolist() == [False, True, False]
+    groups = score_task(task, systems)["metrics"]["accuracy"]["groups"]
+    assert groups["where the prior is wrong"]["systems"]["question_prior"]["estimate"] == 0
+    assert groups["all"]["systems"]["model"]["estimate"] == pytest.approx(2 / 3)
+    assert groups["all"]["differences"]["no_image"]["estimate"] == pytest.approx(2 / 3)
+
+
+def test_the_same_predictions_give_the_same_scores():
+    task = parse_task(TASK, "t")
+    systems = {name: rows("red", "no", "yes") for name in ("model", "shuffled", "no_image", "question_prior")}
+    assert score_task(task, systems) == score_task(task, systems)
+
+
+def test_a_batch_that_shares_images_writes_what_each_prompt_writes_alone(loaded):
+    model, tokenizer = loaded
+    texts, images = ["Is it red?", "What does the bird see over the hills?", "Is it big?", "Is it red?"], [1, 1, 2, 2]
+    prompts, pack = [about_image(text) for text in texts], Pack()
+    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    written = write_batch(model, tokenizer, ids, [[image] for image in images], pack, max_new_tokens=8)
+    assert pack.calls == [[1, 2]]
+    alone = [
+        complete_prompts(model, tokenizer, [prompt], lambda _, image=image: Pack()([image]), max_new_tokens=8)[0]
+        for prompt, image in zip(prompts, images, strict=True)
+    ]
+    assert [text for text, _ in written] == alone
+
+
+def test_beams_write_what_they_write_alone(loaded):
+    model, tokenizer = loaded
+    ids = [encode_prompt(tokenizer, about_image(text)) for text in ("Is it red?", "Is the big dog red?")]
+    settings = {"max_new_tokens": 6, "num_beams": 3}
+    both = write_batch(model, tokenizer, ids, [[1], [1]], Pack(), **settings)
+    alone = [write_batch(model, tokenizer, [one], [[1]], Pack(), **settings)[0] for one in ids]
+    assert both == alone and both[0][1] is None
+
+
+def test_the_probability_of_what_was_written_is_that_of_a_plain_loop(loaded):
+    model, tokenizer = loaded
+    message = about_image("Is it red?")
+    ids = encode_prompt(tokenizer, message)
+    ((_, nats),) = write_batch(model, tokenizer, [ids], [[3]], Pack(), max_new_tokens=5)
+    total, read = 0.0, list(ids)
+    ends = model.generation_config.eos_token_id
+    image = model.config.image_token_id
+    for _ in range(5):
+        with torch.inference_mode():
+            logits = model(torch.tensor([read]), **Pack()([3])).logits[0, -1].clone()
+            logits[image] = -torch.inf
+            logits = logits.log_softmax(-1)
+        read.append(int(logits.argmax()))
+        total += float(logits.max())
+        if read[-1] in ends:
+            break
+    assert nats == pytest.approx(total, abs=1e-5)
+    assert plain(model, tokenizer, message, [3], "red") < 0
