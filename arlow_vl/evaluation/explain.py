@@ -73,7 +73,18 @@ def image_of(pixels: Tensor, transform: ImageTransform) -> Image.Image:
     return Image.fromarray(((pixels * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Written:
+    """What the model wrote about one image, and where it looked at each token."""
+
+    prompt: Tensor
+    """(1, T) int64."""
+    ids: Tensor
+    """(1, N) int64, the end of the answer included."""
+    heat: Tensor
+    """(layers, N, encoder tokens) float32; each row sums to 1."""
+
+
 def explain_completion(
     model: Any,
     tokenizer: Any,
@@ -83,7 +94,26 @@ def explain_completion(
     layers: Sequence[int],
     max_new_tokens: int,
 ) -> list[WordHeat]:
-    """Lets the model answer about one image, greedily, and reads the heat of each word.
+    """Lets the model answer about one image, greedily, and reads the heat of each word: the mean over the layers.
+
+    Raises:
+        As `write_and_watch`.
+    """
+    written = write_and_watch(model, tokenizer, messages, images, layers=layers, max_new_tokens=max_new_tokens)
+    return words_of(tokenizer, written.ids[0].tolist(), written.heat.mean(0))
+
+
+@torch.inference_mode()
+def write_and_watch(
+    model: Any,
+    tokenizer: Any,
+    messages: Sequence[Message],
+    images: dict[str, Tensor],
+    *,
+    layers: Sequence[int],
+    max_new_tokens: int,
+) -> Written:
+    """Lets the model answer about one image, greedily, and reads where each layer looked.
 
     What is read of a perceiver's latents is spread over the encoder's tokens as its last layer read those.
     `images` are the image inputs of `forward`.
@@ -98,10 +128,12 @@ def explain_completion(
             raise ValueError(f"layer {layer} has no cross-attention block; layers with one: {sorted(blocks)}")
     prompt = pad_left([encode_prompt(tokenizer, messages)], tokenizer.pad_token_id)
     written = write_greedily(model, tokenizer, prompt, images, max_new_tokens=max_new_tokens)
-    heats: list[Tensor] = []
+    heats: dict[int, Tensor] = {}
     of_latents: list[Tensor] = []
     hooks = [
-        blocks[layer].attn.register_forward_pre_hook(lambda attn, args: heats.append(mean_weights(attn, *args[:2])))
+        blocks[layer].attn.register_forward_pre_hook(
+            lambda attn, args, layer=layer: heats.update({layer: mean_weights(attn, *args[:2])})
+        )
         for layer in layers
     ]
     if isinstance(model.model.projector, PerceiverResampler):
@@ -113,10 +145,8 @@ def explain_completion(
         for hook in hooks:
             hook.remove()
     # The last run of text reaches to the end; what is read at a token is what the next one is written from.
-    per_token = torch.stack(heats).mean(0)[-written.shape[1] - 1 : -1]
-    if of_latents:
-        per_token = per_token @ of_latents[0]
-    return words_of(tokenizer, written[0].tolist(), per_token)
+    heat = torch.stack([heats[layer] for layer in layers])[:, -written.shape[1] - 1 : -1]
+    return Written(prompt["input_ids"], written, heat @ of_latents[0] if of_latents else heat)
 
 
 def mean_weights(attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor) -> Tensor:
@@ -138,6 +168,11 @@ def latent_weights(layer: PerceiverLayer, latents: Tensor, tokens: Tensor, lengt
 
 def words_of(tokenizer: Any, ids: Sequence[int], heat: Tensor) -> list[WordHeat]:
     """Joins the tokens of a word; `heat` is (tokens, encoder tokens). Special tokens are left out."""
+    return [WordHeat(word, heat[places].mean(0)) for word, places in word_places(tokenizer, ids)]
+
+
+def word_places(tokenizer: Any, ids: Sequence[int]) -> list[tuple[str, list[int]]]:
+    """The words, and where the tokens of each stand. Special tokens are left out."""
     groups: list[list[int]] = []
     for place, token in enumerate(ids):
         if token in tokenizer.all_special_ids:
@@ -145,5 +180,5 @@ def words_of(tokenizer: Any, ids: Sequence[int], heat: Tensor) -> list[WordHeat]
         if not groups or decode_token(tokenizer, token)[:1].isspace():
             groups.append([])
         groups[-1].append(place)
-    words = [(tokenizer.decode([ids[i] for i in places]).strip(), heat[places].mean(0)) for places in groups]
-    return [WordHeat(word, spread) for word, spread in words if word]
+    words = [(tokenizer.decode([ids[i] for i in places]).strip(), places) for places in groups]
+    return [(word, places) for word, places in words if word]

@@ -1,0 +1,52 @@
+"""`arlow verify-heat`: do the heat maps of `arlow explain` point at what the words were written from?"""
+
+import argparse
+from pathlib import Path
+
+from arlow_vl.cli.parser import Parser, positive_int, some_text
+
+
+def add_parser(arlow: Parser) -> None:
+    parser = arlow.add_command(
+        "verify-heat",
+        "hide what a word attended to and measure how far its probability falls",
+        "arlow verify-heat --model runs/first-light/vision/hf photos/*.jpg",
+        'arlow verify-heat --model runs/first-light/vision/hf --question "what shape is it?" --layer 5 photos/*.jpg',
+        description="Hide the image tokens that each word attended to most, as many at random, and those attended to "
+        "least, and measure how far the word's log-probability falls, by layer. Heat maps mean something where the "
+        "most attended matter most.",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, two at least")
+    parser.add_argument("--model", type=Path, required=True, help="model folder (hf/ of a vision run)")
+    parser.add_argument("--layer", type=int, help="this layer's heat alone (default: each layer's)")
+    parser.add_argument("--question", type=some_text, help="ask this instead of captioning")
+    parser.add_argument("--max-new-tokens", type=positive_int, default=32, help="longest caption (default: 32 tokens)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from arlow_vl.data.prompts import about_image
+    from arlow_vl.evaluation.faithfulness import evaluate_heat, falls_of_image, format_heat_tests
+    from arlow_vl.models.folders import load_vision_language_model
+    from arlow_vl.progress import ProgressLine
+    from vision.decoding.sources import read_image
+
+    if len(args.images) < 2:
+        raise ValueError("an interval over images needs two images at least, got 1; give more")
+    originals = [read_image(path) for path in args.images]  # before any weight is read
+    model, processor = load_vision_language_model(args.model)
+    layers = list(model.gate_openings()) if args.layer is None else [args.layer]
+    progress, falls = ProgressLine("heat", "images"), []
+    for original in originals:
+        falls.append(
+            falls_of_image(
+                model,
+                processor.tokenizer,
+                about_image(args.question or None),
+                dict(processor.image_processor([original], return_tensors="pt")),
+                layers=layers,
+                max_new_tokens=args.max_new_tokens,
+            )
+        )
+        progress(len(falls), len(originals))
+    print(format_heat_tests(evaluate_heat(falls)))

@@ -1,0 +1,211 @@
+"""Do the heat maps of `explain` show what a word was written from? Hide encoder tokens and see.
+
+The tokens that a word attended to most are hidden from the decoder, a growing share of them, and the fall of the word's
+log-probability is measured (deletion; Petsiuk et al., 2018, arXiv:1806.07421). Heat that means something makes it fall
+more than hiding as many tokens at random does, and hiding those attended to least makes it fall less. The last is
+insertion, too: with the least attended 7/8 hidden, the most attended 1/8 are all that is shown.
+
+A hidden token is taken out of what the decoder, or a perceiver, attends to; the encoder has still seen its patch. One
+token always stays.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from arlow_vl.evaluation.explain import Written, word_places, write_and_watch
+from arlow_vl.evaluation.scores import format_number
+from arlow_vl.evaluation.statistics import Interval, difference_interval, draw_weights, mean, metric_interval
+from vision.projector import PerceiverResampler
+
+SHARES = (0.125, 0.25, 0.5, 0.75, 0.875)
+ORDERS = ("most", "random", "least")
+RANDOM_ORDERS, ROWS_AT_ONCE = 8, 32
+
+Falls = dict[str, np.ndarray]
+"""By order of hiding, (words, shares): how much of each word's log-probability is gone, in nats."""
+LogProbabilities = Callable[[Tensor], Tensor]
+"""From (rows, encoder tokens) bool, True: shown, to (rows, N): the log-probability of each written token."""
+
+
+def hiding_falls(
+    heat: Float[Tensor, "words tokens"],
+    places: Sequence[Sequence[int]],
+    log_probabilities: LogProbabilities,
+    *,
+    seed: int = 0,
+) -> Falls:
+    """Hides tokens by each word's heat and at random; `places` are where each word's tokens stand in what was written.
+
+    Raises:
+        ValueError: the image has a single token, of which nothing can be hidden.
+    """
+    words, tokens = heat.shape
+    if tokens < 2:
+        raise ValueError("the image is one encoder token, of which nothing can be hidden; use a larger image_size")
+    generator = torch.Generator().manual_seed(seed)
+    most = heat.argsort(dim=-1, descending=True)
+    chance = torch.stack([torch.randperm(tokens, generator=generator) for _ in range(RANDOM_ORDERS)])
+    orders = torch.cat([most, most.flip(-1), chance])
+    shown = torch.stack([hide_first(order, share) for order in orders for share in SHARES])
+    every = torch.ones(1, tokens, dtype=torch.bool)
+    values = log_probabilities(torch.cat([every, shown]))
+    falls = (values[:1] - values[1:]).unflatten(0, (len(orders), len(SHARES))).double().cpu()
+
+    def of_words(rows: Callable[[int], slice]) -> np.ndarray:
+        """Mean over the rows of orders, sum over the word's tokens."""
+        per_word = [falls[rows(word), :, list(at)].sum(-1).mean(0) for word, at in enumerate(places)]
+        return torch.stack(per_word).numpy() if per_word else np.zeros((0, len(SHARES)))
+
+    return {
+        "most": of_words(lambda word: slice(word, word + 1)),
+        "least": of_words(lambda word: slice(words + word, words + word + 1)),
+        "random": of_words(lambda _: slice(2 * words, None)),
+    }
+
+
+def hide_first(order: Tensor, share: float) -> Bool[Tensor, " tokens"]:
+    """True for the tokens that stay: all but the first of the order; one at least is hidden and one stays."""
+    count = min(max(round(share * len(order)), 1), len(order) - 1)
+    return torch.ones(len(order), dtype=torch.bool).index_fill_(0, order[:count], False)
+
+
+@torch.inference_mode()
+def hideable_image(model: Any, images: Mapping[str, Tensor]) -> Callable[[Tensor], dict[str, Tensor]]:
+    """What the decoder reads of one image, once for each row of a mask of shown tokens: arguments of `forward`."""
+    read: list[tuple[Tensor, ...]] = []
+    projector = model.model.projector
+    hook = projector.register_forward_pre_hook(lambda _, args: read.append(args))
+    try:
+        encoded = model.model.encode_images(**images)
+    finally:
+        hook.remove()
+    if isinstance(projector, PerceiverResampler):
+        features, its_places, _ = read[0]
+
+        def through_perceiver(shown: Tensor) -> dict[str, Tensor]:
+            kept = shown.nonzero()[:, 1]
+            return {"encoder_hidden_states": projector(features[kept], its_places[kept], shown.sum(1))}
+
+        return through_perceiver
+    states = encoded.states.flatten(0, -2)
+    return lambda shown: {
+        "encoder_hidden_states": states[shown.nonzero()[:, 1]],
+        "encoder_lengths": shown.sum(1),
+    }
+
+
+def written_log_probabilities(
+    model: Any, written: Written, image: Callable[[Tensor], dict[str, Tensor]]
+) -> LogProbabilities:
+    """The function that `hiding_falls` asks: what was written, under parts of the image."""
+    ids = torch.cat([written.prompt, written.ids], 1)
+
+    @torch.inference_mode()
+    def log_probabilities(shown: Tensor) -> Tensor:
+        found = []
+        for rows in shown.split(ROWS_AT_ONCE):
+            logits = model(input_ids=ids.expand(len(rows), -1), use_cache=False, **image(rows)).logits
+            of_written = logits[:, written.prompt.shape[1] - 1 : -1].float().log_softmax(-1)
+            found.append(of_written.gather(-1, written.ids[..., None].expand(len(rows), -1, 1))[..., 0])
+        return torch.cat(found)
+
+    return log_probabilities
+
+
+def falls_of_image(
+    model: Any,
+    tokenizer: Any,
+    messages: Sequence[Any],
+    images: dict[str, Tensor],
+    *,
+    layers: Sequence[int],
+    max_new_tokens: int,
+) -> dict[int, Falls]:
+    """Lets the model write about one image and hides by the heat of each layer in turn.
+
+    Raises:
+        As `write_and_watch` and `hiding_falls`.
+    """
+    written = write_and_watch(model, tokenizer, messages, images, layers=layers, max_new_tokens=max_new_tokens)
+    places = [at for _, at in word_places(tokenizer, written.ids[0].tolist())]
+    ask = written_log_probabilities(model, written, hideable_image(model, images))
+    found = {}
+    for layer, heat in zip(layers, written.heat, strict=True):
+        of_words = torch.stack([heat[at].mean(0) for at in places]) if places else heat[:0]
+        found[layer] = hiding_falls(of_words, places, ask)
+    return found
+
+
+@dataclass(frozen=True)
+class HeatTest:
+    """One layer's heat, over all words of all images. Intervals are bootstrapped over images."""
+
+    layer: int
+    images: int
+    words: int
+    falls: dict[str, list[Interval]]
+    """By order of hiding, one a share of `SHARES`, in nats of a word."""
+    over_random: Interval
+    """The fall under the most attended minus that under random tokens, mean over shares: above zero, heat points at
+    what matters."""
+    over_least: Interval
+
+
+def evaluate_heat(falls: Sequence[Mapping[int, Falls]], *, resamples: int = 1000, seed: int = 0) -> list[HeatTest]:
+    """The test of each layer; `falls` has an entry an image (`falls_of_image`).
+
+    Raises:
+        ValueError: fewer than two images, or the model wrote no word about any.
+    """
+    if len(falls) < 2:
+        raise ValueError(f"an interval over images needs two images at least, got {len(falls)}; give more")
+    weights = draw_weights(len(falls), resamples=resamples, seed=seed)
+    found = []
+    for layer in falls[0]:
+        words = [len(of_image[layer]["most"]) for of_image in falls]
+        if not any(words):
+            raise ValueError("the model wrote no word about these images, so there is no heat to test; train it longer")
+
+        def sums(order: str, share: int | None, layer: int = layer, words: Sequence[int] = words) -> np.ndarray:
+            """(images, 2): the falls of the words, at one share or their mean, and how many words."""
+            values = [of_image[layer][order] for of_image in falls]
+            totals = [(of.mean(axis=1) if share is None else of[:, share]).sum() for of in values]
+            return np.column_stack([totals, words]).astype(np.float64)
+
+        most = sums("most", None)
+        found.append(
+            HeatTest(
+                layer,
+                len(falls),
+                sum(words),
+                {
+                    order: [metric_interval(sums(order, i), mean, weights) for i in range(len(SHARES))]
+                    for order in ORDERS
+                },
+                difference_interval(most, sums("random", None), mean, weights),
+                difference_interval(most, sums("least", None), mean, weights),
+            )
+        )
+    return found
+
+
+def format_heat_tests(tests: Sequence[HeatTest]) -> str:
+    """A block a layer: the curves, then what the most attended tokens have over others."""
+    blocks = [f"{tests[0].images:,} images, {tests[0].words:,} words; fall of a word's log-probability, in nats"]
+    for test in tests:
+        head = f"{f'layer {test.layer}, hidden':24}" + "".join(f"{f'{share:.1%}':>9}" for share in SHARES)
+        lines = [head]
+        for order in ORDERS:
+            label = "at random" if order == "random" else f"{order} attended"
+            lines.append(f"  {label:22}" + "".join(f"{format_number(of.estimate, 3):>9}" for of in test.falls[order]))
+        for label, of in (("random", test.over_random), ("least attended", test.over_least)):
+            numbers = (format_number(value, 3, is_signed=True) for value in (of.estimate, of.low, of.high))
+            lines.append("  most minus {}: {} [{}, {}]".format(label, *numbers) + (" *" if of.is_outside_zero else ""))
+        blocks.append("\n".join(lines))
+    return "\n\n".join([*blocks, "[low, high]: 95% bootstrap interval over images. * it leaves out zero."])
