@@ -15,13 +15,8 @@ from arlow_vl.cli.parser import Parser
 from arlow_vl.printing import print_line, visible
 
 SUBCOMMANDS = """
-<<<<<<< HEAD
     data tokenizer import_ fit caption explain evaluate reproduce report compare power
-    image checkpoint export serve verify_frozen doctor
-=======
-    data tokenizer fit caption explain evaluate report compare power image checkpoint serve verify_frozen verify_heat
-    doctor
->>>>>>> metrics
+    image checkpoint export serve verify_frozen verify_heat doctor
 """.split()
 USAGE, DATA, RESOURCES, INTERRUPTED = 2, 3, 6, 130
 
