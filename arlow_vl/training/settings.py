@@ -63,8 +63,6 @@ class EngineConfig:
     """Devices that share each product (fsdp)."""
     replicas: int = 1
     """Groups of devices, each of which holds the whole model in parts: hybrid sharding (fsdp)."""
-    compile: bool = False
-    """Compile the blocks with torch.compile."""
 
     def __post_init__(self) -> None:
         for name in ("devices", "nodes", "tensor_parallel", "replicas"):

@@ -39,7 +39,6 @@ def refuse_wrong_engine(recipe: Recipe) -> None:
         run.precision != "16-mixed" or device_type == "cuda",
         "run.precision 16-mixed needs a GPU; on a CPU set it to bf16-mixed or 32-true",
     )
-    check(not engine.compile, "run.engine.compile is not there yet; set it to false")
     is_sharded = engine.strategy == "fsdp"
     check(
         not (is_sharded and run.precision == "16-mixed"),

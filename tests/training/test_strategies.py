@@ -21,7 +21,6 @@ def config(tmp_path_factory) -> str:
         ({"devices": "3", "nodes": "2"}, "which 6 data ranks cannot share evenly; set it to 6"),
         ({"strategy": "fsdp", "optimizer": "muon"}, "muon needs whole matrices: set run.engine.strategy to ddp"),
         ({"precision": "16-mixed"}, "16-mixed needs a GPU; on a CPU set it to bf16-mixed or 32-true"),
-        ({"compile": "true"}, "run.engine.compile is not there yet"),
     ],
 )
 def test_combinations_that_cannot_be_are_refused(config, tmp_path, options, sentence):
