@@ -12,7 +12,6 @@ def add_parser(arlow: Parser) -> None:
         "evaluate",
         "answer and score test sets, beside controls",
         "arlow evaluate --model runs/first-light/vision/hf --task easy-vqa --output results",
-        "arlow evaluate --model MODEL --task vqav2 --data vqav2 --device cuda --precision bfloat16 --output results",
         "arlow evaluate --model runs/first-light/vision/hf --data data --questions 200 --output results",
         description="Answers and scores test sets, beside controls. A task is one that comes with the package (see "
         "docs/evaluation.md) or a .yaml. The same command again goes on where it was stopped. Without --task it is the "

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arlow_vl.data.prompts import about_image, encode_prompt
@@ -46,6 +46,7 @@ def made(triples):
     return [item(number, *triple) for number, triple in enumerate(triples)]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(2, 12), st.data())
 def test_windows_count_every_token_once_and_see_what_they_may(length, window, data):
     stride = data.draw(st.integers(1, window - 1))
@@ -71,6 +72,7 @@ def test_a_documents_probability_is_that_of_a_plain_loop(loaded):
     assert log_probability(model, tokenizer.pad_token_id, parts) == pytest.approx(expected, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(ITEMS)
 def test_a_prior_leaves_the_own_image_out(triples):
     items = made(triples)
@@ -84,6 +86,7 @@ def test_a_prior_leaves_the_own_image_out(triples):
         assert prior.to_question(one) == question_prior(known, [one.question])[0]
 
 
+@settings(deadline=None)
 @given(ITEMS, ITEMS)
 def test_a_prior_from_training_is_that_of_the_plain_functions(train, test):
     known, items = made(train), made(test)
@@ -104,6 +107,7 @@ def test_the_nearest_image_that_was_asked_the_same_answers():
     assert nearest_neighbours(items, items, prior, pooled) == ["no", "no", "red", "blue"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=12).filter(lambda images: len(set(images)) > 1))
 def test_no_item_is_shown_its_own_image_when_images_are_shuffled(images):
     items = [item(number, image, "p", "red") for number, image in enumerate(images)]
