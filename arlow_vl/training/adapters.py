@@ -3,8 +3,6 @@
 from typing import Any
 
 import torch
-from peft import LoraConfig, LoraModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from arlow_vl.training.policy import PartPolicy, Policy
@@ -17,8 +15,12 @@ def add_adapters(model: nn.Module, policy: Policy) -> None:
     """Puts adapters, which change nothing yet, into the components that the policy gives them, in place.
 
     Raises:
-        ValueError: no linear layer has one of the names in `targets`.
+        ValueError: peft is not installed, or no linear layer has one of the names in `targets`.
     """
+    try:
+        from peft import LoraConfig, LoraModel
+    except ImportError as error:
+        raise ValueError("policy: lora needs peft; install it with pip install 'arlow-vl[peft]'") from error
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     for component, part in policy.items():
@@ -33,6 +35,8 @@ def add_adapters(model: nn.Module, policy: Policy) -> None:
 
 def merge_adapters(model: nn.Module) -> None:
     """Adds what the adapters have learnt to the weights beside them, and takes them out, in place."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     with torch.no_grad():
         for name, module in list(model.named_modules()):
             if isinstance(module, BaseTunerLayer):

@@ -6,7 +6,6 @@ stand beside.
 
 import re
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -88,9 +87,7 @@ def apply_policy(model: nn.Module, words: Mapping[str, Any]) -> None:
     policy = read_policy(words)
     check_policy(model, policy)
     if any(part.treatment == "lora" for part in policy.values()):
-        if find_spec("peft") is None:
-            raise ValueError("policy: lora needs peft; install it with `pip install arlow-vl[peft]`")
-        from arlow_vl.training.adapters import add_adapters
+        from arlow_vl.training.adapters import add_adapters  # which imports this module
 
         add_adapters(model, policy)
     for name, parameter in model.named_parameters():

@@ -53,9 +53,9 @@ def test_help_lists_the_keys_of_both_kinds_of_recipe(capsys):
         (["--run.max_step", "4"], 2, "did you mean --run.max_steps?"),
         (["--model.hidden_sizes", "4"], 2, "ArlowConfig has no field 'hidden_sizes'; did you mean hidden_size?"),
         (["--model.vocab_size", "12"], 2, "model.vocab_size is 12"),
-        (["--policy.decoder", "lora"], 2, "policy.decoder is lora, which is not supported yet"),
+        (["--policy.decoder", "qlora"], 2, "policy.decoder is qlora, not one of frozen, train, lora"),
         (["--train_text", "nowhere.jsonl"], 3, "nowhere.jsonl"),
-        (["--row_length", "1000000"], 3, "fewer than one row of 1000000"),
+        (["--row_length", "1000000"], 2, "row_length is 1000000, but the model has 64 positions"),
         (["--tokenizer", "nowhere"], 4, "nowhere holds no tokenizer.json"),
     ],
 )
