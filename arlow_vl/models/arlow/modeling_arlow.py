@@ -28,6 +28,7 @@ from .attention import (
     ARLOW_ATTENTION,
     TextRuns,
     default_attention,
+    packed_causal_mask,
     refuse_unsafe_flex,
     takes_varlen,
 )
@@ -353,6 +354,9 @@ class ArlowModel(ArlowPreTrainedModel):
         if documents is not None and self._runs_varlen(inputs_embeds, text.attention_mask, cache):
             return {"attention_mask": None, "text_runs": self._text_runs(documents, layout)}
         is_packed, same_document, past = self._is_packed(text, documents, layout), None, 0
+        implementation = str(self.config._attn_implementation)
+        if is_packed and cache is None and text.attention_mask is None and implementation in (ARLOW_ATTENTION, "sdpa"):
+            return {"attention_mask": packed_causal_mask(documents)}
         if is_packed:
             width = text.shape[1]
             if cache is not None:
@@ -367,7 +371,6 @@ class ArlowModel(ArlowPreTrainedModel):
             and_mask_function=same_document,
         )
         sight: dict[str, Any] = {"attention_mask": mask}
-        implementation = str(self.config._attn_implementation)
         if "flash" in implementation:  # transformers' own kernels take no such mask, and look as well
             sight["position_ids"] = None
             if is_packed:

@@ -2,10 +2,19 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AttentionInterface, AttentionMaskInterface, StaticCache
 from transformers.cache_utils import DynamicCache
-from transformers.masking_utils import flash_attention_mask
+from transformers.masking_utils import (
+    and_masks,
+    causal_mask_function,
+    flash_attention_mask,
+    packed_sequence_mask_function,
+    sdpa_mask,
+)
 
+from arlow_vl.models.arlow.attention import packed_causal_mask
 from tests.models.arlow.test_attention_parity import varlen_by_definition
 
 IMAGE = 7
@@ -119,3 +128,19 @@ def test_a_flash_kernel_of_transformers_is_told_the_documents_and_looks_for_none
     assert told[-1]["position_ids"] is None and told[-1].get("cu_seq_lens_q") is None
     with pytest.raises(ValueError, match="'recording_flash' cannot part documents beside an attention_mask"):
         open_model(text(1, 4), position_ids=torch.tensor([[0, 1, 0, 1]]), attention_mask=torch.ones(1, 4))
+
+
+@given(lengths=st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), min_size=1, max_size=3))
+@settings(max_examples=40, deadline=None)
+def test_the_mask_of_packed_rows_is_transformers_own(lengths):
+    width = max(map(sum, lengths))
+    rows = [[number for number, length in enumerate(row) for _ in range(length)] for row in lengths]
+    documents = torch.tensor([row + [len(row)] * (width - len(row)) for row in rows])
+    theirs = sdpa_mask(
+        batch_size=len(rows),
+        q_length=width,
+        kv_length=width,
+        mask_function=and_masks(causal_mask_function, packed_sequence_mask_function(documents)),
+        allow_is_causal_skip=False,
+    )
+    assert torch.equal(packed_causal_mask(documents), theirs)
