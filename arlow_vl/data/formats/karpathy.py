@@ -3,7 +3,7 @@
     {"images": [{"filepath": "val2014", "filename": "COCO_val2014_000000391895.jpg", "cocoid": 391895, "imgid": 0,
                  "split": "test", "sentences": [{"raw": "A man with a red helmet ..."}, ...]}, ...], "dataset": "coco"}
 
-All sentences of an image are texts of one sample, whose key is its name. "karpathy" reads every split, "karpathy-test"
+All sentences of an image are texts of one sample, whose key is its name. "karpathy" reads every split, "karpathy_test"
 and its like one; training is what the data call train and restval.
 """
 
@@ -74,6 +74,6 @@ def _captions(where: str, entry: dict[str, Any], tally: Tally) -> list[Text]:
 
 READERS: dict[str, Callable[[list[Path], ImageRoot, Tally], Iterator[Sample]]] = {
     "karpathy": read,
-    **{f"karpathy-{name}": partial(read, splits=splits) for name, splits in SPLITS.items()},
+    **{f"karpathy_{name}": partial(read, splits=splits) for name, splits in SPLITS.items()},
 }
 """By the name of the format."""

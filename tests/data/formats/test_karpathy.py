@@ -19,13 +19,13 @@ def test_a_split_is_read_with_all_sentences_of_its_images(folder):
         entry("c.jpg", "val", "x"),
     ]
     folder.write("dataset_coco.json", {"images": images, "dataset": "coco"})
-    (sample,) = folder.read("dataset_coco.json", format="karpathy-test")
+    (sample,) = folder.read("dataset_coco.json", format="karpathy_test")
     assert sample.key == "val2014/a.jpg"
     assert told(sample) == [
         [("user", "[image]"), ("assistant", "A fox.")],
         [("user", "[image]"), ("assistant", "Snow.")],
     ]
-    assert [s.key for s in folder.read("dataset_coco.json", format="karpathy-train")] == ["val2014/b.jpg"]
+    assert [s.key for s in folder.read("dataset_coco.json", format="karpathy_train")] == ["val2014/b.jpg"]
     assert len(folder.read("dataset_coco.json")) == 3 and folder.source.format == "karpathy"
 
 
@@ -47,7 +47,7 @@ def test_images_and_sentences_that_cannot_be_used_are_counted(folder):
     ]
     images = [entry("a.jpg", "test", "A fox.", ""), *bad, entry("train.jpg", "train", "not of this split")]
     folder.write("d.json", {"images": images})
-    folder.read("d.json", format="karpathy-test")
+    folder.read("d.json", format="karpathy_test")
     assert folder.skipped == {
         "duplicate_id": 1,
         "missing_image_file": 1,
