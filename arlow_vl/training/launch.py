@@ -11,9 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from arlow_vl.printing import print_line
@@ -26,7 +28,7 @@ STARTED_BY = "ARLOW_STARTED_BY"
 GRACE_SECONDS = 10.0
 """Between the end of one process in failure and that of the others, by force: they say what they lost meanwhile."""
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-COMMAND = (sys.executable, "-c", "from arlow_vl.cli import run; run()", "fit")
+COMMAND = (sys.executable, str(Path(sysconfig.get_path("scripts"), "arlow")), "fit")
 
 
 @dataclass(frozen=True)

@@ -228,6 +228,7 @@ def quiet_libraries() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         warnings.filterwarnings("ignore", message=r".*LeafSpec")
+        warnings.filterwarnings("ignore", message=r"Grad strides do not match")  # of convolutions, under ddp
         warnings.filterwarnings(
             "ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True"
         )  # summed before
