@@ -103,7 +103,7 @@ def check_folder(folder: Path, expected: str) -> Any:
     model_type = read_object(folder / "config.json").get("model_type")
     if model_type != expected:
         kinds = {"arlow": "a text run's hf folder holds a text model", "arlow_vl": "with an encoder; see `checkpoint`"}
-        hint = f" ({kinds[model_type]})" if model_type in kinds else ""
+        hint = f" ({kinds[model_type]})" if isinstance(model_type, str) and model_type in kinds else ""
         raise CheckpointError(f"{folder} holds a model of type {model_type!r}, expected {expected!r}{hint}")
     config = read_own_config(folder, MODELS[expected].config_class)
     assert config is not None

@@ -43,7 +43,7 @@ def test_help_lists_the_keys_of_both_kinds_of_recipe(capsys):
     assert "usage: arlow fit --config RECIPE.yaml [--dry-run] [--KEY VALUE ...]" in out
     for key in ("--train_text", "--cache_features", "--optim.lr", "--run.max_steps"):
         assert key in out
-    assert "Peak learning rate, reached after warm-up." in out
+    assert "Peak learning rate, reached after warm-up;" in out
 
 
 @pytest.mark.parametrize(
