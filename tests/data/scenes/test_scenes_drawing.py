@@ -95,9 +95,7 @@ def test_grounds_have_one_colour_or_two():
         assert len(colours) == (1 if pattern == "plain" else 2)
 
 
-@pytest.mark.skipif(
-    PIL.__version__ < "13", reason="Pillow 12 rounds a few pixels otherwise than 13, whose are recorded"
-)
+@pytest.mark.skipif(PIL.__version__ < "13", reason="Pillow 12 rounds a few pixels otherwise; those of 13 are recorded")
 def test_pixels_are_those_of_every_machine(drawings):
     digest = sha256()
     for split in SPLITS:
@@ -154,9 +152,7 @@ def test_a_plain_ground_takes_next_to_nothing():
     assert len(png_bytes(np.full((128, 128, 3), 250, np.uint8))) < 1500
 
 
-@pytest.mark.skipif(
-    PIL.__version__ < "13", reason="Pillow 12 rounds a few pixels otherwise than 13, whose are recorded"
-)
+@pytest.mark.skipif(PIL.__version__ < "13", reason="Pillow 12 rounds a few pixels otherwise; those of 13 are recorded")
 def test_a_png_is_the_bytes_of_every_machine(painted):
     digest = sha256(b"".join(png_bytes(pixels) for _, pixels, *_ in painted[:8])).hexdigest()
     assert digest == "c9f420fea0693c628359fe7aa76792935959f1305a33e711ff62cc5c40b3d483"
