@@ -244,17 +244,26 @@ def _sized(model: dict[str, Any], optim: OptimConfig) -> dict[str, Any]:
     return {"model": model, "optim": optim}
 
 
-OR_NULL = (
-    r"Does not validate against any of the Union subtypes Subtypes: [^]]*\] Errors: - ((?:(?! - ).)*) "
-    r"- Expected a NoneType Given value type: \w+ Given value: "
+UNION = (
+    r"Does not validate against any of the Union subtypes Subtypes: [^]]*\] Errors: - (.*?) "
+    r"Given value type: \w+ Given value: "
 )
-"""What jsonargparse says of a value that is neither what a key takes nor null."""
+"""What jsonargparse says of a value that is none of several kinds, in an order that differs between its versions."""
+NO_NULL = "Expected a NoneType"
+
+
+def _or_null(found: re.Match[str]) -> str:
+    """The one kind that a key takes beside null, or what was found."""
+    kinds = found[1].split(" - ")
+    others = [kind for kind in kinds if kind != NO_NULL]
+    is_one_or_null = NO_NULL in kinds and len(others) == 1
+    return f"{others[0]} or null. Got value: " if is_one_or_null else found[0]
 
 
 def _plain_error(error: argparse.ArgumentError) -> str:
     """What jsonargparse found, without the classes on its way to the key."""
     text = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
-    text = re.sub(OR_NULL, r"\1 or null. Got value: ", text)
+    text = re.sub(UNION, _or_null, text)
     keys = re.findall(r'Parser key "([\w.]+)":', text)
     if len(keys) < 2:
         return text

@@ -72,7 +72,7 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path):
         ({"optimm": {}}, "unknown key optimm; did you mean optim?"),
         ({"optim": {"learning_rat": 1}}, "optim: unknown key learning_rat"),
         ({"run": {"max_step": 1}}, "run: unknown key max_step; did you mean max_steps?"),
-        ({"optim": {"lr": "fast"}}, 'Parser key "optim.lr": '),
+        ({"optim": {"lr": "fast"}}, 'Parser key "optim.lr": Expected a float or null. Got value: fast'),
         ({"optim": {"lr": -1}}, "optim.lr must be positive, got -1"),
         ({"optim": {}, "checkpoint": "elsewhere", "model": {}, "tokenizer": None}, "optim.lr is missing"),
         ({"stage": "speech"}, "stage must be text or image_text, got 'speech'"),
