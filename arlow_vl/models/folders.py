@@ -166,21 +166,23 @@ def refuse_other_tensors(folder: Path, config: PreTrainedConfig, model_class: An
     """Compares the weights' headers with the model that the configuration describes, built without memory."""
     with one_sentence(folder / "config.json", "the model"), torch.device("meta"):
         model = model_class(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = tensor_shapes(folder)
-    tied = set(model.all_tied_weights_keys)
-    wrong = {
-        "missing": [name for name in expected if name not in found and name not in tied],
-        "unexpected": [name for name in found if name not in expected],
-        "of another shape": [
-            f"{name}, {list(found[name])} where config.json says {list(shape)}"
-            for name, shape in expected.items()
-            if name in found and found[name] != shape
-        ],
-    }
+    missing, unexpected, misshaped = other_tensors(model, found := tensor_shapes(folder))
+    shapes = [f"{name}, {list(found[name])} where config.json says {list(shape)}" for name, shape in misshaped.items()]
+    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if any(wrong.values()):
         told = [f"{len(names):,} tensors {kind}, first {names[0]}" for kind, names in wrong.items() if names]
         raise misfit(folder, "; ".join(told))
+
+
+def other_tensors(
+    model: Any, found: Mapping[str, tuple[int, ...]]
+) -> tuple[list[str], list[str], dict[str, tuple[int, ...]]]:
+    """Of the shapes of tensors by name: the names that a model misses, those that it does not know, and those that have
+    another shape, with the one that it has. Tied weights may be missing."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    missing = [name for name in expected if name not in found and name not in model.all_tied_weights_keys]
+    unexpected = [name for name in found if name not in expected]
+    return missing, unexpected, {n: shape for n, shape in expected.items() if n in found and found[n] != shape}
 
 
 def refuse_non_finite(folder: Path) -> None:

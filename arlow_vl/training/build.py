@@ -60,17 +60,31 @@ def finish_model(model: Any) -> None:
 def build_products(recipe: Recipe) -> tuple[Any, ...]:
     """The model as a run begins with it, untreated by the policy, and what is saved beside it; without any data."""
     if isinstance(recipe, ImageTextRecipe):
-        beginning = recipe.checkpoint or recipe.text_checkpoint
-        assert beginning is not None  # see the recipe
-        check_folder(beginning, "arlow_vl" if recipe.checkpoint else "arlow")
-        return image_text_products(recipe, load_tokenizer(beginning))
+        return image_text_products(recipe, image_text_tokenizer(recipe))
+    tokenizer, config = text_beginning(recipe)
+    return text_model(recipe, config), tokenizer
+
+
+def text_beginning(recipe: TextRecipe) -> tuple[Any, ArlowConfig]:
+    """The tokenizer and configuration that a text run begins with. Raises CheckpointError, ValueError."""
+    checked = check_folder(recipe.checkpoint, "arlow") if recipe.checkpoint else None
     beginning = recipe.checkpoint or recipe.tokenizer
     assert beginning is not None  # see the recipe
     tokenizer = load_tokenizer(beginning)
-    if recipe.checkpoint:
-        check_folder(recipe.checkpoint, "arlow")
-        return trainable(ArlowForCausalLM, beginning), tokenizer
-    return ArlowForCausalLM(text_config_of(recipe, tokenizer, beginning)), tokenizer
+    return tokenizer, checked or text_config_of(recipe, tokenizer, beginning)
+
+
+def text_model(recipe: TextRecipe, config: ArlowConfig) -> ArlowForCausalLM:
+    """The checkpoint's, or one with random weights."""
+    return trainable(ArlowForCausalLM, recipe.checkpoint) if recipe.checkpoint else ArlowForCausalLM(config)
+
+
+def image_text_tokenizer(recipe: ImageTextRecipe) -> Any:
+    """That of the model which a run begins with. Raises CheckpointError unless that is whole."""
+    beginning = recipe.checkpoint or recipe.text_checkpoint
+    assert beginning is not None  # see the recipe
+    check_folder(beginning, "arlow_vl" if recipe.checkpoint else "arlow")
+    return load_tokenizer(beginning)
 
 
 def image_text_products(recipe: ImageTextRecipe, tokenizer: Any) -> tuple[Any, ArlowProcessor]:
@@ -84,18 +98,14 @@ def image_text_products(recipe: ImageTextRecipe, tokenizer: Any) -> tuple[Any, A
 
 def build_text(recipe: TextRecipe) -> Stage:
     """A decoder with random weights or a checkpoint's, on packed text."""
-    checked = check_folder(recipe.checkpoint, "arlow") if recipe.checkpoint else None
-    beginning = recipe.checkpoint or recipe.tokenizer
-    assert beginning is not None  # see the recipe
-    tokenizer = load_tokenizer(beginning)
-    config = checked or text_config_of(recipe, tokenizer, beginning)
+    tokenizer, config = text_beginning(recipe)
     if recipe.row_length > config.max_position_embeddings:
         raise ValueError(
             f"row_length is {recipe.row_length}, but the model has {config.max_position_embeddings} positions; lower it"
-            + ("" if checked else ", or raise model.max_position_embeddings")
+            + ("" if recipe.checkpoint else ", or raise model.max_position_embeddings")
         )
     data = TextData(recipe, tokenizer, config)
-    model = trainable(ArlowForCausalLM, beginning) if checked else ArlowForCausalLM(config)
+    model = text_model(recipe, config)
     module = TextModule(model, recipe, tokens_per_byte=data.validation_rows.tokens_per_byte)
     return Stage(module, data, (model, tokenizer))
 
@@ -131,10 +141,7 @@ def token_fields(tokenizer: Any, folder: Path) -> dict[str, Any]:
 def build_image_text(recipe: ImageTextRecipe) -> Stage:
     """A text checkpoint that learns to see, or a vision-language model that learns more, on images whose features are
     computed first if the encoder is frozen."""
-    beginning = recipe.checkpoint or recipe.text_checkpoint
-    assert beginning is not None  # see the recipe
-    check_folder(beginning, "arlow_vl" if recipe.checkpoint else "arlow")
-    tokenizer = load_tokenizer(beginning)
+    tokenizer = image_text_tokenizer(recipe)
     sources = checked_sources(recipe, tokenizer)
     model, processor = image_text_products(recipe, tokenizer)
     encoder = model.model.vision

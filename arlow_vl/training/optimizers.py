@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -123,8 +122,3 @@ def lr_factor(step: int, *, optim: OptimConfig, max_steps: int) -> float:
     if optim.schedule == "cosine":
         return optim.lr_floor + (1 - optim.lr_floor) * (1 + math.cos(math.pi * progress)) / 2
     return optim.lr_floor + (1 - optim.lr_floor) * (1 - progress)
-
-
-def same_rates(steps: Iterable[int], old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether two runs, as (optim, max_steps) each, have the same rates at these steps."""
-    return all(lr_factor(step, **old) == lr_factor(step, **new) for step in steps)

@@ -21,6 +21,7 @@ from arlow_vl.data.prompts import plain_ids
 from arlow_vl.data.text_files import parts_of, text_files
 from arlow_vl.data.text_readers import DocumentReader
 from arlow_vl.errors import CheckpointError, DataError
+from arlow_vl.evaluation.metrics import likelihood
 from arlow_vl.evaluation.tasks.predictions import MODEL, Kept, Prediction
 from arlow_vl.evaluation.tasks.task import Perplexity, Task
 from arlow_vl.printing import visible
@@ -68,12 +69,9 @@ def _texts(source: str) -> Iterator[tuple[str, str]]:
 
 def windows(ids: Sequence[int], bos: int, settings: Perplexity) -> Iterator[Window]:
     """The windows of a document, bos in front of its first."""
-    read, counted = [bos, *ids], 1
-    while counted < len(read):
-        # The first window counts all that it holds; each later one as many as the stride.
-        end = min(len(read), settings.window if counted == 1 else counted + settings.stride)
-        yield Window(read[max(0, end - settings.window) : end], end - counted)
-        counted = end
+    read = [bos, *ids]
+    for part in likelihood.windows(len(read), window=settings.window, stride=settings.stride):
+        yield Window(read[part.begin : part.end], part.end - part.score_from)
 
 
 def check_window(task: Task, model: Any) -> None:

@@ -10,7 +10,7 @@ from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.checkpoint_checks import open_weights, weight_files
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
-from arlow_vl.models.folders import named
+from arlow_vl.models.folders import named, other_tensors
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 Tensors = dict[str, Tensor]
@@ -41,17 +41,9 @@ def refuse_other_shapes(shapes: Shapes, config: ArlowConfig, place: Path) -> Non
         )
     with torch.device("meta"):
         model = ArlowForCausalLM(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    optional = set(model.all_tied_weights_keys)
-    wrong = {
-        "missing": [name for name in expected if name not in shapes and name not in optional],
-        "that Llama does not have": [name for name in shapes if name not in expected],
-        "of another shape": [
-            f"{name} ({list(shapes[name])}, not {list(shape)})"
-            for name, shape in expected.items()
-            if name in shapes and shapes[name] != shape
-        ],
-    }
+    missing, unknown, misshaped = other_tensors(model, shapes)
+    told = [f"{name} ({list(shapes[name])}, not {list(shape)})" for name, shape in misshaped.items()]
+    wrong = {"missing": missing, "that Llama does not have": unknown, "of another shape": told}
     if any(wrong.values()):
         faults = "; ".join(f"{len(names):,} tensors {kind}: {named(names)}" for kind, names in wrong.items() if names)
         raise CheckpointError(f"{place}: the weights are not those of its configuration, {faults}")
