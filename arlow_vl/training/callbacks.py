@@ -33,7 +33,7 @@ class FrozenTensorsCheck(Callback):
         check_trainable(pl_module.model, pl_module.policy, trainer.optimizers[0])
         now = hash_frozen(pl_module.model, pl_module.policy)
         check_frozen(self.hashes or now, now)
-        self.hashes, self.own = now, hash_own_parts(pl_module.model, pl_module.policy)
+        self.hashes, self.own = now, hash_own_parts(pl_module.model, pl_module.policy, frozen=now)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         check_frozen(self.own, hash_own_parts(pl_module.model, pl_module.policy))

@@ -152,9 +152,15 @@ def hash_frozen(model: nn.Module, policy: Policy) -> dict[str, str]:
     return {name: sha256_of(whole(tensor)) for name, tensor in model.state_dict().items() if stays(name, policy)}
 
 
-def hash_own_parts(model: nn.Module, policy: Policy) -> dict[str, str]:
-    """Likewise of what lies here of all that stays: of whole tensors what `hash_frozen` says."""
-    return {name: sha256_of(own_part(tensor)) for name, tensor in model.state_dict().items() if stays(name, policy)}
+def hash_own_parts(model: nn.Module, policy: Policy, *, frozen: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Likewise of what lies here of all that stays: of whole tensors what `hash_frozen` says, taken from `frozen` where
+    that was just asked."""
+    known = frozen or {}
+    parts = {name: (tensor, own_part(tensor)) for name, tensor in model.state_dict().items() if stays(name, policy)}
+    return {
+        name: known[name] if part is tensor and name in known else sha256_of(part)
+        for name, (tensor, part) in parts.items()
+    }
 
 
 def check_frozen(before: Mapping[str, str], after: Mapping[str, str]) -> None:
