@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from arlow_vl.data.scenes.grammar import nouns_named, parse_caption
 from arlow_vl.errors import DataError
+from arlow_vl.evaluation.metrics import pope
 from arlow_vl.evaluation.metrics.captions import ORDERS, bleu, caption_scores
 from arlow_vl.evaluation.metrics.scenes import SLOTS, scene_scores
 from arlow_vl.evaluation.metrics.vqa import Rule, normalise_answer, vqa_scores
@@ -94,37 +95,17 @@ def is_exact(row: Prediction) -> bool:
     return bool(output) and output in map(normalise_answer, row.references)
 
 
-def says_yes(answer: str) -> bool:
-    """As POPE's own script reads an answer (Li et al., 2023, arXiv:2305.10355): yes, unless its first sentence says
-    no or not."""
-    words = answer.split(".")[0].replace(",", "").split(" ")
-    return not {"No", "not", "no"} & set(words)
-
-
 def _pope(rows: Rows) -> dict[str, Measure]:
     if odd := next((row for row in rows if row.references[0].lower() not in ("yes", "no")), None):
         raise DataError(
             f"item {visible(repr(odd.id))} has the reference {visible(repr(odd.references[0]))}; POPE takes yes or no"
         )
-    said, right = ([test(row) for row in rows] for test in (lambda r: says_yes(r.output), _is_yes))
-    pairs = np.array([said, right], dtype=bool)
-    yes, true = pairs[0], pairs[1]
-    ones = np.ones(len(rows))
-    counts = {
-        "accuracy": (yes == true, ones),
-        "precision": (yes & true, yes),
-        "recall": (yes & true, true),
-        "F1": (2.0 * (yes & true), yes.astype(float) + true),
-        "share of yes": (yes, ones),
-    }
+    counts = pope.pope_counts([row.output for row in rows], [row.references[0] for row in rows])
+    metrics = {"accuracy": pope.accuracy, "precision": pope.precision, "recall": pope.recall, "F1": pope.f1}
     return {
-        name: Measure(np.stack([np.asarray(part, np.float64) for part in pair], axis=1), mean, is_share=True)
-        for name, pair in counts.items()
+        name: Measure(counts, metric, is_share=True)
+        for name, metric in {**metrics, "share of yes": pope.yes_share}.items()
     }
-
-
-def _is_yes(row: Prediction) -> bool:
-    return row.references[0].lower() == "yes"
 
 
 def _perplexity(rows: Rows) -> dict[str, Measure]:

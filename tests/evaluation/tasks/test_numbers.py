@@ -14,10 +14,11 @@ from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.evaluation.controls import most_frequent, question_prior
 from arlow_vl.evaluation.generation import complete_prompts, write_batch
 from arlow_vl.evaluation.metrics.captions import caption_scores
+from arlow_vl.evaluation.metrics.pope import pope_answer
 from arlow_vl.evaluation.metrics.vqa import vqa_scores
 from arlow_vl.evaluation.tasks.ask import shown_to
 from arlow_vl.evaluation.tasks.items import Item
-from arlow_vl.evaluation.tasks.measures import measure, says_yes
+from arlow_vl.evaluation.tasks.measures import measure
 from arlow_vl.evaluation.tasks.perplexity import log_probability, windows
 from arlow_vl.evaluation.tasks.predictions import Prediction
 from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
@@ -141,7 +142,7 @@ def test_measures_are_those_of_the_plain_functions():
     [("Yes", True), ("No", False), ("no, it is not", False), ("There is. No more.", True), ("", True), ("none", True)],
 )
 def test_an_answer_is_read_as_popes_own_script_reads_it(answer, is_yes):
-    assert says_yes(answer) == is_yes
+    assert (pope_answer(answer) == "yes") == is_yes
 
 
 def test_pope_counts_what_is_found_and_what_is_invented():
