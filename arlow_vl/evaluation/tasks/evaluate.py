@@ -14,7 +14,7 @@ from PIL import Image
 
 from arlow_vl.data.images import CachedImages
 from arlow_vl.data.sample_dataset import PlacedImage
-from arlow_vl.errors import CheckpointError, DataError
+from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks import perplexity, predictions
 from arlow_vl.evaluation.tasks.ask import Asker, run_task
 from arlow_vl.evaluation.tasks.items import Item, Training, open_samples, place_of, read_items, read_training
@@ -23,13 +23,12 @@ from arlow_vl.evaluation.tasks.scoring import score_task
 from arlow_vl.evaluation.tasks.table import format_scores
 from arlow_vl.evaluation.tasks.task import Task
 from arlow_vl.models.arlow.chat_arlow import render_chat
-from arlow_vl.models.arlow.checkpoint_checks import read_object
-from arlow_vl.models.folders import load_text_model, load_vision_language_model, sha256_of_file
+from arlow_vl.models.folders import sha256_of_file
+from arlow_vl.models.opened import PRECISIONS, open_model
 from arlow_vl.printing import print_line, visible
 from arlow_vl.progress import ProgressLine
 from vision.features import FeatureCache, encoder_fingerprint
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DECIDING = (".safetensors", ".json", ".jinja")
 """Suffixes of the files of a model folder that decide what it answers."""
 NOT_DECIDING = ("checksums.json",)
@@ -87,7 +86,8 @@ def evaluate_tasks(tasks: Sequence[Task], run: Run) -> dict[str, dict[str, Any]]
         raise DataError("two tasks have one name, which is their folder's; name each once")
     run.output.mkdir(parents=True, exist_ok=True)
     is_text = [task.kind == "text" for task in tasks]
-    model, processor, tokenizer = load_model(run, needs_images=not all(is_text))
+    opened = open_model(run.model, device=run.device, precision=run.precision, needs_images=not all(is_text))
+    model, processor, tokenizer = opened.model, opened.processor, opened.tokenizer
     model_sha256 = hash_model(run.model)
     prepared = [prepare(task, run, model, tokenizer, model_sha256) for task in tasks]
     asker = make_asker([one for one in prepared if one.task.kind != "text"], run, model, processor, tokenizer)
@@ -119,24 +119,6 @@ def score(folder: Path, task: Task, facts: dict[str, Any]) -> dict[str, Any]:
     result = {"task": asdict(task), **facts, "predictions": files, "scores": score_task(task, systems)}
     predictions.write_json(folder / predictions.METRICS, result)
     return result
-
-
-def load_model(run: Run, *, needs_images: bool) -> tuple[Any, Any, Any]:
-    """Model, processor (None of a text model) and tokenizer, on the device and in the precision asked for."""
-    config = run.model / "config.json"
-    is_text_model = config.is_file() and read_object(config).get("model_type") == "arlow"
-    if is_text_model and not needs_images:
-        model, tokenizer = load_text_model(run.model)
-        processor = None
-    else:
-        model, processor = load_vision_language_model(run.model)
-        tokenizer = processor.tokenizer
-    try:
-        device = torch.device(run.device)
-        model = model.to(device, PRECISIONS[run.precision] if run.precision else None)
-    except (RuntimeError, AssertionError) as error:  # torch's own words for a device that is not there
-        raise CheckpointError(f"device {visible(run.device)} cannot be used: {str(error).splitlines()[0]}") from None
-    return model, processor, tokenizer
 
 
 def hash_model(folder: Path) -> str:

@@ -1,0 +1,109 @@
+"""An open model that is asked: conversations and texts in, prompts out; what it writes is `writing`'s matter.
+
+An image goes in by the one road of `vision.forms.batches.prepare_image`, a conversation by the chat template of the
+model folder, so that a served model reads what training and evaluation read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from arlow_vl.data.prompts import encode_prompt, plain_ids, stop_token_ids
+from arlow_vl.data.samples import Message
+from arlow_vl.models.opened import OpenModel, open_model
+from vision.decoding.image import DEFAULT_LIMITS, ImageLimits
+from vision.forms.batches import pack_images, prepare_image
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """An image as the encoder takes it. The same object in several prompts is one image, encoded once a batch."""
+
+    pixels: Any
+    """A tensor or tiles, as `prepare_image` gives them."""
+    name: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads before it writes."""
+
+    ids: tuple[int, ...]
+    images: tuple[PreparedImage, ...] = ()
+    """One for each `<image>` in `ids`, in their order."""
+
+
+class Assistant:
+    """A model folder of either kind, ready to be asked."""
+
+    def __init__(self, opened: OpenModel) -> None:
+        self.model, self.tokenizer, self.processor = opened.model, opened.tokenizer, opened.processor
+
+    @classmethod
+    def open(cls, folder: Path, *, device: str = "auto", precision: str | None = None) -> "Assistant":
+        """Raises CheckpointError (see `open_model`)."""
+        return cls(open_model(folder, device=device, precision=precision))
+
+    @property
+    def sees_images(self) -> bool:
+        return self.processor is not None
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+        return self.model.config.get_text_config().max_position_embeddings
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end an answer: those of the model folder's generation config, and of its chat template."""
+        ends = self.model.generation_config.eos_token_id
+        configured = ends if isinstance(ends, list) else [ends]
+        return frozenset(end for end in (*configured, *stop_token_ids(self.tokenizer)) if end is not None)
+
+    def image(self, source: Any, *, name: str = "image", limits: ImageLimits = DEFAULT_LIMITS) -> PreparedImage:
+        """Reads and prepares an image, in whatever form it comes (see `read_image`).
+
+        Raises:
+            ImageError: naming the image.
+            ValueError: the model is a text model.
+        """
+        if not self.sees_images:
+            raise ValueError("this is a text model and sees no images; name the hf/ folder of a vision run")
+        transform = self.processor.image_processor.transform
+        return PreparedImage(prepare_image(transform, source, name=name, limits=limits), name)
+
+    def pack(self, images: Sequence[PreparedImage]) -> dict[str, Tensor]:
+        """The image inputs of the model."""
+        return pack_images(self.processor.image_processor.transform, [image.pixels for image in images])
+
+    def chat(self, messages: Sequence[Message], images: Sequence[PreparedImage] = ()) -> Prompt:
+        """The prompt of a conversation that the model is to answer; `images` are those of its image parts, in order.
+
+        Raises:
+            ValueError: the number of images is another than that of the image parts, or the prompt leaves no room for
+                an answer.
+        """
+        contents = [message["content"] for message in messages if isinstance(message["content"], list)]
+        places = sum(part["type"] == "image" for content in contents for part in content)
+        if places != len(images):
+            raise ValueError(f"the messages have places for {places} images, and {len(images)} came")
+        return self._checked(encode_prompt(self.tokenizer, messages), images)
+
+    def text(self, text: str) -> Prompt:
+        """A text that the model is to go on with, behind bos where the tokenizer has one; no part of it is a control
+        token. Raises ValueError where it leaves no room."""
+        bos = self.tokenizer.bos_token_id
+        return self._checked([*([] if bos is None else [bos]), *plain_ids(self.tokenizer, [text])[0]], ())
+
+    def _checked(self, ids: list[int], images: Sequence[PreparedImage]) -> Prompt:
+        if not ids:
+            raise ValueError("the prompt is empty and the tokenizer has no token to begin with; give some text")
+        if len(ids) >= self.max_length:
+            raise ValueError(
+                f"the prompt has {len(ids):,} tokens, the model reads {self.max_length:,} with its answer; shorten it"
+            )
+        return Prompt(tuple(ids), tuple(images))

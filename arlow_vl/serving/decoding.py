@@ -1,0 +1,62 @@
+"""How an answer is written: one set of options for every command, the server and the page."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+MAX_BEAMS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """Greedy unless told otherwise.
+
+    Raises:
+        ValueError: a value is out of its range, or beams and sampling are both asked for.
+    """
+
+    max_new_tokens: int = 64
+    """The longest answer, in tokens."""
+    num_beams: int = 1
+    temperature: float = 0.0
+    """0: the likeliest token always; above it, tokens are drawn."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that together have this share; 1: from all."""
+    top_k: int = 0
+    """Draw from so many of the likeliest tokens; 0: from all."""
+    repetition_penalty: float = 1.0
+    """Divides the logits of tokens that were read or written (Keskar et al., 2019, arXiv:1909.05858); 1: none."""
+    seed: int | None = None
+    """Of the draws; None: other ones each time."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer and are no part of it."""
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "max_new_tokens": (1, math.inf),
+            "num_beams": (1, MAX_BEAMS),
+            "temperature": (0, 100),
+            "top_p": (0, 1),
+            "top_k": (0, math.inf),
+            "repetition_penalty": (0.01, 100),
+        }
+        for name, (least, most) in ranges.items():
+            value = getattr(self, name)
+            if not least <= value <= most:  # NaN is in no range
+                limit = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+                raise ValueError(f"{name} is {limit}, got {value}")
+        if self.top_p == 0:
+            raise ValueError("top_p is above 0, got 0; take top_k 1 or temperature 0 for the likeliest token")
+        if self.num_beams > 1 and self.temperature > 0:
+            raise ValueError("num_beams above 1 searches and temperature above 0 draws; ask for one of them")
+        if not all(self.stop):
+            raise ValueError("a stop text is empty; give some text or leave it out")
+
+    def generate_settings(self) -> dict[str, Any]:
+        """As the keywords of transformers' `generate`; seed and stop are not among them."""
+        settings: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams}
+        settings["repetition_penalty"] = self.repetition_penalty
+        if self.temperature == 0:
+            return {**settings, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        return {**settings, "do_sample": True, **sampling}
