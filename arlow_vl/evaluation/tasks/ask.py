@@ -22,8 +22,8 @@ from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.likelihood import Choices, log_probabilities
 from arlow_vl.evaluation.tasks.items import Item
 from arlow_vl.evaluation.tasks.predictions import MODEL, Kept, Prediction
-from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
-from arlow_vl.evaluation.tasks.task import ANSWERS, Task
+from arlow_vl.evaluation.tasks.priors import Prior, class_means, nearest_neighbours
+from arlow_vl.evaluation.tasks.task import ANSWERS, OF_FEATURES, Task
 
 IMAGES_AT_ONCE = 256
 GENERATED = (MODEL, "shuffled", "blank_image", "no_image")
@@ -214,8 +214,9 @@ def _as_many(images: tuple[str, ...], number: int) -> tuple[str, ...]:
 
 
 def _prior_answers(system: str, items: Sequence[Item], known: Sequence[Item], prior: Prior, asker: Asker) -> list[str]:
-    if system == "nearest_neighbour":
-        return nearest_neighbours(items, known, prior, asker.pooled)
+    if system in OF_FEATURES:
+        of_features = {"nearest_neighbour": nearest_neighbours, "class_means": class_means}[system]
+        return of_features(items, known, prior, asker.pooled)
     answer = prior.most_frequent if system == "most_frequent" else prior.to_question
     return [answer(item) for item in items]
 

@@ -21,7 +21,7 @@ from arlow_vl.evaluation.tasks.items import Item, Training, open_samples, place_
 from arlow_vl.evaluation.tasks.predictions import Kept
 from arlow_vl.evaluation.tasks.scoring import score_task
 from arlow_vl.evaluation.tasks.table import format_scores
-from arlow_vl.evaluation.tasks.task import Task
+from arlow_vl.evaluation.tasks.task import OF_FEATURES, Task
 from arlow_vl.models.arlow.chat_arlow import render_chat
 from arlow_vl.models.folders import sha256_of_file
 from arlow_vl.models.opened import PRECISIONS, open_model
@@ -172,7 +172,7 @@ def make_asker(prepared: Sequence[Prepared], run: Run, model: Any, processor: An
     blank = blank_image(model.config.vision_config.input_size, colour)
     images = {blank.sha256: blank}
     for one in prepared:
-        needed = [*one.items, *(one.training if "nearest_neighbour" in one.task.controls else ())]
+        needed = [*one.items, *(one.training if set(OF_FEATURES) & set(one.task.controls) else ())]
         images |= {image.sha256: image for item in needed for image in item.images}
     encoder = model.model.vision
     cache = FeatureCache(run.features, encoder_fingerprint(encoder, transform), dtype=PRECISIONS[run.features_dtype])

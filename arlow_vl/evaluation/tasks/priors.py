@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from arlow_vl.errors import DataError
+from arlow_vl.evaluation.class_means import nearest_class_means
 from arlow_vl.evaluation.controls import ROWS_AT_ONCE, normalise_rows
 from arlow_vl.evaluation.tasks.items import Item
 
@@ -83,6 +84,17 @@ def nearest_neighbours(items: Sequence[Item], known: Sequence[Item], prior: Prio
                 is_found = best >= 0 and np.isfinite(scores[best])
                 answers[row] = known[candidates[best]].answers[0] if is_found else prior.to_question(items[row])
     return answers
+
+
+def class_means(items: Sequence[Item], known: Sequence[Item], prior: Prior, pooled: Pooled) -> list[str]:
+    """For each item the caption whose training images lie nearest on average (see `nearest_class_means`).
+
+    Raises:
+        DataError: there are no training data; the set's own captions, of which most have one image, have no means.
+    """
+    if prior.leave_own_out:
+        raise DataError("the control class_means needs training data; give --training, or take it out of the task")
+    return nearest_class_means(pooled(known), [item.answers[0] for item in known], pooled(items))
 
 
 def _features(items: Sequence[Item], pooled: Pooled) -> Float[np.ndarray, "items features"]:

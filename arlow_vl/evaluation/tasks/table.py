@@ -16,6 +16,7 @@ TITLES = {
     "most_frequent": "most frequent text",
     "question_prior": "answer from the question alone",
     "nearest_neighbour": "most similar image's text",
+    "class_means": "caption of the nearest mean",
     "unigram": "frequencies of single tokens",
 }
 MOST_COLUMNS = 4

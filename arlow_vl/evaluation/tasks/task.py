@@ -19,10 +19,12 @@ from arlow_vl.printing import visible
 
 TaskKind = Literal["caption", "question", "text"]
 IMAGE_CONTROLS = ("shuffled", "blank_image", "no_image")
-PRIORS = ("most_frequent", "question_prior", "nearest_neighbour")
+PRIORS = ("most_frequent", "question_prior", "nearest_neighbour", "class_means")
+OF_FEATURES = ("nearest_neighbour", "class_means")
+"""Priors that compare images by their encoder features."""
 CONTROLS: Mapping[TaskKind, tuple[str, ...]] = {
-    "caption": (*IMAGE_CONTROLS, "most_frequent", "nearest_neighbour"),
-    "question": (*IMAGE_CONTROLS, *PRIORS),
+    "caption": (*IMAGE_CONTROLS, "most_frequent", *OF_FEATURES),
+    "question": (*IMAGE_CONTROLS, "most_frequent", "question_prior", "nearest_neighbour"),
     "text": ("unigram",),
 }
 METRICS: Mapping[TaskKind, tuple[str, ...]] = {
