@@ -21,12 +21,31 @@ def add_parser(arlow: Parser) -> None:
     )
     verify.set_defaults(run=run_verify)
     whole = verbs.add_command(
-        "export", "make a model folder of a training checkpoint, of one process or of many", EXPORT_RUN_EXAMPLE
+        "export",
+        "make a model folder with a card, and prove it by loading it in a fresh process",
+        EXPORT_RUN_EXAMPLE,
+        "arlow checkpoint export runs/first-light/vision/hf --out int8 --quantize int8 --text held-out.jsonl",
     )
-    whole.add_argument("path", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run folder, or one of its checkpoints")
+    whole.add_argument(
+        "path",
+        type=Path,
+        metavar="PATH",
+        help="a run folder, one of its checkpoints (of one process or of many), or hf",
+    )
     whole.add_argument(
         "--out", type=output_folder, required=True, metavar="DIR", help="folder to write, which must not exist"
     )
+    whole.add_argument(
+        "--precision", choices=("float32", "bfloat16", "float16"), help="of the weights (default: theirs)"
+    )
+    whole.add_argument("--quantize", choices=("int8", "nf4"), help="fewer bits for the decoder's linear layers")
+    whole.add_argument("--text", metavar="SOURCE", help="documents on which the change of bits per byte is measured")
+    whole.add_argument("--shard-size", metavar="SIZE", help="weights come in files of at most so much, as 2GB")
+    whole.add_argument(
+        "--scores", type=Path, metavar="RESULTS", help="--output of `arlow evaluate`: scores and controls for the card"
+    )
+    whole.add_argument("--license", default="", help="for the card, as the hub names it: apache-2.0 (default: none)")
+    whole.add_argument("--push", metavar="REPO", help="put the folder on the hub, as name or organisation/name")
     whole.set_defaults(run=run_export)
     export = verbs.add_command(
         "export-text", "take the text model and its tokenizer out of a vision-language one", EXPORT_EXAMPLE
@@ -55,11 +74,38 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def run_export(args: argparse.Namespace) -> None:
-    from arlow_vl.training.export import export_checkpoint
+    from arlow_vl.training.export import Wishes, export
 
     if args.out.exists():
         raise ValueError(f"{args.out} exists already; name a new folder")
-    print_line(f"{args.out}: the model of {export_checkpoint(args.path, args.out)}")
+    wishes = Wishes(
+        precision=args.precision,
+        quantise=args.quantize,
+        shard_size=args.shard_size,
+        results=args.scores,
+        license=args.license,
+        text=args.text,
+    )
+    for line in export(args.path, args.out, wishes):
+        print_line(line)
+    if args.push:
+        push(args.out, args.push)
+
+
+def push(folder: Path, repository: str) -> None:
+    """Raises ValueError where the hub refuses or cannot be reached; the folder stays."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    try:
+        hub = HfApi()
+        hub.create_repo(repository, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=folder)
+    except Exception as error:  # of the hub's own kinds, of its HTTP library, of the system
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder} is written, but was not put on the hub: {reason:.300}") from error
+    print_line(f"https://huggingface.co/{repository}")
 
 
 def run_export_text(args: argparse.Namespace) -> None:

@@ -264,10 +264,11 @@ def sha256_of_weights(folder: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def save_folder(parts: Iterable[Any], folder: Path) -> None:
+def save_folder(parts: Iterable[Any], folder: Path, *, shard_size: str | None = None) -> None:
     """Writes a model and what belongs to it, with the checksums of all files, whole or not at all.
 
-    It is written under another name, forced onto the disk, and renamed.
+    It is written under another name, forced onto the disk, and renamed. `parts` begin with the model, whose weights
+    come in files of at most `shard_size` ("2GB"; None: transformers' own bound).
 
     Raises:
         ResourceError: there is no room or no permission; then nothing has the final name.
@@ -275,7 +276,9 @@ def save_folder(parts: Iterable[Any], folder: Path) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        for part in parts:
+        model, *others = parts
+        model.save_pretrained(partial, **({} if shard_size is None else {"max_shard_size": shard_size}))
+        for part in others:
             part.save_pretrained(partial)
         checksums = {
             str(path.relative_to(partial)): {"sha256": sha256_of_file(path), "size": path.stat().st_size}

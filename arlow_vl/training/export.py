@@ -1,34 +1,161 @@
-"""A model folder out of any checkpoint of a run, of one process or of many."""
+"""A model folder for others, out of a run, one of its checkpoints, or hf: with a card, and proved by loading it."""
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from arlow_vl.errors import CheckpointError
-from arlow_vl.models.folders import save_folder
+from arlow_vl.evaluation.tasks import perplexity
+from arlow_vl.evaluation.tasks.evaluate import hash_model
+from arlow_vl.models.folders import save_folder, sha256_of_weights
+from arlow_vl.models.opened import PRECISIONS, open_model
+from arlow_vl.models.probe import check_written
+from arlow_vl.models.quantising import Scheme, load_quantised
 from arlow_vl.training.build import build_products, finish_model
+from arlow_vl.training.card import Facts, read_results, write_card
 from arlow_vl.training.checkpoint_io import check_same_tensors, newest_good, read_checkpoint
 from arlow_vl.training.policy import read_policy
-from arlow_vl.training.recipe import Recipe, recipe_of_values
+from arlow_vl.training.recipe import Recipe, read_yaml, recipe_of_values, to_plain
+from arlow_vl.training.report.folder import read_lines
 from arlow_vl.training.stages import apply_policy, check_frozen, hash_frozen, stays
+from arlow_vl.training.starts import FILE as STARTS
+
+CARD = "README.md"
 
 
-def export_checkpoint(path: Path, output: Path) -> Path:
-    """Writes the model of a checkpoint, or of the newest one of a run folder; returns that checkpoint.
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """How a model is exported."""
 
-    A checkpoint holds what is trained; the rest is what the run began with, so that its recipe's folders must be there.
+    precision: str | None = None
+    """Of the weights; None: as they are."""
+    quantise: Scheme | None = None
+    """Fewer bits for the decoder's linear layers."""
+    shard_size: str | None = None
+    """Weights come in files of at most so much ("2GB"); None: transformers' own bound."""
+    results: Path | None = None
+    """What `arlow evaluate` wrote of the model: its scores stand in the card."""
+    license: str = ""
+    """As the hub names it; empty: the card states none."""
+    text: str | None = None
+    """Documents on which the change that precision and quantising bring is measured."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported."""
+
+    products: tuple[Any, ...]
+    """The model, then its tokenizer or processor."""
+    place: Path
+    """The checkpoint or model folder that they come from."""
+    run: Path | None
+    """Its run folder, where it has one."""
+    recipe: dict[str, Any]
+
+
+def export(path: Path, output: Path, wishes: Wishes = Wishes()) -> Iterator[str]:
+    """Writes a model folder and yields sentences on what was written; the folder is there and proved at the last one.
+
+    `path` is a run folder (its newest checkpoint), a checkpoint, or a model folder.
 
     Raises:
-        CheckpointError: there is no whole checkpoint, or what the run began with is no longer what it was.
+        CheckpointError: there is no whole checkpoint or model; what the run began with is no longer what it was; the
+            scores are of another model; the folder answers otherwise when a fresh process loads it.
+        DataError: the scores or the text to measure cannot be read.
+        ValueError: a library that is asked for is missing.
     """
+    source = open_source(path)
+    original, *others = source.products
+    tokenizer = getattr(others[0], "tokenizer", others[0])
+    documents = perplexity.read_documents(wishes.text, tokenizer) if wishes.text else []
+    results = read_results(wishes.results, hash_of(source)) if wishes.results else []
+    before = perplexity.bits_per_byte(original.eval(), tokenizer, documents) if documents else 0.0
+    model = changed(original.eval(), others, wishes)
+    change = name_change(wishes)
+    if documents:
+        after = perplexity.bits_per_byte(model, tokenizer, documents)
+        change += f" Bits per byte of {len(documents):,} documents: {before:.4f} before, {after:.4f} after."
+    facts = Facts(
+        name=output.name,
+        model=model,
+        weights_sha256="",
+        recipe=source.recipe,
+        start=last_start(source.run),
+        results=results,
+        change=change.strip(),
+        license=wishes.license,
+    )
+    save_folder((model, *others), output, shard_size=wishes.shard_size)
+    try:
+        difference = check_written(model, output)
+        add_card(replace(facts, weights_sha256=sha256_of_weights(output)), output)
+    except BaseException:
+        shutil.rmtree(output, ignore_errors=True)
+        raise
+    yield f"{output}: the model of {source.place}"
+    if change:
+        yield change.strip()
+    yield f"loaded in a fresh process, its logits differ by {difference:.3g} at most"
+
+
+def open_source(path: Path) -> Source:
+    """Raises CheckpointError where there is nothing whole to export."""
+    if (path / "config.json").is_file():
+        opened = open_model(path, device="cpu")
+        run = path.parent if (path.parent / "config.yaml").is_file() else None
+        recipe = read_yaml(run / "config.yaml") if run else {}
+        return Source((opened.model, opened.processor or opened.tokenizer), path, run, recipe)
     found = newest_good(path / "checkpoints") if (path / "checkpoints").is_dir() else path
     if found is None or not found.exists() or (found.is_dir() and found.suffix != ".ckpt"):
-        raise CheckpointError(f"{path} holds no checkpoint; name a run folder, or a step-*.ckpt of its checkpoints")
+        raise CheckpointError(
+            f"{path} holds no checkpoint; name a run folder, a step-*.ckpt of its checkpoints, or a model folder"
+        )
     checkpoint = read_checkpoint(found)
     recipe = recipe_of_values(checkpoint["recipe"], where=str(found))
-    products = build_trained(recipe, checkpoint, found)
-    save_folder(products, output)
-    return found
+    return Source(build_trained(recipe, checkpoint, found), found, found.parent.parent, to_plain(recipe))
+
+
+def changed(model: Any, others: list[Any], wishes: Wishes) -> Any:
+    """The model in the precision and the bits that are asked for."""
+    if wishes.precision:
+        model = model.to(PRECISIONS[wishes.precision])
+    if wishes.quantise is None:
+        return model
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "whole"
+        save_folder((model, *others), folder)
+        return load_quantised(type(model), folder, wishes.quantise)
+
+
+def name_change(wishes: Wishes) -> str:
+    if wishes.quantise:
+        library = {"int8": "torchao's int8, a scale a row", "nf4": "bitsandbytes' nf4"}[wishes.quantise]
+        return f"The decoder's linear layers are in {library}."
+    return f"Weights are in {wishes.precision}." if wishes.precision else ""
+
+
+def hash_of(source: Source) -> str:
+    """What `arlow evaluate` calls the model: the hash of the model folder, of a run that of its product."""
+    folder = source.place if (source.place / "config.json").is_file() else (source.run or source.place) / "hf"
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not there, so no scores are of this model; leave --scores out")
+    return hash_model(folder)
+
+
+def last_start(run: Path | None) -> dict[str, Any]:
+    starts = list(read_lines(run / STARTS, lambda line: line)) if run else []
+    return starts[-1] if starts else {}
+
+
+def add_card(facts: Facts, folder: Path) -> None:
+    """The card is no part of the checksums: people edit it."""
+    (folder / CARD).write_text(write_card(facts), encoding="utf-8")
 
 
 def build_trained(recipe: Recipe, checkpoint: dict, found: Path) -> tuple:

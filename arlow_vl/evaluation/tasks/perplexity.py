@@ -104,6 +104,23 @@ def log_probability(model: Any, pad: int, some: Sequence[Window]) -> list[float]
     return nats
 
 
+def document_nats(model: Any, tokenizer: Any, document: Document, settings: Perplexity, batch_size: int) -> float:
+    """The log-probability of a document. Raises CheckpointError for logits that are not finite."""
+    of_document = list(windows(document.ids, tokenizer.bos_token_id, settings))
+    return sum(
+        sum(log_probability(model, tokenizer.pad_token_id, of_document[start : start + batch_size]))
+        for start in range(0, len(of_document), batch_size)
+    )
+
+
+def bits_per_byte(model: Any, tokenizer: Any, documents: Sequence[Document]) -> float:
+    """Of all documents together, in windows of half of which the model has seen the half in front."""
+    window = min(512, model.config.get_text_config().max_position_embeddings)
+    settings = Perplexity(window=window, stride=window // 2)
+    nats = math.fsum(document_nats(model, tokenizer, document, settings, 8) for document in documents)
+    return -nats / math.log(2) / sum(len(document.text.encode()) for document in documents)
+
+
 def run_text_task(
     task: Task,
     documents: Sequence[Document],
@@ -119,10 +136,7 @@ def run_text_task(
     advance(len(kept.rows))
     waiting = [document for document in documents if document.id not in kept.rows]
     for document in waiting:
-        of_document = list(windows(document.ids, tokenizer.bos_token_id, task.perplexity))
-        nats = 0.0
-        for start in range(0, len(of_document), batch_size):
-            nats += sum(log_probability(model, tokenizer.pad_token_id, of_document[start : start + batch_size]))
+        nats = document_nats(model, tokenizer, document, task.perplexity, batch_size)
         kept.add([_prediction(document, nats)])
         advance(1)
     kept.finish()

@@ -1,0 +1,153 @@
+"""The model card of an exported folder: what the files of a run and of its evaluation say, and nothing beside."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from arlow_vl.errors import CheckpointError, DataError
+from arlow_vl.evaluation.provenance import NOT_STATED, read_note
+from arlow_vl.evaluation.tasks.predictions import METRICS
+from arlow_vl.evaluation.tasks.table import format_scores
+from arlow_vl.training.report.folder import flat
+
+PIPELINES = {"arlow": "text-generation", "arlow_vl": "image-text-to-text"}
+USE = {
+    "arlow": """\
+import arlow_vl
+from transformers import pipeline
+
+print(pipeline("text-generation", model="{folder}")("Once upon a time", max_new_tokens=40)[0]["generated_text"])""",
+    "arlow_vl": """\
+import arlow_vl
+from transformers import pipeline
+
+ask = pipeline("image-text-to-text", model="{folder}")
+messages = [{{"role": "user", "content": [{{"type": "image", "path": "photo.jpg"}}]}}]
+print(ask(text=messages, max_new_tokens=40, return_full_text=False)[0]["generated_text"])""",
+}
+LIMITS = {
+    "arlow": "It continues text, from what it read in training alone; what it writes may be wrong or offensive.",
+    "arlow_vl": "It says what its training data taught it to see; what lies outside them it names all the same, "
+    "wrongly. A score beside its controls says how much of an answer comes from the image.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a card is written from."""
+
+    name: str
+    """Of the folder."""
+    model: Any
+    weights_sha256: str
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """Of the run; empty where only a model folder is there."""
+    start: Mapping[str, Any] = field(default_factory=dict)
+    """The run's last line of starts.jsonl."""
+    results: Sequence[Mapping[str, Any]] = ()
+    """metrics.json of each task."""
+    change: str = ""
+    """What quantising or rounding changed, in a sentence."""
+    license: str = ""
+    """As the hub names it; empty: not stated."""
+
+
+def read_results(folder: Path, sha256: str) -> list[dict[str, Any]]:
+    """The scores under a folder that `arlow evaluate` wrote.
+
+    Raises:
+        DataError: there are none, or a file is damaged.
+        CheckpointError: they are of another model than the one with this hash.
+    """
+    found = []
+    for path in sorted(folder.glob(f"*/{METRICS}")):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            result["task"]["title"], result["scores"]["metrics"]
+            of_model = result["model"]["sha256"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise DataError(f"{path} is no result of `arlow evaluate` ({error!r:.100}); evaluate again") from error
+        if of_model != sha256:
+            raise CheckpointError(f"{path} holds scores of another model; evaluate the one that is exported")
+        found.append(result)
+    if not found:
+        raise DataError(f"{folder} holds no */{METRICS}; name the --output of `arlow evaluate`")
+    return found
+
+
+def write_card(facts: Facts) -> str:
+    """The README.md: the hub's header, then how to use it, how it was trained, its scores and its limits."""
+    kind = facts.model.config.model_type
+    header = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=PIPELINES[kind],
+        license=facts.license or None,
+        tags=["arlow-vl", *(["vision-language-model"] if kind == "arlow_vl" else [])],
+        metrics=sorted({name for result in facts.results for name in result["scores"]["metrics"]}) or None,
+    )
+    parts = [f"---\n{header.to_yaml()}\n---", f"# {facts.name}", *_what_it_is(facts, kind), "## Use"]
+    parts += ["`pip install arlow-vl`, then", f"```python\n{USE[kind].format(folder=facts.name)}\n```"]
+    parts += [*_training(facts), *_scores(facts), "## Limits", LIMITS[kind]]
+    parts += ["## Files", f"SHA-256 of the weights: `{facts.weights_sha256}`; of every file: `checksums.json`."]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what_it_is(facts: Facts, kind: str) -> Iterator[str]:
+    config = facts.model.config
+    text = config.get_text_config()
+    numbers = sum(parameter.numel() for parameter in facts.model.parameters())
+    sizes = f"{text.num_hidden_layers} layers, width {text.hidden_size:,}, vocabulary {text.vocab_size:,}, "
+    sizes += f"{text.max_position_embeddings:,} positions, {numbers:,} parameters"
+    if kind == "arlow":
+        yield f"A decoder-only language model ({sizes}), made with Arlow-VL."
+    else:
+        yield (
+            f"A vision-language model, made with Arlow-VL: a decoder ({sizes} in all) reads images through gated "
+            f"cross-attention in front of layers {', '.join(map(str, text.cross_attention_layers))}; the encoder is "
+            f"`{config.vision_config.timm_name}`."
+        )
+    if facts.change:
+        yield facts.change
+
+
+def _training(facts: Facts) -> Iterator[str]:
+    if not facts.recipe:
+        return
+    yield "## Training"
+    parts = facts.start.get("parts", {})
+    if parts:
+        rows = [f"| {name} | {p['parameters']:,} | {p['trained']:,} | {p['treatment']} |" for name, p in parts.items()]
+        yield "\n".join(["| part | parameters | trained | treatment |", "| --- | --- | --- | --- |", *rows])
+    if sources := _sources(facts.recipe):
+        rows = [f"| {name} | `{data}` | {licence} |" for name, data, licence in sources]
+        yield "\n".join(["| data | source | licence |", "| --- | --- | --- |", *rows])
+    versions = ", ".join(f"{name} {number}" for name, number in facts.start.get("versions", {}).items())
+    if versions:
+        yield f"{versions}; {facts.start.get('machine', '')}; revision {facts.start.get('revision') or NOT_STATED}."
+    keys = ("stage", "run.max_steps", "run.seed", "run.precision", "optim.optimizer", "optim.lr", "optim.schedule")
+    values = dict(flat(facts.recipe))
+    yield "; ".join(f"{key}: {values[key]}" for key in keys if key in values) + "."
+
+
+def _sources(recipe: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, place and licence of what a run was trained on."""
+    text = [{"name": "text", "data": recipe["train_text"]}] if "train_text" in recipe else []
+    rows = []
+    for source in recipe.get("sources") or text:
+        place = Path(str(source["data"]))
+        shown = Path(*place.parts[-2:]) if place.is_absolute() else place  # no folders of the machine it was trained on
+        rows.append((str(source["name"]), str(shown), read_note(place.parent).get("license", NOT_STATED)))
+    return rows
+
+
+def _scores(facts: Facts) -> Iterator[str]:
+    if not facts.results:
+        return
+    yield "## Scores"
+    yield "Each beside its controls, with 95% intervals over images."
+    for result in facts.results:
+        yield f"```\n{format_scores(result)}\n```"

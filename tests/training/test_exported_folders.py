@@ -1,0 +1,138 @@
+"""What `arlow checkpoint export` writes for others: card, precision, fewer bits, shards; proved or not written."""
+
+import json
+from importlib.util import find_spec
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from arlow_vl.cli import main
+from arlow_vl.evaluation.tasks.evaluate import hash_model
+from arlow_vl.models import probe
+from arlow_vl.models.opened import open_model
+from arlow_vl.models.probe import probe_logits
+from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.run import fit
+from tests.tiny_runs import write_image_text_recipe
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished vision run."""
+    place = tmp_path_factory.mktemp("exported")
+    return fit(parse_recipe(["--config", str(write_image_text_recipe(place)), "--run_dir", str(place / "run")])).parent
+
+
+def write_result(folder, model):
+    """What `arlow evaluate` leaves of one task, as far as a card reads it."""
+    cell = {"estimate": 0.5, "low": 0.4, "high": 0.6}
+    group = {"items": 4, "systems": {"model": cell, "no_image": cell}, "differences": {"no_image": cell}}
+    scores = {"items": 4, "images": 4, "metrics": {"accuracy": {"is_share": True, "groups": {"all": group}}}}
+    result = {"task": {"title": "Birds"}, "scores": scores, "model": {"sha256": hash_model(model)}}
+    (folder / "birds").mkdir(parents=True)
+    (folder / "birds" / "metrics.json").write_text(json.dumps(result))
+
+
+def test_the_card_says_what_the_run_and_its_scores_say(run, tmp_path, capsys):
+    write_result(tmp_path / "results", run / "hf")
+    options = ["--scores", str(tmp_path / "results"), "--license", "apache-2.0"]
+    assert main(["checkpoint", "export", str(run), "--out", str(tmp_path / "birds"), *options]) == 0
+    card = (tmp_path / "birds" / "README.md").read_text()
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["library_name"] == "transformers"
+    assert header["pipeline_tag"] == "image-text-to-text"
+    assert header["license"] == "apache-2.0"
+    assert header["metrics"] == ["accuracy"]
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert f"run.max_steps: {config['run']['max_steps']}" in card
+    assert "50.0 [40.0, 60.0]" in card
+    assert "shown no image" in card
+    assert "| vision | " in card
+    assert str(tmp_path) not in card, "no folder of the machine that it was trained on"
+    assert main(["checkpoint", "verify", str(tmp_path / "birds")]) == 0
+
+
+def test_the_code_of_the_card_runs(run, tmp_path, monkeypatch, capsys):
+    """In the folder above, with an image of the name that it uses."""
+    from PIL import Image
+
+    assert main(["checkpoint", "export", str(run / "hf"), "--out", str(tmp_path / "birds")]) == 0
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 30), "red").save("photo.jpg")
+    code = (tmp_path / "birds" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize(("option", "of_original"), [("--precision", 0.5), ("--quantize", 1.0)])
+def test_fewer_bits_are_fewer_bytes_and_the_change_is_measured(option, of_original, run, tmp_path, capsys):
+    if option == "--quantize" and find_spec("torchao") is None:
+        pytest.skip("needs torchao")
+    value = "bfloat16" if option == "--precision" else "int8"
+    (tmp_path / "text.jsonl").write_text('{"text": "a small bird on a tree"}\n')
+    options = [option, value, "--text", str(tmp_path / "text.jsonl")]
+    assert main(["checkpoint", "export", str(run / "hf"), "--out", str(tmp_path / "small"), *options]) == 0
+    told = capsys.readouterr().out
+    assert "Bits per byte of 1 documents: " in told
+    assert told.split("Bits per byte")[1].split("\n")[0].strip() in (tmp_path / "small" / "README.md").read_text()
+    size = (tmp_path / "small" / "model.safetensors").stat().st_size
+    assert size < of_original * (run / "hf" / "model.safetensors").stat().st_size * 1.1
+    model, whole = open_model(tmp_path / "small", device="cpu").model, open_model(run / "hf", device="cpu").model
+    torch.testing.assert_close(probe_logits(model), probe_logits(whole), rtol=0, atol=0.3)
+
+
+def test_weights_come_in_shards(run, tmp_path):
+    out = tmp_path / "sharded"
+    assert main(["checkpoint", "export", str(run / "hf"), "--out", str(out), "--shard-size", "100KB"]) == 0
+    assert len(list(out.glob("*.safetensors"))) > 1
+    for name, tensor in open_model(out, device="cpu").model.state_dict().items():
+        assert tensor.equal(open_whole(run)[name]), name
+
+
+def open_whole(run):
+    return open_model(run / "hf", device="cpu").model.state_dict()
+
+
+def test_a_folder_that_answers_otherwise_is_not_left(run, tmp_path, monkeypatch, capsys):
+    """The fresh process is shown other weights than those in memory."""
+    honest = probe.subprocess.run
+
+    def tampered(command, **settings):
+        file = next((tmp_path / "bad").glob("*.safetensors"))
+        tensors = load_file(file)
+        name = next(name for name in tensors if "embed_tokens" in name)
+        save_file({**tensors, name: tensors[name] + 0.1}, file, metadata={"format": "pt"})
+        return honest(command, **settings)
+
+    monkeypatch.setattr(probe.subprocess, "run", tampered)
+    assert main(["checkpoint", "export", str(run / "hf"), "--out", str(tmp_path / "bad")]) == 4
+    assert "answers otherwise in a fresh process" in capsys.readouterr().err
+    assert not (tmp_path / "bad").exists()
+
+
+def test_scores_of_another_model_are_refused(run, tmp_path, capsys):
+    write_result(tmp_path / "results", run / "hf")
+    path = tmp_path / "results" / "birds" / "metrics.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"model": {"sha256": "0" * 64}}))
+    options = ["--scores", str(tmp_path / "results")]
+    assert main(["checkpoint", "export", str(run / "hf"), "--out", str(tmp_path / "out"), *options]) == 4
+    assert "holds scores of another model; evaluate the one that is exported" in capsys.readouterr().err
+    path.write_text("{}")
+    assert main(["checkpoint", "export", str(run / "hf"), "--out", str(tmp_path / "out"), *options]) == 3
+    assert "is no result of `arlow evaluate`" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hub_that_cannot_be_reached_leaves_the_folder(run, tmp_path, monkeypatch, capsys):
+    from huggingface_hub import HfApi
+
+    def unreachable(*_args, **_settings):
+        raise ConnectionError("Name or service\nnot known")
+
+    monkeypatch.setattr(HfApi, "create_repo", unreachable)
+    out = tmp_path / "out"
+    assert main(["checkpoint", "export", str(run / "hf"), "--out", str(out), "--push", "me/birds"]) == 2
+    assert "is written, but was not put on the hub: Name or service not known" in capsys.readouterr().err
+    assert (out / "README.md").is_file()
