@@ -18,6 +18,8 @@ from arlow_vl.serving.decoding import Decoding
         ({"top_p": 1.5}, "top_p is from 0 to 1, got 1.5"),
         ({"top_k": -1}, "top_k is at least 0, got -1"),
         ({"repetition_penalty": 0}, "repetition_penalty is from 0.01 to 100, got 0"),
+        ({"seed": -1}, "seed is from 0 to"),
+        ({"seed": 2**64}, "seed is from 0 to"),
         ({"num_beams": 2, "temperature": 1}, "num_beams above 1 searches and temperature above 0 draws"),
         ({"stop": ("a", "")}, "a stop text is empty"),
     ],
