@@ -1,0 +1,16 @@
+from typing import NamedTuple
+
+import pytest
+
+from tests.serving.tiny_assistants import write_folders
+
+
+class Models(NamedTuple):
+    text: str
+    vision: str
+
+
+@pytest.fixture(scope="package")
+def models(tmp_path_factory):
+    """Folders of a tiny text model and of a vision-language model made of it."""
+    return Models(*map(str, write_folders(tmp_path_factory.mktemp("models"))))
