@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arlow_vl.data.prompts import about_image
+from arlow_vl.models.arlow.checkpoint_checks import read_object
 from arlow_vl.models.folders import CHECKSUMS, check_folder, sha256_of_file, sha256_of_weights
 from arlow_vl.serving.assistant import Assistant, Prompt
 from arlow_vl.serving.decoding import Decoding
@@ -69,7 +70,9 @@ def asked_as(folder: Path, question: str | None, decoding: Decoding, precision: 
     Raises:
         CheckpointError: the folder holds no vision-language model.
     """
-    check_folder(folder, "arlow_vl")
+    config = folder / "config.json"
+    if not config.is_file() or read_object(config).get("model_type") != "arlow_vl":
+        check_folder(folder, "arlow_vl")  # says what it is instead
     has_checksums = (folder / CHECKSUMS).is_file()
     weights = sha256_of_file(folder / CHECKSUMS) if has_checksums else sha256_of_weights(folder)
     asked = {"model": weights, "precision": precision, "question": question, "decoding": asdict(decoding)}

@@ -94,7 +94,7 @@ def test_a_full_disk_leaves_whole_lines(begun):
     with AnswerFile(begun, ASKED) as file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
         try:
-            with pytest.raises(OSError, match="captions.jsonl"):
+            with pytest.raises(OSError, match=r"captions\.jsonl"):
                 file.add(lines("c.jpg", "d.jpg"))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -48,7 +48,7 @@ def test_a_text_model_says_that_it_sees_no_images(writer):
 
 def test_a_broken_image_is_named(assistant, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"no image")
-    with pytest.raises(ImageError, match="a.jpg"):
+    with pytest.raises(ImageError, match=r"a\.jpg"):
         assistant.image(tmp_path / "a.jpg")
 
 

@@ -18,7 +18,7 @@ WIDE = {"attention_dropout": 0.0, "initializer_range": 0.3, "max_position_embedd
 def write_folders(folder: Path, **text_model: Any) -> tuple[Path, Path]:
     """A text model's folder, and that of a vision-language model made of it."""
     text = write_text_checkpoint(folder / "text", **WIDE | text_model)
-    vision = ArlowVisionConfig(timm_name="test_vit", image_size=32)
+    vision = ArlowVisionConfig(timm_name="test_efficientnet", image_size=64)
     model = ArlowVLForConditionalGeneration.from_text_checkpoint(text, vision)
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
