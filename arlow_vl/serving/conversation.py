@@ -1,6 +1,6 @@
 """Turns about images and texts: what was said, and the images that were shown meanwhile."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 
 from arlow_vl.data.samples import Message, Part
@@ -26,7 +26,7 @@ class Conversation:
     def reset(self) -> None:
         self.waiting, self.messages, self.images = [], [], []
 
-    def answer(self, text: str) -> Iterator[str]:
+    def answer(self, text: str) -> Generator[str, None, None]:
         """Pieces of the answer to a turn of the waiting images and a text; "" asks for a caption of the images.
 
         An answer that is closed before its end is kept as far as it came.

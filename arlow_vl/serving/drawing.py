@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import LogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from arlow_vl.evaluation.generation import Remember
 from arlow_vl.serving.decoding import Decoding
@@ -23,7 +23,7 @@ class Draw(Remember):
             self.dice.seed()
         else:
             self.dice.manual_seed(decoding.seed)
-        self.warpers = [TemperatureLogitsWarper(decoding.temperature)]
+        self.warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(decoding.temperature)]
         if decoding.top_k:
             self.warpers.append(TopKLogitsWarper(decoding.top_k))
         if decoding.top_p < 1:

@@ -1,6 +1,6 @@
 """What an open model writes: many prompts together, one token by token, or which of some answers is the likeliest."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from queue import SimpleQueue
@@ -66,7 +66,7 @@ def write(
     return [found[place] for place in range(len(prompts))]
 
 
-def stream(assistant: Assistant, prompt: Prompt, decoding: Decoding) -> Iterator[str]:
+def stream(assistant: Assistant, prompt: Prompt, decoding: Decoding) -> Generator[str, None, None]:
     """Pieces of an answer as its tokens come; joined they are `write`'s text. Beams have one piece, at the end.
 
     Closing the iterator ends the writing.
