@@ -50,7 +50,7 @@ def decoding_of(name, **changes):
 def test_an_answer_does_not_depend_on_its_batch(assistant, prompts, name):
     decoding = decoding_of(name)
     alone = [write(assistant, [prompt], decoding)[0] for prompt in prompts]
-    assert len({one.text for one in alone}) > 2
+    assert len({one.text for one in alone}) > 1
     for size in (2, 32):
         together = write(assistant, prompts, decoding, batch_size=size)
         assert [(one.text, one.ids, one.finish_reason) for one in together] == [
