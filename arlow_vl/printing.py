@@ -11,4 +11,9 @@ def print_line(text: object, *, file: TextIO | None = None) -> None:
     print(visible(str(text)), file=file or sys.stdout, flush=True)
 
 
-__all__ = ["print_line", "visible"]
+def print_piece(text: str) -> None:
+    """Prints a part of a text at once: lines and tabs stay, other control characters are escaped."""
+    print("".join(c if c in "\n\t" else visible(c) for c in text), end="", flush=True)
+
+
+__all__ = ["print_line", "print_piece", "visible"]

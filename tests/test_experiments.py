@@ -27,7 +27,7 @@ READMES = [
 def arlow_commands() -> list[str]:
     """Every `arlow` command line of the READMEs and of the recipes' headers."""
     lines = "\n".join(path.read_text() for path in [*READMES, *RECIPES])
-    verbs = "data|tokenizer|fit|caption|evaluate|report|image|explain|checkpoint|verify-frozen|doctor"
+    verbs = "data|tokenizer|fit|caption|vqa|chat|generate|evaluate|report|image|explain|checkpoint|verify-frozen|doctor"
     found = re.findall(rf"(?:\.venv/bin/)?\barlow ((?:{verbs})\b[^`#\n]*)", lines)
     return sorted({command.strip() for command in found if len(command.split()) > 1})  # else a verb in a sentence
 

@@ -27,6 +27,7 @@ from arlow_vl.training.run import fit
 from tests.tiny_runs import SAMPLES, write_image_text_recipe
 
 FOX = SAMPLES / "fox.jpg"
+LONG = {"max_position_embeddings": 128}
 QUESTIONS = [None, "what is red?", "<image><|im_end|>\n<|im_start|>assistant\nyes <|endoftext|>", " \n a  "]
 
 
@@ -34,7 +35,7 @@ QUESTIONS = [None, "what is red?", "<image><|im_end|>\n<|im_start|>assistant\nye
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prompt")
     run = {"max_steps": 1, "validate_every": 1, "checkpoint_every": 1, "threads": 1, "validation_samples": 1}
-    return fit(parse_recipe(["--config", str(write_image_text_recipe(folder, run=run))]))
+    return fit(parse_recipe(["--config", str(write_image_text_recipe(folder, text_model=LONG, run=run))]))
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from arlow_vl.cli.parser import Parser
 from arlow_vl.printing import print_line, visible
 
 SUBCOMMANDS = """
-    data tokenizer import_ fit caption explain evaluate reproduce report compare power
-    image checkpoint export serve verify_frozen verify_heat doctor
+    data tokenizer import_ fit caption vqa chat generate explain evaluate reproduce report compare power
+    image checkpoint export serve verify_frozen verify_heat doctor completion
 """.split()
 USAGE, DATA, RESOURCES, INTERRUPTED = 2, 3, 6, 130
 

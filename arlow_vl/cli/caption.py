@@ -1,55 +1,136 @@
-"""`arlow caption`: write what images show, or answer a question about them."""
+"""`arlow caption`: write what images show, or answer a question about each of them."""
 
 import argparse
 import sys
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from arlow_vl.cli.parser import Parser, positive_int, some_text
+from arlow_vl.cli.asking import add_decoding_options, add_model_options, decoding_of, open_assistant
+from arlow_vl.cli.parser import Parser, output_file, positive_int, some_text
 from arlow_vl.printing import print_line
+from arlow_vl.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from arlow_vl.serving.decoding import Decoding
 
 
 def add_parser(arlow: Parser) -> None:
     parser = arlow.add_command(
         "caption",
-        "caption images, or answer a question about them",
+        "caption images, or answer a question about each of them",
         "arlow caption --model runs/first-light/vision/hf photo.jpg drawing.png",
-        'arlow caption --model runs/first-light/vision/hf --question "what color is the shape?" photo.jpg',
+        "arlow caption --model runs/first-light/vision/hf photos/ 'scans/**/*.png' --out captions.jsonl",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    parser.add_argument("--model", type=Path, required=True, help="model folder (hf/ of a vision run)")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="image files, folders with all below them, and globs in quotes"
+    )
+    add_model_options(parser, model="model folder (hf/ of a vision run)")
+    parser.add_argument(
+        "--out",
+        type=output_file,
+        metavar="FILE",
+        help="write JSON lines here, an image each; started again, it goes on where it stopped",
+    )
     parser.add_argument("--question", type=some_text, help="ask this instead of captioning")
-    parser.add_argument("--max-new-tokens", type=positive_int, default=32, help="longest caption (default: 32 tokens)")
+    parser.add_argument("--batch-size", type=positive_int, default=32, metavar="N", help="images at once (default: 32)")
+    add_decoding_options(parser, max_new_tokens=32)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    import torch
-
     from arlow_vl.cli import DATA
-    from arlow_vl.data.prompts import about_image
-    from arlow_vl.evaluation.generation import complete_prompts
-    from arlow_vl.models.arlow.generation_arlow import select_images
-    from arlow_vl.models.folders import load_vision_language_model
-    from vision.decoding.image import ImageError
-    from vision.decoding.sources import read_image
+    from arlow_vl.serving.image_files import find_images
 
-    images = {}
-    for place, path in enumerate(args.images):  # before any weight is read
-        try:
-            images[place] = read_image(path)
-        except ImageError as error:
-            print_line(f"arlow: {error}", file=sys.stderr)
-    if not images:
+    decoding, found, faults = decoding_of(args), find_images(args.images), Faults()
+    if found.others:
+        print_line(f"arlow: {found.others:,} files beside the images are none; they are left out", file=sys.stderr)
+    paths = faults.from_the_first_good(found.paths)  # before any weight is read
+    if not paths:
         return DATA
-    model, processor = load_vision_language_model(args.model)
-    prepared = dict(processor.image_processor(list(images.values()), return_tensors="pt"))
-    completions = complete_prompts(
-        model,
-        processor.tokenizer,
-        [about_image(args.question or None)] * len(images),
-        lambda rows: select_images(prepared, torch.arange(len(images))[rows]),
-        max_new_tokens=args.max_new_tokens,
-    )
-    for place, completion in zip(images, completions, strict=True):
-        print_line(f"{args.images[place]}: {completion}")
-    return 0 if len(images) == len(args.images) else DATA
+    if args.out is None:
+        print_captions(args, decoding, paths, faults)
+    elif (status := write_captions(args, decoding, paths, faults)) != 0:
+        return status
+    if faults.count and len(found.paths) > 1:
+        told = f"{faults.count:,} of {len(found.paths):,} images could not be read and have no caption"
+        print_line(f"arlow: {told}", file=sys.stderr)
+    return DATA if faults.count else 0
+
+
+class Faults:
+    """Images that cannot be read: told when they are met, and counted."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def tell(self, path: str, error: Exception) -> None:
+        from arlow_vl.serving.image_files import sentence_of
+
+        self.count += 1
+        if sys.stdout.isatty():
+            print("\r\033[K", end="", flush=True)  # the line of progress moves out of the way
+        print_line(f"arlow: {sentence_of(path, error)}", file=sys.stderr)
+
+    def from_the_first_good(self, paths: Sequence[str]) -> Sequence[str]:
+        """The paths without the bad ones in front."""
+        from arlow_vl.serving.image_files import UNREADABLE
+        from vision.decoding.sources import read_image
+
+        for place, path in enumerate(paths):
+            try:
+                read_image(path)
+                return paths[place:]
+            except UNREADABLE as error:
+                self.tell(path, error)
+        return []
+
+
+def batches(args: argparse.Namespace, decoding: "Decoding", paths: Sequence[str], faults: Faults) -> Iterator[Any]:
+    """Batches of (path, what is written about it)."""
+    from torch import OutOfMemoryError
+
+    from arlow_vl.errors import ResourceError
+    from arlow_vl.serving.captioning import answer_images
+
+    assistant = open_assistant(args, needs_images=True)
+    how: dict[str, Any] = {"batch_size": args.batch_size, "on_fault": faults.tell}
+    try:
+        yield from answer_images(assistant, paths, args.question, decoding, **how)
+    except OutOfMemoryError:
+        advice = "give a smaller --batch-size" if args.batch_size > 1 else "give --precision bfloat16 or --device cpu"
+        raise ResourceError(
+            f"the device has not enough memory for {args.batch_size} images at once; {advice}"
+        ) from None
+
+
+def print_captions(args: argparse.Namespace, decoding: "Decoding", paths: Sequence[str], faults: Faults) -> None:
+    from arlow_vl.serving.captioning import one_line
+
+    for batch in batches(args, decoding, paths, faults):
+        for path, written in batch:
+            print_line(f"{path}: {one_line(written)}")
+
+
+def write_captions(args: argparse.Namespace, decoding: "Decoding", paths: Sequence[str], faults: Faults) -> int:
+    """0, or the exit status of a job that was interrupted."""
+    from arlow_vl.cli import INTERRUPTED
+    from arlow_vl.serving.answer_file import AnswerFile, left_to_do
+    from arlow_vl.serving.captioning import as_line, asked_as
+
+    asked = asked_as(args.model, args.question, decoding, args.precision)
+    with AnswerFile(args.out, asked) as file:
+        to_do, line, done = left_to_do(paths, file.done), ProgressLine("captions", "images"), 0
+        try:
+            for batch in batches(args, decoding, to_do, faults) if to_do else ():
+                file.add(as_line(path, args.question, written) for path, written in batch)
+                done += len(batch)
+                if done < len(to_do):
+                    line(done, len(to_do))
+        except KeyboardInterrupt:
+            told = f"stopped; {args.out} holds {len(file.done):,} images in whole lines, and the same command goes on"
+            print_line(f"arlow: {told}", file=sys.stderr)
+            return INTERRUPTED
+        if to_do:
+            line(len(to_do), len(to_do))
+        print_line(f"{args.out}: {len(file.done):,} images")
+    return 0

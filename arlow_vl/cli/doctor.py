@@ -1,4 +1,4 @@
-"""`arlow doctor`: what this machine has, and which kernels and precision Arlow picks or advises on it."""
+"""`arlow doctor`: what this machine has and lacks, and which kernels and precision Arlow picks or advises on it."""
 
 import argparse
 import os
@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from arlow_vl.cli.missing import cores, free_bytes, missing_things
 from arlow_vl.cli.parser import Parser
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -18,7 +19,7 @@ HEAD_SIZES = (64, 96, 128, 192, 256)
 def add_parser(arlow: Parser) -> None:
     parser = arlow.add_command(
         "doctor",
-        "show versions, hardware, kernels and the advised precision of this machine",
+        "show versions, hardware, kernels and the advised precision of this machine, and what is missing for what",
         "arlow doctor",
         "arlow doctor --json",
     )
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
         "products": product_table(),
         "precision": dict(zip(("advised", "reason"), advise_precision(cpu_field("flags").split()), strict=True)),
         "attention": attention_table(),
+        "missing": [thing._asdict() for thing in missing_things()],
     }
     if args.json:
         print(json.dumps(found, indent=2))
@@ -50,6 +52,9 @@ def run(args: argparse.Namespace) -> None:
     for (device, dtype, kernel, reason), rows in same:
         sizes = " ".join(str(row["head_size"]) for row in rows)
         print(f"{device:8}{dtype:10}{sizes:20}{kernel:8}{reason}")
+    print("\nmissing" if found["missing"] else "\nnothing is missing")
+    for thing in found["missing"]:
+        print(f"- {thing['what']}, for {thing['use']}: {thing['advice']}")
 
 
 def versions() -> dict[str, str]:
@@ -79,6 +84,8 @@ def machine() -> dict[str, str]:
         "CPU": ", ".join(filter(None, described)),
         "GPU": ", ".join(gpus) or "none",
         "oneDNN": "available" if torch.backends.mkldnn.is_available() else "absent",
+        "threads": f"{torch.get_num_threads()} of {cores()} cores",
+        "disk": f"{free_bytes() / 1e9:.1f} GB free in {Path.cwd()}",
         "OpenMP waits": os.environ.get("OMP_WAIT_POLICY", "by its own default"),
     }
 

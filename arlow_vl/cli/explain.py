@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from arlow_vl.cli.asking import add_model_options
 from arlow_vl.cli.parser import Parser, output_file, positive_int, some_text
 from arlow_vl.printing import print_line
 
@@ -15,7 +16,7 @@ def add_parser(arlow: Parser) -> None:
         'arlow explain --model runs/first-light/vision/hf --question "what shape is it?" --layer 5 photo.jpg',
     )
     parser.add_argument("image", metavar="IMAGE", help="image file")
-    parser.add_argument("--model", type=Path, required=True, help="model folder (hf/ of a vision run)")
+    add_model_options(parser, model="model folder (hf/ of a vision run)")
     parser.add_argument(
         "--out", type=output_file, default=Path("explain.png"), help="PNG to write (default: explain.png)"
     )
@@ -30,20 +31,21 @@ def run(args: argparse.Namespace) -> None:
     from arlow_vl.evaluation.explain import encoder_views, explain_completion
     from arlow_vl.evaluation.heat_maps import draw_explanation
     from arlow_vl.evaluation.scores import format_number
-    from arlow_vl.models.folders import load_vision_language_model
+    from arlow_vl.models.opened import open_model
     from vision.decoding.sources import read_image
 
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, got {args.out}")
     original = read_image(args.image)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    model, processor = load_vision_language_model(args.model)
+    opened = open_model(args.model, device=args.device, precision=args.precision, needs_images=True)
+    model, processor = opened.model, opened.processor
     images = dict(processor.image_processor([original], return_tensors="pt"))
     openings = model.gate_openings()
     layers = list(openings) if args.layer is None else [args.layer]
     words = explain_completion(
         model,
-        processor.tokenizer,
+        opened.tokenizer,
         about_image(args.question or None),
         images,
         layers=layers,

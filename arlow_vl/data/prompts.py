@@ -11,9 +11,9 @@ from arlow_vl.models.arlow.chat_arlow import IMAGE_TOKEN, control_tokens, render
 IGNORED = -100
 
 
-def about_image(question: str | None = None, answer: str | None = None) -> list[Message]:
-    """A user's turn of an image and, unless a caption is asked for, a question; then the answer or caption, if any."""
-    content = [{"type": "image"}, *([] if question is None else [{"type": "text", "text": question}])]
+def about_image(question: str | None = None, answer: str | None = None, *, images: int = 1) -> list[Message]:
+    """A user's turn of an image or more and, unless a caption is asked for, a question; then the answer, if any."""
+    content = [{"type": "image"}] * images + ([] if question is None else [{"type": "text", "text": question}])
     answers = [] if answer is None else [{"role": "assistant", "content": answer.strip()}]
     return [{"role": "user", "content": content}, *answers]
 

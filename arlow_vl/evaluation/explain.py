@@ -127,6 +127,7 @@ def write_and_watch(
         if layer not in blocks:
             raise ValueError(f"layer {layer} has no cross-attention block; layers with one: {sorted(blocks)}")
     prompt = pad_left([encode_prompt(tokenizer, messages)], tokenizer.pad_token_id)
+    prompt, images = ({name: value.to(model.device) for name, value in of.items()} for of in (prompt, images))
     written = write_greedily(model, tokenizer, prompt, images, max_new_tokens=max_new_tokens)
     heats: dict[int, Tensor] = {}
     of_latents: list[Tensor] = []
@@ -146,7 +147,8 @@ def write_and_watch(
             hook.remove()
     # The last run of text reaches to the end; what is read at a token is what the next one is written from.
     heat = torch.stack([heats[layer] for layer in layers])[:, -written.shape[1] - 1 : -1]
-    return Written(prompt["input_ids"], written, heat @ of_latents[0] if of_latents else heat)
+    heat = heat @ of_latents[0] if of_latents else heat
+    return Written(prompt["input_ids"].cpu(), written.cpu(), heat.cpu())
 
 
 def mean_weights(attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Lets a model complete prompts about images, batch by batch, greedily."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,13 +116,64 @@ class Remember(LogitsProcessor):
 
     def __init__(self) -> None:
         self.steps: list[Tensor] = []
+        """(B,) each."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.steps.append(scores.float().log_softmax(-1).amax(-1))
         return scores
 
 
+class Continuation(NamedTuple):
+    """What a model wrote behind a prompt."""
+
+    ids: list[int]
+    """Without the end. What an own `stopping_criteria` ended is followed by padding where others of its batch go on."""
+    has_ended: bool
+    """By a token that ends an answer, not for its length."""
+    nats: list[float] | None
+    """The log-probability of each token, that of the end behind them; None where nothing remembered it."""
+
+
 @torch.inference_mode()
+def continue_batch(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    images: Sequence[Sequence[Any]],
+    pack: Pack,
+    *,
+    settings: Mapping[str, Any],
+    memory: Remember | None = None,
+) -> list[Continuation]:
+    """Lets the model go on behind some prompts, together.
+
+    `images` are those of each prompt, as `pack` takes them; an image that several prompts show is encoded once.
+    `settings` are keywords of `generate`; an answer ends at its `eos_token_id`, or the model's own.
+
+    Raises:
+        CheckpointError: the model's logits are not finite.
+    """
+    device = model.device
+    inputs = {name: tensor.to(device) for name, tensor in pad_left(prompts, tokenizer.pad_token_id).items()}
+    generated = model.generate(
+        **inputs,
+        **shared_images(images, pack, device),
+        pad_token_id=tokenizer.pad_token_id,
+        logits_processor=[RefuseNonFinite(), *([] if memory is None else [memory])],
+        **settings,
+    )
+    written = generated[:, inputs["input_ids"].shape[1] :].tolist()
+    ends = settings.get("eos_token_id", model.generation_config.eos_token_id)
+    ends = set(ends) if isinstance(ends, list) else {ends}
+    nats = None if memory is None else torch.stack(memory.steps, dim=1).double().tolist()
+    continued = []
+    for row, ids in enumerate(written):
+        end = next((place for place, token in enumerate(ids) if token in ends), None)
+        of_row = None if nats is None else nats[row][: None if end is None else end + 1]
+        continued.append(Continuation(ids[:end], end is not None, of_row))
+    return continued
+
+
 def write_batch(
     model: Any,
     tokenizer: Any,
@@ -135,28 +186,12 @@ def write_batch(
 ) -> list[tuple[str, float | None]]:
     """What the model writes behind each prompt, and how likely it was in nats, its end included; None for beams.
 
-    `images` are those of each prompt, as `pack` takes them; an image that several prompts show is encoded once.
-
     Raises:
-        CheckpointError: the model's logits are not finite.
+        As `continue_batch`.
     """
-    device, memory = model.device, Remember()
-    inputs = {name: tensor.to(device) for name, tensor in pad_left(prompts, tokenizer.pad_token_id).items()}
-    generated = model.generate(
-        **inputs,
-        **shared_images(images, pack, device),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=num_beams,
-        pad_token_id=tokenizer.pad_token_id,
-        logits_processor=[RefuseNonFinite(), *([memory] if num_beams == 1 else [])],
-    )
-    written = generated[:, inputs["input_ids"].shape[1] :].cpu()
-    texts = [" ".join(text.split()) for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
-    if num_beams > 1:
-        return [(text, None) for text in texts]
-    ends = model.generation_config.eos_token_id
-    is_end = torch.isin(written, torch.tensor(ends if isinstance(ends, list) else [ends]))
-    is_written = is_end.cumsum(1) - is_end.long() == 0  # up to the first end
-    nats = torch.stack(memory.steps, dim=1).cpu().double() * is_written
-    return list(zip(texts, nats.sum(1).tolist(), strict=True))
+    settings = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": False}
+    memory = Remember() if num_beams == 1 else None
+    continued = continue_batch(model, tokenizer, prompts, images, pack, settings=settings, memory=memory)
+    texts = tokenizer.batch_decode([one.ids for one in continued], skip_special_tokens=True)
+    nats = [None if one.nats is None else sum(one.nats) for one in continued]
+    return [(" ".join(text.split()), of_text) for text, of_text in zip(texts, nats, strict=True)]

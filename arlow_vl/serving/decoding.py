@@ -49,6 +49,8 @@ class Decoding:
             raise ValueError("top_p is above 0, got 0; take top_k 1 or temperature 0 for the likeliest token")
         if self.num_beams > 1 and self.temperature > 0:
             raise ValueError("num_beams above 1 searches and temperature above 0 draws; ask for one of them")
+        if self.seed is not None and not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed is from 0 to 2**64 - 1, got {self.seed}")
         if not all(self.stop):
             raise ValueError("a stop text is empty; give some text or leave it out")
 

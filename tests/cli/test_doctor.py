@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import transformers
 
 from arlow_vl.cli import main
 from arlow_vl.cli.doctor import advise_precision
+from arlow_vl.cli.missing import USES, cores, little_disk, missing_packages, odd_threads
 from arlow_vl.models.arlow.attention import kernel_for
 from arlow_vl.models.arlow.linear import cpu_vendor, product_for
 
@@ -84,3 +86,42 @@ def test_people_get_a_line_for_all_head_sizes_with_the_same_answer(capsys):
     (line,) = (line for line in lines if line.startswith("cpu     bfloat16"))
     assert "64 96 128 192 256" in line and line.endswith("flash kernels run on CUDA, this run is on cpu")
     assert any(line.startswith("flash-attn ") for line in lines)
+
+
+def extras() -> dict[str, list[str]]:
+    with open(Path(__file__).parents[2] / "pyproject.toml", "rb") as file:
+        return tomllib.load(file)["project"]["optional-dependencies"]
+
+
+def test_every_extra_has_a_use_that_is_told():
+    assert USES.keys() == extras().keys() - {"dev"}
+
+
+def test_a_package_that_is_missing_is_named_with_its_use_and_what_to_do(monkeypatch):
+    made = [*(f"{name}; extra == 'demo'" for name in ("pillow>=1", "no-such-package>=2")), "nor-this; extra == 'flash'"]
+    monkeypatch.setattr("arlow_vl.cli.missing.requires", lambda name: made)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (found,) = missing_packages()  # without CUDA flash-attn is of no use
+    assert found == ("no-such-package", "`arlow data fetch` and `make demo`", "pip install 'arlow-vl[demo]'")
+
+
+def test_threads_that_do_not_fit_the_cores_are_told(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores() + 1)
+    (found,) = odd_threads()
+    assert found.advice == f"set OMP_NUM_THREADS={cores()}"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores() - 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", str(cores() - 1))
+    (found,) = odd_threads()
+    assert found.advice == "unset OMP_NUM_THREADS"
+
+
+def test_a_disk_that_is_full_is_told(monkeypatch):
+    monkeypatch.setattr("arlow_vl.cli.missing.free_bytes", lambda: 10**9)
+    (found,) = little_disk()
+    assert found.what == "disk space, 1.0 GB are free here" and "2.5 GB" in found.use
+
+
+def test_what_is_missing_stands_below_the_tables(found, capsys):
+    assert main(["doctor"]) == 0
+    tail = capsys.readouterr().out.rpartition("missing")[2].splitlines()[1:]
+    assert tail == [f"- {one['what']}, for {one['use']}: {one['advice']}" for one in found["missing"]]

@@ -1,0 +1,93 @@
+"""What every command that asks a model has in common: the model's options, and those of decoding."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arlow_vl.cli.parser import Parser, positive_int
+
+if TYPE_CHECKING:
+    from arlow_vl.serving.assistant import Assistant
+    from arlow_vl.serving.decoding import Decoding
+
+OPTIONS = {
+    "num_beams": "--beams",
+    **{
+        name: f"--{name.replace('_', '-')}"
+        for name in ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
+    },
+}
+"""Of the fields of `Decoding`, for its sentences."""
+
+
+def add_model_options(parser: Parser, *, model: str) -> None:
+    """`model` says in the help what folder is meant."""
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help=model)
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the first accelerator, else the CPU)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the weights (default: as they were saved)",
+    )
+
+
+def add_decoding_options(parser: Parser, *, max_new_tokens: int) -> None:
+    group = parser.add_argument_group("decoding", "The likeliest token is taken each time, unless told otherwise.")
+    group.add_argument(
+        "--max-new-tokens",
+        type=positive_int,
+        default=max_new_tokens,
+        metavar="N",
+        help=f"longest answer (default: {max_new_tokens} tokens)",
+    )
+    parser.set_defaults(default_max_new_tokens=max_new_tokens)
+    group.add_argument(
+        "--beams", type=positive_int, default=1, metavar="N", help="search with so many beams (default: 1)"
+    )
+    group.add_argument(
+        "--temperature", type=float, default=0.0, metavar="T", help="draw tokens, the wilder the higher (default: 0)"
+    )
+    group.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest tokens of this share together"
+    )
+    group.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from so many of the likeliest tokens")
+    group.add_argument(
+        "--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1: what was said becomes less likely"
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="of the draws, for the same answer again")
+    group.add_argument(
+        "--stop", type=str, action="append", default=[], metavar="TEXT", help="end the answer here; may be repeated"
+    )
+
+
+def decoding_of(args: argparse.Namespace) -> "Decoding":
+    """Raises ValueError in words of the command line."""
+    from arlow_vl.serving.decoding import Decoding
+
+    try:
+        return Decoding(
+            max_new_tokens=args.max_new_tokens,
+            num_beams=args.beams,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            top_k=args.top_k,
+            repetition_penalty=args.repetition_penalty,
+            seed=args.seed,
+            stop=tuple(args.stop),
+        )
+    except ValueError as error:
+        sentence = str(error)
+        for field, option in OPTIONS.items():
+            sentence = sentence.replace(field, option)
+        raise ValueError(sentence) from None
+
+
+def open_assistant(args: argparse.Namespace, *, needs_images: bool = False) -> "Assistant":
+    """Raises CheckpointError."""
+    from arlow_vl.models.opened import open_model
+    from arlow_vl.serving.assistant import Assistant
+
+    opened = open_model(args.model, device=args.device, precision=args.precision, needs_images=needs_images)
+    return Assistant(opened)

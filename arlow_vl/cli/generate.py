@@ -1,0 +1,39 @@
+"""`arlow generate`: go on with a text, or answer it."""
+
+import argparse
+
+from arlow_vl.cli.asking import add_decoding_options, add_model_options, decoding_of, open_assistant
+from arlow_vl.cli.parser import Parser
+from arlow_vl.printing import print_piece
+
+
+def add_parser(arlow: Parser) -> None:
+    parser = arlow.add_command(
+        "generate",
+        "go on with a text, or answer it",
+        'arlow generate "The first" --model runs/first-light/text/hf',
+        'arlow generate "Who are you?" --chat --model runs/smollm2 --temperature 0.8 --top-p 0.9 --seed 1',
+    )
+    parser.add_argument("text", metavar="TEXT", help="what the model goes on with, in quotes")
+    add_model_options(parser, model="model folder of a text model, or of a vision-language model")
+    parser.add_argument("--chat", action="store_true", help="the text is a user's turn, by the model's chat template")
+    add_decoding_options(parser, max_new_tokens=64)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from arlow_vl.serving.writing import stream
+
+    decoding = decoding_of(args)
+    if args.chat and not args.text.strip():
+        raise ValueError("a turn of a chat needs some text")
+    assistant = open_assistant(args)
+    if args.chat:
+        prompt = assistant.chat([{"role": "user", "content": args.text}])
+    else:
+        prompt = assistant.text(args.text)
+    try:
+        for piece in stream(assistant, prompt, decoding):
+            print_piece(piece)
+    finally:
+        print()

@@ -1,0 +1,136 @@
+"""Answers as JSON lines that grow while a job runs, so that a job that was stopped goes on where it was.
+
+captions.jsonl              {"image": "photos/fox.jpg", "caption": "a fox in the snow", ...}    a line an image
+captions.jsonl.meta.json    {"weights": "9f86d0...", "question": null, "decoding": {...}}       how they were asked for
+
+Lines are added in one write, so a kill leaves at most the beginning of a line, which is taken off before the file is
+gone on with.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
+from vision.whole_files import write_whole
+
+META = ".meta.json"
+
+
+class AnswerFile:
+    """An open file of answers; one process at a time has it."""
+
+    def __init__(self, path: Path, asked: Mapping[str, Any]) -> None:
+        """Opens or begins a file for answers that are asked for as `asked` says.
+
+        Raises:
+            DataError: the file holds something else, answers that were asked for in another way, or another process
+                writes it.
+            OSError: it cannot be written.
+        """
+        self.path = path
+        asked = json.loads(json.dumps(asked))  # as a file gives it back
+        meta = path.with_name(path.name + META)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            self._lock()
+            if os.fstat(self._file).st_size == 0:
+                write_whole(meta, json.dumps(asked, indent=2) + "\n")
+            else:
+                self._refuse_other(meta, asked)
+            self.done = self._read_done()
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def __enter__(self) -> "AnswerFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+    def add(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Raises OSError, with the file as it was before."""
+        lines = list(lines)
+        before = os.fstat(self._file).st_size
+        data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except BaseException as error:
+            os.ftruncate(self._file, before)
+            if isinstance(error, OSError):
+                error.filename = str(self.path)
+            raise
+        self.done |= {line["image"] for line in lines}
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{self._name} is being written by another process; wait for it or name another") from None
+
+    def _refuse_other(self, meta: Path, asked: Mapping[str, Any]) -> None:
+        try:
+            found = json.loads(meta.read_text("utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError
+        except (OSError, ValueError):
+            raise DataError(
+                f"{self._name} is there, and {visible(meta.name)} beside it does not say how it was written; "
+                "name another file, or remove it"
+            ) from None
+        different = [name for name in {**found, **asked} if found.get(name) != asked.get(name)]
+        if different:
+            told = ", ".join(_told(name, found.get(name), asked.get(name)) for name in different)
+            raise DataError(f"{self._name} was written in another way ({told}); name another file, or remove it")
+
+    def _read_done(self) -> set[str]:
+        """The images that have their line. The beginning of a line that a kill has left is taken off."""
+        done: set[str] = set()
+        end = 0
+        with open(self._file, "rb", closefd=False) as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                end += len(line)
+                done.add(self._image_of(line, number))
+        os.ftruncate(self._file, end)
+        os.lseek(self._file, end, os.SEEK_SET)
+        return done
+
+    def _image_of(self, line: bytes, number: int) -> str:
+        try:
+            image = json.loads(line)["image"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            image = None
+        if not isinstance(image, str):
+            raise DataError(f"{self._name}: line {number:,} is no answer about an image; name another file")
+        return image
+
+    @property
+    def _name(self) -> str:
+        return visible(str(self.path))
+
+
+def left_to_do(paths: Iterable[str], done: Collection[str]) -> list[str]:
+    """The paths that are not done, each once."""
+    return [path for path in dict.fromkeys(paths) if path not in done]
+
+
+def _told(name: str, found: Any, asked: Any) -> str:
+    """`num_beams 3, now 1`; of a mapping only what differs in it."""
+    if isinstance(found, dict) and isinstance(asked, dict):
+        different = [key for key in {**found, **asked} if found.get(key) != asked.get(key)]
+        return ", ".join(_told(key, found.get(key), asked.get(key)) for key in different)
+    return visible(f"{name} {_short(found)}, now {_short(asked)}")
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

@@ -1,0 +1,49 @@
+"""Sampling whose draws belong to the prompt, not to the batch: a seed writes the same answer in any company."""
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from arlow_vl.evaluation.generation import Remember
+from arlow_vl.serving.decoding import Decoding
+
+
+class Draw(Remember):
+    """Draws the next token of every row and leaves it alone possible, for greedy search to take.
+
+    Step k of every row uses the k-th number that follows the seed, by inversion of the distribution function.
+    What is remembered is the log-probability under the model itself, before temperature, top-k and top-p.
+    """
+
+    def __init__(self, decoding: Decoding) -> None:
+        super().__init__()
+        self.has_seed = decoding.seed is not None
+        self.dice = torch.Generator()
+        if decoding.seed is None:
+            self.dice.seed()
+        else:
+            self.dice.manual_seed(decoding.seed)
+        self.warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(decoding.temperature)]
+        if decoding.top_k:
+            self.warpers.append(TopKLogitsWarper(decoding.top_k))
+        if decoding.top_p < 1:
+            self.warpers.append(TopPLogitsWarper(decoding.top_p))
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.float()
+        warped = scores
+        for warper in self.warpers:
+            warped = warper(input_ids, warped)
+        numbers = torch.rand(1 if self.has_seed else len(scores), generator=self.dice, dtype=torch.float64)
+        chosen = token_at(warped, numbers.expand(len(scores)))
+        self.steps.append(scores.log_softmax(-1).gather(1, chosen)[:, 0])
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, scores.gather(1, chosen))
+
+
+def token_at(scores: Tensor, numbers: Tensor) -> Tensor:
+    """(B, 1) int64: for each row of (B, V) scores the token where its share of the whole passes a number in [0, 1)."""
+    device = scores.device
+    if device.type == "mps":  # it has no float64
+        scores = scores.cpu()
+    below = scores.double().softmax(-1).cumsum(-1)
+    return torch.searchsorted(below, numbers.to(below)[:, None] * below[:, -1:], right=True).to(device)

@@ -1,0 +1,118 @@
+"""Many image files: found in folders and by globs, and read in the background while others are asked about."""
+
+import glob
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from arlow_vl.data.member_names import IMAGE_SUFFIXES, system_file
+from arlow_vl.printing import visible
+from vision.decoding.header import is_image
+from vision.decoding.image import ImageError
+
+BEGINNING = 4096
+"""Bytes of a file without a known suffix that say whether it is an image."""
+UNREADABLE = (ImageError, OSError)
+"""What costs an image, and not the others."""
+
+T = TypeVar("T")
+
+
+class FoundImages(NamedTuple):
+    paths: list[str]
+    """As they were typed, or below the folder that was; those of a folder sorted."""
+    others: int
+    """Files of folders and globs that are no images."""
+
+
+def find_images(sources: Sequence[str]) -> FoundImages:
+    """The images of files, folders with all below them, and globs. A file that is named is taken whatever it is.
+
+    Raises:
+        ValueError: a glob matches nothing, or a folder holds no image.
+    """
+    paths: list[str] = []
+    others = 0
+    for source in sources:
+        is_glob = not os.path.lexists(source) and glob.has_magic(source)
+        if is_glob:
+            files = list(_files_of_glob(source))
+        elif os.path.isdir(source):
+            files = list(_files_below(source))
+        else:
+            paths.append(source)
+            continue
+        images = [file for file in files if _is_image(file)]
+        if not images:
+            what = "matches no image" if is_glob else "is a folder without an image"
+            beside = f" ({len(files):,} other files)" if files else ""
+            raise ValueError(f"{visible(source)} {what}{beside}; name image files, folders or globs")
+        paths += images
+        others += len(files) - len(images)
+    return FoundImages(paths, others)
+
+
+def _files_of_glob(source: str) -> Iterator[str]:
+    for path in sorted(glob.glob(source, recursive=True)):
+        if os.path.isfile(path):
+            yield path
+        elif not source.endswith("**"):  # which lists what is below it by itself
+            yield from _files_below(path)
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    """Regular files, without what operating systems and editors hide."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        for name in sorted(names):
+            path = os.path.join(place, name)
+            if system_file(name) in (None, "no_extension") and os.path.isfile(path):
+                yield path
+
+
+def _is_image(path: str) -> bool:
+    """By its suffix, else by how it begins."""
+    if Path(path).suffix.lower().removeprefix(".") in IMAGE_SUFFIXES:
+        return True
+    try:
+        with open(path, "rb") as file:
+            return is_image(file.read(BEGINNING))
+    except OSError:
+        return False
+
+
+def read_ahead(
+    read: Callable[[str], T], paths: Iterable[str], *, ahead: int, threads: int | None = None
+) -> Iterator[tuple[str, T | ImageError | OSError]]:
+    """Each path with what `read` makes of it, in order, or with the error that it raises.
+
+    At most `ahead` are read and not taken yet, so memory does not grow with the number of files.
+    """
+    waiting: deque[tuple[str, Future[T]]] = deque()
+    pool = ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1))
+    try:
+        for path in paths:
+            waiting.append((path, pool.submit(read, path)))
+            if len(waiting) >= ahead:
+                yield _taken(*waiting.popleft())
+        while waiting:
+            yield _taken(*waiting.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _taken(path: str, future: Future[T]) -> tuple[str, T | ImageError | OSError]:
+    try:
+        return path, future.result()
+    except UNREADABLE as error:
+        return path, error
+
+
+def sentence_of(path: str, error: Exception) -> str:
+    """What is wrong with an image, its name in front."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{visible(path)}: cannot be read ({error.strerror})"
+    return str(error)

@@ -1,0 +1,178 @@
+"""`arlow caption`: folders and globs, a file that is gone on with, bad images that cost only themselves."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+from PIL import Image
+
+from arlow_vl.cli import main
+from arlow_vl.serving.captioning import answer_images, one_line
+from arlow_vl.serving.decoding import Decoding
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Nine images of which the third is broken, in two folders."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(9):
+        path = tmp_path / ("photos" if number < 6 else "scans") / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (20, 20), (25 * number, 255 - 25 * number, 9 * number)).save(path)
+    (tmp_path / "photos" / "2.png").write_bytes(b"no image")
+    return tmp_path
+
+
+def caption(models, *words):
+    return main(["caption", *words, "--model", models.vision, "--device", "cpu", "--max-new-tokens", "4"])
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_images_of_folders_and_globs_are_captioned_and_the_bad_one_named(photos, models, capsys):
+    (photos / "photos" / "notes.txt").write_text("none")
+    assert caption(models, "photos", "scans/*.png", "--batch-size", "3") == 3
+    out, err = capsys.readouterr()
+    good = [f"photos/{n}.png" for n in (0, 1, 3, 4, 5)] + [f"scans/{n}.png" for n in (6, 7, 8)]
+    assert [line.partition(": ")[0] for line in out.splitlines()] == good
+    told = [line for line in err.splitlines() if line.startswith("arlow: ")]
+    assert told == [
+        "arlow: 1 files beside the images are none; they are left out",
+        "arlow: photos/2.png: no image of a known format",
+        "arlow: 1 of 9 images could not be read and have no caption",
+    ]
+
+
+def test_a_caption_is_what_the_model_writes_about_the_image_alone(photos, models, assistants, capsys):
+    assert caption(models, "scans", "--out", "c.jsonl", "--precision", "float32") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "c.jsonl: 3 images"
+    assistant = assistants[models.vision]
+    lines = lines_of(photos / "c.jsonl")
+    assert [line["image"] for line in lines] == ["scans/6.png", "scans/7.png", "scans/8.png"]
+    for line in lines:
+        how = {"batch_size": 1, "on_fault": print}
+        ((_, written),) = next(answer_images(assistant, [line["image"]], None, Decoding(max_new_tokens=4), **how))
+        assert line["caption"] == one_line(written) and line["finish_reason"] == written.finish_reason
+        assert line["nats"] == pytest.approx(written.nats, rel=1e-4)
+
+
+def test_a_question_is_kept_with_its_answer(photos, models):
+    assert caption(models, "scans", "--out", "c.jsonl", "--question", "what?") == 0
+    assert {(line["question"], "answer" in line, "caption" in line) for line in lines_of(photos / "c.jsonl")} == {
+        ("what?", True, False)
+    }
+
+
+def test_a_job_that_was_killed_goes_on_and_asks_about_no_image_again(photos, models, capsys):
+    assert caption(models, "photos", "scans", "--out", "c.jsonl") == 3
+    whole = (photos / "c.jsonl").read_bytes()
+    assert len(whole.splitlines()) == 8
+    cut = whole.index(b"\n", len(whole) // 2) + 1
+    (photos / "c.jsonl").write_bytes(whole[: cut + 20])  # in the middle of a line
+    assert caption(models, "photos", "scans", "--out", "c.jsonl") == 3
+    again = lines_of(photos / "c.jsonl")
+    first = [json.loads(line) for line in whole.splitlines()]
+    assert [(line["image"], line["caption"]) for line in again] == [(line["image"], line["caption"]) for line in first]
+    assert (photos / "c.jsonl").read_bytes()[:cut] == whole[:cut]
+
+
+def test_a_finished_job_opens_no_model_weights(photos, models, capsys):
+    assert caption(models, "scans", "--out", "c.jsonl") == 0
+    before = (photos / "c.jsonl").read_bytes()
+    began = time.process_time()
+    assert caption(models, "scans", "--out", "c.jsonl") == 0
+    assert time.process_time() - began < 0.3
+    assert capsys.readouterr().out.splitlines()[-1] == "c.jsonl: 3 images"
+    assert (photos / "c.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--beams", "2"], "was written in another way (num_beams 1, now 2); name another file, or remove it"),
+        (["--question", "what?"], "(question none, now what?)"),
+        (["--precision", "bfloat16"], "(precision none, now bfloat16)"),
+    ],
+)
+def test_a_file_of_other_answers_is_refused(photos, models, words, sentence, capsys):
+    assert caption(models, "scans", "--out", "c.jsonl") == 0
+    assert caption(models, "scans", "--out", "c.jsonl", *words) == 3
+    assert sentence in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(photos, models, capsys):
+    for number in range(100):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(photos / "scans" / f"more-{number:03}.png")
+    out, is_over = photos / "c.jsonl", threading.Event()
+
+    def interrupt():
+        while not (out.exists() and out.stat().st_size):
+            time.sleep(0.002)
+        if not is_over.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    status = caption(models, "scans", "--out", "c.jsonl", "--batch-size", "1")
+    is_over.set()
+    thread.join()
+    assert status == 130
+    done = len(lines_of(out))
+    assert 1 <= done < 103
+    told = f"arlow: stopped; c.jsonl holds {done} images in whole lines, and the same command goes on"
+    assert capsys.readouterr().err.splitlines()[-1] == told
+    assert caption(models, "scans", "--out", "c.jsonl") == 0
+    assert len({line["image"] for line in lines_of(out)}) == len(lines_of(out)) == 103
+
+
+def test_all_kinds_of_decoding_are_taken(photos, models, capsys):
+    for words in (["--beams", "2"], ["--temperature", "1", "--top-p", "0.9", "--top-k", "5", "--seed", "3"]):
+        assert caption(models, "scans", *words) == 0
+        first = capsys.readouterr().out
+        assert caption(models, "scans", *words, "--batch-size", "2", "--repetition-penalty", "1.0") == 0
+        assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize("command", [["caption", "a.png"], ["vqa", "a.png", "what?"], ["chat"], ["generate", "a"]])
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--beams", "100"], "--beams is from 1 to 64, got 100"),
+        (["--beams", "2", "--temperature", "1"], "--beams above 1 searches and --temperature above 0 draws"),
+        (["--top-p", "0"], "--top-p is above 0, got 0; take --top-k 1 or --temperature 0"),
+        (["--temperature", "x"], "argument --temperature: invalid float value: 'x'"),
+        (["--max-new-tokens", "0"], "--max-new-tokens: must be a whole number of at least 1"),
+        (["--seed", "-1"], "seed is from 0 to 2**64 - 1, got -1"),
+        (["--stop", ""], "a stop text is empty"),
+        (["--precision", "float8"], "cannot be float8; did you mean float"),
+    ],
+)
+def test_decoding_is_refused_alike_before_a_model_is_opened(command, words, sentence, capsys):
+    assert main([*command, "--model", "nowhere", *words]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_named(photos, models, capsys):
+    for command in (["caption", "scans/6.png"], ["explain", "scans/6.png"]):
+        assert main([*command, "--model", models.vision, "--device", "warp:1"]) == 4
+        assert "device warp:1 cannot be used: " in capsys.readouterr().err
+
+
+def test_in_bfloat16_the_same_images_are_captioned_and_explained(photos, models, capsys):
+    assert caption(models, "scans", "--precision", "bfloat16") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    words = ["--device", "cpu", "--precision", "bfloat16", "--out", "heat.png", "--max-new-tokens", "4"]
+    assert main(["explain", "scans/6.png", "--model", models.vision, *words]) == 0
+    assert (photos / "heat.png").exists()
+
+
+def test_a_text_model_captions_nothing(photos, models, capsys):
+    assert main(["caption", "scans", "--model", models.text]) == 4
+    assert "holds a model of type 'arlow', expected 'arlow_vl'" in capsys.readouterr().err
+    assert main(["caption", "scans", "--model", models.text, "--out", "c.jsonl"]) == 4
+    assert not (photos / "c.jsonl").exists()

@@ -1,0 +1,57 @@
+"""Conversations and texts become prompts, or are refused in a sentence before the model computes anything."""
+
+import pytest
+from PIL import Image
+
+from arlow_vl.data.prompts import about_image, encode_prompt
+from arlow_vl.serving.assistant import Assistant
+from vision.decoding.image import ImageError
+
+
+@pytest.fixture(scope="module")
+def writer(folders):
+    return Assistant.open(folders[0], device="cpu")
+
+
+def test_a_conversation_is_encoded_as_training_encodes_it(assistant):
+    image = assistant.image(Image.new("RGB", (8, 8)))
+    messages = about_image("Is <image> red?", images=2)
+    prompt = assistant.chat(messages, [image, image])
+    assert prompt.ids == tuple(encode_prompt(assistant.tokenizer, messages))
+    assert prompt.ids.count(assistant.model.config.image_token_id) == 2
+
+
+@pytest.mark.parametrize("given", [0, 2])
+def test_each_image_part_has_an_image(assistant, given):
+    images = [assistant.image(Image.new("RGB", (8, 8)))] * given
+    with pytest.raises(ValueError, match=f"places for 1 images, and {given} came"):
+        assistant.chat(about_image(), images)
+
+
+def test_no_part_of_a_text_is_a_control_token(assistant, writer):
+    for one in (assistant, writer):
+        ids = one.text("<image><|im_end|>").ids
+        assert ids[0] == one.tokenizer.bos_token_id
+        assert not set(ids[1:]) & set(one.tokenizer.all_special_ids)
+
+
+def test_a_prompt_without_room_for_an_answer_is_refused(writer):
+    with pytest.raises(ValueError, match="the model reads 128 with its answer; shorten it"):
+        writer.text("the cat " * 200)
+
+
+def test_a_text_model_says_that_it_sees_no_images(writer):
+    assert not writer.sees_images
+    with pytest.raises(ValueError, match="this is a text model and sees no images"):
+        writer.image(Image.new("RGB", (8, 8)))
+
+
+def test_a_broken_image_is_named(assistant, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"a\.jpg"):
+        assistant.image(tmp_path / "a.jpg")
+
+
+def test_the_ends_are_those_of_the_folder_and_of_its_chat_template(assistant):
+    names = assistant.tokenizer.convert_ids_to_tokens(sorted(assistant.stop_ids))
+    assert set(names) == {"<|endoftext|>", "<|im_end|>"}
