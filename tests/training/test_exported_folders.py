@@ -1,7 +1,9 @@
 """What `arlow checkpoint export` writes for others: card, precision, fewer bits, shards; proved or not written."""
 
 import json
+import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,10 +27,26 @@ def run(tmp_path_factory):
     return fit(parse_recipe(["--config", str(write_image_text_recipe(place)), "--run_dir", str(place / "run")])).parent
 
 
+@pytest.fixture(autouse=True)
+def same_process(monkeypatch):
+    """A process takes ten seconds to import torch; test_export.py has those that are fresh."""
+
+    def run(command, **_settings):
+        monkeypatch.setattr(sys, "argv", command[2:])
+        probe.main()
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(probe.subprocess, "run", run)
+
+
 def write_result(folder, model):
     """What `arlow evaluate` leaves of one task, as far as a card reads it."""
     cell = {"estimate": 0.5, "low": 0.4, "high": 0.6}
-    group = {"items": 4, "systems": {"model": cell, "no_image": cell}, "differences": {"no_image": cell}}
+    group = {
+        "items": 4,
+        "systems": {"model": cell, "no_image": cell},
+        "differences": {"no_image": cell | {"outside_zero": True}},
+    }
     scores = {"items": 4, "images": 4, "metrics": {"accuracy": {"is_share": True, "groups": {"all": group}}}}
     result = {"task": {"title": "Birds"}, "scores": scores, "model": {"sha256": hash_model(model)}}
     (folder / "birds").mkdir(parents=True)
