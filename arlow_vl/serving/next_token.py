@@ -1,10 +1,12 @@
 """The next token of one row, by the row's own decoding options and its own draws."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
+    LogitsProcessor,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -28,7 +30,7 @@ class NextToken:
             self._generator.seed()
         else:
             self._generator.manual_seed(decoding.seed)
-        self._read = torch.tensor([list(prompt_ids)])
+        self._read: Any = torch.tensor([list(prompt_ids)])
         self._processors = _processors(decoding, image_token_id)
 
     def choose(self, logits: Tensor) -> int:
@@ -44,7 +46,7 @@ class NextToken:
 
 def _processors(decoding: Decoding, image_token_id: int | None) -> LogitsProcessorList:
     forbid = [] if image_token_id is None else [WithoutImageTokens(image_token_id)]
-    chain = list(forbid)
+    chain: list[LogitsProcessor] = [*forbid]
     if decoding.repetition_penalty != 1:
         chain.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty))
     if decoding.temperature > 0:

@@ -145,9 +145,12 @@ def _pad_images(held: list[Images], like: list[Images], rows: int, room: int) ->
     if not held:
         shape = rows, room, *like[0].keys.shape[2:]
         return [Images(x.keys.new_zeros(shape), x.values.new_zeros(shape), x.lengths.new_zeros(rows)) for x in like]
-    return [
-        Images(*(F.pad(x, (0, 0, 0, 0, 0, room - x.shape[1])) for x in images[:2]), images.lengths) for images in held
-    ]
+    return [Images(_pad_tokens(images.keys, room), _pad_tokens(images.values, room), images.lengths) for images in held]
+
+
+def _pad_tokens(states: Tensor, room: int) -> Tensor:
+    """(B, P, Hkv, Dh) with zeros behind the encoder tokens."""
+    return F.pad(states, (0, 0, 0, 0, 0, room - states.shape[1]))
 
 
 def _images(of_rows: Sequence[Sequence[PreparedImage]], states: States) -> dict[str, Tensor]:
