@@ -18,6 +18,7 @@ from arlow_vl.serving.assistant import Assistant, Prompt
 from tests.conftest import open_gates
 from tests.tiny_runs import TINY_MODEL, tiny_tokenizer
 
+SIZE, SIZES = (48, 40), {"white": (30, 100)}  # of pictures, in pixels; other shapes are other numbers of tiles
 UNTIED = {"tie_word_embeddings": False}  # a tied random model repeats its last token
 
 
@@ -29,19 +30,18 @@ def text_assistant(**changes) -> Assistant:
     return Assistant(OpenModel(model, tokenizer, None))
 
 
-def vision_assistant(*, dtype: torch.dtype = torch.float64, vision: dict | None = None, **changes) -> Assistant:
-    """float64, in which rounding decides between no two tokens."""
+def vision_assistant(*, projector: str = "linear", transform: dict | None = None, **changes) -> Assistant:
+    """float64, in which rounding decides between no two tokens. `changes` are of the text model."""
     torch.manual_seed(0)
     tokenizer = copy.deepcopy(tiny_tokenizer())  # the processor changes its own
     text = ArlowConfig(**TINY_MODEL | {"max_position_embeddings": 128} | UNTIED | changes, vocab_size=len(tokenizer))
-    vision_config = ArlowVisionConfig(**{"timm_name": "test_vit", "image_size": 32} | (vision or {}))
-    model = ArlowVLForConditionalGeneration(ArlowVLConfig(text_config=text, vision_config=vision_config))
-    model = model.to(dtype).eval()
+    vision = ArlowVisionConfig(timm_name="test_vit", image_size=32, transform=transform)
+    model = ArlowVLForConditionalGeneration(ArlowVLConfig(text_config=text, vision_config=vision, projector=projector))
+    model = model.double().eval()
+    model.config.vision_config.transform = model.model.vision.image_transform(**(transform or {})).to_dict()
     model.stop_also_at(stop_token_ids(tokenizer))
     open_gates(model)
     spread_logits(model)
-    if vision_config.transform is None:
-        model.config.vision_config.transform = model.model.vision.image_transform().to_dict()
     processor = ArlowProcessor(ArlowImageProcessor.of_model(model.config), tokenizer)
     return Assistant(OpenModel(model, processor.tokenizer, processor))
 
@@ -54,7 +54,7 @@ def spread_logits(model) -> None:
                 weight.mul_(50 if "embed_tokens" in name else 5)
 
 
-def picture(colour: str | tuple[int, int, int], size: tuple[int, int] = (48, 40), form: str = "PNG") -> bytes:
+def picture(colour: str | tuple[int, int, int], size: tuple[int, int] = SIZE, form: str = "PNG") -> bytes:
     """The bytes of a file with a gradient over one colour."""
     base = Image.new("RGB", size, colour)
     ramp = Image.linear_gradient("L").resize(size).convert("RGB")
@@ -65,7 +65,7 @@ def picture(colour: str | tuple[int, int, int], size: tuple[int, int] = (48, 40)
 
 def question(assistant: Assistant, text: str | None, *colours: str) -> Prompt:
     """About images of these colours, each in front of the text."""
-    images = [assistant.image(picture(colour)) for colour in colours]
+    images = [assistant.image(picture(colour, SIZES.get(colour, SIZE))) for colour in colours]
     if not colours:
         return assistant.chat([{"role": "user", "content": text or "hello"}])
     (message,) = about_image(text)
