@@ -37,6 +37,8 @@ def is_loopback(host: str) -> bool:
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that will listen there; port 0 takes a free one. Raises ValueError where there is none to be had."""
+    if not 0 <= port < 2**16:
+        raise ValueError(f"--port must be from 0 to 65535, got {port}")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family)
@@ -44,9 +46,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except socket.gaierror:
         raise ValueError(f"--host {visible(host)} is no address of this machine; try 127.0.0.1") from None
-    except (OSError, OverflowError) as error:
-        is_taken = getattr(error, "errno", None) == errno.EADDRINUSE
-        reason = "another program listens there" if is_taken else str(error)
+    except OSError as error:
+        is_taken = error.errno == errno.EADDRINUSE
+        reason = "another program listens there" if is_taken else error.strerror
         raise ValueError(f"cannot listen on {visible(host)} port {port}: {reason}; take another --port") from None
     return listener
 
@@ -69,7 +71,7 @@ class Server:
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Serves until it is told to end, `on_ready` called when clients can connect. A second signal ends it at once."""
+        """Serves until it is told to end; `on_ready` is called when clients can connect. A second signal ends it now."""
         with self._engine:
             try:
                 asyncio.run(self._serve(on_ready))
