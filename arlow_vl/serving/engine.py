@@ -257,7 +257,11 @@ class Engine:
             if not is_finite[row]:
                 self._fail(answer, "model", "its logits are not finite, so the weights are damaged or diverged")
                 continue
-            token = best[row] if answer.next_token.takes_best else answer.next_token.choose(logits[row])
+            try:
+                token = best[row] if answer.next_token.takes_best else answer.next_token.choose(logits[row])
+            except RuntimeError as error:  # of one row's own options
+                self._fail(answer, "model", error)
+                continue
             if answer.top_logprobs is not None:
                 answer.unreported.append(_logprob(logits[row], token, answer.top_logprobs))
             answer.last_token, answer.written = token, answer.written + 1

@@ -17,6 +17,8 @@ from transformers import (
 from arlow_vl.models.arlow.generation_arlow import WithoutImageTokens
 from arlow_vl.serving.decoding import Decoding
 
+LEAST_TEMPERATURE = 1e-4  # a lower one draws the same tokens, and float32 could not divide by it
+
 
 class NextToken:
     """transformers' processors in `generate`'s order, `<image>` forbidden first and last."""
@@ -48,9 +50,9 @@ def _processors(decoding: Decoding, image_token_id: int | None) -> LogitsProcess
     forbid = [] if image_token_id is None else [WithoutImageTokens(image_token_id)]
     chain: list[LogitsProcessor] = [*forbid]
     if decoding.repetition_penalty != 1:
-        chain.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty))
+        chain.append(RepetitionPenaltyLogitsProcessor(float(decoding.repetition_penalty)))
     if decoding.temperature > 0:
-        chain.append(TemperatureLogitsWarper(float(decoding.temperature)))
+        chain.append(TemperatureLogitsWarper(float(max(decoding.temperature, LEAST_TEMPERATURE))))
         if decoding.top_k > 0:
             chain.append(TopKLogitsWarper(decoding.top_k))
         if decoding.top_p < 1:

@@ -71,7 +71,7 @@ class Server:
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Serves until it is told to end; `on_ready` is called when clients can connect. A second signal ends it now."""
+        """Serves until it is told to end; `on_ready` is called when clients can connect."""
         with self._engine:
             try:
                 asyncio.run(self._serve(on_ready))

@@ -274,7 +274,7 @@ def main() -> None:
         f"{GOAL_OF_GROWTH:+.0%}). The server ended with {server.returncode}."
     )
     text = f"# Serving under load\n\n{machine_line()}\n\n{sentence}\n\n{table(['request', 'status', 'number'], rows)}"
-    figures = {"seconds": load.seconds, "requests": rows, "rss_mib": load.rss, "growth": load.growth}
+    figures: dict[str, object] = {"seconds": load.seconds, "requests": rows, "rss_mib": load.rss, "growth": load.growth}
     report("serving_load" if arguments.minutes >= 10 else None, text, figures)
     if faults or server.returncode or "Traceback" in errors:
         raise SystemExit(f"the server failed: {errors[-2000:]}")
