@@ -137,6 +137,9 @@ def test_one_that_leaves_is_told_no_more_and_frees_its_row(assistant):
         told = len(gone.events)
         assert waiting.has_ended.wait(30)
         assert isinstance(waiting.events[-1], Finished) and len(gone.events) <= told + 1 and not gone.has_ended.is_set()
+        end = time.monotonic() + 10
+        while engine.load != (0, 0) and time.monotonic() < end:
+            time.sleep(0.01)
         assert engine.load == (0, 0)
 
 

@@ -1,5 +1,6 @@
-"""Whoever else is written at the time, whenever a row joins and leaves: it reads what it would read alone."""
+"""Whoever else is written meanwhile, whenever a row joins and leaves: its logits are those alone, without a cache."""
 
+import itertools
 from dataclasses import dataclass
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from arlow_vl.serving.assistant import Assistant, Prompt
 from arlow_vl.serving.engine import _of_images
 from arlow_vl.serving.rows import Rows
-from tests.serving.tiny_assistants import generated, question, text_assistant, vision_assistant
+from tests.serving.tiny_assistants import question, text_assistant, vision_assistant
 
 TOKENS = 8
 TEXTS = ("a", "one big red dog run over green hills")
@@ -25,21 +27,35 @@ KINDS = {
 
 @dataclass
 class Case:
-    """A prompt, and what `generate` writes behind it alone."""
+    """A prompt, tokens that are written behind it whatever the model thinks, and its logits without any cache."""
 
-    prompt: object
-    expected: list[int]
+    prompt: Prompt
+    tokens: list[int]
+    logits: torch.Tensor
+    """(TOKENS, V): behind the prompt, and behind each token but the last."""
+
+    @classmethod
+    def of(cls, assistant: Assistant, prompt: Prompt, number: int) -> "Case":
+        dice = torch.Generator().manual_seed(number)
+        tokens = torch.randint(8, 200, (TOKENS,), generator=dice).tolist()
+        ids = torch.tensor([[*prompt.ids, *tokens[:-1]]])
+        images = assistant.pack(prompt.images) if prompt.images else {}
+        logits = assistant.model(input_ids=ids, **images, use_cache=False, logits_to_keep=TOKENS).logits[0]
+        return cls(prompt, tokens, logits.float())
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def cases(request):
     kind = KINDS[request.param]
-    assistant = text_assistant() if kind is None else vision_assistant(**kind)
-    if kind is None:
-        assistant.model.double()
-    shown = COLOURS[:1] if kind is None else COLOURS
-    prompts = [question(assistant, text, *colours) for text in TEXTS for colours in shown]
-    return assistant, [Case(prompt, generated(assistant, prompt, TOKENS)) for prompt in prompts]
+    with torch.inference_mode():
+        assistant = text_assistant() if kind is None else vision_assistant(**kind)
+        assistant.model.double()  # in which rounding is far below the tolerance
+        shown = COLOURS[:1] if kind is None else COLOURS
+        prompts = [question(assistant, text, *colours) for text in TEXTS for colours in shown]
+        made = [Case.of(assistant, prompt, number) for number, prompt in enumerate(prompts)]
+    for one, other in itertools.combinations(made, 2):  # else what a row sees of another's could go unseen
+        assert (one.logits[0] - other.logits[0]).abs().max() > 1e-2
+    return assistant, made
 
 
 def states_of(assistant, prompts) -> dict:
@@ -61,40 +77,43 @@ schedules = st.lists(
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(schedule=schedules)
 @torch.inference_mode()
-def test_rows_that_join_and_leave_write_what_each_writes_alone(cases, schedule):
+def test_rows_that_join_and_leave_have_the_logits_of_each_alone(cases, schedule):
     assistant, all_cases = cases
     rows = Rows(assistant.model, assistant.tokenizer.pad_token_id)
-    waiting = sorted(
-        ((at, all_cases[number % len(all_cases)], length) for number, at, length in schedule), key=lambda x: x[0]
-    )
-    running: list[tuple[Case, list[int], int]] = []
-    image = assistant.model.config.get_text_config().image_token_id
-
-    def write(some, logits):
-        logits[:, image] = -torch.inf
-        for (case, written, _), token in zip(some, logits.argmax(-1).tolist(), strict=True):
-            written.append(token)
-            assert written == case.expected[: len(written)]
-
-    now = 0
-    while waiting or running:
-        joining = [(case, [], length) for at, case, length in waiting if at <= now]
+    waiting = [(at, all_cases[number % len(all_cases)], length) for number, at, length in schedule]
+    running: list[Row] = []
+    for now in range(100):
+        joining = [Row(case, length) for at, case, length in waiting if at == now]
         waiting = [entry for entry in waiting if entry[0] > now]
         if joining:
-            prompts = [case.prompt for case, _, _ in joining]
+            prompts = [row.case.prompt for row in joining]
             read = rows.read([p.ids for p in prompts], [p.images for p in prompts], states_of(assistant, prompts))
             rows.join(read)
             running += joining
-            write(joining, read.logits)
-        stays = [
-            n for n, (case, written, length) in enumerate(running) if len(written) < min(length, len(case.expected))
-        ]
+            check(joining, read.logits)
+        stays = [number for number, row in enumerate(running) if row.read < row.length]
         rows.keep(stays)
-        running = [running[n] for n in stays]
+        running = [running[number] for number in stays]
         assert len(rows) == len(running)
+        if not running and not waiting:
+            return
         if running:
-            write(running, rows.step([written[-1] for _, written, _ in running]))
-        now += 1
+            check(running, rows.step([row.case.tokens[row.read - 1] for row in running]))
+    raise AssertionError("rows never left")
+
+
+@dataclass
+class Row:
+    case: Case
+    length: int
+    read: int = 0
+    """Logits that came so far."""
+
+
+def check(rows: list[Row], logits: torch.Tensor) -> None:
+    for row, found in zip(rows, logits, strict=True):
+        torch.testing.assert_close(found, row.case.logits[row.read], rtol=0, atol=1e-5)  # rounded to float32
+        row.read += 1
 
 
 @torch.inference_mode()

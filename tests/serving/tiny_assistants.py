@@ -47,11 +47,11 @@ def vision_assistant(*, projector: str = "linear", transform: dict | None = None
 
 
 def spread_logits(model) -> None:
-    """Random weights of the usual size write one token for ever; larger ones write a text that depends on all."""
+    """Random weights of the usual size write one token for ever; larger ones write what depends on text and images."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim == 2 and "vision" not in name:
-                weight.mul_(50 if "embed_tokens" in name else 5)
+                weight.mul_(20 if "embed_tokens" in name or "attn.o_proj" in name else 5)
 
 
 def picture(colour: str | tuple[int, int, int], size: tuple[int, int] = SIZE, form: str = "PNG") -> bytes:
