@@ -116,6 +116,9 @@ class Server:
             yield
             return
         before = {number: signal.signal(number, lambda *_: self.drain()) for number in (signal.SIGTERM, signal.SIGINT)}
+        # A client that closes while it is written to is an error of that write. The `arlow` command, for its output in
+        # a pipe, lets this signal end the process.
+        before[signal.SIGPIPE] = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         try:
             yield
         finally:
