@@ -202,13 +202,8 @@ def main() -> None:
     header += ["clock time over 1 client", "goal"]
     sentence = f"First token after a JPEG of 12 megapixels: {statistics.median(first):.2f} s, median of {len(first)}."
     text = f"# Serving\n\n{machine_line()}\n\n{table(header, rows)}\n\n{sentence}"
-    kept = {
-        "cpu_seconds": cpu.seconds,
-        "clock_seconds": wall.seconds,
-        "cases": figures,
-        "first_token_seconds": first,
-        "new_tokens": tokens,
-    }
+    kept: dict[str, object] = {"cpu_seconds": cpu.seconds, "clock_seconds": wall.seconds, "cases": figures}
+    kept |= {"first_token_seconds": first, "new_tokens": tokens}
     report(None if arguments.toy else "serving", text, kept)
 
 

@@ -167,7 +167,7 @@ def run_load(server: subprocess.Popen, port: int, seconds: float) -> Load:
 
     def client(number: int) -> None:
         dice = random.Random(number)
-        while time.monotonic() < end:
+        while time.monotonic() < end and server.poll() is None:
             kind = dice.choices(list(KINDS), [weight for weight, _ in KINDS.values()])[0]
             try:
                 status = KINDS[kind][1](port, dice, bad)
@@ -180,7 +180,7 @@ def run_load(server: subprocess.Popen, port: int, seconds: float) -> Load:
     start = time.monotonic()
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads):
+    while any(thread.is_alive() for thread in threads) and server.poll() is None:
         load.rss.append(resident_mib(server.pid))
         time.sleep(0.5)
     load.seconds = time.monotonic() - start
