@@ -11,15 +11,15 @@ from experiments.benchmarks import (
     evaluate,
     loop_overhead,
     packing,
+    serving,
     training,
     vision_language,
 )
 from experiments.benchmarks.measure import Timings, alternate, table
 
 COMMANDS = (
-    "attention", "attention_parity", "data", "decoder", "evaluate", "low_precision", "tokenizer", "training",
-    "vision",
-    "vision_language",
+    "attention", "attention_parity", "data", "decoder", "evaluate", "low_precision", "serving", "serving_load",
+    "tokenizer", "training", "vision", "vision_language",
 )  # fmt: skip
 
 
@@ -134,3 +134,11 @@ def test_scoring_is_measured_on_made_captions(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["evaluate", "--only", "scoring", "--samples", "30", "--rounds", "1"])
     evaluate.main()
     assert "30 captions x 5 references" in capsys.readouterr().out
+
+
+def test_questions_at_once_are_measured_beside_generate(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["serving", "--toy", "--rounds", "1"])
+    serving.main()
+    shown = capsys.readouterr().out
+    assert all(f"| {case} |" in shown for case in ("generate", "1 client", "4 clients", "16 clients"))
+    assert "First token after a JPEG of 12 megapixels" in shown

@@ -1,41 +1,84 @@
-"""`arlow serve`: a text model behind an OpenAI-compatible HTTP interface, by `transformers serve`."""
+"""`arlow serve`: a model behind an OpenAI-compatible HTTP interface."""
 
 import argparse
+import importlib.util
+import os
 from pathlib import Path
 
-from arlow_vl.cli.parser import Parser
+from arlow_vl.cli.parser import Parser, positive_int, some_text
+
+KEY_VARIABLE = "ARLOW_API_KEY"
+LEAST_KEY = 8  # characters
 
 
 def add_parser(arlow: Parser) -> None:
     parser = arlow.add_command(
         "serve",
-        "serve a text model over HTTP, OpenAI-compatible",
-        "arlow serve runs/first-light/text/hf --port 8000 --device cpu",
+        "serve a text or vision-language model over HTTP, OpenAI-compatible",
+        "arlow serve runs/first-light/vision/hf --port 8000",
+        f"{KEY_VARIABLE}=... arlow serve runs/first-light/text/hf --host 0.0.0.0 --device cuda --precision bfloat16",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="a text model with its tokenizer")
+    parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="a model folder of either kind (hf/ of a run)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0: a free one (default: 8000)")
+    parser.add_argument("--name", type=some_text, default="arlow", help="the model's name for clients (default: arlow)")
     parser.add_argument(
-        "options",
-        nargs=argparse.REMAINDER,
-        help="options of `transformers serve`: --port 8000 --device cpu --continuous-batching ...",
+        "--api-key", help=f"what clients must send; better in {KEY_VARIABLE}, which no process list shows"
+    )
+    parser.add_argument("--device", default="auto", help="torch's name for it (default: the first accelerator, or cpu)")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16", "float16"), help="of weights (default: as saved)"
+    )
+    parser.add_argument("--max-batch", type=positive_int, default=16, help="answers written at once (default: 16)")
+    parser.add_argument("--max-waiting", type=positive_int, default=64, help="requests in the queue (default: 64)")
+    parser.add_argument("--max-tokens", type=positive_int, default=1024, help="longest answer (default: 1024)")
+    parser.add_argument("--max-images", type=positive_int, default=8, help="images of a request (default: 8)")
+    parser.add_argument("--max-body-mb", type=positive_int, default=32, help="size of a request (default: 32)")
+    parser.add_argument("--request-seconds", type=positive_int, default=300, help="time of a request (default: 300)")
+    parser.add_argument(
+        "--drain-seconds", type=positive_int, default=30, help="time for running answers after SIGTERM (default: 30)"
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    import transformers
-    from transformers.utils.import_utils import is_serve_available
+    if importlib.util.find_spec("uvicorn") is None:
+        raise ValueError("serving needs uvicorn; pip install 'arlow-vl[serve]'")
+    from arlow_vl.printing import print_line
+    from arlow_vl.serving.api import Api
+    from arlow_vl.serving.assistant import Assistant
+    from arlow_vl.serving.engine import Engine
+    from arlow_vl.serving.limits import ServerLimits
+    from arlow_vl.serving.server import Server, listen
 
-    from arlow_vl.models.auto import ArlowForCausalLM
-    from arlow_vl.models.folders import check_folder
+    key = checked_key(args.api_key or os.environ.get(KEY_VARIABLE) or None, args.host)
+    body = args.max_body_mb * 2**20
+    limits = ServerLimits(
+        max_body_bytes=body,
+        max_held_bytes=4 * body,
+        max_images=args.max_images,
+        max_new_tokens=args.max_tokens,
+        request_seconds=args.request_seconds,
+    )
+    listener = listen(args.host, args.port)  # before any weight is read
+    assistant = Assistant.open(args.model, device=args.device, precision=args.precision)
+    engine = Engine(assistant, max_batch=args.max_batch, max_waiting=args.max_waiting)
+    api = Api(assistant, engine, name=args.name, api_key=key, limits=limits)
+    server = Server(api, engine, listener, limits, drain_seconds=args.drain_seconds)
+    where = f"serving {args.name} at {server.url}/v1 on {assistant.model.device}, end with Ctrl+C"
+    server.run(on_ready=lambda: print_line(where))
 
-    if not is_serve_available():
-        raise ValueError("serving needs fastapi, uvicorn and openai; pip install 'arlow-vl[serve]'")
-    architectures = check_folder(args.model, "arlow").architectures
-    if architectures != [ArlowForCausalLM.__name__]:
-        raise ValueError(f"{args.model} holds {architectures}; only text models (ArlowForCausalLM) can be served")
-    # Its server looks a model's class up by name among transformers' own, not in the Auto classes' registry.
-    transformers.ArlowForCausalLM = ArlowForCausalLM  # pyrefly: ignore[missing-attribute]
 
-    from transformers.cli.transformers import app
+def checked_key(key: str | None, host: str) -> str | None:
+    """The API key, or None where none is needed. Raises ValueError."""
+    from arlow_vl.printing import visible
+    from arlow_vl.serving.server import is_loopback
 
-    app(["serve", str(args.model.resolve()), *args.options], prog_name="arlow", standalone_mode=False)
+    if key is None and not is_loopback(host):
+        raise ValueError(
+            f"--host {visible(host)} is reached from other machines, so clients must send a key: set {KEY_VARIABLE} or "
+            "--api-key, or leave --host out"
+        )
+    if key is not None and (len(key) < LEAST_KEY or not key.isascii() or not key.isprintable() or " " in key):
+        raise ValueError(f"the API key must be at least {LEAST_KEY} ASCII letters, digits or signs without a space")
+    return key

@@ -85,9 +85,9 @@ def build(shape: dict, encoder: dict) -> dict[str, PreTrainedModel]:
     return models
 
 
-def build_arlow(shape: dict, encoder: dict) -> ArlowVLForConditionalGeneration:
-    """Its encoder is frozen."""
-    text = ArlowConfig(**shape, cross_attention_interval=INTERVAL, image_token_id=IMAGE)
+def build_arlow(shape: dict, encoder: dict, *, image: int = IMAGE) -> ArlowVLForConditionalGeneration:
+    """Its encoder is frozen; `image` is the id of `<image>`."""
+    text = ArlowConfig(**shape, cross_attention_interval=INTERVAL, image_token_id=image)
     vision = ArlowVisionConfig(**encoder)
     model = ArlowVLForConditionalGeneration(ArlowVLConfig(text_config=text, vision_config=vision, projector="linear"))
     model.model.vision.requires_grad_(False).eval()

@@ -4,7 +4,7 @@ from typing import NamedTuple
 import pytest
 
 from arlow_vl.serving.assistant import Assistant
-from tests.serving.tiny_assistants import write_folders
+from tests.serving.tiny_folders import write_folders
 
 
 class Models(NamedTuple):

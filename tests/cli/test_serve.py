@@ -1,115 +1,115 @@
-"""`arlow serve` answers real requests, and says at once what it cannot serve."""
+"""`arlow serve` answers OpenAI's client until it is told to end, and says at once what it cannot serve."""
 
-import json
-import os
+import signal
 import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
+import threading
 from pathlib import Path
 
+import openai
 import pytest
-from transformers.utils.import_utils import is_serve_available
 
 from arlow_vl.cli import main
-from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
-from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
-from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
-from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
-from tests.tiny_runs import TINY_MODEL, tiny_tokenizer
-
-ROOT = Path(__file__).parents[2]
-serving = pytest.mark.skipif(not is_serve_available(), reason="needs the extra `serve`: fastapi, uvicorn, openai")
+from arlow_vl.cli.serve import checked_key
+from arlow_vl.serving.server import is_loopback
+from experiments.benchmarks.serving_load import KINDS, run_load, start_server, write_model
+from tests.tiny_runs import write_text_checkpoint
 
 
-@pytest.fixture
-def folder(tmp_path):
-    tokenizer = tiny_tokenizer()
-    model = ArlowForCausalLM(ArlowConfig(**TINY_MODEL, vocab_size=len(tokenizer)))
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+def ask(capsys, *words) -> tuple[int, str]:
+    status = main(["serve", *map(str, words)])
+    return status, capsys.readouterr().err
 
 
-def post(port: int, path: str, **body) -> dict:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
-
-
-def wait_until_healthy(port: int, server: subprocess.Popen) -> None:
-    for _ in range(600):
-        assert server.poll() is None, server.communicate()[1]
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-            return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.2)
-    raise AssertionError("the server did not answer within two minutes")
-
-
-@serving
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "batching", [[], ["--continuous-batching", "--cb-num-blocks", "4", "--cb-max-batch-tokens", "64"]]
-)
-def test_a_served_model_answers_as_generate_does(folder, batching):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-c",
-        "from arlow_vl.cli import run; run()",
-        "serve",
-        str(folder),
-        "--port",
-        str(port),
-        "--host",
-        "127.0.0.1",
-    ]
-    command += ["--device", "cpu", *batching]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    try:
-        wait_until_healthy(port, server)
-        model = {"model": str(folder.resolve()), "max_tokens": 8, "temperature": 0}
-        completion = post(port, "/v1/completions", prompt="the cat sat", **model)
-        messages = [{"role": "user", "content": "the cat sat"}]
-        chat = post(port, "/v1/chat/completions", messages=messages, **model)
-    finally:
-        server.terminate()
-        server.communicate(timeout=30)
-
-    tokenizer = tiny_tokenizer()
-    prompt = tokenizer("the cat sat", return_tensors="pt")
-    decoder = ArlowForCausalLM.from_pretrained(folder)
-    generated = decoder.generate(**prompt, max_new_tokens=8, do_sample=False)[0, prompt["input_ids"].shape[1] :]
-    assert completion["choices"][0]["text"] == tokenizer.decode(generated, skip_special_tokens=True)
-    assert chat["choices"][0]["message"]["role"] == "assistant"
-    assert chat["usage"]["completion_tokens"] == 8
-
-
-@serving
-def test_a_vision_language_model_is_refused(small_config, tmp_path, capsys):
-    vision_config = ArlowVisionConfig(timm_name="test_vit", image_size=160)
-    config = ArlowVLConfig(text_config=small_config, vision_config=vision_config)
-    ArlowVLForConditionalGeneration(config).save_pretrained(tmp_path)
-    assert main(["serve", str(tmp_path)]) == 4
-    assert "holds a model of type 'arlow_vl', expected 'arlow'" in capsys.readouterr().err
-
-
-@serving
 def test_a_folder_that_is_not_there_is_named(tmp_path, capsys):
-    assert main(["serve", str(tmp_path / "nowhere")]) == 4
-    assert "nowhere holds no config.json" in capsys.readouterr().err
+    status, error = ask(capsys, tmp_path / "nowhere", "--port", 0)
+    assert status == 4 and "nowhere" in error and error.count("\n") == 1
 
 
-@pytest.mark.skipif(is_serve_available(), reason="the extra `serve` is installed")
-def test_without_the_extra_the_message_names_it(tmp_path, capsys):
-    assert main(["serve", str(tmp_path)]) == 2
-    assert "arlow-vl[serve]" in capsys.readouterr().err
+def test_another_host_demands_a_key(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("ARLOW_API_KEY", raising=False)
+    status, error = ask(capsys, tmp_path, "--host", "0.0.0.0")
+    assert status == 2 and "--host 0.0.0.0 is reached from other machines, so clients must send a key" in error
+    assert checked_key("a-long-key", "0.0.0.0") == "a-long-key" and checked_key(None, "localhost") is None
+
+
+@pytest.mark.parametrize("key", ["short", "with a space", "schlüssel-lang", "line\nbreak-in-it"])
+def test_a_key_that_no_header_can_carry_or_anybody_guesses_is_refused(key):
+    with pytest.raises(ValueError, match="the API key must be at least 8 ASCII"):
+        checked_key(key, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost")),
+        *((host, False) for host in ("0.0.0.0", "::", "192.168.1.2", "localhost.example", "")),
+    ],
+)
+def test_loopback_is_what_only_this_machine_reaches(host, expected):
+    assert is_loopback(host) is expected
+
+
+def test_a_port_that_is_taken_and_one_that_is_none_are_named_before_any_weight_is_read(tmp_path, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, error = ask(capsys, tmp_path, "--port", port)
+    assert status == 2 and f"cannot listen on 127.0.0.1 port {port}: another program listens there" in error
+    status, error = ask(capsys, tmp_path, "--port", 99999)
+    assert status == 2 and "--port must be from 0 to 65535, got 99999" in error
+    status, error = ask(capsys, tmp_path, "--host", "no.such.host.invalid", "--api-key", "long-enough")
+    assert status == 2 and "--host no.such.host.invalid is no address of this machine" in error
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path, capsys):
+    folder = write_text_checkpoint(tmp_path / "model")
+    status, error = ask(capsys, folder, "--port", 0, "--device", "no-device")
+    assert status == 4 and "device no-device cannot be used" in error
+
+
+def ignores(pid: int, number: int) -> bool:
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigIgn"))
+    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+
+
+@pytest.mark.slow
+def test_a_served_text_model_ends_running_answers_after_sigterm(tmp_path):
+    folder = write_text_checkpoint(tmp_path / "model", max_position_embeddings=1024)
+    server, port = start_server(folder, "--name", "tiny")
+    try:
+        with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client:
+            answer = client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "the cat"}])
+            assert answer.usage.completion_tokens > 0
+            assert ignores(server.pid, signal.SIGPIPE)  # else a client that closes early could end the server
+            stream = client.completions.create(model="tiny", prompt="the cat", max_tokens=300, stream=True)
+            next(stream)
+            server.send_signal(signal.SIGTERM)
+            reasons = [chunk.choices[0].finish_reason for chunk in stream]
+        assert reasons[-1] in ("stop", "length")
+        _, errors = server.communicate(timeout=30)
+    finally:
+        server.kill()
+    assert server.returncode == 0 and "Traceback" not in errors, errors
+
+
+@pytest.mark.slow
+def test_a_minute_of_good_bad_and_hostile_requests_is_no_500_and_no_growth(tmp_path):
+    write_model(tmp_path / "model")
+    server, port = start_server(tmp_path / "model", "--max-body-mb", "2")
+    try:
+        load = run_load(server, port, seconds=60)
+        assert server.poll() is None
+        server.send_signal(signal.SIGTERM)
+        _, errors = server.communicate(timeout=60)
+    finally:
+        server.kill()
+    assert server.returncode == 0 and "Traceback" not in errors, errors[-2000:]
+    assert sum(load.count(kind, 500, 504) for kind in KINDS) == 0, load.statuses
+    for kind in ("good", "streamed", "dropped"):
+        assert load.count(kind, 200) > 10, load.statuses
+        assert {status for of, status in load.statuses if of == kind} <= {200, 429}, load.statuses
+    refused = {status for kind, status in load.statuses if kind == "bad"}
+    assert refused <= {400, 404, 413, 415, 429}, load.statuses
+    assert load.growth < 0.1, load.rss  # a minute is short: pools of memory still fill
+    assert threading.active_count() < 50

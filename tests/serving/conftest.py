@@ -1,7 +1,7 @@
 import pytest
 
 from arlow_vl.serving.assistant import Assistant
-from tests.serving.tiny_assistants import write_folders
+from tests.serving.tiny_folders import write_folders
 
 
 @pytest.fixture(scope="package")

@@ -1,0 +1,250 @@
+"""The server's endpoints, as an ASGI application: OpenAI's chat and text completions over one engine."""
+
+import asyncio
+import copy
+import hashlib
+import hmac
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from arlow_vl.serving.assistant import Assistant
+from arlow_vl.serving.engine import MESSAGES, Busy, Engine, Stopping
+from arlow_vl.serving.events import Event, Failed, Fault, Finished, Piece
+from arlow_vl.serving.exchange import ClientGone, Exchange, HeldBytes, Receive, Send
+from arlow_vl.serving.limits import DEFAULT_SERVER_LIMITS, ServerLimits
+from arlow_vl.serving.refusals import Refusal
+from arlow_vl.serving.replies import DONE, Reply, as_event
+from arlow_vl.serving.requests import Request, RequestReader
+
+logger = logging.getLogger(__name__)
+
+READERS = 2  # threads that decode images and encode text, and so images that are held decoded at once
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+STATUS: dict[Fault, int] = {"late": 504, "stopped": 503, "model": 500}
+
+
+class Api:
+    """Answers HTTP requests. Its methods run in the event loop."""
+
+    def __init__(
+        self,
+        assistant: Assistant,
+        engine: Engine,
+        *,
+        name: str = "arlow",
+        api_key: str | None = None,
+        limits: ServerLimits = DEFAULT_SERVER_LIMITS,
+    ) -> None:
+        """`name` is the model's for clients. Without `api_key` only requests to a loopback name are answered, so that
+        no page in a browser of this machine reaches the model under a name of its own."""
+        self._engine, self.name, self._limits = engine, name, limits
+        self._tokenizer = copy.deepcopy(assistant.tokenizer)  # the reader's threads encode with theirs meanwhile
+        self._reader = RequestReader(assistant, name, limits)
+        self._key = None if api_key is None else _digest(api_key)
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+        self._held = HeldBytes()
+        self._created = int(time.time())
+        self.in_progress = 0
+        """Requests that are being read or answered."""
+        self.is_draining = False
+        """True: what is in progress ends, nothing else begins."""
+        self._routes: dict[str, tuple[str, Callable[[Exchange], Any]]] = {
+            "/health": ("GET", self._health),
+            "/v1/models": ("GET", self._models),
+            f"/v1/models/{name}": ("GET", self._model),
+            "/v1/chat/completions": ("POST", self._chat),
+            "/v1/completions": ("POST", self._completion),
+        }
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http", scope["type"]
+        exchange = Exchange(scope, receive, send)
+        self.in_progress += 1
+        try:
+            await self._answer(exchange)
+        except ClientGone:
+            pass
+        except Refusal as refusal:
+            await exchange.reply(refusal.status, refusal.body(), refusal.headers)
+        except Exception:  # a fault of ours is told like any other error, and looked up in the log
+            logger.exception("a request failed")
+            if not exchange.is_started:
+                fault = Refusal(500, "the server failed to answer, the reason is in its log; other requests go on")
+                await exchange.reply(fault.status, fault.body())
+        finally:
+            self.in_progress -= 1
+
+    async def _answer(self, exchange: Exchange) -> None:
+        self._check_origin(exchange)
+        if exchange.path not in self._routes:
+            raise Refusal(404, "there is nothing at this address; see /v1/models and /v1/chat/completions")
+        method, handle = self._routes[exchange.path]
+        if exchange.method != method and not (exchange.method == "HEAD" and method == "GET"):
+            raise Refusal(405, f"this address takes {method}, got {exchange.method[:20]}", Allow=method)
+        if exchange.path != "/health":
+            self._check_key(exchange)
+        await handle(exchange)
+
+    def _check_origin(self, exchange: Exchange) -> None:
+        host = exchange.headers.get("host", "localhost").lower()
+        name = host.rpartition(":")[0] if ":" in host.rpartition("]")[2] else host
+        if self._key is None and name not in LOOPBACK_NAMES:
+            raise Refusal(403, "without an API key the server answers to localhost alone; start it with --api-key")
+
+    def _check_key(self, exchange: Exchange) -> None:
+        if self._key is None:
+            return
+        scheme, _, key = exchange.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(_digest(key.strip()), self._key):
+            message = "the API key is wrong or missing; send the server's as 'Authorization: Bearer KEY'"
+            raise Refusal(401, message, code="invalid_api_key", WWW_Authenticate="Bearer")
+
+    async def _health(self, exchange: Exchange) -> None:
+        running, waiting = self._engine.load
+        status = "draining" if self.is_draining else "ok"
+        await exchange.reply(
+            503 if self.is_draining else 200, {"status": status, "running": running, "waiting": waiting}
+        )
+
+    async def _models(self, exchange: Exchange) -> None:
+        await exchange.reply(200, {"object": "list", "data": [self._description()]})
+
+    async def _model(self, exchange: Exchange) -> None:
+        await exchange.reply(200, self._description())
+
+    def _description(self) -> dict[str, Any]:
+        return {"id": self.name, "object": "model", "created": self._created, "owned_by": "arlow"}
+
+    async def _chat(self, exchange: Exchange) -> None:
+        await self._complete(exchange, self._reader.chat, is_chat=True)
+
+    async def _completion(self, exchange: Exchange) -> None:
+        await self._complete(exchange, self._reader.completion, is_chat=False)
+
+    async def _complete(self, exchange: Exchange, read: Callable[[bytes], Request], *, is_chat: bool) -> None:
+        deadline = time.monotonic() + self._limits.request_seconds
+        self._check_readiness()
+        kind = exchange.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise Refusal(415, "the body must be JSON; send it with content-type application/json")
+        body = await exchange.body(self._limits, self._held)
+        size = len(body)
+        gone = asyncio.create_task(exchange.gone())
+        try:
+            request = await self._in_pool(read, body, gone, deadline)
+            del body
+            await self._give(exchange, request, gone, deadline, is_chat=is_chat)
+        finally:
+            gone.cancel()
+            self._held.bytes -= size
+
+    def _check_readiness(self) -> None:
+        if self.is_draining:
+            raise _stopping()
+        if self._engine.is_full:
+            raise _busy()
+
+    async def _in_pool(
+        self, read: Callable[[bytes], Request], body: bytes, gone: asyncio.Task, deadline: float
+    ) -> Request:
+        """The request, read by a thread."""
+        reading = asyncio.get_running_loop().run_in_executor(self._pool, read, body)
+        left = deadline - time.monotonic()
+        await asyncio.wait({reading, gone}, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
+        if reading.done():
+            return reading.result()
+        reading.cancel()
+        if gone.done():
+            raise ClientGone
+        raise Refusal(504, MESSAGES["late"])
+
+    async def _give(
+        self, exchange: Exchange, request: Request, gone: asyncio.Task, deadline: float, *, is_chat: bool
+    ) -> None:
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
+
+        def deliver(event: Event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        try:
+            answer = self._engine.submit(
+                request.prompt,
+                request.decoding,
+                deliver,
+                seconds=deadline - time.monotonic(),
+                top_logprobs=request.top_logprobs,
+            )
+        except Busy:
+            raise _busy() from None
+        except Stopping:
+            raise _stopping() from None
+        gone.add_done_callback(lambda _: events.put_nowait(None))
+        has_logprobs = request.top_logprobs is not None
+        reply = Reply(self.name, self._tokenizer, is_chat=is_chat, has_logprobs=has_logprobs)
+        try:
+            if request.is_stream:
+                await _stream(exchange, reply, _events(events), includes_usage=request.includes_usage)
+            else:
+                await _whole(exchange, reply, _events(events))
+        finally:
+            answer.cancel()
+
+    def close(self) -> None:
+        """Ends the threads that read requests."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def _events(events: "asyncio.Queue[Event | None]") -> AsyncIterator[Piece | Finished]:
+    """Pieces, then the end. Raises Refusal where the answer failed, ClientGone where nobody is there."""
+    while True:
+        event = await events.get()
+        if event is None:
+            raise ClientGone
+        if isinstance(event, Failed):
+            raise Refusal(STATUS[event.fault], event.message)
+        yield event
+        if isinstance(event, Finished):
+            return
+
+
+async def _whole(exchange: Exchange, reply: Reply, events: AsyncIterator[Piece | Finished]) -> None:
+    pieces: list[Piece] = []
+    async for event in events:
+        if isinstance(event, Finished):
+            await exchange.reply(200, reply.whole(pieces, event))
+        else:
+            pieces.append(event)
+
+
+async def _stream(
+    exchange: Exchange, reply: Reply, events: AsyncIterator[Piece | Finished], *, includes_usage: bool
+) -> None:
+    """Server-sent events. The status waits for the first one; what fails later is told in an event."""
+    event = await anext(events)
+    await exchange.start(200, {"content-type": "text/event-stream", "cache-control": "no-cache"})
+    if (first := reply.first_chunk()) is not None:
+        await exchange.write(as_event(first))
+    try:
+        while not isinstance(event, Finished):
+            await exchange.write(as_event(reply.chunk(event)))
+            event = await anext(events)
+    except Refusal as refusal:
+        await exchange.write(as_event(refusal.body()) + DONE, is_last=True)
+        return
+    last = as_event(reply.last_chunk(event)) + (as_event(reply.usage_chunk(event)) if includes_usage else b"")
+    await exchange.write(last + DONE, is_last=True)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _busy() -> Refusal:
+    return Refusal(429, "as many requests wait as may; try again in a moment", code="queue_full", Retry_After="1")
+
+
+def _stopping() -> Refusal:
+    return Refusal(503, "the server is shutting down and takes no more requests", Retry_After="5", Connection="close")

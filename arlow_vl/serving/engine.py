@@ -1,0 +1,339 @@
+"""Many answers at once: one thread owns the model, and requests join and leave between two tokens.
+
+This is continuous batching (Yu et al., 2022, Orca, OSDI 22) over the model's own forward and cache. transformers has it
+for text only, in pages that hold no images.
+"""
+
+import copy
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arlow_vl.serving.assistant import Assistant, PreparedImage, Prompt
+from arlow_vl.serving.decoding import Decoding
+from arlow_vl.serving.events import Event, Failed, Fault, Finished, FinishReason, Piece, TokenLogprob
+from arlow_vl.serving.next_token import NextToken
+from arlow_vl.serving.remembered import Remembered
+from arlow_vl.serving.rows import ReadPrompts, Rows, States
+from arlow_vl.serving.text_stream import TextStream
+
+logger = logging.getLogger(__name__)
+
+PREFILL_TOKENS = 4096  # prompts are read together up to so many tokens with padding, while the running rows wait
+IMAGES_AT_ONCE = 8  # through the encoder
+IMAGE_MEMORY = 256 * 2**20  # bytes of images and encoder tokens that are kept for questions to come
+MESSAGES: dict[Fault, str] = {
+    "late": "the answer was not finished within the time that a request may take; ask for fewer tokens, or later again",
+    "stopped": "the server is shutting down and ended this answer; ask again when it is back",
+    "model": "the model could not write this answer, the reason is in the server's log; the other answers go on",
+}
+
+
+class Busy(RuntimeError):
+    """As many requests wait as may."""
+
+
+class Stopping(RuntimeError):
+    """The engine takes no more requests."""
+
+
+class Answer:
+    """A request on its way: what was asked, and the state of the answer, which the engine's thread alone changes."""
+
+    def __init__(self, prompt: Prompt, decoding: Decoding, deliver: Callable[[Event], None]) -> None:
+        self.prompt, self.decoding, self.deliver = prompt, decoding, deliver
+        self.deadline = float("inf")
+        self.top_logprobs: int | None = None
+        self.is_cancelled = False
+        self.last_token = -1
+        self.written = 0
+        self.stream: TextStream
+        self.next_token: NextToken
+        self.unreported: list[TokenLogprob] = []
+
+    def cancel(self) -> None:
+        """Frees the slot at the next token. Nothing is delivered any more. Any thread may call it."""
+        self.is_cancelled = True
+
+
+class Engine:
+    """Answers prompts. All methods but those of its thread may be called from any thread."""
+
+    def __init__(self, assistant: Assistant, *, max_batch: int = 16, max_waiting: int = 64) -> None:
+        self._assistant, self._model = assistant, assistant.model.eval()
+        self._tokenizer = copy.deepcopy(assistant.tokenizer)  # others encode with theirs meanwhile
+        self._stop_ids = assistant.stop_ids
+        self.max_batch, self.max_waiting = max_batch, max_waiting
+        text_config = self._model.config.get_text_config()
+        self._image_token_id = text_config.image_token_id if text_config.use_cross_attention else None
+        self._states: Remembered[PreparedImage, Tensor] = Remembered(IMAGE_MEMORY)
+        self._rows = Rows(self._model, self._tokenizer.pad_token_id or 0)
+        self._running: list[Answer] = []
+        self._waiting: deque[Answer] = deque()
+        self._changed = threading.Condition()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+
+    def __enter__(self) -> "Engine":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stop()
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._waiting) >= self.max_waiting
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Answers that are written, and requests that wait."""
+        return len(self._running), len(self._waiting)
+
+    def submit(
+        self,
+        prompt: Prompt,
+        decoding: Decoding,
+        deliver: Callable[[Event], None],
+        *,
+        seconds: float = float("inf"),
+        top_logprobs: int | None = None,
+    ) -> Answer:
+        """Puts a request in the queue.
+
+        Args:
+            deliver: Is called by the engine's thread, which it must not keep waiting: some `Piece`s, then one
+                `Finished` or `Failed`.
+            seconds: How long the answer may take from now on, waiting included.
+            top_logprobs: Gives the log-probability of each token and of so many of the likeliest; None: of none.
+
+        Raises:
+            ValueError: beams are asked for, or no token fits behind the prompt.
+            Busy, Stopping: not now.
+        """
+        if decoding.num_beams > 1:
+            raise ValueError(
+                "num_beams above 1 is not for answers that are written together; take arlow caption or vqa"
+            )
+        room = self._assistant.max_length - len(prompt.ids)
+        if decoding.max_new_tokens > room:
+            raise ValueError(
+                f"max_new_tokens is {decoding.max_new_tokens:,}, and behind the {len(prompt.ids):,} tokens of the "
+                f"prompt the model has room for {room:,}; ask for fewer or shorten the prompt"
+            )
+        answer = Answer(prompt, decoding, deliver)
+        answer.deadline, answer.top_logprobs = time.monotonic() + seconds, top_logprobs
+        answer.stream = TextStream(self._tokenizer, decoding.stop, prompt=prompt.ids)
+        answer.next_token = NextToken(decoding, prompt.ids, self._image_token_id)
+        with self._changed:
+            if self._is_stopping:
+                raise Stopping
+            if self.is_full:
+                raise Busy
+            self._waiting.append(answer)
+            self._changed.notify()
+        return answer
+
+    def write(self, prompt: Prompt, decoding: Decoding) -> Iterator[Event]:
+        """The events of one answer, as they come; one that is not read to its end is cancelled."""
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        answer = self.submit(prompt, decoding, events.put)
+        try:
+            while True:
+                event = events.get()
+                yield event
+                if not isinstance(event, Piece):
+                    return
+        finally:
+            answer.cancel()
+
+    def stop(self) -> None:
+        """Ends all answers and the thread."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    # What follows runs in the engine's thread.
+
+    @torch.inference_mode()
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._running or self._is_stopping)
+                if self._is_stopping:
+                    break
+            try:
+                self._drop_ended()
+                self._admit()
+                if self._running:
+                    self._step()
+            except Exception as error:  # the rows' cache is in no known state: they end, and the engine goes on
+                self._end_all(error)
+        for answer in (*self._running, *self._waiting):
+            self._fail(answer, "stopped")
+        self._running, self._rows = [], Rows(self._model, 0)
+        self._waiting.clear()
+
+    def _end_all(self, error: Exception) -> None:
+        for answer in self._running:
+            self._fail(answer, "model", error)
+        self._rows.keep([])
+        self._running = []
+
+    def _drop_ended(self) -> None:
+        """Lets go of answers that nobody waits for any more, or that took too long."""
+        now = time.monotonic()
+        with self._changed:
+            for answer in (*self._running, *self._waiting):
+                if now > answer.deadline:
+                    self._fail(answer, "late")
+            self._waiting = deque(answer for answer in self._waiting if not answer.is_cancelled)
+        self._keep([answer for answer in self._running if not answer.is_cancelled])
+
+    def _keep(self, answers: list[Answer]) -> None:
+        if len(answers) == len(self._running):
+            return
+        kept = set(map(id, answers))
+        self._rows.keep([row for row, answer in enumerate(self._running) if id(answer) in kept])
+        self._running = answers
+
+    def _admit(self) -> None:
+        """Reads the prompts of the next requests, as many as there is room for, and lets them join."""
+        with self._changed:
+            group = _next_group(self._waiting, self.max_batch - len(self._running))
+        for answers, read in self._read(group):
+            self._running += answers
+            self._rows.join(read)
+            self._write(answers, read.logits)
+
+    def _read(self, group: list[Answer]) -> Iterator[tuple[list[Answer], ReadPrompts]]:
+        """The prompts of a group, read together; one that fails ends its own answer alone."""
+        if not group:
+            return
+        images = [answer.prompt.images for answer in group]
+        try:
+            states = self._encode(list(dict.fromkeys(image for of_row in images for image in of_row)))
+            read = self._rows.read([answer.prompt.ids for answer in group], images, states)
+        except Exception as error:  # whatever it is, it is one prompt's fault and no other's
+            if len(group) == 1:
+                self._fail(group[0], "model", error)
+            else:
+                for answer in group:
+                    yield from self._read([answer])
+            return
+        yield group, read
+
+    def _encode(self, images: Sequence[PreparedImage]) -> States:
+        """The images' encoder tokens, those that are remembered and those that are not."""
+        states = {image: found for image in images if (found := self._states.get(image)) is not None}
+        missing = [image for image in images if image not in states]
+        for start in range(0, len(missing), IMAGES_AT_ONCE):
+            some = missing[start : start + IMAGES_AT_ONCE]
+            inputs = {name: x.to(self._model.device) for name, x in self._assistant.pack(some).items()}
+            for image, tokens in zip(some, _of_images(self._model.model.encode_images(**inputs)), strict=True):
+                states[image] = tokens.clone()  # of its own, else one that is kept would keep all of them
+                self._states.put(image, states[image], states[image].nbytes + image_bytes(image))
+        return states
+
+    def _step(self) -> None:
+        logits = self._rows.step([answer.last_token for answer in self._running])
+        self._write(self._running, logits)
+
+    def _write(self, answers: Sequence[Answer], logits: Tensor) -> None:
+        """Chooses the next token of each of the last rows and delivers what it adds."""
+        best, is_finite = self._best(logits)
+        for row, answer in enumerate(list(answers)):
+            if answer.is_cancelled:
+                continue
+            if not is_finite[row]:
+                self._fail(answer, "model", "its logits are not finite, so the weights are damaged or diverged")
+                continue
+            try:
+                token = best[row] if answer.next_token.takes_best else answer.next_token.choose(logits[row])
+            except RuntimeError as error:  # of one row's own options
+                self._fail(answer, "model", error)
+                continue
+            if answer.top_logprobs is not None:
+                answer.unreported.append(_logprob(logits[row], token, answer.top_logprobs))
+            answer.last_token, answer.written = token, answer.written + 1
+            self._deliver(answer, token)
+        self._keep([answer for answer in self._running if not answer.is_cancelled])
+
+    def _best(self, logits: Tensor) -> tuple[list[int], list[bool]]:
+        """The best token but `<image>` of each row, and whether the row's logits say anything."""
+        is_finite = logits.amax(-1).isfinite()  # NaN is the greatest of any row that has one
+        if self._image_token_id is not None:
+            logits = logits.clone()
+            logits[:, self._image_token_id] = -torch.inf
+        return logits.argmax(-1).tolist(), is_finite.tolist()
+
+    def _deliver(self, answer: Answer, token: int) -> None:
+        reason: FinishReason | None = None
+        if token in self._stop_ids:
+            text, reason = answer.stream.rest(), "stop"
+        else:
+            text = answer.stream.push(token)
+            if answer.stream.is_stopped:
+                reason = "stop"
+            elif answer.written >= answer.decoding.max_new_tokens:
+                text += answer.stream.rest()
+                reason = "stop" if answer.stream.is_stopped else "length"
+        if text or (reason and answer.unreported):
+            tokens, answer.unreported = tuple(answer.unreported), []
+            self._tell(answer, Piece(text, tokens))
+        if reason:
+            self._tell(answer, Finished(reason, len(answer.prompt.ids), answer.written))
+            answer.is_cancelled = True
+
+    def _fail(self, answer: Answer, fault: Fault, why: object = None) -> None:
+        if why is not None:
+            error = why if isinstance(why, BaseException) else None
+            logger.error("an answer failed: %s", why, exc_info=error)
+        self._tell(answer, Failed(fault, MESSAGES[fault]))
+        answer.is_cancelled = True
+
+    def _tell(self, answer: Answer, event: Event) -> None:
+        if answer.is_cancelled:
+            return
+        try:
+            answer.deliver(event)
+        except RuntimeError:  # whoever asked has gone, and the event loop with it
+            answer.is_cancelled = True
+
+
+def _next_group(waiting: deque[Answer], room: int) -> list[Answer]:
+    """Takes the first requests out of the queue whose prompts are read together."""
+    group: list[Answer] = []
+    longest = 0
+    while waiting and len(group) < room:
+        longest = max(longest, len(waiting[0].prompt.ids))
+        if group and longest * (len(group) + 1) > PREFILL_TOKENS:
+            break
+        group.append(waiting.popleft())
+    return group
+
+
+def _of_images(encoded: Any) -> Sequence[Tensor]:
+    """(P, D) of each image."""
+    return encoded.states if encoded.lengths is None else encoded.states.split(encoded.lengths.tolist())
+
+
+def image_bytes(image: PreparedImage) -> int:
+    """What a prepared image takes."""
+    return (image.pixels if isinstance(image.pixels, Tensor) else image.pixels.pixel_values).nbytes
+
+
+def _logprob(logits: Tensor, token: int, top: int) -> TokenLogprob:
+    logprobs = logits.log_softmax(-1)
+    best = logprobs.topk(min(top, len(logprobs)))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return TokenLogprob(token, logprobs[token].item(), tuple(pairs))

@@ -1,0 +1,119 @@
+"""The JSON of a request, field by field: each is taken once, and what nobody took is refused by name."""
+
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from arlow_vl.printing import visible
+from arlow_vl.serving.refusals import Refusal
+
+SHOWN = 60  # characters of a client's own words in a message
+
+
+def shown(value: Any) -> str:
+    """A client's value in a message."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return visible(text[:SHOWN] + ("..." if len(text) > SHOWN else ""))
+
+
+def parse_object(body: bytes, max_values: int) -> dict[str, Any]:
+    """The JSON object of a body. Raises Refusal."""
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > max_values:
+        raise Refusal(413, f"the JSON holds over {max_values:,} values; send fewer")
+    try:
+        values = json.loads(body, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise Refusal(400, "the JSON is nested too deeply; send an object as the API describes it") from None
+    except UnicodeDecodeError:
+        raise Refusal(400, "the body is not UTF-8; send JSON in UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise Refusal(400, f"the body is not JSON: {error.msg} at character {error.pos:,}") from None
+    except ValueError as error:
+        raise Refusal(400, f"the body is not JSON: {visible(str(error)[:SHOWN])}") from None
+    if not isinstance(values, dict):
+        raise Refusal(400, f"the body must be a JSON object, got {_name(values)}")
+    return values
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+class Fields:
+    """The members of a JSON object at `path`, "" for that of the body. null counts as absent."""
+
+    def __init__(self, values: Any, path: str = "") -> None:
+        if not isinstance(values, dict):
+            raise Refusal(400, f"{path} must be an object, got {_name(values)}", path)
+        self._values = {name: value for name, value in values.items() if value is not None}
+        self._path = path
+
+    def path(self, name: str) -> str:
+        return f"{self._path}.{name}" if self._path else name
+
+    def refuse(self, name: str, problem: str, code: str | None = None) -> Refusal:
+        """A refusal of a field, to be raised."""
+        return Refusal(400, f"{self.path(name)} {problem}", self.path(name), code)
+
+    def take(self, name: str) -> Any:
+        """Any value, None if absent."""
+        return self._values.pop(name, None)
+
+    def text(self, name: str) -> str | None:
+        value = self.take(name)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise self.refuse(name, f"must be a string, got {_name(value)}")
+        return checked_text(value, self.path(name))
+
+    def flag(self, name: str) -> bool:
+        """False if absent."""
+        value = self.take(name)
+        if value is not None and not isinstance(value, bool):
+            raise self.refuse(name, f"must be true or false, got {shown(value)}")
+        return bool(value)
+
+    def number(self, name: str) -> float | None:
+        value = self.take(name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and abs(value) < 1e300 and math.isfinite(value)):
+            raise self.refuse(name, f"must be a number, got {shown(value)}")
+        return value
+
+    def whole(self, name: str, least: int, most: int) -> int | None:
+        value = self.take(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self.refuse(name, f"must be a whole number from {least:,} to {most:,}, got {shown(value)}")
+        return value
+
+    def neutral(self, name: str, allowed: Iterable[Any], instead: str = "leave it out") -> None:
+        """Takes a field that nothing here honours. Raises Refusal unless it asks for nothing."""
+        value = self.take(name)
+        if value is not None and not any(value == one and type(value) is type(one) for one in allowed):
+            raise self.refuse(name, f"is not supported; {instead}", "unsupported_parameter")
+
+    def end(self) -> None:
+        """Raises Refusal for a field that nobody took."""
+        for name in self._values:
+            path = shown(self.path(name))
+            raise Refusal(400, f"{path} is not known here; leave it out", path, "unknown_parameter")
+
+
+def checked_text(text: str, path: str) -> str:
+    """The text, if it is one that can be encoded. Raises Refusal."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Refusal(
+            400, f"{path} holds half of a surrogate pair, which is no character; send whole ones", path
+        ) from None
+    return text
+
+
+def _name(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")

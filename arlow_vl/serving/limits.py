@@ -1,0 +1,42 @@
+"""What the server lets one client, and all of them together, cost."""
+
+from dataclasses import dataclass
+
+from vision.decoding.image import DEFAULT_LIMITS, ImageLimits
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerLimits:
+    """Every bound of the server.
+
+    Raises:
+        ValueError: a bound is below what one request takes.
+    """
+
+    max_body_bytes: int = 32 * 2**20
+    """Of one request, images in base64 included."""
+    max_held_bytes: int = 128 * 2**20
+    """Of the bodies of all requests that are being read."""
+    max_values: int = 500_000
+    """Values in a request's JSON, which take far more memory than their text."""
+    max_images: int = 8
+    """Of one request."""
+    image: ImageLimits = DEFAULT_LIMITS
+    max_new_tokens: int = 1024
+    """The longest answer that may be asked for, in tokens."""
+    request_seconds: float = 300
+    """From a request's first byte to the last of its answer."""
+    read_seconds: float = 30
+    """For a client to send its head, its body, or to take what was written to it."""
+    max_connections: int = 256
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if name != "image" and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        if self.max_held_bytes < self.max_body_bytes:
+            raise ValueError(f"max_held_bytes is {self.max_held_bytes:,}, less than one body, {self.max_body_bytes:,}")
+
+
+DEFAULT_SERVER_LIMITS = ServerLimits()

@@ -1,0 +1,195 @@
+"""The process around the API: a listening socket, connections in bounds, and an end without lost answers.
+
+uvicorn speaks HTTP. It bounds neither how long a client may take for the head of a request or to read its answer, nor
+how many connections lie idle; `bounded_protocol` adds that.
+"""
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from arlow_vl.printing import visible
+from arlow_vl.serving.api import Api
+from arlow_vl.serving.engine import Engine
+from arlow_vl.serving.limits import ServerLimits
+
+TICK = 0.05  # seconds between two looks at a server that starts or drains
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\nretry-after: 1\r\n\r\n"
+    b'{"error": {"message": "the server has as many connections as it may; try again in a moment", '
+    b'"type": "server_error", "param": null, "code": "too_many_connections"}}'
+)
+
+
+def is_loopback(host: str) -> bool:
+    """True for names and addresses that only this machine reaches."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that will listen there; port 0 takes a free one. Raises ValueError where there is none to be had."""
+    if not 0 <= port < 2**16:
+        raise ValueError(f"--port must be from 0 to 65535, got {port}")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except socket.gaierror:
+        raise ValueError(f"--host {visible(host)} is no address of this machine; try 127.0.0.1") from None
+    except OSError as error:
+        is_taken = error.errno == errno.EADDRINUSE
+        reason = "another program listens there" if is_taken else error.strerror
+        raise ValueError(f"cannot listen on {visible(host)} port {port}: {reason}; take another --port") from None
+    return listener
+
+
+class Server:
+    """Runs an API until SIGTERM or SIGINT, or `drain`; then what is in progress ends within `drain_seconds`."""
+
+    def __init__(
+        self, api: Api, engine: Engine, listener: socket.socket, limits: ServerLimits, *, drain_seconds: float = 30
+    ) -> None:
+        self._api, self._engine, self._listener = api, engine, listener
+        self._limits, self._drain_seconds = limits, drain_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._uvicorn: Any = None
+        self._draining: asyncio.Task | None = None
+
+    @property
+    def url(self) -> str:
+        host, port = self._listener.getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Serves until it is told to end; `on_ready` is called when clients can connect."""
+        with self._engine:
+            try:
+                asyncio.run(self._serve(on_ready))
+            finally:
+                self._api.close()
+
+    def drain(self) -> None:
+        """Begins to end. Any thread may call it, and a signal does."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._begin_draining)
+
+    async def _serve(self, on_ready: Callable[[], None]) -> None:
+        import uvicorn
+
+        self._loop = asyncio.get_running_loop()
+        config = uvicorn.Config(
+            self._api,  # pyrefly: ignore[bad-argument-type]  # an ASGI application whose messages are plain dictionaries
+            http=bounded_protocol(self._limits.max_connections, self._limits.read_seconds),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=int(max(1, self._limits.read_seconds)),
+            timeout_graceful_shutdown=5,
+        )
+        self._uvicorn = uvicorn.Server(config)
+        self._uvicorn.capture_signals = self._signals  # its own would end the process by the signal, not with 0
+        telling = self._loop.create_task(self._tell(on_ready))
+        await self._uvicorn.serve(sockets=[self._listener])
+        telling.cancel()
+
+    async def _tell(self, on_ready: Callable[[], None]) -> None:
+        while not self._uvicorn.started:
+            await asyncio.sleep(TICK)
+        on_ready()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, lambda *_: self.drain()) for number in (signal.SIGTERM, signal.SIGINT)}
+        # A client that closes while it is written to is an error of that write. The `arlow` command, for its output in
+        # a pipe, lets this signal end the process.
+        before[signal.SIGPIPE] = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _begin_draining(self) -> None:
+        if self._draining is not None:
+            self._drain_seconds = 0  # the second time
+        else:
+            self._api.is_draining = True
+            self._draining = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        began = time.monotonic()
+        while self._api.in_progress and time.monotonic() - began < self._drain_seconds:
+            await asyncio.sleep(TICK)
+        await asyncio.get_running_loop().run_in_executor(None, self._engine.stop)  # tells those that still wait
+        self._uvicorn.should_exit = True
+
+
+def bounded_protocol(max_connections: int, seconds: float) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP/1.1 protocol with bounds on connections.
+
+    One over `max_connections` gets a 503 and is closed. One that takes over `seconds` for the head of a request, or to
+    read what was written to it, is cut off.
+    """
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class BoundedProtocol(H11Protocol):
+        head_timer: asyncio.TimerHandle | None = None
+        write_timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > max_connections:
+                transport.write(FULL)
+                transport.close()
+            else:
+                self.await_head()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self.await_head()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self.await_head()
+
+        def await_head(self) -> None:
+            """The clock runs from the end of one request until the whole head of the next is there."""
+            is_answering = self.cycle is not None and not self.cycle.response_complete
+            if is_answering and self.head_timer is not None:
+                self.head_timer.cancel()
+                self.head_timer = None
+            elif not is_answering and self.head_timer is None:
+                self.head_timer = self.loop.call_later(seconds, self.transport.abort)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self.write_timer = self.loop.call_later(seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self.write_timer is not None:
+                self.write_timer.cancel()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            for timer in (self.head_timer, self.write_timer):
+                if timer is not None:
+                    timer.cancel()
+            super().connection_lost(exc)
+
+    return BoundedProtocol
