@@ -90,6 +90,13 @@ def test_a_metric_of_a_resample_is_the_metric_of_its_samples(name):
     fields = {"objects": ["dog"], "log_probability": -3.0, "num_tokens": 2, "num_bytes": 9}
     texts = ["yes a dog", "no cat", "a red dog runs home"]
     references = [["no"], ["yes"], ["no"]] if name.startswith("pope") else [[text] for text in reversed(texts)]
+    if name.startswith("scene"):
+        texts = [
+            "a red car left of two blue cats",
+            "two blue cats left of a red car",
+            'the word "noon" above a red cat',
+        ]
+        references = [[texts[0]], [texts[0]], [texts[2]]]
     predictions = [
         Prediction(id=str(i), image=str(i), text=text, references=of, **fields)
         for i, (text, of) in enumerate(zip(texts, references, strict=True))
