@@ -9,18 +9,9 @@ from transformers import LogitsProcessor
 
 from arlow_vl.data.prompts import Message, encode_prompt
 from arlow_vl.errors import CheckpointError
-from arlow_vl.evaluation.likelihood import Pack, shared_images
+from arlow_vl.evaluation.likelihood import Pack, pad_left, shared_images
 
 Progress = Callable[[int, int], None]
-
-
-def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, Tensor]:
-    """(B, T) int64 ids and attention mask, the prompts' ends in the last column."""
-    width = max(map(len, rows))
-    return {
-        "input_ids": torch.tensor([[pad_token_id] * (width - len(row)) + list(row) for row in rows]),
-        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
-    }
 
 
 class RefuseNonFinite(LogitsProcessor):
