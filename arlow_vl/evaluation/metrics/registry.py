@@ -112,12 +112,6 @@ def refuse_missing(name: str, metric: Metric, predictions: Sequence[Prediction])
                 )
 
 
-def by_group(sums: np.ndarray, groups: Sequence[str]) -> dict[str, np.ndarray]:
-    """The sums of each group, with zeros where a prediction is of another: they keep all rows."""
-    labels = np.array(groups)
-    return {group: sums * (labels == group)[:, None] for group in sorted(set(groups))}
-
-
 def _caption_sums(predictions: Sequence[Prediction]) -> np.ndarray:
     scored = {p.id: p.scored for p in predictions}
     scores = caption_scores({id_: of[0] for id_, of in scored.items()}, {id_: of[1] for id_, of in scored.items()})
