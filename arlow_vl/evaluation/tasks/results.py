@@ -32,7 +32,7 @@ def read_results(folder: Path) -> list[Results]:
     paths = sorted(path.parent for path in folder.glob(f"*/{predictions.RUN}"))
     if not paths:
         raise DataError(
-            f"{visible(str(folder))} holds no results (<task>/{predictions.RUN}); run `arlow evaluate --task` first"
+            f"{visible(str(folder))} holds no results (<task>/{predictions.RUN}); run `arlow evaluate` first"
         )
     return [_read(path) for path in paths]
 
