@@ -109,11 +109,11 @@ def test_the_vision_stage_runs_with_several_seeds_and_prints_their_spread(tmp_pa
     folder = tmp_path / "seeds"
     options = {"--seeds": 2, "--recipe": recipe, "--text": tmp_path / "text", "--data": tmp_path / "data"}
     shutil.copytree(ROOT / "tests" / "samples", tmp_path / "data")
-    words = [str(word) for pair in (options | {"--output": folder, "--questions": 8}).items() for word in pair]
+    words = [str(word) for pair in (options | {"--output": folder, "--limit": 8}).items() for word in pair]
     assert seeds.main(words) == 0
     printed = capfd.readouterr().out
     assert "mean over 2 seeds (0, 1), smallest to largest, standard deviation" in printed
-    found = json.loads((folder / "seeds.json").read_text())["spread"]["easy-vqa-test"]["all, model"]
+    found = json.loads((folder / "seeds.json").read_text())["spread"]["easy-vqa"]["accuracy, model"]
     assert found["smallest"] <= found["mean"] <= found["largest"] and set(found["by_seed"]) == {"0", "1"}
     weights = [(folder / f"seed-{seed}" / "hf" / "model.safetensors").read_bytes() for seed in (0, 1)]
     assert weights[0] != weights[1]

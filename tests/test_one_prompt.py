@@ -12,14 +12,12 @@ from transformers.cli.serving.utils import BaseHandler, Modality
 
 from arlow_vl.cli import main
 from arlow_vl.data.collate import SampleCollate
-from arlow_vl.data.image_text import Example
 from arlow_vl.data.images import DecodedImages
 from arlow_vl.data.prompts import about_image, encode_prompt, stop_token_ids
 from arlow_vl.data.sample_dataset import EncodedSample, PlacedImage, encode_text
 from arlow_vl.data.samples import Text
-from arlow_vl.data.shards import scan_shards
 from arlow_vl.evaluation.explain import explain_completion
-from arlow_vl.evaluation.generation import complete_examples, complete_prompts
+from arlow_vl.evaluation.generation import complete_prompts
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.folders import load_vision_language_model
 from arlow_vl.training.recipe import parse_recipe
@@ -73,10 +71,9 @@ def test_every_road_asks_with_the_same_ids(folder, loaded, asked, question, tmp_
     assert main(["caption", str(FOX), "--model", str(folder), "--max-new-tokens", "2", *told]) == 0
     out = ["--out", str(tmp_path / "a.png")]
     assert main(["explain", str(FOX), "--model", str(folder), "--max-new-tokens", "2", *out, *told]) == 0
-    (sample,) = scan_shards([SAMPLES / "captions" / "train-000000.tar"]).samples[:1]
-    example = Example(sample, about_image(question, "a cat"))
-    images = DecodedImages(processor.image_processor.transform)
-    complete_examples(model, processor.tokenizer, [example], images, max_new_tokens=2)
+    images, messages = DecodedImages(processor.image_processor.transform), about_image(question, "a cat")
+    shown = dict(processor.image_processor([FOX], return_tensors="pt"))
+    complete_prompts(model, processor.tokenizer, [messages[:1]], lambda rows: shown, max_new_tokens=2)
     ask = pipeline("image-text-to-text", model=str(folder))
     ask(chat(question), max_new_tokens=2)
     assert asked == [expected] * 4
@@ -87,7 +84,7 @@ def test_every_road_asks_with_the_same_ids(folder, loaded, asked, question, tmp_
     rows.append(processor(text=text, images=Image.open(FOX))["input_ids"][0])
     rows.append(processor.tokenizer.apply_chat_template(chat(question), **options)["input_ids"])
     rows.append(processor.tokenizer(text)["input_ids"])
-    trained = encode_text(processor.tokenizer, Text("question", tuple(example.messages)), 500)
+    trained = encode_text(processor.tokenizer, Text("question", tuple(messages)), 500)
     item = EncodedSample([trained], [images.prepare(PlacedImage(FOX.read_bytes(), "fox"))])
     batch = SampleCollate(images, pad_token_id=processor.tokenizer.pad_token_id)([item])
     rows.append(batch["input_ids"][0, : len(expected)].tolist())
@@ -262,3 +259,12 @@ def test_broken_files_alone_are_told_before_a_model_is_read(tmp_path, capsys):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     assert main(["caption", str(tmp_path / "broken.jpg"), "--model", str(tmp_path / "no model")]) == 3
     assert "broken.jpg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [("text", "holds a model of type 'arlow', expected 'arlow_vl'"), ("nowhere", "holds no config.json")],
+)
+def test_a_folder_of_another_model_is_refused(folder, capsys, model, sentence):
+    assert main(["caption", "--model", str(folder.parents[1] / model), str(FOX)]) == 4
+    assert sentence in capsys.readouterr().err

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from arlow_vl.cli.parser import Parser, UsageError, output_folder, positive_int
+from arlow_vl.cli.parser import Parser, output_folder, positive_int
 from arlow_vl.printing import print_line
 
 
@@ -12,14 +12,14 @@ def add_parser(arlow: Parser) -> None:
         "evaluate",
         "answer and score test sets, beside controls",
         "arlow evaluate --model runs/first-light/vision/hf --task easy-vqa --output results",
-        "arlow evaluate --model runs/first-light/vision/hf --data data --questions 200 --output results",
+        "arlow evaluate --model runs/first-light/vision/hf --task easy-vqa --limit 200 --output results",
         description="Answers and scores test sets, beside controls. A task is one that comes with the package (see "
-        "docs/evaluation.md) or a .yaml. The same command again goes on where it was stopped. Without --task it is the "
-        "evaluation of the demonstration, which `arlow report` scores and shows.",
+        "docs/evaluation.md) or a .yaml. The same command again goes on where it was stopped; `arlow report` "
+        "shows what it found.",
     )
     parser.add_argument("--model", type=Path, required=True, help="model folder (hf/ of a run)")
     parser.add_argument(
-        "--task", action="append", metavar="TASK", help="name or .yaml of a task; may be given several times"
+        "--task", action="append", required=True, help="name or .yaml of a task; may be given several times"
     )
     parser.add_argument(
         "--data",
@@ -37,46 +37,17 @@ def add_parser(arlow: Parser) -> None:
         default="float16",
         help="as what they are kept, cache_dtype of the run's recipe (default: float16)",
     )
-    tasks = parser.add_argument_group("with --task")
-    tasks.add_argument("--training", metavar="DATA", help="what the model was trained on: for priors and overlap")
-    tasks.add_argument("--device", default="cpu", help="as torch names it (default: cpu)")
-    tasks.add_argument(
+    parser.add_argument("--training", metavar="DATA", help="what the model was trained on: for priors and overlap")
+    parser.add_argument("--device", default="cpu", help="as torch names it (default: cpu)")
+    parser.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), help="of the weights (default: as they were saved)"
     )
-    tasks.add_argument("--batch-size", type=positive_int, default=64, help="prompts answered at once (default: 64)")
-    tasks.add_argument("--limit", type=positive_int, help="items of each task, spread evenly (default: all)")
-    demonstration = parser.add_argument_group("without --task")
-    demonstration.add_argument(
-        "--text-model", type=Path, help="the text model it was built from, to compare their text"
-    )
-    demonstration.add_argument(
-        "--questions", type=positive_int, help="ask only this many test questions, spread evenly (default: all)"
-    )
+    parser.add_argument("--batch-size", type=positive_int, default=64, help="prompts answered at once (default: 64)")
+    parser.add_argument("--limit", type=positive_int, help="items of each task, spread evenly (default: all)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.task:
-        for name, value in (("--text-model", args.text_model), ("--questions", args.questions)):
-            if value is not None:
-                raise UsageError(f"{name} goes without --task; see `arlow evaluate --help`")
-        run_tasks(args)
-        return
-    from arlow_vl.evaluation.evaluate import evaluate
-
-    evaluate(
-        args.model,
-        args.data,
-        args.output,
-        args.features,
-        features_dtype=args.features_dtype,
-        text_model=args.text_model,
-        questions=args.questions,
-    )
-    print_line(f"`arlow report {args.output}` scores and shows them")
-
-
-def run_tasks(args: argparse.Namespace) -> None:
     from arlow_vl.evaluation.tasks.evaluate import Run, evaluate_tasks
     from arlow_vl.evaluation.tasks.task import load_task
 
@@ -96,4 +67,4 @@ def run_tasks(args: argparse.Namespace) -> None:
         ),
     )
     print()
-    print_line(f"{args.output} holds predictions and scores; `arlow reproduce {args.output}` derives them again")
+    print_line(f"`arlow report {args.output}` shows them, `arlow reproduce {args.output}` derives them again")

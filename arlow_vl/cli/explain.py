@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     from arlow_vl.data.prompts import about_image
     from arlow_vl.evaluation.explain import encoder_views, explain_completion
     from arlow_vl.evaluation.heat_maps import draw_explanation
-    from arlow_vl.evaluation.scores import format_number
+    from arlow_vl.evaluation.numbers import format_number
     from arlow_vl.models.opened import open_model
     from vision.decoding.sources import read_image
 

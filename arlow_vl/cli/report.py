@@ -10,23 +10,32 @@ from arlow_vl.printing import print_line
 def add_parser(arlow: Parser) -> None:
     parser = arlow.add_command(
         "report",
-        "write a page that shows a run, or the scores of predictions",
+        "write a page that shows a run, or the results of an evaluation",
         "arlow report runs/first-light/vision",
-        "arlow report results --output page.html --shards data/captions/test-known-000000.tar",
+        "arlow report results --heat 32",
+        description="Write one page, report.html, that shows a run, or the results of an evaluation: scores beside "
+        "their controls, samples with what everybody said of them, heat maps, learning curves, and how to do it again.",
     )
     parser.add_argument("results", type=Path, metavar="FOLDER", help="run folder of `arlow fit`, or result folder")
     parser.add_argument("--output", type=output_file, help="page to write (default: FOLDER/report.html)")
-    parser.add_argument(
-        "--shards", type=Path, nargs="+", metavar="SHARD", help="where the images are (default: as meta.json says)"
+    results = parser.add_argument_group("for a result folder")
+    results.add_argument("--model", type=Path, help="where the model lies now, for heat maps (default: where it lay)")
+    results.add_argument(
+        "--heat",
+        type=number_of_images,
+        metavar="N",
+        help="test heat maps on N images (kept in heat.json); 0 leaves heat out (default: draw a few, test none)",
     )
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> None:
-    from arlow_vl.evaluation.report.page import images_in_shards, write_report
-    from arlow_vl.evaluation.results import read_json
-    from arlow_vl.evaluation.scores import format_table
+def number_of_images(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 1:
+        raise argparse.ArgumentTypeError(f"must be 0, or 2 at least for an interval over images, got {text!r}")
+    return int(text)
 
+
+def run(args: argparse.Namespace) -> None:
     if not args.results.is_dir():
         raise ValueError(f"{args.results} is no folder; `arlow evaluate --output FOLDER` writes one with results")
     if (args.results / "config.yaml").is_file() and (
@@ -36,10 +45,8 @@ def run(args: argparse.Namespace) -> None:
 
         print_line(write_run_report(args.results, args.output))
         return
-    shards = args.shards or read_json(args.results / "meta.json").get("shards")
-    if not shards or not isinstance(shards, list):
-        raise ValueError(f"{args.results / 'meta.json'} lists no shards; say where the images are with --shards")
-    output = args.output or args.results / "report.html"
-    print(format_table(write_report(args.results, output, image_of=images_in_shards(shards))))
-    print()
+    from arlow_vl.evaluation.report.page import NAME, write_report
+
+    output = args.output or args.results / NAME
+    write_report(args.results, output, model=args.model, tested=args.heat)
     print_line(output)

@@ -15,7 +15,7 @@ def add_parser(arlow: Parser) -> None:
         description="Derives every figure of a result folder again from its predictions, and compares the hashes of "
         "model and data where they are still there. Ends with status 1 if anything is unequal.",
     )
-    parser.add_argument("results", type=Path, metavar="RESULT_DIR", help="result folder of `arlow evaluate --task`")
+    parser.add_argument("results", type=Path, metavar="RESULT_DIR", help="result folder of `arlow evaluate`")
     parser.set_defaults(run=run)
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from arlow_vl.cli.parser import Parser, positive_int, some_text
+from arlow_vl.cli.parser import Parser, output_file, positive_int, some_text
 
 
 def add_parser(arlow: Parser) -> None:
@@ -21,12 +21,18 @@ def add_parser(arlow: Parser) -> None:
     parser.add_argument("--layer", type=int, help="this layer's heat alone (default: each layer's)")
     parser.add_argument("--question", type=some_text, help="ask this instead of captioning")
     parser.add_argument("--max-new-tokens", type=positive_int, default=32, help="longest caption (default: 32 tokens)")
+    parser.add_argument(
+        "--output",
+        type=output_file,
+        metavar="FILE",
+        help="keep the figures; `arlow report RESULTS` shows RESULTS/heat.json",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.data.prompts import about_image
-    from arlow_vl.evaluation.faithfulness import evaluate_heat, falls_of_image, format_heat_tests
+    from arlow_vl.evaluation.faithfulness import evaluate_heat, falls_of_image, format_heat_tests, write_heat_tests
     from arlow_vl.models.folders import load_vision_language_model
     from arlow_vl.progress import ProgressLine
     from vision.decoding.sources import read_image
@@ -49,4 +55,7 @@ def run(args: argparse.Namespace) -> None:
             )
         )
         progress(len(falls), len(originals))
-    print(format_heat_tests(evaluate_heat(falls)))
+    tests = evaluate_heat(falls)
+    print(format_heat_tests(tests))
+    if args.output:
+        write_heat_tests(args.output, tests)

@@ -1,6 +1,5 @@
 """Images of samples as inputs of the model: decoded for every batch, or read from a cache of encoder features."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.sample_dataset import PlacedImage
-from arlow_vl.data.shards import ShardSample, ShardScan
 from vision.decoding.image import ImageError
 from vision.encoder import VisionEncoder
 from vision.features import FeatureCache, encoder_fingerprint
@@ -103,34 +101,3 @@ def placed_images(sources: Sequence[IndexedSamples]) -> Iterator[PlacedImage]:
 
 def _sha256_of_placed(placed: PlacedImage) -> str:
     return placed.sha256
-
-
-def cache_images(
-    scans: Sequence[ShardScan],
-    encoder: VisionEncoder,
-    transform: ImageTransform,
-    folder: Path,
-    *,
-    dtype: torch.dtype = torch.float16,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> CachedImages:
-    """Encodes what the cache lacks. Samples with an unusable image become skipped ones of their scan."""
-    cache = FeatureCache(folder, encoder_fingerprint(encoder, transform), dtype=dtype)
-    sha256_of: dict[tuple[Path, str], str] = {}
-
-    def images() -> Iterator[tuple[str, bytes]]:
-        for sample in (sample for scan in scans for sample in scan.samples):
-            data = sample.read_image()
-            sha256_of[sample.shard, sample.key] = hashlib.sha256(data).hexdigest()
-            yield sha256_of[sample.shard, sample.key], data
-
-    count = sum(len(scan.samples) for scan in scans)
-    refused = cache.fill(images(), encoder, transform, count=count, on_progress=on_progress)
-
-    def image_fault(sample: ShardSample) -> str | None:
-        reason = refused.get(sha256_of[sample.shard, sample.key])
-        return f"image_{reason}" if reason else None
-
-    for scan in scans:
-        scan.drop(image_fault)
-    return CachedImages(cache, lambda sample: sha256_of[sample.shard, sample.key])

@@ -8,7 +8,7 @@ unusable.
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -110,16 +110,6 @@ class Account:
 @dataclass
 class ShardScan(Account):
     """What is usable in some shards, and by reason what is not; its samples are `ShardSample`s."""
-
-    def drop(self, reason_of: Callable[[ShardSample], str | None]) -> None:
-        """Makes a bad sample of each for which `reason_of` gives a reason."""
-        samples, self.samples = self.samples, []
-        for sample in samples:
-            reason = reason_of(sample)
-            if reason is None:
-                self.samples.append(sample)
-            else:
-                self.bad.append(BadSample(sample.name, reason, sample.members))
 
     def add(self, other: "ShardScan") -> None:
         self.samples += other.samples

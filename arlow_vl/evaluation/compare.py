@@ -1,29 +1,28 @@
 """Two result folders of the same tasks, compared sample by sample; and what a comparison would need.
 
-captions-test-known (146 images), second minus first
-metric   first  second  difference [95%]           bootstrap p  t-test p  effect
-CIDEr-D  1.204  1.391   +0.187 [+0.051, +0.320] *        0.008     0.006   +0.23
+captions-test-known, second minus first
+metric   images  first  second  second minus first         bootstrap p  t-test p  effect
+CIDEr-D  146     1.204  1.391   +0.187 [+0.051, +0.320] *  0.008        0.006     +0.23
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation import statistics as bootstrap
-from arlow_vl.evaluation.metrics.registry import METRICS, Metric, Prediction, by_group, metric_sums
+from arlow_vl.evaluation.numbers import format_number
 from arlow_vl.evaluation.paired import PairedTest, jackknife_values, paired_test, sums_by_image
 from arlow_vl.evaluation.power import detectable_difference, required_images, spread_of
-from arlow_vl.evaluation.results import MODEL, Task, read_tasks
-from arlow_vl.evaluation.scores import format_number
+from arlow_vl.evaluation.statistics import Metric
+from arlow_vl.evaluation.tasks.measures import measure
+from arlow_vl.evaluation.tasks.predictions import MODEL
+from arlow_vl.evaluation.tasks.results import Results, read_results
+from arlow_vl.evaluation.tasks.scoring import ALL, groups_of
 from arlow_vl.printing import visible
-
-METRICS_OF = {"captions": ("cider_d", "bleu_1", "bleu_4", "rouge_l"), "questions": ("vqa",)}
-"""What is compared of each kind of task."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,13 @@ def compare_folders(
     """
     found = []
     for name, pair in read_pairs(first, second, task).items():
-        metrics, (ours, theirs) = sums_of_tasks(pair)
-        images = [prediction.image for prediction in predictions_of(pair[0])]
-        weights = bootstrap.draw_weights(len(set(images)), resamples=resamples, seed=seed)
+        metrics, (ours, theirs) = sums_of_models(pair)
+        images = len(next(iter(ours.values())))
+        weights = bootstrap.draw_weights(images, resamples=resamples, seed=seed)
         for label, metric in metrics.items():
-            one, other = (sums_by_image(sums[label], images) for sums in (ours, theirs))
-            before, after = (float(metric.value(sums.sum(axis=0))) for sums in (one, other))
-            found.append(Comparison(name, label, before, after, paired_test(other, one, metric.value, weights)))
+            one, other = ours[label], theirs[label]
+            before, after = (float(metric(sums.sum(axis=0))) for sums in (one, other))
+            found.append(Comparison(name, label, before, after, paired_test(other, one, metric, weights)))
     return found
 
 
@@ -84,13 +83,12 @@ def power_of_folders(
     """
     required_images(difference, 1.0, power=power)  # refuses before anything is read
     found = []
-    for name, tasks in read_pairs(first, second, task).items():
-        metrics, sums = sums_of_tasks(tasks)
-        images = [prediction.image for prediction in predictions_of(tasks[0])]
+    for name, results in read_pairs(first, second, task).items():
+        metrics, sums = sums_of_models(results)
         for label, metric in metrics.items():
-            rows = [sums_by_image(of[label], images) for of in sums]
+            rows = [of[label] for of in sums]
             is_scored = np.any([(of != 0).any(axis=1) for of in rows], axis=0)
-            values = [jackknife_values(of[is_scored], metric.value) for of in rows]
+            values = [jackknife_values(of[is_scored], metric) for of in rows]
             if len(values[0]) < 2:
                 raise ValueError(f"{name}, {label}: a spread needs two images at least; evaluate more")
             spread = spread_of(values[1] - values[0]) if second else math.sqrt(2) * spread_of(values[0])
@@ -100,14 +98,14 @@ def power_of_folders(
     return found
 
 
-def read_pairs(first: Path, second: Path | None, task: str | None) -> dict[str, list[Task]]:
+def read_pairs(first: Path, second: Path | None, task: str | None) -> dict[str, list[Results]]:
     """The tasks of the folders by name, the second's samples in the first's order.
 
     Raises:
         DataError: they hold other tasks, or other samples or references of one.
     """
     folders = [first] if second is None else [first, second]
-    tasks = [{one.name: one for one in read_tasks(folder)} for folder in folders]
+    tasks = [{one.task.name: one for one in read_results(folder)} for folder in folders]
     if task is not None:
         for folder, of in zip(folders, tasks, strict=True):
             if task not in of:
@@ -123,58 +121,42 @@ def read_pairs(first: Path, second: Path | None, task: str | None) -> dict[str, 
     return {name: [of[name] for of in tasks] for name in tasks[0]}
 
 
-def in_order(first: Task, second: Task, *folders: Path | None) -> Task:
-    """The second task with its model's rows in the order of the first's."""
-    where = f"{folders[0]} and {folders[1]}, task {visible(first.name)}:"
-    if first.kind != second.kind:
-        raise DataError(f"{where} one is of {first.kind}, the other of {second.kind}; compare results of one task")
-    ours, theirs = (
-        {p.id: (p, row) for p, row in zip(predictions_of(task), task.rows[MODEL], strict=True)}
-        for task in (first, second)
-    )
+def in_order(first: Results, second: Results, *folders: Path | None) -> Results:
+    """The second with its model's rows in the order of the first's, and asked for the metrics of the first's task."""
+    where = f"{folders[0]} and {folders[1]}, task {visible(first.task.name)}:"
+    if first.task.kind != second.task.kind:
+        kinds = f"one is of kind {first.task.kind}, the other {second.task.kind}"
+        raise DataError(f"{where} {kinds}; compare results of one task")
+    ours, theirs = ({row.id: row for row in one.systems[MODEL]} for one in (first, second))
     if differing := sorted(ours.keys() ^ theirs.keys()):
         raise DataError(
             f"{where} {len(differing):,} samples are in one alone, the first is {visible(differing[0])}; "
             "evaluate both models on the same samples"
         )
-    for id_, (prediction, _) in ours.items():
-        if prediction.references != theirs[id_][0].references:
+    for id_, row in ours.items():
+        if row.references != theirs[id_].references:
             raise DataError(f"{where} sample {visible(id_)} has other references; evaluate both on the same data")
-    return Task(second.name, second.kind, {MODEL: [theirs[id_][1] for id_ in ours]})
+    return replace(second, task=first.task, systems={MODEL: [theirs[id_] for id_ in ours]})
 
 
-def predictions_of(task: Task) -> list[Prediction]:
-    """The model's rows as the metrics take them. A question that stands twice at an image is numbered."""
-    if task.kind == "captions":
-        return [
-            Prediction(id=row.key, image=row.key, text=row.prediction, references=row.references)
-            for row in task.rows[MODEL]
-        ]
-    found, times = [], Counter()
-    for row in task.rows[MODEL]:
-        asked = f"{row.key}: {row.question}"
-        times[asked] += 1
-        number = f" ({times[asked]})" if times[asked] > 1 else ""
-        fields = {"text": row.prediction, "references": row.answers, "answer_type": row.kind}
-        found.append(Prediction(id=asked + number, image=row.key, **fields))
-    return found
-
-
-def sums_of_tasks(tasks: Sequence[Task]) -> tuple[dict[str, Metric], list[dict[str, np.ndarray]]]:
-    """The metrics by title, groups of answers among them, and the sums of each task's predictions."""
-    chosen = {name: METRICS[name] for name in METRICS_OF[tasks[0].kind]}
+def sums_of_models(results: Sequence[Results]) -> tuple[dict[str, Metric], list[dict[str, np.ndarray]]]:
+    """The metrics by title, those of groups of two images at least among them, and each model's sums image by image."""
+    places = [row.image for row in results[0].systems[MODEL]]
+    groups = {
+        group: mask
+        for group, mask in groups_of(results[0].task, results[0].systems).items()
+        if group == ALL or len({image for image, is_in in zip(places, mask, strict=True) if is_in}) > 1
+    }
     metrics: dict[str, Metric] = {}
     found = []
-    for task in tasks:
-        predictions, sums = predictions_of(task), {}
-        for name, rows in metric_sums(chosen, predictions).items():
-            title = chosen[name].title
-            parts = {title: rows}
-            kinds = [p.answer_type for p in predictions if p.answer_type is not None]
-            if len(set(kinds)) > 1:
-                parts |= {f"{title}, {kind}": of for kind, of in by_group(rows, kinds).items()}
-            sums |= parts
-            metrics |= dict.fromkeys(parts, chosen[name])
+    for one in results:
+        rows, sums = one.systems[MODEL], {}
+        images = [row.image for row in rows]
+        for title, of in measure(one.task.metrics, rows).items():
+            for group, mask in groups.items():
+                label = title if group == ALL else f"{title}, {group}"
+                metrics[label] = of.metric
+                sums[label] = sums_by_image(of.statistics * mask[:, None], images)
         found.append(sums)
     return metrics, found
 
@@ -190,7 +172,7 @@ def format_comparisons(found: Sequence[Comparison], first: Path, second: Path) -
             numbers = [format_number(value, 3) for value in (one.first, one.second)]
             tests = [format_p(p) for p in (test.bootstrap_p, test.t_test_p)]
             effect = format_number(test.effect, 2, is_signed=True)
-            lines.append([one.metric, f"{test.images:,}", *numbers, format_difference(test), *tests, effect])
+            lines.append([visible(one.metric), f"{test.images:,}", *numbers, format_difference(test), *tests, effect])
         blocks.append("\n".join([visible(task), *columns(lines)]))
     level = f"{bootstrap.LEVEL:.0%}"
     return "\n\n".join([*blocks, f"[low, high]: {level} bootstrap interval over images. * it leaves out zero."])
@@ -211,7 +193,7 @@ def format_power(found: Sequence[Power], *, difference: float, power: float) -> 
     lines = [["task", "metric", "images", "spread", f"images for {difference:g}", "smallest that these show"]]
     for one in found:
         numbers = [f"{one.images:,}", format_number(one.spread, 3), f"{one.required:,}", f"{one.detectable:.3g}"]
-        lines.append([visible(one.task), one.metric, *numbers])
+        lines.append([visible(one.task), visible(one.metric), *numbers])
     note = f"At a power of {power:.0%} and p below {1 - bootstrap.LEVEL:.2g}, by the paired t-test over images."
     return "\n".join([*columns(lines), "", note])
 

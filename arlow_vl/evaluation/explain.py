@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from arlow_vl.data.prompts import Message, decode_token, encode_prompt
-from arlow_vl.evaluation.generation import pad_left, write_greedily
+from arlow_vl.evaluation.generation import write_greedily
+from arlow_vl.evaluation.likelihood import pad_left
 from vision.forms.native_resolution import unpatchify
 from vision.projector import PerceiverLayer, PerceiverResampler
 from vision.transform import ImageTransform

@@ -10,7 +10,8 @@ token always stays.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from arlow_vl.errors import DataError
 from arlow_vl.evaluation.explain import Written, word_places, write_and_watch
-from arlow_vl.evaluation.scores import format_number
+from arlow_vl.evaluation.numbers import format_number
 from arlow_vl.evaluation.statistics import Interval, difference_interval, draw_weights, mean, metric_interval
+from arlow_vl.evaluation.tasks.predictions import read_json, write_json
+from arlow_vl.printing import visible
 from vision.projector import PerceiverResampler
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 0.875)
@@ -193,6 +197,34 @@ def evaluate_heat(falls: Sequence[Mapping[int, Falls]], *, resamples: int = 1000
             )
         )
     return found
+
+
+def write_heat_tests(path: Path, tests: Sequence[HeatTest]) -> None:
+    """Writes heat.json, which `arlow report` draws."""
+    write_json(path, {"shares": SHARES, "layers": [asdict(test) for test in tests]})
+
+
+def read_heat_tests(path: Path) -> list[HeatTest]:
+    """Raises DataError for a file that `write_heat_tests` has not written."""
+    values = read_json(path)
+    try:
+        if tuple(values["shares"]) != SHARES:
+            raise ValueError("shares")
+        return [_heat_test(of) for of in values["layers"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{visible(str(path))}: no tests of heat maps ({visible(repr(error))}); remove it") from None
+
+
+def _heat_test(of: Mapping[str, Any]) -> HeatTest:
+    falls = {order: [_interval(one) for one in of["falls"][order]] for order in ORDERS}
+    if any(len(one) != len(SHARES) for one in falls.values()):
+        raise ValueError("falls")
+    layer, images, words = (int(of[name]) for name in ("layer", "images", "words"))
+    return HeatTest(layer, images, words, falls, _interval(of["over_random"]), _interval(of["over_least"]))
+
+
+def _interval(of: Mapping[str, Any]) -> Interval:
+    return Interval(*(float(of[end]) for end in ("estimate", "low", "high")))
 
 
 def format_heat_tests(tests: Sequence[HeatTest]) -> str:

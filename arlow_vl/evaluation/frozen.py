@@ -12,10 +12,20 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from arlow_vl.evaluation.held_out_text import HeldOut, Rows, describe_text, measure_text, read_rows
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
-from arlow_vl.models.folders import NAMED, Hashes, check_folder, hash_tensor, hash_text_tensors, load_weights, named
+from arlow_vl.models.folders import (
+    NAMED,
+    Hashes,
+    check_folder,
+    hash_tensor,
+    hash_text_tensors,
+    load_tokenizer,
+    load_weights,
+    named,
+)
 
 # The cross-attention blocks are no part of the exported text model; the rest is bookkeeping.
 NOT_COMPARED = {"use_cross_attention", "architectures", "transformers_version", "_name_or_path"}
@@ -52,17 +62,23 @@ class Probe:
         return ~(same_document & self.is_image[:, None]).tril().any(-1)
 
 
-def verify_frozen(text_checkpoint: Path, checkpoint: Path) -> list[Check]:
+def verify_frozen(text_checkpoint: Path, checkpoint: Path, *, text: Path | None = None) -> list[Check]:
     """Compares a vision-language model with the text model that it was built from; one of them is in memory at a time.
+
+    With `text`, also on held-out text, by the text model's tokenizer.
 
     Raises:
         CheckpointError: a folder does not hold a model of its kind that can be used.
+        DataError: the text cannot be read.
     """
     text_config, config = check_folder(text_checkpoint, "arlow"), check_folder(checkpoint, "arlow_vl")
+    tokenizer = load_tokenizer(text_checkpoint) if text else None
+    rows = read_rows(text, tokenizer) if text else None
     original = hash_text_tensors(text_checkpoint)
     probes = make_probes(text_config, config)
     text_model = load_weights(ArlowForCausalLM, text_checkpoint)
     expected, dtype = [logits_of(text_model, probe) for probe in probes], text_model.dtype
+    before = measure_text(text_model, tokenizer, rows) if rows else None
     del text_model
     gc.collect()
     model = load_weights(ArlowVLForConditionalGeneration, checkpoint, dtype=dtype)  # a stage may have widened it
@@ -70,7 +86,14 @@ def verify_frozen(text_checkpoint: Path, checkpoint: Path) -> list[Check]:
         compare_tensors("every frozen tensor has its SHA-256", original, hash_text_tensors(checkpoint, original)),
         *compare_logits(model, probes, expected),
         compare_export(model, original, text_config),
+        *([compare_text(model, tokenizer, rows, before)] if rows and before else []),
     ]
+
+
+def compare_text(model: ArlowVLForConditionalGeneration, tokenizer: Any, rows: Rows, before: HeldOut) -> Check:
+    after = measure_text(model, tokenizer, rows)
+    found = describe_text(before, after, rows)
+    return Check("on held-out text without images, no bit of any logit changes", before == after, found)
 
 
 def compare_tensors(claim: str, original: Hashes, current: Hashes) -> Check:

@@ -7,23 +7,11 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from arlow_vl.data.image_text import Example
-from arlow_vl.data.prompts import Message, encode_prompt, without_images
-from arlow_vl.data.shards import ShardSample
+from arlow_vl.data.prompts import Message, encode_prompt
 from arlow_vl.errors import CheckpointError
-from arlow_vl.evaluation.likelihood import Pack, shared_images
+from arlow_vl.evaluation.likelihood import Pack, pad_left, shared_images
 
-Images = Callable[[Sequence[ShardSample]], dict[str, Tensor]]
 Progress = Callable[[int, int], None]
-
-
-def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, Tensor]:
-    """(B, T) int64 ids and attention mask, the prompts' ends in the last column."""
-    width = max(map(len, rows))
-    return {
-        "input_ids": torch.tensor([[pad_token_id] * (width - len(row)) + list(row) for row in rows]),
-        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
-    }
 
 
 class RefuseNonFinite(LogitsProcessor):
@@ -86,29 +74,6 @@ def complete_prompts(
         if on_progress:
             on_progress(len(completions), len(prompts))
     return completions
-
-
-def complete_examples(
-    model: Any,
-    tokenizer: Any,
-    examples: Sequence[Example],
-    images: Images | None,
-    *,
-    image_of: Sequence[int] | None = None,
-    **settings: Any,
-) -> list[str]:
-    """Completions of the examples' prompts.
-
-    `image_of` shows example i the image of example `image_of[i]`; with `images` None the model is shown none
-    and the prompts lose their image parts.
-    """
-    if images is None:
-        prompts = [without_images(example.prompt) for example in examples]
-        return complete_prompts(model, tokenizer, prompts, lambda _rows: {}, **settings)
-    order = range(len(examples)) if image_of is None else image_of
-    shown = [examples[i].sample for i in order]
-    prompts = [example.prompt for example in examples]
-    return complete_prompts(model, tokenizer, prompts, lambda rows: images(shown[rows]), **settings)
 
 
 class Remember(LogitsProcessor):

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from arlow_vl.evaluation.explain import View, WordHeat
-from arlow_vl.evaluation.scores import format_number
+from arlow_vl.evaluation.numbers import format_number
 from arlow_vl.printing import visible
 
 CELL, GAP, COLUMNS, STRIP = 168, 12, 6, 200

@@ -1,15 +1,18 @@
 """How likely a model finds given answers: multiple choice, yes or no, and ranking, by log-probability.
 
 An answer is encoded as training encodes it, behind its prompt by the chat template; its end is not counted, as
-lm-eval counts none. Rows that show the same images share them (`image_index`), so that ten questions about one image
-encode it once; answers of one token to one prompt are read off one row.
+lm-eval counts none. A prompt is read once for all its answers: the first token of each is read off its last logits, and
+the rest behind copies of its cache. Prompts that show the same images share them (`image_index`), so that ten questions
+about one image encode it once.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from arlow_vl.data.prompts import IGNORED, encode_messages
 from arlow_vl.data.samples import Message
@@ -41,12 +44,12 @@ class LogProbability(NamedTuple):
         return self.nats / self.bytes
 
 
-class _Row(NamedTuple):
-    """What one row of a batch reads. `targets` are (answer of question, first column of logits, its ids)."""
+class _Prompt(NamedTuple):
+    """What one row of a batch reads, with the (question, answer of it, its ids) behind it."""
 
     ids: list[int]
     images: tuple[Any, ...]
-    targets: list[tuple[int, int, int, list[int]]]
+    answers: list[tuple[int, int, list[int]]]
 
 
 def answer_ids(tokenizer: Any, messages: Sequence[Message], answer: str) -> tuple[list[int], list[int]]:
@@ -71,50 +74,97 @@ def log_probabilities(
     Raises:
         CheckpointError: the model's logits are not finite.
     """
-    rows = _rows(tokenizer, questions)
+    prompts = _prompts(tokenizer, questions)
     found: dict[tuple[int, int], LogProbability] = {}
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        first = min(at for row in batch for _, _, at, _ in row.targets)
-        logits = _logits(model, tokenizer.pad_token_id, batch, pack, first)
-        for place, row in enumerate(batch):
-            for question, answer, at, ids in row.targets:
-                of_ids = torch.tensor(ids, device=logits.device)
-                behind = logits[place, at - first : at - first + len(ids)].log_softmax(-1)
-                nats = behind.gather(1, of_ids[:, None]).sum().item()
+    for start in range(0, len(prompts), batch_size):
+        batch = prompts[start : start + batch_size]
+        inputs = pad_left([prompt.ids for prompt in batch], tokenizer.pad_token_id)
+        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+        cache = DynamicCache() if any(len(ids) > 1 for prompt in batch for _, _, ids in prompt.answers) else None
+        images = shared_images([prompt.images for prompt in batch], pack, model.device)
+        settings = {"cache": cache, "use_cache": cache is not None, "logits_to_keep": 1}
+        first = _finite(model(**inputs, **images, **settings).logits)[:, -1]
+        behind = _Behind(model, cache, inputs["attention_mask"], tokenizer.pad_token_id, batch_size)
+        rest = behind.read([(row, ids) for row, prompt in enumerate(batch) for _, _, ids in prompt.answers])
+        for row, prompt in enumerate(batch):
+            for question, answer, ids in prompt.answers:
+                nats = first[row, ids[0]].item() + rest[row, tuple(ids)]
                 size = len(questions[question].answers[answer].encode())
                 found[question, answer] = LogProbability(nats, len(ids), size)
     return [[found[number, place] for place in range(len(of.answers))] for number, of in enumerate(questions)]
 
 
-def _rows(tokenizer: Any, questions: Sequence[Choices]) -> list[_Row]:
-    """Rows that differ in what they read, the last token of an answer left out, for nothing follows it."""
-    rows: dict[tuple, _Row] = {}
+def _prompts(tokenizer: Any, questions: Sequence[Choices]) -> list[_Prompt]:
+    """Prompts that differ in what they read or show."""
+    prompts: dict[tuple, _Prompt] = {}
     for number, question in enumerate(questions):
         for place, answer in enumerate(question.answers):
-            prompt, ids = answer_ids(tokenizer, question.messages, answer)
-            read, images = [*prompt, *ids[:-1]], tuple(question.images)
-            row = rows.setdefault((images, tuple(read)), _Row(read, images, []))
-            row.targets.append((number, place, len(prompt) - 1, ids))
-    return list(rows.values())
+            read, ids = answer_ids(tokenizer, question.messages, answer)
+            images = tuple(question.images)
+            prompt = prompts.setdefault((images, tuple(read)), _Prompt(read, images, []))
+            prompt.answers.append((number, place, ids))
+    return list(prompts.values())
 
 
-def _logits(model: Any, pad_token_id: int, batch: Sequence[_Row], pack: Pack, first: int) -> Tensor:
-    """(B, T - first, V) from column `first` on; float32 at least."""
-    width = max(len(row.ids) for row in batch)
-    device = model.device
-    inputs = {
-        "input_ids": torch.tensor([row.ids + [pad_token_id] * (width - len(row.ids)) for row in batch], device=device),
-        "attention_mask": torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in batch]).to(device),
-    }
-    logits = model(**inputs, **shared_images([row.images for row in batch], pack, device), logits_to_keep=width - first)
-    logits = logits.logits if logits.logits.dtype == torch.float64 else logits.logits.float()
+class _Behind(NamedTuple):
+    """What stands behind prompts that a cache holds."""
+
+    model: Any
+    cache: DynamicCache | None
+    mask: Tensor
+    """(B, T) of the prompts."""
+    pad_token_id: int
+    batch_size: int
+
+    def read(self, answers: Sequence[tuple[int, list[int]]]) -> dict[tuple[int, tuple[int, ...]], float]:
+        """By row of the prompts and ids of an answer: nats of all its tokens but the first.
+
+        The last token of an answer is not read, for nothing follows it, so answers that differ there share a row.
+        """
+        nats = {(row, tuple(ids)): 0.0 for row, ids in answers}
+        sharing: dict[tuple[int, tuple[int, ...]], list[tuple[int, ...]]] = {}
+        for row, ids in nats:
+            if len(ids) > 1:
+                sharing.setdefault((row, ids[:-1]), []).append(ids)
+        rows = sorted(sharing, key=lambda key: len(key[1]))  # little padding
+        for start in range(0, len(rows), self.batch_size):
+            some = rows[start : start + self.batch_size]
+            logits = self._logits(some)
+            for place, (row, read) in enumerate(some):
+                for ids in sharing[row, read]:
+                    targets = torch.tensor(ids[1:], device=logits.device)
+                    nats[row, ids] = logits[place, : len(read)].gather(1, targets[:, None]).sum().item()
+        return nats
+
+    def _logits(self, rows: Sequence[tuple[int, tuple[int, ...]]]) -> Tensor:
+        """Log-probabilities behind each token of some rows, padded on their right."""
+        width, device = max(len(ids) for _, ids in rows), self.mask.device
+        places = torch.tensor([row for row, _ in rows], device=device)
+        cache = copy.deepcopy(self.cache)
+        assert cache is not None
+        cache.batch_select_indices(places)
+        ids = torch.tensor([[*ids, *[self.pad_token_id] * (width - len(ids))] for _, ids in rows], device=device)
+        mask = torch.cat([self.mask[places], torch.ones_like(ids)], dim=1)
+        return _finite(self.model(input_ids=ids, attention_mask=mask, cache=cache, use_cache=True).logits)
+
+
+def _finite(logits: Tensor) -> Tensor:
+    """Log-probabilities, float32 at least. Raises CheckpointError for logits that say nothing."""
     if not logits.isfinite().all():
         raise CheckpointError(
             "the model's logits are not finite, so its weights are damaged or it has diverged in training; "
             "copy the model folder again, or use an earlier one"
         )
-    return logits
+    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, Tensor]:
+    """(B, T) int64 ids and attention mask, the prompts' ends in the last column."""
+    width = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([[pad_token_id] * (width - len(row)) + list(row) for row in rows]),
+        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
+    }
 
 
 def shared_images(of_rows: Sequence[Sequence[Any]], pack: Pack, device: torch.device) -> dict[str, Tensor]:

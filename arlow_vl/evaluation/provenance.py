@@ -5,39 +5,33 @@ folder, and a `summary`: a sentence or two on what the folder holds, which stand
 """
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from arlow_vl.data.shards import ShardSample
+from arlow_vl.data.samples import ImageRef, Sample
 
 NOT_STATED = "not stated"
 
 
-def describe_sources(samples_by_use: Mapping[str, Iterable[ShardSample]]) -> list[dict[str, str]]:
-    """A row for each source and licence: {name, license, use}, where use counts images: "captions (146 images)"."""
-    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    notes: dict[Path, dict[str, str]] = {}
-    for use, samples in samples_by_use.items():
-        for sample in samples:
-            folder = sample.shard.parent
-            note = notes.setdefault(folder, read_note(folder))
-            fields = note | {name: value for name, value in sample.fields.items() if isinstance(value, str)}
-            counts[fields.get("source", folder.name), fields.get("license", NOT_STATED)][use] += 1
-    return [
-        {
-            "name": name,
-            "license": licence,
-            "use": ", ".join(f"{use} ({count:,} image{'' if count == 1 else 's'})" for use, count in uses.items()),
-        }
-        for (name, licence), uses in sorted(counts.items())
+def describe_sources(samples: Iterable[Sample]) -> tuple[list[dict[str, str]], str]:
+    """A row for each source and licence: {name, license, use}, where use counts images ("146 images"); and the
+    summaries of their folders, each once."""
+    counts: Counter[tuple[str, str]] = Counter()
+    notes: dict[Path | None, dict[str, str]] = {}
+    for sample in samples:
+        folder = next((Path(image.path).parent for image in sample.images if isinstance(image, ImageRef)), None)
+        if folder not in notes:
+            notes[folder] = read_note(folder) if folder else {}
+        fields = notes[folder] | {name: value for name, value in sample.fields.items() if isinstance(value, str)}
+        unnamed = folder.name if folder else NOT_STATED
+        counts[fields.get("source", unnamed), fields.get("license", NOT_STATED)] += len(sample.images)
+    rows = [
+        {"name": name, "license": licence, "use": f"{count:,} image{'' if count == 1 else 's'}"}
+        for (name, licence), count in sorted(counts.items())
     ]
-
-
-def summarise_folders(folders: Iterable[Path]) -> str:
-    """The folders' summaries, each once; empty where no folder carries one."""
-    return " ".join(dict.fromkeys(note["summary"] for note in map(read_note, folders) if "summary" in note))
+    return rows, " ".join(dict.fromkeys(note["summary"] for note in notes.values() if "summary" in note))
 
 
 def read_note(folder: Path) -> dict[str, str]:

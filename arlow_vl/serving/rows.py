@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
-from arlow_vl.evaluation.generation import pad_left
+from arlow_vl.evaluation.likelihood import pad_left
 from arlow_vl.models.arlow.cache_arlow import CrossAttentionCacheLayer
 from arlow_vl.serving.assistant import PreparedImage
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from arlow_vl.data.sample_dataset import EncodedSample, EncodedText, PlacedImage
 from arlow_vl.evaluation.controls import shuffle_images
 from arlow_vl.evaluation.explain import mean_weights
-from arlow_vl.evaluation.generation import pad_left, write_greedily
+from arlow_vl.evaluation.generation import write_greedily
+from arlow_vl.evaluation.likelihood import pad_left
 
 NEW_TOKENS = 32
 """Most tokens that the model writes of each sample, and that the data say there."""

@@ -14,41 +14,54 @@ from typing import Any
 
 from arlow_vl.cli.parser import positive_int
 from arlow_vl.errors import CheckpointError
-from arlow_vl.evaluation.results import write_json
-from arlow_vl.evaluation.scores import format_number, score_results, system_title
-from experiments.first_light.run import DATA, RECIPES, RUNS, TEXT, arlow
+from arlow_vl.evaluation.numbers import format_number
+from arlow_vl.evaluation.tasks.predictions import write_json
+from arlow_vl.evaluation.tasks.results import read_results
+from arlow_vl.evaluation.tasks.scoring import ALL
+from arlow_vl.evaluation.tasks.table import TITLES
+from experiments.first_light.run import DATA, ITEMS, RECIPES, RUNS, TASKS, TEXT, arlow
 
-QUESTIONS = 2000
 
-
-def run_seed(seed: int, *, recipe: Path, text: Path, data: Path, folder: Path, questions: int) -> int:
+def run_seed(seed: int, *, recipe: Path, text: Path, data: Path, folder: Path, items: int) -> int:
     """Trains and evaluates with one seed below `folder`. Returns the exit status of the first command that failed."""
     run_dir, results = folder / f"seed-{seed}", folder / f"seed-{seed}" / "results"
-    if (results / "meta.json").exists():
+    if all((results / task / "metrics.json").exists() for task in TASKS):
         return 0
     fit = ["fit", "--config", recipe, "--run_dir", run_dir, "--run.seed", seed, "--text_checkpoint", text]
-    evaluate = ["evaluate", "--model", run_dir / "hf", "--data", data, "--output", results]
-    return arlow(fit) or arlow([*evaluate, "--features", data / "features", "--questions", questions])
+    evaluate = ["evaluate", "--model", run_dir / "hf", "--data", data, "--output", results, "--limit", items]
+    tasks = [word for task in TASKS for word in ("--task", task)]
+    return arlow(fit) or arlow([*evaluate, "--features", data / "features", *tasks])
 
 
-def spread(scores: Mapping[int, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """By task and "metric, system" the mean, standard deviation, smallest and largest value over the seeds."""
-    seeds = list(scores)
+def spread(scores: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """By task and "metric, group, system" the mean, standard deviation, smallest and largest value over the seeds.
+
+    `scores` are those of metrics.json by seed and task.
+    """
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for task, scored in scores[seeds[0]]["tasks"].items():
-        for metric, of in scored["metrics"].items():
-            for system in of["systems"]:
-                values = [
-                    scores[seed]["tasks"][task]["metrics"][metric]["systems"][system]["estimate"] for seed in seeds
-                ]
-                found.setdefault(task, {})[f"{metric}, {system_title(system)}"] = {
-                    "mean": fmean(values),
-                    "deviation": stdev(values) if len(values) > 1 else None,
-                    "smallest": min(values),
-                    "largest": max(values),
-                    "by_seed": dict(zip(map(str, seeds), values, strict=True)),
-                }
+    for task in TASKS:
+        by_seed = {seed: estimates(of[task]) for seed, of in scores.items()}
+        found[task] = {}
+        for name in next(iter(by_seed.values())):
+            values = [of[name] for of in by_seed.values() if name in of]
+            found[task][name] = {
+                "mean": fmean(values),
+                "deviation": stdev(values) if len(values) > 1 else None,
+                "smallest": min(values),
+                "largest": max(values),
+                "by_seed": {str(seed): of[name] for seed, of in by_seed.items() if name in of},
+            }
     return found
+
+
+def estimates(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Of every metric, group and system of a task."""
+    return {
+        ", ".join((metric, *(() if group == ALL else (group,)), TITLES.get(system, system))): interval["estimate"]
+        for metric, of in scores["metrics"].items()
+        for group, of_group in of["groups"].items()
+        for system, interval in of_group["systems"].items()
+    }
 
 
 def format_spread(found: Mapping[str, Mapping[str, Mapping[str, Any]]], seeds: Sequence[int]) -> str:
@@ -74,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--text", type=Path, default=TEXT, help="hf folder of the text stage")
     parser.add_argument("--data", type=Path, default=DATA, help="what `arlow data fetch` wrote")
     parser.add_argument("--output", type=Path, default=RUNS / "seeds", help="folder of the runs and of seeds.json")
-    parser.add_argument("--questions", type=positive_int, default=QUESTIONS, help="test questions of each seed")
+    parser.add_argument("--limit", type=positive_int, default=ITEMS, help="items of each test set")
     args = parser.parse_args(argv)
     if not (args.text / "config.json").exists():
         print(f"{args.text} holds no model; `make demo` trains it, or name one with --text", file=sys.stderr)
@@ -82,10 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     scores, seeds = {}, list(range(args.seeds))
     for seed in seeds:
         print(f"\n== seed {seed}, {seed + 1} of {len(seeds)}", flush=True)
-        settings = {"recipe": args.recipe, "text": args.text, "data": args.data, "questions": args.questions}
+        settings = {"recipe": args.recipe, "text": args.text, "data": args.data, "items": args.limit}
         if status := run_seed(seed, folder=args.output, **settings):
             return status
-        scores[seed] = score_results(args.output / f"seed-{seed}" / "results")
+        results = read_results(args.output / f"seed-{seed}" / "results")
+        scores[seed] = {one.task.name: one.told["scores"] for one in results}
     found = spread(scores)
     write_json(args.output / "seeds.json", {"seeds": seeds, "spread": found})
     print(f"\n{format_spread(found, seeds)}\n\n{args.output / 'seeds.json'}")

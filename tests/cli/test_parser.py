@@ -108,7 +108,7 @@ def test_what_cannot_be_understood_is_one_line_with_what_was_meant(words, senten
     [
         "caption photo.jpg --model hf --max-new-tokens",
         "explain photo.jpg --model hf --max-new-tokens",
-        "evaluate --model hf --output out --questions",
+        "evaluate --model hf --task easy-vqa --output out --limit",
         "tokenizer train a.txt --output out --vocab-size",
         "tokenizer train a.txt --output out --vocab-size 300 --max-bytes",
     ],

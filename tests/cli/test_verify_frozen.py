@@ -1,6 +1,7 @@
 """`arlow verify-frozen` and `arlow checkpoint export-text`: a verdict a line, and 4 with the tensor's name."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -97,3 +98,36 @@ def test_a_text_checkpoint_holds_no_other_text_model(checkpoints, tmp_path, caps
     assert main(["checkpoint", "export-text", str(checkpoints[0]), str(tmp_path / "exported")]) == 4
     assert "expected 'arlow_vl'" in capsys.readouterr().err
     assert not (tmp_path / "exported").exists()
+
+
+def write_text(folder, sentence="The cat saw a big red dog run over green hills. "):
+    (folder / "held-out.jsonl").write_text(json.dumps({"text": sentence * 60}) + "\n")
+    return folder / "held-out.jsonl"
+
+
+def test_held_out_text_has_the_same_bits_a_byte_and_logits_before_and_after(checkpoints, capsys, tmp_path):
+    words = ["verify-frozen", *map(str, checkpoints), "--text", str(write_text(tmp_path))]
+    assert main([*words, "--output", str(tmp_path / "frozen.json")]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    found = re.search(
+        r"changes: (\S+) bits a byte before, (\S+) after; (\S+) nats a token \(single tokens: (\S+)\)", line
+    )
+    before, after, loss, entropy = map(float, found.groups())
+    assert before == after > 0 and loss > entropy > 0  # a random model is worse than the frequencies of tokens
+    kept = json.loads((tmp_path / "frozen.json").read_text())
+    assert kept["holds"] and kept["checks"][-1]["found"] in line and len(kept["checks"]) == 6
+
+
+def test_changed_text_is_found_on_held_out_text(checkpoints, capsys, tmp_path):
+    change_norm(checkpoints[1])
+    assert main(["verify-frozen", *map(str, checkpoints), "--text", str(write_text(tmp_path))]) == 4
+    out = capsys.readouterr().out.splitlines()[-1]
+    found = re.search(r"changes: (\S+) bits a byte before, (\S+) after", out)
+    assert out.startswith("FAILED") and found[1] != found[2]
+
+
+def test_text_that_is_too_short_is_refused(checkpoints, capsys, tmp_path):
+    text = tmp_path / "short.jsonl"
+    text.write_text('{"text": "The cat."}\n')
+    assert main(["verify-frozen", *map(str, checkpoints), "--text", str(text)]) == 3
+    assert "has 6 tokens, fewer than one row of 256; add text" in capsys.readouterr().err

@@ -4,11 +4,9 @@ import json
 import shutil
 
 import pytest
-import torch
 
 from arlow_vl.data.collate import SampleCollate
-from arlow_vl.data.image_text import caption_examples
-from arlow_vl.data.images import DecodedImages, cache_images, cache_sample_images
+from arlow_vl.data.images import DecodedImages, cache_sample_images
 from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.loader import ResumableLoader, SequentialLoader, Source
@@ -147,16 +145,3 @@ def test_a_bad_image_is_refused_when_the_cache_is_filled(spoilt, encoder, transf
     keys = {key for batch in loader for key in batch["keys"]}
     assert f"captions:{bad}" not in keys
     assert loader.readers["captions"].bad.keys() == {bad}
-
-
-def test_what_is_evaluated_drops_a_bad_image_from_its_scan(spoilt, encoder, transform, tmp_path):
-    path, (bad,) = spoilt(4)
-    scan = scan_shards([path])
-    count = len(scan.samples)
-    images = cache_images([scan], encoder, transform, tmp_path / "features")
-    assert len(scan.samples) == count - 1 and bad not in [sample.name for sample in scan.samples]
-    assert next(iter(scan.skipped)).startswith("image_")
-    assert len(images(scan.samples)["image_features"]) == count - 1
-    pixels = DecodedImages(transform)(scan.samples[:3])["pixel_values"]
-    torch.testing.assert_close(images(scan.samples[:3])["image_features"], encoder(pixels), rtol=1e-3, atol=1e-3)
-    assert len(caption_examples(scan.samples)) == count - 1

@@ -8,43 +8,48 @@ import pytest
 from arlow_vl.cli import main
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.compare import compare_folders, power_of_folders
-from arlow_vl.evaluation.scores import score_results
-from tests.evaluation.made_results import write_captions, write_questions
-
-TASK = "captions-test-known"
+from arlow_vl.evaluation.tasks.results import read_results
+from tests.evaluation.made_results import CAPTIONS as TASK
+from tests.evaluation.made_results import QUESTIONS, but_teal, write_data, write_results
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """The first model is right on captions, the second says the same of every image; both answer questions alike."""
     folder = tmp_path_factory.mktemp("compare")
+    data = write_data(folder / "data")
     for name, said in (("right", {}), ("blind", {"model": "a red dog"})):
-        write_captions(folder / name, **said)
-        write_questions(folder / name)
+        write_results(folder / name, data, TASK, said)
+        write_results(folder / name, data, QUESTIONS, {"model": but_teal})
     return folder
 
 
 def test_the_values_of_both_and_their_difference_are_the_scores(folders):
     found = {(c.task, c.metric): c for c in compare_folders(folders / "blind", folders / "right")}
-    scores = {name: score_results(folders / name, resamples=50)["tasks"] for name in ("blind", "right")}
+    scores = {
+        name: {one.task.name: one.told["scores"] for one in read_results(folders / name)} for name in ("blind", "right")
+    }
     for metric in ("CIDEr-D", "BLEU-1"):
         one = found[TASK, metric]
-        values = [scores[n][TASK]["metrics"][metric]["systems"]["model"]["estimate"] for n in ("blind", "right")]
+        values = [
+            scores[n][TASK]["metrics"][metric]["groups"]["all"]["systems"]["model"]["estimate"]
+            for n in ("blind", "right")
+        ]
         assert (one.first, one.second) == pytest.approx(tuple(values))
         assert one.test.difference.estimate == pytest.approx(values[1] - values[0])
         assert one.test.difference.is_outside_zero and one.test.t_test_p < 0.01 and one.test.effect > 1
-    answers = {metric for task, metric in found if task == "easy-vqa-test"}
-    assert answers == {"VQA accuracy", "VQA accuracy, other", "VQA accuracy, yes/no"}
-    assert found["easy-vqa-test", "VQA accuracy"].test.bootstrap_p == 1
+    answers = {metric for task, metric in found if task == QUESTIONS}
+    assert answers == {"accuracy", "accuracy, other", "accuracy, yes/no", "accuracy, where the prior is wrong"}
+    assert found[QUESTIONS, "accuracy"].test.bootstrap_p == 1
 
 
 def test_the_order_of_the_samples_does_not_matter(folders, tmp_path):
     shutil.copytree(folders / "blind", tmp_path / "turned")
-    for system in (tmp_path / "turned" / TASK).glob("*.jsonl"):
+    for system in (tmp_path / "turned" / TASK).rglob("*.jsonl"):
         system.write_text("\n".join(reversed(system.read_text().splitlines())) + "\n")
     assert compare_folders(tmp_path / "turned", folders / "right", task=TASK)[0].second == pytest.approx(7.5)
     same = compare_folders(tmp_path / "turned", folders / "blind", task=TASK)
-    assert [comparison.test.difference.estimate for comparison in same] == [0] * 4
+    assert [comparison.test.difference.estimate for comparison in same] == [0] * 5
 
 
 def test_the_command_prints_a_table(folders, capsys):
@@ -52,7 +57,7 @@ def test_the_command_prints_a_table(folders, capsys):
     out = capsys.readouterr().out
     (line,) = re.findall(r"^CIDEr-D .*$", out, re.MULTILINE)
     assert re.split(" {2,}", line)[1] == "12" and "7.500" in line and "] *" in line
-    assert "easy-vqa-test" not in out
+    assert QUESTIONS not in out
 
 
 def test_the_command_says_what_a_difference_needs(folders, capsys):
@@ -75,30 +80,49 @@ def test_two_folders_tell_the_spread_and_one_takes_the_other_for_unrelated(folde
 
 def other_task(folder):
     (folder / TASK).rename(folder / "captions-test-novel")
+    path = folder / "captions-test-novel" / "metrics.json"
+    path.write_text(path.read_text().replace('"name": "captions-test-known"', '"name": "captions-test-novel"'))
 
 
 def fewer_samples(folder):
-    for system in (folder / TASK).glob("*.jsonl"):
+    for system in (folder / TASK).rglob("*.jsonl"):
         system.write_text("".join(line + "\n" for line in system.read_text().splitlines()[:-2]))
 
 
 def other_references(folder):
-    for system in (folder / TASK).glob("*.jsonl"):
+    for system in (folder / TASK).rglob("*.jsonl"):
         system.write_text(system.read_text().replace('"a small cat"]', '"a tiny cat"]'))
 
 
+def other_names(folder):
+    for system in (folder / TASK).rglob("*.jsonl"):
+        system.write_text(system.read_text().replace("image-11", "image-12"))
+
+
 def twice_the_same(folder):
-    for system in (folder / TASK).glob("*.jsonl"):
+    for system in (folder / TASK).rglob("*.jsonl"):
         system.write_text(system.read_text().replace("image-11", "image-10"))
+
+
+def half_written(folder):
+    (folder / TASK / "metrics.json").unlink()
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         (other_task, "holds the task captions-test-(known|novel) and .* does not; compare one that both hold"),
-        (fewer_samples, "task captions-test-known: 2 samples are in one alone, the first is image-10; evaluate both"),
-        (other_references, "sample image-6 has other references; evaluate both on the same data"),
-        (twice_the_same, "1 samples are in one alone, the first is image-11"),
+        (
+            fewer_samples,
+            "task captions-test-known: 2 samples are in one alone, the first is test-known-000000.tar:image-10; ",
+        ),
+        (
+            other_references,
+            "sample test-known-000000.tar:image-06 has other references; evaluate both on the same data",
+        ),
+        (other_names, "2 samples are in one alone, the first is test-known-000000.tar:image-11"),
+        (twice_the_same, "id 'test-known-000000.tar:image-10' comes twice; keep one"),
+        (half_written, r"metrics\.json is missing, so its folder is half written"),
     ],
 )
 def test_folders_that_do_not_go_together_are_refused(folders, tmp_path, change, sentence):

@@ -12,9 +12,11 @@ from arlow_vl.evaluation.faithfulness import (
     SHARES,
     evaluate_heat,
     falls_of_image,
+    format_heat_tests,
     hide_first,
     hideable_image,
     hiding_falls,
+    read_heat_tests,
     written_log_probabilities,
 )
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
@@ -188,8 +190,9 @@ def test_the_command_prints_the_curves_of_each_layer(tmp_path, capsys):
     model.save_pretrained(tmp_path / "hf")
     processor.save_pretrained(tmp_path / "hf")
     words = ["verify-heat", "--model", str(tmp_path / "hf"), "--max-new-tokens", "6", str(SAMPLES / "fox.jpg")]
-    assert main([*words, str(SAMPLES / "fox.jpg")]) == 0
+    assert main([*words, str(SAMPLES / "fox.jpg"), "--output", str(tmp_path / "heat.json")]) == 0
     out = capsys.readouterr().out
+    assert format_heat_tests(read_heat_tests(tmp_path / "heat.json")) in out
     assert "2 images" in out and "layer 1, hidden" in out and "most minus random: " in out
     assert main(words) == 2
     assert "two images at least" in capsys.readouterr().err

@@ -1,62 +1,61 @@
 """What reports say of the data is what the data say of themselves."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
-from arlow_vl.data.shards import scan_shards
-from arlow_vl.evaluation.provenance import NOT_STATED, describe_sources, summarise_folders
+from arlow_vl.data.index.building import indexes_of
+from arlow_vl.data.index.reading import IndexedSamples
+from arlow_vl.data.samples import ImageRef, Sample
+from arlow_vl.evaluation.provenance import NOT_STATED, describe_sources
 from tests.tiny_runs import SAMPLES
 
 
+def sample(folder, number=0, **fields):
+    return Sample(f"{number}", (ImageRef(str(folder / "train-000000.tar"), 0, 1),), (), fields)
+
+
 @pytest.fixture
-def samples(tmp_path):
-    """Three samples without fields, in a folder of their own."""
-    found = scan_shards(sorted((SAMPLES / "captions").glob("train-*.tar"))).samples[:3]
+def photographs(tmp_path):
     (tmp_path / "photographs").mkdir()
-    return [replace(sample, shard=tmp_path / "photographs" / "train-000000.tar", fields={}) for sample in found]
-
-
-def write_index(samples, text: str) -> None:
-    samples[0].shard.with_name("index.json").write_text(text)
+    return tmp_path / "photographs"
 
 
 def test_samples_name_their_sources_and_licences():
-    samples = scan_shards(sorted((SAMPLES / "captions").glob("*.tar"))).samples
-    rows = describe_sources({"captions": samples, "questions": samples[:1]})
-    expected = sorted({(sample.fields["source"], sample.fields["license"]) for sample in samples})
+    indexed = IndexedSamples(indexes_of(str(SAMPLES / "captions" / "*.tar")))
+    samples = [indexed.sample(number) for number in range(len(indexed))]
+    rows, _ = describe_sources(samples)
+    expected = sorted({(one.fields["source"], one.fields["license"]) for one in samples})
     assert [(row["name"], row["license"]) for row in rows] == expected
-    assert sum("questions (1 image)" in row["use"] for row in rows) == 1
+    assert sum(int(row["use"].split()[0]) for row in rows) == len(samples)
 
 
-def test_data_that_say_nothing_are_named_by_their_folder(samples):
-    assert describe_sources({"captions": samples}) == [
-        {"name": "photographs", "license": NOT_STATED, "use": "captions (3 images)"}
-    ]
-    assert summarise_folders([samples[0].shard.parent]) == ""
+def test_data_that_say_nothing_are_named_by_their_folder(photographs):
+    rows = [{"name": "photographs", "license": NOT_STATED, "use": "3 images"}]
+    assert describe_sources([sample(photographs, number) for number in range(3)]) == (rows, "")
 
 
-def test_an_index_speaks_for_a_whole_folder(samples):
+def test_an_index_speaks_for_a_whole_folder(photographs):
     note = {"source": "our camera", "license": "CC0", "summary": "Photographs of birds."}
-    write_index(samples, json.dumps({"train-000000.tar": {"samples": 3}} | note))
-    assert describe_sources({"captions": samples}) == [
-        {"name": "our camera", "license": "CC0", "use": "captions (3 images)"}
-    ]
-    assert summarise_folders([samples[0].shard.parent] * 2) == "Photographs of birds."
+    (photographs / "index.json").write_text(json.dumps({"train-000000.tar": {"samples": 3}} | note))
+    rows, summary = describe_sources([sample(photographs), sample(photographs, 1)])
+    assert rows == [{"name": "our camera", "license": "CC0", "use": "2 images"}]
+    assert summary == "Photographs of birds."
 
 
-def test_a_samples_own_licence_counts_before_the_folders(samples):
-    write_index(samples, json.dumps({"source": "our camera", "license": "CC0"}))
-    samples[0] = replace(samples[0], fields={"license": "CC-BY-4.0", "source": 7})
-    assert [(row["name"], row["license"]) for row in describe_sources({"captions": samples})] == [
-        ("our camera", "CC-BY-4.0"),
-        ("our camera", "CC0"),
-    ]
+def test_a_samples_own_licence_counts_before_the_folders(photographs):
+    (photographs / "index.json").write_text(json.dumps({"source": "our camera", "license": "CC0"}))
+    rows, _ = describe_sources([sample(photographs, license="CC-BY-4.0", source=7), sample(photographs, 1)])
+    assert [(row["name"], row["license"]) for row in rows] == [("our camera", "CC-BY-4.0"), ("our camera", "CC0")]
+
+
+def test_an_image_inside_its_record_has_no_folder():
+    rows, summary = describe_sources([Sample("a", (b"bytes",), ())])
+    assert (rows[0]["name"], summary) == (NOT_STATED, "")
 
 
 @pytest.mark.parametrize("index", ["", "[]", "{", '{"summary": 3, "license": null}'])
-def test_an_index_that_says_nothing_readable_is_as_none(samples, index):
-    write_index(samples, index)
-    assert describe_sources({"captions": samples})[0]["license"] == NOT_STATED
-    assert summarise_folders([samples[0].shard.parent]) == ""
+def test_an_index_that_says_nothing_readable_is_as_none(photographs, index):
+    (photographs / "index.json").write_text(index)
+    rows, summary = describe_sources([sample(photographs)])
+    assert (rows[0]["license"], summary) == (NOT_STATED, "")

@@ -18,6 +18,7 @@ from functools import partial
 
 import numpy as np
 
+from arlow_vl.data.scenes.grammar import parse_caption
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.metrics import pope
 from arlow_vl.evaluation.metrics.answers import anls, exact_match, squad_exact_match, squad_f1
@@ -25,8 +26,9 @@ from arlow_vl.evaluation.metrics.captions import bleu, caption_scores
 from arlow_vl.evaluation.metrics.chair import Inventory, chair_counts
 from arlow_vl.evaluation.metrics.likelihood import bits_per_byte, perplexity
 from arlow_vl.evaluation.metrics.ngrams import ORDERS
+from arlow_vl.evaluation.metrics.scenes import PARTS, scene_points
 from arlow_vl.evaluation.metrics.sums import Values, mean, ratio
-from arlow_vl.evaluation.metrics.vqa import vqa_accuracy
+from arlow_vl.evaluation.metrics.vqa import vqa_accuracy, vqa_exact_match
 from arlow_vl.printing import visible
 
 
@@ -76,6 +78,8 @@ class Metric:
     """From sums of rows, (..., columns), to values, (...)."""
     most: float | None = 1.0
     """The largest value; None: there is none."""
+    is_share: bool = False
+    """Printed as per cent."""
     higher_is_better: bool | None = True
     """None: neither way; the value describes the answers."""
 
@@ -106,12 +110,6 @@ def refuse_missing(name: str, metric: Metric, predictions: Sequence[Prediction])
                     f"{name} needs {field.replace('_', ' ')}, and sample {visible(prediction.id)} has none; "
                     "add them to the task's data, or take the metric out of the task"
                 )
-
-
-def by_group(sums: np.ndarray, groups: Sequence[str]) -> dict[str, np.ndarray]:
-    """The sums of each group, with zeros where a prediction is of another: they keep all rows."""
-    labels = np.array(groups)
-    return {group: sums * (labels == group)[:, None] for group in sorted(set(groups))}
 
 
 def _caption_sums(predictions: Sequence[Prediction]) -> np.ndarray:
@@ -148,7 +146,23 @@ def _answer_sums(rule: Callable[[str, Sequence[str]], float]) -> Sums:
 
 def _pope_sums(predictions: Sequence[Prediction]) -> np.ndarray:
     scored = [p.scored for p in predictions]
+    for p, (_, references) in zip(predictions, scored, strict=True):
+        if references[0].lower() not in ("yes", "no"):
+            raise DataError(
+                f"sample {visible(p.id)} has the reference {visible(repr(references[0]))}; POPE takes yes or no"
+            )
     return pope.pope_counts([text for text, _ in scored], [references[0] for _, references in scored])
+
+
+def _scene_sums(predictions: Sequence[Prediction]) -> np.ndarray:
+    """A caption of the grammar tells its scene in full (docs/scenes.md), so references do."""
+    scenes = []
+    for p in predictions:
+        scene = parse_caption(p.scored[1][0])
+        if scene is None:
+            raise DataError(f"sample {visible(p.id)} is no scene: its caption is no sentence of docs/scenes.md")
+        scenes.append(scene)
+    return scene_points([p.scored[0] for p in predictions], scenes).reshape(len(scenes), -1)
 
 
 def _likelihood_sums(predictions: Sequence[Prediction]) -> np.ndarray:
@@ -156,16 +170,15 @@ def _likelihood_sums(predictions: Sequence[Prediction]) -> np.ndarray:
 
 
 _said = partial(Metric, needs=("text", "references"))
-_captions, _vqa = partial(_said, sums=_caption_sums), partial(_said, sums=_vqa_sums)
-_pope, _likelihood = (
-    partial(_said, sums=_pope_sums),
-    partial(
-        Metric,
-        needs=("log_probability", "num_tokens", "num_bytes"),
-        sums=_likelihood_sums,
-        most=None,
-        higher_is_better=False,
-    ),
+_share = partial(_said, is_share=True)
+_captions, _vqa = partial(_said, sums=_caption_sums), partial(_share, sums=_vqa_sums)
+_pope, _scenes = partial(_share, sums=_pope_sums), partial(_share, sums=_scene_sums)
+_likelihood = partial(
+    Metric,
+    needs=("log_probability", "num_tokens", "num_bytes"),
+    sums=_likelihood_sums,
+    most=None,
+    higher_is_better=False,
 )
 
 METRICS: Mapping[str, Metric] = {
@@ -176,19 +189,28 @@ METRICS: Mapping[str, Metric] = {
         f"bleu_{order + 1}": _captions(title=f"BLEU-{order + 1}", value=partial(_bleu_value, order=order))
         for order in range(ORDERS)
     },
-    "vqa": _vqa(title="VQA accuracy", value=partial(_mean_of, column=0, samples=3)),
-    "vqa_with_empty": _vqa(title="VQA accuracy, nothing may match", value=partial(_mean_of, column=1, samples=3)),
-    "vqa_normalised": _vqa(title="VQA accuracy, normalised both", value=partial(_mean_of, column=2, samples=3)),
-    "exact_match": _said(title="exact match", sums=_answer_sums(exact_match), value=mean),
-    "squad_exact_match": _said(title="exact match, normalised", sums=_answer_sums(squad_exact_match), value=mean),
-    "squad_f1": _said(title="F1 of words", sums=_answer_sums(squad_f1), value=mean),
-    "anls": _said(title="ANLS", sums=_answer_sums(anls), value=mean),
+    "vqa": _vqa(title="accuracy", value=partial(_mean_of, column=0, samples=3)),
+    "vqa_with_empty": _vqa(title="accuracy, nothing may match", value=partial(_mean_of, column=1, samples=3)),
+    "vqa_normalised": _vqa(title="accuracy, normalised both", value=partial(_mean_of, column=2, samples=3)),
+    "vqa_exact_match": _share(title="exact match", sums=_answer_sums(vqa_exact_match), value=mean),
+    "exact_match": _share(title="exact match, case and space apart", sums=_answer_sums(exact_match), value=mean),
+    "squad_exact_match": _share(title="exact match of words", sums=_answer_sums(squad_exact_match), value=mean),
+    "squad_f1": _share(title="F1 of words", sums=_answer_sums(squad_f1), value=mean),
+    "anls": _share(title="ANLS", sums=_answer_sums(anls), value=mean),
     "pope_accuracy": _pope(title="accuracy", value=pope.accuracy),
     "pope_precision": _pope(title="precision", value=pope.precision),
     "pope_recall": _pope(title="recall", value=pope.recall),
     "pope_f1": _pope(title="F1", value=pope.f1),
     "pope_yes_share": _pope(title="share of yes", value=pope.yes_share, higher_is_better=None),
     "pope_neither_share": _pope(title="neither yes nor no", value=pope.neither_share, higher_is_better=False),
+    **{
+        f"scene_{part.replace(' ', '_')}": _scenes(
+            title=part,
+            value=partial(_mean_of, column=2 * place, samples=2 * place + 1),
+            higher_is_better=part not in PARTS[-2:],
+        )
+        for place, part in enumerate(PARTS)
+    },
     "perplexity": _likelihood(title="perplexity", value=perplexity),
     "bits_per_byte": _likelihood(title="bits per byte", value=bits_per_byte),
 }
@@ -206,7 +228,7 @@ def chair_metrics(inventory: Inventory) -> dict[str, Metric]:
             rows.append((len(counts.named), len(counts.false), bool(counts.false), 1, counts.found, counts.in_image))
         return np.array(rows, dtype=np.float64)
 
-    chair = partial(Metric, needs=("text", "objects"), sums=sums)
+    chair = partial(Metric, needs=("text", "objects"), sums=sums, is_share=True)
     return {
         "chair_i": chair(title="CHAIR, things", value=partial(_mean_of, column=1, samples=0), higher_is_better=False),
         "chair_s": chair(title="CHAIR, captions", value=partial(_mean_of, column=2, samples=3), higher_is_better=False),

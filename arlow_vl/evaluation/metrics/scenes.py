@@ -11,11 +11,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Float
+
 from arlow_vl.data.scenes.grammar import groups_named, nouns_named, parse_caption
 from arlow_vl.data.scenes.scene import Part, Scene, Word
 from arlow_vl.evaluation.metrics.vqa import normalise_answer
 
 SLOTS = ("thing", "colour", "count", "relation", "word")
+PARTS = ("whole scene", *SLOTS, "parts swapped", "named falsely")
+"""What `scene_points` counts."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,20 @@ def scene_scores(captions: Sequence[str], scenes: Sequence[Scene]) -> SceneScore
         sum(map(len, false)) / max(1, sum(map(len, named))),
         _share([bool(nouns) for nouns in false]),
     )
+
+
+def scene_points(captions: Sequence[str], scenes: Sequence[Scene]) -> Float[np.ndarray, "captions parts 2"]:
+    """Of each of `PARTS` what a caption has right (or, of the last two, wrong), and out of how many."""
+    points = np.zeros((len(captions), len(PARTS), 2))
+    for row, (caption, scene) in enumerate(zip(captions, scenes, strict=True)):
+        told = parse_caption(caption)
+        named = nouns_named(caption)
+        points[row, 0] = told == scene, 1
+        for slot, is_right in _slots(caption, told, scene):
+            points[row, 1 + SLOTS.index(slot)] += is_right, 1
+        points[row, -2] = _is_swapped(told, scene), 1
+        points[row, -1] = sum(scene.group_of(noun) is None for noun in named), len(named)
+    return points
 
 
 def answer_scores(predictions: Sequence[str], answers: Sequence[str], kinds: Sequence[str]) -> dict[str, float]:

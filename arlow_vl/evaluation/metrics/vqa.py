@@ -103,6 +103,12 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], *, rule: Rule, empty_m
     return sum(min(1.0, (sum(matches) - left_out) / 3) for left_out in matches) / len(matches)
 
 
+def vqa_exact_match(prediction: str, references: Sequence[str]) -> float:
+    """1 if the prediction is a reference after normalisation of both; nothing is no answer."""
+    predicted = normalise_answer(prediction)
+    return float(bool(predicted) and predicted in map(normalise_answer, references))
+
+
 def spelled(answer: str) -> list[str]:
     """The words with their articles, without punctuation unless there is nothing else."""
     return remove_punctuation(answer).lower().split() or answer.split()

@@ -10,12 +10,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from arlow_vl.evaluation.scores import format_number
+from arlow_vl.evaluation.numbers import format_number
 
 Points = Sequence[tuple[float, float]]
 
 BUCKETS = 160
 """A curve is drawn with so many points at most, each the mean of its bucket."""
+
+HUGE = 1e30
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,11 @@ def plot_curves(curves: Sequence[Curve], *, label: str, reference: tuple[str, fl
         [(f"{y + 0.0:g}", down(y)) for y in y_marks],
         (reference[0], down(reference[1])) if reference else None,
     )
+
+
+def is_drawable(number: float | int) -> bool:
+    """False for NaN, the infinities and numbers beside which every other vanishes."""
+    return abs(number) < HUGE
 
 
 def thin(points: Points) -> Points:

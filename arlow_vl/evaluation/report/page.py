@@ -1,124 +1,187 @@
 """report.html: one page without scripts or links, with the images inside, made from a result folder."""
 
-import csv
-import re
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-from arlow_vl.data.shards import scan_shards
 from arlow_vl.errors import DataError
-from arlow_vl.evaluation.report.charts import Curve, Plot, gate_bar, interval_bar, plot_curves
-from arlow_vl.evaluation.report.contact_sheet import ImageOf, caption_sheet, question_sheet
-from arlow_vl.evaluation.report.meta import read_meta
-from arlow_vl.evaluation.results import CONTROLS, MODEL, Task, read_tasks
-from arlow_vl.evaluation.scores import (
-    describe_empty,
-    describe_task,
-    format_interval,
-    format_number,
-    is_outside_zero,
-    metric_title,
-    score_results,
-    system_title,
-)
+from arlow_vl.evaluation.numbers import format_interval, format_number, is_outside_zero
+from arlow_vl.evaluation.report.charts import gate_bar, interval_bar
+from arlow_vl.evaluation.report.curves import plot_run, runs_of
+from arlow_vl.evaluation.report.facts import facts_of
+from arlow_vl.evaluation.report.frozen import read_checks
+from arlow_vl.evaluation.report.heat import CHOICE_TOKENS, MAPS, Asked, look_at_heat, plot_test
+from arlow_vl.evaluation.report.material import Material, find_material, image_uris
+from arlow_vl.evaluation.report.samples import Scored, choose, confusions, score_samples, unpicked
+from arlow_vl.evaluation.tasks import predictions
+from arlow_vl.evaluation.tasks.measures import titled
+from arlow_vl.evaluation.tasks.predictions import MODEL
+from arlow_vl.evaluation.tasks.results import Results, broken, read_results
+from arlow_vl.evaluation.tasks.scoring import ALL
+from arlow_vl.evaluation.tasks.table import TITLES
+from arlow_vl.models.folders import sha256_of_file
+from arlow_vl.printing import visible
 from vision.whole_files import write_whole
 
-TEMPLATE = "page.html"
-HUGE = 1e30
-HEXADECIMAL = re.compile(r"[+-]?0x[0-9a-f]+(\.[0-9a-f]*)?(p[+-]?[0-9]{1,3})?", re.IGNORECASE)
+NAME, TEMPLATE = "report.html", "page.html"
 
 
-def write_report(folder: Path, output: Path, *, image_of: ImageOf) -> dict[str, Any]:
-    """Scores the folder, writes the page and returns the scores. `image_of` gives a sample's image file by its key.
+def write_report(folder: Path, output: Path, *, model: Path | None = None, tested: int | None = None) -> None:
+    """Writes the page of all tasks of a result folder.
 
-    Of meta.json it shows, each if there: title, summary, checkpoint {path, sha256}, decode {setting: value}, data
-    [{name, license, use}], versions {name: version}, wall_seconds {what: seconds}, hardware (a sentence), reproduce
-    [command], gates {name: tanh of the gate}, curves [{title, run | train and validation [[step, loss]],
-    unigram_entropy}] where run is a run folder, seen from the result folder. All texts may hold markup; none acts.
+    `model` is where the evaluated model lies now; `tested` is how many images heat maps are tested on (see
+    `look_at_heat`).
 
     Raises:
-        ValueError: there is nothing to score, or a control is missing.
-        DataError: a file or an image is broken.
+        DataError: the folder holds no results, or a part of them is missing or broken.
     """
-    scores = score_results(folder)
-    meta = read_meta(folder / "meta.json")
-    sections = [section(task, scores["tasks"][task.name], image_of) for task in read_tasks(folder)]
+    results = read_results(folder)
+    for one in results:
+        refuse_changed(one)
+    seeing = [one for one in results if one.task.kind != "text"]
+    probed = MAPS if tested is None else tested
+    sections, asked = [], []
+    for one in results:
+        try:
+            section, probes = show_task(one, probed)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise broken(one.folder / predictions.METRICS, repr(error)) from None
+        sections.append(section)
+        asked.append(probes)
+    heat = look_at_heat(folder, seeing, take_turns(asked), model=model, tested=tested)
+    where = model or Path(results[0].told["model"]["path"])
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=shown,
     )
-    environment.filters["duration"] = format_duration
     page = environment.get_template(TEMPLATE).render(
-        meta=meta,
-        level=f"{scores['level']:.0%}",
-        resamples=scores["resamples"],
         sections=sections,
-        plots=[plot_run(curve, folder) for curve in meta["curves"]],
-        gates=gate_bars(meta["gates"]),
-        proofs=read_proofs(scores.get("text", {})),
+        models={told["model"]["sha256"]: told["model"]["path"] for told in (one.told for one in results)},
+        plots=[plot for plot in map(plot_run, runs_of(where)) if plot],
+        gates=next((section["gates"] for section in sections if section["gates"]), []),
+        checks=read_checks(folder),
+        heat=heat,
+        heat_plots=[plot_test(test) for test in heat.tests],
+        folder=folder,
     )
     write_whole(output, page)
-    return scores
 
 
-def images_in_shards(shards: Sequence[str | Path]) -> ImageOf:
-    """Finds images by key in WebDataset shards. Raises DataError for shards that are missing or hold no sample."""
-    samples = {sample.key: sample for sample in scan_shards(shards).samples}
-
-    def image_of(key: str) -> bytes:
-        if key not in samples:
-            raise DataError(f"image {key!r} is in none of the {len(shards)} shards; name those it was evaluated on")
-        return samples[key].read_image()
-
-    return image_of
+def shown(value: Any) -> Any:
+    """Texts without characters that act: of text direction, of control, halves of characters."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def section(task: Task, scores: Mapping[str, Any], image_of: ImageOf) -> dict[str, Any]:
-    """What the page shows of a task."""
-    is_questions = task.kind == "questions"
-    metrics = {name: metric_rows(metric, is_percent=is_questions) for name, metric in scores["metrics"].items()}
-    # All questions before any kind of them; and the strongest control, so that nobody has to look for it.
-    shown, *rest = metrics
-    controls = [row for row in metrics[shown] if row["system"] in CONTROLS[task.kind]]
-    controls.sort(key=lambda row: float(row["estimate"]), reverse=True)
-    return {
+def refuse_changed(results: Results) -> None:
+    """Raises DataError where predictions are no longer those that were scored."""
+    scored = results.told.get("predictions")
+    if not isinstance(scored, dict):
+        raise broken(results.folder / predictions.METRICS, "predictions")
+    for system in results.systems:
+        path = results.folder / system / predictions.PREDICTIONS
+        if scored.get(system) != sha256_of_file(path):
+            raise DataError(
+                f"{visible(str(path))}: other predictions than those that {predictions.METRICS} scores; score them by "
+                "the same `arlow evaluate`"
+            )
+
+
+def show_task(results: Results, probed: int) -> tuple[dict[str, Any], list[Asked]]:
+    """What the page shows of a task, and the samples whose heat is looked at."""
+    told, task = results.told, results.task
+    scores, first = told["scores"], next(iter(told["scores"]["metrics"]), None)
+    tables = {
+        name: {group: metric_rows(of_group, is_percent=of["is_share"]) for group, of_group in of["groups"].items()}
+        for name, of in scores["metrics"].items()
+    }
+    controls = sorted(tables[first][ALL][1:], key=lambda row: row["value"], reverse=True)
+    section = {
+        "name": task.name,
+        "title": task.title,
         "kind": task.kind,
-        "title": scores["title"],
-        "description": describe_task(scores),
-        "empty": describe_empty(scores),
-        "metric_titles": {name: metric_title(name, is_percent=is_questions) for name in metrics},
-        "samples": scores["samples"],
-        "different": scores["different_predictions"],
-        "metrics": metrics,
-        "headline": {
-            "metric": "accuracy, all questions" if is_questions else metric_title(shown, is_percent=False),
-            "model": metrics[shown][0],
-            "kinds": [(name, metrics[name][0]["estimate"]) for name in rest] if is_questions else [],
-            "controls": controls[:1] + [r for r in controls[1:] if r["system"] == "shuffled"],
+        "facts": facts_of(results),
+        "command": told.get("command"),
+        "gates": gate_bars(told.get("gates", {})),
+        "overlap": told["overlap"].get("items", 0),
+        "scores": scores,
+        "tables": tables,
+        "titles": {name: titled(name, is_share=of["is_share"]) for name, of in scores["metrics"].items()},
+        "units": {name: "%" if of["is_share"] else "" for name, of in scores["metrics"].items()},
+        "items": {
+            name: {g: of_g["items"] for g, of_g in of["groups"].items()} for name, of in scores["metrics"].items()
         },
-        "sheet": question_sheet(task, image_of, rule=scores["rule"]) if is_questions else caption_sheet(task, image_of),
+        "headline": {"metric": first, "model": tables[first][ALL][0], "controls": controls[:1]},
+        "level": f"{scores['level']:.0%}",
+        "sheets": [],
+        "confusions": confusions(results.systems[MODEL]) if task.kind == "question" else [],
+        "material": Material(),
+    }
+    section["headline"]["controls"] += [row for row in controls[1:] if row["system"] == "shuffled"]
+    if task.kind == "text":
+        return section, []
+    scored = score_samples(results)
+    rows, sheets = results.systems[MODEL], choose(results, scored)
+    probes = unpicked(rows, probed)
+    wanted = {place for sheet in sheets for place in sheet.places} | set(probes)
+    material = section["material"] = find_material(results, {rows[place].image for place in wanted})
+    section["sheets"] = [
+        {"title": sheet.title, "cards": [card(results, scored, place, material) for place in sheet.places]}
+        for sheet in sheets
+    ]
+    tokens = task.decoding.max_new_tokens if task.decoding else CHOICE_TOKENS
+    found = [material.items[rows[place].id] for place in probes if rows[place].id in material.items]
+    return section, [Asked(item, tokens) for item in found if len(item.images) == 1]
+
+
+def card(results: Results, scored: Scored, place: int, material: Material) -> dict[str, Any]:
+    """A sample with its image, what everybody said of it, and how the model's words score."""
+    row = results.systems[MODEL][place]
+    item = material.items.get(row.id)
+    images, missing = image_uris(item) if item else ([], material.missing or "The data no longer hold this image.")
+    point = float(scored.points[place])
+    return {
+        "row": row,
+        "images": images,
+        "missing": "" if material.missing else missing,
+        "controls": [
+            (TITLES.get(system, system), rows[place].output)
+            for system, rows in results.systems.items()
+            if system != MODEL
+        ],
+        "verdict": ("right" if point >= 1 else "wrong" if point == 0 else "partly") if scored.is_share else "",
+        "score": f"{titled(scored.title, is_share=False)}: {format_number(point, 2)}",
+        "log_probability": None if row.log_probability is None else format_number(row.log_probability, 1),
     }
 
 
-def metric_rows(metric: Mapping[str, Any], *, is_percent: bool) -> list[dict[str, Any]]:
+def take_turns(asked: Sequence[Sequence[Asked]]) -> list[Asked]:
+    """The tasks' first samples, then their second ones, and so on."""
+    longest = max(map(len, asked), default=0)
+    return [of[turn] for turn in range(longest) for of in asked if turn < len(of)]
+
+
+def metric_rows(group: Mapping[str, Any], *, is_percent: bool) -> list[dict[str, Any]]:
     """A row a system: its bar, its interval, and what the model has over it."""
-    largest = 1.0 if is_percent else max(interval["high"] for interval in metric["systems"].values())
+    largest = 1.0 if is_percent else max(interval["high"] for interval in group["systems"].values())
     rows = []
-    for system, interval in metric["systems"].items():
-        text = format_interval(interval, is_percent=is_percent)
-        difference = metric["differences"].get(system)
+    for system, interval in group["systems"].items():
+        text, title = format_interval(interval, is_percent=is_percent), TITLES.get(system, system)
+        difference = group["differences"].get(system)
         rows.append(
             {
-                "title": system_title(system),
+                "title": title,
                 "system": system,
+                "value": -math.inf if math.isnan(interval["estimate"]) else float(interval["estimate"]),
                 "is_model": system == MODEL,
-                "bar": interval_bar(interval, largest=largest, label=f"{system_title(system)}: {text}"),
+                "bar": interval_bar(interval, largest=largest, label=f"{title}: {text}"),
                 "estimate": text.split()[0],
                 "interval": text.split(maxsplit=1)[1],
                 "difference": difference
@@ -129,81 +192,9 @@ def metric_rows(metric: Mapping[str, Any], *, is_percent: bool) -> list[dict[str
     return rows
 
 
-def plot_run(curve: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The learning curve of a stage, from the lists given or from the metrics.csv of its run folder."""
-    columns = read_metrics(folder / curve["run"] / "metrics.csv") if "run" in curve else curve
-    finite = {
-        name: [(float(x), float(y)) for x, y in columns.get(name, ()) if is_drawable(x) and is_drawable(y)]
-        for name in ("train", "validation")
-    }
-    curves = [Curve(name, name, points) for name, points in finite.items() if points]
-    if not curves:
-        raise DataError(f"{folder / 'meta.json'}: curve {curve.get('title')!r} has no points; give train or validation")
-    entropy = curve.get("unigram_entropy")
-    if entropy is not None and not is_drawable(entropy):
-        entropy = None
-    plot: Plot = plot_curves(
-        curves,
-        label="; ".join(f"{c.name} loss from {c.points[0][1]:.3f} to {c.points[-1][1]:.3f}" for c in curves),
-        reference=None if entropy is None else (f"unigram entropy {entropy:.2f}", float(entropy)),
-    )
-    last = {c.name: f"{c.points[-1][1]:.3f}" for c in curves if c.name == "validation"}
-    return {"title": curve.get("title", "loss"), "plot": plot, "names": [c.name for c in curves], "last": last}
-
-
-def is_drawable(number: float | int) -> bool:
-    """False for NaN, the infinities and numbers beside which every other vanishes."""
-    return abs(number) < HUGE
-
-
-def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Training and validation loss by step, of a run folder's metrics.csv."""
-    columns: dict[str, list[tuple[int, float]]] = {"train": [], "validation": []}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                for name, points in columns.items():
-                    if row.get(f"{name}_loss"):
-                        points.append((int(row["step"]), float(row[f"{name}_loss"])))
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: the curve's metrics cannot be read ({error}); correct `run` in meta.json") from error
-    return columns
-
-
 def gate_bars(gates: Mapping[str, float | int]) -> list[dict[str, Any]]:
     largest = max(map(abs, gates.values()), default=0)
     return [
         {"name": name, "value": format_number(value, 3, is_signed=True), "bar": gate_bar(value, largest=largest)}
         for name, value in gates.items()
     ]
-
-
-def read_proofs(text: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A comparison for each pair NAME_before, NAME_after of text.json; hexadecimal floats get their decimals."""
-    proofs = []
-    for name in (key.removesuffix("_before") for key in text if key.endswith("_before")):
-        before, after = text[f"{name}_before"], text.get(f"{name}_after")
-        proofs.append(
-            {
-                "name": name.replace("_", " ").replace("sha256", "SHA-256"),
-                "before": before,
-                "after": after,
-                "decimal_before": decimal(before),
-                "decimal_after": decimal(after),
-                "is_equal": before == after,
-            }
-        )
-    return proofs
-
-
-def decimal(value: Any) -> str | None:
-    """The number that a text in hexadecimal stands for; None for any other value."""
-    if not isinstance(value, str) or not HEXADECIMAL.fullmatch(value):
-        return None
-    return repr(float.fromhex(value))
-
-
-def format_duration(seconds: float | int) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s"

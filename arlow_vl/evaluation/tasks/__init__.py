@@ -5,5 +5,5 @@ ask          the model and its controls answer the items, and each answer is kep
 predictions  the files of a result folder
 measures     predictions become numbers
 scoring      numbers of the model stand beside those of its controls, with intervals
-evaluate     all of it, as `arlow evaluate --task` runs it; `reproduce` derives the figures again
+evaluate     all of it, as `arlow evaluate` runs it; `reproduce` derives the figures again
 """

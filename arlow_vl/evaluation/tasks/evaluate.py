@@ -3,6 +3,7 @@
 import hashlib
 import io
 import platform
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -21,7 +22,7 @@ from arlow_vl.evaluation.tasks.items import Item, Training, open_samples, place_
 from arlow_vl.evaluation.tasks.predictions import Kept
 from arlow_vl.evaluation.tasks.scoring import score_task
 from arlow_vl.evaluation.tasks.table import format_scores
-from arlow_vl.evaluation.tasks.task import OF_FEATURES, Task
+from arlow_vl.evaluation.tasks.task import OF_FEATURES, Task, load_task, shipped_tasks
 from arlow_vl.models.arlow.chat_arlow import render_chat
 from arlow_vl.models.folders import sha256_of_file
 from arlow_vl.models.opened import PRECISIONS, open_model
@@ -204,7 +205,9 @@ def describe(run: Run, model: Any, one: Prepared, tokenizer: Any) -> dict[str, A
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()}"
     example = one.items[0]
     prompt = render_chat(tokenizer, example.messages, add_generation_prompt=True) if one.task.kind != "text" else ""
+    openings = model.gate_openings() if hasattr(model, "gate_openings") else {}
     return {
+        "command": command_line(run, one.task),
         "prompt": prompt,
         "prior": "training data" if one.training else "the other images of the set",
         "device": f"{device.type} ({name})",
@@ -212,4 +215,19 @@ def describe(run: Run, model: Any, one: Prepared, tokenizer: Any) -> dict[str, A
             "python": platform.python_version(),
             **{package: version(package) for package in ("arlow-vl", "torch", "transformers", "timm")},
         },
+        "gates": {
+            f"layer {layer}, {part}": value
+            for layer, pair in openings.items()
+            for part, value in zip(("attention", "MLP"), pair, strict=True)
+        },
     }
+
+
+def command_line(run: Run, task: Task) -> str:
+    """The command that makes these predictions again, as a shell takes it."""
+    is_shipped = task.name in shipped_tasks() and load_task(task.name) == task
+    options = {"model": run.model, "task": task.name if is_shipped else f"{task.name}.yaml", "data": run.data}
+    options |= {"training": run.training, "precision": run.precision, "limit": run.limit}
+    options |= {"device": run.device, "batch-size": run.batch_size, "features-dtype": run.features_dtype}
+    words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    return shlex.join(["arlow", "evaluate", *words, "--output", str(run.output)])

@@ -83,7 +83,7 @@ def read_items(task: Task, samples: IndexedSamples) -> list[Item]:
     """The items of all samples, in their order. Raises DataError for an id that comes twice."""
     items, seen = [], set()
     for position in range(len(samples)):
-        for item in _items_of(task, samples.sample(position)):
+        for item in items_of(task, samples.sample(position)):
             if item.id in seen:
                 raise DataError(f"two items have the id {visible(repr(item.id))}; give each sample a key of its own")
             seen.add(item.id)
@@ -91,7 +91,8 @@ def read_items(task: Task, samples: IndexedSamples) -> list[Item]:
     return items
 
 
-def _items_of(task: Task, sample: Sample) -> Iterator[Item]:
+def items_of(task: Task, sample: Sample) -> Iterator[Item]:
+    """A caption is one item of its sample, each question another."""
     images = tuple(PlacedImage(image, sample.key) for image in sample.images)
     if task.kind == "caption":
         captions = tuple(_answer(text) for text in sample.texts)

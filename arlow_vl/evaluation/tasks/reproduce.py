@@ -9,8 +9,9 @@ from arlow_vl.evaluation.tasks import predictions
 from arlow_vl.evaluation.tasks.evaluate import hash_model
 from arlow_vl.evaluation.tasks.items import Place, open_samples
 from arlow_vl.evaluation.tasks.perplexity import hash_documents
+from arlow_vl.evaluation.tasks.results import Results, broken, read_results
 from arlow_vl.evaluation.tasks.scoring import rows_of, score_task
-from arlow_vl.evaluation.tasks.task import Task, parse_task
+from arlow_vl.evaluation.tasks.task import Task
 from arlow_vl.models.folders import sha256_of_file
 from arlow_vl.printing import visible
 
@@ -34,35 +35,26 @@ def reproduce(folder: Path) -> Iterator[Row]:
     Raises:
         DataError: the folder holds no results, or a part of them is missing or broken.
     """
-    tasks = sorted(path.parent for path in folder.glob(f"*/{predictions.RUN}"))
-    if not tasks:
-        raise DataError(
-            f"{visible(str(folder))} holds no results (<task>/{predictions.RUN}); run `arlow evaluate --task` first"
-        )
-    for path in tasks:
-        result = predictions.read_json(path / predictions.METRICS)
+    for results in read_results(folder):
         try:
-            yield from _rows(path, result)
+            yield from _rows(results)
         except (KeyError, TypeError, AttributeError) as error:
-            where = visible(str(path / predictions.METRICS))
-            raise DataError(f"{where}: {error!r} is missing or of another kind; {predictions.AGAIN}") from None
+            raise broken(results.folder / predictions.METRICS, repr(error)) from None
 
 
-def _rows(folder: Path, result: dict[str, Any]) -> Iterator[Row]:
-    task = parse_task(_as_yaml(result["task"]), visible(str(folder / predictions.METRICS)))
-    name = task.name
-    yield _compared(f"{name}: task", result["task_sha256"], task.sha256)
-    yield _compared(f"{name}: model {result['model']['path']}", result["model"]["sha256"], _model(result))
-    yield _compared(f"{name}: data {result['data']['source']}", result["data"]["sha256"], _data(task, result["data"]))
-    systems = predictions.read_systems(folder, task.controls)
-    for system, sha256 in result["predictions"].items():
-        found = sha256_of_file(folder / system / predictions.PREDICTIONS)
+def _rows(results: Results) -> Iterator[Row]:
+    task, told, name = results.task, results.told, results.task.name
+    yield _compared(f"{name}: task", told["task_sha256"], task.sha256)
+    yield _compared(f"{name}: model {told['model']['path']}", told["model"]["sha256"], _model(told))
+    yield _compared(f"{name}: data {told['data']['source']}", told["data"]["sha256"], _data(task, told["data"]))
+    for system, sha256 in told["predictions"].items():
+        found = sha256_of_file(results.folder / system / predictions.PREDICTIONS)
         yield _compared(f"{name}: predictions of {system}", sha256, found)
-    before, now = rows_of(result["scores"]), rows_of(score_task(task, systems))
+    before, now = rows_of(told["scores"]), rows_of(score_task(task, results.systems))
     for key in {**before, **now}:
-        told, was, found = ", ".join(key), before.get(key), now.get(key)
+        figure, was, found = ", ".join(key), before.get(key), now.get(key)
         difference = "" if was == found else f" (was {was!r})"
-        yield Row(visible(f"{name}: {told}"), f"{found!r}{difference}", was == found)
+        yield Row(visible(f"{name}: {figure}"), f"{found!r}{difference}", was == found)
 
 
 def _compared(what: str, was: str, found: str | None) -> Row:
@@ -83,8 +75,3 @@ def _data(task: Task, data: dict[str, Any]) -> str | None:
         return open_samples(task, Place(data["source"], data["images"], data["format"])).fingerprint
     except DataError:
         return None
-
-
-def _as_yaml(task: dict[str, Any]) -> dict[str, Any]:
-    """The task as its YAML said it: without the parts that it does not have."""
-    return {name: value for name, value in task.items() if value is not None}

@@ -10,7 +10,7 @@ import numpy as np
 
 from arlow_vl.data.questions import UNNAMED_KIND
 from arlow_vl.evaluation import statistics as bootstrap
-from arlow_vl.evaluation.scores import compare
+from arlow_vl.evaluation.statistics import Interval, Metric
 from arlow_vl.evaluation.tasks.measures import first_words, is_exact, measure
 from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
 from arlow_vl.evaluation.tasks.task import PRIORS, Task
@@ -34,19 +34,14 @@ def score_task(task: Task, systems: Systems) -> dict[str, Any]:
     weights = bootstrap.draw_weights(len(of_image), resamples=RESAMPLES, seed=SEED)
     groups = groups_of(task, systems)
     scores: dict[str, Any] = {}
-    for name in task.metrics:
-        measures = {system: measure(name, of) for system, of in systems.items()}
-        for part, of_model in measures[MODEL].items():
-            scores[part] = {"is_share": of_model.is_share, "groups": {}}
-            for group, mask in groups.items():
-                statistics = {
-                    system: _by_image(of[part].statistics, mask, places, len(of_image))
-                    for system, of in measures.items()
-                }
-                scores[part]["groups"][group] = {
-                    "items": int(mask.sum()),
-                    **compare(statistics, of_model.metric, weights),
-                }
+    measures = {system: measure(task.metrics, of) for system, of in systems.items()}
+    for part, of_model in measures[MODEL].items():
+        scores[part] = {"is_share": of_model.is_share, "groups": {}}
+        for group, mask in groups.items():
+            statistics = {
+                system: _by_image(of[part].statistics, mask, places, len(of_image)) for system, of in measures.items()
+            }
+            scores[part]["groups"][group] = {"items": int(mask.sum()), **compare(statistics, of_model.metric, weights)}
     return {
         "items": len(rows),
         "images": len(of_image),
@@ -56,6 +51,28 @@ def score_task(task: Task, systems: Systems) -> dict[str, Any]:
         "level": bootstrap.LEVEL,
         "metrics": scores,
     }
+
+
+def compare(statistics: Mapping[str, np.ndarray], metric: Metric, weights: np.ndarray) -> dict[str, Any]:
+    """Intervals of a metric of every system, and of the model's difference to every control; rows are of images."""
+    model = statistics[MODEL]
+    systems = {name: bootstrap.metric_interval(of, metric, weights) for name, of in statistics.items()}
+    differences = {
+        name: bootstrap.difference_interval(model, of, metric, weights)
+        for name, of in statistics.items()
+        if name != MODEL
+    }
+    return {
+        "systems": {name: as_fields(interval) for name, interval in systems.items()},
+        "differences": {
+            name: as_fields(interval) | {"outside_zero": interval.is_outside_zero}
+            for name, interval in differences.items()
+        },
+    }
+
+
+def as_fields(interval: Interval) -> dict[str, Any]:
+    return {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
 
 
 def groups_of(task: Task, systems: Systems) -> dict[str, np.ndarray]:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from arlow_vl.evaluation.scores import format_interval
+from arlow_vl.evaluation.numbers import format_interval
+from arlow_vl.evaluation.tasks.measures import titled
 from arlow_vl.evaluation.tasks.predictions import MODEL
 from arlow_vl.evaluation.tasks.scoring import ALL
 from arlow_vl.printing import visible
@@ -39,7 +40,7 @@ def format_scores(result: Mapping[str, Any]) -> str:
 def _table(scores: Mapping[str, Any], shown: list[str]) -> list[str]:
     metrics = {name: scores["metrics"][name] for name in shown}
     first = metrics[shown[0]]["groups"][ALL]
-    table = [["", *(f"{name}, %" if of["is_share"] else name for name, of in metrics.items())]]
+    table = [["", *(titled(name, is_share=of["is_share"]) for name, of in metrics.items())]]
     for system in first["systems"]:
         cells = [_cell(of, ALL, "systems", system) for of in metrics.values()]
         table.append([TITLES.get(system, visible(system)), *cells])

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from arlow_vl.errors import DataError
+from arlow_vl.evaluation.tasks.measures import NAMED
 from arlow_vl.printing import visible
 
 TaskKind = Literal["caption", "question", "text"]
@@ -27,11 +28,7 @@ CONTROLS: Mapping[TaskKind, tuple[str, ...]] = {
     "question": (*IMAGE_CONTROLS, "most_frequent", "question_prior", "nearest_neighbour"),
     "text": ("unigram",),
 }
-METRICS: Mapping[TaskKind, tuple[str, ...]] = {
-    "caption": ("CIDEr-D", "BLEU", "scenes"),
-    "question": ("vqa accuracy", "vqa accuracy, normalised both", "exact match", "POPE"),
-    "text": ("perplexity", "bits per byte"),
-}
+METRICS: Mapping[TaskKind, tuple[str, ...]] = {kind: tuple(NAMED[kind]) for kind in get_args(TaskKind)}
 GROUPS = ("kind", "first words")
 ANSWERS = "answers"
 SHIPPED = Path(__file__).parent

@@ -9,9 +9,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import arlow_vl.evaluation.report
-from arlow_vl.evaluation.report.charts import Curve, Plot, plot_curves
-from arlow_vl.evaluation.report.page import is_drawable
-from arlow_vl.evaluation.scores import format_number
+from arlow_vl.evaluation.numbers import format_number
+from arlow_vl.evaluation.report.charts import Curve, Plot, is_drawable, plot_curves
 from arlow_vl.training.look import SampleLook
 from arlow_vl.training.report.folder import STEPS_NAMED, Points, Run, flat, read_run
 from vision.whole_files import write_whole

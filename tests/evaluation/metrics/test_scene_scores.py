@@ -8,7 +8,7 @@ from arlow_vl.data.scenes.draws import Draws
 from arlow_vl.data.scenes.grammar import caption_of
 from arlow_vl.data.scenes.scene import Group, Scene, Word
 from arlow_vl.data.scenes.splits import draw_scene
-from arlow_vl.evaluation.metrics.scenes import answer_scores, scene_scores
+from arlow_vl.evaluation.metrics.scenes import PARTS, SLOTS, answer_scores, scene_points, scene_scores
 
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 SCENE = Scene((Group("car", "red", 1), Group("cat", "blue", 2)), "left of")
@@ -84,3 +84,13 @@ def test_numbers_that_differ_are_refused():
         scene_scores([], [])
     with pytest.raises(ValueError, match=r"predictions \(1\), answers \(2\) and kinds \(1\) must be as many"):
         answer_scores(["a"], ["a", "b"], ["c"])
+
+
+def test_points_of_captions_add_up_to_the_scores():
+    said = ["two blue cats left of a red car", "a red car left of two blue dogs", "hello", caption_of(SCENE)]
+    scenes = [SCENE] * len(said)
+    scores, points = scene_scores(said, scenes), scene_points(said, scenes).sum(axis=0)
+    shares = {part: right / all_ for part, (right, all_) in zip(PARTS, points.tolist(), strict=True) if all_}
+    expected = {"whole scene": scores.whole, "parts swapped": scores.swapped, "named falsely": scores.named_falsely}
+    assert shares == pytest.approx(expected | scores.slots)
+    assert set(SLOTS) - shares.keys() == {"word"}  # nothing is written in these scenes

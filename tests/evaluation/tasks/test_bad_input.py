@@ -76,7 +76,9 @@ def test_answers_that_are_neither_yes_nor_no_are_refused_by_pope(evaluate, tmp_p
     pictures = {COCO_NAME.format(n): image_bytes(colour) for n, colour in enumerate(("red", "blue"))}
     write(tmp_path, {"coco_pope_random.json": lines(entries), **pictures})
     status, said = evaluate(task="pope-random", data=tmp_path)
-    assert status == 3 and "item 'COCO_val2014_000000000001.jpg?0' has the reference 'maybe'" in said
+    assert (
+        status == 3 and "sample COCO_val2014_000000000001.jpg?0 has the reference 'maybe'; POPE takes yes or no" in said
+    )
 
 
 def test_a_checkpoint_without_a_processor_is_refused(evaluate, model_folder, tmp_path):
@@ -124,9 +126,9 @@ def test_half_precision_is_run_and_told(evaluate, tmp_path):
     assert json.loads((tmp_path / "results" / "mine" / "metrics.json").read_text())["precision"] == "bfloat16"
 
 
-def test_options_of_the_demonstration_do_not_go_with_a_task(evaluate):
-    status, said = evaluate(questions=3)
-    assert status == 2 and "--questions goes without --task" in said
+def test_a_task_must_be_named(model_folder, tmp_path, capsys):
+    assert main(["evaluate", "--model", str(model_folder), "--output", str(tmp_path / "results")]) == 2
+    assert "the following arguments are required: --task" in capsys.readouterr().err
 
 
 def test_a_task_named_twice_is_refused(evaluate, folder, model_folder, tmp_path, capsys):

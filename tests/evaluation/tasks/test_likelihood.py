@@ -83,6 +83,19 @@ def test_answers_of_one_token_are_read_off_one_row(loaded):
     assert rows == [(1, len(encode_prompt(tokenizer, about_image("Is it red?"))))]
 
 
+def test_a_prompt_is_read_once_and_answers_behind_it_by_themselves(loaded):
+    model, tokenizer = loaded
+    read = []
+    handle = model.register_forward_pre_hook(
+        lambda _, args, inputs: read.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    log_probabilities(model, tokenizer, [question("Is it red?", 1), question("Is it big?", 2)], Pack())
+    handle.remove()
+    asked = max(len(encode_prompt(tokenizer, about_image(text))) for text in ("Is it red?", "Is it big?"))
+    rest = {tuple(answer_ids(tokenizer, about_image("Is it red?"), answer)[1][:-1]) for answer in ANSWERS} - {()}
+    assert read == [(2, asked), (2 * len(rest), max(map(len, rest)))]
+
+
 def test_lengths_are_normalised_by_bytes(loaded):
     ((answer,),) = log_probabilities(*loaded, [question("Is it red?", 1, ["größer"])], Pack())
     assert answer.per_byte == answer.nats / 8

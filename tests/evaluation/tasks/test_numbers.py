@@ -127,12 +127,12 @@ def rows(*outputs, references=(("red",), ("blue",), ("yes",)), **more):
 def test_measures_are_those_of_the_plain_functions():
     said = rows("a red dog", "a cat", "the blue boat", references=(("a red dog runs",), ("a cat", "cats"), ("boat",)))
     plain_scores = caption_scores({row.id: row.output for row in said}, {row.id: row.references for row in said})
-    (cider,) = measure("CIDEr-D", said).values()
+    (cider,) = measure(["CIDEr-D"], said).values()
     assert float(cider.metric(cider.statistics.sum(0))) == pytest.approx(plain_scores.cider, abs=1e-12)
-    bleus = measure("BLEU", said)
+    bleus = measure(["BLEU"], said)
     assert [float(of.metric(of.statistics.sum(0))) for of in bleus.values()] == plain_scores.bleu
     answers = rows("red", "Blue.", "no")
-    (accuracy,) = measure("vqa accuracy", answers).values()
+    (accuracy,) = measure(["vqa accuracy"], answers).values()
     expected = vqa_scores([r.output for r in answers], [r.references for r in answers], [""] * 3, rule="official")
     assert float(accuracy.metric(accuracy.statistics.sum(0))) == expected.accuracy == 2 / 3
 
@@ -147,7 +147,7 @@ def test_an_answer_is_read_as_popes_own_script_reads_it(answer, is_yes):
 
 def test_pope_counts_what_is_found_and_what_is_invented():
     said = rows("yes", "yes", "no", "no", references=(("yes",), ("no",), ("yes",), ("no",)))
-    found = {name: float(of.metric(of.statistics.sum(0))) for name, of in measure("POPE", said).items()}
+    found = {name: float(of.metric(of.statistics.sum(0))) for name, of in measure(["POPE"], said).items()}
     assert found == {"accuracy": 0.5, "precision": 0.5, "recall": 0.5, "F1": 0.5, "share of yes": 0.5}
 
 
@@ -156,14 +156,14 @@ def test_scenes_are_scored_by_their_parts():
     said = rows(
         scene, "a red car left of three blue cats", "two blue cats left of a red car", references=((scene,),) * 3
     )
-    found = {name: float(of.metric(of.statistics.sum(0))) for name, of in measure("scenes", said).items()}
+    found = {name: float(of.metric(of.statistics.sum(0))) for name, of in measure(["scenes"], said).items()}
     assert (found["whole scene"], found["parts swapped"]) == pytest.approx((1 / 3, 1 / 3))
     assert (found["thing"], found["count"], found["relation"]) == pytest.approx((1, 5 / 6, 2 / 3))
 
 
 def test_perplexity_and_bits_are_over_all_documents():
     said = rows("", "", "", references=((), (), ()), log_probability=-6.0, tokens=3, bytes=12)
-    found = {n: next(iter(measure(n, said).values())) for n in ("perplexity", "bits per byte")}
+    found = {n: next(iter(measure([n], said).values())) for n in ("perplexity", "bits per byte")}
     values = {name: float(of.metric(of.statistics.sum(0))) for name, of in found.items()}
     assert values == pytest.approx({"perplexity": math.exp(2), "bits per byte": 0.5 / math.log(2)})
 

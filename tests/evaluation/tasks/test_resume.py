@@ -141,7 +141,7 @@ def test_items_without_a_reference_are_not_scored(whole, tmp_path, capsys):
         first, *others = path.read_text().splitlines(keepends=True)
         path.write_text(broken(json.loads(first), references=[]) + "".join(others))
     assert main(["reproduce", str(tmp_path / "results")]) == 3
-    assert "item 'test-000000.tar:test-000000?0' has no reference" in capsys.readouterr().err
+    assert "vqa needs references, and sample test-000000.tar:test-000000?0 has none" in capsys.readouterr().err
 
 
 def test_no_predictions_are_not_scored(whole, tmp_path, capsys):

@@ -1,0 +1,30 @@
+"""How figures are printed: their decimals, their intervals, and a star where a difference is one."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+LARGE = 1e6
+
+
+def format_number(value: float | int, digits: int, *, is_signed: bool = False) -> str:
+    """The number with so many decimals; zero has no minus, and what would not fit a column is written as 1.2e+30."""
+    if math.isfinite(value) and abs(value) >= LARGE:
+        return f"{value:{'+' if is_signed else ''}.3g}"
+    return f"{round(value, digits) + 0.0:{'+' if is_signed else ''}.{digits}f}"  # -0.0 + 0.0 is 0.0
+
+
+def format_interval(interval: Mapping[str, Any], *, is_percent: bool, is_difference: bool = False) -> str:
+    """As "0.512 [0.480, 0.541]", a difference with its sign and "*" if zero lies outside."""
+    scale, digits = (100, 1) if is_percent else (1, 3)
+    estimate, low, high = (
+        format_number(scale * interval[name], digits, is_signed=is_difference) for name in ("estimate", "low", "high")
+    )
+    mark = " *" if is_difference and is_outside_zero(interval) else ""
+    return f"{estimate} [{low}, {high}]{mark}"
+
+
+def is_outside_zero(difference: Mapping[str, Any]) -> bool:
+    """True for a difference whose interval leaves out zero also as it is printed."""
+    printed = [round(difference[name], 3) for name in ("low", "high")]  # 0.1% is 0.001, too
+    return difference["outside_zero"] and (printed[0] > 0 or printed[1] < 0)

@@ -1,0 +1,74 @@
+"""Learning curves of the runs that an evaluated model came out of, where their files lie beside it."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from arlow_vl.errors import DataError
+from arlow_vl.evaluation.report.charts import Curve, Plot, is_drawable, plot_curves
+from arlow_vl.printing import visible
+
+METRICS, CONFIG = "metrics.csv", "config.yaml"
+LOSSES = ("train", "validation")
+
+
+def runs_of(model: Path) -> list[Path]:
+    """Run folders from the first stage to the one that the model is the product of, as far as they are there."""
+    found: list[Path] = []
+    run = model.parent
+    while (run / METRICS).is_file() and run not in found:
+        found.append(run)
+        before = _starts_from(run)
+        if before is None:
+            break
+        run = before.parent
+    return found[::-1]
+
+
+def _starts_from(run: Path) -> Path | None:
+    """The model folder that the recipe of a run starts from. Recipes have paths as seen from where they were run."""
+    try:
+        recipe = yaml.safe_load((run / CONFIG).read_text("utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return None  # curves are shown where they can be
+    if not isinstance(recipe, dict):
+        return None
+    named = next((recipe[name] for name in ("checkpoint", "text_checkpoint") if recipe.get(name)), None)
+    return next(_seen_from(Path(named), run), None) if isinstance(named, str) else None
+
+
+def _seen_from(path: Path, run: Path) -> Iterator[Path]:
+    """The path as it is, or below a folder that holds the run."""
+    yield from (place for place in (path, *(parent / path for parent in run.resolve().parents)) if place.is_dir())
+
+
+def plot_run(run: Path) -> dict[str, Any] | None:
+    """The losses of a run for the template; None where there is nothing to draw. Raises DataError for a broken file."""
+    columns = read_losses(run / METRICS)
+    finite = {name: [(x, y) for x, y in points if is_drawable(y)] for name, points in columns.items()}
+    curves = [Curve(name, name, points) for name, points in finite.items() if points]
+    if not curves:
+        return None
+    label = "; ".join(f"{c.name} loss from {c.points[0][1]:.3f} to {c.points[-1][1]:.3f}" for c in curves)
+    plot: Plot = plot_curves(curves, label=label)
+    last = {c.name: f"{c.points[-1][1]:.3f}" for c in curves if c.name == "validation"}
+    return {"title": str(run), "plot": plot, "names": [c.name for c in curves], "last": last}
+
+
+def read_losses(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """Training and validation loss by step."""
+    columns: dict[str, list[tuple[float, float]]] = {name: [] for name in LOSSES}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                for name, points in columns.items():
+                    if row.get(f"{name}_loss"):
+                        points.append((float(row["step"]), float(row[f"{name}_loss"])))
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise DataError(
+            f"{visible(str(path))}: no metrics of a run ({visible(str(error))}); restore it, or move it away"
+        ) from None
+    return columns

@@ -1,0 +1,133 @@
+"""Heat maps of some samples, and the test of whether heat points at what words were written from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from arlow_vl.evaluation.explain import encoder_views, explain_completion
+from arlow_vl.evaluation.faithfulness import (
+    ORDERS,
+    SHARES,
+    HeatTest,
+    evaluate_heat,
+    falls_of_image,
+    read_heat_tests,
+    write_heat_tests,
+)
+from arlow_vl.evaluation.heat_maps import draw_explanation
+from arlow_vl.evaluation.numbers import format_number
+from arlow_vl.evaluation.report.charts import Curve, Plot, plot_curves
+from arlow_vl.evaluation.report.material import shortest_uri
+from arlow_vl.evaluation.statistics import Interval
+from arlow_vl.evaluation.tasks.evaluate import hash_model
+from arlow_vl.evaluation.tasks.items import Item
+from arlow_vl.evaluation.tasks.results import Results
+from arlow_vl.models.folders import load_vision_language_model
+from arlow_vl.progress import ProgressLine
+from vision.decoding.sources import read_image
+
+NAME = "heat.json"
+MAPS, CHOICE_TOKENS = 4, 8
+NAMES = {"most": "the most attended", "random": "as many at random", "least": "the least attended"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A sample whose heat is looked at."""
+
+    item: Item
+    max_new_tokens: int
+
+
+@dataclass
+class Heat:
+    maps: list[tuple[str, str]] = field(default_factory=list)
+    """Data URIs, and what the model wrote."""
+    tests: list[HeatTest] = field(default_factory=list)
+    note: str = ""
+    """A sentence where there is no heat to show."""
+
+
+def look_at_heat(
+    folder: Path, results: Sequence[Results], asked: Sequence[Asked], *, model: Path | None, tested: int | None
+) -> Heat:
+    """Draws the first samples, and hides what was attended to in as many as are to be tested, which heat.json keeps.
+
+    `tested` 0: no model is opened; None: heat.json is read where it is there.
+
+    Raises:
+        ValueError: heat cannot be tested on these images (see `evaluate_heat`).
+    """
+    heat = Heat()
+    if tested is None and (folder / NAME).is_file():
+        heat.tests = read_heat_tests(folder / NAME)
+    if tested == 0 or not asked:
+        return heat
+    path = model or Path(results[0].told["model"]["path"])
+    heat.note = _why_not(path, results)
+    if heat.note:
+        return heat
+    opened, processor = load_vision_language_model(path)
+    falls, layers = [], list(opened.gate_openings())
+    progress = ProgressLine("heat", "images")
+    for number, one in enumerate(asked[: tested or MAPS]):
+        image = one.item.images[0]
+        original = read_image(image.read_image(), name=image.key)
+        inputs = dict(processor.image_processor([original], return_tensors="pt"))
+        settings = {"layers": layers, "max_new_tokens": one.max_new_tokens}
+        said = (opened, processor.tokenizer, one.item.messages, inputs)
+        if number < MAPS:
+            heat.maps.append(_draw(original, said, settings, processor))
+        if tested:
+            falls.append(falls_of_image(*said, **settings))
+        progress(number + 1, min(tested or MAPS, len(asked)))
+    if tested:
+        heat.tests = evaluate_heat(falls)
+        write_heat_tests(folder / NAME, heat.tests)
+    return heat
+
+
+def _why_not(path: Path, results: Sequence[Results]) -> str:
+    if not path.is_dir():
+        return f"Heat maps need the model, and {path} is no longer there; `arlow report --model FOLDER` names it."
+    if hash_model(path) != results[0].told["model"]["sha256"]:
+        return f"Heat maps are not drawn: {path} is not the model that was evaluated."
+    return ""
+
+
+def _draw(original: Any, said: tuple[Any, ...], settings: dict[str, Any], processor: Any) -> tuple[str, str]:
+    model, tokenizer, messages, inputs = said
+    words = explain_completion(model, tokenizer, messages, inputs, **settings)
+    vision = model.model.vision
+    views = encoder_views(
+        inputs,
+        processor.image_processor.transform,
+        words[0].heat.numel() if words else vision.num_patches,
+        prefix_tokens=vision.num_prefix_tokens if vision.prefix_tokens else 0,
+    )
+    text = " ".join(word.word for word in words)
+    return shortest_uri(draw_explanation(original, views, words, title=text)), text
+
+
+def plot_test(test: HeatTest) -> dict[str, Any]:
+    """The curves of one layer for the template, and their figures."""
+    curves = [
+        Curve(NAMES[order], order, [(100 * share, of.estimate) for share, of in zip(SHARES, falls, strict=True)])
+        for order, falls in test.falls.items()
+    ]
+    plot: Plot = plot_curves(curves, label=f"layer {test.layer}: fall of log-probability by share hidden")
+    rows = [(NAMES[order], [_cell(of) for of in test.falls[order]]) for order in ORDERS]
+    over = [("random", test.over_random), ("the least attended", test.over_least)]
+    return {
+        "layer": test.layer,
+        "plot": plot,
+        "names": [(curve.name, curve.style) for curve in curves],
+        "rows": rows,
+        "over": [(name, _cell(of, is_signed=True), of.is_outside_zero) for name, of in over],
+    }
+
+
+def _cell(of: Interval, *, is_signed: bool = False) -> tuple[str, str]:
+    estimate, low, high = (format_number(value, 2, is_signed=is_signed) for value in (of.estimate, of.low, of.high))
+    return estimate, f"[{low}, {high}]"
