@@ -1,6 +1,5 @@
 """The model card of an exported folder: what the files of a run and of its evaluation say, and nothing beside."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,9 +7,9 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from arlow_vl.errors import CheckpointError, DataError
+from arlow_vl.errors import CheckpointError
 from arlow_vl.evaluation.provenance import NOT_STATED, read_note
-from arlow_vl.evaluation.tasks.predictions import METRICS
+from arlow_vl.evaluation.tasks.results import read_results
 from arlow_vl.evaluation.tasks.table import format_scores
 from arlow_vl.training.report.folder import flat
 
@@ -56,27 +55,20 @@ class Facts:
     """As the hub names it; empty: not stated."""
 
 
-def read_results(folder: Path, sha256: str) -> list[dict[str, Any]]:
+def scores_of(folder: Path, sha256: str) -> list[dict[str, Any]]:
     """The scores under a folder that `arlow evaluate` wrote.
 
     Raises:
         DataError: there are none, or a file is damaged.
         CheckpointError: they are of another model than the one with this hash.
     """
-    found = []
-    for path in sorted(folder.glob(f"*/{METRICS}")):
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            result["task"]["title"], result["scores"]["metrics"]
-            of_model = result["model"]["sha256"]
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise DataError(f"{path} is no result of `arlow evaluate` ({error!r:.100}); evaluate again") from error
-        if of_model != sha256:
-            raise CheckpointError(f"{path} holds scores of another model; evaluate the one that is exported")
-        found.append(result)
-    if not found:
-        raise DataError(f"{folder} holds no */{METRICS}; name the --output of `arlow evaluate`")
-    return found
+    told = [one.told for one in read_results(folder)]
+    for result in told:
+        if result["model"]["sha256"] != sha256:
+            raise CheckpointError(
+                f"{folder} holds scores of another model ({result['task']['name']}); evaluate the one that is exported"
+            )
+    return told
 
 
 def write_card(facts: Facts) -> str:

@@ -17,7 +17,7 @@ from arlow_vl.models.opened import PRECISIONS, open_model
 from arlow_vl.models.probe import check_written
 from arlow_vl.models.quantising import Scheme, load_quantised
 from arlow_vl.training.build import build_products, finish_model
-from arlow_vl.training.card import Facts, read_results, write_card
+from arlow_vl.training.card import Facts, scores_of, write_card
 from arlow_vl.training.checkpoint_io import check_same_tensors, newest_good, read_checkpoint
 from arlow_vl.training.policy import read_policy
 from arlow_vl.training.recipe import Recipe, read_yaml, recipe_of_values, to_plain
@@ -74,7 +74,7 @@ def export(path: Path, output: Path, wishes: Wishes = Wishes()) -> Iterator[str]
     original, *others = source.products
     tokenizer = getattr(others[0], "tokenizer", others[0])
     documents = perplexity.read_documents(wishes.text, tokenizer) if wishes.text else []
-    results = read_results(wishes.results, hash_of(source)) if wishes.results else []
+    results = scores_of(wishes.results, hash_of(source)) if wishes.results else []
     before = perplexity.bits_per_byte(original.eval(), tokenizer, documents) if documents else 0.0
     model = changed(original.eval(), others, wishes)
     change = name_change(wishes)

@@ -17,6 +17,7 @@ from arlow_vl.models.opened import open_model
 from arlow_vl.models.probe import probe_logits
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
+from tests.evaluation.made_results import QUESTIONS, write_data, write_results
 from tests.tiny_runs import write_image_text_recipe
 
 
@@ -40,22 +41,14 @@ def same_process(monkeypatch):
 
 
 def write_result(folder, model):
-    """What `arlow evaluate` leaves of one task, as far as a card reads it."""
-    cell = {"estimate": 0.5, "low": 0.4, "high": 0.6}
-    group = {
-        "items": 4,
-        "systems": {"model": cell, "no_image": cell},
-        "differences": {"no_image": cell | {"outside_zero": True}},
-    }
-    scores = {"items": 4, "images": 4, "metrics": {"accuracy": {"is_share": True, "groups": {"all": group}}}}
-    result = {"task": {"title": "Birds"}, "scores": scores, "model": {"sha256": hash_model(model)}}
-    (folder / "birds").mkdir(parents=True)
-    (folder / "birds" / "metrics.json").write_text(json.dumps(result))
+    """Half of the questions are answered right."""
+    told = {"model": {"path": "hf", "sha256": hash_model(model)}}
+    write_results(folder / "results", write_data(folder / "data"), QUESTIONS, {"model": lambda _item: "yes"}, **told)
+    return folder / "results"
 
 
 def test_the_card_says_what_the_run_and_its_scores_say(run, tmp_path, capsys):
-    write_result(tmp_path / "results", run / "hf")
-    options = ["--scores", str(tmp_path / "results"), "--license", "apache-2.0"]
+    options = ["--scores", str(write_result(tmp_path, run / "hf")), "--license", "apache-2.0"]
     assert main(["checkpoint", "export", str(run), "--out", str(tmp_path / "birds"), *options]) == 0
     card = (tmp_path / "birds" / "README.md").read_text()
     header = yaml.safe_load(card.split("---")[1])
@@ -65,7 +58,8 @@ def test_the_card_says_what_the_run_and_its_scores_say(run, tmp_path, capsys):
     assert header["metrics"] == ["accuracy"]
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert f"run.max_steps: {config['run']['max_steps']}" in card
-    assert "50.0 [40.0, 60.0]" in card
+    assert "Questions of easy-VQA" in card
+    assert "50.0 [50.0, 50.0]" in card
     assert "shown no image" in card
     assert "| vision | " in card
     assert str(tmp_path) not in card, "no folder of the machine that it was trained on"
@@ -104,12 +98,9 @@ def test_weights_come_in_shards(run, tmp_path):
     out = tmp_path / "sharded"
     assert main(["checkpoint", "export", str(run / "hf"), "--out", str(out), "--shard-size", "100KB"]) == 0
     assert len(list(out.glob("*.safetensors"))) > 1
+    whole = open_model(run / "hf", device="cpu").model.state_dict()
     for name, tensor in open_model(out, device="cpu").model.state_dict().items():
-        assert tensor.equal(open_whole(run)[name]), name
-
-
-def open_whole(run):
-    return open_model(run / "hf", device="cpu").model.state_dict()
+        assert tensor.equal(whole[name]), name
 
 
 def test_a_folder_that_answers_otherwise_is_not_left(run, tmp_path, monkeypatch, capsys):
@@ -130,16 +121,15 @@ def test_a_folder_that_answers_otherwise_is_not_left(run, tmp_path, monkeypatch,
 
 
 def test_scores_of_another_model_are_refused(run, tmp_path, capsys):
-    write_result(tmp_path / "results", run / "hf")
-    path = tmp_path / "results" / "birds" / "metrics.json"
+    path = write_result(tmp_path, run / "hf") / "easy-vqa" / "metrics.json"
     result = json.loads(path.read_text())
-    path.write_text(json.dumps(result | {"model": {"sha256": "0" * 64}}))
+    path.write_text(json.dumps(result | {"model": {"path": "hf", "sha256": "0" * 64}}))
     options = ["--scores", str(tmp_path / "results")]
     assert main(["checkpoint", "export", str(run / "hf"), "--out", str(tmp_path / "out"), *options]) == 4
-    assert "holds scores of another model; evaluate the one that is exported" in capsys.readouterr().err
+    assert "holds scores of another model (easy-vqa); evaluate the one that is exp" in capsys.readouterr().err
     path.write_text("{}")
     assert main(["checkpoint", "export", str(run / "hf"), "--out", str(tmp_path / "out"), *options]) == 3
-    assert "is no result of `arlow evaluate`" in capsys.readouterr().err
+    assert "task is missing or of another kind" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
