@@ -4,7 +4,7 @@ LOWEST := .venv-lowest/bin
 # Tests run on one thread each, so as many run at once as there are cores.
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-all test-lowest lint format clean
+.PHONY: demo test test-all test-lowest lint format docs clean
 
 demo: .venv/.installed-demo  ## fetch real data, train both stages, caption images, answer questions, write the report
 	$(BIN)/python -m experiments.first_light.run
@@ -27,6 +27,11 @@ lint: .venv/.installed-dev
 format: .venv/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: .venv/.installed-docs  ## the site of the documents, in build/site
+	rm -rf build/pages && mkdir -p build/pages
+	git ls-files README.md docs experiments arlow_vl/models/arlow | grep -E '\.(md|svg|yaml|py)$$' | tar cT - | tar x -C build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet -f docs/site/mkdocs.yml
 
 # `demo` installs what the demo needs, `dev` that and what tests and lint need.
 .venv/.installed-%: pyproject.toml

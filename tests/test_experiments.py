@@ -1,12 +1,14 @@
 """Recipes, commands and README lines that people copy must work."""
 
 import json
+import pkgutil
 import re
 import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors.torch import save_file
 
 from arlow_vl.cli import build_parser
@@ -27,9 +29,17 @@ READMES = [
 def arlow_commands() -> list[str]:
     """Every `arlow` command line of the READMEs and of the recipes' headers."""
     lines = "\n".join(path.read_text() for path in [*READMES, *RECIPES])
-    verbs = "data|tokenizer|fit|caption|vqa|chat|generate|evaluate|report|image|explain|checkpoint|verify-frozen|doctor"
-    found = re.findall(rf"(?:\.venv/bin/)?\barlow ((?:{verbs})\b[^`#\n]*)", lines)
-    return sorted({command.strip() for command in found if len(command.split()) > 1})  # else a verb in a sentence
+    verbs = "|".join(build_parser().commands.choices)
+    found = re.findall(rf"(?:\.venv/bin/)?\barlow ((?:{verbs})\b[^`#>\n]*)", lines)
+    return sorted({command.strip() for command in found if not is_name(command.split())})
+
+
+def is_name(words: list[str]) -> bool:
+    """Of a command alone, as a sentence has it."""
+    parser = build_parser()
+    while words and parser.commands is not None and words[0] in parser.commands.choices:
+        parser, words = parser.commands.choices[words[0]], words[1:]
+    return not words
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -90,6 +100,26 @@ def test_links_of_the_readmes_lead_somewhere():
     for readme in READMES:
         for target in re.findall(r"\]\(([^)#:]+)\)", readme.read_text()):
             assert (readme.parent / target).exists(), f"{readme}: {target}"
+
+
+def pages_of(nav) -> list[str]:
+    """The files that the navigation of the site names."""
+    if isinstance(nav, str):
+        return [nav]
+    return [page for part in (nav.values() if isinstance(nav, dict) else nav) for page in pages_of(part)]
+
+
+def test_the_site_has_every_page_and_no_other():
+    config = yaml.safe_load((ROOT / "docs" / "site" / "mkdocs.yml").read_text())
+    made = {"docs/commands.md"}
+    assert set(pages_of(config["nav"])) - made == {str(path.relative_to(ROOT)) for path in READMES}
+
+
+def test_the_reference_names_what_there_is():
+    names = re.findall(r"^::: (\S+)$", (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE)
+    assert len(names) > 20
+    for name in names:
+        assert pkgutil.resolve_name(name).__doc__, name
 
 
 def test_the_demo_says_what_disk_space_it_takes_before_it_begins():

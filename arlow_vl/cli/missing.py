@@ -20,12 +20,11 @@ USES = {
     "trackio": "run.watch.loggers trackio",
     "serve": "`arlow serve`",
     "trainer": "the Hugging Face Trainer",
+    "docs": "`make docs`",
 }
 """Of the package's extras."""
 OF_EXTRA = re.compile(r"""(?P<name>[\w.-]+(\[\w+\])?).*;.*\bextra == ["'](?P<extra>\w+)["']""")
 """`onnx>=1.18; extra == "demo"`."""
-SERVING = ("fastapi", "uvicorn", "openai")
-"""What transformers[serving] adds."""
 CUDA_ONLY = {"flash"}
 DEMO_BYTES = 2.5e9  # experiments/first_light/run.py: data and runs
 
@@ -55,8 +54,7 @@ def missing_packages() -> Iterator[Missing]:
 def packages_of(extra: str) -> list[str]:
     """What an extra adds; empty of one that the installed version does not have yet."""
     found = filter(None, map(OF_EXTRA.match, requires("arlow-vl") or []))
-    chosen = [one["name"] for one in found if one["extra"] == extra]
-    return [name for one in chosen for name in (SERVING if one == "transformers[serving]" else (one,))]
+    return [one["name"].partition("[")[0] for one in found if one["extra"] == extra]
 
 
 def is_installed(name: str) -> bool:
