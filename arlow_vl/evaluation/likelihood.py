@@ -41,12 +41,29 @@ class LogProbability(NamedTuple):
         return self.nats / self.bytes
 
 
+class Candidate(NamedTuple):
+    """Ids that may follow a prompt."""
+
+    prompt: Sequence[int]
+    images: Sequence[Any]
+    """As in `Choices`."""
+    ids: Sequence[int]
+
+
+class Likelihood(NamedTuple):
+    """Of a candidate."""
+
+    nats: float
+    is_greedy: bool
+    """Greedy search writes it: each of its tokens is the likeliest at its place."""
+
+
 class _Row(NamedTuple):
-    """What one row of a batch reads. `targets` are (answer of question, first column of logits, its ids)."""
+    """What one row of a batch reads. `targets` are (number of candidate, first column of logits, its ids)."""
 
     ids: list[int]
     images: tuple[Any, ...]
-    targets: list[tuple[int, int, int, list[int]]]
+    targets: list[tuple[int, int, list[int]]]
 
 
 def answer_ids(tokenizer: Any, messages: Sequence[Message], answer: str) -> tuple[list[int], list[int]]:
@@ -62,7 +79,6 @@ def answer_ids(tokenizer: Any, messages: Sequence[Message], answer: str) -> tupl
     return ids[: places[0]], ids[places[0] : places[-1]]
 
 
-@torch.inference_mode()
 def log_probabilities(
     model: Any, tokenizer: Any, questions: Sequence[Choices], pack: Pack, *, batch_size: int = 64
 ) -> list[list[LogProbability]]:
@@ -71,31 +87,48 @@ def log_probabilities(
     Raises:
         CheckpointError: the model's logits are not finite.
     """
-    rows = _rows(tokenizer, questions)
-    found: dict[tuple[int, int], LogProbability] = {}
+    candidates = []
+    for question in questions:
+        for answer in question.answers:
+            prompt, ids = answer_ids(tokenizer, question.messages, answer)
+            candidates.append(Candidate(prompt, question.images, ids))
+    found = likelihoods(model, tokenizer.pad_token_id, candidates, pack, batch_size=batch_size)
+    of_candidates = iter([(len(candidate.ids), one.nats) for candidate, one in zip(candidates, found, strict=True)])
+    answers = [[(answer, *next(of_candidates)) for answer in question.answers] for question in questions]
+    return [[LogProbability(nats, tokens, len(answer.encode())) for answer, tokens, nats in some] for some in answers]
+
+
+@torch.inference_mode()
+def likelihoods(
+    model: Any, pad_token_id: int, candidates: Sequence[Candidate], pack: Pack, *, batch_size: int = 64
+) -> list[Likelihood]:
+    """How likely each candidate is behind its prompt; those that make the model read the same share a row.
+
+    Raises:
+        CheckpointError: the model's logits are not finite.
+    """
+    rows = _rows(candidates)
+    found: dict[int, Likelihood] = {}
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        first = min(at for row in batch for _, _, at, _ in row.targets)
-        logits = _logits(model, tokenizer.pad_token_id, batch, pack, first)
+        first = min(at for row in batch for _, at, _ in row.targets)
+        logits = _logits(model, pad_token_id, batch, pack, first)
         for place, row in enumerate(batch):
-            for question, answer, at, ids in row.targets:
+            for number, at, ids in row.targets:
                 of_ids = torch.tensor(ids, device=logits.device)
                 behind = logits[place, at - first : at - first + len(ids)].log_softmax(-1)
                 nats = behind.gather(1, of_ids[:, None]).sum().item()
-                size = len(questions[question].answers[answer].encode())
-                found[question, answer] = LogProbability(nats, len(ids), size)
-    return [[found[number, place] for place in range(len(of.answers))] for number, of in enumerate(questions)]
+                found[number] = Likelihood(nats, torch.equal(behind.argmax(-1), of_ids))
+    return [found[number] for number in range(len(candidates))]
 
 
-def _rows(tokenizer: Any, questions: Sequence[Choices]) -> list[_Row]:
-    """Rows that differ in what they read, the last token of an answer left out, for nothing follows it."""
+def _rows(candidates: Sequence[Candidate]) -> list[_Row]:
+    """Rows that differ in what they read, the last token of a candidate left out, for nothing follows it."""
     rows: dict[tuple, _Row] = {}
-    for number, question in enumerate(questions):
-        for place, answer in enumerate(question.answers):
-            prompt, ids = answer_ids(tokenizer, question.messages, answer)
-            read, images = [*prompt, *ids[:-1]], tuple(question.images)
-            row = rows.setdefault((images, tuple(read)), _Row(read, images, []))
-            row.targets.append((number, place, len(prompt) - 1, ids))
+    for number, candidate in enumerate(candidates):
+        read, images = [*candidate.prompt, *candidate.ids[:-1]], tuple(candidate.images)
+        row = rows.setdefault((images, tuple(read)), _Row(read, images, []))
+        row.targets.append((number, len(candidate.prompt) - 1, list(candidate.ids)))
     return list(rows.values())
 
 
