@@ -5,6 +5,8 @@ import os
 import runpy
 import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from arlow_vl.models import auto  # noqa: F401 - transformers' Auto classes know "arlow" and "arlow_vl" from here on
 from arlow_vl.printing import print_line
@@ -26,17 +28,19 @@ def run_lm_eval() -> None:
 
 
 def run_vlmevalkit() -> None:
-    from functools import partial
-
+    folder, script = os.environ.get("ARLOW_VL_MODEL"), Path(sys.argv[1] if len(sys.argv) > 1 else "run.py")
+    if not folder:
+        raise ValueError("ARLOW_VL_MODEL is not set; let it name the model folder")
+    if not script.is_file():
+        raise ValueError(f"{script} is no file; name run.py of a checkout of VLMEvalKit")
+    sys.path.insert(0, str(script.resolve().parent))  # a checkout need not be installed
     from vlmeval.config import supported_VLM  # pyrefly: ignore[missing-import]
 
     from arlow_vl.evaluation.harnesses.vlmevalkit import ArlowVLM
 
-    if not (folder := os.environ.get("ARLOW_VL_MODEL")):
-        raise ValueError("ARLOW_VL_MODEL is not set; let it name the model folder")
     supported_VLM["arlow_vl"] = partial(ArlowVLM, folder)
-    sys.argv = sys.argv[1:]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.argv = [str(script), *sys.argv[2:]]
+    runpy.run_path(str(script), run_name="__main__")
 
 
 HARNESSES: dict[str, Callable[[], None]] = {
