@@ -7,19 +7,20 @@ documents.jsonl   text
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from arlow_vl.evaluation.tasks.evaluate import Run, evaluate_tasks
 from arlow_vl.evaluation.tasks.items import open_samples, place_of, read_items
 from arlow_vl.evaluation.tasks.task import load_task
 
 SAMPLES = Path(__file__).parents[2] / "tests" / "samples"
 QUESTIONS = SAMPLES / "easy-vqa" / "test-*.tar"
 TEXT = SAMPLES / "text" / "validation.jsonl"
-MAX_NEW_TOKENS = 6
+LIMIT, MAX_NEW_TOKENS = 24, 6
 WORDS_BEFORE, WORDS_ENDING, ENDINGS = 16, 6, 4
 PASSAGE_WORDS, PASSAGES = WORDS_BEFORE + WORDS_ENDING, 40
 DOCUMENT_WORDS = 700
@@ -28,12 +29,12 @@ OURS = "easy-vqa"
 """The shipped task whose prompts the questions have."""
 
 
-def write_local_tasks(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Writes the files, and returns the rows of each."""
+def write_local_tasks(folder: Path, ids: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+    """Writes the files, of the questions those with these ids, and returns the rows of each."""
     folder.mkdir(parents=True, exist_ok=True)
     documents = [json.loads(line)["text"] for line in TEXT.read_text(encoding="utf-8").splitlines()]
     rows = {
-        "questions": _questions(folder / "images"),
+        "questions": [row for row in _questions(folder / "images") if row["id"] in ids],
         "endings": _endings([words for text in documents for words in _passages(text, PASSAGE_WORDS)][:PASSAGES]),
         "documents": [{"text": " ".join(words)} for text in documents for words in _passages(text, DOCUMENT_WORDS)],
     }
@@ -46,9 +47,22 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def write_our_task(path: Path, choices: list[str] | None) -> Path:
-    """The questions as a task of `arlow evaluate`: answers in the model's words, or the likeliest of some."""
-    how = {"likelihood": {"choices": choices}} if choices else {"decoding": {"max_new_tokens": MAX_NEW_TOKENS}}
+def evaluate_ours(model: Path, folder: Path) -> dict[str, dict[str, str]]:
+    """What `arlow evaluate` answers to the questions, by id: in the model's words, and the likeliest of the choices."""
+    choices = sorted({row["answer"] for row in _questions(folder / "images")})
+    ways = {
+        "questions": {"decoding": {"max_new_tokens": MAX_NEW_TOKENS}},
+        "choices": {"likelihood": {"choices": choices}},
+    }
+    tasks = [load_task(str(write_task(folder / f"{name}.yaml", how))) for name, how in ways.items()]
+    results = folder / "results"
+    run = Run(model=model, data=QUESTIONS.parent, output=results, features=folder / "features", limit=LIMIT)
+    evaluate_tasks(tasks, run)
+    return {name: _outputs(results / name / "model" / "predictions.jsonl") for name in ways}
+
+
+def write_task(path: Path, how: dict[str, Any]) -> Path:
+    """The questions as a task of `arlow evaluate`."""
     values = {
         "name": path.stem,
         "title": "Questions of easy-VQA",
@@ -61,8 +75,13 @@ def write_our_task(path: Path, choices: list[str] | None) -> Path:
     return path
 
 
+def _outputs(path: Path) -> dict[str, str]:
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {row["id"]: row["output"] for row in rows}
+
+
 def _questions(folder: Path) -> list[dict[str, Any]]:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     task = load_task(OURS)
     items = read_items(task, open_samples(task, place_of(task, QUESTIONS)))
     choices = sorted({item.answers[0] for item in items})
