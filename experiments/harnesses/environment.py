@@ -10,7 +10,6 @@ import subprocess
 import sysconfig
 import venv
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,22 +62,32 @@ def run_in(python: Path, *words: str, **variables: str) -> None:
         raise SystemExit(f"{done.stdout[-3000:]}\n{' '.join(words)} ended with {done.returncode}")
 
 
-def version_in(python: Path, package: str) -> str:
-    code = f"from importlib.metadata import version; print(version({package!r}))"
-    return subprocess.run([str(python), "-c", code], text=True, capture_output=True, check=True).stdout.strip()
+def versions_in(python: Path, *packages: str) -> dict[str, str]:
+    code = (
+        "import json, sys; from importlib.metadata import version; print(json.dumps(list(map(version, sys.argv[1:]))))"
+    )
+    done = subprocess.run([str(python), "-c", code, *packages], text=True, capture_output=True, check=True)
+    return dict(zip(packages, json.loads(done.stdout), strict=True))
 
 
 def report(name: str, rows: Sequence[Row], versions: dict[str, str]) -> None:
     """Prints the table and writes results/NAME.json. Raises SystemExit if a score differs from ours."""
-    versions = versions | {"torch": version("torch"), "transformers": version("transformers")}
     RESULTS.mkdir(exist_ok=True)
     values: dict[str, Any] = {"versions": versions, "rows": [row._asdict() for row in rows]}
     (RESULTS / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    print(
-        "\n| run | metric | harness | ours, same predictions | as `arlow evaluate` |\n| --- | --- | --- | --- | --- |"
-    )
-    for row in rows:
-        print(f"| {row.run} | {row.metric} | {row.harness:.4f} | {row.ours:.4f} | {row.evaluate} |")
-    print(", ".join(f"{package} {number}" for package, number in versions.items()))
+    print(f"\n{table(values)}")
     if any(abs(row.harness - row.ours) > 1e-9 * max(1, abs(row.ours)) for row in rows):
         raise SystemExit("a score differs from ours")
+
+
+def table(values: dict[str, Any]) -> str:
+    """A results file in Markdown."""
+    lines = [
+        "| run | metric | harness | ours, same predictions | as `arlow evaluate` |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for of in values["rows"]:
+        row = Row(**of)
+        lines.append(f"| {row.run} | {row.metric} | {row.harness:.4f} | {row.ours:.4f} | {row.evaluate or '-'} |")
+    versions = ", ".join(f"{package} {number}" for package, number in values["versions"].items())
+    return "\n".join([*lines, "", f"{versions}."])

@@ -18,7 +18,7 @@ from arlow_vl.evaluation.metrics.likelihood import bits_per_byte
 from arlow_vl.models.auto import save_with_code
 from arlow_vl.models.convert.exporting import export_llama
 from arlow_vl.models.folders import load_text_model
-from experiments.harnesses.environment import OFFLINE, Row, make_environment, report, run_in, version_in
+from experiments.harnesses.environment import OFFLINE, Row, make_environment, report, run_in, versions_in
 from experiments.harnesses.local_tasks import MAX_NEW_TOKENS, evaluate_ours, write_local_tasks
 
 PACKAGES = ("lm-eval>=0.4.13",)
@@ -132,17 +132,17 @@ def main() -> None:
         export_llama(text, work / "llama")
     python = make_environment(work / "environment", PACKAGES)
     runs = {
-        "`hf` on the Arlow folder": (WITH_ARLOW, "hf", f"pretrained={text}", ("endings", "documents")),
-        "`hf` on it with its code": (
+        "hf on the Arlow folder": (WITH_ARLOW, "hf", f"pretrained={text}", ("endings", "documents")),
+        "hf on it with its code": (
             PLAIN,
             "hf",
             f"pretrained={work / 'code'},trust_remote_code=True",
             ("endings", "documents"),
         ),
-        "`hf` on its export as Llama": (PLAIN, "hf", f"pretrained={work / 'llama'}", ("endings", "documents")),
-        "`arlow_vl` on the text folder": (WITH_ARLOW, "arlow_vl", f"pretrained={text}", ("endings", "documents")),
-        "`hf-multimodal`": (WITH_ARLOW, "hf-multimodal", f"pretrained={vision}", ("questions",)),
-        "`arlow_vl`": (WITH_ARLOW, "arlow_vl", f"pretrained={vision}", ("questions", "choices")),
+        "hf on its export as Llama": (PLAIN, "hf", f"pretrained={work / 'llama'}", ("endings", "documents")),
+        "arlow_vl on the text folder": (WITH_ARLOW, "arlow_vl", f"pretrained={text}", ("endings", "documents")),
+        "hf-multimodal": (WITH_ARLOW, "hf-multimodal", f"pretrained={vision}", ("questions",)),
+        "arlow_vl": (WITH_ARLOW, "arlow_vl", f"pretrained={vision}", ("questions", "choices")),
     }
     rows = []
     for name, (started, kind, model_args, tasks) in runs.items():
@@ -155,7 +155,7 @@ def main() -> None:
                 python, *started, "run", "--model", kind, "--model_args", model_args, *named, *chat, *where, **OFFLINE
             )
         rows += [scores(output, task, ours) for task in tasks]
-    report("lm_eval", rows, {"lm-eval": version_in(python, "lm-eval")})
+    report("lm_eval", rows, versions_in(python, "lm-eval", "torch", "transformers"))
 
 
 if __name__ == "__main__":

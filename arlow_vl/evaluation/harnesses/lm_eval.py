@@ -137,14 +137,18 @@ class ArlowLM(LM):
     def _ids(self, context: str, continuation: str, images: int, name: str) -> tuple[list[int], list[int]]:
         """Ids of the context, and of the continuation as it is encoded behind it.
 
-        Space at the end of a document belongs to the continuation, as in lm-eval; an answer of a chat has none before.
+        Space at the end of a context belongs to the continuation, as in lm-eval, but an answer begins without any.
         """
         if context.startswith(CHAT):
             context = context.removeprefix(CHAT)
             if not images:
                 context = context.replace(IMAGE_TOKEN, self._quoted(IMAGE_TOKEN))
-            before = self._encode_chat(context)
-            both = self._encode_chat(context + self._quoted(continuation.lstrip()))
+            body = context.rstrip(" ") if continuation else context
+            continuation = context[len(body) :] + continuation
+            before = self._encode_chat(body)
+            both = self._encode_chat(
+                body + self._quoted(continuation.lstrip() if body[-1:].isspace() else continuation)
+            )
         else:
             body = context.rstrip() if continuation else context
             continuation = context[len(body) :] + continuation

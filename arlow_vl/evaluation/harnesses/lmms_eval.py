@@ -9,7 +9,7 @@ chat model is taken where a task has messages; `--force_simple` takes the other 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lmms_eval.api.instance import Instance  # pyrefly: ignore[missing-import]
+from lmms_eval.api.instance import GenerationResult, Instance  # pyrefly: ignore[missing-import]
 from lmms_eval.api.model import lmms  # pyrefly: ignore[missing-import]
 from lmms_eval.models.registry_v2 import ModelManifest  # pyrefly: ignore[missing-import]
 from lmms_eval.protocol import ChatMessages  # pyrefly: ignore[missing-import]
@@ -70,18 +70,24 @@ class ArlowSimple(lmms):
         asked = (self._asked(request) for request in requests)
         return answers(self.assistant, asked, total=len(requests), batch_size=self.batch_size)
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Nats of each answer, and whether greedy search writes it."""
+    def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Minus the nats of each answer, and whether greedy search writes it.
+
+        lmms-eval 0.7.3 takes the answer with the smallest value, as its own models give a loss. A plain pair it turns
+        into a string, over which its scores of multiple choice stumble with any model; in this class it stays one.
+        """
 
         def candidates() -> Iterator[tuple[Request, list[int]]]:
             for request in requests:
                 context, continuation, doc_to_visual, *place = request.args
-                messages, images = _with_images(context, doc_to_visual(self._doc(*place)), _name(*place))
-                prompt, ids = answer_ids(self.assistant.tokenizer, messages, continuation)
-                yield Request(prompt, images, _name(*place)), ids
+                doc, name = self._doc(*place), _name(*place)
+                answer = continuation(doc) if callable(continuation) else continuation
+                messages, images = _with_images(context, doc_to_visual(doc), name)
+                prompt, ids = answer_ids(self.assistant.tokenizer, messages, answer)
+                yield Request(prompt, images, name), ids
 
         found = log_probabilities(self.assistant, candidates(), total=len(requests), batch_size=self.batch_size)
-        return [tuple(one) for one in found]
+        return [GenerationResult(text=(-one.nats, one.is_greedy)) for one in found]
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         """Raises ValueError: what a task asks next depends on the answer, and Arlow is asked once."""
