@@ -6,6 +6,7 @@ another version, pip puts into the environment alone.
 
 import json
 import os
+import shutil
 import subprocess
 import sysconfig
 import venv
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
+PACKAGE = ("arlow_vl", "vision", "pyproject.toml", "README.md", "LICENSE")
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
@@ -42,7 +44,13 @@ def make_environment(folder: Path, packages: Sequence[str]) -> Path:
         (site,) = folder.glob("lib/python*/site-packages")
         (site / "of_the_project.pth").write_text(sysconfig.get_path("purelib") + "\n")
         run_in(python, "-m", "pip", "install", "--quiet", *packages)
-    run_in(python, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", str(ROOT))
+    source = folder / "source"  # a build leaves files beside what it builds
+    shutil.rmtree(source, ignore_errors=True)
+    source.mkdir()
+    for name in PACKAGE:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+        copy(ROOT / name, source / name)
+    run_in(python, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", str(source))
     return python
 
 
