@@ -21,9 +21,11 @@ USES = {
     "serve": "`arlow serve`",
     "trainer": "the Hugging Face Trainer",
     "docs": "`make docs`",
+    "lm-eval": "lm-eval with `--model arlow_vl`",
+    "lmms-eval": "lmms-eval with `--model arlow_vl`",
 }
 """Of the package's extras."""
-OF_EXTRA = re.compile(r"""(?P<name>[\w.-]+(\[\w+\])?).*;.*\bextra == ["'](?P<extra>\w+)["']""")
+OF_EXTRA = re.compile(r"""(?P<name>[\w.-]+(\[\w+\])?).*;.*\bextra == ["'](?P<extra>[\w-]+)["']""")
 """`onnx>=1.18; extra == "demo"`."""
 CUDA_ONLY = {"flash"}
 DEMO_BYTES = 2.5e9  # experiments/first_light/run.py: data and runs

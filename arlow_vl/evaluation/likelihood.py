@@ -44,12 +44,29 @@ class LogProbability(NamedTuple):
         return self.nats / self.bytes
 
 
+class Candidate(NamedTuple):
+    """Ids that may follow a prompt, one at least."""
+
+    prompt: Sequence[int]
+    images: Sequence[Any]
+    """As in `Choices`."""
+    ids: Sequence[int]
+
+
+class Likelihood(NamedTuple):
+    """Of a candidate."""
+
+    nats: float
+    is_greedy: bool
+    """Greedy search writes it: each of its tokens is the likeliest at its place."""
+
+
 class _Prompt(NamedTuple):
-    """What one row of a batch reads, with the (question, answer of it, its ids) behind it."""
+    """What one row of a batch reads, with the (number of the candidate, its ids) behind it."""
 
     ids: list[int]
     images: tuple[Any, ...]
-    answers: list[tuple[int, int, list[int]]]
+    candidates: list[tuple[int, tuple[int, ...]]]
 
 
 def answer_ids(tokenizer: Any, messages: Sequence[Message], answer: str) -> tuple[list[int], list[int]]:
@@ -74,35 +91,54 @@ def log_probabilities(
     Raises:
         CheckpointError: the model's logits are not finite.
     """
-    prompts = _prompts(tokenizer, questions)
-    found: dict[tuple[int, int], LogProbability] = {}
+    candidates = []
+    for question in questions:
+        for answer in question.answers:
+            prompt, ids = answer_ids(tokenizer, question.messages, answer)
+            candidates.append(Candidate(prompt, question.images, ids))
+    found = likelihoods(model, tokenizer.pad_token_id, candidates, pack, batch_size=batch_size)
+    of_candidates = iter([(len(candidate.ids), one.nats) for candidate, one in zip(candidates, found, strict=True)])
+    answers = [[(answer, *next(of_candidates)) for answer in question.answers] for question in questions]
+    return [[LogProbability(nats, tokens, len(answer.encode())) for answer, tokens, nats in some] for some in answers]
+
+
+@torch.inference_mode()
+def likelihoods(
+    model: Any, pad_token_id: int, candidates: Sequence[Candidate], pack: Pack, *, batch_size: int = 64
+) -> list[Likelihood]:
+    """How likely each candidate is behind its prompt; a prompt is read once for all its candidates.
+
+    Raises:
+        CheckpointError: the model's logits are not finite.
+    """
+    prompts = _prompts(candidates)
+    found: dict[int, Likelihood] = {}
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
-        inputs = pad_left([prompt.ids for prompt in batch], tokenizer.pad_token_id)
+        inputs = pad_left([prompt.ids for prompt in batch], pad_token_id)
         inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-        cache = DynamicCache() if any(len(ids) > 1 for prompt in batch for _, _, ids in prompt.answers) else None
+        cache = DynamicCache() if any(len(ids) > 1 for prompt in batch for _, ids in prompt.candidates) else None
         images = shared_images([prompt.images for prompt in batch], pack, model.device)
         settings = {"cache": cache, "use_cache": cache is not None, "logits_to_keep": 1}
         first = _finite(model(**inputs, **images, **settings).logits)[:, -1]
-        behind = _Behind(model, cache, inputs["attention_mask"], tokenizer.pad_token_id, batch_size)
-        rest = behind.read([(row, ids) for row, prompt in enumerate(batch) for _, _, ids in prompt.answers])
+        likeliest = first.argmax(-1).tolist()
+        behind = _Behind(model, cache, inputs["attention_mask"], pad_token_id, batch_size)
+        rest = behind.read([(row, ids) for row, prompt in enumerate(batch) for _, ids in prompt.candidates])
         for row, prompt in enumerate(batch):
-            for question, answer, ids in prompt.answers:
-                nats = first[row, ids[0]].item() + rest[row, tuple(ids)]
-                size = len(questions[question].answers[answer].encode())
-                found[question, answer] = LogProbability(nats, len(ids), size)
-    return [[found[number, place] for place in range(len(of.answers))] for number, of in enumerate(questions)]
+            for number, ids in prompt.candidates:
+                of_rest = rest[row, ids]
+                nats = first[row, ids[0]].item() + of_rest.nats
+                found[number] = Likelihood(nats, likeliest[row] == ids[0] and of_rest.is_greedy)
+    return [found[number] for number in range(len(candidates))]
 
 
-def _prompts(tokenizer: Any, questions: Sequence[Choices]) -> list[_Prompt]:
+def _prompts(candidates: Sequence[Candidate]) -> list[_Prompt]:
     """Prompts that differ in what they read or show."""
     prompts: dict[tuple, _Prompt] = {}
-    for number, question in enumerate(questions):
-        for place, answer in enumerate(question.answers):
-            read, ids = answer_ids(tokenizer, question.messages, answer)
-            images = tuple(question.images)
-            prompt = prompts.setdefault((images, tuple(read)), _Prompt(read, images, []))
-            prompt.answers.append((number, place, ids))
+    for number, candidate in enumerate(candidates):
+        read, images = tuple(candidate.prompt), tuple(candidate.images)
+        prompt = prompts.setdefault((images, read), _Prompt(list(read), images, []))
+        prompt.candidates.append((number, tuple(candidate.ids)))
     return list(prompts.values())
 
 
@@ -116,14 +152,14 @@ class _Behind(NamedTuple):
     pad_token_id: int
     batch_size: int
 
-    def read(self, answers: Sequence[tuple[int, list[int]]]) -> dict[tuple[int, tuple[int, ...]], float]:
-        """By row of the prompts and ids of an answer: nats of all its tokens but the first.
+    def read(self, answers: Sequence[tuple[int, tuple[int, ...]]]) -> dict[tuple[int, tuple[int, ...]], Likelihood]:
+        """By row of the prompts and ids of an answer: the likelihood of all its tokens but the first.
 
         The last token of an answer is not read, for nothing follows it, so answers that differ there share a row.
         """
-        nats = {(row, tuple(ids)): 0.0 for row, ids in answers}
+        found = dict.fromkeys(answers, Likelihood(0.0, True))
         sharing: dict[tuple[int, tuple[int, ...]], list[tuple[int, ...]]] = {}
-        for row, ids in nats:
+        for row, ids in found:
             if len(ids) > 1:
                 sharing.setdefault((row, ids[:-1]), []).append(ids)
         rows = sorted(sharing, key=lambda key: len(key[1]))  # little padding
@@ -133,8 +169,10 @@ class _Behind(NamedTuple):
             for place, (row, read) in enumerate(some):
                 for ids in sharing[row, read]:
                     targets = torch.tensor(ids[1:], device=logits.device)
-                    nats[row, ids] = logits[place, : len(read)].gather(1, targets[:, None]).sum().item()
-        return nats
+                    of_row = logits[place, : len(read)]
+                    nats = of_row.gather(1, targets[:, None]).sum().item()
+                    found[row, ids] = Likelihood(nats, torch.equal(of_row.argmax(-1), targets))
+        return found
 
     def _logits(self, rows: Sequence[tuple[int, tuple[int, ...]]]) -> Tensor:
         """Log-probabilities behind each token of some rows, padded on their right."""

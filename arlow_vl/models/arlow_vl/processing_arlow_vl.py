@@ -132,7 +132,7 @@ class ArlowProcessor(NeedsPackage, ProcessorMixin):
 
     def validate_inputs(self, images: Any = None, text: Any = None, **kwargs) -> None:
         """Raises ValueError unless every `<image>` has its image and every image its `<image>`."""
-        if kwargs.get("videos") is not None or kwargs.get("audio") is not None:
+        if any(kwargs.get(name) not in (None, [], ()) for name in ("videos", "audio", "audios")):
             raise ValueError("ArlowProcessor takes text and images, not videos or audio")
         if not isinstance(text, list) or not all(isinstance(row, str) for row in text):
             raise ValueError("give ArlowProcessor text (a string or a list of strings), images, or both")

@@ -1,0 +1,229 @@
+"""What every harness asks of a model: what it writes behind prompts, and how likely it finds given continuations.
+
+Requests come as an iterator and are taken some at a time, so that the images of a whole benchmark are never in memory.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from PIL import Image
+
+from arlow_vl.data.prompts import plain_ids
+from arlow_vl.data.samples import Part
+from arlow_vl.evaluation.likelihood import Candidate, Likelihood, likelihoods
+from arlow_vl.models.arlow.chat_arlow import IMAGE_TOKEN
+from arlow_vl.progress import ProgressLine
+from arlow_vl.serving.assistant import Assistant, PreparedImage, Prompt
+from arlow_vl.serving.decoding import Decoding
+from arlow_vl.serving.writing import write
+
+AT_ONCE = 256
+"""Requests whose images are in memory together."""
+# The harnesses' names for our decoding options.
+MAX_NEW_TOKENS = ("max_new_tokens", "max_gen_toks", "max_tokens")
+STOP = ("until", "stop")
+SAMPLING = ("top_p", "top_k")
+OTHERS = ("num_beams", "repetition_penalty")
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Request(NamedTuple):
+    """A prompt of a harness."""
+
+    ids: Sequence[int]
+    images: Sequence[Any] = ()
+    """One for each `<image>` in `ids`, as the harness gives them."""
+    name: str = "request"
+    """Names it to people."""
+
+
+def open_assistant(pretrained: str, *, device: str | None = None, dtype: str | None = None) -> Assistant:
+    """The model of a folder, by the names that harnesses have for its options.
+
+    Raises:
+        CheckpointError: the folder holds no usable model, or the device cannot be used.
+    """
+    precision = None if dtype in (None, "auto") else str(dtype).removeprefix("torch.")
+    return Assistant.open(Path(pretrained), device=device or "auto", precision=precision)
+
+
+def batch_size_of(value: Any) -> int:
+    """Raises ValueError for what is no count: lm-eval's "auto" finds none here."""
+    if not str(value).isdigit() or int(value) < 1:
+        raise ValueError(f"batch_size is a whole number from 1 on, got {value}; give the number of prompts in a batch")
+    return int(value)
+
+
+def decoding_of(settings: Mapping[str, Any], *, max_new_tokens: int) -> Decoding:
+    """A harness's generation arguments. One that we have no option for is said and not followed.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+    known = {name: value for name, value in settings.items() if value is not None}
+    for name in known.keys() - {*MAX_NEW_TOKENS, *STOP, *SAMPLING, *OTHERS, "do_sample", "temperature"}:
+        _say_once(f"the generation argument {name} is not known to Arlow and was not followed")
+    found: dict[str, Any] = {name: known[name] for name in OTHERS if name in known}
+    temperature = float(known.get("temperature", 1.0 if known.get("do_sample") else 0.0))
+    if known.get("do_sample", True) and temperature > 0:
+        found |= {"temperature": temperature} | {name: known[name] for name in SAMPLING if name in known}
+    stop = next((known[name] for name in STOP if name in known), ())
+    texts = (stop,) if isinstance(stop, str) else tuple(stop)
+    longest = next((known[name] for name in MAX_NEW_TOKENS if name in known), max_new_tokens)
+    return Decoding(max_new_tokens=int(longest), stop=tuple(filter(None, texts)), **found)
+
+
+def answers(
+    assistant: Assistant, requests: Iterable[tuple[Request, Decoding]], *, total: int, batch_size: int
+) -> list[str]:
+    """What the model writes behind each prompt, without special tokens.
+
+    Raises:
+        ValueError: a prompt with images leaves no room for an answer.
+        ImageError: an image cannot be used.
+        CheckpointError: the model's logits are not finite.
+    """
+
+    def some(chunk: list[tuple[Request, Decoding]]) -> list[str]:
+        prepared = _Images(assistant)
+        prompts = [
+            _fitting(assistant, request, prepared, _room_before(assistant, request, decoding.max_new_tokens))
+            for request, decoding in chunk
+        ]
+        found: dict[int, str] = {}
+        order = sorted(range(len(chunk)), key=lambda place: repr(chunk[place][1]))
+        for decoding, places in groupby(order, key=lambda place: chunk[place][1]):
+            places = list(places)
+            written = write(assistant, [prompts[place] for place in places], decoding, batch_size=batch_size)
+            found |= {place: one.text for place, one in zip(places, written, strict=True)}
+        return [found[place] for place in range(len(chunk))]
+
+    return _by_chunks(requests, some, ProgressLine("writing", "answers"), total)
+
+
+def log_probabilities(
+    assistant: Assistant, candidates: Iterable[tuple[Request, Sequence[int]]], *, total: int, batch_size: int
+) -> list[Likelihood]:
+    """How likely the model finds ids behind each prompt. What is too long loses its beginning.
+
+    Raises:
+        ValueError: a continuation has no token or is longer than the model, or a prompt with images is too long.
+        ImageError: an image cannot be used.
+        CheckpointError: the model's logits are not finite.
+    """
+
+    def some(chunk: list[tuple[Request, Sequence[int]]]) -> list[Likelihood]:
+        prepared, rows = _Images(assistant), []
+        for request, ids in chunk:
+            if not 0 < len(ids) <= assistant.max_length:
+                raise ValueError(
+                    f"{request.name}: a continuation has from 1 to {assistant.max_length:,} tokens, got {len(ids):,}; "
+                    "leave it out"
+                )
+            prompt = _fitting(assistant, request, prepared, assistant.max_length + 1 - len(ids))
+            rows.append(Candidate(prompt.ids, prompt.images, ids))
+        order = sorted(range(len(rows)), key=lambda place: len(rows[place].prompt))
+        in_order = [rows[place] for place in order]
+        pad = assistant.tokenizer.pad_token_id
+        found = likelihoods(assistant.model, pad, in_order, assistant.pack, batch_size=batch_size)
+        return [one for _, one in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
+
+    return _by_chunks(candidates, some, ProgressLine("scoring", "continuations"), total)
+
+
+def interleaved(text: str, images: int, *, name: str) -> list[Part]:
+    """A text in which `<image>` stands for each image, as text and image parts; without one, the images come first.
+
+    Raises:
+        ValueError: the text has places for another number of images.
+    """
+    places = text.count(IMAGE_TOKEN) if images else 0
+    if not places:
+        return [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]
+    if places != images:
+        raise ValueError(
+            f"{name}: the text has {places} {IMAGE_TOKEN} and there are {images} images; give one for each"
+        )
+    first, *others = text.split(IMAGE_TOKEN)
+    parts: list[Part] = [{"type": "text", "text": first}]
+    for other in others:
+        parts += [{"type": "image"}, {"type": "text", "text": other}]
+    return [part for part in parts if part["type"] == "image" or part["text"]]
+
+
+def document_ids(assistant: Assistant, parts: Sequence[Part]) -> list[int]:
+    """Ids of text and images behind bos, where the tokenizer has one; no piece of text is a control token."""
+    tokenizer = assistant.tokenizer
+    ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    for part in parts:
+        ids += [image] if part["type"] == "image" else plain_ids(tokenizer, [part["text"]])[0]
+    return ids
+
+
+class _Images:
+    """Images as the encoder takes them; those with the same pixels are one, whichever requests show them."""
+
+    def __init__(self, assistant: Assistant) -> None:
+        self.assistant = assistant
+        self.prepared: dict[Any, PreparedImage] = {}
+
+    def __call__(self, source: Any, name: str) -> PreparedImage:
+        key = _identity(source)
+        if key not in self.prepared:
+            self.prepared[key] = self.assistant.image(source, name=name)
+        return self.prepared[key]
+
+
+def _identity(source: Any) -> Any:
+    """Equal for equal images of which it is cheap to say so."""
+    if isinstance(source, Image.Image):
+        digest = hashlib.sha256(source.tobytes() + source.getexif().tobytes())  # which may turn it
+        return source.mode, source.size, digest.digest()
+    return source if isinstance(source, str | bytes) else id(source)
+
+
+def _fitting(assistant: Assistant, request: Request, prepared: _Images, room: int) -> Prompt:
+    """The last tokens of a prompt that find room. Raises ValueError if that would lose an image."""
+    ids = list(request.ids)
+    if len(ids) > room:
+        if request.images:
+            raise ValueError(
+                f"{request.name}: the prompt has {len(ids):,} tokens and {room:,} find room, and to cut it would lose "
+                f"an image; the model reads {assistant.max_length:,} with what comes behind the prompt"
+            )
+        _say_once(f"prompts of more than {room:,} tokens lost their beginning, for the model reads no more")
+        ids = ids[-room:]
+    return Prompt(tuple(ids), tuple(prepared(image, request.name) for image in request.images))
+
+
+def _room_before(assistant: Assistant, request: Request, max_new_tokens: int) -> int:
+    """Tokens of a prompt: all but the answer's, but half of the model's at least, and all but one if it has images."""
+    length = assistant.max_length
+    return length - 1 if request.images else max(length - max_new_tokens, length // 2)
+
+
+def _by_chunks(
+    items: Iterable[Any], some: Callable[[list[Any]], list[T]], progress: ProgressLine, total: int
+) -> list[T]:
+    iterator: Iterator[Any] = iter(items)
+    found: list[T] = []
+    while chunk := list(islice(iterator, AT_ONCE)):
+        found += some(chunk)
+        if total > 1:  # VLMEvalKit, which asks one at a time, shows its own
+            progress(len(found), total)
+    return found
+
+
+_said: set[str] = set()
+
+
+def _say_once(sentence: str) -> None:
+    if sentence not in _said:
+        _said.add(sentence)
+        logger.warning(sentence)

@@ -1,0 +1,190 @@
+"""Arlow in lm-eval: text as its `hf` model has it, images also by log-probability, which `hf-multimodal` has not.
+
+lm-eval finds models by name once their module has been imported, and has no entry points, so it is started with
+
+    python -m arlow_vl.evaluation.harnesses lm-eval run --model arlow_vl --model_args pretrained=FOLDER --tasks TASK
+
+A task's text has `<image>` where each of its images stands, which is lm-eval's own way. With `--apply_chat_template`
+prompts are those of training (docs/prompts.md), else a plain document.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import lm_eval.models  # pyrefly: ignore[missing-import] # noqa: F401 - registers its own, which it omits once another is
+from lm_eval import utils  # pyrefly: ignore[missing-import]
+from lm_eval.api.instance import Instance  # pyrefly: ignore[missing-import]
+from lm_eval.api.model import LM  # pyrefly: ignore[missing-import]
+from lm_eval.api.registry import register_model  # pyrefly: ignore[missing-import]
+
+from arlow_vl.data.prompts import plain_ids
+from arlow_vl.evaluation.harnesses.asking import (
+    Request,
+    answers,
+    batch_size_of,
+    decoding_of,
+    document_ids,
+    interleaved,
+    log_probabilities,
+    open_assistant,
+)
+from arlow_vl.models.arlow.chat_arlow import (
+    IMAGE_TOKEN,
+    ChatTokenizer,
+    beginnings_of,
+    control_tokens,
+    drop_quotes,
+    quoted,
+    render_chat,
+)
+
+CHAT = "\ufdd2"
+"""Begins a rendered chat, in which control tokens are meant; a noncharacter, which no text holds."""
+MAX_GEN_TOKS = 256
+"""lm-eval's own, for tasks that name none."""
+
+
+@register_model("arlow_vl")
+class ArlowLM(LM):
+    """A text model or a vision-language model of this package.
+
+    Args:
+        pretrained: The model folder.
+        device: As torch names it; None: the first accelerator, else the CPU.
+        dtype: Of the weights, float32, bfloat16 or float16; "auto": as they were saved.
+        batch_size: Prompts or continuations in a batch.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        device: str | None = None,
+        dtype: str = "auto",
+        batch_size: int | str = 16,
+        max_batch_size: int | None = None,  # which lm-eval passes on for its "auto"
+    ) -> None:
+        super().__init__()
+        self.assistant = open_assistant(pretrained, device=device, dtype=dtype)
+        self.batch_size = batch_size_of(batch_size)
+        self.tokenizer = self.assistant.tokenizer
+        if not isinstance(self.tokenizer, ChatTokenizer):
+            drop_quotes(self.tokenizer.backend_tokenizer)
+        self._pretrained = str(pretrained)
+        self.MULTIMODAL = self.assistant.sees_images  # lm-eval's name for it
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Nats of each continuation, and whether greedy search writes it."""
+        found = log_probabilities(
+            self.assistant, map(self._pair, requests), total=len(requests), batch_size=self.batch_size
+        )
+        for request, one in zip(requests, found, strict=True):
+            self.cache_hook.add_partial("loglikelihood", request.args, tuple(one))
+        return [tuple(one) for one in found]
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Nats of whole texts behind bos, read in lm-eval's windows: as long as the model, and scored once."""
+        owners, windows = [], []
+        for number, request in enumerate(requests):
+            for before, ids in self._windows(request.args[0]):
+                owners.append(number)
+                windows.append((Request(before, name=_name(request)), ids))
+        found = log_probabilities(self.assistant, windows, total=len(windows), batch_size=self.batch_size)
+        nats = [0.0] * len(requests)
+        for owner, one in zip(owners, found, strict=True):
+            nats[owner] += one.nats
+        return nats
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """What the model writes, up to the first of the task's stop texts."""
+
+        def asked() -> Iterator[tuple[Request, Any]]:
+            for request in requests:
+                context, settings, images = _parts(request)
+                ids = self._ids(context, "", len(images), _name(request))[0]
+                yield Request(ids, images, _name(request)), decoding_of(settings, max_new_tokens=MAX_GEN_TOKS)
+
+        texts = answers(self.assistant, asked(), total=len(requests), batch_size=self.batch_size)
+        for request, text in zip(requests, texts, strict=True):
+            self.cache_hook.add_partial("generate_until", request.args, text)
+        return texts
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The conversation as training renders it; an answer that is begun is continued where no prompt is added."""
+        messages: list[dict[str, Any]] = []
+        for message in chat_history:
+            images = message["content"].count(IMAGE_TOKEN) if self.MULTIMODAL else 0
+            messages.append({**message, "content": interleaved(message["content"], images, name="a message")})
+        begun = ""
+        if not add_generation_prompt and chat_history[-1]["role"] == "assistant":
+            begun = self._quoted(chat_history[-1]["content"])
+            messages.pop()
+        return CHAT + render_chat(self.tokenizer, messages, add_generation_prompt=True) + begun
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """What lm-eval writes down of it."""
+        return self.tokenizer.chat_template if chat_template else None
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Part of the name under which lm-eval keeps prompts."""
+        return self._pretrained.replace("/", "__")
+
+    def _pair(self, request: Instance) -> tuple[Request, list[int]]:
+        context, continuation, images = _parts(request)
+        before, ids = self._ids(context, continuation, len(images), _name(request))
+        return Request(before, images, _name(request)), ids
+
+    def _ids(self, context: str, continuation: str, images: int, name: str) -> tuple[list[int], list[int]]:
+        """Ids of the context, and of the continuation as it is encoded behind it.
+
+        Space at the end of a context belongs to the continuation, as in lm-eval, but an answer begins without any.
+        """
+        if context.startswith(CHAT):
+            context = context.removeprefix(CHAT)
+            if not images:
+                context = context.replace(IMAGE_TOKEN, self._quoted(IMAGE_TOKEN))
+            body = context.rstrip(" ") if continuation else context
+            continuation = context[len(body) :] + continuation
+            before = self._encode_chat(body)
+            both = self._encode_chat(
+                body + self._quoted(continuation.lstrip() if body[-1:].isspace() else continuation)
+            )
+        else:
+            body = context.rstrip() if continuation else context
+            continuation = context[len(body) :] + continuation
+            parts = interleaved(body, images, name=name)
+            before = document_ids(self.assistant, parts)
+            last = parts.pop()["text"] if parts[-1]["type"] == "text" else ""
+            both = document_ids(self.assistant, [*parts, {"type": "text", "text": last + continuation}])
+        return before or [self._beginning], both[len(before) :]
+
+    def _encode_chat(self, text: str) -> list[int]:
+        has_bos = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
+        return self.tokenizer(text, add_special_tokens=not has_bos)["input_ids"]
+
+    def _quoted(self, text: str) -> str:
+        return quoted(text, beginnings_of(control_tokens(self.tokenizer)))
+
+    def _windows(self, text: str) -> Iterator[tuple[list[int], list[int]]]:
+        ids = plain_ids(self.tokenizer, [text])[0]
+        rolling = utils.get_rolling_token_windows(
+            token_list=ids, prefix_token=self._beginning, max_seq_len=self.assistant.max_length, context_len=1
+        )
+        return map(utils.make_disjoint_window, rolling)
+
+    @property
+    def _beginning(self) -> int:
+        bos = self.tokenizer.bos_token_id
+        return self.tokenizer.eos_token_id if bos is None else bos
+
+
+def _parts(request: Instance) -> tuple[str, Any, Sequence[Any]]:
+    """Context, continuation or generation arguments, and images."""
+    context, other, *media = request.args
+    if media and media[0].get("audio"):
+        raise ValueError(f"{_name(request)}: the task has audio, and Arlow reads text and images; leave the task out")
+    return context, other, (media[0].get("visual") or ()) if media else ()
+
+
+def _name(request: Instance) -> str:
+    return f"{request.task_name} {request.doc_id}"

@@ -1,0 +1,139 @@
+"""Arlow in lmms-eval: a chat model and a simple one, which lmms-eval finds by its entry point `lmms_eval.models`.
+
+    lmms-eval eval --model arlow_vl --model_args pretrained=FOLDER --tasks TASK --batch_size 16
+
+Prompts are those of training, by the chat template of the model folder (docs/prompts.md). Of lmms-eval's two kinds the
+chat model is taken where a task has messages; `--force_simple` takes the other one.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lmms_eval.api.instance import GenerationResult, Instance  # pyrefly: ignore[missing-import]
+from lmms_eval.api.model import lmms  # pyrefly: ignore[missing-import]
+from lmms_eval.models.registry_v2 import ModelManifest  # pyrefly: ignore[missing-import]
+from lmms_eval.protocol import ChatMessages  # pyrefly: ignore[missing-import]
+
+from arlow_vl.data.prompts import encode_prompt
+from arlow_vl.data.samples import Message
+from arlow_vl.evaluation.harnesses.asking import (
+    Request,
+    answers,
+    batch_size_of,
+    decoding_of,
+    interleaved,
+    log_probabilities,
+    open_assistant,
+)
+from arlow_vl.evaluation.likelihood import answer_ids
+from arlow_vl.serving.decoding import Decoding
+
+MAX_NEW_TOKENS = 1024
+"""lmms-eval's usual one, for tasks that name none."""
+
+
+def manifest() -> ModelManifest:
+    """What the entry point gives lmms-eval."""
+    return ModelManifest(
+        model_id="arlow_vl",
+        simple_class_path=f"{__name__}.{ArlowSimple.__name__}",
+        chat_class_path=f"{__name__}.{ArlowChat.__name__}",
+    )
+
+
+class ArlowSimple(lmms):
+    """Takes a context and images; `<image>` in the context stands for each, else they come first.
+
+    Args:
+        pretrained: The model folder.
+        device: As torch names it; None: the first accelerator, else the CPU.
+        dtype: Of the weights, float32, bfloat16 or float16; "auto": as they were saved.
+        batch_size: Prompts or continuations in a batch.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str,
+        device: str | None = None,
+        dtype: str = "auto",
+        batch_size: int | str = 16,
+        max_batch_size: int | None = None,  # which lmms-eval passes on for an "auto"
+    ) -> None:
+        super().__init__()
+        self.assistant = open_assistant(pretrained, device=device, dtype=dtype)
+        self.batch_size = batch_size_of(batch_size)
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """What the model answers, up to the first of the task's stop texts."""
+        asked = (self._asked(request) for request in requests)
+        return answers(self.assistant, asked, total=len(requests), batch_size=self.batch_size)
+
+    def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Minus the nats of each answer, and whether greedy search writes it.
+
+        lmms-eval 0.7.3 takes the answer with the smallest value, as its own models give a loss. A plain pair it turns
+        into a string, over which its scores of multiple choice stumble with any model; in this class it stays one.
+        """
+
+        def candidates() -> Iterator[tuple[Request, list[int]]]:
+            for request in requests:
+                context, continuation, doc_to_visual, *place = request.args
+                doc, name = self._doc(*place), _name(*place)
+                answer = continuation(doc) if callable(continuation) else continuation
+                messages, images = _with_images(context, doc_to_visual(doc), name)
+                prompt, ids = answer_ids(self.assistant.tokenizer, messages, answer)
+                yield Request(prompt, images, name), ids
+
+        found = log_probabilities(self.assistant, candidates(), total=len(requests), batch_size=self.batch_size)
+        return [GenerationResult(text=(-one.nats, one.is_greedy)) for one in found]
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Raises ValueError: what a task asks next depends on the answer, and Arlow is asked once."""
+        raise ValueError("the task asks in several rounds, and Arlow's model for lmms-eval in one; leave the task out")
+
+    def _asked(self, request: Instance) -> tuple[Request, Decoding]:
+        context, settings, doc_to_visual, *place = request.args
+        messages, images = _with_images(context, doc_to_visual(self._doc(*place)), _name(*place))
+        return self._request(messages, images, _name(*place)), decoding_of(settings, max_new_tokens=MAX_NEW_TOKENS)
+
+    def _request(self, messages: Sequence[Message], images: Sequence[Any], name: str) -> Request:
+        return Request(encode_prompt(self.assistant.tokenizer, messages), images, name)
+
+    def _doc(self, doc_id: int, task: str, split: str) -> Any:
+        return self.task_dict[task][split][doc_id]
+
+
+class ArlowChat(ArlowSimple):
+    """Takes messages of text and images."""
+
+    is_simple = False
+
+    def _asked(self, request: Instance) -> tuple[Request, Decoding]:
+        _, doc_to_messages, settings, *place = request.args
+        messages, images = _plain_messages(doc_to_messages(self._doc(*place)), _name(*place))
+        return self._request(messages, images, _name(*place)), decoding_of(settings, max_new_tokens=MAX_NEW_TOKENS)
+
+
+def _with_images(context: str, images: Sequence[Any] | None, name: str) -> tuple[list[Message], list[Any]]:
+    images = list(images or ())
+    return [{"role": "user", "content": interleaved(context, len(images), name=name)}], images
+
+
+def _plain_messages(messages: Any, name: str) -> tuple[list[Message], list[Any]]:
+    """lmms-eval's messages as ours, and their images. Raises ValueError for video and audio."""
+    chat = ChatMessages(messages=messages)
+    images, videos, audios = chat.extract_media()
+    if videos or audios:
+        raise ValueError(f"{name}: the task has video or audio, and Arlow reads text and images; leave the task out")
+    contents = [
+        [{"type": "text", "text": part.text} if part.type == "text" else {"type": "image"} for part in message.content]
+        for message in chat.messages
+    ]
+    roles = [message.role for message in chat.messages]
+    return [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)], images
+
+
+def _name(doc_id: int, task: str, split: str) -> str:
+    return f"{task} {split} {doc_id}"
