@@ -72,7 +72,9 @@ def exit_status(error: Exception) -> int | None:
         return DATA
     if isinstance(error, OSError):
         return (
-            RESOURCES if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOMEM) else USAGE
+            RESOURCES
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOMEM)
+            else USAGE
         )
     return USAGE if isinstance(error, ValueError) else None
 

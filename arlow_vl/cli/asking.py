@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arlow_vl.cli.parser import Parser, positive_int
+from arlow_vl.cli.parser import Parser, any_text, positive_int
 
 if TYPE_CHECKING:
     from arlow_vl.serving.assistant import Assistant
@@ -58,7 +58,12 @@ def add_decoding_options(parser: Parser, *, max_new_tokens: int) -> None:
     )
     group.add_argument("--seed", type=int, metavar="N", help="of the draws, for the same answer again")
     group.add_argument(
-        "--stop", type=str, action="append", default=[], metavar="TEXT", help="end the answer here; may be repeated"
+        "--stop",
+        type=any_text,
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end the answer here; may be repeated",
     )
 
 

@@ -1,8 +1,10 @@
 """`arlow caption`: write what images show, or answer a question about each of them."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arlow_vl.cli.asking import add_decoding_options, add_model_options, decoding_of, open_assistant
@@ -78,7 +80,7 @@ class Faults:
 
         for place, path in enumerate(paths):
             try:
-                read_image(path)
+                read_image(Path(path) if os.path.lexists(path) else path)
                 return paths[place:]
             except UNREADABLE as error:
                 self.tell(path, error)

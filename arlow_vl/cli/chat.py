@@ -1,6 +1,7 @@
 """`arlow chat`: turns with a model in a terminal, with images, its tokens shown as they come."""
 
 import argparse
+import io
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -67,6 +68,8 @@ def run(args: argparse.Namespace) -> None:
 
 def turns() -> Iterator[str]:
     """Lines without surrounding space, of a person or of a pipe, until there are no more."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no UTF-8 costs itself alone
     if not sys.stdin.isatty():
         yield from (line.strip() for line in sys.stdin)
         return
@@ -90,7 +93,9 @@ def show(conversation: "Conversation", path: str) -> None:
 
 
 def say(conversation: "Conversation", text: str) -> None:
-    """Prints an answer as it comes; Ctrl-C ends it."""
+    """Prints an answer as it comes; Ctrl-C ends it. Raises ValueError of a text that is no UTF-8."""
+    if not text.isascii() and any(0xD800 <= ord(letter) < 0xE000 for letter in text):
+        raise ValueError("the line is not UTF-8; write it again")
     pieces = conversation.answer(text)
     try:
         for piece in pieces:

@@ -1,6 +1,7 @@
 """`arlow checkpoint`: is a checkpoint whole? And the text model out of a vision-language one."""
 
 import argparse
+import re
 from pathlib import Path
 
 from arlow_vl.cli.parser import Parser, output_folder
@@ -40,7 +41,9 @@ def add_parser(arlow: Parser) -> None:
     )
     whole.add_argument("--quantize", choices=("int8", "nf4"), help="fewer bits for the decoder's linear layers")
     whole.add_argument("--text", metavar="SOURCE", help="documents on which the change of bits per byte is measured")
-    whole.add_argument("--shard-size", metavar="SIZE", help="weights come in files of at most so much, as 2GB")
+    whole.add_argument(
+        "--shard-size", type=file_size, metavar="SIZE", help="weights come in files of at most so much, as 2GB"
+    )
     whole.add_argument(
         "--scores", type=Path, metavar="RESULTS", help="--output of `arlow evaluate`: scores and controls for the card"
     )
@@ -53,6 +56,13 @@ def add_parser(arlow: Parser) -> None:
     export.add_argument("checkpoint", type=Path, metavar="VL_CHECKPOINT", help="model folder (hf/ of a vision run)")
     export.add_argument("output", type=output_folder, metavar="OUT_DIR", help="folder to write, which must not exist")
     export.set_defaults(run=run_export_text)
+
+
+def file_size(text: str) -> str:
+    """The type of a size in words of transformers, such as 2GB."""
+    if not re.fullmatch(r"[1-9]\d*[KMGT]B", text):
+        raise argparse.ArgumentTypeError(f"is a whole number of KB, MB, GB or TB, as 2GB, got {text!r}")
+    return text
 
 
 def run_verify(args: argparse.Namespace) -> int:
@@ -76,8 +86,10 @@ def run_verify(args: argparse.Namespace) -> int:
 def run_export(args: argparse.Namespace) -> None:
     from arlow_vl.training.export import Wishes, export
 
-    if args.out.exists():
+    if args.out.exists() or args.out.name == "..":
         raise ValueError(f"{args.out} exists already; name a new folder")
+    if (args.path / "config.json").is_file() and args.path.resolve() in args.out.resolve().parents:
+        raise ValueError(f"{args.out} lies in the model that is exported; name a folder beside it")
     wishes = Wishes(
         precision=args.precision,
         quantise=args.quantize,

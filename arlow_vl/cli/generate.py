@@ -3,7 +3,7 @@
 import argparse
 
 from arlow_vl.cli.asking import add_decoding_options, add_model_options, decoding_of, open_assistant
-from arlow_vl.cli.parser import Parser
+from arlow_vl.cli.parser import Parser, any_text
 from arlow_vl.printing import print_piece
 
 
@@ -14,7 +14,7 @@ def add_parser(arlow: Parser) -> None:
         'arlow generate "The first" --model runs/first-light/text/hf',
         'arlow generate "Who are you?" --chat --model runs/smollm2 --temperature 0.8 --top-p 0.9 --seed 1',
     )
-    parser.add_argument("text", metavar="TEXT", help="what the model goes on with, in quotes")
+    parser.add_argument("text", type=any_text, metavar="TEXT", help="what the model goes on with, in quotes")
     add_model_options(parser, model="model folder of a text model, or of a vision-language model")
     parser.add_argument("--chat", action="store_true", help="the text is a user's turn, by the model's chat template")
     add_decoding_options(parser, max_new_tokens=64)

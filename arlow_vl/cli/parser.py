@@ -114,6 +114,15 @@ def some_text(text: str) -> str:
     """The type of options that hold words."""
     if not text.strip():
         raise argparse.ArgumentTypeError("is empty; give some text or leave the option out")
+    return any_text(text)
+
+
+def any_text(text: str) -> str:
+    """The type of texts that a model reads or writes, which may be empty."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8 came as halves of characters
+        raise argparse.ArgumentTypeError("is not UTF-8; give text in UTF-8") from None
     return text
 
 

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     from arlow_vl.data.prompts import about_image
     from arlow_vl.serving.captioning import one_line
     from arlow_vl.serving.decoding import Decoding
-    from arlow_vl.serving.writing import choose, write
+    from arlow_vl.serving.writing import check_choices, choose, write
     from vision.decoding.sources import read_image
 
     decoding = decoding_of(args)
@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"the question comes last, and {args.question} is a file; put the question behind the images")
     if args.choices and decoding != Decoding(max_new_tokens=args.default_max_new_tokens):
         raise ValueError("--choices compares given answers and writes none; leave the options of decoding out")
+    if args.choices:
+        check_choices(args.choices)
     for path in args.images:  # before any weight is read
         read_image(path)
     assistant = open_assistant(args, needs_images=True)

@@ -292,6 +292,9 @@ def save_folder(parts: Iterable[Any], folder: Path, *, shard_size: str | None = 
         raise ResourceError(
             f"cannot save {folder}: {error}; nothing was left there, so make room and repeat"
         ) from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def find_changes(folder: Path) -> list[str]:

@@ -46,6 +46,8 @@ def open_model(
     if device == "auto":
         found = torch.accelerator.current_accelerator(check_available=True)
         device = "cpu" if found is None else str(found)
+    if device.partition(":")[0] == "meta":  # torch's name for tensors without values
+        raise CheckpointError("device meta computes nothing; name cpu, cuda or mps")
     try:
         model = model.to(torch.device(device), PRECISIONS[precision] if precision else None)
     except (RuntimeError, AssertionError) as error:  # torch's own words for a device that is not there

@@ -10,6 +10,7 @@ gone on with.
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,10 @@ class AnswerFile:
         asked = json.loads(json.dumps(asked))  # as a file gives it back
         meta = path.with_name(path.name + META)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)  # waits for no pipe
         try:
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):
+                raise DataError(f"{self._name} is a device or a pipe, which cannot be gone on with; name a file")
             self._lock()
             if os.fstat(self._file).st_size == 0:
                 write_whole(meta, json.dumps(asked, indent=2) + "\n")
@@ -55,19 +58,25 @@ class AnswerFile:
         os.close(self._file)
 
     def add(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Raises OSError, with the file as it was before."""
+        """Raises OSError, with the file as it was before. An interrupt behind the last byte keeps the lines."""
         lines = list(lines)
+        names = {line["image"] for line in lines}
         before = os.fstat(self._file).st_size
         data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        end = before + len(data)
         try:
             while data:
                 data = data[os.write(self._file, data) :]
         except BaseException as error:
-            os.ftruncate(self._file, before)
+            if os.fstat(self._file).st_size == end:
+                self.done |= names
+            else:
+                os.ftruncate(self._file, before)
+                os.lseek(self._file, before, os.SEEK_SET)
             if isinstance(error, OSError):
                 error.filename = str(self.path)
             raise
-        self.done |= {line["image"] for line in lines}
+        self.done |= names
 
     def _lock(self) -> None:
         try:

@@ -4,6 +4,7 @@ An image goes in by the one road of `vision.forms.batches.prepare_image`, a conv
 model folder, so that a served model reads what training and evaluation read.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,6 +75,8 @@ class Assistant:
         if not self.sees_images:
             raise ValueError("this is a text model and sees no images; name the hf/ folder of a vision run")
         transform = self.processor.image_processor.transform
+        if isinstance(source, str) and os.path.lexists(source):
+            source = Path(source)  # also of a name that reads like an address, as data:1.jpg
         return PreparedImage(prepare_image(transform, source, name=name, limits=limits), name)
 
     def pack(self, images: Sequence[PreparedImage]) -> dict[str, Tensor]:

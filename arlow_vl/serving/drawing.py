@@ -7,6 +7,8 @@ from transformers import LogitsProcessor, TemperatureLogitsWarper, TopKLogitsWar
 from arlow_vl.evaluation.generation import Remember
 from arlow_vl.serving.decoding import Decoding
 
+LEAST_TEMPERATURE = 1e-4  # a lower one draws the same tokens, and float32 could not divide by it
+
 
 class Draw(Remember):
     """Draws the next token of every row and leaves it alone possible, for greedy search to take.
@@ -23,7 +25,7 @@ class Draw(Remember):
             self.dice.seed()
         else:
             self.dice.manual_seed(decoding.seed)
-        self.warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(decoding.temperature)]
+        self.warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(max(decoding.temperature, LEAST_TEMPERATURE))]
         if decoding.top_k:
             self.warpers.append(TopKLogitsWarper(decoding.top_k))
         if decoding.top_p < 1:

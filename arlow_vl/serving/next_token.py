@@ -16,9 +16,7 @@ from transformers import (
 
 from arlow_vl.models.arlow.generation_arlow import WithoutImageTokens
 from arlow_vl.serving.decoding import Decoding
-from arlow_vl.serving.drawing import token_at
-
-LEAST_TEMPERATURE = 1e-4  # a lower one draws the same tokens, and float32 could not divide by it
+from arlow_vl.serving.drawing import LEAST_TEMPERATURE, token_at
 
 
 class NextToken:

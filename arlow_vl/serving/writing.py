@@ -114,8 +114,7 @@ def choose(
         ValueError: there are fewer than two answers, two are the same, one is empty, or they do not fit the model.
         CheckpointError: the model's logits are not finite.
     """
-    if len(answers) < 2 or len(set(answers)) < len(answers):
-        raise ValueError(f"choices are two different answers or more, got {', '.join(map(repr, answers)) or 'none'}")
+    check_choices(answers)
     prompt = assistant.chat(messages, images)
     longest = max(map(len, plain_ids(assistant.tokenizer, list(answers))))
     if len(prompt.ids) + longest > assistant.max_length:
@@ -126,6 +125,13 @@ def choose(
     question = Choices(messages, images, answers)
     (found,) = log_probabilities(assistant.model, assistant.tokenizer, [question], assistant.pack)
     return torch.tensor([answer.nats for answer in found], dtype=torch.float64).softmax(0).tolist()
+
+
+def check_choices(answers: Sequence[str]) -> None:
+    """Raises ValueError unless there are two or more that differ by more than space around them, which some chat
+    templates take off."""
+    if len(answers) < 2 or len({answer.strip() for answer in answers}) < len(answers):
+        raise ValueError(f"choices are two different answers or more, got {', '.join(map(repr, answers)) or 'none'}")
 
 
 def _write_batch(assistant: Assistant, prompts: Sequence[Prompt], decoding: Decoding, room: int) -> list[Written]:

@@ -108,6 +108,8 @@ def open_source(path: Path) -> Source:
     """Raises CheckpointError where there is nothing whole to export."""
     if (path / "config.json").is_file():
         opened = open_model(path, device="cpu")
+        if getattr(opened.model.config, "quantization_config", None) is not None:
+            raise CheckpointError(f"{path} is in fewer bits already; export the model that it was made from")
         run = path.parent if (path.parent / "config.yaml").is_file() else None
         recipe = read_yaml(run / "config.yaml") if run else {}
         return Source((opened.model, opened.processor or opened.tokenizer), path, run, recipe)

@@ -176,3 +176,28 @@ def test_a_text_model_captions_nothing(photos, models, capsys):
     assert "holds a model of type 'arlow', expected 'arlow_vl'" in capsys.readouterr().err
     assert main(["caption", "scans", "--model", models.text, "--out", "c.jsonl"]) == 4
     assert not (photos / "c.jsonl").exists()
+
+
+def test_a_file_whose_name_reads_like_an_address_is_that_file(photos, models, capsys):
+    names = ["data:1.png", "file:2.png", "http:3.png"]
+    for name in names:
+        Image.new("RGB", (20, 20), "red").save(photos / name, format="PNG")
+    assert caption(models, *names) == 0
+    assert [line.rpartition(": ")[0] for line in capsys.readouterr().out.splitlines()] == names
+
+
+def test_a_device_without_values_is_refused(photos, models, capsys):
+    words = ["caption", "photos/0.png", "--model", models.vision, "--device", "meta"]
+    assert main(words) == 4 and "device meta computes nothing; name cpu, cuda" in capsys.readouterr().err
+
+
+def test_the_smallest_temperature_is_one_that_can_be_divided_by(photos, models, capsys):
+    assert caption(models, "photos/0.png", "--temperature", "1e-320", "--seed", "1") == 0
+    drawn = capsys.readouterr().out
+    assert caption(models, "photos/0.png") == 0 and capsys.readouterr().out == drawn
+
+
+@pytest.mark.parametrize("option", ["--stop", "--question"])
+def test_words_that_are_not_utf8_are_refused(photos, models, option, capsys):
+    assert caption(models, "photos/0.png", option, "a\udcff") == 2
+    assert f"argument {option}: is not UTF-8; give text in UTF-8" in capsys.readouterr().err

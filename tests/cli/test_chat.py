@@ -128,3 +128,12 @@ def test_in_a_terminal_turns_are_asked_for_and_ctrl_d_ends(models, monkeypatch, 
     out = capsys.readouterr().out
     assert "/image PATH" in out and out.count("> ") == 2
     assert printed(expected(assistants[models.vision], ([], "hello"))[1]) in out
+
+
+def test_a_line_that_is_not_utf8_costs_itself_alone(models, monkeypatch, capsys, assistants):
+    lines = io.TextIOWrapper(io.BytesIO(b"h\xff\xfe\nhello\n"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", lines)
+    assert main(["chat", "--model", models.text, "--device", "cpu", "--max-new-tokens", "4"]) == 0
+    out, err = capsys.readouterr()
+    assert out == expected(assistants[models.text], ([], "hello"))[1]
+    assert "arlow: the line is not UTF-8; write it again" in err

@@ -65,3 +65,9 @@ def test_what_cannot_be_asked_is_refused_in_a_sentence(images, models, words, st
     assert vqa(models, *words) == status
     out, err = capsys.readouterr()
     assert sentence in err and not out
+
+
+@pytest.mark.parametrize("choices", [["yes"], ["yes", "yes"], ["yes", " yes"]])
+def test_choices_that_are_none_are_refused_before_a_model_is_opened(images, choices, capsys):
+    assert main(["vqa", "red.png", "is it?", "--model", "nowhere", "--choices", *choices]) == 2
+    assert "choices are two different answers or more, got" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -99,3 +100,10 @@ def test_a_full_disk_leaves_whole_lines(begun):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert begun.read_bytes() == before
+
+
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/full"), Path("/dev/null")):
+        with pytest.raises(DataError, match=f"{path} is a device or a pipe"):
+            AnswerFile(path, ASKED)

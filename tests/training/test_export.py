@@ -31,3 +31,19 @@ def test_the_export_of_the_last_checkpoint_is_the_product(write, options, tmp_pa
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path, capsys):
     assert main(["checkpoint", "export", str(tmp_path), "--out", str(tmp_path / "model")]) == 4
     assert "holds no checkpoint; name a run folder, a step-*.ckpt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("out", "words", "sentence"),
+    [
+        ("..", (), "exists already; name a new folder"),
+        ("none/..", (), "exists already; name a new folder"),
+        ("inner", (), "lies in the model that is exported; name a folder beside it"),
+        ("out", ("--shard-size", "2XB"), "is a whole number of KB, MB, GB or TB, as 2GB, got '2XB'"),
+        ("out", ("--shard-size", "0"), "is a whole number of KB, MB, GB or TB, as 2GB, got '0'"),
+    ],
+)
+def test_a_place_or_a_size_that_cannot_be_is_refused_first(out, words, sentence, tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    assert main(["checkpoint", "export", str(tmp_path), "--out", str(tmp_path / out), *words]) == 2
+    assert sentence in capsys.readouterr().err
