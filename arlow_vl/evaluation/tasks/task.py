@@ -99,7 +99,7 @@ class Task:
 
 
 class _EachKeyOnce(yaml.SafeLoader):
-    """Of a name that comes twice YAML readers silently take the last value, so that a task would not be what it says."""
+    """Refuses a name that comes twice, of which YAML would silently take the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]

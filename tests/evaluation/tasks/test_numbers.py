@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from arlow_vl.evaluation.tasks.ask import shown_to
 from arlow_vl.evaluation.tasks.items import Item
 from arlow_vl.evaluation.tasks.measures import measure
 from arlow_vl.evaluation.tasks.perplexity import log_probability, windows
-from arlow_vl.evaluation.tasks.predictions import Prediction
+from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
 from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
 from arlow_vl.evaluation.tasks.scoring import groups_of, score_task
 from arlow_vl.evaluation.tasks.task import Perplexity, parse_task
@@ -237,3 +238,11 @@ def test_the_probability_of_what_was_written_is_that_of_a_plain_loop(loaded):
             break
     assert nats == pytest.approx(total, abs=1e-5)
     assert plain(model, tokenizer, message, [3], "red") < 0
+
+
+def test_a_kind_that_is_called_all_does_not_take_the_place_of_all_items():
+    said = rows("red", "blue", "no")
+    said = [replace(row, kind="all" if number else "other") for number, row in enumerate(said)]
+    task = parse_task(TASK | {"groups": ["kind"]}, "t")
+    groups = groups_of(task, dict.fromkeys((MODEL, *task.controls), said))
+    assert groups["all"].all() and groups["all (kind)"].tolist() == [False, True, True]
