@@ -51,8 +51,9 @@ def run(args: argparse.Namespace) -> None:
     from arlow_vl.evaluation.tasks.evaluate import Run, evaluate_tasks
     from arlow_vl.evaluation.tasks.task import load_task
 
+    tasks = [load_task(name) for name in args.task]
     evaluate_tasks(
-        [load_task(name) for name in args.task],
+        tasks,
         Run(
             model=args.model,
             data=args.data,
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> None:
             precision=args.precision,
             batch_size=args.batch_size,
             limit=args.limit,
+            files={task.name: name for task, name in zip(tasks, args.task, strict=True)},
         ),
     )
     print()

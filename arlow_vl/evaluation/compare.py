@@ -20,7 +20,7 @@ from arlow_vl.evaluation.power import detectable_difference, required_images, sp
 from arlow_vl.evaluation.statistics import Metric
 from arlow_vl.evaluation.tasks.measures import measure
 from arlow_vl.evaluation.tasks.predictions import MODEL
-from arlow_vl.evaluation.tasks.results import Results, read_results
+from arlow_vl.evaluation.tasks.results import Results, read_results, refuse_changed
 from arlow_vl.evaluation.tasks.scoring import ALL, groups_of
 from arlow_vl.printing import visible
 
@@ -106,6 +106,8 @@ def read_pairs(first: Path, second: Path | None, task: str | None) -> dict[str, 
     """
     folders = [first] if second is None else [first, second]
     tasks = [{one.task.name: one for one in read_results(folder)} for folder in folders]
+    for results in (one for of in tasks for one in of.values() if task in (None, one.task.name)):
+        refuse_changed(results)
     if task is not None:
         for folder, of in zip(folders, tasks, strict=True):
             if task not in of:
@@ -136,6 +138,10 @@ def in_order(first: Results, second: Results, *folders: Path | None) -> Results:
     for id_, row in ours.items():
         if row.references != theirs[id_].references:
             raise DataError(f"{where} sample {visible(id_)} has other references; evaluate both on the same data")
+        if row.asked != theirs[id_].asked:
+            raise DataError(
+                f"{where} sample {visible(id_)} has another image, question or kind; evaluate both on the same data"
+            )
     return replace(second, task=first.task, systems={MODEL: [theirs[id_] for id_ in ours]})
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from arlow_vl.evaluation.statistics import LEVEL
 
+SMALLEST = 1e-9
+"""Of the differences that are asked for; below it numbers of images are beyond counting."""
 _NORMAL = NormalDist()
 Z_LEVEL = _NORMAL.inv_cdf((1 + LEVEL) / 2)
 
@@ -45,7 +47,7 @@ def spread_of(values: np.ndarray) -> float:
 
 
 def _refuse(difference: float, power: float) -> None:
-    if not difference > 0:
+    if not SMALLEST <= difference < math.inf:
         raise ValueError(f"the difference must be above 0, in the metric's own scale, got {difference}")
     if not 0.5 <= power < 1:
         raise ValueError(f"the power is a probability from 0.5 to below 1, such as 0.8, got {power}")

@@ -1,5 +1,6 @@
 """Two result folders side by side, and what a difference would need."""
 
+import json
 import re
 import shutil
 
@@ -9,6 +10,7 @@ from arlow_vl.cli import main
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.compare import compare_folders, power_of_folders
 from arlow_vl.evaluation.tasks.results import read_results
+from arlow_vl.models.folders import sha256_of_file
 from tests.evaluation.made_results import CAPTIONS as TASK
 from tests.evaluation.made_results import QUESTIONS, but_teal, write_data, write_results
 
@@ -47,6 +49,7 @@ def test_the_order_of_the_samples_does_not_matter(folders, tmp_path):
     shutil.copytree(folders / "blind", tmp_path / "turned")
     for system in (tmp_path / "turned" / TASK).rglob("*.jsonl"):
         system.write_text("\n".join(reversed(system.read_text().splitlines())) + "\n")
+    scored_again(tmp_path / "turned")
     assert compare_folders(tmp_path / "turned", folders / "right", task=TASK)[0].second == pytest.approx(7.5)
     same = compare_folders(tmp_path / "turned", folders / "blind", task=TASK)
     assert [comparison.test.difference.estimate for comparison in same] == [0] * 5
@@ -104,6 +107,28 @@ def twice_the_same(folder):
         system.write_text(system.read_text().replace("image-11", "image-10"))
 
 
+def scored_again(folder):
+    """As `arlow evaluate` leaves a folder: metrics.json is of the predictions that lie beside it."""
+    path = folder / TASK / "metrics.json"
+    told = json.loads(path.read_text())
+    told["predictions"] = {
+        name: sha256_of_file(folder / TASK / name / "predictions.jsonl") for name in told["predictions"]
+    }
+    path.write_text(json.dumps(told))
+
+
+def other_images(folder):
+    for system in (folder / TASK).rglob("*.jsonl"):
+        rows = [json.loads(line) for line in system.read_text().splitlines()]
+        rows[0]["image"] = rows[1]["image"]
+        system.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def other_words(folder):
+    path = folder / TASK / "model" / "predictions.jsonl"
+    path.write_text(path.read_text().replace('"output": "a ', '"output": "the ', 1))
+
+
 def half_written(folder):
     (folder / TASK / "metrics.json").unlink()
 
@@ -122,14 +147,28 @@ def half_written(folder):
         ),
         (other_names, "2 samples are in one alone, the first is test-known-000000.tar:image-11"),
         (twice_the_same, "id 'test-known-000000.tar:image-10' comes twice; keep one"),
+        (other_images, "sample test-known-000000.tar:image-00 has another image, question or kind; evaluate both"),
         (half_written, r"metrics\.json is missing, so its folder is half written"),
     ],
 )
 def test_folders_that_do_not_go_together_are_refused(folders, tmp_path, change, sentence):
     shutil.copytree(folders / "blind", tmp_path / "changed")
     change(tmp_path / "changed")
+    if change in (fewer_samples, other_references, other_names, other_images):
+        scored_again(tmp_path / "changed")
     with pytest.raises(DataError, match=sentence):
         compare_folders(folders / "right", tmp_path / "changed")
+
+
+def test_predictions_that_were_changed_after_they_were_scored_are_not_compared(folders, tmp_path):
+    shutil.copytree(folders / "right", tmp_path / "changed")
+    other_words(tmp_path / "changed")
+    for verb in (
+        lambda: compare_folders(folders / "right", tmp_path / "changed"),
+        lambda: power_of_folders(tmp_path / "changed", None, difference=0.1, power=0.8),
+    ):
+        with pytest.raises(DataError, match=r"other predictions than those that metrics\.json scores"):
+            verb()
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,8 @@ def test_the_spread_is_the_standard_deviation_of_a_sample():
         (0.0, 0.8, "above 0"),
         (-1.0, 0.8, "above 0"),
         (math.nan, 0.8, "above 0"),
+        (math.inf, 0.8, "above 0"),
+        (1e-300, 0.8, "above 0"),
         (1.0, 1.0, "0.5 to below 1"),
         (1.0, 0.2, "from 0.5 to"),
     ],

@@ -8,7 +8,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from arlow_vl.errors import DataError
 from arlow_vl.evaluation.numbers import format_interval, format_number, is_outside_zero
 from arlow_vl.evaluation.report.charts import gate_bar, interval_bar
 from arlow_vl.evaluation.report.curves import plot_run, runs_of
@@ -20,10 +19,9 @@ from arlow_vl.evaluation.report.samples import Scored, choose, confusions, score
 from arlow_vl.evaluation.tasks import predictions
 from arlow_vl.evaluation.tasks.measures import titled
 from arlow_vl.evaluation.tasks.predictions import MODEL
-from arlow_vl.evaluation.tasks.results import Results, broken, read_results
+from arlow_vl.evaluation.tasks.results import Results, broken, read_results, refuse_changed
 from arlow_vl.evaluation.tasks.scoring import ALL
 from arlow_vl.evaluation.tasks.table import TITLES
-from arlow_vl.models.folders import sha256_of_file
 from arlow_vl.printing import visible
 from vision.whole_files import write_whole
 
@@ -78,20 +76,6 @@ def write_report(folder: Path, output: Path, *, model: Path | None = None, teste
 def shown(value: Any) -> Any:
     """Texts without characters that act: of text direction, of control, halves of characters."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def refuse_changed(results: Results) -> None:
-    """Raises DataError where predictions are no longer those that were scored."""
-    scored = results.told.get("predictions")
-    if not isinstance(scored, dict):
-        raise broken(results.folder / predictions.METRICS, "predictions")
-    for system in results.systems:
-        path = results.folder / system / predictions.PREDICTIONS
-        if scored.get(system) != sha256_of_file(path):
-            raise DataError(
-                f"{visible(str(path))}: other predictions than those that {predictions.METRICS} scores; score them by "
-                "the same `arlow evaluate`"
-            )
 
 
 def show_task(results: Results, probed: int) -> tuple[dict[str, Any], list[Asked]]:

@@ -21,9 +21,10 @@ from arlow_vl.evaluation.controls import shuffle_images
 from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.likelihood import Choices, log_probabilities
 from arlow_vl.evaluation.tasks.items import Item
-from arlow_vl.evaluation.tasks.predictions import MODEL, Kept, Prediction
+from arlow_vl.evaluation.tasks.predictions import AGAIN, MODEL, Kept, Prediction
 from arlow_vl.evaluation.tasks.priors import Prior, class_means, nearest_neighbours
 from arlow_vl.evaluation.tasks.task import ANSWERS, OF_FEATURES, Task
+from arlow_vl.printing import visible
 
 IMAGES_AT_ONCE = 256
 GENERATED = (MODEL, "shuffled", "blank_image", "no_image")
@@ -159,6 +160,7 @@ def run_task(
     choices = choices_of(task, known)
     for system in (MODEL, *task.controls):
         kept = keep(system)
+        refuse_other_questions(kept, items)
         advance(len(kept.rows))
         if system in GENERATED:
             plan = asker.answer(task, shown_to(system, items, asker.blank), choices)
@@ -173,6 +175,17 @@ def run_task(
             kept.add(_prediction(items[place], answer) for place, answer in answers)
             advance(len(kept.rows) - before)
         kept.finish()
+
+
+def refuse_other_questions(kept: Kept, items: Sequence[Item]) -> None:
+    """Raises DataError for a prediction on disk that has another image, question or reference than its item."""
+    for item in items:
+        row = kept.rows.get(item.id)
+        if row and row.asked != _prediction(item, Answer("")).asked:
+            raise DataError(
+                f"{visible(str(kept.path))}: item {visible(repr(item.id))} has another image, question or reference "
+                f"than the data give it; {AGAIN}"
+            )
 
 
 def choices_of(task: Task, known: Sequence[Item]) -> list[str]:

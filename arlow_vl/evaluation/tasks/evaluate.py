@@ -4,8 +4,8 @@ import hashlib
 import io
 import platform
 import shlex
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks import perplexity, predictions
 from arlow_vl.evaluation.tasks.ask import Asker, run_task
 from arlow_vl.evaluation.tasks.items import Item, Training, open_samples, place_of, read_items, read_training
+from arlow_vl.evaluation.tasks.measures import check_references
 from arlow_vl.evaluation.tasks.predictions import Kept
 from arlow_vl.evaluation.tasks.scoring import score_task
 from arlow_vl.evaluation.tasks.table import format_scores
@@ -52,6 +53,8 @@ class Run:
     batch_size: int = 64
     limit: int | None = None
     """Items of each task, spread evenly; None: all."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Where the YAMLs of tasks lie, by the task's name; a shipped one needs none."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,11 @@ def evaluate_tasks(tasks: Sequence[Task], run: Run) -> dict[str, dict[str, Any]]
     """
     if len({task.name for task in tasks}) < len(tasks):
         raise DataError("two tasks have one name, which is their folder's; name each once")
-    run.output.mkdir(parents=True, exist_ok=True)
+    with predictions.lock(run.output):
+        return _evaluate(tasks, run)
+
+
+def _evaluate(tasks: Sequence[Task], run: Run) -> dict[str, dict[str, Any]]:
     is_text = [task.kind == "text" for task in tasks]
     opened = open_model(run.model, device=run.device, precision=run.precision, needs_images=not all(is_text))
     model, processor, tokenizer = opened.model, opened.processor, opened.tokenizer
@@ -139,6 +146,8 @@ def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str)
     else:
         samples = open_samples(task, place)
         items, data_sha256 = read_items(task, samples), samples.fingerprint
+        check_length(task, model)
+        check_references(task.metrics, [(item.id, item.references) for item in items])
         training = read_training(task, place, run.data, run.training)
     if run.limit and run.limit < len(items):
         items = [items[place * len(items) // run.limit] for place in range(run.limit)]
@@ -159,9 +168,21 @@ def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str)
     }
     identity = {"task": task.sha256, "model": model_sha256, "data": data_sha256, "training": training.sha256}
     identity |= {"items": len(items), "precision": facts["precision"]}
+    if task.kind != "text":
+        identity["features"] = facts["features_dtype"] = run.features_dtype
     folder = run.output / task.name
     predictions.start(folder, identity)
     return Prepared(task, folder, items, training.items, facts)
+
+
+def check_length(task: Task, model: Any) -> None:
+    """Raises DataError for answers that are longer than the model's positions."""
+    positions = model.config.get_text_config().max_position_embeddings
+    if task.decoding and task.decoding.max_new_tokens >= positions:
+        raise DataError(
+            f"task {task.name} lets the model write {task.decoding.max_new_tokens:,} tokens and it has {positions:,} "
+            "positions, prompt included; copy the task and lower decoding.max_new_tokens"
+        )
 
 
 def make_asker(prepared: Sequence[Prepared], run: Run, model: Any, processor: Any, tokenizer: Any) -> Any:
@@ -226,7 +247,8 @@ def describe(run: Run, model: Any, one: Prepared, tokenizer: Any) -> dict[str, A
 def command_line(run: Run, task: Task) -> str:
     """The command that makes these predictions again, as a shell takes it."""
     is_shipped = task.name in shipped_tasks() and load_task(task.name) == task
-    options = {"model": run.model, "task": task.name if is_shipped else f"{task.name}.yaml", "data": run.data}
+    named = task.name if is_shipped else run.files.get(task.name, f"{task.name}.yaml")
+    options = {"model": run.model, "task": named, "data": run.data}
     options |= {"training": run.training, "precision": run.precision, "limit": run.limit}
     options |= {"device": run.device, "batch-size": run.batch_size, "features-dtype": run.features_dtype}
     words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]

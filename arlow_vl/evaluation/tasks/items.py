@@ -1,6 +1,7 @@
 """Samples of a source as items of a task: what is shown, what is asked, and what counts as right."""
 
 import functools
+import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +145,7 @@ class Training:
 def read_training(task: Task, place: Place, data: Path, named: str | None) -> Training:
     """The training data that the command names, or else those that the task names and that are there."""
     source = named
-    if source is None and task.training and data.is_dir() and next(data.glob(task.training), None):
+    if source is None and task.training and data.is_dir() and glob.glob(str(data / task.training)):
         source = str(data / task.training)
     if source is None:
         return Training()

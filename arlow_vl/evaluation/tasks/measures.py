@@ -65,6 +65,17 @@ def measure(names: Sequence[str], rows: Rows) -> dict[str, Measure]:
     }
 
 
+def check_references(names: Sequence[str], references: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Looks, before a model answers anything, at what POPE and scenes are scored against, by the id of its item.
+
+    Raises:
+        DataError: a reference is not one of the metric's kind.
+    """
+    parts = [part for name, part in (("POPE", _POPE[0]), ("scenes", _SCENES[0])) if name in names]
+    unanswered = [registry.Prediction(id=of, image=of, text="", references=texts) for of, texts in references]
+    registry.metric_sums({part: registry.METRICS[part] for part in parts}, unanswered)
+
+
 def _scored(row: Prediction) -> registry.Prediction:
     return registry.Prediction(
         id=row.id,

@@ -8,9 +8,12 @@ predictions.jsonl grows by whole lines while the model answers, batch by batch i
 put into the order of the items. What a kill leaves of a line is cut off by the next run.
 """
 
+import contextlib
+import fcntl
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from arlow_vl.printing import visible
 from vision.whole_files import write_whole
 
 MODEL = "model"
-RUN, METRICS, PREDICTIONS = "run.json", "metrics.json", "predictions.jsonl"
+RUN, METRICS, PREDICTIONS, LOCK = "run.json", "metrics.json", "predictions.jsonl", "evaluate.lock"
 AGAIN = "run `arlow evaluate` again into another folder"
 
 
@@ -45,6 +48,11 @@ class Prediction:
     bytes: int = 0
     """Of a document."""
 
+    @property
+    def asked(self) -> tuple[str, str, str, list[str], str]:
+        """What every system is asked of an item, and what counts as right."""
+        return self.id, self.image, self.prompt, self.references, self.kind
+
 
 def write_json(path: Path, value: Any) -> None:
     write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -63,6 +71,29 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{visible(str(path))}: holds no JSON object; {AGAIN}")
     return value
+
+
+@contextlib.contextmanager
+def lock(output: Path) -> Iterator[None]:
+    """Held while a command writes a result folder; the system lets go of it when the process ends, however that is.
+
+    Raises:
+        DataError: another process holds it, and each would write what the other writes.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with open(output / LOCK, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise DataError(
+                f"{visible(str(output))} is being written by process {visible(file.read().strip()) or '?'}; wait for "
+                "it, or name another --output"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
 
 
 def start(folder: Path, run: Mapping[str, Any]) -> None:
@@ -142,7 +173,7 @@ def read_rows(path: Path) -> list[Prediction]:
         for number, line in enumerate(file, start=1):
             try:
                 row = _row(json.loads(line))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 raise DataError(
                     f"{visible(str(path))}:{number}: no prediction ({visible(str(error))}); {AGAIN}"
                 ) from None
@@ -166,9 +197,12 @@ def _row(values: Any) -> Prediction:
             raise ValueError(f"{name} is no text")
     if not isinstance(values["references"], list) or not all(isinstance(one, str) for one in values["references"]):
         raise ValueError("references is no list of texts")
-    numbers = [values.get("log_probability", 0.0), *(values.get("choices") or {}).values()]
-    if not all(isinstance(number, int | float) for number in numbers):
-        raise ValueError("a log-probability is no number")
+    choices = values.get("choices", {})
+    if not isinstance(choices, dict):
+        raise ValueError("choices is no object")
+    numbers = [values.get("log_probability", 0.0), *choices.values()]
+    if not all(isinstance(number, int | float) and abs(number) < math.inf for number in numbers):
+        raise ValueError("a log-probability is no finite number")
     if not all(isinstance(values.get(name, 0), int) for name in ("tokens", "bytes")):
         raise ValueError("tokens or bytes is no whole number")
     return Prediction(**values)
@@ -189,11 +223,11 @@ def read_systems(folder: Path, controls: Sequence[str]) -> dict[str, list[Predic
                 "`arlow evaluate`"
             )
         systems[name] = read_rows(path)
-    asked = [(row.id, row.image, row.prompt, row.references, row.kind) for row in systems[MODEL]]
+    asked = [row.asked for row in systems[MODEL]]
     if not asked:
         raise DataError(f"{visible(str(folder / MODEL / PREDICTIONS))}: no predictions; {AGAIN}")
     for name, rows in systems.items():
-        theirs = [(row.id, row.image, row.prompt, row.references, row.kind) for row in rows]
+        theirs = [row.asked for row in rows]
         if theirs != asked:
             different = next((a[0] for a, b in zip(asked, theirs, strict=False) if a != b), "the last")
             raise DataError(

@@ -1,7 +1,8 @@
 """Answers from no image, or from the most similar image: what a model must beat.
 
-They are taken from training data where there are any. Else they are taken from the set itself, of which the item's own
-image is left out: that is a stronger prior than any training data give, so a model that beats it has looked.
+They are taken from training data where there are any. Else they are taken from the set itself, where no answer is known
+from the item's own image alone. Own answers that other images have, too, are counted: were they left out, the answer of
+an item would always lack one, and a prior from as many yes as no would be wrong every time instead of half of the time.
 """
 
 from collections import Counter, defaultdict
@@ -49,13 +50,10 @@ class Prior:
     def _best(self, question: str | None, item: Item) -> str | None:
         """Of equally frequent answers the first by the alphabet."""
         counts = self.of_all if question is None else self.of_question.get(question, Counter())
-        own: Counter[str] = Counter(a for asked, a in self.of_image.get(item.sample, ()) if question in (None, asked))
+        own = Counter(a for asked, a in self.of_image.get(item.sample, ()) if question in (None, asked))
         if question not in self._ranked:
             self._ranked[question] = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-        other = next(((text, count) for text, count in self._ranked[question] if text not in own), None)
-        left = [(text, counts[text] - count) for text, count in own.items() if counts[text] > count]
-        left += [other] if other else []
-        return min(left, key=lambda pair: (-pair[1], pair[0]))[0] if left else None
+        return next((text for text, count in self._ranked[question] if count > own[text]), None)
 
 
 def nearest_neighbours(items: Sequence[Item], known: Sequence[Item], prior: Prior, pooled: Pooled) -> list[str]:

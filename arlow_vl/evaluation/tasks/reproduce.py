@@ -69,9 +69,9 @@ def _model(result: dict[str, Any]) -> str | None:
 
 def _data(task: Task, data: dict[str, Any]) -> str | None:
     """The fingerprint of the data where they still are."""
-    if task.kind == "text":
-        return hash_documents(data["source"]) if Path(data["source"]).exists() else None
     try:
+        if task.kind == "text":
+            return hash_documents(data["source"])
         return open_samples(task, Place(data["source"], data["images"], data["format"])).fingerprint
-    except DataError:
+    except (DataError, OSError):
         return None

@@ -8,6 +8,7 @@ from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks import predictions
 from arlow_vl.evaluation.tasks.predictions import Prediction
 from arlow_vl.evaluation.tasks.task import Task, parse_task
+from arlow_vl.models.folders import sha256_of_file
 from arlow_vl.printing import visible
 
 
@@ -44,6 +45,20 @@ def _read(folder: Path) -> Results:
         raise broken(where, "task")
     task = parse_task(_as_yaml(told["task"]), visible(str(where)))
     return Results(folder, task, told, predictions.read_systems(folder, task.controls))
+
+
+def refuse_changed(results: Results) -> None:
+    """Raises DataError where predictions are no longer those that were scored."""
+    scored = results.told.get("predictions")
+    if not isinstance(scored, dict):
+        raise broken(results.folder / predictions.METRICS, "predictions")
+    for system in results.systems:
+        path = results.folder / system / predictions.PREDICTIONS
+        if scored.get(system) != sha256_of_file(path):
+            raise DataError(
+                f"{visible(str(path))}: other predictions than those that {predictions.METRICS} scores; score them by "
+                "the same `arlow evaluate`"
+            )
 
 
 def broken(path: Path, what: object) -> DataError:

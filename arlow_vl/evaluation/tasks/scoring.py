@@ -85,7 +85,9 @@ def groups_of(task: Task, systems: Systems) -> dict[str, np.ndarray]:
         groups |= {PRIOR_WRONG: wrong} if wrong.any() else {}
     if "kind" in task.groups:
         kinds = [row.kind or UNNAMED_KIND for row in rows]
-        groups |= {kind: np.array([one == kind for one in kinds]) for kind in sorted(set(kinds))}
+        for kind in sorted(set(kinds)):  # a kind that the data call "all" does not take the place of all items
+            label = f"{kind} (kind)" if kind in (ALL, PRIOR_WRONG) else kind
+            groups[label] = np.array([one == kind for one in kinds])
     if "first words" in task.groups:
         words = [first_words(row.prompt) for row in rows]
         groups |= {

@@ -31,6 +31,7 @@ CONTROLS: Mapping[TaskKind, tuple[str, ...]] = {
 METRICS: Mapping[TaskKind, tuple[str, ...]] = {kind: tuple(NAMED[kind]) for kind in get_args(TaskKind)}
 GROUPS = ("kind", "first words")
 ANSWERS = "answers"
+LONGEST_NAME = 100
 SHIPPED = Path(__file__).parent
 
 
@@ -97,6 +98,17 @@ class Task:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """Refuses a name that comes twice, of which YAML would silently take the last value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise yaml.MarkedYAMLError(problem=f"{name} comes twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def shipped_tasks() -> list[str]:
     """Names of the tasks that come with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
@@ -110,9 +122,13 @@ def load_task(name: str) -> Task:
             raise DataError(f"no task is called {visible(name)}{_meant(name, known)}; or name a .yaml")
         path = SHIPPED / f"{name}.yaml"
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_EachKeyOnce)
+    except OSError as error:
+        raise DataError(f"{visible(str(path))}: {error.strerror}; name the .yaml of a task") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{visible(str(path))}: no YAML ({visible(' '.join(str(error).split()))}); mend it") from None
+    except RecursionError:
+        raise DataError(f"{visible(str(path))}: no task, it is nested too deep; see docs/evaluation.md") from None
     return parse_task(values, visible(str(path)))
 
 
@@ -121,6 +137,8 @@ def parse_task(values: Any, where: str) -> Task:
     task = _built(Task, values, where)
     if not task.name or not set(task.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_"):
         raise DataError(f"{where}: name must be of a-z, 0-9, - and _, got {task.name!r}")
+    if len(task.name) > LONGEST_NAME:
+        raise DataError(f"{where}: name is a folder's and has {LONGEST_NAME} letters at most, got {len(task.name)}")
     for field, known in (("metrics", METRICS[task.kind]), ("controls", CONTROLS[task.kind]), ("groups", GROUPS)):
         _check_known(getattr(task, field), known, f"{where}: {field}")
     how = [name for name in ("decoding", "likelihood", "perplexity") if getattr(task, name) is not None]

@@ -1,12 +1,14 @@
 """What cannot be evaluated: one sentence each, before the model writes anything."""
 
 import json
+import os
 import shutil
 
 import pytest
 import yaml
 
 from arlow_vl.cli import main
+from arlow_vl.evaluation.tasks.predictions import lock
 from arlow_vl.evaluation.tasks.task import SHIPPED
 from tests.evaluation.tasks.conftest import image_bytes, lines, write
 from tests.evaluation.tasks.made_sets import COCO_NAME, shard
@@ -136,3 +138,34 @@ def test_a_task_named_twice_is_refused(evaluate, folder, model_folder, tmp_path,
     words += ["--task", folder / "mine.yaml", "--task", folder / "mine.yaml"]
     assert main(["evaluate", *map(str, words)]) == 3
     assert "two tasks have one name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"decoding": {"max_new_tokens": 10**12}},
+            "lets the model write 1,000,000,000,000 tokens and it has 1,024",
+        ),
+        ({"metrics": ["POPE"]}, "has the reference 'red'; POPE takes yes or no"),
+    ],
+)
+def test_what_could_not_be_scored_is_refused_before_the_model_answers(evaluate, tmp_path, changes, sentence):
+    write(tmp_path, {"bad.yaml": yaml.safe_dump(TASK | changes)})
+    status, said = evaluate(task=tmp_path / "bad.yaml")
+    assert status == 3 and sentence in said
+    assert not list(tmp_path.glob("results/mine/*"))
+
+
+def test_training_that_a_task_names_outside_its_data_may_be_absent(evaluate, tmp_path):
+    write(tmp_path, {"odd.yaml": yaml.safe_dump(TASK | {"training": f"{tmp_path}/none-*.tar"})})
+    assert evaluate(task=tmp_path / "odd.yaml")[0] == 0
+    metrics = json.loads((tmp_path / "results" / "mine" / "metrics.json").read_text())
+    assert metrics["prior"] == "the other images of the set"
+    assert f"--task {tmp_path}/odd.yaml" in metrics["command"]
+
+
+def test_a_result_folder_that_another_process_writes_is_left_alone(evaluate, tmp_path):
+    with lock(tmp_path / "results"):
+        status, said = evaluate()
+    assert status == 3 and f"is being written by process {os.getpid()}; wait for it" in said

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from arlow_vl.evaluation.tasks.ask import shown_to
 from arlow_vl.evaluation.tasks.items import Item
 from arlow_vl.evaluation.tasks.measures import measure
 from arlow_vl.evaluation.tasks.perplexity import log_probability, windows
-from arlow_vl.evaluation.tasks.predictions import Prediction
+from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
 from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
 from arlow_vl.evaluation.tasks.scoring import groups_of, score_task
 from arlow_vl.evaluation.tasks.task import Perplexity, parse_task
@@ -75,16 +76,26 @@ def test_a_documents_probability_is_that_of_a_plain_loop(loaded):
 
 @settings(deadline=None)
 @given(ITEMS)
-def test_a_prior_leaves_the_own_image_out(triples):
+def test_a_prior_knows_no_answer_from_the_own_image_alone(triples):
     items = made(triples)
     prior = Prior(items, leave_own_out=True)
     for one in items:
         others = [other for other in items if other.sample != one.sample]
         if not others:
             continue
-        assert prior.most_frequent(one) == most_frequent(other.answers[0] for other in others)
-        known = [(other.question, other.answers[0]) for other in others]
-        assert prior.to_question(one) == question_prior(known, [one.question])[0]
+        elsewhere = {other.answers[0] for other in others}
+        usual = most_frequent(of.answers[0] for of in items if of.answers[0] in elsewhere)
+        assert prior.most_frequent(one) == usual
+        asked = {other.answers[0] for other in others if other.question == one.question}
+        known = [of.answers[0] for of in items if of.question == one.question and of.answers[0] in asked]
+        assert prior.to_question(one) == (most_frequent(known) if known else usual)
+
+
+def test_a_prior_from_as_many_yes_as_no_is_right_half_of_the_time():
+    items = made([(image, "p", "yes" if image % 2 else "no") for image in range(10)])
+    prior = Prior(items, leave_own_out=True)
+    assert [prior.most_frequent(one) for one in items] == ["no"] * 10
+    assert [prior.to_question(one) for one in items] == ["no"] * 10
 
 
 @settings(deadline=None)
@@ -227,3 +238,11 @@ def test_the_probability_of_what_was_written_is_that_of_a_plain_loop(loaded):
             break
     assert nats == pytest.approx(total, abs=1e-5)
     assert plain(model, tokenizer, message, [3], "red") < 0
+
+
+def test_a_kind_that_is_called_all_does_not_take_the_place_of_all_items():
+    said = rows("red", "blue", "no")
+    said = [replace(row, kind="all" if number else "other") for number, row in enumerate(said)]
+    task = parse_task(TASK | {"groups": ["kind"]}, "t")
+    groups = groups_of(task, dict.fromkeys((MODEL, *task.controls), said))
+    assert groups["all"].all() and groups["all (kind)"].tolist() == [False, True, True]

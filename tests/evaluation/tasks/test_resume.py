@@ -181,3 +181,37 @@ def test_rows_are_read_as_they_were_kept(tmp_path):
     kept = Kept(tmp_path, "model", ["a", "c"])
     kept.add([row])
     assert Kept(tmp_path, "model", ["a", "c"]).rows == {"a": row}
+
+
+def test_predictions_from_features_of_another_precision_are_refused(whole, evaluate, capsys):
+    assert evaluate(whole, **{"features-dtype": "float32"}) == 3
+    assert "holds predictions of another run (features was 'float16', is 'float32')" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [{"references": ["x"]}, {"image": "x"}, {"prompt": "x"}, {"kind": "x"}])
+def test_predictions_of_items_that_the_data_do_not_hold_so_are_refused(whole, evaluate, tmp_path, capsys, change):
+    shutil.copytree(whole, tmp_path / "results")
+    for path in (tmp_path / "results").rglob("predictions.jsonl"):
+        first, *others = path.read_text().splitlines(keepends=True)
+        path.write_text(broken(json.loads(first), **change) + "".join(others))
+    assert evaluate(tmp_path / "results") == 3
+    assert "has another image, question or reference than the data give it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"choices": ["a"]}, "predictions.jsonl:1: no prediction (choices is no object)"),
+        (
+            {"log_probability": float("nan")},
+            "jsonl:1: no prediction (a log-probability is no finite number",
+        ),
+    ],
+)
+def test_log_probabilities_that_are_none_are_named(whole, tmp_path, capsys, change, sentence):
+    shutil.copytree(whole, tmp_path / "results")
+    path = tmp_path / "results" / "mine" / "model" / "predictions.jsonl"
+    first, *others = path.read_text().splitlines(keepends=True)
+    path.write_text(broken(json.loads(first), **change) + "".join(others))
+    assert main(["reproduce", str(tmp_path / "results")]) == 3
+    assert sentence in capsys.readouterr().err

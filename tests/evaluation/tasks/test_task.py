@@ -51,6 +51,7 @@ def test_a_shipped_task_is_found_by_its_name():
         ({"likelihood": {"choices": ["a", "b"]}}, r"needs decoding or likelihood, got decoding and likelihood"),
         ({"title": 5}, r"t: title must be a string, got 5"),
         ({"name": "../up"}, r"t: name must be of a-z"),
+        ({"name": "a" * 101}, r"t: name is a folder's and has 100 letters at most, got 101"),
         ({"groups": ["colour"]}, r"t: groups cannot be 'colour'; known are kind, first words"),
     ],
 )
@@ -98,5 +99,20 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path):
     (tmp_path / "t.yaml").write_text("a: [")
     with pytest.raises(DataError, match=r"t\.yaml: no YAML"):
         load_task(str(tmp_path / "t.yaml"))
-    with pytest.raises(FileNotFoundError):
-        load_task(str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (yaml.safe_dump(GOOD) + "metrics: [ANLS]\n", r"my\.yaml: no YAML \(metrics comes twice"),
+        (yaml.safe_dump(GOOD).replace("max_new_tokens: 5", "max_new_tokens: 5\n  max_new_tokens: 6"), "comes twice"),
+        ("[" * 5000, r"my\.yaml: no task, it is nested too deep"),
+        (None, r"my\.yaml: No such file or directory; name the \.yaml of a task"),
+    ],
+)
+def test_a_file_that_is_no_task_is_named(tmp_path, text, sentence):
+    path = tmp_path / "my.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=sentence):
+        load_task(str(path))
