@@ -4,6 +4,7 @@
 {"id": "7", "image": "fox.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat?"}, ...]}      LLaVA
 {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "fox.jpg"}}, ...]}]}  OpenAI
 {"images": [...], "texts": [{"user": "What is it?", "assistant": "A fox."}, ...]}               the Cauldron
+{"image": "fox.jpg", "question": "What is it?", "answer": "a fox", "kind": "animals"}          or answers: a list
 {"image": "fox.jpg", "text": "A fox."}                                                          a caption
 """
 
@@ -15,7 +16,8 @@ from arlow_vl.data.formats.images import ImageRoot
 from arlow_vl.data.formats.json_files import read_records
 from arlow_vl.data.formats.messages import PLACE, clean_string, read_messages
 from arlow_vl.data.formats.tally import Tally
-from arlow_vl.data.samples import Sample, Text, about_images, caption_text, short_facts
+from arlow_vl.data.formats.vqa import question_text
+from arlow_vl.data.samples import Sample, Text, caption_text, short_facts
 from arlow_vl.data.text import Unusable, keys_of
 
 IMAGE_FIELDS = ("images", "image", "file_name", "image_path", "path", "filename", "filepath")
@@ -36,7 +38,7 @@ def samples_of_records(
     """The samples of named records; those that are not whole are left out and counted."""
     for name, record in records:
         try:
-            sample = sample_of_record(name, record, images)
+            sample = sample_of_record(name, record, images, tally)
         except Unusable as fault:
             tally.leave_out(name, fault)
             continue
@@ -45,12 +47,12 @@ def samples_of_records(
         yield sample
 
 
-def sample_of_record(key: str, record: dict[str, Any], images: ImageRoot) -> Sample:
+def sample_of_record(key: str, record: dict[str, Any], images: ImageRoot, tally: Tally) -> Sample:
     """Raises Unusable if an image or the text is not there or they do not go together."""
     listed = _images_of(record)
-    text, placed = _text_of(record, listed)
+    text, placed = _text_of(record, listed, tally)
     found = tuple(images.find(source) for source in placed)
-    return Sample(key, found, (text,), short_facts(record, (*IMAGE_FIELDS, *TEXT_FIELDS, "answer")))
+    return Sample(key, found, (text,), short_facts(record, (*IMAGE_FIELDS, *TEXT_FIELDS, "answer", "answers", "kind")))
 
 
 def _images_of(record: dict[str, Any]) -> list[Any]:
@@ -63,7 +65,7 @@ def _images_of(record: dict[str, Any]) -> list[Any]:
     return []
 
 
-def _text_of(record: dict[str, Any], images: list[Any]) -> tuple[Text, list[Any]]:
+def _text_of(record: dict[str, Any], images: list[Any], tally: Tally) -> tuple[Text, list[Any]]:
     if record.get("messages") is not None:
         return read_messages(record["messages"], images)
     if record.get("conversations") is not None:
@@ -73,8 +75,7 @@ def _text_of(record: dict[str, Any], images: list[Any]) -> tuple[Text, list[Any]
     if not images:
         raise Unusable("missing_image", f"{keys_of(record)}: an image belongs under {', '.join(IMAGE_FIELDS[:3])}")
     if record.get("question") is not None:
-        asked = clean_string(record["question"], "question"), clean_string(record.get("answer"), "answer")
-        return Text("question", about_images(len(images), question=asked[0], answer=asked[1])), images
+        return question_text(record, record, tally, images=len(images)), images
     caption = next((record[name] for name in CAPTION_FIELDS if record.get(name) is not None), None)
     if caption is None:
         raise Unusable("missing_text", f"{keys_of(record)}: a text belongs under {', '.join(TEXT_FIELDS)}")

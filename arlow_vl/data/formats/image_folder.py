@@ -1,7 +1,10 @@
-"""A folder of images with their captions in a table, or each in a text file beside its image.
+"""A folder of images with their captions or questions in a table, or each caption in a text file beside its image.
 
 metadata.csv     file_name,text            metadata.jsonl   {"file_name": "fox.jpg", "text": "A fox."}
                  fox.jpg,A fox.            fox.jpg, fox.txt the caption of fox.jpg
+
+captions.csv     file_name,question,answer,kind
+                 fox.jpg,What is it?,a fox,animals
 """
 
 import csv
@@ -15,6 +18,7 @@ from arlow_vl.data.formats.images import Image, ImageRoot
 from arlow_vl.data.formats.json_files import LINE_SUFFIXES, Record, read_records
 from arlow_vl.data.formats.messages import clean_string
 from arlow_vl.data.formats.tally import Tally
+from arlow_vl.data.formats.vqa import question_text
 from arlow_vl.data.member_names import IMAGE_SUFFIXES, system_file
 from arlow_vl.data.samples import Sample, Text, caption_text
 from arlow_vl.data.shard_samples import ReaderLimits
@@ -27,23 +31,24 @@ TABLE_NAMES = tuple(
 )
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TABLE_IMAGE_FIELDS = tuple(name for name in IMAGE_FIELDS if name != "images")
+QUESTION = "question"
 SURPLUS = "\0surplus"  # the key of cells without a column, which no header can spell
 MAX_CAPTION_BYTES = ReaderLimits.max_text_bytes
 
 
 def read_table(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
-    """A sample for each image; rows that name the same image are its captions. The key is the image's name."""
+    """A sample for each image; rows that name the same image are its texts. The key is the image's name."""
     by_image: dict[Any, tuple[str, Image, list[Text]]] = {}
     for path in files:
         for name, row in _rows(path, tally):
             try:
-                caption, source = _caption(row), _field(row, TABLE_IMAGE_FIELDS, "image")
+                text, source = _text(row, tally), _field(row, TABLE_IMAGE_FIELDS, "image")
                 image = images.find(source)
             except Unusable as fault:
                 tally.leave_out(name, fault)
                 continue
             key = os.path.relpath(image.path, images.root) if not isinstance(image, bytes) else name
-            by_image.setdefault(key, (key, image, []))[2].append(caption_text(caption))
+            by_image.setdefault(key, (key, image, []))[2].append(text)
     for key, image, texts in by_image.values():
         tally.samples += 1
         tally.texts += len(texts)
@@ -58,7 +63,7 @@ def _rows(path: Path, tally: Tally) -> Iterator[Record]:
 
 
 def _csv_rows(path: Path, tally: Tally) -> Iterator[Record]:
-    """Raises DataError where no column is an image's or a caption's: one sentence is better than a reason a row."""
+    """Raises DataError where no column is an image's or a text's: one sentence is better than a reason a row."""
     open_regular(path).close()
     delimiter = DELIMITERS[path.suffix.lower()]
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -87,7 +92,7 @@ def _columns(path: Path, reader: csv.DictReader) -> list[str]:
         columns = list(reader.fieldnames or [])
     except csv.Error:
         columns = []
-    for what, names in {"image": TABLE_IMAGE_FIELDS, "caption": CAPTION_FIELDS}.items():
+    for what, names in {"image": TABLE_IMAGE_FIELDS, "text": (*CAPTION_FIELDS, QUESTION)}.items():
         if not set(columns) & set(names):
             has = keys_of(dict.fromkeys(columns)).replace("key", "column")
             advice = f"name it {' or '.join(names)} in the first line"
@@ -103,8 +108,11 @@ def _is_utf8(row: dict[str, Any]) -> bool:
     return True
 
 
-def _caption(row: dict[str, Any]) -> str:
-    return clean_string(_field(row, CAPTION_FIELDS, "text"), "text")
+def _text(row: dict[str, Any], tally: Tally) -> Text:
+    """A question where the row asks one, else a caption."""
+    if row.get(QUESTION):
+        return question_text(row, row, tally)
+    return caption_text(clean_string(_field(row, CAPTION_FIELDS, "text"), "text"))
 
 
 def _field(row: dict[str, Any], names: tuple[str, ...], what: str) -> Any:

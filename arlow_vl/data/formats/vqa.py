@@ -147,7 +147,7 @@ def _samples(asked: Iterator[_Asked], find: Callable[[str], Image], tally: Tally
     for question in asked:
         texts = by_image.setdefault(question.image_id, [])
         try:
-            texts.append(_text(question.entry, question.answer, tally))
+            texts.append(question_text(question.entry, question.answer, tally))
         except Unusable as fault:
             tally.leave_out_text(question.name, fault)
     for key, texts in by_image.items():
@@ -163,13 +163,14 @@ def _samples(asked: Iterator[_Asked], find: Callable[[str], Image], tally: Tally
         yield Sample(key, (image,), tuple(texts))
 
 
-def _text(entry: dict[str, Any], answer: dict[str, Any], tally: Tally) -> Text:
+def question_text(entry: dict[str, Any], answer: dict[str, Any], tally: Tally, *, images: int = 1) -> Text:
+    """The question of an entry about so many images, with what `_Asked.answer` holds. Raises Unusable."""
     question = _short(entry.get("question"), "question")
     references = _references(answer.get("answers"), tally)
     chosen = answer.get("multiple_choice_answer", answer.get("answer"))
     if chosen is None and references:
         chosen = Counter(references).most_common(1)[0][0]
-    messages = about_images(1, question=question, answer=_short(chosen, "answer"))
+    messages = about_images(images, question=question, answer=_short(chosen, "answer"))
     return Text(
         "question", messages, references=references, kind=read_kind(answer.get("answer_type", answer.get("kind")))
     )

@@ -162,6 +162,14 @@ def test_images_may_lie_under_another_root(folder):
     assert (told(sample), sample.texts[0].task) == ([[("user", "[image]What?"), ("assistant", "A fox.")]], "question")
 
 
+def test_a_question_with_several_peoples_answers_has_them_as_references_and_its_kind(folder):
+    record = {"image": "a.jpg", "question": "What?", "answers": ["a fox", "fox", "a fox"], "kind": "animal"}
+    folder.images("a.jpg").write("r.jsonl", [record])
+    (sample,) = folder.read()
+    assert sample.texts[0].references == ("a fox", "fox", "a fox")
+    assert (sample.texts[0].kind, sample.texts[0].messages[-1]["content"]) == ("animal", "a fox")
+
+
 def test_lines_that_are_no_objects_are_named(folder):
     folder.write("r.jsonl", b'{"messages": 3}\n\n[]\n{\n\xff\n')
     assert folder.read("r.jsonl", format="conversations") == []

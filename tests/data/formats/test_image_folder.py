@@ -34,6 +34,24 @@ def test_a_table_is_found_with_its_columns(folder, name, table):
     assert folder.skipped == {}
 
 
+def test_a_table_with_questions_gives_the_questions_of_each_image(folder):
+    table = "image,question,answer,kind\na.jpg,What is it?,a fox,animal\na.jpg,Is it red?,yes,yes/no\n"
+    folder.images("a.jpg").write("captions.csv", table)
+    (sample,) = folder.read()
+    assert [(text.task, text.kind) for text in sample.texts] == [("question", "animal"), ("question", "yes/no")]
+    assert [text.messages[-1]["content"] for text in sample.texts] == ["a fox", "yes"]
+    assert sample.texts[0].messages[0]["content"][1]["text"] == "What is it?"
+    assert folder.skipped == {}
+
+
+def test_a_row_without_a_question_is_a_caption_and_a_question_without_an_answer_is_left_out(folder):
+    table = "image,text,question,answer\na.jpg,A fox.,,\na.jpg,,What is it?,\na.jpg,,What is it?,a fox\n"
+    folder.images("a.jpg").write("captions.csv", table)
+    (sample,) = folder.read()
+    assert [text.task for text in sample.texts] == ["caption", "question"]
+    assert folder.skipped == {"empty_answer": 1}
+
+
 def test_rows_that_cannot_be_used_are_named_by_their_line(folder):
     table = b"file_name,text\na.jpg,A fox, sitting\na.jpg,\na.jpg\n,x\ngone.jpg,x\n../a.jpg,x\na.jpg,\xff\na.jpg,good\n"
     folder.images("a.jpg").write("metadata.csv", table)
@@ -59,7 +77,10 @@ def test_a_quote_without_an_end_costs_its_rows_and_no_traceback(folder):
     ("table", "sentence"),
     [
         ("name;text\n", r"no column of images, which has the column 'name;text'; name it image or file_name"),
-        ("image,words\n", r"no column of captions, which has the columns 'image', 'words'; name it text or caption"),
+        (
+            "image,words\n",
+            r"no column of texts, which has the columns 'image', 'words'; name it text or caption or que",
+        ),
         ("", r"no column of images, which has no columns"),
     ],
 )
