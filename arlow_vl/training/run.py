@@ -1,9 +1,7 @@
 """One run from recipe to product: goes on where an earlier start stopped, trains, exports."""
 
 import contextlib
-import fcntl
 import logging
-import os
 import shutil
 import sys
 import warnings
@@ -17,6 +15,7 @@ from lightning.pytorch import Callback, Trainer
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from arlow_vl.errors import DivergenceError
+from arlow_vl.locks import one_process
 from arlow_vl.models.folders import save_folder
 from arlow_vl.printing import print_line
 from arlow_vl.training.averaging import MovingAverage
@@ -200,22 +199,13 @@ def begin_folder(recipe: Recipe) -> None:
     write_whole(path, yaml.safe_dump(to_plain(recipe), sort_keys=False, allow_unicode=True))
 
 
-@contextlib.contextmanager
-def run_lock(run_dir: Path) -> Iterator[None]:
-    """Held while a run works in its folder. The kernel lets go of it when the process ends, however that happens."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with open(run_dir / "run.lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(
-                f"{run_dir} is in use by process {file.read().strip() or '?'}; wait for it or stop it"
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+def run_lock(run_dir: Path) -> contextlib.AbstractContextManager[None]:
+    """Held while a run works in its folder."""
+
+    def refusal(process: str) -> ValueError:
+        return ValueError(f"{run_dir} is in use by process {process}; wait for it or stop it")
+
+    return one_process(run_dir / "run.lock", refusal)
 
 
 @contextlib.contextmanager

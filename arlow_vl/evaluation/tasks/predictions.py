@@ -9,16 +9,16 @@ put into the order of the items. What a kill leaves of a line is cut off by the 
 """
 
 import contextlib
-import fcntl
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from arlow_vl.errors import DataError
+from arlow_vl.locks import one_process
 from arlow_vl.printing import visible
 from vision.whole_files import write_whole
 
@@ -73,27 +73,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-@contextlib.contextmanager
-def lock(output: Path) -> Iterator[None]:
-    """Held while a command writes a result folder; the system lets go of it when the process ends, however that is.
+def lock(output: Path) -> contextlib.AbstractContextManager[None]:
+    """Held while a command writes a result folder. Raises DataError: another would write what this one writes."""
 
-    Raises:
-        DataError: another process holds it, and each would write what the other writes.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    with open(output / LOCK, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise DataError(
-                f"{visible(str(output))} is being written by process {visible(file.read().strip()) or '?'}; wait for "
-                "it, or name another --output"
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+    def refusal(process: str) -> DataError:
+        shown = visible(str(output)), visible(process)
+        return DataError(f"{shown[0]} is being written by process {shown[1]}; wait for it, or name another --output")
+
+    return one_process(output / LOCK, refusal)
 
 
 def start(folder: Path, run: Mapping[str, Any]) -> None:
