@@ -77,11 +77,13 @@ def test_the_code_of_the_card_runs(run, tmp_path, monkeypatch, capsys):
     exec(compile(code, "README.md", "exec"), {})
 
 
-@pytest.mark.parametrize(("option", "of_original"), [("--precision", 0.5), ("--quantize", 1.0)])
-def test_fewer_bits_are_fewer_bytes_and_the_change_is_measured(option, of_original, run, tmp_path, capsys):
-    if option == "--quantize" and find_spec("torchao") is None:
-        pytest.skip("needs torchao")
-    value = "bfloat16" if option == "--precision" else "int8"
+@pytest.mark.parametrize(
+    ("option", "value", "of_original"),
+    [("--precision", "bfloat16", 0.5), ("--quantize", "int8", 1.0), ("--quantize", "nf4", 1.0)],
+)
+def test_fewer_bits_are_fewer_bytes_and_the_change_is_measured(option, value, of_original, run, tmp_path, capsys):
+    if (needed := {"int8": "torchao", "nf4": "bitsandbytes"}.get(value)) and find_spec(needed) is None:
+        pytest.skip(f"needs {needed}")
     (tmp_path / "text.jsonl").write_text('{"text": "a small bird on a tree"}\n')
     options = [option, value, "--text", str(tmp_path / "text.jsonl")]
     assert main(["checkpoint", "export", str(run / "hf"), "--out", str(tmp_path / "small"), *options]) == 0
@@ -92,6 +94,16 @@ def test_fewer_bits_are_fewer_bytes_and_the_change_is_measured(option, of_origin
     assert size < of_original * (run / "hf" / "model.safetensors").stat().st_size * 1.1
     model, whole = open_model(tmp_path / "small", device="cpu").model, open_model(run / "hf", device="cpu").model
     torch.testing.assert_close(probe_logits(model), probe_logits(whole), rtol=0, atol=0.3)
+
+
+def test_fewer_bits_are_not_made_of_fewer_bits(run, tmp_path, capsys):
+    if find_spec("torchao") is None:
+        pytest.skip("needs torchao")
+    small = str(tmp_path / "small")
+    assert main(["checkpoint", "export", str(run / "hf"), "--out", small, "--quantize", "int8"]) == 0
+    assert main(["checkpoint", "export", small, "--out", str(tmp_path / "again")]) == 4
+    assert f"{small} is in fewer bits already; export the model that it was made from" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
 
 
 def test_weights_come_in_shards(run, tmp_path):
