@@ -12,8 +12,10 @@ import yaml
 from safetensors.torch import save_file
 
 from arlow_vl.cli import build_parser
+from arlow_vl.serving.assistant import Assistant
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
+from tests.serving.live import live
 from tests.tiny_runs import write_image_text_recipe
 from vision.encoder import VisionEncoder
 
@@ -24,6 +26,10 @@ READMES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "experiments").rglob("README.md")),
 ]
+
+
+SERVED = "127.0.0.1:8000"
+"""Where `arlow serve` listens."""
 
 
 def arlow_commands() -> list[str]:
@@ -93,7 +99,11 @@ def test_every_python_block_of_the_readmes_runs(block, tiny_models, monkeypatch,
     monkeypatch.chdir(ROOT)
     for folder, tiny in tiny_models.items():
         block = block.replace(folder, tiny)
-    exec(compile(block, "README", "exec"), {})
+    if SERVED not in block:
+        exec(compile(block, "README", "exec"), {})
+        return
+    with live(Assistant.open(Path(tiny_models["runs/first-light/vision/hf"]), device="cpu")) as server:
+        exec(compile(block.replace(SERVED, f"127.0.0.1:{server.port}"), "README", "exec"), {})
 
 
 def test_links_of_the_readmes_lead_somewhere():

@@ -16,7 +16,7 @@ def add_parser(arlow: Parser) -> None:
         "serve",
         "serve a text or vision-language model over HTTP, OpenAI-compatible",
         "arlow serve runs/first-light/vision/hf --port 8000",
-        f"{KEY_VARIABLE}=... arlow serve runs/first-light/text/hf --host 0.0.0.0 --device cuda --precision bfloat16",
+        "arlow serve runs/first-light/text/hf --host 0.0.0.0 --api-key SECRET --device cuda --precision bfloat16",
     )
     parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="a model folder of either kind (hf/ of a run)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
