@@ -101,7 +101,7 @@ def test_a_text_model_reads_text_in_windows_that_it_has_positions_for(evaluate, 
     path = tmp_path / "validation.jsonl"
     path.write_text(lines([{"text": "The cat sat on a mat and saw one big red dog run. " * 5}]))
     status, said = evaluate(model=model, task="text-perplexity", data=path)
-    assert status == 3 and "reads windows of 1,024 tokens and the model has 64 positions" in said
+    assert status == 3 and "reads windows of 512 tokens and the model has 64 positions" in said
     task = yaml.safe_load((SHIPPED / "text-perplexity.yaml").read_text())
     write(tmp_path, {"short.yaml": yaml.safe_dump(task | {"perplexity": {"window": 32, "stride": 8}})})
     status, said = evaluate(model=model, task=tmp_path / "short.yaml", data=path)
