@@ -28,7 +28,7 @@ def add_parser(arlow: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.data.prompts import about_image
-    from arlow_vl.evaluation.explain import encoder_views, explain_completion
+    from arlow_vl.evaluation.explain import explain_completion, views_under
     from arlow_vl.evaluation.heat_maps import draw_explanation
     from arlow_vl.evaluation.numbers import format_number
     from arlow_vl.models.opened import open_model
@@ -52,13 +52,7 @@ def run(args: argparse.Namespace) -> None:
         max_new_tokens=args.max_new_tokens,
     )
     caption = " ".join(word.word for word in words)
-    vision = model.model.vision
-    views = encoder_views(
-        images,
-        processor.image_processor.transform,
-        words[0].heat.numel() if words else vision.num_patches,
-        prefix_tokens=vision.num_prefix_tokens if vision.prefix_tokens else 0,
-    )
+    views = views_under(words, images, model, processor.image_processor.transform)
     read = ", ".join(f"{layer} (gate {format_number(openings[layer][0], 2, is_signed=True)})" for layer in layers)
     sheet = draw_explanation(original, views, words, title=f"{caption}   (cross-attention of layer {read})")
     sheet.save(args.out)

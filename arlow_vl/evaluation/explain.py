@@ -68,6 +68,17 @@ def encoder_views(
     return [whole, View(label, image_of(mosaic, transform), cut)]
 
 
+def views_under(
+    words: Sequence[WordHeat], images: dict[str, Tensor], model: Any, transform: ImageTransform
+) -> list[View]:
+    """The views of one image on which the heat of these words lies."""
+    vision = model.model.vision
+    tokens = words[0].heat.numel() if words else vision.num_patches
+    return encoder_views(
+        images, transform, tokens, prefix_tokens=vision.num_prefix_tokens if vision.prefix_tokens else 0
+    )
+
+
 def image_of(pixels: Tensor, transform: ImageTransform) -> Image.Image:
     """(3, height, width) encoder input as the image that it is, its normalisation undone."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (transform.mean, transform.std))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arlow_vl.evaluation.explain import encoder_views, explain_completion
+from arlow_vl.evaluation.explain import explain_completion, views_under
 from arlow_vl.evaluation.faithfulness import (
     ORDERS,
     SHARES,
@@ -99,13 +99,7 @@ def _why_not(path: Path, results: Sequence[Results]) -> str:
 def _draw(original: Any, said: tuple[Any, ...], settings: dict[str, Any], processor: Any) -> tuple[str, str]:
     model, tokenizer, messages, inputs = said
     words = explain_completion(model, tokenizer, messages, inputs, **settings)
-    vision = model.model.vision
-    views = encoder_views(
-        inputs,
-        processor.image_processor.transform,
-        words[0].heat.numel() if words else vision.num_patches,
-        prefix_tokens=vision.num_prefix_tokens if vision.prefix_tokens else 0,
-    )
+    views = views_under(words, inputs, model, processor.image_processor.transform)
     text = " ".join(word.word for word in words)
     return shortest_uri(draw_explanation(original, views, words, title=text)), text
 
