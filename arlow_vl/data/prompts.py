@@ -30,7 +30,7 @@ def without_images(messages: Sequence[Message]) -> list[Message]:
 
 def encode_prompt(tokenizer, messages: Sequence[Message]) -> list[int]:
     """Ids of a conversation up to where the model is to answer."""
-    return _encode(tokenizer, render_chat(tokenizer, messages, add_generation_prompt=True))
+    return encode_rendered(tokenizer, render_chat(tokenizer, messages, add_generation_prompt=True))
 
 
 def encode_messages(
@@ -46,7 +46,7 @@ def encode_messages(
         ValueError: the template changes the prompt when the answer comes or ends no answer, or `max_length` leaves no
             room for an answer or would cut an image off.
     """
-    ids = _encode(tokenizer, render_chat(tokenizer, messages, add_generation_prompt=False))
+    ids = encode_rendered(tokenizer, render_chat(tokenizer, messages, add_generation_prompt=False))
     labels = [IGNORED] * len(ids)
     image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     ends = set(tokenizer.convert_tokens_to_ids(list(control_tokens(tokenizer)))) - {image}
@@ -100,7 +100,7 @@ def stop_token_ids(tokenizer) -> list[int]:
     return list(dict.fromkeys([tokenizer.eos_token_id, [label for label in labels if label != IGNORED][-1]]))
 
 
-def _encode(tokenizer, text: str) -> list[int]:
+def encode_rendered(tokenizer, text: str) -> list[int]:
     """Ids of a rendered chat, with bos in front once where the tokenizer or the template wants it."""
     has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     return tokenizer(text, add_special_tokens=not has_bos)["input_ids"]

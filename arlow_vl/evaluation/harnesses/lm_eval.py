@@ -17,7 +17,7 @@ from lm_eval.api.instance import Instance  # pyrefly: ignore[missing-import]
 from lm_eval.api.model import LM  # pyrefly: ignore[missing-import]
 from lm_eval.api.registry import register_model  # pyrefly: ignore[missing-import]
 
-from arlow_vl.data.prompts import plain_ids
+from arlow_vl.data.prompts import encode_rendered, plain_ids
 from arlow_vl.evaluation.harnesses.asking import (
     Request,
     answers,
@@ -145,9 +145,10 @@ class ArlowLM(LM):
                 context = context.replace(IMAGE_TOKEN, self._quoted(IMAGE_TOKEN))
             body = context.rstrip(" ") if continuation else context
             continuation = context[len(body) :] + continuation
-            before = self._encode_chat(body)
-            both = self._encode_chat(
-                body + self._quoted(continuation.lstrip() if body[-1:].isspace() else continuation)
+            before = encode_rendered(self.tokenizer, body)
+            both = encode_rendered(
+                self.tokenizer,
+                body + self._quoted(continuation.lstrip() if body[-1:].isspace() else continuation),
             )
         else:
             body = context.rstrip() if continuation else context
@@ -157,10 +158,6 @@ class ArlowLM(LM):
             last = parts.pop()["text"] if parts[-1]["type"] == "text" else ""
             both = document_ids(self.assistant, [*parts, {"type": "text", "text": last + continuation}])
         return before or [self._beginning], both[len(before) :]
-
-    def _encode_chat(self, text: str) -> list[int]:
-        has_bos = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
-        return self.tokenizer(text, add_special_tokens=not has_bos)["input_ids"]
 
     def _quoted(self, text: str) -> str:
         return quoted(text, beginnings_of(control_tokens(self.tokenizer)))
