@@ -17,11 +17,11 @@ from arlow_vl.data.prompts import about_image, encode_prompt, stop_token_ids
 from arlow_vl.data.sample_dataset import EncodedSample, PlacedImage, encode_text
 from arlow_vl.data.samples import Text
 from arlow_vl.evaluation.explain import explain_completion
-from arlow_vl.evaluation.generation import complete_prompts
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.folders import load_vision_language_model
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
+from tests.evaluation.completions import complete_prompt
 from tests.tiny_runs import SAMPLES, write_image_text_recipe
 
 FOX = SAMPLES / "fox.jpg"
@@ -73,7 +73,7 @@ def test_every_road_asks_with_the_same_ids(folder, loaded, asked, question, tmp_
     assert main(["explain", str(FOX), "--model", str(folder), "--max-new-tokens", "2", *out, *told]) == 0
     images, messages = DecodedImages(processor.image_processor.transform), about_image(question, "a cat")
     shown = dict(processor.image_processor([FOX], return_tensors="pt"))
-    complete_prompts(model, processor.tokenizer, [messages[:1]], lambda rows: shown, max_new_tokens=2)
+    complete_prompt(model, processor.tokenizer, messages[:1], shown, max_new_tokens=2)
     ask = pipeline("image-text-to-text", model=str(folder))
     ask(chat(question), max_new_tokens=2)
     assert asked == [expected] * 4
@@ -240,7 +240,7 @@ def test_weights_that_are_not_finite_write_nothing(loaded, broken_folder, capsys
     model = ArlowVLForConditionalGeneration.from_pretrained(broken_folder).eval()
     images = dict(loaded[1].image_processor([FOX], return_tensors="pt"))
     with pytest.raises(ValueError, match="logits are not finite"):
-        complete_prompts(model, loaded[1].tokenizer, [about_image()], lambda rows: images, max_new_tokens=1)
+        complete_prompt(model, loaded[1].tokenizer, about_image(), images, max_new_tokens=1)
     with pytest.raises(ValueError, match="logits are not finite"):
         explain_completion(model, loaded[1].tokenizer, about_image(), images, layers=[1], max_new_tokens=1)
 

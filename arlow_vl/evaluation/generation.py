@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from arlow_vl.data.prompts import Message, encode_prompt
 from arlow_vl.errors import CheckpointError
-from arlow_vl.evaluation.likelihood import Pack, pad_left, shared_images
+from arlow_vl.evaluation.likelihood import NOT_FINITE, Pack, pad_left, shared_images
 
 Progress = Callable[[int, int], None]
 
@@ -20,10 +19,7 @@ class RefuseNonFinite(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Raises CheckpointError for a row whose best logit is not finite; NaN is the best of any row that has one."""
         if not scores.amax(-1).isfinite().all():
-            raise CheckpointError(
-                "the model's logits are not finite, so its weights are damaged or it has diverged in training; "
-                "copy the model folder again, or use an earlier one"
-            )
+            raise CheckpointError(NOT_FINITE)
         return scores
 
 
@@ -44,36 +40,6 @@ def write_greedily(
         logits_processor=[RefuseNonFinite()],
     )
     return generated[:, prompt["input_ids"].shape[1] :]
-
-
-@torch.inference_mode()
-def complete_prompts(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[Sequence[Message]],
-    images: Callable[[slice], dict[str, Tensor]],
-    *,
-    max_new_tokens: int,
-    batch_size: int = 64,
-    on_progress: Progress | None = None,
-) -> list[str]:
-    """The model's answer to each conversation, without special tokens and surrounding space.
-
-    `images(rows)` gives the image inputs of a slice of the prompts: one image for each image part in them.
-
-    Raises:
-        CheckpointError: the model's logits are not finite.
-    """
-    completions = []
-    for first in range(0, len(prompts), batch_size):
-        rows = slice(first, first + batch_size)
-        batch = pad_left([encode_prompt(tokenizer, prompt) for prompt in prompts[rows]], tokenizer.pad_token_id)
-        written = write_greedily(model, tokenizer, batch, images(rows), max_new_tokens=max_new_tokens)
-        written = tokenizer.batch_decode(written, skip_special_tokens=True)
-        completions += [" ".join(text.split()) for text in written]
-        if on_progress:
-            on_progress(len(completions), len(prompts))
-    return completions
 
 
 class Remember(LogitsProcessor):

@@ -20,6 +20,10 @@ from arlow_vl.errors import CheckpointError
 
 Pack = Callable[[Sequence[Any]], dict[str, Tensor]]
 """The image inputs of the model for some images, each given once."""
+NOT_FINITE = (
+    "the model's logits are not finite, so its weights are damaged or it has diverged in training; "
+    "copy the model folder again, or use an earlier one"
+)
 
 
 class Choices(NamedTuple):
@@ -120,7 +124,7 @@ def likelihoods(
         cache = DynamicCache() if any(len(ids) > 1 for prompt in batch for _, ids in prompt.candidates) else None
         images = shared_images([prompt.images for prompt in batch], pack, model.device)
         settings = {"cache": cache, "use_cache": cache is not None, "logits_to_keep": 1}
-        first = _finite(model(**inputs, **images, **settings).logits)[:, -1]
+        first = finite_log_probabilities(model(**inputs, **images, **settings).logits)[:, -1]
         likeliest = first.argmax(-1).tolist()
         behind = _Behind(model, cache, inputs["attention_mask"], pad_token_id, batch_size)
         rest = behind.read([(row, ids) for row, prompt in enumerate(batch) for _, ids in prompt.candidates])
@@ -183,16 +187,15 @@ class _Behind(NamedTuple):
         cache.batch_select_indices(places)
         ids = torch.tensor([[*ids, *[self.pad_token_id] * (width - len(ids))] for _, ids in rows], device=device)
         mask = torch.cat([self.mask[places], torch.ones_like(ids)], dim=1)
-        return _finite(self.model(input_ids=ids, attention_mask=mask, cache=cache, use_cache=True).logits)
-
-
-def _finite(logits: Tensor) -> Tensor:
-    """Log-probabilities, float32 at least. Raises CheckpointError for logits that say nothing."""
-    if not logits.isfinite().all():
-        raise CheckpointError(
-            "the model's logits are not finite, so its weights are damaged or it has diverged in training; "
-            "copy the model folder again, or use an earlier one"
+        return finite_log_probabilities(
+            self.model(input_ids=ids, attention_mask=mask, cache=cache, use_cache=True).logits
         )
+
+
+def finite_log_probabilities(logits: Tensor) -> Tensor:
+    """Of (..., V) logits, float32 at least. Raises CheckpointError for logits that say nothing."""
+    if not logits.isfinite().all():
+        raise CheckpointError(NOT_FINITE)
     return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
 
 

@@ -11,12 +11,12 @@ from arlow_vl.evaluation.explain import (
     mean_weights,
     words_of,
 )
-from arlow_vl.evaluation.generation import complete_prompts
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.folders import load_vision_language_model
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
 from tests.conftest import open_gates
+from tests.evaluation.completions import complete_prompt
 from tests.models.convert.made_llamas import sentencepiece_tokenizer
 from tests.tiny_runs import SAMPLES, tiny_tokenizer, write_encoder_weights, write_image_text_recipe
 from vision.forms.batches import pack_images, prepare_image
@@ -58,7 +58,7 @@ def test_the_words_and_their_heat_are_those_of_generation(model_folder):
     model, processor = load_vision_language_model(model_folder)
     images = dict(processor.image_processor([SAMPLES / "fox.jpg"], return_tensors="pt"))
     words = explain_completion(model, processor.tokenizer, about_image(), images, layers=[1], max_new_tokens=6)
-    (completion,) = complete_prompts(model, processor.tokenizer, [about_image()], lambda rows: images, max_new_tokens=6)
+    completion = complete_prompt(model, processor.tokenizer, about_image(), images, max_new_tokens=6)
     assert " ".join(word.word for word in words) == completion
     for word in words:
         assert word.heat.shape == (model.model.vision.num_patches,)

@@ -20,7 +20,8 @@ import torch
 from arlow_vl.data.prompts import plain_ids
 from arlow_vl.data.text_files import parts_of, text_files
 from arlow_vl.data.text_readers import DocumentReader
-from arlow_vl.errors import CheckpointError, DataError
+from arlow_vl.errors import DataError
+from arlow_vl.evaluation.likelihood import finite_log_probabilities
 from arlow_vl.evaluation.metrics import likelihood
 from arlow_vl.evaluation.tasks.predictions import MODEL, Kept, Prediction
 from arlow_vl.evaluation.tasks.task import Perplexity, Task
@@ -92,15 +93,13 @@ def log_probability(model: Any, pad: int, some: Sequence[Window]) -> list[float]
     mask = torch.tensor([[1] * len(one.ids) + [0] * (width - len(one.ids)) for one in some], device=model.device)
     first = min(len(window.ids) - window.counted for window in some) - 1
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=width - first).logits
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    found = finite_log_probabilities(logits)
     nats = []
     for row, window in enumerate(some):
         end = len(window.ids)
         start = end - window.counted
-        of_row = logits[row, start - 1 - first : end - 1 - first].log_softmax(-1)
+        of_row = found[row, start - 1 - first : end - 1 - first]
         nats.append(of_row.gather(1, ids[row, start:end, None]).double().sum().item())
-    if not all(map(math.isfinite, nats)):
-        raise CheckpointError("the model's logits are not finite; copy the model folder again, or use an earlier one")
     return nats
 
 

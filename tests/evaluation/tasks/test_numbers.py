@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from arlow_vl.data.prompts import about_image, encode_prompt
 from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.evaluation.controls import most_frequent, question_prior
-from arlow_vl.evaluation.generation import complete_prompts, write_batch
+from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.metrics.captions import caption_scores
 from arlow_vl.evaluation.metrics.pope import pope_answer
 from arlow_vl.evaluation.metrics.vqa import vqa_scores
@@ -26,6 +26,7 @@ from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
 from arlow_vl.evaluation.tasks.scoring import groups_of, score_task
 from arlow_vl.evaluation.tasks.task import Perplexity, parse_task
 from arlow_vl.models.folders import load_vision_language_model
+from tests.evaluation.completions import complete_prompt
 from tests.evaluation.tasks.test_likelihood import Pack, plain
 from tests.evaluation.tasks.test_resume import TASK
 
@@ -204,7 +205,7 @@ def test_a_batch_that_shares_images_writes_what_each_prompt_writes_alone(loaded)
     written = write_batch(model, tokenizer, ids, [[image] for image in images], pack, max_new_tokens=8)
     assert pack.calls == [[1, 2]]
     alone = [
-        complete_prompts(model, tokenizer, [prompt], lambda _, image=image: Pack()([image]), max_new_tokens=8)[0]
+        complete_prompt(model, tokenizer, prompt, Pack()([image]), max_new_tokens=8)
         for prompt, image in zip(prompts, images, strict=True)
     ]
     assert [text for text, _ in written] == alone
