@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from arlow_vl.training.stages import apply_policy, check_frozen, hash_frozen, st
 from arlow_vl.training.starts import FILE as STARTS
 
 CARD = "README.md"
+"""No part of the checksums: people edit it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,20 +82,20 @@ def export(path: Path, output: Path, wishes: Wishes = Wishes()) -> Iterator[str]
     if documents:
         after = perplexity.bits_per_byte(model, tokenizer, documents)
         change += f" Bits per byte of {len(documents):,} documents: {before:.4f} before, {after:.4f} after."
-    facts = Facts(
-        name=output.name,
-        model=model,
-        weights_sha256="",
-        recipe=source.recipe,
-        start=last_start(source.run),
-        results=results,
-        change=change.strip(),
-        license=wishes.license,
-    )
     save_folder((model, *others), output, shard_size=wishes.shard_size)
     try:
         difference = check_written(model, output)
-        add_card(replace(facts, weights_sha256=sha256_of_weights(output)), output)
+        facts = Facts(
+            name=output.name,
+            model=model,
+            weights_sha256=sha256_of_weights(output),
+            recipe=source.recipe,
+            start=last_start(source.run),
+            results=results,
+            change=change.strip(),
+            license=wishes.license,
+        )
+        (output / CARD).write_text(write_card(facts), encoding="utf-8")
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)
         raise
@@ -153,11 +154,6 @@ def hash_of(source: Source) -> str:
 def last_start(run: Path | None) -> dict[str, Any]:
     starts = list(read_lines(run / STARTS, lambda line: line)) if run else []
     return starts[-1] if starts else {}
-
-
-def add_card(facts: Facts, folder: Path) -> None:
-    """The card is no part of the checksums: people edit it."""
-    (folder / CARD).write_text(write_card(facts), encoding="utf-8")
 
 
 def build_trained(recipe: Recipe, checkpoint: dict, found: Path) -> tuple:
