@@ -1,11 +1,12 @@
 """The parser of every command: its help ends with examples, and its errors are one sentence with a suggestion."""
 
 import argparse
-import difflib
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+from arlow_vl.models.arlow.spelling import did_you_mean
 
 
 class UsageError(ValueError):
@@ -53,7 +54,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises UsageError. A misspelt option explains what argparse finds missing, so it is named instead."""
         if misspelt := self._misspelt():
-            message = f"unknown option {misspelt}{did_you_mean(misspelt, self._option_string_actions)}"
+            message = f"unknown option {misspelt}; {did_you_mean(misspelt, self._option_string_actions)}"
         raise UsageError(f"{message}; see `{self.prog} --help`")
 
     def _misspelt(self) -> str | None:
@@ -75,17 +76,10 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            hint = did_you_mean(str(value), map(str, action.choices))
+            hint = f"; {did_you_mean(value, map(str, action.choices))}"
             if action is self.commands:
                 raise argparse.ArgumentError(None, f"unknown command {value}{hint}")
             raise argparse.ArgumentError(action, f"cannot be {value}{hint}")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence about a word that is not known."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
 
 
 def positive_int(text: str) -> int:

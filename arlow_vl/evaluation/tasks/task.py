@@ -4,7 +4,6 @@ A caption or question task shows images and either lets the model write (`decodi
 given answers (`likelihood`). A text task measures how likely the model finds whole documents (`perplexity`).
 """
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ import yaml
 
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks.measures import NAMED
+from arlow_vl.models.arlow.spelling import did_you_mean
 from arlow_vl.printing import visible
 
 TaskKind = Literal["caption", "question", "text"]
@@ -119,7 +119,7 @@ def load_task(name: str) -> Task:
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         if name not in (known := shipped_tasks()):
-            raise DataError(f"no task is called {visible(name)}{_meant(name, known)}; or name a .yaml")
+            raise DataError(f"no task is called {visible(name)}; {did_you_mean(name, known)}; or name a .yaml")
         path = SHIPPED / f"{name}.yaml"
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_EachKeyOnce)
@@ -176,7 +176,7 @@ def _check_known(values: Any, known: Iterable[str], where: str) -> None:
     known = list(known)
     for value in values if isinstance(values, tuple) else (values,):
         if value not in known:
-            raise DataError(f"{where} cannot be {visible(repr(value))}{_meant(value, known)}")
+            raise DataError(f"{where} cannot be {visible(repr(value))}; {did_you_mean(value, known)}")
     if isinstance(values, tuple) and len(set(values)) < len(values):
         raise DataError(f"{where} names one twice; name each once")
 
@@ -188,7 +188,7 @@ def _built(kind: type, values: Any, where: str) -> Any:
     known = {field.name: field for field in fields(kind)}
     for name in values:
         if name not in known:
-            raise DataError(f"{where}: unknown {visible(repr(name))}{_meant(str(name), known)}")
+            raise DataError(f"{where}: unknown {visible(repr(name))}; {did_you_mean(name, known)}")
     if missing := [name for name, field in known.items() if field.default is MISSING and name not in values]:
         raise DataError(f"{where}: {missing[0]} is missing; see docs/evaluation.md")
     parts = {"decoding": Decoding, "likelihood": Likelihood, "perplexity": Perplexity}
@@ -208,9 +208,3 @@ def _built(kind: type, values: Any, where: str) -> Any:
                 _check_known(value, choices, place)
             built[name] = value
     return kind(**built)
-
-
-def _meant(word: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
