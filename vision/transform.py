@@ -106,6 +106,12 @@ class ImageTransform:
         values = torch.from_numpy(numpy.array(image)).permute(2, 0, 1).contiguous()
         return values.float().div_(255).sub_(mean).div_(std)
 
+    def image_of(self, values: Float[Any, "3 height width"]) -> Image.Image:
+        """The image whose normalised values these are, in 8 bits."""
+        mean, std = self._mean_and_std
+        pixels = (values * std + mean).mul(255).round().clamp(0, 255).byte()
+        return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
     @cached_property
     def _mean_and_std(self) -> tuple[Any, Any]:
         import torch

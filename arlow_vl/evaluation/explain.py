@@ -53,19 +53,19 @@ def encoder_views(
     if "image_grids" in images:
         (native,) = unpatchify(pixel_values, images["image_grids"])
         places = torch.arange(tokens).view(*images["image_grids"][0].tolist())
-        return [View("native resolution", image_of(native, transform), places)]
+        return [View("native resolution", transform.image_of(native), places)]
     count, _, height, width = pixel_values.shape
     each = tokens // count
     rows = round(math.sqrt((each - prefix_tokens) * height / width))
     places = torch.arange(tokens).view(count, each)[:, prefix_tokens:].unflatten(1, (rows, -1))
-    whole = View("the whole", image_of(pixel_values[0], transform), places[0])
+    whole = View("the whole", transform.image_of(pixel_values[0]), places[0])
     if count == 1:
         return [whole]
     columns = int((images["tile_ids"][1:] - 1 == torch.arange(count - 1)).sum())  # those of the first row
     mosaic = pixel_values[1:].unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
     cut = places[1:].unflatten(0, (-1, columns)).permute(0, 2, 1, 3).flatten(2, 3).flatten(0, 1)
     label = f"{(count - 1) // columns} x {columns} tiles"
-    return [whole, View(label, image_of(mosaic, transform), cut)]
+    return [whole, View(label, transform.image_of(mosaic), cut)]
 
 
 def views_under(
@@ -77,12 +77,6 @@ def views_under(
     return encoder_views(
         images, transform, tokens, prefix_tokens=vision.num_prefix_tokens if vision.prefix_tokens else 0
     )
-
-
-def image_of(pixels: Tensor, transform: ImageTransform) -> Image.Image:
-    """(3, height, width) encoder input as the image that it is, its normalisation undone."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (transform.mean, transform.std))
-    return Image.fromarray(((pixels * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 @dataclass(frozen=True)

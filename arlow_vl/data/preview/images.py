@@ -5,10 +5,6 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from PIL import Image
-from torch import Tensor
-
 from arlow_vl.data.index.images import read_image
 from arlow_vl.data.samples import ImageRef
 from arlow_vl.errors import DataError
@@ -65,14 +61,7 @@ def shown_image(transform: ImageTransform, image: ImageRef, key: str) -> ShownIm
     return ShownImage(source, original, size, whole, grid, None)
 
 
-def pixels_of(transform: ImageTransform, values: Tensor) -> Image.Image:
-    """The image (3, height, width) whose normalised values these are."""
-    mean, std = (torch.tensor(of).view(3, 1, 1) for of in (transform.mean, transform.std))
-    pixels = (values * std + mean).mul(255).round().clamp(0, 255).byte()
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-
-
 def _uri(transform: ImageTransform, values: Any) -> str:
     with io.BytesIO() as file:
-        pixels_of(transform, values).save(file, "PNG")
+        transform.image_of(values).save(file, "PNG")
         return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

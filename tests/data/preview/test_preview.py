@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from arlow_vl.cli import main
-from arlow_vl.data.preview.images import pixels_of, shown_image
+from arlow_vl.data.preview.images import shown_image
 from arlow_vl.data.preview.tokens import seen_images, shown_text
 from arlow_vl.data.samples import ImageRef, Text, about_images, caption_text
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
@@ -143,7 +143,7 @@ def test_a_text_model_shows_texts_and_refuses_images(tmp_path, capsys):
 def test_pixels_are_those_of_the_transform():
     transform = ImageTransform(DATA_CONFIG)
     image = colourful(50, 20)
-    assert list(pixels_of(transform, transform(image)).getdata()) == list(transform.fit(image, 32, 32).getdata())
+    assert list(transform.image_of(transform(image)).getdata()) == list(transform.fit(image, 32, 32).getdata())
 
 
 def test_tiles_lie_in_their_places(tmp_path):
