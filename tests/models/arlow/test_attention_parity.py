@@ -15,7 +15,7 @@ from transformers.masking_utils import sdpa_mask
 
 from arlow_vl.models.arlow import attention, layers_arlow
 from arlow_vl.models.arlow.attention import KernelChoice
-from experiments.benchmarks.attention_layouts import FORMS, arranged, batch_of, random_documents
+from experiments.benchmarks.attention_layouts import FORMS, Document, arranged, batch_of, random_documents
 from experiments.benchmarks.attention_reference import HIDDEN, decoded, measured, reference, small_decoder
 from tests.models.arlow.test_attention import reference_varlen
 
@@ -138,6 +138,15 @@ def test_flex_attention_gives_the_definitions_outputs():
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     errors = [float(line.split()[-1]) for line in output.splitlines() if line.startswith("flex")]
     assert len(errors) == 6 and max(errors) < TOLERANCES[torch.float32]
+
+
+def test_a_gradient_that_is_but_the_references_rounding_is_no_error():
+    documents = [Document([29, 46, 7], [torch.ones(1, HIDDEN)])]  # nothing follows the image: no target sees it
+    model = small_decoder(64, 3)
+    (image,) = reference(model, documents).values["image gradient"]
+    assert image.abs().max() < 1e-15
+    errors = measured(model, documents, partial(arranged, form="one at a time")).errors(reference(model, documents))
+    assert errors["image gradient"] < 1e-5
 
 
 @pytest.mark.gpu
