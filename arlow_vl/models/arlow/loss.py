@@ -31,10 +31,10 @@ WEIGHT_SLICE = 16384
 
 
 def rows_at_a_time(vocab_size: int, device_type: str) -> int:
-    """Few enough rows of float32 logits for the memory (32 MiB, 1 GiB on a GPU), enough for the products' full rate."""
+    """Few enough rows of float32 logits for the memory (32 MiB, 512 MiB on a GPU), enough for the products' rate."""
     if device_type == "cpu":
         return min(max(2**23 // vocab_size, 64), 256)
-    return max(2**28 // vocab_size, 64)
+    return max(2**27 // vocab_size, 64)
 
 
 def _wide_product(left: Tensor, right: Tensor) -> Tensor:
@@ -70,6 +70,7 @@ def _loss_and_gradients(
         slope = log_probs.exp_().scatter_add_(1, targets, log_probs.new_full(targets.shape, -1.0))
         if is_half:
             slope, share = slope.mul_(counts * STEEP), share / STEEP
+        del log_probs
         slope = slope.to(weight.dtype)
         # Float16 has no room for the share either: it waits for the sum.
         weighted = (states if is_half else states * share).t()
@@ -79,6 +80,7 @@ def _loss_and_gradients(
                 grad_states[chunk] += _wide_product(slope[:, columns], weight[columns].t()) * share
             if grad_weight is not None:
                 grad_weight[columns] += _wide_product(slope[:, columns].t(), weighted)
+        del slope  # no two chunks' logits at once
     if is_half and grad_weight is not None:
         grad_weight /= divisor * STEEP
     return loss, grad_states, grad_weight
