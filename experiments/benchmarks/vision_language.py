@@ -27,6 +27,7 @@ from transformers.models.clip.configuration_clip import CLIPVisionConfig
 from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
 
 from arlow_vl import ArlowConfig, ArlowVisionConfig, ArlowVLConfig, ArlowVLForConditionalGeneration
+from arlow_vl.models.arlow_vl.layout_arlow_vl import layout_of
 from experiments.benchmarks.decoder import GOAL_OF_TRAINING, SHAPE, TOY_SHAPE, adamw_step
 from experiments.benchmarks.measure import alternate, machine_line, report, speed_row, table
 from vision.encoder import VisionEncoder
@@ -170,6 +171,14 @@ def placed(inputs: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
     return {name: x.to(model.device, model.dtype if x.is_floating_point() else None) for name, x in inputs.items()}
 
 
+def as_loaded(inputs: dict[str, Tensor], model: Any) -> dict[str, Any]:
+    """Inputs of an Arlow as the loader of `arlow fit` gives them: with positions and the layout, made on the CPU."""
+    inputs = {name: x for name, x in inputs.items() if name != "attention_mask"}  # of rows that have no padding
+    inputs["position_ids"] = torch.arange(inputs["input_ids"].shape[1]).expand_as(inputs["input_ids"])
+    layout = layout_of(model.config, model.model.vision, inputs)
+    return placed(inputs, model) | {"layout": layout.to(model.device)}
+
+
 def labels_of(inputs: dict[str, Tensor]) -> Tensor:
     return inputs["input_ids"].masked_fill(inputs["input_ids"] == IMAGE, -100)
 
@@ -179,8 +188,8 @@ def training(models: dict[str, PreTrainedModel], images: int, batch: int | None 
     inputs = inputs_of(models, batch or BATCH[images], images)
     steps = {}
     for name, model in models.items():
-        of_step = inputs[name] | {"labels": labels_of(inputs[name])}
-        step = adamw_step(model, placed(of_step, model) | {"use_cache": False})
+        of_step = (as_loaded if name == "Arlow" else placed)(inputs[name], model)
+        step = adamw_step(model, of_step | {"labels": labels_of(of_step), "use_cache": False})
         steps[name] = step
         if name == "Arlow":
             steps["Arlow, skip_logits"] = partial(step, skip_logits=True)
@@ -190,10 +199,10 @@ def training(models: dict[str, PreTrainedModel], images: int, batch: int | None 
 def by_source(models: dict[str, PreTrainedModel], images: int, batch: int) -> dict[str, Callable]:
     """Arlow's step over the same rows: images through the frozen encoder, their features out of a cache, no images."""
     arlow: Any = models["Arlow"]
-    inputs = placed(inputs_of(models, batch, images)["Arlow"], arlow)
-    labels = labels_of(inputs)
+    inputs = inputs_of(models, batch, images)["Arlow"]
+    labels = labels_of(inputs).to(arlow.device)
     with torch.no_grad():
-        features = arlow.model.vision(inputs["pixel_values"])
+        features = arlow.model.vision(placed(inputs, arlow)["pixel_values"]).cpu()
     text = {key: value for key, value in inputs.items() if key != "pixel_values"}
     words = text | {"input_ids": text["input_ids"].masked_fill(text["input_ids"] == IMAGE, IMAGE + 1)}
     kinds = {
@@ -202,7 +211,9 @@ def by_source(models: dict[str, PreTrainedModel], images: int, batch: int) -> di
         "text only": words,
     }
     return {
-        name: partial(adamw_step(arlow, one | {"labels": labels, "use_cache": False}), skip_logits=True)
+        name: partial(
+            adamw_step(arlow, as_loaded(one, arlow) | {"labels": labels, "use_cache": False}), skip_logits=True
+        )
         for name, one in kinds.items()
     }
 

@@ -11,8 +11,8 @@ from experiments.benchmarks import vision_language
 from experiments.benchmarks.decoder import adamw_step
 from experiments.benchmarks.gpu.arithmetic import image_work, text_work
 from experiments.benchmarks.gpu.bench import Bench, Figure
-from experiments.benchmarks.gpu.text import in_form, in_memory
-from experiments.benchmarks.vision_language import IMAGE, TOY_ENCODER, build_arlow, labels_of, placed
+from experiments.benchmarks.gpu.text import in_form, in_memory, text_as_loaded
+from experiments.benchmarks.vision_language import IMAGE, TOY_ENCODER, as_loaded, build_arlow, labels_of
 
 ENCODER = {"timm_name": "vit_base_patch16_224", "image_size": 224}
 SIZES = ("0.3b", "0.1b")
@@ -22,7 +22,7 @@ TOKENS_OF_IMAGE, TOY_TOKENS = 128, 8
 GOAL_OVER_TEXT = 0.95
 GOALS_OVER_MLLAMA = {1: 1.1, 4: 1.5, 16: 2.0}
 """By images a row."""
-IMAGES = 32
+IMAGES = 256
 """Of a step, however many a row."""
 GOAL_CACHED = 0.9
 
@@ -41,15 +41,15 @@ def beside_text(bench: Bench, size: str, rows: int) -> Iterator[Figure]:
     model: Any = bench.make(lambda: build_arlow(shape, TOY_ENCODER if bench.toy else ENCODER))
     each = TOY_TOKENS if bench.toy else TOKENS_OF_IMAGE
     row = 2 * each if bench.toy else ROW
-    ids = torch.randint(10, shape["vocab_size"], (rows, row), device=bench.device)
+    ids = torch.randint(10, shape["vocab_size"], (rows, row))
     with_images = ids.clone()
     with_images[:, ::each] = IMAGE
     images = rows * row // each
     pixels = torch.randn(images, 3, *model.model.vision.image_size)
-    seeing = placed({"input_ids": with_images, "pixel_values": pixels}, model)
+    seeing = as_loaded({"input_ids": with_images, "pixel_values": pixels}, model)
     seeing |= {"labels": labels_of(seeing), "use_cache": False}
     step = partial(adamw_step(model, seeing), skip_logits=True)
-    words = partial(adamw_step(text, {"input_ids": ids, "labels": ids, "use_cache": False}), skip_logits=True)
+    words = partial(adamw_step(text, text_as_loaded(text, ids)), skip_logits=True)
     work = text_work(text.config, ids.numel(), row)
     encoder = model.model.vision
     matrices = sum(p.numel() for p in encoder.parameters() if p.ndim > 1)

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 
 from arlow_vl import ArlowConfig, ArlowForCausalLM
+from arlow_vl.models.arlow.layout import BatchLayout
 from experiments.benchmarks import packing
 from experiments.benchmarks.gpu.bench import Bench, Figure
 
@@ -19,9 +21,11 @@ def packed_rows(bench: Bench) -> Iterator[Figure]:
     torch.manual_seed(0)
     lengths = TOY_DOCUMENTS if bench.toy else DOCUMENTS
     shape = bench.shape(SIZE)
-    forms = packing.layouts(lengths, vocab_size=shape["vocab_size"])
+    forms: Any = packing.layouts(lengths, vocab_size=shape["vocab_size"])
     model = bench.make(lambda: ArlowForCausalLM(ArlowConfig(**shape, use_cross_attention=False))).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)  # every round has the same weights
+    for batch in (batch for batches in forms.values() for batch in batches if "position_ids" in batch):
+        batch["layout"] = BatchLayout.of_batch(model.config, batch["input_ids"], batch["position_ids"])
     forms = {
         name: [{key: x.to(bench.device) for key, x in batch.items()} for batch in batches]
         for name, batches in forms.items()

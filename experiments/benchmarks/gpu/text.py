@@ -8,6 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from arlow_vl import ArlowConfig, ArlowForCausalLM
+from arlow_vl.models.arlow.layout import BatchLayout
 from experiments.benchmarks.decoder import adamw_step
 from experiments.benchmarks.gpu.arithmetic import Work, text_work
 from experiments.benchmarks.gpu.bench import Bench, Figure, graphs
@@ -48,8 +49,12 @@ def measured(bench: Bench, size: str, rows: int) -> Iterator[Figure]:
         "Llama": bench.make(lambda: LlamaForCausalLM(LlamaConfig(**shape))),
     }
     work = text_work(models["Arlow"].config, rows * row, row)
-    ids = torch.randint(10, shape["vocab_size"], (rows, row), device=bench.device)
-    steps = {name: adamw_step(m, {"input_ids": ids, "labels": ids, "use_cache": False}) for name, m in models.items()}
+    ids = torch.randint(10, shape["vocab_size"], (rows, row))
+    as_given = {name: x.to(bench.device) for name, x in {"input_ids": ids, "labels": ids}.items()} | {
+        "use_cache": False
+    }
+    inputs = {"Arlow": text_as_loaded(models["Arlow"], ids), "Llama": as_given}
+    steps = {name: adamw_step(model, inputs[name]) for name, model in models.items()}
     cases = {"Arlow": partial(steps["Arlow"], skip_logits=True), "Arlow, logits": steps["Arlow"]}
     cases["Llama"] = steps["Llama"]
     torch._dynamo.reset()  # else a second size would be compiled for any shape
@@ -57,6 +62,14 @@ def measured(bench: Bench, size: str, rows: int) -> Iterator[Figure]:
         if form == "compiled":
             bench.compile(layer for model in models.values() for layer in model.model.layers)
         yield from in_form(bench, f"{size}, {rows} x {row}, {form}", cases, work, GOALS[size])
+
+
+def text_as_loaded(model: ArlowForCausalLM, ids: torch.Tensor) -> dict[str, Any]:
+    """(B, T) rows of one document each as the loader of `arlow fit` gives them: the layout is made on the CPU."""
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
+    layout = BatchLayout.of_batch(model.config, ids, positions)
+    given = {"input_ids": ids, "labels": ids, "position_ids": positions, "layout": layout}
+    return {name: x.to(model.device) for name, x in given.items()} | {"use_cache": False}
 
 
 def in_form(bench: Bench, label: str, cases: dict[str, Callable], work: Work, goal: float | None) -> Iterator[Figure]:
