@@ -9,10 +9,10 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from arlow_vl.cli.parser import Parser
 from arlow_vl.printing import print_line, visible
+from arlow_vl.versions import version_of
 
 SUBCOMMANDS = """
     data tokenizer import_ fit caption vqa chat generate explain evaluate reproduce report compare power
@@ -30,7 +30,7 @@ def build_parser() -> Parser:
             "arlow caption --model runs/first-light/vision/hf photo.jpg",
         ],
     )
-    parser.add_argument("--version", action="version", version=f"arlow {version('arlow-vl')}")
+    parser.add_argument("--version", action="version", version=f"arlow {version_of('arlow-vl')}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     for name in SUBCOMMANDS:
         importlib.import_module(f"arlow_vl.cli.{name}").add_parser(parser)

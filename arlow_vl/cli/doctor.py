@@ -11,6 +11,7 @@ from typing import Any
 
 from arlow_vl.cli.missing import cores, free_bytes, missing_things
 from arlow_vl.cli.parser import Parser
+from arlow_vl.versions import version_of
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 HEAD_SIZES = (64, 96, 128, 192, 256)
@@ -58,14 +59,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def versions() -> dict[str, str]:
-    from importlib.metadata import version
-
     import torch
 
     from arlow_vl.models.arlow.attention import flash_attn_state
 
     found = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with the CUDA it was built for
-    found |= {name: version(name) for name in ("transformers", "timm")}
+    found |= {name: version_of(name) for name in ("transformers", "timm")}
     flash_attn = flash_attn_state()
     if flash_attn == "present":
         flash_attn = getattr(sys.modules["flash_attn"], "__version__", flash_attn)

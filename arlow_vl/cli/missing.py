@@ -4,9 +4,11 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import NamedTuple
+
+from arlow_vl.versions import ABSENT, version_of
 
 USES = {
     "demo": "`arlow data fetch` and `make demo`",
@@ -54,17 +56,17 @@ def missing_packages() -> Iterator[Missing]:
 
 
 def packages_of(extra: str) -> list[str]:
-    """What an extra adds; empty of one that the installed version does not have yet."""
-    found = filter(None, map(OF_EXTRA.match, requires("arlow-vl") or []))
+    """What an extra adds; empty of one that the installed version does not have yet, or where none is installed."""
+    try:
+        required = requires("arlow-vl") or []
+    except PackageNotFoundError:
+        required = []
+    found = filter(None, map(OF_EXTRA.match, required))
     return [one["name"].partition("[")[0] for one in found if one["extra"] == extra]
 
 
 def is_installed(name: str) -> bool:
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
+    return version_of(name) != ABSENT
 
 
 def unused_devices() -> Iterator[Missing]:

@@ -6,7 +6,6 @@ import os
 import platform
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from arlow_vl.training.checkpoint_io import checkpoints, step_of
 from arlow_vl.training.dry_run import count_of, parameters_of
 from arlow_vl.training.logs import LineFile
 from arlow_vl.training.recipe import Recipe
+from arlow_vl.versions import version_of
 
 FILE = "starts.jsonl"
 PACKAGES = ("arlow-vl", "torch", "transformers", "lightning", "timm")
@@ -35,7 +35,7 @@ def facts_of(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     loaders = {"training": stage.data.training, "validation": stage.data.validation}
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}},
         "revision": revision(),
         "machine": machine(),
         "precision": recipe.run.precision,

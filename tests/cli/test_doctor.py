@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,16 @@ def test_what_is_missing_stands_below_the_tables(found, capsys):
     assert main(["doctor"]) == 0
     tail = capsys.readouterr().out.rpartition("missing")[2].splitlines()[1:]
     assert tail == [f"- {one['what']}, for {one['use']}: {one['advice']}" for one in found["missing"]]
+
+
+def test_a_checkout_that_was_never_installed_runs(monkeypatch, capsys):
+    def none_is_installed(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("arlow_vl.versions.version", none_is_installed)
+    monkeypatch.setattr("arlow_vl.cli.missing.requires", none_is_installed)
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert (ended.value.code, capsys.readouterr().out) == (0, "arlow not installed\n")
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["versions"]["timm"] == "not installed"

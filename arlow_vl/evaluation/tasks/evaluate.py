@@ -6,7 +6,6 @@ import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from arlow_vl.models.folders import sha256_of_file
 from arlow_vl.models.opened import PRECISIONS, open_model
 from arlow_vl.printing import print_line, visible
 from arlow_vl.progress import ProgressLine
+from arlow_vl.versions import version_of
 from vision.features import FeatureCache, encoder_fingerprint
 
 DECIDING = (".safetensors", ".json", ".jinja")
@@ -234,7 +234,7 @@ def describe(run: Run, model: Any, one: Prepared, tokenizer: Any) -> dict[str, A
         "device": f"{device.type} ({name})",
         "versions": {
             "python": platform.python_version(),
-            **{package: version(package) for package in ("arlow-vl", "torch", "transformers", "timm")},
+            **{package: version_of(package) for package in ("arlow-vl", "torch", "transformers", "timm")},
         },
         "gates": {
             f"layer {layer}, {part}": value

@@ -1,0 +1,13 @@
+"""Versions of packages, as commands and records name them."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+ABSENT = "not installed"
+
+
+def version_of(package: str) -> str:
+    """Also of this package, which runs out of a checkout that was never installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ABSENT
