@@ -9,6 +9,7 @@ from experiments.benchmarks import (
     cross_attention,
     decoder,
     evaluate,
+    evaluate_answers,
     loop_overhead,
     packing,
     serving,
@@ -142,3 +143,19 @@ def test_questions_at_once_are_measured_beside_generate(monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert all(f"| {case} |" in shown for case in ("generate", "1 client", "4 clients", "16 clients"))
     assert "First token after a JPEG of 12 megapixels" in shown
+
+
+def test_answers_are_timed_beside_peers_of_their_size(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["evaluate", "--only", "answers", "--toy", "--rounds", "1"])
+    evaluate.main()
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("captions/s", *evaluate_answers.PEERS, "all over one"))
+
+
+def test_the_encoder_decoder_has_the_size_of_arlow():
+    arlow = vision_language.build_arlow(decoder.SHAPE, vision_language.TOY_ENCODER)
+    text = sum(p.numel() for p in arlow.model.language_model.parameters())
+    peer = evaluate_answers.build_encoder_decoder(decoder.SHAPE, arlow.model.vision, text)
+    assert sum(p.numel() for p in peer.decoder.parameters()) == pytest.approx(text, rel=0.05)
+    encoders = [sum(p.numel() for p in x.parameters()) for x in (peer.encoder, arlow.model.vision)]
+    assert encoders[0] == pytest.approx(encoders[1], rel=0.05)

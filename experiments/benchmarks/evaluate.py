@@ -1,10 +1,11 @@
 """How long an evaluation takes beside its peers.
 
-    python -m experiments.benchmarks.evaluate --only scoring
+    python -m experiments.benchmarks.evaluate
 
 scoring     All caption metrics from the text of 25,000 captions with five references each, goal: 60 s of one core; and
             CIDEr-D of the same words beside loops over dictionaries, as pycocoevalcap has them, goal: twice as fast.
             Captions are made of the words of tests/samples, as frequent as there. Seconds are of the processor.
+answers     Whole models: see `evaluate_answers`.
 """
 
 import argparse
@@ -15,12 +16,16 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import torch
+
 from arlow_vl.evaluation.metrics.captions import cider_scores, match_ngrams
 from arlow_vl.evaluation.metrics.ptb import tokenize_caption
 from arlow_vl.evaluation.metrics.registry import METRICS, Prediction, metric_sums
+from experiments.benchmarks.evaluate_answers import answers
 from experiments.benchmarks.measure import alternate, report, table
 
 SAMPLES, REFERENCES, ROUNDS = 25_000, 5, 3
+ANSWER_ROUNDS = 9
 SCORING_SECONDS, CIDER_RATIO = 60, 2
 TEXT = Path("tests/samples/text/train.jsonl")
 CAPTION_METRICS = ("cider_d", "cider", "rouge_l", "bleu_1", "bleu_2", "bleu_3", "bleu_4")
@@ -132,13 +137,19 @@ def scoring(samples: int, rounds: int) -> tuple[str, dict[str, object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("scoring",), default="scoring", help="this section alone")
+    parser.add_argument("--only", choices=("scoring", "answers"), help="this section alone")
     parser.add_argument("--samples", type=int, default=SAMPLES, help=f"captions to score (default: {SAMPLES:,})")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of CIDEr-D (default: {ROUNDS})")
+    parser.add_argument("--rounds", type=int, help=f"rounds (default: {ROUNDS} of CIDEr-D, {ANSWER_ROUNDS} of answers)")
+    parser.add_argument("--toy", action="store_true", help="answers of a test's size: figures say nothing")
     args = parser.parse_args()
-    text, figures = scoring(args.samples, args.rounds)
-    is_whole = (args.samples, args.rounds) == (SAMPLES, ROUNDS)
-    report("evaluate_scoring" if is_whole else None, text, figures)
+    if args.only != "answers":
+        text, figures = scoring(args.samples, args.rounds or ROUNDS)
+        is_whole = args.samples == SAMPLES and args.rounds is None
+        report("evaluate_scoring" if is_whole else None, text, figures)
+    if args.only != "scoring":
+        torch.set_num_threads(1 if args.toy else 2)
+        text, figures = answers(args.rounds or ANSWER_ROUNDS, args.toy)
+        report(None if args.toy or args.rounds else "evaluate_answers", text, figures)
 
 
 if __name__ == "__main__":
