@@ -47,8 +47,8 @@ def build_stage(recipe: Recipe) -> Stage:
     if recipe.run.gradient_checkpointing:
         model: Any = stage.module.model
         model.activation_checkpointing_enable()
-    if recipe.run.compile:
-        compile_blocks(blocks_of(stage.module.model), dynamic=not isinstance(recipe, TextRecipe))
+    if recipe.run.compile:  # rows of text have one size; batches with images are ragged
+        compile_blocks(blocks_of(stage.module.model), dynamic=None if isinstance(recipe, TextRecipe) else True)
     return stage
 
 
