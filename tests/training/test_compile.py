@@ -13,7 +13,7 @@ from arlow_vl.training.compiling import encoder_blocks
 from arlow_vl.training.dry_run import dry_run
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
-from tests.tiny_runs import TINY_MODEL, weights_sha256, write_text_recipe
+from tests.tiny_runs import TINY_MODEL, weights_sha256, write_image_text_recipe, write_text_recipe
 from tests.training.compiled_runs import run_compiled
 from tests.training.rank_recipes import write_shared_image_text
 from vision.encoder import VisionEncoder
@@ -33,6 +33,12 @@ def text(tmp_path_factory) -> str:
 def image_text(tmp_path_factory) -> str:
     """Packed rows with and without images, an encoder that is trained."""
     return write_shared_image_text(tmp_path_factory.mktemp("image-text"))
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory) -> str:
+    """Batches that all have images, whose features were computed before."""
+    return str(write_image_text_recipe(tmp_path_factory.mktemp("cached"), text_model={"attention_dropout": 0.0}))
 
 
 def options(config: str, folder: Path, *more: str) -> list[str]:
@@ -71,9 +77,12 @@ def test_ragged_batches_with_images_are_trained_out_of_a_few_graphs(image_text, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["text", "image_text"])
-def test_machine_code_trains_the_same_and_a_run_that_is_stopped_the_very_same(text, image_text, tmp_path, stage):
-    config = text if stage == "text" else image_text
-    stopped = {"options": options(config, tmp_path / "stopped", *COMPILE), "stop": {"step": 4, "number": signal.SIGTERM}}
+def test_machine_code_trains_the_same_and_a_run_that_is_stopped_the_very_same(text, cached, tmp_path, stage):
+    config = text if stage == "text" else cached
+    stopped = {
+        "options": options(config, tmp_path / "stopped", *COMPILE),
+        "stop": {"step": 4, "number": signal.SIGTERM},
+    }
     whole = {"options": options(config, tmp_path / "whole", *COMPILE)}
     run_compiled(tmp_path, whole, stopped, stopped | {"stop": None}, backend="inductor")
     fit(parse_recipe(options(config, tmp_path / "plain")))
@@ -84,7 +93,9 @@ def test_machine_code_trains_the_same_and_a_run_that_is_stopped_the_very_same(te
 
 
 def test_layers_and_the_encoders_blocks_are_compiled_and_their_tensors_keep_their_names(image_text):
-    plain, compiled = (build_stage(parse_recipe(["--config", image_text, *more])).module.model for more in ((), COMPILE))
+    plain, compiled = (
+        build_stage(parse_recipe(["--config", image_text, *more])).module.model for more in ((), COMPILE)
+    )
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     is_compiled = {name for name, part in compiled.named_modules() if part._compiled_call_impl is not None}
     blocks = (f"model.vision.backbone.blocks.{number}" for number in range(6))
@@ -105,5 +116,5 @@ def test_a_dry_run_says_that_blocks_are_compiled(text):
 
 def test_a_run_that_was_begun_otherwise_does_not_go_on_compiled(text, tmp_path):
     fit(parse_recipe(options(text, tmp_path)))
-    with pytest.raises(ValueError, match="run.compile was False and is True"):
+    with pytest.raises(ValueError, match=r"run.compile was False and is True"):
         fit(parse_recipe(options(text, tmp_path, *COMPILE)))
