@@ -21,6 +21,7 @@ from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGene
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 from arlow_vl.models.folders import check_folder, load_tokenizer, load_weights
 from arlow_vl.progress import ProgressLine
+from arlow_vl.training.compiling import blocks_of, compile_blocks
 from arlow_vl.training.datamodules import StageData, TextData
 from arlow_vl.training.image_text_data import ImageTextData, check_refused_images, checked_sources
 from arlow_vl.training.model_fields import config_of, vision_config_of
@@ -46,6 +47,8 @@ def build_stage(recipe: Recipe) -> Stage:
     if recipe.run.gradient_checkpointing:
         model: Any = stage.module.model
         model.activation_checkpointing_enable()
+    if recipe.run.compile:  # rows of text have one size; batches with images are ragged
+        compile_blocks(blocks_of(stage.module.model), dynamic=None if isinstance(recipe, TextRecipe) else True)
     return stage
 
 

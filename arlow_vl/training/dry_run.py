@@ -11,6 +11,7 @@ from torch import nn
 from arlow_vl.models.arlow.attention import kernel_for
 from arlow_vl.models.arlow.linear import product_for
 from arlow_vl.training.build import Stage, build_stage
+from arlow_vl.training.compiling import blocks_of
 from arlow_vl.training.modules import labels_of
 from arlow_vl.training.operations import Counts, operations_of, pairs_of
 from arlow_vl.training.policy import Policy
@@ -32,6 +33,8 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
     model = stage.module.model
     yield from table_of(model, stage.module.policy)
     yield f"attention: {attention_of(model, recipe.run.precision)}"
+    if recipe.run.compile:
+        yield f"compiled: {len(blocks_of(model))} blocks, each by itself"
     yield f"memory: {memory_of(model, recipe.optim)}"
     yield from step_of(stage, recipe)
 

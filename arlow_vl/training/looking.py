@@ -13,6 +13,7 @@ from arlow_vl.evaluation.controls import shuffle_images
 from arlow_vl.evaluation.explain import mean_weights
 from arlow_vl.evaluation.generation import write_greedily
 from arlow_vl.evaluation.likelihood import pad_left
+from arlow_vl.training.compiling import as_written
 
 NEW_TOKENS = 32
 """Most tokens that the model writes of each sample, and that the data say there."""
@@ -53,11 +54,11 @@ def prompt_and_reference(text: EncodedText) -> tuple[list[int], list[int]]:
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Every part in eval mode and without gradients; afterwards each has the mode that it had."""
+    """Every part in eval mode, uncompiled and without gradients; afterwards each has the mode that it had."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), as_written():
             yield
     finally:
         for part, mode in modes:

@@ -10,6 +10,7 @@ from arlow_vl.data.loader import Batch, merge_states
 from arlow_vl.data.packing import bits_per_byte
 from arlow_vl.errors import CheckpointError, DivergenceError
 from arlow_vl.training.checkpoint_io import check_same_tensors
+from arlow_vl.training.compiling import as_written
 from arlow_vl.training.guards import SpikeGuard
 from arlow_vl.training.optimizers import build_optimizer, build_schedule, leave_out
 from arlow_vl.training.policy import read_policy
@@ -116,7 +117,9 @@ class StageModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """A filler, which keeps a process busy while others have one batch more, counts for nothing."""
         predicted, is_filler = labels_of(batch), batch.get("is_filler", False)
-        for name, value in self.validation_metrics(self.loss(batch), batch).items():
+        with as_written():
+            loss = self.loss(batch)
+        for name, value in self.validation_metrics(loss, batch).items():
             before = self.sums.setdefault(name, torch.zeros(2, dtype=torch.float64, device=self.device))
             if not is_filler:
                 mean = torch.as_tensor(value, dtype=torch.float64, device=self.device)

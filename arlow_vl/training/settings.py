@@ -135,6 +135,8 @@ class RunConfig:
     """Lightning's name of the compute precision; 16-mixed needs a GPU."""
     gradient_checkpointing: bool = False
     """Keep no activations inside of blocks, but compute them again on the way back."""
+    compile: bool = False
+    """Each block compiled by itself: faster after the first steps, with numbers that are rounded otherwise."""
     threads: int | None = None
     """CPU threads of torch; null: torch's own choice."""
     workers: int = 0

@@ -237,7 +237,7 @@ def arlow_attention_forward(
         dropout_p=dropout,
         is_causal=causal_flag,
         scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
+        enable_gqa=True if query.shape[1] != key.shape[1] else False,  # noqa: SIM210  # no SymBool, as while compiling
     )
     return output.transpose(1, 2).contiguous(), None
 

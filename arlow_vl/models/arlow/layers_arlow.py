@@ -205,13 +205,18 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
             return varlen_attention(
                 query, key, value, query_runs=queries, key_runs=keys, scaling=self.scaling, is_causal=False
             )
+        if segments.padded_order is not None:
+            return self._over_groups(query, key, value, segments)
+        (runs,) = segments.padded_runs
+        return self._over_padded_runs(query, key, value, runs.query_runs, runs.key_runs)
+
+    @torch.compiler.disable  # batches differ in the number of groups, and each would be a graph of its own
+    def _over_groups(self, query, key, value, segments: SegmentTable) -> Tensor:
         parts = []
         for runs in segments.padded_runs:
-            q, k, v = query, key, value
-            if runs.query_index is not None:
-                q, k, v = query[runs.query_index], key[runs.key_index], value[runs.key_index]
+            q, k, v = query[runs.query_index], key[runs.key_index], value[runs.key_index]
             parts.append(self._over_padded_runs(q, k, v, runs.query_runs, runs.key_runs))
-        return parts[0] if segments.padded_order is None else torch.cat(parts)[segments.padded_order]
+        return torch.cat(parts)[segments.padded_order]
 
     def _over_padded_runs(self, query, key, value, queries: Runs, keys: Runs) -> Tensor:
         mask = None if keys.padding_mask is None else keys.padding_mask[:, None, None]

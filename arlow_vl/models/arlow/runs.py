@@ -48,8 +48,9 @@ class Runs(Movable):
 
     def ready(self) -> None:
         """Computes what `pad`, `unpad` and `padding_mask` ask for."""
+        _ = self.padding_mask
         if self.is_ragged:
-            _ = self.slots, self.padding_mask
+            _ = self.slots
 
     @cached_property
     def lengths(self) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from arlow_vl.training.compiling import compile_blocks
 from arlow_vl.training.sizes import fields_of_size
 from experiments.benchmarks.decoder import SHAPE, TOY_SHAPE
 from experiments.benchmarks.measure import Timings, alternate
@@ -128,8 +129,7 @@ class Bench:
 
     def compile(self, blocks: Iterable[nn.Module]) -> None:
         """Each by itself, as `arlow fit` does it; shapes are fixed, so nothing may be compiled twice."""
-        for block in blocks:
-            block.compile(dynamic=False, backend="eager" if self.toy else "inductor")
+        compile_blocks(blocks, dynamic=False, backend="eager" if self.toy else "inductor")
 
 
 def graphs() -> int:
