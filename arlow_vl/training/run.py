@@ -162,6 +162,7 @@ def build_trainer(
         Checkpointing(folder / "checkpoints", run, watch.readings),
     ]
     engine = engine_of(recipe)
+    engine["plugins"] += [ArlowCheckpointIO(), environment_of(place)]
     return Trainer(
         **engine,
         max_epochs=1,  # the loader's length ends the run; with max_steps, a last checkpoint would resume past its end
@@ -177,7 +178,6 @@ def build_trainer(
         enable_model_summary=False,
         enable_progress_bar=place.is_first,
         callbacks=[*own_callbacks, *callbacks],
-        plugins=[ArlowCheckpointIO(), environment_of(place)],
         default_root_dir=folder,
     )
 

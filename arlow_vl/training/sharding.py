@@ -101,6 +101,9 @@ def shard(model: Any, mesh: DeviceMesh, *, precision: str, encodes: bool) -> Non
         "mp_policy": MixedPrecisionPolicy(**dtypes, cast_forward_inputs=False),
         "reshard_after_forward": True,
     }
+    norms = [module for module in model.modules() if hasattr(module, "running_var")]
+    if norms:  # one unit, in float32 as their statistics are: batch norms take no mixture of the two
+        fully_shard(norms, **settings | {"mp_policy": MixedPrecisionPolicy(cast_forward_inputs=False)})
     for unit in units_of(model, encodes=encodes):
         fully_shard(unit, **settings)
     fully_shard(model, **settings)

@@ -9,7 +9,9 @@ from lightning.pytorch.plugins.environments import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
+from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
 
 from arlow_vl.training.launch import Place
 from arlow_vl.training.recipe import Recipe
@@ -65,19 +67,32 @@ def environment_of(place: Place) -> ClusterEnvironment:
     return TorchElasticEnvironment() if place.launcher == "torchrun" else LightningEnvironment()
 
 
+class HalfPrecisionOfBatches(HalfPrecision):
+    """Lightning's goes into whatever a batch holds, and fails in the layout, of which nothing is to be rounded."""
+
+    def convert_input(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The batch with its floating-point tensors in half precision."""
+        kind = self._desired_input_dtype
+        return {name: x.to(kind) if isinstance(x, Tensor) and x.is_floating_point() else x for name, x in data.items()}
+
+
 def engine_of(recipe: Recipe) -> dict[str, Any]:
     """What Lightning's Trainer is told of devices."""
     engine, precision = recipe.run.engine, recipe.run.precision
     strategy: Any = "auto"
+    plugins: list[Any] = []
     if engine.strategy == "fsdp":
         strategy, precision = ShardedStrategy(engine), "32-true"  # its units have their own dtypes
     elif engine.world_size > 1 or engine.strategy == "ddp":
         strategy = DDPStrategy(gradient_as_bucket_view=True)
+    if precision == "bf16-true":
+        plugins, precision = [HalfPrecisionOfBatches(precision)], None
     return {
         "accelerator": device_type_of(engine),
         "devices": engine.devices,
         "num_nodes": engine.nodes,
         "strategy": strategy,
         "precision": precision,
+        "plugins": plugins,
         "accumulate_grad_batches": recipe.run.accumulate_grad_batches // engine.data_ranks,
     }
