@@ -78,6 +78,14 @@ def test_a_run_that_was_cut_goes_on_with_the_same_samples(recipes, on_cpu, tmp_p
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("stage", ["text", "image_text"])
+def test_compiled_blocks_train_alike_there(recipes, on_cpu, tmp_path, stage):
+    options = ("--run.engine.accelerator", GPU, "--run.precision", "bf16-mixed", "--run.compile", "true")
+    assert start(recipes[stage], tmp_path, *options) is None
+    assert_alike(steps_of(tmp_path), on_cpu[stage], PRECISIONS["bf16-mixed"])
+
+
+@pytest.mark.gpu
 def test_looks_and_cached_features_work_there(recipes, tmp_path):
     options = ("--cache_features", str(tmp_path / "features"), "--run.watch.show_samples", "1")
     assert start(recipes["image_text"], tmp_path / "run", "--run.engine.accelerator", GPU, *options) is None

@@ -111,6 +111,26 @@ def test_a_training_step_waits_for_no_device(sees, case):
         model(**inputs, layout=layout, **WITHOUT_LOGITS, num_items_in_batch=1).loss.backward()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@settings(max_examples=15, deadline=None)
+@given(case=batches())
+def test_a_training_step_waits_for_no_gpu(dtype, case):
+    model = built("last_group", "cuda").to(dtype)
+    inputs, layout = inputs_of(model.config, case)
+    inputs = {
+        name: x if name == "encoder_lengths" else x.to("cuda", dtype if x.is_floating_point() else None)
+        for name, x in inputs.items()
+    }
+    layout = layout.to("cuda")
+    model(**inputs, layout=layout, **WITHOUT_LOGITS, num_items_in_batch=1).loss.backward()  # libraries are loaded
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model(**inputs, layout=layout, **WITHOUT_LOGITS, num_items_in_batch=1).loss.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_without_a_layout_the_device_is_asked():
     case = torch.tensor([[20, IMAGE, 22]]), torch.tensor([[0, 1, 2]]), torch.tensor([2]), None
     model = built(device="meta")
