@@ -306,13 +306,16 @@ def create_timm_model(timm_name: str, image_size: tuple[int, int] | None, **kwar
 def _patch_size(backbone: nn.Module) -> int | None:
     """Of a ViT and its kin, or of a NaFlexViT."""
     embedding = getattr(backbone, "patch_embed", None) or getattr(backbone, "embeds", None)
-    height, width = _sides(getattr(embedding, "patch_size", None))
+    patch_size = getattr(embedding, "patch_size", None)
+    if not patch_size:
+        return None
+    height, width = _sides(patch_size)
     return height if height == width else None
 
 
-def _sides(patch_size: int | tuple[int, int] | None) -> tuple[int | None, int | None]:
+def _sides(patch_size: int | tuple[int, int]) -> tuple[int, int]:
     """Height and width; XCiT says one number for both."""
-    return patch_size if isinstance(patch_size, tuple | list) else (patch_size, patch_size)
+    return (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
 
 
 def _data_config(backbone: nn.Module, image_size: tuple[int, int] | None) -> dict[str, Any]:
