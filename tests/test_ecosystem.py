@@ -138,6 +138,16 @@ def test_torchaos_eight_bits_answer_nearly_as_the_whole_model(run, folder):
     assert (got - expected).abs().mean() < 0.1 * expected.std()  # 8 bits: steps of a hundredth of the largest weight
 
 
+NOT_INSTALLED = """
+import sys
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "arlow_vl":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Finder)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("auto_class", "reason"),
@@ -147,8 +157,9 @@ def test_torchaos_eight_bits_answer_nearly_as_the_whole_model(run, folder):
     ],
 )
 def test_without_the_package_transformers_names_what_is_missing(folder, auto_class, reason):
-    blocked = "import sys; sys.modules['arlow_vl'] = None; import transformers"
     load = f"transformers.{auto_class}.from_pretrained({str(folder)!r}, trust_remote_code=True)"
-    ran = subprocess.run([sys.executable, "-c", f"{blocked}; {load}"], cwd="/", capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", f"{NOT_INSTALLED}import transformers; {load}"], cwd="/", capture_output=True, text=True
+    )
     assert ran.returncode != 0
     assert reason in ran.stderr
