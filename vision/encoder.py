@@ -45,7 +45,7 @@ class VisionEncoder(nn.Module):
     """timm's data config of the model, with `input_size` for `image_size`."""
 
     patch_size: int | None
-    """Pixels of the side of a patch; None: the net has none, or they are not square."""
+    """Pixels of the side of a patch; None: the net has none, they are not square, or they are no patches of pixels."""
 
     def __init__(
         self,
@@ -65,6 +65,8 @@ class VisionEncoder(nn.Module):
         self.has_fixed_size = bool(self.backbone.pretrained_cfg.get("fixed_input_size")) and not any_size
         self.patch_size = _patch_size(self.backbone)
         self.gives_map, self.num_patches, self.embed_dim = self._measure()
+        if not self.gives_map and self.patch_size:
+            self._check_patches(self.patch_size)
         self._create_backbone = partial(_create_backbone, timm_name, self.blocks, size, **any_size)
         self.backbone = self._create_backbone()
         self._checkpoints = False
@@ -179,6 +181,18 @@ class VisionEncoder(nn.Module):
             held = [key for key in module._non_persistent_buffers_set if getattr(module, key) is not None]
             assert not held, f"timm has no way to compute {name}.{held[0]} of {self.timm_name}"
 
+    def _check_patches(self, patch: int) -> None:
+        """Refuses an own size of broken patches, and forgets patches that are not of pixels (of a stem's output)."""
+        grid = [side // patch for side in self.image_size]
+        if any(side % patch for side in self.image_size):
+            own, whole = " x ".join(map(str, self.image_size)), [patch * count for count in grid]
+            raise ValueError(
+                f"{self.timm_name} was made for images of {own} pixels, which are no whole patches of {patch}; "
+                f"set image_size to {whole[0] if whole[0] == whole[1] else whole}"
+            )
+        if self.num_patches - self.num_kept_prefix_tokens != math.prod(grid):
+            self.patch_size = None
+
     def _refuse_wrong_size(self, height: int, width: int) -> None:
         if self.has_fixed_size and (height, width) != tuple(self.image_size):
             got, want = (" x ".join(map(str, size)) for size in ((height, width), self.image_size))
@@ -282,7 +296,7 @@ def create_timm_model(timm_name: str, image_size: tuple[int, int] | None, **kwar
         raise ValueError(f"image_size must be positive, got {min(image_size)}")
     size = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
     model = timm.create_model(timm_name, **size, **kwargs)
-    patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
+    patch_size = _sides(getattr(getattr(model, "patch_embed", None), "patch_size", 1))
     if size and any(side % patch for side, patch in zip(image_size, patch_size, strict=True)):
         got = " x ".join(map(str, image_size))
         raise ValueError(f"image_size must be a multiple of {max(patch_size)} for {timm_name}, got {got}")
@@ -292,8 +306,16 @@ def create_timm_model(timm_name: str, image_size: tuple[int, int] | None, **kwar
 def _patch_size(backbone: nn.Module) -> int | None:
     """Of a ViT and its kin, or of a NaFlexViT."""
     embedding = getattr(backbone, "patch_embed", None) or getattr(backbone, "embeds", None)
-    height, width = getattr(embedding, "patch_size", None) or (None, None)
+    patch_size = getattr(embedding, "patch_size", None)
+    if not patch_size:
+        return None
+    height, width = _sides(patch_size)
     return height if height == width else None
+
+
+def _sides(patch_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width; XCiT says one number for both."""
+    return (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
 
 
 def _data_config(backbone: nn.Module, image_size: tuple[int, int] | None) -> dict[str, Any]:
