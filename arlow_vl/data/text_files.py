@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from arlow_vl.data.text import open_regular
+from arlow_vl.data.text import open_regular, refuse_utf16
 from arlow_vl.errors import DataError
 
 Format = Literal["lines", "text", "parquet", "arrow", "damaged"]
@@ -109,6 +109,7 @@ def format_of(path: Path) -> tuple[Format, Compression | None]:
     """How a file is to be read: by its first bytes, and where they say nothing, by its name."""
     with open_regular(path) as file:
         first = file.read(8)
+    refuse_utf16(path, first)
     name = path.name.lower()
     known = next((suffix for magic, suffix in MAGIC if first.startswith(magic)), None)
     inner, _ = _without_compression(name)
