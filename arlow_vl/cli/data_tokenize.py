@@ -64,10 +64,15 @@ def run_tokenize(args: argparse.Namespace) -> None:
         workers=args.workers,
         shard_tokens=args.shard_tokens,
         max_bad_fraction=args.max_bad_fraction,
-        progress=lambda done, total: line(done // MEGABYTE, total // MEGABYTE),
+        progress=lambda done, total: line(megabytes(done, done == total), megabytes(total, True)),
     )
     manifest = text.manifest
     print_line(
         f"{args.out}: {manifest.documents:,} documents, {manifest.utf8_bytes:,} bytes, {manifest.tokens:,} tokens "
         f"({manifest.dtype}) in {len(manifest.shards):,} shards"
     )
+
+
+def megabytes(count: int, is_whole: bool) -> int:
+    """Rounded up for the whole, down for a part of it: so a line of progress is told to be the last one at the end."""
+    return -(-count // MEGABYTE) if is_whole else count // MEGABYTE

@@ -17,7 +17,7 @@ from arlow_vl.data.shard_samples import BadSample
 from arlow_vl.data.shards import counted, examples_of, in_brackets
 from arlow_vl.data.text import MAX_LINE_BYTES, LineTally, Unusable, open_regular, parse_object
 from arlow_vl.data.text_files import COMPRESSED, LINES, TextPart, text_files
-from arlow_vl.data.text_readers import DocumentReader
+from arlow_vl.data.text_readers import FILE_FAULTS, DocumentReader
 from arlow_vl.data.tokens.manifest import NAME, Manifest
 from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.errors import DataError
@@ -36,7 +36,7 @@ class VerifiedText:
     bad: list[BadSample] = field(default_factory=list)
     """Lines, rows and documents that are skipped."""
     faults: list[ShardFault] = field(default_factory=list)
-    """Damage to shards of tokens."""
+    """Damage to files and to shards of tokens: what is behind it nobody can count."""
 
     def summary(self) -> str:
         """`9,871 documents, 129 skipped (empty_text 60, bad_json 69), 0 shard faults`."""
@@ -143,7 +143,9 @@ def _verify(task: _Task) -> VerifiedText:
     reader = DocumentReader(TextPart(task.path, task.path.stat().st_size))
     tally = _NamedTally(unit=reader.tally.unit, name=task.path.name)
     reader.tally = tally
-    return VerifiedText(sum(1 for _ in reader), tally.bad)
+    documents = sum(1 for _ in reader)
+    faults = [ShardFault(str(task.path), f"{bad.reason}{bad.detail}") for bad in tally.bad if bad.reason in FILE_FAULTS]
+    return VerifiedText(documents, tally.bad, faults)
 
 
 def _verify_shard(folder: Path, number: int) -> VerifiedText:
