@@ -5,6 +5,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 from pathlib import Path
@@ -200,6 +201,7 @@ def test_stats_count_samples_texts_lengths_and_sizes(arlow, coco, tmp_path):
     status, out, _ = arlow("stats", coco, "--images", tmp_path / "photos")
     assert "samples      20\n" in out
     assert "texts        21 of task caption\n" in out
+    assert re.search(r"^languages    .+ \(of 20 samples looked at\)$", out, re.MULTILINE)
     assert "width        3 (5%: " in out
     assert "unreadable   truncated 1\n" in out
     assert "bad          missing_image_file 1\n" in out
