@@ -4,7 +4,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from arlow_vl.data.bad_share import most_bad, refuse_bad_share
@@ -64,7 +63,7 @@ def _checked(config: SourceConfig, recipe: ImageTextRecipe, tokenizer: Any) -> C
     try:
         if config.kind == "text":
             folder, limit = recipe.run_dir / "packed", recipe.max_bad_fraction
-            return CheckedSource(config, tokenised(Path(config.data), tokenizer, folder, max_bad_fraction=limit))
+            return CheckedSource(config, tokenised(config.data, tokenizer, folder, max_bad_fraction=limit))
         indexes = _indexes(config, recipe)
     except DataError as error:
         hint = "; `arlow data fetch` gets the data of experiments/" if str(error).startswith("no such file") else ""
