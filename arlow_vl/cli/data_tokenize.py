@@ -54,8 +54,9 @@ def run_tokenize(args: argparse.Namespace) -> None:
 
     # What is misspelt is told before the seconds that imports take.
     text_files([source for source in args.sources if not is_address(source)])
-    for source in filter(is_address, args.sources):
-        listed(source)
+    for source in args.sources:
+        if is_address(source):
+            listed(source)
     from arlow_vl.data.tokens.write import tokenize_text
     from arlow_vl.models.folders import load_tokenizer
     from arlow_vl.progress import ProgressLine

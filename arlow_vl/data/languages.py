@@ -40,7 +40,7 @@ def words_of(sample: Sample) -> str:
 @functools.cache
 def _identifier() -> Any:
     try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier  # pyrefly: ignore[missing-import]
     except ModuleNotFoundError:
         return None
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=LEAST_CONFIDENCE)
