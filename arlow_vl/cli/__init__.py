@@ -18,6 +18,7 @@ SUBCOMMANDS = """
     data tokenizer import_ fit caption vqa chat generate explain evaluate reproduce report compare power
     image checkpoint export serve verify_frozen verify_heat doctor completion
 """.split()
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 USAGE, DATA, RESOURCES, INTERRUPTED = 2, 3, 6, 130
 
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = exit_status(error)
         if status is None or "--debug" in words:
             raise
-        print_line(f"arlow: {one_line(str(error), words)}", file=sys.stderr)
+        print_line(f"arlow: {one_line(sentence_of(error), words)}", file=sys.stderr)
         return status
     except KeyboardInterrupt:
         print("arlow: interrupted", file=sys.stderr)
@@ -62,6 +63,14 @@ def one_line(message: str, words: Sequence[str]) -> str:
     return re.sub(r"\s*\n\s*", " ", message.strip())
 
 
+def sentence_of(error: Exception) -> str:
+    """What a full disk says of itself is a number and, of some calls, no name: people are told what to do."""
+    if not isinstance(error, OSError) or error.errno not in FULL:
+        return str(error)
+    where = f" at {visible(str(error.filename))}" if error.filename else ""
+    return f"the disk{where} is full ({error.strerror}); make room and run the command again: what is whole is kept"
+
+
 def exit_status(error: Exception) -> int | None:
     """The exit status for a user's error, None for a fault of ours (which keeps its traceback)."""
     from vision.decoding.image import ImageError
@@ -71,11 +80,7 @@ def exit_status(error: Exception) -> int | None:
     if isinstance(error, ImageError):
         return DATA
     if isinstance(error, OSError):
-        return (
-            RESOURCES
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOMEM)
-            else USAGE
-        )
+        return RESOURCES if error.errno in (*FULL, errno.EROFS, errno.EACCES, errno.ENOMEM) else USAGE
     return USAGE if isinstance(error, ValueError) else None
 
 

@@ -58,10 +58,10 @@ def run(args: argparse.Namespace) -> int:
         indexes = indexes_with_progress(source, args, may_be_empty=True)
         for line in told(indexes, LISTED):
             print_line(line)
-        if faults_of(indexes) or not sum(map(len, indexes)):
+        if faults_of(indexes):
             status = DATA
         try:
-            check_left_out(indexes, args.max_bad_fraction)
+            check_left_out(indexes, args.max_bad_fraction, where=source)
         except DataError as error:
             print_line(f"arlow: {error}", file=sys.stderr)
             status = DATA

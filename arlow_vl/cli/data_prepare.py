@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     indexes = indexes_with_progress(args.source, args)
     if line := report_left_out(args.source, indexes):
         print_line(line)
-    check_left_out(indexes, where=f"{args.source}: ")
+    check_left_out(indexes, where=args.source)
     made = prepare(indexes, args.out, settings, workers=args.workers, progress=ProgressLine("prepare", "samples"))
     kept = f", {made.kept:,} of them were there" if made.kept else ""
     apart = f", {made.validation:,} of the samples for validation" if args.validation else ""

@@ -15,7 +15,7 @@ def add_parser(data: Parser) -> None:
         "tokenize",
         "turn text into tokens on disk, which recipes name as train_text",
         EXAMPLE,
-        "arlow data tokenize train.jsonl.zst --tokenizer runs/text/hf --out tokens",
+        "arlow data tokenize 'https://host/text/{000..099}.jsonl.zst' --tokenizer runs/text/hf --out tokens",
         description="Interrupted and run again, it goes on where it was. "
         "A run on the folder never tokenises, and starts as soon on a terabyte as on a page.",
     )
@@ -23,8 +23,8 @@ def add_parser(data: Parser) -> None:
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="a file, folder or glob of .jsonl, .jsonl.gz, .jsonl.zst, .parquet or .arrow (the document under 'text'), "
-        "or .txt (a document a file); or a folder that datasets' save_to_disk wrote",
+        help="a file, folder, glob or address of .jsonl, .jsonl.gz, .jsonl.zst, .parquet or .arrow (the document under "
+        "'text'), or .txt (a document a file); or a folder that datasets' save_to_disk wrote",
     )
     tokenize.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="folder of a saved tokenizer")
     tokenize.add_argument(
@@ -49,9 +49,14 @@ def add_parser(data: Parser) -> None:
 
 
 def run_tokenize(args: argparse.Namespace) -> None:
+    from arlow_vl.data.remote import is_address, listed
     from arlow_vl.data.text_files import text_files
 
-    text_files(args.sources)  # what is misspelt is told before the seconds that imports take
+    # What is misspelt is told before the seconds that imports take.
+    text_files([source for source in args.sources if not is_address(source)])
+    for source in args.sources:
+        if is_address(source):
+            listed(source)
     from arlow_vl.data.tokens.write import tokenize_text
     from arlow_vl.models.folders import load_tokenizer
     from arlow_vl.progress import ProgressLine
@@ -64,10 +69,15 @@ def run_tokenize(args: argparse.Namespace) -> None:
         workers=args.workers,
         shard_tokens=args.shard_tokens,
         max_bad_fraction=args.max_bad_fraction,
-        progress=lambda done, total: line(done // MEGABYTE, total // MEGABYTE),
+        progress=lambda done, total: line(megabytes(done, done == total), megabytes(total, True)),
     )
     manifest = text.manifest
     print_line(
         f"{args.out}: {manifest.documents:,} documents, {manifest.utf8_bytes:,} bytes, {manifest.tokens:,} tokens "
         f"({manifest.dtype}) in {len(manifest.shards):,} shards"
     )
+
+
+def megabytes(count: int, is_whole: bool) -> int:
+    """Rounded up for the whole, down for a part of it: so a line of progress is told to be the last one at the end."""
+    return -(-count // MEGABYTE) if is_whole else count // MEGABYTE

@@ -40,10 +40,12 @@ def run(args: argparse.Namespace) -> int:
     line.clear()
     for text in [json.dumps(report)] if args.json else told(found):
         print_line(text)
-    if found.faults or not (found.documents if "documents" in report else found.samples):
+    if found.faults:
         return DATA
     try:
         found.check(args.max_bad_fraction)
+        if not (found.documents if "documents" in report else found.samples):
+            raise DataError(f"{', '.join(args.sources)}: nothing there can be used; name other data")
     except DataError as error:
         print_line(f"arlow: {error}", file=sys.stderr)
         return DATA

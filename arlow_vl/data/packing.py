@@ -16,7 +16,8 @@ from jaxtyping import Bool, Int64
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
 from arlow_vl.data.loader import Batch
 from arlow_vl.data.prompts import IGNORED
-from arlow_vl.data.text_files import PART_BYTES
+from arlow_vl.data.remote import is_address, is_file_address, path_of_file_address
+from arlow_vl.data.text_files import PART_BYTES, told_text
 from arlow_vl.data.tokens.manifest import NAME, tokenizer_hash, with_current_times
 from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.data.tokens.write import tokenize_text
@@ -110,7 +111,7 @@ def bits_per_byte(nats_per_token: float, tokens_per_byte: float) -> float:
 
 
 def pack_documents(
-    texts: Path,
+    texts: str | Path,
     tokenizer: Any,
     row_length: int,
     cache_folder: Path,
@@ -132,13 +133,14 @@ def pack_documents(
     rows = PackedRows(text, row_length, max_tokens)
     if not len(rows):
         raise DataError(
-            f"{texts} has {rows.facts.tokens} tokens, fewer than one row of {row_length}; add text or lower row_length"
+            f"{told_text(texts)} has {rows.facts.tokens} tokens, fewer than one row of {row_length}; "
+            "add text or lower row_length"
         )
     return rows
 
 
 def tokenised(
-    texts: Path,
+    texts: str | Path,
     tokenizer: Any,
     cache_folder: Path,
     *,
@@ -146,10 +148,16 @@ def tokenised(
     max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> TokenizedText:
     """Text as tokens: read where they are there, made where not. As for `pack_documents`, also what it raises."""
-    if not (texts / NAME).is_file():
+    if is_file_address(texts):
+        texts = path_of_file_address(str(texts))
+    folder = Path(texts)
+    if is_address(texts):
+        folder = _cached(texts, tokenizer, cache_folder, max_tokens)
+    # At an address text is what it was when it was tokenised, so that a run that goes on asks no server.
+    if not (folder / NAME).is_file():
         return _tokenised_once(texts, tokenizer, cache_folder, max_tokens, max_bad_fraction)
-    text = _tokenised_before(texts, tokenizer, max_tokens)
-    text.manifest.tally.report(texts, max_bad_fraction)
+    text = _tokenised_before(folder, tokenizer, max_tokens)
+    text.manifest.tally.report(told_text(texts), max_bad_fraction)
     return text
 
 
@@ -165,11 +173,17 @@ def _tokenised_before(folder: Path, tokenizer: Any, max_tokens: int | None) -> T
     return text
 
 
+def _cached(texts: str | Path, tokenizer: Any, cache_folder: Path, max_tokens: int | None) -> Path:
+    """The folder for the tokens of a text that a recipe names."""
+    where = str(texts) if is_address(texts) else str(Path(texts).resolve())
+    key = json.dumps([where, tokenizer_hash(tokenizer), max_tokens])
+    return cache_folder / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
 def _tokenised_once(
-    texts: Path, tokenizer: Any, cache_folder: Path, max_tokens: int | None, max_bad_fraction: float
+    texts: str | Path, tokenizer: Any, cache_folder: Path, max_tokens: int | None, max_bad_fraction: float
 ) -> TokenizedText:
-    key = json.dumps([str(texts.resolve()), tokenizer_hash(tokenizer), max_tokens])
-    folder = cache_folder / hashlib.sha256(key.encode()).hexdigest()[:16]
+    folder = _cached(texts, tokenizer, cache_folder, max_tokens)
     was_there = (folder / NAME).is_file()
     text = tokenize_text(
         [texts],
@@ -178,11 +192,11 @@ def _tokenised_once(
         workers=len(os.sched_getaffinity(0)),
         max_tokens=max_tokens,
         max_bad_fraction=max_bad_fraction,
-        progress=_Progress(f"tokenising {texts.name}"),
+        progress=_Progress(f"tokenising {Path(told_text(texts)).name}"),
         replace=True,
     )
     if was_there:
-        text.manifest.tally.report(texts, max_bad_fraction)
+        text.manifest.tally.report(told_text(texts), max_bad_fraction)
     return text
 
 

@@ -1,4 +1,4 @@
-"""Counts of a source: samples, images, texts by task, lengths, image sizes, what is unusable; out of its indexes."""
+"""Counts of a source, out of its indexes: samples, images, texts, lengths, languages, sizes, what is unusable."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,13 +9,14 @@ import numpy as np
 from arlow_vl.data.index.images import read_image
 from arlow_vl.data.index.reading import Index, IndexedSamples
 from arlow_vl.data.index.told import faults_of, left_out
-from arlow_vl.data.samples import TASKS
+from arlow_vl.data.languages import languages_of, told_languages
+from arlow_vl.data.samples import TASKS, Sample
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 MOST_LOOKED_AT = 10_000
-"""Samples whose images' headers are read; where there are more, so many spread evenly."""
+"""Samples whose words and images' headers are read; where there are more, so many spread evenly."""
 
 
 def stats_of(indexes: Sequence[Index]) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def stats_of(indexes: Sequence[Index]) -> dict[str, Any]:
         "texts": {task: totals[task] for task in TASKS},
         "characters": totals["characters"],
         "characters_per_sample": _quantiles(_lengths(indexes)),
+        "languages": languages_of(_looked_at(samples)),
         "sizes": _sizes(samples),
         "bad": {reason: one.count for reason, one in left_out(headers, "bad").items()},
         "bad_texts": {reason: one.count for reason, one in left_out(headers, "bad_texts").items()},
@@ -81,10 +83,14 @@ def _sizes(samples: IndexedSamples) -> dict[str, Any]:
     }
 
 
-def _images(samples: IndexedSamples) -> Iterator[bytes | None]:
+def _looked_at(samples: IndexedSamples) -> Iterator[Sample]:
     looked_at = min(len(samples), MOST_LOOKED_AT)
     for number in range(looked_at):
-        sample = samples.sample(number * len(samples) // looked_at)
+        yield samples.sample(number * len(samples) // looked_at)
+
+
+def _images(samples: IndexedSamples) -> Iterator[bytes | None]:
+    for sample in _looked_at(samples):
         for image in sample.images:
             try:
                 yield read_image(image, sample.key)
@@ -99,6 +105,8 @@ def told_stats(stats: dict[str, Any]) -> Iterator[str]:
     yield f"images       {stats['images']:,}, {stats['image_bytes'] / 2**20:,.1f} MiB"
     yield f"texts        {texts or 'none'}"
     yield f"characters   {stats['characters']:,}; a sample: {_told_quantiles(stats['characters_per_sample'])}"
+    looked_at = min(stats["samples"], MOST_LOOKED_AT)
+    yield f"languages    {told_languages(stats['languages'])} (of {looked_at:,} samples looked at)"
     sizes = stats["sizes"]
     if sizes["images_looked_at"]:
         formats = ", ".join(f"{name} {count:,}" for name, count in sizes["formats"].items())

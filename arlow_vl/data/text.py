@@ -5,7 +5,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
@@ -20,6 +20,8 @@ MAX_FILE_BYTES = 2**30
 MAX_JSON_MEMORY = 128 * 2**20
 VALUE_BYTES = 64  # of memory that a parsed JSON value takes beside its characters, roughly
 KEYS_SHOWN = 5
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+"""Byte-order marks, with which no UTF-8 begins."""
 LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # or half of a pair
 JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # matches at every quote: linear time
 
@@ -115,6 +117,19 @@ def open_regular(path: str | Path) -> BufferedReader:
     if not Path(path).is_file():
         raise DataError(f"{path} is not a regular file; name a file")
     return open(path, "rb")
+
+
+def refuse_utf16(path: str | Path, head: bytes) -> None:
+    """Raises DataError for a file that begins as UTF-16 does: that is a setting of the program that wrote it, and one
+    sentence is better than a reason for each of its lines."""
+    if head[:2] in UTF16:
+        raise DataError(f"{visible(str(path))}: is UTF-16 text; save it as UTF-8")
+
+
+def refuse_equal_columns(path: str | Path, columns: Sequence[str]) -> None:
+    """Raises DataError where two columns have one name that says something: a reader would use one of them."""
+    if twice := [name for name, count in Counter(columns).items() if name and count > 1]:
+        raise DataError(f"{visible(str(path))}: two columns are called {visible(repr(twice[0]))}; rename or remove one")
 
 
 def clean_caption(raw: bytes | str) -> str:

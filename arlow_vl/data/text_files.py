@@ -1,4 +1,7 @@
-"""Where documents lie: files of JSON lines, plain texts and columns of strings, by themselves, in folders, by globs."""
+"""Where documents lie: files of JSON lines, texts and columns of strings, alone, in folders, by globs, at addresses.
+
+What lies at an address is fetched whole into the cache (see `data.remote`) and read there.
+"""
 
 import glob
 import json
@@ -7,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from arlow_vl.data.text import open_regular
+from arlow_vl.data.remote import hold, is_address, is_file_address, listed, name_of, path_of_file_address, told
+from arlow_vl.data.remote_cache import Held
+from arlow_vl.data.text import open_regular, refuse_utf16
 from arlow_vl.errors import DataError
 
 Format = Literal["lines", "text", "parquet", "arrow", "damaged"]
@@ -38,19 +43,44 @@ class TextPart:
     """None: the whole file is read from `start`."""
 
 
-def text_files(sources: Sequence[str | Path]) -> list[Path]:
-    """The files of each source in sorted order; a source is a file, a folder, a saved Hugging Face dataset or a glob.
+class TextFiles(list[Path]):
+    """Files in their order. Those that came from addresses stay in the cache as long as this lives."""
+
+    held: tuple[Held, ...] = ()
+
+
+def text_files(sources: Sequence[str | Path]) -> TextFiles:
+    """The files of each source in sorted order; a source is a file, a folder, a saved Hugging Face dataset, a glob, or
+    an address, range or wildcard as for shards.
 
     Raises:
-        DataError: a source holds no text, or a file comes twice.
+        DataError: a source holds no text, cannot be fetched, or a file comes twice.
     """
-    files = [file for source in sources for file in _files_of(Path(source))]
+    files = TextFiles()
+    for source in sources:
+        if is_file_address(source):
+            source = path_of_file_address(str(source))
+        if is_address(source):
+            addresses = listed(str(source))
+            if name_of(addresses[0]) == "manifest.json":
+                advice = "copy their folder to this machine, or name the address of the text"
+                raise DataError(f"{told(str(source))}: tokens are mapped, not fetched; {advice}")
+            held = tuple(map(hold, addresses))
+            files.held += held
+            files += [one.path for one in held]
+        else:
+            files += _files_of(Path(source))
     seen: set[Path] = set()
     for file in files:
         if file.resolve() in seen:
             raise DataError(f"{file} comes twice; name each text once")
         seen.add(file.resolve())
     return files
+
+
+def told_text(source: str | Path) -> str:
+    """The source for messages: an address without what is secret in it."""
+    return told(source) if isinstance(source, str) and is_address(source) else str(source)
 
 
 def _files_of(source: Path) -> list[Path]:
@@ -109,6 +139,7 @@ def format_of(path: Path) -> tuple[Format, Compression | None]:
     """How a file is to be read: by its first bytes, and where they say nothing, by its name."""
     with open_regular(path) as file:
         first = file.read(8)
+    refuse_utf16(path, first)
     name = path.name.lower()
     known = next((suffix for magic, suffix in MAGIC if first.startswith(magic)), None)
     inner, _ = _without_compression(name)

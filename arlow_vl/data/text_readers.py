@@ -24,6 +24,8 @@ MAX_CELL_BYTES = 16 * 2**20
 ROWS_AT_ONCE = 32
 MOST_EXPANSION = 1000  # over which gzip cannot go by much, and zstd far
 FREE_EXPANSION = 64 * 2**20
+FILE_FAULTS = ("truncated_file", "damaged_file", "expands_too_far")
+"""Reasons that end a file early."""
 CHUNK = 2**20
 STEP = 2**16
 
@@ -119,7 +121,11 @@ class DocumentReader:
         """The strings of column "text"; `first` is the number of the batch's first row, from 0."""
         import pyarrow
 
-        place = batch.schema.get_field_index("text")
+        place = batch.schema.get_field_index("text")  # -1 where there is none, or more than one
+        if batch.schema.names.count("text") > 1:
+            fault = Unusable("missing_text", ", which has several columns 'text': rename or remove all but one")
+            self.tally.skip(first + 1, fault, count=batch.num_rows)
+            return
         if place < 0 or not is_text(batch.schema.field(place).type):
             held = keys_of(dict.fromkeys(batch.schema.names)) if place < 0 else f", a {batch.schema.field(place).type}"
             held = held.replace("the key", "the column")
@@ -163,7 +169,7 @@ def parquet_batches(part: TextPart) -> Iterator[tuple[int, Any, float]]:
     with pyarrow.parquet.ParquetFile(part.path, pre_buffer=False, buffer_size=CHUNK) as file:
         groups = range(part.start, file.num_row_groups if part.end is None else part.end)
         row = sum(file.metadata.row_group(group).num_rows for group in range(part.start))
-        columns = ["text"] if "text" in file.schema_arrow.names else None
+        columns = ["text"] if file.schema_arrow.names.count("text") == 1 else None
         if columns is None or not is_text(file.schema_arrow.field("text").type):
             count = sum(file.metadata.row_group(group).num_rows for group in groups)
             yield row, UnreadRows(file.schema_arrow, count), 1.0

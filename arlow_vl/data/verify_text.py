@@ -12,12 +12,13 @@ from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share
 from arlow_vl.data.formats.conversations import CONVERSATION_FIELDS, IMAGE_FIELDS
 from arlow_vl.data.index.header import sha256_of
 from arlow_vl.data.processes import in_processes
+from arlow_vl.data.remote import is_address, is_file_address
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.data.shard_samples import BadSample
 from arlow_vl.data.shards import counted, examples_of, in_brackets
 from arlow_vl.data.text import MAX_LINE_BYTES, LineTally, Unusable, open_regular, parse_object
-from arlow_vl.data.text_files import COMPRESSED, LINES, TextPart, text_files
-from arlow_vl.data.text_readers import DocumentReader
+from arlow_vl.data.text_files import COMPRESSED, LINES, TextFiles, TextPart, text_files
+from arlow_vl.data.text_readers import FILE_FAULTS, DocumentReader
 from arlow_vl.data.tokens.manifest import NAME, Manifest
 from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.errors import DataError
@@ -36,7 +37,7 @@ class VerifiedText:
     bad: list[BadSample] = field(default_factory=list)
     """Lines, rows and documents that are skipped."""
     faults: list[ShardFault] = field(default_factory=list)
-    """Damage to shards of tokens."""
+    """Damage to files and to shards of tokens: what is behind it nobody can count."""
 
     def summary(self) -> str:
         """`9,871 documents, 129 skipped (empty_text 60, bad_json 69), 0 shard faults`."""
@@ -112,7 +113,8 @@ def verify_text(
         DataError: a source is not there or holds no text, or a file comes twice.
     """
     found = VerifiedText()
-    tasks = [task for source in sources for task in _tasks(Path(source), found)]
+    held = TextFiles()  # until all are read
+    tasks = [task for source in sources for task in _tasks(source, found, held)]
     parts, documents = {}, 0
     for task, part in in_processes(_verify, tasks, max(1, min(workers, len(tasks)))):
         parts[task] = part
@@ -125,10 +127,13 @@ def verify_text(
     return found
 
 
-def _tasks(source: Path, found: VerifiedText) -> Iterator[_Task]:
-    if not _is_tokenised(source):
-        yield from map(_Task, text_files([source]))
+def _tasks(source: str | Path, found: VerifiedText, held: TextFiles) -> Iterator[_Task]:
+    if is_address(source) or is_file_address(source) or not _is_tokenised(Path(source)):
+        files = text_files([source])
+        held.held += files.held
+        yield from map(_Task, files)
         return
+    source = Path(source)
     try:
         shards = len(TokenizedText(source).manifest.shards)
     except DataError as error:
@@ -143,7 +148,9 @@ def _verify(task: _Task) -> VerifiedText:
     reader = DocumentReader(TextPart(task.path, task.path.stat().st_size))
     tally = _NamedTally(unit=reader.tally.unit, name=task.path.name)
     reader.tally = tally
-    return VerifiedText(sum(1 for _ in reader), tally.bad)
+    documents = sum(1 for _ in reader)
+    faults = [ShardFault(str(task.path), f"{bad.reason}{bad.detail}") for bad in tally.bad if bad.reason in FILE_FAULTS]
+    return VerifiedText(documents, tally.bad, faults)
 
 
 def _verify_shard(folder: Path, number: int) -> VerifiedText:

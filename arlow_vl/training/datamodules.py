@@ -13,6 +13,7 @@ from arlow_vl.data.loader import Batch, Collate, Packing, ResumableLoader, Seque
 from arlow_vl.data.packing import collate_rows, pack_documents
 from arlow_vl.data.quarantine import NAME as QUARANTINE
 from arlow_vl.data.quarantine import Quarantine
+from arlow_vl.data.text_files import told_text
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.layout import BatchLayout
 from arlow_vl.printing import print_line
@@ -90,7 +91,7 @@ class TextData(StageData):
         self.validation_rows = pack(recipe.validation_text, tokenizer, recipe.row_length, folder)
         rows = pack(recipe.train_text, tokenizer, recipe.row_length, folder, max_tokens=recipe.max_tokens)
         for path, packed in ((recipe.train_text, rows), (recipe.validation_text, self.validation_rows)):
-            print_line(f"{path}: {packed.summary()}", file=sys.stderr)
+            print_line(f"{told_text(path)}: {packed.summary()}", file=sys.stderr)
         sources = (
             Source(name=name, dataset=dataset, samples_per_batch=recipe.batch_size)
             for name, dataset in (("train", rows), ("validation", self.validation_rows))

@@ -4,7 +4,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from arlow_vl.data.bad_share import most_bad, refuse_bad_share
@@ -64,7 +63,7 @@ def _checked(config: SourceConfig, recipe: ImageTextRecipe, tokenizer: Any) -> C
     try:
         if config.kind == "text":
             folder, limit = recipe.run_dir / "packed", recipe.max_bad_fraction
-            return CheckedSource(config, tokenised(Path(config.data), tokenizer, folder, max_bad_fraction=limit))
+            return CheckedSource(config, tokenised(config.data, tokenizer, folder, max_bad_fraction=limit))
         indexes = _indexes(config, recipe)
     except DataError as error:
         hint = "; `arlow data fetch` gets the data of experiments/" if str(error).startswith("no such file") else ""
@@ -72,7 +71,7 @@ def _checked(config: SourceConfig, recipe: ImageTextRecipe, tokenizer: Any) -> C
     if told := report_left_out(where, indexes):
         print_line(told, file=sys.stderr)
     tasks = TASKS_OF_KIND[config.kind]
-    check_left_out(indexes, recipe.max_bad_fraction, where=f"{where}: ", texts=tasks != ("caption",))
+    check_left_out(indexes, recipe.max_bad_fraction, where=where, texts=tasks != ("caption",))
     samples, bad = IndexedSamples(indexes, tasks), left_out((index.header for index in indexes), "bad")
     source = CheckedSource(config, samples, sum(one.count for one in bad.values()))
     count, kind = sum(map(len, indexes)), config.kind.removesuffix("s")

@@ -35,9 +35,9 @@ class TextRecipe:
     """Which kind of recipe this is."""
     run_dir: Path
     """The run folder: config.yaml, metrics.csv, steps.jsonl, checkpoints/, hf/."""
-    train_text: Path
-    """Training documents: a file, a folder or a glob of text, or a folder that `arlow data tokenize` made."""
-    validation_text: Path
+    train_text: str
+    """Training documents: a file, folder, glob or address of text, or a folder that `arlow data tokenize` made."""
+    validation_text: str
     """Validation documents, likewise."""
     row_length: int
     """Tokens of a packed row."""

@@ -98,7 +98,7 @@ def build_trainer(recipe: TextRecipe, arguments: TrainingArguments) -> Trainer:
     return Trainer(
         model=model,
         args=arguments,
-        train_dataset=StreamedRows(recipe.train_text, tokenizer, recipe.row_length),
+        train_dataset=StreamedRows(Path(recipe.train_text), tokenizer, recipe.row_length),
         data_collator=partial(collate_rows, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id),
         processing_class=tokenizer,
     )

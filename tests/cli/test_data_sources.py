@@ -1,7 +1,12 @@
 """`arlow data index`, `prepare` and `stats`, on files as people have them."""
 
+import contextlib
+import io
 import json
+import multiprocessing
 import os
+import re
+import resource
 import shutil
 from pathlib import Path
 
@@ -12,7 +17,7 @@ from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.places import find_index, open_index, place_of
 from arlow_vl.errors import DataError
 from tests.outside_data import JPEG, png, samples, tar_of
-from tests.tiny_runs import SAMPLES
+from tests.tiny_runs import SAMPLES, sentences, tiny_tokenizer, write_jsonl
 
 
 @pytest.fixture
@@ -196,9 +201,49 @@ def test_stats_count_samples_texts_lengths_and_sizes(arlow, coco, tmp_path):
     status, out, _ = arlow("stats", coco, "--images", tmp_path / "photos")
     assert "samples      20\n" in out
     assert "texts        21 of task caption\n" in out
+    assert re.search(r"^languages    .+ \(of 20 samples looked at\)$", out, re.MULTILINE)
     assert "width        3 (5%: " in out
     assert "unreadable   truncated 1\n" in out
     assert "bad          missing_image_file 1\n" in out
+
+
+def test_a_source_that_holds_no_sample_is_one_sentence(arlow, tmp_path):
+    (tmp_path / "metadata.csv").write_text("file_name,text\n")
+    for command in ("index", "stats", "verify"):
+        status, _, err = arlow(command, tmp_path)
+        assert status == 3
+        assert err.splitlines()[-1].startswith(f"arlow: {tmp_path}: ")
+        assert err.endswith("; name other data\n")
+
+
+def told_on_a_full_disk(words, found):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))  # as a disk with so much room
+    error = io.StringIO()
+    with contextlib.redirect_stderr(error):
+        status = main(["data", *words])
+    found.put((status, error.getvalue().splitlines()[-1]))
+
+
+@pytest.mark.parametrize("command", ["prepare", "tokenize"])
+def test_a_full_disk_is_one_sentence_that_says_what_to_do(arlow, shards, tmp_path, command):
+    tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    write_jsonl(tmp_path / "a.jsonl", sentences(300))
+    assert arlow("index", shards)[0] == 0
+    of = {
+        "prepare": [shards, "--workers", "1"],
+        "tokenize": [tmp_path / "a.jsonl", "--tokenizer", tmp_path / "tokenizer"],
+    }
+    words = [command, *map(str, of[command]), "--out", str(tmp_path / "out")]
+    context = multiprocessing.get_context("fork")
+    found = context.SimpleQueue()
+    process = context.Process(target=told_on_a_full_disk, args=(words, found))
+    process.start()
+    process.join(60)
+    status, sentence = found.get()
+    assert status == 6
+    assert sentence.startswith("arlow: the disk")
+    assert sentence.endswith("is full (File too large); make room and run the command again: what is whole is kept")
+    assert arlow(*words)[0] == 0
 
 
 def test_what_is_no_source_is_told(arlow, tmp_path):

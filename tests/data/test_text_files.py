@@ -129,6 +129,26 @@ def test_rows_without_a_column_of_strings_are_told_with_what_there_is(tmp_path, 
     assert tally.examples["missing_text"].startswith(told)
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_two_columns_of_one_name_are_told_and_neither_is_taken(tmp_path, name):
+    twice = pa.Table.from_arrays([pa.array(["a"] * 5), pa.array(["b"] * 5)], ["text", "text"])
+    if name == "a.parquet":
+        pq.write_table(twice, tmp_path / name)
+    else:
+        with pa.OSFile(str(tmp_path / name), "wb") as file, pa.ipc.new_file(file, twice.schema) as writer:
+            writer.write_table(twice)
+    documents, tally = read(tmp_path / name)
+    assert (documents, tally.skipped) == ([], {"missing_text": 5})
+    assert tally.examples["missing_text"] == "row 1, which has several columns 'text': rename or remove all but one"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+def test_utf16_is_one_sentence_and_no_heap_of_bad_lines(tmp_path, name):
+    (tmp_path / name).write_bytes('{"text": "one"}\n'.encode("utf-16"))
+    with pytest.raises(DataError, match=rf"{name}: is UTF-16 text; save it as UTF-8"):
+        read(tmp_path / name)
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, zstd])
 def test_a_cut_compressed_file_is_one_named_fault_and_what_was_whole_is_used(tmp_path, pack):
     rng = np.random.default_rng(0)

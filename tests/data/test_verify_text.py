@@ -48,6 +48,23 @@ def test_every_bad_line_is_named_with_its_reason(tmp_path, arlow):
     assert "2 of 20 lines, rows or documents are unusable, the limit is 5%" in err
 
 
+def test_a_cut_file_ends_with_3_however_little_of_it_is_known_to_be_lost(tmp_path, arlow):
+    packed = gzip.compress("".join(json.dumps({"text": text}) + "\n" for text in sentences(400)).encode())
+    (tmp_path / "a.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    status, out, _ = arlow(tmp_path / "a.jsonl.gz", "--json")
+    report = json.loads(out)
+    assert status == 3
+    assert 20 < report["documents"] < 400
+    assert [fault["shard"] for fault in report["shard_faults"]] == [str(tmp_path / "a.jsonl.gz")]
+    assert report["shard_faults"][0]["reason"] == "truncated_file: the compressed data end too soon"
+
+
+def test_a_file_with_nothing_in_it_is_one_sentence(tmp_path, arlow):
+    (tmp_path / "a.jsonl").write_text("")
+    status, _, err = arlow(tmp_path / "a.jsonl", "--format", "text")
+    assert (status, err) == (3, f"arlow: {tmp_path}/a.jsonl: nothing there can be used; name other data\n")
+
+
 def test_json_names_all(tmp_path, arlow):
     (tmp_path / "a.jsonl").write_text("\n".join([json.dumps({"text": "yes"}), *["{"] * 60]))
     status, out, _ = arlow(tmp_path / "a.jsonl", "--json")

@@ -30,7 +30,7 @@ def text_recipe(tmp_path):
 
 @pytest.mark.parametrize("name", ["train_text", "validation_text"])
 def test_a_text_run_with_too_many_bad_lines_does_not_start(text_recipe, name, capsys):
-    path = getattr(text_recipe, name)
+    path = Path(getattr(text_recipe, name))
     good = path.read_text()
     path.write_text("broken\n" * (9 * good.count("\n")) + good)
     with pytest.raises(DataError, match=rf"{path.name}: \d+ of \d+ lines are unusable, the limit is 10%: bad_json"):

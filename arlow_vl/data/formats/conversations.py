@@ -23,6 +23,7 @@ from arlow_vl.data.text import Unusable, keys_of
 IMAGE_FIELDS = ("images", "image", "file_name", "image_path", "path", "filename", "filepath")
 CAPTION_FIELDS = ("text", "caption")
 CONVERSATION_FIELDS = ("messages", "conversations", "texts")
+OTHER_MEDIA = ("videos", "video", "audios", "audio")
 TEXT_FIELDS = (*CONVERSATION_FIELDS, "question", *CAPTION_FIELDS)
 
 
@@ -49,6 +50,9 @@ def samples_of_records(
 
 def sample_of_record(key: str, record: dict[str, Any], images: ImageRoot, tally: Tally) -> Sample:
     """Raises Unusable if an image or the text is not there or they do not go together."""
+    for name in OTHER_MEDIA:
+        if record.get(name):
+            raise Unusable("media_not_read", f": it has {name}, and its text would be about what the model never gets")
     listed = _images_of(record)
     text, placed = _text_of(record, listed, tally)
     found = tuple(images.find(source) for source in placed)

@@ -14,7 +14,7 @@ from arlow_vl.data.member_names import IMAGE_SUFFIXES
 from arlow_vl.data.remote import hold, is_address, is_file_address, listed, path_of_file_address, ranges, told
 from arlow_vl.data.remote_cache import Held
 from arlow_vl.data.samples import Sample
-from arlow_vl.data.text import open_regular
+from arlow_vl.data.text import open_regular, refuse_utf16
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
@@ -44,6 +44,8 @@ ANNOTATIONS = (
 )
 NAME_IMAGES = ("captions", "coco", "vqa", "gqa", "textvqa", "vizwiz", "pope", *karpathy.READERS)
 """Formats whose records say where their images lie."""
+KIND_OF_FORMAT = {"webdataset": "tars", "parquet": "parquet", "captions": "table"}
+"""Which files of a folder a format is of, where those are no annotations."""
 # What the first bytes of a JSON say, in the order in which it is asked.
 SIGNS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     ("conversations", re.compile(rb'"(messages|conversations)"\s*:\s*\[')),
@@ -99,7 +101,7 @@ def open_source(
     if is_file_address(path):
         path = path_of_file_address(str(path))
     held = tuple(map(hold, listed(str(path)))) if is_address(path) else ()
-    files = [one.path for one in held] or _files_at(Path(path))
+    files = [one.path for one in held] or _files_at(Path(path), format)
     found = format or _format_of(files, Path(path))
     if found == "vqa":
         files = _questions_and_answers(files)
@@ -114,10 +116,10 @@ def open_source(
     return Source(found, files, ImageRoot(root), held=held)
 
 
-def _files_at(path: Path) -> list[Path]:
+def _files_at(path: Path, format: str | None) -> list[Path]:
     """The files of a source, in sorted order."""
     if path.is_dir():
-        return _files_of_folder(path)
+        return _files_of_folder(path, format)
     if path.exists():
         open_regular(path).close()
         return [path]
@@ -139,23 +141,72 @@ def _kind(file: Path) -> str:
     return file.suffix.lower() or "no suffix"
 
 
-def _files_of_folder(folder: Path) -> list[Path]:
+def _files_of_folder(folder: Path, format: str | None) -> list[Path]:
+    """Raises DataError where the folder holds nothing, or data of which some would not be read."""
     if (folder / tables.SAVED_SPLITS).is_file() or (folder / tables.SAVED_STATE).is_file():
         return tables.saved_files(folder)
-    if table := next((folder / name for name in image_folder.TABLE_NAMES if (folder / name).is_file()), None):
-        return [table]
-    names = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
-    for suffixes in ((".tar",), tables.SUFFIXES, (".json", *LINE_SUFFIXES)):
-        if files := [entry for entry in names if entry.suffix.lower() in suffixes and entry.name != "index.json"]:
-            return files
-    if texts := image_folder.caption_files(folder):
-        return texts
-    if any(entry.suffix.lower()[1:] in IMAGE_SUFFIXES for entry in names):
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    names = [entry for entry in entries if entry.is_file()]
+    found = _data_of_folder(names)
+    if format == "sidecars":
+        found = {}
+    elif format is not None and (files := found.get(KIND_OF_FORMAT.get(format, "annotations"))):
+        return files
+    if format is None:
+        _refuse_several(folder, found, names)
+    if files := next(iter(found.values()), None) or image_folder.caption_files(folder):
+        return files
+    if any(_is_image(entry) for entry in names):
         raise DataError(
             f"{visible(str(folder))}: images without a text; write a metadata.csv with the columns file_name and text, "
             "or name the annotation file and give this folder as its images"
         )
-    raise DataError(f"{visible(str(folder))}: nothing to read in this folder; looked for {LOOKED_FOR}")
+    inside = [entry.name for entry in entries if entry.is_dir()]
+    more = f"; it holds the folders {visible(', '.join(inside[:4]))}: name one, or a glob as */*.tar" if inside else ""
+    raise DataError(f"{visible(str(folder))}: nothing to read in this folder; looked for {LOOKED_FOR}{more}")
+
+
+def _data_of_folder(names: list[Path]) -> dict[str, list[Path]]:
+    """The files of a folder by what they are; the first kind is what it stands for."""
+    tars = [entry for entry in names if entry.suffix.lower() == ".tar"]
+    stems = {entry.stem for entry in tars}
+    found = {
+        "table": [entry for entry in names if entry.name in image_folder.TABLE_NAMES],
+        "tars": tars,
+        # img2dataset writes a .parquet about each of its tars.
+        "parquet": [entry for entry in names if entry.suffix.lower() in tables.SUFFIXES and entry.stem not in stems],
+        "annotations": [
+            entry
+            for entry in names
+            if entry.suffix.lower() in (".json", *LINE_SUFFIXES)
+            and entry.name != "index.json"
+            and entry.name not in image_folder.TABLE_NAMES
+        ],
+    }
+    return {kind: files for kind, files in found.items() if files}
+
+
+def _refuse_several(folder: Path, found: dict[str, list[Path]], names: list[Path]) -> None:
+    """Raises DataError where a folder holds data of several kinds, of which but one would be read.
+
+    A .json beside other data is about them, as index.json and dataset_info.json are.
+    """
+    images = {entry.stem for entry in names if _is_image(entry)}
+    texts = [entry for entry in names if entry.suffix.lower() == ".txt" and entry.stem in images]
+    lines = [entry for entry in found.get("annotations", []) if entry.suffix.lower() in LINE_SUFFIXES]
+    only_json = list(found) == ["annotations"] and not lines  # texts beside images are what else there is to read
+    each = [*([table] for table in found.get("table", [])), found.get("tars"), found.get("parquet"), lines, texts]
+    firsts = [files[0].name for files in each if files]
+    firsts += [found["annotations"][0].name] if only_json and texts else []
+    if len(firsts) > 1:
+        raise DataError(
+            f"{visible(str(folder))}: holds data of several kinds ({visible(', '.join(firsts))}), of which one would "
+            "be read; name one of these files, or a glob or format of one kind"
+        )
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower()[1:] in IMAGE_SUFFIXES
 
 
 def _format_of(files: list[Path], path: Path) -> str:
@@ -181,6 +232,7 @@ def _format_of(files: list[Path], path: Path) -> str:
 def _sign_of(file: Path) -> str:
     with open_regular(file) as opened:
         head = opened.read(HEAD_BYTES)
+    refuse_utf16(file, head)
     for name, pattern in SIGNS:
         if pattern.search(head):
             return name

@@ -22,7 +22,7 @@ from arlow_vl.data.formats.vqa import question_text
 from arlow_vl.data.member_names import IMAGE_SUFFIXES, system_file
 from arlow_vl.data.samples import Sample, Text, caption_text
 from arlow_vl.data.shard_samples import ReaderLimits
-from arlow_vl.data.text import Unusable, clean_caption, keys_of, open_regular
+from arlow_vl.data.text import Unusable, clean_caption, keys_of, open_regular, refuse_equal_columns, refuse_utf16
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
@@ -32,7 +32,7 @@ TABLE_NAMES = tuple(
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TABLE_IMAGE_FIELDS = tuple(name for name in IMAGE_FIELDS if name != "images")
 QUESTION = "question"
-SURPLUS = "\0surplus"  # the key of cells without a column, which no header can spell
+OTHER_DELIMITERS = (";", "\t", "|", ",")
 MAX_CAPTION_BYTES = ReaderLimits.max_text_bytes
 
 
@@ -63,40 +63,62 @@ def _rows(path: Path, tally: Tally) -> Iterator[Record]:
 
 
 def _csv_rows(path: Path, tally: Tally) -> Iterator[Record]:
-    """Raises DataError where no column is an image's or a text's: one sentence is better than a reason a row."""
-    open_regular(path).close()
+    """Raises DataError where no column is an image's or a text's: one sentence is better than a reason a row.
+
+    Quotes are strict. Else one that nobody closed would make a caption of the rows behind it.
+    """
+    with open_regular(path) as file:
+        refuse_utf16(path, file.read(2))
     delimiter = DELIMITERS[path.suffix.lower()]
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, restkey=SURPLUS, delimiter=delimiter)
-        columns = _columns(path, reader)
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        columns = _columns(path, reader, delimiter)
         while True:
+            before = reader.line_num
             try:
-                row = next(reader, None)
+                cells = next(reader, None)
             except csv.Error as error:
-                tally.leave_out(f"{path.name}: line {reader.line_num:,}", Unusable("bad_csv", f": {error}"))
+                _lose_lines(f"{path.name}: line {before + 1:,}", error, reader.line_num - before, tally)
                 continue
-            if row is None:
+            if cells is None:
                 return
+            if not cells:  # a blank line
+                continue
             name = f"{path.name}: line {reader.line_num:,}"
-            if SURPLUS in row:
+            if len(cells) > len(columns):
                 detail = f": the header has {len(columns)} columns; quote a text with a {delimiter!r}"
                 tally.leave_out(name, Unusable("too_many_columns", detail))
-            elif not _is_utf8(row):
+                continue
+            row = dict.fromkeys(columns) | dict(zip(columns, cells, strict=False))
+            if not _is_utf8(row):
                 tally.leave_out(name, Unusable("not_utf8"))
-            else:
-                yield name, row
+                continue
+            yield name, row
 
 
-def _columns(path: Path, reader: csv.DictReader) -> list[str]:
+def _lose_lines(name: str, error: csv.Error, lines: int, tally: Tally) -> None:
+    """Counts every line that a fault reaches over: each may be a row."""
+    reached = f" over {lines:,} lines" if lines > 1 else ""
+    detail = f": {error}{reached}; close each quote that begins a cell, and write one inside as two"
+    tally.leave_out(name, Unusable("bad_csv", detail), count=max(1, lines))
+
+
+def _columns(path: Path, reader: Any, delimiter: str) -> list[str]:
     try:
-        columns = list(reader.fieldnames or [])
+        columns = next(reader, [])
     except csv.Error:
         columns = []
+    if len(columns) == 1 and (other := next((sign for sign in OTHER_DELIMITERS if sign in columns[0]), None)):
+        raise DataError(
+            f"{visible(str(path))}: its columns are separated by {other!r}; "
+            "write commas in a .csv, and name a table with tabs .tsv"
+        )
     for what, names in {"image": TABLE_IMAGE_FIELDS, "text": (*CAPTION_FIELDS, QUESTION)}.items():
         if not set(columns) & set(names):
             has = keys_of(dict.fromkeys(columns)).replace("key", "column")
             advice = f"name it {' or '.join(names)} in the first line"
             raise DataError(f"{visible(str(path))}: no column of {what}s{visible(has)}; {advice}")
+    refuse_equal_columns(path, columns)
     return columns
 
 

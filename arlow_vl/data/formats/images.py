@@ -4,6 +4,7 @@ import base64
 import binascii
 import os
 import stat
+import unicodedata
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
@@ -50,14 +51,25 @@ class ImageRoot:
             raise Unusable("missing_image", ": an empty path")
         if "\0" in name or not path.startswith(os.path.join(self.root, "")):
             raise Unusable("unsafe_image_path", f": {name[:80]!r} lies outside {self.root}")
-        try:
-            status = os.stat(path)
-        except (OSError, ValueError):  # ValueError: characters that no file name has
-            raise Unusable("missing_image_file", f": no file {path}") from None
+        path, status = _spelled(path)
+        if status is None:
+            raise Unusable("missing_image_file", f": no file {path}")
         if not stat.S_ISREG(status.st_mode):
             raise Unusable("missing_image_file", f": {path} is not a regular file")
         _check_size(status.st_size, path)
         return ImageRef(path, 0, status.st_size)
+
+
+def _spelled(path: str) -> tuple[str, os.stat_result | None]:
+    """The file, or the one whose name is the same letters in Unicode's other form: tables and disks of macOS have
+    accents apart, others have them in the letters. None: there is neither."""
+    forms = [] if path.isascii() else [unicodedata.normalize(form, path) for form in ("NFC", "NFD")]
+    for name in (path, *forms):
+        try:
+            return name, os.stat(name)
+        except (OSError, ValueError):  # ValueError: characters that no file name has
+            continue
+    return path, None
 
 
 def _checked(data: bytes) -> bytes:

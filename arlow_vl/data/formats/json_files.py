@@ -15,6 +15,7 @@ from arlow_vl.data.text import (
     has_lone_surrogate,
     open_regular,
     parse_object,
+    refuse_utf16,
 )
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
@@ -37,6 +38,7 @@ def load_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
         raw = file.read(MAX_FILE_BYTES + 1)
     if len(raw) > MAX_FILE_BYTES:
         raise DataError(f"{visible(str(path))}: over {MAX_FILE_BYTES:,} bytes; write JSON lines, which are read singly")
+    refuse_utf16(path, raw)
     try:
         value = json.loads(raw.decode("utf-8-sig"), object_hook=object_hook)
     except (ValueError, RecursionError) as error:
@@ -71,6 +73,7 @@ def read_records(path: Path, tally: Tally) -> Iterator[Record]:
 def read_lines(path: Path, tally: Tally) -> Iterator[Record]:
     """The objects of a file that holds one a line, whatever its suffix; others are counted as bad samples."""
     with open_regular(path) as file:
+        refuse_utf16(path, file.peek(2))
         for number in itertools.count(1):
             line, name = file.readline(MAX_LINE_BYTES + 1), f"{path.name}: line {number:,}"
             if not line:

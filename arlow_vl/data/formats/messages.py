@@ -19,6 +19,7 @@ PLACE = "<image>"
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 IMAGE_PARTS = ("image", "image_url")
 IMAGE_KEYS = ("image_url", "image", "path", "url", "base64")  # of a part that brings its own image
+CALLS = ("tool_calls", "function_call")
 FIELDS = ("messages", "document", "texts")  # of a tar's .json
 MAX_CHARACTERS = 2**20  # of a turn or document
 MAX_KIND_CHARACTERS = 100
@@ -155,6 +156,11 @@ def _turn(message: Any) -> tuple[str, Any]:
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise Unusable("unknown_role", f": {role!r:.40}; write system, user or assistant")
+    for field in CALLS:
+        if message.get(field):
+            raise Unusable("tool_calls_not_read", f": a turn of the {role} has {field}")
+    if message.get("weight") == 0:
+        raise Unusable("turn_without_weight", ": each turn of the assistant is trained on; leave this one out")
     return ROLES[role], message.get("content")
 
 

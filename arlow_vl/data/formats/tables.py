@@ -14,7 +14,7 @@ from arlow_vl.data.formats.json_files import load_json
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.samples import Sample
 from arlow_vl.data.shard_faults import ShardFault
-from arlow_vl.data.text import keys_of, open_regular
+from arlow_vl.data.text import keys_of, open_regular, refuse_equal_columns
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
@@ -97,3 +97,4 @@ def _check_columns(path: Path, names: list[str]) -> None:
         has = keys_of(dict.fromkeys(names)).replace("key", "column")
         advice = f"name the texts {', '.join(TEXT_FIELDS)} and the images {IMAGE_FIELDS[0]} or {IMAGE_FIELDS[1]}"
         raise DataError(f"{visible(str(path))}: no column of texts{visible(has)}; {advice}")
+    refuse_equal_columns(path, names)

@@ -30,9 +30,9 @@ class Tally:
     ignored: Counter[str] = field(default_factory=Counter)
     """What makes no sample and was not expected to, by what it is."""
 
-    def leave_out(self, name: str, fault: Unusable, members: int = 1) -> None:
-        """Counts a sample that cannot be used."""
-        self.bad.append(BadSample(name, str(fault), members, detail=fault.detail))
+    def leave_out(self, name: str, fault: Unusable, members: int = 1, count: int = 1) -> None:
+        """Counts a sample that cannot be used, or `count` of them from the one that is named."""
+        self.bad.append(BadSample(name, str(fault), members, count, fault.detail))
 
     def leave_out_text(self, name: str, fault: Unusable) -> None:
         """Counts a text that cannot be used."""

@@ -55,17 +55,20 @@ def refuse_nothing(indexes: Sequence[Index], where: str) -> None:
     """Raises DataError, with the reasons, if no sample is usable: what would be said of none would mean nothing."""
     if any(map(len, indexes)):
         return
-    bad = left_out((index.header for index in indexes), "bad")
+    bad, faults = left_out((index.header for index in indexes), "bad"), faults_of(indexes)
+    if not bad:
+        reason = f"no sample can be used: {visible(faults[0].reason)}" if faults else "holds no sample; name other data"
+        raise DataError(f"{visible(where)}: {reason}")
     counts = Counter({reason: one.count for reason, one in bad.items()})
-    reasons = told_reasons(counts, {reason: one.example for reason, one in bad.items()}) or "it is empty"
+    reasons = told_reasons(counts, {reason: one.example for reason, one in bad.items()})
     advice = "; --images names the folder that image paths start from" if "missing_image_file" in bad else ""
     raise DataError(f"{visible(where)}: none of {_total(bad):,} samples can be used: {reasons}{advice}")
 
 
 def check_left_out(
-    indexes: Sequence[Index], max_bad_fraction: float = MAX_BAD_FRACTION, *, where: str = "", texts: bool = True
+    indexes: Sequence[Index], max_bad_fraction: float = MAX_BAD_FRACTION, *, where: str, texts: bool = True
 ) -> None:
-    """Raises DataError if no sample is usable, or too large a share of samples or, with `texts`, of texts is not."""
+    """Raises DataError if too large a share of samples or, with `texts`, of texts is not usable, or no sample is."""
     headers = [index.header for index in indexes]
     bad, bad_texts = left_out(headers, "bad"), left_out(headers, "bad_texts") if texts else {}
     for fault in faults_of(indexes):
@@ -76,7 +79,8 @@ def check_left_out(
     for what, used, lost in (("samples", sum(map(len, indexes)), bad), ("texts", used_texts, bad_texts)):
         counts = Counter({reason: one.count for reason, one in lost.items()})
         examples = {reason: one.example for reason, one in lost.items()}
-        refuse_bad_share(what, used, counts, examples, max_bad_fraction, where=where)
+        refuse_bad_share(what, used, counts, examples, max_bad_fraction, where=f"{visible(where)}: ")
+    refuse_nothing(indexes, where)
 
 
 def report_left_out(where: str, indexes: Sequence[Index]) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
 from arlow_vl.data.processes import in_processes
-from arlow_vl.data.text_files import PART_BYTES, parts_of, text_files
+from arlow_vl.data.text_files import PART_BYTES, parts_of, text_files, told_text
 from arlow_vl.data.tokens.encoding import Encoder
 from arlow_vl.data.tokens.manifest import FORMAT, NAME, Manifest, SourceFile, merged, tokenizer_hash, with_current_times
 from arlow_vl.data.tokens.reader import TokenizedText
@@ -73,7 +73,7 @@ class Job:
         part_bytes: int,
     ) -> None:
         self.tokenizer = tokenizer
-        self.where = ", ".join(map(str, sources))
+        self.where = ", ".join(map(told_text, sources))
         self.files = text_files(sources)
         self.sources = [SourceFile.at(path) for path in self.files]
         self.parts = [part for path in self.files for part in parts_of(path, part_bytes)]

@@ -73,7 +73,7 @@ def open_samples(task: Task, place: Place) -> IndexedSamples:
         DataError: there is no such source, it holds nothing of the kind, or a part of it cannot be used.
     """
     indexes = indexes_of(place.source, images=place.images, format=place.format)
-    check_left_out(indexes, 0.0, where=f"{visible(place.source)}: ")
+    check_left_out(indexes, 0.0, where=place.source)
     samples = IndexedSamples(indexes, (task.kind,))  # type: ignore[arg-type]
     if not len(samples):
         raise DataError(f"{visible(place.source)}: no sample has a {task.kind}, which task {task.name} asks for")

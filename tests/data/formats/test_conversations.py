@@ -91,6 +91,19 @@ TURNS = {
         {"messages": [*asks("a", [{"type": "image", "path": "a.jpg"}])]},
         "image_outside_user_turn",
     ),
+    "a video": ({"messages": asks("<video>What?"), "videos": ["a.mp4"]}, "media_not_read"),
+    "a sound beside an image": (
+        {"messages": asks("What?"), "images": ["a.jpg"], "audios": ["a.wav"]},
+        "media_not_read",
+    ),
+    "a call of a tool": (
+        {"messages": [asks("a")[0], {"role": "assistant", "content": "b", "tool_calls": [{"id": "1"}]}]},
+        "tool_calls_not_read",
+    ),
+    "an answer not to train on": (
+        {"messages": [asks("a")[0], {"role": "assistant", "content": "b", "weight": 0}]},
+        "turn_without_weight",
+    ),
     "the assistant first": ({"messages": [{"role": "assistant", "content": "Hi"}]}, "starts_with_assistant"),
     "the system alone": ({"messages": [{"role": "system", "content": "Hi"}]}, "no_answer"),
     "the system later": (

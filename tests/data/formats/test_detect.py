@@ -1,5 +1,6 @@
 """What a path is, or the sentence that says why it is nothing."""
 
+import json
 import re
 from pathlib import Path
 
@@ -33,6 +34,8 @@ KINDS = {
     "GQA": ({"a.json": {"1": {"semantic": [], "question": "?", "imageId": "2"}}}, "a.json", "gqa"),
     "TextVQA": ({"a.json": {"data": [{"image_id": "1", "question": "?"}]}}, "a.json", "textvqa"),
     "parquet": ({"a.parquet": b""}, "", "parquet"),
+    "tars of img2dataset": ({"0.tar": b"", "0.parquet": b"", "0_stats.json": {}}, "", "webdataset"),
+    "parquet with notes": ({"a.parquet": b"", "dataset_info.json": {}, "notes.txt": "x"}, "", "parquet"),
 }
 
 
@@ -55,6 +58,17 @@ SENTENCES = {
     "a file of no kind": ({"a.docx": b""}, "a.docx", r"a\.docx: of no kind that is known; name \.tar"),
     "foreign JSON": ({"a.json": {"a": 1}}, "a.json", r"no annotations that are known; looked for messages"),
     "several formats": ({"a.json": COCO, "b.json": [CHAT]}, "", r"several formats: a\.json \(coco\), b\.json \(conv"),
+    "two tables": ({"metadata.csv": "", "captions.csv": ""}, "", r"several kinds \(captions\.csv, metadata\.csv\)"),
+    "a table and tars": ({"metadata.csv": "", "a.tar": b""}, "", r"\(metadata\.csv, a\.tar\), of which one would be"),
+    "parquet and chats": ({"a.parquet": b"", "b.jsonl": [CHAT]}, "", r"\(a\.parquet, b\.jsonl\).*name one of these"),
+    "chats and captions": ({"a.jpg": b"", "a.txt": "x", "b.jsonl": [CHAT]}, "", r"\(b\.jsonl, a\.txt\)"),
+    "COCO and captions": ({"a.jpg": b"", "a.txt": "x", "b.json": COCO}, "", r"\(a\.txt, b\.json\)"),
+    "folders of tars": ({"x/a.tar": b"", "y/a.tar": b""}, "", r"it holds the folders x, y: name one, or a glob"),
+    "UTF-16": (
+        {"a.jsonl": json.dumps(CHAT).encode("utf-16")},
+        "a.jsonl",
+        r"a\.jsonl: is UTF-16 text; save it as UTF-8",
+    ),
     "answers alone": ({"a.json": ANSWERS}, "a.json", r"a\.json: not one question file with its annotations"),
 }
 
@@ -85,6 +99,15 @@ def test_a_format_that_is_told_goes_before_what_is_found(folder):
     assert open_source(folder.path / "a.jsonl", format="captions").format == "captions"
     with pytest.raises(DataError, match="no format is called 'nonsense'; write one of webdataset, captions"):
         open_source(folder.path / "a.jsonl", format="nonsense")
+
+
+@pytest.mark.parametrize("format", ["captions", "webdataset", "sidecars", "conversations"])
+def test_a_format_says_which_files_of_a_folder_are_meant(folder, format):
+    folder.images("a.jpg").write("metadata.csv", "file_name,text\na.jpg,x\n")
+    folder.write("a.txt", "x")
+    folder.write("b.jsonl", [CHAT])
+    folder.write("c.tar", tar_of(*samples("0")))
+    assert len(folder.read(format=format)) == 1
 
 
 def test_a_root_that_is_no_folder_is_one_sentence(folder):

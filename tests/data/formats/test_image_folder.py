@@ -76,7 +76,7 @@ def test_a_quote_without_an_end_costs_its_rows_and_no_traceback(folder):
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
-        ("name;text\n", r"no column of images, which has the column 'name;text'; name it image or file_name"),
+        ("name\n", r"no column of images, which has the column 'name'; name it image or file_name"),
         (
             "image,words\n",
             r"no column of texts, which has the columns 'image', 'words'; name it text or caption or que",
@@ -107,3 +107,46 @@ def test_captions_beside_images_take_no_other_folder(folder, tmp_path_factory):
     folder.images("a.jpg").write("a.txt", "x")
     with pytest.raises(DataError, match="name no other folder of images"):
         folder.read(images=tmp_path_factory.mktemp("other"))
+
+
+def test_a_quote_that_nobody_closed_costs_every_line_it_reaches_and_makes_no_caption(folder):
+    rows = "".join(f"a.jpg,Fox {number}.\n" for number in range(5))
+    folder.images("a.jpg").write("metadata.csv", f'file_name,text\na.jpg,One.\na.jpg,"Two.\n{rows}')
+    assert captions(folder.read()) == {"a.jpg": ["One."]}
+    (bad,) = folder.source.tally.bad
+    assert (bad.name, bad.reason, bad.count) == ("metadata.csv: line 3", "bad_csv", 6)
+    assert "over 6 lines; close each quote that begins a cell" in bad.detail
+
+
+def test_a_quote_that_ends_too_soon_is_no_caption(folder):
+    table = 'file_name,text\na.jpg,"A fox" in snow.\na.jpg,A "red" fox.\na.jpg,"A ""wet""\nfox."\n'
+    folder.images("a.jpg").write("metadata.csv", table)
+    assert captions(folder.read()) == {"a.jpg": ['A "red" fox.', 'A "wet"\nfox.']}
+    assert [(bad.name, bad.reason) for bad in folder.source.tally.bad] == [("metadata.csv: line 2", "bad_csv")]
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "sentence"),
+    [
+        (
+            "metadata.csv",
+            b"file_name;text\na.jpg;A fox.\n",
+            r"its columns are separated by ';'; write commas in a \.csv",
+        ),
+        ("metadata.csv", b"file_name\ttext\na.jpg\tA fox.\n", r"separated by '\\t'; .* name a table with tabs \.tsv"),
+        ("metadata.csv", b"file_name,text,text\na.jpg,A fox.,Un renard.\n", "two columns are called 'text'; rename or"),
+        ("metadata.csv", "file_name,text\na.jpg,A fox.\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
+        ("metadata.jsonl", '{"file_name": "a.jpg", "text": "A fox."}\n'.encode("utf-16"), "is UTF-16 text"),
+    ],
+)
+def test_a_table_of_another_kind_is_one_sentence(folder, name, table, sentence):
+    folder.images("a.jpg").write(name, table)
+    with pytest.raises(DataError, match=sentence):
+        folder.read()
+
+
+def test_a_name_with_its_accents_written_apart_is_the_same_file(folder):
+    together, apart = "caf\u00e9.jpg", "cafe\u0301.jpg"
+    folder.images(together).write("metadata.csv", f"file_name,text\n{apart},A fox.\n{together},Red.\n")
+    assert captions(folder.read()) == {together: ["A fox.", "Red."]}
+    assert folder.skipped == {}

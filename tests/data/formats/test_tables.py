@@ -83,6 +83,13 @@ def test_columns_that_are_not_there_are_one_sentence(folder):
         folder.read("a.parquet")
 
 
+def test_two_columns_of_one_name_are_one_sentence(folder):
+    columns = [pyarrow.array([IMAGE]), pyarrow.array(["A fox."]), pyarrow.array(["Un renard."])]
+    parquet.write_table(pyarrow.Table.from_arrays(columns, ["image", "text", "text"]), folder.path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: two columns are called 'text'; rename or remove one"):
+        folder.read("a.parquet")
+
+
 @pytest.mark.parametrize("keep", [0, 3, 100, -3])
 def test_a_damaged_table_is_a_fault_that_is_named(folder, keep):
     path = folder.path / "a.parquet"

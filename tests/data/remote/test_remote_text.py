@@ -1,0 +1,124 @@
+"""Text at an address is tokenised as the same text here is, fetched once, and refused in a sentence."""
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from arlow_vl.cli import main
+from arlow_vl.data import remote
+from arlow_vl.data.packing import tokenised
+from arlow_vl.data.text_files import text_files
+from arlow_vl.data.tokens.write import tokenize_text
+from arlow_vl.errors import DataError, ResourceError
+from tests.data.remote.server import SHORT
+from tests.tiny_runs import sentences, tiny_tokenizer, write_image_text_recipe, write_jsonl, write_text_recipe
+
+
+@pytest.fixture
+def texts(tmp_path, server, cache, monkeypatch):
+    """Three files, here and at `a-{0..2}.jsonl.gz`."""
+    monkeypatch.setattr(remote, "PATIENCE", SHORT)
+    monkeypatch.setattr(remote.hold, "__kwdefaults__", {"cache": None, "patience": SHORT})
+    (tmp_path / "texts").mkdir()
+    for number in range(3):
+        path = write_jsonl(tmp_path / "texts" / f"a-{number}.jsonl", sentences(60)[20 * number :][:20])
+        server.files[f"/a-{number}.jsonl.gz"] = gzip.compress(path.read_bytes())
+    return tmp_path / "texts"
+
+
+def test_text_at_an_address_gives_the_tokens_of_the_same_text_here(texts, server, tmp_path):
+    for number, fault in enumerate([503, "cut"]):
+        server.answers[f"/a-{number}.jsonl.gz"] = [fault]
+    address = server.url("a-{0..2}.jsonl.gz")
+    far = tokenize_text([address], tiny_tokenizer(), tmp_path / "far", workers=2)
+    near = tokenize_text([texts], tiny_tokenizer(), tmp_path / "near")
+    assert far.fingerprint == near.fingerprint
+    assert (far.manifest.used, far.manifest.skipped) == (60, {})
+    asked = len(server.asked)
+    assert tokenize_text([address], tiny_tokenizer(), tmp_path / "again").fingerprint == near.fingerprint
+    assert len(server.asked) == asked == 5
+
+
+def test_files_stay_in_the_cache_as_long_as_they_are_read(texts, server, cache):
+    files = text_files([server.url("a-{0..2}.jsonl.gz")])
+    assert not cache._make_room(cache.most_bytes)
+    assert all(file.is_file() for file in files)
+    del files
+    assert cache._make_room(cache.most_bytes)
+
+
+def test_a_text_run_starts_from_addresses_and_goes_on_without_them(texts, server, cache, tmp_path):
+    server.files["/v.txt"] = " ".join(sentences(30)).encode()
+    recipe = write_text_recipe(
+        tmp_path, train_text=server.url("a-{0..2}.jsonl.gz?token=secret"), validation_text=server.url("v.txt")
+    )
+    run = ["fit", "--config", str(recipe), "--run.max_steps", "4"]
+    assert main(run) == 0
+    asked = len(server.asked)
+    server.files.clear()
+    assert cache._make_room(cache.most_bytes)  # what was fetched has left
+    assert main([*run, "--run_dir", str(tmp_path / "other")]) == 0
+    assert len(server.asked) == asked
+
+
+def test_a_source_of_text_beside_images_may_lie_at_an_address(texts, server, tmp_path):
+    run = {"max_steps": 3, "validate_every": 3, "checkpoint_every": 3, "validation_samples": 2, "threads": 1}
+    images = {"name": "captions", "data": str(Path("tests/samples/captions/train-*.tar").absolute()), "weight": 1.0}
+    replay = {"name": "replay", "data": server.url("a-0.jsonl.gz"), "kind": "text", "weight": 1.0}
+    packing = {"row_tokens": 128, "row_images": 4, "rows_per_batch": 2}
+    recipe = write_image_text_recipe(tmp_path, run=run, cache_features=None, sources=[images, replay], packing=packing)
+    assert main(["fit", "--config", str(recipe)]) == 0
+    steps = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+    assert {key.partition(":")[0] for step in steps for key in step["keys"]} == {"captions", "replay"}
+
+
+def test_verify_reads_text_at_an_address(texts, server, capsys):
+    server.files["/bad.txt"] = b"\xff"
+    assert main(["data", "verify", server.url("a-{0..2}.jsonl.gz"), "--workers", "1"]) == 0
+    assert capsys.readouterr().out.startswith("60 documents, 0 skipped")
+    assert main(["data", "verify", server.url("bad.txt"), "--workers", "1"]) == 3
+    assert "bad.txt: document 1: not_utf8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    {
+        "gone.jsonl?token=secret": r"gone\.jsonl: there is no such file \(1 try in .*see whether the address is right",
+        "*.jsonl.gz": r"web servers give no list; write a range as",
+        "texts/": r"names no file; write the address of one, or a range or wildcard",
+        "tokens/manifest.json": r"tokens are mapped, not fetched; copy their folder to this machine",
+        f"a-0.jsonl.gz#sha256={'0' * 64}": r"sent other bytes than its index or address says",
+        "empty.jsonl": r"empty\.jsonl holds no document; name text that is not empty",
+    }.items(),
+)
+def test_what_cannot_be_read_is_one_sentence(texts, server, tmp_path, name, sentence):
+    server.files["/empty.jsonl"] = b""
+    with pytest.raises(DataError, match=sentence) as fault:
+        tokenised(server.url(name), tiny_tokenizer(), tmp_path / "packed")
+    assert "secret" not in str(fault.value)
+
+
+@pytest.mark.parametrize("source", ["pipe:cat a.jsonl", "nonsense://h/a.jsonl"])
+def test_what_is_no_address_is_told_before_anything_is_loaded(tmp_path, capsys, source):
+    assert (
+        main(["data", "tokenize", source, "--tokenizer", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 3
+    )
+    assert "is not read from" in (err := capsys.readouterr().err) or "no command is run" in err
+
+
+def test_a_cache_that_cannot_hold_the_text_is_one_sentence(texts, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("ARLOW_DATA_CACHE_GIB", str(len(server.files["/a-0.jsonl.gz"]) * 1.5 / 2**30))
+    with pytest.raises(
+        ResourceError, match=r"no room for the .* bytes of a-1\.jsonl\.gz, .* raise ARLOW_DATA_CACHE_GIB"
+    ):
+        tokenize_text([server.url("a-{0..2}.jsonl.gz")], tiny_tokenizer(), tmp_path / "out")
+
+
+def test_a_file_address_is_the_file(texts, tmp_path):
+    address = f"file://{texts}/a-0.jsonl"
+    assert text_files([address]) == [texts / "a-0.jsonl"]
+    text = tokenised(address, tiny_tokenizer(), tmp_path / "packed")
+    assert text.manifest.sources[0].sha256 == hashlib.sha256((texts / "a-0.jsonl").read_bytes()).hexdigest()
