@@ -1,6 +1,5 @@
 """Where the model looked while it wrote each word: the cross-attention's heat over the image (see `heat_maps`)."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from arlow_vl.data.prompts import Message, decode_token, encode_prompt
 from arlow_vl.evaluation.generation import write_greedily
 from arlow_vl.evaluation.likelihood import pad_left
 from vision.forms.native_resolution import unpatchify
+from vision.places import grid_of
 from vision.projector import PerceiverLayer, PerceiverResampler
 from vision.transform import ImageTransform
 
@@ -52,12 +52,13 @@ def encoder_views(
     pixel_values = images["pixel_values"]
     if "image_grids" in images:
         (native,) = unpatchify(pixel_values, images["image_grids"])
-        places = torch.arange(tokens).view(*images["image_grids"][0].tolist())
+        grid = grid_of(tokens - prefix_tokens, *native.shape[1:])  # a net may give fewer tokens than there are patches
+        places = torch.arange(tokens)[prefix_tokens:].view(grid)
         return [View("native resolution", transform.image_of(native), places)]
     count, _, height, width = pixel_values.shape
     each = tokens // count
-    rows = round(math.sqrt((each - prefix_tokens) * height / width))
-    places = torch.arange(tokens).view(count, each)[:, prefix_tokens:].unflatten(1, (rows, -1))
+    grid = grid_of(each - prefix_tokens, height, width)
+    places = torch.arange(tokens).view(count, each)[:, prefix_tokens:].unflatten(1, grid)
     whole = View("the whole", transform.image_of(pixel_values[0]), places[0])
     if count == 1:
         return [whole]

@@ -178,3 +178,12 @@ def test_an_image_in_native_resolution_is_one_view():
     (seen,) = encoder_views(images, transform, 12)
     assert seen.places.shape == (2, 6) and seen.image.size == (24, 8)
     assert max(abs(a - b) for a, b in zip(seen.image.tobytes(), image.tobytes(), strict=True)) <= 1
+
+
+def test_a_net_with_fewer_tokens_than_patches_and_one_in_front_is_viewed_too():
+    """Swin merges two by two patches; class tokens stand in front where a model keeps them."""
+    transform = ImageTransform(TRANSFORM, patch_size=4, max_patches=32)
+    images = dict(pack_images(transform, [prepare_image(transform, gradient(16, 32), name="gradient")]))
+    assert images["image_grids"].tolist() == [[4, 8]]
+    (seen,) = encoder_views(images, transform, 9, prefix_tokens=1)
+    assert seen.places.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
