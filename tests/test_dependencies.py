@@ -1,6 +1,7 @@
 """What pyproject.toml declares is what the code imports: no more, no less."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -36,6 +37,7 @@ EXTRAS = {
 }
 
 
+@functools.cache
 def imports(*folders: str) -> dict[tuple[str, bool], str]:
     """(distribution, is it imported with its module?) -> a place that imports it."""
     installed = packages_distributions()

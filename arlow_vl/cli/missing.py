@@ -22,6 +22,8 @@ USES = {
     "trackio": "run.watch.loggers trackio",
     "serve": "`arlow serve`",
     "trainer": "the Hugging Face Trainer",
+    "trl": "trl's SFTTrainer",
+    "languages": "languages in `arlow data stats`",
     "docs": "`make docs`",
     "lm-eval": "lm-eval with `--model arlow_vl`",
     "lmms-eval": "lmms-eval with `--model arlow_vl`",

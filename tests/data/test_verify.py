@@ -5,6 +5,7 @@ import json
 import pytest
 
 from arlow_vl.data import verify as verifying
+from arlow_vl.data.remote import PATIENCE
 from arlow_vl.data.samples import ImageRef
 from arlow_vl.data.verify import Verified, verify_sources
 from arlow_vl.errors import DataError
@@ -130,6 +131,7 @@ def test_several_sources_are_one_result_and_their_keys_are_told_apart(tmp_path):
 @pytest.mark.parametrize("address", ["pipe:touch sentinel", "ftp://127.0.0.1:9/a.tar", "file:a.tar"])
 def test_pipes_and_other_schemes_are_never_followed(tmp_path, monkeypatch, address):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(vars(PATIENCE), "retry_seconds", 0.5)
     with pytest.raises(DataError):
         verify_sources([address])
     assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ import pytest
 from arlow_vl.cli import main
 from arlow_vl.data import remote
 from arlow_vl.data.packing import tokenised
+from arlow_vl.data.remote import PATIENCE
 from arlow_vl.data.text_files import text_files
 from arlow_vl.data.tokens.write import tokenize_text
 from arlow_vl.errors import DataError, ResourceError
@@ -111,6 +112,7 @@ def test_what_is_no_address_is_told_before_anything_is_loaded(tmp_path, capsys, 
 
 def test_a_cache_that_cannot_hold_the_text_is_one_sentence(texts, server, tmp_path, monkeypatch):
     monkeypatch.setenv("ARLOW_DATA_CACHE_GIB", str(len(server.files["/a-0.jsonl.gz"]) * 1.5 / 2**30))
+    monkeypatch.setitem(vars(PATIENCE), "retry_seconds", 0.5)
     with pytest.raises(
         ResourceError, match=r"no room for the .* bytes of a-1\.jsonl\.gz, .* raise ARLOW_DATA_CACHE_GIB"
     ):

@@ -149,6 +149,7 @@ def flex_is_unsafe() -> bool:
     return False
 
 
+@pytest.mark.slow  # compiles kernels for a minute
 @pytest.mark.skipif(flex_is_unsafe(), reason="this torch runs flex kernels compiled for another number of CPU threads")
 def test_flex_attention_agrees_with_the_gated_default():
     """In a process of its own: the shape checks of this one do not go through torch's compiler, which flex needs."""
