@@ -10,6 +10,11 @@ from arlow_vl.printing import visible
 MAX_BAD_FRACTION = 0.1
 """The share that may be unusable where nobody says otherwise."""
 REASONS_TOLD = 5
+HINTS = {
+    "missing_image_file": "; is images (--images) the folder that image paths start from?",
+    "missing_image": "; text without images is read as kind: text (--format text)",
+}
+"""What else may be wrong where most is unusable for such a reason."""
 
 
 def most_bad(max_bad_fraction: float, seen: int) -> int:
@@ -32,7 +37,7 @@ def refuse_bad_share(
         advice = "mend the data or raise max_bad_fraction" if max_bad_fraction else "mend the data"
         raise DataError(
             f"{where}{bad:,} of {bad + used:,} {what} are unusable, the limit is {max_bad_fraction:.0%}: "
-            f"{told_reasons(skipped, examples)}; {advice}"
+            f"{told_reasons(skipped, examples)}; {advice}{HINTS.get(skipped.most_common(1)[0][0], '')}"
         )
 
 

@@ -6,6 +6,7 @@ nothing but the draws before it: its state is a few numbers for each source.
 """
 
 import bisect
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 from arlow_vl.data.mixing import Draws, Mixture, Number, integer_shares
 from arlow_vl.data.order import permutation, shuffled_order
 from arlow_vl.errors import DataError
+from arlow_vl.printing import print_line
 
 WINDOW_ROWS = 128
 """Rows that a window fills, about: what its last row leaves empty is half a row, 0.4% of it."""
@@ -23,6 +25,14 @@ WINDOW_SAMPLES = 16384
 """Samples of a window at most."""
 ORDER_AT_ONCE = 1024
 """Places of an order that are computed at once."""
+ENOUGH = 100
+"""Samples of a source that are asked, if it has so many, before it is said that none fits."""
+REASONS = {
+    "images_left_out": "samples have more images than a row takes (packing.row_images) and are left out",
+    "texts_left_out": "texts are longer than a row (packing.row_tokens) and are left out",
+    "texts_cut": "texts are longer than a row (packing.row_tokens) and are cut",
+}
+"""Why something does not fit into rows, and what is said of it."""
 
 Length = tuple[int | tuple[int, ...], int]
 """A sample's tokens (of each of its texts, where it has several), and its number of images."""
@@ -70,15 +80,21 @@ class Take(NamedTuple):
     """0: the sample's first piece, or all of it."""
 
 
-def pack_rows(lengths: Sequence[Length], budget: RowBudget) -> tuple[list[list[Piece]], Counter[str]]:
-    """Rows of samples with these lengths, and counts of what does not fit: texts_cut, texts_left_out, images_left_out.
+def pack_rows(
+    lengths: Sequence[Length], budget: RowBudget, sources: Sequence[str] = ()
+) -> tuple[list[list[Piece]], Counter[str]]:
+    """Rows of samples with these lengths, and counts by `REASONS` of what does not fit.
+
+    With `sources`, the source of each sample, the counts are of each: "captions: texts_cut".
 
     A sample's texts share its images and stay in one row where they fit. Else they are spread over as few rows as they
     need, and the images go into each.
     """
     pieces, counts = [], Counter()
     for sample, (tokens, images) in enumerate(lengths):
-        pieces += _pieces(sample, (tokens,) if isinstance(tokens, int) else tokens, images, budget, counts)
+        unfit: Counter[str] = Counter()
+        pieces += _pieces(sample, (tokens,) if isinstance(tokens, int) else tokens, images, budget, unfit)
+        counts.update({f"{sources[sample]}: {reason}" if sources else reason: n for reason, n in unfit.items() if n})
     if any(piece.images for piece in pieces):
         rows = balanced_fit([(piece.tokens, piece.images) for piece in pieces], budget)
     else:
@@ -234,7 +250,9 @@ class Windows:
         """
         begin = begin or (lambda some: lambda: self.plan(some))
         plan = begin(state)()
+        told: set[str] = set()
         while plan is not None:
+            self._tell(Counter(dict(plan.after.counts)) - Counter(dict(state.counts)), told)
             wait = begin(plan.after)
             for done in range(state.done, len(plan.rows)):
                 after = replace(state, done=done + 1) if done + 1 < len(plan.rows) else plan.after
@@ -247,15 +265,31 @@ class Windows:
         drawn, lengths = self._draw(draws, state.weights)
         if not drawn:
             return None
-        rows, unfit = pack_rows(lengths, self.budget)
-        if not rows:
-            fits = f"{self.budget.tokens:,} tokens and {self.budget.images:,} images"
-            raise DataError(f"none of {len(drawn):,} samples fits into a row of {fits}; raise them")
+        rows, unfit = pack_rows(lengths, self.budget, [self.names[source] for source, _ in drawn])
+        self._refuse_unfit(drawn, {drawn[piece.sample][0] for row in rows for piece in row})
         counts.update(unfit)
         order = permutation(self.seed, "rows", state.window, size=len(rows))
         takes = [[Take(*drawn[piece.sample], *piece[1:]) for piece in rows[place]] for place in order]
         begun = state.row_number + len(rows)
         return Plan(takes, WindowState(draws, self._weights(begun), state.window + 1, begun, 0, tuple(counts.items())))
+
+    def _refuse_unfit(self, drawn: Sequence[tuple[int, int]], fitting: set[int]) -> None:
+        """Raises DataError for a source of which many samples were drawn, and none fits into a row."""
+        for source, count in Counter(source for source, _ in drawn).items():
+            if source not in fitting and (not fitting or count >= min(ENOUGH, len(self.datasets[source]))):
+                fits = f"{self.budget.tokens:,} tokens and {self.budget.images:,} images"
+                raise DataError(
+                    f"source {self.names[source]}: no sample fits into a row of {fits}; "
+                    "raise packing.row_images or packing.row_tokens"
+                )
+
+    @staticmethod
+    def _tell(unfit: Counter[str], told: set[str]) -> None:
+        """Says once of a source and reason that something does not fit, as soon as a window shows it."""
+        for what in sorted(unfit.keys() - told):
+            name, _, reason = what.rpartition(": ")
+            print_line(f"source {name}: {unfit[what]:,} {REASONS[reason]}, of the first that are read", file=sys.stderr)
+        told |= unfit.keys()
 
     def _draw(self, draws: Draws, weights: Sequence[Number]) -> tuple[list[tuple[int, int]], list[Length]]:
         """A window's (source, number) and lengths; `draws` moves on."""

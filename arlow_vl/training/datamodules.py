@@ -78,7 +78,7 @@ class StageData(LightningDataModule):
                 print_line(f"source {reader.source}: {reader.summary()}", file=sys.stderr)
         unfit = self.training.window.counts if self.training.window else ()
         if told := ", ".join(f"{what} {count:,}" for what, count in unfit if count):
-            print_line(f"packed rows: {told}; raise packing.row_tokens or packing.row_images", file=sys.stderr)
+            print_line(f"packed rows, in all: {told}; raise packing.row_tokens or packing.row_images", file=sys.stderr)
 
 
 class TextData(StageData):

@@ -196,7 +196,22 @@ def test_epochs_use_a_source_up_and_the_others_go_on_alone():
 def test_what_does_not_fit_is_counted_in_the_state():
     made = windows(Lengths([(100, 0), (5, 9), (8, 0)]), budget=RowBudget(tokens=64, images=4), epochs={"s0": 1})
     counts = dict(stream(made, made.begin(), 99)[-1][1].counts)
-    assert counts == {"texts_cut": 1, "images_left_out": 1}
+    assert counts == {"s0: texts_cut": 1, "s0: images_left_out": 1}
+
+
+def test_what_does_not_fit_is_told_by_source_as_soon_as_it_is_seen(capsys):
+    made = windows(Lengths([(5, 9), (8, 0)]), Lengths([(100, 0)] * 3), budget=RowBudget(tokens=64, images=4))
+    next(made.rows(made.begin()))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" ")[2].partition(":")[0] for line in lines] == ["s0", "s1"]
+    assert "samples have more images than a row takes (packing.row_images) and are left out" in lines[0]
+    assert "texts are longer than a row (packing.row_tokens) and are cut" in lines[1]
+
+
+def test_a_source_of_which_no_sample_fits_is_refused_though_others_do():
+    made = windows(Lengths([(8, 0)] * 50), Lengths([(5, 9)] * 20), budget=RowBudget(tokens=64, images=4))
+    with pytest.raises(DataError, match=r"source s1: no sample fits into a row of .* and 4 images; raise packing"):
+        made.plan(made.begin())
 
 
 def test_numbers_of_samples_go_on_over_epochs():
@@ -207,7 +222,7 @@ def test_numbers_of_samples_go_on_over_epochs():
 def test_data_of_which_nothing_fits_are_refused():
     made = windows(Lengths([(5, 9)] * 3), budget=RowBudget(tokens=64, images=4))
     with pytest.raises(
-        DataError, match=r"none of [\d,]+ samples fits into a row of 64 tokens and 4 images; raise them"
+        DataError, match="source s0: no sample fits into a row of 64 tokens and 4 images; raise packing"
     ):
         next(made.rows(made.begin()))
 
