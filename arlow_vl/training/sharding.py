@@ -102,7 +102,8 @@ def shard(model: Any, mesh: DeviceMesh, *, precision: str, encodes: bool) -> Non
         "reshard_after_forward": True,
     }
     norms = [module for module in model.modules() if hasattr(module, "running_var")]
-    if norms:  # one unit, in float32 as their statistics are: batch norms take no mixture of the two
+    if norms and dtypes and not keeps_resolution(model):
+        # One unit, in float32 as their statistics are: batch norms take no mixture of the two.
         fully_shard(norms, **settings | {"mp_policy": MixedPrecisionPolicy(cast_forward_inputs=False)})
     for unit in units_of(model, encodes=encodes):
         fully_shard(unit, **settings)
@@ -111,11 +112,16 @@ def shard(model: Any, mesh: DeviceMesh, *, precision: str, encodes: bool) -> Non
         BlankImages(model.model, encodes=encodes)
 
 
+def keeps_resolution(model: Any) -> bool:
+    """Whether images come in their own sizes, so that the encoder is entered once for each size of a batch."""
+    return bool((model.config.vision_config.transform or {}).get("max_patches"))
+
+
 def units_of(model: Any, *, encodes: bool) -> Iterator[nn.Module]:
     """Decoder layers, and encoder blocks where pixels come; else the encoder as a whole, which nobody enters.
 
-    An encoder that takes images in their own resolution is entered once for each size that a batch has, and no process
-    knows the sizes of the others: it belongs to the rest of the model.
+    No process knows the sizes of the others' images (`keeps_resolution`): then the encoder belongs to the rest of the
+    model.
     """
     inner = model.model
     encoder = getattr(inner, "vision", None)
@@ -124,7 +130,7 @@ def units_of(model: Any, *, encodes: bool) -> Iterator[nn.Module]:
         return
     if not encodes:
         yield encoder
-    elif not (model.config.vision_config.transform or {}).get("max_patches"):
+    elif not keeps_resolution(model):
         blocks = getattr(encoder.backbone, "blocks", None)
         yield from blocks if blocks is not None else ()
 
