@@ -15,7 +15,7 @@ from arlow_vl.printing import print_line, visible
 from arlow_vl.versions import version_of
 
 SUBCOMMANDS = """
-    data tokenizer import_ fit caption vqa chat generate explain evaluate reproduce report compare power
+    data tokenizer import_ fit caption vqa chat demo generate explain evaluate reproduce report compare power
     image checkpoint export serve verify_frozen verify_heat doctor completion
 """.split()
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

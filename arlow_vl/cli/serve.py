@@ -4,8 +4,12 @@ import argparse
 import importlib.util
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from arlow_vl.cli.parser import Parser, positive_int, some_text
+
+if TYPE_CHECKING:
+    from arlow_vl.serving.server import Server
 
 KEY_VARIABLE = "ARLOW_API_KEY"
 LEAST_KEY = 8  # characters
@@ -18,6 +22,11 @@ def add_parser(arlow: Parser) -> None:
         "arlow serve runs/first-light/vision/hf --port 8000",
         "arlow serve runs/first-light/text/hf --host 0.0.0.0 --api-key SECRET --device cuda --precision bfloat16",
     )
+    add_server_options(parser)
+    parser.set_defaults(run=run)
+
+
+def add_server_options(parser: Parser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="a model folder of either kind (hf/ of a run)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0: a free one (default: 8000)")
@@ -38,13 +47,19 @@ def add_parser(arlow: Parser) -> None:
     parser.add_argument(
         "--drain-seconds", type=positive_int, default=30, help="time for running answers after SIGTERM (default: 30)"
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
+    from arlow_vl.printing import print_line
+
+    server, device = open_server(args)
+    server.run(on_ready=lambda: print_line(f"serving {args.name} at {server.url}/v1 on {device}, end with Ctrl+C"))
+
+
+def open_server(args: argparse.Namespace, *, has_page: bool = False) -> tuple["Server", str]:
+    """A server that is ready to run, and the device that its model is on. Raises ValueError and CheckpointError."""
     if importlib.util.find_spec("uvicorn") is None:
         raise ValueError("serving needs uvicorn; pip install 'arlow-vl[serve]'")
-    from arlow_vl.printing import print_line
     from arlow_vl.serving.api import Api
     from arlow_vl.serving.assistant import Assistant
     from arlow_vl.serving.engine import Engine
@@ -63,10 +78,9 @@ def run(args: argparse.Namespace) -> None:
     listener = listen(args.host, args.port)  # before any weight is read
     assistant = Assistant.open(args.model, device=args.device, precision=args.precision)
     engine = Engine(assistant, max_batch=args.max_batch, max_waiting=args.max_waiting)
-    api = Api(assistant, engine, name=args.name, api_key=key, limits=limits)
+    api = Api(assistant, engine, name=args.name, api_key=key, limits=limits, has_page=has_page)
     server = Server(api, engine, listener, limits, drain_seconds=args.drain_seconds)
-    where = f"serving {args.name} at {server.url}/v1 on {assistant.model.device}, end with Ctrl+C"
-    server.run(on_ready=lambda: print_line(where))
+    return server, str(assistant.model.device)
 
 
 def checked_key(key: str | None, host: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -11,6 +11,7 @@ from torch import Tensor
 from arlow_vl.data.prompts import Message, decode_token, encode_prompt
 from arlow_vl.evaluation.generation import write_greedily
 from arlow_vl.evaluation.likelihood import pad_left
+from arlow_vl.models.arlow.segments import SegmentTable
 from vision.forms.native_resolution import unpatchify
 from vision.places import grid_of
 from vision.projector import PerceiverLayer, PerceiverResampler
@@ -129,33 +130,84 @@ def write_and_watch(
         ValueError: a layer has no cross-attention block.
         CheckpointError: the model's logits are not finite.
     """
-    blocks = {i: layer.cross_block for i, layer in enumerate(model.model.language_model.layers) if layer.cross_block}
-    for layer in layers:
-        if layer not in blocks:
-            raise ValueError(f"layer {layer} has no cross-attention block; layers with one: {sorted(blocks)}")
+    refuse_other_layers(model, layers)
     prompt = pad_left([encode_prompt(tokenizer, messages)], tokenizer.pad_token_id)
     prompt, images = ({name: value.to(model.device) for name, value in of.items()} for of in (prompt, images))
     written = write_greedily(model, tokenizer, prompt, images, max_new_tokens=max_new_tokens)
-    heats: dict[int, Tensor] = {}
+    ids = torch.cat([prompt["input_ids"], written], 1)
+    (heat,) = watch(model, ids, written.shape[1], [read_image_tokens(model, images)], layers=layers)
+    return Written(prompt["input_ids"].cpu(), written.cpu(), heat)
+
+
+def refuse_other_layers(model: Any, layers: Sequence[int]) -> None:
+    """Raises ValueError for a layer that has no cross-attention block."""
+    blocks = list(model.gate_openings())
+    for layer in layers:
+        if layer not in blocks:
+            raise ValueError(f"layer {layer} has no cross-attention block; layers with one: {blocks}")
+
+
+class ImageTokens(NamedTuple):
+    """What the decoder reads of one image."""
+
+    states: Tensor
+    """(P, D)."""
+    of_latents: Tensor | None = None
+    """(P, K) float32: how each of a perceiver's latents was read off the K encoder tokens; None without latents."""
+
+
+@torch.inference_mode()
+def read_image_tokens(model: Any, images: dict[str, Tensor]) -> ImageTokens:
+    """Of one image, its image inputs of `forward`. A perceiver's last layer tells where its latents come from."""
     of_latents: list[Tensor] = []
-    hooks = [
-        blocks[layer].attn.register_forward_pre_hook(
-            lambda attn, args, layer=layer: heats.update({layer: mean_weights(attn, *args[:2])})
-        )
-        for layer in layers
-    ]
-    if isinstance(model.model.projector, PerceiverResampler):
-        reader: Any = model.model.projector.layers[-1]
+    projector = model.model.projector
+    hooks = []
+    if isinstance(projector, PerceiverResampler):
+        reader: Any = projector.layers[-1]
         hooks.append(reader.register_forward_pre_hook(lambda _, args: of_latents.append(latent_weights(reader, *args))))
     try:
-        model(input_ids=torch.cat([prompt["input_ids"], written], 1), **images)
+        states = model.model.encode_images(**images).states
     finally:
         for hook in hooks:
             hook.remove()
-    # The last run of text reaches to the end; what is read at a token is what the next one is written from.
-    heat = torch.stack([heats[layer] for layer in layers])[:, -written.shape[1] - 1 : -1]
-    heat = heat @ of_latents[0] if of_latents else heat
-    return Written(prompt["input_ids"].cpu(), written.cpu(), heat.cpu())
+    return ImageTokens(states.flatten(0, -2), *of_latents)
+
+
+@torch.inference_mode()
+def watch(model: Any, ids: Tensor, count: int, images: Sequence[ImageTokens], *, layers: Sequence[int]) -> list[Tensor]:
+    """Where each layer looked while the last `count` of the (1, T) ids were written, from one forward pass over them.
+
+    `images` are those of the `<image>`s, in order. For each of the last ones, which the end of the text sees, there is
+    a (layers, count, encoder tokens) float32; together they sum to 1.
+    """
+    heats: dict[int, Tensor] = {}
+
+    def look(layer: int, attn: Any, states: Tensor, tokens: Tensor, segments: Any) -> None:
+        # The last run of text reaches to the end, and reads the last run of encoder tokens, by a mask all of them.
+        # What is read at a token is what the next one is written from.
+        seen = tokens[-int(segments.key_runs.lengths[-1]) :] if isinstance(segments, SegmentTable) else tokens
+        heats[layer] = mean_weights(attn, states.flatten(0, -2)[-count - 1 : -1], seen)
+
+    hooks = [
+        block.attn.register_forward_pre_hook(lambda attn, args, layer=layer: look(layer, attn, *args[:3]))
+        for layer, block in ((layer, model.model.language_model.layers[layer].cross_block) for layer in layers)
+    ]
+    lengths = [len(image.states) for image in images]
+    try:
+        model(
+            input_ids=ids,
+            encoder_hidden_states=torch.cat([image.states for image in images]),
+            encoder_lengths=torch.tensor(lengths, device=ids.device),
+            logits_to_keep=1,
+            use_cache=False,
+        )
+    finally:
+        for hook in hooks:
+            hook.remove()
+    heat = torch.stack([heats[layer] for layer in layers])
+    seen = next(number for number in range(1, len(images) + 1) if sum(lengths[-number:]) == heat.shape[-1])
+    parts = zip(heat.split(lengths[-seen:], dim=-1), images[-seen:], strict=True)
+    return [(part if image.of_latents is None else part @ image.of_latents).cpu() for part, image in parts]
 
 
 def mean_weights(attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor) -> Tensor:

@@ -1,29 +1,36 @@
-"""The server's endpoints, as an ASGI application: OpenAI's chat and text completions over one engine."""
+"""The server's endpoints, as an ASGI application: OpenAI's completions and heat maps, by one engine."""
 
 import asyncio
+import contextlib
 import copy
+import functools
 import hashlib
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
+from arlow_vl.serving.asked import Asked
 from arlow_vl.serving.assistant import Assistant
 from arlow_vl.serving.engine import MESSAGES, Busy, Engine, Stopping
-from arlow_vl.serving.events import Event, Failed, Fault, Finished, Piece
+from arlow_vl.serving.events import Done, Event, Failed, Fault, Finished, Piece
 from arlow_vl.serving.exchange import ClientGone, Exchange, HeldBytes, Receive, Send
+from arlow_vl.serving.heat import HeatMaps
 from arlow_vl.serving.limits import DEFAULT_SERVER_LIMITS, ServerLimits
+from arlow_vl.serving.page.files import page_files
 from arlow_vl.serving.refusals import Refusal
-from arlow_vl.serving.replies import DONE, Reply, as_event
-from arlow_vl.serving.requests import Request, RequestReader
+from arlow_vl.serving.replies import DONE, Reply, as_event, as_json
+from arlow_vl.serving.requests import HeatRequest, Request, RequestReader
 
 logger = logging.getLogger(__name__)
 
 READERS = 2  # threads that decode images and encode text, and so images that are held decoded at once
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
-STATUS: dict[Fault, int] = {"late": 504, "stopped": 503, "model": 500}
+STATUS: dict[Fault, int] = {"late": 504, "stopped": 503, "model": 500, "request": 400}
+Read = TypeVar("Read")
+Give = Callable[[Exchange, Read, asyncio.Task, float], Awaitable[None]]
 
 
 class Api:
@@ -37,11 +44,14 @@ class Api:
         name: str = "arlow",
         api_key: str | None = None,
         limits: ServerLimits = DEFAULT_SERVER_LIMITS,
+        has_page: bool = False,
     ) -> None:
-        """`name` is the model's for clients. Without `api_key` only requests to a loopback name are answered, so that
-        no page in a browser of this machine reaches the model under a name of its own."""
+        """`name` is the model's for clients, `has_page` adds the page for people at `/`. Without `api_key` only
+        requests to a loopback name, and from no page of another site, are answered: see `_check_origin`."""
         self._engine, self.name, self._limits = engine, name, limits
         self._tokenizer = copy.deepcopy(assistant.tokenizer)  # the reader's threads encode with theirs meanwhile
+        self._heat_maps = HeatMaps(assistant, self._tokenizer)
+        self._sees_images, self._page = assistant.sees_images, page_files() if has_page else {}
         self._reader = RequestReader(assistant, name, limits)
         self._key = None if api_key is None else _digest(api_key)
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
@@ -57,7 +67,11 @@ class Api:
             f"/v1/models/{name}": ("GET", self._model),
             "/v1/chat/completions": ("POST", self._chat),
             "/v1/completions": ("POST", self._completion),
+            "/v1/heat": ("POST", self._heat),
         }
+        if has_page:
+            self._routes |= dict.fromkeys(self._page, ("GET", self._page_file))
+            self._routes["/settings"] = ("GET", self._settings)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         assert scope["type"] == "http", scope["type"]
@@ -84,15 +98,23 @@ class Api:
         method, handle = self._routes[exchange.path]
         if exchange.method != method and not (exchange.method == "HEAD" and method == "GET"):
             raise Refusal(405, f"this address takes {method}, got {exchange.method[:20]}", Allow=method)
-        if exchange.path != "/health":
+        if exchange.path != "/health" and exchange.path not in self._page:
             self._check_key(exchange)
         await handle(exchange)
 
     def _check_origin(self, exchange: Exchange) -> None:
+        """A name of somebody's own, bound to this machine's address, is in Host; another page is in Origin."""
+        if self._key is not None:
+            return
         host = exchange.headers.get("host", "localhost").lower()
         name = host.rpartition(":")[0] if ":" in host.rpartition("]")[2] else host
-        if self._key is None and name not in LOOPBACK_NAMES:
+        if name not in LOOPBACK_NAMES:
             raise Refusal(403, "without an API key the server answers to localhost alone; start it with --api-key")
+        origin = exchange.headers.get("origin")
+        if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
+            raise Refusal(
+                403, "without an API key the server answers to no page of another site; start it with --api-key"
+            )
 
     def _check_key(self, exchange: Exchange) -> None:
         if self._key is None:
@@ -118,13 +140,27 @@ class Api:
     def _description(self) -> dict[str, Any]:
         return {"id": self.name, "object": "model", "created": self._created, "owned_by": "arlow"}
 
+    async def _page_file(self, exchange: Exchange) -> None:
+        file = self._page[exchange.path]
+        await exchange.reply_bytes(200, file.body, file.content_type, file.headers)
+
+    async def _settings(self, exchange: Exchange) -> None:
+        """What the page has to know."""
+        limits = self._limits
+        most = {"max_images": limits.max_images, "max_tokens": limits.max_new_tokens, "max_body": limits.max_body_bytes}
+        await exchange.reply(200, {"model": self.name, "sees_images": self._sees_images, **most})
+
     async def _chat(self, exchange: Exchange) -> None:
-        await self._complete(exchange, self._reader.chat, is_chat=True)
+        await self._serve(exchange, self._reader.chat, functools.partial(self._give, is_chat=True))
 
     async def _completion(self, exchange: Exchange) -> None:
-        await self._complete(exchange, self._reader.completion, is_chat=False)
+        await self._serve(exchange, self._reader.completion, functools.partial(self._give, is_chat=False))
 
-    async def _complete(self, exchange: Exchange, read: Callable[[bytes], Request], *, is_chat: bool) -> None:
+    async def _heat(self, exchange: Exchange) -> None:
+        await self._serve(exchange, self._reader.heat, self._give_heat)
+
+    async def _serve(self, exchange: Exchange, read: Callable[[bytes], Read], give: Give[Read]) -> None:
+        """Reads a body within bounds, and gives what it asks for while the client is there."""
         deadline = time.monotonic() + self._limits.request_seconds
         self._check_readiness()
         kind = exchange.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -134,9 +170,9 @@ class Api:
         size = len(body)
         gone = asyncio.create_task(exchange.gone())
         try:
-            request = await self._in_pool(read, body, gone, deadline)
+            request = await self._in_pool(functools.partial(read, body), gone, deadline)
             del body
-            await self._give(exchange, request, gone, deadline, is_chat=is_chat)
+            await give(exchange, request, gone, deadline)
         finally:
             gone.cancel()
             self._held.bytes -= size
@@ -147,11 +183,9 @@ class Api:
         if self._engine.is_full:
             raise _busy()
 
-    async def _in_pool(
-        self, read: Callable[[bytes], Request], body: bytes, gone: asyncio.Task, deadline: float
-    ) -> Request:
-        """The request, read by a thread."""
-        reading = asyncio.get_running_loop().run_in_executor(self._pool, read, body)
+    async def _in_pool(self, do: Callable[[], Read], gone: asyncio.Task, deadline: float) -> Read:
+        """What a reader's thread makes of it."""
+        reading = asyncio.get_running_loop().run_in_executor(self._pool, do)
         left = deadline - time.monotonic()
         await asyncio.wait({reading, gone}, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
         if reading.done():
@@ -164,41 +198,54 @@ class Api:
     async def _give(
         self, exchange: Exchange, request: Request, gone: asyncio.Task, deadline: float, *, is_chat: bool
     ) -> None:
-        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
-
-        def deliver(event: Event) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-        try:
-            answer = self._engine.submit(
-                request.prompt,
-                request.decoding,
-                deliver,
-                seconds=deadline - time.monotonic(),
-                top_logprobs=request.top_logprobs,
-            )
-        except Busy:
-            raise _busy() from None
-        except Stopping:
-            raise _stopping() from None
-        gone.add_done_callback(lambda _: events.put_nowait(None))
-        has_logprobs = request.top_logprobs is not None
-        reply = Reply(self.name, self._tokenizer, is_chat=is_chat, has_logprobs=has_logprobs)
-        try:
+        has_logprobs, has_ids = request.top_logprobs is not None, request.has_token_ids
+        reply = Reply(self.name, self._tokenizer, is_chat=is_chat, has_logprobs=has_logprobs, has_token_ids=has_ids)
+        submit = functools.partial(
+            self._engine.submit,
+            request.prompt,
+            request.decoding,
+            seconds=deadline - time.monotonic(),
+            top_logprobs=0 if has_ids and not has_logprobs else request.top_logprobs,
+        )
+        with _asked(submit, gone) as events:
             if request.is_stream:
-                await _stream(exchange, reply, _events(events), includes_usage=request.includes_usage)
+                await _stream(exchange, reply, events, includes_usage=request.includes_usage)
             else:
-                await _whole(exchange, reply, _events(events))
-        finally:
-            answer.cancel()
+                await _whole(exchange, reply, events)
+
+    async def _give_heat(self, exchange: Exchange, request: HeatRequest, gone: asyncio.Task, deadline: float) -> None:
+        look = functools.partial(self._heat_maps.look, request)
+        submit = functools.partial(self._engine.submit_work, look, seconds=deadline - time.monotonic())
+        with _asked(submit, gone) as events:
+            heat = (await anext(events)).value
+        body = await self._in_pool(lambda: as_json(self._heat_maps.describe(request, heat)), gone, deadline)
+        await exchange.reply_bytes(200, body, "application/json")
 
     def close(self) -> None:
         """Ends the threads that read requests."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-async def _events(events: "asyncio.Queue[Event | None]") -> AsyncIterator[Piece | Finished]:
-    """Pieces, then the end. Raises Refusal where the answer failed, ClientGone where nobody is there."""
+@contextlib.contextmanager
+def _asked(submit: Callable[..., Asked], gone: asyncio.Task) -> Iterator[AsyncIterator[Any]]:
+    """The events of what is submitted to the engine, which is cancelled at the end. Raises Refusal."""
+    loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
+    try:
+        asked = submit(deliver=lambda event: loop.call_soon_threadsafe(events.put_nowait, event))
+    except Busy:
+        raise _busy() from None
+    except Stopping:
+        raise _stopping() from None
+    gone.add_done_callback(lambda _: events.put_nowait(None))
+    try:
+        yield _events(events)
+    finally:
+        asked.cancel()
+
+
+async def _events(events: "asyncio.Queue[Event | None]") -> AsyncIterator[Any]:
+    """Pieces and the end of an answer, or what came of work. Raises Refusal where it failed, ClientGone where nobody is
+    there."""
     while True:
         event = await events.get()
         if event is None:
@@ -206,7 +253,7 @@ async def _events(events: "asyncio.Queue[Event | None]") -> AsyncIterator[Piece 
         if isinstance(event, Failed):
             raise Refusal(STATUS[event.fault], event.message)
         yield event
-        if isinstance(event, Finished):
+        if isinstance(event, Finished | Done):
             return
 
 

@@ -16,19 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arlow_vl.serving.assistant import Assistant, PreparedImage, Prompt
+from arlow_vl.serving.asked import Answer, Asked, Work
+from arlow_vl.serving.assistant import Assistant, Prompt
 from arlow_vl.serving.decoding import Decoding
-from arlow_vl.serving.events import Event, Failed, Fault, Finished, FinishReason, Piece, TokenLogprob
+from arlow_vl.serving.encoding import ImageEncoder
+from arlow_vl.serving.events import Done, Event, Failed, Fault, Finished, FinishReason, Piece, TokenLogprob
 from arlow_vl.serving.next_token import NextToken
-from arlow_vl.serving.remembered import Remembered
-from arlow_vl.serving.rows import ReadPrompts, Rows, States
+from arlow_vl.serving.refusals import Refusal
+from arlow_vl.serving.rows import ReadPrompts, Rows
 from arlow_vl.serving.text_stream import TextStream
 
 logger = logging.getLogger(__name__)
 
 PREFILL_TOKENS = 4096  # prompts are read together up to so many tokens with padding, while the running rows wait
-IMAGES_AT_ONCE = 8  # through the encoder
-IMAGE_MEMORY = 256 * 2**20  # bytes of images and encoder tokens that are kept for questions to come
 MESSAGES: dict[Fault, str] = {
     "late": "the answer was not finished within the time that a request may take; ask for fewer tokens, or later again",
     "stopped": "the server is shutting down and ended this answer; ask again when it is back",
@@ -44,25 +44,6 @@ class Stopping(RuntimeError):
     """The engine takes no more requests."""
 
 
-class Answer:
-    """A request on its way: what was asked, and the state of the answer, which the engine's thread alone changes."""
-
-    def __init__(self, prompt: Prompt, decoding: Decoding, deliver: Callable[[Event], None]) -> None:
-        self.prompt, self.decoding, self.deliver = prompt, decoding, deliver
-        self.deadline = float("inf")
-        self.top_logprobs: int | None = None
-        self.is_cancelled = False
-        self.last_token = -1
-        self.written = 0
-        self.stream: TextStream
-        self.next_token: NextToken
-        self.unreported: list[TokenLogprob] = []
-
-    def cancel(self) -> None:
-        """Frees the slot at the next token. Nothing is delivered any more. Any thread may call it."""
-        self.is_cancelled = True
-
-
 class Engine:
     """Answers prompts. All methods but those of its thread may be called from any thread."""
 
@@ -73,10 +54,11 @@ class Engine:
         self.max_batch, self.max_waiting = max_batch, max_waiting
         text_config = self._model.config.get_text_config()
         self._image_token_id = text_config.image_token_id if text_config.use_cross_attention else None
-        self._states: Remembered[PreparedImage, Tensor] = Remembered(IMAGE_MEMORY)
+        self._encoder = ImageEncoder(assistant)
         self._rows = Rows(self._model, self._tokenizer.pad_token_id or 0)
         self._running: list[Answer] = []
         self._waiting: deque[Answer] = deque()
+        self._works: deque[Work] = deque()
         self._changed = threading.Condition()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -90,12 +72,12 @@ class Engine:
 
     @property
     def is_full(self) -> bool:
-        return len(self._waiting) >= self.max_waiting
+        return len(self._waiting) + len(self._works) >= self.max_waiting
 
     @property
     def load(self) -> tuple[int, int]:
         """Answers that are written, and requests that wait."""
-        return len(self._running), len(self._waiting)
+        return len(self._running), len(self._waiting) + len(self._works)
 
     def submit(
         self,
@@ -128,18 +110,39 @@ class Engine:
                 f"max_new_tokens is {decoding.max_new_tokens:,}, and behind the {len(prompt.ids):,} tokens of the "
                 f"prompt the model has room for {room:,}; ask for fewer or shorten the prompt"
             )
-        answer = Answer(prompt, decoding, deliver)
-        answer.deadline, answer.top_logprobs = time.monotonic() + seconds, top_logprobs
+        answer = Answer(prompt, decoding, deliver, seconds)
+        answer.top_logprobs = top_logprobs
         answer.stream = TextStream(self._tokenizer, decoding.stop, prompt=prompt.ids)
         answer.next_token = NextToken(decoding, prompt.ids, self._image_token_id)
+        self._queue(answer)
+        return answer
+
+    def submit_work(
+        self, do: Callable[[ImageEncoder], Any], deliver: Callable[[Event], None], *, seconds: float = float("inf")
+    ) -> Work:
+        """Puts work in the queue, which the engine's thread does between two tokens of the answers.
+
+        Args:
+            do: Gives the value that one `Done` delivers. It may raise Refusal, whose sentence a `Failed` has.
+
+        Raises:
+            Busy, Stopping: not now.
+        """
+        work = Work(do, deliver, seconds)
+        self._queue(work)
+        return work
+
+    def _queue(self, asked: Answer | Work) -> None:
         with self._changed:
             if self._is_stopping:
                 raise Stopping
             if self.is_full:
                 raise Busy
-            self._waiting.append(answer)
+            if isinstance(asked, Work):
+                self._works.append(asked)
+            else:
+                self._waiting.append(asked)
             self._changed.notify()
-        return answer
 
     def write(self, prompt: Prompt, decoding: Decoding) -> Iterator[Event]:
         """The events of one answer, as they come; one that is not read to its end is cancelled."""
@@ -168,20 +171,22 @@ class Engine:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._running or self._is_stopping)
+                self._changed.wait_for(lambda: self._waiting or self._running or self._works or self._is_stopping)
                 if self._is_stopping:
                     break
             try:
                 self._drop_ended()
+                self._do_work()
                 self._admit()
                 if self._running:
                     self._step()
             except Exception as error:  # the rows' cache is in no known state: they end, and the engine goes on
                 self._end_all(error)
-        for answer in (*self._running, *self._waiting):
-            self._fail(answer, "stopped")
+        for asked in (*self._running, *self._waiting, *self._works):
+            self._fail(asked, "stopped")
         self._running, self._rows = [], Rows(self._model, 0)
         self._waiting.clear()
+        self._works.clear()
 
     def _end_all(self, error: Exception) -> None:
         for answer in self._running:
@@ -193,10 +198,11 @@ class Engine:
         """Lets go of answers that nobody waits for any more, or that took too long."""
         now = time.monotonic()
         with self._changed:
-            for answer in (*self._running, *self._waiting):
-                if now > answer.deadline:
-                    self._fail(answer, "late")
+            for asked in (*self._running, *self._waiting, *self._works):
+                if now > asked.deadline:
+                    self._fail(asked, "late")
             self._waiting = deque(answer for answer in self._waiting if not answer.is_cancelled)
+            self._works = deque(work for work in self._works if not work.is_cancelled)
         self._keep([answer for answer in self._running if not answer.is_cancelled])
 
     def _keep(self, answers: list[Answer]) -> None:
@@ -205,6 +211,19 @@ class Engine:
         kept = set(map(id, answers))
         self._rows.keep([row for row, answer in enumerate(self._running) if id(answer) in kept])
         self._running = answers
+
+    def _do_work(self) -> None:
+        """One at a time: answers go on for a token between two of them."""
+        if not self._works:
+            return
+        work = self._works[0]
+        try:
+            self._tell(work, Done(work.do(self._encoder)))
+        except Refusal as refusal:
+            self._tell(work, Failed("request", str(refusal)))
+        except Exception as error:  # whatever it is, no answer is touched by it
+            self._fail(work, "model", error)
+        self._works.popleft()
 
     def _admit(self) -> None:
         """Reads the prompts of the next requests, as many as there is room for, and lets them join."""
@@ -221,7 +240,7 @@ class Engine:
             return
         images = [answer.prompt.images for answer in group]
         try:
-            states = self._encode(list(dict.fromkeys(image for of_row in images for image in of_row)))
+            states = self._encoder.encode([image for of_row in images for image in of_row])
             read = self._rows.read([answer.prompt.ids for answer in group], images, states)
         except Exception as error:  # whatever it is, it is one prompt's fault and no other's
             if len(group) == 1:
@@ -231,18 +250,6 @@ class Engine:
                     yield from self._read([answer])
             return
         yield group, read
-
-    def _encode(self, images: Sequence[PreparedImage]) -> States:
-        """The images' encoder tokens, those that are remembered and those that are not."""
-        states = {image: found for image in images if (found := self._states.get(image)) is not None}
-        missing = [image for image in images if image not in states]
-        for start in range(0, len(missing), IMAGES_AT_ONCE):
-            some = missing[start : start + IMAGES_AT_ONCE]
-            inputs = {name: x.to(self._model.device) for name, x in self._assistant.pack(some).items()}
-            for image, tokens in zip(some, _of_images(self._model.model.encode_images(**inputs)), strict=True):
-                states[image] = tokens.clone()  # of its own, else one that is kept would keep all of them
-                self._states.put(image, states[image], states[image].nbytes + image_bytes(image))
-        return states
 
     def _step(self) -> None:
         logits = self._rows.step([answer.last_token for answer in self._running])
@@ -294,20 +301,20 @@ class Engine:
             self._tell(answer, Finished(reason, len(answer.prompt.ids), answer.written))
             answer.is_cancelled = True
 
-    def _fail(self, answer: Answer, fault: Fault, why: object = None) -> None:
+    def _fail(self, asked: Asked, fault: Fault, why: object = None) -> None:
         if why is not None:
             error = why if isinstance(why, BaseException) else None
             logger.error("an answer failed: %s", why, exc_info=error)
-        self._tell(answer, Failed(fault, MESSAGES[fault]))
-        answer.is_cancelled = True
+        self._tell(asked, Failed(fault, MESSAGES[fault]))
+        asked.is_cancelled = True
 
-    def _tell(self, answer: Answer, event: Event) -> None:
-        if answer.is_cancelled:
+    def _tell(self, asked: Asked, event: Event) -> None:
+        if asked.is_cancelled:
             return
         try:
-            answer.deliver(event)
+            asked.deliver(event)
         except RuntimeError:  # whoever asked has gone, and the event loop with it
-            answer.is_cancelled = True
+            asked.is_cancelled = True
 
 
 def _next_group(waiting: deque[Answer], room: int) -> list[Answer]:
@@ -320,16 +327,6 @@ def _next_group(waiting: deque[Answer], room: int) -> list[Answer]:
             break
         group.append(waiting.popleft())
     return group
-
-
-def _of_images(encoded: Any) -> Sequence[Tensor]:
-    """(P, D) of each image."""
-    return encoded.states if encoded.lengths is None else encoded.states.split(encoded.lengths.tolist())
-
-
-def image_bytes(image: PreparedImage) -> int:
-    """What a prepared image takes."""
-    return (image.pixels if isinstance(image.pixels, Tensor) else image.pixels.pixel_values).nbytes
 
 
 def _logprob(logits: Tensor, token: int, top: int) -> TokenLogprob:

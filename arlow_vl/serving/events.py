@@ -1,10 +1,10 @@
 """What an answer says of itself while it is written."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 FinishReason = Literal["stop", "length"]
-Fault = Literal["late", "stopped", "model"]
+Fault = Literal["late", "stopped", "model", "request"]
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,18 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Done:
+    """Work other than an answer has been done, and this came of it."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
 class Failed:
-    """No more comes, because of a limit, of the server's end or of the model."""
+    """No more comes, because of a limit, of the server's end, of the model or of what was asked."""
 
     fault: Fault
     message: str
 
 
-Event = Piece | Finished | Failed
+Event = Piece | Finished | Done | Failed

@@ -79,11 +79,16 @@ class Exchange:
             pass
 
     async def reply(self, status: int, values: dict[str, Any], headers: dict[str, str] | None = None) -> None:
-        """An answer in JSON. What of a body was not read yet is ignored, within bounds, so that the client, which may
-        send all of it before it reads, gets the answer."""
-        body = as_json(values)
+        """An answer in JSON, as `reply_bytes`."""
+        await self.reply_bytes(status, as_json(values), "application/json", headers)
+
+    async def reply_bytes(
+        self, status: int, body: bytes, content_type: str, headers: dict[str, str] | None = None
+    ) -> None:
+        """A whole answer. What of a body was not read yet is ignored, within bounds, so that the client, which may send
+        all of it before it reads, gets the answer."""
         closes = {} if self._body_is_read else {"connection": "close"}
-        length = {"content-type": "application/json", "content-length": str(len(body))}
+        length = {"content-type": content_type, "content-length": str(len(body))}
         await self.start(status, {**length, **closes, **(headers or {})})
         await self._send({"type": "http.response.body", "body": body, "more_body": not self._body_is_read})
         if not self._body_is_read:
@@ -92,8 +97,9 @@ class Exchange:
             await self._send({"type": "http.response.body", "body": b""})
 
     async def start(self, status: int, headers: dict[str, str]) -> None:
-        """Sends the head of an answer."""
+        """Sends the head of an answer. Nobody is to take it for another type than it says."""
         self.is_started = True
+        headers = {"x-content-type-options": "nosniff", **headers}
         pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 

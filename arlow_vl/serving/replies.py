@@ -15,8 +15,11 @@ Values = dict[str, Any]
 class Reply:
     """One answer on its way to a client: as chunks of a stream, or whole."""
 
-    def __init__(self, model: str, tokenizer: Any, *, is_chat: bool, has_logprobs: bool) -> None:
-        self._tokenizer, self._is_chat, self._has_logprobs = tokenizer, is_chat, has_logprobs
+    def __init__(
+        self, model: str, tokenizer: Any, *, is_chat: bool, has_logprobs: bool, has_token_ids: bool = False
+    ) -> None:
+        self._tokenizer, self._is_chat = tokenizer, is_chat
+        self._has_logprobs, self._has_token_ids = has_logprobs, has_token_ids
         prefix, kind = ("chatcmpl", "chat.completion") if is_chat else ("cmpl", "text_completion")
         self._head: Values = {
             "id": f"{prefix}-{uuid.uuid4().hex}",
@@ -29,7 +32,7 @@ class Reply:
         """The body of an answer that was asked for at once."""
         text, tokens = "".join(piece.text for piece in pieces), [token for piece in pieces for token in piece.tokens]
         content = {"message": {"role": "assistant", "content": text}} if self._is_chat else {"text": text}
-        choice = {"index": 0, **content, "logprobs": self._logprobs(tokens), "finish_reason": end.reason}
+        choice = {"index": 0, **content, **self._of_tokens(tokens), "finish_reason": end.reason}
         return {**self._head, "choices": [choice], "usage": usage(end)}
 
     def first_chunk(self) -> Values | None:
@@ -47,11 +50,16 @@ class Reply:
 
     def _chunk(self, delta: Values, text: str, reason: str | None, tokens: Sequence[TokenLogprob] = ()) -> Values:
         content = {"delta": delta} if self._is_chat else {"text": text}
-        choice = {"index": 0, **content, "logprobs": self._logprobs(tokens), "finish_reason": reason}
+        choice = {"index": 0, **content, **self._of_tokens(tokens), "finish_reason": reason}
         return {**self._stream_head(), "choices": [choice]}
 
     def _stream_head(self) -> Values:
         return self._head | ({"object": "chat.completion.chunk"} if self._is_chat else {})
+
+    def _of_tokens(self, tokens: Sequence[TokenLogprob]) -> Values:
+        """`token_ids` where they were asked for, as vLLM names them."""
+        ids = {"token_ids": [one.token_id for one in tokens]} if self._has_token_ids else {}
+        return {"logprobs": self._logprobs(tokens), **ids}
 
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> Values | None:
         if not self._has_logprobs:

@@ -13,7 +13,7 @@ from arlow_vl.data.samples import Message, Part
 from arlow_vl.printing import visible
 from arlow_vl.serving.assistant import Assistant, PreparedImage, Prompt
 from arlow_vl.serving.decoding import Decoding
-from arlow_vl.serving.engine import IMAGE_MEMORY, image_bytes
+from arlow_vl.serving.encoding import IMAGE_MEMORY, image_bytes
 from arlow_vl.serving.fields import Fields, checked_text, parse_object, shown
 from arlow_vl.serving.limits import ServerLimits
 from arlow_vl.serving.refusals import Refusal
@@ -51,6 +51,17 @@ class Request:
     is_stream: bool
     includes_usage: bool
     top_logprobs: int | None
+    has_token_ids: bool
+    """True where the answer tells the ids of its tokens."""
+
+
+@dataclass(frozen=True)
+class HeatRequest:
+    """An answer whose heat maps are asked for."""
+
+    prompt: Prompt
+    token_ids: tuple[int, ...]
+    """Of the answer."""
 
 
 class RequestReader:
@@ -73,6 +84,34 @@ class RequestReader:
             raise asked.refuse("top_logprobs", "goes with logprobs true; give both or neither")
         top_logprobs = (top or 0) if wants_logprobs else None
         return self._request(asked, lambda: self._assistant.chat(messages, images), "messages", top_logprobs)
+
+    def heat(self, body: bytes) -> HeatRequest:
+        """A body of /v1/heat. Raises Refusal."""
+        asked = Fields(parse_object(body, self._limits.max_values))
+        self._check_model(asked)
+        if not self._assistant.sees_images:
+            raise Refusal(400, "this is a text model and sees no images, so there are no heat maps of it")
+        messages, images = self._messages(asked)
+        ids = self._token_ids(asked)
+        asked.end()
+        if not images:
+            raise asked.refuse("messages", "show no image, so there is nothing to look at; send those of the question")
+        prompt = self._encoded(lambda: self._assistant.chat(messages, images), "messages")
+        if len(ids) > self._assistant.max_length - len(prompt.ids):
+            message = f"are {len(ids):,}, more than the model has room for behind the {len(prompt.ids):,} of the prompt"
+            raise asked.refuse("token_ids", message)
+        return HeatRequest(prompt, ids)
+
+    def _token_ids(self, asked: Fields) -> tuple[int, ...]:
+        given, config = asked.take("token_ids"), self._assistant.model.config.get_text_config()
+        if not isinstance(given, list) or not 0 < len(given) <= self._limits.max_new_tokens:
+            most = self._limits.max_new_tokens
+            raise asked.refuse("token_ids", f"must be a list of 1 to {most:,} numbers, those of the answer's tokens")
+        for place, one in enumerate(given):
+            is_token = isinstance(one, int) and not isinstance(one, bool) and 0 <= one < config.vocab_size
+            if not is_token or one == config.image_token_id:
+                raise asked.refuse(f"token_ids[{place}]", f"is no token that the model writes, got {shown(one)}")
+        return tuple(given)
 
     def completion(self, body: bytes) -> Request:
         """A body of /v1/completions. Raises Refusal."""
@@ -98,7 +137,7 @@ class RequestReader:
 
     def _request(self, asked: Fields, encode: Callable[[], Prompt], param: str, top_logprobs: int | None) -> Request:
         """Reads the options before anything is encoded."""
-        is_stream = asked.flag("stream")
+        is_stream, has_token_ids = asked.flag("stream"), asked.flag("return_token_ids")
         options = Fields(asked.take("stream_options") or {}, "stream_options")
         includes_usage = options.flag("include_usage")
         options.neutral("include_obfuscation", (False,))
@@ -112,11 +151,7 @@ class RequestReader:
         asked.take("user")
         asked.end()
         _decoding(settings)
-        try:
-            with self._tokenizer_lock:
-                prompt = encode()
-        except ValueError as error:
-            raise Refusal(400, visible(str(error)), param) from None
+        prompt = self._encoded(encode, param)
         room = self._assistant.max_length - len(prompt.ids)
         if most is not None and most > room:
             message = (
@@ -125,7 +160,14 @@ class RequestReader:
             )
             raise Refusal(400, message, "max_tokens", "context_length_exceeded")
         settings["max_new_tokens"] = most or min(room, self._limits.max_new_tokens)
-        return Request(prompt, _decoding(settings), is_stream, includes_usage, top_logprobs)
+        return Request(prompt, _decoding(settings), is_stream, includes_usage, top_logprobs, has_token_ids)
+
+    def _encoded(self, encode: Callable[[], Prompt], param: str) -> Prompt:
+        try:
+            with self._tokenizer_lock:
+                return encode()
+        except ValueError as error:
+            raise Refusal(400, visible(str(error)), param) from None
 
     def _settings(self, asked: Fields) -> tuple[dict[str, Any], int | None]:
         """Fields of Decoding that were given, and the longest answer that was asked for."""

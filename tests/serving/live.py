@@ -32,13 +32,21 @@ class Live:
         self, method: str, path: str, body: bytes | dict | None = None, **headers: str
     ) -> tuple[int, dict[str, Any]]:
         """Status and JSON of one request; a dictionary is sent as JSON."""
+        status, _, answer = self.fetch(method, path, body, **headers)
+        return status, json.loads(answer or b"{}")
+
+    def fetch(
+        self, method: str, path: str, body: bytes | dict | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers (in lower case) and body of one request."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         if isinstance(body, dict):
             body, headers = json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
         try:
             connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
             answer = connection.getresponse()
-            return answer.status, json.loads(answer.read() or b"{}")
+            told = {name.lower(): value for name, value in answer.getheaders()}
+            return answer.status, told, answer.read()
         finally:
             connection.close()
 
@@ -56,10 +64,11 @@ def live(
     max_batch: int = 8,
     max_waiting: int = 8,
     drain_seconds: float = 10,
+    has_page: bool = False,
 ) -> Iterator[Live]:
     limits = limits or ServerLimits(max_new_tokens=100, read_seconds=20)
     engine = Engine(assistant, max_batch=max_batch, max_waiting=max_waiting)
-    api = Api(assistant, engine, api_key=api_key, limits=limits)
+    api = Api(assistant, engine, api_key=api_key, limits=limits, has_page=has_page)
     server = Server(api, engine, listen("127.0.0.1", 0), limits, drain_seconds=drain_seconds)
     is_ready = threading.Event()
     thread = threading.Thread(target=server.run, args=(is_ready.set,), daemon=True)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arlow_vl.serving.assistant import Assistant, Prompt
-from arlow_vl.serving.engine import _of_images
+from arlow_vl.serving.encoding import of_images
 from arlow_vl.serving.rows import Rows
 from tests.serving.tiny_assistants import question, text_assistant, vision_assistant
 
@@ -62,7 +62,7 @@ def states_of(assistant, prompts) -> dict:
     images = list(dict.fromkeys(image for prompt in prompts for image in prompt.images))
     if not images:
         return {}
-    return dict(zip(images, _of_images(assistant.model.model.encode_images(**assistant.pack(images))), strict=True))
+    return dict(zip(images, of_images(assistant.model.model.encode_images(**assistant.pack(images))), strict=True))
 
 
 schedules = st.lists(

@@ -1,0 +1,36 @@
+"""`arlow demo`: a page on which people show a model images, ask it, and see where it looked."""
+
+import argparse
+import threading
+import webbrowser
+
+from arlow_vl.cli.parser import Parser
+from arlow_vl.cli.serve import add_server_options, open_server
+
+
+def add_parser(arlow: Parser) -> None:
+    parser = arlow.add_command(
+        "demo",
+        "try a model on a page in the browser: captions, questions, heat maps",
+        "arlow demo runs/first-light/vision/hf --open",
+        "ARLOW_API_KEY=SECRET-KEY arlow demo runs/first-light/vision/hf --host 0.0.0.0 --port 8080",
+        description="Serve a page on which people show a model images, ask about them, and see where it looked for "
+        "each word. It is `arlow serve` with a page at /.",
+    )
+    add_server_options(parser)
+    parser.add_argument("--open", action="store_true", help="open the page in the browser once it is there")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from arlow_vl.printing import print_line
+
+    server, device = open_server(args, has_page=True)
+
+    def tell() -> None:
+        print_line(f"the page of {args.name} is at {server.url}/ on {device}, end with Ctrl+C")
+        if args.open:
+            # Some browsers of a terminal do not return before they are closed.
+            threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
+
+    server.run(on_ready=tell)

@@ -1,0 +1,46 @@
+"""What the engine is asked for: answers, and work that is done at one go."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from arlow_vl.serving.assistant import Prompt
+from arlow_vl.serving.decoding import Decoding
+from arlow_vl.serving.encoding import ImageEncoder
+from arlow_vl.serving.events import Event, TokenLogprob
+from arlow_vl.serving.next_token import NextToken
+from arlow_vl.serving.text_stream import TextStream
+
+
+class Asked:
+    """A request on its way."""
+
+    def __init__(self, deliver: Callable[[Event], None], seconds: float) -> None:
+        self.deliver, self.deadline = deliver, time.monotonic() + seconds
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        """Frees the slot at the next token. Nothing is delivered any more. Any thread may call it."""
+        self.is_cancelled = True
+
+
+class Answer(Asked):
+    """What was asked, and the state of the answer, which the engine's thread alone changes."""
+
+    def __init__(self, prompt: Prompt, decoding: Decoding, deliver: Callable[[Event], None], seconds: float) -> None:
+        super().__init__(deliver, seconds)
+        self.prompt, self.decoding = prompt, decoding
+        self.top_logprobs: int | None = None
+        self.last_token = -1
+        self.written = 0
+        self.stream: TextStream
+        self.next_token: NextToken
+        self.unreported: list[TokenLogprob] = []
+
+
+class Work(Asked):
+    """Something else that the model is asked for, at one go."""
+
+    def __init__(self, do: Callable[[ImageEncoder], Any], deliver: Callable[[Event], None], seconds: float) -> None:
+        super().__init__(deliver, seconds)
+        self.do = do

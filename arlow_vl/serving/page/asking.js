@@ -1,0 +1,53 @@
+// The server's API, as the page uses it: settings, answers as they are written, heat maps.
+
+let key = ""; // in memory alone
+export const useKey = (given) => { key = given; };
+
+/** What the server would not or could not do, in its own sentence. */
+export class Refused extends Error {
+  constructor(status, { message, param = null }) {
+    super(message);
+    this.status = status;
+    this.param = param; // the field of the request that the sentence is about
+  }
+}
+
+const GONE = "the server does not answer; see whether it still runs, then try again";
+
+async function request(path, body, signal) {
+  const headers = { "content-type": "application/json" };
+  if (key) headers.authorization = `Bearer ${key}`;
+  let response;
+  try {
+    response = await fetch(path, body === undefined ? { headers } : { method: "POST", headers, body, signal });
+  } catch (error) {
+    throw signal?.aborted ? error : new Refused(0, { message: GONE });
+  }
+  if (response.ok) return response;
+  const told = await response.json().catch(() => ({}));
+  throw new Refused(response.status, told.error ?? { message: `the server answered with status ${response.status}` });
+}
+
+export const settings = async () => (await request("settings")).json();
+
+export const heatOf = async (body, signal) => (await request("v1/heat", body, signal)).json();
+
+/** The chunks of an answer, one a token or a few. Leaving the loop, or the signal, ends the writing on the server. */
+export async function* answer(body, signal) {
+  const response = await request("v1/chat/completions", body, signal);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let unread = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) throw new Refused(0, { message: "the answer broke off, as the server ended it or the network did" });
+    const events = (unread + value).split("\n\n");
+    unread = events.pop();
+    for (const event of events) {
+      const data = event.slice("data: ".length);
+      if (data === "[DONE]") return;
+      const chunk = JSON.parse(data);
+      if (chunk.error) throw new Refused(response.status, chunk.error);
+      yield chunk;
+    }
+  }
+}
