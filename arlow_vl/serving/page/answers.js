@@ -65,27 +65,36 @@ export class Answer {
   async showHeat(reply) {
     if (!reply.words.length) return;
     const maps = await Maps.of(reply);
-    const sizes = maps.views.map((view) => {
+    const captions = maps.views.map((view) => {
       const caption = make("figcaption");
       this.#figures.append(make("figure", {}, view.canvas, caption));
       view.canvas.setAttribute("role", "img");
       return caption;
     });
-    const layers = reply.layers.length > 1 ? `mean of layers ${reply.layers.join(", ")}` : `layer ${reply.layers[0]}`;
+    const layers = reply.layers.length > 1 ? `the mean of layers ${reply.layers.join(", ")}` : `layer ${reply.layers[0]}`;
     const scale = make("p", { className: "scale" }, "0 ", maps.bar(120, 10), ` ${reply.scale.top.toFixed(1)} times the `
-      + `even share of attention (one of ${reply.places} places), cross-attention of ${layers}`);
+      + `even share of the cross-attention, ${layers}, over ${reply.places} places`);
     this.element.append(this.#figures, scale);
+    if (reply.words.length > 1) this.note.textContent += " · choose a word to see where the model looked for it";
     const choose = (word) => {
       maps.draw(word.heat);
       maps.views.forEach((view, number) => {
         const share = word.heat[number].reduce((sum, times) => sum + times, 0) / reply.places;
-        const name = `image ${view.image + 1}, ${view.label}`;
-        sizes[number].textContent = `${name}: ${(100 * share).toFixed(0)}% of the attention`;
-        view.canvas.ariaLabel = `Where the model looked for “${word.word}”: ${sizes[number].textContent}, `
-          + `at most ${word.peak.toFixed(1)} times the even share`;
+        const isAlone = maps.views.every((other) => other === view || other.image !== view.image);
+        const name = `image ${view.image + 1}${isAlone ? "" : `, ${view.label}`}`;
+        const told = `${(100 * share).toFixed(0)}% of the attention`, most = `at most ${word.peak.toFixed(1)} times the even share`;
+        captions[number].textContent = maps.views.length > 1 ? `${name}: ${told}` : `“${word.word}”: ${most}`;
+        view.canvas.ariaLabel = `Where the model looked in ${name} for “${word.word}”: ${told}, ${most}`;
       });
     };
     this.#wrapWords(reply.words, choose);
+    this.reveal();
+  }
+
+  /** Scrolls there; to its beginning, where it is long. */
+  reveal() {
+    const isLong = this.element.offsetHeight > window.innerHeight / 2;
+    this.element.scrollIntoView({ block: isLong ? "start" : "nearest" });
   }
 
   #figures = make("div", { className: "maps" });

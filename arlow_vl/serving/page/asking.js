@@ -19,7 +19,8 @@ async function request(path, body, signal) {
   if (key) headers.authorization = `Bearer ${key}`;
   let response;
   try {
-    response = await fetch(path, body === undefined ? { headers } : { method: "POST", headers, body, signal });
+    const sent = body === undefined ? {} : { method: "POST", body: JSON.stringify(body), signal };
+    response = await fetch(path, { headers, ...sent });
   } catch (error) {
     throw signal?.aborted ? error : new Refused(0, { message: GONE });
   }

@@ -98,6 +98,7 @@ function tell(error, turn) {
     complain(error.message);
   }
   drawTray();
+  at("tray").querySelector(".broken")?.scrollIntoView({ block: "nearest" });
 }
 
 // Turns
@@ -139,7 +140,7 @@ async function send(text) {
   running = new AbortController();
   const { signal } = running;
   drawTray();
-  written.element.scrollIntoView({ block: "nearest" });
+  written.reveal();
   let failure = null;
   try {
     for await (const chunk of answer({ ...asked, ...wanted, ...decoding() }, signal)) written.add(chunk);
@@ -166,6 +167,7 @@ async function send(text) {
   written.end();
   if (failure && !signal.aborted) written.element.append(make("p", { className: "error", textContent: failure.message }));
   messages = [...asked.messages, { role: "assistant", content: written.text }];
+  update();
   at("said").textContent = `Answer: ${written.text}`;
   if (shown.length && written.ids.length) await written.look(asked);
 }
@@ -184,7 +186,7 @@ function beginAnew() {
 
 function update() {
   const hasBegun = messages.length > 0 || running !== null;
-  at("welcome").hidden = !server?.sees_images || hasBegun || tray.length > 0;
+  at("welcome").hidden = !server?.sees_images || hasBegun;
   at("anew").hidden = !hasBegun;
   at("stop").hidden = running === null;
   at("send").hidden = running !== null;
@@ -209,7 +211,7 @@ async function begin() {
   }
   at("lock").close();
   document.title = `${server.model} · Arlow-VL`;
-  at("about").textContent = server.sees_images ? server.model : `${server.model}, a text model: it takes no images`;
+  at("about").textContent = `model ${server.model}${server.sees_images ? "" : ", of text alone: it takes no images"}`;
   at("choose").hidden = at("files").hidden = !server.sees_images;
   const most = fields.find((field) => field.name === "max_tokens");
   most.value = Math.min(most.value, server.max_tokens);
