@@ -13,7 +13,7 @@ def add_parser(arlow: Parser) -> None:
         "demo",
         "try a model on a page in the browser: captions, questions, heat maps",
         "arlow demo runs/first-light/vision/hf --open",
-        "ARLOW_API_KEY=SECRET-KEY arlow demo runs/first-light/vision/hf --host 0.0.0.0 --port 8080",
+        "arlow demo runs/first-light/vision/hf --host 0.0.0.0 --api-key SECRET-KEY --port 8080",
         description="Serve a page on which people show a model images, ask about them, and see where it looked for "
         "each word. It is `arlow serve` with a page at /.",
     )

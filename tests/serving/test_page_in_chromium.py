@@ -176,6 +176,27 @@ def test_questions_in_turns_about_several_images(demo, visit):
     assert answer.locator(".text").text_content() == expected
 
 
+def test_images_are_dropped_and_pasted_anywhere(demo, visit):
+    page = visit(demo)
+    give = """([name, bytes, kind]) => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+        const settings = { bubbles: true, cancelable: true };
+        const event = kind === "paste" ? new ClipboardEvent(kind, { ...settings, clipboardData: data })
+            : new DragEvent(kind, { ...settings, dataTransfer: data });
+        document.querySelector("main").dispatchEvent(event);
+        return event.defaultPrevented;
+    }"""
+    page.evaluate("document.querySelector('main').dispatchEvent(new DragEvent('dragover', {bubbles: true}))")
+    expect(page.locator("body")).to_have_class("dropping")
+    image = list(picture("red"))
+    assert page.evaluate(give, ["dropped.png", image, "drop"])  # else the browser would go to the file
+    expect(page.locator("body")).not_to_have_class("dropping")
+    page.evaluate(give, ["pasted.png", image, "paste"])
+    expect(page.locator("#tray img")).to_have_count(2)
+    assert [image.get_attribute("alt") for image in page.locator("#tray img").all()] == ["dropped.png", "pasted.png"]
+
+
 def test_what_the_server_refuses_stands_beside_the_image_and_the_rest_stays_usable(demo, visit):
     page = visit(demo)
     files = {

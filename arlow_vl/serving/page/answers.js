@@ -91,8 +91,9 @@ export class Answer {
     this.reveal();
   }
 
-  /** Scrolls there; to its beginning, where it is long. */
+  /** Scrolls there, to its beginning where it is long; unless people have gone on to another turn. */
   reveal() {
+    if (this.element.nextElementSibling) return;
     const isLong = this.element.offsetHeight > window.innerHeight / 2;
     this.element.scrollIntoView({ block: isLong ? "start" : "nearest" });
   }
