@@ -28,9 +28,10 @@ def run(args: argparse.Namespace) -> None:
     server, device = open_server(args, has_page=True)
 
     def tell() -> None:
-        print_line(f"the page of {args.name} is at {server.url}/ on {device}, end with Ctrl+C")
+        page = f"{server.url}/"
+        print_line(f"the page of {args.name} is at {page} on {device}, end with Ctrl+C")
         if args.open:
             # Some browsers of a terminal do not return before they are closed.
-            threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
+            threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
 
     server.run(on_ready=tell)

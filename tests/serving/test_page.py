@@ -5,7 +5,6 @@ from importlib.resources import files
 
 import pytest
 
-from arlow_vl.cli import main
 from arlow_vl.serving.page.files import NAMES, page_files
 from tests.serving.live import live
 from tests.serving.tiny_assistants import text_assistant
@@ -102,11 +101,3 @@ def test_without_a_key_no_other_site_uses_the_server(assistant, has_page):
         assert running.ask("POST", "/v1/chat/completions", b"{}", Content_Type=kind)[0] == 415
         status, headers, _ = running.fetch("OPTIONS", "/v1/chat/completions", Host=own)
         assert status == 405 and not any(name.startswith("access-control") for name in headers)
-
-
-def test_the_command_shares_the_options_of_serve(tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("ARLOW_API_KEY", raising=False)
-    assert main(["demo", str(tmp_path), "--host", "0.0.0.0"]) == 2
-    assert "--host 0.0.0.0 is reached from other machines, so clients must send a key" in capsys.readouterr().err
-    assert main(["demo", str(tmp_path / "nowhere"), "--port", "0"]) == 4
-    assert "nowhere" in capsys.readouterr().err
