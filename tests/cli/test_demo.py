@@ -29,17 +29,8 @@ def test_it_prints_where_the_page_is_and_opens_it_there(tmp_path):
     browser.write_text(f'#!/bin/sh\nprintf "%s" "$1" > {opened}\n')
     browser.chmod(0o755)
     folder = write_text_checkpoint(tmp_path / "model")
-    command = [
-        sys.executable,
-        "-c",
-        "from arlow_vl.cli import run; run()",
-        "demo",
-        str(folder),
-        "--port",
-        "0",
-        "--open",
-    ]
-    options = ["--device", "cpu", "--open"]
+    command = [sys.executable, "-c", "from arlow_vl.cli import run; run()", "demo", str(folder)]
+    options = ["--port", "0", "--device", "cpu", "--open"]
     demo = subprocess.Popen(
         [*command, *options], stdout=subprocess.PIPE, text=True, env=os.environ | {"BROWSER": f"{browser} %s"}
     )

@@ -9,6 +9,8 @@ from arlow_vl.evaluation.explain import (
     explain_completion,
     latent_weights,
     mean_weights,
+    read_image_tokens,
+    watch,
     words_of,
 )
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
@@ -18,6 +20,7 @@ from arlow_vl.training.run import fit
 from tests.conftest import open_gates
 from tests.evaluation.completions import complete_prompt
 from tests.models.convert.made_llamas import sentencepiece_tokenizer
+from tests.serving.tiny_assistants import picture, vision_assistant
 from tests.tiny_runs import SAMPLES, tiny_tokenizer, write_encoder_weights, write_image_text_recipe
 from vision.forms.batches import pack_images, prepare_image
 from vision.projector import PerceiverLayer
@@ -119,6 +122,27 @@ def test_the_weights_are_those_that_the_block_attends_with(small_config):
     (states, out) = seen[0]
     weights = mean_weights(attn, *states)
     torch.testing.assert_close(attn.o_proj(weights @ attn.v_proj(states[1])), out)
+
+
+@pytest.mark.parametrize(("sees", "seen"), [("last_group", [1, 2]), ("all_previous", [0, 1, 2])])
+def test_the_heat_of_an_answer_after_several_images_is_what_it_was_written_from(sees, seen):
+    """With one head, what the block's attention gives at the token before each is this mean of the images' values."""
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 32}
+    assistant = vision_assistant(**heads, cross_attention_sees=sees)
+    model, image, text = assistant.model, {"type": "image"}, {"type": "text", "text": "a dog"}
+    first = [{"role": "user", "content": [image, text]}, {"role": "assistant", "content": "the cat"}]
+    shown = [assistant.image(picture(colour)) for colour in ("red", "blue", "green")]
+    prompt = assistant.chat([*first, {"role": "user", "content": [image, image, text]}], shown)
+    answer = assistant.tokenizer(" saw one big red dog", add_special_tokens=False)["input_ids"]
+    attn = model.model.language_model.layers[1].cross_block.attn
+    outputs = []
+    attn.register_forward_hook(lambda module, args, out: outputs.append(out.flatten(0, -2)))
+    images = [read_image_tokens(model, {n: x.double() for n, x in assistant.pack([one]).items()}) for one in shown]
+    heat = watch(model, torch.tensor([[*prompt.ids, *answer]]), len(answer), images, layers=[1])
+    assert [part.shape for part in heat] == [(1, len(answer), len(images[0].states))] * len(seen)
+    values = attn.v_proj(torch.cat([images[number].states for number in seen]))
+    expected = attn.o_proj(torch.cat(heat, dim=-1)[0].double() @ values)
+    torch.testing.assert_close(outputs[0][-len(answer) - 1 : -1], expected, rtol=1e-5, atol=1e-5)  # heat is float32
 
 
 def test_the_tokens_of_a_word_are_joined_and_special_tokens_left_out():

@@ -82,7 +82,7 @@ export class Answer {
         const share = word.heat[number].reduce((sum, times) => sum + times, 0) / reply.places;
         const isAlone = maps.views.every((other) => other === view || other.image !== view.image);
         const name = `image ${view.image + 1}${isAlone ? "" : `, ${view.label}`}`;
-        const told = `${(100 * share).toFixed(0)}% of the attention`, most = `at most ${word.peak.toFixed(1)} times the even share`;
+        const told = `${(100 * share).toFixed(0)}% of the attention`, most = `peak ${word.peak.toFixed(1)} times even`;
         captions[number].textContent = maps.views.length > 1 ? `${name}: ${told}` : `“${word.word}”: ${most}`;
         view.canvas.ariaLabel = `Where the model looked in ${name} for “${word.word}”: ${told}, ${most}`;
       });
@@ -108,7 +108,7 @@ export class Answer {
       const start = text.indexOf(word.word, end);
       if (start < 0) continue; // half a character, which the whole text shows otherwise
       const button = make("button", { type: "button", className: "word", textContent: word.word, tabIndex: -1 });
-      button.title = `at most ${word.peak.toFixed(1)} times the even share`;
+      button.title = `peak ${word.peak.toFixed(1)} times even`;
       button.onclick = button.onfocus = button.onpointerenter = () => {
         for (const other of buttons) [other.tabIndex, other.ariaPressed] = [-1, "false"];
         [button.tabIndex, button.ariaPressed] = [0, "true"];

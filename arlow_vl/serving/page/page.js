@@ -239,6 +239,7 @@ at("question").onkeydown = (event) => {
   at("ask").requestSubmit();
 };
 at("ask").noValidate = true; // the server's sentences say more than a browser's
+at("options").ontoggle = () => at("options").open && at("options").scrollIntoView({ block: "nearest" });
 at("caption").onclick = () => send("");
 at("stop").onclick = () => running?.abort();
 at("anew").onclick = beginAnew;
