@@ -218,12 +218,14 @@ class Engine:
             return
         work = self._works[0]
         try:
-            self._tell(work, Done(work.do(self._encoder)))
+            event: Event = Done(work.do(self._encoder))
         except Refusal as refusal:
-            self._tell(work, Failed("request", str(refusal)))
+            event = Failed("request", str(refusal))
         except Exception as error:  # whatever it is, no answer is touched by it
-            self._fail(work, "model", error)
-        self._works.popleft()
+            logger.error("work failed: %s", error, exc_info=error)
+            event = Failed("model", MESSAGES["model"])
+        self._works.popleft()  # before it is told: whoever hears of it finds its place free
+        self._tell(work, event)
 
     def _admit(self) -> None:
         """Reads the prompts of the next requests, as many as there is room for, and lets them join."""

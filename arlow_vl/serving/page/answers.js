@@ -44,10 +44,14 @@ export class Answer {
     this.note.textContent = times.join(" · ");
   }
 
-  end() {
+  /** `failure` is why it ended before its end. */
+  end(failure) {
+    this.isStopped = failure?.name === "AbortError";
     this.words.replaceChildren(this.text.trim() || make("em", { textContent: "The model wrote nothing." }));
     if (this.first !== undefined) this.tellTimes();
     else this.note.textContent = "";
+    if (!failure || this.isStopped) return;
+    this.element.append(make("p", { className: "error", role: "alert", textContent: failure.message }));
   }
 
   async look(body) {
@@ -71,7 +75,8 @@ export class Answer {
       view.canvas.setAttribute("role", "img");
       return caption;
     });
-    const layers = reply.layers.length > 1 ? `the mean of layers ${reply.layers.join(", ")}` : `layer ${reply.layers[0]}`;
+    const numbers = reply.layers.join(", ");
+    const layers = reply.layers.length > 1 ? `the mean of layers ${numbers}` : `layer ${numbers}`;
     const scale = make("p", { className: "scale" }, "0 ", maps.bar(120, 10), ` ${reply.scale.top.toFixed(1)} times the `
       + `even share of the cross-attention, ${layers}, over ${reply.places} places`);
     this.element.append(this.#figures, scale);

@@ -20,7 +20,8 @@ const DRAWINGS = [
   ["red circle", "what color is the shape?", "#d7e3ef", (context) => disc(context, 96, 120, 58, "#d42a2a")],
   ["blue triangle", "what shape is in the image?", "#f3ead8",
     (context) => polygon(context, "#2346c8", [112, 36], [190, 176], [34, 176])],
-  ["green rectangle", "is there a circle?", "#e9dff0", (context) => polygon(context, "#1d8a3c", [48, 60], [184, 60], [184, 150], [48, 150])],
+  ["green rectangle", "is there a circle?", "#e9dff0",
+    (context) => polygon(context, "#1d8a3c", [48, 60], [184, 60], [184, 150], [48, 150])],
   ["yellow circle on black", "what color is the shape?", "#17181c", (context) => disc(context, 138, 92, 44, "#f2c61f")],
 ];
 

@@ -82,8 +82,10 @@ function clearProblems() {
   }
 }
 
-/** Tells the server's sentence beside the image or the field that it is about. `turn` is the number of the last message. */
+/** Tells the server's sentence beside the image or field that it is about. `turn` is the number of the last message. */
 function tell(error, turn) {
+  if (error.name === "AbortError") return; // stopped
+  if (error.status === 401) return askForKey(error.message);
   const place = error.param?.match(/^messages\[(\d+)\]\.content\[(\d+)\]$/);
   const image = place && Number(place[1]) === turn ? tray[Number(place[2])] : null;
   const field = fields.find((one) => one.name === error.param);
@@ -120,56 +122,57 @@ function decoding() {
   return Object.fromEntries(given.map((field) => [field.name, field.validity.badInput ? "?" : Number(field.value)]));
 }
 
+/** Asks about the images of the tray, for a caption where there is no text. */
 async function send(text) {
   if (running) return;
   clearProblems();
-  const images = tray, count = shown.length;
-  const parts = images.map((image) => ({ type: "image_url", image_url: { url: image.url } }));
+  const images = tray, parts = images.map((image) => ({ type: "image_url", image_url: { url: image.url } }));
   const content = images.length ? [...parts, ...(text ? [{ type: "text", text }] : [])] : text;
   const asked = { model: server.model, messages: [...messages, { role: "user", content }] };
-  const wanted = { stream: true, stream_options: { include_usage: true }, return_token_ids: true };
   const size = JSON.stringify(asked).length;
   if (size > server.max_body) {
     const [came, most] = [size, server.max_body].map((bytes) => (bytes / 2 ** 20).toFixed(1));
-    return complain(`the images are ${came} MB as they are sent, and a request may have ${most}; remove or shrink some`);
+    return complain(`the images take ${came} MB to send, and a request may have ${most}; remove or shrink some`);
   }
   const question = showQuestion(images, text), written = new Answer();
   at("turns").append(question, written.element);
   tray = [];
   at("question").value = "";
-  running = new AbortController();
-  const { signal } = running;
-  drawTray();
-  written.reveal();
-  let failure = null;
-  try {
-    for await (const chunk of answer({ ...asked, ...wanted, ...decoding() }, signal)) written.add(chunk);
-  } catch (error) {
-    if (!signal.aborted && !(error instanceof Refused)) throw error;
-    failure = error;
-  } finally {
-    running = null;
-    update();
-  }
+  const failure = await write(asked, written);
   if (!question.isConnected) return; // begun anew meanwhile
   if (failure && !written.ids.length) { // nothing came: the turn is taken back, to be mended or asked again
     question.remove();
     written.element.remove();
-    shown.length = count;
+    shown.splice(-images.length, images.length);
     tray = [...images, ...tray];
     at("question").value ||= text;
-    if (failure.status === 401) askForKey(failure.message);
     drawTray();
-    if (!signal.aborted) tell(failure, asked.messages.length - 1);
-    return;
+    return tell(failure, asked.messages.length - 1);
   }
-  written.isStopped = signal.aborted;
-  written.end();
-  if (failure && !signal.aborted) written.element.append(make("p", { className: "error", textContent: failure.message }));
+  written.end(failure);
   messages = [...asked.messages, { role: "assistant", content: written.text }];
   update();
   at("said").textContent = `Answer: ${written.text}`;
   if (shown.length && written.ids.length) await written.look(asked);
+}
+
+/** Fills an answer as it comes. Gives the reason why it ended before its end: the server's, or an AbortError. */
+async function write(asked, written) {
+  const wanted = { stream: true, stream_options: { include_usage: true }, return_token_ids: true };
+  running = new AbortController();
+  const { signal } = running;
+  drawTray();
+  written.reveal();
+  try {
+    for await (const chunk of answer({ ...asked, ...wanted, ...decoding() }, signal)) written.add(chunk);
+    return null;
+  } catch (error) {
+    if (!signal.aborted && !(error instanceof Refused)) throw error;
+    return error;
+  } finally {
+    if (running?.signal === signal) running = null;
+    update();
+  }
 }
 
 function beginAnew() {
@@ -177,6 +180,7 @@ function beginAnew() {
   tray = [...shown, ...tray]; // the images are at hand for another question
   [messages, shown] = [[], []];
   at("turns").replaceChildren();
+  running = null;
   clearProblems();
   drawTray();
   at("question").focus();
