@@ -1,9 +1,10 @@
 """Good, bad and hostile requests to `arlow serve` for some minutes: what it answers, and how its memory goes.
 
 Run it with `python -m experiments.benchmarks.serving_load --minutes 10`. The server is a process of its own with a
-small model that is made here. Eight clients ask in turn about text and images, read streams or drop them, and send
-what no server should fall over: bodies that are too large, too slow, deep, cut or no HTTP, images that are broken, huge
-or none, options that do not exist. It fails if a request is answered with 500, or if the server has gone.
+small model that is made here. Eight clients ask in turn about text and images, read streams or drop them, ask for heat
+maps, and send what no server should fall over: bodies that are too large, too slow, deep, cut or no HTTP, images that
+are broken, huge or none, options that do not exist. It fails if a request is answered with 500, or if the server has
+gone.
 """
 
 import argparse
@@ -216,8 +217,17 @@ def streamed(port: int, dice: random.Random, _: list[bytes]) -> int:
     return ask(port, json.dumps(json.loads(good_body(dice)) | {"stream": True}).encode())
 
 
+def looked(port: int, dice: random.Random, _: list[bytes]) -> int:
+    """Asks where the model looked for words that it may have written."""
+    content = image_content(*(url_of(picture(dice)) for _ in range(dice.choice((1, 1, 2)))))
+    asked = {"token_ids": [dice.randrange(10, 250) for _ in range(dice.randint(1, 30))]}
+    body = {"model": "arlow", "messages": [{"role": "user", "content": content}], **asked}
+    return ask(port, json.dumps(body).encode(), path="/v1/heat")
+
+
 def bad(port: int, dice: random.Random, bodies: list[bytes]) -> int:
-    path = dice.choice(("/v1/chat/completions", "/v1/chat/completions", "/v1/completions", "/v1/../etc/passwd"))
+    paths = "/v1/chat/completions", "/v1/chat/completions", "/v1/completions", "/v1/heat", "/v1/../etc/passwd"
+    path = dice.choice(paths)
     return ask(port, dice.choice(bodies), path=path)
 
 
@@ -246,6 +256,7 @@ KINDS: dict[str, tuple[int, Callable[[int, random.Random, list[bytes]], int]]] =
     "good": (6, good),
     "streamed": (2, streamed),
     "dropped": (2, dropped),
+    "looked": (1, looked),
     "bad": (5, bad),
     "hostile": (2, hostile),
 }

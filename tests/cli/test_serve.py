@@ -106,7 +106,7 @@ def test_a_minute_of_good_bad_and_hostile_requests_is_no_500_and_no_growth(tmp_p
         server.kill()
     assert server.returncode == 0 and "Traceback" not in errors, errors[-2000:]
     assert sum(load.count(kind, 500, 504) for kind in KINDS) == 0, load.statuses
-    for kind in ("good", "streamed", "dropped"):
+    for kind in ("good", "streamed", "dropped", "looked"):
         assert load.count(kind, 200) > 10, load.statuses
         assert {status for of, status in load.statuses if of == kind} <= {200, 429}, load.statuses
     refused = {status for kind, status in load.statuses if kind == "bad"}
