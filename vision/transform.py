@@ -1,5 +1,6 @@
 """Which tensor an image becomes: padded to the encoder's aspect, resized and normalised."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -41,16 +42,17 @@ class ImageTransform:
         patch_size: int | None = None,
         max_patches: int | None = None,
     ) -> None:
-        self.mean = tuple(float(value) for value in data_config["mean"])
-        self.std = tuple(float(value) for value in data_config["std"])
+        self.mean, self.std = (three(name, data_config[name]) for name in ("mean", "std"))
         channels, height, width = data_config["input_size"]
         self.input_size = (int(channels), int(height), int(width))
         self.interpolation = str(data_config["interpolation"])
-        self.background = tuple(int(value) for value in background)
+        self.background = tuple(int(value) for value in three("background", background))
         self.max_tiles, self.patch_size, self.max_patches = max_tiles, patch_size, max_patches
         self._check()
 
     def _check(self) -> None:
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be three numbers over 0, got {list(self.std)}")
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r}")
         if self.input_size[0] != 3 or min(self.input_size) < 1:
@@ -134,6 +136,17 @@ class ImageTransform:
             raise ValueError(f"an image transform has {', '.join(cls.FIELDS)}; unknown or missing: {', '.join(wrong)}")
         options = {name: fields[name] for name in cls.OPTIONS if name in fields}
         return cls(fields, **options)
+
+
+def three(name: str, values: Any) -> tuple[float, float, float]:
+    """A number a colour. Raises ValueError for anything else."""
+    try:
+        found = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        found = ()
+    if len(found) != 3 or not all(map(math.isfinite, found)):
+        raise ValueError(f"{name} must be three numbers, got {values!r}")
+    return found
 
 
 def transform_difference(was: ImageTransform, now: ImageTransform) -> str | None:

@@ -32,7 +32,9 @@ def run_fit(args: argparse.Namespace) -> int | None:
     recipe = parse_recipe([argument for argument in args.arguments if argument != DRY_RUN])
     if is_dry:
         from arlow_vl.training.dry_run import dry_run
+        from arlow_vl.training.run import refuse_before_building
 
+        refuse_before_building(recipe)
         for line in dry_run(recipe):
             print_line(line)
         return None

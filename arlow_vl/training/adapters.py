@@ -27,7 +27,13 @@ def add_adapters(model: nn.Module, policy: Policy) -> None:
         if part.treatment != "lora":
             continue
         rank = part.rank or RANK
-        for name in _targets(model, component, part):
+        names = _targets(model, component, part)
+        widest = max(min(model.get_submodule(name).weight.shape) for name in names)
+        if rank > widest:
+            raise ValueError(
+                f"policy.{component}.rank is {rank}, but its matrices have a rank of {widest} at most; lower it"
+            )
+        for name in names:
             ranks[name], alphas[name] = rank, part.alpha or 2 * rank
     settings: Any = {"target_modules": list(ranks), "rank_pattern": _whole(ranks), "alpha_pattern": _whole(alphas)}
     LoraModel(model, LoraConfig(**settings), "default")

@@ -24,6 +24,7 @@ from arlow_vl.progress import ProgressLine
 from arlow_vl.training.compiling import blocks_of, compile_blocks
 from arlow_vl.training.datamodules import StageData, TextData
 from arlow_vl.training.image_text_data import ImageTextData, check_refused_images, checked_sources
+from arlow_vl.training.memory import refuse_too_large
 from arlow_vl.training.model_fields import config_of, vision_config_of
 from arlow_vl.training.modules import ImageTextModule, StageModule, TextModule
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe
@@ -107,6 +108,8 @@ def build_text(recipe: TextRecipe) -> Stage:
             f"row_length is {recipe.row_length}, but the model has {config.max_position_embeddings} positions; lower it"
             + ("" if recipe.checkpoint else ", or raise model.max_position_embeddings")
         )
+    with torch.device("meta"):
+        refuse_too_large(ArlowForCausalLM(config), recipe)
     data = TextData(recipe, tokenizer, config)
     model = text_model(recipe, config)
     module = TextModule(model, recipe, tokens_per_byte=data.validation_rows.tokens_per_byte)
@@ -147,6 +150,7 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
     tokenizer = image_text_tokenizer(recipe)
     sources = checked_sources(recipe, tokenizer)
     model, processor = image_text_products(recipe, tokenizer)
+    refuse_too_large(model, recipe)
     encoder = model.model.vision
     transform = ImageTransform.from_dict(model.config.vision_config.transform)
     images: DecodedImages | CachedImages = DecodedImages(transform)

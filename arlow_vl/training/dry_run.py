@@ -14,6 +14,7 @@ from arlow_vl.training.build import Stage, build_stage
 from arlow_vl.training.compiling import blocks_of
 from arlow_vl.training.modules import labels_of
 from arlow_vl.training.operations import Counts, operations_of, pairs_of
+from arlow_vl.training.optimizers import told_of_schedule
 from arlow_vl.training.policy import Policy
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe
 from arlow_vl.training.settings import OptimConfig
@@ -37,6 +38,7 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
         yield f"compiled: {len(blocks_of(model))} blocks, each by itself"
     yield f"memory: {memory_of(model, recipe.optim)}"
     yield from step_of(stage, recipe)
+    yield from told_of_schedule(recipe.optim, recipe.run.max_steps)
 
 
 def table_of(model: nn.Module, policy: Policy) -> Iterator[str]:

@@ -20,7 +20,8 @@ from arlow_vl.training.build import build_products, finish_model
 from arlow_vl.training.card import Facts, scores_of, write_card
 from arlow_vl.training.checkpoint_io import check_same_tensors, newest_good, read_checkpoint
 from arlow_vl.training.policy import read_policy
-from arlow_vl.training.recipe import Recipe, read_yaml, recipe_of_values, to_plain
+from arlow_vl.training.recipe import Recipe, recipe_of_values, to_plain
+from arlow_vl.training.recipe_files import read_yaml
 from arlow_vl.training.report.folder import read_lines
 from arlow_vl.training.stages import apply_policy, check_frozen, hash_frozen, stays
 from arlow_vl.training.starts import FILE as STARTS

@@ -60,6 +60,10 @@ def checked_sources(recipe: ImageTextRecipe, tokenizer: Any) -> list[CheckedSour
 
 def _checked(config: SourceConfig, recipe: ImageTextRecipe, tokenizer: Any) -> CheckedSource:
     where = f"source {config.name}"
+    if config.images is not None and not config.images.is_dir():
+        raise DataError(
+            f"{where}: images is {config.images}, but there is no such folder; name it, or leave images out"
+        )
     try:
         if config.kind == "text":
             folder, limit = recipe.run_dir / "packed", recipe.max_bad_fraction

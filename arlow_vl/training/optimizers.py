@@ -122,3 +122,18 @@ def lr_factor(step: int, *, optim: OptimConfig, max_steps: int) -> float:
     if optim.schedule == "cosine":
         return optim.lr_floor + (1 - optim.lr_floor) * (1 + math.cos(math.pi * progress)) / 2
     return optim.lr_floor + (1 - optim.lr_floor) * (1 - progress)
+
+
+def told_of_schedule(optim: OptimConfig, max_steps: int) -> list[str]:
+    """What of the schedule a run of so many steps does not come to, a sentence each."""
+    told = []
+    if optim.warmup_steps > max_steps:
+        told.append(
+            f"optim.warmup_steps is {optim.warmup_steps}, but the run has {max_steps} steps: its rate stays low"
+        )
+    if optim.decay_steps is not None and optim.decay_steps > max_steps - optim.warmup_steps:
+        told.append(
+            f"optim.decay_steps is {optim.decay_steps}, but behind warm-up the run has "
+            f"{max(0, max_steps - optim.warmup_steps)} steps: the rate is never constant"
+        )
+    return told

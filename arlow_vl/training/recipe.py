@@ -15,8 +15,8 @@ from typing import Any, Literal
 import yaml
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
-from arlow_vl.models.arlow.spelling import did_you_mean
 from arlow_vl.training.policy import read_policy
+from arlow_vl.training.recipe_files import read_yaml, refuse_unknown_keys, refuse_unknown_option, refuse_wrong_shapes
 from arlow_vl.training.settings import (
     OptimConfig,
     PackingConfig,
@@ -149,7 +149,8 @@ class ImageTextRecipe:
         check(self.text_checkpoint is not None, "text_checkpoint is missing (or checkpoint): name what to start from")
         weights = self.vision.get("weights")
         check(
-            isinstance(weights, str | Path), f"vision.weights must name a file of the encoder's weights, got {weights}"
+            isinstance(weights, str | Path) and str(weights).strip() != "",
+            f"vision.weights must name a file of the encoder's weights, got {weights!r}",
         )
 
     def _check_shares(self) -> None:
@@ -195,12 +196,13 @@ def parse_recipe(argv: list[str]) -> Recipe:
     recipe_class = RECIPES.get(str(values.get("stage")))
     if recipe_class is None:
         raise ValueError(f"{known.config}: stage must be {' or '.join(RECIPES)}, got {values.get('stage')!r}")
-    _refuse_unknown_keys(values, recipe_class, str(known.config))
+    refuse_unknown_keys(values, recipe_class, str(known.config))
     for option in (argument for argument in overrides if argument.startswith("--")):
-        _refuse_unknown_option(option, recipe_class)
+        refuse_unknown_option(option, recipe_class)
     from arlow_vl.training.model_fields import check_model_fields  # imports transformers
 
     try:
+        refuse_wrong_shapes(values, recipe_class)
         recipe = _fill(recipe_class, known.config, overrides)
         check_model_fields(recipe)
     except ValueError as error:
@@ -225,8 +227,9 @@ def _fill(recipe_class: type[Recipe], config: Path, overrides: list[str]) -> Rec
     try:
         namespace = parser.parse_args(["--config", str(config), *arguments])
         namespace.pop("config")
+        refuse_wrong_shapes(namespace.as_dict(), recipe_class)  # those of options too
         values = vars(parser.instantiate(namespace))
-    except argparse.ArgumentError as error:
+    except (argparse.ArgumentError, ValueError) as error:
         raise ValueError(_plain_error(error)) from error
     for names, text in inner:
         _set_inner(values, names, text)
@@ -245,29 +248,28 @@ def _sized(model: dict[str, Any], optim: OptimConfig) -> dict[str, Any]:
 
 
 UNION = (
-    r"Does not validate against any of the Union subtypes Subtypes: [^]]*\] Errors: - (.*?) "
-    r"Given value type: \w+ Given value: "
+    r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - (.*?) "
+    r"Given value type: .*? Given value: ?"
 )
 """What jsonargparse says of a value that is none of several kinds, in an order that differs between its versions."""
 NO_NULL = "Expected a NoneType"
 
 
-def _or_null(found: re.Match[str]) -> str:
-    """The one kind that a key takes beside null, or what was found."""
-    kinds = found[1].split(" - ")
-    others = [kind for kind in kinds if kind != NO_NULL]
-    is_one_or_null = NO_NULL in kinds and len(others) == 1
-    return f"{others[0]} or null. Got value: " if is_one_or_null else found[0]
-
-
-def _plain_error(error: argparse.ArgumentError) -> str:
+def _plain_error(error: Exception) -> str:
     """What jsonargparse found, without the classes on its way to the key."""
     text = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
-    text = re.sub(UNION, _or_null, text)
+    if found := re.search(UNION, text):
+        kinds = [kind for kind in found[1].split(" - ") if kind != NO_NULL]
+        if all(kind.startswith("Expected a ") for kind in kinds):
+            known = ", ".join(kind.removeprefix("Expected a ") for kind in kinds)
+            text = f"{text[: found.start()]}Expected a {known} or null. Got value: {text[found.end() :]}"
+        else:  # of a group of keys, in which something is wrong
+            text = f"{text[: found.start()]}{kinds[0]}"
+    text = text.replace("typing.Literal", "value of ")
     keys = re.findall(r'Parser key "([\w.]+)":', text)
     if len(keys) < 2:
-        return text
-    found = text.rpartition(f'Parser key "{keys[-1]}":')[2].strip().replace("typing.Literal", "one of ")
+        return text.strip()
+    found = text.rpartition(f'Parser key "{keys[-1]}":')[2].strip()
     return f"{'.'.join(keys)}: {found}"
 
 
@@ -296,44 +298,6 @@ def _set_inner(values: dict[str, Any], names: list[str], text: str) -> None:
         if not isinstance(values, dict):
             raise ValueError(f"--{'.'.join(names)}: {name} is {values!r}, which has no fields")
     values[names[-1]] = get_loader("yaml")(text)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"recipe {path} {'is no file' if path.exists() else 'does not exist'}")
-    try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold keys and values, as the recipes in experiments/ do")
-    return values
-
-
-def _refuse_unknown_keys(values: Any, annotation: Any, where: str) -> None:
-    """Walks mappings and lists of dataclasses; free mappings (model, vision, policy) have checks of their own."""
-    if dataclasses.is_dataclass(annotation) and isinstance(values, Mapping):
-        known = typing.get_type_hints(annotation)
-        for key, value in values.items():
-            if key not in known:
-                raise ValueError(f"{where}: unknown key {key}; {did_you_mean(key, known)}")
-            _refuse_unknown_keys(value, known[key], f"{where}: {key}")
-    elif typing.get_origin(annotation) is list and isinstance(values, list):
-        for value in values:
-            _refuse_unknown_keys(value, typing.get_args(annotation)[0], where)
-
-
-def _refuse_unknown_option(option: str, recipe_class: type[Recipe]) -> None:
-    annotation: Any = recipe_class
-    before = "--"
-    for part in option.removeprefix("--").partition("=")[0].removesuffix("+").split("."):
-        if not dataclasses.is_dataclass(annotation):
-            return
-        known = typing.get_type_hints(annotation)
-        if part not in known:
-            raise ValueError(f"unknown option {option}; {did_you_mean(part, known, before=before)}")
-        annotation = known[part]
-        before += f"{part}."
 
 
 def recipe_of_values(values: Mapping[str, Any], *, where: str) -> Recipe:

@@ -25,8 +25,11 @@ from arlow_vl.training.callbacks import Checkpointing, FrozenTensorsCheck
 from arlow_vl.training.checkpoint_io import ArlowCheckpointIO, checkpoints, newest_good, remove_leftovers, step_of
 from arlow_vl.training.launch import Place, find_place
 from arlow_vl.training.loggers import refuse_missing_loggers
+from arlow_vl.training.memory import is_out_of_memory, out_of_memory
+from arlow_vl.training.optimizers import told_of_schedule
 from arlow_vl.training.ranks import data_rank, first_prepares, joined
-from arlow_vl.training.recipe import Recipe, read_yaml, to_plain
+from arlow_vl.training.recipe import Recipe, TextRecipe, to_plain
+from arlow_vl.training.recipe_files import read_yaml
 from arlow_vl.training.report.page import write_run_report
 from arlow_vl.training.resume import refuse_other_recipe
 from arlow_vl.training.seeds import SeedEachStep
@@ -80,6 +83,8 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
 def begin(recipe: Recipe) -> dict[str, Any]:
     """Whether the run is finished, and the checkpoint that it goes on from."""
     begin_folder(recipe)
+    for sentence in told_of_schedule(recipe.optim, recipe.run.max_steps):
+        print_line(f"arlow: {sentence}", file=sys.stderr)
     folder = recipe.run_dir / "checkpoints"
     if (recipe.run_dir / "hf").is_dir() and not has_more_steps(recipe, folder):
         return {"is_finished": True}
@@ -101,6 +106,10 @@ def train(trainer: Trainer, stage: Stage, recipe: Recipe, newest: str | None) ->
     except DivergenceError as error:
         last = newest_good(recipe.run_dir / "checkpoints") or "none"
         raise DivergenceError(f"{error}; last good checkpoint: {last}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise out_of_memory(stage.module.model, recipe, error) from error
     if recipe.run.engine.strategy == "fsdp":
         make_whole(stage.module.model)
 
@@ -126,14 +135,20 @@ def has_more_steps(recipe: Recipe, folder: Path) -> bool:
 def refuse_early(recipe: Recipe, place: Place) -> None:
     """Raises ValueError before the processes wait for each other; one of each machine says why."""
     try:
-        refuse_wrong_engine(recipe)
-        refuse_missing_loggers(recipe.run.watch.loggers)
-        refuse_unknown_column(recipe)
-        refuse_files(run_dir=recipe.run_dir, cache_features=getattr(recipe, "cache_features", None))
+        refuse_before_building(recipe)
     except ValueError as error:
         if place.local_rank == 0:
             raise
         raise SystemExit(2) from error
+
+
+def refuse_before_building(recipe: Recipe) -> None:
+    """Raises ValueError for what cannot be on this machine; a dry run asks the same."""
+    refuse_wrong_engine(recipe)
+    refuse_missing_loggers(recipe.run.watch.loggers)
+    refuse_unknown_column(recipe)
+    packed = recipe.packed_folder if isinstance(recipe, TextRecipe) else None
+    refuse_files(run_dir=recipe.run_dir, packed_folder=packed, cache_features=getattr(recipe, "cache_features", None))
 
 
 def refuse_files(**folders: Path | None) -> None:

@@ -38,6 +38,7 @@ class OptimConfig:
         check(0 <= self.lr_floor <= 1, f"optim.lr_floor is a share from 0 to 1, got {self.lr_floor}")
         check(self.warmup_steps >= 0, f"optim.warmup_steps must not be negative, got {self.warmup_steps}")
         check(self.weight_decay >= 0, f"optim.weight_decay must not be negative, got {self.weight_decay}")
+        check(all(0 <= beta < 1 for beta in self.betas), f"optim.betas must be from 0 and under 1, got {self.betas}")
         check(self.grad_clip > 0, f"optim.grad_clip must be positive, got {self.grad_clip}")
         check(
             self.decay_steps is None or (self.schedule == "wsd" and self.decay_steps >= 1),
@@ -159,6 +160,10 @@ class RunConfig:
         check(self.workers >= 0, f"run.workers must not be negative, got {self.workers}")
         check(0 <= self.seed < 2**63, f"run.seed must be from 0 and have less than 64 bits, got {self.seed}")
         check(all(step >= 1 for step in self.skip_steps), f"run.skip_steps count from 1, got {self.skip_steps}")
+        check(
+            max(self.skip_steps, default=0) <= self.max_steps,
+            f"run.skip_steps is {self.skip_steps}, but the run has {self.max_steps} steps",
+        )
         check(self.max_hours is None or self.max_hours > 0, f"run.max_hours must be over 0, got {self.max_hours}")
         check(
             self.max_steps % self.validate_every == 0,

@@ -1,0 +1,130 @@
+"""A recipe's file, and the shape of what it says: what no dataclass could be filled from is named by its key."""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from arlow_vl.models.arlow.spelling import did_you_mean
+
+MAY_BE_INFINITE = ("optim.grad_clip",)
+"""An infinite length clips nothing."""
+
+
+class OneOfEachKey(yaml.SafeLoader):
+    """YAML's, but for a key that stands twice in a mapping, of which the first would be forgotten without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key_node.tag != "tag:yaml.org,2002:merge":
+                if key in seen:
+                    raise yaml.YAMLError(f"{key} is given twice, again in line {key_node.start_mark.line + 1}")
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Raises ValueError unless the file holds keys and values."""
+    if not path.is_file():
+        raise ValueError(f"recipe {path} {'is no file' if path.exists() else 'does not exist'}")
+    try:
+        values = yaml.load(path.read_text("utf-8"), OneOfEachKey)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not YAML: it is not text in UTF-8 ({error})") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold keys and values, as the recipes in experiments/ do")
+    _refuse_loops(values, path, ())
+    return values
+
+
+def _refuse_loops(values: Any, path: Path, around: tuple[int, ...]) -> None:
+    """An alias (`*name`) may stand for what it lies in."""
+    if not isinstance(values, Mapping | list):
+        return
+    if id(values) in around:
+        raise ValueError(f"{path}: a value holds itself through an alias (*name); write it out")
+    for value in values.values() if isinstance(values, Mapping) else values:
+        _refuse_loops(value, path, (*around, id(values)))
+
+
+def refuse_unknown_keys(values: Any, annotation: Any, where: str) -> None:
+    """Walks mappings and lists of dataclasses; free mappings (model, vision, policy) have checks of their own."""
+    annotation = _without_null(annotation)
+    if dataclasses.is_dataclass(annotation) and isinstance(values, Mapping):
+        known = typing.get_type_hints(annotation)
+        for key, value in values.items():
+            if key not in known:
+                raise ValueError(f"{where}: unknown key {key}; {did_you_mean(key, known)}")
+            refuse_unknown_keys(value, known[key], f"{where}: {key}")
+    elif typing.get_origin(annotation) is list and isinstance(values, list):
+        for value in values:
+            refuse_unknown_keys(value, typing.get_args(annotation)[0], where)
+
+
+def refuse_unknown_option(option: str, recipe_class: type) -> None:
+    annotation: Any = recipe_class
+    before = "--"
+    for part in option.removeprefix("--").partition("=")[0].removesuffix("+").split("."):
+        annotation = _without_null(annotation)
+        if not dataclasses.is_dataclass(annotation):
+            return
+        known = typing.get_type_hints(annotation)
+        if part not in known:
+            raise ValueError(f"unknown option {option}; {did_you_mean(part, known, before=before)}")
+        annotation = known[part]
+        before += f"{part}."
+
+
+def refuse_wrong_shapes(values: Any, annotation: Any, key: str = "") -> None:
+    """Raises ValueError naming the key of a value that no field could take: null where a value is needed, anything but
+    keys and values where these are asked for, an empty path, a number that is none."""
+    kinds = _kinds(annotation)
+    fields = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+    if values is None:
+        if Any not in kinds and type(None) not in kinds:
+            raise ValueError(f"{key} is null; give it a value, or leave it out")
+    elif isinstance(values, float) and not math.isfinite(values) and key not in MAY_BE_INFINITE:
+        raise ValueError(f"{key} is {values}, which is no number to count with; give another one")
+    elif isinstance(values, str) and not values.strip() and kinds & {str, Path}:
+        raise ValueError(f"{key} is empty; give it a value, or leave it out")
+    elif fields is not None:
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{key} must hold keys and values, got {values!r}")
+        _refuse_missing(values, fields, key)
+        hints = typing.get_type_hints(fields)
+        for name, value in values.items():
+            refuse_wrong_shapes(value, hints.get(name, Any), f"{key}.{name}" if key else str(name))
+    elif isinstance(values, Mapping | list):
+        inner = next((typing.get_args(kind)[-1] for kind in kinds if typing.get_args(kind)), Any)
+        for name, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+            refuse_wrong_shapes(value, inner, f"{key}.{name}")
+
+
+def _refuse_missing(values: Mapping[str, Any], fields: type, key: str) -> None:
+    """Where the key is that of a group of a list, of which jsonargparse would tell by its class."""
+    if not key or key in ("run", "optim"):  # of these options may give the rest
+        return
+    no_value = dataclasses.MISSING
+    for field in dataclasses.fields(fields):
+        if field.default is no_value and field.default_factory is no_value and values.get(field.name) is None:
+            raise ValueError(f"{key} has no {field.name}; give it a value")
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return set(typing.get_args(annotation)) if is_union else {annotation}
+
+
+def _without_null(annotation: Any) -> Any:
+    """The one kind beside null, or the annotation."""
+    kinds = _kinds(annotation) - {type(None)}
+    return next(iter(kinds)) if len(kinds) == 1 else annotation
