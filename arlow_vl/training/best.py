@@ -35,7 +35,12 @@ def refuse_unknown_column(recipe: Recipe) -> None:
 def has_stopped_early(run_dir: Path, patience: int | None) -> bool:
     """Whether a finished run ended for want of something better, and would so with this patience."""
     path = run_dir / STOPPED
-    return patience is not None and path.is_file() and patience <= json.loads(path.read_text("utf-8"))["patience"]
+    if patience is None or not path.is_file():
+        return False
+    try:
+        return patience <= int(json.loads(path.read_text("utf-8"))["patience"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not as the run wrote it ({error}); remove it, and the run goes on") from error
 
 
 class KeepBest(Callback):

@@ -19,9 +19,23 @@ class LineFile:
         self.path = path
 
     def keep(self, wanted: Callable[[str], bool]) -> None:
-        """Drops the lines that are not wanted, and a last one that was cut short."""
-        lines = self.path.read_text("utf-8").splitlines(keepends=True) if self.path.exists() else []
-        write_whole(self.path, "".join(line for line in lines if line.endswith("\n") and wanted(line)))
+        """Drops the lines that are not wanted, and a last one that was cut short.
+
+        Raises:
+            ValueError: the file was changed by others, so that `wanted` cannot read a line of it.
+        """
+        number = 0
+        try:
+            lines = self.path.read_text("utf-8").split("\n")[:-1] if self.path.exists() else []
+            kept = []
+            for number, line in enumerate(lines, start=1):  # noqa: B007  (for the sentence)
+                kept += [f"{line}\n"] if wanted(line) else []
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.path}: line {max(1, number)} is not as the run wrote it ({error}); put the file back, or remove "
+                "it: then the run goes on without its earlier lines"
+            ) from error
+        write_whole(self.path, "".join(kept))
 
     def write(self, line: str) -> None:
         with open(self.path, "a", encoding="utf-8") as file:

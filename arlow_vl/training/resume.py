@@ -63,12 +63,14 @@ def refuse_other_recipe(old: Mapping[str, Any], recipe: Recipe, *, step: int) ->
     """
     new = to_plain(recipe)
     was, now = comparable(old), comparable(new)
-    steps = was.get("run", {}).get("max_steps"), recipe.run.max_steps
-    if None not in steps and steps[0] != steps[1] and step:
-        _refuse_other_rates(was["optim"], recipe.optim, steps, step)
-        was["run"]["max_steps"] = steps[1]
+    run = was.get("run")
+    steps = (run.get("max_steps") if isinstance(run, Mapping) else None), recipe.run.max_steps
+    if step and isinstance(run, Mapping) and isinstance(steps[0], int):
+        was["run"] = {**run, "max_steps": steps[1]}
     if difference := first_difference(was, now):
         raise ValueError(difference)
+    if step and steps[0] != steps[1]:
+        _refuse_other_rates(recipe.optim, steps, step)
     old, told = with_defaults(old), []
     while difference := first_difference(old, new):
         key = difference.partition(" was ")[0]
@@ -77,11 +79,12 @@ def refuse_other_recipe(old: Mapping[str, Any], recipe: Recipe, *, step: int) ->
     return told
 
 
-def _refuse_other_rates(old: Mapping[str, Any], optim: OptimConfig, steps: tuple[int, int], step: int) -> None:
-    before = OptimConfig(**{**old, "betas": tuple(old["betas"])})
+def _refuse_other_rates(optim: OptimConfig, steps: tuple[int, int], step: int) -> None:
+    if steps[1] < step:
+        raise ValueError(f"run.max_steps was {steps[0]} and is {steps[1]}, but {step} steps are done")
     for number in range(step):
-        rates = lr_factor(number, optim=before, max_steps=steps[0]), lr_factor(number, optim=optim, max_steps=steps[1])
-        if rates[0] != rates[1]:
+        before, now = (lr_factor(number, optim=optim, max_steps=count) for count in steps)
+        if before != now:
             raise ValueError(
                 f"run.max_steps was {steps[0]} and is {steps[1]}, but with optim.schedule {optim.schedule} step "
                 f"{number + 1} would have had another rate; constant can be made longer, and wsd before its decay"

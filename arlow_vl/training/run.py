@@ -40,6 +40,9 @@ from arlow_vl.training.watching import watching
 from vision.whole_files import write_whole
 
 ONE_PROCESS = Place()
+FOLDERS = ("checkpoints", "hf", "best", "looks", "packed")
+FILES = ("config.yaml", "metrics.csv", "steps.jsonl", "looks.jsonl", "quarantine.jsonl", "starts.jsonl", "run.lock")
+"""Of a run folder, what must not be the other."""
 
 
 def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
@@ -153,6 +156,13 @@ def refuse_before_building(recipe: Recipe) -> None:
 
 def refuse_files(**folders: Path | None) -> None:
     """Raises ValueError naming the key whose folder cannot be made, as it or one above it is a file."""
+    run_dir = folders["run_dir"]
+    for name in FOLDERS:
+        if run_dir is not None and (run_dir / name).is_file():
+            raise ValueError(f"{run_dir / name} is a file, where a run has a folder; remove it, or use another run_dir")
+    for name in FILES:
+        if run_dir is not None and (run_dir / name).is_dir():
+            raise ValueError(f"{run_dir / name} is a folder, where a run has a file; remove it, or use another run_dir")
     for name, folder in folders.items():
         for place in (folder, *folder.parents) if folder else ():
             if place.exists() and not place.is_dir():
@@ -206,11 +216,14 @@ def begin_folder(recipe: Recipe) -> None:
     path, found = recipe.run_dir / "config.yaml", checkpoints(recipe.run_dir / "checkpoints")
     if path.exists() and ((recipe.run_dir / "hf").exists() or found):
         try:
-            told = refuse_other_recipe(read_yaml(path), recipe, step=step_of(found[0]) if found else 0)
+            done = step_of(found[0]) if found else 0
+            told = refuse_other_recipe(read_yaml(path), recipe, step=done)
         except ValueError as error:
             raise ValueError(f"{recipe.run_dir} holds a run of another recipe: {error}; use another run_dir") from error
         for sentence in told:
             print_line(f"goes on with another {sentence}", file=sys.stderr)
+        if too_late := [step for step in recipe.run.skip_steps if step <= done and "run.skip_steps" in " ".join(told)]:
+            print_line(f"run.skip_steps: {too_late} of {done} steps that are done stay as they are", file=sys.stderr)
     write_whole(path, yaml.safe_dump(to_plain(recipe), sort_keys=False, allow_unicode=True))
 
 

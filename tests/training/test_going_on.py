@@ -187,3 +187,65 @@ def test_what_may_change_at_a_resume_is_told(text, tmp_path, capsys):
 def test_keys_of_samples_are_the_same_lines_whatever_ran_before(text):
     lines = (text[1].parent / "steps.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[list[str], Path]:
+    """A run of four steps at a constant rate, which can be made longer."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = str(write_text_recipe(folder))
+    words = ["--config", config, "--run.max_steps", "4", "--optim.schedule", "constant", "--run_dir"]
+    fit(parse_recipe([*words, str(folder / "run")]))
+    return words, folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        (
+            "steps.jsonl",
+            "junk\n",
+            r"steps.jsonl: line 1 is not as the run wrote it .*; put the file back, or remove it",
+        ),
+        ("steps.jsonl", '{"step": 1}\n{}\n', r"steps.jsonl: line 2 is not as the run wrote it"),
+        ("steps.jsonl", b"\xff\n", r"steps.jsonl: line 1 is not"),
+        ("metrics.csv", "a,b\n", r"metrics.csv: line 1 is not"),
+        ("config.yaml", "stage: text\nrun: 3\noptim: 3\n", r"another recipe: .* was "),
+        ("config.yaml", ("max_steps: 4", "max_steps: many"), r"run.max_steps was many and is 8"),
+        ("config.yaml", ("warmup_steps: 2", "warmup_steps: null"), r"optim.warmup_steps was None and is 2"),
+        ("hf", None, r"hf is a file, where a run has a folder; remove it"),
+        ("checkpoints", None, r"checkpoints is a file, where a run has a folder"),
+    ],
+)
+def test_what_others_changed_in_a_run_folder_is_named_before_the_run_goes_on(
+    finished, tmp_path, name, content, sentence
+):
+    words, run = finished
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / name
+    if content is None:
+        shutil.rmtree(path)
+        path.touch()
+    elif isinstance(content, tuple):
+        path.write_text(path.read_text().replace(*content))
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=sentence):
+        fit(parse_recipe([*words, str(tmp_path / "run"), "--run.max_steps", "8"]))
+
+
+def test_a_run_is_not_made_shorter_than_it_is(finished, tmp_path):
+    words, run = finished
+    shutil.copytree(run, tmp_path / "run")
+    shorter = ["--run.max_steps", "2", "--run.validate_every", "2"]
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("validate_every: 4", "validate_every: 2"))
+    with pytest.raises(ValueError, match=r"run.max_steps was 4 and is 2, but 4 steps are done"):
+        fit(parse_recipe([*words, str(tmp_path / "run"), *shorter]))
+
+
+def test_steps_to_skip_that_are_done_are_told(finished, tmp_path, capsys):
+    words, run = finished
+    shutil.copytree(run, tmp_path / "run")
+    fit(parse_recipe([*words, str(tmp_path / "run"), "--run.skip_steps", "[1]"]))
+    assert "run.skip_steps: [1] of 4 steps that are done stay as they are" in capsys.readouterr().err
