@@ -65,7 +65,7 @@ def find_place(engine: EngineConfig, variables: Mapping[str, str] = os.environ) 
     ):
         size, *numbers = names
         count = variables.get(size) or "1"
-        if count == "1" and (launcher != "torchrun" or "RANK" not in variables):
+        if count == "1" and (launcher != "torchrun" or not variables.get("RANK")):
             continue
         if count != str(wanted):
             raise ValueError(
@@ -74,8 +74,15 @@ def find_place(engine: EngineConfig, variables: Mapping[str, str] = os.environ) 
             )
         if launcher == "mpirun" or any(not variables.get(name, "").isdigit() for name in numbers):
             missing = next((name for name in numbers if not variables.get(name, "").isdigit()), "RANK")
-            raise ValueError(f"{size} is {count}, but {missing} is not set: start the run with torchrun or srun")
+            what = f"is {variables[missing]!r}, no number" if variables.get(missing) else "is not set"
+            raise ValueError(f"{size} is {count}, but {missing} {what}: start the run with torchrun or srun")
         rank, local_rank = (int(variables[name]) for name in numbers)
+        for name, number, most in zip(numbers, (rank, local_rank), (wanted, engine.devices), strict=True):
+            if number >= most:
+                raise ValueError(
+                    f"{name} is {number}, but {asked}, whose numbers end at {most - 1}: set run.engine.devices and "
+                    f"nodes to what the launcher starts, or unset {name}"
+                )
         return Place(rank, local_rank, wanted, launcher)  # pyrefly: ignore[bad-argument-type]
     if wanted > 1:
         raise ValueError(
@@ -87,7 +94,7 @@ def find_place(engine: EngineConfig, variables: Mapping[str, str] = os.environ) 
 
 def starts_processes(engine: EngineConfig, variables: Mapping[str, str] = os.environ) -> bool:
     """Whether `arlow fit` is to start the processes of the run itself."""
-    launched = "RANK" in variables or any(
+    launched = bool(variables.get("RANK")) or any(
         variables.get(name, "1") not in ("", "1") for name in ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
     )
     return engine.devices > 1 and engine.nodes == 1 and not launched

@@ -32,8 +32,8 @@ class LineFile:
                 kept += [f"{line}\n"] if wanted(line) else []
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{self.path}: line {max(1, number)} is not as the run wrote it ({error}); put the file back, or remove "
-                "it: then the run goes on without its earlier lines"
+                f"{self.path}: line {max(1, number)} is not as the run wrote it ({error}); put the file back, or "
+                "remove it: then the run goes on without its earlier lines"
             ) from error
         write_whole(self.path, "".join(kept))
 

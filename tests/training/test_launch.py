@@ -25,6 +25,7 @@ SRUN = {"SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}
         (ONE, {}, Place()),
         (ONE, {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, Place()),
         (ONE, {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, Place(launcher="torchrun")),
+        (ONE, {"WORLD_SIZE": "", "RANK": ""}, Place()),
         (EIGHT, TORCHRUN, Place(5, 1, 8, "torchrun")),
         (EIGHT, SRUN, Place(5, 1, 8, "srun")),
         (EIGHT, TORCHRUN | SRUN, Place(5, 1, 8, "torchrun")),  # torchrun inside of srun
@@ -44,6 +45,10 @@ def test_a_process_finds_its_place(engine, variables, place):
         (TWO, {"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE is 2, but RANK is not set"),
         (TWO, {}, "asks for 2 devices on 1 node, but this is one process: start it with `arlow fit`"),
         (EIGHT, {}, "on several nodes with torchrun or srun"),
+        (ONE, {"WORLD_SIZE": "1", "RANK": "5", "LOCAL_RANK": "0"}, "RANK is 5, but .* whose numbers end at 0"),
+        (TWO, {"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "0"}, "RANK is 2, but .* whose numbers end at 1"),
+        (TWO, {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "7"}, "LOCAL_RANK is 7, but .* whose numbers end at 1"),
+        (ONE, {"WORLD_SIZE": "1", "RANK": "x", "LOCAL_RANK": "0"}, "RANK is 'x', no number"),
     ],
 )
 def test_other_processes_than_the_recipe_asks_for_are_refused(engine, variables, sentence):
