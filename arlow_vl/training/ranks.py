@@ -7,7 +7,10 @@ import contextlib
 import datetime
 import json
 import os
+import re
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -80,9 +83,15 @@ def _meet(place: Place, seconds: int) -> Any:
     os.environ["MASTER_ADDR"] = address
     limit = datetime.timedelta(seconds=seconds)
     try:
+        _wait_until_there(place, address, int(port), seconds)
         store, _, _ = next(dist.rendezvous("env://", rank=place.rank, world_size=place.world_size, timeout=limit))
         store.set_timeout(limit)
     except (RuntimeError, OSError, ValueError) as error:  # DistNetworkError, DistStoreError
+        if came := re.search(r"(\d+)/\d+ clients joined", str(error)):
+            raise ValueError(
+                f"of {place.world_size} processes {came[1]} came within {seconds} seconds to {address}:{port}; start as "
+                "many as run.engine.devices x nodes says"
+            ) from error
         raise ValueError(
             f"rank {place.rank} cannot reach the run's meeting place {address}:{port} within {seconds} seconds "
             f"({str(error).splitlines()[0][:200]}); is the first process running there, and is the port open?"
@@ -100,6 +109,23 @@ def _meet(place: Place, seconds: int) -> Any:
             ) from error
         raise ValueError(f"the meeting place {address}:{port} was closed while this process waited") from error
     return store
+
+
+def _wait_until_there(place: Place, address: str, port: int, seconds: int) -> None:
+    """Raises OSError where nobody answers: torch, asked first, prints stack traces of its own before it gives up."""
+    hosts = place.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if hosts:
+                socket.getaddrinfo(address, port)
+            else:
+                socket.create_connection((address, port), timeout=max(0.1, end - time.monotonic())).close()
+            return
+        except OSError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.1)
 
 
 @contextlib.contextmanager

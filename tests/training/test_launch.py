@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -104,6 +105,30 @@ def test_a_meeting_place_that_cannot_be_reached_is_told_in_time(monkeypatch):
     with (
         pytest.raises(ValueError, match=r"rank 1 cannot reach the run's meeting place 127.0.0.1:9 within 2 seconds"),
         joined(Place(1, 1, 2, "torchrun"), "cpu", seconds=2),
+    ):
+        pass
+
+
+def test_torch_has_not_printed_stack_traces_before(monkeypatch, capfd):
+    monkeypatch.setenv("MASTER_ADDR", "nowhere.invalid")
+    for rank in (0, 1):
+        with (
+            pytest.raises(ValueError, match=f"rank {rank} cannot reach the run's meeting place nowhere.invalid"),
+            joined(Place(rank, rank, 2, "torchrun"), "cpu", seconds=1),
+        ):
+            pass
+    assert not capfd.readouterr().err
+
+
+def test_the_first_process_says_how_many_came(monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", port)
+    with (
+        pytest.raises(ValueError, match=rf"of 2 processes 1 came within 2 seconds to 127.0.0.1:{port}; start as many"),
+        joined(Place(0, 0, 2, "torchrun"), "cpu", seconds=2),
     ):
         pass
 
