@@ -1,17 +1,13 @@
 """Shape annotations are checked on every call of the tests; one small decoder is shared by the modelling tests."""
 
+import argparse
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-import torch
 
-# Heavy libraries first: the import hook below then has only our own modules to rewrite.
-import transformers.modeling_utils  # noqa: F401
-from jaxtyping import install_import_hook
-
-torch.set_num_threads(1)  # on busy cores, two threads wait for each other at every small product
 # All of ours but the configurations: transformers builds their constructors, and the hook would replace them.
 CHECKED = (
     "models.arlow.attention models.arlow.runs models.arlow.segments models.arlow.layout models.arlow.linear "
@@ -19,12 +15,44 @@ CHECKED = (
     "models.arlow.modeling_arlow models.arlow_vl.modeling_arlow_vl models.arlow_vl.layout_arlow_vl "
     "models.arlow_vl.processing_arlow_vl models.arlow_vl.image_processing_arlow_vl data evaluation training"
 )
-install_import_hook(["vision", *(f"arlow_vl.{name}" for name in CHECKED.split())], "beartype.beartype")
+
+
+def only_hands_out() -> bool:
+    """Whether this process of `pytest --numprocesses 2` runs no test itself: it then starts the others at once."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-n", "--numprocesses", default="0")
+    return parser.parse_known_args()[0].numprocesses != "0" and "PYTEST_XDIST_WORKER" not in os.environ
+
+
+if not only_hands_out():
+    import torch
+
+    # Heavy libraries first: the import hook then has only our own modules to rewrite.
+    import transformers.modeling_utils  # noqa: F401
+
+    from tests import shapes
+
+    torch.set_num_threads(1)  # on busy cores, two threads wait for each other at every small product
+    shapes.install(["vision", *(f"arlow_vl.{name}" for name in CHECKED.split())])
+
+
+def pytest_collection_finish():
+    """What the imports have made stays to the end, so the collector of garbage need not look through it each time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    """Libraries complain at the end of what they find uncollected."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
 def seeded():
-    torch.manual_seed(0)
+    import torch
+
+    # torch.manual_seed asks every kind of device that is not there too, and notes a traceback: two milliseconds a test
+    (torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed)(0)
 
 
 @pytest.fixture

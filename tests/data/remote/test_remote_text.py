@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import inspect
 import json
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tests.tiny_runs import sentences, tiny_tokenizer, write_image_text_recipe, 
 def texts(tmp_path, server, cache, monkeypatch):
     """Three files, here and at `a-{0..2}.jsonl.gz`."""
     monkeypatch.setattr(remote, "PATIENCE", SHORT)
-    monkeypatch.setattr(remote.hold, "__kwdefaults__", {"cache": None, "patience": SHORT})
+    monkeypatch.setattr(inspect.unwrap(remote.hold), "__kwdefaults__", {"cache": None, "patience": SHORT})
     (tmp_path / "texts").mkdir()
     for number in range(3):
         path = write_jsonl(tmp_path / "texts" / f"a-{number}.jsonl", sentences(60)[20 * number :][:20])
