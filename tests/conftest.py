@@ -1,8 +1,16 @@
 """Shape annotations are checked on every call of the tests; one small decoder is shared by the modelling tests."""
 
 import argparse
+import fcntl
 import gc
+import json
 import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -85,3 +93,53 @@ def open_gates(model) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith("_gate"):
             parameter.data.fill_(0.7)
+
+
+def once_a_run(factory: pytest.TempPathFactory, name: str, make: Callable[[], Any]) -> Any:
+    """What `make` returned, as JSON holds it, in whichever process of the run asked first."""
+    folder = factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    with (folder / f"{name}.json").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        if not (held := file.read()):
+            held = json.dumps(make())
+            file.write(held)
+    return json.loads(held)
+
+
+@pytest.fixture(scope="session")
+def fresh_program(tmp_path_factory):
+    """What a process of its own printed that imports ours where flash-attn is missing; imports take most of its time,
+    so it answers for several tests."""
+    code = """if True:
+        import json, sys
+        import experiments
+        sys.modules["flash_attn"] = None
+        import arlow_vl.models.arlow.modeling_arlow
+        from arlow_vl.data.loader import shuffled_order
+        import torchao.quantization
+        print(json.dumps({"order": list(map(int, shuffled_order(3, "a", 1, 50)))}))
+    """
+    return once_a_run(tmp_path_factory, "fresh-program", lambda: ran(code, PYTHONHASHSEED="77"))
+
+
+@pytest.fixture(scope="session")
+def fresh_doctor(tmp_path_factory):
+    """What the true command `arlow doctor --json` printed, in whose process torchao is imported afterwards."""
+    command = str(Path(sysconfig.get_path("scripts"), "arlow"))
+    code = f"""if True:
+        import runpy, sys
+        sys.argv = ["arlow", "doctor", "--json"]
+        try: runpy.run_path({command!r}, run_name="__main__")
+        except SystemExit as end: assert not end.code
+        import torchao.quantization
+    """
+    return once_a_run(tmp_path_factory, "fresh-doctor", lambda: ran(code))
+
+
+def ran(code: str, **variables: str) -> dict[str, Any]:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | variables
+    command, root = [sys.executable, "-c", code], Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    return {"status": done.returncode, "out": done.stdout, "err": done.stderr}
