@@ -3,10 +3,11 @@
 In processes of their own: the shape checks of this one do not go through torch's compiler.
 """
 
-import subprocess
 import sys
 
 import pytest
+
+from tests import forked
 
 PROGRAM = """
 import sys
@@ -60,7 +61,7 @@ assert torch.equal(decode(step), expected)
 
 def run(backend: str, with_cross_blocks: bool, implementation: str = "sdpa") -> None:
     command = [sys.executable, "-c", PROGRAM, backend, str(with_cross_blocks), implementation]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = forked.run(command)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
