@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+STARTED_BY = "ARLOW_STARTED_BY"
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.preloaded"])
 
@@ -68,6 +69,8 @@ def main(words: list[str], variables: dict[str, str], folder: str, files: list[s
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
+    if STARTED_BY in variables:  # with whom a process of a run ends: here the server is its parent
+        os.environ[STARTED_BY] = str(os.getppid())
     sys.argv = ["-m" if words[0] == "-m" else "-c", *words[2:]]
     sys.path[:0] = [folder]
     if words[0] == "-m":

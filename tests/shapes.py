@@ -13,8 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 
+CHECK = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
+"""With jaxtyping's exception, which is a TypeError."""
 ONE_CALL = jaxtyping.jaxtyped("context")
 """Within it a name of an axis is one size; entered again, the names of the inner call are its own."""
 
@@ -37,7 +39,7 @@ def checked(of: Any = None, *, typechecker: Any = None) -> Any:
 
 
 def checked_function(function: Callable) -> Callable:
-    checks = beartype(function)
+    checks = CHECK(function)
     if not any(map(has_axes, getattr(function, "__annotations__", {}).values())):
         return checks
 
