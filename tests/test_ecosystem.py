@@ -153,7 +153,7 @@ sys.meta_path.insert(0, Finder)
     ("auto_class", "reason"),
     [
         ("AutoProcessor", "packages that were not found in your environment: arlow_vl"),
-        ("AutoModelForImageTextToText", "has model type `arlow_vl` but Transformers does not recognize"),
+        ("AutoModelForImageTextToText", "packages that were not found in your environment: arlow_vl"),
     ],
 )
 def test_without_the_package_transformers_names_what_is_missing(folder, auto_class, reason):

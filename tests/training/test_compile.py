@@ -13,6 +13,7 @@ from arlow_vl.training.compiling import encoder_blocks
 from arlow_vl.training.dry_run import dry_run
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
+from tests.forked import by_fork
 from tests.tiny_runs import TINY_MODEL, weights_sha256, write_image_text_recipe, write_text_recipe
 from tests.training.compiled_runs import run_compiled
 from tests.training.rank_recipes import write_shared_image_text
@@ -49,7 +50,8 @@ def losses(folder: Path) -> list[float]:
     return [float.fromhex(json.loads(line)["loss"]) for line in (folder / "steps.jsonl").read_text().splitlines()]
 
 
-def test_text_is_trained_as_ever_out_of_one_graph_a_kind_of_layer(text, tmp_path):
+def test_text_is_trained_as_ever_out_of_one_graph_a_kind_of_layer(text, tmp_path, monkeypatch):
+    monkeypatch.setattr("arlow_vl.training.launch.subprocess", by_fork)
     looked_at = ("--run.watch.show_samples", "2")
     fit(parse_recipe(options(text, tmp_path / "plain")))
     (told,) = run_compiled(

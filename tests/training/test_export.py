@@ -5,6 +5,7 @@ import pytest
 from arlow_vl.cli import main
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
+from tests.forked import by_fork
 from tests.tiny_runs import weights_sha256, write_image_text_recipe, write_text_recipe
 
 ADAPTED = '{"decoder": {"treatment": "lora", "rank": 2}, "cross_attention": "frozen"}'
@@ -18,7 +19,8 @@ ADAPTED = '{"decoder": {"treatment": "lora", "rank": 2}, "cross_attention": "fro
         (write_image_text_recipe, ()),
     ],
 )
-def test_the_export_of_the_last_checkpoint_is_the_product(write, options, tmp_path, capsys):
+def test_the_export_of_the_last_checkpoint_is_the_product(write, options, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("arlow_vl.models.probe.subprocess", by_fork)
     run = tmp_path / "run"
     fit(parse_recipe(["--config", str(write(tmp_path)), "--run_dir", str(run), *options]))
     assert main(["checkpoint", "export", str(run), "--out", str(tmp_path / "model")]) == 0

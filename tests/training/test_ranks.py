@@ -14,6 +14,7 @@ from arlow_vl.training.checkpoint_io import checkpoints, read_checkpoint
 from arlow_vl.training.logs import SPEED_COLUMNS
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
+from tests.forked import by_fork
 from tests.tiny_runs import weights_sha256, write_text_recipe
 from tests.training.rank_recipes import write_shared_image_text, write_shared_text
 from tests.training.rank_runs import run_on_ranks
@@ -60,7 +61,10 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_two_processes_train_what_one_does_and_stop_together_when_one_is_told(text_config, alone, tmp_path):
+def test_two_processes_train_what_one_does_and_stop_together_when_one_is_told(
+    text_config, alone, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("arlow_vl.training.launch.subprocess", by_fork)
     stopped = {"options": options(text_config, tmp_path / "run", 2), "stop": {"step": 5, "rank": 1, "number": 15}}
     goes_on = {"options": options(text_config, tmp_path / "run", 2)}
     assert run_on_ranks(2, tmp_path, stopped | {"status": 128 + signal.SIGTERM}, goes_on) == 0

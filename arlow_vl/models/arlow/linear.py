@@ -147,6 +147,17 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     return onednn_product(left, right)
 
 
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Adds left (M, K) times right (N, K) transposed to `total` (M, N), where no gradient is followed.
+
+    torch's own kernel adds where it multiplies; a product of its own would be written and read once more.
+    """
+    if takes_onednn(left, right):
+        total += onednn_product(left, right)
+    else:
+        torch.addmm(total, left, right.t(), out=total)
+
+
 class _OneDnnLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import logging
 
-from .linear import ArlowLinear, is_transformed, product
+from .linear import ArlowLinear, add_product, is_transformed, product
 
 logger = logging.get_logger(__name__)
 
@@ -37,13 +37,12 @@ def rows_at_a_time(vocab_size: int, device_type: str) -> int:
     return max(2**27 // vocab_size, 64)
 
 
-def _wide_product(left: Tensor, right: Tensor) -> Tensor:
-    """`product` of two matrices, whose sums nothing rounds to half precision."""
-    if left.dtype not in HALF_DTYPES:
-        return product(left, right)
-    if left.is_cuda:
-        return torch.mm(left, right.t(), out_dtype=torch.float32)
-    return product(left.float(), right.float())
+def _add_wide_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """`add_product` whose sums nothing rounds to half precision."""
+    if left.dtype in HALF_DTYPES and left.is_cuda:
+        total += torch.mm(left, right.t(), out_dtype=torch.float32)
+    else:
+        add_product(total, left.to(total.dtype), right.to(total.dtype))
 
 
 def _loss_and_gradients(
@@ -77,9 +76,11 @@ def _loss_and_gradients(
         for part in range(0, weight.shape[0], WEIGHT_SLICE):
             columns = slice(part, part + WEIGHT_SLICE)
             if grad_states is not None:
-                grad_states[chunk] += _wide_product(slope[:, columns], weight[columns].t()) * share
+                _add_wide_product(grad_states[chunk], slope[:, columns], weight[columns].t())
             if grad_weight is not None:
-                grad_weight[columns] += _wide_product(slope[:, columns].t(), weighted)
+                _add_wide_product(grad_weight[columns], slope[:, columns].t(), weighted)
+        if grad_states is not None:
+            grad_states[chunk] *= share
         del slope  # no two chunks' logits at once
     if is_half and grad_weight is not None:
         grad_weight /= divisor * STEEP

@@ -2,6 +2,9 @@
 """Architecture of the vision-language model: an image encoder, a projector and Arlow."""
 
 import math
+import shutil
+from os import PathLike
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -16,6 +19,9 @@ from arlow_vl.models.arlow.configuration_arlow import (
 from arlow_vl.models.arlow.spelling import did_you_mean
 from vision.transform import MAX_CANVAS_PIXELS, ImageTransform
 
+# What a folder holds in the place of code, so that the Auto classes of a process without the package say what is missing.
+NEEDS_PACKAGE = Path(__file__).parent / "needs_arlow_vl.py"
+
 
 class NeedsPackage:
     """A mixin for the classes whose code cannot lie in a model folder: it is this package, `vision` and timm."""
@@ -27,6 +33,11 @@ class NeedsPackage:
             f"{cls.__name__} cannot be saved with its code, which is the package arlow-vl and timm; "
             "install arlow-vl where the folder is to be loaded"
         )
+
+    @classmethod
+    def map_to_package(cls, auto_class: str) -> dict[str, dict[str, str]]:
+        """The entry of a folder's settings by which a transformers without this package finds `NEEDS_PACKAGE`."""
+        return {"auto_map": {auto_class: f"{NEEDS_PACKAGE.stem}.{cls.__name__}"}}
 
 
 @strict
@@ -137,7 +148,12 @@ class ArlowVLConfig(NeedsPackage, PreTrainedConfig):
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
 
     def to_dict(self) -> dict[str, Any]:
-        return without_unknown_keys(self, super().to_dict())
+        return without_unknown_keys(self, super().to_dict()) | self.map_to_package("AutoConfig")
+
+    def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> None:
+        """As in transformers, with the file that says what the folder needs."""
+        super().save_pretrained(save_directory, **kwargs)
+        shutil.copyfile(NEEDS_PACKAGE, Path(save_directory) / NEEDS_PACKAGE.name)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):

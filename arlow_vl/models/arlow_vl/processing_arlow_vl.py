@@ -10,12 +10,9 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.chat_arlow import CHAT_TEMPLATE, IMAGE_TOKEN, ChatTokenizer, drop_quotes, plain_chat
-from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig, NeedsPackage
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import NEEDS_PACKAGE, ArlowVLConfig, NeedsPackage
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor, flat_images
 from vision.transform import ImageTransform, transform_difference
-
-# What a folder holds in the place of code, so that AutoProcessor says what is missing and gives no bare tokenizer.
-NEEDS_PACKAGE = Path(__file__).parent / "needs_arlow_vl.py"
 
 
 class ArlowProcessor(NeedsPackage, ProcessorMixin):
@@ -57,7 +54,7 @@ class ArlowProcessor(NeedsPackage, ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """Settings for processor_config.json; a transformers without this package is sent to `NEEDS_PACKAGE`."""
-        return super().to_dict() | {"auto_map": {"AutoProcessor": f"{NEEDS_PACKAGE.stem}.{type(self).__name__}"}}
+        return super().to_dict() | self.map_to_package("AutoProcessor")
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> list[str]:
         """As in transformers, with the file that says what the folder needs."""

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import inspect
 import json
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tests.tiny_runs import sentences, tiny_tokenizer, write_image_text_recipe, 
 def texts(tmp_path, server, cache, monkeypatch):
     """Three files, here and at `a-{0..2}.jsonl.gz`."""
     monkeypatch.setattr(remote, "PATIENCE", SHORT)
-    monkeypatch.setattr(remote.hold, "__kwdefaults__", {"cache": None, "patience": SHORT})
+    monkeypatch.setattr(inspect.unwrap(remote.hold), "__kwdefaults__", {"cache": None, "patience": SHORT})
     (tmp_path / "texts").mkdir()
     for number in range(3):
         path = write_jsonl(tmp_path / "texts" / f"a-{number}.jsonl", sentences(60)[20 * number :][:20])
@@ -30,7 +31,10 @@ def texts(tmp_path, server, cache, monkeypatch):
     return tmp_path / "texts"
 
 
-def test_text_at_an_address_gives_the_tokens_of_the_same_text_here(texts, server, tmp_path):
+def test_text_at_an_address_gives_the_tokens_of_the_same_text_here(texts, server, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        inspect.unwrap(remote.hold).__kwdefaults__, "patience", PATIENCE
+    )  # a busy core may take its time
     for number, fault in enumerate([503, "cut"]):
         server.answers[f"/a-{number}.jsonl.gz"] = [fault]
     address = server.url("a-{0..2}.jsonl.gz")

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.forked import by_fork
+
 PROGRAM = """
 import sys
 import torch
@@ -58,15 +60,15 @@ assert torch.equal(decode(step), expected)
 """
 
 
-def run(backend: str, with_cross_blocks: bool, implementation: str = "sdpa") -> None:
+def run(backend: str, with_cross_blocks: bool, implementation: str = "sdpa", by=subprocess) -> None:
     command = [sys.executable, "-c", PROGRAM, backend, str(with_cross_blocks), implementation]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = by.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_forward_and_decode_step_compile_whole_and_once():
     """With cross-attention blocks, which text alone does not enter."""
-    run("eager", with_cross_blocks=True)
+    run("eager", with_cross_blocks=True, by=by_fork)
 
 
 @pytest.mark.slow

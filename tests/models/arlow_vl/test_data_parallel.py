@@ -1,7 +1,6 @@
 """Training where a batch has no image: every weight that is trained takes part, and nothing else changes."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,9 +11,10 @@ from arlow_vl.models.arlow.layers_arlow import with_zero_gradients
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from tests.conftest import open_gates
+from tests.forked import Forked
 from tests.models.arlow.test_parallel_plans import free_port
 
-ROOT, IMAGE, SIZE = Path(__file__).parents[3], 7, 32
+IMAGE, SIZE = 7, 32
 
 
 @pytest.fixture(params=["test_vit", "test_efficientnet"])
@@ -36,12 +36,9 @@ def batch(with_image: bool) -> dict[str, torch.Tensor]:
 def run_ranks(folder: Path, engine: str, count: int) -> list[dict]:
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
     ranks = [
-        subprocess.Popen(
+        Forked(
             [sys.executable, "-m", "tests.models.arlow_vl.data_parallel_rank", str(folder), engine],
-            cwd=ROOT,
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
         )
         for rank in range(count)
     ]
