@@ -19,7 +19,7 @@ from arlow_vl.models.arlow.configuration_arlow import (
 from arlow_vl.models.arlow.spelling import did_you_mean
 from vision.transform import MAX_CANVAS_PIXELS, ImageTransform
 
-# What a folder holds in the place of code, so that the Auto classes of a process without the package say what is missing.
+# What a folder holds in the place of code: by it the Auto classes of a process without the package say what is missing.
 NEEDS_PACKAGE = Path(__file__).parent / "needs_arlow_vl.py"
 
 
