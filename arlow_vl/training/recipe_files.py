@@ -42,18 +42,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold keys and values, as the recipes in experiments/ do")
-    _refuse_loops(values, path, ())
+    _refuse_loops(values, path, set(), set())
     return values
 
 
-def _refuse_loops(values: Any, path: Path, around: tuple[int, ...]) -> None:
-    """An alias (`*name`) may stand for what it lies in."""
-    if not isinstance(values, Mapping | list):
+def _refuse_loops(values: Any, path: Path, around: set[int], seen: set[int]) -> None:
+    """An alias (`*name`) may stand for what it lies in. What many aliases name is looked into once."""
+    if not isinstance(values, Mapping | list) or id(values) in seen:
         return
     if id(values) in around:
         raise ValueError(f"{path}: a value holds itself through an alias (*name); write it out")
+    around.add(id(values))
     for value in values.values() if isinstance(values, Mapping) else values:
-        _refuse_loops(value, path, (*around, id(values)))
+        _refuse_loops(value, path, around, seen)
+    around.remove(id(values))
+    seen.add(id(values))
 
 
 def refuse_unknown_keys(values: Any, annotation: Any, where: str) -> None:

@@ -9,6 +9,7 @@ import yaml
 
 from arlow_vl.cli import main
 from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_files import read_yaml
 from arlow_vl.training.run import fit
 from tests.tiny_runs import write_image_text_recipe, write_text_recipe
 
@@ -150,6 +151,13 @@ def test_an_alias_of_itself_is_refused_and_others_are_read(text, tmp_path, capsy
     )
     with pytest.raises(ValueError, match=r"must be a multiple of run.validate_every"):
         parse_recipe(["--config", str(path)])
+
+
+def test_aliases_of_aliases_are_looked_into_once(tmp_path):
+    lines = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]  # 9**29 values, written out
+    path = tmp_path / "recipe.yaml"
+    path.write_text("\n".join(["a0: &a0 [x]", *lines]))
+    assert len(read_yaml(path)) == 30
 
 
 @pytest.mark.parametrize("batch", [10**12, 10**30])
