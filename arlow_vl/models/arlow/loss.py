@@ -31,9 +31,9 @@ WEIGHT_SLICE = 16384
 
 
 def rows_at_a_time(vocab_size: int, device_type: str) -> int:
-    """Few enough rows of float32 logits for the memory (32 MiB, 512 MiB on a GPU), enough for the products' rate."""
+    """Few enough rows of float32 logits for the memory (128 MiB, 512 MiB on a GPU), enough for the products' rate."""
     if device_type == "cpu":
-        return min(max(2**23 // vocab_size, 64), 256)
+        return min(max(2**25 // vocab_size, 64), 256)
     return max(2**27 // vocab_size, 64)
 
 
