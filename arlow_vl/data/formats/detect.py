@@ -83,6 +83,11 @@ class Source:
         self.tally = Tally()
         return FORMATS[self.format](self.files, self.images, self.tally)
 
+    def close(self) -> None:
+        """Lets the cache have room for others' files."""
+        for held in self.held:
+            held.close()
+
 
 def open_source(
     path: str | Path, *, images: str | Path | None = None, format: str | None = None

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from arlow_vl.data.index.places import SHARDS, Place, find_index, place_of
 from arlow_vl.data.index.reading import Index
@@ -78,13 +79,13 @@ def _build(place: Place, threads: int = 1, progress: Callable[[int], None] = lam
     beside, cache = place.folders
     how = {"name": place.name, "base": place.base, "threads": threads, "progress": progress}
     try:
-        index = write_index(beside, _open(place), **how)
+        index = _write(beside, place, how)
         return place.index_in(index.folder, index.header)
     except OSError as error:
         if error.errno not in CANNOT_WRITE or not _is_in(error.filename, beside):
             raise
     try:
-        return write_index(cache, _open(place), **how)
+        return _write(cache, place, how)
     except OSError as error:
         if error.errno not in CANNOT_WRITE or not _is_in(error.filename, cache):
             raise
@@ -92,6 +93,14 @@ def _build(place: Place, threads: int = 1, progress: Callable[[int], None] = lam
             f"the index of {place.told} can be written neither beside it nor to {visible(str(cache))} "
             f"({error.strerror}); set XDG_CACHE_HOME to a folder that can be written"
         ) from None
+
+
+def _write(folder: Path, place: Place, how: dict[str, Any]) -> Index:
+    source = _open(place)
+    try:
+        return write_index(folder, source, **how)
+    finally:
+        source.close()  # at once: the next shard may need its room in the cache
 
 
 def _is_in(path: str | None, folder: Path) -> bool:

@@ -69,6 +69,10 @@ class Source(Protocol):
 
     def iterate(self) -> Iterator[Sample]: ...
 
+    def close(self) -> None:
+        """No more is read of its files."""
+        ...
+
 
 def write_index(
     folder: Path,
