@@ -29,6 +29,9 @@ class MadeSource:
     def iterate(self) -> Iterator[Sample]:
         return iter(self.samples)
 
+    def close(self) -> None:
+        pass
+
 
 def about(text: str, images: int = 1) -> tuple[dict, ...]:
     places = [{"type": "image"}] * images
