@@ -137,11 +137,14 @@ def test_scoring_is_measured_on_made_captions(monkeypatch, capsys):
     assert "30 captions x 5 references" in capsys.readouterr().out
 
 
-def test_questions_at_once_are_measured_beside_generate(monkeypatch, capsys):
+def test_questions_at_once_are_measured_beside_generate_and_transformers_server(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["serving", "--toy", "--rounds", "1"])
     serving.main()
     shown = capsys.readouterr().out
-    assert all(f"| {case} |" in shown for case in ("generate", "1 client", "4 clients", "16 clients"))
+    clients = [
+        f"{model}, {count}" for model in ("arlow", "mllama") for count in ("1 client", "4 clients", "16 clients")
+    ]
+    assert all(f"| {case} |" in shown for case in ("generate", *clients))
     assert "First token after a JPEG of 12 megapixels" in shown
 
 
