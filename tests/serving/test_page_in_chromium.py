@@ -305,7 +305,7 @@ def test_a_key_is_asked_for_and_kept_in_memory_alone(visit):
         page = visit(running, is_locked=True)
         page.fill("#key", "some-other-key")
         page.click("text=Go on")
-        expect(page.locator("#lock-problem")).to_contain_text("the API key is wrong or missing")
+        expect(page.locator("#lock-problem")).to_contain_text("this is not the server's key")
         page.fill("#key", KEY)
         page.keyboard.press("Enter")
         expect(page.locator("#lock")).to_be_hidden()

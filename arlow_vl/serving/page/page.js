@@ -85,7 +85,7 @@ function clearProblems() {
 /** Tells the server's sentence beside the image or field that it is about. `turn` is the number of the last message. */
 function tell(error, turn) {
   if (error.name === "AbortError") return; // stopped
-  if (error.status === 401) return askForKey(error.message);
+  if (error.status === 401) return askForKey();
   const place = error.param?.match(/^messages\[(\d+)\]\.content\[(\d+)\]$/);
   const image = place && Number(place[1]) === turn ? tray[Number(place[2])] : null;
   const field = fields.find((one) => one.name === error.param);
@@ -200,8 +200,9 @@ function update() {
   at("caption").disabled = !isRead || !tray.length || running !== null;
 }
 
-function askForKey(sentence) {
-  at("lock-problem").textContent = sentence;
+function askForKey() {
+  const isWrong = at("key").value !== "";
+  at("lock-problem").textContent = isWrong ? "this is not the server's key; ask whoever started the server" : "";
   if (!at("lock").open) at("lock").showModal();
 }
 
@@ -209,7 +210,7 @@ async function begin() {
   try {
     server = await settings();
   } catch (error) {
-    if (error.status === 401) return askForKey(at("key").value ? error.message : "");
+    if (error.status === 401) return askForKey();
     at("lock").close();
     return complain(error.message);
   }
