@@ -44,9 +44,14 @@ class TextPart:
 
 
 class TextFiles(list[Path]):
-    """Files in their order. Those that came from addresses stay in the cache as long as this lives."""
+    """Files in their order. Those that came from addresses stay in the cache until this is closed, or is no more."""
 
     held: tuple[Held, ...] = ()
+
+    def close(self) -> None:
+        """Lets the cache have room for others' files."""
+        for held in self.held:
+            held.close()
 
 
 def text_files(sources: Sequence[str | Path]) -> TextFiles:

@@ -53,7 +53,7 @@ def tokenize_text(
         ResourceError: a process was killed.
     """
     job = Job(sources, tokenizer, shard_tokens, max_tokens, part_bytes)
-    with locked(folder):
+    with contextlib.closing(job.files), locked(folder):
         if not job.is_done(folder, replace=replace):
             job.prepare(folder, replace=replace)
             facts = job.run(folder, workers, progress)

@@ -9,6 +9,7 @@ Every token is predicted once, from at least `window - stride` tokens before it 
 as docs/data.md has them; the bytes of bits per byte are those of their text in UTF-8.
 """
 
+import contextlib
 import hashlib
 import math
 from collections import Counter
@@ -58,14 +59,15 @@ def hash_documents(source: str) -> str:
 
 
 def _texts(source: str) -> Iterator[tuple[str, str]]:
-    for path in text_files([source]):
-        number = 0
-        for part in parts_of(path):
-            reader = DocumentReader(part)
-            for text in reader:
-                number += 1
-                yield f"{path.name}:{number}", text
-            reader.tally.report(path, 0.0)
+    with contextlib.closing(text_files([source])) as files:
+        for path in files:
+            number = 0
+            for part in parts_of(path):
+                reader = DocumentReader(part)
+                for text in reader:
+                    number += 1
+                    yield f"{path.name}:{number}", text
+                reader.tally.report(path, 0.0)
 
 
 def windows(ids: Sequence[int], bos: int, settings: Perplexity) -> Iterator[Window]:

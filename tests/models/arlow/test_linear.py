@@ -8,16 +8,17 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from arlow_vl.models.arlow import linear
-from arlow_vl.models.arlow.linear import ArlowLinear, choose_product, product, takes_onednn
+from arlow_vl.models.arlow.linear import ArlowLinear, choose_product, product, takes_onednn, turns
 
 sizes = st.integers(1, 40)
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
 
-@pytest.fixture(params=["torch", pytest.param("onednn", marks=needs_onednn)], autouse=True)
+@pytest.fixture(params=["torch", "turned", pytest.param("onednn", marks=needs_onednn)], autouse=True)
 def kernel(request, monkeypatch):
-    """Both kernels on every processor, whichever it would choose."""
+    """Every kernel on every processor, whichever it would choose."""
     monkeypatch.setattr(linear, "_prefers_onednn", lambda: request.param == "onednn")
+    monkeypatch.setattr(linear, "_turns_few_rows", lambda: request.param == "turned")
     return request.param
 
 
@@ -40,6 +41,8 @@ def test_values_and_gradients_equal_those_of_a_float64_linear(rows, in_features,
     states = torch.randn(*rows, in_features, requires_grad=True)
     states64 = states.detach().double().requires_grad_()
     grad = torch.randn(*rows, out_features)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(states).double(), reference(states64), rtol=1e-5, atol=1e-4)
     ours(states).backward(grad)
     reference(states64).backward(grad.double())
     # float32 sums of up to 64,000 products
@@ -94,6 +97,43 @@ def test_the_processor_decides_which_kernel_multiplies(
 ):
     choice = choose_product(dtype, device, vendor=vendor, instructions=instructions, has_onednn=has_onednn)
     assert choice.kernel == kernel and because in choice.reason
+
+
+@pytest.mark.parametrize(("instructions", "is_turned"), [("AVX512", False), ("AVX2", True), ("DEFAULT", False)])
+def test_few_rows_are_turned_where_mkl_was_measured_so(instructions, is_turned):
+    assert (
+        choose_product(torch.float32, "cpu", vendor="AuthenticAMD", instructions=instructions).turns_few_rows
+        is is_turned
+    )
+    assert not choose_product(torch.float32, "cpu", vendor="GenuineIntel", instructions=instructions).turns_few_rows
+
+
+@pytest.mark.parametrize(
+    ("outputs", "inputs", "turned"),
+    [(64, 32, range(2, 9)), (32, 64, range(2, 9)), (600, 1000, range(2, 5)), (2048, 1024, range(2, 9)), (8, 64, ())],
+)
+@torch.no_grad()
+def test_two_to_eight_rows_are_turned_where_that_pays(kernel, outputs, inputs, turned):
+    weight = torch.randn(outputs, inputs)
+    found = [rows for rows in range(14) if turns(torch.randn(1, rows, inputs), weight)]
+    assert found == (list(turned) if kernel == "turned" else [])
+
+
+def test_what_follows_a_gradient_or_looks_at_operations_is_not_turned():
+    states, weight = torch.randn(4, 8), torch.randn(8, 8)
+    assert not turns(states, weight)
+    with torch.no_grad():
+        assert not torch.func.vmap(lambda row: torch.tensor(turns(row, weight)))(states[:, None].expand(4, 4, 8)).any()
+        assert not turns(states.double(), weight.double())
+        assert not turns(states, weight.t())
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not turns(states, weight)
+
+
+@torch.no_grad()
+def test_a_turned_product_lies_in_memory_as_any_other(kernel):
+    written = ArlowLinear(16, 48)(torch.randn(4, 1, 16))
+    assert written.shape == (4, 1, 48) and written.is_contiguous()
 
 
 def test_only_float32_on_a_cpu_takes_onednn(kernel):
