@@ -56,7 +56,12 @@ def joined(place: Place, device_type: str, *, seconds: int = JOIN_SECONDS) -> It
         ValueError: not all have come in time.
     """
     if place.world_size == 1:
-        yield
+        had_group = dist.is_initialized()
+        try:
+            yield
+        finally:
+            if dist.is_initialized() and not had_group:  # of the mesh of one device that parts are laid out on
+                dist.destroy_process_group()
         return
     end_with_starter()
     store = _meet(place, seconds)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from arlow_vl.cli import main
 from arlow_vl.serving.assistant import Assistant
@@ -66,6 +67,7 @@ def test_parts_of_one_device_train_alike(recipes, on_cpu, tmp_path, stage, devic
     sharded = ("--run.engine.strategy", "fsdp", "--run.precision", "bf16-mixed")
     assert start(recipes[stage], tmp_path, "--run.engine.accelerator", device, *sharded) is None
     assert_alike(steps_of(tmp_path), on_cpu[stage], PRECISIONS["bf16-mixed"])
+    assert not torch.distributed.is_initialized()  # whoever runs next in this process begins anew
 
 
 @pytest.mark.gpu
