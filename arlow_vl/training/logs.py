@@ -1,13 +1,15 @@
 """The files of a run folder that grow while it goes on: every step's loss and samples, and the metrics."""
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from arlow_vl.errors import ResourceError
 from arlow_vl.training.steps import Reading
 from vision.whole_files import write_whole
 
@@ -38,12 +40,23 @@ class LineFile:
         write_whole(self.path, "".join(kept))
 
     def write(self, line: str) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
+        """Raises ResourceError naming the file; what stands of the line goes when the run goes on."""
+        with self._told(), open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def sync(self) -> None:
-        with open(self.path, "a") as file:
+        with self._told(), open(self.path, "a") as file:
             os.fsync(file.fileno())
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ResourceError(
+                f"cannot write {self.path}: {error.strerror}; checkpoints saved before are whole, and the same command "
+                "goes on from the last one"
+            ) from error
 
 
 class StepLog(Callback):
