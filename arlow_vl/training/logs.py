@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from arlow_vl.errors import ResourceError
+from arlow_vl.printing import print_line
 from arlow_vl.training.steps import Reading
 from vision.whole_files import write_whole
 
@@ -59,6 +61,16 @@ class LineFile:
             ) from error
 
 
+def tell_gaps(path: Path, steps: Sequence[int], done: int) -> None:
+    """Says so where lines of steps that are done are gone: the run goes on alike, but nobody sees these again."""
+    if lacking := sorted(set(range(1, done + 1)) - set(steps)):
+        print_line(
+            f"arlow: {path} lacks {len(lacking):,} of the {done:,} steps that are done, the first is {lacking[0]:,}; "
+            "it was cut or removed, and what it said of them is lost",
+            file=sys.stderr,
+        )
+
+
 class StepLog(Callback):
     """steps.jsonl: step, exact loss and sample keys of each optimizer step, once each also over resumes."""
 
@@ -70,7 +82,14 @@ class StepLog(Callback):
 
     def keep_until(self, step: int) -> None:
         """Drops what a killed run wrote after its checkpoint."""
-        self.lines.keep(lambda line: json.loads(line)["step"] <= step)
+        found: list[int] = []
+
+        def is_before(line: str) -> bool:
+            found.append(json.loads(line)["step"])
+            return found[-1] <= step
+
+        self.lines.keep(is_before)
+        tell_gaps(self.lines.path, found, step)
 
     def step_read(self, reading: Reading) -> None:
         line: dict[str, Any] = {"step": reading.step, "loss": reading.loss.hex(), "keys": reading.keys}
@@ -127,11 +146,22 @@ class MetricsFile(Callback):
         A file of a version that knew other columns is written anew with those of now.
         """
 
+        names: list[str] = []
+        found: list[int] = []
+
         def is_before(line: str) -> bool:
             number, train_loss = line.split(",")[:2]
-            return number == "step" or int(number) < step or (int(number) == step and train_loss != "")
+            if not names:
+                names.append(number)
+                if number != "step":
+                    raise ValueError("it has no names of columns")
+                return True
+            if train_loss:
+                found.append(int(number))
+            return int(number) < step or (int(number) == step and train_loss != "")
 
         self.lines.keep(is_before)
+        tell_gaps(self.lines.path, found, step)
         text = self.lines.path.read_text("utf-8")
         if not text:
             self.lines.write(",".join(self.columns))
