@@ -38,10 +38,11 @@ def run_fit(args: argparse.Namespace) -> int | None:
         for line in dry_run(recipe):
             print_line(line)
         return None
-    from arlow_vl.training.launch import find_place, start_processes, starts_processes
+    from arlow_vl.training.launch import find_place, refuse_too_many, start_processes, starts_processes
 
     engine = recipe.run.engine
     if starts_processes(engine):
+        refuse_too_many(engine)
         return start_processes(engine.devices, args.arguments)
 
     from arlow_vl.training.run import fit  # seconds of imports, after the recipe is known to be right

@@ -40,6 +40,7 @@ from vision.whole_files import put_in_place
 MODELS: dict[str, Any] = {"arlow": ArlowForCausalLM, "arlow_vl": ArlowVLForConditionalGeneration}
 OWN_TOKENIZERS = ("ArlowTokenizer", "ArlowTokenizerFast")
 CHECKSUMS = "checksums.json"
+SETTINGS = ("config.json", "generation_config.json", "chat_template.jinja", "tokenizer_config.json")
 NAMED = 3  # tensors that a sentence names
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "suppress_tokens")
 TOKEN_IDS += ("begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id")
@@ -169,9 +170,21 @@ def refuse_other_tensors(folder: Path, config: PreTrainedConfig, model_class: An
     missing, unexpected, misshaped = other_tensors(model, found := tensor_shapes(folder))
     shapes = [f"{name}, {list(found[name])} where config.json says {list(shape)}" for name, shape in misshaped.items()]
     wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    wrong["of whole numbers, which would be taken for weights"] = whole_numbers(folder, model)
     if any(wrong.values()):
         told = [f"{len(names):,} tensors {kind}, first {names[0]}" for kind, names in wrong.items() if names]
         raise misfit(folder, "; ".join(told))
+
+
+def whole_numbers(folder: Path, model: Any) -> list[str]:
+    """Names of the tensors that are integers where the model has none; transformers would convert them."""
+    floating = {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    found = []
+    for path in weight_files(folder):
+        with open_weights(path) as file:
+            names = floating & set(file.keys())
+            found += sorted(name for name in names if not file.get_slice(name).get_dtype().startswith(("F", "BF")))
+    return found
 
 
 def other_tensors(
@@ -287,18 +300,29 @@ def save_folder(parts: Iterable[Any], folder: Path, *, shard_size: str | None = 
         }
         (partial / CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n")
         put_in_place(partial, folder)
-    except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise ResourceError(
-            f"cannot save {folder}: {error}; nothing was left there, so make room and repeat"
-        ) from error
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        # A full disk has an error of its own in safetensors, and in tokenizers a plain Exception.
+        if isinstance(error, OSError | SafetensorError) or type(error) is Exception:
+            raise ResourceError(
+                f"cannot save {folder}: {error}; nothing was left there, so make room and repeat"
+            ) from error
         raise
 
 
-def find_changes(folder: Path) -> list[str]:
+def refuse_changed_weights(folder: Path) -> None:
+    """Raises CheckpointError where weights or tokenizer are no longer what `save_folder` wrote: one wrong bit trains on
+    as if nothing were. Settings may be edited, and a folder without checksums says nothing."""
+    if (folder / CHECKSUMS).is_file() and (changes := find_changes(folder, but=(*SETTINGS, CHECKSUMS))):
+        raise CheckpointError(
+            f"{'; '.join(changes[:NAMED])}; {COPY_AGAIN}, or remove {CHECKSUMS} if the change is meant"
+        )
+
+
+def find_changes(folder: Path, *, but: Iterable[str] = ()) -> list[str]:
     """Sentences on the files that are no longer what `save_folder` wrote; none: the folder is whole.
+
+    Files named in `but` are not looked at.
 
     Raises:
         CheckpointError: the folder has no checksums, or they are damaged.
@@ -313,6 +337,8 @@ def find_changes(folder: Path) -> list[str]:
         if not isinstance(saved, dict) or not {"sha256", "size"} <= saved.keys() or ".." in Path(name).parts:
             raise CheckpointError(f"{folder / CHECKSUMS}: the entry of {name!r} is damaged; {COPY_AGAIN}")
         path = folder / name
+        if name in but:
+            continue
         if not path.is_file():
             changes.append(f"{path}: missing")
         elif path.stat().st_size != saved["size"]:

@@ -19,7 +19,7 @@ from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcess
 from arlow_vl.models.arlow_vl.layout_arlow_vl import layout_of
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
-from arlow_vl.models.folders import check_folder, load_tokenizer, load_weights
+from arlow_vl.models.folders import check_folder, load_tokenizer, load_weights, refuse_changed_weights
 from arlow_vl.progress import ProgressLine
 from arlow_vl.training.compiling import blocks_of, compile_blocks
 from arlow_vl.training.datamodules import StageData, TextData
@@ -71,11 +71,19 @@ def build_products(recipe: Recipe) -> tuple[Any, ...]:
 
 def text_beginning(recipe: TextRecipe) -> tuple[Any, ArlowConfig]:
     """The tokenizer and configuration that a text run begins with. Raises CheckpointError, ValueError."""
-    checked = check_folder(recipe.checkpoint, "arlow") if recipe.checkpoint else None
+    checked = check_beginning(recipe.checkpoint, "arlow") if recipe.checkpoint else None
     beginning = recipe.checkpoint or recipe.tokenizer
     assert beginning is not None  # see the recipe
     tokenizer = load_tokenizer(beginning)
     return tokenizer, checked or text_config_of(recipe, tokenizer, beginning)
+
+
+def check_beginning(folder: Path, expected: str) -> Any:
+    """The configuration of a model that a run begins with. Raises CheckpointError unless it is whole, to the last bit
+    where its folder says what that is."""
+    config = check_folder(folder, expected)
+    refuse_changed_weights(folder)
+    return config
 
 
 def text_model(recipe: TextRecipe, config: ArlowConfig) -> ArlowForCausalLM:
@@ -87,7 +95,7 @@ def image_text_tokenizer(recipe: ImageTextRecipe) -> Any:
     """That of the model which a run begins with. Raises CheckpointError unless that is whole."""
     beginning = recipe.checkpoint or recipe.text_checkpoint
     assert beginning is not None  # see the recipe
-    check_folder(beginning, "arlow_vl" if recipe.checkpoint else "arlow")
+    check_beginning(beginning, "arlow_vl" if recipe.checkpoint else "arlow")
     return load_tokenizer(beginning)
 
 

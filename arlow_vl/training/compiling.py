@@ -4,6 +4,7 @@ Alike blocks share their machine code, so that a deep model is compiled as fast 
 blocks (embeddings, the segment table, the loss) stays as it is, and so do validations and looks (`as_written`).
 """
 
+import importlib.util
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -30,6 +31,24 @@ def compile_blocks(blocks: Iterable[nn.Module], *, dynamic: bool | None, backend
     config.optimize_ddp = False  # parts graphs so that gradients are sent early; a block is such a part
     for block in blocks:
         block.compile(dynamic=dynamic, backend=backend)
+
+
+def refuse_no_compiler(device_type: str) -> None:
+    """Raises ValueError where torch's compiler would find none of its own in the first step."""
+    if device_type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            raise ValueError("run.compile needs Triton on a GPU; `pip install triton`, or set run.compile to false")
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise ValueError(
+            "run.compile needs a C++ compiler, and g++ is not on the PATH, nor another in the variable CXX; install "
+            "one (`apt install g++`), or set run.compile to false"
+        ) from error
 
 
 def blocks_of(model: Any) -> list[nn.Module]:

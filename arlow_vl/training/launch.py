@@ -27,6 +27,8 @@ STARTED_BY = "ARLOW_STARTED_BY"
 """Variable with the process that started this one, with which it ends."""
 GRACE_SECONDS = 10.0
 """Between the end of one process in failure and that of the others, by force: they say what they lost meanwhile."""
+PROCESSES_A_CORE = 4
+"""Most of them; more than one is slow, but how a laptop tries what a cluster does."""
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 COMMAND = (sys.executable, str(Path(sysconfig.get_path("scripts"), "arlow")), "fit")
 
@@ -98,6 +100,16 @@ def starts_processes(engine: EngineConfig, variables: Mapping[str, str] = os.env
         variables.get(name, "1") not in ("", "1") for name in ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
     )
     return engine.devices > 1 and engine.nodes == 1 and not launched
+
+
+def refuse_too_many(engine: EngineConfig) -> None:
+    """Raises ValueError for more processes of a machine than its CPU cores could ever serve; GPUs are fewer still."""
+    cores = os.cpu_count() or engine.devices
+    if engine.devices > cores * PROCESSES_A_CORE:
+        raise ValueError(
+            f"run.engine.devices is {engine.devices:,}, a process each, but this machine has "
+            f"{_counted(cores, 'CPU core')}; lower it to {cores:,} or less"
+        )
 
 
 def start_processes(count: int, arguments: Sequence[str], *, command: Sequence[str] = COMMAND) -> int:

@@ -1,13 +1,17 @@
 """The files of a run folder that grow while it goes on: every step's loss and samples, and the metrics."""
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from arlow_vl.errors import ResourceError
+from arlow_vl.printing import print_line
 from arlow_vl.training.steps import Reading
 from vision.whole_files import write_whole
 
@@ -38,12 +42,33 @@ class LineFile:
         write_whole(self.path, "".join(kept))
 
     def write(self, line: str) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
+        """Raises ResourceError naming the file; what stands of the line goes when the run goes on."""
+        with self._told(), open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def sync(self) -> None:
-        with open(self.path, "a") as file:
+        with self._told(), open(self.path, "a") as file:
             os.fsync(file.fileno())
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ResourceError(
+                f"cannot write {self.path}: {error.strerror}; checkpoints saved before are whole, and the same command "
+                "goes on from the last one"
+            ) from error
+
+
+def tell_gaps(path: Path, steps: Sequence[int], done: int) -> None:
+    """Says so where lines of steps that are done are gone: the run goes on alike, but nobody sees these again."""
+    if lacking := sorted(set(range(1, done + 1)) - set(steps)):
+        print_line(
+            f"arlow: {path} lacks {len(lacking):,} of the {done:,} steps that are done, the first is {lacking[0]:,}; "
+            "it was cut or removed, and what it said of them is lost",
+            file=sys.stderr,
+        )
 
 
 class StepLog(Callback):
@@ -57,7 +82,14 @@ class StepLog(Callback):
 
     def keep_until(self, step: int) -> None:
         """Drops what a killed run wrote after its checkpoint."""
-        self.lines.keep(lambda line: json.loads(line)["step"] <= step)
+        found: list[int] = []
+
+        def is_before(line: str) -> bool:
+            found.append(json.loads(line)["step"])
+            return found[-1] <= step
+
+        self.lines.keep(is_before)
+        tell_gaps(self.lines.path, found, step)
 
     def step_read(self, reading: Reading) -> None:
         line: dict[str, Any] = {"step": reading.step, "loss": reading.loss.hex(), "keys": reading.keys}
@@ -114,11 +146,22 @@ class MetricsFile(Callback):
         A file of a version that knew other columns is written anew with those of now.
         """
 
+        names: list[str] = []
+        found: list[int] = []
+
         def is_before(line: str) -> bool:
             number, train_loss = line.split(",")[:2]
-            return number == "step" or int(number) < step or (int(number) == step and train_loss != "")
+            if not names:
+                names.append(number)
+                if number != "step":
+                    raise ValueError("it has no names of columns")
+                return True
+            if train_loss:
+                found.append(int(number))
+            return int(number) < step or (int(number) == step and train_loss != "")
 
         self.lines.keep(is_before)
+        tell_gaps(self.lines.path, found, step)
         text = self.lines.path.read_text("utf-8")
         if not text:
             self.lines.write(",".join(self.columns))

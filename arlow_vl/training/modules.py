@@ -70,7 +70,7 @@ class StageModule(LightningModule):
             nothing = torch.zeros((), device=self.device, requires_grad=True)
             return nothing if world_size() > 1 else None  # Lightning takes None from one process alone
         labels = labels_of(batch)
-        if batches == world_size() == 1:
+        if batches == world_size() == 1 and labels:  # the mean of no labels is NaN, their sum 0
             loss = mean = self.loss(batch)
         else:
             loss = self.loss(batch, num_items_in_batch=LOSS_UNIT)
@@ -121,7 +121,7 @@ class StageModule(LightningModule):
             loss = self.loss(batch)
         for name, value in self.validation_metrics(loss, batch).items():
             before = self.sums.setdefault(name, torch.zeros(2, dtype=torch.float64, device=self.device))
-            if not is_filler:
+            if predicted and not is_filler:
                 mean = torch.as_tensor(value, dtype=torch.float64, device=self.device)
                 self.sums[name] = before + torch.stack([mean, torch.ones_like(mean)]) * predicted
 

@@ -14,7 +14,7 @@ import yaml
 from lightning.pytorch import Callback, Trainer
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-from arlow_vl.errors import DivergenceError
+from arlow_vl.errors import DivergenceError, ResourceError
 from arlow_vl.locks import one_process
 from arlow_vl.models.folders import save_folder
 from arlow_vl.printing import print_line
@@ -30,6 +30,8 @@ from arlow_vl.training.optimizers import told_of_schedule
 from arlow_vl.training.ranks import data_rank, first_prepares, joined
 from arlow_vl.training.recipe import Recipe, TextRecipe, to_plain
 from arlow_vl.training.recipe_files import read_yaml
+from arlow_vl.training.report.folder import UNFINISHED, is_finished
+from arlow_vl.training.report.page import NAME as REPORT
 from arlow_vl.training.report.page import write_run_report
 from arlow_vl.training.resume import refuse_other_recipe
 from arlow_vl.training.seeds import SeedEachStep
@@ -37,11 +39,20 @@ from arlow_vl.training.sharding import make_whole
 from arlow_vl.training.starts import note_start
 from arlow_vl.training.strategies import device_type_of, engine_of, environment_of, refuse_wrong_engine
 from arlow_vl.training.watching import watching
-from vision.whole_files import write_whole
+from vision.whole_files import remove_remains, write_whole
 
 ONE_PROCESS = Place()
 FOLDERS = ("checkpoints", "hf", "best", "looks", "packed")
-FILES = ("config.yaml", "metrics.csv", "steps.jsonl", "looks.jsonl", "quarantine.jsonl", "starts.jsonl", "run.lock")
+FILES = (
+    "config.yaml",
+    "metrics.csv",
+    "steps.jsonl",
+    "looks.jsonl",
+    "quarantine.jsonl",
+    "starts.jsonl",
+    "run.lock",
+    UNFINISHED,
+)
 """Of a run folder, what must not be the other."""
 
 
@@ -86,11 +97,18 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
 def begin(recipe: Recipe) -> dict[str, Any]:
     """Whether the run is finished, and the checkpoint that it goes on from."""
     begin_folder(recipe)
+    remove_remains(recipe.run_dir, seconds=0)
+    for left in (".hf.old", ".hf.partial"):  # by a kill
+        shutil.rmtree(recipe.run_dir / left, ignore_errors=True)
     for sentence in told_of_schedule(recipe.optim, recipe.run.max_steps):
         print_line(f"arlow: {sentence}", file=sys.stderr)
     folder = recipe.run_dir / "checkpoints"
-    if (recipe.run_dir / "hf").is_dir() and not has_more_steps(recipe, folder):
+    if is_finished(recipe.run_dir) and not has_more_steps(recipe, folder):
+        if not (recipe.run_dir / REPORT).exists():  # a full disk or a kill came before it
+            write_run_report(recipe.run_dir)
         return {"is_finished": True}
+    if (recipe.run_dir / "hf").exists():
+        write_whole(recipe.run_dir / UNFINISHED, "hf is of the run before it was made longer\n")
     newest = newest_good(folder)
     remove_leftovers(folder, newest)
     return {"is_finished": False, "newest": newest and str(newest)}
@@ -120,10 +138,15 @@ def train(trainer: Trainer, stage: Stage, recipe: Recipe, newest: str | None) ->
 def finish(stage: Stage, recipe: Recipe, product: Path) -> None:
     """Writes the model and the report."""
     finish_model(stage.module.model)
+    (recipe.run_dir / REPORT).unlink(missing_ok=True)
     if product.is_dir():  # of a run that was made longer; without it the last checkpoint gives it again
-        shutil.rmtree(product)
+        gone = product.with_name(f".{product.name}.old")
+        shutil.rmtree(gone, ignore_errors=True)
+        product.rename(gone)  # so that a kill leaves no half of it under its name
+        shutil.rmtree(gone)
     save_folder(stage.products, product)
     stage.data.report_bad_items()
+    (recipe.run_dir / UNFINISHED).unlink(missing_ok=True)
     write_run_report(recipe.run_dir)
 
 
@@ -233,7 +256,15 @@ def run_lock(run_dir: Path) -> contextlib.AbstractContextManager[None]:
     def refusal(process: str) -> ValueError:
         return ValueError(f"{run_dir} is in use by process {process}; wait for it or stop it")
 
-    return one_process(run_dir / "run.lock", refusal)
+    path = run_dir / "run.lock"
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        open(path, "a").close()
+    except OSError as error:
+        raise ResourceError(
+            f"run_dir {run_dir} cannot be written ({error.strerror}); name another one, or make it writable"
+        ) from error
+    return one_process(path, refusal)
 
 
 @contextlib.contextmanager

@@ -105,8 +105,23 @@ def write_sharded(rest: dict[str, Any], parts: dict[str, Tensor], path: Path, gr
     except (OSError, CheckpointException) as error:
         with contextlib.suppress(OSError):
             shutil.rmtree(partial)
-        reason = " ".join(str(error).split())[:300]
-        raise ResourceError(f"cannot save {path}: {reason}; checkpoints saved before are whole") from error
+        raise ResourceError(f"cannot save {path}: {_reason(error)}; checkpoints saved before are whole") from error
+
+
+def _reason(error: OSError | CheckpointException) -> str:
+    """One line; of what failed on several processes the first, of which torch would print every traceback."""
+    if isinstance(error, CheckpointException):
+        rank, (found, _) = min(error.failures.items())
+        while (
+            found.__cause__ is not None or found.__context__ is not None
+        ):  # torch's writer fails again as it is closed
+            found = found.__cause__ or found.__context__
+        return f"rank {rank}: {_reason(found)}" if isinstance(found, OSError) else f"rank {rank}: {_first_line(found)}"
+    return error.strerror or _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _facts_of(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from arlow_vl.printing import print_line
 from arlow_vl.training.build import Stage
 from arlow_vl.training.checkpoint_io import checkpoints, step_of
 from arlow_vl.training.dry_run import count_of, parameters_of
 from arlow_vl.training.logs import LineFile
-from arlow_vl.training.recipe import Recipe
+from arlow_vl.training.recipe import Recipe, TextRecipe
 from arlow_vl.versions import version_of
 
 FILE = "starts.jsonl"
@@ -23,11 +24,43 @@ PACKAGES = ("arlow-vl", "torch", "transformers", "lightning", "timm")
 
 
 def note_start(recipe: Recipe, stage: Stage) -> None:
-    """Adds the line; a line that a kill cut short goes."""
+    """Adds the line; a line that a kill cut short goes. Raises ValueError, see `compare_data`."""
     found = checkpoints(recipe.run_dir / "checkpoints")
-    lines = LineFile(recipe.run_dir / FILE)
-    lines.keep(lambda line: True)
-    lines.write(json.dumps({"step": step_of(found[0]) if found else 0} | facts_of(recipe, stage)))
+    lines, facts = LineFile(recipe.run_dir / FILE), facts_of(recipe, stage)
+    before: list[dict[str, Any]] = []
+
+    def is_whole(line: str) -> bool:
+        before.append(json.loads(line)["data"])
+        return True
+
+    lines.keep(is_whole)
+    if found and before:
+        compare_data(recipe, before[-1], facts["data"])
+    lines.write(json.dumps({"step": step_of(found[0]) if found else 0} | facts))
+
+
+def compare_data(recipe: Recipe, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Names the source that a run goes on with other contents of; other validation data are only told.
+
+    Raises:
+        ValueError: a training source holds something else than at the last start.
+    """
+    places = (
+        {"train": recipe.train_text, "validation": recipe.validation_text} if isinstance(recipe, TextRecipe) else {}
+    )
+    for source in () if isinstance(recipe, TextRecipe) else (*recipe.validation_sources, *recipe.sources):
+        places[source.name] = source.data
+    for use in ("validation", "training"):
+        for name, was in before[use].items():
+            if (held := now[use].get(name)) in (None, was):
+                continue
+            told = (
+                f"source {name} ({places[name]}) holds other {use} data than when the run was started before "
+                f"({was['items']:,} items then, {held['items']:,} now)"
+            )
+            if use == "training":
+                raise ValueError(f"{told}; put them back, or use another run_dir to start anew")
+            print_line(f"arlow: {told}; losses before and after cannot be compared", file=sys.stderr)
 
 
 def facts_of(recipe: Recipe, stage: Stage) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from arlow_vl.training.launch import Place
+from arlow_vl.training.compiling import refuse_no_compiler
+from arlow_vl.training.launch import Place, refuse_too_many
 from arlow_vl.training.recipe import Recipe
 from arlow_vl.training.settings import EngineConfig, check
 from arlow_vl.training.sharding import ShardedStrategy
@@ -37,6 +38,9 @@ def refuse_wrong_engine(recipe: Recipe) -> None:
             engine.devices <= there,
             f"run.engine.devices is {engine.devices}, but this machine has {there}; lower it",
         )
+    refuse_too_many(engine)
+    if run.compile:
+        refuse_no_compiler(device_type)
     check(
         run.precision != "16-mixed" or device_type == "cuda",
         "run.precision 16-mixed needs a GPU; on a CPU set it to bf16-mixed or 32-true",

@@ -1,5 +1,7 @@
 """One optimizer step over batches of unequal many labels is that of one batch that holds them all."""
 
+import copy
+
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -16,6 +18,9 @@ class Gradients(Callback):
     def __init__(self) -> None:
         self.steps: list[dict[str, torch.Tensor]] = []
         self.losses: list[float] = []
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self.exact = copy.deepcopy(pl_module).double()
 
     def on_train_batch_end(self, trainer, pl_module, *_) -> None:
         if trainer.global_step != len(self.steps) + 1:
@@ -48,7 +53,7 @@ def step_of(tmp_path, monkeypatch):
         loader = "arlow_vl.data.loader.ResumableLoader._read"
         coming = iter(batches)
         monkeypatch.setattr(loader, lambda *_: (next(coming), []))
-        gradients = Gradients()
+        step_of.last = gradients = Gradients()
         fit(parse_recipe(["--config", str(config)]), callbacks=[gradients])
         assert len(gradients.steps) == 1
         return gradients.steps[0], gradients.losses[0]
@@ -79,3 +84,31 @@ def test_a_batch_without_labels_adds_nothing(step_of):
     assert loss == pytest.approx(whole_loss, rel=1e-6)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(
+    "counts", [[(18, 18), (4,)], [(18, 18), (4,), (0, 0)], [(0,), (31, 1), (5,)], [(1,), (31,) * 4]]
+)
+def test_loss_and_gradient_are_those_of_a_float64_reference(step_of, counts):
+    batches = [rows_with_labels(*some) for some in counts]
+    gradients, loss = step_of("parts", *batches)
+    exact = step_of.last.exact.train()
+    total = torch.zeros((), dtype=torch.float64)
+    for batch in batches:
+        scores = exact.model(batch["input_ids"], use_cache=False).logits[:, :-1].log_softmax(-1)
+        labels = batch["labels"][:, 1:]
+        total = total - scores.gather(-1, labels.clamp(min=0)[..., None])[..., 0][labels >= 0].sum()
+    reference = total / sum(map(sum, counts))
+    reference.backward()
+    assert loss == pytest.approx(reference.item(), rel=2e-6)
+    expected = {name: p.grad for name, p in exact.named_parameters() if p.grad is not None}
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():  # float32 sums over 300 words and 40 labels
+        torch.testing.assert_close(gradient.double(), expected[name], atol=1e-6, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("counts", [[(0, 0)], [(0,), (0, 0)]])
+def test_a_step_none_of_whose_labels_count_is_no_fault_and_has_no_gradient(step_of, counts):
+    gradients, loss = step_of("nothing", *(rows_with_labels(*some) for some in counts))
+    assert loss == 0.0
+    assert all(not gradient.any() for gradient in gradients.values())

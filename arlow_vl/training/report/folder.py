@@ -17,6 +17,8 @@ from arlow_vl.training.looks import FILE as LOOKS
 from arlow_vl.training.starts import FILE as STARTS
 
 Points = list[tuple[float, float]]
+UNFINISHED = "unfinished"
+"""File that is there while a finished run is made longer: `hf` is still that of the shorter one."""
 STEPS_NAMED = 20
 """Of the steps that were left out for a reason."""
 
@@ -64,8 +66,12 @@ def read_run(folder: Path) -> Run:
         starts=list(read_lines(folder / STARTS, lambda line: line)),
         best=facts_of(folder / FOLDER),
         stopped=json.loads(stopped.read_text("utf-8")) if stopped.is_file() else None,
-        is_finished=(folder / "hf").is_dir(),
+        is_finished=is_finished(folder),
     )
+
+
+def is_finished(folder: Path) -> bool:
+    return (folder / "hf").is_dir() and not (folder / UNFINISHED).exists()
 
 
 def read_lines(path: Path, read: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
