@@ -1,6 +1,7 @@
 """The benchmarks measure what they say: the forms they compare compute the same."""
 
 import importlib
+import json
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from experiments.benchmarks import (
     evaluate,
     evaluate_answers,
     loop_overhead,
+    measure,
     packing,
     serving,
     training,
@@ -135,6 +137,24 @@ def test_scoring_is_measured_on_made_captions(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["evaluate", "--only", "scoring", "--samples", "30", "--rounds", "1"])
     evaluate.main()
     assert "30 captions x 5 references" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted(measure.RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_every_kept_figure_stands_beside_its_processor(path):
+    found = json.loads(path.read_text()).get("machine")
+    if found is None:
+        assert path.stem.startswith("gpu")  # names its card itself
+        return
+    text = path.with_suffix(".md").read_text()
+    assert found["processor"] in text and found["instructions"] in text.replace("AVX-512", "AVX512")
+
+
+def test_a_text_without_its_processor_gets_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    for text in ("# Title\n\nA figure.", "A figure."):
+        measure.report("some", text, {})
+        assert measure.machine_words() in (tmp_path / "some.md").read_text()
+    assert capsys.readouterr().out.count(measure.machine_words()) == 2
 
 
 def test_questions_at_once_are_measured_beside_generate_and_transformers_server(monkeypatch, capsys):

@@ -136,13 +136,16 @@ def test_the_reference_names_what_there_is():
         assert pkgutil.resolve_name(name).__doc__, name
 
 
-def test_the_demo_says_what_disk_space_it_takes_before_it_begins():
-    from experiments.first_light.run import disk_space
+def test_the_demo_says_what_disk_space_it_takes_before_it_begins(monkeypatch, capsys):
+    from experiments.first_light import run
 
-    line = disk_space(free=9_900_000_000)
+    line = run.disk_space(free=9_900_000_000)
     assert "8.2 GB in all (environment 5.7 GB, data 2.5 GB)" in line and "9.9 GB are free" in line
-    readme = (ROOT / "experiments" / "first_light" / "README.md").read_text()
-    assert "5.7 GB" in readme and "2.5 GB" in readme
+    for readme in (ROOT / "experiments" / "first_light" / "README.md", ROOT / "README.md"):
+        assert "5.7 GB" in readme.read_text() and "2.5 GB" in readme.read_text()
+    monkeypatch.setattr(run, "STEPS", {})
+    run.run()
+    assert capsys.readouterr().out.startswith("disk space: 8.2 GB")
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from arlow_vl.data.remote_cache import DataCache, Held, full_disk, partial_file,
 from arlow_vl.data.remote_fetch import MissingFile, OtherBytes, Patience, fetch, glob_of, told, with_tries
 from arlow_vl.data.shard_faults import INDEX_NAME, MAX_INDEX_BYTES
 from arlow_vl.errors import DataError
+from vision.whole_files import put_in_place
 
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://|pipe:", re.IGNORECASE)
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -232,4 +233,4 @@ def _refresh_index_json(beside: str, path: Path, patience: Patience, process: in
         except MissingFile:
             path.unlink(missing_ok=True)
             return
-        os.replace(partial, path)
+        put_in_place(partial, path)

@@ -34,6 +34,8 @@ class Comparison:
     first: float
     second: float
     test: PairedTest
+    asked_otherwise: tuple[str, ...] = ()
+    """Keys of the task that were others for the second model, of those that decide what a model is asked."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def compare_folders(
         for label, metric in metrics.items():
             one, other = ours[label], theirs[label]
             before, after = (float(metric(sums.sum(axis=0))) for sums in (one, other))
-            found.append(Comparison(name, label, before, after, paired_test(other, one, metric, weights)))
+            test = paired_test(other, one, metric, weights)
+            found.append(Comparison(name, label, before, after, test, asked_otherwise(*pair)))
     return found
 
 
@@ -142,7 +145,14 @@ def in_order(first: Results, second: Results, *folders: Path | None) -> Results:
             raise DataError(
                 f"{where} sample {visible(id_)} has another image, question or kind; evaluate both on the same data"
             )
-    return replace(second, task=first.task, systems={MODEL: [theirs[id_] for id_ in ours]})
+    task = replace(second.task, metrics=first.task.metrics, groups=first.task.groups)
+    return replace(second, task=task, systems={MODEL: [theirs[id_] for id_ in ours]})
+
+
+def asked_otherwise(first: Results, second: Results) -> tuple[str, ...]:
+    """What of a task may differ between two models that are compared, and must be said."""
+    keys = "instruction", "decoding", "likelihood", "perplexity"
+    return tuple(key for key in keys if getattr(first.task, key) != getattr(second.task, key))
 
 
 def sums_of_models(results: Sequence[Results]) -> tuple[dict[str, Metric], list[dict[str, np.ndarray]]]:
@@ -179,7 +189,9 @@ def format_comparisons(found: Sequence[Comparison], first: Path, second: Path) -
             tests = [format_p(p) for p in (test.bootstrap_p, test.t_test_p)]
             effect = format_number(test.effect, 2, is_signed=True)
             lines.append([visible(one.metric), f"{test.images:,}", *numbers, format_difference(test), *tests, effect])
-        blocks.append("\n".join([visible(task), *columns(lines)]))
+        told = ", ".join(of_task[0].asked_otherwise)
+        otherwise = [f"the second was asked with another {told}: the difference is of that, too"] if told else []
+        blocks.append("\n".join([visible(task), *otherwise, *columns(lines)]))
     level = f"{bootstrap.LEVEL:.0%}"
     return "\n\n".join([*blocks, f"[low, high]: {level} bootstrap interval over images. * it leaves out zero."])
 

@@ -100,7 +100,8 @@ def check_folder(folder: Path, expected: str) -> Any:
     """
     for name in ("config.json", WEIGHTS):
         if not (folder / name).is_file() and not (folder / f"{name}.index.json").is_file():
-            raise CheckpointError(f"{folder} holds no {name}; name the hf folder of a finished run (see `arlow fit`)")
+            there = folder / "hf" if (folder / "hf" / name).is_file() else "the hf folder of a finished run"
+            raise CheckpointError(f"{folder} holds no {name}; name {there} (see `arlow fit`)")
     model_type = read_object(folder / "config.json").get("model_type")
     if model_type != expected:
         kinds = {"arlow": "a text run's hf folder holds a text model", "arlow_vl": "with an encoder; see `checkpoint`"}

@@ -84,11 +84,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def machine_line() -> str:
     """The processor, as a sentence under a title."""
+    return f"{machine_words()} Medians of alternating rounds; in brackets the middle half of the rounds."
+
+
+def machine_words() -> str:
     found = machine()
-    return (
-        f"{found['processor']} ({found['vendor']}, {found['instructions']}), {found['threads']} threads. "
-        "Medians of alternating rounds; in brackets the middle half of the rounds."
-    )
+    return f"{found['processor']} ({found['vendor']}, {found['instructions']}), {found['threads']} threads."
 
 
 def speed_row(
@@ -108,7 +109,13 @@ def speed_row(
 
 
 def report(name: str | None, text: str, figures: dict[str, object]) -> None:
-    """Prints the text; under a name it is kept as Markdown, with figures and the machine's description as JSON."""
+    """Prints the text; under a name it is kept as Markdown, with figures and the machine's description as JSON.
+
+    A text that does not name the processor gets a line that does, behind its title.
+    """
+    if machine_words() not in text:
+        title, _, rest = text.partition("\n\n") if text.startswith("# ") else ("", "", text)
+        text = "\n\n".join(part for part in (title, machine_words(), rest) if part)
     print(text)
     if name is None:
         return

@@ -86,7 +86,7 @@ def start_server(folder: Path, *options: str) -> tuple[subprocess.Popen, int]:
     return server, int(found[1])
 
 
-def picture(dice: random.Random) -> bytes:
+def drawn_image(dice: random.Random) -> bytes:
     """One of forty images, so that what the server remembers is full early."""
     number = dice.randrange(40)
     image = Image.new("RGB", (40 + number, 60), (number * 6, 90, 200 - number * 5))
@@ -120,14 +120,14 @@ def image_content(*urls: str) -> list[dict[str, Any]]:
 
 def good_body(dice: random.Random) -> bytes:
     text = " ".join(dice.choices(WORDS, k=dice.randint(1, 12)))
-    urls = [url_of(picture(dice)) for _ in range(dice.choice((0, 1, 1, 2)))]
+    urls = [url_of(drawn_image(dice)) for _ in range(dice.choice((0, 1, 1, 2)))]
     drawn = {"temperature": dice.random(), "seed": dice.randrange(99)} if dice.random() < 0.3 else {}
     return chat_body(image_content(*urls) if urls else text, max_tokens=dice.randint(1, 30), **drawn)
 
 
 def bad_bodies() -> list[bytes]:
     """Each is refused with a 4xx."""
-    image = picture(random.Random(0))
+    image = drawn_image(random.Random(0))
     cut, noise = url_of(image[:60]), url_of(random.Random(1).randbytes(500))
     return [
         b"", b"{", b"[]", b"null", b"[" * 100_000, b"[" + b"[]," * 600_000 + b"[]]", b"\xff\xfe", b'{"seed": NaN}',
@@ -219,7 +219,7 @@ def streamed(port: int, dice: random.Random, _: list[bytes]) -> int:
 
 def looked(port: int, dice: random.Random, _: list[bytes]) -> int:
     """Asks where the model looked for words that it may have written."""
-    content = image_content(*(url_of(picture(dice)) for _ in range(dice.choice((1, 1, 2)))))
+    content = image_content(*(url_of(drawn_image(dice)) for _ in range(dice.choice((1, 1, 2)))))
     asked = {"token_ids": [dice.randrange(10, 250) for _ in range(dice.randint(1, 30))]}
     body = {"model": "arlow", "messages": [{"role": "user", "content": content}], **asked}
     return ask(port, json.dumps(body).encode(), path="/v1/heat")

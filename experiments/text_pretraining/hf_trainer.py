@@ -23,6 +23,7 @@ from transformers import HfArgumentParser, PreTrainedTokenizerFast, Trainer, Tra
 from transformers.trainer_utils import get_last_checkpoint
 
 from arlow_vl.data.packing import collate_rows
+from arlow_vl.data.prompts import plain_ids
 from arlow_vl.data.text import LineTally, read_jsonl
 from arlow_vl.errors import DataError
 from arlow_vl.models.auto import ArlowConfig, ArlowForCausalLM
@@ -70,8 +71,7 @@ class StreamedRows(IterableDataset):
         """Each document as bos, its plain text, eos."""
         texts = read_jsonl(self.texts, LineTally())
         while some := list(islice(texts, DOCUMENTS_AT_ONCE)):
-            encoded = self.tokenizer(some, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-            for ids in encoded:
+            for ids in plain_ids(self.tokenizer, some):
                 yield np.array([self.tokenizer.bos_token_id, *ids, self.tokenizer.eos_token_id], dtype=np.int64)
 
 

@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from arlow_vl.cli import main
 from arlow_vl.errors import DataError
+from arlow_vl.evaluation import compare
 from arlow_vl.evaluation.compare import compare_folders, power_of_folders
 from arlow_vl.evaluation.tasks.results import read_results
 from arlow_vl.models.folders import sha256_of_file
@@ -53,6 +55,26 @@ def test_the_order_of_the_samples_does_not_matter(folders, tmp_path):
     assert compare_folders(tmp_path / "turned", folders / "right", task=TASK)[0].second == pytest.approx(7.5)
     same = compare_folders(tmp_path / "turned", folders / "blind", task=TASK)
     assert [comparison.test.difference.estimate for comparison in same] == [0] * 5
+
+
+def test_another_instruction_of_the_same_task_is_said(folders, monkeypatch, capsys):
+    words = ["compare", str(folders / "blind"), str(folders / "right"), "--task", TASK]
+    assert main(words) == 0
+    assert "asked with another" not in capsys.readouterr().out
+    read = compare.read_results
+
+    def of_another(folder):
+        results = read(folder)
+        return (
+            [replace(one, task=replace(one.task, instruction="Be short.")) for one in results]
+            if (folder.name == "right")
+            else results
+        )
+
+    monkeypatch.setattr(compare, "read_results", of_another)
+    monkeypatch.setattr(compare, "refuse_changed", lambda results: None)
+    assert main(words) == 0
+    assert "the second was asked with another instruction" in capsys.readouterr().out
 
 
 def test_the_command_prints_a_table(folders, capsys):

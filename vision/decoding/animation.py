@@ -1,4 +1,4 @@
-"""Files that hold more than one frame of one picture, told by their blocks without decoding any."""
+"""Files that hold more than one frame, told by their blocks without decoding any."""
 
 from vision.decoding.parts import MAX_BLOCKS
 

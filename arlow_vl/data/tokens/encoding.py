@@ -14,6 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from arlow_vl.data.prompts import plain_ids
 from arlow_vl.models.arlow.tokenization_arlow import LATER, PRETOKENIZE_REGEX
 from arlow_vl.models.arlow.vocabulary_arlow import BYTE_OF_CHARACTER
 
@@ -62,7 +63,7 @@ class Encoder:
             yield self._slow([text])[0] if ids is None else ids
 
     def _slow(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return plain_ids(self.tokenizer, texts)
 
     def _check(self, texts: list[str]) -> None:
         """Encodes the beginning of the text both ways."""

@@ -42,10 +42,10 @@ async function addFiles(files) {
 }
 
 function thumbnail(image) {
-  const picture = make("img", { src: image.url, alt: image.name });
+  const element = make("img", { src: image.url, alt: image.name });
   // Some formats that the server reads, browsers do not show.
-  picture.onerror = () => picture.replaceWith(make("span", { className: "nopreview", textContent: image.name }));
-  return picture;
+  element.onerror = () => element.replaceWith(make("span", { className: "nopreview", textContent: image.name }));
+  return element;
 }
 
 function drawTray() {

@@ -4,9 +4,11 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+import arlow_vl
 from arlow_vl.cli import main
 from arlow_vl.evaluation.report.page import write_report
 from arlow_vl.evaluation.tasks.task import load_task
@@ -106,6 +108,19 @@ def test_every_score_of_every_group_stands_beside_its_controls(text):
         assert table.count("<svg") == 1 + len(load_task(name).controls)
         assert "shown another image" in table and "shown no image" in table
         assert table.count('class="badge') == len(load_task(name).controls)
+
+
+def test_the_headline_of_questions_is_over_all_of_them(text):
+    found = re.findall(r'<p class="note">([^<]*)</p>\s*<p class="big">([^<]*)</p>', text)
+    assert [figure for _, figure in found][1] == "83.3%"  # five of six; of those that are neither yes nor no, 66.7
+
+
+def test_no_word_of_the_demo_is_written_into_pages():
+    folder = Path(arlow_vl.__file__).parent
+    templates = [*folder.glob("evaluation/report/*.html"), *folder.glob("training/report/*.html")]
+    assert len(templates) >= 3
+    for template in templates:
+        assert not re.search("make demo|stamps|clip art|emoji|easy-vqa", template.read_text(), re.IGNORECASE)
 
 
 def test_ciders_scale_stands_beside_it(text):

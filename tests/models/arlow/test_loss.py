@@ -118,6 +118,17 @@ def test_gradients_are_as_accurate_as_those_of_materialised_logits(dtype, autoca
         assert mine < 1.05 * plain
 
 
+def test_gradients_of_float16_are_rounded_behind_the_scale_of_a_grad_scaler():
+    """Before it, those of a mean over ten million labels are zeros in float16, whatever they are multiplied by."""
+    hidden_states, weight, labels = case(60, 50, 0.3, torch.float16)
+    divisor = torch.tensor(10**7)
+
+    def ours(*inputs):
+        return linear_cross_entropy(*inputs, divisor)
+
+    assert max(errors(hidden_states, weight, labels, 65536.0, ours, divisor)) < 0.01
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_retained_loss_goes_backward_again(dtype):
     hidden_states, weight, labels = case(30, 20, 0.0, dtype)
