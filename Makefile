@@ -30,7 +30,7 @@ format: .venv/.installed-dev
 
 docs: .venv/.installed-docs  ## the site of the documents, in build/site
 	rm -rf build/pages && mkdir -p build/pages
-	git ls-files README.md docs experiments arlow_vl/models/arlow | grep -E '\.(md|svg|yaml|py|ipynb)$$' | tar cT - | tar x -C build/pages
+	git ls-files README.md docs experiments arlow_vl/models/arlow | grep -E '\.(md|svg|png|yaml|py|ipynb)$$' | tar cT - | tar x -C build/pages
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet -f docs/site/mkdocs.yml
 
 # `demo` installs what the demo needs, `dev` that and what tests and lint need.

@@ -242,9 +242,13 @@ def begin_folder(recipe: Recipe) -> None:
             done = step_of(found[0]) if found else 0
             told = refuse_other_recipe(read_yaml(path), recipe, step=done)
         except ValueError as error:
-            raise ValueError(f"{recipe.run_dir} holds a run of another recipe: {error}; use another run_dir") from error
+            product = recipe.run_dir / "hf"
+            weights = f", and `checkpoint: {product}` there to begin with this model" if product.is_dir() else ""
+            raise ValueError(
+                f"{recipe.run_dir} holds a run of another recipe: {error}; use another run_dir{weights}"
+            ) from error
         for sentence in told:
-            print_line(f"goes on with another {sentence}", file=sys.stderr)
+            print_line(f"goes on; {sentence}", file=sys.stderr)
         if too_late := [step for step in recipe.run.skip_steps if step <= done and "run.skip_steps" in " ".join(told)]:
             print_line(f"run.skip_steps: {too_late} of {done} steps that are done stay as they are", file=sys.stderr)
     write_whole(path, yaml.safe_dump(to_plain(recipe), sort_keys=False, allow_unicode=True))

@@ -181,7 +181,7 @@ def test_what_may_change_at_a_resume_is_told(text, tmp_path, capsys):
     config, _ = text
     run(config, tmp_path / "run")
     run(config, tmp_path / "run", "--run.checkpoint_every", "1")
-    assert "goes on with another run.checkpoint_every was 3 and is 1" in capsys.readouterr().err
+    assert "goes on; run.checkpoint_every was 3 and is 1" in capsys.readouterr().err
 
 
 def test_keys_of_samples_are_the_same_lines_whatever_ran_before(text):

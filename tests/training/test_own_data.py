@@ -55,7 +55,7 @@ def write_vqa() -> None:
 
 
 def write_chats() -> None:
-    foxes(Path("pictures"), "a.jpg", "b.jpg")
+    foxes(Path("photos"), "a.jpg", "b.jpg")
     turns = ["<image>What is it?", "A fox.", "And this? <image>", "The same fox."]
     messages = [{"role": ("user", "assistant")[n % 2], "content": turn} for n, turn in enumerate(turns)]
     record = {"messages": messages, "images": ["a.jpg", "b.jpg"]}
