@@ -1,5 +1,6 @@
 """An image is the same tensors for training, commands and processors, and asks with the prompt of training."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def test_training_commands_and_processors_make_the_same_tensors_of_a_file(model_
 
 def test_evaluation_asks_with_the_ids_of_training(model_of, tmp_path, monkeypatch):
     model, _ = model_of({})
-    processor = ArlowProcessor(ArlowImageProcessor.of_model(model.config), tiny_tokenizer())
+    processor = ArlowProcessor(ArlowImageProcessor.of_model(model.config), copy.deepcopy(tiny_tokenizer()))
     save_folder([model, processor], tmp_path / "hf")
     rows: list[tuple[int, ...]] = []
     generate = ArlowVLForConditionalGeneration.generate

@@ -87,7 +87,7 @@ def continue_batch(
     """
     device, pad = model.device, tokenizer.pad_token_id
     inputs = {name: tensor.to(device) for name, tensor in pad_left(prompts, pad).items()}
-    leaves = _rows_leave(len(prompts), settings, device)
+    leaves = _rows_leave(len(prompts), settings, model)
     generated = model.generate(
         **inputs,
         **shared_images(images, pack, device),
@@ -108,9 +108,11 @@ def continue_batch(
     return continued
 
 
-def _rows_leave(rows: int, settings: Mapping[str, Any], device: torch.device) -> bool:
+def _rows_leave(rows: int, settings: Mapping[str, Any], model: Any) -> bool:
     """Not on a GPU, where a step of fewer rows takes as long, and would wait for the device to say who has ended."""
-    return rows > 1 and settings.get("num_beams", 1) == 1 and device.type == "cpu"
+    own = model.generation_config
+    is_plain = settings.get("num_beams", own.num_beams) in (None, 1) and own.use_cache is not False
+    return rows > 1 and is_plain and model.device.type == "cpu"
 
 
 def _search_greedily(

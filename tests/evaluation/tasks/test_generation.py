@@ -79,3 +79,12 @@ def test_no_forward_call_has_rows_that_ended_long_ago(loaded, monkeypatch):
     longest = [max(2, row + 2) for row in range(8)]
     assert all(count <= sum(step < length for length in longest) + 1 for step, count in enumerate(calls))
     assert calls[-1] < 8
+
+
+def test_a_model_that_is_to_use_no_cache_or_beams_by_its_own_settings_does(loaded, monkeypatch):
+    rows = [([9 + row], [1]) for row in range(3)]
+    expected, _, _ = both_ways(loaded, monkeypatch, rows, 1)
+    monkeypatch.setattr(loaded[0].generation_config, "use_cache", False)
+    found, _, calls = both_ways(loaded, monkeypatch, rows, 1)
+    assert [one.ids for one in found] == [one.ids for one in expected]
+    assert set(calls) == {3}
