@@ -93,7 +93,7 @@ def run() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     # OpenMP reads it when torch loads. Else its threads spin while they wait for each other, which on cores that others
     # use keeps the one that is waited for from running: training beside three busy processes was 8 to 11 times slower.
-    # On idle cores it costs next to nothing: fastest step of five processes each, in turn, 301 ms against 302.
+    # On cores that were nearly idle a step took 2 to 5% longer so: 389 and 369 ms against 380 and 350, in turn.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter shows its number

@@ -112,10 +112,8 @@ def _reason(error: OSError | CheckpointException) -> str:
     """One line; of what failed on several processes the first, of which torch would print every traceback."""
     if isinstance(error, CheckpointException):
         rank, (found, _) = min(error.failures.items())
-        while (
-            found.__cause__ is not None or found.__context__ is not None
-        ):  # torch's writer fails again as it is closed
-            found = found.__cause__ or found.__context__
+        while first := found.__cause__ or found.__context__:  # torch's writer fails again as it is closed
+            found = first
         return f"rank {rank}: {_reason(found)}" if isinstance(found, OSError) else f"rank {rank}: {_first_line(found)}"
     return error.strerror or _first_line(error)
 

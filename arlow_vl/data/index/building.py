@@ -1,5 +1,6 @@
 """Makes the indexes of sources that have none, or one that is older than the data."""
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -96,11 +97,8 @@ def _build(place: Place, threads: int = 1, progress: Callable[[int], None] = lam
 
 
 def _write(folder: Path, place: Place, how: dict[str, Any]) -> Index:
-    source = _open(place)
-    try:
+    with contextlib.closing(_open(place)) as source:  # the next shard may need its room in the cache
         return write_index(folder, source, **how)
-    finally:
-        source.close()  # at once: the next shard may need its room in the cache
 
 
 def _is_in(path: str | None, folder: Path) -> bool:
