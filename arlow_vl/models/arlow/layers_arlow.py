@@ -71,6 +71,7 @@ class ArlowRotaryEmbedding(nn.Module):
     @dynamic_rope_update
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) positions -> two (B, T, head_dim) float32; `x` only tells the device."""
+        # Each frequency twice, half a head apart: transformers' pairing (i, i + Dh/2), not the paper's (2i, 2i + 1).
         with torch.autocast(device_type=x.device.type, enabled=False):
             angles = position_ids[..., None].float() * self.inv_freq.to(x.device).float()
             angles = torch.cat((angles, angles), dim=-1)
@@ -79,6 +80,7 @@ class ArlowRotaryEmbedding(nn.Module):
 
 def rotary_factors(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """Two (B, T, Dh) -> two (B, 1, T, Dh) that `apply_rotary` multiplies with; made once for all layers."""
+    # (a, b) becomes (a cos - b sin, b cos + a sin). With the sign in the factor, swapping halves needs no negation.
     first, second = sin.chunk(2, dim=-1)
     return cos[:, None], torch.cat((-first, second), dim=-1)[:, None]
 
@@ -196,6 +198,8 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
 
     def _over_runs(self, query, key, value, segments: SegmentTable, cross_cache) -> Tensor:
         """(Q, H, Dh) -> the same. Fills the cache with what each row will see later."""
+        # Filled out of the pool before it is narrowed to what this call's text sees: a row without text keeps
+        # images that none of its tokens looks at here.
         if cross_cache is not None:
             cross_cache.update(key[segments.kept], value[segments.kept], segments.kept_lengths)
         if segments.key_index is not None:
@@ -219,6 +223,7 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
         return torch.cat(parts)[segments.padded_order]
 
     def _over_padded_runs(self, query, key, value, queries: Runs, keys: Runs) -> Tensor:
+        # Padded queries need no mask: what they compute is dropped by `unpad`. Padded keys would be read.
         mask = None if keys.padding_mask is None else keys.padding_mask[:, None, None]
         return queries.unpad(self._attend(queries.pad(query), keys.pad(key), keys.pad(value), mask))
 
@@ -268,6 +273,8 @@ class ArlowCrossAttentionBlock(nn.Module):
         if isinstance(segments, SegmentMask):
             seeing = self._read(hidden_states, encoder_hidden_states, segments, cross_cache)
             return torch.where(segments.sees[..., None], seeing, hidden_states)
+        # Gather, compute, put back: norms, MLP and attention cost what the text behind images costs, not what the batch
+        # has; and index_copy leaves the rest as it is, where adding zeros would turn -0 into 0.
         flat = hidden_states.flatten(0, 1)
         seeing = self._read(flat[segments.query_index], encoder_hidden_states, segments, cross_cache)
         return flat.index_copy(0, segments.query_index, seeing).view_as(hidden_states)

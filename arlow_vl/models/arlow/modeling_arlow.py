@@ -318,12 +318,14 @@ class ArlowModel(ArlowPreTrainedModel):
             image_lengths = image_lengths.to((text.inputs_embeds if text.input_ids is None else text.input_ids).device)
         if image_lengths is not None and image_index is not None:
             image_lengths, image_tokens = share_images(image_lengths, image_index)
+        # Where images stand: the cache notes it, to be cropped later. A table made by hand says so by its runs.
         if isinstance(given, SegmentTable):
             is_image = given.first_seeing(batch, width)
         elif image_lengths is None:  # packed text behind a cache: its later documents see none of the images there
             is_image, image_lengths = torch.zeros_like(documents, dtype=torch.bool), documents.new_zeros(0)
         else:
             is_image = image_positions(self.config, self.embed_tokens, *text[:3])
+        # A graph looks at no number of its batch, so a compiled call is not held against what the cache has.
         if is_eager:
             past = int(cross_cache.text_layer.get_seq_length()) if cross_cache is not None else 0
             if given is None:
@@ -355,6 +357,7 @@ class ArlowModel(ArlowPreTrainedModel):
             return {"attention_mask": None, "text_runs": self._text_runs(documents, layout)}
         is_packed, same_document, past = self._is_packed(text, documents, layout), None, 0
         implementation = str(self.config._attn_implementation)
+        # Most packed batches are whole rows on SDPA: their mask is two comparisons, and needs no vmap over indices.
         if is_packed and cache is None and text.attention_mask is None and implementation in (ARLOW_ATTENTION, "sdpa"):
             return {"attention_mask": packed_causal_mask(documents)}
         if is_packed:

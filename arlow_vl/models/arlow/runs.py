@@ -15,6 +15,7 @@ class Movable:
 
     def to(self, device: torch.device | str):
         """The same on a device. Nothing waits for one that computes: what is copied there is not read back."""
+        # Past __init__: what cached properties hold has no field, and computing it again would wait for the device.
         moved = object.__new__(type(self))
         vars(moved).update({name: _moved(value, torch.device(device)) for name, value in vars(self).items()})
         return moved
@@ -81,6 +82,7 @@ class Runs(Movable):
 
     def subset(self, numbers: Tensor) -> tuple[Tensor, "Runs"]:
         """Some of the runs by their numbers: the entries of theirs, (entries,) int64, and the runs over those alone."""
+        # An entry keeps its place within its run; a run's first one moves from the old offset to the new.
         runs = Runs.of_lengths(self.lengths[numbers])
         shift = torch.repeat_interleave(self.cu_seqlens[numbers] - runs.cu_seqlens[:-1], runs.lengths)
         return torch.arange(shift.shape[0], device=shift.device) + shift, runs

@@ -272,11 +272,14 @@ def build_segment_table(
         goes_on = before_groups & (documents == first_documents(documents))
         seen = torch.where(goes_on & (cached_lengths > 0)[:, None], rows, seen)
 
+    # A run is text in a row that sees one group; its keys are that group's slice of the pool. Neighbours that see
+    # nothing drop out before runs are told apart, so a run may go on behind padding, but never into another group.
     starts, lengths = _group_extents(is_image, closes, image_lengths, cached_lengths, cached_width)
     seen = torch.where((seen != PADDING) & (lengths[seen] > 0), seen, PADDING)  # of no tokens nothing is seen
     query_index = (seen.flatten() != PADDING).nonzero().squeeze(1)
     groups, query_lengths = torch.unique_consecutive(seen.flatten()[query_index], return_counts=True)
     key_runs = Runs.of_lengths(lengths[groups])
+    # From an entry's place among the keys to its place in the pool: the same shift for all of a run.
     offsets = torch.repeat_interleave(starts[groups] - key_runs.cu_seqlens[:-1], lengths[groups])
     key_index = torch.arange(offsets.shape[0], device=device) + offsets
     in_pool_order = cached_width == 0 or image_lengths.shape[0] == 0  # else a row's old and new keys lie far apart
@@ -302,6 +305,7 @@ def share_images(image_lengths: Tensor, image_index: Tensor) -> tuple[Tensor, Te
     the (N,) lengths at the places, and the `image_tokens` of the pool.
     """
     refuse_wrong_index(image_index, len(image_lengths))
+    # The pool is as long as if every place had an image of its own; only the projection before it is done once.
     lengths = image_lengths[image_index]
     starts = (image_lengths.cumsum(0) - image_lengths)[image_index]
     offsets = torch.repeat_interleave(starts - (lengths.cumsum(0) - lengths), lengths)
@@ -316,6 +320,7 @@ def _groups(is_image: Tensor, documents: Tensor, image_lengths: Tensor) -> tuple
     is_text = documents != PADDING
     is_image = is_image & is_text
     refuse_wrong_count(is_image, len(image_lengths))
+    # The next token of text is the previous one of the row read backwards; behind the last one it is the width.
     following = is_image.shape[1] - 1 - _text_before(is_text.flip(1)).flip(1)
     has_following = following < is_image.shape[1]
     following = following.clamp(max=is_image.shape[1] - 1)
@@ -332,6 +337,7 @@ def _group_extents(
     if cached_lengths is None:
         cached_lengths = torch.zeros_like(cached_starts)
     ends = F.pad(image_lengths.cumsum(0), (1, 0)) + batch * cached_width
+    # A group ends where its last image does, and starts where the group before it ended: none lies between them.
     images_so_far = is_image.flatten().cumsum(0)[closes]
     group_ends = ends[images_so_far]
     group_starts = torch.cat([ends[:1], group_ends])[:-1]
@@ -358,6 +364,8 @@ def build_segment_mask(
     """As `build_segment_table`, for the rule that a token sees every image before it in its own document."""
     batch = is_image.shape[0]
     is_image, closes = _groups(is_image, documents, image_lengths)
+    # Images seen so far are counted, and `ends` makes encoder tokens of a count. All images before a token in its
+    # document are then one stretch: from the count at the document's start to that at the last group that closed.
     ends = F.pad(image_lengths.cumsum(0), (1, 0))
     so_far = is_image.flatten().cumsum(0).view_as(documents)
     before = so_far - is_image.long()
@@ -369,6 +377,8 @@ def build_segment_mask(
         """(B, T): the count at the last marked token up to each; counts grow along the flattened batch."""
         return torch.where(where, counts, 0).flatten().cummax(0).values.view_as(counts)
 
+    # A row's keys: what the cache holds for it, then its images of this call, with anything behind them. They come out
+    # of a pool that has all rows' cached tokens first.
     row_starts = ends[before[:, 0]]
     cached = torch.zeros_like(row_starts) if cached_lengths is None else cached_lengths
     lengths = cached + ends[so_far[:, -1]] - row_starts
