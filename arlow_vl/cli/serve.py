@@ -60,13 +60,17 @@ def open_server(args: argparse.Namespace, *, has_page: bool = False) -> tuple["S
     """A server that is ready to run, and the device that its model is on. Raises ValueError and CheckpointError."""
     if importlib.util.find_spec("uvicorn") is None:
         raise ValueError("serving needs uvicorn; pip install 'arlow-vl[serve]'")
+    from arlow_vl.serving.listening import listen
+
+    # Before anything is imported that takes seconds, and before any weight is read.
+    key = checked_key(args.api_key or os.environ.get(KEY_VARIABLE) or None, args.host)
+    listener = listen(args.host, args.port)
     from arlow_vl.serving.api import Api
     from arlow_vl.serving.assistant import Assistant
     from arlow_vl.serving.engine import Engine
     from arlow_vl.serving.limits import ServerLimits
-    from arlow_vl.serving.server import Server, listen
+    from arlow_vl.serving.server import Server
 
-    key = checked_key(args.api_key or os.environ.get(KEY_VARIABLE) or None, args.host)
     body = args.max_body_mb * 2**20
     limits = ServerLimits(
         max_body_bytes=body,
@@ -75,7 +79,6 @@ def open_server(args: argparse.Namespace, *, has_page: bool = False) -> tuple["S
         max_new_tokens=args.max_tokens,
         request_seconds=args.request_seconds,
     )
-    listener = listen(args.host, args.port)  # before any weight is read
     assistant = Assistant.open(args.model, device=args.device, precision=args.precision)
     engine = Engine(assistant, max_batch=args.max_batch, max_waiting=args.max_waiting)
     api = Api(assistant, engine, name=args.name, api_key=key, limits=limits, has_page=has_page)
@@ -86,7 +89,7 @@ def open_server(args: argparse.Namespace, *, has_page: bool = False) -> tuple["S
 def checked_key(key: str | None, host: str) -> str | None:
     """The API key, or None where none is needed. Raises ValueError."""
     from arlow_vl.printing import visible
-    from arlow_vl.serving.server import is_loopback
+    from arlow_vl.serving.listening import is_loopback
 
     if key is None and not is_loopback(host):
         raise ValueError(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_BEAMS = 64
+MAX_TEMPERATURE = 2  # OpenAI's; far above 1 all tokens are about as likely as each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Decoding:
         ranges = {
             "max_new_tokens": (1, math.inf),
             "num_beams": (1, MAX_BEAMS),
-            "temperature": (0, 100),
+            "temperature": (0, MAX_TEMPERATURE),
             "top_p": (0, 1),
             "top_k": (0, math.inf),
             "repetition_penalty": (0.01, 100),

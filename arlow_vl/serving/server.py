@@ -6,8 +6,6 @@ how many connections lie idle; `bounded_protocol` adds that.
 
 import asyncio
 import contextlib
-import errno
-import ipaddress
 import signal
 import socket
 import threading
@@ -15,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from arlow_vl.printing import visible
 from arlow_vl.serving.api import Api
 from arlow_vl.serving.engine import Engine
 from arlow_vl.serving.limits import ServerLimits
@@ -26,31 +23,6 @@ FULL = (
     b'{"error": {"message": "the server has as many connections as it may; try again in a moment", '
     b'"type": "server_error", "param": null, "code": "too_many_connections"}}'
 )
-
-
-def is_loopback(host: str) -> bool:
-    """True for names and addresses that only this machine reaches."""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that will listen there; port 0 takes a free one. Raises ValueError where there is none to be had."""
-    if not 0 <= port < 2**16:
-        raise ValueError(f"--port must be from 0 to 65535, got {port}")
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(family)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except socket.gaierror:
-        raise ValueError(f"--host {visible(host)} is no address of this machine; try 127.0.0.1") from None
-    except OSError as error:
-        is_taken = error.errno == errno.EADDRINUSE
-        reason = "another program listens there" if is_taken else error.strerror
-        raise ValueError(f"cannot listen on {visible(host)} port {port}: {reason}; take another --port") from None
-    return listener
 
 
 class Server:

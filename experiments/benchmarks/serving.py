@@ -36,7 +36,8 @@ from arlow_vl.serving.api import Api
 from arlow_vl.serving.assistant import Assistant
 from arlow_vl.serving.engine import Engine
 from arlow_vl.serving.limits import ServerLimits
-from arlow_vl.serving.server import Server, listen
+from arlow_vl.serving.listening import listen
+from arlow_vl.serving.server import Server
 from experiments.benchmarks.decoder import SHAPE, TOY_SHAPE
 from experiments.benchmarks.measure import Timings, alternate, machine_line, report, table
 from experiments.benchmarks.serving_peer import NAME as PEER

@@ -10,7 +10,7 @@ import pytest
 
 from arlow_vl.cli import main
 from arlow_vl.cli.serve import checked_key
-from arlow_vl.serving.server import is_loopback
+from arlow_vl.serving.listening import is_loopback
 from experiments.benchmarks.serving_load import KINDS, run_load, start_server, write_model
 from tests.tiny_runs import write_text_checkpoint
 

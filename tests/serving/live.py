@@ -13,7 +13,8 @@ from arlow_vl.serving.api import Api
 from arlow_vl.serving.assistant import Assistant
 from arlow_vl.serving.engine import Engine
 from arlow_vl.serving.limits import ServerLimits
-from arlow_vl.serving.server import Server, listen
+from arlow_vl.serving.listening import listen
+from arlow_vl.serving.server import Server
 from tests.serving.tiny_assistants import picture
 
 

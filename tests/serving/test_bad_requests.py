@@ -74,7 +74,7 @@ BAD_OPTIONS = {
     "colour": ({"colour": 1}, 400, "colour is not known here; leave it out"),
     "n": ({"n": 3}, 400, "n is not supported; leave it out"),
     "temperature": ({"temperature": "hot"}, 400, "temperature must be a number, got hot"),
-    "negative temperature": ({"temperature": -1}, 400, "temperature is from 0 to 100, got -1"),
+    "negative temperature": ({"temperature": -1}, 400, "temperature is from 0 to 2, got -1"),
     "top_p": ({"top_p": 2}, 400, "top_p is from 0 to 1, got 2"),
     "no tokens": ({"max_tokens": 0}, 400, "max_tokens must be a whole number from 1 to 50, got 0"),
     "too many tokens": ({"max_tokens": 10**9}, 400, "max_tokens must be a whole number from 1 to 50"),

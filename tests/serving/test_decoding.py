@@ -12,8 +12,9 @@ from arlow_vl.serving.decoding import Decoding
     [
         ({"max_new_tokens": 0}, "max_new_tokens is at least 1, got 0"),
         ({"num_beams": 65}, "num_beams is from 1 to 64, got 65"),
-        ({"temperature": -1}, "temperature is from 0 to 100, got -1"),
-        ({"temperature": math.nan}, "temperature is from 0 to 100, got nan"),
+        ({"temperature": -1}, "temperature is from 0 to 2, got -1"),
+        ({"temperature": 9}, "temperature is from 0 to 2, got 9"),
+        ({"temperature": math.nan}, "temperature is from 0 to 2, got nan"),
         ({"top_p": 0}, "top_p is above 0, got 0"),
         ({"top_p": 1.5}, "top_p is from 0 to 1, got 1.5"),
         ({"top_k": -1}, "top_k is at least 0, got -1"),
