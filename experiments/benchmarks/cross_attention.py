@@ -17,8 +17,9 @@ from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 from transformers.models.mllama.modeling_mllama import MllamaTextCrossAttention, _prepare_cross_attention_mask
 
 from arlow_vl import ArlowConfig
+from arlow_vl.models.arlow.documents import document_ids
 from arlow_vl.models.arlow.layers_arlow import ArlowGroupedCrossAttention
-from arlow_vl.models.arlow.segments import build_segment_table, document_ids, flatten_images
+from arlow_vl.models.arlow.segments import build_segment_table, flatten_images
 from experiments.benchmarks.loss_memory import resident_mib
 from experiments.benchmarks.measure import alternate, table
 

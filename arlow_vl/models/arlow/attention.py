@@ -19,8 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
+from .documents import PADDING
 from .runs import Movable, Runs
-from .segments import PADDING
 
 logger = logging.get_logger(__name__)
 

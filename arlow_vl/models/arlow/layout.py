@@ -10,16 +10,9 @@ from torch import Tensor
 
 from .attention import TextRuns
 from .configuration_arlow import ArlowConfig
+from .documents import document_ids, parts_rows
 from .runs import Movable
-from .segments import (
-    SegmentMask,
-    SegmentTable,
-    build_segment_mask,
-    build_segment_table,
-    document_ids,
-    parts_rows,
-    share_images,
-)
+from .segments import SegmentMask, SegmentTable, build_segment_mask, build_segment_table, share_images
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,12 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
 """Arlow, a decoder-only language model with gated cross-attention blocks, on transformers' own machinery."""
 
-from dataclasses import replace
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation.continuous_batching import PagedAttentionCache
-from transformers.masking_utils import create_causal_mask, packed_sequence_mask_function
 from transformers.modeling_layers import (
     GenericForQuestionAnswering,
     GenericForSequenceClassification,
@@ -24,14 +20,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import (
-    ARLOW_ATTENTION,
-    TextRuns,
-    default_attention,
-    packed_causal_mask,
-    refuse_unsafe_flex,
-    takes_varlen,
-)
+from .attention import default_attention
 from .cache_arlow import CrossAttentionCacheLayer, cross_attention_caches
 from .checkpoint_checks import NamesDamagedFiles
 from .configuration_arlow import ArlowConfig
@@ -40,11 +29,9 @@ from .input_checks import (
     Images,
     Text,
     refuse_misspelt,
-    refuse_packing_for_flash,
     refuse_wrong_call,
     refuse_wrong_labels,
     refuse_wrong_layout,
-    refuse_wrong_turn,
 )
 from .layers_arlow import (
     ArlowCrossAttentionBlock,
@@ -58,19 +45,8 @@ from .layers_arlow import (
 from .layout import BatchLayout
 from .linear import ArlowLinear, align_weights, make_plain
 from .loss import head_output
-from .segments import (
-    SegmentMask,
-    SegmentTable,
-    build_segment_mask,
-    build_segment_table,
-    cached_segments,
-    document_ids,
-    documents_of_keys,
-    flatten_images,
-    image_positions,
-    parts_rows,
-    share_images,
-)
+from .segments import SegmentMask, SegmentTable, flatten_images
+from .sight_arlow import count_positions, find_documents, find_segments, sight_of_text
 
 logger = logging.get_logger(__name__)
 
@@ -225,10 +201,10 @@ class ArlowModel(ArlowPreTrainedModel):
 
         # Positions, and the documents that they tell apart.
         if position_ids is None:
-            position_ids = self._positions(inputs_embeds, attention_mask, cache)
+            position_ids = count_positions(inputs_embeds, attention_mask, cache)
         if layout is not None:
             refuse_wrong_layout(layout, text, images, cache, segments)
-        documents = self._documents(text, position_ids, images, cache) if layout is None else layout.documents
+        documents = find_documents(text, position_ids, images, cache) if layout is None else layout.documents
 
         # Who sees what: text its images, then text its text.
         cross_caches = cross_attention_caches(cache, self.config, images_come=images.come)
@@ -236,10 +212,10 @@ class ArlowModel(ArlowPreTrainedModel):
         if encoder_hidden_states is not None:
             encoder_hidden_states, image_lengths = flatten_images(*images[:3])
         if layout is None:
-            segments = self._segments(text, documents, image_lengths, image_index, segments, cross_caches)
+            segments = find_segments(self, text, documents, image_lengths, image_index, segments, cross_caches)
         else:
             segments = layout.segments
-        sight = self._sight(inputs_embeds, text, documents, cache, layout)
+        sight = sight_of_text(self, inputs_embeds, text, documents, cache, layout)
 
         # Layers and norm.
         hidden_states = inputs_embeds
@@ -269,146 +245,6 @@ class ArlowModel(ArlowPreTrainedModel):
     def recomputes_layers(self) -> bool:
         """True where gradient checkpointing computes every layer a second time, for the backward pass."""
         return self.gradient_checkpointing and self.training and torch.is_grad_enabled()
-
-    @staticmethod
-    def _positions(
-        inputs_embeds: Tensor, attention_mask: Tensor | None, cache: Cache | PagedAttentionCache | None
-    ) -> Tensor:
-        """Counted from the first token of text, so that left padding changes nothing."""
-        width = inputs_embeds.shape[1]
-        if attention_mask is not None and attention_mask.ndim == 2:
-            return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -width:]
-        past = cache.get_seq_length() if cache is not None else 0
-        return (torch.arange(width, device=inputs_embeds.device) + past)[None]
-
-    def _documents(
-        self, text: Text, position_ids: Tensor, images: Images, cache: Cache | PagedAttentionCache | None
-    ) -> Tensor | None:
-        """(B, T) from `document_ids`, the one rule by which images and every kernel tell documents apart.
-
-        None for a step of one token, which goes on with the document before it, and for continuous batching's pages.
-        """
-        is_paged = cache is not None and not isinstance(cache, Cache)
-        if is_paged or (text.shape[1] == 1 and images.encoder_hidden_states is None):
-            return None
-        return document_ids(position_ids.expand(text.shape), text.mask)
-
-    def _segments(
-        self,
-        text: Text,
-        documents: Tensor | None,
-        image_lengths: Tensor | None,
-        image_index: Tensor | None,
-        given: SegmentTable | SegmentMask | None,
-        cross_caches: list[CrossAttentionCacheLayer],
-    ) -> SegmentTable | SegmentMask | None:
-        """What the text of this call sees of the images in the cache and of this call's, whose (N,) lengths come."""
-        cross_cache = cross_caches[0] if cross_caches else None
-        cached = cross_cache if cross_cache is not None and cross_cache.is_initialized else None
-        is_eager = not torch.compiler.is_compiling()
-        if given is None and image_lengths is None:
-            if cached is None:
-                return None
-            if not (is_eager and self._is_packed(text, documents)):
-                return cached_segments(cached.lengths, cached.get_seq_length())
-
-        batch, width = text.shape
-        image_tokens = None
-        if image_lengths is not None:  # counts may have stayed on the CPU
-            image_lengths = image_lengths.to((text.inputs_embeds if text.input_ids is None else text.input_ids).device)
-        if image_lengths is not None and image_index is not None:
-            image_lengths, image_tokens = share_images(image_lengths, image_index)
-        # Where images stand: the cache notes it, to be cropped later. A table made by hand says so by its runs.
-        if isinstance(given, SegmentTable):
-            is_image = given.first_seeing(batch, width)
-        elif image_lengths is None:  # packed text behind a cache: its later documents see none of the images there
-            is_image, image_lengths = torch.zeros_like(documents, dtype=torch.bool), documents.new_zeros(0)
-        else:
-            is_image = image_positions(self.config, self.embed_tokens, *text[:3])
-        # A graph looks at no number of its batch, so a compiled call is not held against what the cache has.
-        if is_eager:
-            past = int(cross_cache.text_layer.get_seq_length()) if cross_cache is not None else 0
-            if given is None:
-                refuse_wrong_turn(is_image, len(image_lengths), text, past, cross_cache)
-            for layer in cross_caches:
-                layer.take_turn(is_image, past)
-        if given is not None:
-            return given
-
-        build = build_segment_table if self.config.cross_attention_sees == "last_group" else build_segment_mask
-        held = {} if cached is None else {"cached_lengths": cached.lengths, "cached_width": cached.get_seq_length()}
-        segments = replace(build(is_image, documents, image_lengths, **held), image_tokens=image_tokens)
-        if cached is not None and segments.is_empty:  # no block will run, and hand the cache what it keeps
-            for layer in cross_caches:
-                layer.lengths = segments.kept_lengths
-        return segments
-
-    def _sight(
-        self,
-        inputs_embeds: Tensor,
-        text: Text,
-        documents: Tensor | None,
-        cache: Cache | PagedAttentionCache | None,
-        layout: BatchLayout | None,
-    ) -> dict[str, Any]:
-        """What tells the self-attention of this call which text sees which: a mask, or runs for a varlen kernel."""
-        refuse_unsafe_flex(self.config._attn_implementation, inputs_embeds.device.type, torch.__version__)
-        if documents is not None and self._runs_varlen(inputs_embeds, text.attention_mask, cache):
-            return {"attention_mask": None, "text_runs": self._text_runs(documents, layout)}
-        is_packed, same_document, past = self._is_packed(text, documents, layout), None, 0
-        implementation = str(self.config._attn_implementation)
-        # Most packed batches are whole rows on SDPA: their mask is two comparisons, and needs no vmap over indices.
-        if is_packed and cache is None and text.attention_mask is None and implementation in (ARLOW_ATTENTION, "sdpa"):
-            return {"attention_mask": packed_causal_mask(documents)}
-        if is_packed:
-            width = text.shape[1]
-            if cache is not None:
-                past, (width, _) = cache.get_seq_length(), cache.get_mask_sizes(width, 0)
-            same_document = packed_sequence_mask_function(documents_of_keys(documents, past, width))
-        # Without position_ids: transformers would look for documents in them by a rule of its own.
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=text.attention_mask,
-            cache=cache,
-            and_mask_function=same_document,
-        )
-        sight: dict[str, Any] = {"attention_mask": mask}
-        if "flash" in implementation:  # transformers' own kernels take no such mask, and look as well
-            sight["position_ids"] = None
-            if is_packed:
-                refuse_packing_for_flash(text, past, implementation)
-                runs = self._text_runs(documents, layout).runs
-                sight |= {f"cu_seq_lens_{side}": runs.cu_seqlens for side in "qk"}
-                sight |= {f"max_length_{side}": runs.max_seqlen for side in "qk"}
-        return sight
-
-    @staticmethod
-    def _text_runs(documents: Tensor, layout: BatchLayout | None) -> TextRuns:
-        return TextRuns.of_documents(documents) if layout is None else layout.text_runs
-
-    @staticmethod
-    def _is_packed(text: Text, documents: Tensor | None, layout: BatchLayout | None = None) -> bool:
-        """Positions that were counted here never restart, so that nobody has to look."""
-        if layout is not None:
-            return torch.compiler.is_compiling() or layout.is_packed
-        return documents is not None and text.position_ids is not None and text.shape[1] > 1 and parts_rows(documents)
-
-    def _runs_varlen(
-        self, inputs_embeds: Tensor, attention_mask: Tensor | None, cache: Cache | PagedAttentionCache | None
-    ) -> bool:
-        """Whole texts do where the gate opens the kernel; a step over a cache has one query and would gain nothing."""
-        if attention_mask is not None and attention_mask.ndim != 2:
-            return False
-        if isinstance(cache, Cache):
-            if any(x.is_compileable for x in cache.layers[: len(self.layers)]) or cache.get_seq_length() > 0:
-                return False
-        elif cache is not None:  # continuous batching's pages
-            return False
-        if self.config._attn_implementation != ARLOW_ATTENTION:
-            return False
-        dropout = self.layers[0].self_attn.dropout_now
-        return takes_varlen(ARLOW_ATTENTION, inputs_embeds, self.config.head_dim, dropout)
 
 
 class ArlowForCausalLM(ArlowPreTrainedModel, CrossAttentionGenerationMixin):

@@ -12,6 +12,7 @@ Ten tokens, three images of 2, 3 and 2 encoder tokens; the first two follow each
     sees      -    -    AB   AB   AB   AB   AB   C    C    C
     pool      A A B B B C C      the encoder tokens of all images, one after another: 0-1 is A, 2-4 is B, 5-6 is C
 
+>>> from arlow_vl.models.arlow.documents import document_ids
 >>> is_image = torch.tensor([[False, True, True, False, False, False, False, True, False, False]])
 >>> documents = document_ids(torch.arange(10)[None])
 >>> table = build_segment_table(is_image, documents, image_lengths=torch.tensor([2, 3, 2]))
@@ -48,10 +49,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .configuration_arlow import ArlowConfig
+from .documents import PADDING, first_documents, text_before
 from .input_checks import refuse_wrong_count, refuse_wrong_index, refuse_wrong_lengths, refuse_wrong_pairs
 from .runs import Movable, PaddedRuns, Runs
 
-PADDING = -1
 MOST_PADDED = 2  # padded runs may take so many times the room of their entries
 
 
@@ -189,51 +190,6 @@ def image_positions(
     return is_image & attention_mask[:, -is_image.shape[1] :].bool()
 
 
-def _text_before(is_text: Tensor) -> Tensor:
-    """(B, T) int64: the column of the last text token in front of each token, -1 where there is none."""
-    columns = torch.where(is_text, torch.arange(is_text.shape[1], device=is_text.device), -1)
-    return F.pad(columns.cummax(1).values[:, :-1], (1, 0), value=-1)
-
-
-def document_ids(position_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-    """(B, T) int64 document numbers, unique in the batch, PADDING on padding; documents start where positions restart.
-
-    `position_ids` is (B, T); `attention_mask` (B, T) is nonzero on text. Padding inside a document does not part it,
-    and neither does a gap in its positions: [0, 1, 2, 10, 11, 0, 1] are two documents.
-    """
-    if attention_mask is None:
-        starts = F.pad(position_ids[:, 1:] <= position_ids[:, :-1], (1, 0), value=True)
-        return starts.flatten().cumsum(0).view_as(starts)
-    text = attention_mask.bool()
-    previous = _text_before(text)
-    restarts = position_ids <= position_ids.gather(1, previous.clamp(min=0))
-    starts = text & ((previous < 0) | restarts)
-    return starts.flatten().cumsum(0).view_as(starts).masked_fill(~text, PADDING)
-
-
-def first_documents(documents: Tensor) -> Tensor:
-    """(B, 1): the number of each row's first document, which goes on with what a cache holds. PADDING: no text."""
-    return documents.gather(1, (documents != PADDING).int().argmax(1, keepdim=True))
-
-
-def parts_rows(documents: Tensor) -> bool:
-    """True where a row holds several documents. Costs a sync; while compiling nobody looks, and it may always be so."""
-    if torch.compiler.is_compiling():
-        return True
-    return bool(((documents != PADDING) & (documents != first_documents(documents))).any())
-
-
-def documents_of_keys(documents: Tensor, past: Tensor | int, width: int) -> Tensor:
-    """(B, width) int64: the document of each key of self-attention, for `documents` (B, T) behind `past` columns.
-
-    What the cache holds belongs to the first document of the row: a later one sees nothing of it.
-    """
-    if documents.shape[1] == width:
-        return documents
-    columns = past + torch.arange(documents.shape[1], device=documents.device)
-    return first_documents(documents).repeat(1, width).index_copy(1, columns, documents)
-
-
 def build_segment_table(
     is_image: Tensor,
     documents: Tensor,
@@ -321,7 +277,7 @@ def _groups(is_image: Tensor, documents: Tensor, image_lengths: Tensor) -> tuple
     is_image = is_image & is_text
     refuse_wrong_count(is_image, len(image_lengths))
     # The next token of text is the previous one of the row read backwards; behind the last one it is the width.
-    following = is_image.shape[1] - 1 - _text_before(is_text.flip(1)).flip(1)
+    following = is_image.shape[1] - 1 - text_before(is_text.flip(1)).flip(1)
     has_following = following < is_image.shape[1]
     following = following.clamp(max=is_image.shape[1] - 1)
     goes_on = has_following & is_image.gather(1, following) & (documents.gather(1, following) == documents)
@@ -369,7 +325,7 @@ def build_segment_mask(
     ends = F.pad(image_lengths.cumsum(0), (1, 0))
     so_far = is_image.flatten().cumsum(0).view_as(documents)
     before = so_far - is_image.long()
-    previous = _text_before(documents != PADDING)
+    previous = text_before(documents != PADDING)
     starts_document = (previous < 0) | (documents.gather(1, previous.clamp(min=0)) != documents)
     starts_document &= documents != PADDING
 

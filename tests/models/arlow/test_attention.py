@@ -9,8 +9,8 @@ import torch
 
 from arlow_vl.models.arlow import attention
 from arlow_vl.models.arlow.attention import KernelChoice, TextRuns, choose_kernel, varlen_attention
+from arlow_vl.models.arlow.documents import document_ids
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
-from arlow_vl.models.arlow.segments import document_ids
 from tests.conftest import open_gates
 
 DECISIONS = [

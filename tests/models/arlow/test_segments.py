@@ -8,15 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arlow_vl.models.arlow import segments
+from arlow_vl.models.arlow.documents import PADDING, document_ids, documents_of_keys
 from arlow_vl.models.arlow.segments import (
-    PADDING,
     Runs,
     SegmentTable,
     build_segment_mask,
     build_segment_table,
     cached_segments,
-    document_ids,
-    documents_of_keys,
     flatten_images,
 )
 
