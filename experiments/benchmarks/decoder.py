@@ -231,10 +231,11 @@ def main() -> None:
     )
     plain = losses["materialised"]
     loss_table = table(
-        [f"loss at vocabulary {loss_memory.VOCAB:,}", "peak MiB over the inputs", "x memory", "x speed", "loss"],
+        [f"loss at vocabulary {loss_memory.VOCAB:,}", "peak MiB over the inputs", "x memory", "x speed",
+         "x speed under no_grad", "loss"],
         [
             [way, x["peak_mib"], f"{x['peak_mib'] / plain['peak_mib']:.2f}",
-             f"{plain['milliseconds'] / x['milliseconds']:.2f}", x["loss"]]
+             *(f"{plain[key] / x[key]:.2f}" for key in ("milliseconds", "milliseconds_without_gradients")), x["loss"]]
             for way, x in losses.items()
         ],
     )  # fmt: skip

@@ -48,12 +48,16 @@ def measure(way: str) -> dict[str, float]:
     torch.randn(512, 512) @ torch.randn(512, 512)  # the kernels' own buffers
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
     before = resident_mib("VmRSS")
-    seconds = []
+    seconds, without = [], []
     for _ in range(ROUNDS + 1):
         hidden_states.grad = weight.grad = None
         start = time.perf_counter()
         WAYS[way](hidden_states, weight, labels).backward()
         seconds.append(time.perf_counter() - start)
+        with torch.no_grad():
+            start = time.perf_counter()
+            WAYS[way](hidden_states, weight, labels)
+            without.append(time.perf_counter() - start)
     peak = resident_mib("VmHWM") - before
     hidden_states.grad = weight.grad = None
     loss = WAYS[way](hidden_states, weight, labels)
@@ -62,6 +66,7 @@ def measure(way: str) -> dict[str, float]:
     return {
         "peak_mib": round(peak),
         "milliseconds": round(1000 * statistics.median(seconds[1:])),
+        "milliseconds_without_gradients": round(1000 * statistics.median(without[1:])),
         "loss": round(loss.item(), 5),
         "gradient_norm": round(weight.grad.norm().item(), 6),
     }
