@@ -11,7 +11,7 @@ import torch
 
 from arlow_vl.errors import CheckpointError
 from arlow_vl.evaluation.tasks import perplexity
-from arlow_vl.evaluation.tasks.evaluate import hash_model
+from arlow_vl.models.folder_files import hash_model
 from arlow_vl.models.folders import save_folder, sha256_of_weights
 from arlow_vl.models.opened import PRECISIONS, open_model
 from arlow_vl.models.probe import check_written

@@ -12,7 +12,7 @@ from arlow_vl.errors import DataError
 from arlow_vl.evaluation import compare
 from arlow_vl.evaluation.compare import compare_folders, power_of_folders
 from arlow_vl.evaluation.tasks.results import read_results
-from arlow_vl.models.folders import sha256_of_file
+from arlow_vl.models.folder_files import sha256_of_file
 from tests.evaluation.made_results import CAPTIONS as TASK
 from tests.evaluation.made_results import QUESTIONS, but_teal, write_data, write_results
 
@@ -161,13 +161,13 @@ def half_written(folder):
         (other_task, "holds the task captions-test-(known|novel) and .* does not; compare one that both hold"),
         (
             fewer_samples,
-            "task captions-test-known: 2 samples are in one alone, the first is test-known-000000.tar:image-10; ",
+            "task captions-test-known: one alone holds 2 samples, the first is test-known-000000.tar:image-10; ",
         ),
         (
             other_references,
             "sample test-known-000000.tar:image-06 has other references; evaluate both on the same data",
         ),
-        (other_names, "2 samples are in one alone, the first is test-known-000000.tar:image-11"),
+        (other_names, "one alone holds 2 samples, the first is test-known-000000.tar:image-11"),
         (twice_the_same, "id 'test-known-000000.tar:image-10' comes twice; keep one"),
         (other_images, "sample test-known-000000.tar:image-00 has another image, question or kind; evaluate both"),
         (half_written, r"metrics\.json is missing, so its folder is half written"),

@@ -11,8 +11,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from arlow_vl.cli import main
-from arlow_vl.evaluation.tasks.evaluate import hash_model
 from arlow_vl.models import probe
+from arlow_vl.models.folder_files import hash_model
 from arlow_vl.models.opened import open_model
 from arlow_vl.models.probe import probe_logits
 from arlow_vl.training.recipe import parse_recipe

@@ -54,7 +54,7 @@ def test_an_image_that_cannot_be_decoded_is_named(evaluate, tmp_path):
     good = [("b.png", image_bytes("red")), ("b.json", questions), ("b.txt", b"b")]
     write(tmp_path, {"test-0.tar": tar_of(("a.png", b"\x89PNG no"), ("a.json", questions), ("a.txt", b"a"), *good)})
     status, said = evaluate(data=tmp_path)
-    assert status == 3 and "1 images cannot be used, that of test-0.tar:a first" in said
+    assert status == 3 and "1 image cannot be used, that of test-0.tar:a first" in said
 
 
 def test_a_set_without_the_kind_that_is_asked_for_is_refused(evaluate, tmp_path):

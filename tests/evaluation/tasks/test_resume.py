@@ -79,12 +79,40 @@ def test_what_is_there_is_not_asked_again(whole, evaluate, tmp_path):
 def test_predictions_by_another_task_are_refused(whole, evaluate, folder, tmp_path, capsys):
     write(tmp_path, {"other.yaml": TASK | {"instruction": "Answer in one word."}})
     assert evaluate(whole, task=tmp_path / "other.yaml") == 3
-    assert "holds predictions of another run (task was '" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "mine holds predictions of another run (instruction was '', is 'Answer in one word.'); run `arlow" in said
 
 
 def test_predictions_of_other_data_are_refused(whole, evaluate, folder, capsys):
     assert evaluate(whole, data=folder / "train" / "train-*.tar") == 3
-    assert "holds predictions of another run (data was '" in capsys.readouterr().err
+    places = folder / "data" / "test-*.tar", folder / "train" / "train-*.tar"
+    assert "another run (data.source was '{}', is '{}')".format(*places) in capsys.readouterr().err
+
+
+def test_every_setting_that_changed_is_named_with_what_it_was(whole, evaluate, tmp_path, capsys):
+    changed = {"decoding": {"max_new_tokens": 5, "num_beams": 2}, "title": "Ours", "groups": ["kind"]}
+    write(tmp_path, {"other.yaml": TASK | changed})
+    assert evaluate(whole, task=tmp_path / "other.yaml", limit=4, **{"features-dtype": "float32"}) == 3
+    told = "title was 'Mine', is 'Ours', decoding.max_new_tokens was 3, is 5, decoding.num_beams was 1, is 2, 1 more; "
+    told += "--limit was 12, is 4; --features-dtype was 'float16', is 'float32'"
+    assert f"another run ({told})" in capsys.readouterr().err
+
+
+def test_a_model_that_is_another_or_was_written_again_is_named(whole, evaluate, model_folder, tmp_path, capsys):
+    shutil.copytree(model_folder, tmp_path / "hf")
+    settings = tmp_path / "hf" / "generation_config.json"
+    settings.write_text(settings.read_text() + " ")
+    assert evaluate(whole, model=tmp_path / "hf") == 3
+    assert f"(model was '{model_folder}', is '{tmp_path / 'hf'}')" in capsys.readouterr().err
+    shutil.copytree(whole, tmp_path / "results")
+    run = tmp_path / "results" / "mine" / "run.json"
+    told = json.loads(run.read_text())
+    run.write_text(json.dumps(told | {"model": "ab" * 32}))
+    assert evaluate(tmp_path / "results") == 3
+    assert "another run (model holds other bytes than it did)" in capsys.readouterr().err
+    run.write_text(json.dumps({name: value for name, value in told.items() if name != "settings"} | {"task": "ab"}))
+    assert evaluate(tmp_path / "results") == 3  # as folders were written before they held settings
+    assert "another run (task was another)" in capsys.readouterr().err
 
 
 def test_predictions_of_unknown_origin_are_refused(whole, evaluate, tmp_path, capsys):
@@ -185,7 +213,7 @@ def test_rows_are_read_as_they_were_kept(tmp_path):
 
 def test_predictions_from_features_of_another_precision_are_refused(whole, evaluate, capsys):
     assert evaluate(whole, **{"features-dtype": "float32"}) == 3
-    assert "holds predictions of another run (features was 'float16', is 'float32')" in capsys.readouterr().err
+    assert "holds predictions of another run (--features-dtype was 'float16', is 'float32')" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", [{"references": ["x"]}, {"image": "x"}, {"prompt": "x"}, {"kind": "x"}])
