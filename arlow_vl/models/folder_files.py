@@ -11,7 +11,7 @@ NEEDED = ("config.json", "model.safetensors")
 """Either may be an index of several files instead."""
 DECIDING = (".safetensors", ".json", ".jinja")
 """Suffixes of the files that decide what a model answers."""
-NOT_DECIDING = ("checksums.json",)
+NOT_DECIDING = ("checksums.json", "trained_prompts.json")
 
 
 def refuse_missing_files(folder: Path) -> None:

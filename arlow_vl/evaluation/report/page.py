@@ -98,6 +98,7 @@ def show_task(results: Results, probed: int) -> tuple[dict[str, Any], list[Asked
         "command": told.get("command"),
         "gates": gate_bars(told.get("gates", {})),
         "overlap": told["overlap"].get("items", 0),
+        "asked_otherwise": told.get("asked_otherwise", ""),
         "scores": scores,
         "tables": tables,
         "titles": {name: titled(name, is_share=of["is_share"]) for name, of in scores["metrics"].items()},

@@ -13,6 +13,7 @@ from PIL import Image
 
 from arlow_vl.data.images import CachedImages
 from arlow_vl.data.sample_dataset import PlacedImage
+from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks import perplexity, predictions
 from arlow_vl.evaluation.tasks.ask import Asker, run_task
@@ -145,12 +146,17 @@ def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str)
             f"warning: {overlap['items']:,} of {number_of(len(items), 'item')} of {task.name} show an image of the "
             f"training data, byte for byte ({overlap['first']} first); `arlow data overlap` names them all"
         )
+    prompts = read_trained_prompts(run.model)
+    otherwise = prompts.told_difference(task.kind, task.instruction) if prompts else ""
+    if otherwise:
+        print_line(f"warning: {task.name} is {otherwise}")
     facts = {
         "task_sha256": task.sha256,
         "model": {"path": str(run.model), "sha256": model_sha256},
         "data": {**asdict(place), "sha256": data_sha256, "items": len(items)},
         "training": {"path": training.source, "sha256": training.sha256},
         "overlap": overlap,
+        "asked_otherwise": otherwise,
         "precision": str(model.dtype).removeprefix("torch."),
         "batch_size": run.batch_size,
     }

@@ -38,6 +38,8 @@ def format_scores(result: Mapping[str, Any]) -> str:
     lines += _groups(scores, metrics[0])
     if shared := result.get("overlap", {}).get("items"):
         lines.append(f"warning: {shared:,} of {number_of(scores['items'], 'item')} show an image of the training data")
+    if told := result.get("asked_otherwise"):
+        lines.append(f"warning: {visible(told)}")
     return "\n".join(lines)
 
 
