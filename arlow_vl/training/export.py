@@ -17,6 +17,7 @@ from arlow_vl.models.folders import save_folder, sha256_of_weights
 from arlow_vl.models.opened import PRECISIONS, open_model
 from arlow_vl.models.probe import check_written
 from arlow_vl.models.quantising import Scheme, load_quantised
+from arlow_vl.printing import number_of
 from arlow_vl.training.build import build_products, finish_model
 from arlow_vl.training.card import Facts, scores_of, write_card
 from arlow_vl.training.checkpoint_io import check_same_tensors, newest_good, read_checkpoint
@@ -83,7 +84,7 @@ def export(path: Path, output: Path, wishes: Wishes = Wishes()) -> Iterator[str]
     change = name_change(wishes)
     if documents:
         after = perplexity.bits_per_byte(model, tokenizer, documents)
-        change += f" Bits per byte of {len(documents):,} documents: {before:.4f} before, {after:.4f} after."
+        change += f" Bits per byte of {number_of(len(documents), 'document')}: {before:.4f} before, {after:.4f} after."
     prompts = read_trained_prompts(folder_of(source))
     save_folder((model, *others, *filter(None, [prompts])), output, shard_size=wishes.shard_size)
     try:

@@ -88,7 +88,7 @@ def test_fewer_bits_are_fewer_bytes_and_the_change_is_measured(option, value, of
     options = [option, value, "--text", str(tmp_path / "text.jsonl")]
     assert main(["checkpoint", "export", str(run / "hf"), "--out", str(tmp_path / "small"), *options]) == 0
     told = capsys.readouterr().out
-    assert "Bits per byte of 1 documents: " in told
+    assert "Bits per byte of 1 document: " in told
     assert told.split("Bits per byte")[1].split("\n")[0].strip() in (tmp_path / "small" / "README.md").read_text()
     size = (tmp_path / "small" / "model.safetensors").stat().st_size
     assert size < of_original * (run / "hf" / "model.safetensors").stat().st_size * 1.1
