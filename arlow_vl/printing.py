@@ -16,4 +16,9 @@ def print_piece(text: str) -> None:
     print("".join(c if c in "\n\t" else visible(c) for c in text), end="", flush=True)
 
 
-__all__ = ["print_line", "print_piece", "visible"]
+def number_of(count: int, noun: str) -> str:
+    """The count and its noun, as "1 image" and "2,048 images"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+__all__ = ["number_of", "print_line", "print_piece", "visible"]

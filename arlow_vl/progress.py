@@ -41,7 +41,8 @@ class ProgressLine:
 
     def __call__(self, done: int, total: int) -> None:
         if done >= total:
-            self.display.show(f"{self.title}: {total:,} {self.unit} in {_seconds(self._elapsed())}", stays=True)
+            unit = self.unit.removesuffix("s") if total == 1 else self.unit
+            self.display.show(f"{self.title}: {total:,} {unit} in {_seconds(self._elapsed())}", stays=True)
         elif self.display.is_due:
             self.display.show(self._line(done, total))
 

@@ -1,6 +1,6 @@
 import pytest
 
-from arlow_vl.printing import print_line, visible
+from arlow_vl.printing import number_of, print_line, visible
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,10 @@ def test_every_other_character_stays_as_it_is(text):
 def test_a_line_is_one_line(capsys):
     print_line("a\nb")
     assert capsys.readouterr().out == "a\\nb\n"
+
+
+@pytest.mark.parametrize(
+    ("count", "told"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (1234567, "1,234,567 images")]
+)
+def test_a_count_has_its_noun_in_the_right_number(count, told):
+    assert number_of(count, "image") == told

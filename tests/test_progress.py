@@ -15,6 +15,15 @@ def test_a_log_gets_a_line_with_speed_and_time_left_and_a_last_one(capsys):
     assert capsys.readouterr().out.splitlines() == [*lines, "encoder features: 2,000 images in 0:00:10"]
 
 
+def test_one_of_a_thing_is_told_in_the_singular(capsys):
+    ProgressLine("index of captions", "parts")(1, 1)
+    ProgressLine("tokenising", "MB")(1, 1)
+    assert capsys.readouterr().out.splitlines() == [
+        "index of captions: 1 part in 0:00:00",
+        "tokenising: 1 MB in 0:00:00",
+    ]
+
+
 def test_a_log_gets_no_line_before_its_time(capsys):
     progress = ProgressLine("captions", "prompts")
     for done in range(100):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from arlow_vl.cli.asking import add_decoding_options, add_model_options, decoding_of, open_assistant
 from arlow_vl.cli.parser import Parser, output_file, positive_int, some_text
-from arlow_vl.printing import print_line
+from arlow_vl.printing import number_of, print_line
 from arlow_vl.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
 
     decoding, found, faults = decoding_of(args), find_images(args.images), Faults()
     if found.others:
-        print_line(f"arlow: {found.others:,} files beside the images are none; they are left out", file=sys.stderr)
+        told = f"{number_of(found.others, 'file')} beside the images left out, as no image"
+        print_line(f"arlow: {told}", file=sys.stderr)
     paths = faults.from_the_first_good(found.paths)  # before any weight is read
     if not paths:
         return DATA
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     elif (status := write_captions(args, decoding, paths, faults)) != 0:
         return status
     if faults.count and len(found.paths) > 1:
-        told = f"{faults.count:,} of {len(found.paths):,} images could not be read and have no caption"
+        told = f"{faults.count:,} of {number_of(len(found.paths), 'image')} could not be read and have no caption"
         print_line(f"arlow: {told}", file=sys.stderr)
     return DATA if faults.count else 0
 
@@ -129,10 +130,11 @@ def write_captions(args: argparse.Namespace, decoding: "Decoding", paths: Sequen
                 if done < len(to_do):
                     line(done, len(to_do))
         except KeyboardInterrupt:
-            told = f"stopped; {args.out} holds {len(file.done):,} images in whole lines, and the same command goes on"
+            held = number_of(len(file.done), "image")
+            told = f"stopped; {args.out} holds {held} in whole lines, and the same command goes on"
             print_line(f"arlow: {told}", file=sys.stderr)
             return INTERRUPTED
         if to_do:
             line(len(to_do), len(to_do))
-        print_line(f"{args.out}: {len(file.done):,} images")
+        print_line(f"{args.out}: {number_of(len(file.done), 'image')}")
     return 0

@@ -22,11 +22,4 @@ def add_parser(arlow: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.evaluation.compare import compare_folders, format_comparisons
 
-    for folder in (args.first, args.second):
-        refuse_missing(folder)
     print(format_comparisons(compare_folders(args.first, args.second, task=args.task), args.first, args.second))
-
-
-def refuse_missing(folder: Path) -> None:
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; `arlow evaluate --output FOLDER` writes one with results")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arlow_vl.cli.parser import Parser, positive_int, share
-from arlow_vl.printing import print_line
+from arlow_vl.printing import number_of, print_line
 from arlow_vl.progress import Display
 
 DATA = 3  # the exit status where data are bad
@@ -92,5 +92,5 @@ class IndexProgress:
     def __call__(self, samples: int, ready: int, parts: int) -> None:
         if ready == parts or self.display.is_due:
             rate = samples / max(time.monotonic() - self.began, 1e-9)
-            line = f"index: {ready:,} of {parts:,} files, {samples:,} samples, {rate:,.0f} samples/s"
-            self.display.show(line, stays=ready == parts)
+            done = f"{ready:,} of {number_of(parts, 'file')}, {number_of(samples, 'sample')}"
+            self.display.show(f"index: {done}, {rate:,.0f} samples/s", stays=ready == parts)

@@ -7,7 +7,7 @@ from typing import Any
 
 from arlow_vl.cli.data_index import add_source_options, indexes_with_progress
 from arlow_vl.cli.parser import Parser
-from arlow_vl.printing import print_line
+from arlow_vl.printing import number_of, print_line
 
 MOST_BITS = 14
 LISTED = 50
@@ -84,14 +84,15 @@ def told(found: Any, first: str, second: str) -> Iterator[str]:
     for name, side in (("A", found.first), ("B", found.second)):
         exact = sum(pair.exact for pair in side.pairs)
         pairs = f"{exact:,} exact and {len(side.pairs) - exact:,} near duplicates within"
-        yield f"{name}  {first if name == 'A' else second}: {side.samples:,} samples, {side.images:,} images, {pairs}"
+        size = f"{number_of(side.samples, 'sample')}, {number_of(side.images, 'image')}"
+        yield f"{name}  {first if name == 'A' else second}: {size}, {pairs}"
         if side.unreadable:
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in side.unreadable.most_common())
-            yield f"   {side.unreadable.total():,} images compared by their bytes alone ({reasons})"
+            yield f"   {number_of(side.unreadable.total(), 'image')} compared by their bytes alone ({reasons})"
     exact = sum(pair.exact for pair in found.across)
     yield (
-        f"of B in A: {len(found.across):,} images, {found.share_of_images:.2%} ({exact:,} exact, "
-        f"{len(found.across) - exact:,} near), of {found.samples:,} samples, {found.share_of_samples:.2%}"
+        f"of B in A: {number_of(len(found.across), 'image')}, {found.share_of_images:.2%} ({exact:,} exact, "
+        f"{len(found.across) - exact:,} near), of {number_of(found.samples, 'sample')}, {found.share_of_samples:.2%}"
     )
     if not found.is_complete:
         yield "over 1,000,000 near pairs: there are more than are counted here; lower --max-bits"

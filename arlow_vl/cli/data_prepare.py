@@ -5,7 +5,7 @@ import re
 
 from arlow_vl.cli.data_index import add_source_options, indexes_with_progress
 from arlow_vl.cli.parser import Parser, output_folder, positive_int, share
-from arlow_vl.printing import print_line
+from arlow_vl.printing import number_of, print_line
 
 EXAMPLE = "arlow data prepare photos/ --out shards"
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -55,10 +55,10 @@ def run(args: argparse.Namespace) -> None:
     made = prepare(indexes, args.out, settings, workers=args.workers, progress=ProgressLine("prepare", "samples"))
     kept = f", {made.kept:,} of them were there" if made.kept else ""
     apart = f", {made.validation:,} of the samples for validation" if args.validation else ""
-    print_line(f"{args.out}: {made.samples:,} samples in {made.shards:,} shard{'s' * (made.shards != 1)}{kept}{apart}")
+    print_line(f"{args.out}: {number_of(made.samples, 'sample')} in {number_of(made.shards, 'shard')}{kept}{apart}")
     if made.too_large:
         named = ", ".join(made.too_large[:TOLD]) + (" ..." if len(made.too_large) > TOLD else "")
-        print_line(f"{len(made.too_large):,} samples are in no shard, as their texts are over 1 MiB: {named}")
+        print_line(f"in no shard, as texts are over 1 MiB: {number_of(len(made.too_large), 'sample')}: {named}")
 
 
 def byte_count(text: str) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from arlow_vl.cli.data_index import add_source_options, indexes_with_progress
 from arlow_vl.cli.parser import Parser, output_file, positive_int
-from arlow_vl.printing import print_line
+from arlow_vl.printing import number_of, print_line
 
 EXAMPLE = "arlow data preview shards/ --model runs/first-light/vision/hf --out preview.html"
 
@@ -41,6 +41,5 @@ def run(args: argparse.Namespace) -> None:
     indexes = indexes_with_progress(args.source, args)
     how = {"title": args.source, "samples": args.samples, "max_length": args.max_length}
     count = write_preview(indexes, args.model, args.out, **how)
-    print_line(
-        f"{args.out}: {count:,} of {sum(map(len, indexes)):,} samples, {args.out.stat().st_size / 2**20:.1f} MiB"
-    )
+    there = number_of(sum(map(len, indexes)), "sample")
+    print_line(f"{args.out}: {count:,} of {there}, {args.out.stat().st_size / 2**20:.1f} MiB")

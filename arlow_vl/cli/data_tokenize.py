@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from arlow_vl.cli.parser import Parser, output_folder, positive_int, share
-from arlow_vl.printing import print_line
+from arlow_vl.printing import number_of, print_line
 
 EXAMPLE = "arlow data tokenize texts/*.parquet --tokenizer tokenizer --out tokens --workers 8"
 MEGABYTE = 10**6
@@ -73,8 +73,8 @@ def run_tokenize(args: argparse.Namespace) -> None:
     )
     manifest = text.manifest
     print_line(
-        f"{args.out}: {manifest.documents:,} documents, {manifest.utf8_bytes:,} bytes, {manifest.tokens:,} tokens "
-        f"({manifest.dtype}) in {len(manifest.shards):,} shards"
+        f"{args.out}: {number_of(manifest.documents, 'document')}, {manifest.utf8_bytes:,} bytes, "
+        f"{number_of(manifest.tokens, 'token')} ({manifest.dtype}) in {number_of(len(manifest.shards), 'shard')}"
     )
 
 

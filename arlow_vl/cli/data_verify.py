@@ -10,7 +10,7 @@ from typing import Any
 
 from arlow_vl.cli.data_index import DATA, LISTED, add_limit_option, add_source_options
 from arlow_vl.cli.parser import Parser
-from arlow_vl.printing import print_line
+from arlow_vl.printing import number_of, print_line
 from arlow_vl.progress import Display
 
 EXAMPLE = "arlow data verify data/captions/train-000000.tar"
@@ -119,7 +119,8 @@ class VerifyProgress:
     def __call__(self, samples: int, ready: int, files: int) -> None:
         if self.display.is_due:
             rate = samples / max(time.monotonic() - self.began, 1e-9)
-            self.display.show(f"verify: {ready:,} of {files:,} files, {samples:,} samples, {rate:,.0f} samples/s")
+            done = f"{ready:,} of {number_of(files, 'file')}, {number_of(samples, 'sample')}"
+            self.display.show(f"verify: {done}, {rate:,.0f} samples/s")
             self.is_shown = True
 
     def clear(self) -> None:

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from arlow_vl.cli.compare import refuse_missing
 from arlow_vl.cli.parser import Parser
 
 
@@ -30,8 +29,5 @@ def add_parser(arlow: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.evaluation.compare import format_power, power_of_folders
 
-    for folder in (args.first, args.second):
-        if folder is not None:
-            refuse_missing(folder)
     settings = {"difference": args.difference, "power": args.power}
     print(format_power(power_of_folders(args.first, args.second, task=args.task, **settings), **settings))

@@ -45,6 +45,10 @@ def run(args: argparse.Namespace) -> None:
 
         print_line(write_run_report(args.results, args.output))
         return
+    from arlow_vl.evaluation.tasks.results import task_folders
+
+    task_folders(args.results)  # refuses before the page's modules load torch, which takes seconds
+
     from arlow_vl.evaluation.report.page import NAME, write_report
 
     output = args.output or args.results / NAME

@@ -1,6 +1,7 @@
 """`arlow reproduce`: derive every figure of a result folder again, and say which are equal."""
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from arlow_vl.cli.parser import Parser
@@ -13,19 +14,24 @@ def add_parser(arlow: Parser) -> None:
         "derive the figures of results again from their predictions",
         "arlow reproduce results",
         description="Derives every figure of a result folder again from its predictions, and compares the hashes of "
-        "model and data where they are still there. Ends with status 1 if anything is unequal.",
+        "model and data where they are still there. Prints what is unequal or no longer here and how much is equal, "
+        "and ends with status 1 if anything is unequal.",
     )
     parser.add_argument("results", type=Path, metavar="RESULT_DIR", help="result folder of `arlow evaluate`")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    from arlow_vl.evaluation.tasks.results import task_folders
+
+    task_folders(args.results)  # refuses before what opens the data is loaded, which takes seconds
+
     from arlow_vl.evaluation.tasks.reproduce import reproduce
 
-    rows = []
+    counts: Counter[bool | None] = Counter()
     for row in reproduce(args.results):
-        print_line(row)
-        rows.append(row)
-    unequal, absent = (sum(row.is_equal is verdict for row in rows) for verdict in (False, None))
-    print_line(f"{len(rows) - unequal - absent:,} equal, {unequal:,} unequal, {absent:,} not here")
-    return 1 if unequal else 0
+        counts[row.is_equal] += 1
+        if not row.is_equal:
+            print_line(row)
+    print_line(f"{counts[True]:,} equal, {counts[False]:,} unequal, {counts[None]:,} not here")
+    return 1 if counts[False] else 0

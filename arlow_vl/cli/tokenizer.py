@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arlow_vl.cli.parser import Parser, output_folder, positive_int, share
-from arlow_vl.printing import print_line
+from arlow_vl.printing import number_of, print_line
 
 MOST_ENTRIES = 2**20  # more than any model has; the training takes memory for all of them at once
 EXAMPLE = "arlow tokenizer train data/text/train.jsonl --vocab-size 4096 --output tokenizer"
@@ -54,7 +54,7 @@ def run_train(args: argparse.Namespace) -> None:
     documents = limited_documents(args.texts, args.max_bytes, tally, max_bad_fraction=args.max_bad_fraction)
     tokenizer = train_tokenizer(documents, args.vocab_size)
     tokenizer.save_pretrained(args.output)
-    source = f"{tally['bytes']:,} bytes in {tally['documents']:,} documents"
+    source = f"{tally['bytes']:,} bytes in {number_of(tally['documents'], 'document')}"
     print_line(f"{args.output}: {len(tokenizer):,} entries, learned from {source}")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from arlow_vl.errors import DataError
-from arlow_vl.printing import visible
+from arlow_vl.printing import number_of, visible
 from vision.decoding.image import ImageError
 
 logger = logging.getLogger(__name__)
@@ -121,4 +121,4 @@ def summary_of(reasons: Iterable[str]) -> str:
     """`3 samples skipped (truncated 2, corrupt 1)`."""
     counts = Counter(reasons)
     told = ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common())
-    return f"{counts.total():,} sample{'s' * (counts.total() != 1)} skipped ({told})"
+    return f"{number_of(counts.total(), 'sample')} skipped ({told})"

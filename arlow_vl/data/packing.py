@@ -22,7 +22,7 @@ from arlow_vl.data.tokens.manifest import NAME, tokenizer_hash, with_current_tim
 from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.data.tokens.write import tokenize_text
 from arlow_vl.errors import DataError
-from arlow_vl.printing import print_line
+from arlow_vl.printing import number_of, print_line
 from arlow_vl.progress import ProgressLine
 
 COUNTED_AT_ONCE = 2**24
@@ -81,8 +81,10 @@ class PackedRows:
         """`60 documents, 1,234 tokens, 77 rows of 16 (2 tokens over the last full row)`."""
         facts, over = self.facts, self.facts.tokens % self.row_length
         cut = "" if facts.read_to_end else "; the rest of the text is over max_tokens"
-        rows = f"{len(self):,} rows of {self.row_length:,} ({over:,} tokens over the last full row)"
-        return f"{facts.documents:,} documents, {facts.tokens:,} tokens, {rows}{cut}"
+        rows = (
+            f"{number_of(len(self), 'row')} of {self.row_length:,} ({number_of(over, 'token')} over the last full row)"
+        )
+        return f"{number_of(facts.documents, 'document')}, {number_of(facts.tokens, 'token')}, {rows}{cut}"
 
     @property
     def tokens_per_byte(self) -> float:
@@ -133,7 +135,7 @@ def pack_documents(
     rows = PackedRows(text, row_length, max_tokens)
     if not len(rows):
         raise DataError(
-            f"{told_text(texts)} has {rows.facts.tokens} tokens, fewer than one row of {row_length}; "
+            f"{told_text(texts)} has {number_of(rows.facts.tokens, 'token')}, fewer than one row of {row_length}; "
             "add text or lower row_length"
         )
     return rows

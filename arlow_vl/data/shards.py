@@ -21,7 +21,7 @@ from arlow_vl.data.shard_faults import ShardFault, shard_fault
 from arlow_vl.data.shard_samples import BadSample, FoundSample, Gathered, ReaderLimits, SampleGatherer, ShardOverflow
 from arlow_vl.data.tar_members import TarDamage, tar_members
 from arlow_vl.errors import DataError
-from arlow_vl.printing import visible
+from arlow_vl.printing import number_of, visible
 
 FAULTS_TOLD = 5
 DEFAULT_LIMITS = ReaderLimits()
@@ -98,10 +98,10 @@ class Account:
         """`9,871 used, 129 skipped (empty_text 60, image_truncated 41), 1 shard fault`, and what else there is."""
         skipped, faults = self.skipped, len(self.faults)
         parts = [f"{len(self.samples):,} used", f"{skipped.total():,} skipped{in_brackets(skipped)}"]
-        parts += [f"{faults:,} shard fault{'s' * (faults != 1)}"]
+        parts += [number_of(faults, "shard fault")]
         for what, bad in (("question", self.bad_questions), ("text", self.bad_texts)):
             if counts := counted(bad):
-                parts.append(f"{counts.total():,} {what}{'s' * (counts.total() != 1)} skipped{in_brackets(counts)}")
+                parts.append(f"{number_of(counts.total(), what)} skipped{in_brackets(counts)}")
         if self.ignored:
             parts.append(f"{self.ignored.total():,} members ignored{in_brackets(self.ignored)}")
         return ", ".join(parts)

@@ -12,7 +12,7 @@ from arlow_vl.data.index.told import faults_of, left_out
 from arlow_vl.data.languages import languages_of, told_languages
 from arlow_vl.data.samples import TASKS, Sample
 from arlow_vl.errors import DataError
-from arlow_vl.printing import visible
+from arlow_vl.printing import number_of, visible
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 MOST_LOOKED_AT = 10_000
@@ -106,11 +106,11 @@ def told_stats(stats: dict[str, Any]) -> Iterator[str]:
     yield f"texts        {texts or 'none'}"
     yield f"characters   {stats['characters']:,}; a sample: {_told_quantiles(stats['characters_per_sample'])}"
     looked_at = min(stats["samples"], MOST_LOOKED_AT)
-    yield f"languages    {told_languages(stats['languages'])} (of {looked_at:,} samples looked at)"
+    yield f"languages    {told_languages(stats['languages'])} (of {number_of(looked_at, 'sample')} looked at)"
     sizes = stats["sizes"]
     if sizes["images_looked_at"]:
         formats = ", ".join(f"{name} {count:,}" for name, count in sizes["formats"].items())
-        yield f"formats      {formats or 'none'} (of {sizes['images_looked_at']:,} images looked at)"
+        yield f"formats      {formats or 'none'} (of {number_of(sizes['images_looked_at'], 'image')} looked at)"
         yield f"width        {_told_quantiles(sizes['width'])}"
         yield f"height       {_told_quantiles(sizes['height'])}"
     for name, counts in (("unreadable", sizes["unreadable"]), ("bad", stats["bad"]), ("bad texts", stats["bad_texts"])):

@@ -22,6 +22,7 @@ from arlow_vl.data.text_readers import FILE_FAULTS, DocumentReader
 from arlow_vl.data.tokens.manifest import NAME, Manifest
 from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.errors import DataError
+from arlow_vl.printing import number_of
 
 TEXT = "text"
 """The format under which text is named."""
@@ -42,8 +43,8 @@ class VerifiedText:
     def summary(self) -> str:
         """`9,871 documents, 129 skipped (empty_text 60, bad_json 69), 0 shard faults`."""
         skipped, faults = counted(self.bad), len(self.faults)
-        told = f"{self.documents:,} documents, {skipped.total():,} skipped{in_brackets(skipped)}"
-        return f"{told}, {faults:,} shard fault{'s' * (faults != 1)}"
+        told = f"{number_of(self.documents, 'document')}, {skipped.total():,} skipped{in_brackets(skipped)}"
+        return f"{told}, {number_of(faults, 'shard fault')}"
 
     def check(self, max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
         """Raises DataError if too large a share is unusable."""

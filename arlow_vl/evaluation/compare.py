@@ -14,7 +14,7 @@ import numpy as np
 
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation import statistics as bootstrap
-from arlow_vl.evaluation.numbers import format_number
+from arlow_vl.evaluation.numbers import few_note, format_count, format_number
 from arlow_vl.evaluation.paired import PairedTest, jackknife_values, paired_test, sums_by_image
 from arlow_vl.evaluation.power import detectable_difference, required_images, spread_of
 from arlow_vl.evaluation.statistics import Metric
@@ -22,7 +22,7 @@ from arlow_vl.evaluation.tasks.measures import measure
 from arlow_vl.evaluation.tasks.predictions import MODEL
 from arlow_vl.evaluation.tasks.results import Results, read_results, refuse_changed
 from arlow_vl.evaluation.tasks.scoring import ALL, groups_of
-from arlow_vl.printing import visible
+from arlow_vl.printing import number_of, visible
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def in_order(first: Results, second: Results, *folders: Path | None) -> Results:
     ours, theirs = ({row.id: row for row in one.systems[MODEL]} for one in (first, second))
     if differing := sorted(ours.keys() ^ theirs.keys()):
         raise DataError(
-            f"{where} {len(differing):,} samples are in one alone, the first is {visible(differing[0])}; "
+            f"{where} one alone holds {number_of(len(differing), 'sample')}, the first is {visible(differing[0])}; "
             "evaluate both models on the same samples"
         )
     for id_, row in ours.items():
@@ -188,10 +188,13 @@ def format_comparisons(found: Sequence[Comparison], first: Path, second: Path) -
             numbers = [format_number(value, 3) for value in (one.first, one.second)]
             tests = [format_p(p) for p in (test.bootstrap_p, test.t_test_p)]
             effect = format_number(test.effect, 2, is_signed=True)
-            lines.append([visible(one.metric), f"{test.images:,}", *numbers, format_difference(test), *tests, effect])
+            lines.append(
+                [visible(one.metric), format_count(test.images), *numbers, format_difference(test), *tests, effect]
+            )
+        few = few_note((one.test.images for one in of_task), "images")
         told = ", ".join(of_task[0].asked_otherwise)
         otherwise = [f"the second was asked with another {told}: the difference is of that, too"] if told else []
-        blocks.append("\n".join([visible(task), *otherwise, *columns(lines)]))
+        blocks.append("\n".join([visible(task), *otherwise, *columns(lines), *few]))
     level = f"{bootstrap.LEVEL:.0%}"
     return "\n\n".join([*blocks, f"[low, high]: {level} bootstrap interval over images. * it leaves out zero."])
 
@@ -210,10 +213,11 @@ def format_power(found: Sequence[Power], *, difference: float, power: float) -> 
     """A table of all tasks, and how to read it."""
     lines = [["task", "metric", "images", "spread", f"images for {difference:g}", "smallest that these show"]]
     for one in found:
-        numbers = [f"{one.images:,}", format_number(one.spread, 3), f"{one.required:,}", f"{one.detectable:.3g}"]
+        numbers = [format_count(one.images), format_number(one.spread, 3), f"{one.required:,}", f"{one.detectable:.3g}"]
         lines.append([visible(one.task), visible(one.metric), *numbers])
     note = f"At a power of {power:.0%} and p below {1 - bootstrap.LEVEL:.2g}, by the paired t-test over images."
-    return "\n".join([*columns(lines), "", note])
+    few = few_note((one.images for one in found), "images")
+    return "\n".join([*columns(lines), *few, "", note])
 
 
 def columns(lines: Sequence[Sequence[str]]) -> list[str]:

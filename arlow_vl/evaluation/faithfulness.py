@@ -24,7 +24,7 @@ from arlow_vl.evaluation.explain import Written, word_places, write_and_watch
 from arlow_vl.evaluation.numbers import format_number
 from arlow_vl.evaluation.statistics import Interval, difference_interval, draw_weights, mean, metric_interval
 from arlow_vl.evaluation.tasks.predictions import read_json, write_json
-from arlow_vl.printing import visible
+from arlow_vl.printing import number_of, visible
 from vision.projector import PerceiverResampler
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 0.875)
@@ -229,7 +229,8 @@ def _interval(of: Mapping[str, Any]) -> Interval:
 
 def format_heat_tests(tests: Sequence[HeatTest]) -> str:
     """A block a layer: the curves, then what the most attended tokens have over others."""
-    blocks = [f"{tests[0].images:,} images, {tests[0].words:,} words; fall of a word's log-probability, in nats"]
+    looked_at = f"{number_of(tests[0].images, 'image')}, {number_of(tests[0].words, 'word')}"
+    blocks = [f"{looked_at}; fall of a word's log-probability, in nats"]
     for test in tests:
         head = f"{f'layer {test.layer}, hidden':24}" + "".join(f"{f'{share:.1%}':>9}" for share in SHARES)
         lines = [head]

@@ -26,6 +26,7 @@ from arlow_vl.models.folders import (
     load_weights,
     named,
 )
+from arlow_vl.printing import number_of
 
 # The cross-attention blocks are no part of the exported text model; the rest is bookkeeping.
 NOT_COMPARED = {"use_cross_attention", "architectures", "transformers_version", "_name_or_path"}
@@ -166,8 +167,10 @@ def compare_bits(claim: str, expected: list[Tensor], found: list[Tensor], where:
         differing += int(differs.sum())
         largest = max(largest, float((was - now).abs().max()))
     if not differing:
-        return Check(claim, True, f"{tokens} tokens")
-    return Check(claim, False, f"logits of {differing} of {tokens} tokens differ, by up to {largest:.2g}")
+        return Check(claim, True, number_of(tokens, "token"))
+    return Check(
+        claim, False, f"logits of {differing:,} of {number_of(tokens, 'token')} differ, by up to {largest:.2g}"
+    )
 
 
 def compare_export(model: ArlowVLForConditionalGeneration, original: Hashes, text_config: ArlowConfig) -> Check:

@@ -1,10 +1,12 @@
 """How figures are printed: their decimals, their intervals, and a star where a difference is one."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 LARGE = 1e6
+FEWEST = 10
+"""Items or images that a figure needs to tell something of others than these."""
 
 
 def format_number(value: float | int, digits: int, *, is_signed: bool = False) -> str:
@@ -12,6 +14,16 @@ def format_number(value: float | int, digits: int, *, is_signed: bool = False) -
     if math.isfinite(value) and abs(value) >= LARGE:
         return f"{value:{'+' if is_signed else ''}.3g}"
     return f"{round(value, digits) + 0.0:{'+' if is_signed else ''}.{digits}f}"  # -0.0 + 0.0 is 0.0
+
+
+def format_count(count: int) -> str:
+    """The number of items or images behind a figure, marked where they are few."""
+    return f"{count:,}{' (few)' if count < FEWEST else ''}"
+
+
+def few_note(counts: Iterable[int], what: str) -> list[str]:
+    """What the mark of `format_count` means, where one of the counts has it. `what` they count, in the plural."""
+    return [f"(few): fewer than {FEWEST} {what}, a score that says little"] if min(counts) < FEWEST else []
 
 
 def format_interval(interval: Mapping[str, Any], *, is_percent: bool, is_difference: bool = False) -> str:

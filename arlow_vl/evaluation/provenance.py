@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from arlow_vl.data.samples import ImageRef, Sample
+from arlow_vl.printing import number_of
 
 NOT_STATED = "not stated"
 
@@ -28,7 +29,7 @@ def describe_sources(samples: Iterable[Sample]) -> tuple[list[dict[str, str]], s
         unnamed = folder.name if folder else NOT_STATED
         counts[fields.get("source", unnamed), fields.get("license", NOT_STATED)] += len(sample.images)
     rows = [
-        {"name": name, "license": licence, "use": f"{count:,} image{'' if count == 1 else 's'}"}
+        {"name": name, "license": licence, "use": number_of(count, "image")}
         for (name, licence), count in sorted(counts.items())
     ]
     return rows, " ".join(dict.fromkeys(note["summary"] for note in notes.values() if "summary" in note))

@@ -20,7 +20,6 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, Toke
 from arlow_vl.errors import CheckpointError, ResourceError
 from arlow_vl.models.arlow.checkpoint_checks import (
     COPY_AGAIN,
-    WEIGHTS,
     misfit,
     open_weights,
     read_object,
@@ -35,6 +34,7 @@ from arlow_vl.models.auto import (
     ArlowTokenizerFast,
     ArlowVLForConditionalGeneration,
 )
+from arlow_vl.models.folder_files import refuse_missing_files, sha256_of_file
 from vision.whole_files import put_in_place
 
 MODELS: dict[str, Any] = {"arlow": ArlowForCausalLM, "arlow_vl": ArlowVLForConditionalGeneration}
@@ -98,10 +98,7 @@ def check_folder(folder: Path, expected: str) -> Any:
         CheckpointError: a file is missing, damaged or of another kind; the weights do not fit the configuration; a
             weight is not finite.
     """
-    for name in ("config.json", WEIGHTS):
-        if not (folder / name).is_file() and not (folder / f"{name}.index.json").is_file():
-            there = folder / "hf" if (folder / "hf" / name).is_file() else "the hf folder of a finished run"
-            raise CheckpointError(f"{folder} holds no {name}; name {there} (see `arlow fit`)")
+    refuse_missing_files(folder)
     model_type = read_object(folder / "config.json").get("model_type")
     if model_type != expected:
         kinds = {"arlow": "a text run's hf folder holds a text model", "arlow_vl": "with an encoder; see `checkpoint`"}
@@ -262,11 +259,6 @@ def sha256_of(tensor: Tensor) -> str:
     """SHA-256 of a tensor's bytes."""
     data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return hashlib.sha256(data.data).hexdigest()
-
-
-def sha256_of_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_weights(folder: Path) -> str:

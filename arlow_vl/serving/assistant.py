@@ -16,6 +16,7 @@ from torch import Tensor
 from arlow_vl.data.prompts import encode_prompt, plain_ids, stop_token_ids
 from arlow_vl.data.samples import Message
 from arlow_vl.models.opened import OpenModel, open_model
+from arlow_vl.printing import number_of
 from vision.decoding.image import DEFAULT_LIMITS, ImageLimits
 from vision.forms.batches import pack_images, prepare_image
 
@@ -93,7 +94,7 @@ class Assistant:
         contents = [message["content"] for message in messages if isinstance(message["content"], list)]
         places = sum(part["type"] == "image" for content in contents for part in content)
         if places != len(images):
-            raise ValueError(f"the messages have places for {places} images, and {len(images)} came")
+            raise ValueError(f"the messages have places for {number_of(places, 'image')}, and {len(images)} came")
         return self._checked(encode_prompt(self.tokenizer, messages), images)
 
     def text(self, text: str) -> Prompt:

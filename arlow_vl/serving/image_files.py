@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from arlow_vl.data.member_names import IMAGE_SUFFIXES, system_file
-from arlow_vl.printing import visible
+from arlow_vl.printing import number_of, visible
 from vision.decoding.header import is_image
 from vision.decoding.image import ImageError
 
@@ -48,7 +48,7 @@ def find_images(sources: Sequence[str]) -> FoundImages:
         images = [file for file in files if _is_image(file)]
         if not images:
             what = "matches no image" if is_glob else "is a folder without an image"
-            beside = f" ({len(files):,} other files)" if files else ""
+            beside = f" ({number_of(len(files), 'other file')})" if files else ""
             raise ValueError(f"{visible(source)} {what}{beside}; name image files, folders or globs")
         paths += images
         others += len(files) - len(images)

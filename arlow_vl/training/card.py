@@ -11,6 +11,7 @@ from arlow_vl.errors import CheckpointError
 from arlow_vl.evaluation.provenance import NOT_STATED, read_note
 from arlow_vl.evaluation.tasks.results import read_results
 from arlow_vl.evaluation.tasks.table import format_scores
+from arlow_vl.printing import number_of
 from arlow_vl.training.report.folder import flat
 
 PIPELINES = {"arlow": "text-generation", "arlow_vl": "image-text-to-text"}
@@ -92,7 +93,9 @@ def _what_it_is(facts: Facts, kind: str) -> Iterator[str]:
     config = facts.model.config
     text = config.get_text_config()
     numbers = sum(parameter.numel() for parameter in facts.model.parameters())
-    sizes = f"{text.num_hidden_layers} layers, width {text.hidden_size:,}, vocabulary {text.vocab_size:,}, "
+    sizes = (
+        f"{number_of(text.num_hidden_layers, 'layer')}, width {text.hidden_size:,}, vocabulary {text.vocab_size:,}, "
+    )
     sizes += f"{text.max_position_embeddings:,} positions, {numbers:,} parameters"
     if kind == "arlow":
         yield f"A decoder-only language model ({sizes}), made with Arlow-VL."

@@ -13,7 +13,9 @@ from arlow_vl.data.loader import Batch, Collate, Packing, ResumableLoader, Seque
 from arlow_vl.data.packing import collate_rows, pack_documents
 from arlow_vl.data.quarantine import NAME as QUARANTINE
 from arlow_vl.data.quarantine import Quarantine
+from arlow_vl.data.sample_dataset import SampleDataset
 from arlow_vl.data.text_files import told_text
+from arlow_vl.data.trained_prompts import TrainedPrompts, prompts_of
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.layout import BatchLayout
 from arlow_vl.printing import print_line
@@ -59,6 +61,11 @@ class StageData(LightningDataModule):
             ranks=ranks,
             on_fault=quarantine.add,
         )
+
+    def trained_prompts(self) -> list[TrainedPrompts]:
+        """How the training data ask, for the model's folder; nothing where they are text alone."""
+        samples = [of.dataset.samples for of in self.training.sources if isinstance(of.dataset, SampleDataset)]
+        return [prompts_of(samples)] if samples else []
 
     def train_dataloader(self) -> ResumableLoader:
         return self.training

@@ -10,6 +10,7 @@ from torch import nn
 
 from arlow_vl.models.arlow.attention import kernel_for
 from arlow_vl.models.arlow.linear import product_for
+from arlow_vl.printing import number_of
 from arlow_vl.training.build import Stage, build_stage
 from arlow_vl.training.compiling import blocks_of
 from arlow_vl.training.modules import labels_of
@@ -86,7 +87,8 @@ def step_of(stage: Stage, recipe: Recipe) -> Iterator[str]:
     yield f"step: {told}; {per_step} batch{'es' * (per_step > 1)} of {shape}"
     needed = operations_of(stage.module.model, stage.module.policy).of(counts, pairs) / len(batches)
     yield f"operations: about {per_step * needed / 1e12:,.3f} TFLOP a step"
-    yield f"run: {recipe.run.max_steps:,} steps, {recipe.run.max_steps * per_step * means['tokens']:,.0f} tokens"
+    steps = recipe.run.max_steps
+    yield f"run: {number_of(steps, 'step')}, {steps * per_step * means['tokens']:,.0f} tokens"
 
 
 def parameters_of(model: nn.Module, component: str) -> list[Any]:

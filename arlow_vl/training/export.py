@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
+from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.errors import CheckpointError
 from arlow_vl.evaluation.tasks import perplexity
-from arlow_vl.evaluation.tasks.evaluate import hash_model
+from arlow_vl.models.folder_files import hash_model
 from arlow_vl.models.folders import save_folder, sha256_of_weights
 from arlow_vl.models.opened import PRECISIONS, open_model
 from arlow_vl.models.probe import check_written
 from arlow_vl.models.quantising import Scheme, load_quantised
+from arlow_vl.printing import number_of
 from arlow_vl.training.build import build_products, finish_model
 from arlow_vl.training.card import Facts, scores_of, write_card
 from arlow_vl.training.checkpoint_io import check_same_tensors, newest_good, read_checkpoint
@@ -82,8 +84,9 @@ def export(path: Path, output: Path, wishes: Wishes = Wishes()) -> Iterator[str]
     change = name_change(wishes)
     if documents:
         after = perplexity.bits_per_byte(model, tokenizer, documents)
-        change += f" Bits per byte of {len(documents):,} documents: {before:.4f} before, {after:.4f} after."
-    save_folder((model, *others), output, shard_size=wishes.shard_size)
+        change += f" Bits per byte of {number_of(len(documents), 'document')}: {before:.4f} before, {after:.4f} after."
+    prompts = read_trained_prompts(folder_of(source))
+    save_folder((model, *others, *filter(None, [prompts])), output, shard_size=wishes.shard_size)
     try:
         difference = check_written(model, output)
         facts = Facts(
@@ -146,10 +149,15 @@ def name_change(wishes: Wishes) -> str:
 
 def hash_of(source: Source) -> str:
     """What `arlow evaluate` calls the model: the hash of the model folder, of a run that of its product."""
-    folder = source.place if (source.place / "config.json").is_file() else (source.run or source.place) / "hf"
+    folder = folder_of(source)
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not there, so no scores are of this model; leave --scores out")
     return hash_model(folder)
+
+
+def folder_of(source: Source) -> Path:
+    """The model folder, of a run that of its product."""
+    return source.place if (source.place / "config.json").is_file() else (source.run or source.place) / "hf"
 
 
 def last_start(run: Path | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from arlow_vl.data.samples import TASKS, ImageRef, Task
 from arlow_vl.data.tokens.documents import TokenDocuments
 from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.errors import DataError
-from arlow_vl.printing import print_line
+from arlow_vl.printing import number_of, print_line
 from arlow_vl.progress import ProgressLine
 from arlow_vl.training.datamodules import StageData
 from arlow_vl.training.recipe import ImageTextRecipe, PackingConfig, SourceConfig
@@ -80,7 +80,9 @@ def _checked(config: SourceConfig, recipe: ImageTextRecipe, tokenizer: Any) -> C
     source = CheckedSource(config, samples, sum(one.count for one in bad.values()))
     count, kind = sum(map(len, indexes)), config.kind.removesuffix("s")
     if not len(samples):
-        raise DataError(f"{where}: none of its {count:,} samples has a usable {kind}; set kind to what they have")
+        raise DataError(
+            f"{where}: none of its {number_of(count, 'sample')} has a usable {kind}; set kind to what they have"
+        )
     if without := count - len(samples):
         source.tell(f"{without:,} of {count:,} samples have no {kind} and are left out")
     return source

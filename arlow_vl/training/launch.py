@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from arlow_vl.printing import print_line
+from arlow_vl.printing import number_of, print_line
 from arlow_vl.training.settings import EngineConfig
 
 LOST = 69
@@ -59,7 +59,7 @@ def find_place(engine: EngineConfig, variables: Mapping[str, str] = os.environ) 
         ValueError: they speak of another number of processes than the recipe, or of processes that know no number.
     """
     wanted = engine.world_size
-    asked = f"run.engine asks for {_counted(engine.devices, 'device')} on {_counted(engine.nodes, 'node')}"
+    asked = f"run.engine asks for {number_of(engine.devices, 'device')} on {number_of(engine.nodes, 'node')}"
     for launcher, names in (
         ("torchrun", ("WORLD_SIZE", "RANK", "LOCAL_RANK")),
         ("srun", ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")),
@@ -108,7 +108,7 @@ def refuse_too_many(engine: EngineConfig) -> None:
     if engine.devices > cores * PROCESSES_A_CORE:
         raise ValueError(
             f"run.engine.devices is {engine.devices:,}, a process each, but this machine has "
-            f"{_counted(cores, 'CPU core')}; lower it to {cores:,} or less"
+            f"{number_of(cores, 'CPU core')}; lower it to {cores:,} or less"
         )
 
 
@@ -177,7 +177,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from arlow_vl.printing import number_of
 from arlow_vl.training.policy import Policy
 from arlow_vl.training.settings import OptimConfig
 from arlow_vl.training.stages import component_of, is_in_block
@@ -129,11 +130,12 @@ def told_of_schedule(optim: OptimConfig, max_steps: int) -> list[str]:
     told = []
     if optim.warmup_steps > max_steps:
         told.append(
-            f"optim.warmup_steps is {optim.warmup_steps}, but the run has {max_steps} steps: its rate stays low"
+            f"optim.warmup_steps is {optim.warmup_steps}, but the run has {number_of(max_steps, 'step')}: its rate "
+            "stays low"
         )
     if optim.decay_steps is not None and optim.decay_steps > max_steps - optim.warmup_steps:
         told.append(
             f"optim.decay_steps is {optim.decay_steps}, but behind warm-up the run has "
-            f"{max(0, max_steps - optim.warmup_steps)} steps: the rate is never constant"
+            f"{number_of(max(0, max_steps - optim.warmup_steps), 'step')}: the rate is never constant"
         )
     return told

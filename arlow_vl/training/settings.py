@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from arlow_vl.printing import number_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -162,7 +164,7 @@ class RunConfig:
         check(all(step >= 1 for step in self.skip_steps), f"run.skip_steps count from 1, got {self.skip_steps}")
         check(
             max(self.skip_steps, default=0) <= self.max_steps,
-            f"run.skip_steps is {self.skip_steps}, but the run has {self.max_steps} steps",
+            f"run.skip_steps is {self.skip_steps}, but the run has {number_of(self.max_steps, 'step')}",
         )
         check(self.max_hours is None or self.max_hours > 0, f"run.max_hours must be over 0, got {self.max_hours}")
         check(

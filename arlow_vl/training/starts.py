@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from arlow_vl.printing import print_line
+from arlow_vl.printing import number_of, print_line
 from arlow_vl.training.build import Stage
 from arlow_vl.training.checkpoint_io import checkpoints, step_of
 from arlow_vl.training.dry_run import count_of, parameters_of
@@ -56,7 +56,7 @@ def compare_data(recipe: Recipe, before: dict[str, Any], now: dict[str, Any]) ->
                 continue
             told = (
                 f"source {name} ({places[name]}) holds other {use} data than when the run was started before "
-                f"({was['items']:,} items then, {held['items']:,} now)"
+                f"({number_of(was['items'], 'item')} then, {held['items']:,} now)"
             )
             if use == "training":
                 raise ValueError(f"{told}; put them back, or use another run_dir to start anew")

@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from arlow_vl.evaluation.tasks.evaluate import Run, evaluate_tasks
-from arlow_vl.evaluation.tasks.items import open_samples, place_of, read_items
+from arlow_vl.evaluation.tasks.items import open_samples, read_items
+from arlow_vl.evaluation.tasks.places import place_of
 from arlow_vl.evaluation.tasks.task import load_task
 
 SAMPLES = Path(__file__).parents[2] / "tests" / "samples"

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from arlow_vl.cli import main
+from arlow_vl.printing import number_of
 from arlow_vl.serving.captioning import answer_images, one_line
 from arlow_vl.serving.decoding import Decoding
 
@@ -42,7 +43,7 @@ def test_the_images_of_folders_and_globs_are_captioned_and_the_bad_one_named(pho
     assert [line.partition(": ")[0] for line in out.splitlines()] == good
     told = [line for line in err.splitlines() if line.startswith("arlow: ")]
     assert told == [
-        "arlow: 1 files beside the images are none; they are left out",
+        "arlow: 1 file beside the images left out, as no image",
         "arlow: photos/2.png: no image of a known format",
         "arlow: 1 of 9 images could not be read and have no caption",
     ]
@@ -124,7 +125,7 @@ def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(photos, models, capsys)
     assert status == 130
     done = len(lines_of(out))
     assert 1 <= done < 103
-    told = f"arlow: stopped; c.jsonl holds {done} images in whole lines, and the same command goes on"
+    told = f"arlow: stopped; c.jsonl holds {number_of(done, 'image')} in whole lines, and the same command goes on"
     assert capsys.readouterr().err.splitlines()[-1] == told
     assert caption(models, "scans", "--out", "c.jsonl") == 0
     assert len({line["image"] for line in lines_of(out)}) == len(lines_of(out)) == 103

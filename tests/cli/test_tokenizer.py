@@ -7,6 +7,7 @@ import pytest
 from arlow_vl.cli import build_parser
 from arlow_vl.errors import DataError
 from arlow_vl.models.arlow.tokenization_arlow import ArlowTokenizer
+from arlow_vl.printing import number_of
 
 TEXT = "The cat sat on the mat, and the cat saw that the mat was flat.\n" * 20
 
@@ -26,7 +27,7 @@ def text_file(tmp_path):
 def test_a_text_file_becomes_a_tokenizer_folder(text_file, tmp_path, capsys):
     train(text_file, "--vocab-size", 280, "--output", tmp_path / "out")
     assert len(ArlowTokenizer.from_pretrained(tmp_path / "out")) == 280
-    report = f"{tmp_path / 'out'}: 280 entries, learned from {len(TEXT):,} bytes in 1 documents"
+    report = f"{tmp_path / 'out'}: 280 entries, learned from {len(TEXT):,} bytes in 1 document"
     assert capsys.readouterr().out.splitlines() == [report]
 
 
@@ -49,7 +50,7 @@ def test_too_many_bad_lines_end_it_before_anything_is_learnt(tmp_path, options):
 @pytest.mark.parametrize(("limit", "documents"), [(1000, 1), (len(TEXT), 1), (len(TEXT) + 5, 2), (10**6, 2)])
 def test_only_the_first_bytes_are_learned_from(text_file, tmp_path, capsys, limit, documents):
     train(text_file, text_file, "--vocab-size", 270, "--output", tmp_path / "out", "--max-bytes", limit)
-    assert f"{min(limit, 2 * len(TEXT)):,} bytes in {documents} documents" in capsys.readouterr().out
+    assert f"{min(limit, 2 * len(TEXT)):,} bytes in {number_of(documents, 'document')}" in capsys.readouterr().out
 
 
 def test_a_character_is_not_cut_in_two(tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from arlow_vl.data.packing import bits_per_byte, collate_rows, pack_documents, unigram_entropy
 from arlow_vl.errors import DataError
+from arlow_vl.printing import number_of
 from tests.tiny_runs import sentences, tiny_tokenizer, write_jsonl
 
 BOS, EOS = 1, 2
@@ -116,7 +117,7 @@ def test_texts_under_another_key_are_not_called_too_little_text(tmp_path):
 def test_the_summary_says_what_is_in_no_row(tmp_path, texts):
     rows = pack_documents(texts, tiny_tokenizer(), 16, tmp_path)
     over = rows.facts.tokens % 16
-    assert f"rows of 16 ({over} tokens over the last full row)" in rows.summary()
+    assert f"rows of 16 ({number_of(over, 'token')} over the last full row)" in rows.summary()
     assert "max_tokens" not in rows.summary()
     assert "max_tokens" in pack_documents(texts, tiny_tokenizer(), 16, tmp_path, max_tokens=30).summary()
 

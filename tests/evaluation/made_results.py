@@ -11,7 +11,8 @@ from PIL import Image
 
 from arlow_vl.evaluation.tasks import predictions
 from arlow_vl.evaluation.tasks.evaluate import score
-from arlow_vl.evaluation.tasks.items import Item, open_samples, place_of, read_items
+from arlow_vl.evaluation.tasks.items import Item, open_samples, read_items
+from arlow_vl.evaluation.tasks.places import place_of
 from arlow_vl.evaluation.tasks.predictions import MODEL, Kept, Prediction
 from arlow_vl.evaluation.tasks.task import Task, load_task
 from tests.outside_data import tar_of

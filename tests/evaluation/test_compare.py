@@ -12,7 +12,7 @@ from arlow_vl.errors import DataError
 from arlow_vl.evaluation import compare
 from arlow_vl.evaluation.compare import compare_folders, power_of_folders
 from arlow_vl.evaluation.tasks.results import read_results
-from arlow_vl.models.folders import sha256_of_file
+from arlow_vl.models.folder_files import sha256_of_file
 from tests.evaluation.made_results import CAPTIONS as TASK
 from tests.evaluation.made_results import QUESTIONS, but_teal, write_data, write_results
 
@@ -83,6 +83,52 @@ def test_the_command_prints_a_table(folders, capsys):
     (line,) = re.findall(r"^CIDEr-D .*$", out, re.MULTILINE)
     assert re.split(" {2,}", line)[1] == "12" and "7.500" in line and "] *" in line
     assert QUESTIONS not in out
+
+
+def test_the_folder_of_one_task_is_compared_like_the_one_that_holds_it(folders, capsys):
+    pair = [folders / "blind" / TASK, folders / "right" / TASK]
+    assert compare_folders(*pair) == compare_folders(folders / "blind", folders / "right", task=TASK)
+    assert main(["reproduce", str(pair[0])]) == 0
+    assert "1 not here" in capsys.readouterr().out  # the model, which never was
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        (
+            "{folders}/right/captions-test-known/model",
+            "is a part of the results in {folders}/right/captions-test-known",
+        ),
+        (
+            "{folders}/right/captions-test-known/model/predictions.jsonl",
+            "is a part of the results in {folders}/right/captions-test-known; name that folder",
+        ),
+        (
+            "{folders}",
+            "holds no results itself, folders inside it do; name one of them, as {folders}/blind, {folders}/",
+        ),
+        ("{folders}/data", "holds no results (<task>/run.json); run `arlow evaluate` first"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", ["compare {place} {folders}/right", "power {place} --difference 1", "reproduce {place}"]
+)
+def test_a_path_beside_the_right_one_is_told_which_is_right(folders, place, sentence, command, capsys):
+    words = command.replace("{place}", place).format(folders=folders).split()
+    assert main(words) == 3
+    assert sentence.format(folders=folders) in capsys.readouterr().err
+
+
+def test_a_comparison_of_few_images_is_marked(folders, capsys):
+    assert main(["compare", str(folders / "blind"), str(folders / "right")]) == 0
+    blocks = capsys.readouterr().out.split("\n\n")
+    (of_captions,) = [block for block in blocks if block.startswith(TASK)]
+    (of_questions,) = [block for block in blocks if block.startswith(QUESTIONS)]
+    assert "(few)" not in of_captions  # twelve images
+    assert re.search(r"^accuracy +3 \(few\) ", of_questions, re.MULTILINE)
+    assert of_questions.endswith("\n(few): fewer than 10 images, a score that says little")
+    assert main(["power", str(folders / "blind"), "--difference", "0.1"]) == 0
+    assert "3 (few)" in (out := capsys.readouterr().out) and "\n(few): fewer than 10 images" in out
 
 
 def test_the_command_says_what_a_difference_needs(folders, capsys):
@@ -161,13 +207,13 @@ def half_written(folder):
         (other_task, "holds the task captions-test-(known|novel) and .* does not; compare one that both hold"),
         (
             fewer_samples,
-            "task captions-test-known: 2 samples are in one alone, the first is test-known-000000.tar:image-10; ",
+            "task captions-test-known: one alone holds 2 samples, the first is test-known-000000.tar:image-10; ",
         ),
         (
             other_references,
             "sample test-known-000000.tar:image-06 has other references; evaluate both on the same data",
         ),
-        (other_names, "2 samples are in one alone, the first is test-known-000000.tar:image-11"),
+        (other_names, "one alone holds 2 samples, the first is test-known-000000.tar:image-11"),
         (twice_the_same, "id 'test-known-000000.tar:image-10' comes twice; keep one"),
         (other_images, "sample test-known-000000.tar:image-00 has another image, question or kind; evaluate both"),
         (half_written, r"metrics\.json is missing, so its folder is half written"),

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from arlow_vl.evaluation.numbers import format_interval, format_number
+from arlow_vl.evaluation.numbers import few_note, format_count, format_interval, format_number
 from arlow_vl.evaluation.tasks.table import TITLES, format_scores
 from arlow_vl.evaluation.tasks.task import load_task
 from tests.evaluation.made_results import CAPTIONS, QUESTIONS, but_teal, write_data, write_results
@@ -93,6 +93,23 @@ def test_control_characters_of_tasks_are_shown_as_escapes(captions):
     table = format_scores(captions | {"task": captions["task"] | {"title": "captions\x1b[2J\u202e"}})
     assert r"captions\x1b[2J\u202e" in table
     assert all(character.isprintable() or character == "\n" for character in table)
+
+
+def test_a_score_of_few_items_is_marked_beside_it(captions, questions):
+    lines = format_scores(questions).splitlines()
+    assert lines[:2] == [
+        "Questions of easy-VQA (6 items, 3 images)",
+        "warning: fewer than 10 items, scores that say little",
+    ]
+    (row,) = [line for line in lines if line.startswith("  other ")]
+    assert re.split(" {2,}", row.strip())[1] == "3 (few)"
+    assert lines[-1] == "(few): fewer than 10 items, a score that says little"
+    assert "few" not in format_scores(captions)  # twelve items and no groups
+
+
+def test_ten_items_are_not_few():
+    assert [format_count(number) for number in (0, 9, 10, 2000)] == ["0 (few)", "9 (few)", "10", "2,000"]
+    assert few_note([10, 2000], "items") == [] != few_note([10, 9], "items")
 
 
 @pytest.mark.parametrize(

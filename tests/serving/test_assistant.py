@@ -24,7 +24,7 @@ def test_a_conversation_is_encoded_as_training_encodes_it(assistant):
 @pytest.mark.parametrize("given", [0, 2])
 def test_each_image_part_has_an_image(assistant, given):
     images = [assistant.image(Image.new("RGB", (8, 8)))] * given
-    with pytest.raises(ValueError, match=f"places for 1 images, and {given} came"):
+    with pytest.raises(ValueError, match=f"places for 1 image, and {given} came"):
         assistant.chat(about_image(), images)
 
 

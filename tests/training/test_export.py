@@ -3,6 +3,7 @@
 import pytest
 
 from arlow_vl.cli import main
+from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
 from tests.forked import by_fork
@@ -27,6 +28,10 @@ def test_the_export_of_the_last_checkpoint_is_the_product(write, options, tmp_pa
     assert weights_sha256(tmp_path / "model") == weights_sha256(run / "hf")
     names = {path.name for path in (run / "hf").iterdir()}
     assert {path.name for path in (tmp_path / "model").iterdir()} == names | {"README.md"}
+    prompts = [read_trained_prompts(folder) for folder in (run / "hf", tmp_path / "model")]
+    assert prompts[0] == prompts[1] and (prompts[0] is None) == (write is write_text_recipe)
+    if prompts[0]:
+        assert {task: list(of) for task, of in prompts[0].counts.items()} == {"caption": [""], "question": [""]}
     assert "loaded in a fresh process, its logits differ by" in capsys.readouterr().out
 
 

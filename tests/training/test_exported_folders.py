@@ -11,8 +11,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from arlow_vl.cli import main
-from arlow_vl.evaluation.tasks.evaluate import hash_model
 from arlow_vl.models import probe
+from arlow_vl.models.folder_files import hash_model
 from arlow_vl.models.opened import open_model
 from arlow_vl.models.probe import probe_logits
 from arlow_vl.training.recipe import parse_recipe
@@ -88,7 +88,7 @@ def test_fewer_bits_are_fewer_bytes_and_the_change_is_measured(option, value, of
     options = [option, value, "--text", str(tmp_path / "text.jsonl")]
     assert main(["checkpoint", "export", str(run / "hf"), "--out", str(tmp_path / "small"), *options]) == 0
     told = capsys.readouterr().out
-    assert "Bits per byte of 1 documents: " in told
+    assert "Bits per byte of 1 document: " in told
     assert told.split("Bits per byte")[1].split("\n")[0].strip() in (tmp_path / "small" / "README.md").read_text()
     size = (tmp_path / "small" / "model.safetensors").stat().st_size
     assert size < of_original * (run / "hf" / "model.safetensors").stat().st_size * 1.1

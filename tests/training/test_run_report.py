@@ -75,7 +75,7 @@ def test_the_page_says_how_the_run_went(run_dir):
     expected = [
         "finished, 6 of 6 steps",
         "lies in best",
-        "1 steps changed nothing: skipped",
+        "1 step changed nothing: skipped",
         "What a wrong image costs",
         "Attention gates",
         "MFU",

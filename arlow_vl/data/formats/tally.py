@@ -9,7 +9,7 @@ from arlow_vl.data.shard_samples import BadSample
 from arlow_vl.data.shards import counted, examples_of, in_brackets
 from arlow_vl.data.text import Unusable
 from arlow_vl.errors import DataError
-from arlow_vl.printing import visible
+from arlow_vl.printing import number_of, visible
 
 FAULTS_TOLD = 5
 
@@ -53,9 +53,9 @@ class Tally:
         skipped, texts = self.skipped, counted(self.bad_texts)
         parts = [f"{self.samples:,} used", f"{skipped.total():,} skipped{in_brackets(skipped)}"]
         if texts:
-            parts.append(f"{texts.total():,} text{'s' * (texts.total() != 1)} skipped{in_brackets(texts)}")
+            parts.append(f"{number_of(texts.total(), 'text')} skipped{in_brackets(texts)}")
         if self.faults:
-            parts.append(f"{len(self.faults):,} fault{'s' * (len(self.faults) != 1)}")
+            parts.append(number_of(len(self.faults), "fault"))
         if self.ignored:
             parts.append(f"{self.ignored.total():,} ignored{in_brackets(self.ignored)}")
         return ", ".join(parts)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from arlow_vl.evaluation.metrics.ngrams import ORDERS, NgramCounts, count_ngrams
 from arlow_vl.evaluation.metrics.ptb import tokenize_caption
 from arlow_vl.evaluation.metrics.rouge import rouge_l
+from arlow_vl.printing import number_of
 
 CIDER_SIGMA = 6.0
 # What the official BLEU adds to its numerators and denominators.
@@ -46,7 +47,9 @@ def caption_scores(predictions: Mapping[str, str], references: Mapping[str, Sequ
         raise ValueError("there are no captions to score")
     if predictions.keys() != references.keys():
         differing = sorted(predictions.keys() ^ references.keys())
-        raise ValueError(f"predictions and references differ in {len(differing)} images, the first is {differing[0]!r}")
+        raise ValueError(
+            f"predictions and references differ in {number_of(len(differing), 'image')}, the first is {differing[0]!r}"
+        )
     if missing := [key for key, captions in references.items() if not captions]:
         raise ValueError(f"image {missing[0]!r} has no reference caption")
     candidates = [tokenize_caption(predictions[key]) for key in references]

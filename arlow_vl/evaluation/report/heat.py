@@ -20,9 +20,9 @@ from arlow_vl.evaluation.numbers import format_number
 from arlow_vl.evaluation.report.charts import Curve, Plot, plot_curves
 from arlow_vl.evaluation.report.material import shortest_uri
 from arlow_vl.evaluation.statistics import Interval
-from arlow_vl.evaluation.tasks.evaluate import hash_model
 from arlow_vl.evaluation.tasks.items import Item
 from arlow_vl.evaluation.tasks.results import Results
+from arlow_vl.models.folder_files import hash_model
 from arlow_vl.models.folders import load_vision_language_model
 from arlow_vl.progress import ProgressLine
 from vision.decoding.sources import read_image

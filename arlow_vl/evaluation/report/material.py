@@ -11,7 +11,8 @@ from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.data.samples import Sample
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.provenance import describe_sources
-from arlow_vl.evaluation.tasks.items import Item, Place, items_of, open_samples
+from arlow_vl.evaluation.tasks.items import Item, items_of, open_samples
+from arlow_vl.evaluation.tasks.places import Place
 from arlow_vl.evaluation.tasks.results import Results
 from vision.decoding.image import ImageError
 from vision.decoding.sources import read_image

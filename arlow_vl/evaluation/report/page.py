@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from arlow_vl.evaluation.numbers import format_interval, format_number, is_outside_zero
+from arlow_vl.evaluation.numbers import FEWEST, format_interval, format_number, is_outside_zero
 from arlow_vl.evaluation.report.charts import gate_bar, interval_bar
 from arlow_vl.evaluation.report.curves import plot_run, runs_of
 from arlow_vl.evaluation.report.facts import facts_of
@@ -22,7 +22,7 @@ from arlow_vl.evaluation.tasks.predictions import MODEL
 from arlow_vl.evaluation.tasks.results import Results, broken, read_results, refuse_changed
 from arlow_vl.evaluation.tasks.scoring import ALL
 from arlow_vl.evaluation.tasks.table import TITLES
-from arlow_vl.printing import visible
+from arlow_vl.printing import number_of, visible
 from vision.whole_files import write_whole
 
 NAME, TEMPLATE = "report.html", "page.html"
@@ -69,6 +69,8 @@ def write_report(folder: Path, output: Path, *, model: Path | None = None, teste
         heat=heat,
         heat_plots=[plot_test(test) for test in heat.tests],
         folder=folder,
+        fewest=FEWEST,
+        number_of=number_of,
     )
     write_whole(output, page)
 
@@ -91,10 +93,12 @@ def show_task(results: Results, probed: int) -> tuple[dict[str, Any], list[Asked
         "name": task.name,
         "title": task.title,
         "kind": task.kind,
+        "shown": "document" if task.kind == "text" else "image",
         "facts": facts_of(results),
         "command": told.get("command"),
         "gates": gate_bars(told.get("gates", {})),
         "overlap": told["overlap"].get("items", 0),
+        "asked_otherwise": told.get("asked_otherwise", ""),
         "scores": scores,
         "tables": tables,
         "titles": {name: titled(name, is_share=of["is_share"]) for name, of in scores["metrics"].items()},

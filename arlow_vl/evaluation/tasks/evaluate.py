@@ -1,6 +1,5 @@
 """Runs tasks with a model and leaves a result folder: predictions of the model and its controls, and their scores."""
 
-import hashlib
 import io
 import platform
 import shlex
@@ -14,26 +13,24 @@ from PIL import Image
 
 from arlow_vl.data.images import CachedImages
 from arlow_vl.data.sample_dataset import PlacedImage
+from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks import perplexity, predictions
 from arlow_vl.evaluation.tasks.ask import Asker, run_task
-from arlow_vl.evaluation.tasks.items import Item, Training, open_samples, place_of, read_items, read_training
+from arlow_vl.evaluation.tasks.items import Item, Training, open_samples, read_items, read_training
 from arlow_vl.evaluation.tasks.measures import check_references
+from arlow_vl.evaluation.tasks.places import place_of
 from arlow_vl.evaluation.tasks.predictions import Kept
 from arlow_vl.evaluation.tasks.scoring import score_task
 from arlow_vl.evaluation.tasks.table import format_scores
-from arlow_vl.evaluation.tasks.task import OF_FEATURES, Task, load_task, shipped_tasks
+from arlow_vl.evaluation.tasks.task import OF_FEATURES, Task, load_task, refuse_one_name_twice, shipped_tasks
 from arlow_vl.models.arlow.chat_arlow import render_chat
-from arlow_vl.models.folders import sha256_of_file
+from arlow_vl.models.folder_files import hash_model, sha256_of_file
 from arlow_vl.models.opened import PRECISIONS, open_model
-from arlow_vl.printing import print_line, visible
+from arlow_vl.printing import number_of, print_line, visible
 from arlow_vl.progress import ProgressLine
 from arlow_vl.versions import version_of
 from vision.features import FeatureCache, encoder_fingerprint
-
-DECIDING = (".safetensors", ".json", ".jinja")
-"""Suffixes of the files of a model folder that decide what it answers."""
-NOT_DECIDING = ("checksums.json",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +83,7 @@ def evaluate_tasks(tasks: Sequence[Task], run: Run) -> dict[str, dict[str, Any]]
         DataError: data are missing or cannot be used; a folder holds another run's predictions.
         CheckpointError: the model folder cannot be used, or is no model for one of the tasks.
     """
-    if len({task.name for task in tasks}) < len(tasks):
-        raise DataError("two tasks have one name, which is their folder's; name each once")
+    refuse_one_name_twice(tasks)
     with predictions.lock(run.output):
         return _evaluate(tasks, run)
 
@@ -129,13 +125,6 @@ def score(folder: Path, task: Task, facts: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def hash_model(folder: Path) -> str:
-    """SHA-256 of the names and bytes of all files that decide what a model answers."""
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in DECIDING and path.name not in NOT_DECIDING]
-    lines = "".join(f"{sha256_of_file(path)}  {path.name}\n" for path in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
 def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str) -> Prepared:
     """Reads a task's data and opens its folder."""
     place, training = place_of(task, run.data), Training()
@@ -154,15 +143,20 @@ def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str)
     overlap = training.overlap_with(items)
     if overlap.get("items"):
         print_line(
-            f"warning: {overlap['items']:,} of {len(items):,} items of {task.name} show an image of the training data, "
-            f"byte for byte ({overlap['first']} first); `arlow data overlap` names them all"
+            f"warning: {overlap['items']:,} of {number_of(len(items), 'item')} of {task.name} show an image of the "
+            f"training data, byte for byte ({overlap['first']} first); `arlow data overlap` names them all"
         )
+    prompts = read_trained_prompts(run.model)
+    otherwise = prompts.told_difference(task.kind, task.instruction) if prompts else ""
+    if otherwise:
+        print_line(f"warning: {task.name} is {otherwise}")
     facts = {
         "task_sha256": task.sha256,
         "model": {"path": str(run.model), "sha256": model_sha256},
         "data": {**asdict(place), "sha256": data_sha256, "items": len(items)},
         "training": {"path": training.source, "sha256": training.sha256},
         "overlap": overlap,
+        "asked_otherwise": otherwise,
         "precision": str(model.dtype).removeprefix("torch."),
         "batch_size": run.batch_size,
     }
@@ -171,7 +165,8 @@ def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str)
     if task.kind != "text":
         identity["features"] = facts["features_dtype"] = run.features_dtype
     folder = run.output / task.name
-    predictions.start(folder, identity)
+    settings = {"task": asdict(task), "model": str(run.model), "data": asdict(place), "training": training.source}
+    predictions.start(folder, identity, settings)
     return Prepared(task, folder, items, training.items, facts)
 
 
@@ -180,8 +175,8 @@ def check_length(task: Task, model: Any) -> None:
     positions = model.config.get_text_config().max_position_embeddings
     if task.decoding and task.decoding.max_new_tokens >= positions:
         raise DataError(
-            f"task {task.name} lets the model write {task.decoding.max_new_tokens:,} tokens and it has {positions:,} "
-            "positions, prompt included; copy the task and lower decoding.max_new_tokens"
+            f"task {task.name} lets the model write {number_of(task.decoding.max_new_tokens, 'token')} and it has "
+            f"{positions:,} positions, prompt included; copy the task and lower decoding.max_new_tokens"
         )
 
 
@@ -204,9 +199,10 @@ def make_asker(prepared: Sequence[Prepared], run: Run, model: Any, processor: An
     refused = cache.fill(read, encoder, transform, count=len(missing), on_progress=progress)
     if refused:
         sha256, reason = next(iter(refused.items()))
+        count = number_of(len(refused), "image")
         raise DataError(
-            f"{len(refused):,} images cannot be used, that of {visible(images[sha256].key)} first ({reason}); scores "
-            "leave none out: mend the data (`arlow data verify` lists them)"
+            f"{count} cannot be used, that of {visible(images[sha256].key)} first ({reason}); "
+            "scores leave none out: mend the data (`arlow data verify` lists them)"
         )
     shown = CachedImages(cache, lambda image: image.sha256)
     return Asker(model, tokenizer, shown, blank.sha256, run.batch_size)

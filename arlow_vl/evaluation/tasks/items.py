@@ -11,10 +11,10 @@ from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.index.told import check_left_out
 from arlow_vl.data.prompts import without_images
-from arlow_vl.data.remote import is_address
 from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.data.samples import Message, Part, Sample, Text, about_images
 from arlow_vl.errors import DataError
+from arlow_vl.evaluation.tasks.places import Place
 from arlow_vl.evaluation.tasks.task import Task
 from arlow_vl.printing import visible
 
@@ -45,25 +45,6 @@ class Item:
     def blind(self) -> list[Message]:
         """The prompt without its images."""
         return without_images(self.messages)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the data of a task lie."""
-
-    source: str
-    images: str | None
-    format: str | None
-
-
-def place_of(task: Task, data: Path) -> Place:
-    """The source of a task: below `data` where that is a folder, else `data` itself, a file, a glob or an address."""
-    if is_address(str(data)):
-        return Place(str(data), None, task.format or None)
-    folder = data if data.is_dir() else data.parent
-    images = folder / task.images
-    source = data / task.data if data.is_dir() else data
-    return Place(str(source), str(images) if task.images and images.is_dir() else None, task.format or None)
 
 
 def open_samples(task: Task, place: Place) -> IndexedSamples:

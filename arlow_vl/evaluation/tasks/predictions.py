@@ -1,6 +1,6 @@
 """The files of a result folder, which last longer than the run that wrote them.
 
-    <task>/run.json                       what decides the predictions: hashes of model, task and data
+    <task>/run.json                       what decides the predictions: hashes of model, task and data, and settings
     <task>/<system>/predictions.jsonl     a line for each item: the model's under "model", each control's under its name
     <task>/metrics.json                   the scores, written last
 
@@ -12,7 +12,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,16 @@ from vision.whole_files import write_whole
 
 MODEL = "model"
 RUN, METRICS, PREDICTIONS, LOCK = "run.json", "metrics.json", "predictions.jsonl", "evaluate.lock"
+SETTINGS, UNKNOWN = "settings", "unknown"
+OPTIONS = {"items": "--limit", "precision": "--precision", "features": "--features-dtype"}
+"""Of the command, for what its run is decided by."""
+NAMED = 3
+"""Fields that a sentence names."""
 AGAIN = "run `arlow evaluate` again into another folder"
+
+
+ALWAYS = ("id", "image", "prompt", "output", "references")
+"""Fields that every line has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +52,9 @@ class Prediction:
     """Of the output, in nats; of a text, of the whole document. None where the system knows none."""
     choices: dict[str, float] | None = None
     """The log-probability of each answer that was compared."""
-    tokens: int = 0
-    """Of a document, those that were predicted."""
-    bytes: int = 0
+    tokens: int | None = None
+    """Of a document, those that were predicted. None of what is no document."""
+    bytes: int | None = None
     """Of a document."""
 
     @property
@@ -83,8 +92,11 @@ def lock(output: Path) -> contextlib.AbstractContextManager[None]:
     return one_process(output / LOCK, refusal)
 
 
-def start(folder: Path, run: Mapping[str, Any]) -> None:
+def start(folder: Path, run: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Opens the folder of a task for a run, new or the one that it holds a part of.
+
+    `run` decides the predictions: a hash or a number for each name. `settings` holds under the same names what the
+    hashes are of, in words, so that a later run can say what has changed.
 
     Raises:
         DataError: it holds predictions of another model, task or data, or of nobody knows what.
@@ -93,13 +105,43 @@ def start(folder: Path, run: Mapping[str, Any]) -> None:
     if not path.exists():
         if found := next(iter(sorted(folder.glob(f"*/{PREDICTIONS}"))), None):
             raise DataError(f"{visible(str(found))}: no {RUN} says what made these predictions; {AGAIN}")
-        write_json(path, run)
+        write_json(path, {**run, SETTINGS: settings})
         return
     before = read_json(path)
-    for name, value in run.items():
-        if before.get(name) != value:
-            told = f"{name} was {before.get(name)!r:.80}, is {value!r:.80}"
-            raise DataError(f"{visible(str(folder))} holds predictions of another run ({visible(told)}); {AGAIN}")
+    changed = [name for name, value in run.items() if before.get(name) != value]
+    if changed:
+        was = {**before, **(before.get(SETTINGS) or dict.fromkeys(settings, UNKNOWN))}
+        now = json.loads(json.dumps({**run, **settings}))  # as it would be read: a list for a tuple
+        told = "; ".join(_told_change(name, was.get(name), now[name]) for name in changed)
+        raise DataError(f"{visible(str(folder))} holds predictions of another run ({visible(told)}); {AGAIN}")
+
+
+def _told_change(name: str, was: Any, now: Any) -> str:
+    """What changed under a name of `run`: of a mapping, its fields."""
+    if was == UNKNOWN:
+        return f"{name} was another"
+    if was == now:  # of the same name, with another hash
+        return f"{name} holds other bytes than it did"
+    if isinstance(was, dict) and isinstance(now, dict):
+        above = "" if name == "task" else f"{name}."
+        before, after = dict(_fields(was, above)), dict(_fields(now, above))
+        different = [field for field in {**before, **after} if before.get(field) != after.get(field)]
+        rest = [f"{len(different) - NAMED:,} more"] if len(different) > NAMED else []
+        return ", ".join([_told_change(one, before.get(one), after.get(one)) for one in different[:NAMED]] + rest)
+    return f"{OPTIONS.get(name, name)} was {_told_value(was)}, is {_told_value(now)}"
+
+
+def _fields(values: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+    """Each value of nested mappings under its path, as `decoding.num_beams`."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _fields(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def _told_value(value: Any) -> str:
+    return "not set" if value is None else f"{value!r:.80}"
 
 
 class Kept:
@@ -149,7 +191,8 @@ class Kept:
 
 
 def line_of(row: Prediction) -> str:
-    values = {name: value for name, value in asdict(row).items() if value is not None}
+    """The line of a prediction: fields that mean nothing for it are left out."""
+    values = {name: value for name, value in asdict(row).items() if value not in (None, "") or name in ALWAYS}
     return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -177,7 +220,7 @@ def _row(values: Any) -> Prediction:
     known = {field.name for field in fields(Prediction)}
     if unknown := sorted(values.keys() - known):
         raise ValueError(f"unknown field {unknown[0]!r}")
-    if missing := [name for name in ("id", "image", "prompt", "output", "references") if name not in values]:
+    if missing := [name for name in ALWAYS if name not in values]:
         raise ValueError(f"{missing[0]} is missing")
     for name in ("id", "image", "prompt", "output", "kind"):
         if not isinstance(values.get(name, ""), str):

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks import predictions
-from arlow_vl.evaluation.tasks.evaluate import hash_model
-from arlow_vl.evaluation.tasks.items import Place, open_samples
+from arlow_vl.evaluation.tasks.items import open_samples
 from arlow_vl.evaluation.tasks.perplexity import hash_documents
+from arlow_vl.evaluation.tasks.places import Place
 from arlow_vl.evaluation.tasks.results import Results, broken, read_results
 from arlow_vl.evaluation.tasks.scoring import rows_of, score_task
 from arlow_vl.evaluation.tasks.task import Task
-from arlow_vl.models.folders import sha256_of_file
+from arlow_vl.models.folder_files import hash_model, sha256_of_file
 from arlow_vl.printing import visible
 
 

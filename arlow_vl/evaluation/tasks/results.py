@@ -8,8 +8,11 @@ from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks import predictions
 from arlow_vl.evaluation.tasks.predictions import Prediction
 from arlow_vl.evaluation.tasks.task import Task, parse_task
-from arlow_vl.models.folders import sha256_of_file
+from arlow_vl.models.folder_files import sha256_of_file
 from arlow_vl.printing import visible
+
+NAMED = 3
+"""Folders that a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +28,42 @@ class Results:
 
 
 def read_results(folder: Path) -> list[Results]:
-    """The tasks of a result folder, by their names.
+    """The tasks of a result folder, by their names, or the one whose own folder this is.
 
     Raises:
         DataError: the folder holds no results, or a part of them is missing or broken.
     """
-    paths = sorted(path.parent for path in folder.glob(f"*/{predictions.RUN}"))
-    if not paths:
-        raise DataError(
-            f"{visible(str(folder))} holds no results (<task>/{predictions.RUN}); run `arlow evaluate` first"
-        )
-    return [_read(path) for path in paths]
+    return [_read(path) for path in task_folders(folder)]
+
+
+def task_folders(folder: Path) -> list[Path]:
+    """The folders of the tasks whose results these are.
+
+    Raises:
+        DataError: there are none; where some are one or two steps from here, it names their folder.
+    """
+    if _is_of_task(folder):
+        return [folder]
+    if found := _tasks_in(folder):
+        return found
+    shown = visible(str(folder))
+    for above in folder.absolute().parents[:2]:  # as results/easy-vqa/model
+        if _is_of_task(above):
+            raise DataError(f"{shown} is a part of the results in {visible(str(above))}; name that folder")
+    if not folder.is_dir():
+        raise DataError(f"{shown} is no folder; `arlow evaluate --output FOLDER` writes one with results")
+    if below := sorted(path for path in folder.iterdir() if path.is_dir() and _tasks_in(path)):
+        named = ", ".join(visible(str(path)) for path in below[:NAMED])
+        raise DataError(f"{shown} holds no results itself, folders inside it do; name one of them, as {named}")
+    raise DataError(f"{shown} holds no results (<task>/{predictions.RUN}); run `arlow evaluate` first")
+
+
+def _is_of_task(folder: Path) -> bool:
+    return (folder / predictions.RUN).is_file()
+
+
+def _tasks_in(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob(f"*/{predictions.RUN}"))
 
 
 def _read(folder: Path) -> Results:

@@ -10,6 +10,7 @@ import numpy as np
 
 from arlow_vl.data.questions import UNNAMED_KIND
 from arlow_vl.evaluation import statistics as bootstrap
+from arlow_vl.evaluation.numbers import FEWEST
 from arlow_vl.evaluation.statistics import Interval, Metric
 from arlow_vl.evaluation.tasks.measures import first_words, is_exact, measure
 from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
@@ -17,8 +18,6 @@ from arlow_vl.evaluation.tasks.task import PRIORS, Task
 
 ALL, PRIOR_WRONG = "all", "where the prior is wrong"
 RESAMPLES, SEED = 1000, 0
-SMALLEST_GROUP = 10
-"""Items of a group by first words; smaller ones tell nothing."""
 Systems = Mapping[str, Sequence[Prediction]]
 
 
@@ -93,7 +92,7 @@ def groups_of(task: Task, systems: Systems) -> dict[str, np.ndarray]:
         groups |= {
             f"{word} ...": np.array([one == word for one in words])
             for word in sorted(set(words))
-            if words.count(word) >= SMALLEST_GROUP
+            if words.count(word) >= FEWEST  # there are many more of them than kinds
         }
     return groups
 

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from arlow_vl.evaluation.numbers import format_interval
+from arlow_vl.evaluation.numbers import FEWEST, few_note, format_count, format_interval
 from arlow_vl.evaluation.tasks.measures import titled
 from arlow_vl.evaluation.tasks.predictions import MODEL
 from arlow_vl.evaluation.tasks.scoring import ALL
-from arlow_vl.printing import visible
+from arlow_vl.printing import number_of, visible
 
 TITLES = {
     "model": "model",
@@ -27,13 +27,19 @@ HIDDEN = ("BLEU-2", "BLEU-3")
 def format_scores(result: Mapping[str, Any]) -> str:
     """What metrics.json holds of one task, in plain text."""
     scores = result["scores"]
-    shown = [name for name in scores["metrics"] if name not in HIDDEN]
-    lines = [f"{visible(result['task']['title'])} ({scores['items']:,} items, {scores['images']:,} images)"]
-    for start in range(0, len(shown), MOST_COLUMNS):
-        lines += _table(scores, shown[start : start + MOST_COLUMNS])
-    lines += _groups(scores, shown[0])
+    metrics = [name for name in scores["metrics"] if name not in HIDDEN]
+    shown = "document" if result["task"]["kind"] == "text" else "image"
+    size = f"{number_of(scores['items'], 'item')}, {number_of(scores['images'], shown)}"
+    lines = [f"{visible(result['task']['title'])} ({size})"]
+    if scores["items"] < FEWEST:
+        lines.append(f"warning: fewer than {FEWEST} items, scores that say little")
+    for start in range(0, len(metrics), MOST_COLUMNS):
+        lines += _table(scores, metrics[start : start + MOST_COLUMNS])
+    lines += _groups(scores, metrics[0])
     if shared := result.get("overlap", {}).get("items"):
-        lines.append(f"warning: {shared:,} of {scores['items']:,} items show an image of the training data")
+        lines.append(f"warning: {shared:,} of {number_of(scores['items'], 'item')} show an image of the training data")
+    if told := result.get("asked_otherwise"):
+        lines.append(f"warning: {visible(told)}")
     return "\n".join(lines)
 
 
@@ -61,8 +67,8 @@ def _groups(scores: Mapping[str, Any], metric: str) -> list[str]:
         controls = {system: one["estimate"] for system, one in group["systems"].items() if system != MODEL}
         best = max(controls, key=lambda system: controls[system])
         cells = [_cell(of, name, "systems", system) for system in (MODEL, best)]
-        table.append([f"  {visible(name)}", f"{group['items']:,}", *cells, TITLES.get(best, visible(best))])
-    return _aligned(table)
+        table.append([f"  {visible(name)}", format_count(group["items"]), *cells, TITLES.get(best, visible(best))])
+    return [*_aligned(table), *few_note((group["items"] for group in groups.values()), "items")]
 
 
 def _cell(of: Mapping[str, Any], group: str, what: str, system: str) -> str:

@@ -6,7 +6,7 @@ given answers (`likelihood`). A text task measures how likely the model finds wh
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -71,7 +71,8 @@ class Task:
 
     name: str
     """Of its folder among the results."""
-    title: str
+    title: str = ""
+    """Above its scores; empty: the name."""
     kind: TaskKind
     data: str
     """Source (docs/formats.md) below the folder of `--data`."""
@@ -91,6 +92,10 @@ class Task:
     """No score is given without these beside it."""
     groups: tuple[str, ...] = ()
     """Scores are given also by the kind of question that the data name, or by a question's first two words."""
+
+    def __post_init__(self) -> None:
+        if not self.title:
+            object.__setattr__(self, "title", self.name)
 
     @property
     def sha256(self) -> str:
@@ -130,6 +135,12 @@ def load_task(name: str) -> Task:
     except RecursionError:
         raise DataError(f"{visible(str(path))}: no task, it is nested too deep; see docs/evaluation.md") from None
     return parse_task(values, visible(str(path)))
+
+
+def refuse_one_name_twice(tasks: Sequence[Task]) -> None:
+    """Raises DataError where two tasks would write the same folder."""
+    if len({task.name for task in tasks}) < len(tasks):
+        raise DataError("two tasks have one name, which is their folder's; name each once")
 
 
 def parse_task(values: Any, where: str) -> Task:

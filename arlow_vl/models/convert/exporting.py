@@ -20,6 +20,7 @@ from arlow_vl.models.convert.added_tokens import without_additions
 from arlow_vl.models.convert.llama_config import llama_config
 from arlow_vl.models.convert.tensors import Tensors, common_dtype, first_rows, read_tensors, untie_nothing
 from arlow_vl.models.folders import MODELS, check_folder, load_tokenizer, named, one_sentence, save_folder, text_name
+from arlow_vl.printing import number_of
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -139,4 +140,5 @@ def export_llama(folder: Path, out: Path, *, dtype: str | None = None) -> list[s
 def summary(part: TextPart) -> str:
     parameters = sum(tensor.numel() for tensor in part.tensors.values())
     dtype = str(part.dtype).removeprefix("torch.")
-    return f"{len(part.tensors):,} tensors, {parameters:,} parameters in {dtype}, {len(part.tokenizer):,} tokens"
+    tensors = number_of(len(part.tensors), "tensor")
+    return f"{tensors}, {parameters:,} parameters in {dtype}, {len(part.tokenizer):,} tokens"

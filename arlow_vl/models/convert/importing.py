@@ -16,6 +16,7 @@ from arlow_vl.models.convert.llama_folders import open_folder
 from arlow_vl.models.convert.sources import Source
 from arlow_vl.models.convert.tensors import common_dtype, refuse_other_shapes, untie_nothing, with_rows
 from arlow_vl.models.folders import one_sentence, save_folder
+from arlow_vl.printing import number_of
 
 
 def import_model(source: Path, out: Path, *, cross_attention_interval: int | None = None) -> list[str]:
@@ -52,7 +53,8 @@ def import_model(source: Path, out: Path, *, cross_attention_interval: int | Non
     model.generation_config = generation_config_of(opened)
     save_folder((model, tokenizer), out)
     parameters = sum(tensor.numel() for tensor in tensors.values())
-    size = f"{config.num_hidden_layers} layers, {parameters:,} parameters in {str(dtype).removeprefix('torch.')}"
+    size = f"{number_of(config.num_hidden_layers, 'layer')}, {parameters:,} parameters"
+    size += f" in {str(dtype).removeprefix('torch.')}"
     return [f"{out}: {size}, from {source}", *told(additions, tokenizer)]
 
 

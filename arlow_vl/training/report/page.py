@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import arlow_vl.evaluation.report
 from arlow_vl.evaluation.numbers import format_number
 from arlow_vl.evaluation.report.charts import Curve, Plot, is_drawable, plot_curves
+from arlow_vl.printing import number_of
 from arlow_vl.training.look import SampleLook
 from arlow_vl.training.report.folder import STEPS_NAMED, Points, Run, flat, read_run
 from vision.whole_files import write_whole
@@ -39,6 +40,7 @@ def write_run_report(folder: Path, output: Path | None = None) -> Path:
     )
     page = environment.get_template(TEMPLATE).render(
         run=run,
+        number_of=number_of,
         title=folder.resolve().name,
         state=state_of(run),
         headlines=headlines(run),
@@ -58,7 +60,7 @@ def write_run_report(folder: Path, output: Path | None = None) -> Path:
 
 
 def state_of(run: Run) -> str:
-    steps = f"{run.step:,} of {run.config['run']['max_steps']:,} steps"
+    steps = f"{run.step:,} of {number_of(run.config['run']['max_steps'], 'step')}"
     if run.stopped and run.is_finished:
         best = run.stopped["best"]
         return f"ended after {steps}: {best['column']} got no better than {best['value']:.4g} of step {best['step']:,}"

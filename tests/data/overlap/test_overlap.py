@@ -122,7 +122,7 @@ def test_the_command_tells_people_and_programs(tmp_path, capsys):
     assert main(words) == 0
     out = capsys.readouterr().out
     assert "of B in A: 2 images, 50.00% (1 exact, 1 near), of 2 samples, 50.00%" in out
-    assert "1 images compared by their bytes alone (truncated 1)" in out
+    assert "1 image compared by their bytes alone (truncated 1)" in out
     assert "A, B: a.tar:c, b.tar:same: same bytes" in out
     assert main([*words, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

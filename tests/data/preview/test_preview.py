@@ -64,7 +64,7 @@ def words_of(page: str) -> str:
 def test_a_page_shows_key_file_image_tokens_and_what_they_see(preview, tmp_path):
     status, page, err = preview(*sample("one", "the cat sat on a mat."))
     assert (status, err) == (0, "")
-    for part in ("a.tar:one", str(tmp_path / "a.tar"), "1 of 1 samples", "4 × 4 JPEG", "sees image 0", "sees no image"):
+    for part in ("a.tar:one", str(tmp_path / "a.tar"), "1 of 1 sample", "4 × 4 JPEG", "sees image 0", "sees no image"):
         assert part in page
     trained = re.findall(r'class="t (?:control )?trained" title[^>]*>(.*?)</span>', page)
     assert "".join(trained) == "the cat sat on a mat.&lt;|im_end|&gt;"

@@ -59,7 +59,7 @@ def test_bleu_takes_the_reference_closest_in_length():
 @pytest.mark.parametrize(
     ("predictions", "references", "sentence"),
     [
-        ({"a": "x"}, {"a": ["x"], "b": ["y"]}, "differ in 1 images, the first is 'b'"),
+        ({"a": "x"}, {"a": ["x"], "b": ["y"]}, "differ in 1 image, the first is 'b'"),
         ({"a": "x"}, {"a": []}, "image 'a' has no reference"),
         ({}, {}, "no captions to score"),
     ],

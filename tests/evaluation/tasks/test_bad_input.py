@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from arlow_vl.cli import main
+from arlow_vl.data.trained_prompts import TrainedPrompts
 from arlow_vl.evaluation.tasks.predictions import lock
 from arlow_vl.evaluation.tasks.task import SHIPPED
 from tests.evaluation.tasks.conftest import image_bytes, lines, write
@@ -54,7 +55,7 @@ def test_an_image_that_cannot_be_decoded_is_named(evaluate, tmp_path):
     good = [("b.png", image_bytes("red")), ("b.json", questions), ("b.txt", b"b")]
     write(tmp_path, {"test-0.tar": tar_of(("a.png", b"\x89PNG no"), ("a.json", questions), ("a.txt", b"a"), *good)})
     status, said = evaluate(data=tmp_path)
-    assert status == 3 and "1 images cannot be used, that of test-0.tar:a first" in said
+    assert status == 3 and "1 image cannot be used, that of test-0.tar:a first" in said
 
 
 def test_a_set_without_the_kind_that_is_asked_for_is_refused(evaluate, tmp_path):
@@ -115,6 +116,27 @@ def test_a_set_that_overlaps_training_is_warned_of_and_counted(evaluate, folder,
     metrics = json.loads((tmp_path / "results" / "mine" / "metrics.json").read_text())
     assert metrics["overlap"] == {"items": 4, "first": "test-000000.tar:test-000000?0"}
     assert metrics["prior"] == "training data"
+
+
+def test_a_task_that_asks_otherwise_than_training_did_is_told_so_everywhere(evaluate, folder, model_folder, tmp_path):
+    short = "Answer in one word."
+    shutil.copytree(model_folder, tmp_path / "hf")
+    TrainedPrompts({"question": {short: 90, "": 10}, "caption": {"": 7}}).save_pretrained(tmp_path / "hf")
+    told = "asked otherwise than in training: with 'Be brief.' behind the question, where training mostly had "
+    told += "'Answer in one word.' (of 100 texts looked at); scores may be far lower for it"
+    for instruction, expected in {"Be brief.": told, short: "", "": ""}.items():
+        output = tmp_path / f"results of {instruction}"
+        write(tmp_path, {"asks.yaml": yaml.safe_dump(TASK | {"instruction": instruction})})
+        status, said = evaluate(model=tmp_path / "hf", task=tmp_path / "asks.yaml", output=output)
+        assert status == 0 and said.count("asked otherwise") == (2 if expected else 0)
+        assert (f"\nwarning: {told}\n" in said) == bool(expected)
+        assert json.loads((output / "mine" / "metrics.json").read_text())["asked_otherwise"] == expected
+        assert main(["report", str(output), "--heat", "0"]) == 0
+        page = (output / "report.html").read_text(encoding="utf-8")
+        assert page.count("The model was asked otherwise than in training") == bool(expected)
+    (tmp_path / "hf" / "trained_prompts.json").write_text("[]")
+    status, said = evaluate(model=tmp_path / "hf", output=tmp_path / "other")
+    assert status == 4 and "hf/trained_prompts.json: holds no counts of prompts; copy it again, or remove it" in said
 
 
 def test_a_device_that_is_not_there_is_named(evaluate):

@@ -1,12 +1,15 @@
 """Results that are gone on with, and those that are refused, each with its sentence."""
 
 import json
+import re
 import shutil
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from arlow_vl.cli import main
-from arlow_vl.evaluation.tasks.predictions import Kept, Prediction, read_rows
+from arlow_vl.evaluation.tasks.predictions import Kept, Prediction, line_of, read_rows
 from tests.evaluation.tasks.conftest import write
 from tests.evaluation.tasks.made_sets import shard
 
@@ -79,12 +82,40 @@ def test_what_is_there_is_not_asked_again(whole, evaluate, tmp_path):
 def test_predictions_by_another_task_are_refused(whole, evaluate, folder, tmp_path, capsys):
     write(tmp_path, {"other.yaml": TASK | {"instruction": "Answer in one word."}})
     assert evaluate(whole, task=tmp_path / "other.yaml") == 3
-    assert "holds predictions of another run (task was '" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "mine holds predictions of another run (instruction was '', is 'Answer in one word.'); run `arlow" in said
 
 
 def test_predictions_of_other_data_are_refused(whole, evaluate, folder, capsys):
     assert evaluate(whole, data=folder / "train" / "train-*.tar") == 3
-    assert "holds predictions of another run (data was '" in capsys.readouterr().err
+    places = folder / "data" / "test-*.tar", folder / "train" / "train-*.tar"
+    assert "another run (data.source was '{}', is '{}')".format(*places) in capsys.readouterr().err
+
+
+def test_every_setting_that_changed_is_named_with_what_it_was(whole, evaluate, tmp_path, capsys):
+    changed = {"decoding": {"max_new_tokens": 5, "num_beams": 2}, "title": "Ours", "groups": ["kind"]}
+    write(tmp_path, {"other.yaml": TASK | changed})
+    assert evaluate(whole, task=tmp_path / "other.yaml", limit=4, **{"features-dtype": "float32"}) == 3
+    told = "title was 'Mine', is 'Ours', decoding.max_new_tokens was 3, is 5, decoding.num_beams was 1, is 2, 1 more; "
+    told += "--limit was 12, is 4; --features-dtype was 'float16', is 'float32'"
+    assert f"another run ({told})" in capsys.readouterr().err
+
+
+def test_a_model_that_is_another_or_was_written_again_is_named(whole, evaluate, model_folder, tmp_path, capsys):
+    shutil.copytree(model_folder, tmp_path / "hf")
+    settings = tmp_path / "hf" / "generation_config.json"
+    settings.write_text(settings.read_text() + " ")
+    assert evaluate(whole, model=tmp_path / "hf") == 3
+    assert f"(model was '{model_folder}', is '{tmp_path / 'hf'}')" in capsys.readouterr().err
+    shutil.copytree(whole, tmp_path / "results")
+    run = tmp_path / "results" / "mine" / "run.json"
+    told = json.loads(run.read_text())
+    run.write_text(json.dumps(told | {"model": "ab" * 32}))
+    assert evaluate(tmp_path / "results") == 3
+    assert "another run (model holds other bytes than it did)" in capsys.readouterr().err
+    run.write_text(json.dumps({name: value for name, value in told.items() if name != "settings"} | {"task": "ab"}))
+    assert evaluate(tmp_path / "results") == 3  # as folders were written before they held settings
+    assert "another run (task was another)" in capsys.readouterr().err
 
 
 def test_predictions_of_unknown_origin_are_refused(whole, evaluate, tmp_path, capsys):
@@ -168,12 +199,43 @@ def test_a_figure_that_was_changed_is_unequal(whole, tmp_path, capsys):
     result["scores"]["metrics"]["accuracy"]["groups"]["all"]["systems"]["model"]["estimate"] += 1e-9
     path.write_text(json.dumps(result))
     assert main(["reproduce", str(tmp_path / "results")]) == 1
-    told = capsys.readouterr().out.splitlines()
-    assert [line for line in told if line.startswith("UNEQUAL")] == [
-        "UNEQUAL   mine: accuracy, all, model, estimate  "
-        + next(line for line in told if "UNEQUAL" in line).split("estimate  ")[1]
+    different, total = capsys.readouterr().out.splitlines()  # nothing is said of what is equal but how much it is
+    assert different.startswith("UNEQUAL   mine: accuracy, all, model, estimate  ") and "(was " in different
+    assert int(total.split(" equal, ")[0]) > 20 and total.endswith(" equal, 1 unequal, 0 not here")
+
+
+def test_what_a_figure_was_made_of_and_is_gone_is_told(whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "results")
+    path = tmp_path / "results" / "mine" / "metrics.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps(told | {"model": told["model"] | {"path": "gone/hf"}}))
+    assert main(["reproduce", str(tmp_path / "results")]) == 0
+    absent, total = capsys.readouterr().out.splitlines()
+    assert absent.startswith("not here  mine: model gone/hf  ") and total.endswith(", 0 unequal, 1 not here")
+
+
+def fields_of(row):
+    return set(json.loads(line_of(row)))
+
+
+def test_a_line_holds_the_fields_that_mean_something_for_it(whole):
+    always = {"id", "image", "prompt", "output", "references"}
+    lines = [json.loads(line) for line in (whole / "mine" / "model" / "predictions.jsonl").read_text().splitlines()]
+    assert {"kind" in line for line in lines} == {True, False}  # one of the two questions has one
+    assert all(line.keys() - {"kind"} == always | {"log_probability"} for line in lines)
+    prior = (whole / "mine" / "question_prior" / "predictions.jsonl").read_text().splitlines()
+    assert all(json.loads(line).keys() - {"kind"} == always for line in prior)
+    document = Prediction(id="a", image="a", prompt="", output="", references=[], tokens=0, bytes=0)
+    assert fields_of(document) == always | {"tokens", "bytes"}
+
+
+def test_the_fields_of_a_line_are_those_that_are_documented():
+    text = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text()
+    (table,) = re.findall(r"\| field \|.*?\n\n", text, re.DOTALL)
+    documented = [
+        name for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)
     ]
-    assert told[-1].endswith(" 1 unequal, 0 not here")
+    assert sorted(documented) == sorted(field.name for field in fields(Prediction))
 
 
 def test_rows_are_read_as_they_were_kept(tmp_path):
@@ -185,7 +247,7 @@ def test_rows_are_read_as_they_were_kept(tmp_path):
 
 def test_predictions_from_features_of_another_precision_are_refused(whole, evaluate, capsys):
     assert evaluate(whole, **{"features-dtype": "float32"}) == 3
-    assert "holds predictions of another run (features was 'float16', is 'float32')" in capsys.readouterr().err
+    assert "holds predictions of another run (--features-dtype was 'float16', is 'float32')" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", [{"references": ["x"]}, {"image": "x"}, {"prompt": "x"}, {"kind": "x"}])

@@ -102,6 +102,5 @@ def test_the_words_of_the_task_stand_in_the_prompt(results):
 def test_everything_is_equal_when_it_is_derived_again(results, capsys):
     assert main(["reproduce", str(results)]) == 0
     out = capsys.readouterr().out
-    assert "UNEQUAL" not in out and "not here" not in out.splitlines()[0]
-    assert "vqav2: accuracy, all, model, estimate" in out
-    assert ", 0 unequal, 0 not here" in out
+    (total,) = out.splitlines()
+    assert int(total.split(" equal, ")[0].replace(",", "")) > 1000 and total.endswith(", 0 unequal, 0 not here")

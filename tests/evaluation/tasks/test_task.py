@@ -26,6 +26,12 @@ def test_a_task_is_what_its_yaml_says(tmp_path):
     assert task.sha256 != parse_task(GOOD, "elsewhere").sha256
 
 
+def test_a_task_without_a_title_is_called_by_its_name():
+    untitled = parse_task({name: value for name, value in GOOD.items() if name != "title"}, "t")
+    assert untitled == parse_task(GOOD | {"title": "my-set"}, "t")
+    assert untitled.title == "my-set" and untitled.sha256 != parse_task(GOOD, "t").sha256
+
+
 def test_a_shipped_task_is_found_by_its_name():
     assert {load_task(name).name for name in shipped_tasks()} == set(shipped_tasks())
     assert load_task("pope-random").likelihood == Likelihood(choices=("yes", "no"))

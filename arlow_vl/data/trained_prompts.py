@@ -1,0 +1,104 @@
+"""How a model was asked in training, kept in its folder, so that an evaluation can say where it asks otherwise.
+
+trained_prompts.json counts by task what stands behind the question in what a user says: the last line, or nothing
+where there is one line alone. What is said with the image of a caption is counted whole, mostly nothing:
+
+    {"question": {"": 380, "Answer the question using a single word or phrase.": 132}, "caption": {"": 512}}
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arlow_vl.data.index.reading import IndexedSamples
+from arlow_vl.data.samples import Message, Text
+from arlow_vl.errors import CheckpointError
+from arlow_vl.printing import number_of, visible
+from vision.whole_files import write_whole
+
+FILE = "trained_prompts.json"
+LOOKED_AT = 512
+"""Samples of a source, spread evenly."""
+KEPT = 100
+"""Wordings of a task, the most frequent ones."""
+SELDOM = 0.01
+"""A wording of a smaller share of the texts was not learnt."""
+ALIKE = {"question": ("question", "conversation"), "caption": ("caption",)}
+"""Tasks of training that teach how a task of an evaluation is asked."""
+
+
+@dataclass(frozen=True)
+class TrainedPrompts:
+    counts: Mapping[str, Mapping[str, int]]
+    """By task: how many of the texts that were looked at have which wording."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the file, as what else belongs to a model folder is written."""
+        write_whole(Path(folder) / FILE, json.dumps(self.counts, indent=1, ensure_ascii=False) + "\n")
+
+    def told_difference(self, kind: str, instruction: str) -> str:
+        """A sentence where training asked seldom or never so; empty where it did, or where nothing is known."""
+        found: Counter[str] = Counter()
+        wording = _last_line(instruction) if kind == "question" else instruction.strip()
+        for task in ALIKE.get(kind, ()):
+            found.update(self.counts.get(task, {}))
+        if not found or found[wording] >= SELDOM * found.total():
+            return ""
+        where = "behind the question" if kind == "question" else "beside the image"
+        (usual, _), *_ = found.most_common(1)
+        return (
+            f"asked otherwise than in training: with {_quoted(wording)} {where}, where training mostly had "
+            f"{_quoted(usual)} (of {number_of(found.total(), 'text')} looked at); scores may be far lower for it"
+        )
+
+
+def prompts_of(sources: Iterable[IndexedSamples]) -> TrainedPrompts:
+    """Looks at samples of each source."""
+    found: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for samples in sources:
+        count = min(LOOKED_AT, len(samples))
+        for place in range(count):
+            for text in samples.sample(place * len(samples) // count).texts:
+                found[text.task].update(_wordings(text))
+    return TrainedPrompts({task: dict(of.most_common(KEPT)) for task, of in sorted(found.items()) if of})
+
+
+def read_trained_prompts(folder: Path) -> TrainedPrompts | None:
+    """None of a folder that does not say. Raises CheckpointError for a file that is damaged."""
+    path = folder / FILE
+    try:
+        counts = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        counts = None
+    if not isinstance(counts, dict) or not all(map(_is_count, counts.values())):
+        raise CheckpointError(f"{visible(str(path))}: holds no counts of prompts; copy it again, or remove it")
+    return TrainedPrompts(counts)
+
+
+def _wordings(text: Text) -> Iterator[str]:
+    for message in text.messages:
+        if message["role"] == "user":
+            said = _words_of(message).strip()
+            yield said if text.task == "caption" else _last_line(said.partition("\n")[2])
+
+
+def _last_line(words: str) -> str:
+    return words.strip().rpartition("\n")[2]
+
+
+def _words_of(message: Message) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, int) for one in value.values())
+
+
+def _quoted(words: str) -> str:
+    return visible(repr(words)) if words else "nothing"

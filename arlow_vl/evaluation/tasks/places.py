@@ -1,0 +1,38 @@
+"""Where the data of a task lie, and whether they are there: asked before a library that takes seconds is loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from arlow_vl.data.formats.detect import open_source
+from arlow_vl.data.remote import is_address
+from arlow_vl.data.text_files import text_files
+from arlow_vl.evaluation.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Place:
+    """A source, as the formats of docs/formats.md are opened."""
+
+    source: str
+    images: str | None
+    format: str | None
+
+
+def place_of(task: Task, data: Path) -> Place:
+    """The source of a task: below `data` where that is a folder, else `data` itself, a file, a glob or an address."""
+    if is_address(str(data)):
+        return Place(str(data), None, task.format or None)
+    folder = data if data.is_dir() else data.parent
+    images = folder / task.images
+    source = data / task.data if data.is_dir() else data
+    return Place(str(source), str(images) if task.images and images.is_dir() else None, task.format or None)
+
+
+def refuse_missing_data(task: Task, place: Place) -> None:
+    """Raises DataError where nothing, or nothing of a known format, is there. An address is asked for nothing yet."""
+    if is_address(place.source):
+        return
+    if task.kind == "text":
+        text_files([place.source])
+    else:
+        open_source(place.source, images=place.images, format=place.format).close()

@@ -1,0 +1,36 @@
+"""The files of a model folder: whether they are there, and their hashes. Importing this takes no seconds, so a command
+can refuse a wrong folder before it loads what would open a right one."""
+
+import hashlib
+from pathlib import Path
+
+from arlow_vl.errors import CheckpointError
+from arlow_vl.printing import visible
+
+NEEDED = ("config.json", "model.safetensors")
+"""Either may be an index of several files instead."""
+DECIDING = (".safetensors", ".json", ".jinja")
+"""Suffixes of the files that decide what a model answers."""
+NOT_DECIDING = ("checksums.json", "trained_prompts.json")
+
+
+def refuse_missing_files(folder: Path) -> None:
+    """Raises CheckpointError where there is no model folder, or one without settings or weights."""
+    for name in NEEDED:
+        if not (folder / name).is_file() and not (folder / f"{name}.index.json").is_file():
+            there = folder / "hf" if (folder / "hf" / name).is_file() else "the hf folder of a finished run"
+            raise CheckpointError(
+                f"{visible(str(folder))} holds no {name}; name {visible(str(there))} (see `arlow fit`)"
+            )
+
+
+def hash_model(folder: Path) -> str:
+    """SHA-256 of the names and bytes of all files that decide what a model answers."""
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in DECIDING and path.name not in NOT_DECIDING]
+    lines = "".join(f"{sha256_of_file(path)}  {path.name}\n" for path in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
