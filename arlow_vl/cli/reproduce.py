@@ -14,8 +14,8 @@ def add_parser(arlow: Parser) -> None:
         "derive the figures of results again from their predictions",
         "arlow reproduce results",
         description="Derives every figure of a result folder again from its predictions, and compares the hashes of "
-        "model and data where they are still there. Prints what is unequal or no longer here and how much is equal, "
-        "and ends with status 1 if anything is unequal.",
+        "model and data where they are still there. Prints of each whether it is equal, and ends with status 1 if "
+        "anything is not.",
     )
     parser.add_argument("results", type=Path, metavar="RESULT_DIR", help="result folder of `arlow evaluate`")
     parser.set_defaults(run=run)
@@ -31,7 +31,6 @@ def run(args: argparse.Namespace) -> int:
     counts: Counter[bool | None] = Counter()
     for row in reproduce(args.results):
         counts[row.is_equal] += 1
-        if not row.is_equal:
-            print_line(row)
+        print_line(row)
     print_line(f"{counts[True]:,} equal, {counts[False]:,} unequal, {counts[None]:,} not here")
     return 1 if counts[False] else 0

@@ -4,6 +4,9 @@ trained_prompts.json counts by task what stands behind the question in what a us
 where there is one line alone. What is said with the image of a caption is counted whole, mostly nothing:
 
     {"question": {"": 380, "Answer the question using a single word or phrase.": 132}, "caption": {"": 512}}
+
+Wordings that are seldom are summed up: what somebody said once is no way of asking, and goes into no folder that may be
+shared.
 """
 
 import json
@@ -22,10 +25,12 @@ from vision.whole_files import write_whole
 FILE = "trained_prompts.json"
 LOOKED_AT = 512
 """Samples of a source, spread evenly."""
-KEPT = 100
-"""Wordings of a task, the most frequent ones."""
 SELDOM = 0.01
 """A wording of a smaller share of the texts was not learnt."""
+FEWEST = 5
+"""A wording of fewer texts is not kept either."""
+OTHERS = "(others)"
+"""Stands for the wordings that are not kept."""
 ALIKE = {"question": ("question", "conversation"), "caption": ("caption",)}
 """Tasks of training that teach how a task of an evaluation is asked."""
 
@@ -47,11 +52,14 @@ class TrainedPrompts:
             found.update(self.counts.get(task, {}))
         if not found or found[wording] >= SELDOM * found.total():
             return ""
+        if found[OTHERS] and found.total() < FEWEST / SELDOM:  # of so few texts it may be one of those not kept
+            return ""
         where = "behind the question" if kind == "question" else "beside the image"
         (usual, _), *_ = found.most_common(1)
+        usual = "many wordings" if usual == OTHERS else _quoted(usual)
         return (
             f"asked otherwise than in training: with {_quoted(wording)} {where}, where training mostly had "
-            f"{_quoted(usual)} (of {number_of(found.total(), 'text')} looked at); scores may be far lower for it"
+            f"{usual} (of {number_of(found.total(), 'text')} looked at); scores may be far lower for it"
         )
 
 
@@ -63,7 +71,14 @@ def prompts_of(sources: Iterable[IndexedSamples]) -> TrainedPrompts:
         for place in range(count):
             for text in samples.sample(place * len(samples) // count).texts:
                 found[text.task].update(_wordings(text))
-    return TrainedPrompts({task: dict(of.most_common(KEPT)) for task, of in sorted(found.items()) if of})
+    return TrainedPrompts({task: _frequent(of) for task, of in sorted(found.items()) if of})
+
+
+def _frequent(found: Counter[str]) -> dict[str, int]:
+    least = max(FEWEST, SELDOM * found.total())
+    kept = {wording: count for wording, count in found.most_common() if count >= least or not wording}
+    others = found.total() - sum(kept.values())
+    return kept | ({OTHERS: others} if others else {})
 
 
 def read_trained_prompts(folder: Path) -> TrainedPrompts | None:

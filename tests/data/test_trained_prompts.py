@@ -32,7 +32,14 @@ def test_the_last_line_behind_each_question_is_counted(tmp_path):
         ["<image>\nWhat is it?"],
         [f"<image>\nRead this:\na\nb\n{SHORT}\n"],
     ]
-    assert prompts_of([samples_of(tmp_path / "data", asked)]).counts == {"conversation": {SHORT: 3, "": 1}}
+    assert prompts_of([samples_of(tmp_path / "data", 2 * asked)]).counts == {"conversation": {SHORT: 6, "": 2}}
+
+
+def test_what_somebody_said_once_goes_into_no_folder(tmp_path):
+    asked = [[f"<image>\nIs it?\n{words}"] for words in [*[SHORT] * 8, *(f"My secret is {n}." for n in range(8))]]
+    found = prompts_of([samples_of(tmp_path / "data", asked)])
+    assert found.counts == {"conversation": {SHORT: 8, "(others)": 8}}
+    assert found.told_difference("question", "My secret is 3.") == ""  # of so few nobody can say that it was not
 
 
 def test_captions_are_asked_for_by_what_is_said_beside_the_image(tmp_path):
@@ -88,6 +95,8 @@ def test_a_damaged_file_is_named(tmp_path, text):
             f"with nothing behind the question, where training mostly had '{SHORT}",
         ),
         ({"question": {SHORT: 1}}, "question", f"Look well.\n{SHORT}", ""),
+        ({"question": {"": 1, "(others)": 400}}, "question", SHORT, ""),  # it may be one of those
+        ({"question": {"": 1, "(others)": 600}}, "question", SHORT, "where training mostly had many wordings (of 601"),
         ({"conversation": {SHORT: 1}}, "question", SHORT, ""),  # a conversation asks as a question does
         ({"caption": {"": 1}}, "question", SHORT, ""),  # nothing is known of questions
         ({"question": {"": 1}}, "caption", "", ""),
