@@ -41,6 +41,7 @@ def add_parser(arlow: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from arlow_vl.cli import DATA
+    from arlow_vl.models.folder_files import refuse_missing_files
     from arlow_vl.serving.image_files import find_images
 
     decoding, found, faults = decoding_of(args), find_images(args.images), Faults()
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     paths = faults.from_the_first_good(found.paths)  # before any weight is read
     if not paths:
         return DATA
+    refuse_missing_files(args.model)
     if args.out is None:
         print_captions(args, decoding, paths, faults)
     elif (status := write_captions(args, decoding, paths, faults)) != 0:

@@ -34,12 +34,16 @@ def add_parser(arlow: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from arlow_vl.serving.conversation import Conversation
+    from arlow_vl.models.folder_files import refuse_missing_files
     from vision.decoding.sources import read_image
 
     decoding = decoding_of(args)
     for path in args.images:  # before any weight is read
         read_image(path)
+    refuse_missing_files(args.model)
+
+    from arlow_vl.serving.conversation import Conversation  # loads torch, which takes seconds
+
     conversation = Conversation(open_assistant(args), decoding)
     for path in args.images:
         conversation.show(path)

@@ -27,16 +27,20 @@ def add_parser(arlow: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from arlow_vl.data.prompts import about_image
-    from arlow_vl.evaluation.explain import explain_completion, views_under
-    from arlow_vl.evaluation.heat_maps import draw_explanation
-    from arlow_vl.evaluation.numbers import format_number
-    from arlow_vl.models.opened import open_model
+    from arlow_vl.models.folder_files import refuse_missing_files
     from vision.decoding.sources import read_image
 
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, got {args.out}")
     original = read_image(args.image)
+    refuse_missing_files(args.model)
+
+    from arlow_vl.data.prompts import about_image
+    from arlow_vl.evaluation.explain import explain_completion, views_under  # loads torch, which takes seconds
+    from arlow_vl.evaluation.heat_maps import draw_explanation
+    from arlow_vl.evaluation.numbers import format_number
+    from arlow_vl.models.opened import open_model
+
     args.out.parent.mkdir(parents=True, exist_ok=True)
     opened = open_model(args.model, device=args.device, precision=args.precision, needs_images=True)
     model, processor = opened.model, opened.processor

@@ -26,13 +26,16 @@ def add_parser(arlow: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from arlow_vl.models.convert.exporting import export_llama
-    from arlow_vl.models.convert.gguf_writing import export_gguf
-    from arlow_vl.models.convert.importing import refuse_full_folder
+    from arlow_vl.models.folder_files import refuse_full_folder, refuse_missing_files
 
     if args.form == "gguf" and args.out.exists():
         raise ValueError(f"{args.out} exists already; name a new file")
     refuse_full_folder(args.out)
+    refuse_missing_files(args.model)
+
+    from arlow_vl.models.convert.exporting import export_llama  # loads torch, which takes seconds
+    from arlow_vl.models.convert.gguf_writing import export_gguf
+
     export = export_llama if args.form == "llama" else export_gguf
     for line in export(args.model, args.out, dtype=args.dtype):
         print_line(line)

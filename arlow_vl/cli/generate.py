@@ -22,11 +22,15 @@ def add_parser(arlow: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from arlow_vl.serving.writing import stream
+    from arlow_vl.models.folder_files import refuse_missing_files
 
     decoding = decoding_of(args)
     if args.chat and not args.text.strip():
         raise ValueError("a turn of a chat needs some text")
+    refuse_missing_files(args.model)
+
+    from arlow_vl.serving.writing import stream  # loads torch, which takes seconds
+
     assistant = open_assistant(args)
     if args.chat:
         prompt = assistant.chat([{"role": "user", "content": args.text}])

@@ -60,11 +60,13 @@ def open_server(args: argparse.Namespace, *, has_page: bool = False) -> tuple["S
     """A server that is ready to run, and the device that its model is on. Raises ValueError and CheckpointError."""
     if importlib.util.find_spec("uvicorn") is None:
         raise ValueError("serving needs uvicorn; pip install 'arlow-vl[serve]'")
+    from arlow_vl.models.folder_files import refuse_missing_files
     from arlow_vl.serving.listening import listen
 
     # Before anything is imported that takes seconds, and before any weight is read.
     key = checked_key(args.api_key or os.environ.get(KEY_VARIABLE) or None, args.host)
     listener = listen(args.host, args.port)
+    refuse_missing_files(args.model)
     from arlow_vl.serving.api import Api
     from arlow_vl.serving.assistant import Assistant
     from arlow_vl.serving.engine import Engine

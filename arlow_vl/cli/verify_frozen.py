@@ -33,6 +33,10 @@ def run(args: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
 
+    from arlow_vl.models.folder_files import refuse_missing_files
+
+    for folder in (args.text_checkpoint, args.checkpoint):  # before anything is imported that takes seconds
+        refuse_missing_files(folder)
     from arlow_vl.errors import CheckpointError
     from arlow_vl.evaluation.frozen import verify_frozen
     from vision.whole_files import write_whole

@@ -31,15 +31,19 @@ def add_parser(arlow: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from arlow_vl.data.prompts import about_image
-    from arlow_vl.evaluation.faithfulness import evaluate_heat, falls_of_image, format_heat_tests, write_heat_tests
-    from arlow_vl.models.folders import load_vision_language_model
-    from arlow_vl.progress import ProgressLine
+    from arlow_vl.models.folder_files import refuse_missing_files
     from vision.decoding.sources import read_image
 
     if len(args.images) < 2:
         raise ValueError("an interval over images needs two images at least, got 1; give more")
     originals = [read_image(path) for path in args.images]  # before any weight is read
+    refuse_missing_files(args.model)
+
+    from arlow_vl.data.prompts import about_image
+    from arlow_vl.evaluation.faithfulness import evaluate_heat, falls_of_image, format_heat_tests, write_heat_tests
+    from arlow_vl.models.folders import load_vision_language_model  # loads torch, which takes seconds
+    from arlow_vl.progress import ProgressLine
+
     model, processor = load_vision_language_model(args.model)
     layers = list(model.gate_openings()) if args.layer is None else [args.layer]
     progress, falls = ProgressLine("heat", "images"), []

@@ -26,10 +26,8 @@ def add_parser(arlow: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from arlow_vl.data.prompts import about_image
-    from arlow_vl.serving.captioning import one_line
-    from arlow_vl.serving.decoding import Decoding
-    from arlow_vl.serving.writing import check_choices, choose, write
+    from arlow_vl.models.folder_files import refuse_missing_files
+    from arlow_vl.serving.decoding import Decoding, check_choices
     from vision.decoding.sources import read_image
 
     decoding = decoding_of(args)
@@ -41,6 +39,12 @@ def run(args: argparse.Namespace) -> None:
         check_choices(args.choices)
     for path in args.images:  # before any weight is read
         read_image(path)
+    refuse_missing_files(args.model)
+
+    from arlow_vl.data.prompts import about_image
+    from arlow_vl.serving.captioning import one_line  # loads torch, which takes seconds
+    from arlow_vl.serving.writing import choose, write
+
     assistant = open_assistant(args, needs_images=True)
     images = [assistant.image(path) for path in args.images]
     messages = about_image(args.question, images=len(images))

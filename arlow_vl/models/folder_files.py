@@ -24,6 +24,12 @@ def refuse_missing_files(folder: Path) -> None:
             )
 
 
+def refuse_full_folder(out: Path) -> None:
+    """Raises ValueError for a place where something lies already."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"{out} exists already and is not empty; name a new folder")
+
+
 def hash_model(folder: Path) -> str:
     """SHA-256 of the names and bytes of all files that decide what a model answers."""
     files = [path for path in sorted(folder.iterdir()) if path.suffix in DECIDING and path.name not in NOT_DECIDING]

@@ -1,6 +1,7 @@
 """How an answer is written: one set of options for every command, the server and the page."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,3 +64,10 @@ class Decoding:
             return {**settings, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
         return {**settings, "do_sample": True, **sampling}
+
+
+def check_choices(answers: Sequence[str]) -> None:
+    """Raises ValueError unless there are two or more that differ by more than space around them, which some chat
+    templates take off."""
+    if len(answers) < 2 or len({answer.strip() for answer in answers}) < len(answers):
+        raise ValueError(f"choices are two different answers or more, got {', '.join(map(repr, answers)) or 'none'}")

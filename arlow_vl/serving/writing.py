@@ -17,7 +17,7 @@ from arlow_vl.data.samples import Message
 from arlow_vl.evaluation.generation import Continuation, Progress, Remember, continue_batch
 from arlow_vl.evaluation.likelihood import Choices, log_probabilities
 from arlow_vl.serving.assistant import Assistant, PreparedImage, Prompt
-from arlow_vl.serving.decoding import Decoding
+from arlow_vl.serving.decoding import Decoding, check_choices
 from arlow_vl.serving.drawing import Draw
 from arlow_vl.serving.text_stream import TextStream
 
@@ -125,13 +125,6 @@ def choose(
     question = Choices(messages, images, answers)
     (found,) = log_probabilities(assistant.model, assistant.tokenizer, [question], assistant.pack)
     return torch.tensor([answer.nats for answer in found], dtype=torch.float64).softmax(0).tolist()
-
-
-def check_choices(answers: Sequence[str]) -> None:
-    """Raises ValueError unless there are two or more that differ by more than space around them, which some chat
-    templates take off."""
-    if len(answers) < 2 or len({answer.strip() for answer in answers}) < len(answers):
-        raise ValueError(f"choices are two different answers or more, got {', '.join(map(repr, answers)) or 'none'}")
 
 
 def _write_batch(assistant: Assistant, prompts: Sequence[Prompt], decoding: Decoding, room: int) -> list[Written]:

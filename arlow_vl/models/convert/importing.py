@@ -15,6 +15,7 @@ from arlow_vl.models.convert.llama_config import arlow_config
 from arlow_vl.models.convert.llama_folders import open_folder
 from arlow_vl.models.convert.sources import Source
 from arlow_vl.models.convert.tensors import common_dtype, refuse_other_shapes, untie_nothing, with_rows
+from arlow_vl.models.folder_files import refuse_full_folder
 from arlow_vl.models.folders import one_sentence, save_folder
 from arlow_vl.printing import number_of
 
@@ -65,12 +66,6 @@ def open_source(path: Path) -> Source:
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist; name a folder with Llama's config.json, or a GGUF file")
     return open_folder(path)
-
-
-def refuse_full_folder(out: Path) -> None:
-    """Raises ValueError for a place where something lies already."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"{out} exists already and is not empty; name a new folder")
 
 
 def generation_config_of(source: Source) -> GenerationConfig:

@@ -1,0 +1,43 @@
+"""Every command that opens a model refuses a folder that holds none before it loads libraries that take seconds."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.evaluation.tasks.test_early_refusals import RUN
+
+ROOT = Path(__file__).parents[2]
+FOX = str(ROOT / "tests" / "samples" / "fox.jpg")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["caption", FOX, "--model", "gone"],
+        ["vqa", FOX, "what is it?", "--model", "gone"],
+        ["explain", FOX, "--model", "gone", "--out", "heat.png"],
+        ["verify-heat", FOX, FOX, "--model", "gone", "--question", "what?"],
+        ["chat", "--model", "gone"],
+        ["generate", "the", "--model", "gone"],
+        ["serve", "gone", "--port", "0"],
+        ["demo", "gone", "--port", "0"],
+        ["verify-frozen", "gone", "gone"],
+        ["export", "gone", "--as", "llama", "--out", "llama"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_folder_without_a_model_is_refused_before_torch_is_loaded(tmp_path, words):
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == "arlow: gone holds no config.json; name the hf folder of a finished run (see `arlow fit`)\n"
+    assert json.loads(done.stdout) == {"status": 4, "slow": []}
+    assert not any(tmp_path.iterdir())
