@@ -29,6 +29,9 @@ TINY_MODEL = {
     "attention_dropout": 0.1,
 }
 
+LONG = {"max_position_embeddings": 128}
+"""For texts with images, which have `max_length` tokens."""
+
 
 def sentences(count: int) -> list[str]:
     dice = random.Random(0)
@@ -101,7 +104,7 @@ def write_image_text_recipe(folder: Path, *, text_model: dict[str, Any] | None =
     values = {
         "stage": "image_text",
         "run_dir": str(folder / "run"),
-        "text_checkpoint": str(write_text_checkpoint(folder / "text", **text_model or {})),
+        "text_checkpoint": str(write_text_checkpoint(folder / "text", **LONG | (text_model or {}))),
         "vision": {
             "timm_name": "test_efficientnet",
             "weights": str(write_encoder_weights(folder / "encoder.safetensors")),

@@ -221,8 +221,8 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         if needed > free:
-            room = f"features of {count:,} images need {needed:,} bytes in {self.folder}, {free:,} are free"
-            raise OSError(errno.ENOSPC, f"{room}; make room or name another folder")
+            room = f"features of {count:,} images need {needed:,} bytes, {free:,} are free"
+            raise OSError(errno.ENOSPC, room, str(self.folder))  # who shows it says what to do
 
 
 def _parted(tensors: Mapping[str, Tensor]) -> list[ImageFeatures]:

@@ -64,7 +64,7 @@ def finish_model(model: Any) -> None:
 def build_products(recipe: Recipe) -> tuple[Any, ...]:
     """The model as a run begins with it, untreated by the policy, and what is saved beside it; without any data."""
     if isinstance(recipe, ImageTextRecipe):
-        return image_text_products(recipe, image_text_tokenizer(recipe))
+        return image_text_products(recipe, image_text_beginning(recipe)[0])
     tokenizer, config = text_beginning(recipe)
     return text_model(recipe, config), tokenizer
 
@@ -91,12 +91,19 @@ def text_model(recipe: TextRecipe, config: ArlowConfig) -> ArlowForCausalLM:
     return trainable(ArlowForCausalLM, recipe.checkpoint) if recipe.checkpoint else ArlowForCausalLM(config)
 
 
-def image_text_tokenizer(recipe: ImageTextRecipe) -> Any:
-    """That of the model which a run begins with. Raises CheckpointError unless that is whole."""
+def image_text_beginning(recipe: ImageTextRecipe) -> tuple[Any, Any]:
+    """The tokenizer and configuration that a run begins with. Raises CheckpointError unless the model is whole."""
     beginning = recipe.checkpoint or recipe.text_checkpoint
     assert beginning is not None  # see the recipe
-    check_beginning(beginning, "arlow_vl" if recipe.checkpoint else "arlow")
-    return load_tokenizer(beginning)
+    config = check_beginning(beginning, "arlow_vl" if recipe.checkpoint else "arlow")
+    return load_tokenizer(beginning), config
+
+
+def refuse_beyond_positions(key: str, tokens: int, config: Any, *, otherwise: str = "") -> None:
+    """Raises ValueError for texts that are longer than the model has positions."""
+    positions = config.get_text_config().max_position_embeddings
+    if tokens > positions:
+        raise ValueError(f"{key} is {tokens}, but the model has {positions} positions; lower it{otherwise}")
 
 
 def image_text_products(recipe: ImageTextRecipe, tokenizer: Any) -> tuple[Any, ArlowProcessor]:
@@ -111,11 +118,8 @@ def image_text_products(recipe: ImageTextRecipe, tokenizer: Any) -> tuple[Any, A
 def build_text(recipe: TextRecipe) -> Stage:
     """A decoder with random weights or a checkpoint's, on packed text."""
     tokenizer, config = text_beginning(recipe)
-    if recipe.row_length > config.max_position_embeddings:
-        raise ValueError(
-            f"row_length is {recipe.row_length}, but the model has {config.max_position_embeddings} positions; lower it"
-            + ("" if recipe.checkpoint else ", or raise model.max_position_embeddings")
-        )
+    otherwise = "" if recipe.checkpoint else ", or raise model.max_position_embeddings"
+    refuse_beyond_positions("row_length", recipe.row_length, config, otherwise=otherwise)
     with torch.device("meta"):
         refuse_too_large(ArlowForCausalLM(config), recipe)
     data = TextData(recipe, tokenizer, config)
@@ -155,7 +159,8 @@ def token_fields(tokenizer: Any, folder: Path) -> dict[str, Any]:
 def build_image_text(recipe: ImageTextRecipe) -> Stage:
     """A text checkpoint that learns to see, or a vision-language model that learns more, on images whose features are
     computed first if the encoder is frozen."""
-    tokenizer = image_text_tokenizer(recipe)
+    tokenizer, config = image_text_beginning(recipe)
+    refuse_beyond_positions("max_length", recipe.max_length, config)
     sources = checked_sources(recipe, tokenizer)
     model, processor = image_text_products(recipe, tokenizer)
     refuse_too_large(model, recipe)

@@ -96,6 +96,7 @@ PACKING = {"row_tokens": 256, "row_images": 3, "rows_per_batch": 1}
     [
         ("vision", None, "vision is null"),
         ("max_length", None, "max_length is null"),
+        ("max_length", 129, "max_length is 129, but the model has 128 positions; lower it"),
         ("sources", [None], "sources.0 is null"),
         ("sources.0", [], "sources.0 must hold keys and values, got []"),
         ("sources.0.kind", None, "sources.0.kind is null"),

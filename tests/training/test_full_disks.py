@@ -1,14 +1,20 @@
 """A disk that is full, or cannot be written: one sentence, nothing that is half there, and the same run afterwards."""
 
+import contextlib
 import errno
 import os
+import resource
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import vision.whole_files
 from arlow_vl.cli import main
+from arlow_vl.data import packing
+from arlow_vl.data.tokens import write
 from arlow_vl.errors import CheckpointError, ResourceError
 from arlow_vl.models import folders
 from arlow_vl.training.checkpoint_io import checkpoints, newest_good
@@ -17,7 +23,7 @@ from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.report.folder import UNFINISHED, is_finished
 from arlow_vl.training.run import fit
 from arlow_vl.training.sharded_checkpoints import _reason
-from tests.tiny_runs import write_text_recipe
+from tests.tiny_runs import sentences, write_image_text_recipe, write_jsonl, write_text_recipe
 from tests.training.test_run import Interrupt, facts, start
 
 
@@ -119,6 +125,42 @@ def test_a_file_system_that_is_read_only_is_refused_by_the_key(config, tmp_path,
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
     assert f"arlow: run_dir {tmp_path}/run cannot be written (Read-only file system); name" in capsys.readouterr().err
+
+
+def test_features_that_have_no_room_are_told_once(tmp_path, capsys, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    config = str(write_image_text_recipe(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        assert main(["fit", "--config", config]) == 6
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("arlow: ")]
+    assert line.startswith(f"arlow: the disk at {tmp_path}/features/")
+    assert line.endswith(" bytes, 1,000 are free); make room and run the command again: what is whole is kept")
+    assert line.count("make room") == 1 and line.count("features of") == 1
+
+
+@contextlib.contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file gets longer than so many bytes: as a disk with so much room, also for processes of this one."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_text_that_has_no_room_as_tokens_leaves_nothing_half_written(tmp_path, capsys, workers, monkeypatch):
+    monkeypatch.setattr(write, "PART_BYTES", 1000)  # several parts, which processes write at once
+    monkeypatch.setattr(packing.os, "sched_getaffinity", lambda process: range(workers))
+    config = str(write_text_recipe(tmp_path, train_text=str(write_jsonl(tmp_path / "long.jsonl", sentences(2000)))))
+    with room_for(20_000):
+        assert main(["fit", "--config", config]) == 6
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("arlow: ")]
+    assert f"arlow: the disk at {tmp_path}/packed/" in line and line.count("make room") == 1
+    assert not list((tmp_path / "packed").rglob("*.partial"))
+    assert main(["fit", "--config", config]) == 0
 
 
 LONGER = ("--optim.schedule", "constant", "--run.max_steps", "16")

@@ -2,17 +2,19 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from arlow_vl.data.index.changed_images import changed_image
 from arlow_vl.data.index.places import SHARDS, Place, find_index, place_of
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.index.writing import CANNOT_WRITE, Source, write_index
 from arlow_vl.data.processes import in_processes
 from arlow_vl.data.remote import listed, name_of
 from arlow_vl.errors import ResourceError
-from arlow_vl.printing import visible
+from arlow_vl.printing import print_line, visible
 
 Progress = Callable[[int, int, int], None]
 """Told samples indexed so far, parts ready, and parts in all."""
@@ -43,7 +45,7 @@ def indexes_of(
     """
     places, files = _parts(place_of(path, images, format))
     found = {place: find_index(place, files)[0] for place in places}
-    missing = [place for place, index in found.items() if index is None or _may_be_mended(place, index)]
+    missing = [place for place, index in found.items() if index is None or _may_be_mended(place, index, workers)]
     ready, samples = len(places) - len(missing), 0
     if len(missing) == 1:
         index = _build(missing[0], workers, lambda done: progress(done, ready, len(places)))
@@ -72,8 +74,14 @@ def _is_tar(address: str) -> bool:
     return name_of(address).endswith(".tar")
 
 
-def _may_be_mended(place: Place, index: Index) -> bool:
-    return bool(index.header.faults) and not place.is_remote
+def _may_be_mended(place: Place, index: Index, threads: int) -> bool:
+    """Whether a shard that was damaged may be whole by now, or an image is another one, which is told."""
+    if index.header.faults and not place.is_remote:
+        return True
+    if (path := changed_image(index, threads=threads)) is None:
+        return False
+    print_line(f"{place.told}: {path} has other bytes than when it was indexed; indexed again", file=sys.stderr)
+    return True
 
 
 def _build(place: Place, threads: int = 1, progress: Callable[[int], None] = lambda samples: None) -> Index:

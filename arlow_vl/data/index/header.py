@@ -1,7 +1,6 @@
 """The header of an index: what it was made of, what is in it, what was left out. It alone is read to open one."""
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from arlow_vl.data.same_files import has_other_bytes, sha256_of
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
@@ -26,8 +26,10 @@ class File(NamedTuple):
     size: int
     """Bytes."""
     mtime_ns: int
-    """When it was written last, in nanoseconds: while this and the size are the same its bytes are not read."""
+    """When it was written last, in nanoseconds."""
     sha256: str
+    ctime_ns: int = 0
+    """When it was changed last, times and permissions included: while all is the same its bytes are not read."""
 
 
 class LeftOut(NamedTuple):
@@ -61,6 +63,9 @@ class Header:
     fingerprint: str
     """SHA-256 of the samples' keys, texts and images, the same wherever the data lie."""
     records_bytes: int
+    images_read_ns: int | None = 0
+    """The time of the file system before images in files of their own were read and hashed; None: there are none; 0: in
+    an index of an earlier version."""
     content: str
     """SHA-256 of the records; it is in the names of the other files, so that no header ever meets another's files."""
 
@@ -119,11 +124,9 @@ def outdated(folder: Path, header: Header) -> str | None:
             return f"{visible(str(path))} is gone"
         if state.st_size != file.size:
             return f"{visible(str(path))} had {file.size:,} bytes and has {state.st_size:,}"
-        if state.st_mtime_ns != file.mtime_ns:
-            if sha256_of(path) != file.sha256:
-                return f"{visible(str(path))} has other bytes"
-            file = file._replace(mtime_ns=state.st_mtime_ns)
-        files.append(file)
+        if has_other_bytes(path, state, file):
+            return f"{visible(str(path))} has other bytes"
+        files.append(file._replace(mtime_ns=state.st_mtime_ns, ctime_ns=state.st_ctime_ns))
     if tuple(files) != header.files:
         with contextlib.suppress(OSError):  # a folder of others: the bytes are compared again next time
             write_header(folder, replace(header, files=tuple(files)))
@@ -136,12 +139,7 @@ def file_of(path: Path, name: str) -> File:
     sha256, after = sha256_of(path), path.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise DataError(f"{visible(str(path))} is written to while it is indexed; index it when it is whole")
-    return File(name, after.st_size, after.st_mtime_ns, sha256)
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return File(name, after.st_size, after.st_mtime_ns, sha256, after.st_ctime_ns)
 
 
 def bad_samples(folder: Path, header: Header) -> Iterator[dict[str, Any]]:

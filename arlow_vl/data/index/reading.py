@@ -7,7 +7,7 @@ import hashlib
 import mmap
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Integer, Shaped
 
 from arlow_vl.data.index.header import Header, base_of
-from arlow_vl.data.index.records import ROW, compact, read_record, refs, task_bits
-from arlow_vl.data.samples import TASKS, Sample, Task
+from arlow_vl.data.index.records import ROW, compact, read_images, read_record, refs, task_bits
+from arlow_vl.data.samples import TASKS, ImageRef, Sample, Task
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
@@ -54,12 +54,22 @@ class Index:
         end = self.header.records_bytes if is_last else int(files.rows["offset"][position + 1])
         line = os.pread(files.records, end - start, start)
         if not line.endswith(b"\n"):
-            raise DataError(f"{visible(str(self.folder))}: the index is damaged; remove it and run `arlow data index`")
+            raise self._damaged()
         sample = read_record(line, self.base, self.folder / self.header.images_name)
         if self.address is None:
             return sample
         images = tuple(image._replace(path=self.address) for image in refs(sample))
         return Sample(sample.key, images, sample.texts, sample.fields)
+
+    def images(self) -> Iterator[ImageRef]:
+        """All images, in the order of the samples; those of a remote shard as they lay while it was indexed."""
+        own_images = self.folder / self.header.images_name
+        with open(self.folder / self.header.records_name, "rb") as file:
+            for line in file:
+                try:
+                    yield from read_images(line, self.base, own_images)
+                except ValueError:
+                    raise self._damaged() from None
 
     def key(self, position: int) -> str:
         return self.sample(position).key
@@ -92,6 +102,9 @@ class Index:
     def close(self) -> None:
         """Gives the files back; the next use opens them again."""
         self._files = None
+
+    def _damaged(self) -> DataError:
+        return DataError(f"{visible(str(self.folder))}: the index is damaged; remove it and run `arlow data index`")
 
     def _open(self) -> "_Files":
         files = self._files

@@ -41,12 +41,21 @@ def written_record(sample: Sample, base: Path) -> bytes:
 
 def read_record(line: bytes, base: Path, own_images: Path) -> Sample:
     record = json.loads(line)
-    images = [
-        ImageRef(os.path.join(base, path) if path else str(own_images), offset, size, bytes.fromhex(sha256))
+    texts = tuple(map(_read_text, record["texts"]))
+    return Sample(record["key"], tuple(_images_of(record, base, own_images)), texts, record.get("fields", {}))
+
+
+def read_images(line: bytes, base: Path, own_images: Path) -> list[ImageRef]:
+    """Those of a record alone, several times as quick."""
+    return _images_of(json.loads(line), base, own_images)
+
+
+def _images_of(record: dict[str, Any], base: Path, own_images: Path) -> list[ImageRef]:
+    folder = str(base)
+    return [
+        ImageRef(os.path.join(folder, path) if path else str(own_images), offset, size, bytes.fromhex(sha256))
         for path, offset, size, sha256 in record.get("images", ())
     ]
-    texts = tuple(map(_read_text, record["texts"]))
-    return Sample(record["key"], tuple(images), texts, record.get("fields", {}))
 
 
 def row_of(sample: Sample, offset: int) -> tuple[int, ...]:

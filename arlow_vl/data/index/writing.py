@@ -97,7 +97,7 @@ def write_index(
     """
     paths = sorted(map(Path, source.files))
     before = [_state(path) for path in paths]
-    with _Writer(folder, base) as writer:
+    with _Writer(folder, base, paths) as writer:
         for done, sample in enumerate(_with_sha256(source.iterate(), threads), start=1):
             writer.add(sample)
             progress(done)
@@ -148,9 +148,11 @@ def _hashed(sample: Sample) -> Sample | BadSample:
 class _Writer:
     """The files of an index while they are written, under names that nobody reads."""
 
-    def __init__(self, folder: Path, base: Path) -> None:
+    def __init__(self, folder: Path, base: Path, files: Sequence[Path]) -> None:
         self.folder = folder
         self.base = base
+        self._files = set(map(str, files))
+        self._has_own_files = False
         self.bad: list[BadSample] = []
         self._rows = bytearray()
         self._tasks: Counter[int] = Counter()
@@ -164,6 +166,7 @@ class _Writer:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_remains(self.folder)
             self._records = open(self._partial["records"], "wb", buffering=BUFFER)
+            self._begun_ns = os.fstat(self._records.fileno()).st_ctime_ns
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -178,6 +181,7 @@ class _Writer:
         if isinstance(sample, BadSample):
             self.bad.append(sample)
             return
+        self._has_own_files |= any(isinstance(i, ImageRef) and i.path not in self._files for i in sample.images)
         with _full_disk(self.folder):
             sample = self._placed(sample)
             record = written_record(sample, self.base)
@@ -214,6 +218,7 @@ class _Writer:
             bad_texts=_left_out(bad_texts),
             fingerprint=self._fingerprint.hexdigest(),
             records_bytes=self._bytes,
+            images_read_ns=self._begun_ns if self._has_own_files else None,
             content=self._content.hexdigest(),
             **facts,
         )

@@ -14,6 +14,7 @@ from typing import Any
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
 from arlow_vl.data.processes import in_processes
+from arlow_vl.data.remote_cache import FULL
 from arlow_vl.data.text_files import PART_BYTES, parts_of, text_files, told_text
 from arlow_vl.data.tokens.encoding import Encoder
 from arlow_vl.data.tokens.manifest import FORMAT, NAME, Manifest, SourceFile, merged, tokenizer_hash, with_current_times
@@ -50,13 +51,14 @@ def tokenize_text(
 
     Raises:
         DataError: there is no text, too much of it is unusable, or the folder holds something else.
-        ResourceError: a process was killed.
+        ResourceError: a process was killed. An OSError where the disk is full, or cannot be written.
     """
     job = Job(sources, tokenizer, shard_tokens, max_tokens, part_bytes)
     with contextlib.closing(job.files), locked(folder):
         if not job.is_done(folder, replace=replace):
             job.prepare(folder, replace=replace)
-            facts = job.run(folder, workers, progress)
+            with nothing_half_written(folder):
+                facts = job.run(folder, workers, progress)
             job.finish(folder, facts, max_bad_fraction)
     return TokenizedText(folder)
 
@@ -96,7 +98,7 @@ class Job:
             self.tokenizer_hash,
             dataclasses.asdict(self.form),
             parts,
-            [dataclasses.asdict(source) for source in self.sources],
+            [[source.path, source.size, source.mtime_ns] for source in self.sources],
         ]
         return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
 
@@ -141,8 +143,7 @@ class Job:
                 if is_ours(path):
                     path.unlink()
             write_whole(plan, self.plan)
-        for path in folder.glob(".*.partial"):
-            path.unlink()
+        remove_partial(folder)
 
     def run(self, folder: Path, workers: int, progress: Progress | None) -> list[PartFacts]:
         """The facts of every part, in order; with `max_tokens`, up to the part that reaches them."""
@@ -201,7 +202,8 @@ class Job:
         tally = merged([(part.path, fact.tally) for part, fact in zip(self.parts, facts, strict=False)])
         tally.report(self.where, max_bad_fraction)
         for source, path in zip(self.sources, self.files, strict=True):
-            if SourceFile.at(path) != source:
+            now = SourceFile.at(path)
+            if (now.size, now.mtime_ns) != (source.size, source.mtime_ns):
                 raise DataError(f"{visible(source.path)} changed while it was read; run the command again")
         tokens = sum(fact.tokens for fact in facts)
         if not tokens:
@@ -223,13 +225,27 @@ class Job:
             used=tally.used,
             skipped=dict(tally.skipped),
             examples=tally.examples,
-            sources=[
-                SourceFile(source.path, source.size, source.mtime_ns, hashes.get(source.path))
-                for source in self.sources
-            ],
+            sources=[dataclasses.replace(source, sha256=hashes.get(source.path)) for source in self.sources],
             shards=[shard for fact in facts for shard in fact.shards],
         ).write(folder)
         remove_notes(folder)
+
+
+@contextlib.contextmanager
+def nothing_half_written(folder: Path) -> Iterator[None]:
+    """Whatever ends the work, shards that were being written are gone; those that are whole stay for the next start."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            error.filename = str(folder)
+        remove_partial(folder)
+        raise
+
+
+def remove_partial(folder: Path) -> None:
+    for path in folder.glob(".*.partial"):
+        path.unlink(missing_ok=True)
 
 
 def tell_reason(reason: str) -> None:

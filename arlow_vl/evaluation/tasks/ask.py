@@ -59,10 +59,15 @@ class Asker:
     _ids: dict[str, list[int]] = field(default_factory=dict)
 
     def answer(self, task: Task, asked: Sequence[Asked], choices: Sequence[str]) -> "Plan":
-        """A plan by which the same question about the same images is asked once."""
+        """A plan by which the same question about the same images is asked once.
+
+        Raises:
+            DataError: a prompt and what may follow it are longer than the model's positions.
+        """
         rows: dict[tuple, list[int]] = defaultdict(list)
         for place, one in enumerate(asked):
             rows[tuple(self.ids_of(one.messages)), one.images].append(place)
+        self._refuse_long(task, max((len(ids) for ids, _ in rows), default=0))
         if task.likelihood is None:
             order = sorted(rows, key=lambda key: (len(key[0]), rows[key][0]))
         else:  # what shares images lies together
@@ -71,6 +76,16 @@ class Asker:
                 first.setdefault(one.images, place)
             order = sorted(rows, key=lambda key: (first[key[1]], len(key[0]), rows[key][0]))
         return Plan(self, task, asked, choices, [(key, rows[key]) for key in order])
+
+    def _refuse_long(self, task: Task, prompt: int) -> None:
+        positions = self.model.config.get_text_config().max_position_embeddings
+        room = task.decoding.max_new_tokens if task.decoding else 1
+        if prompt + room > positions:
+            raise DataError(
+                f"task {task.name}: the longest prompt has {prompt:,} tokens, its answer may have {room:,}, and the "
+                f"model has {positions:,} positions; leave long questions out, or copy the task and ask for shorter "
+                "answers"
+            )
 
     def ids_of(self, messages: Sequence[Message]) -> list[int]:
         key = json.dumps(list(messages))

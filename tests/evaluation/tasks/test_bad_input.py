@@ -58,6 +58,14 @@ def test_an_image_that_cannot_be_decoded_is_named(evaluate, tmp_path):
     assert status == 3 and "1 image cannot be used, that of test-0.tar:a first" in said
 
 
+def test_a_prompt_that_is_longer_than_the_models_positions_is_refused(evaluate, tmp_path):
+    asked = json.dumps({"questions": [{"question": "why " * 1100, "answer": "a"}]}).encode()
+    write(tmp_path, {"test-0.tar": tar_of(("a.png", image_bytes("red")), ("a.json", asked), ("a.txt", b"a"))})
+    status, said = evaluate(data=tmp_path)
+    assert status == 3 and "and the model has 1,024 positions; leave long questions out, or copy the task" in said
+    assert not list((tmp_path / "results").rglob("model.jsonl"))
+
+
 def test_a_set_without_the_kind_that_is_asked_for_is_refused(evaluate, tmp_path):
     write(tmp_path, {"test-0.tar": tar_of(("a.png", image_bytes("red")), ("a.txt", b"a caption"))})
     status, said = evaluate(data=tmp_path)
