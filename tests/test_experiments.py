@@ -28,6 +28,15 @@ READMES = [
 ]
 
 
+SHOWN = ("mean", "smallest", "largest")
+CONTROLS = (
+    *("shown another image", "shown a blank image", "most frequent text", "most similar image's text"),
+    "caption of the nearest mean",
+)
+BLIND = (
+    *("shown another image", "shown a blank image", "shown no image", "answer from the question alone"),
+    "most frequent text",
+)
 SERVED = "127.0.0.1:8000"
 """Where `arlow serve` listens."""
 
@@ -181,3 +190,20 @@ def test_seeds_without_a_text_model_say_how_to_get_one(tmp_path, capsys):
 
     assert seeds.main(["--text", str(tmp_path)]) == 4
     assert "`make demo` trains it" in capsys.readouterr().err
+
+
+def test_readme_shows_the_demos_scores_as_the_seeds_had_them():
+    spread = json.loads((ROOT / "experiments" / "first_light" / "seeds.json").read_text())["spread"]
+
+    def cell(task: str, score: str, scale: float = 1.0, digits: int = 3) -> str:
+        mean, low, high = (f"{of[key] * scale:.{digits}f}" for of in [spread[task][score]] for key in SHOWN)
+        return f"**{mean}{'%' if scale > 1 else ''}** [{low}, {high}]"
+
+    readme = (ROOT / "README.md").read_text()
+    for task in ("captions-test-known", "captions-test-novel"):
+        controls = [f"{spread[task][f'CIDEr-D, {name}']['mean']:.3f}" for name in CONTROLS]
+        assert f"| {' | '.join([cell(task, 'CIDEr-D, model'), *controls])} |" in readme
+    for group in ("", "where the prior is wrong, ", "other, ", "yes/no, "):
+        scores = {name.removeprefix(f"accuracy, {group}"): of for name, of in spread["easy-vqa"].items()}
+        best = max(scores[name]["mean"] for name in BLIND)
+        assert f"| {cell('easy-vqa', f'accuracy, {group}model', 100, 1)} | {100 * best:.1f}% |" in readme

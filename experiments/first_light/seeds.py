@@ -69,10 +69,11 @@ def format_spread(found: Mapping[str, Mapping[str, Mapping[str, Any]]], seeds: S
     lines = [f"mean over {len(seeds)} seeds ({', '.join(map(str, seeds))}), smallest to largest, standard deviation"]
     for task, scores in found.items():
         lines += ["", task]
+        width = max(map(len, scores))
         for name, of in scores.items():
             low, high, mean = (format_number(of[key], 3) for key in ("smallest", "largest", "mean"))
             deviation = "" if of["deviation"] is None else f"  sd {format_number(of['deviation'], 3)}"
-            lines.append(f"  {name:<48}{mean}  [{low}, {high}]{deviation}")
+            lines.append(f"  {name:<{width}}  {mean}  [{low}, {high}]{deviation}")
     return "\n".join(lines)
 
 

@@ -47,7 +47,7 @@ def test_a_file_whose_name_looks_like_a_glob_is_that_file(photos):
     ("source", "sentence"),
     [
         ("*.gif", r"\*.gif matches no image; name image files, folders or globs"),
-        ("photos/*.txt", r"photos/\*.txt matches no image \(1 other files\)"),
+        ("photos/*.txt", r"photos/\*.txt matches no image \(1 other file\)"),
         ("empty", "empty is a folder without an image"),
     ],
 )

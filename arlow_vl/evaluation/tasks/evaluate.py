@@ -22,7 +22,7 @@ from arlow_vl.evaluation.tasks.measures import check_references
 from arlow_vl.evaluation.tasks.places import place_of
 from arlow_vl.evaluation.tasks.predictions import Kept
 from arlow_vl.evaluation.tasks.scoring import score_task
-from arlow_vl.evaluation.tasks.table import format_scores
+from arlow_vl.evaluation.tasks.table import LEGEND, format_scores
 from arlow_vl.evaluation.tasks.task import OF_FEATURES, Task, load_task, refuse_one_name_twice, shipped_tasks
 from arlow_vl.models.arlow.chat_arlow import render_chat
 from arlow_vl.models.folder_files import hash_model, sha256_of_file
@@ -113,6 +113,7 @@ def _evaluate(tasks: Sequence[Task], run: Run) -> dict[str, dict[str, Any]]:
         results[one.task.name] = score(one.folder, one.task, one.facts | describe(run, model, one, tokenizer))
     for result in results.values():
         print(f"\n{format_scores(result)}")
+    print(f"\n{LEGEND}")
     return results
 
 
