@@ -24,6 +24,7 @@ from arlow_vl.errors import DataError
 from arlow_vl.printing import number_of, print_line
 from arlow_vl.progress import ProgressLine
 from arlow_vl.training.datamodules import StageData
+from arlow_vl.training.ranks import is_first
 from arlow_vl.training.recipe import ImageTextRecipe, PackingConfig, SourceConfig
 
 TASKS_OF_KIND: dict[str, tuple[Task, ...]] = {
@@ -95,6 +96,7 @@ def _indexes(config: SourceConfig, recipe: ImageTextRecipe) -> list[Index]:
         images=config.images,
         format=config.format,
         workers=max(1, recipe.run.workers),
+        compares_images=is_first(),  # for all processes: the others come here behind it
         progress=lambda samples, ready, parts: line(ready, parts),
     )
 

@@ -36,16 +36,25 @@ def indexes_of(
     images: str | Path | None = None,
     format: str | None = None,
     workers: int = 1,
+    compares_images: bool = True,
     progress: Progress = lambda samples, ready, parts: None,
 ) -> list[Index]:
     """The indexes of all parts of a source, in their order; those that lack or are older than the data are made.
 
     Args:
         workers: Processes that index shards, or threads that read the images of another format.
+        compares_images: Whether images in files of their own are asked for what was done to them; the processes of a
+            run need not all do it.
     """
     places, files = _parts(place_of(path, images, format))
     found = {place: find_index(place, files)[0] for place in places}
-    missing = [place for place, index in found.items() if index is None or _may_be_mended(place, index, workers)]
+    missing = [
+        place
+        for place, index in found.items()
+        if index is None
+        or _may_be_mended(place, index)
+        or (compares_images and _has_changed_image(place, index, workers))
+    ]
     ready, samples = len(places) - len(missing), 0
     if len(missing) == 1:
         index = _build(missing[0], workers, lambda done: progress(done, ready, len(places)))
@@ -74,10 +83,12 @@ def _is_tar(address: str) -> bool:
     return name_of(address).endswith(".tar")
 
 
-def _may_be_mended(place: Place, index: Index, threads: int) -> bool:
-    """Whether a shard that was damaged may be whole by now, or an image is another one, which is told."""
-    if index.header.faults and not place.is_remote:
-        return True
+def _may_be_mended(place: Place, index: Index) -> bool:
+    return bool(index.header.faults) and not place.is_remote
+
+
+def _has_changed_image(place: Place, index: Index, threads: int) -> bool:
+    """Tells of one that has."""
     if (path := changed_image(index, threads=threads)) is None:
         return False
     print_line(f"{place.told}: {path} has other bytes than when it was indexed; indexed again", file=sys.stderr)

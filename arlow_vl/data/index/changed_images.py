@@ -1,16 +1,16 @@
 """Images in files of their own that have other bytes than when they were indexed.
 
 An index is older than the data when one has. Each start asks the file system about every such image and reads only
-those that something was done to since all were last known to be the same: some 20 microseconds an image.
+those that something was done to since all were last known to be the same.
 """
 
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, repeat
 
 from arlow_vl.data.index.header import write_header
 from arlow_vl.data.index.images import read_image
@@ -23,56 +23,59 @@ from arlow_vl.printing import visible
 
 TICK_NS = 2 * 10**9
 """The coarsest clock of a file system: what is done within a tick of it may bear the time of its beginning."""
-AT_ONCE = 1024
+ASKED_AT_ONCE = 16
+"""Questions to the file system under way: one far away answers each after a millisecond, and many at a time."""
+IN_A_TASK = 256
 
 
 def changed_image(index: Index, *, threads: int = 1) -> str | None:
     """The first image that has other bytes, for messages; None: there is none, which is noted in the index.
 
-    An image that is gone is none: features in a cache need it no more, and who reads it is told.
+    An image that is gone is none: features in a cache need it no more, and who reads it is told. `threads` read images.
     """
     since = index.header.images_read_ns
     if since is None or index.header.format == SHARDS:
         return None
-    now = _now(index)
-    suspects, read = _Suspects(index, since), 0
-    with ThreadPoolExecutor(threads) as pool:
-        while some := list(islice(suspects.images, AT_ONCE)):
-            read += len(some)
-            for image, is_same in zip(some, pool.map(_is_same, some), strict=True):
+    now, has_own, read = _now(index), False, 0
+    met: set[str] = set()
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as asking, ThreadPoolExecutor(threads) as reading:
+        for images in _batches(_own_images(index)):
+            has_own = True
+            tasks = [images[start : start + IN_A_TASK] for start in range(0, len(images), IN_A_TASK)]
+            touched = asking.map(_touched, tasks, repeat(since - TICK_NS))
+            suspects = {image.path: image for some in touched for image in some if image.path not in met}
+            met |= suspects.keys()
+            read += len(suspects)
+            for image, is_same in zip(suspects.values(), reading.map(_is_same, suspects.values()), strict=True):
                 if not is_same:
                     return visible(image.path)
-    if now is not None and (read or not suspects.has_own):
-        index.header = replace(index.header, images_read_ns=now if suspects.has_own else None)
+    if now is not None and (read or not has_own):
+        index.header = replace(index.header, images_read_ns=now if has_own else None)
         with contextlib.suppress(OSError):  # a folder of others: they are read again next time
             write_header(index.folder, index.header)
     return None
 
 
-class _Suspects:
-    """Images to which something was done since a time, each once."""
+def _own_images(index: Index) -> Iterator[ImageRef]:
+    """Those in files of their own: not in a table, among the index's own or at an address."""
+    files = {os.path.join(index.base, file.name) for file in index.header.files}
+    files.add(str(index.folder / index.header.images_name))
+    return (image for image in index.images() if image.path not in files and not is_address(image.path))
 
-    def __init__(self, index: Index, since: int) -> None:
-        self.has_own = False
-        """Whether images in files of their own were met."""
-        self._index, self._since = index, since
-        names = [os.path.join(index.base, file.name) for file in index.header.files]
-        self._files = {*names, str(index.folder / index.header.images_name)}
-        self.images = self._all()
 
-    def _all(self) -> Iterator[ImageRef]:
-        met: set[str] = set()
-        for image in self._index.images():
-            if image.path in self._files or is_address(image.path):
-                continue
-            self.has_own = True
-            try:
-                changed = os.stat(image.path).st_ctime_ns
-            except OSError:
-                continue
-            if changed > self._since - TICK_NS and image.path not in met:
-                met.add(image.path)
-                yield image
+def _batches(images: Iterator[ImageRef]) -> Iterator[list[ImageRef]]:
+    while some := list(islice(images, ASKED_AT_ONCE * IN_A_TASK)):
+        yield some
+
+
+def _touched(images: Sequence[ImageRef], since: int) -> list[ImageRef]:
+    """Those to which something was done since then; not those that are gone."""
+    found = []
+    for image in images:
+        with contextlib.suppress(OSError):
+            if os.stat(image.path).st_ctime_ns > since:
+                found.append(image)
+    return found
 
 
 def _is_same(image: ImageRef) -> bool:
