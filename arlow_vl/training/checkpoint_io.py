@@ -4,6 +4,7 @@ A file is torch.save's bytes and 40 more: a mark and the SHA-256 of what is befo
 Where the tensors of a run lie in parts on several devices, a checkpoint is a folder (`sharded_checkpoints`).
 """
 
+import contextlib
 import hashlib
 import io
 import os
@@ -78,8 +79,9 @@ def remove(path: Path) -> None:
     if path.is_dir():
         gone = path.with_name(PARTIAL + path.name)
         shutil.rmtree(gone, ignore_errors=True)
-        path.rename(gone)
-        shutil.rmtree(gone)
+        with contextlib.suppress(FileNotFoundError):  # who writes in the background removes as well
+            path.rename(gone)
+            shutil.rmtree(gone)
     else:
         path.unlink(missing_ok=True)
 

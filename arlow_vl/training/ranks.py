@@ -27,6 +27,8 @@ JOIN_SECONDS = 300
 """How long the processes of a run wait for each other to come."""
 PREPARING_DAYS = 7
 """How long the others wait for the first process, which tokenises, indexes and encodes for all."""
+READING_SECONDS = 30
+"""How long the first process waits for the others to have read what it told them."""
 SILENCE_MINUTES = 60
 """Without a word from another process in the middle of a run, after which it counts as lost."""
 PORT = "29500"
@@ -201,18 +203,27 @@ def first_prepares(what: str, prepare: Callable[[], Any]) -> Any:
             result = prepare()
         except BaseException as error:
             status = error.code if isinstance(error, SystemExit) else getattr(error, "exit_code", 2)
-            store.set(name, json.dumps({"status": status}))
+            _tell(store, name, {"status": status})
             raise
-        store.set(name, json.dumps({"result": result}))
+        _tell(store, name, {"result": result})
         return result
     try:
         store.wait([name], datetime.timedelta(days=PREPARING_DAYS))
         told = json.loads(store.get(name))
+        store.set(f"{name}/read/{dist.get_rank()}", "")
     except (RuntimeError, OSError) as error:  # the store went with the first process
         raise SystemExit(LOST) from error
     if "status" in told:
         raise SystemExit(told["status"])
     return told["result"]
+
+
+def _tell(store: Any, name: str, told: dict[str, Any]) -> None:
+    """Ends when all have read it: it may be the last word of the first process, and the store ends with that."""
+    store.set(name, json.dumps(told))
+    with contextlib.suppress(RuntimeError, OSError):  # who is gone reads nothing; that is told elsewhere
+        readers = [f"{name}/read/{rank}" for rank in range(1, world_size())]
+        store.wait(readers, datetime.timedelta(seconds=READING_SECONDS))
 
 
 def gathered(value: Any) -> list[Any]:

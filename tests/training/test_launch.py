@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
+from arlow_vl.training import ranks
 from arlow_vl.training.launch import LOST, Place, find_place, start_processes, starts_processes
 from arlow_vl.training.ranks import joined
 from arlow_vl.training.settings import EngineConfig
@@ -135,3 +137,42 @@ def test_the_first_process_says_how_many_came(monkeypatch):
 
 def test_the_arithmetic_in_the_cluster_readme_is_what_its_command_prints():
     assert table() in (Path(__file__).parents[2] / "experiments/cluster/README.md").read_text("utf-8")
+
+
+class SlowReader(dist.HashStore):
+    """A store from which reading takes a while."""
+
+    def get(self, key):
+        time.sleep(0.3)
+        return super().get(key)
+
+
+@pytest.mark.parametrize("word", ["product", None])
+def test_the_first_process_ends_when_the_others_have_read_its_last_word(monkeypatch, word):
+    """The store ends with it: who still read would take a run that was finished, or refused, for a lost one."""
+    store, here, ended, read = SlowReader(), threading.local(), {}, []
+
+    def prepare():
+        if word is None:
+            raise ValueError("refused")
+        return word
+
+    def process(rank: int) -> None:
+        here.rank = rank
+        try:
+            ended[rank] = ranks.first_prepares("product", prepare)
+        except (ValueError, SystemExit) as error:
+            ended[rank] = str(error)
+        if rank == 0:
+            read.append(store.check([f"prepared/product/read/{rank}" for rank in (1, 2)]))
+
+    monkeypatch.setattr(ranks, "world_size", lambda: 3)
+    monkeypatch.setattr(ranks, "is_first", lambda: here.rank == 0)
+    monkeypatch.setattr(dist, "get_rank", lambda: here.rank)
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
+    threads = [threading.Thread(target=process, args=(rank,)) for rank in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert ended == {0: word or "refused", 1: word or "2", 2: word or "2"} and read == [True]
