@@ -75,8 +75,8 @@ def indexes_with_progress(
     from arlow_vl.data.index.building import indexes_of
     from arlow_vl.data.index.told import refuse_nothing
 
-    how = {"images": args.images, "format": args.format, "workers": args.workers}
-    indexes = indexes_of(source, **how, **({"progress": IndexProgress()} if is_told else {}))
+    told: dict[str, Any] = {"progress": IndexProgress()} if is_told else {}
+    indexes = indexes_of(source, images=args.images, format=args.format, workers=args.workers, **told)
     if not may_be_empty:
         refuse_nothing(indexes, source)
     return indexes

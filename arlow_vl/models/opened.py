@@ -14,6 +14,9 @@ from arlow_vl.printing import visible
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+DEVICES = "name cpu, cuda, cuda:1 or mps"
+
+
 @dataclass(frozen=True)
 class OpenModel:
     """A model in eval mode with what belongs to it."""
@@ -36,6 +39,7 @@ def open_model(
         CheckpointError: the folder holds no usable model, none that sees images although `needs_images`, or the
             device cannot be used.
     """
+    _refuse_unknown_device(device)
     config = folder / "config.json"
     is_text_model = config.is_file() and read_object(config).get("model_type") == "arlow"
     if is_text_model and not needs_images:
@@ -47,9 +51,19 @@ def open_model(
         found = torch.accelerator.current_accelerator(check_available=True)
         device = "cpu" if found is None else str(found)
     if device.partition(":")[0] == "meta":  # torch's name for tensors without values
-        raise CheckpointError("device meta computes nothing; name cpu, cuda or mps")
+        raise CheckpointError(f"device meta computes nothing; {DEVICES}")
     try:
         model = model.to(torch.device(device), PRECISIONS[precision] if precision else None)
     except (RuntimeError, AssertionError) as error:  # torch's own words for a device that is not there
         raise CheckpointError(f"device {visible(device)} cannot be used: {str(error).splitlines()[0]}") from None
     return OpenModel(model, tokenizer, processor)
+
+
+def _refuse_unknown_device(device: str) -> None:
+    """Before any weight is read."""
+    try:
+        torch.device("cpu" if device == "auto" else device)
+    except RuntimeError:  # whose sentence lists all that torch was ever ported to
+        raise CheckpointError(
+            f"device {visible(device)} cannot be used: torch knows none so called; {DEVICES}"
+        ) from None

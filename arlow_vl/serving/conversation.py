@@ -43,7 +43,7 @@ class Conversation:
         try:
             prompt = self.assistant.chat(messages, images)
         except ValueError as error:
-            raise ValueError(f"{error}, or begin anew" if self.messages else str(error)) from None
+            raise ValueError(f"{error}, or begin anew with /reset" if self.messages else str(error)) from None
         said = ""
         try:
             with closing(stream(self.assistant, prompt, self.decoding)) as pieces:

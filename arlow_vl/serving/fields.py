@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from arlow_vl.models.arlow.spelling import closest
 from arlow_vl.printing import visible
 from arlow_vl.serving.refusals import Refusal
 
@@ -48,6 +49,7 @@ class Fields:
             raise Refusal(400, f"{path} must be an object, got {_name(values)}", path)
         self._values = {name: value for name, value in values.items() if value is not None}
         self._path = path
+        self._taken: set[str] = set()
 
     def path(self, name: str) -> str:
         return f"{self._path}.{name}" if self._path else name
@@ -58,6 +60,7 @@ class Fields:
 
     def take(self, name: str) -> Any:
         """Any value, None if absent."""
+        self._taken.add(name)
         return self._values.pop(name, None)
 
     def text(self, name: str) -> str | None:
@@ -100,7 +103,9 @@ class Fields:
         """Raises Refusal for a field that nobody took."""
         for name in self._values:
             path = shown(self.path(name))
-            raise Refusal(400, f"{path} is not known here; leave it out", path, "unknown_parameter")
+            close = closest(name, sorted(self._taken), cutoff=0.8)
+            instead = f"did you mean {self.path(close)}?" if close else "leave it out"
+            raise Refusal(400, f"{path} is not known here; {instead}", path, "unknown_parameter")
 
 
 def checked_text(text: str, path: str) -> str:

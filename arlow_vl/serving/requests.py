@@ -22,6 +22,7 @@ from vision.decoding.animation import is_animated
 from vision.decoding.image import ImageError
 
 MAX_STOPS, MAX_STOP_CHARACTERS = 4, 200
+ADDRESS_SHOWN = 60  # characters of an address that is refused
 MAX_TOP_LOGPROBS = 20
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 # Options of OpenAI's that nothing here honours, with the values that ask for nothing.
@@ -302,7 +303,7 @@ def _image_data(url: str, place: str, max_bytes: int) -> bytes:
     """The bytes in a data: URL; nothing else is opened, neither addresses nor files. Raises Refusal."""
     head, comma, body = url.partition(",")
     if not (head[:5].lower() == "data:" and head.lower().endswith(";base64") and comma):
-        scheme = shown(head[:12])
+        scheme = shown(head if len(head) <= ADDRESS_SHOWN else f"{head[:ADDRESS_SHOWN]}...")
         message = f"{place}: only data:image/...;base64, URLs are read, no addresses or files, got {scheme}"
         raise Refusal(400, message, place, "invalid_image_url")
     try:

@@ -69,8 +69,10 @@ def memory_of(model: nn.Module, optim: OptimConfig) -> str:
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     parts = {"weights": weights, "gradients": gradients, "optimizer": 2 * gradients}
     parts |= {"moving average": gradients} if optim.ema else {}
-    told = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
-    return f"{sum(parts.values()) / 2**30:.2f} GiB and the activations ({told})"
+    total = sum(parts.values())
+    unit, size_of_one, digits = ("GiB", 2**30, 2) if total >= 2**30 else ("MiB", 2**20, 1)
+    told = ", ".join(f"{name} {size / size_of_one:.{digits}f}" for name, size in parts.items())
+    return f"{total / size_of_one:.{digits}f} {unit} and the activations ({told})"
 
 
 def step_of(stage: Stage, recipe: Recipe) -> Iterator[str]:
@@ -85,8 +87,9 @@ def step_of(stage: Stage, recipe: Recipe) -> Iterator[str]:
     shape = "x".join(map(str, batches[0]["input_ids"].shape))
     told = ", ".join(f"{per_step * mean:,.0f} {what}" for what, mean in means.items() if mean)
     yield f"step: {told}; {per_step} batch{'es' * (per_step > 1)} of {shape}"
-    needed = operations_of(stage.module.model, stage.module.policy).of(counts, pairs) / len(batches)
-    yield f"operations: about {per_step * needed / 1e12:,.3f} TFLOP a step"
+    needed = per_step * operations_of(stage.module.model, stage.module.policy).of(counts, pairs) / len(batches)
+    size, unit = (1e12, "TFLOP") if needed >= 1e12 else (1e9, "GFLOP")
+    yield f"operations: about {needed / size:,.3f} {unit} a step"
     steps = recipe.run.max_steps
     yield f"run: {number_of(steps, 'step')}, {steps * per_step * means['tokens']:,.0f} tokens"
 

@@ -167,9 +167,12 @@ class RunConfig:
             f"run.skip_steps is {self.skip_steps}, but the run has {number_of(self.max_steps, 'step')}",
         )
         check(self.max_hours is None or self.max_hours > 0, f"run.max_hours must be over 0, got {self.max_hours}")
+        before = self.max_steps - self.max_steps % self.validate_every
+        instead = f"{before} or {before + self.validate_every}" if before else self.validate_every
         check(
-            self.max_steps % self.validate_every == 0,
-            f"run.max_steps ({self.max_steps}) must be a multiple of run.validate_every ({self.validate_every})",
+            self.max_steps == before,
+            f"run.max_steps ({self.max_steps}) must be a multiple of run.validate_every ({self.validate_every}); "
+            f"give {instead}",
         )
 
 

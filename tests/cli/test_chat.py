@@ -83,7 +83,7 @@ def test_what_goes_wrong_is_a_sentence_and_the_chat_goes_on(chat, models, assist
 
 def test_a_conversation_that_is_full_says_to_begin_anew(chat):
     status, _, err = chat(*["the cat sat on a mat"] * 6, "/reset", "hello")
-    assert status == 0 and err and all(line.endswith("shorten it, or begin anew") for line in err)
+    assert status == 0 and err and all(line.endswith("shorten it, or begin anew with /reset") for line in err)
 
 
 def test_a_text_model_talks_and_says_that_it_sees_no_images(chat, models, assistants):

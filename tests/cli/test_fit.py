@@ -33,7 +33,7 @@ def test_a_dry_run_counts_operations_of_what_is_trained(tmp_path, capsys):
     config = str(write_image_text_recipe(tmp_path))
     assert main(["fit", "--config", config, "--dry-run"]) == 0
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("step:", "operations:"))]
-    assert "5 images" in told[0] and "TFLOP a step" in told[1]
+    assert "5 images" in told[0] and "GFLOP a step" in told[1]
     assert not (tmp_path / "features").exists()
 
 
