@@ -89,7 +89,15 @@ def quiet_enum_warnings() -> None:
     logging.getLogger("torch.utils._pytree").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
+def open_closed_streams() -> None:
+    """Python has None for a standard stream that was closed, and the next file that is opened would get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # to the end of the process
+
+
 def run() -> None:
+    open_closed_streams()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     # OpenMP reads it when torch loads. Else its threads spin while they wait for each other, which on cores that others
     # use keeps the one that is waited for from running: training beside three busy processes was 8 to 11 times slower.

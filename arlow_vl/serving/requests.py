@@ -174,7 +174,7 @@ class RequestReader:
         """Fields of Decoding that were given, and the longest answer that was asked for."""
         settings: dict[str, Any] = {name: asked.number(name) for name in ("temperature", "top_p", "repetition_penalty")}
         settings["top_k"] = asked.whole("top_k", 0, 2**31)
-        settings["seed"] = asked.whole("seed", -(2**63), 2**63 - 1)
+        settings["seed"] = asked.whole("seed", 0, 2**64 - 1)
         settings["stop"] = _stop(asked)
         most = [asked.whole(name, 1, self._limits.max_new_tokens) for name in ("max_tokens", "max_completion_tokens")]
         if None not in most:

@@ -41,3 +41,12 @@ def test_a_folder_without_a_model_is_refused_before_torch_is_loaded(tmp_path, wo
     assert done.stderr == "arlow: gone holds no config.json; name the hf folder of a finished run (see `arlow fit`)\n"
     assert json.loads(done.stdout) == {"status": 4, "slow": []}
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stream", ["<&-", ">&-"])
+def test_a_standard_stream_that_is_closed_is_one_where_nobody_is(stream):
+    """Python has None for it, which answers nothing."""
+    asks = "import sys; from arlow_vl.cli import open_closed_streams as o; o(); sys.stdin.isatty(); sys.stdout.isatty()"
+    command = ["bash", "-c", f'"$0" -c "$1" {stream}', sys.executable, asks]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -72,6 +72,7 @@ def test_bad_content_is_refused_in_one_sentence(open_server, case):
 
 BAD_OPTIONS = {
     "colour": ({"colour": 1}, 400, "colour is not known here; leave it out"),
+    "negative seed": ({"seed": -1}, 400, "seed must be a whole number from 0 to 18,446,744,073,709,551,615, got -1"),
     "max_token": ({"max_token": 1}, 400, "max_token is not known here; did you mean max_tokens?"),
     "n": ({"n": 3}, 400, "n is not supported; leave it out"),
     "temperature": ({"temperature": "hot"}, 400, "temperature must be a number, got hot"),
