@@ -1,7 +1,8 @@
-"""Files and folders that are whole or absent, whatever happens while they are written."""
+"""Files and folders that are whole or absent, whatever happens while they are written, and the hash of a whole one."""
 
 import contextlib
 import glob
+import hashlib
 import os
 import time
 import uuid
@@ -60,6 +61,12 @@ def remove_remains(folder: Path, name: str | None = None, *, seconds: int = STAL
         with contextlib.suppress(FileNotFoundError):  # it was renamed, or another process removed it
             if time.time() - path.stat().st_mtime >= seconds:
                 path.unlink()
+
+
+def sha256_of_file(path: str | Path) -> str:
+    """In hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -21,11 +21,11 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import fsspec
 
-from arlow_vl.data.remote_cache import DataCache, Held, full_disk, partial_file, sha256_of
+from arlow_vl.data.remote_cache import DataCache, Held, full_disk, partial_file
 from arlow_vl.data.remote_fetch import MissingFile, OtherBytes, Patience, fetch, glob_of, told, with_tries
 from arlow_vl.data.shard_faults import INDEX_NAME, MAX_INDEX_BYTES
 from arlow_vl.errors import DataError
-from vision.whole_files import put_in_place
+from vision.whole_files import put_in_place, sha256_of_file
 
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://|pipe:", re.IGNORECASE)
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -194,7 +194,7 @@ def _digest(text: str) -> str:
 
 def _checked(partial: Path, expected: Expected) -> str:
     """The SHA-256 of what has come. Raises OtherBytes if that is not what was expected."""
-    size, sha256 = partial.stat().st_size, sha256_of(partial)
+    size, sha256 = partial.stat().st_size, sha256_of_file(partial)
     if expected.size not in (None, size):
         raise OtherBytes(f"sent {size:,} bytes where {expected.said_by} says {expected.size:,}")
     if expected.sha256 not in (None, sha256):

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import fcntl
 import glob
-import hashlib
 import os
 import time
 import uuid
@@ -237,8 +236,3 @@ def full_disk(folder: Path) -> Iterator[None]:
             f"{visible(str(folder))}: the disk that remote data are kept on is full ({error.strerror}); make room, "
             f"or set {FOLDER_VARIABLE} to a folder with room"
         ) from None
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

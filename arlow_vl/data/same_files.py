@@ -1,9 +1,10 @@
 """Whether a file still has the bytes that it had when they were read: asked at every start, so it costs little."""
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+
+from vision.whole_files import sha256_of_file
 
 HASHED_AT_MOST = 64 * 2**20
 """Bytes of a file that is hashed although its size and time are kept, because something was done to it: a hash of so
@@ -37,13 +38,8 @@ def has_other_bytes(path: Path, now: os.stat_result, known: KnownFile) -> bool:
     if now.st_size != known.size:
         return True
     if now.st_mtime_ns != known.mtime_ns:
-        return sha256_of(path) != known.sha256
+        return sha256_of_file(path) != known.sha256
     is_untouched = known.ctime_ns in (0, now.st_ctime_ns)
     if is_untouched or known.sha256 is None or known.size > HASHED_AT_MOST:
         return False
-    return sha256_of(path) != known.sha256
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of_file(path) != known.sha256

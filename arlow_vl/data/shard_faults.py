@@ -1,11 +1,11 @@
 """Damage to a shard as a whole, and what the index.json beside it says that it should be."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from arlow_vl.data.text import Unusable, parse_object
+from vision.whole_files import sha256_of_file
 
 INDEX_NAME = "index.json"
 MAX_INDEX_BYTES = 16 * 2**20
@@ -66,5 +66,4 @@ def other_sha256(path: Path) -> bool:
         return False  # shard_fault names it
     if expected is None:
         return False
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() != expected
+    return sha256_of_file(path) != expected

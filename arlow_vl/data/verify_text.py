@@ -10,7 +10,6 @@ import numpy as np
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share
 from arlow_vl.data.formats.conversations import CONVERSATION_FIELDS, IMAGE_FIELDS
-from arlow_vl.data.index.header import sha256_of
 from arlow_vl.data.processes import in_processes
 from arlow_vl.data.remote import is_address, is_file_address
 from arlow_vl.data.shard_faults import ShardFault
@@ -23,6 +22,7 @@ from arlow_vl.data.tokens.manifest import NAME, Manifest
 from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.errors import DataError
 from arlow_vl.printing import number_of
+from vision.whole_files import sha256_of_file
 
 TEXT = "text"
 """The format under which text is named."""
@@ -161,7 +161,7 @@ def _verify_shard(folder: Path, number: int) -> VerifiedText:
     tokens = np.memmap(path, np.dtype(manifest.dtype).newbyteorder("<"), "r") if shard.tokens else np.zeros(0)
     starts, utf8_starts = np.fromfile(path.with_suffix(".idx"), "<u8").reshape(2, -1)
     reasons = []
-    if sha256_of(path) != shard.sha256:
+    if sha256_of_file(path) != shard.sha256:
         reasons.append(f"SHA-256 differs from {NAME}")
     if not _bounds(starts, shard.tokens, least=2) or not _bounds(utf8_starts, shard.utf8_bytes, least=0):
         reasons.append(f"{path.stem}.idx is damaged")

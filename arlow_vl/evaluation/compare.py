@@ -14,7 +14,7 @@ import numpy as np
 
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation import statistics as bootstrap
-from arlow_vl.evaluation.numbers import few_note, format_count, format_number
+from arlow_vl.evaluation.numbers import LEGEND, few_note, format_count, format_number
 from arlow_vl.evaluation.paired import PairedTest, jackknife_values, paired_test, sums_by_image
 from arlow_vl.evaluation.power import detectable_difference, required_images, spread_of
 from arlow_vl.evaluation.statistics import Metric
@@ -195,8 +195,7 @@ def format_comparisons(found: Sequence[Comparison], first: Path, second: Path) -
         told = ", ".join(of_task[0].asked_otherwise)
         otherwise = [f"the second was asked with another {told}: the difference is of that, too"] if told else []
         blocks.append("\n".join([visible(task), *otherwise, *columns(lines), *few]))
-    level = f"{bootstrap.LEVEL:.0%}"
-    return "\n\n".join([*blocks, f"[low, high]: {level} bootstrap interval over images. * it leaves out zero."])
+    return "\n\n".join([*blocks, LEGEND])
 
 
 def format_difference(test: PairedTest) -> str:

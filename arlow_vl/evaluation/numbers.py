@@ -4,7 +4,11 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from arlow_vl.evaluation.statistics import LEVEL
+
 LARGE = 1e6
+LEGEND = f"[low, high]: {LEVEL:.0%} bootstrap interval over images. * it leaves out zero."
+"""Below tables of what `format_interval` makes."""
 FEWEST = 10
 """Items or images that a figure needs to tell something of others than these."""
 

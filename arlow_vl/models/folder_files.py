@@ -6,6 +6,7 @@ from pathlib import Path
 
 from arlow_vl.errors import CheckpointError
 from arlow_vl.printing import visible
+from vision.whole_files import sha256_of_file
 
 NEEDED = ("config.json", "model.safetensors")
 """Either may be an index of several files instead."""
@@ -35,8 +36,3 @@ def hash_model(folder: Path) -> str:
     files = [path for path in sorted(folder.iterdir()) if path.suffix in DECIDING and path.name not in NOT_DECIDING]
     lines = "".join(f"{sha256_of_file(path)}  {path.name}\n" for path in files)
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def sha256_of_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -34,8 +34,8 @@ from arlow_vl.models.auto import (
     ArlowTokenizerFast,
     ArlowVLForConditionalGeneration,
 )
-from arlow_vl.models.folder_files import refuse_missing_files, sha256_of_file
-from vision.whole_files import put_in_place
+from arlow_vl.models.folder_files import refuse_missing_files
+from vision.whole_files import put_in_place, sha256_of_file
 
 MODELS: dict[str, Any] = {"arlow": ArlowForCausalLM, "arlow_vl": ArlowVLForConditionalGeneration}
 OWN_TOKENIZERS = ("ArlowTokenizer", "ArlowTokenizerFast")

@@ -12,8 +12,6 @@ from arlow_vl.models.folders import load_text_model, load_vision_language_model
 from arlow_vl.printing import visible
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
 DEVICES = "name cpu, cuda, cuda:1 or mps"
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from arlow_vl.data.prompts import about_image
 from arlow_vl.models.arlow.checkpoint_checks import read_object
-from arlow_vl.models.folder_files import sha256_of_file
 from arlow_vl.models.folders import CHECKSUMS, check_folder, sha256_of_weights
 from arlow_vl.serving.assistant import Assistant, Prompt
 from arlow_vl.serving.decoding import Decoding
 from arlow_vl.serving.image_files import read_ahead
 from arlow_vl.serving.writing import Written, write
+from vision.whole_files import sha256_of_file
 
 OnFault = Callable[[str, Exception], None]
 

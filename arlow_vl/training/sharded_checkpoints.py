@@ -27,8 +27,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from arlow_vl.errors import ResourceError
-from arlow_vl.models.folder_files import sha256_of_file
-from vision.whole_files import put_in_place
+from vision.whole_files import put_in_place, sha256_of_file
 
 MANIFEST = "manifest.json"
 REST = "run.ckpt"

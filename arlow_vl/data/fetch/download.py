@@ -7,7 +7,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from hashlib import file_digest
 from pathlib import Path
 
 from arlow_vl.data.fetch.packages import (
@@ -20,6 +19,7 @@ from arlow_vl.data.fetch.packages import (
     Registry,
 )
 from arlow_vl.errors import DataError
+from vision.whole_files import sha256_of_file
 
 ATTEMPTS = 2
 TIMEOUT_SECONDS = 900
@@ -80,8 +80,7 @@ def fetch_package(folder: Path, package: Package, say: Say = print) -> Path:
 def is_verified(archive: Path, package: Package) -> bool:
     if not archive.is_file() or archive.stat().st_size != package.size:
         return False
-    with open(archive, "rb") as file:
-        return file_digest(file, "sha256").hexdigest() == package.sha256
+    return sha256_of_file(archive) == package.sha256
 
 
 def _fetch_bonus(folder: Path, packages: Iterable[Package], say: Say) -> bool:

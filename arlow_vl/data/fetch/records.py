@@ -6,9 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from arlow_vl.data.fetch.packages import PackageSet
-from arlow_vl.data.fetch.shard_files import digest
 from arlow_vl.errors import DataError
-from vision.whole_files import put_in_place, write_whole
+from vision.whole_files import put_in_place, sha256_of_file, write_whole
 
 BUILD_VERSION = 2  # changes when the same packages give other files
 MANIFEST = "manifest.json"
@@ -37,7 +36,7 @@ def is_finished(root: Path, part: str, expected: str) -> bool:
     if built.get("fingerprint") != expected:
         return False
     files = built["files"].items()
-    return bool(files) and all((root / name).is_file() and digest(root / name) == sha for name, sha in files)
+    return bool(files) and all((root / name).is_file() and sha256_of_file(root / name) == sha for name, sha in files)
 
 
 def begin_part(root: Path, part: str) -> Path:
@@ -57,7 +56,7 @@ def begin_part(root: Path, part: str) -> Path:
 def finish_part(root: Path, part: str, packages: PackageSet, counts: dict) -> None:
     """Puts the finished folder in its place and records its files."""
     partial, final, old = root / f"{part}.partial", root / part, root / f"{part}.old"
-    files = {f"{part}/{path.name}": digest(path) for path in sorted(partial.iterdir())}
+    files = {f"{part}/{path.name}": sha256_of_file(path) for path in sorted(partial.iterdir())}
     manifest = read_manifest(root)
     manifest["set"], manifest["packages"] = packages.name, packages.describe()
     manifest["built"][part] = {"fingerprint": fingerprint(packages), "counts": counts, "files": files}

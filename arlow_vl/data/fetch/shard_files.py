@@ -3,12 +3,11 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 from arlow_vl.data.fetch.splits import hash_fraction
-from vision.whole_files import write_whole
+from vision.whole_files import sha256_of_file, write_whole
 
 SAMPLES_PER_SHARD = 1000
 
@@ -31,7 +30,7 @@ def write_shards(folder: Path, split: str, samples: Sequence[Sample]) -> dict[st
         path = folder / f"{split}-{start // SAMPLES_PER_SHARD:06d}.tar"
         part = ordered[start : start + SAMPLES_PER_SHARD]
         write_shard(path, part)
-        index[path.name] = {"samples": len(part), "bytes": path.stat().st_size, "sha256": digest(path)}
+        index[path.name] = {"samples": len(part), "bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
     return index
 
 
@@ -49,11 +48,6 @@ def write_index(folder: Path, index: dict[str, dict], *, summary: str) -> None:
     """Writes what each shard holds, and beside it what all of them show, for people."""
     facts: dict[str, Any] = {"summary": summary, **index}
     write_whole(folder / "index.json", json.dumps(facts, indent=1, sort_keys=True) + "\n")
-
-
-def digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 def shards_of(folder: Path, split: str) -> Iterator[Path]:

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arlow_vl.data.same_files import has_other_bytes, sha256_of
+from arlow_vl.data.same_files import has_other_bytes
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
-from vision.whole_files import write_whole
+from vision.whole_files import sha256_of_file, write_whole
 
 VERSION = 1
 HEADER_NAME = "header.json"
@@ -136,7 +136,7 @@ def outdated(folder: Path, header: Header) -> str | None:
 def file_of(path: Path, name: str) -> File:
     """Raises DataError if the file is written to meanwhile."""
     before = path.stat()
-    sha256, after = sha256_of(path), path.stat()
+    sha256, after = sha256_of_file(path), path.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise DataError(f"{visible(str(path))} is written to while it is indexed; index it when it is whole")
     return File(name, after.st_size, after.st_mtime_ns, sha256, after.st_ctime_ns)

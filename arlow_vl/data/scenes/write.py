@@ -4,7 +4,6 @@ import json
 import tarfile
 from collections.abc import Callable, Mapping
 from functools import partial
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from arlow_vl.data.scenes.splits import SPLITS, Split
 from arlow_vl.data.shard_faults import INDEX_NAME
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
-from vision.whole_files import remove_remains, write_whole
+from vision.whole_files import remove_remains, sha256_of_file, write_whole
 
 LAYOUT = 1
 """Goes up when the same drawings and seed become other bytes."""
@@ -111,8 +110,7 @@ def _write_shard(
 def _entry(path: Path) -> dict[str, Any]:
     with tarfile.open(path) as tar:
         samples = sum(name.endswith(".json") for name in tar.getnames())
-    with open(path, "rb") as file:
-        return {"samples": samples, "bytes": path.stat().st_size, "sha256": file_digest(file, "sha256").hexdigest()}
+    return {"samples": samples, "bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
 
 
 def _claim(out: Path, note: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from arlow_vl.data.images import CachedImages
 from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.errors import DataError
+from arlow_vl.evaluation.numbers import LEGEND
 from arlow_vl.evaluation.tasks import perplexity, predictions
 from arlow_vl.evaluation.tasks.ask import Asker, run_task
 from arlow_vl.evaluation.tasks.items import Item, Training, open_samples, read_items, read_training
@@ -22,15 +23,16 @@ from arlow_vl.evaluation.tasks.measures import check_references
 from arlow_vl.evaluation.tasks.places import place_of
 from arlow_vl.evaluation.tasks.predictions import Kept
 from arlow_vl.evaluation.tasks.scoring import score_task
-from arlow_vl.evaluation.tasks.table import LEGEND, format_scores
+from arlow_vl.evaluation.tasks.table import format_scores
 from arlow_vl.evaluation.tasks.task import OF_FEATURES, Task, load_task, refuse_one_name_twice, shipped_tasks
 from arlow_vl.models.arlow.chat_arlow import render_chat
-from arlow_vl.models.folder_files import hash_model, sha256_of_file
+from arlow_vl.models.folder_files import hash_model
 from arlow_vl.models.opened import PRECISIONS, open_model
 from arlow_vl.printing import number_of, print_line, visible
 from arlow_vl.progress import ProgressLine
 from arlow_vl.versions import version_of
 from vision.features import FeatureCache, encoder_fingerprint
+from vision.whole_files import sha256_of_file
 
 
 @dataclass(frozen=True, kw_only=True)

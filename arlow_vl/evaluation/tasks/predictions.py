@@ -30,8 +30,6 @@ OPTIONS = {"items": "--limit", "precision": "--precision", "features": "--featur
 NAMED = 3
 """Fields that a sentence names."""
 AGAIN = "run `arlow evaluate` again into another folder"
-
-
 ALWAYS = ("id", "image", "prompt", "output", "references")
 """Fields that every line has."""
 

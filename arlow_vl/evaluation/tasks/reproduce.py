@@ -12,8 +12,9 @@ from arlow_vl.evaluation.tasks.places import Place
 from arlow_vl.evaluation.tasks.results import Results, broken, read_results
 from arlow_vl.evaluation.tasks.scoring import rows_of, score_task
 from arlow_vl.evaluation.tasks.task import Task
-from arlow_vl.models.folder_files import hash_model, sha256_of_file
+from arlow_vl.models.folder_files import hash_model
 from arlow_vl.printing import visible
+from vision.whole_files import sha256_of_file
 
 
 class Row(NamedTuple):

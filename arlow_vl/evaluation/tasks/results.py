@@ -8,8 +8,8 @@ from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks import predictions
 from arlow_vl.evaluation.tasks.predictions import Prediction
 from arlow_vl.evaluation.tasks.task import Task, parse_task
-from arlow_vl.models.folder_files import sha256_of_file
 from arlow_vl.printing import visible
+from vision.whole_files import sha256_of_file
 
 NAMED = 3
 """Folders that a sentence names."""

@@ -20,7 +20,6 @@ TITLES = {
     "class_means": "caption of the nearest mean",
     "unigram": "frequencies of single tokens",
 }
-LEGEND = "[low, high]: 95% bootstrap interval over images. * the interval of a difference leaves out zero."
 MOST_COLUMNS = 4
 HIDDEN = ("BLEU-2", "BLEU-3")
 
