@@ -27,6 +27,7 @@ logger = logging.get_logger(__name__)
 ARLOW_ATTENTION = "arlow"
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 MAX_FLASH_HEAD_DIM = 256  # FlashAttention 2's largest, in multiples of 8
+SHORT_ON_CPU = 256  # keys, up to which gradients in bfloat16 are computed in float32: see `_is_better_in_float32`
 FLEX_FITS_THREADS = (2, 13)
 """The first torch that compiles flex_attention anew for another number of CPU threads (pytorch/pytorch#185049)."""
 
@@ -233,17 +234,33 @@ def arlow_attention_forward(
     causal_flag = is_causal and attention_mask is None and query.shape[2] > 1
     if causal_flag and key.shape[2] > query.shape[2]:  # an empty static cache: what lies behind the text is unused
         key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
-    output = F.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=attention_mask,
-        dropout_p=dropout,
-        is_causal=causal_flag,
-        scale=scaling,
-        enable_gqa=True if query.shape[1] != key.shape[1] else False,  # noqa: SIM210  # no SymBool, as while compiling
-    )
+    output = _sdpa(query, key, value, attention_mask, scaling, dropout, causal_flag)
     return output.transpose(1, 2).contiguous(), None
+
+
+def _sdpa(query, key, value, mask: Tensor | None, scale: float | None, dropout: float, is_causal: bool) -> Tensor:
+    settings = {
+        "attn_mask": mask,
+        "dropout_p": dropout,
+        "is_causal": is_causal,
+        "scale": scale,
+        "enable_gqa": True if query.shape[1] != key.shape[1] else False,  # noqa: SIM210  # no SymBool, as while compiling
+    }
+    if not _is_better_in_float32(query, key):
+        return F.scaled_dot_product_attention(query, key, value, **settings)
+    if mask is not None and mask.is_floating_point():
+        settings["attn_mask"] = mask.float()
+    with torch.autocast("cpu", enabled=False):
+        attended = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), **settings)
+    return attended.to(compute_dtype(query))
+
+
+def _is_better_in_float32(query: Tensor, key: Tensor) -> bool:
+    """On a CPU, gradients of attention in bfloat16 take 3 to 6 times as long as in float32, casts included, for up to
+    some hundred tokens (torch 2.15, Xeon with AMX). From about 250 on they are level, and far above bfloat16 wins."""
+    if query.device.type != "cpu" or not torch.is_grad_enabled() or not (query.requires_grad or key.requires_grad):
+        return False
+    return compute_dtype(query) == torch.bfloat16 and key.shape[2] <= SHORT_ON_CPU
 
 
 def _self_attention_over_runs(query, key, value, text_runs: TextRuns, scaling: float, is_causal: bool) -> Tensor:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from arlow_vl.models.arlow import attention
 from arlow_vl.models.arlow.attention import KernelChoice, TextRuns, choose_kernel, varlen_attention
@@ -124,6 +125,7 @@ def test_every_implementation_agrees_with_the_gated_default(open_model, implemen
 
 FLEX = """
 import torch
+import torch.nn.functional as F
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 torch.manual_seed(0)
@@ -228,3 +230,40 @@ def test_a_bf16_model_on_cuda_agrees_with_itself_on_sdpa(small_config):
     varlen = model(**inputs).logits[text].float()
     model.set_attn_implementation("sdpa")
     torch.testing.assert_close(varlen, model(**inputs).logits[text].float(), atol=0.03, rtol=0.03)
+
+
+@pytest.mark.parametrize("is_autocast", [False, True])
+@pytest.mark.parametrize(
+    ("keys", "is_trained", "computed_in"),
+    [(16, True, torch.float32), (16, False, torch.bfloat16), (257, True, torch.bfloat16)],
+)
+def test_gradients_of_short_attention_in_bfloat16_are_computed_in_float32_on_a_cpu(
+    keys, is_trained, computed_in, is_autocast, monkeypatch
+):
+    """There they are several times as fast, and exact but for the rounding of what comes in and goes out."""
+    torch.manual_seed(0)
+    dtype = torch.float32 if is_autocast else torch.bfloat16
+    query, key, value = (torch.randn(2, heads, keys, 8).bfloat16().to(dtype) for heads in (4, 2, 2))
+    query.requires_grad_(is_trained)
+    kernel, seen = F.scaled_dot_product_attention, []
+
+    def watched(query, *args, **settings):
+        seen.append(attention.compute_dtype(query))
+        return kernel(query, *args, **settings)
+
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", watched)
+    module = torch.nn.Module()
+    module.is_causal = True
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_autocast):
+        attended, _ = attention.arlow_attention_forward(module, query, key, value, None)
+    assert seen == [computed_in]
+    assert attended.dtype == torch.bfloat16
+    if is_trained:
+        attended.float().square().sum().backward()
+        exact = query.detach().double().requires_grad_()
+        monkeypatch.undo()
+        expected, _ = attention.arlow_attention_forward(module, exact, key.double(), value.double(), None)
+        expected.square().sum().backward()
+        torch.testing.assert_close(
+            query.grad.double(), exact.grad, rtol=0.03, atol=0.03 * float(exact.grad.abs().max())
+        )
