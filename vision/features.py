@@ -97,7 +97,7 @@ class FeatureCache:
         """
         self._refuse_absent(sha256s)
         found = [self.places[sha256] for sha256 in sha256s]
-        inputs = {"image_features": torch.cat([image.rows for image in found]).float()}
+        inputs = {"image_features": torch.cat([image.rows.float() for image in found])}
         lengths = torch.tensor([len(image.rows) for image in found])
         if found[0].tile_ids is not None:
             tile_ids = torch.cat([image.tile_ids for image in found if image.tile_ids is not None])

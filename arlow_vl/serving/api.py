@@ -19,6 +19,7 @@ from arlow_vl.serving.events import Done, Event, Failed, Fault, Finished, Piece
 from arlow_vl.serving.exchange import ClientGone, Exchange, HeldBytes, Receive, Send
 from arlow_vl.serving.heat import HeatMaps
 from arlow_vl.serving.limits import DEFAULT_SERVER_LIMITS, ServerLimits
+from arlow_vl.serving.memory import give_back
 from arlow_vl.serving.page.files import page_files
 from arlow_vl.serving.refusals import Refusal
 from arlow_vl.serving.replies import DONE, Reply, as_event, as_json
@@ -26,6 +27,8 @@ from arlow_vl.serving.requests import HeatRequest, Request, RequestReader
 
 logger = logging.getLogger(__name__)
 
+LARGE_BODY = 2**20  # bytes of a request, behind which memory is given back
+TRIM_SECONDS = 1.0  # from a large request's end, so that one time serves for many
 READERS = 2  # threads that decode images and encode text, and so images that are held decoded at once
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 STATUS: dict[Fault, int] = {"late": 504, "stopped": 503, "model": 500, "request": 400}
@@ -57,6 +60,7 @@ class Api:
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self._held = HeldBytes()
         self._created = int(time.time())
+        self._is_giving_back = False
         self.in_progress = 0
         """Requests that are being read or answered."""
         self.is_draining = False
@@ -176,6 +180,13 @@ class Api:
         finally:
             gone.cancel()
             self._held.bytes -= size
+            if size > LARGE_BODY and not self._is_giving_back:
+                self._is_giving_back = True
+                asyncio.get_running_loop().call_later(TRIM_SECONDS, self._give_back_memory)
+
+    def _give_back_memory(self) -> None:
+        self._is_giving_back = False
+        asyncio.get_running_loop().run_in_executor(None, give_back)
 
     def _check_readiness(self) -> None:
         if self.is_draining:

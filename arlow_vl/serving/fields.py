@@ -1,7 +1,7 @@
 """The JSON of a request, field by field: each is taken once, and what nobody took is refused by name."""
 
 import json
-import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,10 +10,13 @@ from arlow_vl.printing import visible
 from arlow_vl.serving.refusals import Refusal
 
 SHOWN = 60  # characters of a client's own words in a message
+MAX_DIGITS, MAX_SIZE = 400, 1e300  # of a number
 
 
 def shown(value: Any) -> str:
     """A client's value in a message."""
+    if value == "":
+        return "an empty string"
     text = value if isinstance(value, str) else json.dumps(value)
     return visible(text[:SHOWN] + ("..." if len(text) > SHOWN else ""))
 
@@ -23,7 +26,8 @@ def parse_object(body: bytes, max_values: int) -> dict[str, Any]:
     if body.count(b",") + body.count(b"[") + body.count(b"{") > max_values:
         raise Refusal(413, f"the JSON holds over {max_values:,} values; send fewer")
     try:
-        values = json.loads(body, parse_constant=_refuse_constant)
+        hooks = {"parse_constant": _refuse_constant, "parse_int": _whole_number, "object_pairs_hook": _object_of}
+        values = json.loads(body.decode("utf-8-sig"), **hooks)
     except RecursionError:
         raise Refusal(400, "the JSON is nested too deeply; send an object as the API describes it") from None
     except UnicodeDecodeError:
@@ -31,7 +35,7 @@ def parse_object(body: bytes, max_values: int) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise Refusal(400, f"the body is not JSON: {error.msg} at character {error.pos:,}") from None
     except ValueError as error:
-        raise Refusal(400, f"the body is not JSON: {visible(str(error)[:SHOWN])}") from None
+        raise Refusal(400, f"the body is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise Refusal(400, f"the body must be a JSON object, got {_name(values)}")
     return values
@@ -39,6 +43,21 @@ def parse_object(body: bytes, max_values: int) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits):,} digits, and {MAX_DIGITS} are the most")
+    return int(digits)
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What a name means that stands twice no two readers agree on."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"an object has {shown(twice)} twice; send it once")
+    return values
 
 
 class Fields:
@@ -81,8 +100,10 @@ class Fields:
     def number(self, name: str) -> float | None:
         value = self.take(name)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (is_number and abs(value) < 1e300 and math.isfinite(value)):
+        if value is not None and not is_number:
             raise self.refuse(name, f"must be a number, got {shown(value)}")
+        if value is not None and not abs(value) < MAX_SIZE:
+            raise self.refuse(name, "must be a number from -1e300 to 1e300, got one beyond")
         return value
 
     def whole(self, name: str, least: int, most: int) -> int | None:

@@ -244,7 +244,7 @@ def _stop(asked: Fields) -> tuple[str, ...] | None:
     if not is_right or not all(0 < len(text) <= MAX_STOP_CHARACTERS for text in texts):
         most = f"at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters"
         raise asked.refuse("stop", f"must be a string, or {most}")
-    return tuple(texts)
+    return tuple(checked_text(text, asked.path("stop")) for text in texts)
 
 
 def _message(message: Any, path: str, max_parts: int) -> tuple[Message, list[tuple[str, str]], int]:

@@ -11,18 +11,24 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import Any
 
 from arlow_vl.serving.api import Api
 from arlow_vl.serving.engine import Engine
 from arlow_vl.serving.limits import ServerLimits
+from arlow_vl.serving.refusals import Refusal
+from arlow_vl.serving.replies import as_json
 
 TICK = 0.05  # seconds between two looks at a server that starts or drains
-FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\nretry-after: 1\r\n\r\n"
-    b'{"error": {"message": "the server has as many connections as it may; try again in a moment", '
-    b'"type": "server_error", "param": null, "code": "too_many_connections"}}'
+FULL = Refusal(
+    503,
+    "the server has as many connections as it may; try again in a moment",
+    None,
+    "too_many_connections",
+    Retry_After="1",
 )
+NO_HTTP = Refusal(400, "this is no request of HTTP/1.1; send one header Host, and a body as long as its header says")
 
 
 class Server:
@@ -112,6 +118,15 @@ class Server:
         self._uvicorn.should_exit = True
 
 
+def _last_answer(refusal: Refusal) -> bytes:
+    """The bytes of an answer with which a connection ends, for where no application is asked."""
+    body = as_json(refusal.body())
+    length = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+    lines = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in (length | refusal.headers).items()]
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + body
+
+
 def bounded_protocol(max_connections: int, seconds: float) -> type[asyncio.Protocol]:
     """uvicorn's HTTP/1.1 protocol with bounds on connections.
 
@@ -127,7 +142,7 @@ def bounded_protocol(max_connections: int, seconds: float) -> type[asyncio.Proto
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             if len(self.connections) > max_connections:
-                transport.write(FULL)
+                transport.write(_last_answer(FULL))
                 transport.close()
             else:
                 self.await_head()
@@ -135,6 +150,12 @@ def bounded_protocol(max_connections: int, seconds: float) -> type[asyncio.Proto
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             self.await_head()
+
+        def send_400_response(self, msg: str) -> None:
+            """Of what is no HTTP; uvicorn would say it in plain text."""
+            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+                self.transport.write(_last_answer(NO_HTTP))
+            self.transport.close()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()

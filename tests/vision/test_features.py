@@ -100,6 +100,16 @@ def test_tokens_come_as_float32(open_cache, fill, images):
     assert cache.get(shas(images))["image_features"].dtype == torch.float32
 
 
+def test_a_step_in_mixed_precision_reads_it_too(open_cache, fill, images):
+    """On a CPU autocast to bfloat16 refuses to join tensors in float16, in which features are stored."""
+    cache = open_cache()
+    fill(cache, images)
+    keys = [key for key, _ in images]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = cache.get(keys)["image_features"]
+    assert torch.equal(mixed, cache.get(keys)["image_features"])
+
+
 def test_a_float32_cache_is_exact(open_cache, fill, images, encoder, transform):
     cache = open_cache(dtype=torch.float32)
     fill(cache, images[:1])

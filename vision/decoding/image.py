@@ -70,7 +70,7 @@ def decode_image(data: bytes, *, name: str, limits: ImageLimits = DEFAULT_LIMITS
 
 def _checked_header(data: bytes, limits: ImageLimits) -> ImageHeader:
     if len(data) > limits.max_bytes:
-        raise ImageFault("too_large", f"over {limits.max_bytes:,} bytes, which is the limit (set max_bytes)")
+        raise ImageFault("too_large", f"over {limits.max_bytes:,} bytes, which is the limit; make it smaller")
     header = read_header(data)
     if header.format not in limits.formats and not (header.format == "JPEG" and "MPO" in limits.formats):
         raise ImageFault("format_not_allowed", f"{header.format} is not among the formats that are read")
@@ -86,7 +86,7 @@ def check_size(width: int, height: int, limits: ImageLimits) -> None:
     if pixels <= 0:
         raise ImageFault("no_pixels", size)
     if pixels > limits.max_pixels:
-        raise ImageFault("too_many_pixels", f"{size}, the limit is {limits.max_pixels:,} (set max_pixels)")
+        raise ImageFault("too_many_pixels", f"{size}, the limit is {limits.max_pixels:,}; make it smaller")
 
 
 def _load(header: ImageHeader, limits: ImageLimits) -> list[Image.Image]:
@@ -124,5 +124,5 @@ def _check_memory(image: Image.Image, header: ImageHeader, limits: ImageLimits) 
     if needed > limits.max_memory_bytes:
         detail = f"{header.width:,} x {header.height:,} pixels of this kind take {needed:,} bytes to decode"
         raise ImageFault(
-            "too_much_memory", f"{detail}, the limit is {limits.max_memory_bytes:,} (set max_memory_bytes)"
+            "too_much_memory", f"{detail}, the limit is {limits.max_memory_bytes:,}; make it smaller"
         )

@@ -95,7 +95,7 @@ def _data_of_url(url: str, name: str, limits: ImageLimits) -> bytes:
     if not comma:
         raise ImageError(name, "corrupt", "a data: URL without a comma; write data:image/png;base64,...")
     if len(body) > 4 * limits.max_bytes:  # percent-encoded, a byte takes up to three characters
-        raise ImageError(name, "too_large", f"over {limits.max_bytes:,} bytes, which is the limit (set max_bytes)")
+        raise ImageError(name, "too_large", f"over {limits.max_bytes:,} bytes, which is the limit; make it smaller")
     data = unquote_to_bytes(body)
     if not head.lower().endswith(";base64"):
         return data

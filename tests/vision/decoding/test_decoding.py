@@ -92,7 +92,7 @@ def test_the_pixel_limit_itself_is_allowed():
 
 def test_an_error_names_the_image_what_was_seen_and_the_limit():
     assert str(refusal(png(20_000, 20_000))) == (
-        "a.png: 20,000 x 20,000 pixels, the limit is 64,000,000 (set max_pixels)"
+        "a.png: 20,000 x 20,000 pixels, the limit is 64,000,000; make it smaller"
     )
 
 
