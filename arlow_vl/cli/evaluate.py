@@ -37,7 +37,11 @@ def add_parser(arlow: Parser) -> None:
         default="float16",
         help="as what they are kept, cache_dtype of the run's recipe (default: float16)",
     )
-    parser.add_argument("--training", metavar="DATA", help="what the model was trained on: for priors and overlap")
+    parser.add_argument(
+        "--training",
+        metavar="DATA",
+        help="what the model was trained on: for priors and overlap (default: for overlap, by the run's recipe)",
+    )
     parser.add_argument("--device", default="cpu", help="as torch names it (default: cpu)")
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), help="of the weights (default: as they were saved)"
