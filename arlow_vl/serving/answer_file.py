@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from arlow_vl.errors import DataError
+from arlow_vl.json_text import json_text
 from arlow_vl.printing import visible
 from vision.whole_files import write_whole
 
@@ -43,7 +44,7 @@ class AnswerFile:
                 raise DataError(f"{self._name} is a device or a pipe, which cannot be gone on with; name a file")
             self._lock()
             if os.fstat(self._file).st_size == 0:
-                write_whole(meta, json.dumps(asked, indent=2) + "\n")
+                write_whole(meta, json_text(asked, indent=2) + "\n")
             else:
                 self._refuse_other(meta, asked)
             self.done = self._read_done()
@@ -62,7 +63,7 @@ class AnswerFile:
         lines = list(lines)
         names = {line["image"] for line in lines}
         before = os.fstat(self._file).st_size
-        data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        data = "".join(json_text(line) + "\n" for line in lines).encode()
         end = before + len(data)
         try:
             while data:
