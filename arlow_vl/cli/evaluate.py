@@ -5,6 +5,7 @@ from pathlib import Path
 
 from arlow_vl.cli.parser import Parser, output_folder, positive_int
 from arlow_vl.printing import print_line
+from arlow_vl.stopping import AGAIN
 
 
 def add_parser(arlow: Parser) -> None:
@@ -48,7 +49,7 @@ def add_parser(arlow: Parser) -> None:
     )
     parser.add_argument("--batch-size", type=positive_int, default=64, help="prompts answered at once (default: 64)")
     parser.add_argument("--limit", type=positive_int, help="items of each task, spread evenly (default: all)")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, again=AGAIN)
 
 
 def run(args: argparse.Namespace) -> None:

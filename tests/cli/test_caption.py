@@ -13,6 +13,7 @@ from arlow_vl.cli import main
 from arlow_vl.printing import number_of
 from arlow_vl.serving.captioning import answer_images, one_line
 from arlow_vl.serving.decoding import Decoding
+from arlow_vl.stopping import end_by_sigterm
 
 
 @pytest.fixture
@@ -106,29 +107,63 @@ def test_a_file_of_other_answers_is_refused(photos, models, words, sentence, cap
     assert sentence in capsys.readouterr().err
 
 
-def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(photos, models, capsys):
-    for number in range(100):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(photos / "scans" / f"more-{number:03}.png")
-    out, is_over = photos / "c.jsonl", threading.Event()
+@pytest.fixture
+def ended_by_sigterm():
+    """As the command has it from its first line on."""
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_by_sigterm()
+    yield
+    signal.signal(signal.SIGTERM, before)
 
-    def interrupt():
-        while not (out.exists() and out.stat().st_size):
+
+def kill_when(has_begun, number):
+    """A thread that sends this process a signal when something has begun; its event keeps it from a late one."""
+    is_over = threading.Event()
+
+    def wait_and_kill():
+        while not has_begun():
             time.sleep(0.002)
         if not is_over.is_set():
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
-    thread = threading.Thread(target=interrupt)
+    thread = threading.Thread(target=wait_and_kill)
     thread.start()
+    return thread, is_over
+
+
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM")])
+def test_what_stops_a_job_leaves_whole_lines_and_it_says_how_to_go_on(
+    photos, models, ended_by_sigterm, number, told, capsys
+):
+    for colour in range(100):
+        Image.new("RGB", (8, 8), (colour, 0, 0)).save(photos / "scans" / f"more-{colour:03}.png")
+    out = photos / "c.jsonl"
+    thread, is_over = kill_when(lambda: out.exists() and out.stat().st_size, number)
     status = caption(models, "scans", "--out", "c.jsonl", "--batch-size", "1")
     is_over.set()
     thread.join()
-    assert status == 130
+    assert status == 128 + number
     done = len(lines_of(out))
     assert 1 <= done < 103
-    told = f"arlow: stopped; c.jsonl holds {number_of(done, 'image')} in whole lines, and the same command goes on"
-    assert capsys.readouterr().err.splitlines()[-1] == told
+    sentence = f"arlow: {told}; c.jsonl holds {number_of(done, 'image')}, and the same command goes on"
+    assert capsys.readouterr().err.splitlines()[-1] == sentence
     assert caption(models, "scans", "--out", "c.jsonl") == 0
     assert len({line["image"] for line in lines_of(out)}) == len(lines_of(out)) == 103
+
+
+def test_a_job_that_keeps_nothing_says_what_would(photos, models, ended_by_sigterm, monkeypatch, capsys):
+    shown = []
+
+    def show_and_kill(line):
+        shown.append(line)
+        if len(shown) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("arlow_vl.cli.caption.print_line", show_and_kill)
+    assert caption(models, "scans", "--batch-size", "2") == 143
+    told = "arlow: ended by SIGTERM; done with 1 of 3 images; with --out FILE the same command goes on"
+    assert capsys.readouterr().err.splitlines()[-1] == told
 
 
 def test_all_kinds_of_decoding_are_taken(photos, models, capsys):

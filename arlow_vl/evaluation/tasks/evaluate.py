@@ -31,6 +31,7 @@ from arlow_vl.models.folder_files import hash_model
 from arlow_vl.models.opened import PRECISIONS, open_model
 from arlow_vl.printing import number_of, print_line, visible
 from arlow_vl.progress import ProgressLine
+from arlow_vl.stopping import AGAIN, told_when_stopped
 from arlow_vl.versions import version_of
 from vision.features import FeatureCache, encoder_fingerprint
 from vision.whole_files import sha256_of_file
@@ -109,12 +110,13 @@ def _evaluate(tasks: Sequence[Task], run: Run) -> dict[str, dict[str, Any]]:
             progress(done, total)
 
     results = {}
-    for one in prepared:
-        if one.task.kind == "text":
-            perplexity.run_text_task(one.task, one.items, model, tokenizer, run.batch_size, one.keep, advance)
-        else:
-            run_task(one.task, one.items, one.training.items, asker, one.keep, advance)
-        results[one.task.name] = score(one.folder, one.task, one.facts | describe(run, model, one, tokenizer))
+    with told_when_stopped(lambda: f"{run.output} holds {done:,} of {number_of(total, 'prediction')}, and {AGAIN}"):
+        for one in prepared:
+            if one.task.kind == "text":
+                perplexity.run_text_task(one.task, one.items, model, tokenizer, run.batch_size, one.keep, advance)
+            else:
+                run_task(one.task, one.items, one.training.items, asker, one.keep, advance)
+            results[one.task.name] = score(one.folder, one.task, one.facts | describe(run, model, one, tokenizer))
     for result in results.values():
         print(f"\n{format_scores(result)}")
     print(f"\n{LEGEND}")
