@@ -15,7 +15,7 @@ from arlow_vl.data.images import CachedImages
 from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.errors import DataError
-from arlow_vl.evaluation.numbers import LEGEND
+from arlow_vl.evaluation.numbers import legend
 from arlow_vl.evaluation.tasks import perplexity, predictions
 from arlow_vl.evaluation.tasks.ask import Asker, run_task
 from arlow_vl.evaluation.tasks.items import Training, open_samples, read_items, read_training
@@ -119,7 +119,7 @@ def _evaluate(tasks: Sequence[Task], run: Run) -> dict[str, dict[str, Any]]:
             results[one.task.name] = score(one.folder, one.task, one.facts | describe(run, model, one, tokenizer))
     for result in results.values():
         print(f"\n{format_scores(result)}")
-    print(f"\n{LEGEND}")
+    print(f"\n{legend(task.kind for task in tasks)}")
     return results
 
 
