@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from arlow_vl.cli.output import flush_output, tell_of_output
 from arlow_vl.cli.parser import Parser
 from arlow_vl.printing import print_line, visible
-from arlow_vl.stopping import STOPS, Ended, end_by_sigterm, sentence_of_stop
+from arlow_vl.stopping import STOPS, end_by_sigterm, sentence_of_stop
 from arlow_vl.versions import version_of
 
 SUBCOMMANDS = """
@@ -21,7 +21,7 @@ SUBCOMMANDS = """
     image checkpoint export serve verify_frozen verify_heat doctor completion
 """.split()
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-USAGE, DATA, RESOURCES, INTERRUPTED = 2, 3, 6, 130
+USAGE, DATA, RESOURCES, INTERRUPTED, ENDED = 2, 3, 6, 130, 143
 
 
 def build_parser() -> Parser:
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout.isatty():
             print()  # behind a line of progress
         print_line(f"arlow: {sentence_of_stop(stop, getattr(args, 'again', ''))}", file=sys.stderr)
-        return stop.code if isinstance(stop, Ended) else INTERRUPTED
+        return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else ENDED
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:

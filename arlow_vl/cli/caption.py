@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arlow_vl.cli.asking import add_decoding_options, add_model_options, decoding_of, open_assistant
+from arlow_vl.cli.asking import OPTIONS, add_decoding_options, add_model_options, decoding_of, open_assistant
 from arlow_vl.cli.parser import Parser, output_file, positive_int, some_text
 from arlow_vl.printing import number_of, print_line
 from arlow_vl.progress import ProgressLine
@@ -15,6 +15,9 @@ from arlow_vl.stopping import AGAIN, told_when_stopped
 
 if TYPE_CHECKING:
     from arlow_vl.serving.decoding import Decoding
+
+ASKED = ("model", "precision", "question", "seed", "stop")
+"""Of what decides an answer, the options that are called as they are kept."""
 
 
 def add_parser(arlow: Parser) -> None:
@@ -126,7 +129,7 @@ def write_captions(args: argparse.Namespace, decoding: "Decoding", paths: Sequen
     from arlow_vl.serving.captioning import as_line, asked_as
 
     asked = asked_as(args.model, args.question, decoding, args.precision)
-    with AnswerFile(args.out, asked) as file:
+    with AnswerFile(args.out, asked, {name: f"--{name}" for name in ASKED} | OPTIONS) as file:
         to_do, line, done = left_to_do(paths, file.done), ProgressLine("captions", "images"), 0
         with told_when_stopped(lambda: f"{args.out} holds {number_of(len(file.done), 'image')}, and {AGAIN}"):
             for batch in batches(args, decoding, to_do, faults) if to_do else ():

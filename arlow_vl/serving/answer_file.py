@@ -26,8 +26,9 @@ META = ".meta.json"
 class AnswerFile:
     """An open file of answers; one process at a time has it."""
 
-    def __init__(self, path: Path, asked: Mapping[str, Any]) -> None:
-        """Opens or begins a file for answers that are asked for as `asked` says.
+    def __init__(self, path: Path, asked: Mapping[str, Any], options: Mapping[str, str] = {}) -> None:
+        """Opens or begins a file for answers that are asked for as `asked` says; `options` are the names of its keys
+        for people, as the command line spells them.
 
         Raises:
             DataError: the file holds something else, answers that were asked for in another way, or another process
@@ -46,7 +47,7 @@ class AnswerFile:
             if os.fstat(self._file).st_size == 0:
                 write_whole(meta, json_text(asked, indent=2) + "\n")
             else:
-                self._refuse_other(meta, asked)
+                self._refuse_other(meta, asked, options)
             self.done = self._read_done()
         except BaseException:
             os.close(self._file)
@@ -85,7 +86,7 @@ class AnswerFile:
         except BlockingIOError:
             raise DataError(f"{self._name} is being written by another process; wait for it or name another") from None
 
-    def _refuse_other(self, meta: Path, asked: Mapping[str, Any]) -> None:
+    def _refuse_other(self, meta: Path, asked: Mapping[str, Any], options: Mapping[str, str]) -> None:
         try:
             found = json.loads(meta.read_text("utf-8"))
             if not isinstance(found, dict):
@@ -97,7 +98,7 @@ class AnswerFile:
             ) from None
         different = [name for name in {**found, **asked} if found.get(name) != asked.get(name)]
         if different:
-            told = ", ".join(_told(name, found.get(name), asked.get(name)) for name in different)
+            told = ", ".join(_told(name, found.get(name), asked.get(name), options) for name in different)
             raise DataError(f"{self._name} was written in another way ({told}); name another file, or remove it")
 
     def _read_done(self) -> set[str]:
@@ -133,12 +134,12 @@ def left_to_do(paths: Iterable[str], done: Collection[str]) -> list[str]:
     return [path for path in dict.fromkeys(paths) if path not in done]
 
 
-def _told(name: str, found: Any, asked: Any) -> str:
-    """`num_beams 3, now 1`; of a mapping only what differs in it."""
+def _told(name: str, found: Any, asked: Any, options: Mapping[str, str]) -> str:
+    """`--beams 3, now 1`; of a mapping only what differs in it."""
     if isinstance(found, dict) and isinstance(asked, dict):
         different = [key for key in {**found, **asked} if found.get(key) != asked.get(key)]
-        return ", ".join(_told(key, found.get(key), asked.get(key)) for key in different)
-    return visible(f"{name} {_short(found)}, now {_short(asked)}")
+        return ", ".join(_told(key, found.get(key), asked.get(key), options) for key in different)
+    return visible(f"{options.get(name, name)} {_short(found)}, now {_short(asked)}")
 
 
 def _short(value: Any) -> str:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import threading
 import time
 
 import pytest
@@ -11,6 +10,7 @@ from PIL import Image
 
 from arlow_vl.cli import main
 from arlow_vl.printing import number_of
+from arlow_vl.serving.answer_file import AnswerFile
 from arlow_vl.serving.captioning import answer_images, one_line
 from arlow_vl.serving.decoding import Decoding
 from arlow_vl.stopping import end_by_sigterm
@@ -96,9 +96,9 @@ def test_a_finished_job_opens_no_model_weights(photos, models, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--beams", "2"], "was written in another way (num_beams 1, now 2); name another file, or remove it"),
-        (["--question", "what?"], "(question none, now what?)"),
-        (["--precision", "bfloat16"], "(precision none, now bfloat16)"),
+        (["--beams", "2"], "was written in another way (--beams 1, now 2); name another file, or remove it"),
+        (["--question", "what?"], "(--question none, now what?)"),
+        (["--precision", "bfloat16"], "(--precision none, now bfloat16)"),
     ],
 )
 def test_a_file_of_other_answers_is_refused(photos, models, words, sentence, capsys):
@@ -117,35 +117,25 @@ def ended_by_sigterm():
     signal.signal(signal.SIGTERM, before)
 
 
-def kill_when(has_begun, number):
-    """A thread that sends this process a signal when something has begun; its event keeps it from a late one."""
-    is_over = threading.Event()
-
-    def wait_and_kill():
-        while not has_begun():
-            time.sleep(0.002)
-        if not is_over.is_set():
-            os.kill(os.getpid(), number)
-
-    thread = threading.Thread(target=wait_and_kill)
-    thread.start()
-    return thread, is_over
-
-
 @pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM")])
 def test_what_stops_a_job_leaves_whole_lines_and_it_says_how_to_go_on(
-    photos, models, ended_by_sigterm, number, told, capsys
+    photos, models, ended_by_sigterm, number, told, monkeypatch, capsys
 ):
     for colour in range(100):
         Image.new("RGB", (8, 8), (colour, 0, 0)).save(photos / "scans" / f"more-{colour:03}.png")
-    out = photos / "c.jsonl"
-    thread, is_over = kill_when(lambda: out.exists() and out.stat().st_size, number)
-    status = caption(models, "scans", "--out", "c.jsonl", "--batch-size", "1")
-    is_over.set()
-    thread.join()
+    out, add = photos / "c.jsonl", AnswerFile.add
+
+    def add_and_stop(self, lines):
+        add(self, lines)
+        if len(self.done) == 5:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AnswerFile, "add", add_and_stop)
+        status = caption(models, "scans", "--out", "c.jsonl", "--batch-size", "1")
     assert status == 128 + number
     done = len(lines_of(out))
-    assert 1 <= done < 103
+    assert done == 5
     sentence = f"arlow: {told}; c.jsonl holds {number_of(done, 'image')}, and the same command goes on"
     assert capsys.readouterr().err.splitlines()[-1] == sentence
     assert caption(models, "scans", "--out", "c.jsonl") == 0
