@@ -11,7 +11,8 @@ from arlow_vl.stopping import STOPS, Ended, end_by_sigterm, sentence_of_stop, to
 
 @pytest.fixture(autouse=True)
 def handlers():
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGPIPE)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background process lacks
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -110,11 +110,13 @@ def test_a_file_of_other_answers_is_refused(photos, models, words, sentence, cap
 @pytest.fixture
 def ended_by_sigterm():
     """As the command has it from its first line on."""
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background process lacks
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_by_sigterm()
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM")])

@@ -75,7 +75,8 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(whole, evaluate, tmp_pat
 
 @pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM")])
 def test_a_run_that_is_stopped_says_how_far_it_came(whole, evaluate, tmp_path, monkeypatch, capsys, number, told):
-    before, add = signal.getsignal(signal.SIGTERM), Kept.add
+    before, add = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)], Kept.add
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background process lacks
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_by_sigterm()
 
@@ -87,7 +88,8 @@ def test_a_run_that_is_stopped_says_how_far_it_came(whole, evaluate, tmp_path, m
     with monkeypatch.context() as patched:
         patched.setattr(Kept, "add", add_and_stop)
         assert evaluate(tmp_path) == 128 + number
-    signal.signal(signal.SIGTERM, before)
+    for one, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+        signal.signal(one, handler)
     held = sum(len(content.splitlines()) for content in files_of(tmp_path).values())
     sentence = capsys.readouterr().err.splitlines()[-1]
     found = re.fullmatch(
