@@ -4,6 +4,7 @@ import sys
 from typing import TextIO
 
 from vision.decoding.names import escaped as visible
+from vision.decoding.names import number_of
 
 
 def print_line(text: object, *, file: TextIO | None = None) -> None:
@@ -14,11 +15,6 @@ def print_line(text: object, *, file: TextIO | None = None) -> None:
 def print_piece(text: str) -> None:
     """Prints a part of a text at once: lines and tabs stay, other control characters are escaped."""
     print("".join(c if c in "\n\t" else visible(c) for c in text), end="", flush=True)
-
-
-def number_of(count: int, noun: str) -> str:
-    """The count and its noun, as "1 image" and "2,048 images"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 __all__ = ["number_of", "print_line", "print_piece", "visible"]

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vision.decoding.image import ImageError
+from vision.decoding.names import number_of
 from vision.encoder import VisionEncoder
 from vision.forms.batches import pack_images, prepare_image
 from vision.transform import ImageTransform
@@ -120,7 +121,9 @@ class FeatureCache:
                 reasons.append(
                     f"beside it are features of other encoders, preprocessings or dtypes: {', '.join(sorted(others))}"
                 )
-            what = f"{len(absent)} of {len(sha256s)} images ({absent[0][:12]} first) are not in {self.folder}"
+            verb = "is" if len(absent) == 1 else "are"
+            what = f"{len(absent):,} of {number_of(len(sha256s), 'image')} ({absent[0][:12]} first) {verb} not in "
+            what += str(self.folder)
             raise FeaturesError("; ".join([what, *reasons, "fill the cache with this encoder"]))
 
     def fill(
@@ -221,7 +224,7 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         if needed > free:
-            room = f"features of {count:,} images need {needed:,} bytes, {free:,} are free"
+            room = f"features of {number_of(count, 'image')} need {needed:,} bytes, {free:,} are free"
             raise OSError(errno.ENOSPC, room, str(self.folder))  # who shows it says what to do
 
 

@@ -1,8 +1,8 @@
 """The `arlow` command: a module a subcommand, with `add_parser(arlow)`; heavy imports wait inside its verbs."""
 
+import argparse
 import errno
 import importlib
-import io
 import logging
 import os
 import re
@@ -10,8 +10,10 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from arlow_vl.cli.output import flush_output, tell_of_output
 from arlow_vl.cli.parser import Parser
 from arlow_vl.printing import print_line, visible
+from arlow_vl.stopping import STOPS, end_by_sigterm, sentence_of_stop
 from arlow_vl.versions import version_of
 
 SUBCOMMANDS = """
@@ -19,7 +21,7 @@ SUBCOMMANDS = """
     image checkpoint export serve verify_frozen verify_heat doctor completion
 """.split()
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-USAGE, DATA, RESOURCES, INTERRUPTED = 2, 3, 6, 130
+USAGE, DATA, RESOURCES, INTERRUPTED, ENDED = 2, 3, 6, 130, 143
 
 
 def build_parser() -> Parser:
@@ -40,19 +42,31 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status; a user's error becomes one line on standard error."""
-    words = sys.argv[1:] if argv is None else list(argv)
+    words, args = sys.argv[1:] if argv is None else list(argv), None
     try:
-        args = build_parser().parse_args(words)
-        return args.run(args) or 0
+        args = parse(words)
+        status = args.run(args) or 0
+        flush_output()
+        return status
     except (ValueError, OSError, RuntimeError) as error:
         status = exit_status(error)
         if status is None or "--debug" in words:
             raise
         print_line(f"arlow: {one_line(sentence_of(error), words)}", file=sys.stderr)
         return status
-    except KeyboardInterrupt:
-        print("arlow: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except STOPS as stop:
+        if sys.stdout.isatty():
+            print()  # behind a line of progress
+        print_line(f"arlow: {sentence_of_stop(stop, getattr(args, 'again', ''))}", file=sys.stderr)
+        return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else ENDED
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    try:
+        return build_parser().parse_args(words)
+    except SystemExit:
+        flush_output()  # of the help and the version argparse tells no fault
+        raise
 
 
 def one_line(message: str, words: Sequence[str]) -> str:
@@ -99,12 +113,12 @@ def open_closed_streams() -> None:
 def run() -> None:
     open_closed_streams()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    end_by_sigterm()
     # OpenMP reads it when torch loads. Else its threads spin while they wait for each other, which on cores that others
     # use keeps the one that is waited for from running: training beside three busy processes was 8 to 11 times slower.
     # On cores that were nearly idle a step took 2 to 5% longer so: 389 and 369 ms against 380 and 350, in turn.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter shows its number
+    tell_of_output()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers', for a second of loading
     quiet_enum_warnings()

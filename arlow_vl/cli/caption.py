@@ -7,13 +7,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arlow_vl.cli.asking import add_decoding_options, add_model_options, decoding_of, open_assistant
+from arlow_vl.cli.asking import OPTIONS, add_decoding_options, add_model_options, decoding_of, open_assistant
 from arlow_vl.cli.parser import Parser, output_file, positive_int, some_text
 from arlow_vl.printing import number_of, print_line
 from arlow_vl.progress import ProgressLine
+from arlow_vl.stopping import AGAIN, told_when_stopped
 
 if TYPE_CHECKING:
     from arlow_vl.serving.decoding import Decoding
+
+ASKED = ("model", "precision", "question", "seed", "stop")
+"""Of what decides an answer, the options that are called as they are kept."""
 
 
 def add_parser(arlow: Parser) -> None:
@@ -54,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
     refuse_missing_files(args.model)
     if args.out is None:
         print_captions(args, decoding, paths, faults)
-    elif (status := write_captions(args, decoding, paths, faults)) != 0:
-        return status
+    else:
+        write_captions(args, decoding, paths, faults)
     if faults.count and len(found.paths) > 1:
         told = f"{faults.count:,} of {number_of(len(found.paths), 'image')} could not be read and have no caption"
         print_line(f"arlow: {told}", file=sys.stderr)
@@ -111,32 +115,28 @@ def batches(args: argparse.Namespace, decoding: "Decoding", paths: Sequence[str]
 def print_captions(args: argparse.Namespace, decoding: "Decoding", paths: Sequence[str], faults: Faults) -> None:
     from arlow_vl.serving.captioning import one_line
 
-    for batch in batches(args, decoding, paths, faults):
-        for path, written in batch:
-            print_line(f"{path}: {one_line(written)}")
+    done = 0
+    of_all = f"of {number_of(len(paths), 'image')}; with --out FILE {AGAIN}"
+    with told_when_stopped(lambda: f"done with {done:,} {of_all}"):
+        for batch in batches(args, decoding, paths, faults):
+            for path, written in batch:
+                print_line(f"{path}: {one_line(written)}")
+                done += 1
 
 
-def write_captions(args: argparse.Namespace, decoding: "Decoding", paths: Sequence[str], faults: Faults) -> int:
-    """0, or the exit status of a job that was interrupted."""
-    from arlow_vl.cli import INTERRUPTED
+def write_captions(args: argparse.Namespace, decoding: "Decoding", paths: Sequence[str], faults: Faults) -> None:
     from arlow_vl.serving.answer_file import AnswerFile, left_to_do
     from arlow_vl.serving.captioning import as_line, asked_as
 
     asked = asked_as(args.model, args.question, decoding, args.precision)
-    with AnswerFile(args.out, asked) as file:
+    with AnswerFile(args.out, asked, {name: f"--{name}" for name in ASKED} | OPTIONS) as file:
         to_do, line, done = left_to_do(paths, file.done), ProgressLine("captions", "images"), 0
-        try:
+        with told_when_stopped(lambda: f"{args.out} holds {number_of(len(file.done), 'image')}, and {AGAIN}"):
             for batch in batches(args, decoding, to_do, faults) if to_do else ():
                 file.add(as_line(path, args.question, written) for path, written in batch)
                 done += len(batch)
                 if done < len(to_do):
                     line(done, len(to_do))
-        except KeyboardInterrupt:
-            held = number_of(len(file.done), "image")
-            told = f"stopped; {args.out} holds {held} in whole lines, and the same command goes on"
-            print_line(f"arlow: {told}", file=sys.stderr)
-            return INTERRUPTED
         if to_do:
             line(len(to_do), len(to_do))
         print_line(f"{args.out}: {number_of(len(file.done), 'image')}")
-    return 0

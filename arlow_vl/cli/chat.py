@@ -71,11 +71,16 @@ def run(args: argparse.Namespace) -> None:
 
 
 def turns() -> Iterator[str]:
-    """Lines without surrounding space, of a person or of a pipe, until there are no more."""
+    """Lines without surrounding space, of a person or of a pipe, until there are no more.
+
+    Those of a pipe are printed, so that what comes out reads as the conversation that a terminal would show.
+    """
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no UTF-8 costs itself alone
     if not sys.stdin.isatty():
-        yield from (line.strip() for line in sys.stdin)
+        for line in map(str.strip, sys.stdin):
+            print_line(f"> {line}".rstrip())
+            yield line
         return
     import readline  # noqa: F401, lets a person edit lines and get earlier ones back
 

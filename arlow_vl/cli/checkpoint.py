@@ -68,7 +68,8 @@ def file_size(text: str) -> str:
 def run_verify(args: argparse.Namespace) -> int:
     from arlow_vl.errors import CheckpointError
     from arlow_vl.models.folders import find_changes
-    from arlow_vl.training.checkpoint_io import checkpoints, find_damage
+    from arlow_vl.training.checkpoint_io import find_damage
+    from arlow_vl.training.checkpoint_names import checkpoints
 
     products = [folder for folder in (args.path, args.path / "hf") if (folder / "config.json").is_file()]
     paths = [args.path]

@@ -10,6 +10,7 @@ from typing import Any
 from arlow_vl.cli.parser import Parser, positive_int, share
 from arlow_vl.printing import number_of, print_line
 from arlow_vl.progress import Display
+from arlow_vl.stopping import AGAIN
 
 DATA = 3  # the exit status where data are bad
 LISTED = 50
@@ -28,7 +29,7 @@ def add_parser(verbs: Parser) -> None:
     index.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists them")
     add_source_options(index)
     add_limit_option(index)
-    index.set_defaults(run=run)
+    index.set_defaults(run=run, again=AGAIN)
 
 
 def add_source_options(command: Parser) -> None:

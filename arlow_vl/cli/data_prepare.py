@@ -6,6 +6,7 @@ import re
 from arlow_vl.cli.data_index import add_source_options, indexes_with_progress
 from arlow_vl.cli.parser import Parser, output_folder, positive_int, share
 from arlow_vl.printing import number_of, print_line
+from arlow_vl.stopping import AGAIN
 
 EXAMPLE = "arlow data prepare photos/ --out shards"
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -35,7 +36,7 @@ def add_parser(verbs: Parser) -> None:
         help="of the images to be kept apart as validation-*.tar; an image is never on both sides (default: 0)",
     )
     add_source_options(prepare)
-    prepare.set_defaults(run=run)
+    prepare.set_defaults(run=run, again=AGAIN)
 
 
 def run(args: argparse.Namespace) -> None:

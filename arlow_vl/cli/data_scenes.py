@@ -5,6 +5,7 @@ from pathlib import Path
 
 from arlow_vl.cli.parser import Parser, output_folder, positive_int
 from arlow_vl.printing import print_line
+from arlow_vl.stopping import AGAIN
 
 EXAMPLE = "arlow data scenes --root data --out data/scenes"
 
@@ -29,7 +30,7 @@ def add_parser(verbs: Parser) -> None:
     )
     scenes.add_argument("--seed", type=int, default=0, help="another number gives other scenes (default: 0)")
     scenes.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes (default: 1)")
-    scenes.set_defaults(run=run)
+    scenes.set_defaults(run=run, again=AGAIN)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from arlow_vl.cli.parser import Parser, output_folder, positive_int, share
 from arlow_vl.printing import number_of, print_line
+from arlow_vl.stopping import AGAIN
 
 EXAMPLE = "arlow data tokenize texts/*.parquet --tokenizer tokenizer --out tokens --workers 8"
 MEGABYTE = 10**6
@@ -45,7 +46,7 @@ def add_parser(data: Parser) -> None:
         metavar="SHARE",
         help="largest share of the lines, rows or documents that may be unusable (default: 0.1)",
     )
-    tokenize.set_defaults(run=run_tokenize)
+    tokenize.set_defaults(run=run_tokenize, again=AGAIN)
 
 
 def run_tokenize(args: argparse.Namespace) -> None:

@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     for text in [json.dumps(report)] if args.json else told(found):
         print_line(text)
     if found.faults:
+        faults = number_of(len(found.faults), "fault")
+        print_line(f"arlow: {faults} in the files; copy or make them again before training", file=sys.stderr)
         return DATA
     try:
         found.check(args.max_bad_fraction)
@@ -49,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     except DataError as error:
         print_line(f"arlow: {error}", file=sys.stderr)
         return DATA
+    if not args.json:
+        print_line("training may start" + (", and leaves out what was skipped" if found.bad else ""))
     return 0
 
 
@@ -106,6 +110,8 @@ def told(found: Any) -> Iterator[str]:
             yield f"{sample.name}: {sample.reason}{sample.detail}"
         if len(bad) > LISTED:
             yield f"... and {len(bad) - LISTED:,} more; --json names them all"
+    if any(getattr(found, name, []) for name in ("bad", "bad_questions", "bad_texts")):
+        yield "docs/data.md and docs/formats.md say what each reason means"
 
 
 class VerifyProgress:

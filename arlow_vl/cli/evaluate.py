@@ -5,6 +5,7 @@ from pathlib import Path
 
 from arlow_vl.cli.parser import Parser, output_folder, positive_int
 from arlow_vl.printing import print_line
+from arlow_vl.stopping import AGAIN
 
 
 def add_parser(arlow: Parser) -> None:
@@ -37,14 +38,18 @@ def add_parser(arlow: Parser) -> None:
         default="float16",
         help="as what they are kept, cache_dtype of the run's recipe (default: float16)",
     )
-    parser.add_argument("--training", metavar="DATA", help="what the model was trained on: for priors and overlap")
+    parser.add_argument(
+        "--training",
+        metavar="DATA",
+        help="what the model was trained on: for priors and overlap (default: for overlap, by the run's recipe)",
+    )
     parser.add_argument("--device", default="cpu", help="as torch names it (default: cpu)")
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), help="of the weights (default: as they were saved)"
     )
     parser.add_argument("--batch-size", type=positive_int, default=64, help="prompts answered at once (default: 64)")
     parser.add_argument("--limit", type=positive_int, help="items of each task, spread evenly (default: all)")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, again=AGAIN)
 
 
 def run(args: argparse.Namespace) -> None:

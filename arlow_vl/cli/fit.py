@@ -2,9 +2,14 @@
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from arlow_vl.cli.parser import Parser
 from arlow_vl.printing import print_line
+from arlow_vl.stopping import AGAIN
+
+if TYPE_CHECKING:
+    from arlow_vl.training.recipe import Recipe
 
 EXAMPLES = (
     "arlow fit --config experiments/first_light/text.yaml",
@@ -19,7 +24,7 @@ def add_parser(arlow: Parser) -> None:
         "fit", "train by a recipe; started again, it goes on", *EXAMPLES, prefix_chars="\0", add_help=False
     )
     parser.add_argument("arguments", nargs="*")
-    parser.set_defaults(run=run_fit)
+    parser.set_defaults(run=run_fit, again=AGAIN)
 
 
 def run_fit(args: argparse.Namespace) -> int | None:
@@ -28,16 +33,12 @@ def run_fit(args: argparse.Namespace) -> int | None:
     if {"-h", "--help"} & set(args.arguments):
         print_help()
         return None
-    is_dry = DRY_RUN in args.arguments
-    recipe = parse_recipe([argument for argument in args.arguments if argument != DRY_RUN])
-    if is_dry:
-        from arlow_vl.training.dry_run import dry_run
-        from arlow_vl.training.run import refuse_before_building
+    if DRY_RUN in args.arguments:
+        from arlow_vl.training.refusals import refuse_misfits
 
-        refuse_before_building(recipe)
-        for line in dry_run(recipe):
-            print_line(line)
-        return None
+        words = [argument for argument in args.arguments if argument != DRY_RUN]
+        return run_dry(parse_recipe(words, look=refuse_misfits))
+    recipe = parse_recipe(args.arguments, look=refuse_early)
     from arlow_vl.training.launch import find_place, refuse_too_many, start_processes, starts_processes
 
     engine = recipe.run.engine
@@ -51,6 +52,29 @@ def run_fit(args: argparse.Namespace) -> int | None:
     if find_place(engine).is_first:
         print_line(f"trained model: {product}")
     return None
+
+
+def refuse_early(recipe: "Recipe") -> None:
+    """Raises ValueError for a run that cannot begin or go on; of several processes one of each machine says why."""
+    from arlow_vl.cli import USAGE
+    from arlow_vl.training.launch import find_place, starts_processes
+    from arlow_vl.training.refusals import refuse_before_loading
+
+    try:
+        refuse_before_loading(recipe)
+    except ValueError as error:
+        if starts_processes(recipe.run.engine) or find_place(recipe.run.engine).local_rank == 0:
+            raise
+        raise SystemExit(USAGE) from error
+
+
+def run_dry(recipe: "Recipe") -> None:
+    from arlow_vl.training.dry_run import dry_run
+    from arlow_vl.training.run import refuse_before_building
+
+    refuse_before_building(recipe)
+    for line in dry_run(recipe):
+        print_line(line)
 
 
 def print_help() -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from arlow_vl.errors import DataError
-from arlow_vl.printing import visible
+from arlow_vl.printing import number_of, visible
 
 MAX_BAD_FRACTION = 0.1
 """The share that may be unusable where nobody says otherwise."""
@@ -34,9 +34,10 @@ def refuse_bad_share(
     """Raises DataError if more of `what` (samples, lines, ...) was skipped than may be, with reasons and examples."""
     bad = skipped.total()
     if bad > most_bad(max_bad_fraction, bad + used):
-        advice = "mend the data or raise max_bad_fraction" if max_bad_fraction else "mend the data"
+        advice = "mend the data or raise max_bad_fraction (--max-bad-fraction)" if max_bad_fraction else "mend the data"
         raise DataError(
-            f"{where}{bad:,} of {bad + used:,} {what} are unusable, the limit is {max_bad_fraction:.0%}: "
+            f"{where}{bad:,} of {bad + used:,} {what} {'is' if bad == 1 else 'are'} unusable, "
+            f"the limit is {max_bad_fraction:.0%}: "
             f"{told_reasons(skipped, examples)}; {advice}{HINTS.get(skipped.most_common(1)[0][0], '')}"
         )
 
@@ -45,4 +46,4 @@ def told_reasons(skipped: Counter[str], examples: Mapping[str, str]) -> str:
     """`empty_text 60 (as a.tar:0017), missing_image 2 (as a.tar:0100)`: the commonest reasons, with an example each."""
     told = [f"{reason} {count:,} (as {examples[reason]})" for reason, count in skipped.most_common(REASONS_TOLD)]
     more = len(skipped) - len(told)
-    return visible(", ".join([*told, *([f"{more} reasons more"] if more else [])]))
+    return visible(", ".join([*told, *([f"{number_of(more, 'reason')} more"] if more else [])]))

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 from arlow_vl.data.bad_items import Fault
+from arlow_vl.json_text import json_text
 from vision.decoding.names import printable
 
 NAME = "quarantine.jsonl"
@@ -72,7 +73,7 @@ class Quarantine:
         self.known.update(map(_name_in, written[:whole].splitlines()))
 
     def _write(self, descriptor: int, facts: dict[str, str]) -> None:
-        line = json.dumps(facts).encode() + b"\n"
+        line = json_text(facts).encode() + b"\n"
         done = 0
         while done < len(line):
             done += os.write(descriptor, line[done:])

@@ -95,15 +95,18 @@ class Account:
         return [sample.key if uses[sample.key] == 1 else sample.name for sample in self.samples]
 
     def summary(self) -> str:
-        """`9,871 used, 129 skipped (empty_text 60, image_truncated 41), 1 shard fault`, and what else there is."""
+        """`9,871 samples can be used, 129 skipped (empty_text 60, image_truncated 41), 1 shard fault`, and so on."""
         skipped, faults = self.skipped, len(self.faults)
-        parts = [f"{len(self.samples):,} used", f"{skipped.total():,} skipped{in_brackets(skipped)}"]
-        parts += [number_of(faults, "shard fault")]
+        parts = [
+            f"{number_of(len(self.samples), 'sample')} can be used",
+            f"{skipped.total():,} skipped{in_brackets(skipped)}",
+        ]
+        parts += [number_of(faults, "shard fault")] if faults else []
         for what, bad in (("question", self.bad_questions), ("text", self.bad_texts)):
             if counts := counted(bad):
                 parts.append(f"{number_of(counts.total(), what)} skipped{in_brackets(counts)}")
         if self.ignored:
-            parts.append(f"{self.ignored.total():,} members ignored{in_brackets(self.ignored)}")
+            parts.append(f"{number_of(self.ignored.total(), 'member')} ignored{in_brackets(self.ignored)}")
         return ", ".join(parts)
 
 
@@ -214,7 +217,7 @@ def _told(scan: ShardScan) -> str:
     examples = [f"; {what}: {told_reasons(counted(bad), examples_of(bad))}" for what, bad in skipped.items() if bad]
     faults = [f"; {visible(fault.shard)}: {visible(fault.reason)}" for fault in scan.faults[:FAULTS_TOLD]]
     more = len(scan.faults) - len(faults)
-    return "".join([*examples, *faults, f"; {more:,} shard faults more" if more else ""])
+    return "".join([*examples, *faults, f"; {number_of(more, 'shard fault')} more" if more else ""])
 
 
 def report_scan(where: str, scan: ShardScan) -> None:

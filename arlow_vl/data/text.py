@@ -14,6 +14,7 @@ from typing import Any
 from arlow_vl.data.bad_share import refuse_bad_share, told_reasons
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
+from vision.near_names import did_you_mean_file
 
 MAX_LINE_BYTES = 16 * 2**20
 MAX_FILE_BYTES = 2**30
@@ -113,7 +114,8 @@ def read_text_file(path: str | Path, *, max_bytes: int = MAX_FILE_BYTES) -> str:
 def open_regular(path: str | Path) -> BufferedReader:
     """Raises DataError for what is missing or no regular file, so that no pipe or device is ever waited for."""
     if not Path(path).exists():
-        raise DataError(f"no such file: {path}; `arlow data fetch` gets the real data")
+        advice = did_you_mean_file(path, "`arlow data fetch` gets the real data")
+        raise DataError(f"no such file or folder: {visible(str(path))}; {visible(advice)}")
     if not Path(path).is_file():
         raise DataError(f"{path} is not a regular file; name a file")
     return open(path, "rb")

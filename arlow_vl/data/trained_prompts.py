@@ -19,6 +19,7 @@ from typing import Any
 from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.samples import Message, Text
 from arlow_vl.errors import CheckpointError
+from arlow_vl.json_text import json_text
 from arlow_vl.printing import number_of, visible
 from vision.whole_files import write_whole
 
@@ -42,7 +43,7 @@ class TrainedPrompts:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the file, as what else belongs to a model folder is written."""
-        write_whole(Path(folder) / FILE, json.dumps(self.counts, indent=1, ensure_ascii=False) + "\n")
+        write_whole(Path(folder) / FILE, json_text(self.counts, indent=1) + "\n")
 
     def told_difference(self, kind: str, instruction: str) -> str:
         """A sentence where training asked seldom or never so; empty where it did, or where nothing is known."""

@@ -41,10 +41,10 @@ class VerifiedText:
     """Damage to files and to shards of tokens: what is behind it nobody can count."""
 
     def summary(self) -> str:
-        """`9,871 documents, 129 skipped (empty_text 60, bad_json 69), 0 shard faults`."""
+        """`9,871 documents can be used, 129 skipped (empty_text 60, bad_json 69), 1 shard fault`."""
         skipped, faults = counted(self.bad), len(self.faults)
-        told = f"{number_of(self.documents, 'document')}, {skipped.total():,} skipped{in_brackets(skipped)}"
-        return f"{told}, {number_of(faults, 'shard fault')}"
+        told = f"{number_of(self.documents, 'document')} can be used, {skipped.total():,} skipped{in_brackets(skipped)}"
+        return f"{told}, {number_of(faults, 'shard fault')}" if faults else told
 
     def check(self, max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
         """Raises DataError if too large a share is unusable."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation import statistics as bootstrap
-from arlow_vl.evaluation.numbers import LEGEND, few_note, format_count, format_number
+from arlow_vl.evaluation.numbers import few_note, format_count, format_number, legend
 from arlow_vl.evaluation.paired import PairedTest, jackknife_values, paired_test, sums_by_image
 from arlow_vl.evaluation.power import detectable_difference, required_images, spread_of
 from arlow_vl.evaluation.statistics import Metric
@@ -36,6 +36,8 @@ class Comparison:
     test: PairedTest
     asked_otherwise: tuple[str, ...] = ()
     """Keys of the task that were others for the second model, of those that decide what a model is asked."""
+    kind: str = "caption"
+    """Of the task."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def compare_folders(
             one, other = ours[label], theirs[label]
             before, after = (float(metric(sums.sum(axis=0))) for sums in (one, other))
             test = paired_test(other, one, metric, weights)
-            found.append(Comparison(name, label, before, after, test, asked_otherwise(*pair)))
+            found.append(Comparison(name, label, before, after, test, asked_otherwise(*pair), pair[0].task.kind))
     return found
 
 
@@ -195,7 +197,7 @@ def format_comparisons(found: Sequence[Comparison], first: Path, second: Path) -
         told = ", ".join(of_task[0].asked_otherwise)
         otherwise = [f"the second was asked with another {told}: the difference is of that, too"] if told else []
         blocks.append("\n".join([visible(task), *otherwise, *columns(lines), *few]))
-    return "\n\n".join([*blocks, LEGEND])
+    return "\n\n".join([*blocks, legend(one.kind for one in found)])
 
 
 def format_difference(test: PairedTest) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.explain import Written, word_places, write_and_watch
-from arlow_vl.evaluation.numbers import LEGEND, format_number
+from arlow_vl.evaluation.numbers import format_number, legend
 from arlow_vl.evaluation.statistics import Interval, difference_interval, draw_weights, mean, metric_interval
 from arlow_vl.evaluation.tasks.predictions import read_json, write_json
 from arlow_vl.printing import number_of, visible
@@ -241,4 +241,4 @@ def format_heat_tests(tests: Sequence[HeatTest]) -> str:
             numbers = (format_number(value, 3, is_signed=True) for value in (of.estimate, of.low, of.high))
             lines.append("  most minus {}: {} [{}, {}]".format(label, *numbers) + (" *" if of.is_outside_zero else ""))
         blocks.append("\n".join(lines))
-    return "\n\n".join([*blocks, LEGEND])
+    return "\n\n".join([*blocks, legend()])

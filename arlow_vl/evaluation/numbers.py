@@ -7,10 +7,14 @@ from typing import Any
 from arlow_vl.evaluation.statistics import LEVEL
 
 LARGE = 1e6
-LEGEND = f"[low, high]: {LEVEL:.0%} bootstrap interval over images. * it leaves out zero."
-"""Below tables of what `format_interval` makes."""
 FEWEST = 10
 """Items or images that a figure needs to tell something of others than these."""
+
+
+def legend(kinds: Iterable[str] = ()) -> str:
+    """Below tables of what `format_interval` makes, of tasks of these kinds; none: of images."""
+    drawn = sorted({"documents" if kind == "text" else "images" for kind in kinds}, reverse=True) or ["images"]
+    return f"[low, high]: {LEVEL:.0%} bootstrap interval over {' or '.join(drawn)}. * it leaves out zero."
 
 
 def format_number(value: float | int, digits: int, *, is_signed: bool = False) -> str:

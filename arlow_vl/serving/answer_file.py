@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from arlow_vl.errors import DataError
+from arlow_vl.json_text import json_text
 from arlow_vl.printing import visible
 from vision.whole_files import write_whole
 
@@ -25,8 +26,9 @@ META = ".meta.json"
 class AnswerFile:
     """An open file of answers; one process at a time has it."""
 
-    def __init__(self, path: Path, asked: Mapping[str, Any]) -> None:
-        """Opens or begins a file for answers that are asked for as `asked` says.
+    def __init__(self, path: Path, asked: Mapping[str, Any], options: Mapping[str, str] = {}) -> None:
+        """Opens or begins a file for answers that are asked for as `asked` says; `options` are the names of its keys
+        for people, as the command line spells them.
 
         Raises:
             DataError: the file holds something else, answers that were asked for in another way, or another process
@@ -43,9 +45,9 @@ class AnswerFile:
                 raise DataError(f"{self._name} is a device or a pipe, which cannot be gone on with; name a file")
             self._lock()
             if os.fstat(self._file).st_size == 0:
-                write_whole(meta, json.dumps(asked, indent=2) + "\n")
+                write_whole(meta, json_text(asked, indent=2) + "\n")
             else:
-                self._refuse_other(meta, asked)
+                self._refuse_other(meta, asked, options)
             self.done = self._read_done()
         except BaseException:
             os.close(self._file)
@@ -62,7 +64,7 @@ class AnswerFile:
         lines = list(lines)
         names = {line["image"] for line in lines}
         before = os.fstat(self._file).st_size
-        data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        data = "".join(json_text(line) + "\n" for line in lines).encode()
         end = before + len(data)
         try:
             while data:
@@ -84,7 +86,7 @@ class AnswerFile:
         except BlockingIOError:
             raise DataError(f"{self._name} is being written by another process; wait for it or name another") from None
 
-    def _refuse_other(self, meta: Path, asked: Mapping[str, Any]) -> None:
+    def _refuse_other(self, meta: Path, asked: Mapping[str, Any], options: Mapping[str, str]) -> None:
         try:
             found = json.loads(meta.read_text("utf-8"))
             if not isinstance(found, dict):
@@ -96,7 +98,7 @@ class AnswerFile:
             ) from None
         different = [name for name in {**found, **asked} if found.get(name) != asked.get(name)]
         if different:
-            told = ", ".join(_told(name, found.get(name), asked.get(name)) for name in different)
+            told = ", ".join(_told(name, found.get(name), asked.get(name), options) for name in different)
             raise DataError(f"{self._name} was written in another way ({told}); name another file, or remove it")
 
     def _read_done(self) -> set[str]:
@@ -132,12 +134,12 @@ def left_to_do(paths: Iterable[str], done: Collection[str]) -> list[str]:
     return [path for path in dict.fromkeys(paths) if path not in done]
 
 
-def _told(name: str, found: Any, asked: Any) -> str:
-    """`num_beams 3, now 1`; of a mapping only what differs in it."""
+def _told(name: str, found: Any, asked: Any, options: Mapping[str, str]) -> str:
+    """`--beams 3, now 1`; of a mapping only what differs in it."""
     if isinstance(found, dict) and isinstance(asked, dict):
         different = [key for key in {**found, **asked} if found.get(key) != asked.get(key)]
-        return ", ".join(_told(key, found.get(key), asked.get(key)) for key in different)
-    return visible(f"{name} {_short(found)}, now {_short(asked)}")
+        return ", ".join(_told(key, found.get(key), asked.get(key), options) for key in different)
+    return visible(f"{options.get(name, name)} {_short(found)}, now {_short(asked)}")
 
 
 def _short(value: Any) -> str:

@@ -10,26 +10,14 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from arlow_vl.models.arlow.spelling import did_you_mean
 from arlow_vl.models.folders import save_folder
 from arlow_vl.printing import print_line
 from arlow_vl.training.build import finish_model
 from arlow_vl.training.logs import validation_of
-from arlow_vl.training.modules import validation_columns_of
-from arlow_vl.training.recipe import Recipe
 from arlow_vl.training.stages import is_adapter
 from vision.whole_files import write_whole
 
 FOLDER, FACTS, STOPPED = "best", "best.json", "stopped.json"
-
-
-def refuse_unknown_column(recipe: Recipe) -> None:
-    """Raises ValueError where `run.watch.keep_best` names no column that a validation of the recipe gives."""
-    name, columns = recipe.run.watch.keep_best, validation_columns_of(recipe)
-    if name is not None and name not in columns:
-        raise ValueError(f"run.watch.keep_best is {name}, which no validation gives; {did_you_mean(name, columns)}")
-    if name is not None and recipe.run.engine.strategy == "fsdp":
-        raise ValueError("run.watch.keep_best needs a whole model on a device, and fsdp has none; leave it out")
 
 
 def has_stopped_early(run_dir: Path, patience: int | None) -> bool:

@@ -11,7 +11,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from arlow_vl.printing import print_line
-from arlow_vl.training.checkpoint_io import checkpoint_path, remove_older
+from arlow_vl.training.checkpoint_io import remove_older
+from arlow_vl.training.checkpoint_names import checkpoint_path
 from arlow_vl.training.ranks import largest
 from arlow_vl.training.settings import RunConfig
 from arlow_vl.training.stages import check_frozen, check_trainable, hash_frozen, hash_own_parts

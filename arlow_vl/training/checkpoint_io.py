@@ -9,7 +9,6 @@ import hashlib
 import io
 import os
 import pickle
-import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -21,13 +20,13 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from arlow_vl.errors import CheckpointError, ResourceError
 from arlow_vl.printing import print_line
+from arlow_vl.training.checkpoint_names import checkpoints, step_of
 from arlow_vl.training.sharded_checkpoints import PARTIAL, REST, Like, find_damage_in, read_sharded
 from vision.whole_files import remove_remains, write_whole
 
 MARK = b"ARLOWSHA"
 TRAILER_BYTES = len(MARK) + 32
 KEPT = 2
-NAME = re.compile(r"step-(\d{6,})\.ckpt")
 
 
 class ArlowCheckpointIO(CheckpointIO):
@@ -43,19 +42,6 @@ class ArlowCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         remove(Path(path))
-
-
-def checkpoint_path(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:06d}.ckpt"
-
-
-def step_of(path: Path) -> int:
-    return int(NAME.fullmatch(path.name)[1])
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """A folder's checkpoints, the newest first."""
-    return sorted((path for path in folder.glob("step-*.ckpt") if NAME.fullmatch(path.name)), key=step_of, reverse=True)
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:

@@ -15,9 +15,9 @@ from arlow_vl.training.build import Stage, build_stage
 from arlow_vl.training.compiling import blocks_of
 from arlow_vl.training.modules import labels_of
 from arlow_vl.training.operations import Counts, operations_of, pairs_of
-from arlow_vl.training.optimizers import told_of_schedule
 from arlow_vl.training.policy import Policy
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe
+from arlow_vl.training.schedule import told_of_schedule
 from arlow_vl.training.settings import OptimConfig
 from arlow_vl.training.stages import component_of
 from arlow_vl.training.steps import COMPUTE_DTYPES

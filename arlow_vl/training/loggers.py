@@ -5,7 +5,6 @@ MLFLOW_TRACKING_URI, TRACKIO_SPACE_ID.
 """
 
 import hashlib
-import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,23 +21,7 @@ from arlow_vl.training.recipe import Recipe, to_plain
 from arlow_vl.training.steps import Reading
 
 PROJECT = "arlow"
-MODULES = {
-    "tensorboard": ("tensorboard", "tensorboardX"),
-    "wandb": ("wandb",),
-    "mlflow": ("mlflow",),
-    "trackio": ("trackio",),
-}
 """By logger the modules of which it needs one; each logger is an extra of this package."""
-
-
-def refuse_missing_loggers(names: Sequence[str]) -> None:
-    """Raises ValueError for the first logger whose package is not installed."""
-    for name in names:
-        if not any(importlib.util.find_spec(module) for module in MODULES[name]):
-            raise ValueError(
-                f"run.watch.loggers names {name}, which is not installed; install it with "
-                f"`pip install 'arlow-vl[{name}]'`, or take it out"
-            )
 
 
 def run_id(run_dir: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from arlow_vl.errors import ResourceError
+from arlow_vl.json_text import json_text
 from arlow_vl.printing import print_line
 from arlow_vl.training.steps import Reading
 from vision.whole_files import write_whole
@@ -95,7 +96,7 @@ class StepLog(Callback):
         line: dict[str, Any] = {"step": reading.step, "loss": reading.loss.hex(), "keys": reading.keys}
         if reading.left_out:
             line["left_out"] = reading.left_out
-        self.lines.write(json.dumps(line))
+        self.lines.write(json_text(line))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.lines.sync()

@@ -16,6 +16,7 @@ from arlow_vl.data.order import shuffled_order
 from arlow_vl.data.prompts import IGNORED
 from arlow_vl.data.sample_dataset import EncodedSample, EncodedText
 from arlow_vl.errors import CheckpointError
+from arlow_vl.json_text import json_text
 from arlow_vl.training.averaging import MovingAverage
 from arlow_vl.training.logs import LineFile
 from arlow_vl.training.look import Look, SampleLook, SourceLook
@@ -114,7 +115,7 @@ class Looks(Callback):
         named = {f"layer {layer}": pair for layer, pair in gates.items()}
         look = Look(trainer.global_step, sources, named, is_validation, fault)
         if trainer.is_global_zero:
-            self.lines.write(json.dumps(look.to_plain()))
+            self.lines.write(json_text(look.to_plain()))
             for listener in self.listeners:
                 listener.look_taken(look)
 

@@ -15,7 +15,7 @@ from arlow_vl.training.guards import SpikeGuard
 from arlow_vl.training.optimizers import build_optimizer, build_schedule, leave_out
 from arlow_vl.training.policy import read_policy
 from arlow_vl.training.ranks import gathered, own_part, summed, whole, world_size
-from arlow_vl.training.recipe import Recipe, TextRecipe, to_plain
+from arlow_vl.training.recipe import Recipe, to_plain, validation_columns_of
 from arlow_vl.training.resume import refuse_other_recipe
 from arlow_vl.training.sharding import ShardedStrategy
 from arlow_vl.training.stages import apply_policy, component_of, set_modes, stays
@@ -196,13 +196,6 @@ class ImageTextModule(StageModule):
 
     def validation_metrics(self, loss: Tensor, batch: Batch) -> dict[str, Tensor | float]:
         return {"validation_loss": loss, f"validation_loss_{batch['source']}": loss}
-
-
-def validation_columns_of(recipe: Recipe) -> tuple[str, ...]:
-    """What each validation of a recipe gives; the smaller, the better."""
-    if isinstance(recipe, TextRecipe):
-        return "validation_loss", "validation_bits_per_byte"
-    return "validation_loss", *(f"validation_loss_{source.name}" for source in recipe.validation_sources)
 
 
 def count_anew(progress: dict[str, Any], batches: int) -> None:

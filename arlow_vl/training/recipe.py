@@ -1,12 +1,13 @@
 """Recipes: what `arlow fit` runs, as frozen dataclasses filled from YAML and the command line."""
 
 import argparse
+import contextlib
 import dataclasses
 import re
 import tempfile
 import typing
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ import yaml
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
 from arlow_vl.models.arlow.spelling import closest
+from arlow_vl.training.checkpoint_names import steps_done
 from arlow_vl.training.policy import read_policy
 from arlow_vl.training.recipe_files import read_yaml, refuse_unknown_keys, refuse_unknown_option, refuse_wrong_shapes
 from arlow_vl.training.settings import (
@@ -174,8 +176,18 @@ Recipe = TextRecipe | ImageTextRecipe
 RECIPES: dict[str, type[Recipe]] = {"text": TextRecipe, "image_text": ImageTextRecipe}
 
 
-def parse_recipe(argv: list[str]) -> Recipe:
+def validation_columns_of(recipe: Recipe) -> tuple[str, ...]:
+    """What each validation of a recipe gives; the smaller, the better."""
+    if isinstance(recipe, TextRecipe):
+        return "validation_loss", "validation_bits_per_byte"
+    return "validation_loss", *(f"validation_loss_{source.name}" for source in recipe.validation_sources)
+
+
+def parse_recipe(argv: list[str], *, look: Callable[[Recipe], None] = lambda recipe: None) -> Recipe:
     """A recipe from `--config FILE.yaml` and overrides such as `--optim.lr 3e-4`.
+
+    Args:
+        look: Given the recipe before the fields of its model are checked, which loads libraries that take seconds.
 
     Raises:
         ValueError: in one sentence, with the closest known key for a misspelt one.
@@ -197,15 +209,24 @@ def parse_recipe(argv: list[str]) -> Recipe:
     refuse_unknown_keys(values, recipe_class, str(known.config))
     for option in (argument for argument in overrides if argument.startswith("--")):
         refuse_unknown_option(option, recipe_class)
-    from arlow_vl.training.model_fields import check_model_fields  # imports transformers
-
-    try:
+    with _named(known.config):
         refuse_wrong_shapes(values, recipe_class)
         recipe = _fill(recipe_class, known.config, overrides)
+    look(recipe)
+    from arlow_vl.training.model_fields import check_model_fields  # imports transformers
+
+    with _named(known.config):
         check_model_fields(recipe)
-    except ValueError as error:
-        raise ValueError(f"recipe {known.config}: {error}") from error
     return recipe
+
+
+@contextlib.contextmanager
+def _named(config: Path) -> Iterator[None]:
+    """Errors name the recipe that they are about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"recipe {config}: {error}") from error
 
 
 def build_parser(recipe_class: type[Recipe]) -> Any:
@@ -226,7 +247,7 @@ def _fill(recipe_class: type[Recipe], config: Path, overrides: list[str]) -> Rec
         namespace = parser.parse_args(["--config", str(config), *arguments])
         namespace.pop("config")
         refuse_wrong_shapes(namespace.as_dict(), recipe_class)  # those of options too
-        values = vars(parser.instantiate(namespace))
+        values = _built(parser, namespace)
     except (argparse.ArgumentError, ValueError) as error:
         raise ValueError(_plain_error(error)) from error
     for names, text in inner:
@@ -234,6 +255,24 @@ def _fill(recipe_class: type[Recipe], config: Path, overrides: list[str]) -> Rec
     if recipe_class is TextRecipe:
         values |= _sized(values["model"], values["optim"])
     return recipe_class(**values)
+
+
+def _built(parser: Any, namespace: Any) -> dict[str, Any]:
+    """The values of a recipe, its groups of keys as their classes.
+
+    Raises:
+        ValueError: a class refuses what it is given. A run that has done more steps than it now asks for is told of
+            that alone: whoever mends the rest would meet it next.
+    """
+    try:
+        return vars(parser.instantiate(namespace))
+    except ValueError:
+        done, asked = steps_done(Path(namespace.run_dir)), namespace.run.max_steps
+        if asked < done:
+            raise ValueError(
+                f"run.max_steps is {asked}, but {done} steps of {namespace.run_dir} are done; use another run_dir"
+            ) from None
+        raise
 
 
 def _sized(model: dict[str, Any], optim: OptimConfig) -> dict[str, Any]:

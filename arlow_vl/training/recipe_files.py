@@ -4,42 +4,32 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from arlow_vl.models.arlow.spelling import did_you_mean
+from arlow_vl.yaml_text import OneOfEachKey, told_fault
+from vision.near_names import did_you_mean_file
 
 MAY_BE_INFINITE = ("optim.grad_clip",)
 """An infinite length clips nothing."""
 
 
-class OneOfEachKey(yaml.SafeLoader):
-    """YAML's, but for a key that stands twice in a mapping, of which the first would be forgotten without a word."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key_node.tag != "tag:yaml.org,2002:merge":
-                if key in seen:
-                    raise yaml.YAMLError(f"{key} is given twice, again in line {key_node.start_mark.line + 1}")
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """Raises ValueError unless the file holds keys and values."""
     if not path.is_file():
-        raise ValueError(f"recipe {path} {'is no file' if path.exists() else 'does not exist'}")
+        advice = f"name a .yaml{f' of {path}' * path.is_dir()}, as experiments/ has them"
+        what = "is no file" if path.exists() else "does not exist"
+        raise ValueError(f"recipe {path} {what}; {did_you_mean_file(path, advice)}")
     try:
         values = yaml.load(path.read_text("utf-8"), OneOfEachKey)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not YAML: it is not text in UTF-8 ({error})") from error
+        raise ValueError(f"recipe {path} is not YAML: it is not text in UTF-8 ({error})") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+        raise ValueError(f"recipe {path} is not YAML: {told_fault(error)}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold keys and values, as the recipes in experiments/ do")
     _refuse_loops(values, path, set(), set())

@@ -6,8 +6,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from arlow_vl.training.optimizers import lr_factor
 from arlow_vl.training.recipe import RECIPES, Recipe, first_difference, to_plain
+from arlow_vl.training.schedule import lr_factor
 from arlow_vl.training.settings import OptimConfig
 
 MAY_CHANGE = (

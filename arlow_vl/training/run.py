@@ -19,21 +19,20 @@ from arlow_vl.locks import one_process
 from arlow_vl.models.folders import save_folder
 from arlow_vl.printing import print_line
 from arlow_vl.training.averaging import MovingAverage
-from arlow_vl.training.best import has_stopped_early, refuse_unknown_column
+from arlow_vl.training.best import has_stopped_early
 from arlow_vl.training.build import Stage, build_stage, finish_model
 from arlow_vl.training.callbacks import Checkpointing, FrozenTensorsCheck
-from arlow_vl.training.checkpoint_io import ArlowCheckpointIO, checkpoints, newest_good, remove_leftovers, step_of
+from arlow_vl.training.checkpoint_io import ArlowCheckpointIO, newest_good, remove_leftovers
+from arlow_vl.training.checkpoint_names import checkpoints, step_of, steps_done
 from arlow_vl.training.launch import Place, find_place
-from arlow_vl.training.loggers import refuse_missing_loggers
 from arlow_vl.training.memory import is_out_of_memory, out_of_memory
-from arlow_vl.training.optimizers import told_of_schedule
 from arlow_vl.training.ranks import data_rank, first_prepares, joined
-from arlow_vl.training.recipe import Recipe, TextRecipe, to_plain
-from arlow_vl.training.recipe_files import read_yaml
-from arlow_vl.training.report.folder import UNFINISHED, is_finished
+from arlow_vl.training.recipe import Recipe, to_plain
+from arlow_vl.training.refusals import UNFINISHED, changes_of, refuse_misfits
+from arlow_vl.training.report.folder import is_finished
 from arlow_vl.training.report.page import NAME as REPORT
 from arlow_vl.training.report.page import write_run_report
-from arlow_vl.training.resume import refuse_other_recipe
+from arlow_vl.training.schedule import told_of_schedule
 from arlow_vl.training.seeds import SeedEachStep
 from arlow_vl.training.sharding import make_whole
 from arlow_vl.training.starts import note_start
@@ -42,18 +41,6 @@ from arlow_vl.training.watching import watching
 from vision.whole_files import remove_remains, write_whole
 
 ONE_PROCESS = Place()
-FOLDERS = ("checkpoints", "hf", "best", "looks", "packed")
-FILES = (
-    "config.yaml",
-    "metrics.csv",
-    "steps.jsonl",
-    "looks.jsonl",
-    "quarantine.jsonl",
-    "starts.jsonl",
-    "run.lock",
-    UNFINISHED,
-)
-"""Of a run folder, what must not be the other."""
 
 
 def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
@@ -171,25 +158,7 @@ def refuse_early(recipe: Recipe, place: Place) -> None:
 def refuse_before_building(recipe: Recipe) -> None:
     """Raises ValueError for what cannot be on this machine; a dry run asks the same."""
     refuse_wrong_engine(recipe)
-    refuse_missing_loggers(recipe.run.watch.loggers)
-    refuse_unknown_column(recipe)
-    packed = recipe.packed_folder if isinstance(recipe, TextRecipe) else None
-    refuse_files(run_dir=recipe.run_dir, packed_folder=packed, cache_features=getattr(recipe, "cache_features", None))
-
-
-def refuse_files(**folders: Path | None) -> None:
-    """Raises ValueError naming the key whose folder cannot be made, as it or one above it is a file."""
-    run_dir = folders["run_dir"]
-    for name in FOLDERS:
-        if run_dir is not None and (run_dir / name).is_file():
-            raise ValueError(f"{run_dir / name} is a file, where a run has a folder; remove it, or use another run_dir")
-    for name in FILES:
-        if run_dir is not None and (run_dir / name).is_dir():
-            raise ValueError(f"{run_dir / name} is a folder, where a run has a file; remove it, or use another run_dir")
-    for name, folder in folders.items():
-        for place in (folder, *folder.parents) if folder else ():
-            if place.exists() and not place.is_dir():
-                raise ValueError(f"{name} is {folder}, but {place} is a file; name a folder")
+    refuse_misfits(recipe)
 
 
 def build_trainer(
@@ -236,22 +205,12 @@ def begin_folder(recipe: Recipe) -> None:
     Raises:
         ValueError: the folder holds checkpoints or a model of another recipe.
     """
-    path, found = recipe.run_dir / "config.yaml", checkpoints(recipe.run_dir / "checkpoints")
-    if path.exists() and ((recipe.run_dir / "hf").exists() or found):
-        try:
-            done = step_of(found[0]) if found else 0
-            told = refuse_other_recipe(read_yaml(path), recipe, step=done)
-        except ValueError as error:
-            product = recipe.run_dir / "hf"
-            weights = f", and `checkpoint: {product}` there to begin with this model" if product.is_dir() else ""
-            raise ValueError(
-                f"{recipe.run_dir} holds a run of another recipe: {error}; use another run_dir{weights}"
-            ) from error
-        for sentence in told:
-            print_line(f"goes on; {sentence}", file=sys.stderr)
-        if too_late := [step for step in recipe.run.skip_steps if step <= done and "run.skip_steps" in " ".join(told)]:
-            print_line(f"run.skip_steps: {too_late} of {done} steps that are done stay as they are", file=sys.stderr)
-    write_whole(path, yaml.safe_dump(to_plain(recipe), sort_keys=False, allow_unicode=True))
+    told, done = changes_of(recipe), steps_done(recipe.run_dir)
+    for sentence in told:
+        print_line(f"goes on; {sentence}", file=sys.stderr)
+    if too_late := [step for step in recipe.run.skip_steps if step <= done and "run.skip_steps" in " ".join(told)]:
+        print_line(f"run.skip_steps: {too_late} of {done} steps that are done stay as they are", file=sys.stderr)
+    write_whole(recipe.run_dir / "config.yaml", yaml.safe_dump(to_plain(recipe), sort_keys=False, allow_unicode=True))
 
 
 def run_lock(run_dir: Path) -> contextlib.AbstractContextManager[None]:

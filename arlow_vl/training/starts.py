@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from arlow_vl.json_text import json_text
 from arlow_vl.printing import number_of, print_line
 from arlow_vl.training.build import Stage
-from arlow_vl.training.checkpoint_io import checkpoints, step_of
+from arlow_vl.training.checkpoint_names import checkpoints, step_of
 from arlow_vl.training.dry_run import count_of, parameters_of
 from arlow_vl.training.logs import LineFile
 from arlow_vl.training.recipe import Recipe, TextRecipe
@@ -36,7 +37,7 @@ def note_start(recipe: Recipe, stage: Stage) -> None:
     lines.keep(is_whole)
     if found and before:
         compare_data(recipe, before[-1], facts["data"])
-    lines.write(json.dumps({"step": step_of(found[0]) if found else 0} | facts))
+    lines.write(json_text({"step": step_of(found[0]) if found else 0} | facts))
 
 
 def compare_data(recipe: Recipe, before: dict[str, Any], now: dict[str, Any]) -> None:

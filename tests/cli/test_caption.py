@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import threading
 import time
 
 import pytest
@@ -11,8 +10,10 @@ from PIL import Image
 
 from arlow_vl.cli import main
 from arlow_vl.printing import number_of
+from arlow_vl.serving.answer_file import AnswerFile
 from arlow_vl.serving.captioning import answer_images, one_line
 from arlow_vl.serving.decoding import Decoding
+from arlow_vl.stopping import end_by_sigterm
 
 
 @pytest.fixture
@@ -95,9 +96,9 @@ def test_a_finished_job_opens_no_model_weights(photos, models, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--beams", "2"], "was written in another way (num_beams 1, now 2); name another file, or remove it"),
-        (["--question", "what?"], "(question none, now what?)"),
-        (["--precision", "bfloat16"], "(precision none, now bfloat16)"),
+        (["--beams", "2"], "was written in another way (--beams 1, now 2); name another file, or remove it"),
+        (["--question", "what?"], "(--question none, now what?)"),
+        (["--precision", "bfloat16"], "(--precision none, now bfloat16)"),
     ],
 )
 def test_a_file_of_other_answers_is_refused(photos, models, words, sentence, capsys):
@@ -106,29 +107,55 @@ def test_a_file_of_other_answers_is_refused(photos, models, words, sentence, cap
     assert sentence in capsys.readouterr().err
 
 
-def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(photos, models, capsys):
-    for number in range(100):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(photos / "scans" / f"more-{number:03}.png")
-    out, is_over = photos / "c.jsonl", threading.Event()
+@pytest.fixture
+def ended_by_sigterm():
+    """As the command has it from its first line on."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background process lacks
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_by_sigterm()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
-    def interrupt():
-        while not (out.exists() and out.stat().st_size):
-            time.sleep(0.002)
-        if not is_over.is_set():
-            os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    status = caption(models, "scans", "--out", "c.jsonl", "--batch-size", "1")
-    is_over.set()
-    thread.join()
-    assert status == 130
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM")])
+def test_what_stops_a_job_leaves_whole_lines_and_it_says_how_to_go_on(
+    photos, models, ended_by_sigterm, number, told, monkeypatch, capsys
+):
+    for colour in range(100):
+        Image.new("RGB", (8, 8), (colour, 0, 0)).save(photos / "scans" / f"more-{colour:03}.png")
+    out, add = photos / "c.jsonl", AnswerFile.add
+
+    def add_and_stop(self, lines):
+        add(self, lines)
+        if len(self.done) == 5:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AnswerFile, "add", add_and_stop)
+        status = caption(models, "scans", "--out", "c.jsonl", "--batch-size", "1")
+    assert status == 128 + number
     done = len(lines_of(out))
-    assert 1 <= done < 103
-    told = f"arlow: stopped; c.jsonl holds {number_of(done, 'image')} in whole lines, and the same command goes on"
-    assert capsys.readouterr().err.splitlines()[-1] == told
+    assert done == 5
+    sentence = f"arlow: {told}; c.jsonl holds {number_of(done, 'image')}, and the same command goes on"
+    assert capsys.readouterr().err.splitlines()[-1] == sentence
     assert caption(models, "scans", "--out", "c.jsonl") == 0
     assert len({line["image"] for line in lines_of(out)}) == len(lines_of(out)) == 103
+
+
+def test_a_job_that_keeps_nothing_says_what_would(photos, models, ended_by_sigterm, monkeypatch, capsys):
+    shown = []
+
+    def show_and_kill(line):
+        shown.append(line)
+        if len(shown) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("arlow_vl.cli.caption.print_line", show_and_kill)
+    assert caption(models, "scans", "--batch-size", "2") == 143
+    told = "arlow: ended by SIGTERM; done with 1 of 3 images; with --out FILE the same command goes on"
+    assert capsys.readouterr().err.splitlines()[-1] == told
 
 
 def test_all_kinds_of_decoding_are_taken(photos, models, capsys):

@@ -32,13 +32,14 @@ def chat(models, monkeypatch, capsys):
     return talk
 
 
-def expected(assistant, *turns):
-    """What a conversation of (images, text) answers."""
+def expected(assistant, *turns, shown="> "):
+    """What a conversation of (images, text) answers, each answer below its turn."""
     conversation = Conversation(assistant, Decoding(max_new_tokens=4))
     out = ""
     for paths, text in turns:
         for path in paths:
             conversation.show(path)
+        out += f"{shown}{text}".rstrip() + "\n" if shown else ""
         out += "".join(conversation.answer(text)) + "\n"
     return conversation, out
 
@@ -49,31 +50,34 @@ def printed(text):
 
 def test_turns_of_a_pipe_are_answered_one_behind_the_other(chat, models, assistants):
     status, out, err = chat("is it red?", "", "and big?", words=["red.png"])
-    conversation, answers = expected(assistants[models.vision], (["red.png"], "is it red?"), ([], "and big?"))
-    assert (status, out, err) == (0, printed(answers), [])
+    conversation, whole = expected(assistants[models.vision], (["red.png"], "is it red?"), ([], "and big?"))
+    assert (status, out, err) == (0, printed(whole).replace("> and big?", ">\n> and big?"), [])
     assert [message["role"] for message in conversation.messages] == ["user", "assistant"] * 2
 
 
 def test_an_image_is_shown_with_the_next_turn_and_alone_asks_for_a_caption(chat, models, assistants):
     _, out, _ = chat("hello", "/image red.png", "", "/quit", "not read")
-    _, answers = expected(assistants[models.vision], ([], "hello"), (["red.png"], ""))
-    first, second = answers.splitlines(keepends=True)[:1], answers.splitlines(keepends=True)[1:]
-    assert out == printed("".join([*first, "red.png: shown with the next turn\n", *second]))
+    _, whole = expected(assistants[models.vision], ([], "hello"), (["red.png"], ""))
+    before, caption = printed(whole).split("\n>\n")
+    shown = "> /image red.png\nred.png: shown with the next turn"
+    assert out == f"{before}\n{shown}\n>\n{caption}> /quit\n"
 
 
 def test_after_a_reset_nothing_of_before_is_known(chat, models, assistants):
     _, out, _ = chat("hello", "/image red.png", "/reset", "hello")
     _, answer = expected(assistants[models.vision], ([], "hello"))
-    assert out == printed(f"{answer}red.png: shown with the next turn\n{answer}")
+    between = "> /image red.png\nred.png: shown with the next turn\n> /reset\n"
+    assert out == printed(f"{answer}{between}{answer}")
 
 
 def test_what_goes_wrong_is_a_sentence_and_the_chat_goes_on(chat, models, assistants):
     lines = ["/image broken.png", "/image none.png", "/image", "/imag red.png", "word " * 200, "hello"]
     status, out, err = chat(*lines)
-    assert status == 0 and out == printed(expected(assistants[models.vision], ([], "hello"))[1])
+    typed = "".join(f"> {line}".rstrip() + "\n" for line in lines[:-1])
+    assert status == 0 and out == typed + printed(expected(assistants[models.vision], ([], "hello"))[1])
     assert [line.removeprefix("arlow: ") for line in err] == [
         "broken.png: no image of a known format",
-        "none.png: no such file; name an image file",
+        "none.png: no such file or folder; name an image file",
         "/image needs the path of an image file",
         "there is no /imag; /help lists what there is",
         err[4].removeprefix("arlow: "),
@@ -88,7 +92,8 @@ def test_a_conversation_that_is_full_says_to_begin_anew(chat):
 
 def test_a_text_model_talks_and_says_that_it_sees_no_images(chat, models, assistants):
     status, out, err = chat("hello", "/image red.png", folder=models.text)
-    assert status == 0 and out == printed(expected(assistants[models.text], ([], "hello"))[1])
+    assert status == 0
+    assert out == printed(expected(assistants[models.text], ([], "hello"))[1]) + "> /image red.png\n"
     assert "this is a text model and sees no images" in err[0]
 
 
@@ -103,7 +108,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(models, monkeypatch, assistant
 
         def write(self, text):
             super().write(text)
-            if self.is_first:
+            if self.is_first and "> hello\n" in self.getvalue() and text not in ("> hello", "\n"):
                 self.is_first = False
                 signal.raise_signal(signal.SIGINT)
             return len(text)
@@ -112,10 +117,10 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(models, monkeypatch, assistant
     monkeypatch.setattr(sys, "stdin", io.StringIO("hello\nand then?\n"))
     monkeypatch.setattr(sys, "stdout", out)
     assert main(["chat", "--model", models.vision, "--device", "cpu", "--max-new-tokens", "4"]) == 0
-    first, second = out.getvalue().split(" ...\n")
-    _, whole = expected(assistants[models.vision], ([], "hello"))
+    first, second = out.getvalue().removeprefix("> hello\n").split(" ...\n")
+    _, whole = expected(assistants[models.vision], ([], "hello"), shown="")
     assert printed(whole).startswith(first) and len(first) < len(whole) - 1
-    assert second.endswith("\n") and len(second) > 1
+    assert second.startswith("> and then?\n") and second.endswith("\n") and len(second) > len("> and then?\n") + 1
 
 
 def test_in_a_terminal_turns_are_asked_for_and_ctrl_d_ends(models, monkeypatch, capsys, assistants):
@@ -127,7 +132,7 @@ def test_in_a_terminal_turns_are_asked_for_and_ctrl_d_ends(models, monkeypatch, 
     os.close(ours)
     out = capsys.readouterr().out
     assert "/image PATH" in out and out.count("> ") == 2
-    assert printed(expected(assistants[models.vision], ([], "hello"))[1]) in out
+    assert printed(expected(assistants[models.vision], ([], "hello"), shown="")[1]) in out
 
 
 def test_a_line_that_is_not_utf8_costs_itself_alone(models, monkeypatch, capsys, assistants):
@@ -135,5 +140,5 @@ def test_a_line_that_is_not_utf8_costs_itself_alone(models, monkeypatch, capsys,
     monkeypatch.setattr(sys, "stdin", lines)
     assert main(["chat", "--model", models.text, "--device", "cpu", "--max-new-tokens", "4"]) == 0
     out, err = capsys.readouterr()
-    assert out == expected(assistants[models.text], ([], "hello"))[1]
+    assert out == "> h\\udcff\\udcfe\n" + expected(assistants[models.text], ([], "hello"))[1]
     assert "arlow: the line is not UTF-8; write it again" in err

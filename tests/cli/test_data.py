@@ -23,13 +23,15 @@ def verify(tmp_path, capsys):
 
 
 def test_a_good_shard_ends_with_0(verify):
-    assert verify(tar_of(*TWENTY)) == (0, "20 used, 0 skipped, 0 shard faults\n", "")
+    assert verify(tar_of(*TWENTY)) == (0, "20 samples can be used, 0 skipped\ntraining may start\n", "")
 
 
 def test_a_wrong_sha256_ends_with_3(verify, tmp_path):
     write_index(tmp_path, samples=20, sha256="0" * 64)
-    status, out, _ = verify(tar_of(*TWENTY))
+    status, out, err = verify(tar_of(*TWENTY))
     assert status == 3
+    assert err == "arlow: 1 fault in the files; copy or make them again before training\n" and "may start" not in out
+    assert "20 samples can be used, 0 skipped, 1 shard fault\n" in out
     assert "SHA-256 differs from index.json" in out
 
 
@@ -43,6 +45,10 @@ def test_bad_samples_are_named_and_end_with_3_where_they_are_too_many(verify):
     assert (status, err) == (0, "")
     assert "a.tar:bad\\x1b: image_truncated" in out
     assert "a.tar:lone: missing_text" in out
+    assert out.splitlines()[-2:] == [
+        "docs/data.md and docs/formats.md say what each reason means",
+        "training may start, and leaves out what was skipped",
+    ]
     status, out, err = verify(tar_of(*TWENTY, *bad), "--max-bad-fraction", "0.05")
     assert status == 3
     assert "2 of 22 samples are unusable, the limit is 5%" in err
@@ -52,7 +58,7 @@ def test_names_with_more_dots_are_too_many_bad_samples(verify):
     lost = [member for n in range(500) for member in samples(f"photo.{n:04d}")]
     status, out, err = verify(tar_of(*TWENTY, *lost))
     assert status == 3
-    assert "20 used, 500 skipped (dot_in_key 500)" in out
+    assert "20 samples can be used, 500 skipped (dot_in_key 500)" in out
     assert "500 of 520 samples are unusable" in err
     assert out.count("a.tar:photo.") == 50
     assert "and 450 more; --json names them all" in out
@@ -79,7 +85,7 @@ def test_too_many_bad_questions_end_with_3(verify):
     status, out, err = verify(tar_of(*TWENTY, ("0.json", questions)))
     assert status == 3
     assert "a.tar:0, question 0: answer_not_text" in out
-    assert "1 of 1 questions are unusable" in err
+    assert "1 of 1 questions is unusable" in err
 
 
 def test_nothing_usable_ends_with_3(verify):
@@ -100,7 +106,7 @@ def test_other_sources_are_verified_too(tmp_path, capsys):
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     assert main(["data", "verify", str(tmp_path / "chats.jsonl"), "--max-bad-fraction", "0.5"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("1 used, 1 skipped (image_truncated 1), 0 shard faults\n")
+    assert out.startswith("1 sample can be used, 1 skipped (image_truncated 1)\n")
     assert f"image_truncated: {tmp_path}/2.jpg" in out
     assert main(["data", "verify", str(tmp_path / "chats.jsonl"), "--json"]) == 3
     report = json.loads(capsys.readouterr().out)

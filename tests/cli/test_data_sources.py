@@ -83,7 +83,7 @@ def test_damage_and_too_many_bad_samples_end_with_3(arlow, shards):
     (shards / "1.tar").unlink()
     status, out, err = arlow("index", shards, "--max-bad-fraction", "0.01")
     assert status == 3
-    assert "1 of 22 samples are unusable, the limit is 1%: missing_text 1 (as 2.tar:lone\\x1b" in err
+    assert "1 of 22 samples is unusable, the limit is 1%: missing_text 1 (as 2.tar:lone\\x1b" in err
 
 
 def test_a_fault_that_was_mended_is_forgotten(arlow, shards):
@@ -261,7 +261,7 @@ def test_a_source_of_which_nothing_is_usable_is_no_empty_result(tmp_path, arlow)
     for command in (["stats", path], ["overlap", path, path], ["prepare", path, "--out", tmp_path / "x"]):
         status, _, told = arlow(*command)
         assert status == 3
-        assert "none of 1 samples can be used: missing_image_file 1" in told and "--images names the folder" in told
+        assert "none of 1 sample can be used: missing_image_file 1" in told and "--images names the folder" in told
 
 
 def test_shards_are_not_written_among_other_files(tmp_path, arlow):

@@ -13,7 +13,7 @@ from arlow_vl.errors import DataError
     [
         ("missing_image_file", r"; is images \(--images\) the folder that image paths start from\?$"),
         ("missing_image", r"; text without images is read as kind: text \(--format text\)$"),
-        ("bad_json", r"raise max_bad_fraction$"),
+        ("bad_json", r"raise max_bad_fraction \(--max-bad-fraction\)$"),
     ],
 )
 def test_what_else_may_be_wrong_is_said_behind_the_advice(reason, end):

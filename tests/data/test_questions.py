@@ -63,7 +63,5 @@ def test_bad_questions_of_a_shard_are_named_and_limited(tmp_path):
     assert [[entry.answer for entry in sample.questions] for sample in found.samples] == [["yes"], []]
     assert [(bad.name, bad.reason) for bad in found.bad_questions] == [("a.tar:a, question 1", "answer_not_text")]
     check_questions(found, 0.5)
-    with pytest.raises(
-        DataError, match=r"1 of 2 questions are unusable.*answer_not_text 1 \(as a\.tar:a, question 1\)"
-    ):
+    with pytest.raises(DataError, match=r"1 of 2 questions is unusable.*answer_not_text 1 \(as a\.tar:a, question 1\)"):
         check_questions(found)

@@ -346,7 +346,7 @@ def test_an_unreadable_index_is_a_fault(scan, tmp_path, index):
 
 def test_the_summary_counts_what_was_used_and_why_the_rest_was_not(scan):
     found = scan(tar_of(*FOUR, ("a.jpg", JPEG))[:-1024])
-    assert found.summary() == "4 used, 1 skipped (missing_text 1), 1 shard fault"
+    assert found.summary() == "4 samples can be used, 1 skipped (missing_text 1), 1 shard fault"
 
 
 def test_samples_that_only_the_index_knows_count_as_bad(scan, tmp_path):
@@ -382,7 +382,7 @@ def test_shards_that_are_read_whole_may_not_lack_anything(tmp_path, bad):
     (tmp_path / "a.tar").write_bytes(tar_of(*FOUR, ("0.cls", b"1")))
     assert len(read_whole([tmp_path / "a.tar"])) == 4
     (tmp_path / "a.tar").write_bytes(tar_of(*FOUR, bad))
-    with pytest.raises(DataError, match=r"1 of \d+ (samples|questions) are unusable, the limit is 0%"):
+    with pytest.raises(DataError, match=r"1 of \d+ (samples|questions) is unusable, the limit is 0%"):
         read_whole([tmp_path / "a.tar"])
     (tmp_path / "a.tar").write_bytes(BODY_OF_FOUR)
     with pytest.raises(DataError, match="without the end marker"):

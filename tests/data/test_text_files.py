@@ -246,7 +246,7 @@ def bad_sources(folder: Path) -> dict[str, tuple[list[Path], str]]:
     (folder / "a.jsonl").write_text("{}")
     os.mkfifo(folder / "fifo")
     return {
-        "missing": ([folder / "gone.jsonl"], r"no such file: .*gone\.jsonl"),
+        "missing": ([folder / "gone.jsonl"], r"no such file or folder: .*gone\.jsonl"),
         "fifo": ([folder / "fifo"], "not a regular file"),
         "no match": ([folder / "*.parquet"], r"no file matches .*\*\.parquet"),
         "empty": ([folder / "empty"], r"empty holds no text; it needs files that end in \.jsonl"),

@@ -39,9 +39,11 @@ def test_every_bad_line_is_named_with_its_reason(tmp_path, arlow):
     status, out, err = arlow(tmp_path / "a.jsonl")
     assert (status, err) == (0, "")
     assert out.splitlines() == [
-        "18 documents, 2 skipped (bad_json 1, empty_text 1), 0 shard faults",
+        "18 documents can be used, 2 skipped (bad_json 1, empty_text 1)",
         "a.jsonl: line 2: bad_json",
         "a.jsonl: line 3: empty_text",
+        "docs/data.md and docs/formats.md say what each reason means",
+        "training may start, and leaves out what was skipped",
     ]
     status, _, err = arlow(tmp_path / "a.jsonl", "--max-bad-fraction", "0.05")
     assert status == 3
@@ -115,7 +117,7 @@ def test_text_and_images_are_not_verified_together(tmp_path, arlow):
 
 
 def test_whole_tokens_end_with_0(tokens, arlow):
-    assert arlow(tokens) == (0, "40 documents, 0 skipped, 0 shard faults\n", "")
+    assert arlow(tokens) == (0, "40 documents can be used, 0 skipped\ntraining may start\n", "")
 
 
 def flip_a_token(folder: Path, name: str) -> None:
@@ -154,6 +156,6 @@ def test_damaged_tokens_are_named(tokens, tmp_path, arlow, damage, sentence):
     name = json.loads((folder / "manifest.json").read_text())["shards"][1]["name"]
     damage(folder, name)
     status, out, err = arlow(folder)
-    assert (status, err) == (3, "")
+    assert (status, err) == (3, "arlow: 1 fault in the files; copy or make them again before training\n")
     assert "1 shard fault\n" in out
     assert sentence in out and (name in out)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from arlow_vl.evaluation.numbers import few_note, format_count, format_interval, format_number
+from arlow_vl.evaluation.numbers import few_note, format_count, format_interval, format_number, legend
 from arlow_vl.evaluation.tasks.table import TITLES, format_scores
 from arlow_vl.evaluation.tasks.task import load_task
 from tests.evaluation.made_results import CAPTIONS, QUESTIONS, but_teal, write_data, write_results
@@ -145,3 +145,9 @@ def test_every_number_can_be_printed_and_zero_has_no_minus(value, digits, text, 
 def test_a_star_stands_only_where_the_printed_interval_leaves_out_zero(low, high, is_percent, has_star):
     difference = {"estimate": (low + high) / 2, "low": low, "high": high, "outside_zero": True}
     assert format_interval(difference, is_percent=is_percent, is_difference=True).endswith("*") is has_star
+
+
+def test_below_tables_stands_over_what_the_intervals_were_drawn():
+    assert "interval over images." in legend() and "interval over images." in legend(["caption", "question"])
+    assert "interval over documents." in legend(["text", "text"])
+    assert "interval over images or documents." in legend(["text", "caption"])

@@ -76,7 +76,7 @@ def with_questions(key: str, questions) -> list[tuple[str, bytes]]:
 @pytest.mark.parametrize("bad", ["photo.0000", "photo.0001"])
 def test_a_source_with_too_many_bad_samples_is_refused_before_an_image_is_read(recipe, where, bad, capsys):
     members = [*samples(*"01234567"), *samples(bad)]
-    with pytest.raises(DataError, match=r"source outside: 1 of 9 samples are unusable.*dot_in_key"):
+    with pytest.raises(DataError, match=r"source outside: 1 of 9 samples is unusable.*dot_in_key"):
         checked_sources(recipe(where, "captions", members), tiny_tokenizer())
     checked_sources(recipe(where, "captions", members, max_bad_fraction=0.5), tiny_tokenizer())
     assert "source outside: 8 used, 1 skipped (dot_in_key 1)" in capsys.readouterr().err
@@ -85,7 +85,7 @@ def test_a_source_with_too_many_bad_samples_is_refused_before_an_image_is_read(r
 @pytest.mark.parametrize("where", ["sources", "validation_sources"])
 def test_a_source_with_too_many_bad_questions_is_refused(recipe, where):
     members = with_questions("0", [*QUESTIONS, {"question": "?", "answer": 3}])
-    with pytest.raises(DataError, match=r"source outside: 1 of 3 texts are unusable.*answer_not_text"):
+    with pytest.raises(DataError, match=r"source outside: 1 of 3 texts is unusable.*answer_not_text"):
         checked_sources(recipe(where, "questions", members), tiny_tokenizer())
     checked_sources(recipe(where, "captions", members), tiny_tokenizer())
 

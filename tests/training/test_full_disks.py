@@ -17,7 +17,8 @@ from arlow_vl.data import packing
 from arlow_vl.data.tokens import write
 from arlow_vl.errors import CheckpointError, ResourceError
 from arlow_vl.models import folders
-from arlow_vl.training.checkpoint_io import checkpoints, newest_good
+from arlow_vl.training.checkpoint_io import newest_good
+from arlow_vl.training.checkpoint_names import checkpoints
 from arlow_vl.training.logs import LineFile
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.report.folder import UNFINISHED, is_finished

@@ -8,8 +8,9 @@ import torch
 import transformers
 
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
-from arlow_vl.training.optimizers import GATE_LR, build_optimizer, build_schedule, leave_out, lr_factor
+from arlow_vl.training.optimizers import GATE_LR, build_optimizer, build_schedule, leave_out
 from arlow_vl.training.recipe import OptimConfig
+from arlow_vl.training.schedule import lr_factor
 
 OPTIM = OptimConfig(lr=0.5, lr_floor=0.2, warmup_steps=4)
 

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from arlow_vl.cli import main
-from arlow_vl.training.checkpoint_io import checkpoints, read_checkpoint
+from arlow_vl.training.checkpoint_io import read_checkpoint
+from arlow_vl.training.checkpoint_names import checkpoints
 from arlow_vl.training.logs import SPEED_COLUMNS
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit

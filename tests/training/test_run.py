@@ -20,7 +20,8 @@ from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow.tokenization_arlow_fast import ArlowTokenizerFast
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
-from arlow_vl.training.checkpoint_io import checkpoints, read_checkpoint
+from arlow_vl.training.checkpoint_io import read_checkpoint
+from arlow_vl.training.checkpoint_names import checkpoints
 from arlow_vl.training.logs import SPEED_COLUMNS
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit, run_lock

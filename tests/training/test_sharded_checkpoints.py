@@ -7,7 +7,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from arlow_vl.errors import CheckpointError, ResourceError
-from arlow_vl.training.checkpoint_io import checkpoints, find_damage, newest_good, read_checkpoint, remove_leftovers
+from arlow_vl.training.checkpoint_io import find_damage, newest_good, read_checkpoint, remove_leftovers
+from arlow_vl.training.checkpoint_names import checkpoints
 from arlow_vl.training.sharded_checkpoints import ShardedWriter
 
 VALUES = torch.arange(12.0).reshape(4, 3)

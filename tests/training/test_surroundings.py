@@ -9,7 +9,7 @@ import pytest
 import torch._inductor.cpp_builder as cpp_builder
 
 from arlow_vl.cli import main
-from arlow_vl.training.checkpoint_io import checkpoints
+from arlow_vl.training.checkpoint_names import checkpoints
 from tests.tiny_runs import write_text_recipe
 from tests.training.test_run import Interrupt, start
 

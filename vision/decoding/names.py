@@ -13,6 +13,11 @@ def escaped(text: str) -> str:
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in ACTING else c for c in text)
 
 
+def number_of(count: int, noun: str) -> str:
+    """The count and its noun, as "1 image" and "2,048 images"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def printable(name: object) -> str:
     """A name, escaped. One over `LONGEST` characters is cut to the first `SHOWN`.
 

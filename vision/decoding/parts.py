@@ -6,6 +6,8 @@ from bisect import bisect_right
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from vision.decoding.names import number_of
+
 MAX_BLOCKS = 50_000  # chunks, segments or frames of one image
 MAX_PROFILE_BYTES = 4 * 2**20  # of a colour profile; those of printing presses take up to 3 MB
 MAX_TAGS = 4096
@@ -23,7 +25,7 @@ class ImageFault(ValueError):
 
 
 def truncated(data: bytes, what: str) -> ImageFault:
-    return ImageFault("truncated", f"{what} is cut off after {len(data):,} bytes")
+    return ImageFault("truncated", f"{what} is cut off after {number_of(len(data), 'byte')}")
 
 
 Parts = list[bytes | memoryview]

@@ -15,6 +15,7 @@ from vision.decoding.colours import is_ready, strips_of, upright_rgb
 from vision.decoding.header import is_image
 from vision.decoding.image import DEFAULT_LIMITS, FORMATS, ImageError, ImageLimits, check_size, decode_image
 from vision.decoding.parts import ORIENTATION, ImageFault, ImageHeader, exif_orientation
+from vision.near_names import did_you_mean_file
 
 CHANNELS = (1, 3, 4)
 URL = re.compile(r"([a-z][a-z0-9+.-]+):(//)?", re.IGNORECASE)  # at least two letters: one is a drive
@@ -66,7 +67,8 @@ def _read_text(source: str, is_path: bool, name: str, limits: ImageLimits) -> Im
 
 def _read_file(path: str, limits: ImageLimits) -> Image.Image:
     if not _exists(path):
-        raise ImageError(path, "missing", "no such file; name an image file")
+        advice = did_you_mean_file(path, "name an image file")
+        raise ImageError(path, "missing", f"no such file or folder; {advice}")
     if not os.path.isfile(path):
         raise ImageError(path, "missing", "not a regular file; name an image file")
     with open(path, "rb") as file:

@@ -2,6 +2,7 @@
 
 import struct
 
+from vision.decoding.names import number_of
 from vision.decoding.parts import (
     MAX_PROFILE_BYTES,
     ORIENTATION,
@@ -59,7 +60,7 @@ def _read_directory(directory: TagDirectory) -> ImageHeader:
     bits = directory.integers(BITS, most=MOST[BITS]) or [1]
     samples = (directory.integers(SAMPLES) or [len(bits)])[0]
     if samples > MAX_SAMPLES:
-        raise ImageFault("corrupt", f"{samples:,} samples a pixel")
+        raise ImageFault("corrupt", f"{number_of(samples, 'sample')} a pixel")
     rows = min(height[0], (directory.integers(ROWS_PER_STRIP) or height)[0]) * width[0]
     tile = (directory.integers(TILE_WIDTH) or [0])[0] * (directory.integers(TILE_LENGTH) or [0])[0]
     compression = (directory.integers(COMPRESSION) or [UNCOMPRESSED])[0]
@@ -102,7 +103,9 @@ def _check_raw_size(directory: TagDirectory, width: int, height: int, bits_per_p
     is_whole_pixels = directory.integers(PHOTOMETRIC) != [YCBCR] and directory.integers(PLANAR) != [SEPARATE_PLANES]
     needed = height * ((width * bits_per_pixel + 7) // 8)
     if counts and 0 < sum(counts) < needed and is_whole_pixels:
-        raise ImageFault("truncated", f"strips of {sum(counts):,} bytes, of which the image takes {needed:,}")
+        raise ImageFault(
+            "truncated", f"strips of {number_of(sum(counts), 'byte')}, of which the image takes {needed:,}"
+        )
 
 
 def _check_jpeg_ends(directory: TagDirectory) -> None:
@@ -119,7 +122,7 @@ def _check_shared_strips(directory: TagDirectory) -> None:
     for code in BYTE_COUNTS:
         total = sum(directory.integers(code, most=MAX_STRIPS))
         if total > 4 * len(directory.data) + 4096:
-            raise ImageFault("corrupt", f"strips of {total:,} bytes in a file of {len(directory.data):,}")
+            raise ImageFault("corrupt", f"strips of {number_of(total, 'byte')} in a file of {len(directory.data):,}")
 
 
 def _without_other_tags(directory: TagDirectory, kept: list[Tag]) -> Parts:
@@ -128,5 +131,5 @@ def _without_other_tags(directory: TagDirectory, kept: list[Tag]) -> Parts:
     head, tail = order + directory.count_format, order + directory.offset_format
     shorter = struct.pack(head, len(kept)) + b"".join(tag.entry for tag in kept) + struct.pack(tail, 0)
     if directory.start + len(shorter) > len(view):
-        raise ImageFault("truncated", f"the tag directory is cut off after {len(view):,} bytes")
+        raise ImageFault("truncated", f"the tag directory is cut off after {number_of(len(view), 'byte')}")
     return [view[: directory.start], shorter, view[directory.start + len(shorter) :]]

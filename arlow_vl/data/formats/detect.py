@@ -17,6 +17,7 @@ from arlow_vl.data.samples import Sample
 from arlow_vl.data.text import open_regular, refuse_utf16
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
+from vision.near_names import did_you_mean_file
 
 Reader = Callable[[list[Path], ImageRoot, Tally], Iterator[Sample]]
 FORMATS: dict[str, Reader] = {
@@ -132,7 +133,8 @@ def _files_at(path: Path, format: str | None) -> list[Path]:
     matches = [Path(name) for name in names]
     files = [match for match in matches if match.is_file()]
     if not files:
-        raise DataError(f"no such file or folder: {visible(str(path))}; name {LOOKED_FOR}")
+        advice = did_you_mean_file(path, f"name {LOOKED_FOR}")
+        raise DataError(f"no such file or folder: {visible(str(path))}; {visible(advice)}")
     if kinds := {_kind(file) for file in files} - {_kind(files[0])}:
         names = sorted(kinds | {_kind(files[0])})
         advice = "name one kind"

@@ -46,7 +46,7 @@ def indexes_of(
         compares_images: Whether images in files of their own are asked for what was done to them; the processes of a
             run need not all do it.
     """
-    places, files = _parts(place_of(path, images, format))
+    places, files = parts_of(place_of(path, images, format))
     found = {place: find_index(place, files)[0] for place in places}
     missing = [
         place
@@ -67,7 +67,7 @@ def indexes_of(
     return [index for place in places if (index := found[place]) is not None]
 
 
-def _parts(place: Place) -> tuple[list[Place], Sequence[Path] | None]:
+def parts_of(place: Place) -> tuple[list[Place], Sequence[Path] | None]:
     """What has an index of its own, and the files that it must be of where that is not one file."""
     if place.is_remote:  # nothing is fetched before it is needed
         addresses = listed(place.path)

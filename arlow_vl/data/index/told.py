@@ -10,7 +10,7 @@ from arlow_vl.data.index.reading import Index
 from arlow_vl.data.samples import TASKS
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.errors import DataError
-from arlow_vl.printing import visible
+from arlow_vl.printing import number_of, visible
 
 FAULTS_TOLD = 5
 
@@ -35,8 +35,8 @@ def summary(indexes: Sequence[Index]) -> str:
     bad, texts, faults = left_out(headers, "bad"), left_out(headers, "bad_texts"), len(faults_of(indexes))
     parts = [f"{sum(map(len, indexes)):,} used", f"{_total(bad):,} skipped{_in_brackets(bad)}"]
     if texts:
-        parts.append(f"{_total(texts):,} texts skipped{_in_brackets(texts)}")
-    return ", ".join([*parts, f"{faults:,} fault{'s' * (faults != 1)}"])
+        parts.append(f"{number_of(_total(texts), 'text')} skipped{_in_brackets(texts)}")
+    return ", ".join([*parts, number_of(faults, "fault")])
 
 
 def told(indexes: Sequence[Index], most: int) -> Iterable[str]:
@@ -62,7 +62,7 @@ def refuse_nothing(indexes: Sequence[Index], where: str) -> None:
     counts = Counter({reason: one.count for reason, one in bad.items()})
     reasons = told_reasons(counts, {reason: one.example for reason, one in bad.items()})
     advice = "; --images names the folder that image paths start from" if "missing_image_file" in bad else ""
-    raise DataError(f"{visible(where)}: none of {_total(bad):,} samples can be used: {reasons}{advice}")
+    raise DataError(f"{visible(where)}: none of {number_of(_total(bad), 'sample')} can be used: {reasons}{advice}")
 
 
 def check_left_out(
@@ -92,7 +92,7 @@ def report_left_out(where: str, indexes: Sequence[Index]) -> str | None:
             parts.append(f"{what}: {told_reasons(counts, {reason: one.example for reason, one in lost.items()})}")
     faults = faults_of(indexes)
     parts += [f"{visible(fault.shard)}: {visible(fault.reason)}" for fault in faults[:FAULTS_TOLD]]
-    parts += [f"{len(faults) - FAULTS_TOLD:,} faults more"] if len(faults) > FAULTS_TOLD else []
+    parts += [f"{number_of(len(faults) - FAULTS_TOLD, 'fault')} more"] if len(faults) > FAULTS_TOLD else []
     return "; ".join([f"{visible(where)}: {summary(indexes)}", *parts]) if parts else None
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Integer, UInt
 
 from arlow_vl.data.tokens.manifest import NAME, Manifest
 from arlow_vl.errors import DataError
+from arlow_vl.printing import number_of
 
 
 class TokenizedText:
@@ -110,4 +111,4 @@ class TokenizedText:
         if not path.is_file():
             raise DataError(f"{self.folder} lacks {name}, which its {NAME} names; copy the whole folder")
         if path.stat().st_size != expected:
-            raise DataError(f"{path} has {path.stat().st_size:,} bytes, not {expected:,}; copy it again")
+            raise DataError(f"{path} has {number_of(path.stat().st_size, 'byte')}, not {expected:,}; copy it again")

@@ -16,6 +16,7 @@ from arlow_vl.data.prompts import plain_ids
 from arlow_vl.data.samples import Part
 from arlow_vl.evaluation.likelihood import Candidate, Likelihood, likelihoods
 from arlow_vl.models.arlow.chat_arlow import IMAGE_TOKEN
+from arlow_vl.printing import number_of
 from arlow_vl.progress import ProgressLine
 from arlow_vl.serving.assistant import Assistant, PreparedImage, Prompt
 from arlow_vl.serving.decoding import Decoding
@@ -147,7 +148,7 @@ def interleaved(text: str, images: int, *, name: str) -> list[Part]:
         return [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]
     if places != images:
         raise ValueError(
-            f"{name}: the text has {places} {IMAGE_TOKEN} and there are {images} images; give one for each"
+            f"{name}: the text has {places} {IMAGE_TOKEN} and {number_of(images, 'image')} came; give one for each"
         )
     first, *others = text.split(IMAGE_TOKEN)
     parts: list[Part] = [{"type": "text", "text": first}]
@@ -194,8 +195,8 @@ def _fitting(assistant: Assistant, request: Request, prepared: _Images, room: in
     if len(ids) > room:
         if request.images:
             raise ValueError(
-                f"{request.name}: the prompt has {len(ids):,} tokens and {room:,} find room, and to cut it would lose "
-                f"an image; the model reads {assistant.max_length:,} with what comes behind the prompt"
+                f"{request.name}: the prompt has {number_of(len(ids), 'token')} and {room:,} find room, and to cut it "
+                f"would lose an image; the model reads {assistant.max_length:,} with what comes behind the prompt"
             )
         _say_once(f"prompts of more than {room:,} tokens lost their beginning, for the model reads no more")
         ids = ids[-room:]

@@ -1,52 +1,21 @@
 """Learning curves of the runs that an evaluated model came out of, where their files lie beside it."""
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from arlow_vl.errors import DataError
+from arlow_vl.evaluation.origins import METRICS
 from arlow_vl.evaluation.report.charts import Curve, Plot, is_drawable, plot_curves
 from arlow_vl.printing import visible
 
-METRICS, CONFIG = "metrics.csv", "config.yaml"
 LOSSES = ("train", "validation")
-
-
-def runs_of(model: Path) -> list[Path]:
-    """Run folders from the first stage to the one that the model is the product of, as far as they are there."""
-    found: list[Path] = []
-    run = model.parent
-    while (run / METRICS).is_file() and run not in found:
-        found.append(run)
-        before = _starts_from(run)
-        if before is None:
-            break
-        run = before.parent
-    return found[::-1]
-
-
-def _starts_from(run: Path) -> Path | None:
-    """The model folder that the recipe of a run starts from. Recipes have paths as seen from where they were run."""
-    try:
-        recipe = yaml.safe_load((run / CONFIG).read_text("utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
-        return None  # curves are shown where they can be
-    if not isinstance(recipe, dict):
-        return None
-    named = next((recipe[name] for name in ("checkpoint", "text_checkpoint") if recipe.get(name)), None)
-    return next(_seen_from(Path(named), run), None) if isinstance(named, str) else None
-
-
-def _seen_from(path: Path, run: Path) -> Iterator[Path]:
-    """The path as it is, or below a folder that holds the run."""
-    yield from (place for place in (path, *(parent / path for parent in run.resolve().parents)) if place.is_dir())
 
 
 def plot_run(run: Path) -> dict[str, Any] | None:
     """The losses of a run for the template; None where there is nothing to draw. Raises DataError for a broken file."""
+    if not (run / METRICS).is_file():
+        return None
     columns = read_losses(run / METRICS)
     finite = {name: [(x, y) for x, y in points if is_drawable(y)] for name, points in columns.items()}
     curves = [Curve(name, name, points) for name, points in finite.items() if points]

@@ -9,8 +9,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from arlow_vl.evaluation.numbers import FEWEST, format_interval, format_number, is_outside_zero
+from arlow_vl.evaluation.origins import runs_of
 from arlow_vl.evaluation.report.charts import gate_bar, interval_bar
-from arlow_vl.evaluation.report.curves import plot_run, runs_of
+from arlow_vl.evaluation.report.curves import plot_run
 from arlow_vl.evaluation.report.facts import facts_of
 from arlow_vl.evaluation.report.frozen import read_checks
 from arlow_vl.evaluation.report.heat import CHOICE_TOKENS, MAPS, Asked, look_at_heat, plot_test
@@ -98,6 +99,7 @@ def show_task(results: Results, probed: int) -> tuple[dict[str, Any], list[Asked
         "command": told.get("command"),
         "gates": gate_bars(told.get("gates", {})),
         "overlap": told["overlap"].get("items", 0),
+        "not_checked": told["overlap"].get("not_checked", []),
         "asked_otherwise": told.get("asked_otherwise", ""),
         "scores": scores,
         "tables": tables,

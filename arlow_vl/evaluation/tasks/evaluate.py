@@ -15,11 +15,12 @@ from arlow_vl.data.images import CachedImages
 from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.errors import DataError
-from arlow_vl.evaluation.numbers import LEGEND
+from arlow_vl.evaluation.numbers import legend
 from arlow_vl.evaluation.tasks import perplexity, predictions
 from arlow_vl.evaluation.tasks.ask import Asker, run_task
-from arlow_vl.evaluation.tasks.items import Item, Training, open_samples, read_items, read_training
+from arlow_vl.evaluation.tasks.items import Training, open_samples, read_items, read_training
 from arlow_vl.evaluation.tasks.measures import check_references
+from arlow_vl.evaluation.tasks.overlap import note_overlaps
 from arlow_vl.evaluation.tasks.places import place_of
 from arlow_vl.evaluation.tasks.predictions import Kept
 from arlow_vl.evaluation.tasks.scoring import score_task
@@ -30,6 +31,7 @@ from arlow_vl.models.folder_files import hash_model
 from arlow_vl.models.opened import PRECISIONS, open_model
 from arlow_vl.printing import number_of, print_line, visible
 from arlow_vl.progress import ProgressLine
+from arlow_vl.stopping import AGAIN, told_when_stopped
 from arlow_vl.versions import version_of
 from vision.features import FeatureCache, encoder_fingerprint
 from vision.whole_files import sha256_of_file
@@ -63,7 +65,7 @@ class Prepared:
     task: Task
     folder: Path
     items: Sequence[Any]
-    training: Sequence[Item]
+    training: Training
     facts: dict[str, Any]
     """What metrics.json says of how the predictions came to be."""
 
@@ -96,6 +98,7 @@ def _evaluate(tasks: Sequence[Task], run: Run) -> dict[str, dict[str, Any]]:
     model, processor, tokenizer = opened.model, opened.processor, opened.tokenizer
     model_sha256 = hash_model(run.model)
     prepared = [prepare(task, run, model, tokenizer, model_sha256) for task in tasks]
+    note_overlaps(prepared, run.model, run.training)
     asker = make_asker([one for one in prepared if one.task.kind != "text"], run, model, processor, tokenizer)
     total, done = sum(one.total for one in prepared), 0
     progress = ProgressLine("evaluate", "predictions")
@@ -107,15 +110,16 @@ def _evaluate(tasks: Sequence[Task], run: Run) -> dict[str, dict[str, Any]]:
             progress(done, total)
 
     results = {}
-    for one in prepared:
-        if one.task.kind == "text":
-            perplexity.run_text_task(one.task, one.items, model, tokenizer, run.batch_size, one.keep, advance)
-        else:
-            run_task(one.task, one.items, one.training, asker, one.keep, advance)
-        results[one.task.name] = score(one.folder, one.task, one.facts | describe(run, model, one, tokenizer))
+    with told_when_stopped(lambda: f"{run.output} holds {done:,} of {number_of(total, 'prediction')}, and {AGAIN}"):
+        for one in prepared:
+            if one.task.kind == "text":
+                perplexity.run_text_task(one.task, one.items, model, tokenizer, run.batch_size, one.keep, advance)
+            else:
+                run_task(one.task, one.items, one.training.items, asker, one.keep, advance)
+            results[one.task.name] = score(one.folder, one.task, one.facts | describe(run, model, one, tokenizer))
     for result in results.values():
         print(f"\n{format_scores(result)}")
-    print(f"\n{LEGEND}")
+    print(f"\n{legend(task.kind for task in tasks)}")
     return results
 
 
@@ -143,12 +147,6 @@ def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str)
         training = read_training(task, place, run.data, run.training)
     if run.limit and run.limit < len(items):
         items = [items[place * len(items) // run.limit] for place in range(run.limit)]
-    overlap = training.overlap_with(items)
-    if overlap.get("items"):
-        print_line(
-            f"warning: {overlap['items']:,} of {number_of(len(items), 'item')} of {task.name} show an image of the "
-            f"training data, byte for byte ({overlap['first']} first); `arlow data overlap` names them all"
-        )
     prompts = read_trained_prompts(run.model)
     otherwise = prompts.told_difference(task.kind, task.instruction) if prompts else ""
     if otherwise:
@@ -158,7 +156,7 @@ def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str)
         "model": {"path": str(run.model), "sha256": model_sha256},
         "data": {**asdict(place), "sha256": data_sha256, "items": len(items)},
         "training": {"path": training.source, "sha256": training.sha256},
-        "overlap": overlap,
+        "overlap": {},
         "asked_otherwise": otherwise,
         "precision": str(model.dtype).removeprefix("torch."),
         "batch_size": run.batch_size,
@@ -170,7 +168,7 @@ def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str)
     folder = run.output / task.name
     settings = {"task": asdict(task), "model": str(run.model), "data": asdict(place), "training": training.source}
     predictions.start(folder, identity, settings)
-    return Prepared(task, folder, items, training.items, facts)
+    return Prepared(task, folder, items, training, facts)
 
 
 def check_length(task: Task, model: Any) -> None:
@@ -192,7 +190,7 @@ def make_asker(prepared: Sequence[Prepared], run: Run, model: Any, processor: An
     blank = blank_image(model.config.vision_config.input_size, colour)
     images = {blank.sha256: blank}
     for one in prepared:
-        needed = [*one.items, *(one.training if set(OF_FEATURES) & set(one.task.controls) else ())]
+        needed = [*one.items, *(one.training.items if set(OF_FEATURES) & set(one.task.controls) else ())]
         images |= {image.sha256: image for item in needed for image in item.images}
     encoder = model.model.vision
     cache = FeatureCache(run.features, encoder_fingerprint(encoder, transform), dtype=PRECISIONS[run.features_dtype])
@@ -229,7 +227,7 @@ def describe(run: Run, model: Any, one: Prepared, tokenizer: Any) -> dict[str, A
     return {
         "command": command_line(run, one.task),
         "prompt": prompt,
-        "prior": "training data" if one.training else "the other images of the set",
+        "prior": "training data" if one.training.items else "the other images of the set",
         "device": f"{device.type} ({name})",
         "versions": {
             "python": platform.python_version(),

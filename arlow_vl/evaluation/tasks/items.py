@@ -5,10 +5,9 @@ import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from arlow_vl.data.index.building import indexes_of
-from arlow_vl.data.index.reading import IndexedSamples
+from arlow_vl.data.index.reading import Index, IndexedSamples
 from arlow_vl.data.index.told import check_left_out
 from arlow_vl.data.prompts import without_images
 from arlow_vl.data.sample_dataset import PlacedImage
@@ -106,21 +105,14 @@ def _with_instruction(messages: Sequence[Message], instruction: str) -> tuple[tu
 
 @dataclass(frozen=True)
 class Training:
-    """What a model was trained on, as far as it was named."""
+    """Data that text priors are taken from, mostly what a model was trained on."""
 
     source: str | None = None
     items: Sequence[Item] = ()
-    """Those with a text of the task's kind, which priors are taken from."""
-    images: frozenset[str] = frozenset()
-    """SHA-256 of every image, whatever is said of it."""
+    """Those with a text of the task's kind."""
+    indexes: Sequence[Index] = ()
+    """With every image, whatever is said of it."""
     sha256: str | None = None
-
-    def overlap_with(self, items: Sequence[Any]) -> dict[str, Any]:
-        """How many items show an image of training, byte for byte, and the first of them; empty without training."""
-        if self.source is None:
-            return {}
-        shared = [item.id for item in items if self.images & set(item.shown)]
-        return {"items": len(shared), "first": shared[0] if shared else ""}
 
 
 def read_training(task: Task, place: Place, data: Path, named: str | None) -> Training:
@@ -132,5 +124,4 @@ def read_training(task: Task, place: Place, data: Path, named: str | None) -> Tr
         return Training()
     indexes = indexes_of(source, images=None if named else place.images)
     everything, of_kind = IndexedSamples(indexes), IndexedSamples(indexes, (task.kind,))  # type: ignore[arg-type]
-    images = (PlacedImage(image, "") for n in range(len(everything)) for image in everything.sample(n).images)
-    return Training(source, read_items(task, of_kind), frozenset(i.sha256 for i in images), everything.fingerprint)
+    return Training(source, read_items(task, of_kind), indexes, everything.fingerprint)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from arlow_vl.errors import DataError
+from arlow_vl.json_text import json_text
 from arlow_vl.locks import one_process
 from arlow_vl.printing import visible
 from vision.whole_files import write_whole
@@ -62,7 +63,7 @@ class Prediction:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_whole(path, json_text(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -191,7 +192,7 @@ class Kept:
 def line_of(row: Prediction) -> str:
     """The line of a prediction: fields that mean nothing for it are left out."""
     values = {name: value for name, value in asdict(row).items() if value not in (None, "") or name in ALWAYS}
-    return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(values, allow_nan=False) + "\n"
 
 
 def read_rows(path: Path) -> list[Prediction]:

@@ -17,6 +17,8 @@ from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks.measures import NAMED
 from arlow_vl.models.arlow.spelling import did_you_mean
 from arlow_vl.printing import visible
+from arlow_vl.yaml_text import OneOfEachKey, told_fault
+from vision.near_names import did_you_mean_file
 
 TaskKind = Literal["caption", "question", "text"]
 IMAGE_CONTROLS = ("shuffled", "blank_image", "no_image")
@@ -103,17 +105,6 @@ class Task:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-class _EachKeyOnce(yaml.SafeLoader):
-    """Refuses a name that comes twice, of which YAML would silently take the last value."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for place, name in enumerate(names):
-            if name in names[:place]:
-                raise yaml.MarkedYAMLError(problem=f"{name} comes twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def shipped_tasks() -> list[str]:
     """Names of the tasks that come with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
@@ -127,11 +118,13 @@ def load_task(name: str) -> Task:
             raise DataError(f"no task is called {visible(name)}; {did_you_mean(name, known)}; or name a .yaml")
         path = SHIPPED / f"{name}.yaml"
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_EachKeyOnce)
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=OneOfEachKey)
     except OSError as error:
-        raise DataError(f"{visible(str(path))}: {error.strerror}; name the .yaml of a task") from None
+        advice = did_you_mean_file(path, "name the .yaml of a task")
+        raise DataError(f"{visible(str(path))}: {error.strerror}; {visible(advice)}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{visible(str(path))}: no YAML ({visible(' '.join(str(error).split()))}); mend it") from None
+        fault = told_fault(error) if isinstance(error, yaml.YAMLError) else str(error)
+        raise DataError(f"{visible(str(path))} is not YAML: {visible(fault)}") from None
     except RecursionError:
         raise DataError(f"{visible(str(path))}: no task, it is nested too deep; see docs/evaluation.md") from None
     return parse_task(values, visible(str(path)))

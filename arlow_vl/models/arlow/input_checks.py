@@ -19,7 +19,7 @@ from transformers.utils import TransformersKwargs
 from .cache_arlow import CrossAttentionCacheLayer
 from .configuration_arlow import ArlowConfig
 from .loss import IGNORED
-from .spelling import closest
+from .spelling import closest, number_of
 
 CLOSE = 0.8
 """Likeness (of 1) from which a name is taken for a misspelt one: "lables" has 0.83, "cache_position" 0.69."""
@@ -116,7 +116,7 @@ def refuse_wrong_turn(
     """
     if text.input_ids is None and (found := int(is_image.sum())) != image_count:
         raise ValueError(
-            f"{image_count} images came, which are placed by the <image> tokens of the text, and {found} of "
+            f"{number_of(image_count, 'image')} came, placed by the <image> tokens of the text, and {found} of "
             "inputs_embeds are the embedding of <image>; where embeddings were changed with inputs_embeds give "
             "segments (SegmentTable.of_pairs)"
         )
@@ -130,8 +130,8 @@ def refuse_wrong_count(is_image: Tensor, image_count: int) -> None:
     per_row = is_image.sum(1)
     if int(per_row.sum()) != image_count:
         raise ValueError(
-            f"got {image_count} images for {int(per_row.sum())} <image> tokens (per row: {per_row.tolist()}); "
-            "give exactly one image for every <image>"
+            f"got {number_of(image_count, 'image')} for {number_of(int(per_row.sum()), '<image> token')} "
+            f"(per row: {per_row.tolist()}); give exactly one image for every <image>"
         )
 
 
@@ -353,8 +353,8 @@ def refuse_wrong_index(image_index: Tensor, count: int) -> None:
         torch._assert_async(inside, f"image_index names an image that did not come, {count} came")
     elif sorted(set(image_index.tolist())) != list(range(count)):
         raise ValueError(
-            f"image_index {image_index.tolist()} must name each of the {count} images at least once, from 0 to "
-            f"{count - 1}, and no other"
+            f"image_index {image_index.tolist()} must name each of the {number_of(count, 'image')} at least once, "
+            f"from 0 to {count - 1}, and no other"
         )
 
 

@@ -1,8 +1,13 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""The end of a sentence about a word that nobody knows."""
+"""Parts of sentences: the end of one about a word that nobody knows, and counts."""
 
 import difflib
 from collections.abc import Iterable
+
+
+def number_of(count: int, noun: str) -> str:
+    """The count and its noun, as "1 image" and "2,048 images"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def did_you_mean(word: object, known: Iterable[str], *, before: str = "") -> str:

@@ -12,6 +12,7 @@ from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.chat_arlow import CHAT_TEMPLATE, IMAGE_TOKEN, ChatTokenizer, drop_quotes, plain_chat
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import NEEDS_PACKAGE, ArlowVLConfig, NeedsPackage
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor, flat_images
+from arlow_vl.printing import number_of
 from vision.transform import ImageTransform, transform_difference
 
 
@@ -139,13 +140,15 @@ class ArlowProcessor(NeedsPackage, ProcessorMixin):
         if not any(isinstance(row, list | tuple) for row in images):
             where = "row 0 holds" if len(text) == 1 else f"rows 0 to {len(text) - 1} together hold"
             if sum(came) != sum(expected):
-                raise ValueError(f"{where} {sum(expected)} {IMAGE_TOKEN} but there are {sum(came)} images")
+                raise ValueError(f"{where} {sum(expected)} {IMAGE_TOKEN} and {number_of(sum(came), 'image')} came")
             return
         if len(images) != len(text):
             raise ValueError(f"text has {len(text)} rows but images has lists for {len(images)}; give one for each")
         for place, counts in enumerate(zip(expected, came, strict=True)):
             if counts[0] != counts[1]:
-                raise ValueError(f"row {place} holds {counts[0]} {IMAGE_TOKEN} but there are {counts[1]} images for it")
+                raise ValueError(
+                    f"row {place} holds {counts[0]} {IMAGE_TOKEN} and {number_of(counts[1], 'image')} came for it"
+                )
 
     def _process_images(self, images: Any, **kwargs) -> tuple[Mapping[str, Any], list[str]]:
         flat = list(flat_images(images))

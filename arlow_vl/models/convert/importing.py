@@ -18,6 +18,7 @@ from arlow_vl.models.convert.tensors import common_dtype, refuse_other_shapes, u
 from arlow_vl.models.folder_files import refuse_full_folder
 from arlow_vl.models.folders import one_sentence, save_folder
 from arlow_vl.printing import number_of
+from vision.near_names import did_you_mean_file
 
 
 def import_model(source: Path, out: Path, *, cross_attention_interval: int | None = None) -> list[str]:
@@ -64,7 +65,8 @@ def open_source(path: Path) -> Source:
     if path.is_file():
         return open_gguf(path)
     if not path.is_dir():
-        raise CheckpointError(f"{path} does not exist; name a folder with Llama's config.json, or a GGUF file")
+        advice = did_you_mean_file(path, "name a folder with Llama's config.json, or a GGUF file")
+        raise CheckpointError(f"{path} does not exist; {advice}")
     return open_folder(path)
 
 

@@ -14,11 +14,10 @@ from arlow_vl.errors import DataError
 from arlow_vl.training.best import FOLDER, STOPPED, facts_of
 from arlow_vl.training.look import Look
 from arlow_vl.training.looks import FILE as LOOKS
+from arlow_vl.training.refusals import UNFINISHED
 from arlow_vl.training.starts import FILE as STARTS
 
 Points = list[tuple[float, float]]
-UNFINISHED = "unfinished"
-"""File that is there while a finished run is made longer: `hf` is still that of the shorter one."""
 STEPS_NAMED = 20
 """Of the steps that were left out for a reason."""
 

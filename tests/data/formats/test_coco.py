@@ -61,7 +61,7 @@ def test_missing_images_are_listed_counted_and_limited(folder):
     folder.write("c.json", {"images": IMAGES, "annotations": [caption(1, 9, "x"), caption(2, 4, "y")]})
     folder.read("c.json")
     sentence = (
-        r"1 of 2 samples are unusable, the limit is 10%: missing_image_file 1 \(as c\.json: image 4: no file .*b\.jpg\)"
+        r"1 of 2 samples is unusable, the limit is 10%: missing_image_file 1 \(as c\.json: image 4: no file .*b\.jpg\)"
     )
     with pytest.raises(DataError, match=sentence):
         folder.source.tally.check("c.json")

@@ -83,7 +83,7 @@ def test_a_source_of_text_beside_images_may_lie_at_an_address(texts, server, tmp
 def test_verify_reads_text_at_an_address(texts, server, capsys):
     server.files["/bad.txt"] = b"\xff"
     assert main(["data", "verify", server.url("a-{0..2}.jsonl.gz"), "--workers", "1"]) == 0
-    assert capsys.readouterr().out.startswith("60 documents, 0 skipped")
+    assert capsys.readouterr().out.startswith("60 documents can be used, 0 skipped")
     assert main(["data", "verify", server.url("bad.txt"), "--workers", "1"]) == 3
     assert "bad.txt: document 1: not_utf8" in capsys.readouterr().out
 

@@ -142,7 +142,7 @@ def answer(assistant, request):
     [
         (
             lambda a, i: interleaved("<image> <image>", 1, name="q 3"),
-            "q 3: the text has 2 <image> and there are 1 images",
+            "q 3: the text has 2 <image> and 1 image came",
         ),
         (lambda a, i: batch_size_of("auto"), "batch_size is a whole number from 1 on, got auto"),
         (lambda a, i: decoding_of({"max_gen_toks": 0}, max_new_tokens=1), "max_new_tokens is at least 1, got 0"),

@@ -1,8 +1,10 @@
 """Results that are gone on with, and those that are refused, each with its sentence."""
 
 import json
+import os
 import re
 import shutil
+import signal
 from dataclasses import fields
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from arlow_vl.cli import main
 from arlow_vl.evaluation.tasks.predictions import Kept, Prediction, line_of, read_rows
+from arlow_vl.stopping import end_by_sigterm
 from tests.evaluation.tasks.conftest import write
 from tests.evaluation.tasks.made_sets import shard
 
@@ -68,6 +71,33 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(whole, evaluate, tmp_pat
     assert evaluate(tmp_path / "results") == 0
     assert files_of(tmp_path / "results") == files_of(whole)
     assert scores_of(tmp_path / "results") == scores_of(whole)
+
+
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM")])
+def test_a_run_that_is_stopped_says_how_far_it_came(whole, evaluate, tmp_path, monkeypatch, capsys, number, told):
+    before, add = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)], Kept.add
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background process lacks
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_by_sigterm()
+
+    def add_and_stop(self, rows):
+        add(self, rows)
+        if len(self.rows) >= 8:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Kept, "add", add_and_stop)
+        assert evaluate(tmp_path) == 128 + number
+    for one, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+        signal.signal(one, handler)
+    held = sum(len(content.splitlines()) for content in files_of(tmp_path).values())
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    found = re.fullmatch(
+        rf"arlow: {told}; {tmp_path} holds (\d+) of 48 predictions, and the same command goes on", sentence
+    )
+    assert found and held - 4 <= int(found[1]) <= held == 8  # the batch under way is not counted
+    assert evaluate(tmp_path) == 0
+    assert files_of(tmp_path) == files_of(whole)
 
 
 def test_what_is_there_is_not_asked_again(whole, evaluate, tmp_path):

@@ -103,15 +103,21 @@ def test_a_name_that_is_no_task_gets_the_closest_one():
 
 def test_a_file_that_is_no_yaml_is_named(tmp_path):
     (tmp_path / "t.yaml").write_text("a: [")
-    with pytest.raises(DataError, match=r"t\.yaml: no YAML"):
+    with pytest.raises(DataError, match=r"t\.yaml is not YAML: "):
         load_task(str(tmp_path / "t.yaml"))
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (yaml.safe_dump(GOOD) + "metrics: [ANLS]\n", r"my\.yaml: no YAML \(metrics comes twice"),
-        (yaml.safe_dump(GOOD).replace("max_new_tokens: 5", "max_new_tokens: 5\n  max_new_tokens: 6"), "comes twice"),
+        (
+            yaml.safe_dump(GOOD) + "metrics: [ANLS]\n",
+            r"my\.yaml is not YAML: metrics is given twice",
+        ),
+        (
+            yaml.safe_dump(GOOD).replace("max_new_tokens: 5", "max_new_tokens: 5\n  max_new_tokens: 6"),
+            "is given twice",
+        ),
         ("[" * 5000, r"my\.yaml: no task, it is nested too deep"),
         (None, r"my\.yaml: No such file or directory; name the \.yaml of a task"),
     ],

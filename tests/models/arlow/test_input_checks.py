@@ -78,7 +78,7 @@ WRONG = {
     ),
     "too few images": (
         {"input_ids": SEEING, "encoder_hidden_states": IMAGES[:1]},
-        "got 1 images for 2 <image> tokens (per row: [1, 1])",
+        "got 1 image for 2 <image> tokens (per row: [1, 1])",
     ),
 }
 

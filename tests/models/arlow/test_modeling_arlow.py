@@ -295,7 +295,7 @@ def test_rotary_embedding_keeps_norms_and_sees_only_distances(open_model):
         ({}, "exactly one of input_ids and inputs_embeds"),
         (
             {"input_ids": torch.ones(1, 3).long(), "encoder_hidden_states": torch.zeros(1, 2, 64)},
-            "1 images for 0 <image>",
+            "1 image for 0 <image>",
         ),
         (
             {"inputs_embeds": torch.zeros(1, 3, 64), "encoder_hidden_states": torch.zeros(1, 2, 64)},

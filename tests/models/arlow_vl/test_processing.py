@@ -182,11 +182,11 @@ def test_images_alone_are_prompted_by_their_tokens(processor, image):
 @pytest.mark.parametrize(
     ("text", "counts", "message"),
     [
-        ("<image>", [2], "row 0 holds 1 <image> but there are 2 images"),
-        ("<image>", None, "row 0 holds 1 <image> but there are 0 images"),
-        (["<image>", "a"], [[1], [1]], "row 1 holds 0 <image> but there are 1 images"),
+        ("<image>", [2], "row 0 holds 1 <image> and 2 images came"),
+        ("<image>", None, "row 0 holds 1 <image> and 0 images came"),
+        (["<image>", "a"], [[1], [1]], "row 1 holds 0 <image> and 1 image came"),
         (["a", "<image>"], [[1]], "2 rows but images has lists for 1"),
-        (["<image>", "<image>"], [3], "rows 0 to 1 together hold 2 <image> but there are 3 images"),
+        (["<image>", "<image>"], [3], "rows 0 to 1 together hold 2 <image> and 3 images came"),
     ],
 )
 def test_counts_that_differ_are_told_with_the_row(processor, image, text, counts, message):

@@ -1,0 +1,103 @@
+"""The runs that a model came out of, by the files beside it, and the images that they say it was trained on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from arlow_vl.data.index.places import place_of
+from arlow_vl.data.index.reading import Index
+from arlow_vl.data.index.ready import ready_indexes
+from arlow_vl.data.remote import is_address
+from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
+
+METRICS, CONFIG = "metrics.csv", "config.yaml"
+
+
+def runs_of(model: Path) -> list[Path]:
+    """Run folders from the first stage to the one that the model is the product of, as far as they are there."""
+    found: list[Path] = []
+    run = model.parent
+    while ((run / METRICS).is_file() or (run / CONFIG).is_file()) and run not in found:
+        found.append(run)
+        before = next(iter(_seen_from(started_from(read_recipe(run)), run)), None)
+        if before is None:
+            break
+        run = before.parent
+    return found[::-1]
+
+
+def read_recipe(run: Path) -> dict[str, Any]:
+    """The recipe of a run as plain values; empty where there is none that can be read."""
+    try:
+        recipe = yaml.safe_load((run / CONFIG).read_text("utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return {}  # what is beside a model is told where it can be
+    return recipe if isinstance(recipe, dict) else {}
+
+
+def started_from(recipe: dict[str, Any]) -> str:
+    """The model folder that a run starts from; empty where its weights are random."""
+    named = next((recipe[name] for name in ("checkpoint", "text_checkpoint") if recipe.get(name)), "")
+    return named if isinstance(named, str) else ""
+
+
+def _seen_from(path: str, run: Path) -> Iterator[Path]:
+    """The folder as it is named, or below one that holds the run. Recipes have paths as seen from where they ran."""
+    if path:
+        yield from (place for place in _places(path, run) if place.is_dir())
+
+
+def _places(path: str, run: Path) -> list[Path]:
+    return [Path(path), *(parent / path for parent in run.resolve().parents)]
+
+
+@dataclass(frozen=True)
+class TrainedImages:
+    """Images that a model was trained on, as the recipes of its runs name them."""
+
+    sources: tuple[str, ...] = ()
+    """Those that are counted below."""
+    indexes: tuple[Index, ...] = ()
+    not_checked: tuple[str, ...] = ()
+    """A sentence for each source, or model before, whose images are not known."""
+
+
+def trained_images(model: Path) -> TrainedImages:
+    """What lies ready: nothing is indexed for it, and no source is read that would take long."""
+    sources, indexes, not_checked = [], [], []
+    runs = runs_of(model)
+    for run in runs:
+        recipe = read_recipe(run)
+        for source in _image_sources(recipe):
+            try:
+                indexes += _indexes_of(source, run)
+                sources.append(source["data"])
+            except (DataError, OSError) as error:
+                not_checked.append(f"source {visible(str(source.get('name')))} of {visible(str(run))}: {error}")
+    first = read_recipe(runs[0]) if runs else {}
+    if first.get("checkpoint") and first.get("stage") == "image_text":
+        not_checked.append(f"no recipe is beside {visible(str(first['checkpoint']))}, which the run began with")
+    return TrainedImages(tuple(sources), tuple(indexes), tuple(not_checked))
+
+
+def _image_sources(recipe: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    sources = recipe.get("sources")
+    for source in sources if isinstance(sources, list) else ():
+        if isinstance(source, dict) and isinstance(source.get("data"), str) and source.get("kind") != "text":
+            yield source
+
+
+def _indexes_of(source: dict[str, Any], run: Path) -> Sequence[Index]:
+    """Raises DataError where the source is not there, or is not ready to be asked."""
+    data, images, format = source["data"], source.get("images"), source.get("format")
+    if is_address(data):
+        return ready_indexes(data, images=images, format=format)
+    place = next((place for place in _places(data, run) if place_of(place).base.is_dir()), None)
+    if place is None:
+        raise DataError(f"no such file or folder: {visible(data)}")
+    root = next(_seen_from(images, run), None) if isinstance(images, str) else None
+    return ready_indexes(place, images=root, format=format)

@@ -1,0 +1,41 @@
+"""The learning rate as a pure function of the step."""
+
+import math
+
+from arlow_vl.printing import number_of
+from arlow_vl.training.settings import OptimConfig
+
+
+def lr_factor(step: int, *, optim: OptimConfig, max_steps: int) -> float:
+    """Share of the peak rate at optimizer step `step` (from 0).
+
+    transformers' schedules of the same names, but for two things: the first step has a rate, and each ends at the
+    floor. As a function of the step alone it needs no state, and a run can be made longer where it is constant so far.
+    """
+    if step < optim.warmup_steps:
+        return (step + 1) / optim.warmup_steps
+    first, last = optim.warmup_steps, max_steps - 1
+    if optim.schedule == "constant":
+        return 1.0
+    if optim.schedule == "wsd":
+        first = max(first, last - (optim.decay_steps or max(1, max_steps // 5)))
+    progress = min(1.0, max(0, step - first) / max(1, last - first))
+    if optim.schedule == "cosine":
+        return optim.lr_floor + (1 - optim.lr_floor) * (1 + math.cos(math.pi * progress)) / 2
+    return optim.lr_floor + (1 - optim.lr_floor) * (1 - progress)
+
+
+def told_of_schedule(optim: OptimConfig, max_steps: int) -> list[str]:
+    """What of the schedule a run of so many steps does not come to, a sentence each."""
+    told = []
+    if optim.warmup_steps > max_steps:
+        told.append(
+            f"optim.warmup_steps is {optim.warmup_steps}, but the run has {number_of(max_steps, 'step')}: its rate "
+            "stays low"
+        )
+    if optim.decay_steps is not None and optim.decay_steps > max_steps - optim.warmup_steps:
+        told.append(
+            f"optim.decay_steps is {optim.decay_steps}, but behind warm-up the run has "
+            f"{number_of(max(0, max_steps - optim.warmup_steps), 'step')}: the rate is never constant"
+        )
+    return told

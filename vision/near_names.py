@@ -1,0 +1,48 @@
+"""What somebody may have meant by the path of a file that is not there."""
+
+import difflib
+import itertools
+import os
+import re
+from pathlib import Path
+
+MOST_NAMES = 1000
+"""Of a folder, that are compared: a sentence is soon told, also of many files."""
+LONGEST = 255
+"""Characters of a name that a file can have; what is longer was never meant as one."""
+WILD = re.compile(r"[*?{\[]")
+"""What stands for many names is not one that is misspelt."""
+ALIKE = 0.6
+"""Share of letters in common, as difflib counts them."""
+
+
+def did_you_mean_file(path: str | Path, otherwise: str) -> str:
+    """`did you mean photos/fox.jpg?`, or what is to be said where nothing that is there has a name like it."""
+    near = near_file(path)
+    return otherwise if near is None else f"did you mean {near}?"
+
+
+def near_file(path: str | Path) -> str | None:
+    """The path with the first name that is not there replaced by the one beside it that is most like it, and cut where
+    that does not lead on. Upper case is as lower case."""
+    path = Path(path)
+    try:
+        missing = next((place for place in (*reversed(path.parents), path) if not place.exists()), None)
+        if missing is None or len(missing.name) > LONGEST or WILD.search(missing.name):
+            return None
+        with os.scandir(missing.parent) as entries:
+            names = {entry.name.lower(): entry.name for entry in itertools.islice(entries, MOST_NAMES)}
+    except (OSError, ValueError):  # a folder that may not be read; a string that can be no path
+        return None
+    close = difflib.get_close_matches(missing.name.lower(), names, n=5, cutoff=ALIKE)
+    near = next((name for name in close if _is_like(Path(name).stem, missing.stem.lower())), None)
+    if near is None:
+        return None
+    place = missing.with_name(names[near])
+    whole = place / path.relative_to(missing)
+    return str(whole if whole.exists() else place)
+
+
+def _is_like(stem: str, other: str) -> bool:
+    """Not by the suffix alone, which many files of a folder share."""
+    return difflib.SequenceMatcher(None, stem, other).ratio() >= ALIKE
