@@ -1,5 +1,8 @@
 """Captions of similar images beside an image: who is whose neighbour, and what is made of it, at toy size."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +14,12 @@ from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.data.samples import about_images
 from arlow_vl.models.folders import load_tokenizer
 from arlow_vl.training.recipe import parse_recipe
-from experiments.retrieval import derive, encoded, score
+from experiments.retrieval import derive, encoded, run, score
 from experiments.retrieval.neighbours import nearest, nearest_of_others, nearest_of_training
 from tests.evaluation.made_results import image_bytes
 from tests.tiny_runs import SAMPLES, write_image_text_recipe
+
+HERE = Path(derive.__file__).parent
 
 
 def spread(count: int, dim: int = 4) -> np.ndarray:
@@ -127,10 +132,10 @@ def test_a_long_caption_ends_with_a_whole_word():
 def test_another_images_captions_are_given_to_every_image_once():
     seen = [(str(number), (f"caption {number}",)) for number in range(6)]
     shown = encoded.controls(seen, [f"caption {number}" for number in range(6)])
-    assert [image for image, _ in shown["another image's captions"]] == [image for image, _ in seen]
-    assert all(own[1] != other[1] for own, other in zip(seen, shown["another image's captions"], strict=True))
-    assert all(own[0] != other[0] for own, other in zip(seen, shown["another image"], strict=True))
-    assert sorted(other[0] for other in shown["another image"]) == [image for image, _ in seen]
+    assert [image for image, _ in shown[", another's captions"]] == [image for image, _ in seen]
+    assert all(own[1] != other[1] for own, other in zip(seen, shown[", another's captions"], strict=True))
+    assert all(own[0] != other[0] for own, other in zip(seen, shown[", another image"], strict=True))
+    assert sorted(other[0] for other in shown[", another image"]) == [image for image, _ in seen]
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +209,14 @@ def test_scores_are_those_of_the_same_images_and_a_system_does_not_differ_from_i
     assert found["differences"]["right - wrong"] == found["systems"]["right"]["CIDEr-D"]
     assert set(found["differences"]["right - right"].values()) == {0}
     assert "| wrong | 0.000 [0.000, 0.000], 0.0% |" in score.told({"known": found})
+
+
+def test_the_result_is_what_its_figures_say():
+    figures = json.loads((HERE / "result.json").read_text(encoding="utf-8"))
+    assert run.result_text(figures) == (HERE / "result.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_shows_rows_of_the_result():
+    measured = (HERE / "README.md").read_text(encoding="utf-8").partition("## Measured")[2]
+    rows = [line for line in measured.splitlines() if line.startswith("| ")]
+    assert len(rows) > 10 and set(rows) <= set((HERE / "result.md").read_text(encoding="utf-8").splitlines())

@@ -58,7 +58,7 @@ class Split:
 def read_splits(data: Path, recipe: ImageTextRecipe) -> tuple[dict[str, Split], CachedImages]:
     """All splits, and the features of their images, which are computed where `recipe.cache_features` lacks them."""
     assert recipe.cache_features is not None
-    model = build_vision_language_model(recipe)
+    model: Any = build_vision_language_model(recipe)
     encoder = model.model.vision.requires_grad_(False).eval()
     transform = ImageTransform.from_dict(model.config.vision_config.transform)
     of_split = {split: IndexedSamples(indexes_of(str(data / f"{split}-*.tar")), ("caption",)) for split in SPLITS}

@@ -160,12 +160,12 @@ def seen_by(split: Split, given: Mapping[str, Sequence[str]]) -> list[Seen]:
 
 
 def controls(seen: Sequence[Seen], captions: Sequence[str]) -> dict[str, list[Seen]]:
-    """What the model and its controls see: everything, another's image, another's captions, no captions."""
+    """By what is added to its name, what the model and its controls see."""
     others = shuffle_images([str(place) for place in range(len(seen))], captions)
     pairs = list(zip(seen, others, strict=True))
     return {
-        "model": list(seen),
-        "another image": [(seen[other][0], own[1]) for own, other in pairs],
-        "another image's captions": [(own[0], seen[other][1]) for own, other in pairs],
-        "no captions": [(image, ()) for image, _ in seen],
+        "": list(seen),
+        ", another image": [(seen[other][0], own[1]) for own, other in pairs],
+        ", another's captions": [(own[0], seen[other][1]) for own, other in pairs],
+        ", no captions": [(image, ()) for image, _ in seen],
     }

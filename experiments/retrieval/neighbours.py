@@ -62,7 +62,7 @@ def nearest_of_training(
     fold_of = np.arange(len(features)) % min(FOLDS, len(features))
     for fold in range(int(fold_of.max()) + 1):
         own, others = np.flatnonzero(fold_of == fold), np.flatnonzero(fold_of != fold)
-        some = whitened_features(features[others], [captions[row] for row in others], features[own])
+        some = whitened_features(features[others], [captions[row] for row in others.tolist()], features[own])
         for row, places in zip(own, nearest(*some, count, forbidden=forbidden[np.ix_(own, others)]), strict=True):
             found[row] = [int(others[place]) for place in places]
     return found

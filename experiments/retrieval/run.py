@@ -6,14 +6,14 @@ finished are left as they are. The table and its figures go into runs/retrieval/
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from arlow_vl.data.images import CachedImages
 from arlow_vl.models.folders import load_tokenizer
 from arlow_vl.training.recipe import ImageTextRecipe, parse_recipe
-from experiments.benchmarks.measure import machine
+from experiments.benchmarks.measure import machine, table
 from experiments.first_light.run import arlow
 from experiments.retrieval import encoded
 from experiments.retrieval.derive import NEIGHBOURS, Split, derive, hits, read_neighbours, read_splits
@@ -25,32 +25,16 @@ RESULTS, DERIVED = RUNS / "results", RUNS / "data"
 CAPTIONS, FEATURES = Path("data/captions"), Path("data/features")
 SEARCHES = {"cosine": False, "whitened": True}
 """How neighbours are found; True: by whitened features."""
-ARMS = {"prompt": "cosine", "whitened": "whitened", "lora": "whitened"}
-"""Recipes with captions in the prompt, and whose neighbours they are given."""
-ENCODED = "whitened"
-"""Whose neighbours the second road is given."""
+PROMPT, ENCODED = "captions in the prompt", "captions among the encoder's states"
+GIVEN = "whitened"
+"""Whose neighbours both models with captions are given."""
 TASKS = {"known": "captions-test-known", "novel": "captions-test-novel"}
+COPIED, MEAN, PLAIN = "the nearest image's caption, whitened", "the nearest mean's caption", "no captions"
 DIFFERENCES = (
-    ("captions in the prompt", "no captions"),
-    ("captions in the prompt", "captions in the prompt, another image"),
-    ("captions in the prompt", "the nearest image's caption"),
-    ("whitened captions in the prompt", "no captions"),
-    ("whitened captions in the prompt", "whitened captions in the prompt, another image"),
-    ("whitened captions in the prompt", "the nearest image's caption, whitened"),
-    ("the same with adapters", "the same with adapters, another image"),
-    ("the same with adapters", "the nearest image's caption, whitened"),
-    ("captions among the encoder's states", "no captions"),
-    ("captions among the encoder's states", "captions among the encoder's states, another image"),
-    ("captions among the encoder's states", "captions among the encoder's states, another's captions"),
-    ("captions among the encoder's states", "the nearest image's caption, whitened"),
-    ("captions among the encoder's states", "the nearest mean's caption"),
+    *((arm, f"{arm}, another image") for arm in (PROMPT, ENCODED)),
+    *((arm, other) for other in (PLAIN, COPIED, MEAN) for arm in (PROMPT, ENCODED)),
+    (ENCODED, f"{ENCODED}, another's captions"),
 )
-TITLES = {
-    "prompt": "captions in the prompt",
-    "whitened": "whitened captions in the prompt",
-    "lora": "the same with adapters",
-    "encoded": "captions among the encoder's states",
-}
 
 
 def main() -> int:
@@ -60,12 +44,11 @@ def main() -> int:
     for search, whitened in SEARCHES.items():
         if not (DERIVED / search / NEIGHBOURS).exists():
             derive(splits, DERIVED / search, whitened=whitened)
-    for name, search in ARMS.items():
-        tasks = [str(RECIPES / "tasks" / f"{task}.yaml") for task in TASKS]
-        if status := fit_and_evaluate(name, DERIVED / search, tasks):
-            return status
     if not (RUNS / "encoded.json").exists():
         run_encoded(splits, cached)
+    tasks = [str(RECIPES / "tasks" / f"{task}.yaml") for task in TASKS]
+    if status := fit_and_evaluate("prompt", DERIVED / GIVEN, tasks):
+        return status
     write_result()
     return 0
 
@@ -87,7 +70,7 @@ def run_encoded(splits: dict[str, Split], cached: CachedImages) -> None:
     """Trains the second road and lets it and its controls caption both tests."""
     recipe = recipe_of("plain")
     assert recipe.text_checkpoint is not None
-    given = {one["image"]: one["given"] for one in read_neighbours(DERIVED / ENCODED)}
+    given = {one["image"]: one["given"] for one in read_neighbours(DERIVED / GIVEN)}
     reader = encoded.build_reader(recipe, load_tokenizer(recipe.text_checkpoint), cached)
     train = splits["train"]
     losses = encoded.train(reader, recipe, encoded.seen_by(train, given), train.captions)
@@ -106,21 +89,16 @@ def systems_of(task: str, neighbours: dict[str, list[dict[str, Any]]]) -> dict[s
     systems: dict[str, Outputs] = {
         "most frequent caption": read_outputs(plain / "most_frequent"),
         "the nearest image's caption": read_outputs(plain / "nearest_neighbour"),
-        "the nearest image's caption, whitened": {one["image"]: one["given"][0] for one in neighbours["whitened"]},
-        "the nearest mean's caption": read_outputs(plain / "class_means"),
-        "no captions": read_outputs(plain / "model"),
-        "no captions, another image": read_outputs(plain / "shuffled"),
+        COPIED: {one["image"]: one["given"][0] for one in neighbours[GIVEN]},
+        MEAN: read_outputs(plain / "class_means"),
+        PLAIN: read_outputs(plain / "model"),
+        f"{PLAIN}, another image": read_outputs(plain / "shuffled"),
     }
-    for name in ARMS:
-        folder = RESULTS / name / f"retrieval-{task}"
-        for control, of in ({"": "model", ", another image": "shuffled", ", a blank image": "blank_image"}).items():
-            systems[TITLES[name] + control] = read_outputs(folder / of)
+    controls = {"model": "", "shuffled": ", another image", "blank_image": ", a blank image"}
+    prompt = RESULTS / "prompt" / f"retrieval-{task}"
+    systems |= {PROMPT + control: read_outputs(prompt / system) for system, control in controls.items()}
     written = json.loads((RUNS / "encoded.json").read_text(encoding="utf-8"))[task]
-    of_control = {name: f", {name}" for name in written} | {
-        "model": "",
-        "another image's captions": ", another's captions",
-    }
-    return systems | {TITLES["encoded"] + of_control[name]: outputs for name, outputs in written.items()}
+    return systems | {ENCODED + control: outputs for control, outputs in written.items()}
 
 
 def write_result() -> None:
@@ -128,26 +106,33 @@ def write_result() -> None:
     tasks, found = {}, {}
     for task in TASKS:
         own = {search: [one for one in of if one["split"] == f"test-{task}"] for search, of in neighbours.items()}
-        captions = {one["image"]: one["caption"] for one in own["cosine"]}
+        captions = {one["image"]: one["caption"] for one in own[GIVEN]}
         tasks[task] = scored(systems_of(task, own), captions, DIFFERENCES)
     for search, of in neighbours.items():
         splits = dict.fromkeys(one["split"] for one in of)
         found[search] = {split: hits([one for one in of if one["split"] == split]) for split in splits}
-    host = machine()
-    shares = ["| own caption among the given, % (the first one) | " + " | ".join(found["cosine"]) + " |"]
-    shares += ["| --- " * (1 + len(found["cosine"])) + "|"]
-    shares += [
-        f"| {search} | " + " | ".join(f"{100 * some:.1f} ({100 * first:.1f})" for first, some in of.values()) + " |"
+    steps = recipe_of("plain").run.max_steps
+    figures = {"machine": machine(), "steps": steps, "hits": found, "tasks": tasks}
+    print(result_text(figures))
+    write_whole(RUNS / "result.md", result_text(figures))
+    write_whole(RUNS / "result.json", json.dumps(figures, indent=1) + "\n")
+
+
+def result_text(figures: Mapping[str, Any]) -> str:
+    """What result.md says of the figures of result.json."""
+    host, found = figures["machine"], figures["hits"]
+    shares = [
+        [search, *(f"{100 * some:.1f}% ({100 * first:.1f}%)" for first, some in of.values())]
         for search, of in found.items()
     ]
-    text = (
-        f"# Captions of similar images beside the image\n\n{host['processor']}, one thread; "
-        f"torch {host['versions']['torch']}. {recipe_of('plain').run.max_steps} steps of 64 captions each, seed 0.\n\n"  # pyrefly: ignore
-        f"{told(tasks)}\n\n* the interval leaves out zero.\n\n" + "\n".join(shares)
+    return (
+        "# Captions of similar images beside the image\n\n"
+        f"{host['processor']}, {host['instructions']}, one thread; torch {host['versions']['torch']}. "
+        f"{figures['steps']} steps of 64 captions each, seed 0.\n\n"
+        f"{told(figures['tasks'])}\n\n`*` the interval leaves out zero.\n\n"
+        "How often an image's own caption is among the three that it is given (is the first of them):\n\n"
+        f"{table(['neighbours by', *next(iter(found.values()))], shares)}\n"
     )
-    print(text)
-    write_whole(RUNS / "result.md", text + "\n")
-    write_whole(RUNS / "result.json", json.dumps({"machine": host, "hits": found, "tasks": tasks}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
