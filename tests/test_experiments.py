@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from arlow_vl.cli import build_parser
+from arlow_vl.evaluation.tasks.task import load_task
 from arlow_vl.serving.assistant import Assistant
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
@@ -20,7 +21,9 @@ from tests.tiny_runs import write_image_text_recipe
 from vision.encoder import VisionEncoder
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted((ROOT / "experiments").rglob("*.yaml"))
+YAMLS = sorted((ROOT / "experiments").rglob("*.yaml"))
+TASKS = [path for path in YAMLS if path.parent.name == "tasks"]
+RECIPES = [path for path in YAMLS if path not in TASKS]
 READMES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
@@ -42,8 +45,8 @@ SERVED = "127.0.0.1:8000"
 
 
 def arlow_commands() -> list[str]:
-    """Every `arlow` command line of the READMEs and of the recipes' headers."""
-    lines = "\n".join(path.read_text() for path in [*READMES, *RECIPES])
+    """Every `arlow` command line of the READMEs and of the headers of recipes and tasks."""
+    lines = "\n".join(path.read_text() for path in [*READMES, *YAMLS])
     verbs = "|".join(build_parser().commands.choices)
     found = re.findall(rf"(?:\.venv/bin/)?\barlow ((?:{verbs})\b[^`#>\n]*)", lines)
     return sorted({command.strip() for command in found if not is_name(command.split())})
@@ -63,6 +66,12 @@ def test_every_recipe_is_understood(path):
     assert f"arlow fit --config {path.relative_to(ROOT)}" in path.read_text()
     assert (path.parent / "README.md").exists()
     assert recipe.run_dir.parts[0] == "runs"
+
+
+@pytest.mark.parametrize("path", TASKS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_task_of_an_experiment_is_understood(path):
+    load_task(str(path))
+    assert f"--task {path.relative_to(ROOT)}" in path.read_text()
 
 
 @pytest.mark.parametrize("command", arlow_commands())

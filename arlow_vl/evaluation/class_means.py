@@ -7,7 +7,7 @@ less has not learnt to read what its encoder gives it.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from arlow_vl.evaluation.controls import normalise_rows
 
@@ -23,17 +23,32 @@ def nearest_class_means(
     the features are whitened by their covariance within captions.
     """
     captions, of_train = np.unique(np.asarray(train_captions), return_inverse=True)
-    train = train_features.astype(np.float64)
-    means = np.zeros((len(captions), train.shape[1]))
-    np.add.at(means, of_train, train)
-    means /= np.bincount(of_train)[:, None]
-    covariance = shrunk_covariance(train - means[of_train], freedom=max(len(train) - len(captions), 1))
-    centre = train.mean(axis=0)
-    whiten = np.linalg.cholesky(np.linalg.inv(covariance))
+    means = class_means_of(train_features, of_train)
+    centre, whiten = whitening_within(train_features, of_train)
     of_caption, of_image = (
         normalise_rows((rows.astype(np.float64) - centre) @ whiten) for rows in (means, test_features)
     )
     return [str(captions[place]) for place in (of_image @ of_caption.T).argmax(axis=1)]
+
+
+def class_means_of(
+    features: Float[np.ndarray, "rows dim"], classes: Int[np.ndarray, " rows"]
+) -> Float[np.ndarray, "classes dim"]:
+    """The mean of each class; classes are numbered from 0 and none is empty."""
+    means = np.zeros((int(classes.max()) + 1, features.shape[1]))
+    np.add.at(means, classes, features.astype(np.float64))
+    return means / np.bincount(classes)[:, None]
+
+
+def whitening_within(
+    features: Float[np.ndarray, "rows dim"], classes: Int[np.ndarray, " rows"]
+) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, "dim dim"]]:
+    """The centre of all rows, and a matrix behind which rows of one class spread alike in all directions:
+    `(rows - centre) @ matrix`."""
+    rows = features.astype(np.float64)
+    means = class_means_of(rows, classes)
+    covariance = shrunk_covariance(rows - means[classes], freedom=max(len(rows) - len(means), 1))
+    return rows.mean(axis=0), np.linalg.cholesky(np.linalg.inv(covariance))
 
 
 def shrunk_covariance(residuals: Float[np.ndarray, "rows dim"], *, freedom: int) -> Float[np.ndarray, "dim dim"]:

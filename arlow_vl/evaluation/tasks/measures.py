@@ -33,6 +33,7 @@ NAMED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "exact match": ("vqa_exact_match",),
         "F1 of words": ("squad_f1",),
         "ANLS": ("anls",),
+        "CIDEr-D": ("cider_d",),
         "POPE": _POPE,
     },
     "text": {"perplexity": ("perplexity",), "bits per byte": ("bits_per_byte",)},

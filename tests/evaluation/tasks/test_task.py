@@ -42,7 +42,7 @@ def test_a_shipped_task_is_found_by_its_name():
     [
         ({"metrc": []}, r"t: unknown 'metrc'; did you mean metrics\?"),
         ({"kind": "questions"}, r"t: kind cannot be 'questions'; did you mean question\?"),
-        ({"metrics": ["CIDEr-D"]}, r"t: metrics cannot be 'CIDEr-D'; known are vqa accuracy, "),
+        ({"metrics": ["BLEU"]}, r"t: metrics cannot be 'BLEU'; known are vqa accuracy, "),
         ({"metrics": []}, r"t: metrics is empty"),
         ({"metrics": "vqa accuracy"}, r"t: metrics must be a list of strings, got 'vqa accuracy'"),
         ({"controls": ["shuffled", "shuffled"]}, r"t: controls names one twice"),
