@@ -67,15 +67,19 @@ class Data:
     """The same for every model."""
 
     splits: dict[str, list[Shown]]
-    captions: list[Item]
-    """Of training."""
-    questions: list[Item]
-    """Of training."""
-    validation: list[Item]
     features: FeatureCache
+    tokenizer: Any
+    captions: list[Item]
+    """Of training, as the questions."""
+    questions: list[Item]
+    validation: list[Item]
+    width: int
+    """Of the features."""
+    side: int
+    """Rows, and columns, of patches."""
 
-    def batch(self, items: Sequence[Item], pad: int) -> Batch:
-        width = max(len(item.ids) for item in items)
+    def batch(self, items: Sequence[Item]) -> Batch:
+        width, pad = max(len(item.ids) for item in items), self.tokenizer.pad_token_id
         ids = torch.tensor([item.ids + [pad] * (width - len(item.ids)) for item in items])
         labels = torch.tensor([item.labels + [IGNORED] * (width - len(item.labels)) for item in items])
         return Batch(ids, labels, self.images([item.image for item in items]))
@@ -83,6 +87,10 @@ class Data:
     def images(self, names: Sequence[str]) -> Float[Tensor, "batch images patches features"]:
         """Features of one image a row."""
         return self.features.get(names)["image_features"][:, None]
+
+    def prompts(self, questions: Iterable[str | None]) -> list[list[int]]:
+        """Ids up to where the answer begins; None asks for a caption."""
+        return [encode_prompt(self.tokenizer, about_image(question)) for question in questions]
 
 
 def make_data(
@@ -93,17 +101,16 @@ def make_data(
     Args:
         sizes: Images by split: train, validation and tests.
     """
-    splits, images = {}, {}
-    for split, count in sizes.items():
-        painted = paint(drawings, split, count)
-        splits[split] = [shown for shown, _ in painted]
-        images |= {shown.image: png for shown, png in painted}
+    painted = {split: paint(drawings, split, count) for split, count in sizes.items()}
+    images = {shown.image: png for some in painted.values() for shown, png in some}
     cache = FeatureCache(folder, encoder_fingerprint(encoder, transform))
     missing = [(name, png) for name, png in images.items() if name not in cache]
     cache.fill(missing, encoder, transform, count=len(missing), on_progress=ProgressLine("encoder features", "images"))
-    validation = [*captions_of(tokenizer, splits["validation"]), *questions_of(tokenizer, splits["validation"])]
-    train = splits["train"]
-    return Data(splits, list(captions_of(tokenizer, train)), list(questions_of(tokenizer, train)), validation, cache)
+    splits = {split: [shown for shown, _ in some] for split, some in painted.items()}
+    captions, questions = captions_of(tokenizer, splits["train"]), questions_of(tokenizer, splits["train"])
+    validation = captions_of(tokenizer, splits["validation"]) + questions_of(tokenizer, splits["validation"])
+    side = round(encoder.num_patches**0.5)
+    return Data(splits, cache, tokenizer, captions, questions, validation, encoder.embed_dim, side)
 
 
 def paint(drawings: Drawings, split: Split, count: int) -> list[tuple[Shown, bytes]]:
@@ -129,17 +136,10 @@ def one_of_each_kind(draws: Draws, asked: Iterable[Asked]) -> Iterator[Asked]:
             yield draws.choose(of_kind)
 
 
-def captions_of(tokenizer: Any, split: Iterable[Shown]) -> Iterator[Item]:
-    for shown in split:
-        yield Item(shown.image, *encode_messages(tokenizer, about_image(answer=shown.caption)))
+def captions_of(tokenizer: Any, split: Iterable[Shown]) -> list[Item]:
+    return [Item(one.image, *encode_messages(tokenizer, about_image(answer=one.caption))) for one in split]
 
 
-def questions_of(tokenizer: Any, split: Iterable[Shown]) -> Iterator[Item]:
-    for shown in split:
-        for one in shown.asked:
-            yield Item(shown.image, *encode_messages(tokenizer, about_image(one.question, one.answer)))
-
-
-def prompts_of(tokenizer: Any, questions: Iterable[str | None]) -> list[list[int]]:
-    """Ids up to where the answer begins; None asks for a caption."""
-    return [encode_prompt(tokenizer, about_image(question)) for question in questions]
+def questions_of(tokenizer: Any, split: Iterable[Shown]) -> list[Item]:
+    asked = [(shown.image, about_image(one.question, one.answer)) for shown in split for one in shown.asked]
+    return [Item(image, *encode_messages(tokenizer, messages)) for image, messages in asked]

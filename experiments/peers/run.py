@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
-from arlow_vl.data.scenes.drawings import Drawings, read_drawings
+from arlow_vl.data.scenes.drawings import read_drawings
 from arlow_vl.evaluation.held_out_text import Rows, read_rows
 from arlow_vl.models.folders import load_tokenizer
 from arlow_vl.training.build import data_config_beside
+from arlow_vl.training.optimizers import is_gate
 from experiments.benchmarks.measure import machine
 from experiments.peers.data import Data, make_data
 from experiments.peers.models import BUILDERS, Peer, trained
@@ -39,61 +40,55 @@ ROUNDS = 7
 
 @dataclass(frozen=True)
 class Study:
-    """What all runs share."""
+    """What all runs share, and what they gave."""
 
     text: Path
-    tokenizer: Any
+    """The text model of all but the one from scratch."""
     data: Data
     rows: Rows
-    features: int
-    side: int
+    """Of held-out text."""
     plan: Plan
     runs: Path
+    """A file for each run that has ended."""
 
     def build(self, name: str, seed: int) -> Peer:
         torch.manual_seed(seed)
-        return BUILDERS[name](self.text, self.features, self.side).eval()
+        return BUILDERS[name](self.text, self.data.width, self.data.side).eval()
 
-    def trained_loss(self, name: str, rate: float) -> float:
-        """Validation loss of a run of the search."""
+    def search(self, name: str, rate: float) -> float:
+        """Validation loss of a short run."""
 
         def run() -> dict[str, Any]:
             peer = self.build(name, 0)
-            steps, pad = self.plan.search_steps, self.tokenizer.pad_token_id
-            training = fit(peer, self.data, self.plan, lr=rate, steps=steps, seed=0, pad=pad)
-            return {"loss": validation_loss(peer, self.data, pad), "training": training}
+            training = fit(peer, self.data, self.plan, lr=rate, steps=self.plan.search_steps, seed=0)
+            return {"loss": validation_loss(peer, self.data), "training": training}
 
         return self.kept(f"{name}, search, {rate:g}", run)["loss"]
 
-    def scored(self, name: str, rate: float, seed: int) -> dict[str, Any]:
+    def score(self, name: str, rate: float, seed: int) -> dict[str, Any]:
         """Scores of a model trained with this seed, and of its text before and after."""
 
         def run() -> dict[str, Any]:
-            peer, pad = self.build(name, seed), self.tokenizer.pad_token_id
-            before = text_of(peer, self.tokenizer, self.rows)
-            training = fit(peer, self.data, self.plan, lr=rate, steps=self.plan.steps, seed=seed, pad=pad)
-            after = text_of(peer, self.tokenizer, self.rows)
-            gates = {
-                key: parameter.tanh().item() for key, parameter in peer.named_parameters() if key.endswith("_gate")
-            }
-            return {
-                "trained": trained(peer),
-                "training": training,
-                "loss": validation_loss(peer, self.data, pad),
-                **scores_of(peer, self.data, self.tokenizer),
-                "text": {"before": asdict(before), "after": asdict(after)},
-                "gates": gates,
-            }
+            peer = self.build(name, seed)
+            text = {"before": asdict(text_of(peer, self.data, self.rows))}
+            training = fit(peer, self.data, self.plan, lr=rate, steps=self.plan.steps, seed=seed)
+            text["after"] = asdict(text_of(peer, self.data, self.rows))
+            gates = {key: gate.tanh().item() for key, gate in peer.named_parameters() if is_gate(key)}
+            figures = {"trained": trained(peer), "training": training, "text": text, "gates": gates}
+            return figures | {"loss": validation_loss(peer, self.data)} | scores_of(peer, self.data)
 
         return self.kept(f"{name}, seed {seed}, {rate:g}", run)
 
     def speed(self, images: int) -> dict[str, Any]:
-        peers = {name: self.build(name, 0) for name in BUILDERS}
-        timings = speeds(peers, self.data, self.plan, self.tokenizer, images=images, rounds=ROUNDS)
-        return {
-            name: {"steps_per_second": 1 / timings.median(name), "arlow_over": timings.speed_over("Arlow", name)}
-            for name in BUILDERS
-        }
+        """Steps a second with so many images a row."""
+
+        def run() -> dict[str, Any]:
+            peers = {name: self.build(name, 0) for name in BUILDERS}
+            found = speeds(peers, self.data, self.plan, images=images, rounds=ROUNDS)
+            over = {name: found.speed_over("Arlow", name) for name in BUILDERS}
+            return {name: {"steps_per_second": 1 / found.median(name), "arlow_over": over[name]} for name in BUILDERS}
+
+        return self.kept(f"speed, {images}", run)
 
     def kept(self, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What a run gave, from its file where it has ended."""
@@ -105,42 +100,23 @@ class Study:
         return json.loads(path.read_bytes())
 
 
-def study_of(
-    text: Path,
-    encoder: VisionEncoder,
-    transform: Any,
-    drawings: Drawings,
-    held_out: Path,
-    out: Path,
-    sizes: dict,
-    plan: Plan,
-) -> Study:
-    tokenizer = load_tokenizer(text)
-    data = make_data(drawings, encoder, transform, tokenizer, out / "features", sizes)
-    patches = round(encoder.num_patches**0.5)
-    rows = read_rows(held_out, tokenizer)
-    return Study(text, tokenizer, data, rows, encoder.embed_dim, patches, plan, out / "runs")
-
-
 def measure(study: Study) -> dict[str, Any]:
     """Figures of all models: the search, the scores by seed, the controls, the speed."""
     models: dict[str, Any] = {}
     for name in BUILDERS:
-        losses = search(lambda rate, name=name: study.trained_loss(name, rate))
+        losses = search(lambda rate, name=name: study.search(name, rate))
         rate = min(losses, key=lambda one: losses[one])
         models[name] = {"search": {f"{one:g}": loss for one, loss in losses.items()}, "rate": rate, "seeds": {}}
     for seed in study.plan.seeds:
         for name, model in models.items():
-            model["seeds"][str(seed)] = study.scored(name, model["rate"], seed)
+            model["seeds"][str(seed)] = study.score(name, model["rate"], seed)
     sizes = {split: len(shown) for split, shown in study.data.splits.items()}
     return {
         "machine": machine(),
         "plan": asdict(study.plan) | {"images": sizes},
         "controls": controls_of(study.data),
         "models": models,
-        "speed": {
-            str(images): study.kept(f"speed, {images}", lambda n=images: study.speed(n)) for images in IMAGES_A_ROW
-        },
+        "speed": {str(images): study.speed(images) for images in IMAGES_A_ROW},
     }
 
 
@@ -157,8 +133,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     load_encoder_weights(encoder, weights)
     encoder.requires_grad_(False).eval()
     transform = encoder.image_transform(**data_config_beside(weights, ENCODER))
-    drawings, held_out = read_drawings(arguments.data / "packages"), arguments.data / "text" / "validation.jsonl"
-    study = study_of(arguments.text, encoder, transform, drawings, held_out, arguments.out, SIZES, Plan())
+    tokenizer, drawings = load_tokenizer(arguments.text), read_drawings(arguments.data / "packages")
+    data = make_data(drawings, encoder, transform, tokenizer, arguments.out / "features", SIZES)
+    rows = read_rows(arguments.data / "text" / "validation.jsonl", tokenizer)
+    study = Study(arguments.text, data, rows, Plan(), arguments.out / "runs")
     figures = measure(study)
     write_whole(arguments.out / "result.json", json.dumps(figures, indent=1) + "\n")
     write_whole(arguments.out / "result.md", told(figures) + "\n")

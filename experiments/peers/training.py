@@ -69,7 +69,7 @@ def train_step(peer: Peer, optimizer: AdamW, batch: Batch) -> float:
     return loss.item()
 
 
-def fit(peer: Peer, data: Data, plan: Plan, *, lr: float, steps: int, seed: int, pad: int) -> dict[str, Any]:
+def fit(peer: Peer, data: Data, plan: Plan, *, lr: float, steps: int, seed: int) -> dict[str, Any]:
     """Trains for so many steps; the CPU seconds that this took, and the mean loss of each tenth of the steps."""
     optimizer = optimizer_of(peer.train(), lr)
     schedule = build_schedule(optimizer, OptimConfig(lr=lr, warmup_steps=steps // 10), steps)
@@ -77,7 +77,7 @@ def fit(peer: Peer, data: Data, plan: Plan, *, lr: float, steps: int, seed: int,
     questions = endless(data.questions, plan.questions, seed)
     start, losses = time.process_time(), []
     for _ in range(steps):
-        losses.append(train_step(peer, optimizer, data.batch([*next(captions), *next(questions)], pad)))
+        losses.append(train_step(peer, optimizer, data.batch([*next(captions), *next(questions)])))
         schedule.step()
     peer.eval()
     tenths = torch.tensor(losses).tensor_split(10)
@@ -96,10 +96,10 @@ def endless(items: Sequence[Item], number: int, seed: int) -> Iterator[list[Item
 
 
 @torch.inference_mode()
-def validation_loss(peer: Peer, data: Data, pad: int) -> float:
+def validation_loss(peer: Peer, data: Data) -> float:
     """Nats a token, the mean over batches."""
     batches = [data.validation[start : start + VALIDATED] for start in range(0, len(data.validation), VALIDATED)]
-    return sum(peer(data.batch(items, pad)).item() for items in batches) / len(batches)
+    return sum(peer(data.batch(items)).item() for items in batches) / len(batches)
 
 
 def search(loss_of: Callable[[float], float]) -> dict[float, float]:
@@ -116,15 +116,15 @@ def search(loss_of: Callable[[float], float]) -> dict[float, float]:
             return dict(sorted(losses.items()))
 
 
-def speeds(peers: dict[str, Peer], data: Data, plan: Plan, tokenizer: Any, *, images: int, rounds: int) -> Timings:
+def speeds(peers: dict[str, Peer], data: Data, plan: Plan, *, images: int, rounds: int) -> Timings:
     """CPU seconds of a step over as many images as in training, in rows of so many, each with one caption."""
     count = max(1, (plan.captions + plan.questions) // images)
     chosen, rows = data.splits["train"][: count * images], []
     for shown in chosen[::images]:
         messages = about_image(answer=shown.caption, images=images)
-        rows.append(Item(shown.image, *encode_messages(tokenizer, messages)))
+        rows.append(Item(shown.image, *encode_messages(data.tokenizer, messages)))
     features = data.images([shown.image for shown in chosen]).flatten(0, 1).unflatten(0, (count, images))
-    batch = data.batch(rows, tokenizer.pad_token_id)._replace(features=features)
+    batch = data.batch(rows)._replace(features=features)
     cases = {}
     for name, peer in peers.items():
         optimizer = optimizer_of(peer.train(), RATES[0])
