@@ -128,6 +128,11 @@ def build_arlow(text: Path, features: int, side: int) -> Peer:
     return train_only(peer, lambda name: ".cross_block." in name)
 
 
+def build_arlow_trained(text: Path, features: int, side: int) -> Peer:
+    """With its decoder trained too, as that of early fusion is."""
+    return train_only(build_arlow(text, features, side), lambda name: True)
+
+
 def build_early_fusion(text: Path, features: int, side: int) -> Peer:
     image = ArlowConfig.from_pretrained(text).image_token_id
     return EarlyFusion(llama_of(read_text_part(text)), features, side, image)
@@ -194,6 +199,8 @@ BUILDERS: dict[str, Callable[[Path, int, int], Peer]] = {
     "early fusion, decoder frozen": build_early_fusion_frozen,
 }
 """By name, from (text model, width of the features, rows of patches)."""
+SEARCHED_ONLY = {"Arlow, decoder trained too": build_arlow_trained}
+"""Says how much of a difference is the frozen decoder's; no seeds."""
 
 
 def train_only(peer: Peer, of_decoder: Callable[[str], bool]) -> Peer:

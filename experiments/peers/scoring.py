@@ -21,7 +21,7 @@ ANSWERED = 64
 """Rows at once."""
 MOST_TOKENS = 40
 """Of an answer."""
-TEXT_ROWS = 64
+TEXT_ROWS = 32
 """Of held-out text, 256 tokens each."""
 
 

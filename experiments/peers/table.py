@@ -17,7 +17,12 @@ def told(figures: dict[str, Any]) -> str:
         f"{plan['steps']} steps of {plan['captions']} captions and {plan['questions']} questions. Mean of "
         f"{len(plan['seeds'])} seeds, in brackets the smallest and the largest; shares in percent."
     )
-    return f"{text}\n\n{table(['measure', *models, 'without a model'], rows(figures))}"
+    searched = "\n".join(
+        f"{name}: validation loss {searched_loss(model)} after the {plan['search_steps']} steps of the search, rate "
+        f"{rate_of(model)}."
+        for name, model in figures["searched_only"].items()
+    )
+    return f"{text}\n\n{table(['measure', *models, 'without a model'], rows(figures))}\n\n{searched}"
 
 
 def rows(figures: dict[str, Any]) -> list[list[str]]:
@@ -41,6 +46,7 @@ def rows(figures: dict[str, Any]) -> list[list[str]]:
         control = f"{100 * prior:.1f}, question prior"
         add(f"questions: {kind}", lambda seed, k=kind: percent(seed["questions"][k]), control)
     add("validation loss, nats a token", lambda seed: seed["loss"], form="{:.3f}")
+    found.append(["the same after the search", *map(searched_loss, models.values()), ""])
     found.append(["learning rate, of those tried", *(rate_of(model) for model in models.values()), ""])
     found.append(["trained parameters", *(f"{first(model)['trained']:,}" for model in models.values()), ""])
     for images, its in speed.items():
@@ -69,6 +75,10 @@ def percent(share: float | None) -> float | None:
 
 def rate_of(model: dict) -> str:
     return f"{model['rate']:g} of {', '.join(model['search'])}"
+
+
+def searched_loss(model: dict) -> str:
+    return f"{min(model['search'].values()):.3f}"
 
 
 def first(model: dict) -> dict:

@@ -28,12 +28,12 @@ VALIDATED = 64
 class Plan:
     """The budget of every model."""
 
-    steps: int = 300
-    search_steps: int = 100
+    steps: int = 250
+    search_steps: int = 80
     """Of each rate that is tried."""
-    captions: int = 16
+    captions: int = 8
     """Of a step."""
-    questions: int = 8
+    questions: int = 4
     """Of a step."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """The search has seed 0."""
