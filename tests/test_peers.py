@@ -11,7 +11,7 @@ from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.folders import load_tokenizer
 from experiments.peers import run
 from experiments.peers.data import Batch, make_data
-from experiments.peers.models import BUILDERS, Peer
+from experiments.peers.models import BUILDERS, VARIANTS, Peer
 from experiments.peers.scoring import greedy
 from experiments.peers.table import told
 from experiments.peers.training import RATES, Plan, search
@@ -42,11 +42,11 @@ def study(text, tmp_path_factory) -> run.Study:
     return run.Study(text, data, rows, PLAN, folder / "runs")
 
 
-@pytest.fixture(params=BUILDERS)
+@pytest.fixture(params=[*BUILDERS, *VARIANTS])
 def peer(request, text) -> Peer:
     """With gates that are open."""
     torch.manual_seed(0)
-    built = BUILDERS[request.param](text, 16, 3).eval()
+    built = (BUILDERS | VARIANTS)[request.param](text, 16, 3).eval()
     for name, parameter in built.named_parameters():
         if name.endswith("_gate"):
             parameter.data.fill_(0.5)
@@ -115,7 +115,7 @@ def test_all_models_take_two_steps_and_fill_a_column(study, monkeypatch):
         losses = [seed["loss"] for seed in model["seeds"].values()]
         assert losses[0] != losses[1], name
     lines = told(figures).splitlines()
-    assert {line.count("|") for line in lines if line.startswith("|")} == {len(BUILDERS) + 3}
+    assert {line.count("|") for line in lines if line.startswith("|")} == {len(BUILDERS) + 3, 8}
     assert set(figures["speed"]) == {"1", "4"}
 
 

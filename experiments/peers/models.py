@@ -16,6 +16,7 @@ from arlow_vl.data.prompts import IGNORED
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.convert.exporting import TextPart, read_text_part
+from arlow_vl.training.optimizers import is_gate
 from experiments.peers.data import Batch
 from vision.places import grid_places
 from vision.projector import LinearProjector
@@ -129,8 +130,21 @@ def build_arlow(text: Path, features: int, side: int) -> Peer:
 
 
 def build_arlow_trained(text: Path, features: int, side: int) -> Peer:
-    """With its decoder trained too, as that of early fusion is."""
     return train_only(build_arlow(text, features, side), lambda name: True)
+
+
+def build_arlow_open(text: Path, features: int, side: int) -> Peer:
+    peer = build_arlow(text, features, side)
+    for name, parameter in peer.named_parameters():
+        if is_gate(name):
+            parameter.data.fill_(OPEN)
+    return peer
+
+
+def build_arlow_everywhere(text: Path, features: int, side: int) -> Peer:
+    """Blocks that the text model has not are new ones."""
+    decoder = ArlowForCausalLM.from_pretrained(text, cross_attention_interval=1)
+    return train_only(Arlow(decoder, features, side), lambda name: ".cross_block." in name)
 
 
 def build_early_fusion(text: Path, features: int, side: int) -> Peer:
@@ -199,8 +213,14 @@ BUILDERS: dict[str, Callable[[Path, int, int], Peer]] = {
     "early fusion, decoder frozen": build_early_fusion_frozen,
 }
 """By name, from (text model, width of the features, rows of patches)."""
-SEARCHED_ONLY = {"Arlow, decoder trained too": build_arlow_trained}
-"""Says how much of a difference is the frozen decoder's; no seeds."""
+VARIANTS: dict[str, Callable[[Path, int, int], Peer]] = {
+    "Arlow, gates open from the start": build_arlow_open,
+    "Arlow, a block in front of every layer": build_arlow_everywhere,
+    "Arlow, decoder trained too": build_arlow_trained,
+}
+"""What may be the reason of a difference: one seed, at Arlow's rate."""
+OPEN = 1.0
+"""Of which the tanh is 0.76."""
 
 
 def train_only(peer: Peer, of_decoder: Callable[[str], bool]) -> Peer:

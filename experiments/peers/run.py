@@ -24,7 +24,7 @@ from arlow_vl.training.build import data_config_beside
 from arlow_vl.training.optimizers import is_gate
 from experiments.benchmarks.measure import machine
 from experiments.peers.data import Data, make_data
-from experiments.peers.models import BUILDERS, SEARCHED_ONLY, Peer, trained
+from experiments.peers.models import BUILDERS, VARIANTS, Peer, trained
 from experiments.peers.scoring import controls_of, scores_of, text_of
 from experiments.peers.table import told
 from experiments.peers.training import Plan, fit, search, speeds, validation_loss
@@ -53,7 +53,7 @@ class Study:
 
     def build(self, name: str, seed: int) -> Peer:
         torch.manual_seed(seed)
-        return (BUILDERS | SEARCHED_ONLY)[name](self.text, self.data.width, self.data.side).eval()
+        return (BUILDERS | VARIANTS)[name](self.text, self.data.width, self.data.side).eval()
 
     def search(self, name: str, rate: float) -> float:
         """Validation loss of a short run."""
@@ -103,21 +103,21 @@ class Study:
 def measure(study: Study) -> dict[str, Any]:
     """Figures of all models: the search, the scores by seed, the controls, the speed."""
     models: dict[str, Any] = {}
-    for name in (*BUILDERS, *SEARCHED_ONLY):
+    for name in BUILDERS:
         losses = search(lambda rate, name=name: study.search(name, rate))
         rate = min(losses, key=lambda one: losses[one])
         models[name] = {"search": {f"{one:g}": loss for one, loss in losses.items()}, "rate": rate, "seeds": {}}
-    searched_only = {name: models.pop(name) for name in SEARCHED_ONLY}
     for seed in study.plan.seeds:
         for name, model in models.items():
             model["seeds"][str(seed)] = study.score(name, model["rate"], seed)
+    rate, seed = models["Arlow"]["rate"], study.plan.seeds[0]
     sizes = {split: len(shown) for split, shown in study.data.splits.items()}
     return {
         "machine": machine(),
         "plan": asdict(study.plan) | {"images": sizes},
         "controls": controls_of(study.data),
         "models": models,
-        "searched_only": searched_only,
+        "variants": {name: study.score(name, rate, seed) for name in VARIANTS},
         "speed": {str(images): study.speed(images) for images in IMAGES_A_ROW},
     }
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from experiments.benchmarks.measure import table
 
+PARTS = {"whole scenes": "whole", "thing": "thing", "colour": "colour", "count": "count"}
 SPLITS = {"test-new": "new draws", "test-pairs": "held-out pairs"}
 
 
@@ -17,12 +18,22 @@ def told(figures: dict[str, Any]) -> str:
         f"{plan['steps']} steps of {plan['captions']} captions and {plan['questions']} questions. Mean of "
         f"{len(plan['seeds'])} seeds, in brackets the smallest and the largest; shares in percent."
     )
-    searched = "\n".join(
-        f"{name}: validation loss {searched_loss(model)} after the {plan['search_steps']} steps of the search, rate "
-        f"{rate_of(model)}."
-        for name, model in figures["searched_only"].items()
+    why = {"Arlow": first(models["Arlow"]), **figures["variants"]}
+    return "\n\n".join(
+        [
+            text,
+            table(["measure", *models, "without a model"], rows(figures)),
+            f"Variants of Arlow, one seed ({plan['seeds'][0]}), rate {models['Arlow']['rate']:g}, new draws:",
+            table(
+                ["variant", "validation loss", *PARTS, "text after, bits a byte"], list(map(variant, why, why.values()))
+            ),
+        ]
     )
-    return f"{text}\n\n{table(['measure', *models, 'without a model'], rows(figures))}\n\n{searched}"
+
+
+def variant(name: str, figures: dict) -> list[str]:
+    shares = (f"{100 * figures['test-new'][part]:.1f}" for part in PARTS.values())
+    return [name, f"{figures['loss']:.3f}", *shares, f"{figures['text']['after']['bits_per_byte']:.4f}"]
 
 
 def rows(figures: dict[str, Any]) -> list[list[str]]:
