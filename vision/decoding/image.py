@@ -123,6 +123,4 @@ def _check_memory(image: Image.Image, header: ImageHeader, limits: ImageLimits) 
     needed += sum(map(len, header.parts))
     if needed > limits.max_memory_bytes:
         detail = f"{header.width:,} x {header.height:,} pixels of this kind take {needed:,} bytes to decode"
-        raise ImageFault(
-            "too_much_memory", f"{detail}, the limit is {limits.max_memory_bytes:,}; make it smaller"
-        )
+        raise ImageFault("too_much_memory", f"{detail}, the limit is {limits.max_memory_bytes:,}; make it smaller")
