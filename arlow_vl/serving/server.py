@@ -20,6 +20,7 @@ from arlow_vl.serving.limits import ServerLimits
 from arlow_vl.serving.refusals import Refusal
 from arlow_vl.serving.replies import as_json
 
+LINGER = 1.0  # seconds in which what a refused client still sends is read, or it would lose the answer
 TICK = 0.05  # seconds between two looks at a server that starts or drains
 FULL = Refusal(
     503,
@@ -136,6 +137,7 @@ def bounded_protocol(max_connections: int, seconds: float) -> type[asyncio.Proto
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class BoundedProtocol(H11Protocol):
+        is_over = False
         head_timer: asyncio.TimerHandle | None = None
         write_timer: asyncio.TimerHandle | None = None
 
@@ -148,14 +150,17 @@ def bounded_protocol(max_connections: int, seconds: float) -> type[asyncio.Proto
                 self.await_head()
 
         def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self.await_head()
+            if not self.is_over:
+                super().data_received(data)
+                self.await_head()
 
         def send_400_response(self, msg: str) -> None:
             """Of what is no HTTP; uvicorn would say it in plain text."""
             if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
                 self.transport.write(_last_answer(NO_HTTP))
-            self.transport.close()
+            self.is_over = True
+            self.transport.write_eof()
+            self.loop.call_later(LINGER, self.transport.abort)
 
         def on_response_complete(self) -> None:
             super().on_response_complete()

@@ -75,6 +75,8 @@ BAD_OPTIONS = {
     "negative seed": ({"seed": -1}, 400, "seed must be a whole number from 0 to 18,446,744,073,709,551,615, got -1"),
     "max_token": ({"max_token": 1}, 400, "max_token is not known here; did you mean max_tokens?"),
     "n": ({"n": 3}, 400, "n is not supported; leave it out"),
+    "half a character in stop": ({"stop": ["a", "b \ud83d"]}, 400, "stop holds half of a surrogate pair"),
+    "a huge number": ({"temperature": 10**350}, 400, "temperature must be a number from -1e300 to 1e300"),
     "temperature": ({"temperature": "hot"}, 400, "temperature must be a number, got hot"),
     "negative temperature": ({"temperature": -1}, 400, "temperature is from 0 to 2, got -1"),
     "top_p": ({"top_p": 2}, 400, "top_p is from 0 to 1, got 2"),
@@ -110,7 +112,11 @@ BAD_BODIES = {
     "many values": (b"[" + b"[]," * 600_000 + b"[]]", 413, "over 500,000 values"),
     "NaN": (b'{"temperature": NaN}', 400, "NaN is no number of JSON"),
     "no UTF-8": (b'{"model": "\xff\xfe"}', 400, "the body is not UTF-8"),
-    "a long number": (b'{"seed": ' + b"9" * 5000 + b"}", 400, "the body is not JSON"),
+    "a long number": (b'{"seed": ' + b"9" * 5000 + b"}", 400, "a number of 5,000 digits, and 400 are the most"),
+    "a name twice": (b'{"model": "arlow", "model": "other"}', 400, "an object has model twice; send it once"),
+    "a name twice, below": (b'{"messages": [{"role": "user", "role": "system"}]}', 400, "an object has role twice"),
+    "UTF-16": ('{"model": "arlow"}'.encode("utf-16"), 400, "the body is not UTF-8"),
+    "half a character, raw": (b'{"model": "\xed\xa0\xbd"}', 400, "the body is not UTF-8"),
     "five megabytes": (b" " * 5 * 2**20, 413, "the body is over 4,194,304 bytes"),
 }  # fmt: skip
 

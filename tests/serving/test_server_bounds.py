@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from arlow_vl.serving import api
 from arlow_vl.serving.limits import ServerLimits
 from tests.serving.live import Live, live
 from tests.serving.tiny_assistants import text_assistant
@@ -37,6 +38,44 @@ def test_a_slow_head_is_cut_off_and_a_slow_body_is_told(assistant):
         assert answer.startswith(b"HTTP/1.1 408") and b"the body did not come within 1 seconds" in answer
         assert raw(running, b"no HTTP at all\r\n\r\n", 10).startswith(b"HTTP/1.1 400")
         assert running.ask("GET", "/health")[0] == 200
+
+
+NO_HTTP = {
+    "no HTTP": b"no HTTP at all\r\n\r\n",
+    "two hosts": b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: other\r\n\r\n",
+    "a length that is none": b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: many\r\n\r\n",
+    "a huge header": b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 200_000 + b"\r\n\r\n",
+    "a broken chunk": (
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NO_HTTP)
+def test_what_is_no_http_is_refused_in_the_form_of_every_error(assistant, case):
+    with live(assistant) as running:
+        answer = raw(running, NO_HTTP[case], 10)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json"), answer
+        error = json.loads(body)["error"]
+        assert error["type"] == "invalid_request_error" and error["message"].startswith(
+            "this is no request of HTTP/1.1"
+        )
+        assert running.ask("GET", "/health")[0] == 200
+
+
+def test_memory_of_large_requests_is_given_back_once_for_many(assistant, monkeypatch):
+    times = []
+    monkeypatch.setattr(api, "give_back", lambda: times.append(time.monotonic()))
+    monkeypatch.setattr(api, "TRIM_SECONDS", 0.5)
+    with live(assistant) as running:
+        assert running.chat("the cat", max_tokens=1)[0] == 200
+        for _ in range(3):
+            assert running.chat("a" * 2**21, max_tokens=1)[0] == 400
+        assert until(lambda: times)
+        time.sleep(0.6)
+    assert len(times) <= 2
 
 
 def until(condition, seconds: float = 10) -> bool:
