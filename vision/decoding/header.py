@@ -6,23 +6,14 @@ it, the EXIF orientation and the colour profile, is read here. On the way every 
 
 import re
 import struct
-import zlib
 from collections.abc import Callable
 
 from vision.decoding.jpeg import read_jpeg
-from vision.decoding.parts import (
-    MAX_BLOCKS,
-    MAX_PROFILE_BYTES,
-    ImageFault,
-    ImageHeader,
-    Parts,
-    exif_orientation,
-    truncated,
-)
+from vision.decoding.parts import MAX_BLOCKS, ImageFault, ImageHeader, Parts, exif_orientation, too_many, truncated
+from vision.decoding.png import read_png
 from vision.decoding.tiff import read_tiff
 
 MAX_RLE = 8 * 2**20  # bytes and pixels of a run-length coded BMP, which is decoded slowly
-PNG_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 WEBP_PIXEL_CHUNKS = frozenset({b"ANIM", b"ALPH", b"VP8 ", b"VP8L"})
 
 
@@ -51,61 +42,6 @@ def _read(reader: Callable[[bytes], ImageHeader], data: bytes) -> ImageHeader:
         raise truncated(data, "the file") from None
 
 
-def _too_many(what: str) -> ImageFault:
-    return ImageFault("corrupt", f"more than {MAX_BLOCKS:,} {what}")
-
-
-def _read_png(data: bytes) -> ImageHeader:
-    parts: Parts = [data[:8]]
-    view, position, exif, icc, ihdr = memoryview(data), 8, b"", b"", b""
-    for _ in range(MAX_BLOCKS):
-        kind = data[position + 4 : position + 8]
-        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
-        if end > len(data) or len(kind) < 4:
-            raise truncated(data, "the image")
-        body = view[position + 8 : end - 4]
-        if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(data[end - 4 : end], "big"):
-            raise ImageFault("corrupt", f"checksum of a chunk at byte {position:,}")
-        if kind == b"IHDR" and (ihdr or len(body) != 13):
-            raise ImageFault("corrupt", "its image header")
-        ihdr, exif = bytes(body) if kind == b"IHDR" else ihdr, bytes(body) if kind == b"eXIf" else exif
-        icc = _png_profile(bytes(body)) if kind == b"iCCP" and not icc else icc
-        if kind in PNG_PIXEL_CHUNKS:
-            parts.append(view[position:end])
-        elif kind == b"tRNS":
-            parts.append(_png_transparency(bytes(body), ihdr))
-        position = end
-        if kind == b"IEND":
-            break
-    else:
-        raise _too_many("chunks")
-    if not ihdr:
-        raise ImageFault("corrupt", "no image header")
-    width, height = struct.unpack(">II", ihdr[:8])
-    return ImageHeader("PNG", width, height, parts, exif_orientation(exif), icc_profile=icc)
-
-
-def _png_profile(body: bytes) -> bytes:
-    """What an iCCP chunk holds, none of it if it is damaged or over the limit, which ends the unpacking too."""
-    _, _, packed = body.partition(b"\0")
-    try:
-        profile = zlib.decompressobj().decompress(packed[1:], MAX_PROFILE_BYTES + 1)
-    except zlib.error:
-        return b""
-    return profile if len(profile) <= MAX_PROFILE_BYTES else b""
-
-
-def _png_transparency(colour: bytes, ihdr: bytes) -> bytes:
-    """The tRNS chunk in the scale of Pillow's pixels, which have 8 bits where the file's have 2, 4 or 3 times 16."""
-    depth, colour_type = ihdr[8:10] or (0, 0)
-    factor = {(2, 0): 85, (4, 0): 17, (16, 2): 1 / 256}.get((depth, colour_type))
-    if factor is not None:
-        values = [int(value * factor) & 0xFFFF for (value,) in struct.iter_unpack(">H", colour[: len(colour) & ~1])]
-        colour = struct.pack(f">{len(values)}H", *values)
-    chunk = b"tRNS" + colour
-    return struct.pack(">I", len(colour)) + chunk + struct.pack(">I", zlib.crc32(chunk))
-
-
 def _read_gif(data: bytes) -> ImageHeader:
     """The canvas and the first frame; the blocks of the later frames are only followed to the end."""
     view, control, frame = memoryview(data), b"", None
@@ -126,7 +62,7 @@ def _read_gif(data: bytes) -> ImageHeader:
         else:
             raise ImageFault("corrupt", f"an unknown block at byte {start:,}")
     else:
-        raise _too_many("blocks")
+        raise too_many("blocks")
     if frame is None:
         raise ImageFault("corrupt", "no image data")
     left, top, width, height = frame[2]
@@ -171,7 +107,7 @@ def _read_webp(data: bytes) -> ImageHeader:
         has_alpha = has_alpha or (kind == b"VP8L" and bool(body[4] & 0x10))
         size, position = size or _webp_size(kind, body), position + position % 2
     else:
-        raise _too_many("chunks")
+        raise too_many("chunks")
     if size is None:
         raise ImageFault("corrupt", "no image data")
     head = b"RIFF" + struct.pack("<I", 4 + sum(map(len, kept))) + b"WEBP"
@@ -208,7 +144,7 @@ def _read_bmp(data: bytes) -> ImageHeader:
 
 READERS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], ImageHeader]], ...] = (
     (re.compile(rb"\xff\xd8\xff"), read_jpeg),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), _read_png),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), read_png),
     (re.compile(rb"GIF8[79]a"), _read_gif),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), _read_webp),
     (re.compile(rb"BM"), _read_bmp),

@@ -19,7 +19,8 @@ from vision.decoding.colours import is_ready, strips_of, upright_rgb
 from vision.decoding.header import read_header
 from vision.decoding.jpeg import decode_whole
 from vision.decoding.names import escaped, printable
-from vision.decoding.parts import ImageFault, ImageHeader, SplicedFile
+from vision.decoding.parts import NOT_ALL, ImageFault, ImageHeader, SplicedFile
+from vision.decoding.png import refuse_missing_rows
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "MPO")
 COPIED_PIXELS = 2**22  # up to this size an image is copied if that lets go of its file and decoder
@@ -99,6 +100,8 @@ def _load(header: ImageHeader, limits: ImageLimits) -> list[Image.Image]:
         if header.has_huffman_codes:
             decode_whole(image, header.parts)  # pyrefly: ignore[bad-argument-type]
         image.load()
+        if header.format == "PNG":
+            refuse_missing_rows(image, header.parts)
         if not is_ready(image, header):
             return list(strips_of(image))
         holds_on = header.format != "JPEG" and image.width * image.height <= COPIED_PIXELS
@@ -110,8 +113,9 @@ def _load(header: ImageHeader, limits: ImageLimits) -> list[Image.Image]:
     except MemoryError as error:
         raise ImageFault("too_much_memory", "not enough memory to decode it") from error
     except Exception as error:  # on hostile bytes decoders raise every type, and a stray one would end a training run
-        reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
-        raise ImageFault(reason, f"cannot be decoded ({error or type(error).__name__})") from error
+        if "truncated" in str(error).lower():
+            raise ImageFault("truncated", NOT_ALL) from error
+        raise ImageFault("corrupt", f"cannot be decoded ({error or type(error).__name__})") from error
 
 
 def _check_memory(image: Image.Image, header: ImageHeader, limits: ImageLimits) -> None:

@@ -11,6 +11,7 @@ from vision.decoding.names import number_of
 MAX_BLOCKS = 50_000  # chunks, segments or frames of one image
 MAX_PROFILE_BYTES = 4 * 2**20  # of a colour profile; those of printing presses take up to 3 MB
 MAX_TAGS = 4096
+NOT_ALL = "not all of its pixels are there"
 ORIENTATION = 274
 TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}  # bytes by type
 INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
@@ -26,6 +27,10 @@ class ImageFault(ValueError):
 
 def truncated(data: bytes, what: str) -> ImageFault:
     return ImageFault("truncated", f"{what} is cut off after {number_of(len(data), 'byte')}")
+
+
+def too_many(what: str) -> ImageFault:
+    return ImageFault("corrupt", f"more than {MAX_BLOCKS:,} {what}")
 
 
 Parts = list[bytes | memoryview]
