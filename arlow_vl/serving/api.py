@@ -19,6 +19,7 @@ from arlow_vl.serving.events import Done, Event, Failed, Fault, Finished, Piece
 from arlow_vl.serving.exchange import ClientGone, Exchange, HeldBytes, Receive, Send
 from arlow_vl.serving.heat import HeatMaps
 from arlow_vl.serving.limits import DEFAULT_SERVER_LIMITS, ServerLimits
+from arlow_vl.serving.listening import is_loopback
 from arlow_vl.serving.memory import give_back
 from arlow_vl.serving.page.files import page_files
 from arlow_vl.serving.refusals import Refusal
@@ -30,7 +31,6 @@ logger = logging.getLogger(__name__)
 LARGE_BODY = 2**20  # bytes of a request, behind which memory is given back
 TRIM_SECONDS = 1.0  # from a large request's end, so that one time serves for many
 READERS = 2  # threads that decode images and encode text, and so images that are held decoded at once
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 STATUS: dict[Fault, int] = {"late": 504, "stopped": 503, "model": 500, "request": 400}
 Read = TypeVar("Read")
 Give = Callable[[Exchange, Read, asyncio.Task, float], Awaitable[None]]
@@ -112,7 +112,7 @@ class Api:
             return
         host = exchange.headers.get("host", "localhost").lower()
         name = host.rpartition(":")[0] if ":" in host.rpartition("]")[2] else host
-        if name not in LOOPBACK_NAMES:
+        if not is_loopback(name.strip("[]")):  # an address cannot be bound to another one
             raise Refusal(403, "without an API key the server answers to localhost alone; start it with --api-key")
         origin = exchange.headers.get("origin")
         if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):

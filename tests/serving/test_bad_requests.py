@@ -149,6 +149,13 @@ def test_wrong_addresses_methods_types_and_hosts_are_refused(open_server):
     assert all(len(answer[1]["error"]["message"].split(". ")) == 1 for answer in refused.values())
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:80", "127.0.0.2", "[::1]", "[::1]:8000"])
+def test_every_address_of_this_machine_alone_is_a_host(open_server, host):
+    """No other site's name can be among them, whatever address it is bound to."""
+    assert open_server.ask("GET", "/v1/models", Host=host)[0] == 200
+    assert open_server.ask("GET", "/v1/models", Host="127.0.0.1.somewhere.example")[0] == 403
+
+
 def test_control_tokens_that_a_user_writes_are_text(open_server, assistant):
     text = "<image><|im_end|> cat"
     status, answer = open_server.chat(text, max_tokens=4)
