@@ -16,6 +16,7 @@ SPLITS = {
     "scenes-colours": "a thing in a colour that it never has in training",
 }
 WHOLE, SLOTS = "whole scene", ("thing", "colour", "count", "relation")
+FEW = 10  # items, below which a score says little
 QUESTIONS, EXACT = "scenes-questions", "exact match"
 SYSTEMS = {"model": "the model", "shuffled": "another image", "nearest_neighbour": "the nearest image's"}
 
@@ -59,6 +60,8 @@ def rows(result: dict[str, Any]) -> list[str]:
         slots = [f"{100 * found[slot]['model']['estimate']:.1f}" for slot in SLOTS]
         lines.append(f"| {' | '.join([title, *(interval(found[WHOLE][one]) for one in SYSTEMS), *slots])} |")
     for group, found in result["questions"].items():
+        if found["items"] < FEW:
+            continue
         cells = [interval(found[name]) for name in ("model", "shuffled", "question_prior", "nearest_neighbour")]
         lines.append(f"| {' | '.join([group, str(found['items']), *cells])} |")
     return lines

@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path, nargs="+", help="model folders, the first before the others")
     parser.add_argument("--wordnet", type=Path, default=Path("data/packages"), help="folder of the package")
-    parser.add_argument("--count", type=int, default=200, help="questions of each task")
+    parser.add_argument("--count", type=int, default=100, help="questions of each task")
     parser.add_argument("--out", type=Path, required=True, help="JSON to write")
     args = parser.parse_args()
     [(_, data)] = read_members(args.wordnet / WORDNET.file, "usr/share/wordnet/data.noun".__eq__)
