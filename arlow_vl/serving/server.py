@@ -159,6 +159,9 @@ def bounded_protocol(max_connections: int, seconds: float) -> type[asyncio.Proto
             if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
                 self.transport.write(_last_answer(NO_HTTP))
             self.is_over = True
+            if self.cycle is not None:  # as when a client leaves: nothing may be written behind the end
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
             self.transport.write_eof()
             self.loop.call_later(LINGER, self.transport.abort)
 
