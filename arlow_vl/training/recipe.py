@@ -117,7 +117,7 @@ class ImageTextRecipe:
     max_length: int = 128
     """Most tokens of a text, prompt included; what is over is cut."""
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Fields of ArlowVLConfig, with text_checkpoint: projector and projector_latents."""
+    """Fields of ArlowVLConfig, with text_checkpoint: projector, projector_latents and gate_opening."""
     max_bad_fraction: float = MAX_BAD_FRACTION
     """Largest share of a source's samples, or of its questions, that may be unusable: they are skipped and counted by
     reason. Over it the run does not start, or ends where images are decoded on the way (no cache). 0: none may be."""

@@ -76,6 +76,19 @@ def test_a_second_vision_stage_trains_the_encoder_and_leaves_the_rest(vision, tm
     assert not any("running_" in name for name in changed)  # batch norms keep the statistics that they came with
 
 
+def test_a_vision_stage_may_start_with_open_gates_and_the_text_stays(vision, tmp_path):
+    config, _ = vision
+    folder = run(without(config, model={"gate_opening": 0.6}), tmp_path / "run", "--optim.lr", "1e-9")
+    model, _ = load_vision_language_model(folder)
+    openings = [opening for pair in model.gate_openings().values() for opening in pair]
+    assert len(openings) >= 2
+    assert openings == pytest.approx([0.6] * len(openings), abs=1e-5)
+    kept = load_file(folder / "model.safetensors")
+    before = load_file(Path(parse_recipe(["--config", str(config)]).text_checkpoint) / "model.safetensors")
+    text = {name: tensor for name, tensor in before.items() if "cross_block" not in name}
+    assert all(torch.equal(kept[name.replace("model.", "model.language_model.", 1)], text[name]) for name in text)
+
+
 def test_questions_are_learnt_after_captions_with_adapters_in_the_decoder(vision, tmp_path):
     config, first = vision
     policy = {"vision": "frozen", "projector": "train", "cross_attention": "train"}

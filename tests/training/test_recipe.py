@@ -156,7 +156,9 @@ def test_the_command_line_overrides_what_lies_deep_in_a_field_of_the_model(tmp_p
         ({"model": {"projektor": "mlp"}}, "model: unknown key projektor; did you mean projector?"),
         ({"model": {"projector": "mpl"}}, "model: .*'projector'.*, got mpl"),
         ({"model": {"projector_latents": 0}}, "model: projector_latents must be at least 1, got 0"),
-        ({"model": {"text_config": {}}}, "model: unknown key text_config; known are projector"),
+        ({"model": {"gate_opening": 1.0}}, r"model: gate_opening must be from 0 to below 1 .*, got 1.0"),
+        ({"model": {"gate_opening": "wide"}}, "model: .*'gate_opening'.*'wide'"),
+        ({"model": {"vision_config": {}}}, "model: unknown key vision_config; known are projector"),
     ],
     ids=str,
 )

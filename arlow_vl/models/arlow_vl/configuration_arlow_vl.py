@@ -129,6 +129,9 @@ class ArlowVLConfig(NeedsPackage, PreTrainedConfig):
     projector: Literal["linear", "mlp", "perceiver"] = "mlp"
     projector_latents: int = 64
     """Tokens that a perceiver makes of every image, however many tiles or patches it has."""
+    gate_opening: float | int | None = None
+    """How far `from_text_checkpoint` opens the gates of the cross-attention blocks: tanh of each, 0 to below 1; None: as
+    they are there, which is closed. Text without images is the same with any, and open blocks learn sooner."""
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
@@ -145,6 +148,8 @@ class ArlowVLConfig(NeedsPackage, PreTrainedConfig):
             )
         if self.projector_latents < 1:
             raise ValueError(f"projector_latents must be at least 1, got {self.projector_latents}")
+        if self.gate_opening is not None and not 0 <= self.gate_opening < 1:
+            raise ValueError(f"gate_opening must be from 0 to below 1 (tanh of each gate), got {self.gate_opening}")
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 """The vision-language model: a timm encoder, a projector, and Arlow, whose cross-attention blocks read the images."""
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -326,8 +327,8 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
     def from_text_checkpoint(cls, text_checkpoint: str | Path, vision_config: ArlowVisionConfig, **settings: Any):
         """A text checkpoint with an encoder of random weights, a new projector, and cross-attention gates as they were.
 
-        A checkpoint without cross-attention blocks gets new ones, closed. `settings` are fields of ArlowVLConfig. What
-        the transform of `vision_config` leaves open is the encoder's own.
+        A checkpoint without cross-attention blocks gets new ones, closed unless `gate_opening` is set. `settings` are
+        fields of ArlowVLConfig. What the transform of `vision_config` leaves open is the encoder's own.
         """
         text_model = ArlowForCausalLM.from_pretrained(text_checkpoint)
         changes = {"use_cross_attention": True, "_name_or_path": ""}  # a config file names no folder of ours
@@ -338,6 +339,8 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         absent = model.model.language_model.load_state_dict(text_model.model.state_dict(), strict=False)
         assert not absent.unexpected_keys and all("cross_block" in key for key in absent.missing_keys), absent
         model.lm_head.load_state_dict(text_model.lm_head.state_dict())
+        if model.config.gate_opening is not None:
+            model.open_gates(float(model.config.gate_opening))
         model.generation_config = copy.deepcopy(text_model.generation_config)
         kept = {f"model.language_model.{key}" for key in text_model.model.state_dict()} | {"lm_head.weight"}
         new = [key for key in model.state_dict() if key not in kept]
@@ -425,6 +428,13 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         )
         head = head_output(self, outputs, labels, logits_to_keep, skip_logits=skip_logits, **kwargs)
         return MultimodalCausalLMOutputWithPast(**head, image_outputs=outputs.image_outputs)
+
+    @torch.no_grad()
+    def open_gates(self, opening: float) -> None:
+        """Sets every gate to the value whose tanh is `opening`, in (-1, 1); 0 closes the blocks."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("_gate"):
+                parameter.fill_(math.atanh(opening))
 
     @torch.no_grad()
     def gate_openings(self) -> dict[int, tuple[float, float]]:

@@ -82,6 +82,18 @@ def test_a_text_checkpoint_without_cross_blocks_gets_closed_ones(small_config, t
     assert torch.equal(model(**inputs).logits, text_model(inputs["input_ids"]).logits)
 
 
+def test_gates_open_as_far_as_asked_and_text_without_images_stays(model, text_checkpoint, inputs):
+    text_logits = ArlowForCausalLM.from_pretrained(text_checkpoint).eval()(inputs["input_ids"]).logits
+    model.open_gates(0.75)
+    assert model.gate_openings() == {layer: pytest.approx((0.75, 0.75)) for layer in (1, 3)}
+    logits = model(**inputs).logits
+    assert torch.equal(blind(model, inputs), text_logits)
+    assert torch.equal(logits[1], text_logits[1])
+    assert not torch.equal(logits[0], text_logits[0])
+    model.open_gates(0.0)
+    assert torch.equal(model(**inputs).logits, text_logits)
+
+
 @pytest.mark.parametrize("initializer_range", [0.002, 0.02, 0.2])
 @pytest.mark.parametrize("scale", [0.01, 100.0])
 def test_an_mlp_starts_with_tokens_of_about_one_size(small_config, vision_config, tmp_path, initializer_range, scale):
