@@ -130,8 +130,8 @@ class ArlowVLConfig(NeedsPackage, PreTrainedConfig):
     projector_latents: int = 64
     """Tokens that a perceiver makes of every image, however many tiles or patches it has."""
     gate_opening: float | int | None = None
-    """How far `from_text_checkpoint` opens the gates of the cross-attention blocks: tanh of each, 0 to below 1; None: as
-    they are there, which is closed. Text without images is the same with any, and open blocks learn sooner."""
+    """How far `from_text_checkpoint` opens the gates of the cross-attention blocks: tanh of each, 0 to below 1; None:
+    as they are there, which is closed. Text without images is the same with any, and open blocks learn sooner."""
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
