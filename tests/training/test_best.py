@@ -136,21 +136,6 @@ def test_a_model_of_steps_that_were_taken_otherwise_later_does_not_stay(config, 
     assert "was of steps that were taken otherwise later" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("killed_after", ["new is written", "old is aside", "new has the name"])
-def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path, killed_after):
-    folder, new, old = tmp_path / "best", tmp_path / ".best.new", tmp_path / ".best.old"
-    for path, text in ((folder, "first"), (new, "second")):
-        path.mkdir()
-        (path / "file").write_text(text)
-    if killed_after != "new is written":
-        folder.rename(old)
-    if killed_after == "new has the name":
-        new.rename(folder)
-    finish_replacing(folder)
-    assert (folder / "file").read_text() == ("second" if killed_after == "new has the name" else "first")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]
-
-
 def test_a_folder_takes_the_place_of_another(tmp_path):
     for name in ("best", ".best.new"):
         (tmp_path / name).mkdir()

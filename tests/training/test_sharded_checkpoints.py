@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from arlow_vl.errors import CheckpointError, ResourceError
@@ -12,13 +10,6 @@ from arlow_vl.training.checkpoint_names import checkpoints
 from arlow_vl.training.sharded_checkpoints import ShardedWriter
 
 VALUES = torch.arange(12.0).reshape(4, 3)
-
-
-@pytest.fixture(scope="module")
-def mesh():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield init_device_mesh("cpu", (1,))
-    dist.destroy_process_group()
 
 
 @pytest.fixture
