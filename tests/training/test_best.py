@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.folders import find_changes
-from arlow_vl.training.best import finish_replacing, replace_folder
+from arlow_vl.training.best import replace_folder
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
 from tests.tiny_runs import weights_sha256, write_image_text_recipe, write_text_recipe
