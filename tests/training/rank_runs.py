@@ -11,13 +11,14 @@ from lightning.pytorch import Callback
 from arlow_vl.training.launch import start_processes
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
-from tests.training.stops import Stop
+from tests.training.stops import KillInSave, Stop
 
 COMMAND = (sys.executable, "-m", "tests.training.rank_runs")
 
 
 def run_on_ranks(count: int, folder: Path, *runs: dict) -> int:
-    """Carries out runs, each {"options": the recipe's, "stop": see `Stop`}, and returns the exit status."""
+    """Carries out runs, each {"options": the recipe's, "stop": see `Stop`, "kill": see `KillInSave`}, and returns the
+    exit status."""
     path = folder / f"runs-{count}.json"
     path.write_text(json.dumps(runs))
     return start_processes(count, [str(path)], command=COMMAND)
@@ -29,6 +30,7 @@ def main(path: Path) -> None:
     for number, run in enumerate(json.loads(path.read_text())):
         os.environ["MASTER_PORT"] = str(port + number)
         callbacks: list[Callback] = [Stop(**run["stop"])] if run.get("stop") else []
+        callbacks += [KillInSave(**run["kill"])] if run.get("kill") else []
         try:
             fit(parse_recipe(run["options"]), callbacks=callbacks)
         except SystemExit as stop:

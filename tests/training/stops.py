@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import torch.distributed as dist
 from lightning.pytorch import Callback
@@ -23,3 +24,18 @@ class Stop(Callback):
         if self.number is None:
             raise ValueError("the data of this rank are gone")
         os.kill(os.getpid(), signal.Signals(self.number))
+
+
+class KillInSave(Callback):
+    """Rank 0 dies in front of the first call of a kind (an audit event) on a path that contains these words."""
+
+    def __init__(self, event: str, words: str) -> None:
+        self.event, self.words = event, words
+
+    def on_fit_start(self, trainer, *_):
+        if trainer.is_global_zero:
+            sys.addaudithook(self._look)
+
+    def _look(self, event: str, arguments: tuple) -> None:
+        if event == self.event and self.words in str(arguments[0]):
+            os.kill(os.getpid(), signal.SIGKILL)

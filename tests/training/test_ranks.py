@@ -142,6 +142,39 @@ def test_when_a_process_fails_or_is_killed_the_run_ends_with_its_reason(text_con
     assert "the process of rank 1 died (SIGKILL), so the run ends" in capfd.readouterr().err
 
 
+SAVE = "step-000009.ckpt"
+IN_A_SAVE = {
+    "ddp": [("open", f".{SAVE}."), ("os.rename", f".{SAVE}."), ("os.remove", "step-000003.ckpt")],
+    "fsdp": [
+        ("os.mkdir", f".partial-{SAVE}"),
+        ("open", f".partial-{SAVE}/run.ckpt"),
+        ("open", f".partial-{SAVE}/manifest.json"),
+        ("os.rename", f".partial-{SAVE}"),
+        ("os.rename", "step-000003.ckpt"),
+        ("os.rmdir", ".partial-step-000003.ckpt"),
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", IN_A_SAVE)
+def test_wherever_the_writing_process_dies_in_a_save_the_run_goes_on_as_if_it_had_not(
+    text_config, tmp_path, monkeypatch, capfd, way
+):
+    monkeypatch.setattr("arlow_vl.training.launch.subprocess", by_fork)
+    whole = tmp_path / "whole"
+    assert run_on_ranks(2, tmp_path, {"options": options(text_config, whole, 2, *WAYS[way])}) == 0
+    for number, (event, words) in enumerate(IN_A_SAVE[way]):
+        run = {"options": options(text_config, tmp_path / str(number), 2, *WAYS[way])}
+        assert run_on_ranks(2, tmp_path, run | {"kill": {"event": event, "words": words}}) == 128 + signal.SIGKILL
+        assert "the process of rank 0 died (SIGKILL), so the run ends" in capfd.readouterr().err
+        assert run_on_ranks(2, tmp_path, run) == 0
+        assert steps(tmp_path / str(number)) == steps(whole), (event, words)
+        assert weights_sha256(tmp_path / str(number) / "hf") == weights_sha256(whole / "hf"), (event, words)
+        left = sorted(path.name for path in (tmp_path / str(number) / "checkpoints").iterdir())
+        assert left == [SAVE, "step-000012.ckpt"], (event, words)
+
+
 @pytest.mark.slow
 def test_arlow_fit_starts_the_processes_itself_and_a_refusal_is_printed_once(text_config, alone, tmp_path, capfd):
     run = tmp_path / "run"
