@@ -23,6 +23,12 @@ FOLDER = Path(run.__file__).parent
 PLAN = Plan(steps=2, search_steps=1, captions=2, questions=1, seeds=(1, 2))
 SIZES = {"train": 8, "validation": 4, "test-new": 4, "test-pairs": 4}
 FROZEN = ("Arlow", "early fusion, decoder frozen", "Mllama")
+STARTS = {
+    "Arlow": 0.95,
+    "Arlow, gates closed at the start": 0.0,
+    "Mllama": 0.0,
+    "Mllama, gates open at the start": 0.95,
+}
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +96,13 @@ def test_twins_of_the_text_model_write_its_logits(text, batch):
     }
     for name in ("early fusion", "early fusion, decoder frozen", "Mllama"):
         torch.testing.assert_close(logits[name], logits["Arlow"], atol=1e-5, rtol=1e-5)  # other kernels round otherwise
+
+
+@pytest.mark.parametrize(("name", "opening"), STARTS.items())
+def test_gates_start_as_the_name_says(text, name, opening):
+    peer = (BUILDERS | VARIANTS)[name](text, 16, 3)
+    gates = [value.tanh().item() for key, value in peer.named_parameters() if key.endswith("_gate")]
+    assert gates == pytest.approx([opening] * len(gates)) and gates
 
 
 def test_an_answer_ends_where_the_model_ends_it(peer, batch):

@@ -1,6 +1,8 @@
 """One text model, four ways to show it images: each reads the same features through the same kind of projector."""
 
+import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from arlow_vl.training.optimizers import is_gate
 from experiments.peers.data import Batch
 from vision.places import grid_places
 from vision.projector import LinearProjector
+
+OPENING = 0.95
+"""tanh of Arlow's gates at the start."""
 
 
 class Peer(nn.Module):
@@ -124,27 +129,21 @@ class CrossAttention(Peer):
         return EncoderDecoderCache(super().new_cache(), super().new_cache())
 
 
-def build_arlow(text: Path, features: int, side: int) -> Peer:
-    peer = Arlow(ArlowForCausalLM.from_pretrained(text), features, side)
-    return train_only(peer, lambda name: ".cross_block." in name)
+def build_arlow(text: Path, features: int, side: int, *, opening: float = OPENING, **changes: Any) -> Peer:
+    """Blocks that the text model has not are new ones."""
+    peer = Arlow(ArlowForCausalLM.from_pretrained(text, **changes), features, side)
+    return train_only(open_gates(peer, opening), lambda name: ".cross_block." in name)
 
 
 def build_arlow_trained(text: Path, features: int, side: int) -> Peer:
     return train_only(build_arlow(text, features, side), lambda name: True)
 
 
-def build_arlow_open(text: Path, features: int, side: int) -> Peer:
-    peer = build_arlow(text, features, side)
+def open_gates(peer: Peer, opening: float) -> Peer:
     for name, parameter in peer.named_parameters():
         if is_gate(name):
-            parameter.data.fill_(OPEN)
+            parameter.data.fill_(math.atanh(opening))
     return peer
-
-
-def build_arlow_everywhere(text: Path, features: int, side: int) -> Peer:
-    """Blocks that the text model has not are new ones."""
-    decoder = ArlowForCausalLM.from_pretrained(text, cross_attention_interval=1)
-    return train_only(Arlow(decoder, features, side), lambda name: ".cross_block." in name)
 
 
 def build_early_fusion(text: Path, features: int, side: int) -> Peer:
@@ -214,13 +213,13 @@ BUILDERS: dict[str, Callable[[Path, int, int], Peer]] = {
 }
 """By name, from (text model, width of the features, rows of patches)."""
 VARIANTS: dict[str, Callable[[Path, int, int], Peer]] = {
-    "Arlow, gates open from the start": build_arlow_open,
-    "Arlow, a block in front of every layer": build_arlow_everywhere,
+    "Arlow, gates closed at the start": partial(build_arlow, opening=0.0),
+    "Arlow, gates half open": partial(build_arlow, opening=0.5),
+    "Arlow, a block in front of every layer": partial(build_arlow, cross_attention_interval=1),
     "Arlow, decoder trained too": build_arlow_trained,
+    "Mllama, gates open at the start": lambda *given: open_gates(build_mllama(*given), OPENING),
 }
-"""What may be the reason of a difference: one seed, at Arlow's rate."""
-OPEN = 1.0
-"""Of which the tanh is 0.76."""
+"""What may be the reason of a difference, at Arlow's rate."""
 
 
 def train_only(peer: Peer, of_decoder: Callable[[str], bool]) -> Peer:

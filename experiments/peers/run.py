@@ -110,14 +110,14 @@ def measure(study: Study) -> dict[str, Any]:
     for seed in study.plan.seeds:
         for name, model in models.items():
             model["seeds"][str(seed)] = study.score(name, model["rate"], seed)
-    rate, seed = models["Arlow"]["rate"], study.plan.seeds[0]
+    rate, seeds = models["Arlow"]["rate"], study.plan.seeds
     sizes = {split: len(shown) for split, shown in study.data.splits.items()}
     return {
         "machine": machine(),
         "plan": asdict(study.plan) | {"images": sizes},
         "controls": controls_of(study.data),
         "models": models,
-        "variants": {name: study.score(name, rate, seed) for name in VARIANTS},
+        "variants": {name: {str(seed): study.score(name, rate, seed) for seed in seeds} for name in VARIANTS},
         "speed": {str(images): study.speed(images) for images in IMAGES_A_ROW},
     }
 

@@ -18,12 +18,12 @@ def told(figures: dict[str, Any]) -> str:
         f"{plan['steps']} steps of {plan['captions']} captions and {plan['questions']} questions. Mean of "
         f"{len(plan['seeds'])} seeds, in brackets the smallest and the largest; shares in percent."
     )
-    why = {"Arlow": first(models["Arlow"]), **figures["variants"]}
+    why = {"Arlow": models["Arlow"]["seeds"], **figures["variants"]}
     return "\n\n".join(
         [
             text,
             table(["measure", *models, "without a model"], rows(figures)),
-            f"Variants of Arlow, one seed ({plan['seeds'][0]}), rate {models['Arlow']['rate']:g}, new draws:",
+            f"Variants, rate {models['Arlow']['rate']:g}, new draws:",
             table(
                 ["variant", "validation loss", *PARTS, "text after, bits a byte"], list(map(variant, why, why.values()))
             ),
@@ -31,9 +31,10 @@ def told(figures: dict[str, Any]) -> str:
     )
 
 
-def variant(name: str, figures: dict) -> list[str]:
-    shares = (f"{100 * figures['test-new'][part]:.1f}" for part in PARTS.values())
-    return [name, f"{figures['loss']:.3f}", *shares, f"{figures['text']['after']['bits_per_byte']:.4f}"]
+def variant(name: str, seeds: dict[str, dict]) -> list[str]:
+    shares = (spread([percent(seed["test-new"][part]) for seed in seeds.values()], "{:.1f}") for part in PARTS.values())
+    after = spread([seed["text"]["after"]["bits_per_byte"] for seed in seeds.values()], "{:.4f}")
+    return [name, spread([seed["loss"] for seed in seeds.values()], "{:.3f}"), *shares, after]
 
 
 def rows(figures: dict[str, Any]) -> list[list[str]]:
