@@ -4,6 +4,7 @@ import base64
 import contextlib
 import http.client
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,6 +57,17 @@ class Live:
         return self.ask("POST", "/v1/chat/completions", {"model": "arlow", "messages": messages, **options})
 
 
+class Faults(logging.Handler):
+    """What the server's library logs as an error: an exception that nobody took."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.told: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.append(self.format(record))
+
+
 @contextlib.contextmanager
 def live(
     assistant: Assistant,
@@ -71,6 +83,8 @@ def live(
     engine = Engine(assistant, max_batch=max_batch, max_waiting=max_waiting)
     api = Api(assistant, engine, api_key=api_key, limits=limits, has_page=has_page)
     server = Server(api, engine, listen("127.0.0.1", 0), limits, drain_seconds=drain_seconds)
+    faults, log = Faults(), logging.getLogger("uvicorn.error")
+    log.addHandler(faults)
     is_ready = threading.Event()
     thread = threading.Thread(target=server.run, args=(is_ready.set,), daemon=True)
     thread.start()
@@ -81,7 +95,9 @@ def live(
         if thread.is_alive():
             server.drain()
             thread.join(30)
+        log.removeHandler(faults)
         assert not thread.is_alive(), "the server did not end"
+    assert not faults.told, faults.told
 
 
 def data_url(data: bytes, kind: str = "image/png") -> str:
