@@ -139,6 +139,15 @@ def build_arlow_trained(text: Path, features: int, side: int) -> Peer:
     return train_only(build_arlow(text, features, side), lambda name: True)
 
 
+def build_arlow_anew(text: Path, features: int, side: int) -> Peer:
+    """With blocks of their own for each seed."""
+    peer = build_arlow(text, features, side)
+    for name, module in peer.decoder.named_modules():
+        if ".cross_block." in name and isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=peer.decoder.config.initializer_range)
+    return peer
+
+
 def open_gates(peer: Peer, opening: float) -> Peer:
     for name, parameter in peer.named_parameters():
         if is_gate(name):
@@ -215,6 +224,7 @@ BUILDERS: dict[str, Callable[[Path, int, int], Peer]] = {
 VARIANTS: dict[str, Callable[[Path, int, int], Peer]] = {
     "Arlow, gates closed at the start": partial(build_arlow, opening=0.0),
     "Arlow, gates half open": partial(build_arlow, opening=0.5),
+    "Arlow, blocks drawn anew for each seed": build_arlow_anew,
     "Arlow, a block in front of every layer": partial(build_arlow, cross_attention_interval=1),
     "Arlow, decoder trained too": build_arlow_trained,
     "Mllama, gates open at the start": lambda *given: open_gates(build_mllama(*given), OPENING),
