@@ -17,8 +17,7 @@ from arlow_vl.evaluation import statistics as bootstrap
 from arlow_vl.evaluation.numbers import few_note, format_count, format_number, legend
 from arlow_vl.evaluation.paired import PairedTest, jackknife_values, paired_test, sums_by_image
 from arlow_vl.evaluation.power import detectable_difference, required_images, spread_of
-from arlow_vl.evaluation.statistics import Metric
-from arlow_vl.evaluation.tasks.measures import measure
+from arlow_vl.evaluation.tasks.measures import Measure, measure
 from arlow_vl.evaluation.tasks.predictions import MODEL
 from arlow_vl.evaluation.tasks.results import Results, read_results, refuse_changed
 from arlow_vl.evaluation.tasks.scoring import ALL, groups_of
@@ -49,8 +48,8 @@ class Power:
     images: int
     spread: float
     """Standard deviation over images of the difference."""
-    required: int
-    """Images that the difference asked for needs."""
+    required: int | None
+    """Images that the difference asked for needs; None: the metric has no such difference, or the images no spread."""
     detectable: float
     """The smallest difference that the images show."""
 
@@ -66,13 +65,13 @@ def compare_folders(
     """
     found = []
     for name, pair in read_pairs(first, second, task).items():
-        metrics, (ours, theirs) = sums_of_models(pair)
+        measures, (ours, theirs) = sums_of_models(pair)
         images = len(next(iter(ours.values())))
         weights = bootstrap.draw_weights(images, resamples=resamples, seed=seed)
-        for label, metric in metrics.items():
+        for label, of in measures.items():
             one, other = ours[label], theirs[label]
-            before, after = (float(metric(sums.sum(axis=0))) for sums in (one, other))
-            test = paired_test(other, one, metric, weights)
+            before, after = (float(of.metric(sums.sum(axis=0))) for sums in (one, other))
+            test = paired_test(other, one, of.metric, weights)
             found.append(Comparison(name, label, before, after, test, asked_otherwise(*pair), pair[0].task.kind))
     return found
 
@@ -84,22 +83,30 @@ def power_of_folders(
     nothing to do with its own, which is more than two models about the same images ever need in practice.
 
     Raises:
-        As `compare_folders` and `power.required_images`.
+        As `compare_folders` and `power.required_images`; ValueError: no metric can differ by so much.
     """
     required_images(difference, 1.0, power=power)  # refuses before anything is read
-    found = []
+    found, largest = [], 0.0
     for name, results in read_pairs(first, second, task).items():
-        metrics, sums = sums_of_models(results)
-        for label, metric in metrics.items():
+        measures, sums = sums_of_models(results)
+        for label, of_label in measures.items():
+            most = math.inf if of_label.most is None else of_label.most
+            largest = max(largest, most)
             rows = [of[label] for of in sums]
             is_scored = np.any([(of != 0).any(axis=1) for of in rows], axis=0)
-            values = [jackknife_values(of[is_scored], metric) for of in rows]
+            values = [jackknife_values(of[is_scored], of_label.metric) for of in rows]
             if len(values[0]) < 2:
                 raise ValueError(f"{name}, {label}: a spread needs two images at least; evaluate more")
             spread = spread_of(values[1] - values[0]) if second else math.sqrt(2) * spread_of(values[0])
-            needs = required_images(difference, spread, power=power)
+            is_possible = difference <= most and spread > 0
+            needs = required_images(difference, spread, power=power) if is_possible else None
             seen = detectable_difference(len(values[0]), spread, power=power)
             found.append(Power(name, label, len(values[0]), spread, needs, seen))
+    if difference > largest:
+        raise ValueError(
+            f"no metric here can differ by {difference:g}, {largest:g} is the most; "
+            "shares go from 0 to 1: 0.02 is two points of per cent"
+        )
     return found
 
 
@@ -157,15 +164,15 @@ def asked_otherwise(first: Results, second: Results) -> tuple[str, ...]:
     return tuple(key for key in keys if getattr(first.task, key) != getattr(second.task, key))
 
 
-def sums_of_models(results: Sequence[Results]) -> tuple[dict[str, Metric], list[dict[str, np.ndarray]]]:
-    """The metrics by title, those of groups of two images at least among them, and each model's sums image by image."""
+def sums_of_models(results: Sequence[Results]) -> tuple[dict[str, Measure], list[dict[str, np.ndarray]]]:
+    """The measures by title, those of groups of two images or more too, and each model's sums image by image."""
     places = [row.image for row in results[0].systems[MODEL]]
     groups = {
         group: mask
         for group, mask in groups_of(results[0].task, results[0].systems).items()
         if group == ALL or len({image for image, is_in in zip(places, mask, strict=True) if is_in}) > 1
     }
-    metrics: dict[str, Metric] = {}
+    measures: dict[str, Measure] = {}
     found = []
     for one in results:
         rows, sums = one.systems[MODEL], {}
@@ -173,10 +180,10 @@ def sums_of_models(results: Sequence[Results]) -> tuple[dict[str, Metric], list[
         for title, of in measure(one.task.metrics, rows).items():
             for group, mask in groups.items():
                 label = title if group == ALL else f"{title}, {group}"
-                metrics[label] = of.metric
+                measures[label] = of
                 sums[label] = sums_by_image(of.statistics * mask[:, None], images)
         found.append(sums)
-    return metrics, found
+    return measures, found
 
 
 def format_comparisons(found: Sequence[Comparison], first: Path, second: Path) -> str:
@@ -214,11 +221,15 @@ def format_power(found: Sequence[Power], *, difference: float, power: float) -> 
     """A table of all tasks, and how to read it."""
     lines = [["task", "metric", "images", "spread", f"images for {difference:g}", "smallest that these show"]]
     for one in found:
-        numbers = [format_count(one.images), format_number(one.spread, 3), f"{one.required:,}", f"{one.detectable:.3g}"]
+        required = "-" if one.required is None else f"{one.required:,}"
+        detectable = f"{one.detectable:.3g}" if one.spread > 0 else "-"
+        numbers = [format_count(one.images), format_number(one.spread, 3), required, detectable]
         lines.append([visible(one.task), visible(one.metric), *numbers])
     note = f"At a power of {power:.0%} and p below {1 - bootstrap.LEVEL:.2g}, by the paired t-test over images."
     few = few_note((one.images for one in found), "images")
-    return "\n".join([*columns(lines), *few, "", note])
+    none = ["-: the metric has no such difference, or nothing differs over these images"]
+    told = none if any(one.required is None for one in found) else []
+    return "\n".join([*columns(lines), *few, *told, "", note])
 
 
 def columns(lines: Sequence[Sequence[str]]) -> list[str]:

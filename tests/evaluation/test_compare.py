@@ -139,6 +139,23 @@ def test_the_command_says_what_a_difference_needs(folders, capsys):
     assert main(["power", str(folders / "blind"), "--difference", "0.1"]) == 0
 
 
+def test_a_difference_that_a_metric_cannot_have_needs_no_number_of_images(folders, capsys):
+    """CIDEr-D goes to 10, an accuracy, which `arlow evaluate` prints as per cent, to 1."""
+    assert main(["power", str(folders / "blind"), "--difference", "2"]) == 0
+    out = capsys.readouterr().out
+    needs = {
+        line.split()[1]: re.split(r"  +", line)[4] for line in out.splitlines() if line.startswith((TASK, QUESTIONS))
+    }
+    assert needs["CIDEr-D"].isdigit() and needs["accuracy"] == "-" and "\n-: the metric has no such difference" in out
+
+
+def test_images_without_a_spread_say_nothing_of_what_a_difference_needs(folders):
+    of_right = {
+        one.metric: one for one in power_of_folders(folders / "right", None, difference=0.1, power=0.8, task=TASK)
+    }
+    assert of_right["BLEU-1"].spread == 0 and of_right["BLEU-1"].required is None
+
+
 def test_two_folders_tell_the_spread_and_one_takes_the_other_for_unrelated(folders):
     settings = {"difference": 0.1, "power": 0.8, "task": TASK}
     pair = power_of_folders(folders / "blind", folders / "right", **settings)[0]
@@ -246,6 +263,11 @@ def test_predictions_that_were_changed_after_they_were_scored_are_not_compared(f
         (["compare", "{right}", "{blind}", "--task", "vqa"], "holds no task vqa; it holds captions-test-known, easy"),
         (["power", "{right}", "--difference", "0"], "the difference must be above 0, in the metric's own scale, got 0"),
         (["power", "{right}", "--difference", "1", "--power", "2"], "from 0.5 to below 1, such as 0.8, got 2.0"),
+        (
+            ["power", "{right}", "--difference", "20"],
+            "no metric here can differ by 20, 10 is the most; shares go from 0",
+        ),
+        (["power", "{right}", "--difference", "2", "--task", "easy-vqa"], "can differ by 2, 1 is the most"),
     ],
 )
 def test_a_command_that_cannot_be_run_says_so_in_a_sentence(folders, words, sentence, capsys):

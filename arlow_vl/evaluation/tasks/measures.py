@@ -48,6 +48,8 @@ class Measure(NamedTuple):
     metric: Metric
     is_share: bool
     """Printed as per cent."""
+    most: float | None
+    """The largest value; None: there is none."""
 
 
 def measure(names: Sequence[str], rows: Rows) -> dict[str, Measure]:
@@ -60,7 +62,7 @@ def measure(names: Sequence[str], rows: Rows) -> dict[str, Measure]:
     metrics = {part: registry.METRICS[part] for name in names for part in meant[name]}
     sums = registry.metric_sums(metrics, [_scored(row) for row in rows])
     return {
-        metrics[part].title: Measure(of, metrics[part].value, metrics[part].is_share)
+        metrics[part].title: Measure(of, metrics[part].value, metrics[part].is_share, metrics[part].most)
         for part, of in sums.items()
         if not _is_of_nothing(part, of)
     }
