@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from glob import iglob
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,10 @@ def _indexes_of(source: dict[str, Any], run: Path) -> Sequence[Index]:
     data, images, format = source["data"], source.get("images"), source.get("format")
     if is_address(data):
         return ready_indexes(data, images=images, format=format)
-    place = next((place for place in _places(data, run) if place_of(place).base.is_dir()), None)
-    if place is None:
+    places = [place for place in _places(data, run) if place_of(place).base.is_dir()]
+    if not places:
         raise DataError(f"no such file or folder: {visible(data)}")
+    # A run in runs/photos that reads photos/train.csv: the data's folder has a namesake.
+    place = next((place for place in places if place.exists() or any(iglob(str(place)))), places[0])
     root = next(_seen_from(images, run), None) if isinstance(images, str) else None
     return ready_indexes(place, images=root, format=format)

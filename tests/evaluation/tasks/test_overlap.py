@@ -73,6 +73,15 @@ def test_a_path_of_the_recipe_is_seen_from_a_folder_that_holds_the_run(evaluate,
     assert evaluate()[1]["items"] == 4
 
 
+def test_a_run_folder_of_the_datas_name_is_not_taken_for_the_data(evaluate, folder, tmp_path_factory, monkeypatch):
+    """As the recipe with `run_dir: runs/photos` that reads photos/train.csv."""
+    (folder / "runs/x").rename(folder / "runs/seen")
+    indexes_of(folder / "seen/train-0.tar")
+    write_recipe(folder / "runs/seen", "seen/train-0.tar")
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert evaluate(model=folder / "runs/seen/hf")[1]["items"] == 4
+
+
 def test_what_the_model_began_with_was_trained_on_counts_too(evaluate, folder):
     for name in ("seen", "other"):
         indexes_of(folder / name)
