@@ -101,7 +101,10 @@ def check_folder(folder: Path, expected: str) -> Any:
     refuse_missing_files(folder)
     model_type = read_object(folder / "config.json").get("model_type")
     if model_type != expected:
-        kinds = {"arlow": "a text run's hf folder holds a text model", "arlow_vl": "with an encoder; see `checkpoint`"}
+        kinds = {
+            "arlow": "a text model sees no images; name the hf folder of a vision run",
+            "arlow_vl": "with an encoder; see `checkpoint`",
+        }
         hint = f" ({kinds[model_type]})" if isinstance(model_type, str) and model_type in kinds else ""
         raise CheckpointError(f"{folder} holds a model of type {model_type!r}, expected {expected!r}{hint}")
     config = read_own_config(folder, MODELS[expected].config_class)
@@ -115,9 +118,20 @@ def check_folder(folder: Path, expected: str) -> Any:
 
 
 def load_weights(model_class: Any, folder: Path, *, dtype: Any = "auto") -> Any:
-    """The model of a folder that `check_folder` has passed, in eval mode and frozen."""
-    with one_sentence(folder, "the weights"):
-        model = model_class.from_pretrained(folder, dtype=dtype)
+    """The model of a folder that `check_folder` has passed, in eval mode and frozen.
+
+    Raises:
+        CheckpointError: the weights cannot be used, or need a library that is not installed.
+    """
+    try:
+        with one_sentence(folder, "the weights"):
+            model = model_class.from_pretrained(folder, dtype=dtype)
+    except ImportError as error:  # of weights in fewer bits alone
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{folder} holds weights in fewer bits, whose library is missing ({reason:.200}); for int8 and nf4 "
+            "pip install 'arlow-vl[quant]'"
+        ) from error
     return model.eval().requires_grad_(False)
 
 

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,16 @@ def test_a_file_that_is_no_json_object_of_its_kind_is_named(text, name, content)
         pytest.skip("the defaults are settings too")
     sentence = refusal(text, "arlow")
     assert name in sentence or (content == "{}" and "model of type None" in sentence)
+
+
+def test_weights_in_fewer_bits_whose_library_is_missing_are_refused_in_a_sentence(text):
+    """As a folder that `arlow checkpoint export --quantize int8` made, on a machine without torchao."""
+    if find_spec("kernels") is not None:
+        pytest.skip("kernels stands for the library that is missing")
+    change_json(text / "config.json", quantization_config={"quant_method": "eetq", "weights": "int8"})
+    sentence = refusal(text, "arlow")
+    assert sentence.startswith(f"{text} holds weights in fewer bits, whose library is missing (")
+    assert "requires kernels" in sentence and sentence.endswith("pip install 'arlow-vl[quant]'")
 
 
 @pytest.mark.parametrize(
