@@ -20,7 +20,7 @@ USES = {
     "wandb": "run.watch.loggers wandb",
     "mlflow": "run.watch.loggers mlflow",
     "trackio": "run.watch.loggers trackio",
-    "serve": "`arlow serve`",
+    "serve": "`arlow serve` and `arlow demo`",
     "trainer": "the Hugging Face Trainer",
     "trl": "trl's SFTTrainer",
     "languages": "languages in `arlow data stats`",
