@@ -103,6 +103,10 @@ def report_of(found: Any) -> dict[str, Any]:
 def told(found: Any) -> Iterator[str]:
     """The same for people: a line of counts, then a line for each fault and, up to a limit, each bad sample."""
     yield found.summary()
+    samples, texts = len(getattr(found, "samples", [])), getattr(found, "texts", 0)
+    if texts > samples > 0:
+        them = "it" if samples == 1 else "them"
+        yield f"{number_of(texts, 'text')} in {them}, each caption, question and conversation counted"
     for fault in found.faults:
         yield f"{fault.shard}: {fault.reason}"
     for bad in (getattr(found, name, []) for name in ("bad", "bad_questions", "bad_texts")):

@@ -122,8 +122,8 @@ def told_stats(stats: dict[str, Any]) -> Iterator[str]:
 
 
 def _told_quantiles(quantiles: dict[str, float]) -> str:
-    """`12 (5%: 20, half: 63, 95%: 180) 4,012`: the least, three shares, the most."""
+    """`12 to 4,012 (5% up to 20, half up to 63, 95% up to 180)`."""
     if not quantiles:
         return "none"
     least, low, half, high, most = quantiles.values()
-    return f"{least:,.0f} (5%: {low:,.0f}, half: {half:,.0f}, 95%: {high:,.0f}) {most:,.0f}"
+    return f"{least:,.0f} to {most:,.0f} (5% up to {low:,.0f}, half up to {half:,.0f}, 95% up to {high:,.0f})"

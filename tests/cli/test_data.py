@@ -26,6 +26,17 @@ def test_a_good_shard_ends_with_0(verify):
     assert verify(tar_of(*TWENTY)) == (0, "20 samples can be used, 0 skipped\ntraining may start\n", "")
 
 
+def test_the_texts_are_counted_where_samples_have_several(verify):
+    questions = [{"question": "Is it red?", "answer": "yes"}, {"question": "Is it blue?", "answer": "no"}]
+    members = [("a.jpg", JPEG), ("a.json", json.dumps({"questions": questions}).encode())]
+    status, out, _ = verify(tar_of(*members))
+    assert status == 0
+    assert out.splitlines()[:2] == [
+        "1 sample can be used, 0 skipped",
+        "2 texts in it, each caption, question and conversation counted",
+    ]
+
+
 def test_a_wrong_sha256_ends_with_3(verify, tmp_path):
     write_index(tmp_path, samples=20, sha256="0" * 64)
     status, out, err = verify(tar_of(*TWENTY))

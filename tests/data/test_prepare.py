@@ -177,7 +177,8 @@ def test_a_folder_of_other_shards_is_refused(shards, tmp_path):
     with pytest.raises(DataError) as fault:
         prepare(indexes, out, ShardSettings(samples_per_shard=8))
     assert str(fault.value) == (
-        f"{out} holds shards of another samples per shard; name an empty folder, or remove this one"
+        f"{out} holds shards of another samples per shard ({SMALL.samples_per_shard}, not 8); name an empty folder, or "
+        "remove this one"
     )
     with pytest.raises(DataError, match="holds shards of other data; name an empty folder"):
         prepare(indexes[:1], out, SMALL)

@@ -144,7 +144,11 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
         raise DataError(f"{visible(str(out))} holds other files; name an empty folder")
     if found is not None and found != facts:
         differs = sorted(name for name in facts if found.get(name) != facts[name])
-        of = "other data" if "fingerprint" in differs else f"another {', '.join(differs).replace('_', ' ')}"
+        of = "other data"
+        if "fingerprint" not in differs:
+            of = "another " + ", ".join(
+                f"{name.replace('_', ' ')} ({found.get(name)}, not {facts[name]})" for name in differs
+            )
         raise DataError(f"{visible(str(out))} holds shards of {of}; name an empty folder, or remove this one")
     if found is None:
         write_whole(note, json.dumps(facts, indent=1) + "\n")
