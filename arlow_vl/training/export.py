@@ -18,6 +18,7 @@ from arlow_vl.models.opened import PRECISIONS, open_model
 from arlow_vl.models.probe import check_written
 from arlow_vl.models.quantising import Scheme, load_quantised
 from arlow_vl.printing import number_of
+from arlow_vl.progress import ProgressLine
 from arlow_vl.training.build import build_products, finish_model
 from arlow_vl.training.card import Facts, scores_of, write_card
 from arlow_vl.training.checkpoint_io import check_same_tensors, newest_good, read_checkpoint
@@ -79,7 +80,8 @@ def export(path: Path, output: Path, wishes: Wishes = Wishes()) -> Iterator[str]
     tokenizer = getattr(others[0], "tokenizer", others[0])
     documents = perplexity.read_documents(wishes.text, tokenizer) if wishes.text else []
     results = scores_of(wishes.results, hash_of(source)) if wishes.results else []
-    before = perplexity.bits_per_byte(original.eval(), tokenizer, documents) if documents else 0.0
+    line = ProgressLine("bits per byte before", "documents")
+    before = perplexity.bits_per_byte(original.eval(), tokenizer, documents, line) if documents else 0.0
     model = changed(original.eval(), others, wishes)
     change = name_change(wishes)
     prompts = read_trained_prompts(folder_of(source))
@@ -87,7 +89,8 @@ def export(path: Path, output: Path, wishes: Wishes = Wishes()) -> Iterator[str]
     save_folder((model, *others, *filter(None, [prompts])), output, shard_size=wishes.shard_size)
     try:
         if documents:
-            after = perplexity.bits_per_byte(model, tokenizer, documents)
+            line = ProgressLine("bits per byte after", "documents")
+            after = perplexity.bits_per_byte(model, tokenizer, documents, line)
             change += (
                 f" Bits per byte of {number_of(len(documents), 'document')}: {before:.4f} before, {after:.4f} after."
             )

@@ -114,12 +114,20 @@ def document_nats(model: Any, tokenizer: Any, document: Document, settings: Perp
     )
 
 
-def bits_per_byte(model: Any, tokenizer: Any, documents: Sequence[Document]) -> float:
-    """Of all documents together, in windows of half of which the model has seen the half in front."""
+def bits_per_byte(
+    model: Any, tokenizer: Any, documents: Sequence[Document], progress: Callable[[int, int], None]
+) -> float:
+    """Of all documents together, in windows of half of which the model has seen the half in front.
+
+    `progress` is told the documents that are read, and all.
+    """
     window = min(512, model.config.get_text_config().max_position_embeddings)
     settings = Perplexity(window=window, stride=window // 2)
-    nats = math.fsum(document_nats(model, tokenizer, document, settings, 8) for document in documents)
-    return -nats / math.log(2) / sum(len(document.text.encode()) for document in documents)
+    nats = []
+    for number, document in enumerate(documents, start=1):
+        nats.append(document_nats(model, tokenizer, document, settings, 8))
+        progress(number, len(documents))
+    return -math.fsum(nats) / math.log(2) / sum(len(document.text.encode()) for document in documents)
 
 
 def run_text_task(
