@@ -98,9 +98,13 @@ def exit_status(error: Exception) -> int | None:
     return USAGE if isinstance(error, ValueError) else None
 
 
-def quiet_enum_warnings() -> None:
-    """Without torch's warnings about torchao's enums. A filter: torch sets the levels of its loggers when it loads."""
-    logging.getLogger("torch.utils._pytree").addFilter(lambda record: record.levelno >= logging.ERROR)
+def quiet_warnings() -> None:
+    """Without torch's warnings about torchao's enums, and bitsandbytes' about a kernel that it does without.
+
+    A filter: torch sets the levels of its loggers when it loads.
+    """
+    for name in ("torch.utils._pytree", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def open_closed_streams() -> None:
@@ -121,5 +125,5 @@ def run() -> None:
     tell_of_output()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers', for a second of loading
-    quiet_enum_warnings()
+    quiet_warnings()
     sys.exit(main())

@@ -30,7 +30,10 @@ def add_parser(arlow: Parser) -> None:
     )
     parser.add_argument("--output", type=output_folder, required=True, help="folder for predictions and scores")
     parser.add_argument(
-        "--features", type=output_folder, default=Path("data/features"), help="cache of encoder features"
+        "--features",
+        type=output_folder,
+        default=Path("data/features"),
+        help="cache of encoder features (default: data/features)",
     )
     parser.add_argument(
         "--features-dtype",

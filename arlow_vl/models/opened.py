@@ -53,7 +53,8 @@ def open_model(
     try:
         model = model.to(torch.device(device), PRECISIONS[precision] if precision else None)
     except (RuntimeError, AssertionError) as error:  # torch's own words for a device that is not there
-        raise CheckpointError(f"device {visible(device)} cannot be used: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise CheckpointError(f"device {visible(device)} cannot be used: {reason}; {DEVICES} that is here") from None
     return OpenModel(model, tokenizer, processor)
 
 
