@@ -58,11 +58,13 @@ def add_parser(arlow: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.evaluation.tasks.places import Place, place_of, refuse_missing_data
     from arlow_vl.evaluation.tasks.task import load_task, refuse_one_name_twice
-    from arlow_vl.models.folder_files import refuse_missing_files
+    from arlow_vl.models.folder_files import refuse_missing_files, refuse_text_model
 
     tasks = [load_task(name) for name in args.task]
     refuse_one_name_twice(tasks)
     refuse_missing_files(args.model)
+    if any(task.kind != "text" for task in tasks):
+        refuse_text_model(args.model)
     for task in tasks:
         refuse_missing_data(task, place_of(task, args.data))
         if args.training is not None and task.kind != "text":

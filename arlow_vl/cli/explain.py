@@ -27,13 +27,14 @@ def add_parser(arlow: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from arlow_vl.models.folder_files import refuse_missing_files
+    from arlow_vl.models.folder_files import refuse_missing_files, refuse_text_model
     from vision.decoding.sources import read_image
 
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, got {args.out}")
     original = read_image(args.image)
     refuse_missing_files(args.model)
+    refuse_text_model(args.model)
 
     from arlow_vl.data.prompts import about_image
     from arlow_vl.evaluation.explain import explain_completion, views_under  # loads torch, which takes seconds

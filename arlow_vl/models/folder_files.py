@@ -2,6 +2,7 @@
 can refuse a wrong folder before it loads what would open a right one."""
 
 import hashlib
+import json
 from pathlib import Path
 
 from arlow_vl.errors import CheckpointError
@@ -23,6 +24,28 @@ def refuse_missing_files(folder: Path) -> None:
             raise CheckpointError(
                 f"{visible(str(folder))} holds no {name}; name {visible(str(there))} (see `arlow fit`)"
             )
+
+
+def refuse_other_kind(folder: Path, found: object, expected: str) -> None:
+    """Raises CheckpointError where `found`, the model type that a folder names, is not the expected one."""
+    if found == expected:
+        return
+    kinds = {
+        "arlow": "a text model sees no images; name the hf folder of a vision run",
+        "arlow_vl": "with an encoder; see `checkpoint`",
+    }
+    hint = f" ({kinds[found]})" if isinstance(found, str) and found in kinds else ""
+    raise CheckpointError(f"{folder} holds a model of type {found!r}, expected {expected!r}{hint}")
+
+
+def refuse_text_model(folder: Path) -> None:
+    """Raises CheckpointError where a model is to see images and config.json says that it is text alone."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return  # told by who opens the folder
+    if isinstance(config, dict) and config.get("model_type") == "arlow":
+        refuse_other_kind(folder, "arlow", "arlow_vl")
 
 
 def refuse_full_folder(out: Path) -> None:

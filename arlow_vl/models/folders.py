@@ -34,7 +34,7 @@ from arlow_vl.models.auto import (
     ArlowTokenizerFast,
     ArlowVLForConditionalGeneration,
 )
-from arlow_vl.models.folder_files import refuse_missing_files
+from arlow_vl.models.folder_files import refuse_missing_files, refuse_other_kind
 from vision.whole_files import put_in_place, sha256_of_file
 
 MODELS: dict[str, Any] = {"arlow": ArlowForCausalLM, "arlow_vl": ArlowVLForConditionalGeneration}
@@ -100,13 +100,7 @@ def check_folder(folder: Path, expected: str) -> Any:
     """
     refuse_missing_files(folder)
     model_type = read_object(folder / "config.json").get("model_type")
-    if model_type != expected:
-        kinds = {
-            "arlow": "a text model sees no images; name the hf folder of a vision run",
-            "arlow_vl": "with an encoder; see `checkpoint`",
-        }
-        hint = f" ({kinds[model_type]})" if isinstance(model_type, str) and model_type in kinds else ""
-        raise CheckpointError(f"{folder} holds a model of type {model_type!r}, expected {expected!r}{hint}")
+    refuse_other_kind(folder, model_type, expected)
     config = read_own_config(folder, MODELS[expected].config_class)
     assert config is not None
     check_generation(folder, config.get_text_config().vocab_size)

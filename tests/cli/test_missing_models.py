@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.evaluation.tasks.test_early_refusals import RUN
+from tests.evaluation.tasks.test_resume import TASK
 
 ROOT = Path(__file__).parents[2]
 FOX = str(ROOT / "tests" / "samples" / "fox.jpg")
@@ -41,6 +43,34 @@ def test_a_folder_without_a_model_is_refused_before_torch_is_loaded(tmp_path, wo
     assert done.stderr == "arlow: gone holds no config.json; name the hf folder of a finished run (see `arlow fit`)\n"
     assert json.loads(done.stdout) == {"status": 4, "slow": []}
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["caption", FOX, "--model", "text"],
+        ["vqa", FOX, "what is it?", "--model", "text"],
+        ["explain", FOX, "--model", "text", "--out", "heat.png"],
+        ["verify-heat", FOX, FOX, "--model", "text", "--question", "what?"],
+        ["evaluate", "--model", "text", "--task", "mine.yaml", "--data", ".", "--output", "results"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_text_model_that_is_to_see_is_refused_before_torch_is_loaded(tmp_path, words):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "config.json").write_text('{"model_type": "arlow"}')
+    (tmp_path / "text" / "model.safetensors").touch()
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(TASK))
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    reason = "a text model sees no images; name the hf folder of a vision run"
+    assert done.stderr == f"arlow: text holds a model of type 'arlow', expected 'arlow_vl' ({reason})\n"
+    assert json.loads(done.stdout) == {"status": 4, "slow": []}
 
 
 @pytest.mark.parametrize("stream", ["<&-", ">&-"])
