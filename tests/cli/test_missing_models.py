@@ -1,6 +1,7 @@
 """Every command that opens a model refuses a folder that holds none before it loads libraries that take seconds."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from arlow_vl.cli import quiet_warnings
 from tests.evaluation.tasks.test_early_refusals import RUN
 from tests.evaluation.tasks.test_resume import TASK
 
@@ -71,6 +73,15 @@ def test_a_text_model_that_is_to_see_is_refused_before_torch_is_loaded(tmp_path,
     reason = "a text model sees no images; name the hf folder of a vision run"
     assert done.stderr == f"arlow: text holds a model of type 'arlow', expected 'arlow_vl' ({reason})\n"
     assert json.loads(done.stdout) == {"status": 4, "slow": []}
+
+
+def test_a_warning_of_a_kernel_that_is_done_without_is_kept_off_commands(caplog):
+    """bitsandbytes says on some processors that it "failed to load" one, whenever peft brings it in."""
+    quiet_warnings()
+    log = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    log.warning("Failed to load CPU gemm_4bit_forward")
+    log.error("a fault")
+    assert caplog.messages == ["a fault"]
 
 
 @pytest.mark.parametrize("stream", ["<&-", ">&-"])
