@@ -202,7 +202,7 @@ def test_stats_count_samples_texts_lengths_and_sizes(arlow, coco, tmp_path):
     assert "samples      20\n" in out
     assert "texts        21 of task caption\n" in out
     assert re.search(r"^languages    .+ \(of 20 samples looked at\)$", out, re.MULTILINE)
-    assert "width        3 (5%: " in out
+    assert "width        3 to " in out
     assert "unreadable   truncated 1\n" in out
     assert "bad          missing_image_file 1\n" in out
 
