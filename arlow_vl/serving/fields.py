@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from arlow_vl.models.arlow.spelling import closest
@@ -11,6 +12,7 @@ from arlow_vl.serving.refusals import Refusal
 
 SHOWN = 60  # characters of a client's own words in a message
 MAX_DIGITS, MAX_SIZE = 400, 1e300  # of a number
+MAX_DEPTH = 100  # of lists and objects in each other; deeper ones may be read and yet be too deep to be shown
 
 
 def shown(value: Any) -> str:
@@ -29,7 +31,7 @@ def parse_object(body: bytes, max_values: int) -> dict[str, Any]:
         hooks = {"parse_constant": _refuse_constant, "parse_int": _whole_number, "object_pairs_hook": _object_of}
         values = json.loads(body.decode("utf-8-sig"), **hooks)
     except RecursionError:
-        raise Refusal(400, "the JSON is nested too deeply; send an object as the API describes it") from None
+        raise _too_deep() from None
     except UnicodeDecodeError:
         raise Refusal(400, "the body is not UTF-8; send JSON in UTF-8") from None
     except json.JSONDecodeError as error:
@@ -38,7 +40,22 @@ def parse_object(body: bytes, max_values: int) -> dict[str, Any]:
         raise Refusal(400, f"the body is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise Refusal(400, f"the body must be a JSON object, got {_name(values)}")
+    _check_depth(values)
     return values
+
+
+def _check_depth(values: Any) -> None:
+    level = [values]
+    for _ in range(MAX_DEPTH):
+        below = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = list(chain.from_iterable(below))
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _too_deep() -> Refusal:
+    return Refusal(400, "the JSON is nested too deeply; send an object as the API describes it")
 
 
 def _refuse_constant(name: str) -> None:

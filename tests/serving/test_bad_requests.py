@@ -1,12 +1,15 @@
 """Whatever a client sends that cannot be answered is refused in one sentence, and the server goes on."""
 
 import io
+import sys
 import zlib
 
 import pytest
 from PIL import Image
 
+from arlow_vl.serving.fields import MAX_DEPTH, parse_object, shown
 from arlow_vl.serving.limits import ServerLimits
+from arlow_vl.serving.refusals import Refusal
 from tests.serving.live import data_url, image_part, live
 from tests.serving.tiny_assistants import picture, question, text_assistant, vision_assistant
 
@@ -127,6 +130,16 @@ def test_a_body_that_is_no_request_is_refused(open_server, case):
     status, answer = open_server.ask("POST", "/v1/chat/completions", body, Content_Type="application/json")
     assert status == expected and sentence in answer["error"]["message"], answer
     assert open_server.chat("the cat", max_tokens=2)[0] == 200
+
+
+@pytest.mark.parametrize("name", ["temperature", "stream", "seed", "user", "colour"])
+def test_a_value_is_refused_at_any_depth(name):
+    """Also where it can just be read, but not be written again for the sentence that refuses it."""
+    for depth in range(MAX_DEPTH, sys.getrecursionlimit()):
+        body = b'{"%s": %s%s}' % (name.encode(), b"[" * depth, b"]" * depth)
+        with pytest.raises(Refusal, match="nested too deeply"):
+            shown(parse_object(body, 500_000)[name])
+    assert parse_object(b'{"a": %s%s}' % (b"[" * (MAX_DEPTH - 1), b"]" * (MAX_DEPTH - 1)), 500_000)
 
 
 def test_a_body_in_pieces_is_refused_at_the_limit(open_server):
