@@ -27,7 +27,19 @@ def listen(host: str, port: int) -> socket.socket:
     except socket.gaierror:
         raise ValueError(f"--host {visible(host)} is no address of this machine; try 127.0.0.1") from None
     except OSError as error:
-        is_taken = error.errno == errno.EADDRINUSE
-        reason = "another program listens there" if is_taken else error.strerror
-        raise ValueError(f"cannot listen on {visible(host)} port {port}: {reason}; take another --port") from None
+        raise _refusal(host, port, error) from None
     return listener
+
+
+def begin_to_listen(listener: socket.socket) -> None:
+    """Lets clients connect. Raises ValueError where another program that was bound meanwhile came first."""
+    try:
+        listener.listen()
+    except OSError as error:
+        raise _refusal(*listener.getsockname()[:2], error) from None
+
+
+def _refusal(host: str, port: int, error: OSError) -> ValueError:
+    is_taken = error.errno == errno.EADDRINUSE
+    reason = "another program listens there" if is_taken else error.strerror
+    return ValueError(f"cannot listen on {visible(host)} port {port}: {reason}; take another --port")

@@ -17,6 +17,7 @@ from typing import Any
 from arlow_vl.serving.api import Api
 from arlow_vl.serving.engine import Engine
 from arlow_vl.serving.limits import ServerLimits
+from arlow_vl.serving.listening import begin_to_listen
 from arlow_vl.serving.refusals import Refusal
 from arlow_vl.serving.replies import as_json
 
@@ -50,7 +51,9 @@ class Server:
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Serves until it is told to end; `on_ready` is called when clients can connect."""
+        """Serves until it is told to end; `on_ready` is called when clients can connect. Raises ValueError where another
+        program took the address while the model was loaded."""
+        begin_to_listen(self._listener)
         with self._engine:
             try:
                 asyncio.run(self._serve(on_ready))

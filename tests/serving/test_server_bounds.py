@@ -7,7 +7,11 @@ import time
 import pytest
 
 from arlow_vl.serving import api
+from arlow_vl.serving.api import Api
+from arlow_vl.serving.engine import Engine
 from arlow_vl.serving.limits import ServerLimits
+from arlow_vl.serving.listening import begin_to_listen, listen
+from arlow_vl.serving.server import Server
 from tests.serving.live import Live, live
 from tests.serving.tiny_assistants import text_assistant
 
@@ -191,3 +195,17 @@ def test_damaged_weights_are_an_error_of_the_request_and_told_without_a_trace(ca
             status, answer = running.chat("a", max_tokens=2)
             assert status == 500 and "the model could not write this answer" in answer["error"]["message"]
         assert running.ask("GET", "/health")[0] == 200
+
+
+def test_of_two_servers_that_load_at_once_the_second_says_who_has_the_port(assistant):
+    """Both may bind the address; one of them gets to listen there."""
+    first = listen("127.0.0.1", 0)
+    port = first.getsockname()[1]
+    second = listen("127.0.0.1", port)
+    begin_to_listen(first)
+    engine = Engine(assistant)
+    server = Server(Api(assistant, engine), engine, second, ServerLimits())
+    with pytest.raises(ValueError, match=f"cannot listen on 127.0.0.1 port {port}: another program listens there"):
+        server.run()
+    first.close()
+    second.close()
