@@ -1,5 +1,6 @@
 """What somebody may have meant by the path of a file that is not there."""
 
+import contextlib
 import difflib
 import itertools
 import os
@@ -17,7 +18,10 @@ ALIKE = 0.6
 
 
 def did_you_mean_file(path: str | Path, otherwise: str) -> str:
-    """`did you mean photos/fox.jpg?`, or what is to be said where nothing that is there has a name like it."""
+    """`did you mean photos/fox.jpg?`, or what is to be said where nothing that is there has a name like it; of a link
+    to what is not there, that it is one."""
+    with contextlib.suppress(OSError, ValueError):  # no link
+        return f"it is a link that leads nowhere, to {os.readlink(path)}"
     near = near_file(path)
     return otherwise if near is None else f"did you mean {near}?"
 
@@ -34,6 +38,8 @@ def near_file(path: str | Path) -> str | None:
             names = {entry.name.lower(): entry.name for entry in itertools.islice(entries, MOST_NAMES)}
     except (OSError, ValueError):  # a folder that may not be read; a string that can be no path
         return None
+    if names.get(missing.name.lower()) == missing.name:
+        return None  # a link that leads nowhere
     close = difflib.get_close_matches(missing.name.lower(), names, n=5, cutoff=ALIKE)
     near = next((name for name in close if _is_like(Path(name).stem, missing.stem.lower())), None)
     if near is None:

@@ -29,6 +29,7 @@ def add_parser(arlow: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.models.folder_files import refuse_missing_files, refuse_text_model
     from vision.decoding.sources import read_image
+    from vision.whole_files import write_whole
 
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, got {args.out}")
@@ -60,5 +61,5 @@ def run(args: argparse.Namespace) -> None:
     views = views_under(words, images, model, processor.image_processor.transform)
     read = ", ".join(f"{layer} (gate {format_number(openings[layer][0], 2, is_signed=True)})" for layer in layers)
     sheet = draw_explanation(original, views, words, title=f"{caption}   (cross-attention of layer {read})")
-    sheet.save(args.out)
+    write_whole(args.out, lambda file: sheet.save(file, "PNG"))
     print_line(f"{args.out}: {caption}")

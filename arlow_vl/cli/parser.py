@@ -1,6 +1,7 @@
 """The parser of every command: its help ends with examples, and its errors are one sentence with a suggestion."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -49,7 +50,21 @@ class Parser(argparse.ArgumentParser):
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        self._refuse_own_input(known)
         return known, unknown
+
+    def _refuse_own_input(self, known: argparse.Namespace) -> None:
+        """Raises UsageError where a file to write is one that is read, which would be lost."""
+        for writes in (action for action in self._actions if action.type is output_file):
+            out = getattr(known, writes.dest)
+            if out is None or not out.is_file():
+                continue
+            for reads in (action for action in self._actions if action is not writes):
+                given = getattr(known, reads.dest, None)
+                for value in given if isinstance(given, list) else [given]:
+                    is_path = isinstance(value, Path) or (isinstance(value, str) and not reads.option_strings)
+                    if is_path and os.path.exists(value) and out.samefile(value):
+                        raise UsageError(f"{writes.option_strings[0]} {out} is what is read; name another file")
 
     def error(self, message: str) -> NoReturn:
         """Raises UsageError. A misspelt option explains what argparse finds missing, so it is named instead."""

@@ -51,8 +51,11 @@ class Server:
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Serves until it is told to end; `on_ready` is called when clients can connect. Raises ValueError where another
-        program took the address while the model was loaded."""
+        """Serves until it is told to end; `on_ready` is called when clients can connect.
+
+        Raises:
+            ValueError: another program took the address while the model was loaded.
+        """
         begin_to_listen(self._listener)
         with self._engine:
             try:

@@ -1,5 +1,6 @@
 """`arlow caption`: folders and globs, a file that is gone on with, bad images that cost only themselves."""
 
+import errno
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import time
 import pytest
 from PIL import Image
 
+import vision.whole_files
 from arlow_vl.cli import main
 from arlow_vl.printing import number_of
 from arlow_vl.serving.answer_file import AnswerFile
@@ -197,6 +199,20 @@ def test_in_bfloat16_the_same_images_are_captioned_and_explained(photos, models,
     words = ["--device", "cpu", "--precision", "bfloat16", "--out", "heat.png", "--max-new-tokens", "4"]
     assert main(["explain", "scans/6.png", "--model", models.vision, *words]) == 0
     assert (photos / "heat.png").exists()
+
+
+def test_a_full_disk_leaves_the_sheet_of_before_and_no_half_of_one(photos, models, monkeypatch, capsys):
+    (photos / "heat.png").write_bytes(b"of before")
+    before = sorted(photos.iterdir())
+
+    def no_room(partial, path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(vision.whole_files, "put_in_place", no_room)
+    words = ["--device", "cpu", "--out", "heat.png", "--max-new-tokens", "2"]
+    assert main(["explain", "scans/6.png", "--model", models.vision, *words]) == 6
+    assert "the disk at heat.png is full" in capsys.readouterr().err
+    assert (photos / "heat.png").read_bytes() == b"of before" and sorted(photos.iterdir()) == before
 
 
 def test_a_text_model_captions_nothing(photos, models, capsys):

@@ -141,6 +141,25 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_done(words
     assert sentence.format(**places) in error_of(words.format(**places).split(), capsys)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "explain {image} --model hf --out {image}",
+        "explain {image} --model hf --out {linked}",
+        "caption other.png {image} --model hf --out {image}",
+        "data preview {image} --model hf --out {image}",
+    ],
+)
+def test_what_is_read_is_never_written_over(words, tmp_path, capsys):
+    """Nor under another name of it."""
+    image, linked = tmp_path / "photo.png", tmp_path / "link.png"
+    image.write_bytes(b"an image")
+    linked.symlink_to(image)
+    error = error_of(words.format(image=image, linked=linked).split(), capsys)
+    assert f"--out {linked if 'link' in words else image} is what is read; name another file" in error
+    assert image.read_bytes() == b"an image"
+
+
 ACTING = "\x1b[31mred\rback\nline\u202efdp"
 
 

@@ -65,3 +65,12 @@ def test_an_image_that_is_not_there_is_answered_so():
         read_image("photo")
     with pytest.raises(ImageError, match="zebra: no such file or folder; name an image file"):
         read_image("zebra")
+
+
+def test_a_link_that_leads_nowhere_is_told_and_not_meant(tmp_path):
+    (tmp_path / "photo.jpg").symlink_to("gone.jpg")
+    (tmp_path / "round.jpg").symlink_to("round.jpg")
+    for name, target in (("photo.jpg", "gone.jpg"), ("round.jpg", "round.jpg")):
+        assert near_file(tmp_path / name) is None
+        assert did_you_mean_file(tmp_path / name, "name a file") == f"it is a link that leads nowhere, to {target}"
+    assert near_file(tmp_path / "photo.jpg" / "a") is None
