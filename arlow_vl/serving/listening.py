@@ -36,7 +36,8 @@ def begin_to_listen(listener: socket.socket) -> None:
     try:
         listener.listen()
     except OSError as error:
-        raise _refusal(*listener.getsockname()[:2], error) from None
+        host, port, *_ = listener.getsockname()
+        raise _refusal(host, port, error) from None
 
 
 def _refusal(host: str, port: int, error: OSError) -> ValueError:
