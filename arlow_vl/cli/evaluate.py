@@ -46,7 +46,9 @@ def add_parser(arlow: Parser) -> None:
         metavar="DATA",
         help="what the model was trained on: for priors and overlap (default: for overlap, by the run's recipe)",
     )
-    parser.add_argument("--device", default="cpu", help="as torch names it (default: cpu)")
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the first accelerator, else the CPU)"
+    )
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), help="of the weights (default: as they were saved)"
     )

@@ -48,12 +48,17 @@ def add_parser(arlow: Parser) -> None:
 def run_train(args: argparse.Namespace) -> None:
     if args.vocab_size > MOST_ENTRIES:
         raise ValueError(f"--vocab-size must be at most {MOST_ENTRIES:,}, got {args.vocab_size:,}")
-    from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer
+    from arlow_vl.models.folder_files import refuse_full_folder
+
+    refuse_full_folder(args.output)  # models were trained with the tokenizer that may lie there
+
+    from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer  # loads torch, which takes seconds
+    from arlow_vl.models.folders import save_folder
 
     tally: Counter[str] = Counter()
     documents = limited_documents(args.texts, args.max_bytes, tally, max_bad_fraction=args.max_bad_fraction)
     tokenizer = train_tokenizer(documents, args.vocab_size)
-    tokenizer.save_pretrained(args.output)
+    save_folder([tokenizer], args.output)
     source = f"{tally['bytes']:,} bytes in {number_of(tally['documents'], 'document')}"
     print_line(f"{args.output}: {len(tokenizer):,} entries, learned from {source}")
 

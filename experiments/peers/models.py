@@ -183,6 +183,10 @@ def build_mllama(text: Path, features: int, side: int) -> Peer:
     return train_only(Mllama(decoder, features, side), lambda name: name.startswith(trained))
 
 
+def build_mllama_open(text: Path, features: int, side: int) -> Peer:
+    return open_gates(build_mllama(text, features, side), OPENING)
+
+
 MLLAMA_FIELDS = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "max_position_embeddings", "initializer_range", "rms_norm_eps", "rope_parameters"),
@@ -227,7 +231,7 @@ VARIANTS: dict[str, Callable[[Path, int, int], Peer]] = {
     "Arlow, blocks drawn anew for each seed": build_arlow_anew,
     "Arlow, a block in front of every layer": partial(build_arlow, cross_attention_interval=1),
     "Arlow, decoder trained too": build_arlow_trained,
-    "Mllama, gates open at the start": lambda *given: open_gates(build_mllama(*given), OPENING),
+    "Mllama, gates open at the start": build_mllama_open,
 }
 """What may be the reason of a difference, at Arlow's rate."""
 

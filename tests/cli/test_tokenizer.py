@@ -7,6 +7,7 @@ import pytest
 from arlow_vl.cli import build_parser
 from arlow_vl.errors import DataError
 from arlow_vl.models.arlow.tokenization_arlow import ArlowTokenizer
+from arlow_vl.models.folders import find_changes
 from arlow_vl.printing import number_of
 
 TEXT = "The cat sat on the mat, and the cat saw that the mat was flat.\n" * 20
@@ -29,6 +30,16 @@ def test_a_text_file_becomes_a_tokenizer_folder(text_file, tmp_path, capsys):
     assert len(ArlowTokenizer.from_pretrained(tmp_path / "out")) == 280
     report = f"{tmp_path / 'out'}: 280 entries, learned from {len(TEXT):,} bytes in 1 document"
     assert capsys.readouterr().out.splitlines() == [report]
+
+
+def test_a_tokenizer_that_is_there_is_not_replaced(text_file, tmp_path):
+    """Models were trained with it."""
+    train(text_file, "--vocab-size", 280, "--output", tmp_path / "out")
+    before = (tmp_path / "out" / "tokenizer.json").read_bytes()
+    with pytest.raises(ValueError, match="out exists already and is not empty; name a new folder"):
+        train(text_file, "--vocab-size", 300, "--output", tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == before
+    assert find_changes(tmp_path / "out") == []
 
 
 def test_json_lines_are_documents_and_bad_lines_are_told(tmp_path, capsys):

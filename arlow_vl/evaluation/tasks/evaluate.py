@@ -4,7 +4,7 @@ import io
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Run:
     """Cache of what the encoder makes of images."""
     features_dtype: str = "float16"
     training: str | None = None
-    device: str = "cpu"
+    device: str = "auto"
     precision: str | None = None
     """None: that of the weights."""
     batch_size: int = 64
@@ -96,6 +96,7 @@ def _evaluate(tasks: Sequence[Task], run: Run) -> dict[str, dict[str, Any]]:
     is_text = [task.kind == "text" for task in tasks]
     opened = open_model(run.model, device=run.device, precision=run.precision, needs_images=not all(is_text))
     model, processor, tokenizer = opened.model, opened.processor, opened.tokenizer
+    run = replace(run, device=str(model.device))
     model_sha256 = hash_model(run.model)
     prepared = [prepare(task, run, model, tokenizer, model_sha256) for task in tasks]
     note_overlaps(prepared, run.model, run.training)
