@@ -1,6 +1,6 @@
 """Two multiple-choice tasks out of WordNet: a text model answers the same before and after it learnt to see.
 
-    python -m experiments.smollm2.words runs/smollm2/text runs/smollm2/further/hf --out runs/smollm2/words.json
+    python -m experiments.smollm2.words runs/smollm2/text runs/smollm2/scenes/hf --out runs/smollm2/words.json
 
 `kinds` asks for what a thing is ("A robin is a kind of" ...), `meanings` for the word of a definition. Each has four
 answers, of which three are those of other questions; the likeliest a byte is the model's. WordNet 3.0 comes with
