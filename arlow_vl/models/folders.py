@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, TokenizersBackend
 
 from arlow_vl.errors import CheckpointError, ResourceError
+from arlow_vl.locks import being_written, one_writer
 from arlow_vl.models.arlow.checkpoint_checks import (
     COPY_AGAIN,
     misfit,
@@ -278,18 +279,37 @@ def sha256_of_weights(folder: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def save_folder(parts: Iterable[Any], folder: Path, *, shard_size: str | None = None) -> None:
+def save_folder(
+    parts: Iterable[Any], folder: Path, *, shard_size: str | None = None, finish: Callable[[Path], Any] | None = None
+) -> None:
     """Writes a model and what belongs to it, with the checksums of all files, whole or not at all.
 
     It is written under another name, forced onto the disk, and renamed. `parts` begin with the model, whose weights
-    come in files of at most `shard_size` ("2GB"; None: transformers' own bound).
+    come in files of at most `shard_size` ("2GB"; None: transformers' own bound). `finish` is given the folder before it
+    has its name: what it raises leaves nothing, and what it writes has no checksum.
 
     Raises:
-        ResourceError: there is no room or no permission; then nothing has the final name.
+        DataError: another process writes the same folder.
+        ResourceError: there is no room or no permission, or the folder is there; then nothing has the final name.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        with one_writer(partial, is_folder=True, refusal=being_written(folder)):
+            _save_in(partial, parts, folder, shard_size, finish)
+    except OSError as error:
+        if isinstance(error, ResourceError):
+            raise
+        raise _unsaved(folder, error) from error
+
+
+def _save_in(
+    partial: Path, parts: Iterable[Any], folder: Path, shard_size: str | None, finish: Callable[[Path], Any] | None
+) -> None:
+    try:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ResourceError(f"{folder} is there already and is not empty; name another folder")
+        for left in partial.iterdir():  # by a kill
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         model, *others = parts
         model.save_pretrained(partial, **({} if shard_size is None else {"max_shard_size": shard_size}))
         for part in others:
@@ -300,15 +320,19 @@ def save_folder(parts: Iterable[Any], folder: Path, *, shard_size: str | None = 
             if path.is_file()
         }
         (partial / CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n")
+        if finish:
+            finish(partial)
         put_in_place(partial, folder)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         # A full disk has an error of its own in safetensors, and in tokenizers a plain Exception.
-        if isinstance(error, OSError | SafetensorError) or type(error) is Exception:
-            raise ResourceError(
-                f"cannot save {folder}: {error}; nothing was left there, so make room and repeat"
-            ) from error
+        if isinstance(error, SafetensorError) or type(error) is Exception:
+            raise _unsaved(folder, error) from error
         raise
+
+
+def _unsaved(folder: Path, error: Exception) -> ResourceError:
+    return ResourceError(f"cannot save {folder}: {error}; nothing was left there, so make room and repeat")
 
 
 def refuse_changed_weights(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """A model folder for others, out of a run, one of its checkpoints, or hf: with a card, and proved by loading it."""
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,30 +84,32 @@ def export(path: Path, output: Path, wishes: Wishes = Wishes()) -> Iterator[str]
     model = changed(original.eval(), others, wishes)
     change = name_change(wishes)
     prompts = read_trained_prompts(folder_of(source))
-    # Before its first use, in which bitsandbytes repacks nf4 on CPUs with AVX512-BF16 and rounds its scales.
-    save_folder((model, *others, *filter(None, [prompts])), output, shard_size=wishes.shard_size)
-    try:
+    difference = 0.0
+
+    def finish(folder: Path) -> None:
+        nonlocal change, difference
         if documents:
             line = ProgressLine("bits per byte after", "documents")
             after = perplexity.bits_per_byte(model, tokenizer, documents, line)
             change += (
                 f" Bits per byte of {number_of(len(documents), 'document')}: {before:.4f} before, {after:.4f} after."
             )
-        difference = check_written(model, output)
+        difference = check_written(model, folder)
         facts = Facts(
             name=output.name,
             model=model,
-            weights_sha256=sha256_of_weights(output),
+            weights_sha256=sha256_of_weights(folder),
             recipe=source.recipe,
             start=last_start(source.run),
             results=results,
             change=change.strip(),
             license=wishes.license,
         )
-        (output / CARD).write_text(write_card(facts), encoding="utf-8")
-    except BaseException:
-        shutil.rmtree(output, ignore_errors=True)
-        raise
+        (folder / CARD).write_text(write_card(facts), encoding="utf-8")
+
+    # Saved before its first use, in which bitsandbytes repacks nf4 on CPUs with AVX512-BF16 and rounds its scales.
+    parts = (model, *others, *filter(None, [prompts]))
+    save_folder(parts, output, shard_size=wishes.shard_size, finish=finish)
     yield f"{output}: the model of {source.place}"
     if change:
         yield change.strip()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from arlow_vl.errors import CheckpointError, ResourceError
+from arlow_vl.locks import being_written, one_writer
 from arlow_vl.models.convert.exporting import TextPart, read_text_part, summary
 from arlow_vl.models.convert.gguf_files import INNER, NO_EXTRA, OUTER, to_gguf_order
 from arlow_vl.models.convert.gguf_tokens import CONTROL, Vocabulary, vocabulary_of
@@ -33,18 +34,31 @@ def export_gguf(folder: Path, out: Path, *, dtype: str | None = None) -> list[st
         ResourceError: `out` cannot be written.
     """
     try:
-        import gguf
+        import gguf  # noqa: F401  before what takes time
     except ImportError as error:
         raise ValueError(f"a GGUF file {NO_EXTRA}") from error
     part = read_text_part(folder, dtype)
     refuse_other_kinds(part)
     vocabulary = vocabulary_of(part.tokenizer, part.config.vocab_size, folder)
-    kind = NAMES_IN_GGUF[part.dtype]
     partial = out.with_name(f".{out.name}.partial")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        with one_writer(partial, is_folder=False, refusal=being_written(out)):
+            write_gguf(partial, out, part, vocabulary)
+    except OSError as error:
+        raise ResourceError(f"cannot write {out}: {error}; nothing was left there, so make room and repeat") from error
+    return [f"{out}: GGUF, {summary(part)}", *part.remarks]
+
+
+def write_gguf(partial: Path, out: Path, part: TextPart, vocabulary: Vocabulary) -> None:
+    """Raises ValueError where `out` is there: another process may just have written it."""
+    import gguf
+
+    kind = NAMES_IN_GGUF[part.dtype]
+    try:
+        if out.exists():
+            raise ValueError(f"{out} exists already; name a new file")
         writer = gguf.GGUFWriter(partial, "llama")
-        writer.add_name(visible(folder.resolve().name))
+        writer.add_name(visible(part.folder.resolve().name))
         writer.add_file_type(getattr(gguf.LlamaFileType, FILE_TYPES[kind]))
         add_architecture(writer, part)
         add_vocabulary(writer, vocabulary, part)
@@ -57,12 +71,9 @@ def export_gguf(folder: Path, out: Path, *, dtype: str | None = None) -> list[st
         writer.write_tensors_to_file()
         writer.close()
         put_in_place(partial, out)
-    except OSError as error:
-        raise ResourceError(f"cannot write {out}: {error}; nothing was left there, so make room and repeat") from error
     finally:
         with contextlib.suppress(OSError):  # renamed, or never written
             partial.unlink()
-    return [f"{out}: GGUF, {summary(part)}", *part.remarks]
 
 
 def refuse_other_kinds(part: TextPart) -> None:

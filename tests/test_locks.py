@@ -1,0 +1,85 @@
+"""Of two processes that write one model at once the second is refused, and a kill leaves nothing in the way."""
+
+import os
+import signal
+from multiprocessing import get_context
+
+import pytest
+
+from arlow_vl.cli import main
+from arlow_vl.errors import CheckpointError, DataError, ResourceError
+from arlow_vl.locks import one_writer
+from arlow_vl.models.convert.gguf_writing import export_gguf
+from arlow_vl.models.folders import find_changes, load_text_model, save_folder
+from arlow_vl.training import export
+from tests.tiny_runs import tiny_tokenizer, write_text_checkpoint
+
+BUSY = ValueError("busy")
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_what_is_written_is_held_until_it_has_its_name(tmp_path, is_folder):
+    partial = tmp_path / "deep" / ".model.partial"
+    for _ in range(2):  # the second time it is there
+        with one_writer(partial, is_folder=is_folder, refusal=BUSY):
+            assert partial.is_dir() == is_folder
+            with pytest.raises(ValueError, match="busy"), one_writer(partial, is_folder=is_folder, refusal=BUSY):
+                pass
+    with one_writer(partial, is_folder=is_folder, refusal=BUSY):
+        partial.rename(tmp_path / "model")
+        with one_writer(partial, is_folder=is_folder, refusal=BUSY):  # another one, under the name that is free again
+            assert partial.exists()
+
+
+def test_a_folder_that_another_process_writes_stays_as_it_is(tmp_path):
+    partial, out = tmp_path / ".out.partial", tmp_path / "out"
+    with one_writer(partial, is_folder=True, refusal=BUSY):
+        (partial / "vocab.json").write_text("of the other")
+        with pytest.raises(DataError, match="is being written by another process; wait for it or name another"):
+            save_folder([tiny_tokenizer()], out)
+        assert [path.name for path in partial.iterdir()] == ["vocab.json"]
+    save_folder([tiny_tokenizer()], out)
+    assert find_changes(out) == [] and not partial.exists()
+    with pytest.raises(ResourceError, match="is there already and is not empty; name another folder"):
+        save_folder([tiny_tokenizer()], out)
+
+
+def test_a_file_that_another_process_writes_stays_as_it_is(tmp_path):
+    text, partial, out = write_text_checkpoint(tmp_path / "text"), tmp_path / ".out.gguf.partial", tmp_path / "out.gguf"
+    with one_writer(partial, is_folder=False, refusal=BUSY):
+        partial.write_text("of the other")
+        with pytest.raises(DataError, match="is being written by another process"):
+            export_gguf(text, out)
+        assert partial.read_text() == "of the other"
+    export_gguf(text, out)
+    whole = out.read_bytes()
+    with pytest.raises(ValueError, match="exists already"):
+        export_gguf(text, out, dtype="float16")
+    assert out.read_bytes() == whole and not partial.exists()
+
+
+def test_after_a_kill_the_same_command_writes_the_folder(tmp_path):
+    def write_and_die():
+        save_folder([tiny_tokenizer()], tmp_path / "out", finish=lambda _: os.kill(os.getpid(), signal.SIGKILL))
+
+    process = get_context("fork").Process(target=write_and_die)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and [path.name for path in tmp_path.iterdir()] == [".out.partial"]
+    (tmp_path / ".out.partial" / "of-another-model.json").write_text("")
+    save_folder([tiny_tokenizer()], tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and find_changes(tmp_path / "out") == []
+    assert not (tmp_path / "out" / "of-another-model.json").exists()
+
+
+def test_an_export_has_its_name_only_once_it_is_proved(tmp_path, monkeypatch, capsys):
+    text, out = write_text_checkpoint(tmp_path / "text"), tmp_path / "out"
+
+    def prove(model, folder):
+        assert not out.exists() and load_text_model(folder)
+        raise CheckpointError("answers otherwise")
+
+    monkeypatch.setattr(export, "check_written", prove)
+    assert main(["checkpoint", "export", str(text), "--out", str(out)]) == 4
+    assert "answers otherwise" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
