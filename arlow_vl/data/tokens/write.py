@@ -128,6 +128,7 @@ class Job:
     def prepare(self, folder: Path, *, replace: bool) -> None:
         """Leaves in the folder what an interrupted run of this very plan has finished, and nothing else of ours."""
         plan = folder / PLAN
+        remove_partial(folder)  # of a process that was killed: the folder is locked
         others = [path.name for path in folder.iterdir() if path.name not in (LOCK, PLAN, NAME) and not is_ours(path)]
         if others:
             raise DataError(f"{folder} holds other files ({visible(others[0])}); name an empty folder")
@@ -143,7 +144,6 @@ class Job:
                 if is_ours(path):
                     path.unlink()
             write_whole(plan, self.plan)
-        remove_partial(folder)
 
     def run(self, folder: Path, workers: int, progress: Progress | None) -> list[PartFacts]:
         """The facts of every part, in order; with `max_tokens`, up to the part that reaches them."""

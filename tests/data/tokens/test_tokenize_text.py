@@ -304,3 +304,13 @@ def test_a_tokenised_folder_whose_text_has_changed_is_used_and_told(tmp_path, te
     write_jsonl(texts / "b.jsonl", ["other"])
     pack_documents(tmp_path / "out", tiny_tokenizer(), 16, tmp_path)
     assert "b.jsonl as it was; the text has changed since" in capsys.readouterr().err
+
+
+def test_a_kill_before_a_rename_keeps_nobody_out(tmp_path, texts):
+    whole = tokenize_text([texts], tiny_tokenizer(), tmp_path / "whole", **SMALL)
+    for name in (".plan.0123abcd.partial", ".manifest.json.0123abcd.partial"):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / name).write_text("half")
+    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
+    assert files(tmp_path / "out") == files(whole.folder)
+    assert list((tmp_path / "out").glob(".*.partial")) == []
