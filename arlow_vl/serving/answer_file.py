@@ -18,7 +18,7 @@ from typing import Any
 from arlow_vl.errors import DataError
 from arlow_vl.json_text import json_text
 from arlow_vl.printing import visible
-from vision.whole_files import write_whole
+from vision.whole_files import remove_remains, write_whole
 
 META = ".meta.json"
 
@@ -44,6 +44,7 @@ class AnswerFile:
             if not stat.S_ISREG(os.fstat(self._file).st_mode):
                 raise DataError(f"{self._name} is a device or a pipe, which cannot be gone on with; name a file")
             self._lock()
+            remove_remains(path.parent, meta.name, seconds=0)  # of a process that was killed
             if os.fstat(self._file).st_size == 0:
                 write_whole(meta, json_text(asked, indent=2) + "\n")
             else:

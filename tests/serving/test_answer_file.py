@@ -107,3 +107,11 @@ def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path):
     for path in (tmp_path / "pipe", Path("/dev/full"), Path("/dev/null")):
         with pytest.raises(DataError, match=f"{path} is a device or a pipe"):
             AnswerFile(path, ASKED)
+
+
+def test_what_a_kill_left_of_the_meta_file_goes(path):
+    path.parent.mkdir()
+    left = path.with_name(f".{path.name}.meta.json.0123abcd.partial")
+    left.write_text("{")
+    with AnswerFile(path, ASKED):
+        assert not left.exists()
