@@ -9,6 +9,7 @@ from transformers import LlamaConfig, MistralConfig
 
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig, naming_fields
+from arlow_vl.models.folders import UNUSABLE
 
 KINDS: dict[str, Any] = {"llama": LlamaConfig, "mistral": MistralConfig}
 SHARED = (
@@ -39,7 +40,7 @@ def arlow_config(values: Mapping[str, Any], place: Path, **changes: Any) -> Arlo
         )
     try:
         source = KINDS[kind].from_dict(dict(values))
-    except (ValueError, TypeError, AttributeError, KeyError, StrictDataclassError) as error:
+    except (*UNUSABLE, StrictDataclassError) as error:
         raise CheckpointError(f"{place} is no {kind} configuration: {' '.join(str(error).split()):.400}") from error
     window = getattr(source, "sliding_window", None)
     if window is not None and window < source.max_position_embeddings:

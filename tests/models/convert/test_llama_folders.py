@@ -193,6 +193,7 @@ def refusal(folder: Path, out: Path) -> str:
         ),
         ({"rope_parameters": {"rope_type": "mrope", "rope_theta": 1e4}}, "rope_type 'mrope' is unknown"),
         ({"hidden_size": "64"}, "is no llama configuration"),
+        ({"num_attention_heads": 0}, "is no llama configuration"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config says that the weights are quantised"),
         ({"num_hidden_layers": 10**9}, "1,000,000,000 layers are said and there are only 29 tensors"),
         (
