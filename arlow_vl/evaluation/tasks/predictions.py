@@ -21,7 +21,7 @@ from arlow_vl.errors import DataError
 from arlow_vl.json_text import json_text
 from arlow_vl.locks import one_process
 from arlow_vl.printing import visible
-from vision.whole_files import write_whole
+from vision.whole_files import remove_remains, write_whole
 
 MODEL = "model"
 RUN, METRICS, PREDICTIONS, LOCK = "run.json", "metrics.json", "predictions.jsonl", "evaluate.lock"
@@ -101,6 +101,8 @@ def start(folder: Path, run: Mapping[str, Any], settings: Mapping[str, Any]) -> 
         DataError: it holds predictions of another model, task or data, or of nobody knows what.
     """
     path = folder / RUN
+    for place in (folder, *folder.glob("*/")):
+        remove_remains(place, seconds=0)  # of a process that was killed: the folder of results is locked
     if not path.exists():
         if found := next(iter(sorted(folder.glob(f"*/{PREDICTIONS}"))), None):
             raise DataError(f"{visible(str(found))}: no {RUN} says what made these predictions; {AGAIN}")
@@ -109,7 +111,8 @@ def start(folder: Path, run: Mapping[str, Any], settings: Mapping[str, Any]) -> 
     before = read_json(path)
     changed = [name for name, value in run.items() if before.get(name) != value]
     if changed:
-        was = {**before, **(before.get(SETTINGS) or dict.fromkeys(settings, UNKNOWN))}
+        kept = before.get(SETTINGS)
+        was = {**before, **(kept if isinstance(kept, dict) and kept else dict.fromkeys(settings, UNKNOWN))}
         now = json.loads(json.dumps({**run, **settings}))  # as it would be read: a list for a tuple
         told = "; ".join(_told_change(name, was.get(name), now[name]) for name in changed)
         raise DataError(f"{visible(str(folder))} holds predictions of another run ({visible(told)}); {AGAIN}")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from arlow_vl.cli import main
-from arlow_vl.evaluation.tasks.predictions import Kept, Prediction, line_of, read_rows
+from arlow_vl.errors import DataError
+from arlow_vl.evaluation.tasks.predictions import Kept, Prediction, line_of, read_rows, start
 from arlow_vl.stopping import end_by_sigterm
 from tests.evaluation.tasks.conftest import write
 from tests.evaluation.tasks.made_sets import shard
@@ -68,7 +69,10 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(whole, evaluate, tmp_pat
     path.write_bytes(b"".join(lines[:kept][::-1]) + lines[kept][:20])  # in any order, and a line that was cut
     shutil.rmtree(tmp_path / "results" / "mine" / "no_image")
     (tmp_path / "results" / "mine" / "metrics.json").unlink()
+    for half in (".run.json.0123abcd.partial", "model/.predictions.jsonl.0123abcd.partial"):
+        (tmp_path / "results" / "mine" / half).write_text("{")
     assert evaluate(tmp_path / "results") == 0
+    assert list((tmp_path / "results").rglob("*.partial")) == []
     assert files_of(tmp_path / "results") == files_of(whole)
     assert scores_of(tmp_path / "results") == scores_of(whole)
 
@@ -309,3 +313,10 @@ def test_log_probabilities_that_are_none_are_named(whole, tmp_path, capsys, chan
     path.write_text(broken(json.loads(first), **change) + "".join(others))
     assert main(["reproduce", str(tmp_path / "results")]) == 3
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("settings", [[1], "x", 5, {}])
+def test_settings_that_say_nothing_are_no_traceback(tmp_path, settings):
+    (tmp_path / "run.json").write_text(json.dumps({"task": "a", "settings": settings}))
+    with pytest.raises(DataError, match=r"holds predictions of another run \(task was another\)"):
+        start(tmp_path, {"task": "b"}, {"task": "told"})
