@@ -9,7 +9,8 @@ from huggingface_hub import ModelCardData
 
 from arlow_vl.errors import CheckpointError
 from arlow_vl.evaluation.provenance import NOT_STATED, read_note
-from arlow_vl.evaluation.tasks.results import read_results
+from arlow_vl.evaluation.tasks.predictions import METRICS
+from arlow_vl.evaluation.tasks.results import broken, read_results
 from arlow_vl.evaluation.tasks.table import format_scores
 from arlow_vl.printing import number_of
 from arlow_vl.training.report.folder import flat
@@ -63,13 +64,22 @@ def scores_of(folder: Path, sha256: str) -> list[dict[str, Any]]:
         DataError: there are none, or a file is damaged.
         CheckpointError: they are of another model than the one with this hash.
     """
-    told = [one.told for one in read_results(folder)]
-    for result in told:
-        if result["model"]["sha256"] != sha256:
+    results = read_results(folder)
+    for one in results:
+        try:
+            is_of_model = one.told["model"]["sha256"] == sha256
+            _metrics_of(one.told), format_scores(one.told)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise broken(one.folder / METRICS, repr(error)) from None
+        if not is_of_model:
             raise CheckpointError(
-                f"{folder} holds scores of another model ({result['task']['name']}); evaluate the one that is exported"
+                f"{folder} holds scores of another model ({one.task.name}); evaluate the one that is exported"
             )
-    return told
+    return [one.told for one in results]
+
+
+def _metrics_of(result: Mapping[str, Any]) -> list[str]:
+    return list(result["scores"]["metrics"])
 
 
 def write_card(facts: Facts) -> str:
@@ -80,7 +90,7 @@ def write_card(facts: Facts) -> str:
         pipeline_tag=PIPELINES[kind],
         license=facts.license or None,
         tags=["arlow-vl", *(["vision-language-model"] if kind == "arlow_vl" else [])],
-        metrics=sorted({name for result in facts.results for name in result["scores"]["metrics"]}) or None,
+        metrics=sorted({name for result in facts.results for name in _metrics_of(result)}) or None,
     )
     parts = [f"---\n{header.to_yaml()}\n---", f"# {facts.name}", *_what_it_is(facts, kind), "## Use"]
     parts += ["`pip install arlow-vl`, then", f"```python\n{USE[kind].format(folder=facts.name)}\n```"]
