@@ -75,8 +75,8 @@ def test_after_a_kill_the_same_command_writes_the_folder(tmp_path):
 def test_an_export_has_its_name_only_once_it_is_proved(tmp_path, monkeypatch, capsys):
     text, out = write_text_checkpoint(tmp_path / "text"), tmp_path / "out"
 
-    def prove(model, folder):
-        assert not out.exists() and load_text_model(folder)
+    def prove(model, folder, told):
+        assert told == out and not out.exists() and load_text_model(folder)
         raise CheckpointError("answers otherwise")
 
     monkeypatch.setattr(export, "check_written", prove)

@@ -94,7 +94,7 @@ def export(path: Path, output: Path, wishes: Wishes = Wishes()) -> Iterator[str]
             change += (
                 f" Bits per byte of {number_of(len(documents), 'document')}: {before:.4f} before, {after:.4f} after."
             )
-        difference = check_written(model, folder)
+        difference = check_written(model, folder, output)
         facts = Facts(
             name=output.name,
             model=model,

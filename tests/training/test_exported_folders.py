@@ -120,7 +120,7 @@ def test_a_folder_that_answers_otherwise_is_not_left(run, tmp_path, monkeypatch,
     honest = probe.subprocess.run
 
     def tampered(command, **settings):
-        file = next((tmp_path / "bad").glob("*.safetensors"))
+        file = next(tmp_path.glob(".bad.partial/*.safetensors"))  # which has its name once it is proved
         tensors = load_file(file)
         name = next(name for name in tensors if "embed_tokens" in name)
         save_file({**tensors, name: tensors[name] + 0.1}, file, metadata={"format": "pt"})
@@ -128,8 +128,8 @@ def test_a_folder_that_answers_otherwise_is_not_left(run, tmp_path, monkeypatch,
 
     monkeypatch.setattr(probe.subprocess, "run", tampered)
     assert main(["checkpoint", "export", str(run / "hf"), "--out", str(tmp_path / "bad")]) == 4
-    assert "answers otherwise in a fresh process" in capsys.readouterr().err
-    assert not (tmp_path / "bad").exists()
+    assert f"{tmp_path / 'bad'} answers otherwise in a fresh process" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_scores_of_another_model_are_refused(run, tmp_path, capsys):
@@ -139,6 +139,10 @@ def test_scores_of_another_model_are_refused(run, tmp_path, capsys):
     options = ["--scores", str(tmp_path / "results")]
     assert main(["checkpoint", "export", str(run / "hf"), "--out", str(tmp_path / "out"), *options]) == 4
     assert "holds scores of another model (easy-vqa); evaluate the one that is exp" in capsys.readouterr().err
+    for damage in ({"model": None}, {"scores": None}, {"scores": {"metrics": ["accuracy"]}}):
+        path.write_text(json.dumps({**result, **damage}))
+        assert main(["checkpoint", "export", str(run / "hf"), "--out", str(tmp_path / "out"), *options]) == 3
+        assert "is missing or of another kind; run `arlow evaluate` again" in capsys.readouterr().err
     path.write_text("{}")
     assert main(["checkpoint", "export", str(run / "hf"), "--out", str(tmp_path / "out"), *options]) == 3
     assert "task is missing or of another kind" in capsys.readouterr().err
