@@ -1,8 +1,8 @@
 """Of two processes that write one model at once the second is refused, and a kill leaves nothing in the way."""
 
-import os
 import signal
-from multiprocessing import get_context
+import stat
+import sys
 
 import pytest
 
@@ -12,6 +12,7 @@ from arlow_vl.locks import one_writer
 from arlow_vl.models.convert.gguf_writing import export_gguf
 from arlow_vl.models.folders import find_changes, load_text_model, save_folder
 from arlow_vl.training import export
+from tests.forked import by_fork
 from tests.tiny_runs import tiny_tokenizer, write_text_checkpoint
 
 BUSY = ValueError("busy")
@@ -58,18 +59,29 @@ def test_a_file_that_another_process_writes_stays_as_it_is(tmp_path):
     assert out.read_bytes() == whole and not partial.exists()
 
 
-def test_after_a_kill_the_same_command_writes_the_folder(tmp_path):
-    def write_and_die():
-        save_folder([tiny_tokenizer()], tmp_path / "out", finish=lambda _: os.kill(os.getpid(), signal.SIGKILL))
+WRITE_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from arlow_vl.models.folders import save_folder
+from tests.tiny_runs import tiny_tokenizer
+save_folder([tiny_tokenizer()], Path(sys.argv[1]), finish=lambda _: os.kill(os.getpid(), signal.SIGKILL))
+"""
 
-    process = get_context("fork").Process(target=write_and_die)
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL and [path.name for path in tmp_path.iterdir()] == [".out.partial"]
+
+def test_after_a_kill_the_same_command_writes_the_folder(tmp_path):
+    process = by_fork.Popen([sys.executable, "-c", WRITE_AND_DIE, str(tmp_path / "out")])
+    assert process.wait(120) == -signal.SIGKILL and [path.name for path in tmp_path.iterdir()] == [".out.partial"]
     (tmp_path / ".out.partial" / "of-another-model.json").write_text("")
     save_folder([tiny_tokenizer()], tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and find_changes(tmp_path / "out") == []
     assert not (tmp_path / "out" / "of-another-model.json").exists()
+
+
+def test_who_may_read_one_file_of_a_model_may_read_all(tmp_path):
+    model, tokenizer = load_text_model(write_text_checkpoint(tmp_path / "text"))
+    save_folder([model, tokenizer], tmp_path / "out")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
+    assert len(set(modes.values())) == 1, modes
 
 
 def test_an_export_has_its_name_only_once_it_is_proved(tmp_path, monkeypatch, capsys):

@@ -320,6 +320,8 @@ def _save_in(
             if path.is_file()
         }
         (partial / CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n")
+        for path in partial.rglob("*.safetensors"):  # safetensors lets nobody else read what it writes
+            path.chmod((partial / CHECKSUMS).stat().st_mode)
         if finish:
             finish(partial)
         put_in_place(partial, folder)

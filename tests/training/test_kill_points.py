@@ -68,7 +68,7 @@ class Part:
         self.word = word
 
     def save_pretrained(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for name in ("a.txt", "b.txt"):
             (folder / name).write_text(self.word)
 
