@@ -14,6 +14,7 @@ from arlow_vl.training import build
 from arlow_vl.training.launch import start_processes
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
+from tests.training.rank_runs import with_ports
 from tests.training.stops import Stop
 
 COMMAND = (sys.executable, "-m", "tests.training.compiled_runs")
@@ -35,7 +36,7 @@ class Graphs(Callback):
 def run_compiled(folder: Path, *runs: dict, backend: str, ranks: int = 1) -> list[dict]:
     """Carries out runs, each {"options": the recipe's, "stop": see `Stop`}, and tells of each its graphs and breaks."""
     path = folder / "runs.json"
-    path.write_text(json.dumps(runs))
+    path.write_text(with_ports(runs))
     assert start_processes(ranks, [str(path), backend], command=COMMAND) == 0
     return json.loads(path.with_suffix(".told").read_text())
 
@@ -43,9 +44,9 @@ def run_compiled(folder: Path, *runs: dict, backend: str, ranks: int = 1) -> lis
 def main(path: Path, backend: str) -> None:
     build.compile_blocks = partial(build.compile_blocks, backend=backend)
     torch.set_num_threads(1)
-    port, told = int(os.environ["MASTER_PORT"]), []
-    for number, run in enumerate(json.loads(path.read_text())):
-        os.environ["MASTER_PORT"] = str(port + number)
+    told = []
+    for run in json.loads(path.read_text()):
+        os.environ["MASTER_PORT"] = run["port"]
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         graphs = Graphs()

@@ -1,8 +1,11 @@
 """One process of the runs of `test_ranks*.py`: several runs one after another, as importing torch takes longer."""
 
+import contextlib
 import json
 import os
+import socket
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -20,15 +23,22 @@ def run_on_ranks(count: int, folder: Path, *runs: dict) -> int:
     """Carries out runs, each {"options": the recipe's, "stop": see `Stop`, "kill": see `KillInSave`}, and returns the
     exit status."""
     path = folder / f"runs-{count}.json"
-    path.write_text(json.dumps(runs))
+    path.write_text(with_ports(runs))
     return start_processes(count, [str(path)], command=COMMAND)
+
+
+def with_ports(runs: Iterable[dict]) -> str:
+    """JSON of the runs, with a free port for each: behind a run its port stays taken for a while, and the number after
+    it may be that of any client on this machine."""
+    with contextlib.ExitStack() as stack:
+        held = [(run, stack.enter_context(socket.create_server(("127.0.0.1", 0)))) for run in runs]
+        return json.dumps([run | {"port": str(listener.getsockname()[1])} for run, listener in held])
 
 
 def main(path: Path) -> None:
     torch.set_num_threads(1)
-    port = int(os.environ["MASTER_PORT"])
-    for number, run in enumerate(json.loads(path.read_text())):
-        os.environ["MASTER_PORT"] = str(port + number)
+    for run in json.loads(path.read_text()):
+        os.environ["MASTER_PORT"] = run["port"]
         callbacks: list[Callback] = [Stop(**run["stop"])] if run.get("stop") else []
         callbacks += [KillInSave(**run["kill"])] if run.get("kill") else []
         try:
