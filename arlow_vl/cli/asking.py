@@ -23,6 +23,10 @@ OPTIONS = {
 def add_model_options(parser: Parser, *, model: str) -> None:
     """`model` says in the help what folder is meant."""
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help=model)
+    add_device_options(parser)
+
+
+def add_device_options(parser: Parser) -> None:
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the first accelerator, else the CPU)"
     )

@@ -45,7 +45,7 @@ def add_parser(arlow: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from arlow_vl.cli import DATA
-    from arlow_vl.models.folder_files import refuse_missing_files, refuse_text_model
+    from arlow_vl.models.folder_files import refuse_text_model
     from arlow_vl.serving.image_files import find_images
 
     decoding, found, faults = decoding_of(args), find_images(args.images), Faults()
@@ -55,7 +55,6 @@ def run(args: argparse.Namespace) -> int:
     paths = faults.from_the_first_good(found.paths)  # before any weight is read
     if not paths:
         return DATA
-    refuse_missing_files(args.model)
     refuse_text_model(args.model)
     if args.out is None:
         print_captions(args, decoding, paths, faults)

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from arlow_vl.cli.asking import add_model_options
 from arlow_vl.cli.parser import Parser, output_folder, positive_int
 from arlow_vl.printing import print_line
 from arlow_vl.stopping import AGAIN
@@ -18,7 +19,7 @@ def add_parser(arlow: Parser) -> None:
         "docs/evaluation.md) or a .yaml. The same command again goes on where it was stopped; `arlow report` "
         "shows what it found.",
     )
-    parser.add_argument("--model", type=Path, required=True, help="model folder (hf/ of a run)")
+    add_model_options(parser, model="model folder (hf/ of a run)")
     parser.add_argument(
         "--task", action="append", required=True, help="name or .yaml of a task; may be given several times"
     )
@@ -46,12 +47,6 @@ def add_parser(arlow: Parser) -> None:
         metavar="DATA",
         help="what the model was trained on: for priors and overlap (default: for overlap, by the run's recipe)",
     )
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the first accelerator, else the CPU)"
-    )
-    parser.add_argument(
-        "--precision", choices=("float32", "bfloat16", "float16"), help="of the weights (default: as they were saved)"
-    )
     parser.add_argument("--batch-size", type=positive_int, default=64, help="prompts answered at once (default: 64)")
     parser.add_argument("--limit", type=positive_int, help="items of each task, spread evenly (default: all)")
     parser.set_defaults(run=run, again=AGAIN)
@@ -64,9 +59,8 @@ def run(args: argparse.Namespace) -> None:
 
     tasks = [load_task(name) for name in args.task]
     refuse_one_name_twice(tasks)
-    refuse_missing_files(args.model)
-    if any(task.kind != "text" for task in tasks):
-        refuse_text_model(args.model)
+    refuse = refuse_missing_files if all(task.kind == "text" for task in tasks) else refuse_text_model
+    refuse(args.model)
     for task in tasks:
         refuse_missing_data(task, place_of(task, args.data))
         if args.training is not None and task.kind != "text":

@@ -27,14 +27,13 @@ def add_parser(arlow: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from arlow_vl.models.folder_files import refuse_missing_files, refuse_text_model
+    from arlow_vl.models.folder_files import refuse_text_model
     from vision.decoding.sources import read_image
     from vision.whole_files import write_whole
 
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, got {args.out}")
     original = read_image(args.image)
-    refuse_missing_files(args.model)
     refuse_text_model(args.model)
 
     from arlow_vl.data.prompts import about_image

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arlow_vl.cli.asking import add_device_options
 from arlow_vl.cli.parser import Parser, positive_int, some_text
 
 if TYPE_CHECKING:
@@ -34,10 +35,7 @@ def add_server_options(parser: Parser) -> None:
     parser.add_argument(
         "--api-key", help=f"what clients must send; better in {KEY_VARIABLE}, which no process list shows"
     )
-    parser.add_argument("--device", default="auto", help="torch's name for it (default: the first accelerator, or cpu)")
-    parser.add_argument(
-        "--precision", choices=("float32", "bfloat16", "float16"), help="of weights (default: as saved)"
-    )
+    add_device_options(parser)
     parser.add_argument("--max-batch", type=positive_int, default=16, help="answers written at once (default: 16)")
     parser.add_argument("--max-waiting", type=positive_int, default=64, help="requests in the queue (default: 64)")
     parser.add_argument("--max-tokens", type=positive_int, default=1024, help="longest answer (default: 1024)")

@@ -26,7 +26,7 @@ def add_parser(arlow: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from arlow_vl.models.folder_files import refuse_missing_files, refuse_text_model
+    from arlow_vl.models.folder_files import refuse_text_model
     from arlow_vl.serving.decoding import Decoding, check_choices
     from vision.decoding.sources import read_image
 
@@ -39,7 +39,6 @@ def run(args: argparse.Namespace) -> None:
         check_choices(args.choices)
     for path in args.images:  # before any weight is read
         read_image(path)
-    refuse_missing_files(args.model)
     refuse_text_model(args.model)
 
     from arlow_vl.data.prompts import about_image

@@ -39,7 +39,8 @@ def refuse_other_kind(folder: Path, found: object, expected: str) -> None:
 
 
 def refuse_text_model(folder: Path) -> None:
-    """Raises CheckpointError where a model is to see images and config.json says that it is text alone."""
+    """As `refuse_missing_files`, and where a model is to see images and config.json says that it is text alone."""
+    refuse_missing_files(folder)
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError):

