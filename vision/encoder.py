@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm, pad, pixel_unshuffle
 
 from vision.forms.native_resolution import unpatchify
 from vision.transform import ImageTransform
@@ -28,8 +29,9 @@ class VisionEncoder(nn.Module):
 
     Args:
         blocks: Indices, from 0, of the blocks to read (of a feature-map net: of its stages), joined on the last axis
-            in the order of the net. The final norm is applied to each, as DINOv2 does. Empty: what comes out of the
-            whole backbone.
+            in the order of the net. The final norm is applied to each, as DINOv2 does; of several stages each has its
+            tokens brought to unit variance. A finer map is folded to the places of the coarsest: what stands in one of
+            those lies side by side in its token. Empty: what comes out of the whole backbone.
         image_size: Height and width of the images, pixels; one number for both. None: what the timm model was trained
             with.
         prefix_tokens: Whether class and register tokens stay, in front of the patches.
@@ -212,10 +214,26 @@ class VisionEncoder(nn.Module):
             **({"return_prefix_tokens": True} if self.prefix_tokens and self.num_prefix_tokens else {}),
         )
         if self.gives_map:
-            outputs = [output.flatten(2).mT for output in outputs]
+            outputs = [output.flatten(2).mT for output in self._folded(outputs)]
+            if len(outputs) > 1:  # or an early stage, whose values are several times as large, would drown the others
+                outputs = [layer_norm(output, output.shape[-1:]) for output in outputs]
         elif isinstance(outputs[0], tuple):
             outputs = [torch.cat([prefix, patches], dim=1) for patches, prefix in outputs]
         return torch.cat(outputs, dim=-1)
+
+    def _folded(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps of named stages, all of as many places as the coarsest: finer places are side by side in channels.
+
+        Where an image's side is no whole number of the coarsest places, a finer map ends in zeros, or where it ends.
+        """
+        reductions = [self.backbone.feature_info[stage]["reduction"] for stage in sorted(self.blocks)]
+        folds = [max(reductions) // reduction for reduction in reductions]
+        height, width = maps[folds.index(1)].shape[2:]
+        ends = [
+            (0, fold * width - of.shape[3], 0, fold * height - of.shape[2])
+            for of, fold in zip(maps, folds, strict=True)
+        ]
+        return [pixel_unshuffle(pad(of, end), fold) for of, end, fold in zip(maps, ends, folds, strict=True)]
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -257,9 +275,8 @@ class VisionEncoder(nn.Module):
             tokens = self._tokens(image) if self.blocks else self._patches(features)
             _, num_patches, embed_dim = tokens.shape
         except (RuntimeError, AssertionError) as error:
-            blocks = list(self.blocks)
             raise ValueError(
-                f"{self.timm_name} cannot give blocks {blocks} joined ({error}); name one, or none"
+                f"{self.timm_name} cannot give blocks {list(self.blocks)} joined ({error}); name one, or none"
             ) from error
         height, width = self.image_size
         places = num_patches - self.num_kept_prefix_tokens

@@ -212,6 +212,41 @@ def test_a_stage_of_a_convolutional_net_can_be_named(tmp_path):
     torch.testing.assert_close(tokens, stage.flatten(2).mT)
 
 
+@pytest.mark.parametrize("name", MAPS)
+def test_finer_stages_lie_folded_behind_each_other_in_the_places_of_the_coarsest(name, tmp_path):
+    model, images = bare_model(name), torch.randn(2, 3, 64, 128)
+    tokens = encoder_with(model, name, tmp_path, blocks=(2, 1))(images)
+    fine, coarse = model.forward_intermediates(images, indices=[1, 2], intermediates_only=True)
+    rows, columns = coarse.shape[2:]
+    assert fine.shape[2:] == (2 * rows, 2 * columns)
+    for place in range(rows * columns):
+        row, column = divmod(place, columns)
+        cells = fine[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].flatten(1)
+        expected = [
+            (part - part.mean(1, keepdim=True)) / part.std(1, correction=0, keepdim=True)
+            for part in (cells, coarse[:, :, row, column])
+        ]
+        torch.testing.assert_close(tokens[:, place], torch.cat(expected, dim=1), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "blocks", "fine_side", "side"),
+    [("test_resnet", 72, (2, 3), 9, 5), ("densenet121", 200, (2, 4), 25, 6)],
+)
+def test_a_finer_stage_of_broken_places_ends_in_zeros_or_where_the_coarsest_ends(name, size, blocks, fine_side, side):
+    encoder = VisionEncoder(name, image_size=size, blocks=blocks).eval()
+    images = torch.randn(1, 3, size, size)
+    fine = encoder.backbone.forward_intermediates(images, indices=[blocks[0]], intermediates_only=True)[0]
+    fold = round(fine_side / side)
+    assert fine.shape[2:] == (fine_side, fine_side) and encoder.num_patches == side**2
+    padded = torch.zeros(1, fine.shape[1], fold * side, fold * side)
+    kept = min(fine_side, fold * side)
+    padded[:, :, :kept, :kept] = fine[:, :, :kept, :kept]
+    cells = padded[:, :, -fold:, -fold:].flatten(1)
+    expected = (cells - cells.mean(1, keepdim=True)) / cells.std(1, correction=0, keepdim=True)
+    torch.testing.assert_close(encoder(images)[:, -1, : cells.shape[1]], expected, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("name", "kwargs"),
     [
@@ -221,6 +256,7 @@ def test_a_stage_of_a_convolutional_net_can_be_named(tmp_path):
         (ROTARY, {"image_size": 28}),
         *((name, {"image_size": 96}) for name in MAPS),
         ("test_efficientnet", {"blocks": (1,)}),
+        ("test_efficientnet", {"blocks": (0, 2, 4), "image_size": 96}),
     ],
 )
 @pytest.mark.parametrize("prefix_tokens", [False, True])
@@ -322,7 +358,7 @@ def test_an_encoder_that_trains_can_be_in_train_mode():
         (WITH_CLASS_TOKEN, {"blocks": (1, 1)}, r"6 blocks.*\[1, 1\]"),
         (WITH_CLASS_TOKEN, {"image_size": 60}, "multiple of 16"),
         (WITH_CLASS_TOKEN, {"image_size": 0}, "must be positive"),
-        ("test_resnet", {"blocks": (2, 3)}, "cannot give blocks"),
+        ("mvitv2_tiny", {"blocks": (2, 3)}, "cannot give blocks"),
         ("pit_ti_224", {}, "no grid of patches"),
         ("crossvit_9_240", {}, "neither patch tokens nor one feature map"),
     ],
