@@ -24,6 +24,13 @@ NOTE = "scenes.json"
 """What the folder was made of; it keeps two kinds of scenes out of one folder."""
 COMPARISONS = "comparisons"
 TWINS_PER_SHARD = 500
+DIFFERENCES = {
+    "layout": "another version",
+    "seed": "another seed",
+    "drawings": "other drawings",
+    "images": "more images in some split",
+}
+"""What a folder's note may say otherwise, by its field."""
 SECONDS_STALE = 600
 """Age at which a half shard is one of a process that was killed."""
 SUMMARY = (
@@ -51,7 +58,7 @@ def write_scenes(
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Split, int]:
-    """Fills a folder with scenes; run again after an interruption it keeps the shards that are whole.
+    """Fills a folder with scenes; run again after an interruption, or for more images, it keeps the whole shards.
 
     Args:
         sizes: Images of each split; an odd number becomes the next even one, as scenes come in twins.
@@ -114,7 +121,7 @@ def _entry(path: Path) -> dict[str, Any]:
 
 
 def _claim(out: Path, note: dict[str, Any]) -> None:
-    """Notes what the folder is made of. Raises DataError if it holds something else."""
+    """Notes what the folder is made of, or will be of when it has grown. Raises DataError if it holds something else."""
     path = out / NOTE
     try:
         found = json.loads(path.read_bytes()) if path.exists() else None
@@ -122,11 +129,34 @@ def _claim(out: Path, note: dict[str, Any]) -> None:
         found = {}
     if found is None and out.is_dir() and any(not entry.name.startswith(".") for entry in out.iterdir()):
         raise DataError(f"{visible(str(out))} holds other files; name an empty folder")
+    if found is not None and found != note and _grows(found, note):
+        _remove_short_shards(out, found["images"], note["images"])
+        found = None
     if found is not None and found != note:
-        differs = sorted(name for name in note if not isinstance(found, dict) or found.get(name) != note[name])
+        differs = [name for name in DIFFERENCES if not isinstance(found, dict) or found.get(name) != note[name]]
         raise DataError(
-            f"{visible(str(out))} holds scenes of another {', '.join(differs)}; "
+            f"{visible(str(out))} holds scenes of {' and '.join(DIFFERENCES[name] for name in differs)}; "
             "name an empty folder, or remove this one"
         )
     if found is None:
         write_whole(path, json.dumps(note, indent=1) + "\n")
+
+
+def _grows(found: Any, note: Mapping[str, Any]) -> bool:
+    """Whether the same scenes are asked for, and at least as many of each split."""
+    images = found.get("images") if isinstance(found, dict) else None
+    return (
+        isinstance(images, dict)
+        and found == {**note, "images": images}
+        and images.keys() == note["images"].keys()
+        and all(isinstance(count, int) and count <= note["images"][split] for split, count in images.items())
+    )
+
+
+def _remove_short_shards(out: Path, before: Mapping[Split, int], images: Mapping[Split, int]) -> None:
+    """Those that were the last of their split, and get more twins."""
+    for split, count in before.items():
+        number, rest = divmod(count // 2, TWINS_PER_SHARD)
+        if rest and count < images[split]:
+            for folder in (out, out / COMPARISONS):
+                (folder / f"{split}-{number:06d}.tar").unlink(missing_ok=True)

@@ -194,6 +194,19 @@ def test_a_folder_of_other_scenes_is_refused(drawings, folder):
         write.write_scenes(drawings, folder, SIZES, seed=5)
 
 
+def test_a_folder_grows_to_what_it_would_have_been_and_does_not_shrink(drawings, tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "TWINS_PER_SHARD", 3)
+    few, more = dict.fromkeys(SPLITS, 4) | {"train": 8}, dict.fromkeys(SPLITS, 4) | {"train": 16, "test-new": 12}
+    write.write_scenes(drawings, tmp_path / "once", more)
+    write.write_scenes(drawings, tmp_path / "grown", few)
+    whole = (tmp_path / "grown" / "train-000000.tar").stat().st_mtime_ns
+    write.write_scenes(drawings, tmp_path / "grown", more)
+    assert bytes_of(tmp_path / "grown") == bytes_of(tmp_path / "once")
+    assert (tmp_path / "grown" / "train-000000.tar").stat().st_mtime_ns == whole
+    with pytest.raises(DataError, match="holds scenes of more images in some split; name"):
+        write.write_scenes(drawings, tmp_path / "grown", few)
+
+
 def test_the_command_says_what_lacks(tmp_path, capsys):
     assert main(["data", "scenes", "--root", str(tmp_path), "--out", str(tmp_path / "s")]) == 3
     error = capsys.readouterr().err
