@@ -214,26 +214,25 @@ class VisionEncoder(nn.Module):
             **({"return_prefix_tokens": True} if self.prefix_tokens and self.num_prefix_tokens else {}),
         )
         if self.gives_map:
-            outputs = [output.flatten(2).mT for output in self._folded(outputs)]
-            if len(outputs) > 1:  # or an early stage, whose values are several times as large, would drown the others
-                outputs = [layer_norm(output, output.shape[-1:]) for output in outputs]
-        elif isinstance(outputs[0], tuple):
+            return self._joined(outputs) if len(outputs) > 1 else outputs[0].flatten(2).mT
+        if isinstance(outputs[0], tuple):
             outputs = [torch.cat([prefix, patches], dim=1) for patches, prefix in outputs]
         return torch.cat(outputs, dim=-1)
 
-    def _folded(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps of named stages, all of as many places as the coarsest: finer places are side by side in channels.
+    def _joined(self, maps: list[Tensor]) -> Float[Tensor, "images patches dim"]:
+        """Maps of several stages: as many tokens as the coarsest has places, finer ones side by side in the token.
 
         Where an image's side is no whole number of the coarsest places, a finer map ends in zeros, or where it ends.
         """
         reductions = [self.backbone.feature_info[stage]["reduction"] for stage in sorted(self.blocks)]
         folds = [max(reductions) // reduction for reduction in reductions]
         height, width = maps[folds.index(1)].shape[2:]
-        ends = [
-            (0, fold * width - of.shape[3], 0, fold * height - of.shape[2])
-            for of, fold in zip(maps, folds, strict=True)
-        ]
-        return [pixel_unshuffle(pad(of, end), fold) for of, end, fold in zip(maps, ends, folds, strict=True)]
+        tokens = []
+        for of, fold in zip(maps, folds, strict=True):
+            whole = pad(of, (0, fold * width - of.shape[3], 0, fold * height - of.shape[2]))
+            tokens.append(pixel_unshuffle(whole, fold).flatten(2).mT)
+        # An early stage's values are several times as large: unnormed they would drown the others.
+        return torch.cat([layer_norm(of, of.shape[-1:]) for of in tokens], dim=-1)
 
     @property
     def num_prefix_tokens(self) -> int:
