@@ -12,10 +12,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from arlow_vl.cli import build_parser
+from arlow_vl.data.scenes.write import write_scenes
 from arlow_vl.evaluation.tasks.task import load_task
 from arlow_vl.serving.assistant import Assistant
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
+from tests.data.scenes.made_drawings import made_drawings
 from tests.serving.live import live
 from tests.tiny_runs import write_image_text_recipe
 from vision.encoder import VisionEncoder
@@ -36,6 +38,7 @@ CONTROLS = (
     *("shown another image", "shown a blank image", "most frequent text", "most similar image's text"),
     "caption of the nearest mean",
 )
+SCENE_CONTROLS = ("shown another image", "most similar image's text")
 BLIND = (
     *("shown another image", "shown a blank image", "shown no image", "answer from the question alone"),
     "most frequent text",
@@ -165,12 +168,12 @@ def test_the_demo_says_what_disk_space_it_takes_before_it_begins(monkeypatch, ca
     from experiments.first_light import run
 
     line = run.disk_space(free=9_900_000_000)
-    assert "8.2 GB in all (environment 5.7 GB, data 2.5 GB)" in line and "9.9 GB are free" in line
+    assert "7.9 GB in all (environment 5.7 GB, data 2.2 GB)" in line and "9.9 GB are free" in line
     for readme in (ROOT / "experiments" / "first_light" / "README.md", ROOT / "README.md"):
-        assert "5.7 GB" in readme.read_text() and "2.5 GB" in readme.read_text()
+        assert "5.7 GB" in readme.read_text() and "2.2 GB" in readme.read_text()
     monkeypatch.setattr(run, "STEPS", {})
     run.run()
-    assert capsys.readouterr().out.startswith("disk space: 8.2 GB")
+    assert capsys.readouterr().out.startswith("disk space: 7.9 GB")
 
 
 @pytest.mark.slow
@@ -181,6 +184,7 @@ def test_the_vision_stage_runs_with_several_seeds_and_prints_their_spread(tmp_pa
     folder = tmp_path / "seeds"
     options = {"--seeds": 2, "--recipe": recipe, "--text": tmp_path / "text", "--data": tmp_path / "data"}
     shutil.copytree(ROOT / "tests" / "samples", tmp_path / "data")
+    write_scenes(made_drawings(), tmp_path / "data" / "scenes", dict.fromkeys(("train", "test-new", "test-pairs"), 8))
     words = [str(word) for pair in (options | {"--output": folder, "--limit": 8}).items() for word in pair]
     assert seeds.main(words) == 0
     printed = capfd.readouterr().out
@@ -201,18 +205,30 @@ def test_seeds_without_a_text_model_say_how_to_get_one(tmp_path, capsys):
     assert "`make demo` trains it" in capsys.readouterr().err
 
 
+def spread_of(experiment: str) -> dict:
+    return json.loads((ROOT / "experiments" / experiment / "seeds.json").read_text())["spread"]
+
+
+def cell(scores: dict, score: str, scale: float = 1.0, digits: int = 3) -> str:
+    mean, low, high = (f"{scores[score][key] * scale:.{digits}f}" for key in SHOWN)
+    return f"**{mean}{'%' if scale > 1 else ''}** [{low}, {high}]"
+
+
 def test_readme_shows_the_demos_scores_as_the_seeds_had_them():
-    spread = json.loads((ROOT / "experiments" / "first_light" / "seeds.json").read_text())["spread"]
-
-    def cell(task: str, score: str, scale: float = 1.0, digits: int = 3) -> str:
-        mean, low, high = (f"{of[key] * scale:.{digits}f}" for of in [spread[task][score]] for key in SHOWN)
-        return f"**{mean}{'%' if scale > 1 else ''}** [{low}, {high}]"
-
-    readme = (ROOT / "README.md").read_text()
-    for task in ("captions-test-known", "captions-test-novel"):
-        controls = [f"{spread[task][f'CIDEr-D, {name}']['mean']:.3f}" for name in CONTROLS]
-        assert f"| {' | '.join([cell(task, 'CIDEr-D, model'), *controls])} |" in readme
+    spread, readme = spread_of("first_light"), (ROOT / "README.md").read_text()
+    for task in ("scenes-new", "scenes-pairs"):
+        controls = [f"{100 * spread[task][f'whole scene, {name}']['mean']:.1f}%" for name in SCENE_CONTROLS]
+        slots = [f"{100 * spread[task][f'{slot}, model']['mean']:.1f}%" for slot in ("thing", "colour", "count")]
+        row = [cell(spread[task], "whole scene, model", 100, 1), *controls, *slots]
+        assert f"| {' | '.join(row)} |" in readme
     for group in ("", "where the prior is wrong, ", "other, ", "yes/no, "):
         scores = {name.removeprefix(f"accuracy, {group}"): of for name, of in spread["easy-vqa"].items()}
         best = max(scores[name]["mean"] for name in BLIND)
-        assert f"| {cell('easy-vqa', f'accuracy, {group}model', 100, 1)} | {100 * best:.1f}% |" in readme
+        assert f"| {cell(spread['easy-vqa'], f'accuracy, {group}model', 100, 1)} | {100 * best:.1f}% |" in readme
+
+
+def test_captionings_readme_shows_the_scores_as_the_seeds_had_them():
+    spread, readme = spread_of("captioning"), (ROOT / "experiments" / "captioning" / "README.md").read_text()
+    for task in ("captions-test-known", "captions-test-novel"):
+        controls = [f"{spread[task][f'CIDEr-D, {name}']['mean']:.3f}" for name in CONTROLS]
+        assert f"| {' | '.join([cell(spread[task], 'CIDEr-D, model'), *controls])} |" in readme
