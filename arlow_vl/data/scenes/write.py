@@ -121,7 +121,7 @@ def _entry(path: Path) -> dict[str, Any]:
 
 
 def _claim(out: Path, note: dict[str, Any]) -> None:
-    """Notes what the folder is made of, or will be of when it has grown. Raises DataError if it holds something else."""
+    """Notes what the folder is made of, or is to grow to. Raises DataError if it holds something else."""
     path = out / NOTE
     try:
         found = json.loads(path.read_bytes()) if path.exists() else None
