@@ -224,7 +224,8 @@ class VisionEncoder(nn.Module):
 
         Where an image's side is no whole number of the coarsest places, a finer map ends in zeros, or where it ends.
         """
-        reductions = [self.backbone.feature_info[stage]["reduction"] for stage in sorted(self.blocks)]
+        stages: Any = self.backbone.feature_info
+        reductions = [stages[stage]["reduction"] for stage in sorted(self.blocks)]
         folds = [max(reductions) // reduction for reduction in reductions]
         height, width = maps[folds.index(1)].shape[2:]
         tokens = []

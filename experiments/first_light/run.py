@@ -21,7 +21,7 @@ DATA, TOKENIZER, TEXT, VISION, RESULTS = (
 VOCABULARY, TOKENIZER_BYTES = 4096, 8_000_000
 SCENES = 5000
 """Images of training."""
-TESTS = {("scenes-new", "scenes-pairs"): 300, ("easy-vqa",): 2000}
+TESTS: dict[tuple[str, ...], int] = {("scenes-new", "scenes-pairs"): 300, ("easy-vqa",): 2000}
 """Tasks, and the items of each that are answered at most."""
 PROOF = RESULTS / "frozen.json"
 

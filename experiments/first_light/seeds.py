@@ -23,7 +23,7 @@ from experiments.first_light.run import DATA, RECIPES, RUNS, TESTS, TEXT, arlow,
 
 
 def run_seed(
-    seed: int, tests: Mapping[Sequence[str], int], *, recipe: Path, text: Path, data: Path, folder: Path
+    seed: int, tests: Mapping[tuple[str, ...], int], *, recipe: Path, text: Path, data: Path, folder: Path
 ) -> int:
     """Trains and evaluates with one seed below `folder`. Returns the exit status of the first command that failed.
 
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (args.text / "config.json").exists():
         print(f"{args.text} holds no model; `make demo` trains it, or name one with --text", file=sys.stderr)
         return CheckpointError.exit_code
-    tests = {tuple(args.task): max(TESTS.values())} if args.task else TESTS
+    tests = {tuple(args.task): max(TESTS.values())} if args.task else dict(TESTS)
     if args.limit is not None:
         tests = {tasks: min(limit, args.limit) for tasks, limit in tests.items()}
     scores, seeds = {}, list(range(args.seeds))
