@@ -50,7 +50,8 @@ class ArlowVisionConfig(NeedsPackage, PreTrainedConfig):
     timm_name: str = "vit_small_patch14_dinov2"
     """Any timm model that gives patch tokens or a feature map."""
     blocks: list[int] | None = None
-    """Blocks whose tokens are read, joined on the last axis; None: the last."""
+    """Blocks whose tokens are read, joined on the last axis; of a feature-map net its stages, finer ones folded to the
+    places of the coarsest. None: what comes out of the whole net."""
     image_size: int | list[int] = 224
     """Height and width of the encoder's input, pixels; one number for both."""
     prefix_tokens: bool = False
