@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "arlow fit --config experiments/first_light/text.yaml",
-    "arlow fit --config experiments/first_light/vision.yaml --run.max_steps 200 --run_dir runs/short",
+    "arlow fit --config experiments/first_light/vision.yaml --run.max_steps 250 --run_dir runs/short",
 )
 DRY_RUN = "--dry-run"
 
