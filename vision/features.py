@@ -5,8 +5,12 @@ import hashlib
 import itertools
 import json
 import logging
+import os
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +34,11 @@ CHUNK, CHUNK_BYTES = 256, 64 * 2**20
 BATCH, CPU_BATCH = 64, 4
 """Images or tiles the encoder takes at once. On a CPU more leave the processor's cache: by 4, EfficientNet-Lite0
 encodes 1.5 times as many images a second as by 16."""
+CPU_BATCHES = 2
+"""Batches that a CPU encodes at once, each on all of torch's threads: where one waits for its slowest thread, or for
+Python, the other goes on. On two cores 1.2 to 1.4 times as many images a second, and the same bits."""
+PREPARED = 8
+"""Batches that are prepared at once for an accelerator."""
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -245,24 +254,35 @@ def _encode(
     refused: dict[str, str],
     dtype: torch.dtype,
 ) -> Iterator[tuple[str, ImageFeatures]]:
-    """The tokens of each usable image; the others go to `refused`."""
+    """The tokens of each usable image; the others go to `refused`. An accelerator encodes while threads prepare."""
     on_cpu = next(encoder.parameters()).device.type == "cpu"
-    for batch in _batched(wanted.items(), CPU_BATCH if on_cpu else BATCH):
-        prepared = {}
+    turn = nullcontext() if on_cpu else threading.Lock()  # more than one batch at once would be more memory
+
+    def encode(batch: list[tuple[str, bytes]]) -> tuple[dict[str, ImageFeatures], dict[str, str]]:
+        prepared, bad = {}, {}
         for sha256, data in batch:
             try:
                 prepared[sha256] = prepare_image(transform, data, name=sha256[:12])
             except ImageError as error:
-                refused[sha256] = error.reason
+                bad[sha256] = error.reason
         if not prepared:
-            continue
-        images = _features(encoder, pack_images(transform, list(prepared.values())))
-        for sha256, image in zip(prepared, images, strict=True):
-            stored = image._replace(rows=image.rows.to(dtype))
-            if not stored.rows.isfinite().all():
-                largest = f"{encoder.timm_name} gives {image.rows.abs().max():g} for image {sha256[:12]}"
-                raise FeaturesError(f"{largest}, which {dtype} cannot hold; use dtype=torch.float32 or no cache")
-            yield sha256, stored
+            return {}, bad
+        with turn:
+            images = _features(encoder, pack_images(transform, list(prepared.values())))
+        return dict(zip(prepared, images, strict=True)), bad
+
+    pool = ThreadPoolExecutor(CPU_BATCHES if on_cpu else min(PREPARED, os.cpu_count() or 1))
+    try:
+        for images, bad in pool.map(encode, _batched(wanted.items(), CPU_BATCH if on_cpu else BATCH)):
+            refused.update(bad)
+            for sha256, image in images.items():
+                stored = image._replace(rows=image.rows.to(dtype))
+                if not stored.rows.isfinite().all():
+                    largest = f"{encoder.timm_name} gives {image.rows.abs().max():g} for image {sha256[:12]}"
+                    raise FeaturesError(f"{largest}, which {dtype} cannot hold; use dtype=torch.float32 or no cache")
+                yield sha256, stored
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _features(encoder: VisionEncoder, packed: Mapping[str, Tensor]) -> list[ImageFeatures]:

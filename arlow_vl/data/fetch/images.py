@@ -1,15 +1,17 @@
 """Source images of packages become small stored images with a hash that finds near-duplicates."""
 
 import io
-from collections import Counter, deque
+import os
+from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 from jaxtyping import Bool, Int16
 from PIL import Image, ImageChops
 
+from arlow_vl.data.processes import in_processes
 from vision.decoding.image import ImageError, decode_image
 
 LONGEST_SIDE = 256
@@ -17,8 +19,9 @@ SHORTEST_LONG_SIDE = 16
 JPEG_QUALITY = 92
 HASH_SIDE = 16
 NEAR_BITS = 12  # two images whose hashes differ in no more bits are near-duplicates
-WORKERS = 2
-IN_FLIGHT = 64
+WORKERS = min(8, os.cpu_count() or 1)
+DRAWN = 16
+"""Images that a process draws at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,27 +57,25 @@ class StoredImage:
 
 
 def draw_all(images: Iterable[SourceImage], progress: Callable[[int], None]) -> tuple[list[StoredImage], Counter]:
-    """Draws every image on two threads; returns the stored images in order and the reasons of those left out."""
-    stored: list[StoredImage] = []
-    left_out: Counter = Counter()
-    waiting: deque[Future] = deque()
+    """Draws every image, in several processes; returns the stored images in order and the reasons of those left out.
 
-    def take() -> None:
-        result = waiting.popleft().result()
-        if isinstance(result, StoredImage):
-            stored.append(result)
-            progress(len(stored))
-        else:
-            left_out[result] += 1
+    Processes, not threads: what draws an SVG lets no other thread run.
+    """
+    coming = iter(images)
+    batches = enumerate(iter(lambda: list(islice(coming, DRAWN)), []))
+    drawn: dict[int, list[StoredImage | str]] = {}
+    done = 0
+    for (number, _), results in in_processes(_draw_batch, batches, WORKERS):
+        drawn[number] = results
+        for _ in range(sum(isinstance(result, StoredImage) for result in results)):
+            progress(done := done + 1)
+    in_order = [result for number in sorted(drawn) for result in drawn[number]]
+    stored = [result for result in in_order if isinstance(result, StoredImage)]
+    return stored, Counter(result for result in in_order if isinstance(result, str))
 
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for image in images:
-            waiting.append(pool.submit(draw, image))
-            if len(waiting) >= IN_FLIGHT:
-                take()
-        while waiting:
-            take()
-    return stored, left_out
+
+def _draw_batch(batch: tuple[int, list[SourceImage]]) -> list[StoredImage | str]:
+    return [draw(image) for image in batch[1]]
 
 
 def draw(source: SourceImage) -> StoredImage | str:

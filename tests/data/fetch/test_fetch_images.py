@@ -88,7 +88,10 @@ def test_an_image_too_large_to_decode_is_left_out_from_its_header():
     assert draw(source(buffer.getvalue())) == "too_many_pixels"
 
 
-def test_drawing_keeps_the_order_and_counts_what_is_left_out():
+@pytest.mark.parametrize("workers", [1, 3])
+def test_drawing_keeps_the_order_and_counts_what_is_left_out(workers, monkeypatch):
+    monkeypatch.setattr("arlow_vl.data.fetch.images.WORKERS", workers)
+    monkeypatch.setattr("arlow_vl.data.fetch.images.DRAWN", 2)
     images = [source(png(noise(n)), key=str(n)) for n in range(6)]
     images.insert(2, source(b"no image", key="bad"))
     steps = []
