@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import shutil
+import time
 from collections import namedtuple
 
 import pytest
@@ -177,6 +178,39 @@ def test_only_bad_images_write_nothing(open_cache, fill):
     cache = open_cache()
     assert len(fill(cache, keyed(b"a", b"b"))) == 2
     assert chunks(cache) == []
+
+
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_batches_encoded_at_once_keep_their_images_apart(at_once, open_cache, fill, encoder, transform, monkeypatch):
+    monkeypatch.setattr(features, "CPU_BATCH", 2)
+    monkeypatch.setattr(features, "CPU_BATCHES", at_once)
+    many = keyed(*map(image_bytes, range(40)))
+    torn = keyed(b"no image")
+    cache = open_cache(dtype=torch.float32)
+    assert fill(cache, [*many[:21], *torn, *many[21:]]).keys() == {torn[0][0]}
+    for start in range(0, 40, 2):
+        pair = [prepare_image(transform, data, name="an image") for _, data in many[start : start + 2]]
+        expected = encoder(pack_images(transform, pair)["pixel_values"])
+        torch.testing.assert_close(cache.get(shas(many[start : start + 2]))["image_features"], expected)
+
+
+def test_an_error_in_a_batch_ends_the_fill_and_its_threads(open_cache, fill, encoder, monkeypatch):
+    monkeypatch.setattr(features, "CPU_BATCH", 1)
+    calls = []
+
+    def breaks_at_third(module, inputs, output):
+        calls.append(len(output))
+        if len(calls) == 3:
+            raise RuntimeError("no memory")
+        time.sleep(0.02)
+
+    encoder.register_forward_hook(breaks_at_third)
+    with pytest.raises(RuntimeError, match="no memory"):
+        fill(open_cache(), keyed(*map(image_bytes, range(40))))
+    encoded = len(calls)
+    assert encoded < 40  # what waited for its turn is not encoded any more
+    time.sleep(0.1)
+    assert len(calls) == encoded
 
 
 def test_progress_counts_every_image(open_cache, fill, images, small_chunks):
