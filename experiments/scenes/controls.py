@@ -1,4 +1,5 @@
-"""What scores on scenes are worth: copying the nearest training image's caption, and answers from the question alone.
+"""What scores on scenes are worth: copying the nearest training image's caption, answers from the question alone, and
+answers from the image alone.
 
     python -m experiments.scenes.controls data/scenes --out experiments/scenes/controls.md
 
@@ -7,8 +8,11 @@ The nearest image is that of the highest cosine between colours of 16 x 16 cells
 
 import argparse
 import io
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from jaxtyping import Float
@@ -19,15 +23,17 @@ from arlow_vl.data.index.images import read_image
 from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.samples import Sample, Text
 from arlow_vl.data.scenes.grammar import parse_caption
-from arlow_vl.data.scenes.questions import Asked
+from arlow_vl.data.scenes.questions import Asked, open_questions
 from arlow_vl.data.scenes.scene import Scene
 from arlow_vl.data.scenes.splits import SPLITS
+from arlow_vl.data.scenes.vocabulary import CONCEPTS
 from arlow_vl.evaluation.controls import most_frequent, nearest_neighbour, question_prior
 from arlow_vl.evaluation.metrics.scenes import SLOTS, answer_scores, scene_scores
 
 CELLS = 16
 YES_NO = ("presence", "count yes/no", "relation yes/no")
 OTHERS = ("count", "colour", "relation", "reading", "comparison")
+OPEN = ("count", "colour", "relation")
 
 
 def main() -> None:
@@ -38,6 +44,7 @@ def main() -> None:
     tests = [split for split in SPLITS if split != "train" and list(args.scenes.glob(f"{split}-*.tar"))]
     train = list(samples(args.scenes, "train"))
     lines = [*caption_lines(args.scenes, train, tests), "", *answer_lines(args.scenes, train, tests)]
+    lines += ["", *unheard_lines(args.scenes, tests)]
     args.out.write_text("\n".join([f"{len(train):,} training images.", "", *lines]) + "\n")
 
 
@@ -79,6 +86,33 @@ def prior_score(known: Sequence[Asked], questions: Sequence[Asked], kind: str) -
         return None
     prior = question_prior([(a.question, a.answer) for a in known if a.kind == kind], [a.question for a in its])
     return answer_scores(prior, [a.answer for a in its], [kind] * len(its))[kind]
+
+
+def unheard_lines(folder: Path, tests: Sequence[str]) -> list[str]:
+    """Exact answers of one who knows the scene, and hears all of a question but the things that it names."""
+    lines = [f"| split | {' | '.join(OPEN)} |", "| --- " * (len(OPEN) + 1) + "|"]
+    for split in tests:
+        scenes = [scene(sample) for sample in samples(folder, split)]
+        shares = (percent(fmean(x for of in scenes for x in unheard_shares(of, kind))) for kind in OPEN)
+        lines.append(f"| {split} | {' | '.join(shares)} |")
+    return lines
+
+
+def unheard_shares(of: Scene, kind: str) -> list[float]:
+    """For each question that may be asked about a scene, the chance among the answers that its wording has there."""
+    answers = defaultdict(set)
+    questions = {asked for is_turned in (False, True) for asked in open_questions(of, is_turned) if asked.kind == kind}
+    for asked in questions:
+        answers[unheard(asked.question, of)].add(asked.answer)
+    return [1 / len(answers[unheard(asked.question, of)]) for asked in questions]
+
+
+def unheard(question: str, of: Scene) -> str:
+    """Without names of things and words; "is" and "are", one thing and several stay apart."""
+    for group in of.groups:
+        for name, blank in ((CONCEPTS[group.noun].nouns, "things"), (group.noun, "thing")):
+            question = re.sub(rf"\b{name}\b", blank, question)
+    return re.sub(r'word ".*?"', "word", question)
 
 
 def samples(folder: Path, split: str) -> Iterator[Sample]:

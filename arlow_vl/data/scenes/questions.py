@@ -43,7 +43,7 @@ def questions_of_twins(draws: Draws, first: Scene, second: Scene) -> tuple[list[
         for number, its in enumerate(asked):
             its.append(Asked(claim.question, "yes" if number == is_of_second else "no", claim.kind))
     for its, scene, is_turned in zip(asked, (first, second), orders, strict=True):
-        its.extend(_open_questions(scene, is_turned))
+        its.extend(open_questions(scene, is_turned))
     return asked
 
 
@@ -110,7 +110,8 @@ def _named(scene: Scene) -> frozenset[tuple[str, bool]]:
     return frozenset((part_name(part), _is_plural(part)) for part in scene.parts)
 
 
-def _open_questions(scene: Scene, is_turned: bool) -> Iterator[Asked]:
+def open_questions(scene: Scene, is_turned: bool) -> Iterator[Asked]:
+    """All but yes/no questions; turned, it is asked where the second part lies, seen from the first."""
     for group in scene.groups:
         be = "is" if group.count == 1 else "are"
         yield Asked(f"How many {CONCEPTS[group.noun].nouns} are there?", NUMBERS[group.count - 1], "count")

@@ -1,9 +1,10 @@
-"""Neither the nearest training image nor the question alone can answer for a model."""
+"""Neither the nearest training image, nor the question alone, nor the image alone can answer for a model."""
 
 import pytest
 
+from arlow_vl.data.scenes.grammar import parse_caption
 from arlow_vl.data.scenes.write import write_scenes
-from experiments.scenes.controls import answer_lines, caption_lines, samples
+from experiments.scenes.controls import answer_lines, caption_lines, samples, unheard_lines, unheard_shares
 from tests.data.scenes.made_drawings import made_drawings
 
 TESTS = ("test-new", "test-pairs", "test-colours", "test-counts")
@@ -38,3 +39,27 @@ def test_the_question_alone_has_half_of_the_yes_no_questions_right(folder):
         assert found[split]["relation yes/no"] in ("50.0", "-")
         assert float(found[split]["relation"]) < 60
     assert float(found["test-colours"]["colour"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("caption", "kind", "shares"),
+    [
+        ("a red cat", "colour", [1]),
+        ("a red cat left of a blue dog", "colour", [0.5, 0.5]),
+        ("a red cat left of two blue dogs", "colour", [1, 1]),  # "is" or "are" tells
+        ("a red cat left of two blue dogs", "count", [0.5, 0.5]),
+        ("two red cats left of two blue dogs", "count", [1, 1]),
+        ("a red cat left of a blue dog", "relation", [0.5, 0.5]),
+        ("a red cat left of two blue dogs", "relation", [1, 1]),
+        ('a red cat left of the word "cat"', "relation", [1, 1]),
+        ("two red cats", "relation", []),
+    ],
+)
+def test_who_does_not_hear_the_thing_chooses_among_the_answers_of_the_wording(caption, kind, shares):
+    assert unheard_shares(parse_caption(caption), kind) == shares
+
+
+def test_the_image_alone_leaves_much_to_be_heard(folder):
+    found = table(unheard_lines(folder, TESTS))
+    for split in TESTS:
+        assert all(50 <= float(found[split][kind]) < 95 for kind in ("count", "colour", "relation"))
