@@ -184,6 +184,7 @@ def test_only_bad_images_write_nothing(open_cache, fill):
 def test_batches_encoded_at_once_keep_their_images_apart(at_once, open_cache, fill, encoder, transform, monkeypatch):
     monkeypatch.setattr(features, "CPU_BATCH", 2)
     monkeypatch.setattr(features, "CPU_BATCHES", at_once)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: at_once)
     many = keyed(*map(image_bytes, range(40)))
     torn = keyed(b"no image")
     cache = open_cache(dtype=torch.float32)
@@ -192,6 +193,23 @@ def test_batches_encoded_at_once_keep_their_images_apart(at_once, open_cache, fi
         pair = [prepare_image(transform, data, name="an image") for _, data in many[start : start + 2]]
         expected = encoder(pack_images(transform, pair)["pixel_values"])
         torch.testing.assert_close(cache.get(shas(many[start : start + 2]))["image_features"], expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_more_batches_are_encoded_at_once_than_torch_has_threads(threads, open_cache, fill, encoder, monkeypatch):
+    monkeypatch.setattr(features, "CPU_BATCH", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    running, most = [], []
+
+    def begins(module, inputs):
+        running.append(None)
+        most.append(len(running))
+        time.sleep(0.01)
+
+    encoder.register_forward_pre_hook(begins)
+    encoder.register_forward_hook(lambda module, inputs, output: running.pop())
+    fill(open_cache(), keyed(*map(image_bytes, range(12))))
+    assert max(most) == threads
 
 
 def test_an_error_in_a_batch_ends_the_fill_and_its_threads(open_cache, fill, encoder, monkeypatch):
