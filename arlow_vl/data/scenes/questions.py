@@ -22,7 +22,8 @@ class Asked(NamedTuple):
     question: str
     answer: str
     kind: str
-    """ "presence", "count yes/no", "relation yes/no", "count", "colour", "relation", "reading" or "comparison"."""
+    """ "presence", "count yes/no", "relation yes/no", "count", "colour", "relation", "reading", "comparison" or
+    "description"."""
 
 
 class Claim(NamedTuple):
@@ -60,6 +61,24 @@ def comparisons(draws: Draws, first: Scene, second: Scene) -> list[Asked]:
             more = answers[other.count > group.count]
             asked.append(Asked(f"Which image has more {CONCEPTS[group.noun].nouns}?", more, "comparison"))
     return asked
+
+
+def descriptions(scene: Scene, twin: Scene) -> Iterator[Asked]:
+    """All of each part in a few words that begin with its name, and of the twin's things those that are not there.
+
+    "What about cats?" has "cats blue two right". Whoever has just written the thing has it at hand where the next word
+    is due; an answer in a word alone must carry it there from the question.
+    """
+    for place, part in enumerate(scene.parts):
+        where = "" if scene.relation is None else " " + direction(scene, place).removesuffix(" of")
+        if isinstance(part, Word):
+            yield _description("the word", f"word {part.text}{where}")
+        else:
+            name = CONCEPTS[part.noun].nouns
+            yield _description(name, f"{name} {part.colour} {NUMBERS[part.count - 1]}{where}")
+    for group in twin.groups:
+        if scene.group_of(group.noun) is None:
+            yield _description(CONCEPTS[group.noun].nouns, f"{CONCEPTS[group.noun].nouns} none")
 
 
 def direction(scene: Scene, part: int) -> Direction:
@@ -123,6 +142,10 @@ def open_questions(scene: Scene, is_turned: bool) -> Iterator[Asked]:
         be = "are" if _is_plural(part) else "is"
         answer = direction(scene, is_turned).removesuffix(" of")
         yield Asked(f"Where {be} {part_name(part)}, seen from {part_name(other)}?", answer, "relation")
+
+
+def _description(name: str, said: str) -> Asked:
+    return Asked(f"What about {name}?", said, "description")
 
 
 def _is_plural(part: Part) -> bool:

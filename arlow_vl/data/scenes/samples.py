@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from arlow_vl.data.index.records import compact
-from arlow_vl.data.samples import about_images
+from arlow_vl.data.samples import Task, about_images
 from arlow_vl.data.scenes.draws import Draws
 from arlow_vl.data.scenes.grammar import caption_of
 from arlow_vl.data.scenes.paint import Painter, Thing
 from arlow_vl.data.scenes.png import png_bytes
-from arlow_vl.data.scenes.questions import Asked, comparisons, questions_of_twins
+from arlow_vl.data.scenes.questions import Asked, comparisons, descriptions, questions_of_twins
 from arlow_vl.data.scenes.scene import Group, Part, Scene, Word
 from arlow_vl.data.scenes.splits import Split, draw_scene, draw_twin
 
@@ -30,6 +30,7 @@ class Painted(NamedTuple):
     things: list[Thing]
     ground: str
     asked: list[Asked]
+    described: list[Asked]
 
 
 class Twins(NamedTuple):
@@ -48,9 +49,10 @@ def make_twins(painter: Painter, seed: int, split: Split, number: int) -> Twins:
         scenes = scenes[::-1]
     asked = questions_of_twins(draws, *scenes)
     painted = []
-    for scene, its in zip(scenes, asked, strict=True):
+    for scene, twin, its in zip(scenes, scenes[::-1], asked, strict=True):
         pixels, things, ground = painter.paint(draws, scene)
-        painted.append(Painted(scene, png_bytes(pixels), things, ground, its))
+        described = list(descriptions(scene, twin))
+        painted.append(Painted(scene, png_bytes(pixels), things, ground, its, described))
     is_compared = split != "train" or number % COMPARED == 0
     return Twins((painted[0], painted[1]), comparisons(draws, *scenes) if is_compared else [])
 
@@ -66,6 +68,7 @@ def members_of_twins(twins: Twins, split: Split, number: int, license: str) -> I
             "twin": f"{split}-{2 * number + 1 - place:06d}",
             **inventory(painted),
             "questions": [asked._asdict() for asked in painted.asked],
+            "texts": [_text(asked, "conversation") for asked in painted.described],
         }
         yield f"{key}.json", compact(told)
 
@@ -77,17 +80,15 @@ def members_of_comparison(twins: Twins, split: Split, number: int, license: str)
     key = f"{split}-{number:06d}"
     for place, painted in enumerate(twins.painted):
         yield f"{key}.{place}.png", painted.png
-    texts: list[dict[str, Any]] = [
-        {
-            "messages": about_images(2, question=asked.question, answer=asked.answer),
-            "task": "question",
-            "kind": asked.kind,
-        }
-        for asked in twins.compared
-    ]
+    texts = [_text(asked, "question", images=2) for asked in twins.compared]
     texts.append({"messages": _conversation(twins), "task": "conversation"})
     told = {**_facts(split, license), "images": [inventory(painted) for painted in twins.painted], "texts": texts}
     yield f"{key}.json", compact(told)
+
+
+def _text(asked: Asked, task: Task, images: int = 1) -> dict[str, Any]:
+    messages = about_images(images, question=asked.question, answer=asked.answer)
+    return {"messages": messages, "task": task, "kind": asked.kind}
 
 
 def inventory(painted: Painted) -> dict[str, Any]:

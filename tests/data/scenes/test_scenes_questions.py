@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from arlow_vl.data.scenes.draws import Draws
-from arlow_vl.data.scenes.questions import comparisons, questions_of_twins
+from arlow_vl.data.scenes.questions import comparisons, descriptions, questions_of_twins
 from arlow_vl.data.scenes.scene import Group, Scene, Word
 from arlow_vl.data.scenes.splits import SPLITS, draw_scene, draw_twin
 from arlow_vl.data.scenes.vocabulary import CONCEPTS, NUMBERS
@@ -93,6 +93,19 @@ def test_questions_of_twins_that_differ_in_a_colour():
         ("What colour is the car?", "red"),
         ("What colour are the cats?", "green"),
     ]
+
+
+def test_a_description_begins_with_the_name_and_says_everything():
+    scene = Scene((RED_CAR, BLUE_CATS), "left of")
+    told = {asked.question: asked.answer for asked in descriptions(scene, Scene((Word("moon"), BLUE_CATS), "above"))}
+    assert told == {"What about cars?": "cars red one left", "What about cats?": "cats blue two right"}
+    told = {asked.question: asked.answer for asked in descriptions(Scene((Word("moon"), BLUE_CATS), "above"), scene)}
+    assert told == {
+        "What about the word?": "word moon above",
+        "What about cats?": "cats blue two below",
+        "What about cars?": "cars none",
+    }
+    assert [asked.answer for asked in descriptions(Scene((RED_CAR,)), Scene((RED_CAR,)))] == ["cars red one"]
 
 
 def test_a_relation_is_asked_only_where_both_twins_have_the_same_parts_in_the_same_number():

@@ -141,7 +141,9 @@ def test_training_reads_captions_and_questions_as_they_are(folder):
     assert all(parse_caption(text.messages[1]["content"]) for sample in captions for text in sample.texts)
     questions = [text for sample in tasks_of(folder / "train-*.tar", "question") for text in sample.texts]
     assert {"presence", "count", "colour"} <= {text.kind for text in questions}
-    assert not tasks_of(folder / "train-*.tar", "conversation")
+    described = tasks_of(folder / "train-*.tar", "conversation")
+    assert len(described) == 24
+    assert {text.kind for sample in described for text in sample.texts} == {"description"}
     assert read_image(captions[0].images[0]).startswith(b"\x89PNG")
 
 
