@@ -64,21 +64,20 @@ def comparisons(draws: Draws, first: Scene, second: Scene) -> list[Asked]:
 
 
 def descriptions(scene: Scene, twin: Scene) -> Iterator[Asked]:
-    """All of each part in a few words that begin with its name, and of the twin's things those that are not there.
+    """All of each part in a few words, and of the twin's things those that are not there: with the name, and without.
 
     "What about cats?" has "cats blue two right". Whoever has just written the thing has it at hand where the next word
-    is due; an answer in a word alone must carry it there from the question.
+    is due. "And cats?" has "blue two right", and here, as in all other answers, it must be carried from the question.
     """
     for place, part in enumerate(scene.parts):
         where = "" if scene.relation is None else " " + direction(scene, place).removesuffix(" of")
         if isinstance(part, Word):
-            yield _description("the word", f"word {part.text}{where}")
+            yield from _description("the word", f"{part.text}{where}")
         else:
-            name = CONCEPTS[part.noun].nouns
-            yield _description(name, f"{name} {part.colour} {NUMBERS[part.count - 1]}{where}")
+            yield from _description(CONCEPTS[part.noun].nouns, f"{part.colour} {NUMBERS[part.count - 1]}{where}")
     for group in twin.groups:
         if scene.group_of(group.noun) is None:
-            yield _description(CONCEPTS[group.noun].nouns, f"{CONCEPTS[group.noun].nouns} none")
+            yield from _description(CONCEPTS[group.noun].nouns, "none")
 
 
 def direction(scene: Scene, part: int) -> Direction:
@@ -144,8 +143,9 @@ def open_questions(scene: Scene, is_turned: bool) -> Iterator[Asked]:
         yield Asked(f"Where {be} {part_name(part)}, seen from {part_name(other)}?", answer, "relation")
 
 
-def _description(name: str, said: str) -> Asked:
-    return Asked(f"What about {name}?", said, "description")
+def _description(name: str, said: str) -> Iterator[Asked]:
+    yield Asked(f"What about {name}?", f"{name.removeprefix('the ')} {said}", "description")
+    yield Asked(f"And {name}?", said, "description")
 
 
 def _is_plural(part: Part) -> bool:

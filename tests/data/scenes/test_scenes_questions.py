@@ -95,17 +95,20 @@ def test_questions_of_twins_that_differ_in_a_colour():
     ]
 
 
-def test_a_description_begins_with_the_name_and_says_everything():
-    scene = Scene((RED_CAR, BLUE_CATS), "left of")
-    told = {asked.question: asked.answer for asked in descriptions(scene, Scene((Word("moon"), BLUE_CATS), "above"))}
-    assert told == {"What about cars?": "cars red one left", "What about cats?": "cats blue two right"}
-    told = {asked.question: asked.answer for asked in descriptions(Scene((Word("moon"), BLUE_CATS), "above"), scene)}
-    assert told == {
-        "What about the word?": "word moon above",
-        "What about cats?": "cats blue two below",
-        "What about cars?": "cars none",
-    }
-    assert [asked.answer for asked in descriptions(Scene((RED_CAR,)), Scene((RED_CAR,)))] == ["cars red one"]
+def test_a_description_says_everything_of_a_part_with_its_name_and_without():
+    scene, other = Scene((RED_CAR, BLUE_CATS), "left of"), Scene((Word("moon"), BLUE_CATS), "above")
+    assert [(asked.question, asked.answer) for asked in descriptions(scene, other)] == [
+        ("What about cars?", "cars red one left"),
+        ("And cars?", "red one left"),
+        ("What about cats?", "cats blue two right"),
+        ("And cats?", "blue two right"),
+    ]
+    assert [asked.answer for asked in descriptions(other, scene)] == [
+        *("word moon above", "moon above"),
+        *("cats blue two below", "blue two below"),
+        *("cars none", "none"),
+    ]
+    assert [asked.answer for asked in descriptions(Scene((RED_CAR,)), Scene((RED_CAR,)))] == ["cars red one", "red one"]
 
 
 def test_a_relation_is_asked_only_where_both_twins_have_the_same_parts_in_the_same_number():
