@@ -7,7 +7,7 @@ import torch
 
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
-from experiments.smollm2.result import rows
+from experiments.scenes.result import rows
 from experiments.smollm2.words import ANSWERS, answer, nouns_of, questions
 from tests.tiny_runs import TINY_MODEL, tiny_tokenizer
 
@@ -60,4 +60,4 @@ def test_the_readme_shows_the_rows_of_the_result():
     result = json.loads((HERE / "result.json").read_text("utf-8"))
     readme = (HERE / "README.md").read_text("utf-8").splitlines()
     assert len(rows(result)) > 3 and set(rows(result)) <= set(readme)
-    assert result["words"]["equal"]
+    assert result["words"]["equal"] and result["frozen"]["holds"]
