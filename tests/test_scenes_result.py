@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from experiments.scenes.result import OF_ANSWERS, OF_CAPTIONS, SLOTS, WHOLE, read_scores, rows
 
 HERE = Path(__file__).parents[1] / "experiments" / "scenes"
@@ -31,6 +33,11 @@ def test_rows_are_of_the_splits_that_were_evaluated_and_of_kinds_with_enough_que
         f"| held-out pairs | {whole} | 12.5 | 12.5 | 12.5 | 12.5 |  |",
         f"| colour | 12 | {whole} | 50.0 {interval} |",
     ]
+
+
+def test_a_folder_without_results_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"scenes-questions/metrics\.json is missing; README\.md"):
+        read_scores(tmp_path)
 
 
 def test_the_readme_shows_the_rows_of_the_result():

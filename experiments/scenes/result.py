@@ -1,6 +1,6 @@
 """The rows of the tables here and in experiments/smollm2, out of what `arlow evaluate` wrote.
 
-python -m experiments.scenes.result runs/scenes-longer/results --out experiments/scenes/result.json
+python -m experiments.scenes.result runs/scenes/results --out experiments/scenes/result.json
 """
 
 import argparse
@@ -49,6 +49,8 @@ def metrics_of(task: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
+    if not path.is_file():
+        raise SystemExit(f"{path} is missing; README.md of the experiment has the command that writes it")
     return json.loads(path.read_text("utf-8"))
 
 
