@@ -3,6 +3,7 @@
 Nothing of `segments.py` or `attention.py` in `arlow_vl/models/arlow` is called: this is what they are measured against.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,6 +18,8 @@ from experiments.benchmarks.attention_layouts import IMAGE, VOCAB, Batch, Docume
 
 HIDDEN = 24
 GROUPS = ("logits", "text gradient", "image gradient", "cross-block gradient", "other gradients")
+SLOWEST_WAVE = 0.1
+"""Radians between the numbers of two images that follow each other; the fastest wave has 1."""
 NOISE = 1e-10
 """Of the largest entry of all groups: what the reference may be off by."""
 
@@ -226,9 +229,17 @@ def _cross_block(config: ArlowConfig, weights, states: Tensor, seen: list[list[i
     for group, tokens in groupby(seen):
         run = states[start : start + len(list(tokens))]
         start += len(run)
-        encoder = torch.cat([images[n] for n in group]) if group else states[:0]
+        encoder = torch.cat([_numbered(images[n], n - group[0]) for n in group]) if group else states[:0]
         runs.append(_cross_block_of_run(config, own, run, encoder) if len(encoder) else run)
     return torch.cat(runs)
+
+
+def _numbered(image: Tensor, number: int) -> Tensor:
+    """With the waves of its number in the group, less those of 0; their angles are float32 by definition."""
+    half = math.ceil(image.shape[1] / 2)
+    angles = [float(number * torch.tensor(SLOWEST_WAVE) ** (wave / half)) for wave in range(half)]
+    waves = [math.sin(x) for x in angles] + [math.cos(x) - 1 for x in angles]
+    return image + torch.tensor(waves[: image.shape[1]], dtype=image.dtype)
 
 
 def _cross_block_of_run(config: ArlowConfig, weights, states: Tensor, encoder: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from transformers.generation.continuous_batching import PagedAttentionCache
 from .configuration_arlow import ArlowConfig
 
 NO_IMAGE = -1
-OF_ROWS = ("keys", "values", "lengths", "image_starts", "image_ends")
+OF_ROWS = ("keys", "values", "lengths", "images", "image_starts", "image_ends")
 
 
 class CrossAttentionCacheLayer(CacheLayerMixin):
@@ -27,6 +27,8 @@ class CrossAttentionCacheLayer(CacheLayerMixin):
     is_croppable = True
     is_sliding = False
     lengths: Tensor | None = None
+    images: Tensor | None = None
+    """(B,) int64, under 'all_previous': how many images each row's document has had, which is the next one's number."""
     image_starts: Tensor | None = None
     """(B,) int64: the column of each row's first `<image>`, NO_IMAGE where it has none. Columns count all the text."""
     image_ends: Tensor | None = None
@@ -43,10 +45,12 @@ class CrossAttentionCacheLayer(CacheLayerMixin):
         self.dtype, self.device = key_states.dtype, key_states.device
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, lengths: Tensor, images: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Replaces what the layer holds; rows that keep their images hand them in again."""
         self.lazy_initialization(key_states, value_states)
-        self.keys, self.values, self.lengths = key_states, value_states, lengths
+        self.keys, self.values, self.lengths, self.images = key_states, value_states, lengths, images
         return key_states, value_states
 
     def take_turn(self, is_image: Tensor, past: int) -> None:
@@ -76,6 +80,7 @@ class CrossAttentionCacheLayer(CacheLayerMixin):
         )
         if self.is_initialized:
             self.lengths = self.lengths.masked_fill(is_before, 0)
+            self.images = None if self.images is None else self.images.masked_fill(is_before, 0)
 
     def reset(self) -> None:
         for name in OF_ROWS:

@@ -179,11 +179,11 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
         The result has the shape of the text.
         """
         query = self.q_norm(self._heads(self.q_proj(hidden_states)))
-        pool = self._pool(encoder_hidden_states, segments.image_tokens, cross_cache)
+        pool = self._pool(encoder_hidden_states, segments.entries.places, cross_cache)
         attend = self._over_mask if isinstance(segments, SegmentMask) else self._over_runs
         return self.o_proj(attend(query, *pool, segments, cross_cache).flatten(-2))
 
-    def _pool(self, encoder_hidden_states: Tensor | None, image_tokens: Tensor | None, cross_cache):
+    def _pool(self, encoder_hidden_states: Tensor | None, places: Tensor | None, cross_cache):
         """(K, Hkv, Dh) keys and values: what the cache holds, then this call's images, which alone are projected, and
         each once however many texts share it."""
         pools = []
@@ -192,7 +192,7 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
         if encoder_hidden_states is not None:
             key = self.k_norm(self._heads(self.k_proj(encoder_hidden_states)))
             value = self._heads(self.v_proj(encoder_hidden_states))
-            pools.append((key, value) if image_tokens is None else (key[image_tokens], value[image_tokens]))
+            pools.append((key, value) if places is None else (key[places], value[places]))
         key, value = (torch.cat(pool) if len(pool) > 1 else pool[0] for pool in zip(*pools, strict=True))
         return key, value
 
@@ -234,7 +234,7 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
         key, value = ((x if index is None else x[index]).view(query.shape[0], -1, *x.shape[1:]) for x in pool)
         if cross_cache is not None and kept is not None:
             held = (key, value) if kept is index else (x[kept] for x in pool)
-            cross_cache.update(*held, segments.kept_lengths)
+            cross_cache.update(*held, segments.kept_lengths, segments.kept_images)
         return self._attend(query, key, value, segments.mask[:, None])
 
     def _attend(self, query, key, value, mask: Tensor | None) -> Tensor:

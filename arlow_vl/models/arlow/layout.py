@@ -4,7 +4,7 @@
 A model that is given it looks at no number of the batch: its forward pass waits for no device.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from .attention import TextRuns
 from .configuration_arlow import ArlowConfig
 from .documents import document_ids, parts_rows
 from .runs import Movable
-from .segments import SegmentMask, SegmentTable, build_segment_mask, build_segment_table, share_images
+from .segments import SegmentMask, SegmentTable, build_segments
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,8 @@ class BatchLayout(Movable):
         text = documents, parts_rows(documents), TextRuns.of_documents(documents)
         if image_lengths is None:
             return cls(*text, segments=None)
-        encoder_tokens, image_tokens = int(image_lengths.sum()), None
-        if image_index is not None:
-            image_lengths, image_tokens = share_images(image_lengths, image_index)
-        build = build_segment_table if config.cross_attention_sees == "last_group" else build_segment_mask
-        segments = build(input_ids == config.image_token_id, documents, image_lengths)
-        segments = replace(segments, image_tokens=image_tokens)
+        is_image = input_ids == config.image_token_id
+        segments = build_segments(config, is_image, documents, image_lengths, image_index)
         if isinstance(segments, SegmentTable):
             segments.ready()
-        return cls(*text, segments=segments, encoder_tokens=encoder_tokens)
+        return cls(*text, segments=segments, encoder_tokens=int(image_lengths.sum()))

@@ -215,6 +215,8 @@ class ArlowModel(ArlowPreTrainedModel):
             segments = find_segments(self, text, documents, image_lengths, image_index, segments, cross_caches)
         else:
             segments = layout.segments
+        if encoder_hidden_states is not None and segments is not None:
+            encoder_hidden_states = segments.entries.numbered(encoder_hidden_states)
         sight = sight_of_text(self, inputs_embeds, text, documents, cache, layout)
 
         # Layers and norm.

@@ -43,14 +43,26 @@ overlap.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .cache_arlow import CrossAttentionCacheLayer
 from .configuration_arlow import ArlowConfig
 from .documents import PADDING, first_documents, text_before
-from .input_checks import refuse_wrong_count, refuse_wrong_index, refuse_wrong_lengths, refuse_wrong_pairs
+from .image_numbers import (
+    AS_THEY_CAME,
+    PoolEntries,
+    count_images,
+    image_groups,
+    images_of_last_documents,
+    numbers_in_documents,
+    numbers_in_groups,
+    pool_entries,
+)
+from .input_checks import refuse_wrong_lengths, refuse_wrong_pairs
 from .runs import Movable, PaddedRuns, Runs
 
 MOST_PADDED = 2  # padded runs may take so many times the room of their entries
@@ -74,9 +86,8 @@ class SegmentTable(Movable):
     """(B,) int64: where in the pool the encoder tokens lie that a later token of the row will see."""
     kept_lengths: Tensor
     """(B,) int64: how many they are; 0 where the row sees no image any more."""
-    image_tokens: Tensor | None = None
-    """(K,) int64: where texts share images, the encoder tokens that make this call's part of the pool; None: as they
-    came."""
+    entries: PoolEntries = AS_THEY_CAME
+    """How this call's encoder tokens come into the pool."""
 
     @property
     def is_empty(self) -> bool:
@@ -161,8 +172,10 @@ class SegmentMask(Movable):
     """(B, room) int64: what a cache keeps of the pool, anything behind a row's `kept_lengths`; None: what it holds."""
     kept_lengths: Tensor
     """(B,) int64: how many encoder tokens a later token of the row will see."""
-    image_tokens: Tensor | None = None
+    entries: PoolEntries = AS_THEY_CAME
     """As in `SegmentTable`."""
+    kept_images: Tensor | None = None
+    """(B,) int64: how many images the document has had that each row goes on with; None: as many as before."""
     is_empty = False
 
 
@@ -194,6 +207,8 @@ def build_segment_table(
     is_image: Tensor,
     documents: Tensor,
     image_lengths: Tensor,
+    image_index: Tensor | None = None,
+    *,
     cached_lengths: Tensor | None = None,
     cached_width: int = 0,
 ) -> SegmentTable:
@@ -204,7 +219,9 @@ def build_segment_table(
     Args:
         is_image: (B, T) bool, True on `<image>` tokens, as many as there are images.
         documents: (B, T) int64 from `document_ids`.
-        image_lengths: (N,) int64, encoder tokens of each image in the order of the `<image>` tokens, row by row.
+        image_lengths: (N,) int64, encoder tokens of each image in the order of the `<image>` tokens, row by row; with
+            `image_index` (M,), of each image that they share.
+        image_index: (N,) int64, where texts share images: which of the M images each `<image>` stands for.
         cached_lengths: (B,) int64, encoder tokens in the cache that each row still sees.
         cached_width: room that the cache has for each row.
 
@@ -213,7 +230,8 @@ def build_segment_table(
     """
     batch, width = is_image.shape
     device = is_image.device
-    is_image, closes = _groups(is_image, documents, image_lengths)
+    is_image, closes = image_groups(is_image, documents, count_images(image_lengths, image_index))
+    image_lengths, entries = pool_entries(image_lengths, numbers_in_groups(is_image, closes), image_index)
     closes = closes.flatten()
 
     # Groups 0..B-1 are what the cache holds for each row, groups B.. are this call's, in order. Each token is given the
@@ -249,39 +267,10 @@ def build_segment_table(
     if cached_lengths is not None:
         kept = torch.where(last_text[:, 0] == PADDING, rows[:, 0], kept)
     kept_lengths = torch.where(kept == PADDING, 0, lengths[kept])
+    kept_starts = starts[kept.clamp(min=0)]
     return SegmentTable(
-        query_index, Runs.of_lengths(query_lengths), key_index, key_runs, starts[kept.clamp(min=0)], kept_lengths
+        query_index, Runs.of_lengths(query_lengths), key_index, key_runs, kept_starts, kept_lengths, entries
     )
-
-
-def share_images(image_lengths: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
-    """Several `<image>`s that stand for one image, whose keys are projected once and then read at each place.
-
-    `image_lengths` is (M,), the encoder tokens of each image; `image_index` (N,), the image of each `<image>`. Gives
-    the (N,) lengths at the places, and the `image_tokens` of the pool.
-    """
-    refuse_wrong_index(image_index, len(image_lengths))
-    # The pool is as long as if every place had an image of its own; only the projection before it is done once.
-    lengths = image_lengths[image_index]
-    starts = (image_lengths.cumsum(0) - image_lengths)[image_index]
-    offsets = torch.repeat_interleave(starts - (lengths.cumsum(0) - lengths), lengths)
-    return lengths, torch.arange(offsets.shape[0], device=offsets.device) + offsets
-
-
-def _groups(is_image: Tensor, documents: Tensor, image_lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, T) each: the `<image>` tokens of text, and which of them end a group of consecutive ones.
-
-    The token that follows is the next of text: padding between two `<image>`s does not part their group.
-    """
-    is_text = documents != PADDING
-    is_image = is_image & is_text
-    refuse_wrong_count(is_image, len(image_lengths))
-    # The next token of text is the previous one of the row read backwards; behind the last one it is the width.
-    following = is_image.shape[1] - 1 - text_before(is_text.flip(1)).flip(1)
-    has_following = following < is_image.shape[1]
-    following = following.clamp(max=is_image.shape[1] - 1)
-    goes_on = has_following & is_image.gather(1, following) & (documents.gather(1, following) == documents)
-    return is_image, is_image & ~goes_on
 
 
 def _group_extents(
@@ -314,12 +303,20 @@ def build_segment_mask(
     is_image: Tensor,
     documents: Tensor,
     image_lengths: Tensor,
+    image_index: Tensor | None = None,
+    *,
     cached_lengths: Tensor | None = None,
     cached_width: int = 0,
+    cached_images: Tensor | None = None,
 ) -> SegmentMask:
-    """As `build_segment_table`, for the rule that a token sees every image before it in its own document."""
+    """As `build_segment_table`, for the rule that a token sees every image before it in its own document.
+
+    `cached_images` is (B,) int64: the images that the document has had with which each row goes on.
+    """
     batch = is_image.shape[0]
-    is_image, closes = _groups(is_image, documents, image_lengths)
+    is_image, closes = image_groups(is_image, documents, count_images(image_lengths, image_index))
+    numbers = numbers_in_documents(is_image, documents, cached_images)
+    image_lengths, entries = pool_entries(image_lengths, numbers, image_index)
     # Images seen so far are counted, and `ends` makes encoder tokens of a count. All images before a token in its
     # document are then one stretch: from the count at the document's start to that at the last group that closed.
     ends = F.pad(image_lengths.cumsum(0), (1, 0))
@@ -359,7 +356,27 @@ def build_segment_mask(
     kept = key_index
     if bool(dropped.any()):
         kept = key_index.gather(1, (keys + dropped[:, None]).clamp(max=max(len(keys) - 1, 0)))
-    return SegmentMask(sees, mask | ~sees[..., None], key_index, kept, lengths - dropped)
+    images = images_of_last_documents(is_image, documents, cached_images)
+    return SegmentMask(sees, mask | ~sees[..., None], key_index, kept, lengths - dropped, entries, images)
+
+
+def build_segments(
+    config: ArlowConfig,
+    is_image: Tensor,
+    documents: Tensor,
+    image_lengths: Tensor,
+    image_index: Tensor | None = None,
+    cached: CrossAttentionCacheLayer | None = None,
+) -> SegmentTable | SegmentMask:
+    """What text sees of this call's images and of those that the cache holds, by the rule of the config."""
+    held: dict[str, Any] = {}
+    if cached is not None:
+        held = {"cached_lengths": cached.lengths, "cached_width": cached.get_seq_length()}
+    if config.cross_attention_sees == "last_group":
+        return build_segment_table(is_image, documents, image_lengths, image_index, **held)
+    if cached is not None:
+        held["cached_images"] = cached.images
+    return build_segment_mask(is_image, documents, image_lengths, image_index, **held)
 
 
 def flatten_images(

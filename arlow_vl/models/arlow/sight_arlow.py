@@ -4,7 +4,6 @@
 `ArlowModel.forward` asks these questions in this order. `model` is that ArlowModel.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,16 +15,15 @@ from transformers.masking_utils import create_causal_mask, packed_sequence_mask_
 from .attention import ARLOW_ATTENTION, TextRuns, packed_causal_mask, refuse_unsafe_flex, takes_varlen
 from .cache_arlow import CrossAttentionCacheLayer
 from .documents import document_ids, documents_of_keys, parts_rows
+from .image_numbers import count_images
 from .input_checks import Images, Text, refuse_packing_for_flash, refuse_wrong_turn
 from .layout import BatchLayout
 from .segments import (
     SegmentMask,
     SegmentTable,
-    build_segment_mask,
-    build_segment_table,
+    build_segments,
     cached_segments,
     image_positions,
-    share_images,
 )
 
 
@@ -62,7 +60,7 @@ def find_segments(
     given: SegmentTable | SegmentMask | None,
     cross_caches: list[CrossAttentionCacheLayer],
 ) -> SegmentTable | SegmentMask | None:
-    """What the text of this call sees of the images in the cache and of this call's, whose (N,) lengths come."""
+    """What the text of this call sees of the images in the cache and of this call's, whose lengths come."""
     cross_cache = cross_caches[0] if cross_caches else None
     cached = cross_cache if cross_cache is not None and cross_cache.is_initialized else None
     is_eager = not torch.compiler.is_compiling()
@@ -73,11 +71,8 @@ def find_segments(
             return cached_segments(cached.lengths, cached.get_seq_length())
 
     batch, width = text.shape
-    image_tokens = None
     if image_lengths is not None:  # counts may have stayed on the CPU
         image_lengths = image_lengths.to((text.inputs_embeds if text.input_ids is None else text.input_ids).device)
-    if image_lengths is not None and image_index is not None:
-        image_lengths, image_tokens = share_images(image_lengths, image_index)
     # Where images stand: the cache notes it, to be cropped later. A table made by hand says so by its runs.
     if isinstance(given, SegmentTable):
         is_image = given.first_seeing(batch, width)
@@ -89,15 +84,14 @@ def find_segments(
     if is_eager:
         past = int(cross_cache.text_layer.get_seq_length()) if cross_cache is not None else 0
         if given is None:
-            refuse_wrong_turn(is_image, len(image_lengths), text, past, cross_cache)
+            refuse_wrong_turn(is_image, count_images(image_lengths, image_index), text, past, cross_cache)
         for layer in cross_caches:
             layer.take_turn(is_image, past)
     if given is not None:
         return given
 
-    build = build_segment_table if model.config.cross_attention_sees == "last_group" else build_segment_mask
-    held = {} if cached is None else {"cached_lengths": cached.lengths, "cached_width": cached.get_seq_length()}
-    segments = replace(build(is_image, documents, image_lengths, **held), image_tokens=image_tokens)
+    assert documents is not None
+    segments = build_segments(model.config, is_image, documents, image_lengths, image_index, cached)
     if cached is not None and segments.is_empty:  # no block will run, and hand the cache what it keeps
         for layer in cross_caches:
             layer.lengths = segments.kept_lengths
