@@ -7,7 +7,7 @@ every shard, and nothing in it gives the answer away.
     Is there a blue cat?   a: yes, b: no            Is there a green cat?   a: no, b: yes
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from arlow_vl.data.scenes.draws import Draws
@@ -64,20 +64,28 @@ def comparisons(draws: Draws, first: Scene, second: Scene) -> list[Asked]:
 
 
 def descriptions(scene: Scene, twin: Scene) -> Iterator[Asked]:
-    """All of each part in a few words, and of the twin's things those that are not there: with the name, and without.
+    """All of each part in a few words, where it lies seen from the other one, and of the twin's things those that are
+    not there: with the name, and without.
 
     "What about cats?" has "cats blue two right". Whoever has just written the thing has it at hand where the next word
     is due. "And cats?" has "blue two right", and here, as in all other answers, it must be carried from the question.
     """
     for place, part in enumerate(scene.parts):
-        where = "" if scene.relation is None else " " + direction(scene, place).removesuffix(" of")
-        if isinstance(part, Word):
-            yield from _description("the word", f"{part.text}{where}")
-        else:
-            yield from _description(CONCEPTS[part.noun].nouns, f"{part.colour} {NUMBERS[part.count - 1]}{where}")
+        where = "" if scene.relation is None else " " + _side(scene, place)
+        yield from _description(_called(part), f"{_said(part)}{where}")
+    for place in range(len(scene.parts) if scene.relation else 0):
+        part, other = scene.parts[place], scene.parts[1 - place]
+        yield from _description(_called(part), _side(scene, place), behind=f", seen from {_called(other)}")
     for group in twin.groups:
         if scene.group_of(group.noun) is None:
-            yield from _description(CONCEPTS[group.noun].nouns, "none")
+            yield from _description(_called(group), "none")
+
+
+def comparisons_described(compared: Iterable[Asked]) -> Iterator[Asked]:
+    """As `descriptions`, of what `comparisons` ask for: "What about a blue cat?" has "a blue cat the first"."""
+    for asked in compared:
+        named = asked.question.removesuffix("?").split(maxsplit=3)[3]  # "Which image shows", "Which image has"
+        yield from _description(named, asked.answer)
 
 
 def direction(scene: Scene, part: int) -> Direction:
@@ -139,13 +147,25 @@ def open_questions(scene: Scene, is_turned: bool) -> Iterator[Asked]:
     if scene.relation is not None:
         part, other = scene.parts[is_turned], scene.parts[not is_turned]
         be = "are" if _is_plural(part) else "is"
-        answer = direction(scene, is_turned).removesuffix(" of")
-        yield Asked(f"Where {be} {part_name(part)}, seen from {part_name(other)}?", answer, "relation")
+        asked = f"Where {be} {part_name(part)}, seen from {part_name(other)}?"
+        yield Asked(asked, _side(scene, is_turned), "relation")
 
 
-def _description(name: str, said: str) -> Iterator[Asked]:
-    yield Asked(f"What about {name}?", f"{name.removeprefix('the ')} {said}", "description")
-    yield Asked(f"And {name}?", said, "description")
+def _description(name: str, said: str, *, behind: str = "") -> Iterator[Asked]:
+    yield Asked(f"What about {name}{behind}?", f"{name.removeprefix('the ')} {said}", "description")
+    yield Asked(f"And {name}{behind}?", said, "description")
+
+
+def _called(part: Part) -> str:
+    return "the word" if isinstance(part, Word) else CONCEPTS[part.noun].nouns
+
+
+def _said(part: Part) -> str:
+    return part.text if isinstance(part, Word) else f"{part.colour} {NUMBERS[part.count - 1]}"
+
+
+def _side(scene: Scene, place: int) -> str:
+    return direction(scene, place).removesuffix(" of")
 
 
 def _is_plural(part: Part) -> bool:

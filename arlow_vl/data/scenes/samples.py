@@ -13,7 +13,7 @@ from arlow_vl.data.scenes.draws import Draws
 from arlow_vl.data.scenes.grammar import caption_of
 from arlow_vl.data.scenes.paint import Painter, Thing
 from arlow_vl.data.scenes.png import png_bytes
-from arlow_vl.data.scenes.questions import Asked, comparisons, descriptions, questions_of_twins
+from arlow_vl.data.scenes.questions import Asked, comparisons, comparisons_described, descriptions, questions_of_twins
 from arlow_vl.data.scenes.scene import Group, Part, Scene, Word
 from arlow_vl.data.scenes.splits import Split, draw_scene, draw_twin
 
@@ -74,13 +74,15 @@ def members_of_twins(twins: Twins, split: Split, number: int, license: str) -> I
 
 
 def members_of_comparison(twins: Twins, split: Split, number: int, license: str) -> Iterator[Member]:
-    """One sample of two images: a question each, and the same as one conversation."""
+    """One sample of two images: a question each, descriptions, and all as one conversation."""
     if not twins.compared:
         return
     key = f"{split}-{number:06d}"
     for place, painted in enumerate(twins.painted):
         yield f"{key}.{place}.png", painted.png
     texts = [_text(asked, "question", images=2) for asked in twins.compared]
+    described = [*_described_whole(twins), *comparisons_described(twins.compared)]
+    texts += [_text(asked, "conversation", images=2) for asked in described]
     texts.append({"messages": _conversation(twins), "task": "conversation"})
     told = {**_facts(split, license), "images": [inventory(painted) for painted in twins.painted], "texts": texts}
     yield f"{key}.json", compact(told)
@@ -110,6 +112,11 @@ def _part_facts(part: Part) -> dict[str, Any]:
 
 def _facts(split: Split, license: str) -> dict[str, str]:
     return {"source": "scenes", "license": license, "split": split}
+
+
+def _described_whole(twins: Twins) -> Iterator[Asked]:
+    for which, painted in zip(("first", "second"), twins.painted, strict=True):
+        yield Asked(f"What does the {which} image show?", caption_of(painted.scene), "description")
 
 
 def _conversation(twins: Twins) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from arlow_vl.data.scenes.draws import Draws
-from arlow_vl.data.scenes.questions import comparisons, descriptions, questions_of_twins
+from arlow_vl.data.scenes.questions import Asked, comparisons, comparisons_described, descriptions, questions_of_twins
 from arlow_vl.data.scenes.scene import Group, Scene, Word
 from arlow_vl.data.scenes.splits import SPLITS, draw_scene, draw_twin
 from arlow_vl.data.scenes.vocabulary import CONCEPTS, NUMBERS
@@ -102,10 +102,15 @@ def test_a_description_says_everything_of_a_part_with_its_name_and_without():
         ("And cars?", "red one left"),
         ("What about cats?", "cats blue two right"),
         ("And cats?", "blue two right"),
+        ("What about cars, seen from cats?", "cars left"),
+        ("And cars, seen from cats?", "left"),
+        ("What about cats, seen from cars?", "cats right"),
+        ("And cats, seen from cars?", "right"),
     ]
     assert [asked.answer for asked in descriptions(other, scene)] == [
         *("word moon above", "moon above"),
         *("cats blue two below", "blue two below"),
+        *("word above", "above", "cats below", "below"),
         *("cars none", "none"),
     ]
     assert [asked.answer for asked in descriptions(Scene((RED_CAR,)), Scene((RED_CAR,)))] == ["cars red one", "red one"]
@@ -126,6 +131,19 @@ def test_comparisons_say_which_of_the_two_images_shows_it():
         ("Which image shows exactly two cats?", "the first"),
         ("Which image shows exactly three cats?", "the second"),
         ("Which image has more cats?", "the second"),
+    ]
+
+
+def test_what_is_compared_is_described_with_its_name_and_without():
+    compared = [
+        Asked("Which image shows a blue cat?", "the first", "comparison"),
+        Asked("Which image has more cats?", "the second", "comparison"),
+    ]
+    assert [(asked.question, asked.answer) for asked in comparisons_described(compared)] == [
+        ("What about a blue cat?", "a blue cat the first"),
+        ("And a blue cat?", "the first"),
+        ("What about more cats?", "more cats the second"),
+        ("And more cats?", "the second"),
     ]
 
 
