@@ -26,12 +26,14 @@ def test_rows_are_of_the_splits_that_were_evaluated_and_of_kinds_with_enough_que
     write_metrics(tmp_path / "scenes-pairs", {name: found for name, found in slots.items() if name != "word"})
     kinds = {"colour": group(12, OF_ANSWERS), "reading": group(3, OF_ANSWERS)}
     write_metrics(tmp_path / "scenes-questions", {"exact match": {"groups": kinds}})
+    write_metrics(tmp_path / "scenes-comparisons", {"exact match": {"groups": {"all": group(25, OF_ANSWERS)}}})
     interval = "[10.0, 75.0]"
     whole = f"12.5 {interval} | 25.0 {interval} | 37.5 {interval}"
     assert rows(read_scores(tmp_path)) == [
         f"| new draws | {whole} | 12.5 | 12.5 | 12.5 | 12.5 | 12.5 |",
         f"| held-out pairs | {whole} | 12.5 | 12.5 | 12.5 | 12.5 |  |",
         f"| colour | 12 | {whole} | 50.0 {interval} |",
+        f"| comparison | 25 | {whole} | 50.0 {interval} |",
     ]
 
 

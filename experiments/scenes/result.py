@@ -19,15 +19,15 @@ SPLITS = {
     "scenes-drawings": "drawings never trained",
 }
 WHOLE, SLOTS = "whole scene", ("thing", "colour", "count", "relation", "word")
-QUESTIONS, EXACT = "scenes-questions", "exact match"
+QUESTIONS, COMPARISONS, EXACT = "scenes-questions", "scenes-comparisons", "exact match"
 OF_CAPTIONS = ("model", "shuffled", "nearest_neighbour")
 OF_ANSWERS = ("model", "shuffled", "question_prior", "nearest_neighbour")
 FEW = 10  # items, below which a score says little
 
 
 def read_scores(results: Path) -> dict[str, Any]:
-    """What is kept of a folder of results: of each split the whole scenes and the slots, of each kind of question the
-    exact answers; of the model and its controls."""
+    """What is kept of a folder of results: of each split the whole scenes and the slots, of each kind of question,
+    those about two images too, the exact answers; of the model and its controls."""
     captions = {}
     for split in SPLITS:
         if (results / split).is_dir():
@@ -37,9 +37,12 @@ def read_scores(results: Path) -> dict[str, Any]:
                 for name in (WHOLE, *SLOTS)
                 if name in metrics  # a slot that no scene of the split has is no score
             }
+    groups = dict(metrics_of(results / QUESTIONS)[EXACT]["groups"])
+    if (results / COMPARISONS).is_dir():
+        groups["comparison"] = metrics_of(results / COMPARISONS)[EXACT]["groups"]["all"]
     questions = {
         kind: {"items": found["items"]} | {system: found["systems"][system] for system in OF_ANSWERS}
-        for kind, found in metrics_of(results / QUESTIONS)[EXACT]["groups"].items()
+        for kind, found in groups.items()
     }
     return {"captions": captions, "questions": questions}
 
