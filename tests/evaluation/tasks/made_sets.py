@@ -1,5 +1,6 @@
 """Every shipped task's data in its true format: six images of one colour each, in one folder for all."""
 
+import json
 from pathlib import Path
 
 from tests.evaluation.tasks.conftest import COLOURS, image_bytes, images, lines, write
@@ -76,7 +77,19 @@ def shard(split: str, *, scenes: bool = False) -> bytes:
         members += [(f"{key}.png", image_bytes(colour)), (f"{key}.txt", caption.encode())]
         asked = [{"question": "What color is it?", "answer": colour, "kind": "other"}]
         asked.append({"question": "Is it red?", "answer": "yes" if colour == "red" else "no", "kind": "yes/no"})
-        members.append((f"{key}.json", __import__("json").dumps({"questions": asked}).encode()))
+        members.append((f"{key}.json", json.dumps({"questions": asked}).encode()))
+    return tar_of(*members)
+
+
+def pairs(split: str) -> bytes:
+    """Each image beside the next one, and a question about both."""
+    members = []
+    for number, colour in enumerate(COLOURS):
+        key, other = f"{split}-{number:06d}", COLOURS[number - 1]
+        members += [(f"{key}.0.png", image_bytes(colour)), (f"{key}.1.png", image_bytes(other))]
+        asked = {"role": "user", "content": [{"type": "image"}] * 2 + [{"type": "text", "text": f"Which is {colour}?"}]}
+        texts = [{"messages": [asked, {"role": "assistant", "content": "the first"}], "task": "question"}]
+        members.append((f"{key}.json", json.dumps({"texts": texts}).encode()))
     return tar_of(*members)
 
 
@@ -152,6 +165,7 @@ def write_sets(root: Path) -> Path:
                 for split in ("random", "popular", "adversarial")
             },
             **{f"scenes/{split}-000000.tar": shard(split, scenes=True) for split in splits},
+            **{f"scenes/comparisons/{split}-000000.tar": pairs(split) for split in ("train", "test-new")},
             **{f"captions/{split}-000000.tar": shard(split) for split in ("train", "test-known", "test-novel")},
             **{f"easy-vqa/{split}-000000.tar": shard(split) for split in ("train", "test")},
             "text/validation.jsonl": lines(

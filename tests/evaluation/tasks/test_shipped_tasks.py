@@ -65,6 +65,7 @@ def test_tasks_of_other_splits_differ_in_their_data_alone(name):
         ("vizwiz", 6, ["red"] * 10, {"other"}),
         ("pope-random", 6, ["no"], {""}),
         ("scenes-new", 6, ["a red car left of two blue cats"], {""}),
+        ("scenes-comparisons", 6, ["the first"], {""}),
         ("easy-vqa", 12, ["red"], {"", "yes/no"}),
     ],
 )
