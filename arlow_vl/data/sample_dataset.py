@@ -200,13 +200,12 @@ class Look(NamedTuple):
 
     def told(self, max_length: int) -> list[str]:
         """A sentence for each thing that will not be learnt."""
-        of = f"of {self.texts:,}" if self.is_all else f"of {self.texts:,} that were drawn"
-        sentences = []
-        if self.without_room:
-            sentences.append(f"{self.without_room:,} {of} prompts fill max_length {max_length} and are left out")
-        if self.cut:
-            sentences.append(f"{self.cut:,} {of} texts are cut at max_length {max_length}")
-        return sentences
+        drawn = "" if self.is_all else " that were drawn"
+        found = {
+            f"prompts{drawn} fill max_length {max_length} and are left out": self.without_room,
+            f"texts{drawn} are cut at max_length {max_length}": self.cut,
+        }
+        return [f"{count:,} of {self.texts:,} {what}" for what, count in found.items() if count]
 
 
 def encode_text(tokenizer: Any, text: Text, max_length: int | None) -> EncodedText:

@@ -161,6 +161,10 @@ def test_a_look_tells_what_is_cut_and_what_has_no_room(dataset, chats):
         "1 of 3 prompts fill max_length 64 and are left out",
         "1 of 3 texts are cut at max_length 64",
     ]
+    assert look._replace(is_all=False).told(64) == [
+        "1 of 3 prompts that were drawn fill max_length 64 and are left out",
+        "1 of 3 texts that were drawn are cut at max_length 64",
+    ]
     with pytest.raises(DataError, match="no prompt leaves room for a completion; raise max_length"):
         dataset("conversation", source=chats(long)).look(seed=0)
 

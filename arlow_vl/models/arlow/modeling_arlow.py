@@ -178,8 +178,8 @@ class ArlowModel(ArlowPreTrainedModel):
             input_ids: (B, T) int64.
             attention_mask: (B, past + T), nonzero on text; left and right padding both work.
             position_ids: (B, T); where they restart inside a row a new document begins.
-            encoder_hidden_states: (N, P, D) one image for each `<image>`, in the order of the tokens, row by row; each is
-                told its number among those seen together (`image_numbers`).
+            encoder_hidden_states: (N, P, D) one image for each `<image>`, in the order of the tokens, row by row; of
+                several that are seen together each gets its number (`image_numbers`).
             encoder_attention_mask: (N, P) nonzero on encoder tokens that count; None: all.
             encoder_lengths: (N,) int64, with flat (K, D) `encoder_hidden_states`: how many of them each image has.
             image_index: (N,) int64, where texts share images: which of the M images each `<image>` stands for.
