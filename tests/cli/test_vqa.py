@@ -5,6 +5,7 @@ from PIL import Image
 
 from arlow_vl.cli import main
 from arlow_vl.data.prompts import about_image
+from arlow_vl.printing import visible
 from arlow_vl.serving.captioning import one_line
 from arlow_vl.serving.decoding import Decoding
 from arlow_vl.serving.writing import choose, write
@@ -32,7 +33,7 @@ def test_the_images_stand_in_one_prompt_in_front_of_the_question(images, models,
     assert vqa(models, *shown, "is it red?", "--max-new-tokens", "5") == 0
     assistant, messages, prepared = asked(assistants[models.vision], shown, "is it red?")
     (written,) = write(assistant, [assistant.chat(messages, prepared)], Decoding(max_new_tokens=5))
-    assert capsys.readouterr().out == f"{one_line(written)}\n"
+    assert capsys.readouterr().out == f"{visible(one_line(written))}\n"
 
 
 def test_choices_are_printed_with_their_probabilities_the_likeliest_first(images, models, assistants, capsys):

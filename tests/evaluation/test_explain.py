@@ -13,6 +13,7 @@ from arlow_vl.evaluation.explain import (
     watch,
     words_of,
 )
+from arlow_vl.models.arlow.image_numbers import number_waves
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.folders import load_vision_language_model
 from arlow_vl.training.recipe import parse_recipe
@@ -140,7 +141,9 @@ def test_the_heat_of_an_answer_after_several_images_is_what_it_was_written_from(
     images = [read_image_tokens(model, {n: x.double() for n, x in assistant.pack([one]).items()}) for one in shown]
     heat = watch(model, torch.tensor([[*prompt.ids, *answer]]), len(answer), images, layers=[1])
     assert [part.shape for part in heat] == [(1, len(answer), len(images[0].states))] * len(seen)
-    values = attn.v_proj(torch.cat([images[number].states for number in seen]))
+    numbers = number_waves(torch.arange(len(seen)), model.config.text_config.hidden_size).double()
+    states = [images[image].states + waves for image, waves in zip(seen, numbers, strict=True)]
+    values = attn.v_proj(torch.cat(states))
     expected = attn.o_proj(torch.cat(heat, dim=-1)[0].double() @ values)
     torch.testing.assert_close(outputs[0][-len(answer) - 1 : -1], expected, rtol=1e-5, atol=1e-5)  # heat is float32
 
