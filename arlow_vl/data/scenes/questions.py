@@ -7,13 +7,15 @@ every shard, and nothing in it gives the answer away.
     Is there a blue cat?   a: yes, b: no            Is there a green cat?   a: no, b: yes
 """
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 from arlow_vl.data.scenes.draws import Draws
 from arlow_vl.data.scenes.grammar import noun, part_name, part_phrase, with_article
 from arlow_vl.data.scenes.scene import Part, Scene, Word
 from arlow_vl.data.scenes.vocabulary import CONCEPTS, NUMBERS, OPPOSITE, Direction
+
+NONE = "none"
 
 
 class Asked(NamedTuple):
@@ -32,15 +34,36 @@ class Claim(NamedTuple):
     question: str
     shows: str
     kind: str
+    of: str
+    """The part that it is of, as `called` has it."""
+    slot: Literal["count", "colour", "text", "side"]
+    """What of the part it tells."""
     about: frozenset[tuple[str, bool]] = frozenset()
     """The two parts of a relation, by name and whether it is a plural ("the fish" may be either)."""
+
+
+class Compared(NamedTuple):
+    """A question about two images together."""
+
+    question: str
+    named: str
+    """What it asks for: "a blue cat", "more cats"."""
+    of: str
+    """The part that is looked at, as `called` has it."""
+    seen: tuple[str, str]
+    """What each of the two shows there."""
+    is_of_second: bool
+
+    @property
+    def answer(self) -> str:
+        return ("the first", "the second")[self.is_of_second]
 
 
 def questions_of_twins(draws: Draws, first: Scene, second: Scene) -> tuple[list[Asked], list[Asked]]:
     """All questions about each of the two."""
     asked: tuple[list[Asked], list[Asked]] = ([], [])
     orders = [draws.coin() for _ in range(2)]
-    for claim, is_of_second in _telling(draws, first, second):
+    for claim, is_of_second in telling(draws, first, second):
         for number, its in enumerate(asked):
             its.append(Asked(claim.question, "yes" if number == is_of_second else "no", claim.kind))
     for its, scene, is_turned in zip(asked, (first, second), orders, strict=True):
@@ -48,44 +71,43 @@ def questions_of_twins(draws: Draws, first: Scene, second: Scene) -> tuple[list[
     return asked
 
 
-def comparisons(draws: Draws, first: Scene, second: Scene) -> list[Asked]:
+def comparisons(draws: Draws, first: Scene, second: Scene) -> list[Compared]:
     """Questions about the two images together, whose answer is "the first" or "the second"."""
-    answers = ("the first", "the second")
-    asked = [
-        Asked(f"Which image shows {claim.shows}?", answers[is_of_second], "comparison")
-        for claim, is_of_second in _telling(draws, first, second)
+    compared = [
+        Compared(
+            f"Which image shows {claim.shows}?",
+            claim.shows,
+            claim.of,
+            (seen(claim, first), seen(claim, second)),
+            is_of_second,
+        )
+        for claim, is_of_second in telling(draws, first, second)
     ]
     for group in first.groups:
         other = second.group_of(group.noun)
         if other is not None and other.count != group.count:
-            more = answers[other.count > group.count]
-            asked.append(Asked(f"Which image has more {CONCEPTS[group.noun].nouns}?", more, "comparison"))
-    return asked
+            more, counts = f"more {called(group)}", (NUMBERS[group.count - 1], NUMBERS[other.count - 1])
+            is_of_second = other.count > group.count
+            compared.append(Compared(f"Which image has {more}?", more, called(group), counts, is_of_second))
+    return compared
 
 
-def descriptions(scene: Scene, twin: Scene) -> Iterator[Asked]:
-    """All of each part in a few words, where it lies seen from the other one, and of the twin's things those that are
-    not there: with the name, and without.
-
-    "What about cats?" has "cats blue two right". Whoever has just written the thing has it at hand where the next word
-    is due. "And cats?" has "blue two right", and here, as in all other answers, it must be carried from the question.
-    """
-    for place, part in enumerate(scene.parts):
-        where = "" if scene.relation is None else " " + _side(scene, place)
-        yield from _description(_called(part), f"{_said(part)}{where}")
-    for place in range(len(scene.parts) if scene.relation else 0):
-        part, other = scene.parts[place], scene.parts[1 - place]
-        yield from _description(_called(part), _side(scene, place), behind=f", seen from {_called(other)}")
-    for group in twin.groups:
-        if scene.group_of(group.noun) is None:
-            yield from _description(_called(group), "none")
+def called(part: Part) -> str:
+    """What it is called whatever there is of it: "cats", "word"."""
+    return "word" if isinstance(part, Word) else CONCEPTS[part.noun].nouns
 
 
-def comparisons_described(compared: Iterable[Asked]) -> Iterator[Asked]:
-    """As `descriptions`, of what `comparisons` ask for: "What about a blue cat?" has "a blue cat the first"."""
-    for asked in compared:
-        named = asked.question.removesuffix("?").split(maxsplit=3)[3]  # "Which image shows", "Which image has"
-        yield from _description(named, asked.answer)
+def seen(claim: Claim, scene: Scene) -> str:
+    """What a scene shows where the claim looks, in a word; `NONE` where it lacks the part."""
+    place = next((place for place, part in enumerate(scene.parts) if called(part) == claim.of), None)
+    if place is None:
+        return NONE
+    if claim.slot == "side":
+        return side(scene, place)
+    part = scene.parts[place]
+    if isinstance(part, Word):
+        return part.text
+    return part.colour if claim.slot == "colour" else NUMBERS[part.count - 1]
 
 
 def direction(scene: Scene, part: int) -> Direction:
@@ -94,7 +116,12 @@ def direction(scene: Scene, part: int) -> Direction:
     return scene.relation if part == 0 else OPPOSITE[scene.relation]
 
 
-def _telling(draws: Draws, first: Scene, second: Scene) -> Iterator[tuple[Claim, bool]]:
+def side(scene: Scene, part: int) -> str:
+    """`direction` in a word."""
+    return direction(scene, part).removesuffix(" of")
+
+
+def telling(draws: Draws, first: Scene, second: Scene) -> Iterator[tuple[Claim, bool]]:
     """Claims that are true of one of the two alone; the second value is True where that is the second."""
     orders = [draws.coin() for _ in range(2)]
     claims = [list(_claims(scene, order)) for scene, order in zip((first, second), orders, strict=True)]
@@ -105,30 +132,29 @@ def _telling(draws: Draws, first: Scene, second: Scene) -> Iterator[tuple[Claim,
 
 def _claims(scene: Scene, is_turned: bool) -> Iterator[Claim]:
     for group in scene.groups:
-        thing = with_article(group.noun)
-        yield Claim(f"Is there {thing}?", thing, "presence")
+        thing, of = with_article(group.noun), called(group)
+        yield Claim(f"Is there {thing}?", thing, "presence", of, "count")
         coloured = f"{with_article(group.colour)} {group.noun}"
-        yield Claim(f"Is there {coloured}?", coloured, "presence")
+        yield Claim(f"Is there {coloured}?", coloured, "presence", of, "colour")
         number = f"exactly {NUMBERS[group.count - 1]} {noun(group)}"
-        yield Claim(f"{'Is' if group.count == 1 else 'Are'} there {number}?", number, "count yes/no")
+        be = "Is" if group.count == 1 else "Are"
+        yield Claim(f"{be} there {number}?", number, "count yes/no", of, "count")
     if scene.word is not None:
         written = part_phrase(Word(scene.word))
-        yield Claim(f"Is {written} written?", written, "presence")
+        yield Claim(f"Is {written} written?", written, "presence", called(Word(scene.word)), "text")
     if scene.relation is not None:
         part, other = scene.parts[is_turned], scene.parts[not is_turned]
-        where = direction(scene, is_turned)
-        question = f"{'Are' if _is_plural(part) else 'Is'} {part_name(part)} {where} {part_name(other)}?"
-        yield Claim(question, f"{part_name(part)} {where} {part_name(other)}", "relation yes/no", _named(scene))
+        shows = f"{part_name(part)} {direction(scene, is_turned)} {part_name(other)}"
+        question = f"{'Are' if _is_plural(part) else 'Is'} {shows}?"
+        yield Claim(question, shows, "relation yes/no", called(part), "side", _named(scene))
 
 
 def _is_false(claim: Claim, scene: Scene) -> bool:
     """Whether the scene denies the claim. It says nothing of one about parts that it hasn't."""
     if claim.kind == "relation yes/no" and claim.about != _named(scene):
         return False
-    if claim.kind == "count yes/no":
-        thing = claim.shows.split()[-1]
-        if thing not in {spelled for group in scene.groups for spelled in (group.noun, CONCEPTS[group.noun].nouns)}:
-            return False
+    if claim.kind == "count yes/no" and seen(claim, scene) == NONE:
+        return False
     return all(claim != other for is_turned in (False, True) for other in _claims(scene, is_turned))
 
 
@@ -140,7 +166,7 @@ def open_questions(scene: Scene, is_turned: bool) -> Iterator[Asked]:
     """All but yes/no questions; turned, it is asked where the second part lies, seen from the first."""
     for group in scene.groups:
         be = "is" if group.count == 1 else "are"
-        yield Asked(f"How many {CONCEPTS[group.noun].nouns} are there?", NUMBERS[group.count - 1], "count")
+        yield Asked(f"How many {called(group)} are there?", NUMBERS[group.count - 1], "count")
         yield Asked(f"What colour {be} {part_name(group)}?", group.colour, "colour")
     if scene.word is not None:
         yield Asked("Which word is written?", scene.word, "reading")
@@ -148,24 +174,7 @@ def open_questions(scene: Scene, is_turned: bool) -> Iterator[Asked]:
         part, other = scene.parts[is_turned], scene.parts[not is_turned]
         be = "are" if _is_plural(part) else "is"
         asked = f"Where {be} {part_name(part)}, seen from {part_name(other)}?"
-        yield Asked(asked, _side(scene, is_turned), "relation")
-
-
-def _description(name: str, said: str, *, behind: str = "") -> Iterator[Asked]:
-    yield Asked(f"What about {name}{behind}?", f"{name.removeprefix('the ')} {said}", "description")
-    yield Asked(f"And {name}{behind}?", said, "description")
-
-
-def _called(part: Part) -> str:
-    return "the word" if isinstance(part, Word) else CONCEPTS[part.noun].nouns
-
-
-def _said(part: Part) -> str:
-    return part.text if isinstance(part, Word) else f"{part.colour} {NUMBERS[part.count - 1]}"
-
-
-def _side(scene: Scene, place: int) -> str:
-    return direction(scene, place).removesuffix(" of")
+        yield Asked(asked, side(scene, is_turned), "relation")
 
 
 def _is_plural(part: Part) -> bool:

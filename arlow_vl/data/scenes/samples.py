@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 
 from arlow_vl.data.index.records import compact
 from arlow_vl.data.samples import Task, about_images
+from arlow_vl.data.scenes.descriptions import claims_described, comparisons_described, parts_described
 from arlow_vl.data.scenes.draws import Draws
 from arlow_vl.data.scenes.grammar import caption_of
 from arlow_vl.data.scenes.paint import Painter, Thing
 from arlow_vl.data.scenes.png import png_bytes
-from arlow_vl.data.scenes.questions import Asked, comparisons, comparisons_described, descriptions, questions_of_twins
+from arlow_vl.data.scenes.questions import Asked, Compared, comparisons, questions_of_twins
 from arlow_vl.data.scenes.scene import Group, Part, Scene, Word
 from arlow_vl.data.scenes.splits import Split, draw_scene, draw_twin
 
-COMPARED = 4
+COMPARED = 2
 """Of the twins of training, one in so many is a comparison too; of all other splits every one is."""
 Member = tuple[str, bytes]
 
@@ -35,7 +36,7 @@ class Painted(NamedTuple):
 
 class Twins(NamedTuple):
     painted: tuple[Painted, Painted]
-    compared: list[Asked]
+    compared: list[Compared]
     """Empty where the two are no comparison."""
 
 
@@ -48,10 +49,11 @@ def make_twins(painter: Painter, seed: int, split: Split, number: int) -> Twins:
     if draws.coin():
         scenes = scenes[::-1]
     asked = questions_of_twins(draws, *scenes)
+    told = Draws("claims", seed, split, number)  # of their own, so that images and questions stay what they were
     painted = []
     for scene, twin, its in zip(scenes, scenes[::-1], asked, strict=True):
         pixels, things, ground = painter.paint(draws, scene)
-        described = list(descriptions(scene, twin))
+        described = [*parts_described(scene, twin), *claims_described(told, split, scene)]
         painted.append(Painted(scene, png_bytes(pixels), things, ground, its, described))
     is_compared = split != "train" or number % COMPARED == 0
     return Twins((painted[0], painted[1]), comparisons(draws, *scenes) if is_compared else [])
@@ -80,7 +82,7 @@ def members_of_comparison(twins: Twins, split: Split, number: int, license: str)
     key = f"{split}-{number:06d}"
     for place, painted in enumerate(twins.painted):
         yield f"{key}.{place}.png", painted.png
-    texts = [_text(asked, "question", images=2) for asked in twins.compared]
+    texts = [_text(_asked(compared), "question", images=2) for compared in twins.compared]
     described = [*_described_whole(twins), *comparisons_described(twins.compared)]
     texts += [_text(asked, "conversation", images=2) for asked in described]
     texts.append({"messages": _conversation(twins), "task": "conversation"})
@@ -91,6 +93,10 @@ def members_of_comparison(twins: Twins, split: Split, number: int, license: str)
 def _text(asked: Asked, task: Task, images: int = 1) -> dict[str, Any]:
     messages = about_images(images, question=asked.question, answer=asked.answer)
     return {"messages": messages, "task": task, "kind": asked.kind}
+
+
+def _asked(compared: Compared) -> Asked:
+    return Asked(compared.question, compared.answer, "comparison")
 
 
 def inventory(painted: Painted) -> dict[str, Any]:
@@ -122,6 +128,6 @@ def _described_whole(twins: Twins) -> Iterator[Asked]:
 def _conversation(twins: Twins) -> list[dict[str, Any]]:
     first, second = (caption_of(painted.scene) for painted in twins.painted)
     turns = [*about_images(2, question="What does the first image show?", answer=first)]
-    for question, answer in (("And the second?", second), *((a.question, a.answer) for a in twins.compared[:1])):
+    for question, answer in (("And the second?", second), *((c.question, c.answer) for c in twins.compared[:1])):
         turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return turns

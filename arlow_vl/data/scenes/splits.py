@@ -33,7 +33,8 @@ RELATIONS: tuple[Relation, ...] = tuple(OPPOSITE)
 _COLOURS: tuple[Colour, ...] = tuple(COLOURS)
 _NUMBER_OF = {noun: number for number, noun in enumerate(NOUNS)}
 _SHAPES = ("two groups",) * 6 + ("group and word",) * 2 + ("group",) * 2
-_CHANGES = ("all", "all", "noun", "colour", "count", "relation", "relation", "word")
+Slot = Literal["all", "noun", "colour", "count", "relation", "word"]
+_CHANGES: tuple[Slot, ...] = ("all", "all", "noun", "colour", "count", "relation", "relation", "word")
 _TRIES = 20
 
 
@@ -89,7 +90,7 @@ def draw_twin(draws: Draws, split: Split, scene: Scene, nouns: tuple[str, ...] =
     """Another scene of the split that differs in one slot, or in all of them, so that one question asked of both has
     two answers."""
     for _ in range(_TRIES):
-        twin = _changed(draws, split, scene, draws.choose(_CHANGES), nouns)
+        twin = changed(draws, split, scene, draws.choose(_CHANGES), nouns)
         if twin != scene and may_show(split, twin):
             return twin
     while (twin := draw_scene(draws, split, nouns)) == scene:
@@ -97,7 +98,8 @@ def draw_twin(draws: Draws, split: Split, scene: Scene, nouns: tuple[str, ...] =
     return twin
 
 
-def _changed(draws: Draws, split: Split, scene: Scene, what: str, nouns: tuple[str, ...]) -> Scene:
+def changed(draws: Draws, split: Split, scene: Scene, what: Slot, nouns: tuple[str, ...] = NOUNS) -> Scene:
+    """The scene with one slot drawn anew, which may come out as it was, be missing, or break the split's rules."""
     place = draws.below(len(scene.parts))
     part = scene.parts[place]
     if what == "all":

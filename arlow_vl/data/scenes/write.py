@@ -18,7 +18,7 @@ from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 from vision.whole_files import remove_remains, sha256_of_file, write_whole
 
-LAYOUT = 3
+LAYOUT = 4
 """Goes up when the same drawings and seed become other bytes."""
 NOTE = "scenes.json"
 """What the folder was made of; it keeps two kinds of scenes out of one folder."""

@@ -1,11 +1,13 @@
 """Every question has one answer that the image shows, and yes is as frequent as no in every wording."""
 
+import re
 from collections import Counter, defaultdict
 
 import pytest
 
+from arlow_vl.data.scenes.descriptions import claims_described, comparisons_described, parts_described
 from arlow_vl.data.scenes.draws import Draws
-from arlow_vl.data.scenes.questions import Asked, comparisons, comparisons_described, descriptions, questions_of_twins
+from arlow_vl.data.scenes.questions import comparisons, questions_of_twins
 from arlow_vl.data.scenes.scene import Group, Scene, Word
 from arlow_vl.data.scenes.splits import SPLITS, draw_scene, draw_twin
 from arlow_vl.data.scenes.vocabulary import CONCEPTS, NUMBERS
@@ -97,7 +99,7 @@ def test_questions_of_twins_that_differ_in_a_colour():
 
 def test_a_description_says_everything_of_a_part_with_its_name_and_without():
     scene, other = Scene((RED_CAR, BLUE_CATS), "left of"), Scene((Word("moon"), BLUE_CATS), "above")
-    assert [(asked.question, asked.answer) for asked in descriptions(scene, other)] == [
+    assert [(asked.question, asked.answer) for asked in parts_described(scene, other)] == [
         ("What about cars?", "cars red one left"),
         ("And cars?", "red one left"),
         ("What about cats?", "cats blue two right"),
@@ -107,13 +109,16 @@ def test_a_description_says_everything_of_a_part_with_its_name_and_without():
         ("What about cats, seen from cars?", "cats right"),
         ("And cats, seen from cars?", "right"),
     ]
-    assert [asked.answer for asked in descriptions(other, scene)] == [
+    assert [asked.answer for asked in parts_described(other, scene)] == [
         *("word moon above", "moon above"),
         *("cats blue two below", "blue two below"),
         *("word above", "above", "cats below", "below"),
         *("cars none", "none"),
     ]
-    assert [asked.answer for asked in descriptions(Scene((RED_CAR,)), Scene((RED_CAR,)))] == ["cars red one", "red one"]
+    assert [asked.answer for asked in parts_described(Scene((RED_CAR,)), Scene((RED_CAR,)))] == [
+        "cars red one",
+        "red one",
+    ]
 
 
 def test_a_relation_is_asked_only_where_both_twins_have_the_same_parts_in_the_same_number():
@@ -134,17 +139,62 @@ def test_comparisons_say_which_of_the_two_images_shows_it():
     ]
 
 
-def test_what_is_compared_is_described_with_its_name_and_without():
-    compared = [
-        Asked("Which image shows a blue cat?", "the first", "comparison"),
-        Asked("Which image has more cats?", "the second", "comparison"),
+def test_what_is_compared_is_described_as_each_image_shows_it():
+    three = Scene((RED_CAR, Group("cat", "blue", 3)), "left of")
+    assert described(comparisons(Draws(1), Scene((RED_CAR, BLUE_CATS), "left of"), three)) == [
+        ("What about exactly two cats?", "cats two three the first"),
+        ("And exactly two cats?", "two three the first"),
+        ("What about exactly three cats?", "cats two three the second"),
+        ("And exactly three cats?", "two three the second"),
+        ("What about more cats?", "cats two three the second"),
+        ("And more cats?", "two three the second"),
     ]
-    assert [(asked.question, asked.answer) for asked in comparisons_described(compared)] == [
-        ("What about a blue cat?", "a blue cat the first"),
-        ("And a blue cat?", "the first"),
-        ("What about more cats?", "more cats the second"),
-        ("And more cats?", "the second"),
+    turned = described(
+        comparisons(Draws(1), Scene((RED_CAR, BLUE_CATS), "above"), Scene((BLUE_CATS, RED_CAR), "left of"))
+    )
+    assert {answer for question, answer in turned if question.startswith("What about the car")} <= {
+        "cars above right the first",
+        "cars above right the second",
+    }
+    first, second = Scene((Word("moon"),)), Scene((BLUE_CATS,))
+    assert described(comparisons(Draws(1), first, second))[::2] == [
+        ('What about the word "moon"?', "word moon none the first"),
+        ("What about a cat?", "cats none two the second"),
+        ("What about a blue cat?", "cats none blue the second"),
     ]
+
+
+def described(compared):
+    return [(asked.question, asked.answer) for asked in comparisons_described(compared)]
+
+
+def test_claims_are_described_by_what_is_there_and_hold_as_often_as_not():
+    verdicts = defaultdict(Counter)
+    for number in range(150):
+        draws = Draws("claims", number)
+        scene = draw_scene(draws, "train")
+        told = [(asked.question, asked.answer) for asked in claims_described(draws, "train", scene)]
+        for (named, with_name), (bare, without) in zip(told[::2], told[1::2], strict=True):
+            claim = named.removeprefix("What about ").rstrip("?")
+            name, value, verdict = with_name.split()
+            slot, question, shown = looked_up(claim, name, scene)
+            assert (value, verdict) == (truth(shown, scene), truth(question, scene)), (claim, scene)
+            assert (bare, without) == (f"And {claim}?", f"{value} {verdict}")
+            verdicts[slot][verdict] += 1
+    assert set(verdicts) == {"colour", "count", "relation", "word"}
+    assert all(counts["yes"] == counts["no"] > 10 for counts in verdicts.values()), verdicts
+
+
+def looked_up(claim, name, scene):
+    """The slot that a claim tells, the question whose answer is whether it holds, and the one for what is there."""
+    if "exactly" in claim:
+        return "count", f"Are there {claim}?", f"How many {name} are there?"
+    if claim.startswith("a"):
+        return "colour", f"Is there {claim}?", f"What colour are the {name}?"
+    if re.fullmatch('the word "[a-z]+"', claim):
+        return "word", f"Is {claim} written?", "Which word is written?"
+    part = re.split(" (?:left of|right of|above|below) ", claim)[0].replace('"', "")
+    return "relation", f"Is {claim}?", f"Where is {part}, seen from the other?"
 
 
 def test_the_first_and_the_second_image_are_equally_often_the_answer():

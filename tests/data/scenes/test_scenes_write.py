@@ -125,7 +125,7 @@ def test_a_comparison_has_the_images_of_twins(folder):
         for place in range(2):
             image = f"test-new-{2 * number + place:06d}.png"
             assert compared[f"test-new-{number:06d}.{place}.png"] == single[image]
-    assert len(jsons(folder / "comparisons" / "train-000000.tar")) == 3  # of twelve twins
+    assert len(jsons(folder / "comparisons" / "train-000000.tar")) == 6  # of twelve twins
 
 
 def tasks_of(path, *tasks):

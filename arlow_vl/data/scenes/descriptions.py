@@ -1,0 +1,61 @@
+"""What is said of single things, for training: the steps between a look at the image and an answer in a word.
+
+    What about cats?            cats blue two left         each part, and what of the twin is not there: "dogs none"
+    What about a green cat?     cats blue no               a claim: what is seen where it looks, and whether it holds
+    What about a green cat?     cats blue green the second     of two images: what each shows there, and which it is
+
+All are told with the name and without. Whoever has just written the name has it at hand where the next word is due;
+"And cats?" has "blue two left", and here, as in all other answers, it must be carried from the question.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from arlow_vl.data.scenes.draws import Draws
+from arlow_vl.data.scenes.questions import NONE, Asked, Compared, called, seen, side, telling
+from arlow_vl.data.scenes.scene import Part, Scene, Word
+from arlow_vl.data.scenes.splits import Slot, Split, changed, may_show
+from arlow_vl.data.scenes.vocabulary import NUMBERS
+
+_CLAIMED: tuple[Slot, ...] = ("colour", "count", "relation", "word")
+
+
+def parts_described(scene: Scene, twin: Scene) -> Iterator[Asked]:
+    """All of each part in a few words, where it lies seen from the other one, and of the twin's things those that are
+    not there."""
+    for place, part in enumerate(scene.parts):
+        where = "" if scene.relation is None else f" {side(scene, place)}"
+        yield from _description(_with_the(part), called(part), f"{_said(part)}{where}")
+    for place in range(len(scene.parts) if scene.relation else 0):
+        part, other = scene.parts[place], scene.parts[1 - place]
+        yield from _description(f"{_with_the(part)}, seen from {_with_the(other)}", called(part), side(scene, place))
+    for group in twin.groups:
+        if scene.group_of(group.noun) is None:
+            yield from _description(called(group), called(group), NONE)
+
+
+def claims_described(draws: Draws, split: Split, scene: Scene) -> Iterator[Asked]:
+    """Of each slot one claim that holds and one that does not, as far as a change that is drawn makes one false."""
+    for slot in _CLAIMED:
+        other = changed(draws, split, scene, slot)
+        if other != scene and may_show(split, other):
+            for claim, is_of_other in telling(draws, scene, other):
+                yield from _description(claim.shows, claim.of, f"{seen(claim, scene)} {'no' if is_of_other else 'yes'}")
+
+
+def comparisons_described(comparisons: Iterable[Compared]) -> Iterator[Asked]:
+    """What each of two images shows where it is compared, and which it is."""
+    for compared in comparisons:
+        yield from _description(compared.named, compared.of, f"{' '.join(compared.seen)} {compared.answer}")
+
+
+def _description(named: str, name: str, said: str) -> Iterator[Asked]:
+    yield Asked(f"What about {named}?", f"{name} {said}", "description")
+    yield Asked(f"And {named}?", said, "description")
+
+
+def _with_the(part: Part) -> str:
+    return f"the {called(part)}" if isinstance(part, Word) else called(part)
+
+
+def _said(part: Part) -> str:
+    return part.text if isinstance(part, Word) else f"{part.colour} {NUMBERS[part.count - 1]}"
