@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .documents import PADDING, first_documents, text_before
-from .input_checks import refuse_wrong_count, refuse_wrong_index
+from .encoder_checks import refuse_wrong_count, refuse_wrong_index
 from .runs import Movable
 
 SLOWEST = 0.1

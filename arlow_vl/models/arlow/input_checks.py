@@ -8,7 +8,7 @@ runs with the kernels, so that nothing waits. Under `torch.compile` nothing is c
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from transformers.utils import TransformersKwargs
 
 from .cache_arlow import CrossAttentionCacheLayer
 from .configuration_arlow import ArlowConfig
+from .encoder_checks import Images, refuse_wrong_count, refuse_wrong_images, shape_of
 from .loss import IGNORED
 from .spelling import closest, number_of
 
@@ -47,22 +48,6 @@ class Text(NamedTuple):
         return self.attention_mask[:, -self.shape[1] :]
 
 
-class Images(NamedTuple):
-    """The images of a call as they came in, (M, P, D) with an (M, P) mask or flat (K, D) with (M,) lengths.
-
-    The (N,) index says which of them each `<image>` stands for; None: each for its own.
-    """
-
-    encoder_hidden_states: Tensor | None
-    encoder_attention_mask: Tensor | None
-    encoder_lengths: Tensor | None
-    image_index: Tensor | None
-
-    @property
-    def come(self) -> bool:
-        return self.encoder_hidden_states is not None and len(self.encoder_hidden_states) > 0
-
-
 def refuse_wrong_call(model, text: Text, images: Images, cache: Cache | None) -> None:
     """Judges a call of `ArlowModel` before anything is computed.
 
@@ -79,7 +64,7 @@ def refuse_wrong_call(model, text: Text, images: Images, cache: Cache | None) ->
     else:
         _refuse_wrong_embeddings(text.inputs_embeds, config.hidden_size)
     if any(given is not None for given in images):
-        _refuse_wrong_images(config, *images)
+        refuse_wrong_images(config, *images)
     _refuse_wrong_layout(model, text, cache)
 
 
@@ -125,16 +110,6 @@ def refuse_wrong_turn(
         _refuse_parted_groups(is_image, text.attention_mask, past, cross_cache.image_ends)
 
 
-def refuse_wrong_count(is_image: Tensor, image_count: int) -> None:
-    """Raises ValueError unless there is one image for each `<image>`, (B, T) bool."""
-    per_row = is_image.sum(1)
-    if int(per_row.sum()) != image_count:
-        raise ValueError(
-            f"got {number_of(image_count, 'image')} for {number_of(int(per_row.sum()), '<image> token')} "
-            f"(per row: {per_row.tolist()}); give exactly one image for every <image>"
-        )
-
-
 def _refuse_parted_groups(is_image: Tensor, mask: Any, past: int, image_ends: Tensor) -> None:
     """Images that follow each other are one group, and its last token must see all of it."""
     batch, width = is_image.shape
@@ -164,7 +139,7 @@ def refuse_packing_for_flash(text: Text, past: Any, implementation: str) -> None
 def _refuse_wrong_embeddings(inputs_embeds: Tensor, hidden_size: int) -> None:
     if inputs_embeds.ndim != 3 or inputs_embeds.shape[2] != hidden_size:
         raise ValueError(
-            f"inputs_embeds must be (batch, text, hidden_size {hidden_size}), got {_shape(inputs_embeds)}; "
+            f"inputs_embeds must be (batch, text, hidden_size {hidden_size}), got {shape_of(inputs_embeds)}; "
             "take them from model.get_input_embeddings()"
         )
     if not inputs_embeds.is_floating_point():
@@ -178,7 +153,7 @@ def _refuse_wrong_ids(input_ids: Tensor, vocab_size: int) -> None:
         )
     if input_ids.ndim != 2:
         hint = "; add the batch axis with input_ids[None]" if input_ids.ndim == 1 else ""
-        raise ValueError(f"input_ids must be (batch, text), got {_shape(input_ids)}{hint}")
+        raise ValueError(f"input_ids must be (batch, text), got {shape_of(input_ids)}{hint}")
     _refuse_ids_outside(input_ids, vocab_size)
 
 
@@ -211,7 +186,7 @@ def _refuse_wrong_layout(model, text: Text, cache: Cache | None) -> None:
     positions = text.position_ids
     if positions is not None and tuple(positions.shape) not in ((batch, width), (1, width)):
         raise ValueError(
-            f"position_ids must be {(batch, width)} as the text is, got {_shape(positions)}; "
+            f"position_ids must be {(batch, width)} as the text is, got {shape_of(positions)}; "
             "leave them out to have them counted from attention_mask"
         )
 
@@ -240,7 +215,8 @@ def _refuse_wrong_mask(mask: Tensor, batch: int, width: int, past: int | None) -
         return
     expected = f"({batch}, {width} of text)" if not past else f"({batch}, {past} in the cache + {width} of text)"
     raise ValueError(
-        f"attention_mask must be {expected}, got {_shape(mask)}; it marks the text in the cache as well as the new text"
+        f"attention_mask must be {expected}, got {shape_of(mask)}; it marks the text in the cache as well as "
+        "the new text"
     )
 
 
@@ -275,40 +251,6 @@ def _refuse_foreign_cache(model, cache: Cache, batch: int) -> None:
         )
 
 
-def _refuse_wrong_images(
-    config: ArlowConfig, states: Tensor | None, mask: Tensor | None, lengths: Tensor | None, index: Tensor | None
-) -> None:
-    hidden_size = config.hidden_size
-    if states is None:
-        rest = {"encoder_attention_mask": mask, "encoder_lengths": lengths, "image_index": index}
-        name = next(name for name, given in rest.items() if given is not None)
-        raise ValueError(f"{name} came without encoder_hidden_states; give both or neither")
-    if not config.use_cross_attention:
-        raise ValueError("this model was built with use_cross_attention False and cannot take encoder_hidden_states")
-    if states.ndim not in (2, 3) or states.shape[-1] != hidden_size or not states.is_floating_point():
-        raise ValueError(
-            f"encoder_hidden_states must be floating point (images, encoder tokens, hidden_size {hidden_size}), or "
-            f"flat (encoder tokens, {hidden_size}) with encoder_lengths, got {states.dtype} {_shape(states)}; "
-            "project them to the decoder's width first"
-        )
-    if (lengths is not None) != (states.ndim == 2) or (lengths is not None and mask is not None):
-        raise ValueError(
-            f"encoder_lengths goes with flat (encoder tokens, {hidden_size}) encoder_hidden_states and no mask, and "
-            f"only with them, got {_shape(states)}"
-        )
-    if mask is not None and mask.shape != states.shape[:2]:
-        raise ValueError(
-            f"encoder_attention_mask must be {_shape(states)[:2]} as encoder_hidden_states are, got {_shape(mask)}"
-        )
-    if type(states) is Tensor and states.is_cuda:
-        torch._assert_async(states.isfinite().all(), "encoder_hidden_states hold NaN or infinity")
-    elif type(states) is Tensor and states.device.type == "cpu" and not states.isfinite().all():
-        whole = states.isfinite().flatten(1).all(1)
-        number = whole.logical_not().nonzero()[0].item()
-        name = "image" if states.ndim == 3 else "encoder token"
-        raise ValueError(f"encoder_hidden_states hold NaN or infinity in {name} {number}; check image and weights")
-
-
 def refuse_wrong_layout(layout, text: Text, images: Images, cache: Any, segments: Any) -> None:
     """Raises ValueError unless a `BatchLayout` is of this call, as far as shapes tell."""
     if cache is not None:
@@ -323,60 +265,8 @@ def refuse_wrong_layout(layout, text: Text, images: Images, cache: Any, segments
     found = 0 if states is None else states.shape[:-1].numel()
     if tuple(layout.documents.shape) != text.shape or layout.encoder_tokens != found:
         raise ValueError(
-            f"layout is of {_shape(layout.documents)} tokens with {layout.encoder_tokens} encoder tokens, and "
+            f"layout is of {shape_of(layout.documents)} tokens with {layout.encoder_tokens} encoder tokens, and "
             f"{text.shape} with {found} came; make it with BatchLayout.of_batch of the same batch"
-        )
-
-
-def refuse_wrong_lengths(lengths: Tensor, count: int) -> None:
-    """Raises ValueError unless flat encoder tokens, so many, are those of images of these (N,) lengths."""
-    if type(lengths) is Tensor and lengths.is_cuda:
-        fits = (lengths.sum() == count) & (lengths > 0).all()
-        torch._assert_async(fits, f"encoder_lengths must be positive and add up to {count}")
-    elif type(lengths) is Tensor and (int(lengths.sum()) != count or bool((lengths < 1).any())):
-        raise ValueError(
-            f"encoder_lengths {lengths.tolist()} must be positive and add up to the {count} rows of "
-            "encoder_hidden_states"
-        )
-
-
-def refuse_wrong_index(image_index: Tensor, count: int) -> None:
-    """Raises ValueError unless an (N,) int64 index names each of `count` images at least once, and no other."""
-    if image_index.ndim != 1 or image_index.dtype != torch.int64:
-        raise ValueError(
-            f"image_index must be int64 with an entry for each <image>, got {image_index.dtype} {_shape(image_index)}"
-        )
-    if torch.compiler.is_compiling() or type(image_index) is not Tensor:
-        return
-    if image_index.is_cuda:
-        inside = (image_index.clamp(0, count - 1) == image_index).all()
-        torch._assert_async(inside, f"image_index names an image that did not come, {count} came")
-    elif sorted(set(image_index.tolist())) != list(range(count)):
-        raise ValueError(
-            f"image_index {image_index.tolist()} must name each of the {number_of(count, 'image')} at least once, "
-            f"from 0 to {count - 1}, and no other"
-        )
-
-
-def refuse_missing_images(
-    config: ArlowConfig, input_ids: Tensor | None, attention_mask: Any, cache: Cache | None
-) -> None:
-    """For a call without images: raises ValueError where the text asks for one. Looks on a CPU only."""
-    if input_ids is None or torch.compiler.is_compiling() or type(input_ids) is not Tensor:
-        return
-    if input_ids.device.type != "cpu":  # to look would be to wait
-        return
-    if isinstance(cache, Cache):
-        holds_images = any(isinstance(layer, CrossAttentionCacheLayer) for layer in cache.layers)
-        if holds_images or (input_ids.shape[1] == 1 and cache.get_seq_length() > 0):
-            return
-    is_image = input_ids == config.image_token_id
-    if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
-        is_image = is_image & attention_mask[:, -is_image.shape[1] :].bool()
-    if count := int(is_image.sum()):
-        raise ValueError(
-            f"the text holds {count} <image> (id {config.image_token_id}) but no images came; give pixel_values, "
-            "which ArlowProcessor makes of images, or take <image> out of the text"
         )
 
 
@@ -389,7 +279,7 @@ def refuse_wrong_labels(config: ArlowConfig, labels: Tensor | None, text: Tensor
     keeps_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
     if keeps_all and labels.shape != text.shape[:2]:
         raise ValueError(
-            f"labels must be {tuple(text.shape[:2])} as the text is, got {_shape(labels)}; they are shifted inside, "
+            f"labels must be {tuple(text.shape[:2])} as the text is, got {shape_of(labels)}; they are shifted inside, "
             f"and {IGNORED} stands where nothing is to be predicted"
         )
     if type(labels) is not Tensor:
@@ -406,29 +296,3 @@ def refuse_wrong_labels(config: ArlowConfig, labels: Tensor | None, text: Tensor
                 f"labels hold {labels[outside][0].item()}, but the vocabulary has ids 0 to {vocab_size - 1}; "
                 f"use {IGNORED} where nothing is to be predicted"
             )
-
-
-def refuse_wrong_pairs(pairs: Sequence, *, batch: int, width: int, encoder_tokens: int) -> None:
-    """Raises ValueError unless they make a `SegmentTable`: runs in order, disjoint, each in one row."""
-    for side, name, limit in ((0, "text", batch * width), (1, "encoder token", encoder_tokens)):
-        previous_end = 0
-        for number, pair in enumerate(pairs):
-            start, end = pair[side]
-            where = f"pair {number}: the {name} run {start} to {end}"
-            if start >= end:
-                raise ValueError(f"{where} is empty or runs backwards; give first and end, first below end")
-            if start < previous_end:
-                raise ValueError(f"{where} overlaps the one before, which ends at {previous_end}; give them in order")
-            if end > limit:
-                raise ValueError(f"{where} reaches beyond the {limit} there are")
-            if side == 0 and start // width != (end - 1) // width:
-                raise ValueError(f"{where} crosses from row {start // width} into the next; split it there")
-            if side == 1 and start != previous_end:
-                raise ValueError(f"encoder tokens {previous_end} to {start} are in no pair, so no text would see them")
-            previous_end = end
-        if side == 1 and previous_end != limit:
-            raise ValueError(f"encoder tokens {previous_end} to {limit} are in no pair: no text sees them")
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.shape)

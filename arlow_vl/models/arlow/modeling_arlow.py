@@ -24,9 +24,9 @@ from .attention import default_attention
 from .cache_arlow import CrossAttentionCacheLayer, cross_attention_caches
 from .checkpoint_checks import NamesDamagedFiles
 from .configuration_arlow import ArlowConfig
+from .encoder_checks import Images
 from .generation_arlow import CrossAttentionGenerationMixin
 from .input_checks import (
-    Images,
     Text,
     refuse_misspelt,
     refuse_wrong_call,

@@ -52,6 +52,7 @@ from torch import Tensor
 from .cache_arlow import CrossAttentionCacheLayer
 from .configuration_arlow import ArlowConfig
 from .documents import PADDING, first_documents, text_before
+from .encoder_checks import refuse_wrong_lengths, refuse_wrong_pairs
 from .image_numbers import (
     AS_THEY_CAME,
     PoolEntries,
@@ -62,7 +63,6 @@ from .image_numbers import (
     numbers_in_groups,
     pool_entries,
 )
-from .input_checks import refuse_wrong_lengths, refuse_wrong_pairs
 from .runs import Movable, PaddedRuns, Runs
 
 MOST_PADDED = 2  # padded runs may take so many times the room of their entries

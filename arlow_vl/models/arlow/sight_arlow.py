@@ -15,8 +15,9 @@ from transformers.masking_utils import create_causal_mask, packed_sequence_mask_
 from .attention import ARLOW_ATTENTION, TextRuns, packed_causal_mask, refuse_unsafe_flex, takes_varlen
 from .cache_arlow import CrossAttentionCacheLayer
 from .documents import document_ids, documents_of_keys, parts_rows
+from .encoder_checks import Images
 from .image_numbers import count_images
-from .input_checks import Images, Text, refuse_packing_for_flash, refuse_wrong_turn
+from .input_checks import Text, refuse_packing_for_flash, refuse_wrong_turn
 from .layout import BatchLayout
 from .segments import (
     SegmentMask,

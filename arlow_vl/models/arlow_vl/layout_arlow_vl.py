@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from arlow_vl.models.arlow.input_checks import refuse_missing_images
+from arlow_vl.models.arlow.encoder_checks import refuse_missing_images
 from arlow_vl.models.arlow.layout import BatchLayout
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig
 from vision.encoder import VisionEncoder

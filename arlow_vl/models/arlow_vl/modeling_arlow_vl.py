@@ -22,8 +22,9 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.deprecation import deprecate_kwarg
 
+from arlow_vl.models.arlow.encoder_checks import refuse_missing_images
 from arlow_vl.models.arlow.generation_arlow import CrossAttentionGenerationMixin
-from arlow_vl.models.arlow.input_checks import refuse_missing_images, refuse_misspelt, refuse_wrong_labels
+from arlow_vl.models.arlow.input_checks import refuse_misspelt, refuse_wrong_labels
 from arlow_vl.models.arlow.layers_arlow import with_zero_gradients
 from arlow_vl.models.arlow.linear import ArlowLinear
 from arlow_vl.models.arlow.loss import head_output

@@ -14,7 +14,8 @@ from transformers import AttentionInterface, DynamicCache, StaticCache
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.attention import arlow_attention_forward
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
-from arlow_vl.models.arlow.input_checks import Images, Text, refuse_wrong_call
+from arlow_vl.models.arlow.encoder_checks import Images
+from arlow_vl.models.arlow.input_checks import Text, refuse_wrong_call
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.folders import load_text_model
 from tests.tiny_runs import write_text_checkpoint
