@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import shutil
 import sys
 import warnings
@@ -105,7 +106,11 @@ def build(recipe: Recipe) -> Stage:
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
     torch.manual_seed(recipe.run.seed)
-    return build_stage(recipe)
+    stage = build_stage(recipe)  # of several processes the first prepares, with all threads: the others wait for it
+    engine = recipe.run.engine
+    if not recipe.run.threads and "OMP_NUM_THREADS" not in os.environ and device_type_of(engine) == "cpu":
+        torch.set_num_threads(max(1, torch.get_num_threads() // engine.devices))
+    return stage
 
 
 def train(trainer: Trainer, stage: Stage, recipe: Recipe, newest: str | None) -> None:

@@ -141,7 +141,7 @@ class RunConfig:
     compile: bool = False
     """Each block compiled by itself: faster after the first steps, with numbers that are rounded otherwise."""
     threads: int | None = None
-    """CPU threads of torch; null: torch's own choice."""
+    """CPU threads of torch in each process; null: OMP_NUM_THREADS, else the cores, shared by the processes on a CPU."""
     workers: int = 0
     """Processes that read batches ahead; 0: the process that trains reads them. A run may go on with another number."""
     skip_steps: list[int] = field(default_factory=list)

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from arlow_vl.cli import main
+from arlow_vl.training.build import build_stage
 from arlow_vl.training.checkpoint_io import read_checkpoint
 from arlow_vl.training.checkpoint_names import checkpoints
 from arlow_vl.training.logs import SPEED_COLUMNS
 from arlow_vl.training.recipe import parse_recipe
-from arlow_vl.training.run import fit
+from arlow_vl.training.run import build, fit
 from tests.forked import by_fork
 from tests.tiny_runs import weights_sha256, write_text_recipe
 from tests.training.rank_recipes import write_shared_image_text, write_shared_text
@@ -70,6 +71,32 @@ def test_two_processes_train_what_one_does_and_stop_together_when_one_is_told(
     goes_on = {"options": options(text_config, tmp_path / "run", 2)}
     assert run_on_ranks(2, tmp_path, stopped | {"status": 128 + signal.SIGTERM}, goes_on) == 0
     assert_same_run(tmp_path / "run", alone)
+
+
+@pytest.mark.parametrize(
+    ("threads", "variables", "preparing", "training"),
+    [("null", {}, 6, 2), ("4", {}, 4, 4), ("null", {"OMP_NUM_THREADS": "6"}, 6, 6)],
+)
+def test_processes_on_one_cpu_share_its_threads_once_the_first_has_prepared(
+    threads, variables, preparing, training, text_config, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    prepared = []
+
+    def preparing_stage(recipe):
+        prepared.append(torch.get_num_threads())
+        return build_stage(recipe)
+
+    monkeypatch.setattr("arlow_vl.training.run.build_stage", preparing_stage)
+    own = torch.get_num_threads()
+    try:
+        torch.set_num_threads(6)
+        build(parse_recipe(options(text_config, tmp_path, 3, "--run.threads", threads)))
+        assert (prepared, torch.get_num_threads()) == ([preparing], training)
+    finally:
+        torch.set_num_threads(own)
 
 
 FSDP = ("--run.engine.strategy", "fsdp")
