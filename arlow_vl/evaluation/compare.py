@@ -1,8 +1,8 @@
 """Two result folders of the same tasks, compared sample by sample; and what a comparison would need.
 
 captions-test-known, second minus first
-metric   images  first  second  second minus first         bootstrap p  t-test p  effect
-CIDEr-D  146     1.204  1.391   +0.187 [+0.051, +0.320] *  0.008        0.006     +0.23
+metric               images  first  second  second minus first         bootstrap p  t-test p  effect
+CIDEr-D, 10 at most  146     1.204  1.391   +0.187 [+0.051, +0.320] *  0.008        0.006     +0.23
 """
 
 import math
@@ -14,13 +14,13 @@ import numpy as np
 
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation import statistics as bootstrap
-from arlow_vl.evaluation.numbers import few_note, format_count, format_number, legend
+from arlow_vl.evaluation.numbers import few_note, format_count, format_interval, format_number, legend
 from arlow_vl.evaluation.paired import PairedTest, jackknife_values, paired_test, sums_by_image
 from arlow_vl.evaluation.power import detectable_difference, required_images, spread_of
-from arlow_vl.evaluation.tasks.measures import Measure, measure
+from arlow_vl.evaluation.tasks.measures import Measure, measure, titled
 from arlow_vl.evaluation.tasks.predictions import MODEL
 from arlow_vl.evaluation.tasks.results import Results, read_results, refuse_changed
-from arlow_vl.evaluation.tasks.scoring import ALL, groups_of
+from arlow_vl.evaluation.tasks.scoring import ALL, as_fields, groups_of
 from arlow_vl.printing import number_of, visible
 
 
@@ -37,6 +37,8 @@ class Comparison:
     """Keys of the task that were others for the second model, of those that decide what a model is asked."""
     kind: str = "caption"
     """Of the task."""
+    is_share: bool = False
+    """Printed in per cent, as `arlow evaluate` does."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def compare_folders(
             one, other = ours[label], theirs[label]
             before, after = (float(of.metric(sums.sum(axis=0))) for sums in (one, other))
             test = paired_test(other, one, of.metric, weights)
-            found.append(Comparison(name, label, before, after, test, asked_otherwise(*pair), pair[0].task.kind))
+            told = asked_otherwise(*pair), pair[0].task.kind, of.is_share
+            found.append(Comparison(name, label, before, after, test, *told))
     return found
 
 
@@ -193,24 +196,19 @@ def format_comparisons(found: Sequence[Comparison], first: Path, second: Path) -
         of_task = [comparison for comparison in found if comparison.task == task]
         lines = [["metric", "images", "first", "second", "second minus first", "bootstrap p", "t-test p", "effect"]]
         for one in of_task:
-            test = one.test
-            numbers = [format_number(value, 3) for value in (one.first, one.second)]
+            test, (scale, digits) = one.test, (100, 1) if one.is_share else (1, 3)
+            numbers = [format_number(scale * value, digits) for value in (one.first, one.second)]
             tests = [format_p(p) for p in (test.bootstrap_p, test.t_test_p)]
             effect = format_number(test.effect, 2, is_signed=True)
-            lines.append(
-                [visible(one.metric), format_count(test.images), *numbers, format_difference(test), *tests, effect]
-            )
+            interval = as_fields(test.difference) | {"outside_zero": test.difference.is_outside_zero}
+            difference = format_interval(interval, is_percent=one.is_share, is_difference=True)
+            title = visible(titled(one.metric, is_share=one.is_share))
+            lines.append([title, format_count(test.images), *numbers, difference, *tests, effect])
         few = few_note((one.test.images for one in of_task), "images")
         told = ", ".join(of_task[0].asked_otherwise)
         otherwise = [f"the second was asked with another {told}: the difference is of that, too"] if told else []
         blocks.append("\n".join([visible(task), *otherwise, *columns(lines), *few]))
     return "\n\n".join([*blocks, legend(one.kind for one in found)])
-
-
-def format_difference(test: PairedTest) -> str:
-    of = test.difference
-    texts = (format_number(value, 3, is_signed=True) for value in (of.estimate, of.low, of.high))
-    return "{} [{}, {}]".format(*texts) + (" *" if of.is_outside_zero else "")
 
 
 def format_p(p: float) -> str:

@@ -80,9 +80,19 @@ def test_another_instruction_of_the_same_task_is_said(folders, monkeypatch, caps
 def test_the_command_prints_a_table(folders, capsys):
     assert main(["compare", str(folders / "blind"), str(folders / "right"), "--task", TASK]) == 0
     out = capsys.readouterr().out
-    (line,) = re.findall(r"^CIDEr-D .*$", out, re.MULTILINE)
+    (line,) = re.findall(r"^CIDEr-D, 10 at most .*$", out, re.MULTILINE)
     assert re.split(" {2,}", line)[1] == "12" and "7.500" in line and "] *" in line
     assert QUESTIONS not in out
+
+
+def test_shares_are_in_per_cent_as_evaluate_prints_them(folders, capsys):
+    pair = folders / "blind", folders / "right"
+    assert main(["compare", *map(str, pair), "--task", QUESTIONS]) == 0
+    (line,) = re.findall(r"^accuracy, % .*$", capsys.readouterr().out, re.MULTILINE)
+    found = next(one for one in compare_folders(*pair, task=QUESTIONS) if one.metric == "accuracy")
+    _, _, first, second, difference, *_ = re.split(" {2,}", line)
+    assert (first, second) == (f"{100 * found.first:.1f}", f"{100 * found.second:.1f}")
+    assert float(first) > 10 and difference.startswith("+0.0 [")
 
 
 def test_the_folder_of_one_task_is_compared_like_the_one_that_holds_it(folders, capsys):
@@ -125,7 +135,7 @@ def test_a_comparison_of_few_images_is_marked(folders, capsys):
     (of_captions,) = [block for block in blocks if block.startswith(TASK)]
     (of_questions,) = [block for block in blocks if block.startswith(QUESTIONS)]
     assert "(few)" not in of_captions  # twelve images
-    assert re.search(r"^accuracy +3 \(few\) ", of_questions, re.MULTILINE)
+    assert re.search(r"^accuracy, % +3 \(few\) ", of_questions, re.MULTILINE)
     assert of_questions.endswith("\n(few): fewer than 10 images, a score that says little")
     assert main(["power", str(folders / "blind"), "--difference", "0.1"]) == 0
     assert "3 (few)" in (out := capsys.readouterr().out) and "\n(few): fewer than 10 images" in out
