@@ -99,7 +99,8 @@ def draw_twin(draws: Draws, split: Split, scene: Scene, nouns: tuple[str, ...] =
 
 
 def changed(draws: Draws, split: Split, scene: Scene, what: Slot, nouns: tuple[str, ...] = NOUNS) -> Scene:
-    """The scene with one slot drawn anew, which may come out as it was, be missing, or break the split's rules."""
+    """The scene with one slot drawn anew. It may come out as it was, which it also does where the scene lacks the slot,
+    and it may break the rules of the split."""
     place = draws.below(len(scene.parts))
     part = scene.parts[place]
     if what == "all":
