@@ -168,12 +168,12 @@ def test_the_demo_says_what_disk_space_it_takes_before_it_begins(monkeypatch, ca
     from experiments.first_light import run
 
     line = run.disk_space(free=9_900_000_000)
-    assert "7.9 GB in all (environment 5.7 GB, data 2.2 GB)" in line and "9.9 GB are free" in line
+    assert "8.5 GB in all (environment 6.1 GB, data 2.4 GB)" in line and "9.9 GB are free" in line
     for readme in (ROOT / "experiments" / "first_light" / "README.md", ROOT / "README.md"):
-        assert "5.7 GB" in readme.read_text() and "2.2 GB" in readme.read_text()
+        assert "6.1 GB" in readme.read_text() and "2.4 GB" in readme.read_text()
     monkeypatch.setattr(run, "STEPS", {})
     run.run()
-    assert capsys.readouterr().out.startswith("disk space: 7.9 GB")
+    assert capsys.readouterr().out.startswith("disk space: 8.5 GB")
 
 
 @pytest.mark.slow
