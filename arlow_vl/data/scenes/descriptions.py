@@ -1,8 +1,8 @@
 """What is said of single things, for training: the steps between a look at the image and an answer in a word.
 
-    What about cats?            cats blue two left         each part, and what of the twin is not there: "dogs none"
-    What about a green cat?     cats blue no               a claim: what is seen where it looks, and whether it holds
-    What about a green cat?     cats blue green the second     of two images: what each shows there, and which it is
+    What about cats?            cats blue two left            each part, and what of the twin is not there: "dogs none"
+    What about a green cat?     cats blue no                  a claim: what is seen where it looks, and whether it holds
+    What about a green cat?     cats blue green the second    of two images: what each shows there, and which it is
 
 All are told with the name and without. Whoever has just written the name has it at hand where the next word is due;
 "And cats?" has "blue two left", and here, as in all other answers, it must be carried from the question.
