@@ -14,13 +14,13 @@ import numpy as np
 
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation import statistics as bootstrap
-from arlow_vl.evaluation.numbers import few_note, format_count, format_interval, format_number, legend
+from arlow_vl.evaluation.numbers import few_note, format_count, format_interval, format_number, legend, scale_of
 from arlow_vl.evaluation.paired import PairedTest, jackknife_values, paired_test, sums_by_image
 from arlow_vl.evaluation.power import detectable_difference, required_images, spread_of
 from arlow_vl.evaluation.tasks.measures import Measure, measure, titled
 from arlow_vl.evaluation.tasks.predictions import MODEL
 from arlow_vl.evaluation.tasks.results import Results, read_results, refuse_changed
-from arlow_vl.evaluation.tasks.scoring import ALL, as_fields, groups_of
+from arlow_vl.evaluation.tasks.scoring import ALL, fields_of_difference, groups_of
 from arlow_vl.printing import number_of, visible
 
 
@@ -196,11 +196,11 @@ def format_comparisons(found: Sequence[Comparison], first: Path, second: Path) -
         of_task = [comparison for comparison in found if comparison.task == task]
         lines = [["metric", "images", "first", "second", "second minus first", "bootstrap p", "t-test p", "effect"]]
         for one in of_task:
-            test, (scale, digits) = one.test, (100, 1) if one.is_share else (1, 3)
+            test, (scale, digits) = one.test, scale_of(is_percent=one.is_share)
             numbers = [format_number(scale * value, digits) for value in (one.first, one.second)]
             tests = [format_p(p) for p in (test.bootstrap_p, test.t_test_p)]
             effect = format_number(test.effect, 2, is_signed=True)
-            interval = as_fields(test.difference) | {"outside_zero": test.difference.is_outside_zero}
+            interval = fields_of_difference(test.difference)
             difference = format_interval(interval, is_percent=one.is_share, is_difference=True)
             title = visible(titled(one.metric, is_share=one.is_share))
             lines.append([title, format_count(test.images), *numbers, difference, *tests, effect])

@@ -34,9 +34,14 @@ def few_note(counts: Iterable[int], what: str) -> list[str]:
     return [f"(few): fewer than {FEWEST} {what}, a score that says little"] if min(counts) < FEWEST else []
 
 
+def scale_of(*, is_percent: bool) -> tuple[int, int]:
+    """What a score is multiplied by before it is printed, and its decimals then."""
+    return (100, 1) if is_percent else (1, 3)
+
+
 def format_interval(interval: Mapping[str, Any], *, is_percent: bool, is_difference: bool = False) -> str:
     """As "0.512 [0.480, 0.541]", a difference with its sign and "*" if zero lies outside."""
-    scale, digits = (100, 1) if is_percent else (1, 3)
+    scale, digits = scale_of(is_percent=is_percent)
     estimate, low, high = (
         format_number(scale * interval[name], digits, is_signed=is_difference) for name in ("estimate", "low", "high")
     )

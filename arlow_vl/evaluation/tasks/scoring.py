@@ -63,15 +63,16 @@ def compare(statistics: Mapping[str, np.ndarray], metric: Metric, weights: np.nd
     }
     return {
         "systems": {name: as_fields(interval) for name, interval in systems.items()},
-        "differences": {
-            name: as_fields(interval) | {"outside_zero": interval.is_outside_zero}
-            for name, interval in differences.items()
-        },
+        "differences": {name: fields_of_difference(interval) for name, interval in differences.items()},
     }
 
 
 def as_fields(interval: Interval) -> dict[str, Any]:
     return {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+
+
+def fields_of_difference(interval: Interval) -> dict[str, Any]:
+    return as_fields(interval) | {"outside_zero": interval.is_outside_zero}
 
 
 def groups_of(task: Task, systems: Systems) -> dict[str, np.ndarray]:

@@ -152,10 +152,10 @@ def test_what_is_compared_is_described_as_each_image_shows_it():
     turned = described(
         comparisons(Draws(1), Scene((RED_CAR, BLUE_CATS), "above"), Scene((BLUE_CATS, RED_CAR), "left of"))
     )
-    assert {answer for question, answer in turned if question.startswith("What about the car")} <= {
-        "cars above right the first",
-        "cars above right the second",
-    }
+    assert turned[::2] == [
+        ("What about the cats below the car?", "cats below left the first"),
+        ("What about the car right of the cats?", "cars above right the second"),
+    ]
     first, second = Scene((Word("moon"),)), Scene((BLUE_CATS,))
     assert described(comparisons(Draws(1), first, second))[::2] == [
         ('What about the word "moon"?', "word moon none the first"),
