@@ -118,7 +118,7 @@ def fresh_program(tmp_path_factory):
         import experiments
         sys.modules["flash_attn"] = None
         import arlow_vl.models.arlow.modeling_arlow
-        from arlow_vl.data.loader import shuffled_order
+        from arlow_vl.data.order import shuffled_order
         import torchao.quantization
         print(json.dumps({"order": list(map(int, shuffled_order(3, "a", 1, 50)))}))
     """

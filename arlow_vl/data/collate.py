@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from arlow_vl.data.loader import Batch
 from arlow_vl.data.prompts import IGNORED
 from arlow_vl.data.sample_dataset import EncodedSample, EncodedText, Images
+from arlow_vl.data.sources import Batch
 from arlow_vl.models.arlow.layout import BatchLayout
 
 Document = tuple[EncodedText, int]

@@ -10,20 +10,19 @@ goes on from there.
 """
 
 import collections
-import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from arlow_vl.data.bad_items import UNUSABLE, BadItems, Fault, OnFault, merged_counts, summary_of
 from arlow_vl.data.mixing import Mixture
-from arlow_vl.data.order import BLOCK, BUFFER, shuffled_order
+from arlow_vl.data.order import BLOCK, BUFFER
 from arlow_vl.data.rows import (
     WINDOW_ROWS,
     WINDOW_SAMPLES,
@@ -35,6 +34,7 @@ from arlow_vl.data.rows import (
     indices,
     total_tokens,
 )
+from arlow_vl.data.sources import Batch, Collate, Source, with_different_names
 from arlow_vl.data.workers import At, Pool
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
@@ -44,49 +44,8 @@ logger = logging.getLogger(__name__)
 STAND_INS = 64
 """Samples after an unusable one that are tried for its place in a row."""
 
-Batch = dict[str, Any]
-Collate = Callable[[list[Any]], Batch]
 Task = list[list[Take]]
 """A batch before it is read: what each of its rows holds; one row where rows are not packed."""
-
-
-@runtime_checkable
-class Dataset(Protocol):
-    """Items by index. `fingerprint` differs when any item does; `key(i)` names an item to people.
-
-    `__getitem__` may raise ImageError or TextError for an item that cannot be used. To be packed into rows a data set
-    tells `length(i)`, see `rows.Length`, without reading the item.
-    """
-
-    fingerprint: str
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Any: ...
-
-    def key(self, index: int) -> str: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A data set and its share of every batch."""
-
-    name: str
-    """Names the source in sample keys and metrics."""
-    dataset: Dataset
-    """Where the items come from."""
-    samples_per_batch: int = 1
-    """Items in each batch; where rows are packed, the mixture decides instead."""
-    max_bad: int = 0
-    """Items that may turn out unusable in an epoch while a run goes on; one more ends it."""
-
-    def __post_init__(self) -> None:
-        if len(self.dataset) == 0:
-            raise ValueError(f"source {self.name} has no samples")
-        if self.samples_per_batch < 1:
-            raise ValueError(
-                f"samples_per_batch of source {self.name} must be at least 1, got {self.samples_per_batch}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +89,7 @@ class ResumableLoader:
         packing: Packing | None = None,
         on_fault: OnFault = lambda fault: None,
     ) -> None:
-        self.sources = _with_different_names(sources)
+        self.sources = with_different_names(sources)
         if num_batches % ranks:
             raise ValueError(f"{num_batches:,} batches cannot be shared by {ranks} ranks; each optimizer step needs a "
                              "multiple of the ranks")  # fmt: skip
@@ -327,77 +286,3 @@ def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _fits(length: Any, take: Take) -> bool:
     return total_tokens(length) <= take.tokens and length[1] <= take.images
-
-
-def _with_different_names(sources: Sequence[Source]) -> tuple[Source, ...]:
-    names = [source.name for source in sources]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"sources need different names and at least one source, got {names}")
-    return tuple(sources)
-
-
-class SequentialLoader:
-    """One pass in order over each source, in batches of its `samples_per_batch`; the same pass each time.
-
-    Where `max_samples` are fewer than a source has, they are a draw of all, not the first ones: files are often sorted.
-    A batch holds samples of one source, named in batch["source"]. Unusable samples are left out.
-
-    Of several ranks each reads every `ranks`-th batch of each source. All yield equally many: where a rank has none, or
-    one without a usable sample, it yields a filler, batch["is_filler"], which is to be computed and not counted.
-    """
-
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        collate: Collate,
-        *,
-        max_samples: int | None = None,
-        rank: int = 0,
-        ranks: int = 1,
-        on_fault: OnFault = lambda fault: None,
-    ) -> None:
-        self.sources = _with_different_names(sources)
-        self.readers = {source.name: BadItems(source.name, source.max_bad, on_fault) for source in self.sources}
-        self.collate = collate
-        self.max_samples = max_samples
-        self.rank, self.ranks = rank, ranks
-        self.passes = 0
-
-    def __len__(self) -> int:
-        return sum(-(-self._size(source) // (source.samples_per_batch * self.ranks)) for source in self.sources)
-
-    def __iter__(self) -> Iterator[Batch]:
-        self.passes += 1
-        for source in self.sources:
-            size, count = self._size(source), source.samples_per_batch
-            self.readers[source.name].finish(self.passes)
-            drawn = np.sort(shuffled_order(0, source.name, 0, len(source.dataset), np.arange(size))).tolist()
-            for first in range(0, size, count * self.ranks):
-                start = first + self.rank * count
-                items, keys = self._read(source, drawn[start : start + count])
-                if items:
-                    yield {**self.collate(items), "keys": keys, "source": source.name}
-                elif self.ranks > 1:
-                    yield {**self.collate([self._any(source)]), "keys": [], "source": source.name, "is_filler": True}
-
-    def _any(self, source: Source) -> Any:
-        """The first usable item, of which nothing is noted."""
-        for index in range(len(source.dataset)):
-            with contextlib.suppress(*UNUSABLE):
-                return source.dataset[index]
-        raise DataError(f"source {source.name}: no sample can be used")
-
-    def _read(self, source: Source, some: Sequence[int]) -> tuple[list[Any], list[str]]:
-        items, keys = [], []
-        for index in some:
-            try:
-                items.append(source.dataset[index])
-            except UNUSABLE as error:
-                self.readers[source.name].note(Fault.of(source.name, self.passes, error))
-                continue
-            keys.append(f"{source.name}:{source.dataset.key(index)}")
-        return items, keys
-
-    def _size(self, source: Source) -> int:
-        size = len(source.dataset)
-        return size if self.max_samples is None else min(size, self.max_samples)

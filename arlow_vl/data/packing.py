@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Int64
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
-from arlow_vl.data.loader import Batch
 from arlow_vl.data.prompts import IGNORED
 from arlow_vl.data.remote import is_address, is_file_address, path_of_file_address
+from arlow_vl.data.sources import Batch
 from arlow_vl.data.text_files import PART_BYTES, told_text
 from arlow_vl.data.tokens.manifest import NAME, tokenizer_hash, with_current_times
 from arlow_vl.data.tokens.reader import TokenizedText

@@ -9,11 +9,13 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from arlow_vl.data.collate import with_counts
-from arlow_vl.data.loader import Batch, Collate, Packing, ResumableLoader, SequentialLoader, Source
+from arlow_vl.data.loader import Packing, ResumableLoader
 from arlow_vl.data.packing import collate_rows, pack_documents
 from arlow_vl.data.quarantine import NAME as QUARANTINE
 from arlow_vl.data.quarantine import Quarantine
 from arlow_vl.data.sample_dataset import SampleDataset
+from arlow_vl.data.sequential import SequentialLoader
+from arlow_vl.data.sources import Batch, Collate, Source
 from arlow_vl.data.text_files import told_text
 from arlow_vl.data.trained_prompts import TrainedPrompts, prompts_of
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig

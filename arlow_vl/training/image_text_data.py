@@ -12,12 +12,13 @@ from arlow_vl.data.images import CachedImages, DecodedImages
 from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.reading import Index, IndexedSamples
 from arlow_vl.data.index.told import check_left_out, left_out, report_left_out
-from arlow_vl.data.loader import Packing, Source
+from arlow_vl.data.loader import Packing
 from arlow_vl.data.mixing import Mixture, weights_by_size
 from arlow_vl.data.packing import tokenised
 from arlow_vl.data.rows import RowBudget
 from arlow_vl.data.sample_dataset import SampleDataset
 from arlow_vl.data.samples import TASKS, ImageRef, Task
+from arlow_vl.data.sources import Source
 from arlow_vl.data.tokens.documents import TokenDocuments
 from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.errors import DataError

@@ -11,10 +11,11 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from arlow_vl.data.bad_items import UNUSABLE
-from arlow_vl.data.loader import SequentialLoader, Source
 from arlow_vl.data.order import shuffled_order
 from arlow_vl.data.prompts import IGNORED
 from arlow_vl.data.sample_dataset import EncodedSample, EncodedText
+from arlow_vl.data.sequential import SequentialLoader
+from arlow_vl.data.sources import Source
 from arlow_vl.errors import CheckpointError
 from arlow_vl.json_text import json_text
 from arlow_vl.training.averaging import MovingAverage

@@ -6,8 +6,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from arlow_vl.data.loader import Batch, merge_states
+from arlow_vl.data.loader import merge_states
 from arlow_vl.data.packing import bits_per_byte
+from arlow_vl.data.sources import Batch
 from arlow_vl.errors import CheckpointError, DivergenceError
 from arlow_vl.training.checkpoint_io import check_same_tensors
 from arlow_vl.training.compiling import as_written

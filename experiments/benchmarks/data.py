@@ -32,10 +32,11 @@ from arlow_vl.data.images import DecodedImages
 from arlow_vl.data.index.building import build_index, indexes_of
 from arlow_vl.data.index.header import write_header
 from arlow_vl.data.index.reading import Index, IndexedSamples
-from arlow_vl.data.loader import ResumableLoader, Source
+from arlow_vl.data.loader import ResumableLoader
 from arlow_vl.data.prepare.members import write_tar
 from arlow_vl.data.sample_dataset import EncodedSample, SampleDataset, encode_text
 from arlow_vl.data.samples import caption_text
+from arlow_vl.data.sources import Source
 from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer
 from experiments.benchmarks.measure import Timings, alternate, machine_line, report, table
 from experiments.benchmarks.vision import ENLARGED, LARGE, PHOTO, jpeg, mosaic, repeat, spread

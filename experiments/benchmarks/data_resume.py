@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arlow_vl.data.loader import Packing, ResumableLoader, Source, merge_states
+from arlow_vl.data.loader import Packing, ResumableLoader, merge_states
 from arlow_vl.data.mixing import Mixture
 from arlow_vl.data.rows import RowBudget
+from arlow_vl.data.sources import Source
 from vision.decoding.image import ImageError
 
 BATCHES_PER_STEP = 12

@@ -5,7 +5,10 @@ from collections import Counter
 
 import pytest
 
-from arlow_vl.data.loader import ResumableLoader, SequentialLoader, Source, shuffled_order
+from arlow_vl.data.loader import ResumableLoader
+from arlow_vl.data.order import shuffled_order
+from arlow_vl.data.sequential import SequentialLoader
+from arlow_vl.data.sources import Source
 
 
 class Numbers:

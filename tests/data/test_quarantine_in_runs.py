@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from arlow_vl.data.loader import ResumableLoader, Source
+from arlow_vl.data.loader import ResumableLoader
 from arlow_vl.data.quarantine import Quarantine
+from arlow_vl.data.sources import Source
 from vision.decoding.image import ImageError
 
 

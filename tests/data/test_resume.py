@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arlow_vl.data.bad_items import BadItems, Fault
-from arlow_vl.data.loader import ResumableLoader, Source, merge_states
+from arlow_vl.data.loader import ResumableLoader, merge_states
 from arlow_vl.data.mixing import Mixture
 from arlow_vl.data.rows import RowBudget
+from arlow_vl.data.sources import Source
 from arlow_vl.errors import DataError
 from experiments.benchmarks.data_resume import BATCHES_PER_STEP, Examples, Life, build, run
 

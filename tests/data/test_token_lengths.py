@@ -8,10 +8,11 @@ import pytest
 from arlow_vl.data.images import DecodedImages
 from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.reading import IndexedSamples
-from arlow_vl.data.loader import Packing, ResumableLoader, Source
+from arlow_vl.data.loader import Packing, ResumableLoader
 from arlow_vl.data.mixing import Mixture
 from arlow_vl.data.rows import RowBudget
 from arlow_vl.data.sample_dataset import SampleDataset
+from arlow_vl.data.sources import Source
 from arlow_vl.data.token_lengths import TokenLengths, token_lengths
 from tests.tiny_runs import SAMPLES, tiny_tokenizer
 from vision.encoder import VisionEncoder

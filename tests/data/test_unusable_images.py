@@ -9,9 +9,11 @@ from arlow_vl.data.collate import SampleCollate
 from arlow_vl.data.images import DecodedImages, cache_sample_images
 from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.reading import IndexedSamples
-from arlow_vl.data.loader import ResumableLoader, SequentialLoader, Source
+from arlow_vl.data.loader import ResumableLoader
 from arlow_vl.data.sample_dataset import SampleDataset
+from arlow_vl.data.sequential import SequentialLoader
 from arlow_vl.data.shards import scan_shards
+from arlow_vl.data.sources import Source
 from arlow_vl.errors import DataError
 from tests.tiny_runs import SAMPLES, tiny_tokenizer
 from vision.encoder import VisionEncoder

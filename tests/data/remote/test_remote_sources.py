@@ -12,8 +12,9 @@ from arlow_vl.data.index.building import build_index, indexes_of
 from arlow_vl.data.index.images import read_image
 from arlow_vl.data.index.places import open_index, place_of
 from arlow_vl.data.index.reading import IndexedSamples
-from arlow_vl.data.loader import ResumableLoader, Source
+from arlow_vl.data.loader import ResumableLoader
 from arlow_vl.data.samples import ImageRef
+from arlow_vl.data.sources import Source
 from arlow_vl.errors import DataError
 from tests.outside_data import JPEG, tar_of
 
