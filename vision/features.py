@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from vision.allocator import keep_freed_memory
 from vision.decoding.image import ImageError
 from vision.decoding.names import number_of
 from vision.encoder import VisionEncoder
@@ -256,6 +257,8 @@ def _encode(
 ) -> Iterator[tuple[str, ImageFeatures]]:
     """The tokens of each usable image; the others go to `refused`. An accelerator encodes while threads prepare."""
     on_cpu = next(encoder.parameters()).device.type == "cpu"
+    if on_cpu:
+        keep_freed_memory()
     turn = nullcontext() if on_cpu else threading.Lock()  # more than one batch at once would be more memory
 
     def encode(batch: list[tuple[str, bytes]]) -> tuple[dict[str, ImageFeatures], dict[str, str]]:
