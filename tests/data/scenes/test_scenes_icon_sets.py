@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from arlow_vl.data.fetch.packages import ICON_SETS
 from arlow_vl.data.scenes import drawings as drawings_module
 from arlow_vl.data.scenes.drawings import read_drawings
 from arlow_vl.data.scenes.icon_sets import FXEMOJI_NAMES, STYLES, read_icons
@@ -44,6 +45,10 @@ def icon_sets(make_tgz, tmp_path):
         members["package/chars.json"] = NAMES if style == "twemoji" else {}
         make_tgz(package.file, {name: json.dumps(told).encode() for name, told in members.items()})
     return tmp_path
+
+
+def test_every_set_that_is_fetched_is_a_style():
+    assert tuple(STYLES.values()) == ICON_SETS
 
 
 def test_every_set_gives_the_things_that_it_draws(icon_sets):
