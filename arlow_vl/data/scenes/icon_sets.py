@@ -1,4 +1,4 @@
-"""More drawings of each thing: Iconify's sets of emoji, each one JSON file of SVG by name."""
+"""More drawings of each thing: Iconify's sets of emoji and of icons, each one JSON file of SVG by name."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,10 @@ from arlow_vl.data.fetch.packages import (
     ICONS_EMOJIONE,
     ICONS_EMOJIONE_1,
     ICONS_FXEMOJI,
+    ICONS_GAME,
+    ICONS_MDI,
     ICONS_NOTO_1,
+    ICONS_STREAMLINE,
     ICONS_TWEMOJI,
     Package,
 )
@@ -21,6 +24,9 @@ STYLES: dict[str, Package] = {
     "emojione-1": ICONS_EMOJIONE_1,
     "noto-1": ICONS_NOTO_1,
     "fxemoji": ICONS_FXEMOJI,
+    "streamline": ICONS_STREAMLINE,
+    "mdi": ICONS_MDI,
+    "game-icons": ICONS_GAME,
 }
 """The package of each style. Not every one draws every thing."""
 FXEMOJI_NAMES = {
@@ -32,6 +38,25 @@ FXEMOJI_NAMES = {
     "locomotive": "steamlocomotive",
 }
 """What fxemoji calls an emoji where it is not the name without hyphens; None where its drawing is another thing."""
+ICON_NAMES = {
+    "streamline": """
+        apple=red-apple bird=bird-2 boat=sailboat bus car=automobile cat crown dog elephant fish=tropical-fish horse
+        ladybug=lady-beetle mushroom pear plane=airplane rabbit snail strawberry=strawberry-1 train=locomotive turtle
+        umbrella
+    """,
+    "mdi": """
+        apple=food-apple bird boat=sail-boat bus=bus-side butterfly car=car-side crown dog=dog-side duck elephant fish
+        flower guitar=guitar-acoustic hammer horse house=home key ladybug mushroom pear=fruit-pear penguin
+        plane=airplane rabbit rocket snail spider turtle umbrella
+    """,
+    "game-icons": """
+        apple=shiny-apple banana bird=sparrow boat=sailboat bus car=city-car cat crown dog=sitting-dog duck elephant
+        flower=sunflower guitar hammer=claw-hammer house key ladybug mushroom pear penguin plane=airplane rabbit rocket
+        snail spider=angular-spider strawberry train=steam-locomotive turtle umbrella
+    """,
+}
+"""The icons of sets that have names of their own: each thing that is drawn whole and alone, `noun=name` where the two
+differ."""
 _CODES, _ICONS = "package/chars.json", "package/icons.json"
 
 
@@ -44,12 +69,20 @@ def read_icons(packages: Path) -> Iterator[tuple[str, str, bytes]]:
     name_of = _read_json(packages / ICONS_TWEMOJI.file, _CODES)  # the only set that tells its names by code point
     for style, package in STYLES.items():
         found = _read_json(packages / package.file, _ICONS)
-        for concept in CONCEPTS.values():
-            name = name_of[concept.code]
-            if style == "fxemoji":
-                name = FXEMOJI_NAMES.get(name, name.replace("-", ""))
+        for noun, name in _names(style, {concept.noun: name_of[concept.code] for concept in CONCEPTS.values()}):
             if name in found["icons"]:
-                yield concept.noun, style, _svg(found, found["icons"][name])
+                yield noun, style, _svg(found, found["icons"][name])
+
+
+def _names(style: str, emoji: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
+    """Nouns and what the set calls them, from the names of their emoji."""
+    if style in ICON_NAMES:
+        for told in ICON_NAMES[style].split():
+            noun, _, name = told.partition("=")
+            yield noun, name or noun
+    else:
+        for noun, name in emoji.items():
+            yield noun, FXEMOJI_NAMES.get(name, name.replace("-", "")) if style == "fxemoji" else name
 
 
 def _read_json(archive: Path, member: str) -> Mapping:

@@ -8,7 +8,7 @@ import pytest
 from arlow_vl.data.fetch.packages import ICON_SETS
 from arlow_vl.data.scenes import drawings as drawings_module
 from arlow_vl.data.scenes.drawings import read_drawings
-from arlow_vl.data.scenes.icon_sets import FXEMOJI_NAMES, STYLES, read_icons
+from arlow_vl.data.scenes.icon_sets import FXEMOJI_NAMES, ICON_NAMES, STYLES, read_icons
 from arlow_vl.data.scenes.vocabulary import CONCEPTS
 
 NAMES = {concept.code: noun.replace(" ", "-") for noun, concept in CONCEPTS.items()}
@@ -19,6 +19,9 @@ OF_SET = {
     "emojione-1": (64, 64),
     "noto-1": (128, 128),
     "fxemoji": (512, 512),
+    "streamline": (48, 48),
+    "mdi": (24, 24),
+    "game-icons": (512, 512),
 }
 
 
@@ -35,6 +38,9 @@ def icon_sets(make_tgz, tmp_path):
         "emojione-1": {"cat"},
         "noto-1": {"locomotive"},
         "fxemoji": {"redapple", "bird", "sailboat", "cat", "catside", "steamlocomotive"},
+        "streamline": {"bird-1", "bird-2", "penguin-1", "rabbit"},
+        "mdi": {"cat", "dog", "dog-side"},
+        "game-icons": {"sitting-dog", "umbrella"},
     }
     for style, package in STYLES.items():
         width, height = OF_SET[style]
@@ -62,12 +68,33 @@ def test_every_set_gives_the_things_that_it_draws(icon_sets):
         ("fxemoji", "apple"),
         ("fxemoji", "cat"),
         ("fxemoji", "train"),
+        ("streamline", "bird"),
+        ("streamline", "rabbit"),
+        ("mdi", "dog"),
+        ("game-icons", "dog"),
+        ("game-icons", "umbrella"),
     ]
 
 
 def test_fxemoji_is_asked_by_its_own_names_and_not_for_what_it_draws_otherwise():
     assert {name for name, own in FXEMOJI_NAMES.items() if own is None} == {"bird", "sailboat"}
     assert FXEMOJI_NAMES["cat"] == "catside"  # its "cat" is a face
+
+
+def test_sets_that_are_not_named_as_emoji_are_asked_for_each_thing_once():
+    for told in ICON_NAMES.values():
+        nouns = [name.partition("=")[0] for name in told.split()]
+        assert len(set(nouns)) == len(nouns)
+        assert set(nouns) <= set(CONCEPTS)
+
+
+def test_a_shape_without_a_colour_of_its_own_shows_that_of_the_scene():
+    """Sets of shapes draw with `currentColor`, which is black where nothing names another."""
+    path = b'<path fill="currentColor" d="M4 4h16v8H4z"/>'
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="24" height="24">' + path + b"</svg>"
+    grey = drawings_module.drawing_of("key", "mdi", "mdi:key", svg).grey
+    assert grey[..., 0].min() >= 160
+    assert grey.shape[:2] == (64, 128)
 
 
 def test_an_icon_has_its_own_size_or_that_of_its_set(icon_sets):
@@ -95,6 +122,7 @@ def test_scenes_are_drawn_from_all_sets_and_the_held_out_style_stays_out(icon_se
         "emojione-1",
         "fxemoji",
     }
+    assert {drawing.style for drawing in trained["dog"]} >= {"mdi", "game-icons"}
     assert {drawing.style for of in drawings.of("test-style").values() for drawing in of} == {"fluent-3d"}
     assert {package.license for package in STYLES.values()} <= set(drawings.licenses)
     assert all(np.ptp(drawing.grey[..., 1]) == 0 for drawing in trained["banana"])
