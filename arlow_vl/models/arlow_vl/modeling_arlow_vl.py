@@ -5,7 +5,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,11 +13,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import (
-    BaseModelOutputWithPooling,
-    MultimodalBaseModelOutputWithPast,
-    MultimodalCausalLMOutputWithPast,
-)
+from transformers.modeling_outputs import MultimodalBaseModelOutputWithPast, MultimodalCausalLMOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.deprecation import deprecate_kwarg
@@ -30,24 +26,10 @@ from arlow_vl.models.arlow.linear import ArlowLinear
 from arlow_vl.models.arlow.loss import head_output
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM, ArlowModel, ArlowPreTrainedModel
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig, NeedsPackage
-from arlow_vl.models.arlow_vl.image_checks import (
-    refuse_placeless_projector,
-    refuse_two_kinds_of_image,
-    refuse_wrong_images,
-    refuse_wrong_tiles,
-)
+from arlow_vl.models.arlow_vl.encoding_arlow_vl import ImageEncodingMixin, build_projector
+from arlow_vl.models.arlow_vl.image_checks import refuse_placeless_projector, refuse_two_kinds_of_image
 from vision.encoder import VisionEncoder
-from vision.places import grid_of, grid_places, native_places, tile_places
-from vision.projector import (
-    PLACE_SCALE,
-    LinearProjector,
-    MLPProjector,
-    PerceiverResampler,
-    PlaceEmbedding,
-    TileEmbedding,
-    UnitLinear,
-)
-from vision.transform import MAX_GRID
+from vision.projector import PLACE_SCALE, PerceiverResampler, PlaceEmbedding, TileEmbedding, UnitLinear
 
 logger = logging.get_logger(__name__)
 
@@ -98,26 +80,7 @@ def _has_values(tensor: Tensor) -> bool:
     return getattr(tensor, "_is_hf_initialized", False)  # transformers' mark
 
 
-class EncodedImages(NamedTuple):
-    """Images on their way to the decoder."""
-
-    features: Tensor
-    """What the encoder gave, (images, P, F), or flat (K, F) where images differ in length."""
-    states: Tensor
-    """The same through the projector, in the decoder's width."""
-    lengths: Tensor | None
-    """(images,) int64: how many of the flat states are of each; None: they are not flat."""
-
-    def decoder_inputs(self) -> dict[str, Tensor]:
-        inputs = {"encoder_hidden_states": self.states, "encoder_lengths": self.lengths}
-        return {key: value for key, value in inputs.items() if value is not None}
-
-    def image_outputs(self) -> BaseModelOutputWithPooling:
-        of_images = self.states if self.lengths is None else self.states.split(self.lengths.tolist())
-        return BaseModelOutputWithPooling(last_hidden_state=self.features, pooler_output=of_images)
-
-
-class ArlowVLModel(ArlowVLPreTrainedModel):
+class ArlowVLModel(ImageEncodingMixin, ArlowVLPreTrainedModel):
     """Encoder, projector and decoder without the head."""
 
     def __init__(self, config: ArlowVLConfig):
@@ -141,87 +104,6 @@ class ArlowVLModel(ArlowVLPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.embed_tokens = value
-
-    def encode_images(
-        self,
-        pixel_values: Tensor | None = None,
-        image_features: Tensor | None = None,
-        tiles_per_image: Int[Tensor, " images"] | None = None,
-        tile_ids: Int[Tensor, " tiles"] | None = None,
-        image_grids: Int[Tensor, "images 2"] | None = None,
-        encoder_lengths: Int[Tensor, " images"] | None = None,
-    ) -> EncodedImages:
-        """What the encoder and the projector make of images.
-
-        Args:
-            pixel_values: (N, 3, height, width), images or their tiles, image after image; or with `image_grids`
-                (K, values), the patches of images in their native resolution.
-            image_features: (N, P, F), what the encoder made of images or tiles, instead of pixels; or with
-                `image_grids` and `encoder_lengths` (K, F), its tokens of images in their native resolution.
-            tiles_per_image: How many of the tiles are of each image; None: each is an image.
-            tile_ids: The place of each tile (`vision.forms.tiling`); None: all are thumbnails.
-            image_grids: Rows and columns of patches of each image, in native resolution.
-            encoder_lengths: How many tokens of `image_features` each image has, in native resolution.
-
-        The counts (`tiles_per_image`, `image_grids`, `encoder_lengths`) tell shapes. They may stay on the CPU, where
-        nobody waits for them.
-
-        Raises:
-            ValueError: inputs that do not go together (see `image_checks`).
-        """
-        refuse_wrong_images(
-            *(pixel_values, image_features, image_grids, encoder_lengths),
-            features_dim=self.vision.embed_dim,
-            prefix_tokens=self.vision.num_kept_prefix_tokens,
-        )
-        dtype = self.projector.dtype
-        if pixel_values is None:
-            features, lengths = image_features.to(dtype), encoder_lengths
-        elif image_grids is not None:
-            features, lengths = self.vision.forward_native(pixel_values.to(dtype), image_grids)
-        else:
-            features, lengths = self.vision(pixel_values.to(dtype)), None
-        if lengths is not None:
-            prefix = self.vision.num_kept_prefix_tokens
-            places = native_places(image_grids, lengths, prefix_tokens=prefix, device=features.device)
-            return self._project(features, places, lengths)
-        height, width = self.vision.image_size if pixel_values is None else pixel_values.shape[2:]
-        places = self._whole_places(features, height, width)
-        features = self._mark_tiles(features, tile_ids)
-        if tiles_per_image is None:
-            return self._project(features, places, None)
-        flat, lengths = _join_tiles(features, tiles_per_image)
-        if tile_ids is not None:
-            places = tile_places(places, tile_ids, tiles_per_image)
-        return self._project(flat, places.expand(len(features), -1, -1).flatten(0, 1), lengths)
-
-    def _whole_places(self, features: Tensor, height: int, width: int) -> Tensor:
-        """(P, 2), of the tokens of an image or a tile of this size."""
-        prefix = self.vision.num_kept_prefix_tokens
-        grid = grid_of(features.shape[1] - prefix, height, width)
-        return grid_places(*grid, prefix_tokens=prefix, device=features.device)
-
-    def _mark_tiles(self, features: Tensor, tile_ids: Tensor | None) -> Tensor:
-        if self.projector.tile_embedding is not None:
-            if tile_ids is None:
-                tile_ids = torch.zeros(len(features), dtype=torch.long, device=features.device)
-            return self.projector.mark_tiles(features, tile_ids)
-        if tile_ids is not None:
-            raise ValueError(
-                "tile_ids came, but this model has no places for tiles; build it with max_tiles in the transform of "
-                "vision_config, or take the processor that was saved with the model"
-            )
-        return features
-
-    def _project(self, features: Tensor, places: Tensor, lengths: Tensor | None) -> EncodedImages:
-        """Features with an axis of images, all with the same places, or flat with the places of each and `lengths`."""
-        if not isinstance(self.projector, PerceiverResampler):
-            return EncodedImages(features, self.projector(features, places), lengths)
-        flat = features
-        if lengths is None:
-            flat, lengths = _join_tiles(features, torch.ones(len(features), dtype=torch.long))
-            places = places.expand(len(features), -1, -1).flatten(0, 1)
-        return EncodedImages(features, self.projector(flat, places, lengths), None)
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
@@ -292,22 +174,6 @@ def settings_of_text(settings: GenerationConfig) -> GenerationConfig:
     for name, value in own.__dict__.pop("of_text", {}).items():
         setattr(own, name, value)
     return own
-
-
-def build_projector(config: ArlowVLConfig, in_dim: int) -> LinearProjector | MLPProjector | PerceiverResampler:
-    out_dim, heads = config.text_config.hidden_size, config.text_config.num_attention_heads
-    num_tile_ids = 1 + MAX_GRID**2 if config.vision_config.max_tiles > 1 else 0
-    if config.projector == "perceiver":
-        latents = config.projector_latents
-        return PerceiverResampler(in_dim, out_dim, num_latents=latents, num_heads=heads, num_tile_ids=num_tile_ids)
-    kind = {"linear": LinearProjector, "mlp": MLPProjector}[config.projector]
-    return kind(in_dim, out_dim, num_tile_ids=num_tile_ids)
-
-
-def _join_tiles(features: Tensor, tiles_per_image: Tensor) -> tuple[Tensor, Tensor]:
-    """(tiles, P, F) -> (K, F), the tiles of each image as one, and the (N,) lengths of the images."""
-    refuse_wrong_tiles(tiles_per_image, features)
-    return features.flatten(0, 1), tiles_per_image * features.shape[1]
 
 
 class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGenerationMixin):
