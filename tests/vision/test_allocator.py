@@ -51,13 +51,17 @@ def test_another_c_library_is_left_as_it_is(monkeypatch):
     assert keep_freed_memory() is False
 
 
-def test_a_refusal_of_the_c_library_is_told(monkeypatch):
+def test_a_refusal_of_the_c_library_is_told_and_the_other_settings_are_tried(monkeypatch):
+    tried = []
+
     class Refusing:
         def mallopt(self, name: int, value: int) -> int:
+            tried.append(name)
             return 0
 
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: Refusing())
     assert keep_freed_memory() is False
+    assert len(set(tried)) == 3
 
 
 def test_blocks_up_to_the_largest_that_glibc_takes_are_kept():

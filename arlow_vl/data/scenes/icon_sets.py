@@ -17,6 +17,7 @@ from arlow_vl.data.fetch.packages import (
     Package,
 )
 from arlow_vl.data.scenes.vocabulary import CONCEPTS
+from arlow_vl.errors import DataError
 
 STYLES: dict[str, Package] = {
     "twemoji": ICONS_TWEMOJI,
@@ -65,6 +66,9 @@ def read_icons(packages: Path) -> Iterator[tuple[str, str, bytes]]:
 
     Args:
         packages: Folder with the archives, whose SHA-256 the caller has checked.
+
+    Raises:
+        DataError: a set lacks an icon of ICON_NAMES.
     """
     name_of = _read_json(packages / ICONS_TWEMOJI.file, _CODES)  # the only set that tells its names by code point
     for style, package in STYLES.items():
@@ -72,6 +76,8 @@ def read_icons(packages: Path) -> Iterator[tuple[str, str, bytes]]:
         for noun, name in _names(style, {concept.noun: name_of[concept.code] for concept in CONCEPTS.values()}):
             if name in found["icons"]:
                 yield noun, style, _svg(found, found["icons"][name])
+            elif style in ICON_NAMES:  # chosen by hand: only a newer package can lack it
+                raise DataError(f"{package.file} has no icon {name}: give ICON_NAMES another {noun}, or none")
 
 
 def _names(style: str, emoji: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:

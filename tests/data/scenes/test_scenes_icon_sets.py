@@ -10,6 +10,7 @@ from arlow_vl.data.scenes import drawings as drawings_module
 from arlow_vl.data.scenes.drawings import read_drawings
 from arlow_vl.data.scenes.icon_sets import FXEMOJI_NAMES, ICON_NAMES, STYLES, read_icons
 from arlow_vl.data.scenes.vocabulary import CONCEPTS
+from arlow_vl.errors import DataError
 
 NAMES = {concept.code: noun.replace(" ", "-") for noun, concept in CONCEPTS.items()}
 NAMES |= {CONCEPTS["train"].code: "locomotive", CONCEPTS["boat"].code: "sailboat", CONCEPTS["apple"].code: "red-apple"}
@@ -25,23 +26,25 @@ OF_SET = {
 }
 
 
+def own_names(style):
+    """What a set with names of its own calls each thing that it is asked for."""
+    return {noun: name or noun for noun, _, name in (told.partition("=") for told in ICON_NAMES[style].split())}
+
+
 def square(side, grey):
     return {"body": f'<path fill="#{grey:02x}{grey:02x}{grey:02x}" d="M0 0h{side}v{side}H0z"/>'}
 
 
 @pytest.fixture
 def icon_sets(make_tgz, tmp_path):
-    """Twemoji draws everything; the others draw a few things."""
+    """Twemoji draws everything, sets with names of their own what is asked of them; the others draw a few things."""
     drawn = {
         "twemoji": dict.fromkeys(NAMES.values()),
         "emojione": {"red-apple", "cat"},
         "emojione-1": {"cat"},
         "noto-1": {"locomotive"},
         "fxemoji": {"redapple", "bird", "sailboat", "cat", "catside", "steamlocomotive"},
-        "streamline": {"bird-1", "bird-2", "penguin-1", "rabbit"},
-        "mdi": {"cat", "dog", "dog-side"},
-        "game-icons": {"sitting-dog", "umbrella"},
-    }
+    } | {style: {*own_names(style).values(), "bird-1"} for style in ICON_NAMES}
     for style, package in STYLES.items():
         width, height = OF_SET[style]
         icons = {name: square(width, 200) for name in drawn[style]}
@@ -60,7 +63,8 @@ def test_every_set_that_is_fetched_is_a_style():
 def test_every_set_gives_the_things_that_it_draws(icon_sets):
     found = [(style, noun) for noun, style, _ in read_icons(icon_sets)]
     assert [noun for style, noun in found if style == "twemoji"] == list(CONCEPTS)
-    assert [pair for pair in found if pair[0] != "twemoji"] == [
+    assert [noun for style, noun in found if style == "mdi"] == list(own_names("mdi"))
+    assert [pair for pair in found if pair[0] not in ("twemoji", *ICON_NAMES)] == [
         ("emojione", "apple"),
         ("emojione", "cat"),
         ("emojione-1", "cat"),
@@ -68,12 +72,14 @@ def test_every_set_gives_the_things_that_it_draws(icon_sets):
         ("fxemoji", "apple"),
         ("fxemoji", "cat"),
         ("fxemoji", "train"),
-        ("streamline", "bird"),
-        ("streamline", "rabbit"),
-        ("mdi", "dog"),
-        ("game-icons", "dog"),
-        ("game-icons", "umbrella"),
     ]
+
+
+def test_a_set_that_lacks_an_icon_chosen_by_hand_is_refused(icon_sets, make_tgz):
+    icons = {name: square(24, 200) for name in own_names("mdi").values() if name != "dog-side"}
+    make_tgz(STYLES["mdi"].file, {"package/icons.json": json.dumps({"icons": icons}).encode()})
+    with pytest.raises(DataError, match=r"iconify-json-mdi-1.2.3.tgz has no icon dog-side: .* another dog"):
+        list(read_icons(icon_sets))
 
 
 def test_fxemoji_is_asked_by_its_own_names_and_not_for_what_it_draws_otherwise():
@@ -121,6 +127,8 @@ def test_scenes_are_drawn_from_all_sets_and_the_held_out_style_stays_out(icon_se
         "emojione",
         "emojione-1",
         "fxemoji",
+        "streamline",
+        "game-icons",
     }
     assert {drawing.style for drawing in trained["dog"]} >= {"mdi", "game-icons"}
     assert {drawing.style for of in drawings.of("test-style").values() for drawing in of} == {"fluent-3d"}
