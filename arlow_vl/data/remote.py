@@ -73,9 +73,7 @@ def listed(address: str) -> list[str]:
         DataError: the scheme is not one that is read, no file is named, or nothing matches.
     """
     scheme = checked_scheme(address)
-    if found := RANGE.findall(address):
-        if math.prod(int(last) - int(first) + 1 for first, last in found) > MOST_LISTED:
-            raise DataError(f"{told(address)}: stands for over {MOST_LISTED:,} files; write a shorter range")
+    if RANGE.search(address):
         addresses = list(ranges(address))
     elif re.search(r"[*?\[]" if not scheme.startswith("http") else r"\*", address):
         if scheme.startswith("http"):
@@ -91,7 +89,13 @@ def listed(address: str) -> list[str]:
 
 
 def ranges(text: str) -> Iterator[str]:
-    """`a-{08..10}` as a-08, a-09, a-10; several ranges are combined. Numbers are as wide as they are written."""
+    """`a-{08..10}` as a-08, a-09, a-10; several ranges are combined. Numbers are as wide as they are written.
+
+    Raises:
+        DataError: a range counts down, or it would be over 100,000 names.
+    """
+    if math.prod(int(last) - int(first) + 1 for first, last in RANGE.findall(text)) > MOST_LISTED:
+        raise DataError(f"{told(text)}: stands for over {MOST_LISTED:,} files; write a shorter range")
     if not (found := RANGE.search(text)):
         yield text
         return

@@ -77,6 +77,8 @@ class BadSample(NamedTuple):
     """Samples that were lost, at least: one key may be written over many of them."""
     detail: str = ""
     """Goes on from the name in a message."""
+    image_files: tuple[str, ...] = ()
+    """As in `Unusable`."""
 
 
 class Gathered(NamedTuple):
@@ -105,6 +107,8 @@ class _Group:
     json: list[_Part] = field(default_factory=list)
     links: Counter[str] = field(default_factory=Counter)
     """By kind, the members that are a link, device or FIFO: never followed, so they are no parts."""
+    names: set[str] = field(default_factory=set)
+    """Extensions of the parts."""
     captions_only: bool = False
     is_numbered: bool = False
     """The images are those named `key.0.jpg`, `key.1.jpg`, ..., in the order of their numbers."""
@@ -123,8 +127,6 @@ class _Group:
 
     def sample(self, ignored: Counter[str]) -> FoundSample:
         """Counts in `ignored` the members that the sample does without. Raises Unusable if it is not a whole one."""
-        faults = [part.fault or "several_jsons" for part in self.json if part.fault or len(self.json) > 1]
-        faults += ["not_a_file"] * self.links.total()
         fields = self._fields()
         named = [] if self.captions_only else texts_named_in(fields)
         images = self._images() if named else (_only(self.image, "image"),)
@@ -134,6 +136,8 @@ class _Group:
         if not images and (caption or questions):
             raise Unusable("missing_image")
         rest = {name: value for name, value in fields.items() if name != "questions" and name not in named}
+        faults = [part.fault or "several_jsons" for part in self.json if part.fault or len(self.json) > 1]
+        faults += ["not_a_file"] * self.links.total()
         ignored.update(faults)
         members = self.members - len(faults)
         return FoundSample(self.key, images, caption, rest, questions, bad_questions, tuple(texts), bad_texts, members)
@@ -266,6 +270,7 @@ class SampleGatherer:
         group = self._group(key, kind, extension)
         if member.is_regular:
             getattr(group, kind).append(self._part(member, kind, extension, read))
+            group.names.add(extension)
         else:
             group.links[kind] += 1
 
@@ -279,8 +284,7 @@ class SampleGatherer:
         group, is_same_run = self._open.get(key), key == self.last_key
         self.last_key = key
         if group is not None:
-            present = getattr(group, kind)
-            repeats = any(part.extension == extension for part in present)
+            present, repeats = getattr(group, kind), extension in group.names
             if not present or (is_same_run and not (repeats and group.is_whole())):
                 return group
             if not is_same_run and not repeats and not group.is_whole():

@@ -28,11 +28,15 @@ JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # matches
 
 
 class Unusable(ValueError):
-    """Why a line, a text or a sample is skipped, as one stable snake_case word; `detail` goes on from an example."""
+    """Why a line, a text or a sample is skipped, as one stable snake_case word; `detail` goes on from an example.
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    `image_files` are those that were looked for and cannot be used as they are: put in order, they mend the sample.
+    """
+
+    def __init__(self, reason: str, detail: str = "", image_files: Sequence[str] = ()) -> None:
         super().__init__(reason)
         self.detail = detail
+        self.image_files = tuple(image_files)
 
 
 @dataclass

@@ -5,11 +5,13 @@ What lies at an address is fetched whole into the cache (see `data.remote`) and 
 
 import glob
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from arlow_vl.data.file_names import files_under
 from arlow_vl.data.remote import hold, is_address, is_file_address, listed, name_of, path_of_file_address, told
 from arlow_vl.data.remote_cache import Held
 from arlow_vl.data.text import open_regular, refuse_utf16
@@ -112,7 +114,9 @@ def _files_in(folder: Path) -> list[Path]:
         raise DataError(f"{folder} holds a dataset of several splits ({splits}); name one, as {folder}/train")
     if (folder / "state.json").is_file():
         return _dataset_files(folder)
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_text(path.relative_to(folder))]
+    root = Path(os.path.abspath(folder))
+    names = sorted(path.relative_to(root) for path in map(Path, files_under(root)) if path.is_file())
+    files = [folder / name for name in names if _is_text(name)]
     if not files:
         raise DataError(f"{folder} holds no text; it needs files that end in {NAMES}")
     return files

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share
+from arlow_vl.data.file_names import names_of
 from arlow_vl.data.formats.detect import Source, open_source
-from arlow_vl.data.formats.webdataset import shard_names
+from arlow_vl.data.index.header import SHARDS
 from arlow_vl.data.index.images import read_range
 from arlow_vl.data.processes import in_processes
 from arlow_vl.data.samples import ImageRef, Sample
@@ -24,7 +25,6 @@ from arlow_vl.data.shards import Account, counted, examples_of, gather_shard, re
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
-SHARDS = "webdataset"
 ASK_QUESTIONS = ("vqa", "gqa", "textvqa", "vizwiz", "pope")
 """Formats whose texts are questions, all of them."""
 BUNCH_SAMPLES = 64
@@ -118,7 +118,7 @@ class _Reading:
         shards = [file for _, source in sources if source.format == SHARDS for file in source.files]
         others = [(path, source) for path, source in sources if source.format != SHARDS]
         _refuse_twice([*shards, *(Path(path) for path, _ in others)])
-        self.shards, self.others = shard_names(regular_shards(shards)) if shards else {}, others
+        self.shards, self.others = names_of(regular_shards(shards)) if shards else {}, others
         self.ready, self.files = 0, len(shards) + len(others)
         self.found = Verified()
         self._faults: dict[str, ShardFault] = {}

@@ -272,3 +272,21 @@ def test_records_of_several_files_stay_apart(tmp_path, names, keys):
     for name in names:
         (folder / name).write_text(chat(name))
     assert keys_of(folder, tmp_path / "out") == [f"train-000000.tar:{key}" for key in keys]
+
+
+def test_files_of_one_name_in_several_folders_and_keys_with_colons_stay_apart(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "00000.tar").write_bytes(tar_of(*samples("00:01:05", "00:02:05")))
+        chat = [{"role": "user", "content": name}, {"role": "assistant", "content": "Yes."}]
+        (tmp_path / name / "chat.jsonl").write_text(json.dumps({"messages": chat}) + "\n")
+    for number, (pattern, expected) in enumerate(
+        {
+            "a/00000.tar": {"00%3A01%3A05", "00%3A02%3A05"},
+            "*/00000.tar": {f"{folder}%2F00000/00%3A0{number}%3A05" for folder in "ab" for number in (1, 2)},
+            "*/chat.jsonl": {f"{folder}%2Fchat/line 1" for folder in "ab"},
+        }.items()
+    ):
+        out = tmp_path / f"out{number}"
+        assert prepare(indexes_of(f"{tmp_path}/{pattern}"), out, ShardSettings()).samples == len(expected)
+        assert set(read(out)) == expected

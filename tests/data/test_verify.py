@@ -45,7 +45,7 @@ def test_every_image_of_a_sample_is_decoded(verify):
     found = verify(*images, ("a.json", as_json(chat(2))), ("b.json", as_json(chat(2))))
     assert found.keys == ["b"]
     (bad,) = found.bad
-    assert bad == ("a.tar:a", "image_truncated", 3, 1, ": image 1")
+    assert bad[:5] == ("a.tar:a", "image_truncated", 3, 1, ": image 1")
     assert found.members == 6
 
 

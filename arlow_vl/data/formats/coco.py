@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from arlow_vl.data.file_names import names_of
 from arlow_vl.data.formats.images import ImageRoot
 from arlow_vl.data.formats.json_files import entries_under, id_of, load_json, objects_by_id
 from arlow_vl.data.formats.messages import clean_string
@@ -20,22 +21,22 @@ from arlow_vl.data.text import Unusable
 def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
     """A sample for each image with a caption, in the order of "images"; an id stands for one image in all the files."""
     used: set[str] = set()
-    for path in files:
+    for path, called in names_of(files).items():
         value = load_json(path)
         lose = partial(tally.leave_out, members=0)
-        entries = objects_by_id(entries_under(path, value, "images"), "id", f"{path.name}: image number", lose)
-        captions = _captions(path.name, entries_under(path, value, "annotations"), entries, tally)
+        entries = objects_by_id(entries_under(path, value, "images"), "id", f"{called}: image number", lose)
+        captions = _captions(called, entries_under(path, value, "annotations"), entries, tally)
         del value  # the annotations, which take the most memory
         for key, entry in entries.items():
             texts = captions.pop(key, [])
             try:
                 if key in used:
                     raise Unusable("duplicate_id", f": image {key[:40]} is in two files")
-                image = images.find(entry.get("file_name"))
+                image = images.of(path).find(entry.get("file_name"))
                 if not texts:
                     raise Unusable("missing_text", ": no usable caption")
             except Unusable as fault:
-                tally.leave_out(f"{path.name}: image {key}", fault, members=len(texts))
+                tally.leave_out(f"{called}: image {key}", fault, members=len(texts))
                 continue
             used.add(key)
             tally.samples += 1

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from arlow_vl.data.file_names import names_of
 from arlow_vl.data.formats.images import ImageRoot
 from arlow_vl.data.formats.json_files import read_records
-from arlow_vl.data.formats.messages import PLACE, clean_string, read_messages
+from arlow_vl.data.formats.messages import PLACE, ROLES, clean_string, read_messages
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.formats.vqa import question_text
 from arlow_vl.data.samples import Sample, Text, caption_text, short_facts
@@ -25,12 +26,15 @@ CAPTION_FIELDS = ("text", "caption")
 CONVERSATION_FIELDS = ("messages", "conversations", "texts")
 OTHER_MEDIA = ("videos", "video", "audios", "audio")
 TEXT_FIELDS = (*CONVERSATION_FIELDS, "question", *CAPTION_FIELDS)
+ANSWER_FIELDS = ("answer", "answers", "multiple_choice_answer", "answer_type", "kind")
+READ_FIELDS = (*IMAGE_FIELDS, *OTHER_MEDIA, *TEXT_FIELDS, *ANSWER_FIELDS)
+"""All that a sample is made of; of the others what is short is kept beside it."""
 
 
 def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
     """A sample for each record that is whole, named by its file and line."""
-    for path in files:
-        yield from samples_of_records(read_records(path, tally), images, tally)
+    for path, name in names_of(files).items():
+        yield from samples_of_records(read_records(path, name, tally), images.of(path), tally)
 
 
 def samples_of_records(
@@ -60,11 +64,14 @@ def sample_of_record(key: str, record: dict[str, Any], images: ImageRoot, tally:
 
 
 def _images_of(record: dict[str, Any]) -> list[Any]:
-    """What the first field for images that says something lists, as a list."""
+    """What the first field for images that says something lists, as a list.
+
+    A conversation may do without one, so that there a `path` is not taken for an image's.
+    """
     is_conversation = any(record.get(name) is not None for name in CONVERSATION_FIELDS)
-    for name in IMAGE_FIELDS[:2] if is_conversation else IMAGE_FIELDS:
+    for name in IMAGE_FIELDS[:4] if is_conversation else IMAGE_FIELDS:
         value = record.get(name)
-        if value is not None and value != "":
+        if value is not None and value != "" and value != []:
             return value if isinstance(value, list) else [value]
     return []
 
@@ -94,7 +101,8 @@ def _llava(turns: Any, images: list[Any]) -> tuple[Text, list[Any]]:
         raise Unusable("message_not_an_object")
     if any("role" in turn or "content" in turn for turn in turns):  # some write messages under this name
         return read_messages(turns, images)
-    is_spelled = any(PLACE in turn["value"] for turn in turns if isinstance(turn.get("value"), str))
+    spelled = (turn.get("from") for turn in turns if isinstance(turn.get("value"), str) and PLACE in turn["value"])
+    is_spelled = any(isinstance(role, str) and ROLES.get(role) == "user" for role in spelled)
     if is_spelled != bool(images):
         raise Unusable("place_without_image" if is_spelled else "image_without_place")
     messages = [{"role": turn.get("from"), "content": turn.get("value")} for turn in turns]

@@ -1,6 +1,7 @@
 """From a path to a source of samples: which reader it is for is found out, or said in a sentence."""
 
 import glob
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -45,11 +46,13 @@ ANNOTATIONS = (
 )
 NAME_IMAGES = ("captions", "coco", "vqa", "gqa", "textvqa", "vizwiz", "pope", *karpathy.READERS)
 """Formats whose records say where their images lie."""
+SHARE_IMAGES = ("gqa", "textvqa", "vizwiz", "pope", *karpathy.READERS)
+"""Formats whose files all ask about the same images."""
 KIND_OF_FORMAT = {"webdataset": "tars", "parquet": "parquet", "captions": "table"}
 """Which files of a folder a format is of, where those are no annotations."""
 # What the first bytes of a JSON say, in the order in which it is asked.
 SIGNS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
-    ("conversations", re.compile(rb'"(messages|conversations)"\s*:\s*\[')),
+    ("conversations", re.compile(rb'"(messages|conversations)"\s*:\s*\[|"images"\s*:\s*\[\s*"')),
     ("vqa", re.compile(rb'"questions"\s*:\s*\[')),
     ("vizwiz", re.compile(rb'\A\s*\[.*"answer_confidence"\s*:', re.DOTALL)),
     ("vqa answers", re.compile(rb'"(multiple_choice_answer|answer_confidence|question_type)"\s*:')),
@@ -113,13 +116,22 @@ def open_source(
         files = _questions_and_answers(files)
     if held and images is None and found in NAME_IMAGES:
         raise DataError(f"{told(str(path))}: its images are files; name the folder that their paths start from")
-    folder = Path(path) if Path(path).is_dir() else files[0].parent
-    root = Path(images) if images is not None else folder
-    if found == "sidecars" and root.resolve() != folder.resolve():
+    if images is None:
+        return Source(found, files, _root_of(Path(path), files, found), held=held)
+    if found == "sidecars" and Path(images).resolve() != Path(_root_of(Path(path), files, found).root).resolve():
         raise DataError(f"{visible(str(path))}: its captions lie beside their images; name no other folder of images")
-    if not root.is_dir():
-        raise DataError(f"{visible(str(root))}: no such folder of images; name the one that image paths start from")
-    return Source(found, files, ImageRoot(root), held=held)
+    if not Path(images).is_dir():
+        raise DataError(f"{visible(str(images))}: no such folder of images; name the one that image paths start from")
+    return Source(found, files, ImageRoot(images), held=held)
+
+
+def _root_of(path: Path, files: list[Path], format: str) -> ImageRoot:
+    """The folder of the annotations; of a glob over several folders each file has its own."""
+    if path.is_dir() or len({file.parent for file in files}) == 1 or format == "vqa":
+        return ImageRoot(path if path.is_dir() else files[0].parent)
+    if format in SHARE_IMAGES:
+        raise DataError(f"{visible(str(path))}: stands for files of several folders; name the folder of their images")
+    return ImageRoot(os.path.commonpath([os.path.abspath(file.parent) for file in files]), beside=True)
 
 
 def _files_at(path: Path, format: str | None) -> list[Path]:
@@ -129,12 +141,14 @@ def _files_at(path: Path, format: str | None) -> list[Path]:
     if path.exists():
         open_regular(path).close()
         return [path]
-    names = [name for one in ranges(str(path)) for name in sorted(glob.glob(one, recursive=True))]
-    matches = [Path(name) for name in names]
-    files = [match for match in matches if match.is_file()]
+    matches = {one: [Path(name) for name in sorted(glob.glob(one, recursive=True))] for one in ranges(str(path))}
+    found = {one: [match for match in matched if match.is_file()] for one, matched in matches.items()}
+    files = [file for some in found.values() for file in some]
     if not files:
         advice = did_you_mean_file(path, f"name {LOOKED_FOR}")
         raise DataError(f"no such file or folder: {visible(str(path))}; {visible(advice)}")
+    if absent := next((one for one, some in found.items() if not some), None):
+        raise DataError(f"{visible(absent)} is missing; put it there, or write a range without it")
     if kinds := {_kind(file) for file in files} - {_kind(files[0])}:
         names = sorted(kinds | {_kind(files[0])})
         advice = "name one kind"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from arlow_vl.data.file_names import files_under, names_of
 from arlow_vl.data.formats.conversations import CAPTION_FIELDS, IMAGE_FIELDS
 from arlow_vl.data.formats.images import Image, ImageRoot
 from arlow_vl.data.formats.json_files import LINE_SUFFIXES, Record, read_records
@@ -22,7 +23,15 @@ from arlow_vl.data.formats.vqa import question_text
 from arlow_vl.data.member_names import IMAGE_SUFFIXES, system_file
 from arlow_vl.data.samples import Sample, Text, caption_text
 from arlow_vl.data.shard_samples import ReaderLimits
-from arlow_vl.data.text import Unusable, clean_caption, keys_of, open_regular, refuse_equal_columns, refuse_utf16
+from arlow_vl.data.text import (
+    MAX_LINE_BYTES,
+    Unusable,
+    clean_caption,
+    keys_of,
+    open_regular,
+    refuse_equal_columns,
+    refuse_utf16,
+)
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
@@ -39,11 +48,12 @@ MAX_CAPTION_BYTES = ReaderLimits.max_text_bytes
 def read_table(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
     """A sample for each image; rows that name the same image are its texts. The key is the image's name."""
     by_image: dict[Any, tuple[str, Image, list[Text]]] = {}
-    for path in files:
-        for name, row in _rows(path, tally):
+    for path, called in names_of(files).items():
+        start = images.of(path)
+        for name, row in _rows(path, called, tally):
             try:
                 text, source = _text(row, tally), _field(row, TABLE_IMAGE_FIELDS, "image")
-                image = images.find(source)
+                image = start.find(source)
             except Unusable as fault:
                 tally.leave_out(name, fault)
                 continue
@@ -55,14 +65,14 @@ def read_table(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[S
         yield Sample(key, (image,), tuple(texts))
 
 
-def _rows(path: Path, tally: Tally) -> Iterator[Record]:
+def _rows(path: Path, called: str, tally: Tally) -> Iterator[Record]:
     if path.suffix.lower() in DELIMITERS:
-        yield from _csv_rows(path, tally)
+        yield from _csv_rows(path, called, tally)
     else:
-        yield from read_records(path, tally)
+        yield from read_records(path, called, tally)
 
 
-def _csv_rows(path: Path, tally: Tally) -> Iterator[Record]:
+def _csv_rows(path: Path, called: str, tally: Tally) -> Iterator[Record]:
     """Raises DataError where no column is an image's or a text's: one sentence is better than a reason a row.
 
     Quotes are strict. Else one that nobody closed would make a caption of the rows behind it.
@@ -71,6 +81,7 @@ def _csv_rows(path: Path, tally: Tally) -> Iterator[Record]:
         refuse_utf16(path, file.read(2))
     delimiter = DELIMITERS[path.suffix.lower()]
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        csv.field_size_limit(MAX_LINE_BYTES)  # the module's own 131,072 are fewer than a data: URL has
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         columns = _columns(path, reader, delimiter)
         while True:
@@ -78,13 +89,13 @@ def _csv_rows(path: Path, tally: Tally) -> Iterator[Record]:
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                _lose_lines(f"{path.name}: line {before + 1:,}", error, reader.line_num - before, tally)
+                _lose_lines(f"{called}: line {before + 1:,}", error, reader.line_num - before, tally)
                 continue
             if cells is None:
                 return
             if not cells:  # a blank line
                 continue
-            name = f"{path.name}: line {reader.line_num:,}"
+            name = f"{called}: line {reader.line_num:,}"
             if len(cells) > len(columns):
                 detail = f": the header has {len(columns)} columns; quote a text with a {delimiter!r}"
                 tally.leave_out(name, Unusable("too_many_columns", detail))
@@ -146,15 +157,17 @@ def _field(row: dict[str, Any], names: tuple[str, ...], what: str) -> Any:
 
 def caption_files(folder: Path) -> list[Path]:
     """The .txt files under a folder, which belong to images."""
-    paths = [path for path in _walk(folder) if path.lower().endswith(".txt")]
+    paths = [path for path in files_under(folder) if path.lower().endswith(".txt")]
     return [Path(path) for path in paths if system_file(os.path.basename(path)) is None]
 
 
 def read_sidecars(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
     """A sample for each image with a text file of its name; the key is its path in the folder, without the suffix."""
-    texts = {str(path)[: -len(".txt")]: path for path in files}
+    texts: dict[str, list[Path]] = {}
+    for file in files:
+        texts.setdefault(str(file)[: -len(".txt")], []).append(file)
     by_stem: dict[str, list[str]] = {}
-    for path in _walk(Path(images.root)):
+    for path in files_under(images.root):
         stem, suffix = os.path.splitext(path)
         suffix = suffix.lower()
         if left_over := system_file(os.path.basename(path)):
@@ -166,7 +179,7 @@ def read_sidecars(files: list[Path], images: ImageRoot, tally: Tally) -> Iterato
     for stem in sorted(by_stem.keys() | texts.keys()):
         key = os.path.relpath(stem, images.root)
         try:
-            sample = _sidecar_sample(key, by_stem.get(stem, []), texts.get(stem), images)
+            sample = _sidecar_sample(key, by_stem.get(stem, []), texts.get(stem, []), images)
         except Unusable as fault:
             tally.leave_out(key, fault)
             continue
@@ -175,22 +188,15 @@ def read_sidecars(files: list[Path], images: ImageRoot, tally: Tally) -> Iterato
         yield sample
 
 
-def _sidecar_sample(key: str, paths: list[str], text: Path | None, images: ImageRoot) -> Sample:
+def _sidecar_sample(key: str, paths: list[str], texts: list[Path], images: ImageRoot) -> Sample:
     if not _is_utf8({"key": key}):
         raise Unusable("unsafe_name", ": its name is not UTF-8")
     if len(paths) != 1:
         raise Unusable("several_images" if paths else "missing_image")
-    if text is None:
-        raise Unusable("missing_text", f": write it into {key}.txt")
-    with open_regular(text) as file:
+    if len(texts) != 1:  # two are fox.txt and fox.TXT
+        raise Unusable("several_texts" if texts else "missing_text", f": write it into {key}.txt")
+    with open_regular(texts[0]) as file:
         raw = file.read(MAX_CAPTION_BYTES + 1)
     if len(raw) > MAX_CAPTION_BYTES:
         raise Unusable("text_too_large", f": the limit is {MAX_CAPTION_BYTES:,} bytes")
     return Sample(key, (images.find(paths[0]),), (caption_text(clean_caption(raw)),))
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    """Files under a folder, sorted, so that every machine sees one order; linked folders are not entered."""
-    for parent, folders, names in os.walk(os.path.abspath(folder)):
-        folders.sort()
-        yield from (os.path.join(parent, name) for name in sorted(names))

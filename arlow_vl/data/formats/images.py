@@ -5,6 +5,7 @@ import binascii
 import os
 import stat
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
@@ -17,10 +18,19 @@ Image = ImageRef | bytes
 
 
 class ImageRoot:
-    """The folder that image paths start from, and that none of them leaves. No file is opened, no address followed."""
+    """The folder that image paths start from, and that none of them leaves. No file is opened, no address followed.
 
-    def __init__(self, root: str | Path) -> None:
+    Args:
+        beside: Each annotation file under `root` has its images beside it (see `of`).
+    """
+
+    def __init__(self, root: str | Path, *, beside: bool = False) -> None:
         self.root = os.path.abspath(root)
+        self.beside = beside
+
+    def of(self, file: Path) -> "ImageRoot":
+        """Where the paths in an annotation file start."""
+        return ImageRoot(file.parent) if self.beside else self
 
     def find(self, source: Any) -> Image:
         """The image behind a path, a file: or data: URL, bytes, or a {"bytes", "path"} of Hugging Face datasets.
@@ -40,7 +50,7 @@ class ImageRoot:
         if scheme == "data:":
             return _checked(_data_of_url(source))
         if scheme == "file:":
-            source = unquote(urlsplit(source).path)
+            source = _path_of_url(source)
         elif "://" in source[:32] or scheme == "pipe:":
             raise Unusable("image_url_not_fetched", f": {source[:80]}; get the images first and name their paths")
         return self._file(source)
@@ -53,11 +63,19 @@ class ImageRoot:
             raise Unusable("unsafe_image_path", f": {name[:80]!r} lies outside {self.root}")
         path, status = _spelled(path)
         if status is None:
-            raise Unusable("missing_image_file", f": no file {path}")
+            raise Unusable("missing_image_file", f": no file {path}", [path])
         if not stat.S_ISREG(status.st_mode):
-            raise Unusable("missing_image_file", f": {path} is not a regular file")
-        _check_size(status.st_size, path)
+            raise Unusable("missing_image_file", f": {path} is not a regular file", [path])
+        _check_size(status.st_size, path, [path])
         return ImageRef(path, 0, status.st_size)
+
+
+def is_usable_file(path: str) -> bool:
+    """Whether a file that an `ImageRoot` could not use is one now."""
+    path, status = _spelled(path)
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return False
+    return 0 < status.st_size <= MAX_IMAGE_BYTES and os.access(path, os.R_OK)
 
 
 def _spelled(path: str) -> tuple[str, os.stat_result | None]:
@@ -77,11 +95,19 @@ def _checked(data: bytes) -> bytes:
     return data
 
 
-def _check_size(size: int, what: str) -> None:
+def _check_size(size: int, what: str, image_files: Sequence[str] = ()) -> None:
     if size == 0:
-        raise Unusable("image_empty", f": {what}")
+        raise Unusable("image_empty", f": {what}", image_files)
     if size > MAX_IMAGE_BYTES:
-        raise Unusable("image_too_large", f": {what}, {size:,} bytes, the limit is {MAX_IMAGE_BYTES:,}")
+        detail = f": {what}, {size:,} bytes, the limit is {MAX_IMAGE_BYTES:,}"
+        raise Unusable("image_too_large", detail, image_files)
+
+
+def _path_of_url(url: str) -> str:
+    try:
+        return unquote(urlsplit(url).path)
+    except ValueError as error:  # brackets where a machine's name would be
+        raise Unusable("image_url_not_fetched", f": {url[:80]} ({error}); write file:///path") from None
 
 
 def _data_of_url(url: str) -> bytes:

@@ -54,28 +54,28 @@ def entries_under(path: Path, value: Any, key: str) -> list[Any]:
     return entries
 
 
-def read_records(path: Path, tally: Tally) -> Iterator[Record]:
+def read_records(path: Path, called: str, tally: Tally) -> Iterator[Record]:
     """The objects of a .jsonl, a line each, or of the list in a .json; others are counted as bad samples."""
     if path.suffix.lower() in LINE_SUFFIXES:
-        yield from read_lines(path, tally)
+        yield from read_lines(path, called, tally)
         return
     entries = load_json(path)
     if not isinstance(entries, list):
         raise DataError(f"{visible(str(path))}: no list of records; write a list, or JSON lines in a .jsonl")
     for number, entry in enumerate(entries, start=1):
-        name = f"{path.name}: record {number:,}"
+        name = f"{called}: record {number:,}"
         if isinstance(entry, dict):
             yield name, entry
         else:
             tally.leave_out(name, Unusable("record_not_an_object", f": {type(entry).__name__}"))
 
 
-def read_lines(path: Path, tally: Tally) -> Iterator[Record]:
+def read_lines(path: Path, called: str, tally: Tally) -> Iterator[Record]:
     """The objects of a file that holds one a line, whatever its suffix; others are counted as bad samples."""
     with open_regular(path) as file:
         refuse_utf16(path, file.peek(2))
         for number in itertools.count(1):
-            line, name = file.readline(MAX_LINE_BYTES + 1), f"{path.name}: line {number:,}"
+            line, name = file.readline(MAX_LINE_BYTES + 1), f"{called}: line {number:,}"
             if not line:
                 return
             if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):

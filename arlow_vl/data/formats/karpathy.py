@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from arlow_vl.data.file_names import names_of
 from arlow_vl.data.formats.images import ImageRoot
 from arlow_vl.data.formats.json_files import entries_under, load_json
 from arlow_vl.data.formats.messages import clean_string
@@ -27,9 +28,9 @@ def read(
 ) -> Iterator[Sample]:
     """A sample for each image of the splits (None: of all), in the order of the file."""
     seen: set[str] = set()
-    for path in files:
+    for path, called in names_of(files).items():
         for number, entry in enumerate(entries_under(path, load_json(path), "images"), start=1):
-            name = f"{path.name}: image number {number:,}"
+            name = f"{called}: image number {number:,}"
             try:
                 if not isinstance(entry, dict):
                     raise Unusable("entry_not_an_object", f": {type(entry).__name__}")

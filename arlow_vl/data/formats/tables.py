@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from arlow_vl.data.formats.conversations import IMAGE_FIELDS, TEXT_FIELDS, samples_of_records
+from arlow_vl.data.file_names import names_of
+from arlow_vl.data.formats.conversations import IMAGE_FIELDS, READ_FIELDS, TEXT_FIELDS, samples_of_records
 from arlow_vl.data.formats.images import ImageRoot
-from arlow_vl.data.formats.json_files import load_json
+from arlow_vl.data.formats.json_files import Record, load_json
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.samples import Sample
 from arlow_vl.data.shard_faults import ShardFault
-from arlow_vl.data.text import keys_of, open_regular, refuse_equal_columns
+from arlow_vl.data.text import Unusable, keys_of, open_regular, refuse_equal_columns
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
@@ -25,9 +26,8 @@ SAVED_STATE, SAVED_SPLITS = "state.json", "dataset_dict.json"
 
 def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
     """A sample for each row that is whole, named by its file and row; some rows are in memory at a time."""
-    for path in files:
-        rows = ((f"{path.name}: row {number:,}", row) for number, row in enumerate(_rows(path, tally), start=1))
-        yield from samples_of_records(rows, images, tally)
+    for path, name in names_of(files).items():
+        yield from samples_of_records(_rows(path, name, tally), images.of(path), tally)
 
 
 def saved_files(folder: Path) -> list[Path]:
@@ -50,7 +50,7 @@ def saved_files(folder: Path) -> list[Path]:
     return files
 
 
-def _rows(path: Path, tally: Tally) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, called: str, tally: Tally) -> Iterator[Record]:
     """Rows with the columns that can matter. Damage to the file is counted; what was whole before it is used.
 
     Raises:
@@ -62,11 +62,42 @@ def _rows(path: Path, tally: Tally) -> Iterator[dict[str, Any]]:
         raise DataError(f"{visible(str(path))}: reading it needs pyarrow; install pyarrow") from None
     open_regular(path).close()
     try:
+        done = 0
         for batch in _batches(path):
-            yield from batch.to_pylist()
+            yield from _rows_of(batch, called, done, tally)
+            done += batch.num_rows
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0][:200]
         tally.faults.append(ShardFault(str(path), f"unreadable: {reason}"))
+
+
+def _rows_of(batch: Any, called: str, done: int, tally: Tally) -> Iterator[Record]:
+    """The rows of a batch behind `done` others. Where one cannot be turned into Python's values each is tried alone."""
+    batch = batch.select([column.name for column in batch.schema if _can_matter(column)])
+    try:
+        rows = batch.to_pylist()
+    except (ValueError, OverflowError):
+        rows = [None] * batch.num_rows
+    for number, row in enumerate(rows):
+        name = f"{called}: row {done + number + 1:,}"
+        if row is None:
+            try:
+                [row] = batch.slice(number, 1).to_pylist()
+            except (ValueError, OverflowError) as error:
+                reason = "not_utf8" if isinstance(error, UnicodeDecodeError) else "row_unreadable"
+                tally.leave_out(name, Unusable(reason, f": {str(error)[:100]}"))
+                continue
+        yield name, row
+
+
+def _can_matter(column: Any) -> bool:
+    """Whether a column is read or may hold short facts: other types, as times, need not even be convertible."""
+    from pyarrow import types
+
+    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+    is_word = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    is_number = types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind)
+    return column.name in READ_FIELDS or is_word or is_number
 
 
 def _batches(path: Path) -> Iterator[Any]:

@@ -32,7 +32,7 @@ class Tally:
 
     def leave_out(self, name: str, fault: Unusable, members: int = 1, count: int = 1) -> None:
         """Counts a sample that cannot be used, or `count` of them from the one that is named."""
-        self.bad.append(BadSample(name, str(fault), members, count, fault.detail))
+        self.bad.append(BadSample(name, str(fault), members, count, fault.detail, fault.image_files))
 
     def leave_out_text(self, name: str, fault: Unusable) -> None:
         """Counts a text that cannot be used."""

@@ -12,10 +12,11 @@ the commonest, is trained on; all are references.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from arlow_vl.data.file_names import names_of
 from arlow_vl.data.formats.images import Image, ImageRoot
 from arlow_vl.data.formats.json_files import entries_under, id_of, load_json, objects_by_id, read_lines
 from arlow_vl.data.formats.messages import clean_string, read_kind
@@ -29,6 +30,10 @@ from arlow_vl.printing import visible
 ID_NAMES = ("{id}.jpg", "{id}.png", "{id:012d}.jpg")
 SPLIT_NAMES = ("COCO_{split}_{id:012d}.jpg", "{split}/COCO_{split}_{id:012d}.jpg", "{split}/{id:012d}.jpg")
 """What the image of an id is called; the split is the question file's data_subtype, as train2014."""
+
+
+_Named = tuple[str, Any, dict[str, Any]]
+"""Where an entry stands, the entry, and what is known of its answers."""
 
 
 class _Asked(NamedTuple):
@@ -56,21 +61,21 @@ def read_vqa(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sam
         tally.leave_out_text(f"{annotation_file.name}: question {key}", Unusable("unknown_question_id"))
     named = ((f"{question_file.name}: question {key}", entry, answers.get(key, {})) for key, entry in asked.items())
     find = _finder(images, split if isinstance(split, str) and "/" not in split else None)
-    yield from _samples(_with_image_ids(named, "image_id", tally), find, tally)
+    yield from _samples(_with_image_ids([named], "image_id", tally), find, tally)
 
 
 def read_gqa(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
     """The questions of one or several files, by their ids."""
-    yield from _samples(_with_image_ids(_gqa_entries(files, tally), "imageId", tally), _finder(images, None), tally)
+    named = (_gqa_entries(path, called) for path, called in names_of(files).items())
+    yield from _samples(_with_image_ids(named, "imageId", tally), _finder(images, None), tally)
 
 
-def _gqa_entries(files: list[Path], tally: Tally) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    for path in files:
-        value = load_json(path)
-        if not isinstance(value, dict):
-            raise DataError(f"{visible(str(path))}: no object of questions by their ids; name GQA's question file")
-        for key, entry in value.items():
-            yield f"{path.name}: question {key}", entry, _gqa_answer(entry) if isinstance(entry, dict) else {}
+def _gqa_entries(path: Path, called: str) -> Iterator[_Named]:
+    value = load_json(path)
+    if not isinstance(value, dict):
+        raise DataError(f"{visible(str(path))}: no object of questions by their ids; name GQA's question file")
+    for key, entry in value.items():
+        yield f"{called}: question {key}", entry, _gqa_answer(entry) if isinstance(entry, dict) else {}
 
 
 def _gqa_answer(entry: dict[str, Any]) -> dict[str, Any]:
@@ -81,21 +86,20 @@ def _gqa_answer(entry: dict[str, Any]) -> dict[str, Any]:
 def read_textvqa(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
     """The questions under "data" of one or several files."""
     named = (
-        (f"{path.name}: question number {number:,}", entry, entry if isinstance(entry, dict) else {})
-        for path in files
-        for number, entry in enumerate(entries_under(path, load_json(path), "data"), start=1)
+        _numbered(called, entries_under(path, load_json(path), "data")) for path, called in names_of(files).items()
     )
     yield from _samples(_with_image_ids(named, "image_id", tally), _finder(images, None), tally)
 
 
 def read_vizwiz(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
     """The questions in the list of one or several files."""
-    named = (
-        (f"{path.name}: question number {number:,}", entry, entry if isinstance(entry, dict) else {})
-        for path in files
-        for number, entry in enumerate(_listed(path), start=1)
-    )
+    named = (_numbered(called, _listed(path)) for path, called in names_of(files).items())
     yield from _samples(_with_image_ids(named, "image", tally), images.find, tally)
+
+
+def _numbered(called: str, entries: list[Any]) -> Iterator[_Named]:
+    for number, entry in enumerate(entries, start=1):
+        yield f"{called}: question number {number:,}", entry, entry if isinstance(entry, dict) else {}
 
 
 def _listed(path: Path) -> list[Any]:
@@ -108,9 +112,11 @@ def _listed(path: Path) -> list[Any]:
 def read_pope(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
     """The questions of one or several files of JSON lines, whatever their suffix: POPE's own is .json."""
     named = (
-        (name, entry | {"question": entry.get("text")}, {"answer": entry.get("label")})
-        for path in files
-        for name, entry in read_lines(path, tally)
+        (
+            (name, entry | {"question": entry.get("text")}, {"answer": entry.get("label")})
+            for name, entry in read_lines(path, called, tally)
+        )
+        for path, called in names_of(files).items()
     )
     yield from _samples(_with_image_ids(named, "image", tally), images.find, tally)
 
@@ -126,19 +132,21 @@ def _answers_as_text() -> Callable[[dict[str, Any]], Any]:
     return text_of
 
 
-def _with_image_ids(named: Iterator[tuple[str, Any, dict[str, Any]]], key: str, tally: Tally) -> Iterator[_Asked]:
-    seen = set()
-    for name, entry, answer in named:
-        try:
-            if not isinstance(entry, dict):
-                raise Unusable("entry_not_an_object", f": {type(entry).__name__}")
-            number = entry.get("question_id")
-            if isinstance(number, str | int) and number in seen:
-                raise Unusable("duplicate_id", f": question_id {str(number)[:40]} comes twice")
-            seen.add(number if isinstance(number, str | int) else None)
-            yield _Asked(name, entry, answer, id_of(entry, key))
-        except Unusable as fault:
-            tally.leave_out_text(name, fault)
+def _with_image_ids(files: Iterable[Iterable[_Named]], key: str, tally: Tally) -> Iterator[_Asked]:
+    """The questions of each file. An id is one question's in its file alone: POPE's three each count from 1."""
+    for named in files:
+        seen = set()
+        for name, entry, answer in named:
+            try:
+                if not isinstance(entry, dict):
+                    raise Unusable("entry_not_an_object", f": {type(entry).__name__}")
+                number = entry.get("question_id")
+                if isinstance(number, str | int) and number in seen:
+                    raise Unusable("duplicate_id", f": question_id {str(number)[:40]} comes twice")
+                seen.add(number if isinstance(number, str | int) else None)
+                yield _Asked(name, entry, answer, id_of(entry, key))
+            except Unusable as fault:
+                tally.leave_out_text(name, fault)
 
 
 def _samples(asked: Iterator[_Asked], find: Callable[[str], Image], tally: Tally) -> Iterator[Sample]:
@@ -203,7 +211,7 @@ def _finder(images: ImageRoot, split: str | None) -> Callable[[str], Image]:
     patterns = [*(SPLIT_NAMES if split else ()), *ID_NAMES]
 
     def find(key: str) -> Image:
-        tried = []
+        tried, image_files = [], []
         for pattern in patterns:
             if ":012d" in pattern and not (key.isascii() and key.isdigit()):
                 continue
@@ -214,10 +222,11 @@ def _finder(images: ImageRoot, split: str | None) -> Callable[[str], Image]:
                 if str(fault) != "missing_image_file":
                     raise
                 tried.append(name)
+                image_files += fault.image_files
                 continue
             patterns.remove(pattern)
             patterns.insert(0, pattern)
             return image
-        raise Unusable("missing_image_file", f": none of {', '.join(tried)} in {images.root}")
+        raise Unusable("missing_image_file", f": none of {', '.join(tried)} in {images.root}", image_files)
 
     return find

@@ -7,10 +7,10 @@ A sample's texts are its caption, its questions and, from the .json, what docs/f
 """
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from arlow_vl.data.file_names import names_of
 from arlow_vl.data.formats.images import ImageRoot
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.questions import UNNAMED_KIND
@@ -22,15 +22,8 @@ from arlow_vl.data.shards import bad_questions_of, gather_shard, regular_shards
 
 def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
     """The samples of each shard in file order, named `shard.tar:key`; one shard is in memory at a time."""
-    names = shard_names(regular_shards(files))
-    for path, name in names.items():
+    for path, name in names_of(regular_shards(files)).items():
         yield from _read_shard(path, name, tally)
-
-
-def shard_names(files: list[Path]) -> dict[Path, str]:
-    """What each shard is called in keys: its file name, with its folder where two shards have one name."""
-    uses = Counter(path.name for path in files)
-    return {path: path.name if uses[path.name] == 1 else str(path) for path in files}
 
 
 def _read_shard(path: Path, name: str, tally: Tally) -> Iterator[Sample]:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from arlow_vl.data.formats.images import is_usable_file
 from arlow_vl.data.index.changed_images import changed_image
-from arlow_vl.data.index.places import SHARDS, Place, find_index, place_of
+from arlow_vl.data.index.header import SHARDS, bad_samples
+from arlow_vl.data.index.places import Place, find_index, place_of
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.index.writing import CANNOT_WRITE, Source, write_index
 from arlow_vl.data.processes import in_processes
@@ -16,6 +18,8 @@ from arlow_vl.data.remote import listed, name_of
 from arlow_vl.errors import ResourceError
 from arlow_vl.printing import print_line, visible
 
+OF_IMAGE_FILES = {"missing_image_file", "image_empty", "image_too_large", "image_unreadable"}
+"""Why samples are left out that may be used when their images' files are put in order."""
 Progress = Callable[[int, int, int], None]
 """Told samples indexed so far, parts ready, and parts in all."""
 
@@ -84,7 +88,14 @@ def _is_tar(address: str) -> bool:
 
 
 def _may_be_mended(place: Place, index: Index) -> bool:
-    return bool(index.header.faults) and not place.is_remote
+    """Whether a file had damage, or an image file that could not be used can be now."""
+    if place.is_remote:
+        return False
+    return bool(index.header.faults) or any(
+        is_usable_file(file)
+        for bad in (bad_samples(index.folder, index.header) if index.header.bad.keys() & OF_IMAGE_FILES else ())
+        for file in bad.get("image_files", ())
+    )
 
 
 def _has_changed_image(place: Place, index: Index, threads: int) -> bool:

@@ -12,9 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice, repeat
 
-from arlow_vl.data.index.header import write_header
+from arlow_vl.data.index.header import SHARDS, write_header
 from arlow_vl.data.index.images import read_image
-from arlow_vl.data.index.places import SHARDS
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.remote import is_address
 from arlow_vl.data.samples import ImageRef

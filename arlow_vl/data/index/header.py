@@ -16,6 +16,8 @@ from vision.whole_files import sha256_of_file, write_whole
 
 VERSION = 1
 HEADER_NAME = "header.json"
+SHARDS = "webdataset"
+"""The format whose files have an index each; another has one for all its files."""
 
 
 class File(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from arlow_vl.data.index.header import Header, base_of, outdated, read_header
+from arlow_vl.data.index.header import SHARDS, Header, base_of, outdated, read_header
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.remote import folder_name, is_address, is_file_address, path_of_file_address, pinned, told
 from arlow_vl.data.remote_cache import DataCache
@@ -15,9 +15,7 @@ from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
 BESIDE = ".arlow-index"
-SHARDS = "webdataset"
-"""The format whose files have an index each; another has one for all its files."""
-WILD = re.compile(r"[*?\[]")
+WILD = re.compile(r"[*?\[{]")
 
 
 class Place(NamedTuple):
@@ -41,7 +39,12 @@ class Place(NamedTuple):
             return Path(self.images or DataCache.of_environment().folder / folder_name(self.path))
         if os.path.isdir(self.path):
             return Path(self.path)
-        return Path(os.path.dirname(WILD.split(self.path)[0]))
+        return Path(os.path.dirname(WILD.split(self.path)[0] if self.is_pattern else self.path))
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it stands for files by a glob or a range; a file may have brackets in its name."""
+        return not self.is_remote and WILD.search(self.path) is not None and not os.path.exists(self.path)
 
     @property
     def name(self) -> str:
@@ -55,9 +58,11 @@ class Place(NamedTuple):
     @property
     def folders(self) -> tuple[Path, Path]:
         """Beside the data, and in the cache; only there if the data are remote."""
-        read_as = [part for part in (self.images, self.format) if part]
+        # `train*/a.jsonl` and `val*/a.jsonl` have one last part and other files. As seen from the data, which may move.
+        pattern = os.path.relpath(self.path, self.base) if self.is_pattern else None
+        read_as = [part for part in (self.images, self.format, pattern) if part]
         variant = f"-{_digest(*map(repr, read_as))}" if read_as else ""
-        name = "folder" if os.path.isdir(self.path) else re.sub(r"[*?\[\]]", "_", self.name)
+        name = "folder" if os.path.isdir(self.path) else re.sub(r"[*?\[\]{}]", "_", self.name)
         if self.is_remote:
             name = re.sub(r"[^\w.-]", "_", name.partition("?")[0])[:100]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arlow" / "index"
@@ -113,8 +118,10 @@ def _other_files(folder: Path, header: Header, files: Iterable[str | Path] | Non
     if files is None:
         return None
     base = base_of(folder, header)
-    surplus = {os.path.abspath(file) for file in files} - {os.path.join(base, file.name) for file in header.files}
-    return f"{visible(min(surplus))} was added" if surplus else None
+    now, then = {os.path.abspath(file) for file in files}, {os.path.join(base, file.name) for file in header.files}
+    if surplus := now - then:
+        return f"{visible(min(surplus))} was added"
+    return f"{visible(min(then - now))} is not one of its files any more" if then - now else None
 
 
 def _digest(*words: str) -> str:

@@ -6,16 +6,18 @@ Opening reads headers. A sample costs one row of a mapped file and one `pread` o
 import hashlib
 import mmap
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Integer, Shaped
 
-from arlow_vl.data.index.header import Header, base_of
+from arlow_vl.data.index.header import SHARDS, Header, base_of
 from arlow_vl.data.index.records import ROW, compact, read_images, read_record, refs, task_bits
+from arlow_vl.data.remote import unpinned
 from arlow_vl.data.samples import TASKS, ImageRef, Sample, Task
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
@@ -41,6 +43,16 @@ class Index:
     def fingerprint(self) -> str:
         """SHA-256 of keys, texts and images: the same data have the same, wherever they lie."""
         return self.header.fingerprint
+
+    @property
+    def shard(self) -> str:
+        """The name that the keys of a shard begin with."""
+        return os.path.basename(self.header.files[0].name)
+
+    @property
+    def place(self) -> str:
+        """The folder that its data lie in, or the address before the last slash."""
+        return str(self.base) if self.address is None else unpinned(self.address)[0].rpartition("/")[0]
 
     def __len__(self) -> int:
         return self.header.samples
@@ -153,6 +165,7 @@ class IndexedSamples:
     def __init__(self, indexes: Sequence[Index], tasks: Iterable[Task] = TASKS) -> None:
         self.indexes = list(indexes)
         self.tasks = tuple(task for task in TASKS if task in set(tasks))
+        self._folders = _folders_apart(self.indexes)
         counts = [index.count(self.tasks) for index in self.indexes]
         self.starts = np.cumsum([0, *counts])
         self._opened: OrderedDict[int, Any] = OrderedDict()
@@ -174,12 +187,13 @@ class IndexedSamples:
         index, local = self.locate(position)
         sample = index.sample(local)
         texts = tuple(text for text in sample.texts if text.task in self.tasks)
-        return Sample(sample.key, sample.images, texts, sample.fields)
+        return Sample(self._folders.get(index, "") + sample.key, sample.images, texts, sample.fields)
 
     def key(self, position: int) -> str:
-        """As its reader named it: `train-000017.tar:000413` in a set of shards."""
+        """As its reader named it: `train-000017.tar:000413` in a set of shards, after the folders that tell two shards
+        of one name apart."""
         index, local = self.locate(position)
-        return index.key(local)
+        return self._folders.get(index, "") + index.key(local)
 
     def locate(self, position: int) -> tuple[Index, int]:
         """The index that holds a sample, and the sample's number in it."""
@@ -212,3 +226,18 @@ class IndexedSamples:
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_opened": OrderedDict()}
+
+
+def _folders_apart(indexes: Sequence[Index]) -> dict[Index, str]:
+    """What goes before the keys of shards that have one name, as img2dataset writes them into several folders: `a/`."""
+    shards = [index for index in indexes if index.header.format == SHARDS]
+    uses = Counter(index.shard for index in shards)
+    if len(uses) == len(shards):
+        return {}
+    folders = {index: index.place.split("/") for index in shards}
+    common = len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*folders.values(), strict=False))))
+    return {
+        index: "".join(f"{folder}/" for folder in parts[common:])
+        for index, parts in folders.items()
+        if uses[index.shard] > 1
+    }

@@ -140,7 +140,7 @@ def _hashed(sample: Sample) -> Sample | BadSample:
             try:
                 image = image._replace(sha256=hashlib.sha256(read_range(image)).digest())
             except DataError as error:
-                return BadSample(sample.key, "image_unreadable", detail=f": {error}")
+                return BadSample(sample.key, "image_unreadable", detail=f": {error}", image_files=(image.path,))
         images.append(image)
     return Sample(sample.key, tuple(images), sample.texts, sample.fields)
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from arlow_vl.data.file_names import names_of
 from arlow_vl.data.index.building import build_index
 from arlow_vl.data.index.images import read_image
 from arlow_vl.data.index.places import find_index, place_of
@@ -101,27 +102,27 @@ def _members(samples: IndexedSamples, shard: PlannedShard) -> Iterator[tuple[str
     for position in shard.positions.tolist():
         sample = samples.sample(position)
         images = [read_image(image, sample.key) for image in sample.images]
-        yield from members_of(sample, name_of(sample.key), images)
+        yield from members_of(sample, name_of(sample.key, samples.locate(position)[0]), images)
 
 
-def _key_rule(indexes: Sequence[Index]) -> Callable[[str], str]:
-    """Keys as members are named by them.
+def _key_rule(indexes: Sequence[Index]) -> Callable[[str, Index], str]:
+    """Keys as members are named by them, from a key and the index that it is of.
 
     Those of shards, `a.tar:17`, become `17`, or `a/17` where there are several shards, as keys are unique in one shard
     only. Those of records without a name, `a.jsonl: line 15`, become `line 15`, or `a/line 15`. No other key has a
     space, so that these are met by none.
     """
     is_shards = indexes[0].header.format == "webdataset"
-    files = [os.path.basename(file.name) for index in indexes for file in index.header.files]
+    files = list(names_of(index.base / file.name for index in indexes for file in index.header.files).values())
     is_one = len(indexes if is_shards else files) == 1
     stems = {file: os.path.splitext(file)[0] for file in files}
     if len(set(stems.values())) < len(files):
         stems = {file: file for file in files}
 
-    def name_of(key: str) -> str:
+    def name_of(key: str, index: Index) -> str:
         if is_shards:
-            shard, _, own = key.rpartition(":")
-            folders = [] if is_one else [os.path.splitext(shard)[0]]
+            folder, _, own = key.partition(f"{index.shard}:")
+            folders = [] if is_one else [folder + os.path.splitext(index.shard)[0]]
             return "/".join(map(safe_key, [*folders, own]))
         unnamed = UNNAMED.fullmatch(key)
         if unnamed is None or unnamed["file"] not in stems:

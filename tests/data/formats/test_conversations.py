@@ -203,3 +203,39 @@ def test_a_text_written_into_a_tars_json_is_read_as_the_same_text(folder, kind):
         entries = json.loads(json.dumps([asdict(text) for text in sample.texts]))
         entries = [{name: value for name, value in entry.items() if value} for entry in entries]
         assert read_texts({"texts": entries}, number) == (list(sample.texts), [])
+
+
+@pytest.mark.parametrize(
+    "fields", [{"images": [], "image": "f.png"}, {"file_name": "f.png"}, {"images": None, "image_path": "f.png"}]
+)
+def test_a_conversation_has_the_image_that_any_field_names(folder, fields):
+    folder.images("f.png").write("a.jsonl", [{**fields, "messages": asks("What?")}])
+    (sample,) = folder.read("a.jsonl")
+    assert told(sample)[0][0] == ("user", "[image]What?")
+
+
+def test_the_path_of_a_conversation_is_not_taken_for_an_image(folder):
+    folder.write("a.jsonl", [{"path": "docs/a.md", "messages": asks("What?")}])
+    (sample,) = folder.read("a.jsonl")
+    assert sample.images == ()
+
+
+def test_a_place_that_only_an_answer_of_llava_spells_is_none(folder):
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "An <image>."}]
+    folder.images("f.png").write("a.jsonl", [{"image": "f.png", "conversations": turns}])
+    assert folder.read("a.jsonl") == []
+    assert folder.skipped == {"image_without_place": 1}
+
+
+def test_images_by_name_beside_a_text_are_records_and_no_table(folder):
+    folder.images("f.png").write("a.jsonl", [{"images": ["f.png"], "text": "A fox."}])
+    (sample,) = folder.read("a.jsonl")
+    assert (len(sample.images), sample.texts[0].task) == (1, "caption")
+
+
+def test_an_odd_file_url_costs_its_own_line(folder):
+    folder.images("f.png")
+    lines = [{"image": f"file://{path}", "messages": asks("What?")} for path in ("img[1].jpg", f"{folder.path}/f.png")]
+    folder.write("a.jsonl", lines)
+    assert len(folder.read("a.jsonl")) == 1
+    assert folder.skipped == {"image_url_not_fetched": 1}

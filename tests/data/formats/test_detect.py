@@ -147,3 +147,42 @@ def test_the_shards_of_the_samples_are_a_source(name, task):
 def test_the_docs_name_every_format():
     rows = re.findall(r"^\| (`.*?`) \|", (ROOT / "docs/formats.md").read_text().partition("`format=`")[0], re.MULTILINE)
     assert [name for row in rows for name in re.findall(r"`(\w+)`", row)] == list(FORMATS)
+
+
+def test_a_glob_over_folders_finds_the_images_beside_each_file(folder):
+    folder.images("a/1.png", "b/1.png")
+    for name in "ab":
+        folder.write(f"{name}/metadata.csv", f"file_name,text\n1.png,caption of {name}\n")
+        folder.write(f"{name}/chat.jsonl", [{"image": "1.png", "messages": CHAT["messages"]}])
+        folder.write(f"{name}/coco.json", coco_of(name))
+    for pattern, keys in (
+        ("*/metadata.csv", ["a/1.png", "b/1.png"]),
+        ("*/chat.jsonl", ["a/chat.jsonl: line 1", "b/chat.jsonl: line 1"]),
+        ("*/coco.json", ["a", "b"]),
+    ):
+        found = folder.read(pattern)
+        assert [sample.key for sample in found] == keys
+        assert [sample.images[0].path for sample in found] == [str(folder.path / name / "1.png") for name in "ab"]
+
+
+def coco_of(name):
+    return {"images": [{"id": name, "file_name": "1.png"}], "annotations": [{"image_id": name, "caption": "A fox."}]}
+
+
+def test_files_of_several_folders_that_share_images_want_their_folder(folder):
+    folder.images("images/1.jpg")
+    for name in "ab":
+        folder.write(f"{name}/pope.json", json.dumps({"question_id": 1, "image": "1.jpg", "text": "?", "label": "yes"}))
+    with pytest.raises(DataError, match=r"files of several folders; name the folder of their images"):
+        open_source(folder.path / "*/pope.json")
+    (sample,) = folder.read("*/pope.json", images=folder.path / "images")
+    assert len(sample.texts) == 2
+
+
+def test_a_range_with_a_gap_names_what_is_missing(folder):
+    for number in (0, 2):
+        folder.write(f"t-{number}.jsonl", [CHAT])
+    with pytest.raises(DataError, match=r"t-1.jsonl is missing; put it there, or write a range without it"):
+        open_source(folder.path / "t-{0..2}.jsonl")
+    with pytest.raises(DataError, match=r"stands for over 100,000 files"):
+        open_source(folder.path / "t-{0..200000}.jsonl")

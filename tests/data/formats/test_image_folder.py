@@ -1,11 +1,14 @@
 """Folders of images with a table of captions or a text file beside each image."""
 
+import base64
 import json
+import os
 
 import pytest
 
 from arlow_vl.errors import DataError
 from tests.data.formats.conftest import told
+from tests.outside_data import JPEG
 
 
 def captions(samples) -> dict[str, list[str]]:
@@ -70,7 +73,7 @@ def test_rows_that_cannot_be_used_are_named_by_their_line(folder):
 def test_a_quote_without_an_end_costs_its_rows_and_no_traceback(folder):
     folder.images("a.jpg").write("metadata.csv", 'file_name,text\na.jpg,good\na.jpg,"' + "x" * 2**17 + "\nx,y\n")
     assert captions(folder.read()) == {"a.jpg": ["good"]}
-    assert folder.skipped["bad_csv"] == 1
+    assert folder.skipped["bad_csv"] == 2
 
 
 @pytest.mark.parametrize(
@@ -150,3 +153,43 @@ def test_a_name_with_its_accents_written_apart_is_the_same_file(folder):
     folder.images(together).write("metadata.csv", f"file_name,text\n{apart},A fox.\n{together},Red.\n")
     assert captions(folder.read()) == {together: ["A fox.", "Red."]}
     assert folder.skipped == {}
+
+
+def test_linked_folders_are_read_once_however_they_are_linked(folder, tmp_path_factory):
+    far = tmp_path_factory.mktemp("far")
+    (far / "b.png").write_bytes(JPEG)
+    (far / "b.txt").write_text("A bird.")
+    folder.images("in/a.png").write("in/a.txt", "A cat.")
+    (folder.path / "linked").symlink_to(far)
+    (folder.path / "linked-again").symlink_to(far)
+    (folder.path / "in/loop").symlink_to(folder.path)
+    assert captions(folder.read()) == {"in/a": ["A cat."], "linked/b": ["A bird."]}
+
+
+def test_a_folder_that_cannot_be_listed_is_named(folder, monkeypatch):
+    folder.images("a.png", "closed/b.png").write("a.txt", "A cat.")
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=r"closed: cannot be listed \(Permission denied\)"):
+        folder.read()
+
+
+def test_two_texts_of_one_image_are_told(folder):
+    folder.images("c.jpg", "d.jpg").write("c.txt", "One.")
+    folder.write("c.TXT", "Two.")
+    folder.write("d.txt", "A dog.")
+    assert captions(folder.read()) == {"d": ["A dog."]}
+    assert folder.skipped == {"several_texts": 1}
+
+
+def test_a_table_may_hold_its_images(folder):
+    url = "data:image/jpeg;base64," + base64.b64encode(JPEG + bytes(200_000)).decode()
+    folder.write("captions.csv", f'image,text\n"{url}",A fox.\n')
+    (sample,) = folder.read()
+    assert sample.images == (JPEG + bytes(200_000),)

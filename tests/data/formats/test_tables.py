@@ -122,3 +122,15 @@ def test_columns_of_any_type_give_samples_or_reasons(folder, image, text, name):
     found = folder.read("a.parquet")
     assert len(found) + sum(folder.skipped.values()) == 4
     json.dumps([[sample.fields, *(entry.messages for entry in sample.texts)] for sample in found])
+
+
+def test_a_cell_that_cannot_be_read_costs_its_row_and_other_columns_nothing(folder):
+    latin = pyarrow.array([b"A fox.", b"caf\xe9", b"A dog."]).cast(pyarrow.binary())
+    latin = pyarrow.Array.from_buffers(pyarrow.string(), 3, latin.buffers())
+    times = pyarrow.array([1, 2, 3], pyarrow.timestamp("ns")), pyarrow.array([2**62] * 3, pyarrow.timestamp("us"))
+    table = pyarrow.table({"image": [IMAGE] * 3, "text": latin, "at": times[0], "until": times[1], "id": [7, 8, 9]})
+    parquet.write_table(table, folder.path / "a.parquet")
+    found = folder.read("a.parquet")
+    assert [sample.key for sample in found] == ["a.parquet: row 1", "a.parquet: row 3"]
+    assert [sample.fields for sample in found] == [{"id": 7}, {"id": 9}]
+    assert folder.skipped == {"not_utf8": 1}

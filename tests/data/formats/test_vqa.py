@@ -1,5 +1,7 @@
 """Question and annotation files of VQAv2, OK-VQA, GQA and TextVQA."""
 
+import json
+
 import pytest
 
 from arlow_vl.errors import DataError
@@ -120,3 +122,13 @@ def test_an_image_that_no_name_finds_says_what_was_looked_for(folder):
     (bad,) = folder.source.tally.bad
     assert (bad.reason, bad.members) == ("missing_image_file", 1)
     assert "COCO_train2014_000000000007.jpg" in bad.detail
+
+
+def test_the_three_files_of_pope_each_count_from_one(folder):
+    folder.images("1.jpg")
+    for name in ("adversarial", "popular", "random"):
+        lines = [{"question_id": 1, "image": "1.jpg", "text": f"Is there a {name}?", "label": "no"}]
+        folder.write(f"coco_pope_{name}.json", "\n".join(map(json.dumps, [*lines, *lines])))
+    (sample,) = folder.read("coco_pope_*.json")
+    assert len(sample.texts) == 3
+    assert folder.texts_skipped == {"duplicate_id": 3}

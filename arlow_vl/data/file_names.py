@@ -1,0 +1,40 @@
+"""The files of a source: those that lie under a folder, and what each is called in keys and messages."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
+
+
+def files_under(folder: str | Path) -> Iterator[str]:
+    """Paths of the files, sorted, so that every machine sees one order. Linked folders are entered, each folder once.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    met = set()
+    for parent, folders, names in os.walk(os.path.abspath(folder), onerror=_refuse, followlinks=True):
+        state = os.stat(parent)
+        if (state.st_dev, state.st_ino) in met:
+            folders.clear()
+            continue
+        met.add((state.st_dev, state.st_ino))
+        folders.sort()
+        yield from (os.path.join(parent, name) for name in sorted(names))
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(
+        f"{visible(str(error.filename))}: cannot be listed ({error.strerror}); let it be read or move it away"
+    )
+
+
+def names_of(files: Iterable[str | Path]) -> dict[Path, str]:
+    """Each file's name; where two have one name, with the folders that tell them apart: `a/0.tar` and `b/0.tar`."""
+    paths = {Path(file): Path(os.path.abspath(file)) for file in files}
+    uses = Counter(path.name for path in paths)
+    common = Path(os.path.commonpath([path.parent for path in paths.values()])) if paths else Path()
+    return {path: path.name if uses[path.name] == 1 else str(full.relative_to(common)) for path, full in paths.items()}
