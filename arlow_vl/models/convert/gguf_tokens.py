@@ -221,8 +221,13 @@ def algorithm_of(spec: dict[str, Any], place: Path) -> tuple[str, str, bool]:
                 return "llama", "default", False
             case replace, None if is_space_replacement(replace):
                 return "llama", "default", False
-            case None, {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": False}:
-                return "llama", "default", scheme != "never"
+            case None, {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "never", "split": False}:
+                return "llama", "default", False
+            case None, {"type": "Metaspace", "prepend_scheme": scheme}:
+                raise CheckpointError(
+                    f"{place}: the tokenizer puts a space in front of a text by Metaspace's rule {scheme!r:.60}, "
+                    "llama.cpp also behind every special token and before a space; export it as llama"
+                )
     raise CheckpointError(
         f"{place}: the tokenizer cuts text into words by a rule that llama.cpp has no name for here; export it as llama"
     )

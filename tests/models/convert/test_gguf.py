@@ -300,6 +300,31 @@ def test_an_unknown_rule_for_words_is_refused_at_the_export(tmp_path):
         export_gguf(tmp_path / "arlow", tmp_path / "model.gguf")
 
 
+def with_metaspace(prepend_scheme: str):
+    """As newer transformers writes Llama 2's tokenizer."""
+    tokenizer = TOKENIZERS["sentencepiece"]()
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    spec["normalizer"] = None
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": prepend_scheme, "split": False}
+    tokenizer.backend_tokenizer.__setstate__(json.dumps(spec | {"pre_tokenizer": metaspace}).encode())
+    return tokenizer
+
+
+@pytest.mark.parametrize("prepend_scheme", ["first", "always"])
+def test_a_space_that_llama_cpp_would_put_elsewhere_is_refused_at_the_export(prepend_scheme):
+    with pytest.raises(CheckpointError, match=f"by Metaspace's rule '{prepend_scheme}', llama.cpp also"):
+        vocabulary_of(with_metaspace(prepend_scheme), 420, Path("a"))
+
+
+@pytest.mark.parametrize("tokenizer", [TOKENIZERS["sentencepiece"], lambda: with_metaspace("never")])
+def test_llama_cpp_puts_spaces_behind_special_tokens_as_the_tokenizer_does(tmp_path, tokenizer):
+    import_model(write_llama(tmp_path / "source", tokenizer()), tmp_path / "arlow")
+    export_gguf(tmp_path / "arlow", tmp_path / "model.gguf")
+    reads, llama_cpp = load_tokenizer(tmp_path / "arlow"), server(tmp_path / "model.gguf")
+    for prompt in ("the cat", " the cat", "the cat</s>the cat sat", "the cat</s> the cat", "the cat</s>\nthe cat"):
+        assert complete(llama_cpp, prompt, 1, [])[1] == len(reads(prompt)["input_ids"]), prompt
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -14,6 +14,7 @@ from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.chat_arlow import CHAT_TEMPLATE
 from arlow_vl.models.convert.exporting import export_llama
 from arlow_vl.models.convert.importing import import_model
+from arlow_vl.models.convert.llama_folders import read_tokenizer
 from arlow_vl.models.folders import find_changes, load_text_model, load_tokenizer
 from tests.models.convert.made_llamas import TOKENIZERS, smol_tokenizer, write_llama
 
@@ -130,6 +131,20 @@ ODD = [" in 1998, 12345  cats", "<s>a</s> <|eot_id|>", "  \n\n x", "ẞ中文�
 def test_every_text_has_the_ids_that_it_had(tokenizers, text):
     ids = [tokenizer(text)["input_ids"] for tokenizer in tokenizers]
     assert ids[1:] == ids[:1] * 2
+
+
+@pytest.mark.parametrize("name", ["LlamaTokenizer", "LlamaTokenizerFast", "GPT2Tokenizer", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize("make", TOKENIZERS.values(), ids=TOKENIZERS)
+def test_the_ids_are_those_of_tokenizer_json_whatever_class_the_folder_names(tmp_path, make, name):
+    was = make()
+    was.model_max_length, was.padding_side = 77, "right"
+    was.save_pretrained(tmp_path)
+    config = read_json(tmp_path / "tokenizer_config.json")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": name, "legacy": False}))
+    for tokenizer in (read_tokenizer(tmp_path), load_tokenizer(tmp_path)):
+        assert json.loads(tokenizer.backend_tokenizer.to_str()) == read_json(tmp_path / "tokenizer.json")
+        for part in ("special_tokens_map", "chat_template", "model_max_length", "padding_side"):
+            assert getattr(tokenizer, part) == getattr(was, part), part
 
 
 def test_the_chat_template_is_the_sources_own_or_arlows(folders):
