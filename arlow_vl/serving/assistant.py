@@ -64,7 +64,11 @@ class Assistant:
         """The tokens that end an answer: those of the model folder's generation config, and of its chat template."""
         ends = self.model.generation_config.eos_token_id
         configured = ends if isinstance(ends, list) else [ends]
-        return frozenset(end for end in (*configured, *stop_token_ids(self.tokenizer)) if end is not None)
+        try:
+            of_template = stop_token_ids(self.tokenizer)
+        except ValueError:  # a template to train by must say more than one to be asked by
+            of_template = [self.tokenizer.eos_token_id]
+        return frozenset(end for end in (*configured, *of_template) if end is not None)
 
     def image(self, source: Any, *, name: str = "image", limits: ImageLimits = DEFAULT_LIMITS) -> PreparedImage:
         """Reads and prepares an image, in whatever form it comes (see `read_image`).
