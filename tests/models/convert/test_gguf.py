@@ -412,6 +412,20 @@ def test_arlows_own_model_and_chat_template_run_in_llama_cpp(tmp_path):
     assert told["usage"]["prompt_tokens"] == len(expected)
 
 
+def test_every_chat_template_of_a_tokenizer_with_several_is_written(tmp_path):
+    tokenizer = smol_tokenizer()
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": tokenizer.chat_template + " "}
+    import_model(write_llama(tmp_path / "source", tokenizer), tmp_path / "arlow")
+    export_gguf(tmp_path / "arlow", tmp_path / "model.gguf")
+    fields = gguf.GGUFReader(tmp_path / "model.gguf").fields
+    written = {key: fields[key].contents() for key in fields if key.startswith("tokenizer.chat_template")}
+    assert written == {
+        "tokenizer.chat_template": tokenizer.chat_template["default"],
+        "tokenizer.chat_template.tool_use": tokenizer.chat_template["tool_use"],
+        "tokenizer.chat_templates": ["tool_use"],
+    }
+
+
 def test_a_file_that_cannot_be_written_leaves_nothing(plain, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match="nothing was left there"):
