@@ -72,7 +72,7 @@ def with_additions(source: TokenizersBackend, vocab_size: int, place: Path) -> t
 
     Raises:
         CheckpointError: tokens and rows do not belong together, there is no end of text, or a token that Arlow needs
-            is an ordinary word of the vocabulary.
+            is an ordinary word of the vocabulary or would get the id of one.
     """
     before = source.get_vocab()
     refuse_other_rows(before, vocab_size, place)
@@ -104,6 +104,7 @@ def with_additions(source: TokenizersBackend, vocab_size: int, place: Path) -> t
     after = tokenizer.get_vocab()
     additions = Additions(vocab_size, {token: after[token] for token in new}, roles)
     tokenizer.init_kwargs[RECORD] = additions.record()
+    refuse_shared_ids(before, additions.tokens, place)
     assert before.items() <= after.items() and after.keys() - before.keys() == set(new)
     return tokenizer, additions
 
@@ -125,6 +126,18 @@ def refuse_other_rows(vocab: dict[str, int], vocab_size: int, place: Path) -> No
 
 
 def without_additions(tokenizer: PreTrainedTokenizerBase, place: Path) -> tuple[TokenizersBackend, int | None]:
+def refuse_shared_ids(before: dict[str, int], new: dict[str, int], place: Path) -> None:
+    """Raises CheckpointError where ids were left out: new ones are counted, and so come upon some that are taken."""
+    word_of_id = {index: token for token, index in before.items()}
+    for token, index in new.items():
+        if index in word_of_id:
+            raise CheckpointError(
+                f"{place}: the vocabulary has {len(before):,} tokens with ids up to {max(word_of_id):,}, so {token} "
+                f"would share id {index:,} with {visible(word_of_id[index]):.40}; give the ids between a token each in "
+                "tokenizer.json"
+            )
+
+
     """The tokenizer as it was before the import, and how many embedding rows its model had; None: all that there are.
 
     One that Arlow trained itself comes back without Arlow's code.

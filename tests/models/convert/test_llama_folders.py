@@ -290,6 +290,16 @@ def test_an_image_token_that_is_a_word_is_refused(tmp_path, as_added):
     assert "the vocabulary uses <image> for something else (token 320 is no" in refusal(source, tmp_path / "out")
 
 
+def test_ids_that_are_left_out_are_refused_where_a_new_token_would_get_one_that_is_taken(tmp_path):
+    tokenizer = smol_tokenizer()
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocab = spec["model"]["vocab"]
+    spec["model"]["vocab"] = {token: index + 2 * (index >= 318) for token, index in vocab.items()}
+    tokenizer.backend_tokenizer.__setstate__(json.dumps(spec).encode())
+    told = refusal(write_llama(tmp_path / "source", tokenizer, vocab_size=322), tmp_path / "out")
+    assert "has 320 tokens with ids up to 321, so <image> would share id 320 with" in told
+
+
 def test_a_missing_file_is_named(tmp_path):
     assert "does not exist; name a folder with Llama's config.json, or a GGUF" in refusal(
         tmp_path / "a", tmp_path / "out"
