@@ -12,12 +12,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.chat_arlow import CHAT_TEMPLATE
+from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
+from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
+from arlow_vl.models.convert.added_tokens import without_additions
 from arlow_vl.models.convert.exporting import export_llama
 from arlow_vl.models.convert.importing import import_model
 from arlow_vl.models.convert.llama_folders import read_tokenizer
 from arlow_vl.models.folders import find_changes, load_text_model, load_tokenizer
 from tests.models.convert.made_llamas import TOKENIZERS, smol_tokenizer, write_llama
+from vision.encoder import VisionEncoder
+from vision.transform import ImageTransform
 
+UP = {"tokens": [], "roles": {"padding_side": "up"}, "vocab_size": 320}
 EMBEDDING = "model.embed_tokens.weight"
 CASES = {
     "smol": ("smol", {}),
@@ -300,6 +306,20 @@ def test_ids_that_are_left_out_are_refused_where_a_new_token_would_get_one_that_
     assert "has 320 tokens with ids up to 321, so <image> would share id 320 with" in told
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_side_of_padding_comes_back_though_images_want_the_left(tmp_path, side):
+    tokenizer = smol_tokenizer()
+    tokenizer.init_kwargs["padding_side"] = tokenizer.padding_side = side
+    import_model(write_llama(tmp_path / "source", tokenizer), tmp_path / "arlow")
+    encoder = VisionEncoder("test_vit", image_size=32)
+    data_config = {key: encoder.image_transform().to_dict()[key] for key in ImageTransform.DATA_CONFIG}
+    processor = ArlowProcessor(ArlowImageProcessor(data_config), load_tokenizer(tmp_path / "arlow"))
+    processor.save_pretrained(tmp_path / "hf")
+    seen = load_tokenizer(tmp_path / "hf")
+    assert seen.padding_side == "left"
+    assert without_additions(seen, tmp_path)[0].padding_side == side
+
+
 def test_a_missing_file_is_named(tmp_path):
     assert "does not exist; name a folder with Llama's config.json, or a GGUF" in refusal(
         tmp_path / "a", tmp_path / "out"
@@ -347,7 +367,7 @@ def test_half_precision_is_written_when_asked_and_rounding_is_told(tmp_path):
     assert tensors(tmp_path / "back")[EMBEDDING].dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("record", [5, {"tokens": []}, {"tokens": [1], "roles": {}, "vocab_size": 9}])
+@pytest.mark.parametrize("record", [5, {"tokens": []}, {"tokens": [1], "roles": {}, "vocab_size": 9}, UP])
 def test_a_damaged_record_of_the_import_is_refused(tmp_path, record):
     import_model(write_llama(tmp_path / "source"), tmp_path / "arlow")
     path = tmp_path / "arlow" / "tokenizer_config.json"
