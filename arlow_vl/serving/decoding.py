@@ -55,6 +55,8 @@ class Decoding:
             raise ValueError(f"seed is from 0 to 2**64 - 1, got {self.seed}")
         if not all(self.stop):
             raise ValueError("a stop text is empty; give some text or leave it out")
+        for name in ("temperature", "top_p", "repetition_penalty"):  # transformers' processors refuse whole numbers
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     def generate_settings(self) -> dict[str, Any]:
         """As the keywords of transformers' `generate`; seed and stop are not among them."""
