@@ -59,6 +59,8 @@ class Engine:
         self._running: list[Answer] = []
         self._waiting: deque[Answer] = deque()
         self._works: deque[Work] = deque()
+        self._joining: list[Answer] = []
+        """Taken out of the queue, and not among the running yet."""
         self._changed = threading.Condition()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -77,7 +79,7 @@ class Engine:
     @property
     def load(self) -> tuple[int, int]:
         """Answers that are written, and requests that wait."""
-        return len(self._running), len(self._waiting) + len(self._works)
+        return len(self._running) + len(self._joining), len(self._waiting) + len(self._works)
 
     def submit(
         self,
@@ -182,23 +184,27 @@ class Engine:
                     self._step()
             except Exception as error:  # the rows' cache is in no known state: they end, and the engine goes on
                 self._end_all(error)
-        for asked in (*self._running, *self._waiting, *self._works):
+        for asked in self._all_asked():
             self._fail(asked, "stopped")
-        self._running, self._rows = [], Rows(self._model, 0)
+        self._running, self._joining, self._rows = [], [], Rows(self._model, 0)
         self._waiting.clear()
         self._works.clear()
 
     def _end_all(self, error: Exception) -> None:
-        for answer in self._running:
+        for answer in (*self._running, *self._joining):
             self._fail(answer, "model", error)
+    def _all_asked(self) -> list[Asked]:
+        """Everything that somebody waits for."""
+        return [*self._running, *self._joining, *self._waiting, *self._works]
+
         self._rows.keep([])
-        self._running = []
+        self._running, self._joining = [], []
 
     def _drop_ended(self) -> None:
         """Lets go of answers that nobody waits for any more, or that took too long."""
         now = time.monotonic()
         with self._changed:
-            for asked in (*self._running, *self._waiting, *self._works):
+            for asked in self._all_asked():
                 if now > asked.deadline:
                     self._fail(asked, "late")
             self._waiting = deque(answer for answer in self._waiting if not answer.is_cancelled)
@@ -230,14 +236,16 @@ class Engine:
     def _admit(self) -> None:
         """Reads the prompts of the next requests, as many as there is room for, and lets them join."""
         with self._changed:
-            group = _next_group(self._waiting, self.max_batch - len(self._running))
-        for answers, read in self._read(group):
+            self._joining = _next_group(self._waiting, self.max_batch - len(self._running))
+        for answers, read in self._read(self._joining):
+            self._joining = [answer for answer in self._joining if answer not in answers]
             self._running += answers
             self._rows.join(read)
             self._write(answers, read.logits)
 
     def _read(self, group: list[Answer]) -> Iterator[tuple[list[Answer], ReadPrompts]]:
         """The prompts of a group, read together; one that fails ends its own answer alone."""
+        self._joining = []
         if not group:
             return
         images = [answer.prompt.images for answer in group]

@@ -11,6 +11,7 @@ from arlow_vl.serving.assistant import PreparedImage, Prompt
 from arlow_vl.serving.decoding import Decoding
 from arlow_vl.serving.engine import Busy, Engine, Stopping
 from arlow_vl.serving.events import Failed, Finished, Piece
+from arlow_vl.serving.rows import Rows
 from tests.serving.tiny_assistants import generated, picture, question, text_assistant, vision_assistant
 
 
@@ -160,6 +161,33 @@ def test_one_prompt_that_fails_takes_no_other_with_it(assistant, caplog):
         assert isinstance(collected[2].events[-1], Finished)
         assert text_of(engine.write(good, Decoding(max_new_tokens=6))) == text_of(collected[0].events)
     assert "NaN or infinity" in caplog.text
+
+
+def test_none_is_lost_where_those_that_were_read_cannot_join(monkeypatch, caplog):
+    """Four are taken out of the queue and, as they cannot be read together, read one by one; the second fails."""
+    read, join, joined = Rows.read, Rows.join, []
+
+    def read_one(self, prompts, images, states):
+        if len(prompts) > 1:
+            raise torch.OutOfMemoryError("together")
+        return read(self, prompts, images, states)
+
+    def join_once(self, prompts):
+        joined.append(prompts)
+        if len(joined) == 2:
+            raise torch.OutOfMemoryError("no room")
+        join(self, prompts)
+
+    monkeypatch.setattr(Rows, "read", read_one)
+    monkeypatch.setattr(Rows, "join", join_once)
+    writer = text_assistant()
+    engine, collected = Engine(writer, max_batch=4), [Collected() for _ in range(4)]
+    for text, one in zip(("the cat", "a dog", "one two", "red"), collected, strict=True):
+        engine.submit(writer.text(text), Decoding(max_new_tokens=4), one)
+    with engine:
+        assert all(one.has_ended.wait(30) for one in collected)
+        assert [one.events[-1].fault for one in collected] == ["model"] * 4
+        assert isinstance(list(engine.write(writer.text("the cat"), Decoding(max_new_tokens=4)))[-1], Finished)
 
 
 def test_logits_that_are_not_finite_end_their_own_answer(caplog):
