@@ -67,6 +67,10 @@ class Decoding:
         sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
         return {**settings, "do_sample": True, **sampling}
 
+    def search_settings(self) -> dict[str, Any]:
+        """The same for an answer whose draws are ours: `generate` then searches among what they leave."""
+        return self.generate_settings() | {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+
 
 def check_choices(answers: Sequence[str]) -> None:
     """Raises ValueError unless there are two or more that differ by more than space around them, which some chat

@@ -141,14 +141,15 @@ def _continue(
     memory = None
     if decoding.num_beams == 1:
         memory = Draw(decoding) if decoding.temperature > 0 else Remember()
-    searched = decoding.generate_settings() | {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     return continue_batch(
         assistant.model,
         assistant.tokenizer,
         [prompt.ids for prompt in prompts],
         [prompt.images for prompt in prompts],
         assistant.pack,
-        settings=searched | {"max_new_tokens": room, "eos_token_id": sorted(assistant.stop_ids)} | settings,
+        settings=decoding.search_settings()
+        | {"max_new_tokens": room, "eos_token_id": sorted(assistant.stop_ids)}
+        | settings,
         memory=memory,
     )
 
