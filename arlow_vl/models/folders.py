@@ -35,7 +35,7 @@ from arlow_vl.models.auto import (
     ArlowTokenizerFast,
     ArlowVLForConditionalGeneration,
 )
-from arlow_vl.models.folder_files import refuse_missing_files, refuse_other_kind
+from arlow_vl.models.folder_files import refuse_missing_files, refuse_other_kind, refuse_working_folder
 from vision.whole_files import put_in_place, sha256_of_file
 
 MODELS: dict[str, Any] = {"arlow": ArlowForCausalLM, "arlow_vl": ArlowVLForConditionalGeneration}
@@ -287,9 +287,11 @@ def save_folder(
     has its name: what it raises leaves nothing, and what it writes has no checksum.
 
     Raises:
+        ValueError: the folder is the one that the process is in.
         DataError: another process writes the same folder.
         ResourceError: there is no room or no permission, or the folder is there; then nothing has the final name.
     """
+    refuse_working_folder(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         with one_writer(partial, is_folder=True, refusal=being_written(folder)):
