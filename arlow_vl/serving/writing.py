@@ -46,8 +46,9 @@ def write(
 ) -> list[Written]:
     """An answer to each prompt: those of like length are written together, an image that they share is encoded once.
 
-    No answer depends on its batch, but for the order in which floats are added; draws do neither where a seed is given:
-    each prompt has its own from the seed on.
+    No answer depends on its batch, but for the order in which floats are added, and under the rotary scalings dynamic
+    and longrope, which follow the longest row; draws do neither where a seed is given: each prompt has its own from the
+    seed on.
 
     Raises:
         CheckpointError: the model's logits are not finite.
