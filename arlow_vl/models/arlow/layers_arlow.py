@@ -64,9 +64,9 @@ class ArlowRotaryEmbedding(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ArlowRotaryEmbedding":
         """As for every module (`to`, `half`, `to_empty`), but a change of dtype passes the frequencies by."""
-        before = dict(self._buffers)
+        before = dict(self.named_buffers(remove_duplicate=False))
         super()._apply(fn, recurse)
-        for name, buffer in self._buffers.items():
+        for name, buffer in self.named_buffers(remove_duplicate=False):
             if buffer.dtype != torch.float32:  # of 8 bits: the angle of position 500 would be off by a radian
                 self._buffers[name] = before[name].to(buffer.device)
         return self

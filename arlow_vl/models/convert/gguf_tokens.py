@@ -28,7 +28,7 @@ TEKKEN = (
 SPLITS = {"llama-bpe": CL100K % "{1,3}", "qwen2": CL100K % "", "tekken": TEKKEN}
 NAME_OF_SPLIT = {regex: name for name, regex in SPLITS.items()} | {PRETOKENIZE_REGEX: "qwen2"}
 ALIASES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "falcon3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}
-BEGIN_WITH_BOS = ("llama-bpe", "tekken")
+BEGIN_WITH_BOS = ("llama-bpe", "tekken")  # in llama.cpp, where a file does not say
 # GPT-2's cut, and the same with every digit by itself.
 GPT2 = ("gpt-2", "mpt", "olmo", "jais")
 SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
