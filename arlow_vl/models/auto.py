@@ -81,7 +81,7 @@ def save_with_code(model: ArlowPreTrainedModel, folder: str | Path) -> None:
         if "auto_map" in before:
             config.auto_map = before["auto_map"]
         else:  # a null in config.json would be read as a map
-            del config.auto_map
+            del vars(config)["auto_map"]
 
 
 __all__ = [
