@@ -65,6 +65,16 @@ def seeded():
 
 
 @pytest.fixture
+def bfloat16_by_default():
+    """As Lightning's bf16-true while a model computes: a tensor made without a dtype is bfloat16."""
+    import torch
+
+    torch.set_default_dtype(torch.bfloat16)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
 def small_config():
     from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 

@@ -41,7 +41,7 @@ def grid_places(
     rows: int, columns: int, *, prefix_tokens: int = 0, device: torch.device | None = None
 ) -> Float[Tensor, "tokens 2"]:
     """The middles of the patches, row by row, behind the prefix tokens."""
-    down, across = ((torch.arange(n, device=device) + 0.5) / n for n in (rows, columns))
+    down, across = ((torch.arange(n, device=device, dtype=torch.float32) + 0.5) / n for n in (rows, columns))
     middles = torch.stack(torch.meshgrid(down, across, indexing="ij"), dim=-1).flatten(0, 1)
     return torch.cat([middles.new_full((prefix_tokens, 2), NOWHERE), middles])
 

@@ -49,7 +49,7 @@ class PlaceEmbedding(nn.Module):
     def forward(self, places: Float[Tensor, "*tokens 2"]) -> Float[Tensor, "*tokens features"]:
         """`places` as `vision.places` gives them; a token without one gets zeros."""
         count = math.ceil(self.dim / 4)
-        waves = math.pi * 2 ** torch.linspace(0, OCTAVES, count, device=places.device)
+        waves = math.pi * 2 ** torch.linspace(0, OCTAVES, count, device=places.device, dtype=torch.float32)
         angles = places.float()[..., None] * waves  # (..., 2, count)
         embedding = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)[..., : self.dim]
         return self.scale * embedding * (places >= 0).all(-1, keepdim=True)

@@ -1,10 +1,8 @@
 """`arlow caption`: write what images show, or answer a question about each of them."""
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arlow_vl.cli.asking import OPTIONS, add_decoding_options, add_model_options, decoding_of, open_assistant
@@ -83,11 +81,11 @@ class Faults:
     def from_the_first_good(self, paths: Sequence[str]) -> Sequence[str]:
         """The paths without the bad ones in front."""
         from arlow_vl.serving.image_files import UNREADABLE
-        from vision.decoding.sources import read_image
+        from vision.decoding.sources import path_if_there, read_image
 
         for place, path in enumerate(paths):
             try:
-                read_image(Path(path) if os.path.lexists(path) else path)
+                read_image(path_if_there(path))
                 return paths[place:]
             except UNREADABLE as error:
                 self.tell(path, error)

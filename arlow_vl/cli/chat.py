@@ -35,11 +35,11 @@ def add_parser(arlow: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.models.folder_files import refuse_missing_files
-    from vision.decoding.sources import read_image
+    from vision.decoding.sources import path_if_there, read_image
 
     decoding = decoding_of(args)
     for path in args.images:  # before any weight is read
-        read_image(path)
+        read_image(path_if_there(path))
     refuse_missing_files(args.model)
 
     from arlow_vl.serving.conversation import Conversation  # loads torch, which takes seconds

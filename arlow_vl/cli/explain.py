@@ -28,12 +28,12 @@ def add_parser(arlow: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.models.folder_files import refuse_text_model
-    from vision.decoding.sources import read_image
+    from vision.decoding.sources import path_if_there, read_image
     from vision.whole_files import write_whole
 
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png, got {args.out}")
-    original = read_image(args.image)
+    original = read_image(path_if_there(args.image))
     refuse_text_model(args.model)
 
     from arlow_vl.data.prompts import about_image

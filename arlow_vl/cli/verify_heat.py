@@ -32,11 +32,11 @@ def add_parser(arlow: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.models.folder_files import refuse_text_model
-    from vision.decoding.sources import read_image
+    from vision.decoding.sources import path_if_there, read_image
 
     if len(args.images) < 2:
         raise ValueError("an interval over images needs two images at least, got 1; give more")
-    originals = [read_image(path) for path in args.images]  # before any weight is read
+    originals = [read_image(path_if_there(path)) for path in args.images]  # before any weight is read
     refuse_text_model(args.model)
 
     from arlow_vl.data.prompts import about_image

@@ -28,7 +28,7 @@ def add_parser(arlow: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.models.folder_files import refuse_text_model
     from arlow_vl.serving.decoding import Decoding, check_choices
-    from vision.decoding.sources import read_image
+    from vision.decoding.sources import path_if_there, read_image
 
     decoding = decoding_of(args)
     if os.path.isfile(args.question):
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     if args.choices:
         check_choices(args.choices)
     for path in args.images:  # before any weight is read
-        read_image(path)
+        read_image(path_if_there(path))
     refuse_text_model(args.model)
 
     from arlow_vl.data.prompts import about_image

@@ -4,11 +4,13 @@ A conversation is a list of messages as transformers knows them; docs/prompts.md
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 from arlow_vl.data.samples import Message, Part
 from arlow_vl.models.arlow.chat_arlow import IMAGE_TOKEN, control_tokens, render_chat
 
 IGNORED = -100
+CUT_CHARACTER = "\ufffd"  # what a decoder gives for bytes that are no whole character
 
 
 def about_image(question: str | None = None, answer: str | None = None, *, images: int = 1) -> list[Message]:
@@ -88,10 +90,30 @@ def plain_ids(tokenizer, texts: list[str]) -> list[list[int]]:
 
 
 def decode_token(tokenizer, token_id: int) -> str:
-    """The text of one token, with the space in front that sentencepiece's decoders drop where a text begins."""
-    text = tokenizer.decode([token_id])
+    """The text of one token with all spaces in front: sentencepiece's decoders drop one where a text begins."""
+    text = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
     spelled = str(tokenizer.convert_ids_to_tokens(token_id))
-    return f" {text}" if spelled.startswith("\u2581") and not text[:1].isspace() else text
+    spaces = len(spelled) - len(spelled.lstrip("\u2581"))
+    return " " * spaces + text.lstrip(" ") if spaces else text
+
+
+def token_bytes(tokenizer, token_id: int) -> bytes:
+    """The bytes of one token in UTF-8, which may be a part of a character alone."""
+    text, spelled = decode_token(tokenizer, token_id), str(tokenizer.convert_ids_to_tokens(token_id))
+    if CUT_CHARACTER not in text:
+        return text.encode()
+    if spelled.startswith("<0x"):  # sentencepiece's <0xE2>
+        return bytes.fromhex(spelled[3:-1])
+    letters = _byte_of_letter()
+    return bytes(map(letters.__getitem__, spelled)) if letters.keys() >= set(spelled) else text.encode()
+
+
+@cache
+def _byte_of_letter() -> dict[str, int]:
+    """Byte-level BPE spells each byte as a letter."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {letter: byte for byte, letter in bytes_to_unicode().items()}
 
 
 def stop_token_ids(tokenizer) -> list[int]:

@@ -71,14 +71,17 @@ def save_with_code(model: ArlowPreTrainedModel, folder: str | Path) -> None:
         raise ValueError(
             f"only a decoder can be saved with its code, not {model_class.__name__}; install arlow-vl instead"
         )
-    auto_map = getattr(config, "auto_map", None)
+    before = dict(vars(config))
     config.auto_map = {name: f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}" for name, cls in SHIPPED.items()}
     model_class.register_for_auto_class(auto_class)
     try:
         model.save_pretrained(folder)
     finally:
         model_class._auto_class = type(config)._auto_class = None
-        config.auto_map = auto_map
+        if "auto_map" in before:
+            config.auto_map = before["auto_map"]
+        else:  # a null in config.json would be read as a map
+            del vars(config)["auto_map"]
 
 
 __all__ = [

@@ -49,8 +49,18 @@ def refuse_text_model(folder: Path) -> None:
         refuse_other_kind(folder, "arlow", "arlow_vl")
 
 
+def refuse_working_folder(out: Path) -> None:
+    """Raises ValueError for the folder that the process is in: a new one takes its place, and a shell would go on in
+    the old."""
+    if out.exists() and out.samefile("."):
+        raise ValueError(
+            f"{out} is the folder that you are in, whose place a whole new one would take; name a new folder"
+        )
+
+
 def refuse_full_folder(out: Path) -> None:
-    """Raises ValueError for a place where something lies already."""
+    """Raises ValueError for a place where something lies already, or the working folder."""
+    refuse_working_folder(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out} exists already and is not empty; name a new folder")
 

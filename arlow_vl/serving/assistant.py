@@ -4,7 +4,6 @@ An image goes in by the one road of `vision.forms.batches.prepare_image`, a conv
 model folder, so that a served model reads what training and evaluation read.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from arlow_vl.data.samples import Message
 from arlow_vl.models.opened import OpenModel, open_model
 from arlow_vl.printing import number_of
 from vision.decoding.image import DEFAULT_LIMITS, ImageLimits
+from vision.decoding.sources import path_if_there
 from vision.forms.batches import pack_images, prepare_image
 
 
@@ -64,7 +64,11 @@ class Assistant:
         """The tokens that end an answer: those of the model folder's generation config, and of its chat template."""
         ends = self.model.generation_config.eos_token_id
         configured = ends if isinstance(ends, list) else [ends]
-        return frozenset(end for end in (*configured, *stop_token_ids(self.tokenizer)) if end is not None)
+        try:
+            of_template = stop_token_ids(self.tokenizer)
+        except ValueError:  # a template to train by must say more than one to be asked by
+            of_template = [self.tokenizer.eos_token_id]
+        return frozenset(end for end in (*configured, *of_template) if end is not None)
 
     def image(self, source: Any, *, name: str = "image", limits: ImageLimits = DEFAULT_LIMITS) -> PreparedImage:
         """Reads and prepares an image, in whatever form it comes (see `read_image`).
@@ -76,8 +80,7 @@ class Assistant:
         if not self.sees_images:
             raise ValueError("this is a text model and sees no images; name the hf/ folder of a vision run")
         transform = self.processor.image_processor.transform
-        if isinstance(source, str) and os.path.lexists(source):
-            source = Path(source)  # also of a name that reads like an address, as data:1.jpg
+        source = path_if_there(source) if isinstance(source, str) else source
         return PreparedImage(prepare_image(transform, source, name=name, limits=limits), name)
 
     def pack(self, images: Sequence[PreparedImage]) -> dict[str, Tensor]:

@@ -55,6 +55,8 @@ class Decoding:
             raise ValueError(f"seed is from 0 to 2**64 - 1, got {self.seed}")
         if not all(self.stop):
             raise ValueError("a stop text is empty; give some text or leave it out")
+        for name in ("temperature", "top_p", "repetition_penalty"):  # transformers' processors refuse whole numbers
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     def generate_settings(self) -> dict[str, Any]:
         """As the keywords of transformers' `generate`; seed and stop are not among them."""
@@ -64,6 +66,10 @@ class Decoding:
             return {**settings, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
         return {**settings, "do_sample": True, **sampling}
+
+    def search_settings(self) -> dict[str, Any]:
+        """The same for an answer whose draws are ours: `generate` then searches among what they leave."""
+        return self.generate_settings() | {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
 def check_choices(answers: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from arlow_vl.serving.assistant import Assistant, Prompt
 from arlow_vl.serving.decoding import Decoding
 from arlow_vl.serving.encoding import ImageEncoder
 from arlow_vl.serving.events import Done, Event, Failed, Fault, Finished, FinishReason, Piece, TokenLogprob
-from arlow_vl.serving.next_token import NextToken
+from arlow_vl.serving.next_token import NextToken, processors_of, refuse_unhonoured
 from arlow_vl.serving.refusals import Refusal
 from arlow_vl.serving.rows import ReadPrompts, Rows
 from arlow_vl.serving.text_stream import TextStream
@@ -48,6 +48,8 @@ class Engine:
     """Answers prompts. All methods but those of its thread may be called from any thread."""
 
     def __init__(self, assistant: Assistant, *, max_batch: int = 16, max_waiting: int = 64) -> None:
+        """Raises CheckpointError where the model folder's generation config sets what the engine does not honour."""
+        refuse_unhonoured(assistant.model.generation_config)
         self._assistant, self._model = assistant, assistant.model.eval()
         self._tokenizer = copy.deepcopy(assistant.tokenizer)  # others encode with theirs meanwhile
         self._stop_ids = assistant.stop_ids
@@ -57,6 +59,8 @@ class Engine:
         self._encoder = ImageEncoder(assistant)
         self._rows = Rows(self._model, self._tokenizer.pad_token_id or 0)
         self._running: list[Answer] = []
+        self._joining: list[Answer] = []
+        """Taken out of the queue, and not among the running yet."""
         self._waiting: deque[Answer] = deque()
         self._works: deque[Work] = deque()
         self._changed = threading.Condition()
@@ -77,7 +81,7 @@ class Engine:
     @property
     def load(self) -> tuple[int, int]:
         """Answers that are written, and requests that wait."""
-        return len(self._running), len(self._waiting) + len(self._works)
+        return len(self._running) + len(self._joining), len(self._waiting) + len(self._works)
 
     def submit(
         self,
@@ -113,7 +117,8 @@ class Engine:
         answer = Answer(prompt, decoding, deliver, seconds)
         answer.top_logprobs = top_logprobs
         answer.stream = TextStream(self._tokenizer, decoding.stop, prompt=prompt.ids)
-        answer.next_token = NextToken(decoding, prompt.ids, self._image_token_id)
+        processors = processors_of(self._assistant, decoding, len(prompt.ids), self._model.device)
+        answer.next_token = NextToken(decoding, prompt.ids, processors)
         self._queue(answer)
         return answer
 
@@ -182,23 +187,27 @@ class Engine:
                     self._step()
             except Exception as error:  # the rows' cache is in no known state: they end, and the engine goes on
                 self._end_all(error)
-        for asked in (*self._running, *self._waiting, *self._works):
+        for asked in self._all_asked():
             self._fail(asked, "stopped")
-        self._running, self._rows = [], Rows(self._model, 0)
+        self._running, self._joining, self._rows = [], [], Rows(self._model, 0)
         self._waiting.clear()
         self._works.clear()
 
+    def _all_asked(self) -> list[Asked]:
+        """Everything that somebody waits for."""
+        return [*self._running, *self._joining, *self._waiting, *self._works]
+
     def _end_all(self, error: Exception) -> None:
-        for answer in self._running:
+        for answer in (*self._running, *self._joining):
             self._fail(answer, "model", error)
         self._rows.keep([])
-        self._running = []
+        self._running, self._joining = [], []
 
     def _drop_ended(self) -> None:
         """Lets go of answers that nobody waits for any more, or that took too long."""
         now = time.monotonic()
         with self._changed:
-            for asked in (*self._running, *self._waiting, *self._works):
+            for asked in self._all_asked():
                 if now > asked.deadline:
                     self._fail(asked, "late")
             self._waiting = deque(answer for answer in self._waiting if not answer.is_cancelled)
@@ -230,11 +239,13 @@ class Engine:
     def _admit(self) -> None:
         """Reads the prompts of the next requests, as many as there is room for, and lets them join."""
         with self._changed:
-            group = _next_group(self._waiting, self.max_batch - len(self._running))
-        for answers, read in self._read(group):
+            self._joining = _next_group(self._waiting, self.max_batch - len(self._running))
+        for answers, read in self._read(self._joining):
+            self._joining = [answer for answer in self._joining if answer not in answers]
             self._running += answers
             self._rows.join(read)
             self._write(answers, read.logits)
+        self._joining = []
 
     def _read(self, group: list[Answer]) -> Iterator[tuple[list[Answer], ReadPrompts]]:
         """The prompts of a group, read together; one that fails ends its own answer alone."""
@@ -268,7 +279,7 @@ class Engine:
                 continue
             try:
                 token = best[row] if answer.next_token.takes_best else answer.next_token.choose(logits[row])
-            except RuntimeError as error:  # of one row's own options
+            except (RuntimeError, ValueError) as error:  # of one row's own options
                 self._fail(answer, "model", error)
                 continue
             if answer.top_logprobs is not None:

@@ -1,4 +1,4 @@
-"""The next token of one row, by the row's own decoding options and its own draws."""
+"""The next token of one row, by the model's settings, the row's own decoding options and its own draws."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,24 +6,27 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
+from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.generation_arlow import WithoutImageTokens
+from arlow_vl.serving.assistant import Assistant
 from arlow_vl.serving.decoding import Decoding
 from arlow_vl.serving.drawing import LEAST_TEMPERATURE, token_at
 
 
 class NextToken:
-    """transformers' processors in `generate`'s order, `<image>` forbidden first and last."""
+    """`processors` as `processors_of` gives them, and behind them what a draw leaves to draw from."""
 
-    def __init__(self, decoding: Decoding, prompt_ids: Sequence[int], image_token_id: int | None) -> None:
-        self.takes_best = decoding.temperature == 0 and decoding.repetition_penalty == 1
+    def __init__(self, decoding: Decoding, prompt_ids: Sequence[int], processors: Sequence[LogitsProcessor]) -> None:
+        only_forbid_images = all(isinstance(processor, WithoutImageTokens) for processor in processors)
+        self.takes_best = decoding.temperature == 0 and only_forbid_images
         """True where the token is the best but `<image>`, whatever was read."""
         self._draws = decoding.temperature > 0
         self._generator = torch.Generator()
@@ -32,7 +35,7 @@ class NextToken:
         else:
             self._generator.manual_seed(decoding.seed)  # as `drawing.Draw`: a seed writes the same here and there
         self._read: Any = torch.tensor([list(prompt_ids)])
-        self._processors = _processors(decoding, image_token_id)
+        self._processors = LogitsProcessorList([*processors, *_warpers(decoding)])
 
     def choose(self, logits: Tensor) -> int:
         """From the (V,) float32 logits behind what was read and chosen so far."""
@@ -46,15 +49,36 @@ class NextToken:
         return int(chosen)
 
 
-def _processors(decoding: Decoding, image_token_id: int | None) -> LogitsProcessorList:
-    forbid = [] if image_token_id is None else [WithoutImageTokens(image_token_id)]
-    chain: list[LogitsProcessor] = [*forbid]
-    if decoding.repetition_penalty != 1:
-        chain.append(RepetitionPenaltyLogitsProcessor(float(decoding.repetition_penalty)))
-    if decoding.temperature > 0:
-        chain.append(TemperatureLogitsWarper(float(max(decoding.temperature, LEAST_TEMPERATURE))))
-        if decoding.top_k > 0:
-            chain.append(TopKLogitsWarper(decoding.top_k))
-        if decoding.top_p < 1:
-            chain.append(TopPLogitsWarper(float(decoding.top_p)))
-    return LogitsProcessorList([*chain, *forbid])
+def processors_of(
+    assistant: Assistant, decoding: Decoding, prompt_length: int, device: torch.device
+) -> LogitsProcessorList:
+    """What `generate` does to logits for the commands: by the model folder's generation config, with `decoding` over
+    it, and `<image>` forbidden first and last."""
+    model = assistant.model
+    settings = decoding.search_settings() | {"eos_token_id": sorted(assistant.stop_ids)}
+    config, _ = model._prepare_generation_config(None, **settings, pad_token_id=assistant.tokenizer.pad_token_id)
+    config.max_length = prompt_length + decoding.max_new_tokens
+    model._prepare_special_tokens(config, kwargs_has_attention_mask=True, device=device)
+    return model._get_logits_processor(config, prompt_length, device=device)
+
+
+def refuse_unhonoured(settings: GenerationConfig) -> None:
+    """Raises CheckpointError for what a model folder sets and no row of many can be given."""
+    for name, plain in (("guidance_scale", 1), ("max_time", None), ("stop_strings", None)):
+        value = getattr(settings, name, None)
+        if value not in (None, plain):
+            raise CheckpointError(
+                f"generation_config.json sets {name} to {value!r:.60}, which answers that are written together do not "
+                "honour; take it out of the file to serve the model"
+            )
+
+
+def _warpers(decoding: Decoding) -> list[LogitsProcessor]:
+    if decoding.temperature == 0:
+        return []
+    warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(max(decoding.temperature, LEAST_TEMPERATURE))]
+    if decoding.top_k > 0:
+        warpers.append(TopKLogitsWarper(decoding.top_k))
+    if decoding.top_p < 1:
+        warpers.append(TopPLogitsWarper(decoding.top_p))
+    return warpers

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from arlow_vl.data.prompts import decode_token
+from arlow_vl.data.prompts import decode_token, token_bytes
 from arlow_vl.serving.events import Finished, Piece, TokenLogprob
 
 Values = dict[str, Any]
@@ -72,7 +72,7 @@ class Reply:
 
     def _token(self, token_id: int, logprob: float) -> Values:
         text = decode_token(self._tokenizer, token_id)
-        return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}
+        return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(token_bytes(self._tokenizer, token_id))}
 
 
 def usage(end: Finished) -> Values:

@@ -9,9 +9,10 @@ A token may hold a part of a character, or begin a stop text. Such a piece is he
 from collections.abc import Sequence
 from typing import Any
 
+from arlow_vl.data.prompts import CUT_CHARACTER
+
 CONTEXT = 8
 """Tokens of the prompt that are decoded in front: some decoders drop the space with which a text begins."""
-CUT_CHARACTER = "\ufffd"
 
 
 class TextStream:

@@ -46,8 +46,9 @@ def write(
 ) -> list[Written]:
     """An answer to each prompt: those of like length are written together, an image that they share is encoded once.
 
-    No answer depends on its batch, but for the order in which floats are added; draws do neither where a seed is given:
-    each prompt has its own from the seed on.
+    No answer depends on its batch, but for the order in which floats are added, and under the rotary scalings dynamic
+    and longrope, which follow the longest row; draws do neither where a seed is given: each prompt has its own from the
+    seed on.
 
     Raises:
         CheckpointError: the model's logits are not finite.
@@ -141,14 +142,15 @@ def _continue(
     memory = None
     if decoding.num_beams == 1:
         memory = Draw(decoding) if decoding.temperature > 0 else Remember()
-    searched = decoding.generate_settings() | {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     return continue_batch(
         assistant.model,
         assistant.tokenizer,
         [prompt.ids for prompt in prompts],
         [prompt.images for prompt in prompts],
         assistant.pack,
-        settings=searched | {"max_new_tokens": room, "eos_token_id": sorted(assistant.stop_ids)} | settings,
+        settings=decoding.search_settings()
+        | {"max_new_tokens": room, "eos_token_id": sorted(assistant.stop_ids)}
+        | settings,
         memory=memory,
     )
 

@@ -230,6 +230,18 @@ def test_a_file_whose_name_reads_like_an_address_is_that_file(photos, models, ca
     assert [line.rpartition(": ")[0] for line in capsys.readouterr().out.splitlines()] == names
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["vqa", "data:1.png", "what?"], ["explain"], ["verify-heat", "data:1.png"], ["chat"]],
+    ids=lambda words: words[0],
+)
+def test_every_command_takes_that_file(photos, words, capsys):
+    Image.new("RGB", (20, 20), "red").save(photos / "data:1.png", format="PNG")
+    images = [] if words[0] == "vqa" else ["data:1.png"]
+    assert main([*words, *images, "--model", "nowhere"]) == 4
+    assert "nowhere" in capsys.readouterr().err
+
+
 def test_a_device_without_values_is_refused(photos, models, capsys):
     words = ["caption", "photos/0.png", "--model", models.vision, "--device", "meta"]
     assert main(words) == 4 and "device meta computes nothing; name cpu, cuda" in capsys.readouterr().err

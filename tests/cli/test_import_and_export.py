@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
 from arlow_vl.cli import main
 from arlow_vl.models.auto import save_with_code
-from arlow_vl.models.folders import load_text_model
+from arlow_vl.models.folders import load_text_model, save_folder
 from tests.models.convert.made_llamas import TOKENIZERS, write_llama
 from tests.tiny_runs import SAMPLES, TINY_MODEL, write_image_text_recipe, write_text_recipe
 
@@ -105,6 +106,18 @@ def test_a_place_that_is_taken_is_refused_before_anything_is_read(source, tmp_pa
     assert "kept.txt exists already; name a new file" in sentence(capsys)
     (tmp_path / "empty").mkdir()
     assert run("import", source, "--out", tmp_path / "empty") == 0
+
+
+def test_the_folder_that_one_is_in_is_no_place_for_a_model(source, tmp_path, capsys, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for out in (".", tmp_path / "here"):
+        assert run("import", source, "--out", out) == 2
+        told = f"{out} is the folder that you are in, whose place a whole new one would take; name a new folder"
+        assert sentence(capsys) == f"arlow: {told}"
+    with pytest.raises(ValueError, match="is the folder that you are in"):
+        save_folder((), Path("."))
+    assert not list(tmp_path.glob("**/.*")) and run("import", source, "--out", "model") == 0
 
 
 def test_a_source_that_cannot_be_used_ends_with_the_status_of_a_bad_checkpoint(source, tmp_path, capsys):

@@ -5,7 +5,14 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 from transformers import TokenizersBackend
 
-from arlow_vl.data.prompts import about_image, encode_messages, encode_prompt, stop_token_ids, without_images
+from arlow_vl.data.prompts import (
+    about_image,
+    encode_messages,
+    encode_prompt,
+    stop_token_ids,
+    token_bytes,
+    without_images,
+)
 from tests.tiny_runs import tiny_tokenizer
 
 BOS, EOS, PAD, START, END, IMAGE = 1, 2, 3, 5, 6, 7
@@ -221,3 +228,30 @@ def test_without_a_template_arlows_own_is_taken():
     bare = other_tokenizer(None, ["<|startoftext|>", "<|im_start|>", "<|im_end|>"])
     text = bare.decode(encode_prompt(bare, about_image("a")))
     assert text == "<|startoftext|><|im_start|>user\n<image>a<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("name", ["tiny", "smol", "llama3", "sentencepiece"])
+def test_the_bytes_of_tokens_are_those_of_their_text(name):
+    from tests.models.convert.made_llamas import TOKENIZERS
+
+    tokenizer = tiny_tokenizer() if name == "tiny" else TOKENIZERS[name]()
+    for text in (" the cat .", " €uro 中文🎉 ẞ", "\n\n x", " a<|im_end|>b</s>", " \ufffd"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        spelled = b"".join(token_bytes(tokenizer, index) for index in ids)
+        assert spelled.lstrip(b" ") == text.encode().lstrip(b" ")  # sentencepiece puts a space of its own in front
+    assert any(
+        len(token_bytes(tokenizer, index)) == 1 for index in tokenizer("中", add_special_tokens=False)["input_ids"]
+    )
+
+
+def test_a_token_of_several_spaces_keeps_them_all():
+    backend = Tokenizer(BPE(vocab={"<unk>": 0, "\u2581\u2581\u2581": 1, "\u2581a": 2}, merges=[]))
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(steps)
+    tokenizer = TokenizersBackend(tokenizer_object=backend)
+    assert [token_bytes(tokenizer, index) for index in (1, 2)] == [b"   ", b" a"]
+
+
+def test_a_token_that_is_the_sign_of_a_cut_character_has_its_bytes():
+    tokenizer = TokenizersBackend(tokenizer_object=Tokenizer(BPE(vocab={"<unk>": 0, "\ufffd": 1}, merges=[])))
+    assert token_bytes(tokenizer, 1) == "\ufffd".encode()

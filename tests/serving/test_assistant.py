@@ -1,10 +1,15 @@
 """Conversations and texts become prompts, or are refused in a sentence before the model computes anything."""
 
+import copy
+
 import pytest
 from PIL import Image
 
 from arlow_vl.data.prompts import about_image, encode_prompt
 from arlow_vl.serving.assistant import Assistant
+from arlow_vl.serving.decoding import Decoding
+from arlow_vl.serving.writing import write
+from tests.serving.tiny_assistants import text_assistant
 from vision.decoding.image import ImageError
 
 
@@ -55,3 +60,24 @@ def test_a_broken_image_is_named(assistant, tmp_path):
 def test_the_ends_are_those_of_the_folder_and_of_its_chat_template(assistant):
     names = assistant.tokenizer.convert_ids_to_tokens(sorted(assistant.stop_ids))
     assert set(names) == {"<|endoftext|>", "<|im_end|>"}
+
+
+THINKS_FIRST = (
+    "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant <think>{% endif %}"
+)
+WITHOUT_END = "{% for m in messages %}{{ m.content }} {% endfor %}"
+REFUSES_ALL = "{{ raise_exception('no') }}"
+
+
+@pytest.mark.parametrize("template", [THINKS_FIRST, WITHOUT_END, REFUSES_ALL])
+def test_a_model_whose_chat_template_training_refuses_is_still_asked(template):
+    assistant = text_assistant()
+    assistant.tokenizer = copy.deepcopy(assistant.tokenizer)
+    assistant.tokenizer.chat_template = template
+    assistant.model.generation_config.eos_token_id = [5, 6]
+    assert assistant.stop_ids == {5, 6, assistant.tokenizer.eos_token_id}
+    prompts = [assistant.text("the cat")]
+    if template is not REFUSES_ALL:
+        prompts.append(assistant.chat([{"role": "user", "content": "the cat"}]))
+    assert len(write(assistant, prompts, Decoding(max_new_tokens=3))) == len(prompts)

@@ -30,6 +30,12 @@ def test_what_is_out_of_range_is_named(options, sentence):
         Decoding(**options)
 
 
+def test_whole_numbers_are_taken_where_fractions_are_allowed():
+    settings = Decoding(temperature=1, top_p=1, repetition_penalty=2).generate_settings()
+    found = [settings[name] for name in ("temperature", "top_p", "repetition_penalty")]
+    assert found == [1, 1, 2] and all(type(value) is float for value in found)
+
+
 def test_a_model_folder_whose_own_settings_sample_is_still_asked_greedily():
     settings = Decoding().generate_settings()
     assert settings["do_sample"] is False and settings["temperature"] is settings["top_p"] is settings["top_k"] is None

@@ -7,10 +7,15 @@ from collections import Counter
 import pytest
 import torch
 
+from arlow_vl.errors import CheckpointError
+from arlow_vl.models.arlow.generation_arlow import WithoutImageTokens
 from arlow_vl.serving.assistant import PreparedImage, Prompt
 from arlow_vl.serving.decoding import Decoding
 from arlow_vl.serving.engine import Busy, Engine, Stopping
 from arlow_vl.serving.events import Failed, Finished, Piece
+from arlow_vl.serving.next_token import NextToken
+from arlow_vl.serving.rows import Rows
+from arlow_vl.serving.writing import write
 from tests.serving.tiny_assistants import generated, picture, question, text_assistant, vision_assistant
 
 
@@ -75,6 +80,44 @@ def test_a_penalty_is_the_one_of_generate(engine, assistant):
         assert text_of(events) == decoded(assistant, generated(assistant, prompt, 10, repetition_penalty=3.0))
 
 
+@pytest.fixture(scope="module")
+def writer():
+    assistant = text_assistant()
+    assistant.model.double()
+    return assistant
+
+
+OWN_SETTINGS = {
+    "no_repeat_ngram_size": lambda ids: 1,
+    "suppress_tokens": lambda ids: ids[:1],
+    "begin_suppress_tokens": lambda ids: ids[:1],
+    "bad_words_ids": lambda ids: [ids[:2]],
+    "sequence_bias": lambda ids: [[ids[:1], -50.0]],
+    "forced_eos_token_id": lambda ids: ids[0],
+    "exponential_decay_length_penalty": lambda ids: [1, 3.0],
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.5, "seed": 3}, {"repetition_penalty": 2}], ids=str)
+@pytest.mark.parametrize("name", OWN_SETTINGS)
+def test_the_settings_of_the_model_folder_are_those_of_the_commands(writer, monkeypatch, name, options):
+    prompt, decoding = writer.text("the cat"), Decoding(max_new_tokens=8, **options)
+    (plain,) = write(writer, [prompt], decoding)
+    monkeypatch.setattr(writer.model.generation_config, name, OWN_SETTINGS[name](list(plain.ids)))
+    (written,) = write(writer, [prompt], decoding)
+    with Engine(writer) as engine:
+        assert text_of(engine.write(prompt, decoding)) == written.text
+    assert options or written.ids != plain.ids
+
+
+def test_a_setting_of_the_model_folder_that_no_row_can_be_given_is_refused_by_name(writer, monkeypatch):
+    monkeypatch.setattr(writer.model.generation_config, "guidance_scale", 1.5)
+    with pytest.raises(
+        CheckpointError, match=r"sets guidance_scale to 1\.5, which answers .* do not honour; take it out"
+    ):
+        Engine(writer)
+
+
 def test_a_seeded_draw_is_the_same_in_any_company(engine, assistant):
     prompt = question(assistant, "the cat", "red")
     decoding = Decoding(max_new_tokens=12, temperature=1.5, top_p=0.95, top_k=50, seed=7)
@@ -93,10 +136,8 @@ def test_drawing_from_the_best_token_alone_is_greedy(engine, assistant):
 
 def test_draws_follow_the_models_probabilities():
     """Within four standard errors of a thousand draws, at half the temperature and from the three likeliest."""
-    from arlow_vl.serving.next_token import NextToken
-
     logits = torch.tensor([1.0, 2.0, 0.5, 1.5, 9.0])
-    next_token = NextToken(Decoding(temperature=0.5, top_k=3, seed=0), [0], image_token_id=4)
+    next_token = NextToken(Decoding(temperature=0.5, top_k=3, seed=0), [0], [WithoutImageTokens(4)])
     drawn = Counter(next_token.choose(logits) for _ in range(1000))
     expected = (logits[[0, 1, 3]] / 0.5).softmax(0)
     assert set(drawn) == {0, 1, 3}
@@ -160,6 +201,32 @@ def test_one_prompt_that_fails_takes_no_other_with_it(assistant, caplog):
         assert isinstance(collected[2].events[-1], Finished)
         assert text_of(engine.write(good, Decoding(max_new_tokens=6))) == text_of(collected[0].events)
     assert "NaN or infinity" in caplog.text
+
+
+def test_none_is_lost_where_those_that_were_read_cannot_join(writer, monkeypatch, caplog):
+    """Four are taken out of the queue and, as they cannot be read together, read one by one; the second fails."""
+    read, join, joined = Rows.read, Rows.join, []
+
+    def read_one(self, prompts, images, states):
+        if len(prompts) > 1:
+            raise torch.OutOfMemoryError("together")
+        return read(self, prompts, images, states)
+
+    def join_once(self, prompts):
+        joined.append(prompts)
+        if len(joined) == 2:
+            raise torch.OutOfMemoryError("no room")
+        join(self, prompts)
+
+    monkeypatch.setattr(Rows, "read", read_one)
+    monkeypatch.setattr(Rows, "join", join_once)
+    engine, collected = Engine(writer, max_batch=4), [Collected() for _ in range(4)]
+    for text, one in zip(("the cat", "a dog", "one two", "red"), collected, strict=True):
+        engine.submit(writer.text(text), Decoding(max_new_tokens=4), one)
+    with engine:
+        assert all(one.has_ended.wait(30) for one in collected)
+        assert [one.events[-1].fault for one in collected] == ["model"] * 4
+        assert isinstance(list(engine.write(writer.text("the cat"), Decoding(max_new_tokens=4)))[-1], Finished)
 
 
 def test_logits_that_are_not_finite_end_their_own_answer(caplog):

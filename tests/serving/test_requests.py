@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import RepetitionPenaltyLogitsProcessor
 
+from arlow_vl.models.arlow.generation_arlow import WithoutImageTokens
 from arlow_vl.serving.decoding import Decoding
 from arlow_vl.serving.limits import ServerLimits
 from arlow_vl.serving.next_token import NextToken
@@ -82,7 +84,7 @@ def test_any_bytes_are_a_refusal(reader, body):
 )
 def test_any_options_choose_a_token_that_may_be_written(temperature, top_p, top_k, penalty, logits):
     decoding = Decoding(temperature=temperature, top_p=top_p, top_k=top_k, repetition_penalty=penalty, seed=0)
-    next_token = NextToken(decoding, [0, 1], image_token_id=2)
+    next_token = NextToken(decoding, [0, 1], [WithoutImageTokens(2), RepetitionPenaltyLogitsProcessor(penalty)])
     for _ in range(3):
         assert next_token.choose(torch.tensor(logits)) != 2
 

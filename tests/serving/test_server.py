@@ -5,6 +5,8 @@ import threading
 import openai
 import pytest
 
+from arlow_vl.serving.events import Piece, TokenLogprob
+from arlow_vl.serving.replies import Reply
 from tests.serving.live import image_part, live, text_part
 from tests.serving.tiny_assistants import generated, question, vision_assistant
 
@@ -84,6 +86,15 @@ def test_logprobs_are_those_of_the_written_tokens(client):
     assert len(tokens) == 5 and all(len(token.top_logprobs) == 3 for token in tokens)
     for token in tokens:  # greedy: the written token is the likeliest
         assert token.logprob == max(top.logprob for top in token.top_logprobs) <= 0
+
+
+def test_the_bytes_of_tokens_join_to_a_character_that_they_share(assistant):
+    reply = Reply("arlow", assistant.tokenizer, is_chat=True, has_logprobs=True)
+    ids = assistant.tokenizer("€", add_special_tokens=False)["input_ids"]
+    piece = Piece("€", tuple(TokenLogprob(index, -1.0, ((index, -1.0),)) for index in ids))
+    tokens = reply.chunk(piece)["choices"][0]["logprobs"]["content"]
+    assert len(tokens) == 3 and bytes(byte for token in tokens for byte in token["bytes"]) == "€".encode()
+    assert all(token["top_logprobs"][0]["bytes"] == token["bytes"] for token in tokens)
 
 
 def test_a_seed_repeats_a_drawn_answer_and_another_one_does_not(client):

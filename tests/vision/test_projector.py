@@ -132,6 +132,13 @@ def test_no_two_places_of_a_large_grid_are_embedded_alike():
     assert apart.min() > 0.1
 
 
+def test_places_are_embedded_alike_where_training_creates_bfloat16(request):
+    embedding = PlaceEmbedding(64)
+    expected = embedding(grid_places(40, 30))
+    request.getfixturevalue("bfloat16_by_default")
+    torch.testing.assert_close(embedding(grid_places(40, 30)), expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("dim", [3, 4, 6, 8, 197])
 def test_a_token_without_a_place_gets_zeros_and_any_width_is_embedded(dim):
     embedded = PlaceEmbedding(dim)(grid_places(2, 2, prefix_tokens=1))

@@ -4,6 +4,7 @@ import base64
 import binascii
 import os
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
@@ -48,6 +49,11 @@ def read_image(source: Any, *, name: str = "image", limits: ImageLimits = DEFAUL
         raise ImageError(name, fault.reason, fault.detail) from fault.__cause__
     except UNREADABLE as error:
         raise ImageError(name, "corrupt", f"a PIL image that cannot be read ({error})") from error
+
+
+def path_if_there(source: str) -> str | Path:
+    """The path of a file that a person has named, also of one whose name reads like an address, as data:1.jpg."""
+    return Path(source) if os.path.lexists(source) else source
 
 
 def _read_text(source: str, is_path: bool, name: str, limits: ImageLimits) -> Image.Image:

@@ -146,5 +146,5 @@ def number_waves(numbers: Tensor, dim: int) -> Tensor:
     """(U,) -> (U, dim) float32: sines and cosines of each number, less those of 0 (Vaswani et al., 2017,
     arXiv:1706.03762, section 3.5, with waves for tens of images instead of thousands of words)."""
     half = math.ceil(dim / 2)
-    angles = numbers[:, None] * SLOWEST ** (torch.arange(half, device=numbers.device) / half)
+    angles = numbers[:, None] * SLOWEST ** (torch.arange(half, device=numbers.device, dtype=torch.float32) / half)
     return torch.cat([angles.sin(), angles.cos() - 1], dim=-1)[:, :dim]

@@ -1,7 +1,7 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
 """What a decoder layer is made of: norm, rotary embedding, MLP, self-attention and the gated cross-attention block."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,15 @@ class ArlowRotaryEmbedding(nn.Module):
         inv_freq, self.attention_scaling = init_function(config)
         self.inv_freq = nn.Buffer(inv_freq, persistent=False)
         self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ArlowRotaryEmbedding":
+        """As for every module (`to`, `half`, `to_empty`), but a change of dtype passes the frequencies by."""
+        before = dict(self.named_buffers(remove_duplicate=False))
+        super()._apply(fn, recurse)
+        for name, buffer in self.named_buffers(remove_duplicate=False):
+            if buffer.dtype != torch.float32:  # of 8 bits: the angle of position 500 would be off by a radian
+                self._buffers[name] = before[name].to(buffer.device)
+        return self
 
     @staticmethod
     def compute_default_rope_parameters(config: ArlowConfig, **kwargs) -> tuple[Tensor, float]:

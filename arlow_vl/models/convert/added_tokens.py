@@ -34,7 +34,7 @@ class Additions:
     tokens: dict[str, int] = field(default_factory=dict)
     """Special tokens that it lacked, with their ids."""
     roles: dict[str, str | None] = field(default_factory=dict)
-    """Attributes that were changed, and what they were."""
+    """Attributes that were changed or will be, and what they were."""
 
     @property
     def rows(self) -> int:
@@ -72,7 +72,7 @@ def with_additions(source: TokenizersBackend, vocab_size: int, place: Path) -> t
 
     Raises:
         CheckpointError: tokens and rows do not belong together, there is no end of text, or a token that Arlow needs
-            is an ordinary word of the vocabulary.
+            is an ordinary word of the vocabulary or would get the id of one.
     """
     before = source.get_vocab()
     refuse_other_rows(before, vocab_size, place)
@@ -99,10 +99,12 @@ def with_additions(source: TokenizersBackend, vocab_size: int, place: Path) -> t
     new = [token for token in needed if token not in before]
     backend = Tokenizer.from_str(source.backend_tokenizer.to_str())
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in new])
-    roles = {name: getattr(source, name) for name in changes}
+    # A processor of images pads on the left, whatever side the source had.
+    roles = {name: getattr(source, name) for name in (*changes, "padding_side")}
     tokenizer = plain_tokenizer(source, place, backend, changes)
     after = tokenizer.get_vocab()
     additions = Additions(vocab_size, {token: after[token] for token in new}, roles)
+    refuse_shared_ids(before, additions.tokens, place)
     tokenizer.init_kwargs[RECORD] = additions.record()
     assert before.items() <= after.items() and after.keys() - before.keys() == set(new)
     return tokenizer, additions
@@ -122,6 +124,18 @@ def refuse_other_rows(vocab: dict[str, int], vocab_size: int, place: Path) -> No
             f"{place}: the tokenizer has {count:,} tokens for {vocab_size:,} embedding rows, too few to be the one "
             "that the model was trained with; take that one"
         )
+
+
+def refuse_shared_ids(before: dict[str, int], new: dict[str, int], place: Path) -> None:
+    """Raises CheckpointError where ids were left out: new ones are counted, and so come upon some that are taken."""
+    word_of_id = {index: token for token, index in before.items()}
+    for token, index in new.items():
+        if index in word_of_id:
+            raise CheckpointError(
+                f"{place}: the vocabulary has {len(before):,} tokens with ids up to {max(word_of_id):,}, so {token} "
+                f"would share id {index:,} with {visible(word_of_id[index]):.40}; give the ids between a token each in "
+                "tokenizer.json"
+            )
 
 
 def without_additions(tokenizer: PreTrainedTokenizerBase, place: Path) -> tuple[TokenizersBackend, int | None]:
@@ -144,7 +158,8 @@ def read_record(record: Any, place: Path) -> tuple[list[str], dict[str, str | No
     match record:
         case {"tokens": [*tokens], "roles": dict(roles), "vocab_size": int(rows)} if (
             all(isinstance(token, str) for token in tokens)
-            and roles.keys() <= {"bos_token", "pad_token", "chat_template"}
+            and roles.keys() <= {"bos_token", "pad_token", "chat_template", "padding_side"}
+            and roles.get("padding_side", "left") in ("left", "right")
             and all(value is None or isinstance(value, str) for value in roles.values())
             and rows > 0
         ):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import TokenizersBackend
+from transformers import GenerationConfig, TokenizersBackend
 
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.convert.gguf_tokens import tokenizer_of
@@ -46,6 +46,7 @@ READ = {
     *SIZES.values(),
     *("attention.head_count_kv", "attention.layer_norm_rms_epsilon", "attention.key_length", "attention.value_length"),
     *("attention.sliding_window", "rope.freq_base", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor"),
+    "rope.scale_linear",  # the factor's older name
 }
 WITHOUT_MEANING = {"vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "rope.scaling.original_context_length"}
 NO_EXTRA = "needs gguf, which the extra `convert` brings: pip install 'arlow-vl[convert]'"
@@ -71,7 +72,7 @@ def open_gguf(path: Path) -> Source:
     def read_tensors() -> Tensors:
         return read_values(reader.tensors, names, config, path)
 
-    return Source(path, config, shapes, None, read_tokenizer, read_tensors)
+    return Source(path, config, shapes, generation_config_of(metadata, config, path), read_tokenizer, read_tensors)
 
 
 def read_header(path: Path) -> tuple[Any, dict[str, Any]]:
@@ -145,11 +146,25 @@ def llama_values(metadata: dict[str, Any], tensors: set[str], path: Path) -> dic
     return config
 
 
+def generation_config_of(metadata: dict[str, Any], config: dict[str, Any], path: Path) -> GenerationConfig:
+    """Every token that ends an answer: of the text (eos), of a turn (eot) and of a message (eom)."""
+    ends = [config["eos_token_id"]]
+    for role in ("eot", "eom"):
+        index = metadata.get(f"tokenizer.ggml.{role}_token_id")
+        if index is not None and not (type(index) is int and 0 <= index < config["vocab_size"]):
+            raise CheckpointError(f"{path}: tokenizer.ggml.{role}_token_id {index!r:.60} is no token of the vocabulary")
+        ends.append(index)
+    ends = [end for end in dict.fromkeys(ends) if end is not None]
+    settings = {name: config[name] for name in ("bos_token_id", "pad_token_id")}
+    return GenerationConfig(eos_token_id=ends if len(ends) > 1 else config["eos_token_id"], **settings)
+
+
 def rope_parameters(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    kind = values.get("rope.scaling.type", "none")
+    factor = values.get("rope.scaling.factor") or values.get("rope.scale_linear") or 1.0
+    kind = values.get("rope.scaling.type", "none" if factor == 1 else "linear")  # llama.cpp takes a bare factor so
     parameters = {"rope_type": "default", "rope_theta": shortest(values.get("rope.freq_base", 10_000.0))}
     if kind == "linear":
-        return parameters | {"rope_type": "linear", "factor": shortest(values.get("rope.scaling.factor", 1.0))}
+        return parameters | {"rope_type": "linear", "factor": shortest(factor)}
     if kind != "none":
         raise CheckpointError(
             f"{path}: llama.rope.scaling.type {kind!r:.60} cannot be read out of GGUF, only none and linear; import "

@@ -28,6 +28,7 @@ TEKKEN = (
 SPLITS = {"llama-bpe": CL100K % "{1,3}", "qwen2": CL100K % "", "tekken": TEKKEN}
 NAME_OF_SPLIT = {regex: name for name, regex in SPLITS.items()} | {PRETOKENIZE_REGEX: "qwen2"}
 ALIASES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "falcon3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}
+BEGIN_WITH_BOS = ("llama-bpe", "tekken")  # in llama.cpp, where a file does not say
 # GPT-2's cut, and the same with every digit by itself.
 GPT2 = ("gpt-2", "mpt", "olmo", "jais")
 SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
@@ -81,11 +82,23 @@ def tokenizer_of(metadata: dict[str, Any], place: Path) -> TokenizersBackend:
     return TokenizersBackend(
         tokenizer_object=backend,
         chat_template=metadata.get("tokenizer.chat_template"),
-        add_bos_token=bool(metadata.get("tokenizer.ggml.add_bos_token", kind == "llama")) and "bos_token" in names,
+        add_bos_token=bool(metadata.get("tokenizer.ggml.add_bos_token", begins_with_bos(kind, metadata)))
+        and "bos_token" in names,
         add_eos_token=bool(metadata.get("tokenizer.ggml.add_eos_token", False)) and "eos_token" in names,
         clean_up_tokenization_spaces=False,
         **names,
     )
+
+
+def begins_with_bos(kind: str, metadata: dict[str, Any]) -> bool:
+    """llama.cpp's choice where a file makes none."""
+    return kind == "llama" or cut_of(metadata) in BEGIN_WITH_BOS
+
+
+def cut_of(metadata: dict[str, Any]) -> str | None:
+    """The name of the cut into words, of several that mean the same one of them."""
+    pre = metadata.get("tokenizer.ggml.pre")
+    return ALIASES.get(pre, pre) if isinstance(pre, str) else None
 
 
 def plain(token: str) -> AddedToken:
@@ -93,8 +106,7 @@ def plain(token: str) -> AddedToken:
 
 
 def byte_level(metadata: dict[str, Any], vocab: dict[str, int], types: Sequence[int], place: Path) -> Tokenizer:
-    pre = metadata.get("tokenizer.ggml.pre")
-    name = ALIASES.get(pre, pre) if isinstance(pre, str) else None
+    pre, name = metadata.get("tokenizer.ggml.pre"), cut_of(metadata)
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if name in SPLITS:
@@ -221,8 +233,13 @@ def algorithm_of(spec: dict[str, Any], place: Path) -> tuple[str, str, bool]:
                 return "llama", "default", False
             case replace, None if is_space_replacement(replace):
                 return "llama", "default", False
-            case None, {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": False}:
-                return "llama", "default", scheme != "never"
+            case None, {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "never", "split": False}:
+                return "llama", "default", False
+            case None, {"type": "Metaspace", "prepend_scheme": scheme}:
+                raise CheckpointError(
+                    f"{place}: the tokenizer puts a space in front of a text by Metaspace's rule {scheme!r:.60}, "
+                    "llama.cpp also behind every special token and before a space; export it as llama"
+                )
     raise CheckpointError(
         f"{place}: the tokenizer cuts text into words by a rule that llama.cpp has no name for here; export it as llama"
     )

@@ -133,9 +133,12 @@ def add_vocabulary(writer: Any, vocabulary: Vocabulary, part: TextPart) -> None:
     ]
     if others:
         writer.add_eot_token_id(others[0])
-    template = part.tokenizer.chat_template
-    if isinstance(template, str):
-        writer.add_chat_template(GENERATION_TAG.sub("", template))
+    templates = part.tokenizer.chat_template or {}
+    if isinstance(templates, str):
+        templates = {"default": templates}
+    plain = [{"name": name, "template": GENERATION_TAG.sub("", text)} for name, text in templates.items()]
+    if plain:
+        writer.add_chat_template(plain)
 
 
 def gguf_name(name: str) -> str:

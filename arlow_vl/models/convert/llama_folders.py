@@ -50,9 +50,11 @@ def hint(folder: Path, needed: str) -> str:
 
 
 def read_tokenizer(folder: Path) -> TokenizersBackend:
-    """The tokenizer that transformers finds for the folder; no code out of the folder is run."""
+    """The tokenizer of tokenizer.json, else of what transformers can read; no code out of the folder is run."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         raise CheckpointError(f"{folder} holds no tokenizer.json; copy the tokenizer's files beside the weights")
+    # Not the class that the folder names: LlamaTokenizer, GPT2Tokenizer and others put rules of their own in the place
+    # of the file's.
+    kind: Any = TokenizersBackend if (folder / "tokenizer.json").is_file() else AutoTokenizer
     with one_sentence(folder, "the tokenizer"):
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        return plain_tokenizer(tokenizer, folder)
+        return plain_tokenizer(kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True), folder)

@@ -67,6 +67,10 @@ def test_numbers_are_told_apart_and_the_first_has_none():
     assert apart.min() > 0.25 * waves[1].norm()
 
 
+def test_waves_are_float32_where_training_creates_bfloat16(bfloat16_by_default):
+    assert number_waves(torch.arange(60), 64).dtype == torch.float32
+
+
 @pytest.mark.parametrize("rule", ["last_group", "all_previous"])
 def test_images_that_change_places_are_read_otherwise(small_config, rule):
     small_config.cross_attention_sees = rule

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
 
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
@@ -103,7 +103,8 @@ def test_saving_with_code_once_does_not_make_later_saves_write_code(open_model, 
     save_with_code(open_model, tmp_path / "with")
     open_model.save_pretrained(tmp_path / "without")
     assert not list((tmp_path / "without").glob("*.py"))
-    assert not json.loads((tmp_path / "without" / "config.json").read_text()).get("auto_map")
+    assert "auto_map" not in json.loads((tmp_path / "without" / "config.json").read_text())
+    assert type(AutoConfig.from_pretrained(tmp_path / "without")) is ArlowConfig
 
 
 def test_the_code_of_a_vision_language_model_is_not_saved(small_config, tmp_path):

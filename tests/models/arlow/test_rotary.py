@@ -65,6 +65,33 @@ def test_a_scaled_model_runs_beyond_its_length_and_comes_back_from_its_file(scal
         assert not torch.equal(ArlowForCausalLM.from_pretrained(tmp_path, config=plain)(input_ids).logits, logits)
 
 
+@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda scaling: scaling["rope_type"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.to(torch.device("cpu"), torch.bfloat16),
+        lambda model: model.bfloat16(),
+        lambda model: model.half(),
+        lambda model: model.double(),
+    ],
+    ids=["to", "bfloat16", "half", "double"],
+)
+def test_angles_are_those_of_float32_in_a_model_of_another_dtype(change, scaling):
+    config = ArlowConfig(**SIZES, rope_parameters={"rope_theta": 1e4, **scaling})
+    changed = change(ArlowForCausalLM(config)).model.rotary_emb
+    x, plain = torch.zeros(1), ArlowRotaryEmbedding(config)
+    for width in (8, 100, 8):
+        positions = torch.arange(width)[None]
+        torch.testing.assert_close(changed(x, positions), plain(x, positions), atol=0, rtol=0)
+
+
+def test_the_frequencies_follow_the_model_to_another_device_and_not_to_another_dtype():
+    rotary = ArlowRotaryEmbedding(ArlowConfig(**SIZES)).to("meta", torch.bfloat16)
+    assert {(buffer.device.type, buffer.dtype) for buffer in rotary.buffers()} == {("meta", torch.float32)}
+    rotary.to_empty(device="cpu")
+    assert {(buffer.device.type, buffer.dtype) for buffer in rotary.buffers()} == {("cpu", torch.float32)}
+
+
 @pytest.mark.parametrize("scaling", SCALINGS[1:], ids=lambda scaling: scaling["rope_type"])
 def test_the_older_keys_mean_the_same(scaling):
     older = {"type" if key == "rope_type" else key: value for key, value in scaling.items()}

@@ -269,12 +269,66 @@ FLOAT32, BOOL = gguf.GGUFValueType.FLOAT32, gguf.GGUFValueType.BOOL
             ("unheard-of", [STRING]),
             "tokenizer.ggml.pre 'unheard-of' cuts text into words by a rule",
         ),
+        ("tokenizer.ggml.eot_token_id", (5_000, [UINT32]), "eot_token_id 5000 is no token of the vocabulary"),
         ("tokenizer.ggml.eos_token_id", (5_000, [UINT32]), "eos_token_id (5000) must lie below vocab_size (320)"),
     ],
 )
 def test_metadata_that_arlow_cannot_be_is_refused_by_key_and_value(plain, tmp_path, key, value, sentence):
     path = rewrite(plain, tmp_path / "other.gguf", change=lambda fields: fields.update({key: value}))
     assert sentence in refusal(path, tmp_path / "out")
+
+
+def test_a_rotary_factor_without_a_type_is_linear_as_in_llama_cpp(tmp_path):
+    linear = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+    import_model(write_llama(tmp_path / "source", rope_parameters=linear), tmp_path / "arlow")
+    export_gguf(tmp_path / "arlow", tmp_path / "linear.gguf")
+    for name in ("factor", "older"):
+
+        def change(fields, name=name):
+            del fields["llama.rope.scaling.type"]
+            if name == "older":
+                fields["llama.rope.scale_linear"] = fields.pop("llama.rope.scaling.factor")
+
+        path = rewrite(tmp_path / "linear.gguf", tmp_path / f"{name}.gguf", change=change)
+        assert open_gguf(path).config["rope_parameters"] == linear
+        written = [
+            complete(server(tmp_path / f"{of}.gguf"), [5, *range(60, 120, 10)], 8, [0, 1, 2])[0]
+            for of in (name, "linear")
+        ]
+        assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("name", ["smol", "llama3", "sentencepiece"])
+def test_where_a_file_does_not_say_whether_bos_comes_first_llama_cpps_choice_is_taken(tmp_path, name):
+    import_model(write_llama(tmp_path / "source", TOKENIZERS[name]()), tmp_path / "arlow")
+    export_gguf(tmp_path / "arlow", tmp_path / "model.gguf")
+    silent = rewrite(
+        tmp_path / "model.gguf",
+        tmp_path / "silent.gguf",
+        change=lambda fields: fields.pop("tokenizer.ggml.add_bos_token"),
+    )
+    tokenizer = open_gguf(silent).read_tokenizer()
+    ids = tokenizer("the cat")["input_ids"]
+    assert len(ids) == complete(server(silent), "the cat", 1, [])[1]
+    assert (ids[0] == tokenizer.bos_token_id) == (name != "smol")
+
+
+def test_every_token_that_ends_an_answer_is_read(plain, tmp_path):
+    ends = {"eot": 7, "eom": 9}
+    fields = {f"tokenizer.ggml.{role}_token_id": (index, [UINT32]) for role, index in ends.items()}
+    path = rewrite(plain, tmp_path / "ends.gguf", change=lambda others: others.update(fields))
+    import_model(path, tmp_path / "arlow")
+    settings = json.loads((tmp_path / "arlow" / "generation_config.json").read_text())
+    assert settings["eos_token_id"] == [2, 7, 9]
+
+
+def test_the_end_of_a_turn_that_the_export_writes_comes_back(plain, tmp_path):
+    import_model(plain, tmp_path / "arlow")
+    was, now = (
+        json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
+        for folder in (plain.parent / "arlow", tmp_path / "arlow")
+    )
+    assert now == was and len(was) == 2
 
 
 def test_a_quantisation_that_nobody_reads_is_refused_by_name(plain, tmp_path):
@@ -298,6 +352,31 @@ def test_an_unknown_rule_for_words_is_refused_at_the_export(tmp_path):
     import_model(write_llama(tmp_path / "source", tokenizer), tmp_path / "arlow")
     with pytest.raises(CheckpointError, match=r"cuts text into words by a rule that llama.cpp has no name for"):
         export_gguf(tmp_path / "arlow", tmp_path / "model.gguf")
+
+
+def with_metaspace(prepend_scheme: str):
+    """As newer transformers writes Llama 2's tokenizer."""
+    tokenizer = TOKENIZERS["sentencepiece"]()
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    spec["normalizer"] = None
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": prepend_scheme, "split": False}
+    tokenizer.backend_tokenizer.__setstate__(json.dumps(spec | {"pre_tokenizer": metaspace}).encode())
+    return tokenizer
+
+
+@pytest.mark.parametrize("prepend_scheme", ["first", "always"])
+def test_a_space_that_llama_cpp_would_put_elsewhere_is_refused_at_the_export(prepend_scheme):
+    with pytest.raises(CheckpointError, match=f"by Metaspace's rule '{prepend_scheme}', llama.cpp also"):
+        vocabulary_of(with_metaspace(prepend_scheme), 420, Path("a"))
+
+
+@pytest.mark.parametrize("tokenizer", [TOKENIZERS["sentencepiece"], lambda: with_metaspace("never")])
+def test_llama_cpp_puts_spaces_behind_special_tokens_as_the_tokenizer_does(tmp_path, tokenizer):
+    import_model(write_llama(tmp_path / "source", tokenizer()), tmp_path / "arlow")
+    export_gguf(tmp_path / "arlow", tmp_path / "model.gguf")
+    reads, llama_cpp = load_tokenizer(tmp_path / "arlow"), server(tmp_path / "model.gguf")
+    for prompt in ("the cat", " the cat", "the cat</s>the cat sat", "the cat</s> the cat", "the cat</s>\nthe cat"):
+        assert complete(llama_cpp, prompt, 1, [])[1] == len(reads(prompt)["input_ids"]), prompt
 
 
 @pytest.mark.parametrize(
@@ -331,6 +410,20 @@ def test_arlows_own_model_and_chat_template_run_in_llama_cpp(tmp_path):
     llama_cpp = server(tmp_path / "model.gguf", context=64)
     told = llama_cpp.handle_chat_completions({"messages": plain_chat, "max_tokens": 1, "temperature": 0})
     assert told["usage"]["prompt_tokens"] == len(expected)
+
+
+def test_every_chat_template_of_a_tokenizer_with_several_is_written(tmp_path):
+    tokenizer = smol_tokenizer()
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": tokenizer.chat_template + " "}
+    import_model(write_llama(tmp_path / "source", tokenizer), tmp_path / "arlow")
+    export_gguf(tmp_path / "arlow", tmp_path / "model.gguf")
+    fields = gguf.GGUFReader(tmp_path / "model.gguf").fields
+    written = {key: fields[key].contents() for key in fields if key.startswith("tokenizer.chat_template")}
+    assert written == {
+        "tokenizer.chat_template": tokenizer.chat_template["default"],
+        "tokenizer.chat_template.tool_use": tokenizer.chat_template["tool_use"],
+        "tokenizer.chat_templates": ["tool_use"],
+    }
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(plain, tmp_path):

@@ -12,11 +12,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.chat_arlow import CHAT_TEMPLATE
+from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
+from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
+from arlow_vl.models.convert.added_tokens import without_additions
 from arlow_vl.models.convert.exporting import export_llama
 from arlow_vl.models.convert.importing import import_model
+from arlow_vl.models.convert.llama_folders import read_tokenizer
 from arlow_vl.models.folders import find_changes, load_text_model, load_tokenizer
 from tests.models.convert.made_llamas import TOKENIZERS, smol_tokenizer, write_llama
+from vision.encoder import VisionEncoder
+from vision.transform import ImageTransform
 
+UP = {"tokens": [], "roles": {"padding_side": "up"}, "vocab_size": 320}
 EMBEDDING = "model.embed_tokens.weight"
 CASES = {
     "smol": ("smol", {}),
@@ -130,6 +137,20 @@ ODD = [" in 1998, 12345  cats", "<s>a</s> <|eot_id|>", "  \n\n x", "ẞ中文�
 def test_every_text_has_the_ids_that_it_had(tokenizers, text):
     ids = [tokenizer(text)["input_ids"] for tokenizer in tokenizers]
     assert ids[1:] == ids[:1] * 2
+
+
+@pytest.mark.parametrize("name", ["LlamaTokenizer", "LlamaTokenizerFast", "GPT2Tokenizer", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize("make", TOKENIZERS.values(), ids=TOKENIZERS)
+def test_the_ids_are_those_of_tokenizer_json_whatever_class_the_folder_names(tmp_path, make, name):
+    was = make()
+    was.model_max_length, was.padding_side = 77, "right"
+    was.save_pretrained(tmp_path)
+    config = read_json(tmp_path / "tokenizer_config.json")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": name, "legacy": False}))
+    for tokenizer in (read_tokenizer(tmp_path), load_tokenizer(tmp_path)):
+        assert json.loads(tokenizer.backend_tokenizer.to_str()) == read_json(tmp_path / "tokenizer.json")
+        for part in ("special_tokens_map", "chat_template", "model_max_length", "padding_side"):
+            assert getattr(tokenizer, part) == getattr(was, part), part
 
 
 def test_the_chat_template_is_the_sources_own_or_arlows(folders):
@@ -275,6 +296,30 @@ def test_an_image_token_that_is_a_word_is_refused(tmp_path, as_added):
     assert "the vocabulary uses <image> for something else (token 320 is no" in refusal(source, tmp_path / "out")
 
 
+def test_ids_that_are_left_out_are_refused_where_a_new_token_would_get_one_that_is_taken(tmp_path):
+    tokenizer = smol_tokenizer()
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocab = spec["model"]["vocab"]
+    spec["model"]["vocab"] = {token: index + 2 * (index >= 318) for token, index in vocab.items()}
+    tokenizer.backend_tokenizer.__setstate__(json.dumps(spec).encode())
+    told = refusal(write_llama(tmp_path / "source", tokenizer, vocab_size=322), tmp_path / "out")
+    assert "has 320 tokens with ids up to 321, so <image> would share id 320 with" in told
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_side_of_padding_comes_back_though_images_want_the_left(tmp_path, side):
+    tokenizer = smol_tokenizer()
+    tokenizer.init_kwargs["padding_side"] = tokenizer.padding_side = side
+    import_model(write_llama(tmp_path / "source", tokenizer), tmp_path / "arlow")
+    encoder = VisionEncoder("test_vit", image_size=32)
+    data_config = {key: encoder.image_transform().to_dict()[key] for key in ImageTransform.DATA_CONFIG}
+    processor = ArlowProcessor(ArlowImageProcessor(data_config), load_tokenizer(tmp_path / "arlow"))
+    processor.save_pretrained(tmp_path / "hf")
+    seen = load_tokenizer(tmp_path / "hf")
+    assert seen.padding_side == "left"
+    assert without_additions(seen, tmp_path)[0].padding_side == side
+
+
 def test_a_missing_file_is_named(tmp_path):
     assert "does not exist; name a folder with Llama's config.json, or a GGUF" in refusal(
         tmp_path / "a", tmp_path / "out"
@@ -322,7 +367,7 @@ def test_half_precision_is_written_when_asked_and_rounding_is_told(tmp_path):
     assert tensors(tmp_path / "back")[EMBEDDING].dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("record", [5, {"tokens": []}, {"tokens": [1], "roles": {}, "vocab_size": 9}])
+@pytest.mark.parametrize("record", [5, {"tokens": []}, {"tokens": [1], "roles": {}, "vocab_size": 9}, UP])
 def test_a_damaged_record_of_the_import_is_refused(tmp_path, record):
     import_model(write_llama(tmp_path / "source"), tmp_path / "arlow")
     path = tmp_path / "arlow" / "tokenizer_config.json"
