@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from arlow_vl.data.prompts import about_image, encode_prompt
 from arlow_vl.data.sample_dataset import PlacedImage
+from arlow_vl.errors import DataError
 from arlow_vl.evaluation.controls import most_frequent, question_prior
 from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.metrics.captions import caption_scores
@@ -19,7 +20,7 @@ from arlow_vl.evaluation.metrics.pope import pope_answer
 from arlow_vl.evaluation.metrics.vqa import vqa_scores
 from arlow_vl.evaluation.tasks.ask import shown_to
 from arlow_vl.evaluation.tasks.items import Item
-from arlow_vl.evaluation.tasks.measures import measure
+from arlow_vl.evaluation.tasks.measures import check_references, measure
 from arlow_vl.evaluation.tasks.perplexity import log_probability, windows
 from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
 from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
@@ -147,6 +148,18 @@ def test_measures_are_those_of_the_plain_functions():
     (accuracy,) = measure(["vqa accuracy"], answers).values()
     expected = vqa_scores([r.output for r in answers], [r.references for r in answers], [""] * 3, rule="official")
     assert float(accuracy.metric(accuracy.statistics.sum(0))) == expected.accuracy == 2 / 3
+
+
+@pytest.mark.parametrize("rule", ["", ", nothing may match", ", normalised both"])
+@pytest.mark.parametrize(("few", "most"), [(2, "33%"), (3, "67%")])
+def test_answers_too_few_for_vqa_accuracy_are_refused_and_exact_match_is_named(rule, few, most):
+    references = [("a", ["robin"]), ("b", ["robin"] * 10), ("c", ["a robin", "robin", "bird"][:few])]
+    with pytest.raises(
+        DataError, match=rf"sample c has {few} answers, .* gives {most} at most; name exact match instead"
+    ):
+        check_references([f"vqa accuracy{rule}"], references)
+    check_references([f"vqa accuracy{rule}"], [*references[:2], ("c", ["robin"] * 4)])
+    check_references(["exact match"], references)
 
 
 @pytest.mark.parametrize(
