@@ -85,6 +85,10 @@ def test_metrics_that_share_sums_share_the_work():
     assert sums["cider_d"] is sums["bleu_4"] and sums["exact_match"] is not sums["bleu_4"]
 
 
+def test_no_two_metrics_have_one_title():
+    assert len({metric.title for metric in ALL.values()}) == len(ALL)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_metric_of_a_resample_is_the_metric_of_its_samples(name):
     fields = {"objects": ["dog"], "log_probability": -3.0, "num_tokens": 2, "num_bytes": 9}

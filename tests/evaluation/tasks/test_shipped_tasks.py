@@ -92,7 +92,7 @@ def test_pope_says_yes_or_no_and_tells_how_likely_each_is(results):
         assert list(row.choices) == ["yes", "no"]
         assert row.output == max(row.choices, key=row.choices.get)
     metrics = json.loads((results / "pope-random" / "metrics.json").read_text())["scores"]["metrics"]
-    assert list(metrics) == ["accuracy", "precision", "recall", "F1", "share of yes"]
+    assert list(metrics) == ["POPE accuracy", "precision", "recall", "F1", "share of yes"]
 
 
 def test_answers_come_from_the_training_data_where_all_of_them_are_compared(results):
