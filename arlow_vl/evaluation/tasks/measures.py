@@ -34,6 +34,7 @@ NAMED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "vqa accuracy, nothing may match": ("vqa_with_empty",),
         "vqa accuracy, normalised both": ("vqa_normalised",),
         "exact match": ("vqa_exact_match",),
+        "exact match, case and space apart": ("exact_match",),
         "F1 of words": ("squad_f1",),
         "ANLS": ("anls",),
         "CIDEr-D": ("cider_d",),

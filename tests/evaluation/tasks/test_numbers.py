@@ -150,6 +150,13 @@ def test_measures_are_those_of_the_plain_functions():
     assert float(accuracy.metric(accuracy.statistics.sum(0))) == expected.accuracy == 2 / 3
 
 
+def test_a_task_may_ask_for_an_exact_match_by_either_rule():
+    said = rows("Red ", "the blue.", "yes")
+    for name, share in (("exact match", 1), ("exact match, case and space apart", 2 / 3)):
+        (match,) = measure([name], said).values()
+        assert float(match.metric(match.statistics.sum(0))) == pytest.approx(share)
+
+
 @pytest.mark.parametrize("rule", ["", ", nothing may match", ", normalised both"])
 @pytest.mark.parametrize(("few", "most"), [(2, "33%"), (3, "67%")])
 def test_answers_too_few_for_vqa_accuracy_are_refused_and_exact_match_is_named(rule, few, most):
