@@ -85,7 +85,10 @@ def _exists(path: str) -> bool:
 
 
 def _path_of_url(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:  # where a machine would stand: brackets, or characters that no name has
+        raise ImageError(url, "url_not_allowed", f"no URL ({error}); write file:///path") from error
     if parts.netloc not in ("", "localhost"):
         raise ImageError(url, "url_not_allowed", "a file:// URL of another machine; write file:///path")
     return url2pathname(parts.path)
@@ -98,7 +101,10 @@ def _data_of_url(url: str, name: str, limits: ImageLimits) -> bytes:
         raise ImageError(name, "corrupt", "a data: URL without a comma; write data:image/png;base64,...")
     if len(body) > 4 * limits.max_bytes:  # percent-encoded, a byte takes up to three characters
         raise ImageError(name, "too_large", f"over {limits.max_bytes:,} bytes, which is the limit; make it smaller")
-    data = unquote_to_bytes(body)
+    try:
+        data = unquote_to_bytes(body)
+    except UnicodeEncodeError as error:
+        raise ImageError(name, "corrupt", "a data: URL with half a character, a surrogate; write it anew") from error
     if not head.lower().endswith(";base64"):
         return data
     try:
