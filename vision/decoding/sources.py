@@ -15,6 +15,7 @@ from vision.decoding.colours import is_ready, strips_of, upright_rgb
 from vision.decoding.header import is_image
 from vision.decoding.image import DEFAULT_LIMITS, FORMATS, ImageError, ImageLimits, check_size, decode_image
 from vision.decoding.parts import ORIENTATION, ImageFault, ImageHeader, exif_orientation
+from vision.decoding.tiff import BITS, PHOTOMETRIC, SAMPLE_FORMAT
 from vision.near_names import did_you_mean_file
 
 CHANNELS = (1, 3, 4)
@@ -145,15 +146,42 @@ def _upright(image: Image.Image, limits: ImageLimits) -> Image.Image:
     """Pixels that Pillow has decoded, by the rules for those that are decoded here."""
     check_size(image.width, image.height, limits)
     image.load()
-    icc = image.info.get("icc_profile")
+    header = _header_of(image)
+    if is_ready(image, header):
+        return upright_rgb([image.copy() if header.icc_profile else image], header)
+    return upright_rgb([_with_8_bit_key(strip) for strip in strips_of(image)], header)
+
+
+def _header_of(image: Image.Image) -> ImageHeader:
+    """What Pillow keeps of the file's header, by the rules of `read_tiff`.
+
+    A copy of a TIFF has lost its tags: its greys count as 16 bits from black to white, and its integers as signed.
+    """
+    icc, tags = image.info.get("icc_profile"), getattr(image, "tag_v2", None)
     header = ImageHeader(
         *("", image.width, image.height, []),
         orientation=_orientation(image),
         icc_profile=icc if isinstance(icc, bytes) else b"",
     )
-    if is_ready(image, header):
-        return upright_rgb([image.copy() if header.icc_profile else image], header)
-    return upright_rgb(list(strips_of(image)), header)
+    if tags is None:
+        return header
+    return header._replace(
+        grey_levels=4096 if tags.get(BITS) == (12,) else header.grey_levels,
+        is_unsigned=tags.get(SAMPLE_FORMAT, (1,)) == (1,),
+        is_negative=tags.get(PHOTOMETRIC) == 0,
+    )
+
+
+def _with_8_bit_key(strip: Image.Image) -> Image.Image:
+    """Gives the transparent colour of a PNG with 16 bits a colour the 8 bits that Pillow leaves of its pixels.
+
+    Where all three numbers are below 256 they are taken for those of 8 bits, as nothing tells how many the file had.
+    Nor does anything of a grey PNG of 2 or 4 bits, whose key stays in the file's scale.
+    """
+    key = strip.info.get("transparency")
+    if strip.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
+        strip.info["transparency"] = tuple(value >> 8 for value in key)
+    return strip
 
 
 def _orientation(image: Image.Image) -> int:
