@@ -16,6 +16,7 @@ from vision.decoding.colours import is_ready, strips_of, upright_rgb
 from vision.decoding.header import is_image
 from vision.decoding.image import DEFAULT_LIMITS, FORMATS, ImageError, ImageLimits, check_size, decode_image
 from vision.decoding.parts import ORIENTATION, ImageFault, ImageHeader, exif_orientation
+from vision.decoding.tiff import BITS, PHOTOMETRIC, SAMPLE_FORMAT
 from vision.near_names import did_you_mean_file
 
 CHANNELS = (1, 3, 4)
@@ -91,7 +92,10 @@ def _exists(path: str) -> bool:
 
 
 def _path_of_url(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:  # where a machine would stand: brackets, or characters that no name has
+        raise ImageError(url, "url_not_allowed", f"no URL ({error}); write file:///path") from error
     if parts.netloc not in ("", "localhost"):
         raise ImageError(url, "url_not_allowed", "a file:// URL of another machine; write file:///path")
     return url2pathname(parts.path)
@@ -104,7 +108,10 @@ def _data_of_url(url: str, name: str, limits: ImageLimits) -> bytes:
         raise ImageError(name, "corrupt", "a data: URL without a comma; write data:image/png;base64,...")
     if len(body) > 4 * limits.max_bytes:  # percent-encoded, a byte takes up to three characters
         raise ImageError(name, "too_large", f"over {limits.max_bytes:,} bytes, which is the limit; make it smaller")
-    data = unquote_to_bytes(body)
+    try:
+        data = unquote_to_bytes(body)
+    except UnicodeEncodeError as error:
+        raise ImageError(name, "corrupt", "a data: URL with half a character, a surrogate; write it anew") from error
     if not head.lower().endswith(";base64"):
         return data
     try:
@@ -145,15 +152,42 @@ def _upright(image: Image.Image, limits: ImageLimits) -> Image.Image:
     """Pixels that Pillow has decoded, by the rules for those that are decoded here."""
     check_size(image.width, image.height, limits)
     image.load()
-    icc = image.info.get("icc_profile")
+    header = _header_of(image)
+    if is_ready(image, header):
+        return upright_rgb([image.copy() if header.icc_profile else image], header)
+    return upright_rgb([_with_8_bit_key(strip) for strip in strips_of(image)], header)
+
+
+def _header_of(image: Image.Image) -> ImageHeader:
+    """What Pillow keeps of the file's header, by the rules of `read_tiff`.
+
+    A copy of a TIFF has lost its tags: its greys count as 16 bits from black to white, and its integers as signed.
+    """
+    icc, tags = image.info.get("icc_profile"), getattr(image, "tag_v2", None)
     header = ImageHeader(
         *("", image.width, image.height, []),
         orientation=_orientation(image),
         icc_profile=icc if isinstance(icc, bytes) else b"",
     )
-    if is_ready(image, header):
-        return upright_rgb([image.copy() if header.icc_profile else image], header)
-    return upright_rgb(list(strips_of(image)), header)
+    if tags is None:
+        return header
+    return header._replace(
+        grey_levels=4096 if tags.get(BITS) == (12,) else header.grey_levels,
+        is_unsigned=tags.get(SAMPLE_FORMAT, (1,)) == (1,),
+        is_negative=tags.get(PHOTOMETRIC) == 0,
+    )
+
+
+def _with_8_bit_key(strip: Image.Image) -> Image.Image:
+    """Gives the transparent colour of a PNG with 16 bits a colour the 8 bits that Pillow leaves of its pixels.
+
+    Where all three numbers are below 256 they are taken for those of 8 bits, as nothing tells how many the file had.
+    Nor does anything of a grey PNG of 2 or 4 bits, whose key stays in the file's scale.
+    """
+    key = strip.info.get("transparency")
+    if strip.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
+        strip.info["transparency"] = tuple(value >> 8 for value in key)
+    return strip
 
 
 def _orientation(image: Image.Image) -> int:

@@ -40,7 +40,9 @@ def squad_normalise(answer: str) -> str:
 def anls(prediction: str, references: Sequence[str]) -> float:
     """Average normalised Levenshtein similarity of one answer (Biten et al., 2019, arXiv:1905.13648).
 
-    1 minus the edits, as a share of the longer text's characters; 0 where half or more would have to change.
+    1 minus the edits, as a share of the longer text's characters; 0 where more than half would have to change. Exactly
+    half counts, as in the scorers in use (Robust Reading Competition, mmf, lmms-eval, VLMEvalKit), though not by the
+    paper's formula.
     """
     predicted = _squeeze(prediction)
     return max((_similarity(predicted, _squeeze(text)) for text in references), default=0.0)
@@ -62,7 +64,7 @@ def _similarity(predicted: str, reference: str) -> float:
     if not predicted or not reference:
         return 0.0
     distance = edit_distance(predicted, reference) / max(len(predicted), len(reference))
-    return 1 - distance if distance < ANLS_THRESHOLD else 0.0
+    return 1 - distance if distance <= ANLS_THRESHOLD else 0.0
 
 
 def _word_f1(predicted: str, reference: str) -> float:

@@ -70,6 +70,7 @@ Sums = Callable[[Sequence[Prediction]], np.ndarray]
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     title: str
+    """In tables and results; no other metric has it."""
     needs: tuple[str, ...]
     """Fields of `Prediction`."""
     sums: Sums
@@ -197,7 +198,7 @@ METRICS: Mapping[str, Metric] = {
     "squad_exact_match": _share(title="exact match of words", sums=_answer_sums(squad_exact_match), value=mean),
     "squad_f1": _share(title="F1 of words", sums=_answer_sums(squad_f1), value=mean),
     "anls": _share(title="ANLS", sums=_answer_sums(anls), value=mean),
-    "pope_accuracy": _pope(title="accuracy", value=pope.accuracy),
+    "pope_accuracy": _pope(title="POPE accuracy", value=pope.accuracy),
     "pope_precision": _pope(title="precision", value=pope.precision),
     "pope_recall": _pope(title="recall", value=pope.recall),
     "pope_f1": _pope(title="F1", value=pope.f1),

@@ -1,9 +1,15 @@
 """VQA accuracy by the two rules in use, which give different numbers: a result names its rule.
 
-"official" is the rule of the VQA challenge (Antol et al., 2015, arXiv:1505.00468): the prediction is always normalised;
-the annotators' answers lose their punctuation only where they differ among themselves, and keep articles and number
-words. "normalised both" normalises every answer always. Ten annotators who say "two" give the prediction "two" 0 by the
-first rule and 1 by the second.
+"official" is the rule of the VQA challenge (Antol et al., 2015, arXiv:1505.00468) as its code has it since 2021
+(GT-Vision-Lab/VQA, commit a013f00): where the annotators' answers differ, they and the prediction are normalised; where
+all agree, nothing is, and the prediction has to be their very letters. Code from before that commit, of which there are
+many copies, always normalises the prediction and takes no more than punctuation from the answers.
+
+"normalised both" normalises everything always, as the harnesses do for TextVQA and VizWiz (mmf, lmms-eval, VLMEvalKit).
+Ten annotators who say "two" give the predictions "two" and "2" 1 and 0 by the first rule, and 1 and 1 by the second.
+Two details differ from mmf's TextVQA script: it splits off 's as a word, and drops commas and question marks before it
+looks at the other marks. VizWiz's own script normalises the prediction alone, which is the same for answers that are
+in normal form already.
 
 By either rule, nothing is no answer. Normalisation leaves nothing of "A", "the", "?" or an empty prediction, so the
 official code takes each for the answer "A". Here such a prediction is right only if it says what the annotator said:
@@ -89,14 +95,11 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], *, rule: Rule, empty_m
     """
     if not answers:
         raise ValueError("a question needs an answer to score a prediction")
-    predicted = normalise_answer(prediction)
-    expected = list(answers)
-    if len(answers) == 1 or rule == "normalised both":
-        expected = [normalise_answer(answer) for answer in answers]
-    elif len(set(answers)) > 1:
-        expected = [remove_punctuation(answer) for answer in answers]
+    predicted, expected = in_one_line(prediction), list(map(in_one_line, answers))
+    if rule == "normalised both" or len(expected) == 1 or len(set(expected)) > 1:
+        predicted, expected = normalise_answer(predicted), list(map(normalise_answer, expected))
     matches = [answer == predicted for answer in expected]
-    if not predicted and not empty_may_match:
+    if not empty_may_match and not normalise_answer(prediction):
         matches = [is_match and spelled(prediction) == spelled(a) for is_match, a in zip(matches, answers, strict=True)]
     if len(matches) == 1:
         return float(matches[0])
@@ -116,9 +119,13 @@ def spelled(answer: str) -> list[str]:
 
 def normalise_answer(answer: str) -> str:
     """Lower case, digits for number words up to ten, no articles, apostrophes put back, no punctuation."""
-    words = remove_punctuation(answer.replace("\n", " ").replace("\t", " ").strip()).lower().split()
+    words = remove_punctuation(in_one_line(answer)).lower().split()
     numbers = [NUMBERS.get(word, word) for word in words]
     return " ".join(CONTRACTIONS.get(word, word) for word in numbers if word not in ARTICLES)
+
+
+def in_one_line(answer: str) -> str:
+    return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
 def remove_punctuation(answer: str) -> str:

@@ -7,15 +7,18 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from arlow_vl.errors import DataError
 from arlow_vl.evaluation.metrics import registry
 from arlow_vl.evaluation.metrics.ngrams import ORDERS
 from arlow_vl.evaluation.metrics.vqa import vqa_exact_match
 from arlow_vl.evaluation.statistics import Metric
 from arlow_vl.evaluation.tasks.predictions import Prediction
+from arlow_vl.printing import visible
 
 Rows = Sequence[Prediction]
 _BLEU = tuple(f"bleu_{order + 1}" for order in range(ORDERS))
 _SCENES = tuple(name for name in registry.METRICS if name.startswith("scene_"))
+_VQA = ("vqa", "vqa_with_empty", "vqa_normalised")
 _POPE = ("pope_accuracy", "pope_precision", "pope_recall", "pope_f1", "pope_yes_share")
 
 NAMED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -31,6 +34,7 @@ NAMED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "vqa accuracy, nothing may match": ("vqa_with_empty",),
         "vqa accuracy, normalised both": ("vqa_normalised",),
         "exact match": ("vqa_exact_match",),
+        "exact match, case and space apart": ("exact_match",),
         "F1 of words": ("squad_f1",),
         "ANLS": ("anls",),
         "CIDEr-D": ("cider_d",),
@@ -58,8 +62,7 @@ def measure(names: Sequence[str], rows: Rows) -> dict[str, Measure]:
     Raises:
         DataError: an item lacks what one of them needs, a reference or a log-probability.
     """
-    meant = {name: parts for kind in NAMED.values() for name, parts in kind.items()}
-    metrics = {part: registry.METRICS[part] for name in names for part in meant[name]}
+    metrics = {part: registry.METRICS[part] for part in _parts(names)}
     sums = registry.metric_sums(metrics, [_scored(row) for row in rows])
     return {
         metrics[part].title: Measure(of, metrics[part].value, metrics[part].is_share, metrics[part].most)
@@ -69,14 +72,28 @@ def measure(names: Sequence[str], rows: Rows) -> dict[str, Measure]:
 
 
 def check_references(names: Sequence[str], references: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """Looks, before a model answers anything, at what POPE and scenes are scored against, by the id of its item.
+    """Looks, before a model answers anything, at what it is to be scored against, by the id of its item.
+
+    VQA accuracy asks for three others who gave an answer, so that of two or three answers none can be quite right.
 
     Raises:
-        DataError: a reference is not one of the metric's kind.
+        DataError: a reference is not one of the metric's kind, or there are too few.
     """
-    parts = [part for name, part in (("POPE", _POPE[0]), ("scenes", _SCENES[0])) if name in names]
+    parts = _parts(names)
     unanswered = [registry.Prediction(id=of, image=of, text="", references=texts) for of, texts in references]
-    registry.metric_sums({part: registry.METRICS[part] for part in parts}, unanswered)
+    registry.metric_sums({part: registry.METRICS[part] for part in (_POPE[0], _SCENES[0]) if part in parts}, unanswered)
+    few = next(((of, len(texts)) for of, texts in references if len(texts) in (2, 3)), None)
+    if few and any(part in parts for part in _VQA):
+        raise DataError(
+            f"sample {visible(few[0])} has {few[1]} answers, where VQA accuracy gives {(few[1] - 1) / 3:.0%} at most; "
+            "name exact match instead, or give each question one answer, or four and more"
+        )
+
+
+def _parts(names: Sequence[str]) -> dict[str, None]:
+    """The metrics that are meant by names, in their order."""
+    meant = {name: parts for kind in NAMED.values() for name, parts in kind.items()}
+    return dict.fromkeys(part for name in names for part in meant[name])
 
 
 def _scored(row: Prediction) -> registry.Prediction:

@@ -47,7 +47,7 @@ def test_vqa_comes_by_both_rules_and_with_what_nothing_matches():
 
 @pytest.mark.parametrize(
     ("name", "score"),
-    [("exact_match", 1 / 3), ("squad_exact_match", 2 / 3), ("squad_f1", 2.5 / 3), ("anls", (1 + 0 + 0.6) / 3)],
+    [("exact_match", 1 / 3), ("squad_exact_match", 2 / 3), ("squad_f1", 2.5 / 3), ("anls", (1 + 0.5 + 0.6) / 3)],
 )
 def test_short_answers_are_scored_by_the_named_rule(name, score):
     asked = [("Dog", ["cat", "dog"]), ("a dog.", ["dog"]), ("night cats", ["night dog"])]
@@ -83,6 +83,10 @@ def test_likelihood_is_of_all_tokens_together():
 def test_metrics_that_share_sums_share_the_work():
     sums = metric_sums({name: METRICS[name] for name in ("cider_d", "bleu_4", "exact_match")}, captions())
     assert sums["cider_d"] is sums["bleu_4"] and sums["exact_match"] is not sums["bleu_4"]
+
+
+def test_no_two_metrics_have_one_title():
+    assert len({metric.title for metric in ALL.values()}) == len(ALL)
 
 
 @pytest.mark.parametrize("name", ALL)

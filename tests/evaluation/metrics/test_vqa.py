@@ -25,9 +25,24 @@ def test_other_rule_equals_the_official_steps_on_both_sides():
         assert vqa_accuracy(prediction, given_answers, rule="normalised both") == pytest.approx(both, abs=1e-12)
 
 
-def test_rules_differ_where_all_annotators_give_a_number_word():
-    assert vqa_accuracy("two", ["two"] * 10, rule="official") == 0
-    assert vqa_accuracy("two", ["two"] * 10, rule="normalised both") == 1
+@pytest.mark.parametrize(
+    ("prediction", "given_answers"),
+    [
+        ("two", ["two"] * 10),
+        ("the north face", ["the north face"] * 10),
+        ("coca-cola", ["coca-cola"] * 10),
+        ("a robin", ["a robin"] * 8 + ["wren"] * 2),
+    ],
+)
+def test_an_answer_in_the_annotators_own_words_is_right_by_either_rule(prediction, given_answers):
+    assert vqa_accuracy(prediction, given_answers, rule="official") == 1
+    assert vqa_accuracy(prediction, given_answers, rule="normalised both") == 1
+
+
+@pytest.mark.parametrize(("prediction", "agreeing"), [("2", "two"), ("Yes", "yes"), ("robin", "a robin")])
+def test_rules_differ_where_all_annotators_agree_and_the_prediction_has_other_letters(prediction, agreeing):
+    assert vqa_accuracy(prediction, [agreeing] * 10, rule="official") == 0
+    assert vqa_accuracy(prediction, [agreeing] * 10, rule="normalised both") == 1
 
 
 @pytest.mark.parametrize(("agreeing", "accuracy"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])

@@ -53,5 +53,5 @@ def test_questions_of_shards_are_scored_by_kind(evaluate, tmp_path):
     data = write(tmp_path / "birds", {f"{split}-000000.tar": shard(split) for split in ("test", "train")})
     metrics, rows = evaluate("birds", data)
     assert len(rows) == 2 * len(COLOURS) and metrics["prior"] == "training data"
-    groups = metrics["scores"]["metrics"]["accuracy"]["groups"]
+    groups = metrics["scores"]["metrics"]["exact match"]["groups"]
     assert groups["yes/no"]["items"] == groups["other"]["items"] == len(COLOURS)

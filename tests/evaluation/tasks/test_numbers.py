@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from arlow_vl.data.prompts import about_image, encode_prompt
 from arlow_vl.data.sample_dataset import PlacedImage
+from arlow_vl.errors import DataError
 from arlow_vl.evaluation.controls import most_frequent, question_prior
 from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.metrics.captions import caption_scores
@@ -19,7 +20,7 @@ from arlow_vl.evaluation.metrics.pope import pope_answer
 from arlow_vl.evaluation.metrics.vqa import vqa_scores
 from arlow_vl.evaluation.tasks.ask import shown_to
 from arlow_vl.evaluation.tasks.items import Item
-from arlow_vl.evaluation.tasks.measures import measure
+from arlow_vl.evaluation.tasks.measures import check_references, measure
 from arlow_vl.evaluation.tasks.perplexity import log_probability, windows
 from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
 from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
@@ -149,6 +150,25 @@ def test_measures_are_those_of_the_plain_functions():
     assert float(accuracy.metric(accuracy.statistics.sum(0))) == expected.accuracy == 2 / 3
 
 
+def test_a_task_may_ask_for_an_exact_match_by_either_rule():
+    said = rows("Red ", "the blue.", "yes")
+    for name, share in (("exact match", 1), ("exact match, case and space apart", 2 / 3)):
+        (match,) = measure([name], said).values()
+        assert float(match.metric(match.statistics.sum(0))) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("rule", ["", ", nothing may match", ", normalised both"])
+@pytest.mark.parametrize(("few", "most"), [(2, "33%"), (3, "67%")])
+def test_answers_too_few_for_vqa_accuracy_are_refused_and_exact_match_is_named(rule, few, most):
+    references = [("a", ["robin"]), ("b", ["robin"] * 10), ("c", ["a robin", "robin", "bird"][:few])]
+    with pytest.raises(
+        DataError, match=rf"sample c has {few} answers, .* gives {most} at most; name exact match instead"
+    ):
+        check_references([f"vqa accuracy{rule}"], references)
+    check_references([f"vqa accuracy{rule}"], [*references[:2], ("c", ["robin"] * 4)])
+    check_references(["exact match"], references)
+
+
 @pytest.mark.parametrize(
     ("answer", "is_yes"),
     [("Yes", True), ("No", False), ("no, it is not", False), ("There is. No more.", True), ("", True), ("none", True)],
@@ -160,7 +180,8 @@ def test_an_answer_is_read_as_popes_own_script_reads_it(answer, is_yes):
 def test_pope_counts_what_is_found_and_what_is_invented():
     said = rows("yes", "yes", "no", "no", references=(("yes",), ("no",), ("yes",), ("no",)))
     found = {name: float(of.metric(of.statistics.sum(0))) for name, of in measure(["POPE"], said).items()}
-    assert found == {"accuracy": 0.5, "precision": 0.5, "recall": 0.5, "F1": 0.5, "share of yes": 0.5}
+    assert found == {"POPE accuracy": 0.5, "precision": 0.5, "recall": 0.5, "F1": 0.5, "share of yes": 0.5}
+    assert list(measure(["vqa accuracy", "POPE"], said)) == ["accuracy", *found]
 
 
 def test_scenes_are_scored_by_their_parts():

@@ -74,12 +74,26 @@ def test_references_and_kinds_are_the_datas(results, name, items, references, ki
     assert (len(rows), rows[0].references, {row.kind for row in rows}) == (items, references, kinds)
 
 
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("vqav2", "vqa accuracy"),
+        ("ok-vqa", "vqa accuracy"),
+        ("textvqa", "vqa accuracy, normalised both"),
+        ("vizwiz", "vqa accuracy, normalised both"),
+        ("gqa", "exact match, case and space apart"),
+    ],
+)
+def test_questions_are_scored_as_their_sets_are(name, metric):
+    assert load_task(name).metrics == (metric,)
+
+
 def test_pope_says_yes_or_no_and_tells_how_likely_each_is(results):
     for row in read_rows(results / "pope-random" / "model" / "predictions.jsonl"):
         assert list(row.choices) == ["yes", "no"]
         assert row.output == max(row.choices, key=row.choices.get)
     metrics = json.loads((results / "pope-random" / "metrics.json").read_text())["scores"]["metrics"]
-    assert list(metrics) == ["accuracy", "precision", "recall", "F1", "share of yes"]
+    assert list(metrics) == ["POPE accuracy", "precision", "recall", "F1", "share of yes"]
 
 
 def test_answers_come_from_the_training_data_where_all_of_them_are_compared(results):

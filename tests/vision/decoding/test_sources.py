@@ -3,6 +3,7 @@
 import base64
 import io
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.outside_data import colourful, encoded, icc_profile, png, with_orientation
+from tests.outside_data import colourful, encoded, icc_profile, png, png_chunk, tiff, with_orientation
 from vision.decoding.image import ImageError, ImageLimits, decode_image
 from vision.decoding.sources import read_image
 from vision.forms.batches import pack_images, prepare_image
@@ -100,6 +101,31 @@ def test_an_image_is_the_same_pixels_in_every_form(kind, form, tmp_path):
     assert (image.size, image.tobytes()) == (expected.size, expected.tobytes())
 
 
+TOLD_BY_TAGS = {
+    "white is zero, 16 bits": tiff(2, 1, 16, b"\0\0\xff\x7f", white=0),
+    "white is zero, floats": tiff(2, 1, 32, struct.pack("<2f", 0, 0.75), [(339, 3, 1, 3)], white=0),
+    "12 bits": tiff(2, 1, 12, b"\xff\xf1\x23"),
+    "unsigned, 32 bits": tiff(3, 1, 32, struct.pack("<3I", 0, 2**31, 2**32 - 1)),
+    "signed, 32 bits": tiff(2, 1, 32, struct.pack("<2i", -5, 70_000), [(339, 3, 1, 2)]),
+}
+
+
+@pytest.mark.parametrize("kind", TOLD_BY_TAGS)
+def test_a_decoded_tiff_is_read_by_the_tags_of_its_file(kind):
+    data = TOLD_BY_TAGS[kind]
+    image = opened(data, load=True)
+    assert read_image(image).tobytes() == decode_image(data, name="a").tobytes()
+
+
+@pytest.mark.parametrize("load", [False, True], ids=["opened", "decoded"])
+def test_the_transparent_colour_of_16_bits_is_that_of_8_in_a_pil_image(load):
+    key = struct.pack(">3H", 999, 20_000, 40_000)
+    data = png(2, 1, key + struct.pack(">3H", *[257 * 170] * 3), depth=16, colour=2, extra=png_chunk(b"tRNS", key))
+    image = opened(data, load=load)
+    assert list(read_image(image).tobytes()) == [255] * 3 + [170] * 3
+    assert image.info["transparency"] == (999, 20_000, 40_000)
+
+
 @pytest.mark.parametrize("size", TRANSFORMS)
 @pytest.mark.parametrize("kind", FILES)
 def test_an_image_is_the_same_tensor_in_every_form(kind, size, tmp_path):
@@ -159,6 +185,10 @@ PAYLOAD = base64.b64encode(bytes(range(256)) * 40).decode()
         ("https://example.org/a.png", "url_not_allowed", "nothing is fetched from a network"),
         ("s3://bucket/a.png", "url_not_allowed", "nothing is fetched from a network"),
         ("file://elsewhere/a.png", "url_not_allowed", "another machine"),
+        ("file://img[1].jpg", "url_not_allowed", "write file:///path"),
+        ("file://a\u2100b/c.png", "url_not_allowed", "write file:///path"),
+        ("data:,\ud800", "corrupt", "a surrogate"),
+        ("data:image/png;base64,\ud800", "corrupt", "a surrogate"),
         ("file:///gone/a.png", "missing", "no such file"),
         ("gone.png", "missing", "no such file"),
         ("a\0b.png", "missing", r"a\x00b.png"),
