@@ -22,7 +22,7 @@ def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]
     """A sample for each image with a caption, in the order of "images"; an id stands for one image in all the files."""
     used: set[str] = set()
     for path, called in names_of(files).items():
-        value = load_json(path)
+        value, start = load_json(path), images.of(path)
         lose = partial(tally.leave_out, members=0)
         entries = objects_by_id(entries_under(path, value, "images"), "id", f"{called}: image number", lose)
         captions = _captions(called, entries_under(path, value, "annotations"), entries, tally)
@@ -32,7 +32,7 @@ def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]
             try:
                 if key in used:
                     raise Unusable("duplicate_id", f": image {key[:40]} is in two files")
-                image = images.of(path).find(entry.get("file_name"))
+                image = start.find(entry.get("file_name"))
                 if not texts:
                     raise Unusable("missing_text", ": no usable caption")
             except Unusable as fault:

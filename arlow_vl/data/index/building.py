@@ -91,11 +91,13 @@ def _may_be_mended(place: Place, index: Index) -> bool:
     """Whether a file had damage, or an image file that could not be used can be now."""
     if place.is_remote:
         return False
-    return bool(index.header.faults) or any(
-        is_usable_file(file)
-        for bad in (bad_samples(index.folder, index.header) if index.header.bad.keys() & OF_IMAGE_FILES else ())
-        for file in bad.get("image_files", ())
-    )
+    if index.header.faults or not index.header.bad.keys() & OF_IMAGE_FILES:
+        return bool(index.header.faults)
+    try:
+        left_out = bad_samples(index.folder, index.header)
+        return any(is_usable_file(file) for bad in left_out for file in bad.get("image_files", ()))
+    except (OSError, ValueError):  # that list is damaged
+        return True
 
 
 def _has_changed_image(place: Place, index: Index, threads: int) -> bool:

@@ -64,6 +64,8 @@ def test_an_image_that_was_missing_is_used_once_it_is_there(tmp_path):
     written = (first.folder / first.header.records_name).stat().st_mtime_ns
     assert keys(tmp_path) == ["1.png"]
     assert (first.folder / first.header.records_name).stat().st_mtime_ns == written  # nothing is read again
+    (first.folder / first.header.bad_name).unlink()
+    assert keys(tmp_path) == ["1.png"]
     for name in ("2.png", "3.png"):
         (tmp_path / name).write_bytes(JPEG)
     assert keys(tmp_path) == ["1.png", "2.png", "3.png"]
