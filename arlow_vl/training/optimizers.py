@@ -101,5 +101,17 @@ def leave_out(optimizer: Optimizer, is_bad: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
 
 
-def build_schedule(optimizer: Optimizer, optim: OptimConfig, max_steps: int) -> LambdaLR:
-    return LambdaLR(optimizer, functools.partial(lr_factor, optim=optim, max_steps=max_steps))
+class Schedule(LambdaLR):
+    """Rates by the step alone: loaded into a run that was made longer, the next one is that of the longer run."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """To be called when the optimizer has its state, which holds the rate that the shorter run would have had."""
+        super().load_state_dict(state_dict)
+        factors = [factor_at(self.last_epoch) for factor_at in self.lr_lambdas]
+        self._last_lr = [peak * factor for peak, factor in zip(self.base_lrs, factors, strict=True)]
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = lr
+
+
+def build_schedule(optimizer: Optimizer, optim: OptimConfig, max_steps: int) -> Schedule:
+    return Schedule(optimizer, functools.partial(lr_factor, optim=optim, max_steps=max_steps))
