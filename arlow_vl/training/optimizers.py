@@ -16,14 +16,19 @@ GATE_LR = 10
 """Learning rate of the cross-attention gates, in those of the rest: a closed gate lets no gradient through to its
 block, and AdamW would take hundreds of steps to open it."""
 
+NO_DECAY = ("embed_tokens", "lm_head", "_embedding")
+"""Ends of the names of layers whose weight does not decay."""
+
 
 def is_gate(name: str) -> bool:
     return name.endswith("_gate")
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Weight decay is for matrices: not for norms, biases, gates, nor the embedding (tied to the head)."""
-    return parameter.ndim >= 2 and not any(part in name for part in ("embed_tokens", "lm_head", "pos_embed"))
+    """Weight decay is for the weight matrices of layers: not for norms, biases, gates, embeddings (one is tied to the
+    head), nor for what is no layer's weight: class tokens, tables of positions, latents."""
+    *_, layer, kind = ("", *name.split("."))
+    return parameter.ndim >= 2 and kind.endswith("weight") and not layer.endswith(NO_DECAY)
 
 
 def takes_muon(name: str, parameter: nn.Parameter) -> bool:
