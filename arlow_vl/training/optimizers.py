@@ -62,7 +62,15 @@ def build_optimizer(model: nn.Module, optim: OptimConfig, policy: Policy | None 
     others = [group for (_, muon, _), group in ordered if not muon]
     if with_muon:
         return MuonAndAdamW(with_muon, others, optim)
-    return AdamW(others, lr=optim.lr, betas=optim.betas, fused=True)
+    return build_adamw(others, optim)
+
+
+def build_adamw(groups: list[dict[str, Any]], optim: OptimConfig) -> AdamW:
+    """Fused AdamW, without its own way of taking scaled gradients (16-mixed): in that nobody would unscale them before
+    they are measured and clipped."""
+    optimizer = AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
+    optimizer._step_supports_amp_scaling = False  # pyrefly: ignore[missing-attribute]
+    return optimizer
 
 
 class MuonAndAdamW(Optimizer):
@@ -70,7 +78,7 @@ class MuonAndAdamW(Optimizer):
 
     def __init__(self, with_muon: list[dict[str, Any]], others: list[dict[str, Any]], optim: OptimConfig) -> None:
         parts: list[Optimizer] = [Muon(with_muon, lr=optim.lr, adjust_lr_fn="match_rms_adamw")]  # then one rate fits
-        parts += [AdamW(others, lr=optim.lr, betas=optim.betas, fused=True)] if others else []
+        parts += [build_adamw(others, optim)] if others else []
         self.parts = parts
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._share()
