@@ -12,9 +12,11 @@ from arlow_vl.training.steps import step_ends
 
 
 class MovingAverage(Callback):
-    """Lightning's own keeps a second whole model, frozen parts too; this one the trained tensors alone.
+    """Lightning's own keeps a second whole model, frozen parts too; this one the trained tensors alone, in float32.
 
-    The decay begins low, (1 + step) / (10 + step), so that the first average is not the random weights.
+    In bf16 a thousandth of a difference would be rounded away, and the average would stand still: it is rounded where
+    it is put into a model alone. The decay begins low, (1 + step) / (10 + step), so that the first average is not the
+    random weights.
     """
 
     def __init__(self, decay: float) -> None:
@@ -30,14 +32,15 @@ class MovingAverage(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         now = _trained(pl_module)
-        self.average = {name: self.average.get(name, tensor).to(tensor.device).clone() for name, tensor in now.items()}
+        kept = {name: self.average.get(name, tensor) for name, tensor in now.items()}
+        self.average = {name: kept[name].to(tensor.device).float().clone() for name, tensor in now.items()}
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
         if step_ends(trainer, batch_idx):
             step = trainer.global_step
             update = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
-            update(list(self.average.values()), list(_trained(pl_module).values()), None)
+            update(list(self.average.values()), [tensor.float() for tensor in _trained(pl_module).values()], None)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.trained = {name: tensor.clone() for name, tensor in _trained(pl_module).items()}

@@ -57,12 +57,12 @@ class Facts:
     """As the hub names it; empty: not stated."""
 
 
-def scores_of(folder: Path, sha256: str) -> list[dict[str, Any]]:
+def scores_of(folder: Path, sha256: str | None) -> list[dict[str, Any]]:
     """The scores under a folder that `arlow evaluate` wrote.
 
     Raises:
         DataError: there are none, or a file is damaged.
-        CheckpointError: they are of another model than the one with this hash.
+        CheckpointError: they are of another model than the one with this hash; None: than one without any.
     """
     results = read_results(folder)
     for one in results:

@@ -68,7 +68,7 @@ def memory_of(model: nn.Module, optim: OptimConfig) -> str:
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     parts = {"weights": weights, "gradients": gradients, "optimizer": 2 * gradients}
-    parts |= {"moving average": gradients} if optim.ema else {}
+    parts |= {"moving average": 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)} if optim.ema else {}
     total = sum(parts.values())
     unit, size_of_one, digits = ("GiB", 2**30, 2) if total >= 2**30 else ("MiB", 2**20, 1)
     told = ", ".join(f"{name} {size / size_of_one:.{digits}f}" for name, size in parts.items())

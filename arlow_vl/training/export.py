@@ -78,7 +78,7 @@ def export(path: Path, output: Path, wishes: Wishes = Wishes()) -> Iterator[str]
     original, *others = source.products
     tokenizer = getattr(others[0], "tokenizer", others[0])
     documents = perplexity.read_documents(wishes.text, tokenizer) if wishes.text else []
-    results = scores_of(wishes.results, hash_of(source)) if wishes.results else []
+    results = scores_of(wishes.results, hash_of(source, wishes)) if wishes.results else []
     line = ProgressLine("bits per byte before", "documents")
     before = perplexity.bits_per_byte(original.eval(), tokenizer, documents, line) if documents else 0.0
     model = changed(original.eval(), others, wishes)
@@ -154,12 +154,26 @@ def name_change(wishes: Wishes) -> str:
     return f"Weights are in {wishes.precision}." if wishes.precision else ""
 
 
-def hash_of(source: Source) -> str:
-    """What `arlow evaluate` calls the model: the hash of the model folder, of a run that of its product."""
-    folder = folder_of(source)
+def hash_of(source: Source, wishes: Wishes) -> str | None:
+    """What `arlow evaluate` calls the model that is exported: the hash of its folder, of a run that of its product.
+
+    None where that folder holds other tensors, as of an earlier checkpoint or before they are rounded.
+    """
+    folder, model = folder_of(source), source.products[0]
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not there, so no scores are of this model; leave --scores out")
+    is_rounded = wishes.precision is not None and PRECISIONS[wishes.precision] != model.dtype
+    if wishes.quantise or is_rounded or not (folder == source.place or holds(folder, model)):
+        return None
     return hash_model(folder)
+
+
+def holds(folder: Path, model: Any) -> bool:
+    """Whether a model folder has the model's tensors, to the last bit."""
+    there, here = open_model(folder, device="cpu").model.state_dict(), model.state_dict()
+    return there.keys() == here.keys() and all(
+        there[name].dtype == tensor.dtype and there[name].equal(tensor) for name, tensor in here.items()
+    )
 
 
 def folder_of(source: Source) -> Path:

@@ -10,14 +10,14 @@ REMEMBERED = 0.98
 LEARNT_AFTER = 20
 """Steps before which nothing is a spike."""
 MOST_IN_A_ROW = 3
-"""Spikes after which the next one counts as how things are now."""
+"""Spikes after which long gradients count as how things are now."""
 
 
 class SpikeGuard:
     """Finds gradients that are much longer than the last ones, on the device, without reading anything from it.
 
-    What is not finite goes into no mean, and neither do spikes; but when they go on they do, so that a run whose
-    gradients have become longer goes on.
+    What is not finite goes into no mean, and neither do spikes. But when long gradients go on they count, until one
+    comes that is not long: so a run whose gradients have become longer goes on, and loses three steps.
     """
 
     def __init__(self, times: float | None) -> None:
@@ -36,7 +36,7 @@ class SpikeGuard:
         self.state = {
             "mean": torch.where(counts, REMEMBERED * mean + (1 - REMEMBERED) * norm, mean),
             "seen": seen + counts,
-            "in_a_row": torch.where(is_bad, in_a_row, torch.where(is_spike, in_a_row + 1, 0 * in_a_row)),
+            "in_a_row": torch.where(is_bad, in_a_row, torch.where(is_long, in_a_row + 1, 0 * in_a_row)),
         }
         return is_spike
 

@@ -42,13 +42,14 @@ def least_bytes(model: nn.Module, recipe: Recipe) -> dict[str, int]:
         shards = recipe.run.engine.world_size // recipe.run.engine.replicas
     element = 2 if recipe.run.precision == "bf16-true" else 4
     weights = sum(p.numel() for p in model.parameters()) * element
-    trained = sum(p.numel() for name, p in model.named_parameters() if is_trained(name, policy)) * element
+    learnt = sum(p.numel() for name, p in model.named_parameters() if is_trained(name, policy))
+    trained = learnt * element
     parts = {
         "weights": weights,
         "gradients": trained,
         "optimizer": trained * (1 if recipe.optim.optimizer == "muon" else 2),
     }
-    parts |= {"moving average": trained} if recipe.optim.ema else {}
+    parts |= {"moving average": 4 * learnt} if recipe.optim.ema else {}  # in float32 always
     config: Any = model.config
     config = config.get_text_config()
     tokens = tokens_of_a_batch(recipe) // recipe.run.engine.tensor_parallel

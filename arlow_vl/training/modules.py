@@ -99,8 +99,14 @@ class StageModule(LightningModule):
         clip([own_part(gradient) for gradient in gradients], gradient_clip_val, norms[""])
         record.grad_norms, record.lr = norms, optimizer.param_groups[0]["lr"]
         record.is_bad = ~(record.loss.isfinite() & norms[""].isfinite())
+        record.is_overflow = self._may_overflow() & record.is_bad & record.loss.isfinite()
         record.is_spike = self.guard.look(norms[""], is_bad=record.is_bad)
         leave_out(optimizer, record.is_bad | record.is_spike)
+
+    def _may_overflow(self) -> bool:
+        """Whether gradients are scaled up (16-mixed), so that one that is not finite only asks for a smaller scale."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return scaler is not None and scaler.get_scale() > 1
 
     def _divide_by_labels(self, gradients: list[Tensor]) -> None:
         """Gradients of sums become those of the mean over the step's labels, on the device and in place."""

@@ -16,14 +16,19 @@ GATE_LR = 10
 """Learning rate of the cross-attention gates, in those of the rest: a closed gate lets no gradient through to its
 block, and AdamW would take hundreds of steps to open it."""
 
+NO_DECAY = ("embed_tokens", "lm_head", "_embedding")
+"""Ends of the names of layers whose weight does not decay."""
+
 
 def is_gate(name: str) -> bool:
     return name.endswith("_gate")
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Weight decay is for matrices: not for norms, biases, gates, nor the embedding (tied to the head)."""
-    return parameter.ndim >= 2 and not any(part in name for part in ("embed_tokens", "lm_head", "pos_embed"))
+    """Weight decay is for the weight matrices of layers: not for norms, biases, gates, embeddings (one is tied to the
+    head), nor for what is no layer's weight: class tokens, tables of positions, latents."""
+    *_, layer, kind = ("", *name.split("."))
+    return parameter.ndim >= 2 and kind.endswith("weight") and not layer.endswith(NO_DECAY)
 
 
 def takes_muon(name: str, parameter: nn.Parameter) -> bool:
@@ -57,7 +62,15 @@ def build_optimizer(model: nn.Module, optim: OptimConfig, policy: Policy | None 
     others = [group for (_, muon, _), group in ordered if not muon]
     if with_muon:
         return MuonAndAdamW(with_muon, others, optim)
-    return AdamW(others, lr=optim.lr, betas=optim.betas, fused=True)
+    return build_adamw(others, optim)
+
+
+def build_adamw(groups: list[dict[str, Any]], optim: OptimConfig) -> AdamW:
+    """Fused AdamW, without its own way of taking scaled gradients (16-mixed): in that nobody would unscale them before
+    they are measured and clipped."""
+    optimizer = AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
+    optimizer._step_supports_amp_scaling = False  # pyrefly: ignore[missing-attribute]
+    return optimizer
 
 
 class MuonAndAdamW(Optimizer):
@@ -65,7 +78,7 @@ class MuonAndAdamW(Optimizer):
 
     def __init__(self, with_muon: list[dict[str, Any]], others: list[dict[str, Any]], optim: OptimConfig) -> None:
         parts: list[Optimizer] = [Muon(with_muon, lr=optim.lr, adjust_lr_fn="match_rms_adamw")]  # then one rate fits
-        parts += [AdamW(others, lr=optim.lr, betas=optim.betas, fused=True)] if others else []
+        parts += [build_adamw(others, optim)] if others else []
         self.parts = parts
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._share()
@@ -101,5 +114,17 @@ def leave_out(optimizer: Optimizer, is_bad: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
 
 
-def build_schedule(optimizer: Optimizer, optim: OptimConfig, max_steps: int) -> LambdaLR:
-    return LambdaLR(optimizer, functools.partial(lr_factor, optim=optim, max_steps=max_steps))
+class Schedule(LambdaLR):
+    """Rates by the step alone: loaded into a run that was made longer, the next one is that of the longer run."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """To be called when the optimizer has its state, which holds the rate that the shorter run would have had."""
+        super().load_state_dict(state_dict)
+        factors = [factor_at(self.last_epoch) for factor_at in self.lr_lambdas]
+        self._last_lr = [peak * factor for peak, factor in zip(self.base_lrs, factors, strict=True)]
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = lr
+
+
+def build_schedule(optimizer: Optimizer, optim: OptimConfig, max_steps: int) -> Schedule:
+    return Schedule(optimizer, functools.partial(lr_factor, optim=optim, max_steps=max_steps))

@@ -19,7 +19,7 @@ class OptimConfig:
     warmup_steps: int = 0
     """Optimizer steps of linear warm-up."""
     weight_decay: float = 0.1
-    """Decay of the weight matrices; norms, biases, gates and embeddings have none."""
+    """Decay of the weight matrices; norms, biases, gates, embeddings and tables of positions have none."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay rates of AdamW's two moments."""
     grad_clip: float = 1.0

@@ -46,6 +46,8 @@ class StepRecord:
     """Left out: the recipe says so."""
     is_bad: Tensor | None = None
     """Left out: its loss or gradient is not finite."""
+    is_overflow: Tensor | None = None
+    """Of these: the gradient was scaled up too far (16-mixed), and the next one is so by half."""
     is_spike: Tensor | None = None
     """Left out: its gradient is much longer than those before."""
 
@@ -108,7 +110,7 @@ class Reading:
     memory_gib: float | None = None
     """The most that this process took so far."""
     left_out: str = ""
-    """Why it changed nothing: "skipped", "non-finite" or "spike"."""
+    """Why it changed nothing: "skipped", "non-finite", "overflow" or "spike"."""
 
 
 def step_ends(trainer: Trainer, batch_idx: int) -> bool:
@@ -146,14 +148,15 @@ class Readings(Callback):
         self.peak: float | None = None
         self.waiting: list[tuple[int, StepRecord]] = []
         self.bad_in_a_row = 0
-        self.left_out = {"skipped": 0, "non-finite": 0, "spike": 0}
+        self.left_out = {"skipped": 0, "non-finite": 0, "overflow": 0, "spike": 0}
         self.since = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         return {"left_out": dict(self.left_out), "bad_in_a_row": self.bad_in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.left_out, self.bad_in_a_row = dict(state_dict["left_out"]), state_dict["bad_in_a_row"]
+        self.left_out |= state_dict["left_out"]  # an earlier version had fewer reasons
+        self.bad_in_a_row = state_dict["bad_in_a_row"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.operations = operations_of(pl_module.model, pl_module.policy)
@@ -230,7 +233,7 @@ class Readings(Callback):
 
 def _numbers(record: StepRecord) -> list[Tensor]:
     never = torch.zeros((), dtype=torch.float64)
-    flags = [never if flag is None else flag for flag in (record.is_bad, record.is_spike)]
+    flags = [never if flag is None else flag for flag in (record.is_bad, record.is_overflow, record.is_spike)]
     pairs = sum(record.pairs, start=never.long())
     counts = () if record.totals is None else record.totals[2:]
     parts = [record.loss, pairs, *flags, *counts, *record.grad_norms.values()]
@@ -240,11 +243,12 @@ def _numbers(record: StepRecord) -> list[Tensor]:
 def _reading(
     step: int, record: StepRecord, numbers: list[float], speeds: Mapping[str, Any], keys: list[str]
 ) -> Reading:
-    loss, _, is_bad, is_spike, *rest = numbers
+    loss, _, is_bad, is_overflow, is_spike, *rest = numbers
     tokens, images = record.tokens, record.images
     if record.totals is not None:
         tokens, images, *rest = round(rest[0]), round(rest[1]), *rest[2:]
     components = dict(zip(record.grad_norms, rest, strict=True))
+    reasons = {"skipped": record.is_skipped, "overflow": is_overflow, "non-finite": is_bad, "spike": is_spike}
     return Reading(
         step=step,
         loss=loss,
@@ -255,7 +259,7 @@ def _reading(
         images=images,
         keys=keys,
         **speeds,
-        left_out="skipped" if record.is_skipped else "non-finite" if is_bad else "spike" if is_spike else "",
+        left_out=next((why for why, holds in reasons.items() if holds), ""),
     )
 
 

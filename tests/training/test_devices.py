@@ -1,13 +1,19 @@
 """Runs in every precision and in parts, on a CPU and on a GPU; and what else a GPU is trusted with."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch.amp import GradScaler
 
 from arlow_vl.cli import main
+from arlow_vl.errors import DivergenceError
 from arlow_vl.serving.assistant import Assistant
+from arlow_vl.training.steps import MOST_BAD_IN_A_ROW
 from tests.serving.live import live
 from tests.serving.tiny_folders import write_folders
 from tests.tiny_runs import SAMPLES, TINY_MODEL, write_image_text_recipe, write_text_recipe
@@ -31,15 +37,25 @@ def recipes(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def on_cpu(recipes, tmp_path_factory) -> dict[str, list[dict]]:
+def runs_on_cpu(recipes, tmp_path_factory) -> dict[str, Path]:
     folders = {stage: tmp_path_factory.mktemp(f"cpu-{stage}") for stage in recipes}
     for stage, folder in folders.items():
         assert start(recipes[stage], folder, "--run.engine.accelerator", "cpu") is None
-    return {stage: steps_of(folder) for stage, folder in folders.items()}
+    return folders
+
+
+@pytest.fixture(scope="module")
+def on_cpu(runs_on_cpu) -> dict[str, list[dict]]:
+    return {stage: steps_of(folder) for stage, folder in runs_on_cpu.items()}
 
 
 def steps_of(run_dir: Path) -> list[dict]:
     return [json.loads(line) for line in (run_dir / "steps.jsonl").read_text().splitlines()]
+
+
+def norms_of(run_dir: Path) -> list[float]:
+    with open(run_dir / "metrics.csv") as file:
+        return [float(row["grad_norm"]) for row in csv.DictReader(file) if row["grad_norm"]]
 
 
 def assert_alike(steps: list[dict], others: list[dict], off: float) -> None:
@@ -59,6 +75,42 @@ def test_every_precision_has_the_losses_of_float32(recipes, on_cpu, tmp_path, st
     assert start(recipes[stage], tmp_path, *options) is None
     assert_alike(steps_of(tmp_path), on_cpu[stage], PRECISIONS[precision])
     assert (tmp_path / "hf" / "model.safetensors").is_file()
+
+
+class Float16(Callback):
+    """What 16-mixed is on a GPU, on a CPU, where Lightning takes bf16-mixed for it."""
+
+    def __init__(self, scale: float) -> None:
+        self.plugin = MixedPrecision("16-mixed", "cpu", GradScaler("cpu", init_scale=scale))
+
+    def setup(self, trainer, pl_module, stage) -> None:
+        trainer.strategy.precision_plugin = self.plugin
+
+
+@pytest.mark.parametrize("stage", ["text", "image_text"])
+def test_gradients_are_those_of_the_loss_whatever_it_was_scaled_by(recipes, runs_on_cpu, on_cpu, tmp_path, stage):
+    assert start(recipes[stage], tmp_path, interrupt=Float16(2.0**10)) is None
+    assert_alike(steps_of(tmp_path), on_cpu[stage], PRECISIONS["16-mixed"])
+    # Eleven bits of each product, and weights that go apart by as much.
+    assert norms_of(tmp_path) == pytest.approx(norms_of(runs_on_cpu[stage]), rel=0.05)
+
+
+def test_a_scale_that_is_too_large_at_first_does_not_end_the_run(recipes, tmp_path):
+    assert start(recipes["text"], tmp_path, interrupt=Float16(2.0**28)) is None
+    left_out = [step.get("left_out") for step in steps_of(tmp_path)]
+    assert left_out[:MOST_BAD_IN_A_ROW] == ["overflow"] * MOST_BAD_IN_A_ROW
+    assert left_out[-1] is None
+
+
+class Spoilt(Float16):
+    def on_after_backward(self, trainer, pl_module) -> None:
+        pl_module.model.model.norm.weight.grad[0] = float("nan")
+
+
+def test_gradients_that_no_scale_makes_finite_end_the_run(recipes, tmp_path):
+    with pytest.raises(DivergenceError, match=r"gradient norm is nan at step 5, the 3rd step in a row"):
+        start(recipes["text"], tmp_path, interrupt=Spoilt(4.0))
+    assert [step["left_out"] for step in steps_of(tmp_path)] == ["overflow"] * 2 + ["non-finite"] * 3
 
 
 @DEVICES

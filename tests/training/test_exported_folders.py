@@ -149,6 +149,22 @@ def test_scores_of_another_model_are_refused(run, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("place", "options"),
+    [
+        ("checkpoints/step-000004.ckpt", ()),
+        (".", ("--precision", "bfloat16")),
+        ("hf", ("--precision", "bfloat16")),
+        ("hf", ("--quantize", "int8")),
+    ],
+)
+def test_scores_of_the_product_are_refused_for_other_tensors_than_its_own(run, tmp_path, capsys, place, options):
+    scores = ["--scores", str(write_result(tmp_path, run / "hf"))]
+    assert main(["checkpoint", "export", str(run / place), "--out", str(tmp_path / "out"), *scores, *options]) == 4
+    assert "holds scores of another model (easy-vqa); evaluate the one that is exp" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_hub_that_cannot_be_reached_leaves_the_folder(run, tmp_path, monkeypatch, capsys):
     from huggingface_hub import HfApi
 

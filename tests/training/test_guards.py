@@ -45,6 +45,17 @@ def test_gradients_that_stay_long_are_let_through_after_some():
     assert found[: MOST_IN_A_ROW + 1] == [True] * MOST_IN_A_ROW + [False]
 
 
+def test_gradients_that_stay_long_are_left_out_no_more():
+    guard = calm(SpikeGuard(2.0))
+    assert sum(looks(guard, *[5.0] * 40)) == MOST_IN_A_ROW
+    assert looks(guard, *[50.0] * 2) == [True] * 2  # a gradient that is not long has come between
+
+
+def test_what_is_not_finite_does_not_end_a_row_of_long_gradients():
+    found = looks(calm(SpikeGuard(5.0)), 50.0, 50.0, math.nan, 50.0, math.nan, 50.0, 50.0)
+    assert found == [True, True, False, True, False, False, False]
+
+
 def test_a_guard_goes_on_where_it_was_saved():
     first = calm(SpikeGuard(5.0))
     looks(first, 50.0)

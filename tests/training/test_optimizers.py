@@ -6,11 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
+from torch import nn
 
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.training.optimizers import GATE_LR, build_optimizer, build_schedule, leave_out
 from arlow_vl.training.recipe import OptimConfig
 from arlow_vl.training.schedule import lr_factor
+from vision.encoder import VisionEncoder
+from vision.projector import PerceiverResampler
 
 OPTIM = OptimConfig(lr=0.5, lr_floor=0.2, warmup_steps=4)
 
@@ -26,6 +29,20 @@ def test_only_matrices_decay(small_config):
     assert [group["weight_decay"] for group in (decaying, others, gates)] == [OPTIM.weight_decay, 0, 0]
     assert all("_proj.weight" in name for name in names_in(decaying, model))
     assert {"model.embed_tokens.weight", "model.norm.weight"} <= names_in(others, model)
+
+
+@pytest.mark.parametrize("encoder", ["test_vit", "test_vit2", "test_coatnet"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_only_weights_of_layers_decay_and_take_muon_so_no_tables_tokens_or_latents(encoder, optimizer):
+    resampler = PerceiverResampler(8, 8, num_latents=2, num_heads=2, num_tile_ids=3)
+    model = nn.ModuleDict({"vision": VisionEncoder(encoder), "projector": resampler})
+    groups = build_optimizer(model, replace(OPTIM, optimizer=optimizer)).param_groups
+    found = {name for group in groups if group["weight_decay"] for name in names_in(group, model)}
+    layers = {name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+    assert found == {f"{name}.weight" for name in layers}
+    assert all(group["weight_decay"] for group in groups if "muon" in group["kind"])
+    raw = {name.split(".")[-1] for name, parameter in model.named_parameters() if parameter.ndim > 1} - {"weight"}
+    assert raw > {"latents"}, "the encoder has a table or a token"
 
 
 def test_gates_learn_faster_for_a_closed_one_holds_its_block_back(small_config):

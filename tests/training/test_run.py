@@ -374,6 +374,17 @@ def test_a_run_is_made_longer_where_its_rates_allow(text_config, tmp_path):
     assert facts(tmp_path / "made-longer") == facts(tmp_path / "long")
 
 
+def test_a_run_that_is_made_longer_where_its_decay_would_begin_takes_no_step_of_it(text_config, tmp_path):
+    """Eight steps are done, and the rate of the ninth was in the checkpoint."""
+    wsd = ("--optim.schedule", "wsd", "--optim.decay_steps", "4")
+    longer = (*wsd, "--run.max_steps", "16")
+    assert start(text_config, tmp_path / "long", *longer) is None
+    stopped = Interrupt("batch starts", 7, signal.SIGTERM)
+    assert start(text_config, tmp_path / "made-longer", *wsd, interrupt=stopped) == 128 + signal.SIGTERM
+    assert start(text_config, tmp_path / "made-longer", *longer) is None
+    assert facts(tmp_path / "made-longer") == facts(tmp_path / "long")
+
+
 def test_a_run_whose_rates_would_have_been_others_is_not_made_longer(text_config, finished):
     with pytest.raises(ValueError, match=r"max_steps was 12 and is 16, but with optim.schedule cosine step 4 would"):
         start(text_config, finished["text"], "--run.max_steps", "16")
