@@ -19,7 +19,7 @@ from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcess
 from arlow_vl.models.arlow_vl.layout_arlow_vl import layout_of
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
-from arlow_vl.models.folders import check_folder, load_tokenizer, load_weights, refuse_changed_weights
+from arlow_vl.models.folders import as_dtype, check_folder, load_tokenizer, load_weights, refuse_changed_weights
 from arlow_vl.progress import ProgressLine
 from arlow_vl.training.compiling import blocks_of, compile_blocks
 from arlow_vl.training.datamodules import StageData, TextData
@@ -27,8 +27,9 @@ from arlow_vl.training.image_text_data import ImageTextData, check_refused_image
 from arlow_vl.training.memory import refuse_too_large
 from arlow_vl.training.model_fields import config_of, vision_config_of
 from arlow_vl.training.modules import ImageTextModule, StageModule, TextModule
+from arlow_vl.training.policy import read_policy
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe
-from arlow_vl.training.stages import is_adapter
+from arlow_vl.training.stages import check_policy, component_of, is_adapter, stays
 from vision.transform import ImageTransform
 from vision.weights import load_encoder_weights
 
@@ -88,7 +89,30 @@ def check_beginning(folder: Path, expected: str) -> Any:
 
 def text_model(recipe: TextRecipe, config: ArlowConfig) -> ArlowForCausalLM:
     """The checkpoint's, or one with random weights."""
-    return trainable(ArlowForCausalLM, recipe.checkpoint) if recipe.checkpoint else ArlowForCausalLM(config)
+    if recipe.checkpoint:
+        return in_own_dtype(trainable(ArlowForCausalLM, recipe.checkpoint), recipe)
+    return in_own_dtype(ArlowForCausalLM(config), recipe, is_random=True)
+
+
+def in_own_dtype(model: Any, recipe: Recipe, *, is_random: bool = False) -> Any:
+    """The model in the dtype that its weights are kept in while it is trained. Here and nowhere later, so that
+    checkpoints, hashes of frozen tensors and counts of memory all know the same one.
+
+    Raises:
+        ValueError: that would round what was trained before and is frozen.
+    """
+    if recipe.run.precision != "bf16-true":
+        return model
+    policy = read_policy(recipe.policy)
+    check_policy(model, policy)
+    for name, tensor in {} if is_random else model.state_dict().items():
+        is_rounded = tensor.is_floating_point() and as_dtype(tensor, "bfloat16").dtype != torch.bfloat16
+        if is_rounded and stays(name, policy):
+            raise ValueError(
+                f"run.precision bf16-true would round {name}, which policy.{component_of(name)} keeps as it is; set it "
+                "to bf16-mixed, or begin with weights in bfloat16"
+            )
+    return model.to(torch.bfloat16)
 
 
 def image_text_beginning(recipe: ImageTextRecipe) -> tuple[Any, Any]:
@@ -112,7 +136,7 @@ def image_text_products(recipe: ImageTextRecipe, tokenizer: Any) -> tuple[Any, A
     else:
         model = build_vision_language_model(recipe)
     model.stop_also_at(stop_token_ids(tokenizer))
-    return model, ArlowProcessor(ArlowImageProcessor.of_model(model.config), tokenizer)
+    return in_own_dtype(model, recipe), ArlowProcessor(ArlowImageProcessor.of_model(model.config), tokenizer)
 
 
 def build_text(recipe: TextRecipe) -> Stage:

@@ -69,7 +69,7 @@ def build_adamw(groups: list[dict[str, Any]], optim: OptimConfig) -> AdamW:
     """Fused AdamW, without its own way of taking scaled gradients (16-mixed): in that nobody would unscale them before
     they are measured and clipped."""
     optimizer = AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
-    optimizer._step_supports_amp_scaling = False  # pyrefly: ignore[missing-attribute]
+    optimizer._step_supports_amp_scaling = False
     return optimizer
 
 

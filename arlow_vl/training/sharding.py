@@ -90,8 +90,6 @@ def shard(model: Any, mesh: DeviceMesh, *, precision: str, encodes: bool) -> Non
     """
     for tensor in (*model.parameters(), *model.buffers()):
         dist.broadcast(tensor.data, 0)
-    if precision == "bf16-true":
-        model.to(torch.bfloat16)
     if mesh["tensor"].size() > 1:
         share_products(model, mesh["tensor"])
     dtypes = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if precision == "bf16-mixed" else {}

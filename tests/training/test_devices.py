@@ -2,17 +2,21 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
+from safetensors.torch import load_file, save_file
 from torch.amp import GradScaler
 
 from arlow_vl.cli import main
 from arlow_vl.errors import DivergenceError
 from arlow_vl.serving.assistant import Assistant
+from arlow_vl.training.dry_run import dry_run
+from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.steps import MOST_BAD_IN_A_ROW
 from tests.serving.live import live
 from tests.serving.tiny_folders import write_folders
@@ -27,12 +31,15 @@ PRECISIONS = {"32-true": 2e-3, "bf16-mixed": 0.05, "bf16-true": 0.1, "16-mixed":
 
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory) -> dict[str, str]:
-    """Without dropout, whose draws are the device's own."""
+    """Without dropout, whose draws are the device's own, and of weights that bf16 holds, so that none is rounded."""
     folder = tmp_path_factory.mktemp("recipes")
     (folder / "text").mkdir(), (folder / "image_text").mkdir()
     steady = {"attention_dropout": 0.0}
     text = write_text_recipe(folder / "text", model=TINY_MODEL | steady)
     vision = write_image_text_recipe(folder / "image_text", text_model=steady, cache_features=None)
+    for path in (folder / "image_text/text/model.safetensors", folder / "image_text/encoder.safetensors"):
+        held = {name: x.bfloat16().to(x.dtype) if x.is_floating_point() else x for name, x in load_file(path).items()}
+        save_file(held, path, metadata={"format": "pt"})
     return {"text": str(text), "image_text": str(vision)}
 
 
@@ -75,6 +82,38 @@ def test_every_precision_has_the_losses_of_float32(recipes, on_cpu, tmp_path, st
     assert start(recipes[stage], tmp_path, *options) is None
     assert_alike(steps_of(tmp_path), on_cpu[stage], PRECISIONS[precision])
     assert (tmp_path / "hf" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("frozen", ["vision", "decoder"])
+def test_bf16_weights_do_not_round_what_is_frozen(tmp_path, frozen):
+    parts = dict.fromkeys(("vision", "projector", "cross_attention", "decoder"), "train")
+    config = str(write_image_text_recipe(tmp_path, cache_features=None, policy=parts | {frozen: "frozen"}))
+    with pytest.raises(
+        ValueError, match=rf"would round model.*, which policy.{frozen} keeps as it is; set it to bf16-m"
+    ):
+        start(config, tmp_path / "run", "--run.precision", "bf16-true")
+    assert not (tmp_path / "run" / "steps.jsonl").exists()
+
+
+def test_what_is_frozen_is_the_same_in_bf16_and_float32(recipes, tmp_path):
+    assert start(recipes["image_text"], tmp_path, "--run.precision", "bf16-true") is None
+    product = load_file(tmp_path / "hf" / "model.safetensors")
+    text = load_file(Path(recipes["image_text"]).parent / "text" / "model.safetensors")
+    for name in (name for name in text if "cross_block" not in name):
+        now = product[name.replace("model.", "model.language_model.", 1)]
+        assert now.dtype == torch.bfloat16 and now.float().equal(text[name]), name
+
+
+def test_a_dry_run_counts_the_bytes_that_bf16_weights_take(recipes):
+    def memory(*options: str) -> dict[str, float]:
+        wide = ("--model.hidden_size", "512", "--optim.ema", "0.9", *options)
+        (told,) = (x for x in dry_run(parse_recipe(["--config", recipes["text"], *wide])) if x.startswith("memory: "))
+        return {name: float(size) for name, size in re.findall(r"([a-z ]+) ([\d.]+)[,)]", told)}
+
+    whole, half = memory(), memory("--run.precision", "bf16-true")
+    shares = {name: half[name] / whole[name] for name in whole}
+    expected = {"weights": 0.5, "gradients": 0.5, "optimizer": 0.5, "moving average": 1.0}  # which is in float32 always
+    assert {name.strip(): share for name, share in shares.items()} == pytest.approx(expected, abs=0.05)
 
 
 class Float16(Callback):

@@ -16,6 +16,7 @@ ADAPTED = '{"decoder": {"treatment": "lora", "rank": 2}, "cross_attention": "fro
     ("write", "options"),
     [
         (write_text_recipe, ("--optim.ema", "0.9")),
+        (write_text_recipe, ("--optim.ema", "0.9", "--run.precision", "bf16-true")),
         (write_text_recipe, ("--policy", ADAPTED)),
         (write_image_text_recipe, ()),
     ],

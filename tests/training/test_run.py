@@ -401,6 +401,7 @@ def test_a_run_whose_rates_would_have_been_others_is_not_made_longer(text_config
         ("--policy", '{"decoder": {"treatment": "train", "blocks": [1, 2], "lr": 0.01}, "cross_attention": "frozen"}'),
         ("--run.watch.log_every", "5"),
         ("--run.gradient_checkpointing", "true"),
+        ("--run.precision", "bf16-true", "--optim.ema", "0.9"),
     ],
 )
 def test_whatever_is_trained_and_how_a_cut_run_is_the_same_run(text_config, tmp_path, options):
