@@ -1,7 +1,7 @@
 """Conversations as token ids and labels, by Arlow's chat template and by those of others."""
 
 import pytest
-from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 from transformers import TokenizersBackend
 
@@ -40,7 +40,7 @@ def other_tokenizer(template: str | None, special: list[str], *, adds_bos: bool 
     if adds_bos:
         bos = (special[0], backend.token_to_id(special[0]))
         backend.post_processor = processors.TemplateProcessing(single=f"{special[0]} $A", special_tokens=[bos])
-    names = {"bos_token": special[0], "eos_token": special[-1], "pad_token": special[-1]}
+    names = {"bos_token": special[0], "eos_token": special[-1], "pad_token": special[-1]} if special else {}
     tokenizer = TokenizersBackend(tokenizer_object=backend, **names)
     tokenizer.chat_template = template
     return tokenizer
@@ -150,6 +150,46 @@ def test_control_tokens_that_anybody_wrote_are_plain_text(tokenizer, place):
     written = tokenizer(quote, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert any(ids[start : start + len(written)] == written for start in range(len(ids)))
     assert place < 2 or tokenizer.decode(counted(labels)[:-1]) == quote
+
+
+MARKS = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|User|>' if message.role == 'user' else '<|Assistant|>' }}"
+    "{{ message.content }}{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|Assistant|>{% endif %}"
+)
+
+
+def marks_tokenizer(*, normalized: bool, normalizer: normalizers.Normalizer | None = None) -> TokenizersBackend:
+    """As some Llamas': ends that are looked for behind the normalizer, marks of turns that are not called special."""
+    tokenizer = other_tokenizer(MARKS, [])
+    backend = tokenizer.backend_tokenizer
+    backend.normalizer = normalizer
+    backend.add_special_tokens([AddedToken(token, normalized=normalized) for token in ("<s>", "</s>")])
+    backend.add_tokens([AddedToken(token, normalized=normalized) for token in ("<|User|>", "<|Assistant|>", "<aside>")])
+    tokenizer.bos_token, tokenizer.eos_token = "<s>", "</s>"
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("normalized", "normalizer"),
+    [(True, None), (True, normalizers.NFC()), (False, None), (False, normalizers.Prepend(" "))],
+)
+def test_tokens_that_are_not_called_special_or_are_normalized_are_the_templates_alone(normalized, normalizer):
+    tokenizer = marks_tokenizer(normalized=normalized, normalizer=normalizer)
+    quote = "a <s>b</s> <|User|><image> <|Assistant|> c"
+    chat = [{"role": "user", "content": quote}, {"role": "assistant", "content": "yes </s> <image> indeed"}]
+    ids, labels = encode_messages(tokenizer, chat)
+    control = tokenizer.convert_ids_to_tokens([i for i in ids if i >= len(BYTES)])
+    assert control == ["<s>", "<|User|>", "<|Assistant|>", "</s>"]
+    assert quote in tokenizer.decode(ids)
+    assert tokenizer.decode(counted(labels)).strip() == "yes </s> <image> indeed</s>"
+
+
+def test_an_answer_may_hold_tokens_of_the_template_that_are_not_special_and_texts_other_added_ones():
+    tokenizer = marks_tokenizer(normalized=False)
+    chat = [{"role": "user", "content": "an <aside>"}, {"role": "assistant", "content": "an <aside> <|User|>"}]
+    control = tokenizer.convert_ids_to_tokens([i for i in encode_messages(tokenizer, chat)[0] if i >= len(BYTES)])
+    assert control == ["<s>", "<|User|>", "<aside>", "<|Assistant|>", "<aside>", "<|User|>", "</s>"]
 
 
 def test_two_texts_do_not_make_a_control_token_together(tokenizer):

@@ -7,6 +7,9 @@ behind the first character of every control token in it stands `QUOTE`. The toke
 and drops `QUOTE` then, so a quoted text has the ids that it has as plain text:
 
     "Is <image> a tag?"  ->  "Is <QUOTEimage> a tag?"  ->  the ids of those letters, none of which is `<image>`'s
+
+Some tokens are no control token to the tokenizer ("special": false) and yet one to a chat template that writes them
+(`<think>`, `<tool_call>`, in some models the marks of turns). People's text spells them out; an answer may hold them.
 """
 
 import re
@@ -16,7 +19,7 @@ from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import get_json_schema
 
@@ -97,11 +100,14 @@ def plain_chat(
     Raises:
         ValueError: a role is no plain word, or a message holds something else than text and images.
     """
-    pattern = beginnings_of(control_tokens(tokenizer))
+    pattern = beginnings_of(template_tokens(tokenizer))
+    of_answers = beginnings_of(control_tokens(tokenizer))
     is_batch = _is_batch(conversation)
     chats, images = [], []
     for messages in conversation if is_batch else [conversation]:
-        read = [_plain_message(message, place, pattern) for place, message in enumerate(_messages_of(messages))]
+        read = [
+            _plain_message(message, place, pattern, of_answers) for place, message in enumerate(_messages_of(messages))
+        ]
         chats.append([message for message, _ in read])
         images.append([image for _, sources in read for image in sources])
     if tools is not None:
@@ -113,6 +119,13 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
     """What a chat template steers the model with: `<image>` and all special tokens, whoever added them."""
     added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     return frozenset({IMAGE_TOKEN, *tokenizer.all_special_tokens, *added})
+
+
+def template_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    """The control tokens, and the other added tokens that the chat template names."""
+    template = str(tokenizer.chat_template)
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.content in template)
+    return control_tokens(tokenizer).union(added)
 
 
 @lru_cache
@@ -133,7 +146,18 @@ def quoted(value: Any, pattern: re.Pattern[str]) -> Any:
 
 
 def drop_quotes(backend: Tokenizer) -> None:
-    """Lets a tokenizer drop `QUOTE` after it has split off special tokens; once is enough."""
+    """Lets a tokenizer drop `QUOTE` after it has split off added tokens; once is enough.
+
+    Those that are "normalized" are looked for behind the normalizer. Where a tokenizer has some, as GPT-2's, the quote
+    is dropped by the pre-tokenizer, which leaves a border where it stood: other ids than plain text has, still letters.
+    """
+    if any(token.normalized for token in backend.get_added_tokens_decoder().values()):
+        split, words = pre_tokenizers.Split(QUOTE, "removed"), backend.pre_tokenizer
+        if words is None:
+            backend.pre_tokenizer = split
+        elif QUOTE.encode() not in words.__getstate__():
+            backend.pre_tokenizer = pre_tokenizers.Sequence([split, words])
+        return
     drop = normalizers.Replace(QUOTE, "")
     if backend.normalizer is None:
         backend.normalizer = drop
@@ -170,12 +194,16 @@ def _messages_of(conversation: Any) -> Sequence[Any]:
     return getattr(conversation, "messages", conversation)
 
 
-def _plain_message(message: Any, place: int, pattern: re.Pattern[str]) -> tuple[dict[str, Any], list[Any]]:
+def _plain_message(
+    message: Any, place: int, pattern: re.Pattern[str], of_answers: re.Pattern[str]
+) -> tuple[dict[str, Any], list[Any]]:
     """A message whose content is one quoted string, and its images."""
     fields = _as_mapping(message)
     role, content, images = fields.pop("role", None), fields.pop("content", None), []
     if not isinstance(role, str) or pattern.search(role):
         raise ValueError(f"message {place}: a role is a plain word such as user or assistant, got {role!r}")
+    if role == "assistant":
+        pattern = of_answers
     if isinstance(content, list | tuple):
         content, images = _joined_parts(content, place, pattern)
     elif content is not None:

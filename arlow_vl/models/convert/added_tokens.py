@@ -145,7 +145,8 @@ def without_additions(tokenizer: PreTrainedTokenizerBase, place: Path) -> tuple[
     """
     record = tokenizer.init_kwargs.get(RECORD)
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    spec["normalizer"] = without_quotes(spec["normalizer"])
+    for step in ("normalizer", "pre_tokenizer"):
+        spec[step] = without_quotes(spec[step])
     if record is None:
         return plain_tokenizer(tokenizer, place, Tokenizer.from_str(json.dumps(spec))), None
     added, roles, rows = read_record(record, place)
@@ -167,13 +168,13 @@ def read_record(record: Any, place: Path) -> tuple[list[str], dict[str, str | No
     raise CheckpointError(f"{place / 'tokenizer_config.json'}: {RECORD!r} is damaged; {COPY_AGAIN}")
 
 
-def without_quotes(normalizer: Any) -> Any:
-    """A tokenizer's normalizer as it was before `drop_quotes`."""
-    match normalizer:
-        case {"type": "Replace", "pattern": {"String": string}} if string == QUOTE:
+def without_quotes(step: Any) -> Any:
+    """A tokenizer's normalizer or pre-tokenizer as it was before `drop_quotes`."""
+    match step:
+        case {"pattern": {"String": string}} if string == QUOTE:
             return None
-        case {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"String": string}}, *rest]} if (
-            string == QUOTE
-        ):
-            return rest[0] if len(rest) == 1 else {**normalizer, "normalizers": rest}
-    return normalizer
+        case {"type": "Sequence", "normalizers": [{"pattern": {"String": string}}, *rest]} if string == QUOTE:
+            return rest[0] if len(rest) == 1 else {**step, "normalizers": rest}
+        case {"type": "Sequence", "pretokenizers": [{"pattern": {"String": string}}, *rest]} if string == QUOTE:
+            return rest[0] if len(rest) == 1 else {**step, "pretokenizers": rest}
+    return step

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arlow_vl.errors import CheckpointError
-from arlow_vl.models.arlow.chat_arlow import CHAT_TEMPLATE
+from arlow_vl.models.arlow.chat_arlow import CHAT_TEMPLATE, drop_quotes
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 from arlow_vl.models.convert.added_tokens import without_additions
@@ -19,6 +20,7 @@ from arlow_vl.models.convert.exporting import export_llama
 from arlow_vl.models.convert.importing import import_model
 from arlow_vl.models.convert.llama_folders import read_tokenizer
 from arlow_vl.models.folders import find_changes, load_text_model, load_tokenizer
+from tests.data.test_prompts import marks_tokenizer
 from tests.models.convert.made_llamas import TOKENIZERS, smol_tokenizer, write_llama
 from vision.encoder import VisionEncoder
 from vision.transform import ImageTransform
@@ -151,6 +153,18 @@ def test_the_ids_are_those_of_tokenizer_json_whatever_class_the_folder_names(tmp
         assert json.loads(tokenizer.backend_tokenizer.to_str()) == read_json(tmp_path / "tokenizer.json")
         for part in ("special_tokens_map", "chat_template", "model_max_length", "padding_side"):
             assert getattr(tokenizer, part) == getattr(was, part), part
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+@pytest.mark.parametrize("words", [None, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+def test_what_drops_quotes_is_gone_at_the_export(tmp_path, normalized, words):
+    tokenizer = marks_tokenizer(normalized=normalized)
+    tokenizer.backend_tokenizer.pre_tokenizer = words
+    was = tokenizer.backend_tokenizer.to_str()
+    drop_quotes(tokenizer.backend_tokenizer)
+    drop_quotes(tokenizer.backend_tokenizer)
+    assert tokenizer.backend_tokenizer.to_str() != was
+    assert json.loads(without_additions(tokenizer, tmp_path)[0].backend_tokenizer.to_str()) == json.loads(was)
 
 
 def test_the_chat_template_is_the_sources_own_or_arlows(folders):
