@@ -158,7 +158,7 @@ def _runs_varlen(
     if attention_mask is not None and attention_mask.ndim != 2:
         return False
     if isinstance(cache, Cache):
-        if any(x.is_compileable for x in cache.layers[: len(model.layers)]) or cache.get_seq_length() > 0:
+        if any(x.is_compileable for x in cache.layers[: model.config.num_hidden_layers]) or cache.get_seq_length() > 0:
             return False
     elif cache is not None:  # continuous batching's pages
         return False
