@@ -7,6 +7,7 @@ from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import Cache
 from transformers.generation.continuous_batching import PagedAttentionCache
 
+from .encoder_checks import refuse_wrong_count
 from .segments import image_positions
 
 COUNTS = ("tiles_per_image", "encoder_lengths", "image_grids")  # one row for each image: how much of the rest is its
@@ -35,6 +36,14 @@ def given_images(inputs: dict) -> dict[str, Tensor]:
     """The image inputs of a call, but for `image_index`; none where there are, but of zero images."""
     images = {key: inputs[key] for key in IMAGE_INPUTS if inputs.get(key) is not None}
     return images if images and len(next(iter(images.values()))) else {}
+
+
+def order_of_images(images: dict[str, Tensor], index: Tensor | None) -> Tensor:
+    """Which image each `<image>` stands for, (I,): the index of a call, or each its own."""
+    if index is not None:
+        return index
+    counts = next((images[key] for key in COUNTS if key in images), next(iter(images.values())))
+    return torch.arange(len(counts), device=counts.device)
 
 
 class WithoutImageTokens(LogitsProcessor):
@@ -88,10 +97,7 @@ class CrossAttentionGenerationMixin(GenerationMixin):
         )
         is_new = is_image.clone()
         is_new[:, :-new_tokens] = False
-        index = inputs.get(IMAGE_INDEX)
-        if index is None:
-            counts = next((images[key] for key in COUNTS if key in images), next(iter(images.values())))
-            index = torch.arange(len(counts), device=is_image.device)
+        index = order_of_images(images, inputs.get(IMAGE_INDEX)).to(is_image.device)
         if len(index) != int(is_image.sum()) or torch.equal(is_new, is_image):
             return {}
         order = index[is_new[is_image]]
@@ -108,15 +114,23 @@ class CrossAttentionGenerationMixin(GenerationMixin):
             embeds, mask = model_kwargs.get("inputs_embeds"), model_kwargs.get("attention_mask")
             of_text = (input_ids, None) if embeds is None else (None, embeds)
             is_image = image_positions(self.config.get_text_config(), self.get_input_embeddings(), *of_text, mask)
-            per_row = is_image.sum(1)
-            if index is None:
-                index = torch.arange(int(per_row.sum()), device=is_image.device)
-            order = index.split(per_row.tolist())
+            index = order_of_images(images, index).to(is_image.device)
+            cache = model_kwargs.get("cache")
+            if cache is not None and len(index) < int(is_image.sum()):  # those of the new turns alone
+                is_image = is_image[:, cache.get_seq_length() :]
+            refuse_wrong_count(is_image, len(index))
+            order = index.split(is_image.sum(1).tolist())
             images = select_images(images, torch.cat([row for row in order for _ in range(expand_size)]))
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
         return input_ids, model_kwargs | images
+
+    def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
+        chunk = generation_config.prefill_chunk_size
+        if chunk is not None and chunk < input_ids.shape[1] and given_images(model_kwargs):
+            raise ValueError("prefill_chunk_size parts a prompt, and its images would not go with it; leave it out")
+        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
 
     def _get_logits_processor(self, *args, **kwargs) -> LogitsProcessorList:
         """transformers' list for these settings, with `<image>` forbidden whatever they are.

@@ -192,3 +192,47 @@ def test_beams_of_a_row_whose_image_token_is_masked_bring_the_images_of_the_othe
     unmasked = ids.masked_fill(mask == 0, 3)
     expected = tokens(model, inputs | {"input_ids": unmasked}, **settings)
     assert torch.equal(tokens(model, inputs, **settings)[:, 9:], expected[:, 9:])
+
+
+@pytest.mark.parametrize("come", ["all", "new"])
+@pytest.mark.parametrize("settings", [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 3}])
+def test_beams_go_on_over_a_cache_with_all_images_or_those_of_the_new_turns(model, prompts, settings, come):
+    prompts["input_ids"][0, 4] = prompts["input_ids"][1, 2] = IMAGE
+    turn = torch.randint(20, 300, (2, 4))
+    turn[:, 1] = IMAGE
+    images = torch.randn(4, 5, 64)  # of row 0: first and new, of row 1 likewise
+    cache = model(**prompts, encoder_hidden_states=images[[0, 2]], use_cache=True).cache
+    cache.batch_repeat_interleave(3)
+    whole = {
+        "input_ids": torch.cat([prompts["input_ids"], turn], 1),
+        "attention_mask": torch.cat([prompts["attention_mask"], torch.ones_like(turn)], 1),
+    }
+    expected = tokens(model, whole | {"encoder_hidden_states": images}, **settings)
+    given = images if come == "all" else images[[1, 3]]
+    assert torch.equal(tokens(model, whole | {"encoder_hidden_states": given, "cache": cache}, **settings), expected)
+
+
+def test_beams_with_another_number_of_images_are_refused(model, prompts):
+    prompts["input_ids"][0, 4] = IMAGE
+    with pytest.raises(ValueError, match=r"got 2 images for 1 <image> token \(per row: \[1, 0\]\)"):
+        tokens(model, prompts | {"encoder_hidden_states": torch.randn(2, 5, 64)}, num_beams=3)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_drafts_of_the_first_layers_change_no_token(model, prompts, layers):
+    prompts = {name: value[1:] for name, value in prompts.items()}
+    prompts["input_ids"][0, 2] = IMAGE
+    inputs = prompts | {"encoder_hidden_states": torch.randn(1, 5, 64)}
+    expected = tokens(model, inputs)
+    assert torch.equal(tokens(model, inputs, assistant_early_exit=layers), expected)
+    assert torch.equal(tokens(model, inputs), expected)
+
+
+def test_a_prompt_with_images_is_read_in_one_piece(model, prompts):
+    plain = tokens(model, prompts, prefill_chunk_size=4)
+    assert torch.equal(plain, tokens(model, prompts))
+    prompts["input_ids"][0, 4] = IMAGE
+    inputs = prompts | {"encoder_hidden_states": torch.randn(1, 5, 64)}
+    assert torch.equal(tokens(model, inputs, prefill_chunk_size=9), tokens(model, inputs))
+    with pytest.raises(ValueError, match="prefill_chunk_size parts a prompt"):
+        tokens(model, inputs, prefill_chunk_size=4)
