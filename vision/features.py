@@ -145,9 +145,10 @@ class FeatureCache:
         count: int,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, str]:
-        """Computes what is missing of `count` images, given as (SHA-256, bytes).
+        """Computes what is missing of images that are given as (SHA-256, bytes).
 
         Args:
+            count: Images that are to come and, but for what other processes finish, are missing.
             on_progress: Called with the number of images done and with `count`.
 
         Returns:
@@ -230,7 +231,7 @@ class FeatureCache:
     def _check_room(self, encoder: VisionEncoder, transform: ImageTransform, count: int) -> None:
         """What is needed at least: one tile an image, or one patch in native resolution."""
         least = 1 if transform.max_patches else encoder.num_patches
-        needed = max(count - len(self.places), 0) * least * encoder.embed_dim * self.dtype.itemsize
+        needed = count * least * encoder.embed_dim * self.dtype.itemsize
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         if needed > free:

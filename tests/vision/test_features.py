@@ -496,6 +496,13 @@ def test_a_full_disk_is_known_before_anything_is_encoded(open_cache, fill, image
     assert not counts
 
 
+def test_what_the_cache_holds_makes_no_room_for_what_is_missing(open_cache, fill, images, encoder, monkeypatch):
+    fill(open_cache(), images[:4])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: DiskUsage(10**9, 10**9, 2 * encoder.embed_dim * 2))
+    with pytest.raises(OSError, match=r"3 images need 576 bytes, 384 are free: "):
+        fill(open_cache(), images[4:])
+
+
 def test_a_write_that_fails_leaves_no_part_of_a_chunk(open_cache, fill, images, monkeypatch):
     def no_space(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
