@@ -198,15 +198,15 @@ def _feed(decoder: Any, parts: Parts) -> int:
 
 def _pieces(parts: Parts) -> Iterator[bytes]:
     """The file again, cut behind each run of entropy-coded data, which ends in padding."""
-    before = b""
+    before: Parts = []
     for part in parts:
         if bytes(part[:2]) != bytes([0xFF, START_OF_SCAN]):
-            before += part
+            before.append(part)
             continue
         begin = 0
         for restart in RESTART.finditer(part):
-            yield before + bytes(part[begin : restart.start()]) + PADDING
-            before, begin = b"", restart.start()
-        yield before + bytes(part[begin:]) + PADDING
-        before = b""
-    yield before
+            yield b"".join([*before, part[begin : restart.start()], PADDING])
+            before, begin = [], restart.start()
+        yield b"".join([*before, part[begin:], PADDING])
+        before = []
+    yield b"".join(before)

@@ -1,6 +1,7 @@
 """A JPEG whose compressed data ends early is refused, wherever it was cut, and no whole one is."""
 
 import io
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from tests.outside_data import colourful, encoded
 from vision.decoding.image import ImageError, decode_image
-from vision.decoding.jpeg import MARKER
+from vision.decoding.jpeg import MARKER, _pieces, read_jpeg
 
 FOX = (Path(__file__).parents[2] / "samples" / "fox.jpg").read_bytes()
 END = b"\xff\xd9"
@@ -134,3 +135,17 @@ def test_no_whole_jpeg_is_taken_for_a_cut_one(size, look, mode, options):
         image = image or colourful(width, height)
     data = encoded(image.convert(mode), "JPEG", **options)
     assert decode_image(data, name="a").size == size
+
+
+def test_tables_said_again_and_again_are_read_in_linear_time():
+    data = encoded(photo(), "JPEG")
+    table = data[data.index(b"\xff\xdb") :][: 2 + 67]
+    assert int.from_bytes(table[2:4], "big") == 67
+    seconds = []
+    for count in (2_000, 16_000):
+        repeated = data[:2] + count * table + data[2:]
+        began = time.process_time()
+        pieces = list(_pieces(read_jpeg(repeated).parts))
+        seconds.append(time.process_time() - began)
+        assert len(pieces[0]) > 67 * count
+    assert seconds[1] < 24 * seconds[0] + 0.1  # 64 times, where each copies all before it
