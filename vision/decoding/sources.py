@@ -203,10 +203,13 @@ def image_of_array(array: Any, name: str) -> Image.Image:
     """
     import numpy as np
 
-    first_means_channels = hasattr(array, "detach")
+    first_means_channels = hasattr(array, "is_floating_point")  # a tensor; torch itself is not loaded for it
     if first_means_channels:
-        array = array.detach().cpu()
-        array = (array.float() if array.is_floating_point() else array).numpy()
+        try:
+            array = array.detach().cpu()
+            array = (array.float() if array.is_floating_point() else array).numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, or without values
+            raise ImageError(name, "unknown_array", f"a tensor that is no array: {error}") from error
     if not isinstance(array, np.ndarray):
         kinds = "a path, a file:// or data: URL, the bytes of a file, a PIL image, an array or a tensor"
         raise ImageError(name, "unknown_type", f"expected {kinds}, got {type(array).__name__}")

@@ -219,6 +219,20 @@ def test_16_bit_arrays_are_scaled_as_files_of_16_bits_are():
     assert read_image(colours).tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("opened", [io.BytesIO, io.BufferedReader])
+def test_an_open_file_is_refused_and_stays_usable(opened):
+    file = opened(io.BytesIO(b"data")) if opened is io.BufferedReader else opened(b"data")
+    with pytest.raises(ImageError, match=r"expected a path, .* got Buffered|expected a path, .* got BytesIO"):
+        read_image(file)
+    assert file.read() == b"data"
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(3, 4, 4).to_sparse(), torch.zeros(3, 4, 4, device="meta")])
+def test_a_tensor_that_is_no_array_is_refused(tensor):
+    with pytest.raises(ImageError, match="a tensor that is no array"):
+        read_image(tensor)
+
+
 def test_an_array_out_of_its_range_is_refused_with_its_values():
     with pytest.raises(ImageError, match=r"got float64 of shape \(4, 4\), values 0 to 1.001"):
         read_image(np.array([0, 1.001] * 8).reshape(4, 4))
