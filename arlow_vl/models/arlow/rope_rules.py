@@ -30,6 +30,11 @@ POSITIVE = ("attention_factor", "beta_fast", "beta_slow", "low_freq_factor", "hi
 POSITIVE += ("mscale_all_dim",)
 
 
+def keys_of(kind: str) -> tuple[str, ...]:
+    """All that `rope_parameters` of a kind that transformers has may hold."""
+    return (*EVERYWHERE, *REQUIRED[kind], *OPTIONAL.get(kind, ()))
+
+
 def refuse_unusable_rope(rope_parameters: dict[str, Any], head_dim: int, max_position_embeddings: int) -> None:
     """`rope_parameters` as transformers has completed them, with `rope_type` and `rope_theta`.
 
@@ -40,7 +45,7 @@ def refuse_unusable_rope(rope_parameters: dict[str, Any], head_dim: int, max_pos
     kind = given.get("rope_type", "default")
     if kind not in REQUIRED:
         raise ValueError(f"rope_parameters: rope_type {kind!r} is unknown; {did_you_mean(kind, sorted(REQUIRED))}")
-    known = (*EVERYWHERE, *REQUIRED[kind], *OPTIONAL.get(kind, ()))
+    known = keys_of(kind)
     for key in given:
         if key not in known:
             raise ValueError(f"rope_parameters: rope_type {kind!r} has no {key!r}; {did_you_mean(key, sorted(known))}")

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, MistralConfig
 
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig, naming_fields
+from arlow_vl.models.arlow.rope_rules import REQUIRED, keys_of
 from arlow_vl.models.folders import UNUSABLE
 
 KINDS: dict[str, Any] = {"llama": LlamaConfig, "mistral": MistralConfig}
@@ -50,6 +51,9 @@ def arlow_config(values: Mapping[str, Any], place: Path, **changes: Any) -> Arlo
         )
     fields = {name: getattr(source, name) for name in SHARED if hasattr(source, name)}
     fields["attention_dropout"] = fields.get("attention_dropout") or 0.0
+    rope = dict(fields.get("rope_parameters") or {})
+    if rope.get("rope_type") in REQUIRED:  # "finetuned" of YaRN's first checkpoints is read by nobody
+        fields["rope_parameters"] = {key: rope[key] for key in keys_of(rope["rope_type"]) if key in rope}
     fields |= {"use_cross_attention": False, **changes}
     try:
         with naming_fields(ArlowConfig):
