@@ -12,7 +12,7 @@ from arlow_vl.versions import ABSENT, version_of
 
 USES = {
     "demo": "`arlow data fetch` and `make demo`",
-    "convert": "`arlow import` and `arlow export` of GGUF files",
+    "convert": "`arlow import` and `arlow export` of GGUF files, and tokenizer.model",
     "flash": "FlashAttention's kernels in fp16 and bf16 on CUDA (PyTorch's run else)",
     "peft": "LoRA, of a stage or of transformers",
     "quant": "weights in 8 and 4 bits",

@@ -140,13 +140,19 @@ def sentencepiece(metadata: dict[str, Any], vocab: dict[str, int], types: Sequen
     merges = merges_by_score(words, vocab, scores)
     fallback = BYTE in types
     backend = Tokenizer(BPE(vocab=vocab, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=fallback))
-    prefix = [normalizers.Prepend(SPACE)] if metadata.get("tokenizer.ggml.add_space_prefix", True) else []
-    backend.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", SPACE)])
-    strip = [decoders.Strip(" ", 1, 0)] if prefix else []
+    in_front = metadata.get("tokenizer.ggml.add_space_prefix", True)
+    backend.normalizer = sentencepiece_spaces(in_front=in_front)
+    strip = [decoders.Strip(" ", 1, 0)] if in_front else []
     backend.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     return backend
+
+
+def sentencepiece_spaces(*, in_front: bool) -> normalizers.Normalizer:
+    """Spaces as its own sign, and one more in front of a text."""
+    prefix = [normalizers.Prepend(SPACE)] if in_front else []
+    return normalizers.Sequence([*prefix, normalizers.Replace(" ", SPACE)])
 
 
 def merges_by_score(words: Iterable[str], vocab: dict[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:

@@ -15,13 +15,15 @@ from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.chat_arlow import CHAT_TEMPLATE, drop_quotes
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
+from arlow_vl.models.convert import llama_folders
 from arlow_vl.models.convert.added_tokens import without_additions
 from arlow_vl.models.convert.exporting import export_llama
 from arlow_vl.models.convert.importing import import_model
 from arlow_vl.models.convert.llama_folders import read_tokenizer
 from arlow_vl.models.folders import find_changes, load_text_model, load_tokenizer
 from tests.data.test_prompts import marks_tokenizer
-from tests.models.convert.made_llamas import TOKENIZERS, smol_tokenizer, write_llama
+from tests.models.convert.made_llamas import TOKENIZERS, sentencepiece_tokenizer, smol_tokenizer, write_llama
+from tests.tiny_runs import sentences
 from vision.encoder import VisionEncoder
 from vision.transform import ImageTransform
 
@@ -255,6 +257,60 @@ def test_mistral_without_a_window_is_imported(tmp_path):
     (source / "config.json").write_text(json.dumps(config))
     import_model(source, tmp_path / "out")
     assert load_text_model(tmp_path / "out")[0].config.model_type == "arlow"
+
+
+def test_a_key_of_rotary_scaling_that_nobody_reads_counts_for_nothing(tmp_path):
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    configs = []
+    for name, more in (("a", {}), ("b", {"finetuned": True})):
+        source = write_llama(tmp_path / name)
+        config = read_json(source / "config.json")
+        del config["rope_parameters"]
+        (source / "config.json").write_text(json.dumps(config | {"rope_scaling": scaling | more}))
+        import_model(source, tmp_path / f"{name}-out")
+        configs.append(read_json(tmp_path / f"{name}-out" / "config.json"))
+    assert configs[0] == configs[1]
+    assert configs[0]["rope_parameters"]["rope_type"] == "yarn"
+
+
+@pytest.fixture(scope="module")
+def piece_folder(tmp_path_factory):
+    """A Llama whose tokenizer is sentencepiece's own file alone."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    folder = tmp_path_factory.mktemp("pieces")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences(80)),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=400,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",  # as Llama's
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.vocab").unlink()
+    write_llama(folder, sentencepiece_tokenizer(), vocab_size=400, pad_token_id=None)
+    (folder / "tokenizer.json").unlink()
+    told = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(told | {"add_bos_token": True}))
+    return folder
+
+
+@pytest.mark.parametrize("text", ["the fox", " lead", "  two  spaces ", "\t1 2", "ünï 漢字 🙂\nnew", ""])
+def test_tokenizer_model_alone_gives_the_ids_of_sentencepiece(piece_folder, text):
+    import sentencepiece
+
+    tokenizer = read_tokenizer(piece_folder)
+    ids = tokenizer(text)["input_ids"]
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(piece_folder / "tokenizer.model"))
+    assert ids == [1, *pieces.encode(text)]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_tokenizer_model_without_sentencepiece_is_refused_with_what_to_install(piece_folder, monkeypatch):
+    monkeypatch.setattr(llama_folders, "is_sentencepiece_available", lambda: False)
+    with pytest.raises(CheckpointError, match="pip install sentencepiece"):
+        read_tokenizer(piece_folder)
 
 
 def change_tensors(folder: Path, **new: torch.Tensor) -> None:
