@@ -46,8 +46,6 @@ def run(args: argparse.Namespace) -> int:
         return DATA
     try:
         found.check(args.max_bad_fraction)
-        if not (found.documents if "documents" in report else found.samples):
-            raise DataError(f"{', '.join(args.sources)}: nothing there can be used; name other data")
     except DataError as error:
         print_line(f"arlow: {error}", file=sys.stderr)
         return DATA

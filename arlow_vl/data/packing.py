@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Int64
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
-from arlow_vl.data.prompts import IGNORED
+from arlow_vl.data.prompts import IGNORED, document_ends
 from arlow_vl.data.remote import is_address, is_file_address, path_of_file_address
 from arlow_vl.data.sources import Batch
 from arlow_vl.data.text_files import PART_BYTES, told_text
@@ -167,7 +167,7 @@ def _tokenised_before(folder: Path, tokenizer: Any, max_tokens: int | None) -> T
     text = TokenizedText(folder)
     manifest = text.manifest
     made_by = (manifest.tokenizer, manifest.bos_token_id, manifest.eos_token_id)
-    if made_by != (tokenizer_hash(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id):
+    if made_by != (tokenizer_hash(tokenizer), *document_ends(tokenizer)):
         raise DataError(f"{folder} was made with another tokenizer; tokenise the text again with the one of this run")
     _, changed = with_current_times(manifest.sources)
     if changed:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from arlow_vl.data.samples import Message, Part
+from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.chat_arlow import IMAGE_TOKEN, control_tokens, render_chat
 
 IGNORED = -100
@@ -74,14 +75,29 @@ def encode_document(tokenizer, parts: Sequence[Part], *, max_length: int | None 
 
     What is over `max_length` is cut, eos too. Raises ValueError if that leaves nothing to learn or cuts an image off.
     """
-    image, ids = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), [tokenizer.bos_token_id]
+    bos, eos = document_ends(tokenizer)
+    image, ids = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), [bos]
     for part in parts:
         ids += [image] if part["type"] == "image" else plain_ids(tokenizer, [part["text"]])[0]
-    ids.append(tokenizer.eos_token_id)
+    ids.append(eos)
     labels = [IGNORED, *(IGNORED if i == image else i for i in ids[1:])]
     if max_length is not None and len(ids) > max_length:
         _refuse_cut(tokenizer, ids, labels, max_length)
     return ids[:max_length], labels[:max_length]
+
+
+def document_ends(tokenizer) -> tuple[int, int]:
+    """The tokens that documents begin and end with: bos and eos, or eos twice without a bos, as GPT-2's do.
+
+    Raises:
+        CheckpointError: the tokenizer has no eos.
+    """
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if eos is None:
+        raise CheckpointError(
+            "the tokenizer names no eos_token, so no document would end; name one in its tokenizer_config.json"
+        )
+    return eos if bos is None else bos, eos
 
 
 def plain_ids(tokenizer, texts: list[str]) -> list[list[int]]:

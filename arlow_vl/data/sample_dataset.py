@@ -17,7 +17,9 @@ from arlow_vl.data.samples import ImageRef, Sample, Text
 from arlow_vl.data.token_lengths import TokenLengths, token_lengths
 from arlow_vl.errors import DataError
 
-CACHED_TEXTS = 2**15  # rendering a template costs a millisecond, and small sets are read many times
+CACHED_BYTES = 2**26
+"""Of encoded texts, in each process: rendering a template costs a millisecond, and small sets are read many times."""
+CACHED_TEXT_BYTES = 256  # of one text in the cache, beside its ids and labels
 CACHED_SAMPLES = 16  # a sample's key, texts and images are asked for one after another
 LOOKED_AT = 512
 """Texts of a source that are looked at before a run starts."""
@@ -83,7 +85,8 @@ class SampleDataset:
         self.starts = _text_starts(samples) if one_text else None
         facts = (max_length, one_text, tokenizer.chat_template, tokenizer.backend_tokenizer.to_str())
         self.fingerprint = hashlib.sha256(repr((samples.fingerprint, *facts)).encode()).hexdigest()
-        self.encoded = functools.lru_cache(CACHED_TEXTS)(self._encoded)
+        self.encoded_texts: dict[tuple[int, int], np.ndarray] = {}  # (2, T) int32: ids, labels
+        self._room = CACHED_BYTES
         self.sample = functools.lru_cache(CACHED_SAMPLES)(samples.sample)
         self.token_lengths: TokenLengths | None = None
 
@@ -153,6 +156,22 @@ class SampleDataset:
             return index, None
         number = int(np.searchsorted(self.starts, index, side="right")) - 1
         return number, index - int(self.starts[number])
+
+    def encoded(self, number: int, text: int) -> EncodedText:
+        """A text of a sample. The first ones stay in memory: where there are more, in random order, the last ones would
+        be met no sooner again.
+
+        Raises:
+            TextError: nothing of it could be learnt.
+        """
+        if (kept := self.encoded_texts.get((number, text))) is not None:
+            return EncodedText(*kept.tolist())
+        encoded = self._encoded(number, text)
+        array = np.array(encoded, np.int32)
+        if (size := array.nbytes + CACHED_TEXT_BYTES) <= self._room:
+            self.encoded_texts[number, text] = array
+            self._room -= size
+        return encoded
 
     def _encoded(self, number: int, text: int) -> EncodedText:
         sample = self.sample(number)

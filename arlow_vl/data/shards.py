@@ -109,18 +109,19 @@ class Account:
             parts.append(f"{number_of(self.ignored.total(), 'member')} ignored{in_brackets(self.ignored)}")
         return ", ".join(parts)
 
+    def add(self, other: "Account") -> None:
+        self.samples += other.samples
+        self.bad += other.bad
+        self.bad_questions += other.bad_questions
+        self.bad_texts += other.bad_texts
+        self.faults += other.faults
+        self.ignored += other.ignored
+        self.members += other.members
+
 
 @dataclass
 class ShardScan(Account):
     """What is usable in some shards, and by reason what is not; its samples are `ShardSample`s."""
-
-    def add(self, other: "ShardScan") -> None:
-        self.samples += other.samples
-        self.bad += other.bad
-        self.bad_questions += other.bad_questions
-        self.faults += other.faults
-        self.ignored += other.ignored
-        self.members += other.members
 
 
 def counted(bad: list[BadSample]) -> Counter[str]:

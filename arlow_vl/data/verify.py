@@ -7,8 +7,8 @@ are sorted by the number of their sample in the end: what is found never depends
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
+from dataclasses import dataclass, field
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +57,9 @@ class CheckedSample(NamedTuple):
 class Verified(Account):
     """Some sources of any format; its samples are `CheckedSample`s."""
 
+    sources: dict[str, "Verified"] = field(default_factory=dict)
+    """Of several sources together, what each holds."""
+
     @property
     def questions(self) -> int:
         return sum(sample.questions for sample in self.samples)
@@ -67,16 +70,23 @@ class Verified(Account):
         return sum(sample.texts for sample in self.samples)
 
     def check(self, max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
-        """Raises DataError if too large a share of samples, of questions or of other texts is unusable."""
+        """Raises DataError if too large a share of the samples, questions or other texts of a source is unusable."""
+        for source, found in self.sources.items():
+            found._check(visible(source), max_bad_fraction)
+
+    def _check(self, source: str, max_bad_fraction: float) -> None:
+        where = f"{source}: "
         skipped, examples = self.skipped, self.examples
         for fault in self.faults:
             if fault.missing:
                 skipped["behind_a_shard_fault"] += fault.missing
                 examples.setdefault("behind_a_shard_fault", f"{fault.shard}: {fault.reason}")
-        refuse_bad_share("samples", len(self.samples), skipped, examples, max_bad_fraction)
+        refuse_bad_share("samples", len(self.samples), skipped, examples, max_bad_fraction, where=where)
         others = self.texts - self.questions
         for what, used, bad in (("questions", self.questions, self.bad_questions), ("texts", others, self.bad_texts)):
-            refuse_bad_share(what, used, counted(bad), examples_of(bad), max_bad_fraction)
+            refuse_bad_share(what, used, counted(bad), examples_of(bad), max_bad_fraction, where=where)
+        if not self.samples:
+            raise DataError(f"{where}nothing there can be used; name other data")
 
 
 def verify_sources(
@@ -102,7 +112,8 @@ def verify_sources(
     for task, found in in_processes(_do, chain(first, tasks), workers if len(first) > FEW else 1):
         if isinstance(task, Path):
             if found:
-                reading.add_fault(ShardFault(str(task), f"SHA-256 differs from {INDEX_NAME}"))
+                fault = ShardFault(str(task), f"SHA-256 differs from {INDEX_NAME}")
+                reading.add_fault(reading.source_of_shard[task], fault)
             continue
         faults |= found
         decoded += len(task)
@@ -115,13 +126,14 @@ class _Reading:
 
     def __init__(self, sources: Sequence[tuple[str, Source]]) -> None:
         self.sources = sources
-        shards = [file for _, source in sources if source.format == SHARDS for file in source.files]
-        others = [(path, source) for path, source in sources if source.format != SHARDS]
-        _refuse_twice([*shards, *(Path(path) for path, _ in others)])
-        self.shards, self.others = names_of(regular_shards(shards)) if shards else {}, others
-        self.ready, self.files = 0, len(shards) + len(others)
-        self.found = Verified()
-        self._faults: dict[str, ShardFault] = {}
+        shards = [(file, path) for path, source in sources if source.format == SHARDS for file in source.files]
+        others = [Path(path) for path, source in sources if source.format != SHARDS]
+        _refuse_twice([*(file for file, _ in shards), *others])
+        self.source_of_shard = dict(shards)
+        self.names = names_of(regular_shards(self.source_of_shard) if shards else []) | names_of(others)
+        self.ready, self.files = 0, len(self.names)
+        self.found = {path: Verified() for path, _ in sources}
+        self._faults: dict[str, dict[str, ShardFault]] = {path: {} for path, _ in sources}
 
     def tasks(self) -> Iterator[Bunch | Path]:
         """Bunches of images to decode, and shards whose SHA-256 is to be compared."""
@@ -135,66 +147,73 @@ class _Reading:
                 bunch, held = [], 0
         if bunch:
             yield bunch
-        yield from (path for path in self.shards if path.with_name(INDEX_NAME).is_file())
+        yield from (path for path in self.source_of_shard if path.with_name(INDEX_NAME).is_file())
 
     def _images(self) -> Iterator[tuple[Image, ...]]:
         """Of each sample, which is added to the usable ones."""
-        for path, name in self.shards.items():
-            yield from self._read_shard(path, f"{name}:")
-            self.ready += 1
-        for path, source in self.others:
-            yield from self._read_source(source, f"{Path(path).name}:" if len(self.sources) > 1 else "")
-            self.ready += 1
+        for path, source in self.sources:
+            if source.format == SHARDS:
+                for shard in source.files:
+                    yield from self._read_shard(path, shard)
+                    self.ready += 1
+            else:
+                yield from self._read_source(path, source)
+                self.ready += 1
 
-    def _read_shard(self, path: Path, prefix: str) -> Iterator[tuple[Image, ...]]:
+    def _read_shard(self, source: str, path: Path) -> Iterator[tuple[Image, ...]]:
+        found, prefix = self.found[source], f"{self.names[path]}:"
         shard, members, damage = gather_shard(path)
-        self.found.members += members
-        self.found.ignored.update(shard.ignored)
-        self.found.bad += [bad._replace(name=f"{prefix}{bad.name}") for bad in shard.bad]
+        found.members += members
+        found.ignored.update(shard.ignored)
+        found.bad += [bad._replace(name=f"{prefix}{bad.name}") for bad in shard.bad]
         if fault := shard_fault(path, damage, len(shard.samples), sum(bad.count for bad in shard.bad)):
-            self.add_fault(fault)
+            self.add_fault(source, fault)
         for sample in shard.samples:
             name = f"{prefix}{sample.key}"
-            self.found.bad_questions += [
+            found.bad_questions += [
                 BadSample(f"{name}, question {number}", reason) for number, reason in sample.bad_questions
             ]
-            self.found.bad_texts += [
+            found.bad_texts += [
                 BadSample(f"{name}, text {number}", str(fault), detail=fault.detail)
                 for number, fault in sample.bad_texts
             ]
-            self.found.samples.append(_of_shard(sample, name))
+            found.samples.append(_of_shard(sample, name))
             yield tuple(ImageRef(str(path), image.offset, image.size) for image in sample.images)
 
-    def _read_source(self, source: Source, prefix: str) -> Iterator[tuple[Image, ...]]:
+    def _read_source(self, path: str, source: Source) -> Iterator[tuple[Image, ...]]:
+        found, prefix = self.found[path], f"{self.names[Path(path)]}:" if len(self.sources) > 1 else ""
         for sample in source.iterate():
-            self.found.samples.append(_of_source(sample, f"{prefix}{sample.key}"))
+            found.samples.append(_of_source(sample, f"{prefix}{sample.key}"))
             yield sample.images
         tally = source.tally
-        self.found.ignored.update(tally.ignored)
-        self.found.bad += [bad._replace(name=f"{prefix}{bad.name}") for bad in tally.bad]
-        bad_texts = self.found.bad_questions if source.format in ASK_QUESTIONS else self.found.bad_texts
+        found.ignored.update(tally.ignored)
+        found.bad += [bad._replace(name=f"{prefix}{bad.name}") for bad in tally.bad]
+        bad_texts = found.bad_questions if source.format in ASK_QUESTIONS else found.bad_texts
         bad_texts += [bad._replace(name=f"{prefix}{bad.name}") for bad in tally.bad_texts]
         for fault in tally.faults:
-            self.add_fault(fault)
+            self.add_fault(path, fault)
 
-    def add_fault(self, fault: ShardFault) -> None:
-        before = self._faults.get(fault.shard)
+    def add_fault(self, source: str, fault: ShardFault) -> None:
+        before = self._faults[source].get(fault.shard)
         if before is not None:
             fault = ShardFault(fault.shard, f"{before.reason}; {fault.reason}", before.missing + fault.missing)
-        self._faults[fault.shard] = fault
+        self._faults[source][fault.shard] = fault
 
     def finish(self, faults: dict[int, tuple[str, str]]) -> Verified:
         """Samples with a faulty image become bad ones."""
-        found, usable = self.found, []
-        for number, sample in enumerate(found.samples):
-            if number in faults:
-                reason, detail = faults[number]
-                found.bad.append(BadSample(sample.name, reason, sample.members, detail=detail))
-            else:
-                usable.append(sample)
-        found.samples = usable
-        found.faults = [*self._faults.values()]
-        return found
+        total, numbers = Verified(sources=self.found), count()
+        for source, found in self.found.items():
+            usable = []
+            for sample, number in zip(found.samples, numbers, strict=False):
+                if number in faults:
+                    reason, detail = faults[number]
+                    found.bad.append(BadSample(sample.name, reason, sample.members, detail=detail))
+                else:
+                    usable.append(sample)
+            found.samples = usable
+            found.faults = [*self._faults[source].values()]
+            total.add(found)
+        return total
 
 
 def _of_shard(sample: FoundSample, name: str) -> CheckedSample:

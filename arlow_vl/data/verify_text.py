@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share
+from arlow_vl.data.file_names import names_of
 from arlow_vl.data.formats.conversations import CONVERSATION_FIELDS, IMAGE_FIELDS
 from arlow_vl.data.processes import in_processes
 from arlow_vl.data.remote import is_address, is_file_address
@@ -21,7 +22,7 @@ from arlow_vl.data.text_readers import FILE_FAULTS, DocumentReader
 from arlow_vl.data.tokens.manifest import NAME, Manifest
 from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.errors import DataError
-from arlow_vl.printing import number_of
+from arlow_vl.printing import number_of, visible
 from vision.whole_files import sha256_of_file
 
 TEXT = "text"
@@ -39,6 +40,13 @@ class VerifiedText:
     """Lines, rows and documents that are skipped."""
     faults: list[ShardFault] = field(default_factory=list)
     """Damage to files and to shards of tokens: what is behind it nobody can count."""
+    sources: dict[str, "VerifiedText"] = field(default_factory=dict)
+    """Of several sources together, what each holds."""
+
+    def add(self, other: "VerifiedText") -> None:
+        self.documents += other.documents
+        self.bad += other.bad
+        self.faults += other.faults
 
     def summary(self) -> str:
         """`9,871 documents can be used, 129 skipped (empty_text 60, bad_json 69), 1 shard fault`."""
@@ -47,17 +55,23 @@ class VerifiedText:
         return f"{told}, {number_of(faults, 'shard fault')}" if faults else told
 
     def check(self, max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
-        """Raises DataError if too large a share is unusable."""
-        refuse_bad_share(
-            "lines, rows or documents", self.documents, counted(self.bad), examples_of(self.bad), max_bad_fraction
-        )
+        """Raises DataError if too large a share of a source is unusable."""
+        for source, found in self.sources.items():
+            where, skipped, examples = f"{visible(source)}: ", counted(found.bad), examples_of(found.bad)
+            what = "lines, rows or documents"
+            refuse_bad_share(what, found.documents, skipped, examples, max_bad_fraction, where=where)
+            if not found.documents:
+                raise DataError(f"{where}nothing there can be used; name other data")
 
 
 class _Task(NamedTuple):
     """A file of text, or a shard of tokens by its number."""
 
+    source: str
     path: Path
     shard: int | None = None
+    name: str = ""
+    """Of the file, as others of the same name are told apart from it."""
 
 
 @dataclass
@@ -113,41 +127,42 @@ def verify_text(
     Raises:
         DataError: a source is not there or holds no text, or a file comes twice.
     """
-    found = VerifiedText()
+    found = VerifiedText(sources={str(source): VerifiedText() for source in sources})
     held = TextFiles()  # until all are read
-    tasks = [task for source in sources for task in _tasks(source, found, held)]
+    tasks = [task for source in found.sources for task in _tasks(source, found.sources[source], held)]
+    names = names_of(task.path for task in tasks)
+    tasks = [task._replace(name=names[task.path]) for task in tasks]
     parts, documents = {}, 0
     for task, part in in_processes(_verify, tasks, max(1, min(workers, len(tasks)))):
         parts[task] = part
         documents += part.documents
         progress(documents, len(parts), len(tasks))
     for task in tasks:
-        found.documents += parts[task].documents
-        found.bad += parts[task].bad
-        found.faults += parts[task].faults
+        found.sources[task.source].add(parts[task])
+    for part in found.sources.values():
+        found.add(part)
     return found
 
 
-def _tasks(source: str | Path, found: VerifiedText, held: TextFiles) -> Iterator[_Task]:
+def _tasks(source: str, found: VerifiedText, held: TextFiles) -> Iterator[_Task]:
     if is_address(source) or is_file_address(source) or not _is_tokenised(Path(source)):
         files = text_files([source])
         held.held += files.held
-        yield from map(_Task, files)
+        yield from (_Task(source, path) for path in files)
         return
-    source = Path(source)
     try:
-        shards = len(TokenizedText(source).manifest.shards)
+        shards = len(TokenizedText(Path(source)).manifest.shards)
     except DataError as error:
-        found.faults.append(ShardFault(str(source), str(error)))
+        found.faults.append(ShardFault(source, str(error)))
         return
-    yield from (_Task(source, number) for number in range(shards))
+    yield from (_Task(source, Path(source), number) for number in range(shards))
 
 
 def _verify(task: _Task) -> VerifiedText:
     if task.shard is not None:
         return _verify_shard(task.path, task.shard)
     reader = DocumentReader(TextPart(task.path, task.path.stat().st_size))
-    tally = _NamedTally(unit=reader.tally.unit, name=task.path.name)
+    tally = _NamedTally(unit=reader.tally.unit, name=task.name)
     reader.tally = tally
     documents = sum(1 for _ in reader)
     faults = [ShardFault(str(task.path), f"{bad.reason}{bad.detail}") for bad in tally.bad if bad.reason in FILE_FAULTS]

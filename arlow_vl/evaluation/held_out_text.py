@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from arlow_vl.data.packing import bits_per_byte, collate_rows, pack_documents, unigram_entropy
+from arlow_vl.data.prompts import document_ends
 
 ROW_LENGTH, ROWS_AT_ONCE, MOST_ROWS = 256, 16, 256
 
@@ -46,9 +47,9 @@ def read_rows(text: Path, tokenizer: Any) -> Rows:
 def measure_text(model: Any, tokenizer: Any, rows: Rows) -> HeldOut:
     """Reads the rows without any image."""
     nats, tokens, digest = 0.0, 0, hashlib.sha256()
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    ends = document_ends(tokenizer)
     for first in range(0, len(rows.ids), ROWS_AT_ONCE):
-        batch = collate_rows(rows.ids[first : first + ROWS_AT_ONCE], **ends)
+        batch = collate_rows(rows.ids[first : first + ROWS_AT_ONCE], *ends)
         labels = batch["labels"]
         logits = model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
         digest.update(logits.contiguous().view(torch.uint8).numpy().data)

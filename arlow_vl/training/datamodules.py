@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from arlow_vl.data.collate import with_counts
 from arlow_vl.data.loader import Packing, ResumableLoader
 from arlow_vl.data.packing import collate_rows, pack_documents
+from arlow_vl.data.prompts import document_ends
 from arlow_vl.data.quarantine import NAME as QUARANTINE
 from arlow_vl.data.quarantine import Quarantine
 from arlow_vl.data.sample_dataset import SampleDataset
@@ -106,10 +107,10 @@ class TextData(StageData):
             for name, dataset in (("train", rows), ("validation", self.validation_rows))
         )
         training, validation = ([source] for source in sources)
-        ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        ends = document_ends(tokenizer)
 
         def collate(rows: list[Any]) -> Batch:
-            batch = collate_rows(rows, **ids)
+            batch = collate_rows(rows, *ends)
             return with_counts(batch, lambda b: BatchLayout.of_batch(config, b["input_ids"], b["position_ids"]))
 
         super().__init__(recipe, training, validation, collate)

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,7 +138,8 @@ class ImageTextData(StageData):
         training_collate = collate
         if recipe.packing:
             training_collate = PackedRowsCollate(images, row_tokens=recipe.packing.row_tokens, **how)
-            packing = packing_of(recipe.packing, sources[:count], recipe.run.accumulate_grad_batches)
+            sizes = {source.name: len(source.dataset) for source in training}
+            packing = packing_of(recipe.packing, recipe.sources, sizes, recipe.run.accumulate_grad_batches)
         super().__init__(recipe, training, validation, training_collate, validation_collate=collate, packing=packing)
 
 
@@ -174,15 +175,18 @@ def _source(
     )
 
 
-def packing_of(config: PackingConfig, sources: Sequence[CheckedSource], batches_per_step: int) -> Packing:
-    """What the loader packs by: weights as the sources have them, by their size where they have none."""
-    sizes = {source.config.name: len(source.samples) for source in sources}
+def packing_of(
+    config: PackingConfig, sources: Sequence[SourceConfig], sizes: Mapping[str, int], batches_per_step: int
+) -> Packing:
+    """What the loader packs by: weights as the sources have them, by their size where they have none.
+
+    Sizes count what is drawn: of text alone, pieces of `max_length` tokens.
+    """
     by_size = weights_by_size(sizes, temperature=config.temperature)
     weights = {}
     for source in sources:
-        weight, name = source.config.weight, source.config.name
-        weights[name] = by_size[name] if weight is None else weight
-    epochs = {s.config.name: s.config.epochs for s in sources if s.config.epochs is not None}
+        weights[source.name] = by_size[source.name] if source.weight is None else source.weight
+    epochs = {source.name: source.epochs for source in sources if source.epochs is not None}
     return Packing(
         budget=RowBudget(tokens=config.row_tokens, images=config.row_images),
         rows_per_batch=config.rows_per_batch,

@@ -194,7 +194,8 @@ class SourceConfig:
     """Texts of this source in each training batch; for validation, the batch size. Null where rows are packed."""
     weight: float | dict[int, float] | None = None
     """Share of the source where rows are packed, of all weights; by optimizer step, between which it changes
-    linearly; null: its number of samples to the power of 1 / packing.temperature."""
+    linearly; null: its number of samples (of text alone, of pieces of max_length) to the power of
+    1 / packing.temperature."""
     epochs: float | None = None
     """Where rows are packed, times that the source is read; then the others share its part. Null: endless."""
 

@@ -7,6 +7,7 @@ from transformers import TokenizersBackend
 
 from arlow_vl.data.prompts import (
     about_image,
+    encode_document,
     encode_messages,
     encode_prompt,
     stop_token_ids,
@@ -268,6 +269,14 @@ def test_without_a_template_arlows_own_is_taken():
     bare = other_tokenizer(None, ["<|startoftext|>", "<|im_start|>", "<|im_end|>"])
     text = bare.decode(encode_prompt(bare, about_image("a")))
     assert text == "<|startoftext|><|im_start|>user\n<image>a<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_document_begins_with_eos_where_there_is_no_bos():
+    bare = other_tokenizer(None, ["<|endoftext|>"])
+    bare.bos_token = None
+    ids, labels = encode_document(bare, [{"type": "image"}])
+    assert bare.decode(ids) == "<|endoftext|><image><|endoftext|>"
+    assert labels == [-100, -100, ids[0]]
 
 
 @pytest.mark.parametrize("name", ["tiny", "smol", "llama3", "sentencepiece"])

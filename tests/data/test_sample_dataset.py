@@ -12,7 +12,7 @@ from arlow_vl.data.images import DecodedImages, cache_sample_images
 from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.prompts import IGNORED
-from arlow_vl.data.sample_dataset import EncodedSample, EncodedText, SampleDataset
+from arlow_vl.data.sample_dataset import CACHED_TEXT_BYTES, EncodedSample, EncodedText, SampleDataset
 from arlow_vl.errors import DataError
 from tests.outside_data import tar_of
 from tests.tiny_runs import SAMPLES, tiny_tokenizer
@@ -136,6 +136,18 @@ def test_a_document_is_learnt_but_for_its_beginning_and_its_images(dataset, shar
     assert tiny_tokenizer().decode(ids) == "<|startoftext|>a fox <image><image> sits<|endoftext|>"
     assert ids.count(IMAGE) == 1  # the other is plain text
     assert labels == [IGNORED if i in (ids[0], IMAGE) else i for i in ids]
+
+
+def test_encoded_texts_stay_in_memory_up_to_a_size(dataset, monkeypatch):
+    questions = dataset("question")
+    first = [questions[n].texts[0] for n in range(len(questions))]
+    assert len(questions.encoded_texts) == len(questions)
+    size = sum(CACHED_TEXT_BYTES + 8 * len(text.ids) for text in first[:3])
+    monkeypatch.setattr("arlow_vl.data.sample_dataset.CACHED_BYTES", size)
+    few = dataset("question")
+    for _ in range(2):
+        assert [few[n].texts[0] for n in range(len(few))] == first
+    assert [*few.encoded_texts] == [(number, text) for number, text in questions.encoded_texts][:3]
 
 
 def test_a_text_without_room_is_an_error_of_that_text_alone(dataset, shard_of):

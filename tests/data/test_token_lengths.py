@@ -36,7 +36,7 @@ def dataset_of(shard, transform, *, max_length: int = 64, one_text: bool = False
 
 def tokenised(dataset) -> int:
     """How many texts have been tokenised."""
-    return dataset.encoded.cache_info().misses
+    return len(dataset.encoded_texts)
 
 
 def files_of(folder: Path) -> list[Path]:

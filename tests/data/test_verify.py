@@ -128,6 +128,39 @@ def test_several_sources_are_one_result_and_their_keys_are_told_apart(tmp_path):
     assert [bad.name.partition(":")[0] for bad in found.bad] == ["a.tar", "photos"]
 
 
+def with_table(folder, name: str, *rows: str):
+    """A table, as `data/a/captions.csv`, whose images are there but for those called gone."""
+    (folder / name).mkdir()
+    (folder / name / "0.jpg").write_bytes(JPEG)
+    (folder / name / "captions.csv").write_text("\n".join(["file_name,text", *rows]) + "\n")
+    return folder / name / "captions.csv"
+
+
+def test_the_limit_is_of_each_source_by_itself(tmp_path):
+    (tmp_path / "a.tar").write_bytes(tar_of(*samples(*map(str, range(40)))))
+    table = with_table(tmp_path, "b", "0.jpg,here", "gone.jpg,away")
+    found = verify_sources([tmp_path / "a.tar", table])
+    with pytest.raises(DataError, match=r"b/captions\.csv: 1 of 2 samples is unusable, the limit is 10%"):
+        found.check()
+    found.check(0.5)
+
+
+def test_every_source_has_to_hold_something(tmp_path):
+    (tmp_path / "a.tar").write_bytes(tar_of(*samples("0")))
+    with pytest.raises(DataError, match=r"b/captions\.csv: nothing there can be used; name other data"):
+        verify_sources([with_table(tmp_path, "b"), tmp_path / "a.tar"]).check()
+
+
+def test_sources_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    tables = [with_table(tmp_path, name, "0.jpg,here", "gone.jpg,away") for name in "ab"]
+    found = verify_sources(tables)
+    assert found.keys == ["a/captions.csv:0.jpg", "b/captions.csv:0.jpg"]
+    assert [bad.name.partition(": ")[0] for bad in found.bad] == [
+        "a/captions.csv:captions.csv",
+        "b/captions.csv:captions.csv",
+    ]
+
+
 @pytest.mark.parametrize("address", ["pipe:touch sentinel", "ftp://127.0.0.1:9/a.tar", "file:a.tar"])
 def test_pipes_and_other_schemes_are_never_followed(tmp_path, monkeypatch, address):
     monkeypatch.chdir(tmp_path)

@@ -13,6 +13,7 @@ import pytest
 from arlow_vl.cli import main
 from arlow_vl.data.tokens.write import tokenize_text
 from arlow_vl.data.verify_text import is_text, verify_text
+from arlow_vl.errors import DataError
 from tests.tiny_runs import sentences, tiny_tokenizer, write_jsonl
 
 
@@ -91,6 +92,17 @@ def test_files_of_all_kinds_are_read(tmp_path, workers):
         ("c.txt: document 1", "not_utf8"),
         ("e.parquet: row 2", "missing_text"),
     ]
+
+
+def test_the_limit_is_of_each_text_by_itself_and_texts_of_one_name_are_told_apart(tmp_path):
+    for name, lines in {"a": sentences(40), "b": sentences(1)}.items():
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "c.jsonl", [*lines, ""])
+    found = verify_text([tmp_path / "a", tmp_path / "b"])
+    assert [bad.name for bad in found.bad] == ["a/c.jsonl: line 41", "b/c.jsonl: line 2"]
+    with pytest.raises(DataError, match=r"/b: 1 of 2 lines, rows or documents is unusable, the limit is 10%"):
+        found.check()
+    found.check(0.5)
 
 
 def test_text_is_known_where_it_says_so_itself(tmp_path, tokens):

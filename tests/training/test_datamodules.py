@@ -13,8 +13,9 @@ from arlow_vl.training.datamodules import TextData
 from arlow_vl.training.image_text_data import ImageTextData, checked_sources, scheduled
 from arlow_vl.training.recipe import parse_recipe, to_plain
 from arlow_vl.training.resume import comparable
+from arlow_vl.training.settings import PackingConfig
 from tests.outside_data import samples, tar_of
-from tests.tiny_runs import tiny_tokenizer, write_image_text_recipe, write_text_recipe
+from tests.tiny_runs import sentences, tiny_tokenizer, write_image_text_recipe, write_jsonl, write_text_recipe
 from vision.encoder import VisionEncoder
 from vision.transform import ImageTransform
 
@@ -126,6 +127,18 @@ def test_shards_that_went_away_while_the_run_goes_on_are_named(recipe):
     Path(made.sources[0].data).unlink()
     with pytest.raises(DataError, match=r"a\.tar, sample a\.tar:\d, image at byte \d+: the file cannot be read"):
         next(iter(data.train_dataloader()))
+
+
+def test_text_weighs_as_many_pieces_as_it_is_drawn_in(recipe, tmp_path):
+    made = recipe("sources", "captions", samples(*"01"))
+    captions = replace(made.sources[0], samples_per_batch=None)
+    document = " ".join(sentences(60))
+    text = replace(captions, name="text", kind="text", data=str(write_jsonl(tmp_path / "text.jsonl", [document])))
+    packing = PackingConfig(row_tokens=128, row_images=2, rows_per_batch=1)
+    loader = data_of(replace(made, packing=packing, sources=[captions, text])).training
+    assert loader.packing is not None
+    pieces = -(-(len(tiny_tokenizer()(document, add_special_tokens=False)["input_ids"]) + 2) // made.max_length)
+    assert loader.packing.mixture.weights == {"outside": 2 / (2 + pieces), "text": pieces / (2 + pieces)}
 
 
 def test_weights_by_step_are_joined_over_the_sources():

@@ -9,19 +9,20 @@ captions.csv     file_name,question,answer,kind
 
 import csv
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from arlow_vl.data.file_names import files_under, names_of
 from arlow_vl.data.formats.conversations import CAPTION_FIELDS, IMAGE_FIELDS
-from arlow_vl.data.formats.images import Image, ImageRoot
+from arlow_vl.data.formats.images import ImageRoot
 from arlow_vl.data.formats.json_files import LINE_SUFFIXES, Record, read_records
 from arlow_vl.data.formats.messages import clean_string
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.formats.vqa import question_text
 from arlow_vl.data.member_names import IMAGE_SUFFIXES, system_file
-from arlow_vl.data.samples import Sample, Text, caption_text
+from arlow_vl.data.samples import ImageRef, Sample, Text, caption_text
 from arlow_vl.data.shard_samples import ReaderLimits
 from arlow_vl.data.text import (
     MAX_LINE_BYTES,
@@ -46,8 +47,12 @@ MAX_CAPTION_BYTES = ReaderLimits.max_text_bytes
 
 
 def read_table(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
-    """A sample for each image; rows that name the same image are its texts. The key is the image's name."""
-    by_image: dict[Any, tuple[str, Image, list[Text]]] = {}
+    """A sample for each image; rows that name the same image are its texts. The key is the image's name.
+
+    A row that holds its image's bytes is a sample by itself, and comes at once. Of the others all are read first, their
+    texts pickled, which takes half of the memory.
+    """
+    by_image: dict[str, tuple[ImageRef, list[bytes]]] = {}
     for path, called in names_of(files).items():
         start = images.of(path)
         for name, row in _rows(path, called, tally):
@@ -57,12 +62,19 @@ def read_table(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[S
             except Unusable as fault:
                 tally.leave_out(name, fault)
                 continue
-            key = os.path.relpath(image.path, images.root) if not isinstance(image, bytes) else name
-            by_image.setdefault(key, (key, image, []))[2].append(text)
-    for key, image, texts in by_image.values():
-        tally.samples += 1
-        tally.texts += len(texts)
-        yield Sample(key, (image,), tuple(texts))
+            if isinstance(image, bytes):
+                yield _counted(Sample(name, (image,), (text,)), tally)
+            else:
+                by_image.setdefault(image.path, (image, []))[1].append(pickle.dumps(text))
+    for path, (image, texts) in by_image.items():
+        key = os.path.relpath(path, images.root)
+        yield _counted(Sample(key, (image,), tuple(map(pickle.loads, texts))), tally)
+
+
+def _counted(sample: Sample, tally: Tally) -> Sample:
+    tally.samples += 1
+    tally.texts += len(sample.texts)
+    return sample
 
 
 def _rows(path: Path, called: str, tally: Tally) -> Iterator[Record]:

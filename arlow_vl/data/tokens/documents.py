@@ -27,9 +27,9 @@ class TokenDocuments:
 
     def __getitem__(self, index: int) -> EncodedSample:
         document, piece = self._place(index)
-        manifest = self.text.manifest
-        whole = [manifest.bos_token_id, *self.text.ids(document).tolist(), manifest.eos_token_id]
-        ids = whole[piece * self.max_length : (piece + 1) * self.max_length]
+        first, end = self.text.span(document)
+        start = first + piece * self.max_length
+        ids = self.text.stream(start, min(start + self.max_length, end)).tolist()
         return EncodedSample([EncodedText(ids, [IGNORED, *ids[1:]])], [])
 
     def key(self, index: int) -> str:

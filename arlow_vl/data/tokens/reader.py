@@ -44,14 +44,24 @@ class TokenizedText:
         """Tokens of the stream, with every document's bos and eos."""
         return int(self._first_token[-1])
 
+    def span(self, index: int) -> tuple[int, int]:
+        """Where a document, with its bos and eos, begins and ends in the stream."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"document {index:,} of {len(self):,}")
+        shard = int(np.searchsorted(self._first_document, index, side="right")) - 1
+        place = index - int(self._first_document[shard])
+        start, end = self._index(shard)[0, place : place + 2]
+        first = int(self._first_token[shard])
+        return first + int(start), first + int(end)
+
     def length(self, index: int) -> int:
         """Tokens of a document, without bos and eos."""
-        start, end = self._span(index)
+        start, end = self.span(index)
         return end - start - 2
 
     def ids(self, index: int) -> UInt[np.ndarray, " text"]:
         """A document's tokens, without bos and eos."""
-        start, end = self._span(index)
+        start, end = self.span(index)
         return self.stream(start + 1, end - 1)
 
     def lengths(self) -> Integer[np.ndarray, " documents"]:
@@ -83,15 +93,6 @@ class TokenizedText:
         first_document, first_token, first_byte = map(int, firsts)
         held, tokens, utf8_bytes = documents_tokens_bytes
         return first_document + held, first_token + tokens, first_byte + utf8_bytes
-
-    def _span(self, index: int) -> tuple[int, int]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"document {index:,} of {len(self):,}")
-        shard = int(np.searchsorted(self._first_document, index, side="right")) - 1
-        place = index - int(self._first_document[shard])
-        start, end = self._index(shard)[0, place : place + 2]
-        first = int(self._first_token[shard])
-        return first + int(start), first + int(end)
 
     def _tokens(self, shard: int) -> np.ndarray:
         name = f"{self.manifest.shards[shard].name}.bin"

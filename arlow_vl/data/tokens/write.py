@@ -14,6 +14,7 @@ from typing import Any
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
 from arlow_vl.data.processes import in_processes
+from arlow_vl.data.prompts import document_ends
 from arlow_vl.data.remote_cache import FULL
 from arlow_vl.data.text_files import PART_BYTES, parts_of, text_files, told_text
 from arlow_vl.data.tokens.encoding import Encoder
@@ -51,6 +52,7 @@ def tokenize_text(
 
     Raises:
         DataError: there is no text, too much of it is unusable, or the folder holds something else.
+        CheckpointError: the tokenizer has no eos.
         ResourceError: a process was killed. An OSError where the disk is full, or cannot be written.
     """
     job = Job(sources, tokenizer, shard_tokens, max_tokens, part_bytes)
@@ -79,9 +81,10 @@ class Job:
         self.files = text_files(sources)
         self.sources = [SourceFile.at(path) for path in self.files]
         self.parts = [part for path in self.files for part in parts_of(path, part_bytes)]
+        bos, eos = document_ends(tokenizer)
         self.form = ShardFormat(
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=bos,
+            eos_token_id=eos,
             dtype="uint16" if len(tokenizer) <= 2**16 else "uint32",
             shard_tokens=shard_tokens,
             max_tokens=max_tokens,

@@ -17,7 +17,7 @@ from lm_eval.api.instance import Instance  # pyrefly: ignore[missing-import]
 from lm_eval.api.model import LM  # pyrefly: ignore[missing-import]
 from lm_eval.api.registry import register_model  # pyrefly: ignore[missing-import]
 
-from arlow_vl.data.prompts import encode_rendered, plain_ids
+from arlow_vl.data.prompts import document_ends, encode_rendered, plain_ids
 from arlow_vl.evaluation.harnesses.asking import (
     Request,
     answers,
@@ -171,8 +171,7 @@ class ArlowLM(LM):
 
     @property
     def _beginning(self) -> int:
-        bos = self.tokenizer.bos_token_id
-        return self.tokenizer.eos_token_id if bos is None else bos
+        return document_ends(self.tokenizer)[0]
 
 
 def _parts(request: Instance) -> tuple[str, Any, Sequence[Any]]:

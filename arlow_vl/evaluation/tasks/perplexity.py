@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from arlow_vl.data.prompts import plain_ids
+from arlow_vl.data.prompts import document_ends, plain_ids
 from arlow_vl.data.text_files import parts_of, text_files
 from arlow_vl.data.text_readers import DocumentReader
 from arlow_vl.errors import DataError
@@ -107,7 +107,7 @@ def log_probability(model: Any, pad: int, some: Sequence[Window]) -> list[float]
 
 def document_nats(model: Any, tokenizer: Any, document: Document, settings: Perplexity, batch_size: int) -> float:
     """The log-probability of a document. Raises CheckpointError for logits that are not finite."""
-    of_document = list(windows(document.ids, tokenizer.bos_token_id, settings))
+    of_document = list(windows(document.ids, document_ends(tokenizer)[0], settings))
     return sum(
         sum(log_probability(model, tokenizer.pad_token_id, of_document[start : start + batch_size]))
         for start in range(0, len(of_document), batch_size)

@@ -3,9 +3,11 @@
 import base64
 import json
 import os
+import tracemalloc
 
 import pytest
 
+from arlow_vl.data.formats.detect import open_source
 from arlow_vl.errors import DataError
 from tests.data.formats.conftest import told
 from tests.outside_data import JPEG
@@ -53,6 +55,30 @@ def test_a_row_without_a_question_is_a_caption_and_a_question_without_an_answer_
     (sample,) = folder.read()
     assert [text.task for text in sample.texts] == ["caption", "question"]
     assert folder.skipped == {"empty_answer": 1}
+
+
+def test_a_row_that_holds_its_image_comes_before_the_rows_behind_it_are_read(folder):
+    url = "data:image/jpeg;base64," + base64.b64encode(JPEG).decode()
+    folder.write("metadata.jsonl", f"{json.dumps({'file_name': url, 'text': 'A fox.'})}\n{{\n")
+    source = open_source(folder.path / "metadata.jsonl")
+    samples = source.iterate()
+    assert next(samples).images == (JPEG,)
+    assert source.tally.bad == []
+    assert list(samples) == [] and source.tally.skipped == {"bad_json": 1}
+
+
+def test_a_row_that_waits_for_others_of_its_image_takes_little_memory(folder):
+    names = [f"{n:04d}.jpg" for n in range(1000)]
+    rows = [{"file_name": name, "text": f"A fox sleeps in the snow, no. {name}"} for name in names]
+    folder.images(*names).write("metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    samples = open_source(folder.path / "metadata.jsonl").iterate()
+    tracemalloc.start()
+    try:
+        next(samples)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 900 * len(rows)  # some 600 bytes a row; as objects of Python they take 1,300
 
 
 def test_rows_that_cannot_be_used_are_named_by_their_line(folder):

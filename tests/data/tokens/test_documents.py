@@ -1,6 +1,7 @@
 """Tokenised text as items of a mixture."""
 
 import json
+import tracemalloc
 
 from arlow_vl.data.prompts import IGNORED
 from arlow_vl.data.tokens.documents import TokenDocuments
@@ -28,6 +29,20 @@ def test_a_long_document_goes_on_in_the_next_item(tmp_path):
         assert documents.length(index) == (len(ids), 0)
         assert documents.key(index).startswith(f"document {number}")
     assert len({documents.key(index) for index in range(len(documents))}) == len(documents)
+
+
+def test_a_piece_of_a_book_costs_what_the_piece_holds(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "\n".join(sentences(3000))}))
+    tokens = tokenize_text([tmp_path / "a.jsonl"], tiny_tokenizer(), tmp_path / "tokens")
+    documents = TokenDocuments(tokens, max_length=16)
+    documents[0]
+    tracemalloc.start()
+    try:
+        documents[len(documents) // 2]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < tokens.length(0) // 2  # bytes; the book's ids as numbers of Python take eight a token or more
 
 
 def test_other_lengths_are_other_data(tmp_path):

@@ -16,7 +16,7 @@ from arlow_vl.data.packing import PackedRows, pack_documents
 from arlow_vl.data.tokens import shards, write
 from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.data.tokens.write import tokenize_text
-from arlow_vl.errors import DataError, ResourceError
+from arlow_vl.errors import CheckpointError, DataError, ResourceError
 from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer
 from tests.tiny_runs import sentences, tiny_tokenizer, write_jsonl
 
@@ -53,6 +53,16 @@ def test_documents_and_their_stream_are_read_back(tmp_path, texts):
     assert text.stream(0, 3).dtype == np.uint16
     with pytest.raises(IndexError):
         text.ids(40)
+
+
+def test_documents_begin_with_eos_where_there_is_no_bos(tmp_path, texts):
+    tokenizer = train_tokenizer(sentences(50), vocab_size=300)
+    tokenizer.bos_token = None
+    text = tokenize_text([texts], tokenizer, tmp_path / "out", **SMALL)
+    assert text.stream(0, text.length(0) + 2).tolist() == [EOS, *ids(sentences(40)[0]), EOS]
+    tokenizer.eos_token = None
+    with pytest.raises(CheckpointError, match="names no eos_token, so no document would end; name one"):
+        tokenize_text([texts], tokenizer, tmp_path / "other", **SMALL)
 
 
 def test_a_large_vocabulary_takes_four_bytes(tmp_path, texts):
