@@ -19,7 +19,7 @@ from arlow_vl.data.samples import Message
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.controls import shuffle_images
 from arlow_vl.evaluation.generation import write_batch
-from arlow_vl.evaluation.likelihood import Choices, log_probabilities
+from arlow_vl.evaluation.likelihood import Choices, answer_ids, log_probabilities
 from arlow_vl.evaluation.tasks.items import Item
 from arlow_vl.evaluation.tasks.predictions import AGAIN, MODEL, Kept, Prediction
 from arlow_vl.evaluation.tasks.priors import Prior, class_means, nearest_neighbours
@@ -67,7 +67,8 @@ class Asker:
         rows: dict[tuple, list[int]] = defaultdict(list)
         for place, one in enumerate(asked):
             rows[tuple(self.ids_of(one.messages)), one.images].append(place)
-        self._refuse_long(task, max((len(ids) for ids, _ in rows), default=0))
+        answers = [len(answer_ids(self.tokenizer, asked[0].messages, choice)[1]) for choice in choices]
+        self._refuse_long(task, max((len(ids) for ids, _ in rows), default=0), max(answers, default=0))
         if task.likelihood is None:
             order = sorted(rows, key=lambda key: (len(key[0]), rows[key][0]))
         else:  # what shares images lies together
@@ -77,9 +78,9 @@ class Asker:
             order = sorted(rows, key=lambda key: (first[key[1]], len(key[0]), rows[key][0]))
         return Plan(self, task, asked, choices, [(key, rows[key]) for key in order])
 
-    def _refuse_long(self, task: Task, prompt: int) -> None:
+    def _refuse_long(self, task: Task, prompt: int, choice: int) -> None:
         positions = self.model.config.get_text_config().max_position_embeddings
-        room = task.decoding.max_new_tokens if task.decoding else 1
+        room = task.decoding.max_new_tokens if task.decoding else choice
         if prompt + room > positions:
             raise DataError(
                 f"task {task.name}: the longest prompt has {prompt:,} tokens, its answer may have {room:,}, and the "

@@ -63,7 +63,16 @@ def test_a_prompt_that_is_longer_than_the_models_positions_is_refused(evaluate, 
     write(tmp_path, {"test-0.tar": tar_of(("a.png", image_bytes("red")), ("a.json", asked), ("a.txt", b"a"))})
     status, said = evaluate(data=tmp_path)
     assert status == 3 and "and the model has 1,024 positions; leave long questions out, or copy the task" in said
-    assert not list((tmp_path / "results").rglob("model.jsonl"))
+    assert not list((tmp_path / "results").rglob("predictions.jsonl"))
+
+
+def test_an_answer_to_be_compared_that_is_longer_than_the_models_positions_is_refused(evaluate, tmp_path):
+    choices = {"decoding": None, "likelihood": {"choices": ["a", "b " * 1100]}}
+    task = {name: value for name, value in (TASK | choices).items() if value is not None}
+    write(tmp_path, {"long.yaml": yaml.safe_dump(task)})
+    status, said = evaluate(task=tmp_path / "long.yaml")
+    assert status == 3 and "its answer may have 2,2" in said and "and the model has 1,024 positions" in said
+    assert not list((tmp_path / "results").rglob("predictions.jsonl"))
 
 
 def test_a_set_without_the_kind_that_is_asked_for_is_refused(evaluate, tmp_path):
