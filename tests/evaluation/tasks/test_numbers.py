@@ -21,13 +21,14 @@ from arlow_vl.evaluation.metrics.vqa import vqa_scores
 from arlow_vl.evaluation.tasks.ask import shown_to
 from arlow_vl.evaluation.tasks.items import Item
 from arlow_vl.evaluation.tasks.measures import check_references, measure
-from arlow_vl.evaluation.tasks.perplexity import log_probability, windows
+from arlow_vl.evaluation.tasks.perplexity import log_probability, read_documents, windows
 from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
 from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
 from arlow_vl.evaluation.tasks.scoring import groups_of, score_task
 from arlow_vl.evaluation.tasks.task import Perplexity, parse_task
 from arlow_vl.models.folders import load_vision_language_model
 from tests.evaluation.completions import complete_prompt
+from tests.evaluation.tasks.conftest import lines, write
 from tests.evaluation.tasks.test_likelihood import Pack, plain
 from tests.evaluation.tasks.test_resume import TASK
 
@@ -74,6 +75,13 @@ def test_a_documents_probability_is_that_of_a_plain_loop(loaded):
         places = range(len(part.ids) - part.counted, len(part.ids))
         expected.append(sum(logits[place - 1, part.ids[place]].item() for place in places))
     assert log_probability(model, tokenizer.pad_token_id, parts) == pytest.approx(expected, abs=1e-9)
+
+
+def test_documents_of_two_files_of_one_name_are_told_apart_by_their_folders(tmp_path, loaded):
+    one, two = lines([{"text": "one"}] * 2), lines([{"text": "two"}])
+    write(tmp_path, {"a/0.jsonl": one, "b/0.jsonl": two, "c.txt": "three"})
+    ids = [document.id for document in read_documents(str(tmp_path), loaded[1])]
+    assert ids == ["a/0.jsonl:1", "a/0.jsonl:2", "b/0.jsonl:1", "c.txt:1"]
 
 
 @settings(deadline=None)
