@@ -177,8 +177,9 @@ class Kept:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab") as file:
             file.write("".join(map(line_of, new)).encode())
+        start = len(self.rows)
         self.rows.update((row.id, row) for row in new)
-        self.is_ordered = list(self.rows) == self.ids[: len(self.rows)]
+        self.is_ordered &= [row.id for row in new] == self.ids[start : len(self.rows)]
 
     def finish(self) -> None:
         """Puts the complete file into the order of the items."""

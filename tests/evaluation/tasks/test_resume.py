@@ -281,6 +281,26 @@ def test_rows_are_read_as_they_were_kept(tmp_path):
     assert Kept(tmp_path, "model", ["a", "c"]).rows == {"a": row}
 
 
+class Counted(str):
+    """A text that counts how often texts of its kind are compared."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+    compared = 0
+
+    def __eq__(self, other):
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_a_row_that_is_added_is_not_compared_with_all_before_it(tmp_path):
+    number = 300
+    kept = Kept(tmp_path, "model", [Counted(place) for place in range(number)])
+    for place in range(number):
+        kept.add([Prediction(id=Counted(place), image="a", prompt="", output="", references=[])])
+    assert kept.is_ordered and Counted.compared < 10 * number
+
+
 def test_predictions_from_features_of_another_precision_are_refused(whole, evaluate, capsys):
     assert evaluate(whole, **{"features-dtype": "float32"}) == 3
     assert "holds predictions of another run (--features-dtype was 'float16', is 'float32')" in capsys.readouterr().err
