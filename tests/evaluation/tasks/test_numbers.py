@@ -18,13 +18,14 @@ from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.metrics.captions import caption_scores
 from arlow_vl.evaluation.metrics.pope import pope_answer
 from arlow_vl.evaluation.metrics.vqa import vqa_scores
+from arlow_vl.evaluation.statistics import difference_interval, draw_weights, metric_interval
 from arlow_vl.evaluation.tasks.ask import shown_to
 from arlow_vl.evaluation.tasks.items import Item
 from arlow_vl.evaluation.tasks.measures import check_references, measure
 from arlow_vl.evaluation.tasks.perplexity import log_probability, read_documents, windows
 from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
 from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
-from arlow_vl.evaluation.tasks.scoring import groups_of, score_task
+from arlow_vl.evaluation.tasks.scoring import as_fields, compare, fields_of_difference, groups_of, score_task
 from arlow_vl.evaluation.tasks.task import Perplexity, parse_task
 from arlow_vl.models.folders import load_vision_language_model
 from tests.evaluation.completions import complete_prompt
@@ -276,3 +277,21 @@ def test_a_kind_that_is_called_all_does_not_take_the_place_of_all_items():
     task = parse_task(TASK | {"groups": ["kind"]}, "t")
     groups = groups_of(task, dict.fromkeys((MODEL, *task.controls), said))
     assert groups["all"].all() and groups["all (kind)"].tolist() == [False, True, True]
+
+
+def test_a_group_costs_one_product_a_system_and_has_the_intervals_of_each():
+    rng, products = np.random.default_rng(0), []
+    weights = draw_weights(20, resamples=50)
+    statistics = {name: rng.random((20, 2)) for name in (MODEL, "shuffled", "no_image")}
+
+    def share(sums):
+        products.append(sums.ndim)
+        return sums[..., 0] / sums[..., 1]
+
+    found = compare(statistics, share, weights)
+    assert products.count(2) == 3
+    for name, of in statistics.items():
+        assert found["systems"][name] == as_fields(metric_interval(of, share, weights))
+        if name != MODEL:
+            interval = difference_interval(statistics[MODEL], of, share, weights)
+            assert found["differences"][name] == fields_of_difference(interval)
