@@ -4,6 +4,7 @@ Which prompts share a batch depends on the items alone: prompts of one length li
 and goes on asks in the batches of one that was not.
 """
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -223,23 +224,37 @@ def shown_to(system: str, items: Sequence[Item], blank: str) -> list[Asked]:
     if system == "blank_image":
         return [Asked(item.messages, (blank,) * len(item.images)) for item in items]
     if system == "shuffled":
-        # Equal captions are kept apart, and else equal bytes: nobody is shown its own image under another name.
-        labels = [" ".join(item.shown) if item.question else item.answers[0] for item in items]
-        names = [item.sample for item in items]
-        try:
-            others = shuffle_images(names, labels)
-        except ValueError as error:
-            raise DataError(f"{error}; evaluate a larger set") from None
-        return [
-            Asked(item.messages, _as_many(items[other].shown, len(item.images)))
-            for item, other in zip(items, others, strict=True)
-        ]
+        return [Asked(item.messages, images) for item, images in zip(items, shuffled(items), strict=True)]
     return [Asked(item.messages, item.shown) for item in items]
 
 
-def _as_many(images: tuple[str, ...], number: int) -> tuple[str, ...]:
-    """The images of another item, for one that shows a different number."""
-    return tuple(images[place % len(images)] for place in range(number)) if images else ()
+def shuffled(items: Sequence[Item]) -> list[tuple[str, ...]]:
+    """For each item the images of another, or, where one of those is its own, as many of all that are not.
+
+    Raises:
+        DataError: there is no other image for an item.
+    """
+    labels = [item.image if item.question else item.answers[0] for item in items]  # equal captions are kept apart
+    try:
+        others = shuffle_images([item.image for item in items], labels)
+    except ValueError as error:
+        raise DataError(f"{error}; evaluate a larger set") from None
+    everything = np.array(list(dict.fromkeys(sha256 for item in items for sha256 in item.shown)))
+    turn = itertools.cycle(np.random.default_rng(0).permutation(everything).tolist())
+    shown: dict[str, tuple[str, ...]] = {}
+    for item, other in zip(items, others, strict=True):
+        if item.image in shown:
+            continue
+        images = tuple(itertools.islice(itertools.cycle(items[other].shown), len(item.images)))
+        if not set(images).isdisjoint(item.shown):
+            if len(set(item.shown)) == len(everything):
+                raise DataError(
+                    f"item {visible(repr(item.id))} shows every image of the set, which leaves none to show instead; "
+                    "evaluate a larger set"
+                )
+            images = tuple(itertools.islice((one for one in turn if one not in item.shown), len(item.images)))
+        shown[item.image] = images
+    return [shown[item.image] for item in items]
 
 
 def _prior_answers(system: str, items: Sequence[Item], known: Sequence[Item], prior: Prior, asker: Asker) -> list[str]:
@@ -253,7 +268,7 @@ def _prior_answers(system: str, items: Sequence[Item], known: Sequence[Item], pr
 def _prediction(item: Item, answer: Answer) -> Prediction:
     return Prediction(
         id=item.id,
-        image=item.sample,
+        image=item.image,
         prompt=item.question,
         output=answer.output,
         references=list(item.references),

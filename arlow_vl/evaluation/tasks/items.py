@@ -3,7 +3,7 @@
 import functools
 import glob
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from arlow_vl.data.index.building import indexes_of
@@ -23,8 +23,8 @@ class Item:
     """One thing that a system answers."""
 
     id: str
-    sample: str
-    """Key of its sample: questions about one share their images."""
+    image: str
+    """Key of the first sample that shows these images: what is asked about one image is not independent."""
     images: tuple[PlacedImage, ...]
     messages: tuple[Message, ...]
     """The prompt, up to the answer."""
@@ -63,12 +63,14 @@ def open_samples(task: Task, place: Place) -> IndexedSamples:
 def read_items(task: Task, samples: IndexedSamples) -> list[Item]:
     """The items of all samples, in their order. Raises DataError for an id that comes twice."""
     items, seen = [], set()
+    first: dict[tuple[str, ...], str] = {}
     for position in range(len(samples)):
         for item in items_of(task, samples.sample(position)):
             if item.id in seen:
                 raise DataError(f"two items have the id {visible(repr(item.id))}; give each sample a key of its own")
             seen.add(item.id)
-            items.append(item)
+            image = first.setdefault(tuple(sorted(item.shown)), item.image) if item.images else item.image
+            items.append(item if image == item.image else replace(item, image=image))
     return items
 
 

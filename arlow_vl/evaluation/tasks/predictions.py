@@ -41,7 +41,8 @@ class Prediction:
 
     id: str
     image: str
-    """Names what was shown, so that scores are drawn again by images: questions about one are not independent."""
+    """Names what was shown (`Item.image`): scores are drawn again by images, for what is asked about one is not
+    independent."""
     prompt: str
     """The question, or empty for a caption."""
     output: str

@@ -33,7 +33,7 @@ class Prior:
                 self.of_all[answer] += 1
                 self.of_question[item.question][answer] += 1
                 if leave_own_out:
-                    self.of_image[item.sample].append((item.question, answer))
+                    self.of_image[item.image].append((item.question, answer))
         self._ranked: dict[str | None, list[tuple[str, int]]] = {}
 
     def most_frequent(self, item: Item) -> str:
@@ -50,7 +50,7 @@ class Prior:
     def _best(self, question: str | None, item: Item) -> str | None:
         """Of equally frequent answers the first by the alphabet."""
         counts = self.of_all if question is None else self.of_question.get(question, Counter())
-        own = Counter(a for asked, a in self.of_image.get(item.sample, ()) if question in (None, asked))
+        own = Counter(a for asked, a in self.of_image.get(item.image, ()) if question in (None, asked))
         if question not in self._ranked:
             self._ranked[question] = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
         return next((text for text, count in self._ranked[question] if count > own[text]), None)
@@ -71,12 +71,12 @@ def nearest_neighbours(items: Sequence[Item], known: Sequence[Item], prior: Prio
     answers = [""] * len(items)
     for question, rows in asked.items():
         candidates = places.get(question, [])
-        samples = np.array([known[place].sample for place in candidates])
+        images = np.array([known[place].image for place in candidates])
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[start : start + ROWS_AT_ONCE]
             similar = of_items[some] @ of_known[candidates].T
             if prior.leave_own_out:
-                similar[np.array([items[row].sample for row in some])[:, None] == samples[None]] = -np.inf
+                similar[np.array([items[row].image for row in some])[:, None] == images[None]] = -np.inf
             for row, scores in zip(some, similar, strict=True):
                 best = int(scores.argmax()) if scores.size else -1
                 is_found = best >= 0 and np.isfinite(scores[best])
@@ -97,7 +97,7 @@ def class_means(items: Sequence[Item], known: Sequence[Item], prior: Prior, pool
 
 def _features(items: Sequence[Item], pooled: Pooled) -> Float[np.ndarray, "items features"]:
     """Unit rows; an image that several items show is pooled once."""
-    first = {item.sample: item for item in reversed(items)}
+    first = {item.image: item for item in reversed(items)}
     rows = dict(zip(first, range(len(first)), strict=True))
     features = normalise_rows(pooled(list(first.values())))
-    return features[[rows[item.sample] for item in items]]
+    return features[[rows[item.image] for item in items]]

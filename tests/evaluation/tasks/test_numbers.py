@@ -20,18 +20,20 @@ from arlow_vl.evaluation.metrics.pope import pope_answer
 from arlow_vl.evaluation.metrics.vqa import vqa_scores
 from arlow_vl.evaluation.statistics import difference_interval, draw_weights, metric_interval
 from arlow_vl.evaluation.tasks.ask import shown_to
-from arlow_vl.evaluation.tasks.items import Item
+from arlow_vl.evaluation.tasks.items import Item, open_samples, read_items
 from arlow_vl.evaluation.tasks.measures import check_references, measure
 from arlow_vl.evaluation.tasks.perplexity import log_probability, read_documents, windows
+from arlow_vl.evaluation.tasks.places import place_of
 from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
 from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
 from arlow_vl.evaluation.tasks.scoring import as_fields, compare, fields_of_difference, groups_of, score_task
 from arlow_vl.evaluation.tasks.task import Perplexity, parse_task
 from arlow_vl.models.folders import load_vision_language_model
 from tests.evaluation.completions import complete_prompt
-from tests.evaluation.tasks.conftest import lines, write
+from tests.evaluation.tasks.conftest import image_bytes, lines, write
 from tests.evaluation.tasks.test_likelihood import Pack, plain
 from tests.evaluation.tasks.test_resume import TASK
+from tests.outside_data import tar_of
 
 WORDS = st.sampled_from(["red", "blue", "no"])
 ITEMS = st.lists(st.tuples(st.integers(0, 4), st.sampled_from("pq"), WORDS), min_size=2, max_size=12)
@@ -91,7 +93,7 @@ def test_a_prior_knows_no_answer_from_the_own_image_alone(triples):
     items = made(triples)
     prior = Prior(items, leave_own_out=True)
     for one in items:
-        others = [other for other in items if other.sample != one.sample]
+        others = [other for other in items if other.image != one.image]
         if not others:
             continue
         elsewhere = {other.answers[0] for other in others}
@@ -124,7 +126,7 @@ def test_the_nearest_image_that_was_asked_the_same_answers():
     angles = {"image 0": 0.0, "image 1": 1.0, "image 2": 0.2, "image 3": 0.0}
 
     def pooled(some):
-        return np.array([[math.cos(angles[one.sample]), math.sin(angles[one.sample])] for one in some])
+        return np.array([[math.cos(angles[one.image]), math.sin(angles[one.image])] for one in some])
 
     prior = Prior(items, leave_own_out=True)
     assert nearest_neighbours(items, items, prior, pooled) == ["no", "no", "red", "blue"]
@@ -137,6 +139,32 @@ def test_no_item_is_shown_its_own_image_when_images_are_shuffled(images):
     asked = shown_to("shuffled", items, "blank")
     assert all(a.images != one.shown for a, one in zip(asked, items, strict=True))
     assert Counter(a.images for a in asked).keys() == {one.shown for one in items}
+
+
+@settings(deadline=None)
+@given(st.sets(st.sets(st.integers(0, 5), min_size=1, max_size=3).map(frozenset), min_size=2, max_size=12))
+def test_no_item_is_shown_one_of_its_own_images_when_several_are_shuffled(of_items):
+    items = []
+    for shown in sorted(map(sorted, of_items)):
+        images = tuple(PlacedImage(b"%d" % image, "") for image in shown)
+        items.append(Item(f"{shown}", f"{shown}", images, (), "p", ("red",), ("red",), ""))
+    if len(frozenset().union(*of_items)) in map(len, of_items):
+        with pytest.raises(DataError, match="shows every image of the set"):
+            shown_to("shuffled", items, "blank")
+        return
+    for one, asked in zip(items, shown_to("shuffled", items, "blank"), strict=True):
+        assert len(asked.images) == len(one.images) and set(asked.images).isdisjoint(one.shown)
+
+
+def test_samples_that_show_the_same_bytes_are_of_one_image(tmp_path):
+    asked = b'{"questions": [{"question": "q", "answer": "a"}, {"question": "r", "answer": "b"}]}'
+    shown = {"a": "red", "b": "blue", "c": "red", "d": "green"}
+    members = [m for k, of in shown.items() for m in ((f"{k}.png", image_bytes(of)), (f"{k}.json", asked))]
+    write(tmp_path, {"test-0.tar": tar_of(*members)})
+    task = parse_task(TASK, "t")
+    items = read_items(task, open_samples(task, place_of(task, tmp_path)))
+    assert [one.id[-3:] for one in items] == ["a?0", "a?1", "b?0", "b?1", "c?0", "c?1", "d?0", "d?1"]
+    assert [one.image[-1] for one in items] == ["a", "a", "b", "b", "a", "a", "d", "d"]
 
 
 def rows(*outputs, references=(("red",), ("blue",), ("yes",)), **more):
