@@ -22,9 +22,10 @@ from arlow_vl.evaluation.controls import shuffle_images
 from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.likelihood import Choices, answer_ids, log_probabilities
 from arlow_vl.evaluation.tasks.items import Item
+from arlow_vl.evaluation.tasks.places import NO_TRAINING
 from arlow_vl.evaluation.tasks.predictions import AGAIN, MODEL, Kept, Prediction
 from arlow_vl.evaluation.tasks.priors import Prior, class_means, nearest_neighbours
-from arlow_vl.evaluation.tasks.task import ANSWERS, OF_FEATURES, Task
+from arlow_vl.evaluation.tasks.task import ANSWERS, OF_FEATURES, PRIORS, Task
 from arlow_vl.printing import visible
 
 IMAGES_AT_ONCE = 256
@@ -169,7 +170,7 @@ def run_task(
     """Answers by the model and by every control. `training` is empty where priors come from the set itself.
 
     Raises:
-        DataError: the set is too small for a control.
+        DataError: predictions that are there were asked otherwise, or a prompt is longer than the model's positions.
         CheckpointError: the model's logits are not finite.
     """
     known = training or items
@@ -192,6 +193,18 @@ def run_task(
             kept.add(_prediction(items[place], answer) for place, answer in answers)
             advance(len(kept.rows) - before)
         kept.finish()
+
+
+def check_controls(task: Task, items: Sequence[Item], training: Sequence[Item]) -> None:
+    """Raises DataError for a set whose items a control could not answer, or whose answers are one."""
+    if not training:
+        if "class_means" in task.controls:
+            raise DataError(NO_TRAINING)
+        if set(PRIORS) & set(task.controls) and len({item.image for item in items}) < 2:
+            raise DataError("a prior needs answers about two images at least; give a larger set or --training")
+    if "shuffled" in task.controls:
+        shuffled(items)
+    choices_of(task, training or items)
 
 
 def refuse_other_questions(kept: Kept, items: Sequence[Item]) -> None:

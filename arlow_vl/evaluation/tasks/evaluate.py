@@ -17,7 +17,7 @@ from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.numbers import legend
 from arlow_vl.evaluation.tasks import perplexity, predictions
-from arlow_vl.evaluation.tasks.ask import Asker, run_task
+from arlow_vl.evaluation.tasks.ask import Asker, check_controls, run_task
 from arlow_vl.evaluation.tasks.items import Training, open_samples, read_items, read_training
 from arlow_vl.evaluation.tasks.measures import check_references
 from arlow_vl.evaluation.tasks.overlap import note_overlaps
@@ -148,6 +148,8 @@ def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str)
         training = read_training(task, place, run.data, run.training)
     if run.limit and run.limit < len(items):
         items = [items[place * len(items) // run.limit] for place in range(run.limit)]
+    if task.kind != "text":
+        check_controls(task, items, training.items)
     prompts = read_trained_prompts(run.model)
     otherwise = prompts.told_difference(task.kind, task.instruction) if prompts else ""
     if otherwise:

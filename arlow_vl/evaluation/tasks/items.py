@@ -1,7 +1,6 @@
 """Samples of a source as items of a task: what is shown, what is asked, and what counts as right."""
 
 import functools
-import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from arlow_vl.data.prompts import without_images
 from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.data.samples import Message, Part, Sample, Text, about_images
 from arlow_vl.errors import DataError
-from arlow_vl.evaluation.tasks.places import Place
+from arlow_vl.evaluation.tasks.places import Place, training_source
 from arlow_vl.evaluation.tasks.task import Task
 from arlow_vl.printing import visible
 
@@ -118,10 +117,8 @@ class Training:
 
 
 def read_training(task: Task, place: Place, data: Path, named: str | None) -> Training:
-    """The training data that the command names, or else those that the task names and that are there."""
-    source = named
-    if source is None and task.training and data.is_dir() and glob.glob(str(data / task.training)):
-        source = str(data / task.training)
+    """What is read of `training_source`."""
+    source = training_source(task, data, named)
     if source is None:
         return Training()
     indexes = indexes_of(source, images=None if named else place.images)

@@ -60,7 +60,8 @@ def test_an_image_that_cannot_be_decoded_is_named(evaluate, tmp_path):
 
 def test_a_prompt_that_is_longer_than_the_models_positions_is_refused(evaluate, tmp_path):
     asked = json.dumps({"questions": [{"question": "why " * 1100, "answer": "a"}]}).encode()
-    write(tmp_path, {"test-0.tar": tar_of(("a.png", image_bytes("red")), ("a.json", asked), ("a.txt", b"a"))})
+    members = [m for key in ("blue", "red") for m in ((f"{key}.png", image_bytes(key)), (f"{key}.json", asked))]
+    write(tmp_path, {"test-0.tar": tar_of(*members)})
     status, said = evaluate(data=tmp_path)
     assert status == 3 and "and the model has 1,024 positions; leave long questions out, or copy the task" in said
     assert not list((tmp_path / "results").rglob("predictions.jsonl"))
@@ -86,6 +87,7 @@ def test_one_image_is_too_few_for_the_controls(evaluate, tmp_path):
     write(tmp_path, {"coco_pope_random.json": line, COCO_NAME.format(1): image_bytes("red")})
     status, said = evaluate(task="pope-random", data=tmp_path)
     assert status == 3 and "two images at least" in said
+    assert not list(tmp_path.glob("results/pope-random/*"))
 
 
 def test_answers_that_are_neither_yes_nor_no_are_refused_by_pope(evaluate, tmp_path):
@@ -188,6 +190,10 @@ def test_a_task_named_twice_is_refused(evaluate, folder, model_folder, tmp_path,
             "lets the model write 1,000,000,000,000 tokens and it has 1,024",
         ),
         ({"metrics": ["POPE"]}, "has the reference 'red'; POPE takes yes or no"),
+        (
+            {"kind": "caption", "metrics": ["BLEU"], "controls": ["shuffled", "class_means"]},
+            "class_means needs captions of training data; give --training",
+        ),
     ],
 )
 def test_what_could_not_be_scored_is_refused_before_the_model_answers(evaluate, tmp_path, changes, sentence):

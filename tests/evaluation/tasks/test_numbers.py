@@ -19,7 +19,7 @@ from arlow_vl.evaluation.metrics.captions import caption_scores
 from arlow_vl.evaluation.metrics.pope import pope_answer
 from arlow_vl.evaluation.metrics.vqa import vqa_scores
 from arlow_vl.evaluation.statistics import difference_interval, draw_weights, metric_interval
-from arlow_vl.evaluation.tasks.ask import shown_to
+from arlow_vl.evaluation.tasks.ask import check_controls, shown_to
 from arlow_vl.evaluation.tasks.items import Item, open_samples, read_items
 from arlow_vl.evaluation.tasks.measures import check_references, measure
 from arlow_vl.evaluation.tasks.perplexity import log_probability, read_documents, windows
@@ -165,6 +165,20 @@ def test_samples_that_show_the_same_bytes_are_of_one_image(tmp_path):
     items = read_items(task, open_samples(task, place_of(task, tmp_path)))
     assert [one.id[-3:] for one in items] == ["a?0", "a?1", "b?0", "b?1", "c?0", "c?1", "d?0", "d?1"]
     assert [one.image[-1] for one in items] == ["a", "a", "b", "b", "a", "a", "d", "d"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "items", "sentence"),
+    [
+        ({"controls": ["no_image", "most_frequent"]}, [(0, "p", "red")] * 2, "answers about two images at least"),
+        ({"controls": ["shuffled", "most_frequent"]}, [(0, "p", "red"), (0, "q", "no")], "two images at least"),
+        ({"likelihood": {"choices": ["answers"]}}, [(0, "p", "red"), (1, "p", "red")], "which have 1 only"),
+    ],
+)
+def test_a_set_that_is_too_small_is_refused_before_anything_is_asked(changes, items, sentence):
+    asked = TASK if "likelihood" not in changes else {name: of for name, of in TASK.items() if name != "decoding"}
+    with pytest.raises(DataError, match=sentence):
+        check_controls(parse_task(asked | changes, "t"), made(items), [])
 
 
 def rows(*outputs, references=(("red",), ("blue",), ("yes",)), **more):
