@@ -244,21 +244,24 @@ def shown_to(system: str, items: Sequence[Item], blank: str) -> list[Asked]:
 def shuffled(items: Sequence[Item]) -> list[tuple[str, ...]]:
     """For each item the images of another, or, where one of those is its own, as many of all that are not.
 
+    An item without images is shown none.
+
     Raises:
         DataError: there is no other image for an item.
     """
-    labels = [item.image if item.question else item.answers[0] for item in items]  # equal captions are kept apart
+    seen = [item for item in items if item.images]
+    labels = [item.image if item.question else item.answers[0] for item in seen]  # equal captions are kept apart
     try:
-        others = shuffle_images([item.image for item in items], labels)
+        others = shuffle_images([item.image for item in seen], labels)
     except ValueError as error:
         raise DataError(f"{error}; evaluate a larger set") from None
-    everything = np.array(list(dict.fromkeys(sha256 for item in items for sha256 in item.shown)))
+    everything = np.array(list(dict.fromkeys(sha256 for item in seen for sha256 in item.shown)))
     turn = itertools.cycle(np.random.default_rng(0).permutation(everything).tolist())
     shown: dict[str, tuple[str, ...]] = {}
-    for item, other in zip(items, others, strict=True):
+    for item, other in zip(seen, others, strict=True):
         if item.image in shown:
             continue
-        images = tuple(itertools.islice(itertools.cycle(items[other].shown), len(item.images)))
+        images = tuple(itertools.islice(itertools.cycle(seen[other].shown), len(item.images)))
         if not set(images).isdisjoint(item.shown):
             if len(set(item.shown)) == len(everything):
                 raise DataError(
@@ -267,7 +270,7 @@ def shuffled(items: Sequence[Item]) -> list[tuple[str, ...]]:
                 )
             images = tuple(itertools.islice((one for one in turn if one not in item.shown), len(item.images)))
         shown[item.image] = images
-    return [shown[item.image] for item in items]
+    return [shown[item.image] if item.images else () for item in items]
 
 
 def _prior_answers(system: str, items: Sequence[Item], known: Sequence[Item], prior: Prior, asker: Asker) -> list[str]:

@@ -56,8 +56,14 @@ class Prior:
 def nearest_neighbours(items: Sequence[Item], known: Sequence[Item], prior: Prior, pooled: Pooled) -> list[str]:
     """For each item the answer to the same wording about the image with the most similar features, by cosine.
 
-    A wording that no other image is asked gets the prior's answer.
+    A wording that no other image is asked, and an item without images, get the prior's answer.
     """
+    seen, known = ([one for one in of if one.images] for of in (items, known))
+    nearest = iter(_nearest_answers(seen, known, prior, pooled) if seen and known else map(prior.to_question, seen))
+    return [next(nearest) if item.images else prior.to_question(item) for item in items]
+
+
+def _nearest_answers(items: Sequence[Item], known: Sequence[Item], prior: Prior, pooled: Pooled) -> list[str]:
     of_known, of_items = _features(known, pooled), _features(items, pooled)
     places: dict[str, list[int]] = defaultdict(list)
     for place, item in enumerate(known):

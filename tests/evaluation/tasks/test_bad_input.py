@@ -9,7 +9,7 @@ import yaml
 
 from arlow_vl.cli import main
 from arlow_vl.data.trained_prompts import TrainedPrompts
-from arlow_vl.evaluation.tasks.predictions import lock
+from arlow_vl.evaluation.tasks.predictions import lock, read_rows
 from arlow_vl.evaluation.tasks.task import SHIPPED
 from tests.evaluation.tasks.conftest import image_bytes, lines, write
 from tests.evaluation.tasks.made_sets import COCO_NAME, shard
@@ -88,6 +88,22 @@ def test_one_image_is_too_few_for_the_controls(evaluate, tmp_path):
     status, said = evaluate(task="pope-random", data=tmp_path)
     assert status == 3 and "two images at least" in said
     assert not list(tmp_path.glob("results/pope-random/*"))
+
+
+def test_questions_without_an_image_are_answered_among_those_with_one(evaluate, tmp_path):
+    members = [(f"{key}.png", image_bytes(key)) for key in ("blue", "green", "red")]
+    for key, shown in {"blue": 1, "green": 1, "none": 0, "red": 1}.items():
+        content = [{"type": "image"}] * shown + [{"type": "text", "text": "What is it?"}]
+        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": key}]
+        members.append((f"{key}.json", json.dumps({"texts": [{"messages": messages, "task": "question"}]}).encode()))
+    write(tmp_path, {"test-0.tar": tar_of(*sorted(members))})
+    controls = ["shuffled", "blank_image", "no_image", "most_frequent", "nearest_neighbour"]
+    write(tmp_path, {"task.yaml": yaml.safe_dump(TASK | {"metrics": ["exact match"], "controls": controls})})
+    status, said = evaluate(task=tmp_path / "task.yaml", data=tmp_path)
+    assert status == 0, said
+    outputs = [read_rows(tmp_path / "results" / "mine" / name / "predictions.jsonl") for name in ("model", *controls)]
+    assert [row.references for row in outputs[0]] == [["blue"], ["green"], ["none"], ["red"]]
+    assert len({rows[2].output for rows in outputs[:4]}) == 1  # who is shown nothing says one thing
 
 
 def test_answers_that_are_neither_yes_nor_no_are_refused_by_pope(evaluate, tmp_path):

@@ -132,6 +132,21 @@ def test_the_nearest_image_that_was_asked_the_same_answers():
     assert nearest_neighbours(items, items, prior, pooled) == ["no", "no", "red", "blue"]
 
 
+def test_an_item_without_images_is_shown_none_and_has_the_priors_answer():
+    items = made([(0, "p", "red"), (1, "p", "blue"), (2, "p", "blue"), (3, "p", "blue")])
+    items[2] = replace(items[2], images=())
+
+    def pooled(some):
+        assert all(one.images for one in some)
+        return np.array([[1.0, float(one.image[-1])] for one in some])
+
+    prior = Prior(items, leave_own_out=True)
+    assert nearest_neighbours(items, items, prior, pooled) == ["blue", "blue", "blue", "blue"]
+    assert nearest_neighbours(items[2:3], items, prior, pooled) == ["blue"]
+    shown = [one.images for one in shown_to("shuffled", items, "blank")]
+    assert shown[2] == () and sorted(shown) == sorted(one.shown for one in items)
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=12).filter(lambda images: len(set(images)) > 1))
 def test_no_item_is_shown_its_own_image_when_images_are_shuffled(images):
