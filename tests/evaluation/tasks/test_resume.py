@@ -12,7 +12,9 @@ import pytest
 
 from arlow_vl.cli import main
 from arlow_vl.errors import DataError
+from arlow_vl.evaluation.report.facts import facts_of
 from arlow_vl.evaluation.tasks.predictions import Kept, Prediction, line_of, read_rows, start
+from arlow_vl.evaluation.tasks.results import read_results
 from arlow_vl.stopping import end_by_sigterm
 from tests.evaluation.tasks.conftest import write
 from tests.evaluation.tasks.made_sets import shard
@@ -102,6 +104,21 @@ def test_a_run_that_is_stopped_says_how_far_it_came(whole, evaluate, tmp_path, m
     assert found and held - 4 <= int(found[1]) <= held == 8  # the batch under way is not counted
     assert evaluate(tmp_path) == 0
     assert files_of(tmp_path) == files_of(whole)
+
+
+def test_a_run_that_goes_on_in_other_batches_says_both(whole, evaluate, tmp_path, capsys):
+    results = shutil.copytree(whole, tmp_path / "results")
+    shutil.rmtree(results / "mine" / "no_image")
+    (results / "mine" / "metrics.json").unlink()
+    assert evaluate(results, **{"batch-size": 2}) == 0
+    on = json.loads((whole / "mine" / "metrics.json").read_text())["made_with"][0]["device"]
+    told = f"warning: mine is answered on {on} in batches of 4, then {on} in batches of 2, whose rounding may differ"
+    assert told in capsys.readouterr().out
+    assert evaluate(results, **{"batch-size": 3}) == 0  # which answers nothing
+    found = json.loads((results / "mine" / "metrics.json").read_text())
+    assert found["made_with"] == [{"device": on, "batch_size": size} for size in (4, 2)]
+    (lines,) = (lines for name, lines in facts_of(read_results(results)[0]) if name == "device")
+    assert [line.rpartition(", ")[2] for line in lines] == ["batches of 4", "batches of 2"]
 
 
 def test_what_is_there_is_not_asked_again(whole, evaluate, tmp_path):
@@ -339,4 +356,4 @@ def test_log_probabilities_that_are_none_are_named(whole, tmp_path, capsys, chan
 def test_settings_that_say_nothing_are_no_traceback(tmp_path, settings):
     (tmp_path / "run.json").write_text(json.dumps({"task": "a", "settings": settings}))
     with pytest.raises(DataError, match=r"holds predictions of another run \(task was another\)"):
-        start(tmp_path, {"task": "b"}, {"task": "told"})
+        start(tmp_path, {"task": "b"}, {"task": "told"}, {})
