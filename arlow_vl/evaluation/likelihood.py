@@ -80,10 +80,11 @@ def answer_ids(tokenizer: Any, messages: Sequence[Message], answer: str) -> tupl
         ValueError: the answer has no token, or the chat template is none that `encode_messages` takes.
     """
     ids, labels = encode_messages(tokenizer, [*messages, {"role": "assistant", "content": answer}])
-    places = [place for place, label in enumerate(labels) if label != IGNORED]
-    if len(places) < 2:
+    end = max(place for place, label in enumerate(labels) if label != IGNORED)
+    start = 1 + max(place for place in range(end) if labels[place] == IGNORED)  # labels count earlier answers, too
+    if start == end:
         raise ValueError(f"the answer {answer!r} has no token, so it has no probability; leave it out")
-    return ids[: places[0]], ids[places[0] : places[-1]]
+    return ids[:start], ids[start:end]
 
 
 @torch.inference_mode()

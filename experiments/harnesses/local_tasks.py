@@ -88,7 +88,7 @@ def _questions(folder: Path) -> list[dict[str, Any]]:
     choices = sorted({item.answers[0] for item in items})
     rows = []
     for item in items:
-        path = folder / f"{item.sample}.png"
+        path = folder / f"{item.image}.png"
         path.write_bytes(item.images[0].read_image())
         row = {"id": item.id, "image": str(path), "question": item.question, "answer": item.answers[0]}
         rows.append(row | {"choices": choices})

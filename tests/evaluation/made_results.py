@@ -81,7 +81,7 @@ def write_results(folder: Path, data: Path, name: str, says: Says, **changes: An
 def _row(item: Item, output: str, system: str) -> Prediction:
     return Prediction(
         id=item.id,
-        image=item.sample,
+        image=item.image,
         prompt=item.question,
         output=output,
         references=list(item.references),

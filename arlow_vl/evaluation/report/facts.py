@@ -19,12 +19,13 @@ def facts_of(results: Results) -> list[Fact]:
             facts.append((label, [str(told[name][path]), f"SHA-256 {told[name]['sha256']}"]))
     if told["prompt"]:
         facts.append(("the first prompt", [str(told["prompt"])]))
+    made_with = told.get("made_with", [told])  # as files had it that name one device alone
     versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
     return [
         *facts,
         ("how", [describe_decoding(task)]),
         ("priors come from", [str(told["prior"])]),
-        ("device", [f"{told['device']}, {told['precision']}, batches of {told['batch_size']}"]),
+        ("device", [f"{one['device']}, {told['precision']}, batches of {one['batch_size']}" for one in made_with]),
         ("versions", [versions]),
         ("predictions", [f"{name} SHA-256 {sha256}" for name, sha256 in told["predictions"].items()]),
     ]

@@ -36,8 +36,8 @@ class Material:
     """A sentence where the data are no longer there, or are no longer those that were evaluated."""
 
 
-def find_material(results: Results, images: Collection[str]) -> Material:
-    """Reads the data once through; `images` are the names of those that are shown (`Prediction.image`)."""
+def find_material(results: Results, ids: Collection[str]) -> Material:
+    """Reads the data once through; `ids` are of the items that are shown."""
     if results.task.kind == "text":
         return Material()
     told = results.told["data"]
@@ -48,13 +48,12 @@ def find_material(results: Results, images: Collection[str]) -> Material:
         return Material(missing=f"Images are not shown, as the data cannot be read: {error}")
     if samples.fingerprint != told["sha256"]:
         return Material(missing=f"Images are not shown: {place.source} holds other data than were evaluated.")
-    wanted, items = set(images), {}
+    wanted, items = set(ids), {}
 
     def read() -> Iterator[Sample]:
         for position in range(len(samples)):
             sample = samples.sample(position)
-            if sample.key in wanted:
-                items.update((item.id, item) for item in items_of(results.task, sample))
+            items.update((item.id, item) for item in items_of(results.task, sample) if item.id in wanted)
             yield sample
 
     sources, summary = describe_sources(read())

@@ -121,7 +121,7 @@ def show_task(results: Results, probed: int) -> tuple[dict[str, Any], list[Asked
     rows, sheets = results.systems[MODEL], choose(results, scored)
     probes = unpicked(rows, probed)
     wanted = {place for sheet in sheets for place in sheet.places} | set(probes)
-    material = section["material"] = find_material(results, {rows[place].image for place in wanted})
+    material = section["material"] = find_material(results, {rows[place].id for place in wanted})
     section["sheets"] = [
         {"title": sheet.title, "cards": [card(results, scored, place, material) for place in sheet.places]}
         for sheet in sheets

@@ -4,6 +4,7 @@ Which prompts share a batch depends on the items alone: prompts of one length li
 and goes on asks in the batches of one that was not.
 """
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,11 +20,12 @@ from arlow_vl.data.samples import Message
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.controls import shuffle_images
 from arlow_vl.evaluation.generation import write_batch
-from arlow_vl.evaluation.likelihood import Choices, log_probabilities
+from arlow_vl.evaluation.likelihood import Choices, answer_ids, log_probabilities
 from arlow_vl.evaluation.tasks.items import Item
+from arlow_vl.evaluation.tasks.places import NO_TRAINING
 from arlow_vl.evaluation.tasks.predictions import AGAIN, MODEL, Kept, Prediction
 from arlow_vl.evaluation.tasks.priors import Prior, class_means, nearest_neighbours
-from arlow_vl.evaluation.tasks.task import ANSWERS, OF_FEATURES, Task
+from arlow_vl.evaluation.tasks.task import ANSWERS, OF_FEATURES, PRIORS, Task
 from arlow_vl.printing import visible
 
 IMAGES_AT_ONCE = 256
@@ -67,7 +69,8 @@ class Asker:
         rows: dict[tuple, list[int]] = defaultdict(list)
         for place, one in enumerate(asked):
             rows[tuple(self.ids_of(one.messages)), one.images].append(place)
-        self._refuse_long(task, max((len(ids) for ids, _ in rows), default=0))
+        answers = [len(answer_ids(self.tokenizer, asked[0].messages, choice)[1]) for choice in choices]
+        self._refuse_long(task, max((len(ids) for ids, _ in rows), default=0), max(answers, default=0))
         if task.likelihood is None:
             order = sorted(rows, key=lambda key: (len(key[0]), rows[key][0]))
         else:  # what shares images lies together
@@ -77,9 +80,9 @@ class Asker:
             order = sorted(rows, key=lambda key: (first[key[1]], len(key[0]), rows[key][0]))
         return Plan(self, task, asked, choices, [(key, rows[key]) for key in order])
 
-    def _refuse_long(self, task: Task, prompt: int) -> None:
+    def _refuse_long(self, task: Task, prompt: int, choice: int) -> None:
         positions = self.model.config.get_text_config().max_position_embeddings
-        room = task.decoding.max_new_tokens if task.decoding else 1
+        room = task.decoding.max_new_tokens if task.decoding else choice
         if prompt + room > positions:
             raise DataError(
                 f"task {task.name}: the longest prompt has {prompt:,} tokens, its answer may have {room:,}, and the "
@@ -167,7 +170,7 @@ def run_task(
     """Answers by the model and by every control. `training` is empty where priors come from the set itself.
 
     Raises:
-        DataError: the set is too small for a control.
+        DataError: predictions that are there were asked otherwise, or a prompt is longer than the model's positions.
         CheckpointError: the model's logits are not finite.
     """
     known = training or items
@@ -190,6 +193,18 @@ def run_task(
             kept.add(_prediction(items[place], answer) for place, answer in answers)
             advance(len(kept.rows) - before)
         kept.finish()
+
+
+def check_controls(task: Task, items: Sequence[Item], training: Sequence[Item]) -> None:
+    """Raises DataError for a set whose items a control could not answer, or whose answers are one."""
+    if not training:
+        if "class_means" in task.controls:
+            raise DataError(NO_TRAINING)
+        if set(PRIORS) & set(task.controls) and len({item.image for item in items}) < 2:
+            raise DataError("a prior needs answers about two images at least; give a larger set or --training")
+    if "shuffled" in task.controls:
+        shuffled(items)
+    choices_of(task, training or items)
 
 
 def refuse_other_questions(kept: Kept, items: Sequence[Item]) -> None:
@@ -222,23 +237,40 @@ def shown_to(system: str, items: Sequence[Item], blank: str) -> list[Asked]:
     if system == "blank_image":
         return [Asked(item.messages, (blank,) * len(item.images)) for item in items]
     if system == "shuffled":
-        # Equal captions are kept apart, and else equal bytes: nobody is shown its own image under another name.
-        labels = [" ".join(item.shown) if item.question else item.answers[0] for item in items]
-        names = [item.sample for item in items]
-        try:
-            others = shuffle_images(names, labels)
-        except ValueError as error:
-            raise DataError(f"{error}; evaluate a larger set") from None
-        return [
-            Asked(item.messages, _as_many(items[other].shown, len(item.images)))
-            for item, other in zip(items, others, strict=True)
-        ]
+        return [Asked(item.messages, images) for item, images in zip(items, shuffled(items), strict=True)]
     return [Asked(item.messages, item.shown) for item in items]
 
 
-def _as_many(images: tuple[str, ...], number: int) -> tuple[str, ...]:
-    """The images of another item, for one that shows a different number."""
-    return tuple(images[place % len(images)] for place in range(number)) if images else ()
+def shuffled(items: Sequence[Item]) -> list[tuple[str, ...]]:
+    """For each item the images of another, or, where one of those is its own, as many of all that are not.
+
+    An item without images is shown none.
+
+    Raises:
+        DataError: there is no other image for an item.
+    """
+    seen = [item for item in items if item.images]
+    labels = [item.image if item.question else item.answers[0] for item in seen]  # equal captions are kept apart
+    try:
+        others = shuffle_images([item.image for item in seen], labels)
+    except ValueError as error:
+        raise DataError(f"{error}; evaluate a larger set") from None
+    everything = np.array(list(dict.fromkeys(sha256 for item in seen for sha256 in item.shown)))
+    turn = itertools.cycle(np.random.default_rng(0).permutation(everything).tolist())
+    shown: dict[str, tuple[str, ...]] = {}
+    for item, other in zip(seen, others, strict=True):
+        if item.image in shown:
+            continue
+        images = tuple(itertools.islice(itertools.cycle(seen[other].shown), len(item.images)))
+        if not set(images).isdisjoint(item.shown):
+            if len(set(item.shown)) == len(everything):
+                raise DataError(
+                    f"item {visible(repr(item.id))} shows every image of the set, which leaves none to show instead; "
+                    "evaluate a larger set"
+                )
+            images = tuple(itertools.islice((one for one in turn if one not in item.shown), len(item.images)))
+        shown[item.image] = images
+    return [shown[item.image] if item.images else () for item in items]
 
 
 def _prior_answers(system: str, items: Sequence[Item], known: Sequence[Item], prior: Prior, asker: Asker) -> list[str]:
@@ -252,7 +284,7 @@ def _prior_answers(system: str, items: Sequence[Item], known: Sequence[Item], pr
 def _prediction(item: Item, answer: Answer) -> Prediction:
     return Prediction(
         id=item.id,
-        image=item.sample,
+        image=item.image,
         prompt=item.question,
         output=answer.output,
         references=list(item.references),

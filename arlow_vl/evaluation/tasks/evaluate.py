@@ -17,7 +17,7 @@ from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.numbers import legend
 from arlow_vl.evaluation.tasks import perplexity, predictions
-from arlow_vl.evaluation.tasks.ask import Asker, run_task
+from arlow_vl.evaluation.tasks.ask import Asker, check_controls, run_task
 from arlow_vl.evaluation.tasks.items import Training, open_samples, read_items, read_training
 from arlow_vl.evaluation.tasks.measures import check_references
 from arlow_vl.evaluation.tasks.overlap import note_overlaps
@@ -139,20 +139,21 @@ def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str)
     items: Sequence[Any]
     if task.kind == "text":
         perplexity.check_window(task, model)
-        items, data_sha256 = perplexity.read_documents(place.source, tokenizer), perplexity.hash_documents(place.source)
+        documents = perplexity.read_documents(place.source, tokenizer)
+        items, data_sha256 = spread(documents, run.limit), perplexity.hash_documents(place.source)
     else:
         samples = open_samples(task, place)
-        items, data_sha256 = read_items(task, samples), samples.fingerprint
+        everything, data_sha256 = read_items(task, samples), samples.fingerprint
         check_length(task, model)
-        check_references(task.metrics, [(item.id, item.references) for item in items])
+        check_references(task.metrics, [(item.id, item.references) for item in everything])
         training = read_training(task, place, run.data, run.training)
-    if run.limit and run.limit < len(items):
-        items = [items[place * len(items) // run.limit] for place in range(run.limit)]
+        items = spread(everything, run.limit)
+        check_controls(task, items, training.items)
     prompts = read_trained_prompts(run.model)
     otherwise = prompts.told_difference(task.kind, task.instruction) if prompts else ""
     if otherwise:
         print_line(f"warning: {task.name} is {otherwise}")
-    facts = {
+    facts: dict[str, Any] = {
         "task_sha256": task.sha256,
         "model": {"path": str(run.model), "sha256": model_sha256},
         "data": {**asdict(place), "sha256": data_sha256, "items": len(items)},
@@ -160,7 +161,6 @@ def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str)
         "overlap": {},
         "asked_otherwise": otherwise,
         "precision": str(model.dtype).removeprefix("torch."),
-        "batch_size": run.batch_size,
     }
     identity = {"task": task.sha256, "model": model_sha256, "data": data_sha256, "training": training.sha256}
     identity |= {"items": len(items), "precision": facts["precision"]}
@@ -168,8 +168,19 @@ def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str)
         identity["features"] = facts["features_dtype"] = run.features_dtype
     folder = run.output / task.name
     settings = {"task": asdict(task), "model": str(run.model), "data": asdict(place), "training": training.source}
-    predictions.start(folder, identity, settings)
+    made_with = {"device": device_name(torch.device(run.device)), "batch_size": run.batch_size}
+    facts["made_with"] = held = predictions.start(folder, identity, settings, made_with)
+    if len(held) > 1:
+        told = ", then ".join(f"{one['device']} in batches of {one['batch_size']}" for one in held)
+        print_line(f"warning: {task.name} is answered on {told}, whose rounding may differ")
     return Prepared(task, folder, items, training, facts)
+
+
+def spread(items: Sequence[Any], limit: int | None) -> Sequence[Any]:
+    """So many of the items, evenly; None: all."""
+    if limit is None or limit >= len(items):
+        return items
+    return [items[place * len(items) // limit] for place in range(limit)]
 
 
 def check_length(task: Task, model: Any) -> None:
@@ -220,8 +231,6 @@ def blank_image(size: Sequence[int], colour: tuple[int, ...]) -> PlacedImage:
 
 def describe(run: Run, model: Any, one: Prepared, tokenizer: Any) -> dict[str, Any]:
     """How the predictions came to be, for people; what decides them stands in run.json too."""
-    device = torch.device(run.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()}"
     example = one.items[0]
     prompt = render_chat(tokenizer, example.messages, add_generation_prompt=True) if one.task.kind != "text" else ""
     openings = model.gate_openings() if hasattr(model, "gate_openings") else {}
@@ -229,7 +238,6 @@ def describe(run: Run, model: Any, one: Prepared, tokenizer: Any) -> dict[str, A
         "command": command_line(run, one.task),
         "prompt": prompt,
         "prior": "training data" if one.training.items else "the other images of the set",
-        "device": f"{device.type} ({name})",
         "versions": {
             "python": platform.python_version(),
             **{package: version_of(package) for package in ("arlow-vl", "torch", "transformers", "timm")},
@@ -240,6 +248,11 @@ def describe(run: Run, model: Any, one: Prepared, tokenizer: Any) -> dict[str, A
             for part, value in zip(("attention", "MLP"), pair, strict=True)
         },
     }
+
+
+def device_name(device: torch.device) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return f"{device.type} ({name})"
 
 
 def command_line(run: Run, task: Task) -> str:

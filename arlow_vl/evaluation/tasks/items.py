@@ -1,9 +1,8 @@
 """Samples of a source as items of a task: what is shown, what is asked, and what counts as right."""
 
 import functools
-import glob
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from arlow_vl.data.index.building import indexes_of
@@ -13,7 +12,7 @@ from arlow_vl.data.prompts import without_images
 from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.data.samples import Message, Part, Sample, Text, about_images
 from arlow_vl.errors import DataError
-from arlow_vl.evaluation.tasks.places import Place
+from arlow_vl.evaluation.tasks.places import Place, training_source
 from arlow_vl.evaluation.tasks.task import Task
 from arlow_vl.printing import visible
 
@@ -23,8 +22,8 @@ class Item:
     """One thing that a system answers."""
 
     id: str
-    sample: str
-    """Key of its sample: questions about one share their images."""
+    image: str
+    """Key of the first sample that shows these images: what is asked about one image is not independent."""
     images: tuple[PlacedImage, ...]
     messages: tuple[Message, ...]
     """The prompt, up to the answer."""
@@ -63,12 +62,14 @@ def open_samples(task: Task, place: Place) -> IndexedSamples:
 def read_items(task: Task, samples: IndexedSamples) -> list[Item]:
     """The items of all samples, in their order. Raises DataError for an id that comes twice."""
     items, seen = [], set()
+    first: dict[tuple[str, ...], str] = {}
     for position in range(len(samples)):
         for item in items_of(task, samples.sample(position)):
             if item.id in seen:
                 raise DataError(f"two items have the id {visible(repr(item.id))}; give each sample a key of its own")
             seen.add(item.id)
-            items.append(item)
+            image = first.setdefault(tuple(sorted(item.shown)), item.image) if item.images else item.image
+            items.append(item if image == item.image else replace(item, image=image))
     return items
 
 
@@ -116,10 +117,8 @@ class Training:
 
 
 def read_training(task: Task, place: Place, data: Path, named: str | None) -> Training:
-    """The training data that the command names, or else those that the task names and that are there."""
-    source = named
-    if source is None and task.training and data.is_dir() and glob.glob(str(data / task.training)):
-        source = str(data / task.training)
+    """What is read of `training_source`."""
+    source = training_source(task, data, named)
     if source is None:
         return Training()
     indexes = indexes_of(source, images=None if named else place.images)

@@ -18,7 +18,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+<<<<<<< HEAD
 from arlow_vl.data.prompts import document_ends, plain_ids
+=======
+from arlow_vl.data.file_names import names_of
+from arlow_vl.data.prompts import plain_ids
+>>>>>>> mend-evaluation
 from arlow_vl.data.text_files import parts_of, text_files
 from arlow_vl.data.text_readers import DocumentReader
 from arlow_vl.errors import DataError
@@ -31,7 +36,7 @@ from arlow_vl.printing import visible
 
 class Document(NamedTuple):
     id: str
-    """File and number in it, from 1."""
+    """File, where two have one name with the folders that tell them apart, and number in it, from 1."""
     text: str
     ids: list[int]
 
@@ -60,13 +65,13 @@ def hash_documents(source: str) -> str:
 
 def _texts(source: str) -> Iterator[tuple[str, str]]:
     with contextlib.closing(text_files([source])) as files:
-        for path in files:
+        for path, name in names_of(files).items():
             number = 0
             for part in parts_of(path):
                 reader = DocumentReader(part)
                 for text in reader:
                     number += 1
-                    yield f"{path.name}:{number}", text
+                    yield f"{name}:{number}", text
                 reader.tally.report(path, 0.0)
 
 

@@ -1,12 +1,16 @@
 """Where the data of a task lie, and whether they are there: asked before a library that takes seconds is loaded."""
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 
 from arlow_vl.data.formats.detect import open_source
 from arlow_vl.data.remote import is_address
 from arlow_vl.data.text_files import text_files
+from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks.task import Task
+
+NO_TRAINING = "the control class_means needs captions of training data; give --training, or take it out of the task"
 
 
 @dataclass(frozen=True)
@@ -36,3 +40,16 @@ def refuse_missing_data(task: Task, place: Place) -> None:
         text_files([place.source])
     else:
         open_source(place.source, images=place.images, format=place.format).close()
+
+
+def training_source(task: Task, data: Path, named: str | None) -> str | None:
+    """The training data that the command names, or else those that the task names and that are there."""
+    if named is None and task.training and data.is_dir() and glob.glob(str(data / task.training)):
+        return str(data / task.training)
+    return named
+
+
+def refuse_missing_training(task: Task, data: Path, named: str | None) -> None:
+    """Raises DataError where a control knows nothing but what training data say, and there are none."""
+    if "class_means" in task.controls and training_source(task, data, named) is None:
+        raise DataError(NO_TRAINING)

@@ -25,7 +25,7 @@ from vision.whole_files import remove_remains, write_whole
 
 MODEL = "model"
 RUN, METRICS, PREDICTIONS, LOCK = "run.json", "metrics.json", "predictions.jsonl", "evaluate.lock"
-SETTINGS, UNKNOWN = "settings", "unknown"
+SETTINGS, MADE_WITH, UNKNOWN = "settings", "made_with", "unknown"
 OPTIONS = {"items": "--limit", "precision": "--precision", "features": "--features-dtype"}
 """Of the command, for what its run is decided by."""
 NAMED = 3
@@ -41,7 +41,8 @@ class Prediction:
 
     id: str
     image: str
-    """Names what was shown, so that scores are drawn again by images: questions about one are not independent."""
+    """Names what was shown (`Item.image`): scores are drawn again by images, for what is asked about one is not
+    independent."""
     prompt: str
     """The question, or empty for a caption."""
     output: str
@@ -91,11 +92,14 @@ def lock(output: Path) -> contextlib.AbstractContextManager[None]:
     return one_process(output / LOCK, refusal)
 
 
-def start(folder: Path, run: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+def start(
+    folder: Path, run: Mapping[str, Any], settings: Mapping[str, Any], made_with: Mapping[str, Any]
+) -> list[Mapping[str, Any]]:
     """Opens the folder of a task for a run, new or the one that it holds a part of.
 
     `run` decides the predictions: a hash or a number for each name. `settings` holds under the same names what the
-    hashes are of, in words, so that a later run can say what has changed.
+    hashes are of, in words, so that a later run can say what has changed. `made_with` moves them by rounding alone and
+    may be another when a run goes on: all that the predictions were made with are returned, the first one first.
 
     Raises:
         DataError: it holds predictions of another model, task or data, or of nobody knows what.
@@ -106,8 +110,8 @@ def start(folder: Path, run: Mapping[str, Any], settings: Mapping[str, Any]) -> 
     if not path.exists():
         if found := next(iter(sorted(folder.glob(f"*/{PREDICTIONS}"))), None):
             raise DataError(f"{visible(str(found))}: no {RUN} says what made these predictions; {AGAIN}")
-        write_json(path, {**run, SETTINGS: settings})
-        return
+        write_json(path, {**run, SETTINGS: settings, MADE_WITH: [made_with]})
+        return [made_with]
     before = read_json(path)
     changed = [name for name, value in run.items() if before.get(name) != value]
     if changed:
@@ -116,6 +120,11 @@ def start(folder: Path, run: Mapping[str, Any], settings: Mapping[str, Any]) -> 
         now = json.loads(json.dumps({**run, **settings}))  # as it would be read: a list for a tuple
         told = "; ".join(_told_change(name, was.get(name), now[name]) for name in changed)
         raise DataError(f"{visible(str(folder))} holds predictions of another run ({visible(told)}); {AGAIN}")
+    held = before.get(MADE_WITH, [])
+    if (held and (folder / METRICS).exists()) or made_with in held:  # METRICS: there is nothing left to answer
+        return held
+    write_json(path, {**before, MADE_WITH: [*held, made_with]})
+    return [*held, made_with]
 
 
 def _told_change(name: str, was: Any, now: Any) -> str:
@@ -177,8 +186,9 @@ class Kept:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab") as file:
             file.write("".join(map(line_of, new)).encode())
+        start = len(self.rows)
         self.rows.update((row.id, row) for row in new)
-        self.is_ordered = list(self.rows) == self.ids[: len(self.rows)]
+        self.is_ordered &= [row.id for row in new] == self.ids[start : len(self.rows)]
 
     def finish(self) -> None:
         """Puts the complete file into the order of the items."""

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from arlow_vl.errors import DataError
 from arlow_vl.evaluation.class_means import nearest_class_means
 from arlow_vl.evaluation.controls import ROWS_AT_ONCE, normalise_rows
 from arlow_vl.evaluation.tasks.items import Item
@@ -33,14 +32,12 @@ class Prior:
                 self.of_all[answer] += 1
                 self.of_question[item.question][answer] += 1
                 if leave_own_out:
-                    self.of_image[item.sample].append((item.question, answer))
+                    self.of_image[item.image].append((item.question, answer))
         self._ranked: dict[str | None, list[tuple[str, int]]] = {}
 
     def most_frequent(self, item: Item) -> str:
-        """Raises DataError if there is no answer but the item's own image's."""
         answer = self._best(None, item)
-        if answer is None:
-            raise DataError("a prior needs answers about two images at least; give a larger set or --training")
+        assert answer is not None  # see `ask.check_controls`
         return answer
 
     def to_question(self, item: Item) -> str:
@@ -50,7 +47,7 @@ class Prior:
     def _best(self, question: str | None, item: Item) -> str | None:
         """Of equally frequent answers the first by the alphabet."""
         counts = self.of_all if question is None else self.of_question.get(question, Counter())
-        own = Counter(a for asked, a in self.of_image.get(item.sample, ()) if question in (None, asked))
+        own = Counter(a for asked, a in self.of_image.get(item.image, ()) if question in (None, asked))
         if question not in self._ranked:
             self._ranked[question] = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
         return next((text for text, count in self._ranked[question] if count > own[text]), None)
@@ -59,8 +56,14 @@ class Prior:
 def nearest_neighbours(items: Sequence[Item], known: Sequence[Item], prior: Prior, pooled: Pooled) -> list[str]:
     """For each item the answer to the same wording about the image with the most similar features, by cosine.
 
-    A wording that no other image is asked gets the prior's answer.
+    A wording that no other image is asked, and an item without images, get the prior's answer.
     """
+    seen, known = ([one for one in of if one.images] for of in (items, known))
+    nearest = iter(_nearest_answers(seen, known, prior, pooled) if seen and known else map(prior.to_question, seen))
+    return [next(nearest) if item.images else prior.to_question(item) for item in items]
+
+
+def _nearest_answers(items: Sequence[Item], known: Sequence[Item], prior: Prior, pooled: Pooled) -> list[str]:
     of_known, of_items = _features(known, pooled), _features(items, pooled)
     places: dict[str, list[int]] = defaultdict(list)
     for place, item in enumerate(known):
@@ -71,12 +74,12 @@ def nearest_neighbours(items: Sequence[Item], known: Sequence[Item], prior: Prio
     answers = [""] * len(items)
     for question, rows in asked.items():
         candidates = places.get(question, [])
-        samples = np.array([known[place].sample for place in candidates])
+        images = np.array([known[place].image for place in candidates])
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[start : start + ROWS_AT_ONCE]
             similar = of_items[some] @ of_known[candidates].T
             if prior.leave_own_out:
-                similar[np.array([items[row].sample for row in some])[:, None] == samples[None]] = -np.inf
+                similar[np.array([items[row].image for row in some])[:, None] == images[None]] = -np.inf
             for row, scores in zip(some, similar, strict=True):
                 best = int(scores.argmax()) if scores.size else -1
                 is_found = best >= 0 and np.isfinite(scores[best])
@@ -87,17 +90,15 @@ def nearest_neighbours(items: Sequence[Item], known: Sequence[Item], prior: Prio
 def class_means(items: Sequence[Item], known: Sequence[Item], prior: Prior, pooled: Pooled) -> list[str]:
     """For each item the caption whose training images lie nearest on average (see `nearest_class_means`).
 
-    Raises:
-        DataError: there are no training data; the set's own captions, of which most have one image, have no means.
+    The set's own captions, of which most have one image, have no means.
     """
-    if prior.leave_own_out:
-        raise DataError("the control class_means needs training data; give --training, or take it out of the task")
+    assert not prior.leave_own_out
     return nearest_class_means(pooled(known), [item.answers[0] for item in known], pooled(items))
 
 
 def _features(items: Sequence[Item], pooled: Pooled) -> Float[np.ndarray, "items features"]:
     """Unit rows; an image that several items show is pooled once."""
-    first = {item.sample: item for item in reversed(items)}
+    first = {item.image: item for item in reversed(items)}
     rows = dict(zip(first, range(len(first)), strict=True))
     features = normalise_rows(pooled(list(first.values())))
-    return features[[rows[item.sample] for item in items]]
+    return features[[rows[item.image] for item in items]]

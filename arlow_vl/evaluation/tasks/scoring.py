@@ -54,12 +54,11 @@ def score_task(task: Task, systems: Systems) -> dict[str, Any]:
 
 def compare(statistics: Mapping[str, np.ndarray], metric: Metric, weights: np.ndarray) -> dict[str, Any]:
     """Intervals of a metric of every system, and of the model's difference to every control; rows are of images."""
-    model = statistics[MODEL]
-    systems = {name: bootstrap.metric_interval(of, metric, weights) for name, of in statistics.items()}
+    values = {name: (metric(of.sum(axis=0)), metric(weights @ of)) for name, of in statistics.items()}
+    estimate, resampled = values[MODEL]
+    systems = {name: bootstrap.summarise(*of) for name, of in values.items()}
     differences = {
-        name: bootstrap.difference_interval(model, of, metric, weights)
-        for name, of in statistics.items()
-        if name != MODEL
+        name: bootstrap.summarise(estimate - of[0], resampled - of[1]) for name, of in values.items() if name != MODEL
     }
     return {
         "systems": {name: as_fields(interval) for name, interval in systems.items()},

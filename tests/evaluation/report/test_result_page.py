@@ -10,7 +10,9 @@ import pytest
 
 import arlow_vl
 from arlow_vl.cli import main
+from arlow_vl.evaluation.report.material import find_material
 from arlow_vl.evaluation.report.page import write_report
+from arlow_vl.evaluation.tasks.results import read_results
 from arlow_vl.evaluation.tasks.task import load_task
 from tests.evaluation.made_results import CAPTIONS, QUESTIONS, but_teal, image_bytes, write_data, write_results
 
@@ -41,6 +43,15 @@ class Page(HTMLParser):
 def page_of(folder, **settings):
     write_report(folder, folder / "report.html", **settings)
     return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_samples_that_show_one_image_are_each_found_again(tmp_path):
+    data = write_data(tmp_path / "data", lambda number: image_bytes(number % 2))
+    write_results(tmp_path / "results", data, QUESTIONS, {})
+    (results,) = read_results(tmp_path / "results")
+    rows = results.systems["model"]
+    assert len(rows) == 6 and len({row.image for row in rows}) == 2
+    assert find_material(results, {row.id for row in rows}).items.keys() == {row.id for row in rows}
 
 
 @pytest.fixture(scope="module")

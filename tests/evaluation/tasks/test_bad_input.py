@@ -9,7 +9,7 @@ import yaml
 
 from arlow_vl.cli import main
 from arlow_vl.data.trained_prompts import TrainedPrompts
-from arlow_vl.evaluation.tasks.predictions import lock
+from arlow_vl.evaluation.tasks.predictions import lock, read_rows
 from arlow_vl.evaluation.tasks.task import SHIPPED
 from tests.evaluation.tasks.conftest import image_bytes, lines, write
 from tests.evaluation.tasks.made_sets import COCO_NAME, shard
@@ -60,10 +60,20 @@ def test_an_image_that_cannot_be_decoded_is_named(evaluate, tmp_path):
 
 def test_a_prompt_that_is_longer_than_the_models_positions_is_refused(evaluate, tmp_path):
     asked = json.dumps({"questions": [{"question": "why " * 1100, "answer": "a"}]}).encode()
-    write(tmp_path, {"test-0.tar": tar_of(("a.png", image_bytes("red")), ("a.json", asked), ("a.txt", b"a"))})
+    members = [m for key in ("blue", "red") for m in ((f"{key}.png", image_bytes(key)), (f"{key}.json", asked))]
+    write(tmp_path, {"test-0.tar": tar_of(*members)})
     status, said = evaluate(data=tmp_path)
     assert status == 3 and "and the model has 1,024 positions; leave long questions out, or copy the task" in said
-    assert not list((tmp_path / "results").rglob("model.jsonl"))
+    assert not list((tmp_path / "results").rglob("predictions.jsonl"))
+
+
+def test_an_answer_to_be_compared_that_is_longer_than_the_models_positions_is_refused(evaluate, tmp_path):
+    choices = {"decoding": None, "likelihood": {"choices": ["a", "b " * 1100]}}
+    task = {name: value for name, value in (TASK | choices).items() if value is not None}
+    write(tmp_path, {"long.yaml": yaml.safe_dump(task)})
+    status, said = evaluate(task=tmp_path / "long.yaml")
+    assert status == 3 and "its answer may have 2,2" in said and "and the model has 1,024 positions" in said
+    assert not list((tmp_path / "results").rglob("predictions.jsonl"))
 
 
 def test_a_set_without_the_kind_that_is_asked_for_is_refused(evaluate, tmp_path):
@@ -77,6 +87,23 @@ def test_one_image_is_too_few_for_the_controls(evaluate, tmp_path):
     write(tmp_path, {"coco_pope_random.json": line, COCO_NAME.format(1): image_bytes("red")})
     status, said = evaluate(task="pope-random", data=tmp_path)
     assert status == 3 and "two images at least" in said
+    assert not list(tmp_path.glob("results/pope-random/*"))
+
+
+def test_questions_without_an_image_are_answered_among_those_with_one(evaluate, tmp_path):
+    members = [(f"{key}.png", image_bytes(key)) for key in ("blue", "green", "red")]
+    for key, shown in {"blue": 1, "green": 1, "none": 0, "red": 1}.items():
+        content = [{"type": "image"}] * shown + [{"type": "text", "text": "What is it?"}]
+        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": key}]
+        members.append((f"{key}.json", json.dumps({"texts": [{"messages": messages, "task": "question"}]}).encode()))
+    write(tmp_path, {"test-0.tar": tar_of(*sorted(members))})
+    controls = ["shuffled", "blank_image", "no_image", "most_frequent", "nearest_neighbour"]
+    write(tmp_path, {"task.yaml": yaml.safe_dump(TASK | {"metrics": ["exact match"], "controls": controls})})
+    status, said = evaluate(task=tmp_path / "task.yaml", data=tmp_path)
+    assert status == 0, said
+    outputs = [read_rows(tmp_path / "results" / "mine" / name / "predictions.jsonl") for name in ("model", *controls)]
+    assert [row.references for row in outputs[0]] == [["blue"], ["green"], ["none"], ["red"]]
+    assert len({rows[2].output for rows in outputs[:4]}) == 1  # who is shown nothing says one thing
 
 
 def test_answers_that_are_neither_yes_nor_no_are_refused_by_pope(evaluate, tmp_path):
@@ -179,6 +206,10 @@ def test_a_task_named_twice_is_refused(evaluate, folder, model_folder, tmp_path,
             "lets the model write 1,000,000,000,000 tokens and it has 1,024",
         ),
         ({"metrics": ["POPE"]}, "has the reference 'red'; POPE takes yes or no"),
+        (
+            {"kind": "caption", "metrics": ["BLEU"], "controls": ["shuffled", "class_means"]},
+            "class_means needs captions of training data; give --training",
+        ),
     ],
 )
 def test_what_could_not_be_scored_is_refused_before_the_model_answers(evaluate, tmp_path, changes, sentence):

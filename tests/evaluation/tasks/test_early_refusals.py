@@ -30,6 +30,8 @@ def folder(tmp_path_factory):
     """A model folder whose files are there and never opened, tasks, and some data."""
     files = {"hf/config.json": {}, "hf/model.safetensors": b"", "run/hf/config.json": {}, "data/captions.csv": CAPTIONS}
     files |= {"mine.yaml": yaml.safe_dump(TASK), "misspelt.yaml": yaml.safe_dump(TASK | {"metrcs": []})}
+    means = {"kind": "caption", "metrics": ["BLEU"], "controls": ["shuffled", "class_means"]}
+    files |= {"means.yaml": yaml.safe_dump(TASK | means)}
     files |= {"text.yaml": (Path(__file__).parents[3] / "arlow_vl/evaluation/tasks/text-perplexity.yaml").read_bytes()}
     return write(tmp_path_factory.mktemp("early"), files)
 
@@ -49,6 +51,7 @@ def folder(tmp_path_factory):
         ("evaluate --task mine.yaml --model run", 4, "run holds no config.json; name run/hf (see `arlow fit`)"),
         ("evaluate --task mine.yaml", 3, "no such file or folder: data/test-*.tar; name "),
         ("evaluate --task mine.yaml --data gone", 3, "no such file or folder: gone; name "),
+        ("evaluate --task means.yaml --data data/captions.csv", 3, "class_means needs captions of training data; give"),
         ("evaluate --task text.yaml", 3, "data/text/validation.jsonl"),
         (
             "evaluate --task mine.yaml --data data/captions.csv --training gone.csv",

@@ -101,6 +101,16 @@ def test_lengths_are_normalised_by_bytes(loaded):
     assert answer.per_byte == answer.nats / 8
 
 
+def test_of_a_conversation_the_last_answer_alone_has_a_probability(loaded):
+    _, tokenizer = loaded
+    turns = [*about_image("Is it red?", "a cat"), {"role": "user", "content": "Is it big?"}]
+    prompt, ids = answer_ids(tokenizer, turns, "a mat")
+    assert prompt == encode_prompt(tokenizer, turns)
+    assert ids == answer_ids(tokenizer, about_image("Is it red?"), "a mat")[1]
+    with pytest.raises(ValueError, match="'' has no token"):
+        answer_ids(tokenizer, turns, "")
+
+
 def test_an_answer_of_nothing_has_no_probability(loaded):
     with pytest.raises(ValueError, match="'' has no token"):
         log_probabilities(*loaded, [question("Is it red?", 1, [""])], Pack())

@@ -18,18 +18,22 @@ from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.metrics.captions import caption_scores
 from arlow_vl.evaluation.metrics.pope import pope_answer
 from arlow_vl.evaluation.metrics.vqa import vqa_scores
-from arlow_vl.evaluation.tasks.ask import shown_to
-from arlow_vl.evaluation.tasks.items import Item
+from arlow_vl.evaluation.statistics import difference_interval, draw_weights, metric_interval
+from arlow_vl.evaluation.tasks.ask import check_controls, shown_to
+from arlow_vl.evaluation.tasks.items import Item, open_samples, read_items
 from arlow_vl.evaluation.tasks.measures import check_references, measure
-from arlow_vl.evaluation.tasks.perplexity import log_probability, windows
+from arlow_vl.evaluation.tasks.perplexity import log_probability, read_documents, windows
+from arlow_vl.evaluation.tasks.places import place_of
 from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
 from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
-from arlow_vl.evaluation.tasks.scoring import groups_of, score_task
+from arlow_vl.evaluation.tasks.scoring import as_fields, compare, fields_of_difference, groups_of, score_task
 from arlow_vl.evaluation.tasks.task import Perplexity, parse_task
 from arlow_vl.models.folders import load_vision_language_model
 from tests.evaluation.completions import complete_prompt
+from tests.evaluation.tasks.conftest import image_bytes, lines, write
 from tests.evaluation.tasks.test_likelihood import Pack, plain
 from tests.evaluation.tasks.test_resume import TASK
+from tests.outside_data import tar_of
 
 WORDS = st.sampled_from(["red", "blue", "no"])
 ITEMS = st.lists(st.tuples(st.integers(0, 4), st.sampled_from("pq"), WORDS), min_size=2, max_size=12)
@@ -76,13 +80,20 @@ def test_a_documents_probability_is_that_of_a_plain_loop(loaded):
     assert log_probability(model, tokenizer.pad_token_id, parts) == pytest.approx(expected, abs=1e-9)
 
 
+def test_documents_of_two_files_of_one_name_are_told_apart_by_their_folders(tmp_path, loaded):
+    one, two = lines([{"text": "one"}] * 2), lines([{"text": "two"}])
+    write(tmp_path, {"a/0.jsonl": one, "b/0.jsonl": two, "c.txt": "three"})
+    ids = [document.id for document in read_documents(str(tmp_path), loaded[1])]
+    assert ids == ["a/0.jsonl:1", "a/0.jsonl:2", "b/0.jsonl:1", "c.txt:1"]
+
+
 @settings(deadline=None)
 @given(ITEMS)
 def test_a_prior_knows_no_answer_from_the_own_image_alone(triples):
     items = made(triples)
     prior = Prior(items, leave_own_out=True)
     for one in items:
-        others = [other for other in items if other.sample != one.sample]
+        others = [other for other in items if other.image != one.image]
         if not others:
             continue
         elsewhere = {other.answers[0] for other in others}
@@ -115,10 +126,25 @@ def test_the_nearest_image_that_was_asked_the_same_answers():
     angles = {"image 0": 0.0, "image 1": 1.0, "image 2": 0.2, "image 3": 0.0}
 
     def pooled(some):
-        return np.array([[math.cos(angles[one.sample]), math.sin(angles[one.sample])] for one in some])
+        return np.array([[math.cos(angles[one.image]), math.sin(angles[one.image])] for one in some])
 
     prior = Prior(items, leave_own_out=True)
     assert nearest_neighbours(items, items, prior, pooled) == ["no", "no", "red", "blue"]
+
+
+def test_an_item_without_images_is_shown_none_and_has_the_priors_answer():
+    items = made([(0, "p", "red"), (1, "p", "blue"), (2, "p", "blue"), (3, "p", "blue")])
+    items[2] = replace(items[2], images=())
+
+    def pooled(some):
+        assert all(one.images for one in some)
+        return np.array([[1.0, float(one.image[-1])] for one in some])
+
+    prior = Prior(items, leave_own_out=True)
+    assert nearest_neighbours(items, items, prior, pooled) == ["blue", "blue", "blue", "blue"]
+    assert nearest_neighbours(items[2:3], items, prior, pooled) == ["blue"]
+    shown = [one.images for one in shown_to("shuffled", items, "blank")]
+    assert shown[2] == () and sorted(shown) == sorted(one.shown for one in items)
 
 
 @settings(deadline=None)
@@ -128,6 +154,46 @@ def test_no_item_is_shown_its_own_image_when_images_are_shuffled(images):
     asked = shown_to("shuffled", items, "blank")
     assert all(a.images != one.shown for a, one in zip(asked, items, strict=True))
     assert Counter(a.images for a in asked).keys() == {one.shown for one in items}
+
+
+@settings(deadline=None)
+@given(st.sets(st.sets(st.integers(0, 5), min_size=1, max_size=3).map(frozenset), min_size=2, max_size=12))
+def test_no_item_is_shown_one_of_its_own_images_when_several_are_shuffled(of_items):
+    items = []
+    for shown in sorted(map(sorted, of_items)):
+        images = tuple(PlacedImage(b"%d" % image, "") for image in shown)
+        items.append(Item(f"{shown}", f"{shown}", images, (), "p", ("red",), ("red",), ""))
+    if len(frozenset().union(*of_items)) in map(len, of_items):
+        with pytest.raises(DataError, match="shows every image of the set"):
+            shown_to("shuffled", items, "blank")
+        return
+    for one, asked in zip(items, shown_to("shuffled", items, "blank"), strict=True):
+        assert len(asked.images) == len(one.images) and set(asked.images).isdisjoint(one.shown)
+
+
+def test_samples_that_show_the_same_bytes_are_of_one_image(tmp_path):
+    asked = b'{"questions": [{"question": "q", "answer": "a"}, {"question": "r", "answer": "b"}]}'
+    shown = {"a": "red", "b": "blue", "c": "red", "d": "green"}
+    members = [m for k, of in shown.items() for m in ((f"{k}.png", image_bytes(of)), (f"{k}.json", asked))]
+    write(tmp_path, {"test-0.tar": tar_of(*members)})
+    task = parse_task(TASK, "t")
+    items = read_items(task, open_samples(task, place_of(task, tmp_path)))
+    assert [one.id[-3:] for one in items] == ["a?0", "a?1", "b?0", "b?1", "c?0", "c?1", "d?0", "d?1"]
+    assert [one.image[-1] for one in items] == ["a", "a", "b", "b", "a", "a", "d", "d"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "items", "sentence"),
+    [
+        ({"controls": ["no_image", "most_frequent"]}, [(0, "p", "red")] * 2, "answers about two images at least"),
+        ({"controls": ["shuffled", "most_frequent"]}, [(0, "p", "red"), (0, "q", "no")], "two images at least"),
+        ({"likelihood": {"choices": ["answers"]}}, [(0, "p", "red"), (1, "p", "red")], "which have 1 only"),
+    ],
+)
+def test_a_set_that_is_too_small_is_refused_before_anything_is_asked(changes, items, sentence):
+    asked = TASK if "likelihood" not in changes else {name: of for name, of in TASK.items() if name != "decoding"}
+    with pytest.raises(DataError, match=sentence):
+        check_controls(parse_task(asked | changes, "t"), made(items), [])
 
 
 def rows(*outputs, references=(("red",), ("blue",), ("yes",)), **more):
@@ -268,3 +334,21 @@ def test_a_kind_that_is_called_all_does_not_take_the_place_of_all_items():
     task = parse_task(TASK | {"groups": ["kind"]}, "t")
     groups = groups_of(task, dict.fromkeys((MODEL, *task.controls), said))
     assert groups["all"].all() and groups["all (kind)"].tolist() == [False, True, True]
+
+
+def test_a_group_costs_one_product_a_system_and_has_the_intervals_of_each():
+    rng, products = np.random.default_rng(0), []
+    weights = draw_weights(20, resamples=50)
+    statistics = {name: rng.random((20, 2)) for name in (MODEL, "shuffled", "no_image")}
+
+    def share(sums):
+        products.append(sums.ndim)
+        return sums[..., 0] / sums[..., 1]
+
+    found = compare(statistics, share, weights)
+    assert products.count(2) == 3
+    for name, of in statistics.items():
+        assert found["systems"][name] == as_fields(metric_interval(of, share, weights))
+        if name != MODEL:
+            interval = difference_interval(statistics[MODEL], of, share, weights)
+            assert found["differences"][name] == fields_of_difference(interval)

@@ -12,7 +12,9 @@ import pytest
 
 from arlow_vl.cli import main
 from arlow_vl.errors import DataError
+from arlow_vl.evaluation.report.facts import facts_of
 from arlow_vl.evaluation.tasks.predictions import Kept, Prediction, line_of, read_rows, start
+from arlow_vl.evaluation.tasks.results import read_results
 from arlow_vl.stopping import end_by_sigterm
 from tests.evaluation.tasks.conftest import write
 from tests.evaluation.tasks.made_sets import shard
@@ -102,6 +104,21 @@ def test_a_run_that_is_stopped_says_how_far_it_came(whole, evaluate, tmp_path, m
     assert found and held - 4 <= int(found[1]) <= held == 8  # the batch under way is not counted
     assert evaluate(tmp_path) == 0
     assert files_of(tmp_path) == files_of(whole)
+
+
+def test_a_run_that_goes_on_in_other_batches_says_both(whole, evaluate, tmp_path, capsys):
+    results = shutil.copytree(whole, tmp_path / "results")
+    shutil.rmtree(results / "mine" / "no_image")
+    (results / "mine" / "metrics.json").unlink()
+    assert evaluate(results, **{"batch-size": 2}) == 0
+    on = json.loads((whole / "mine" / "metrics.json").read_text())["made_with"][0]["device"]
+    told = f"warning: mine is answered on {on} in batches of 4, then {on} in batches of 2, whose rounding may differ"
+    assert told in capsys.readouterr().out
+    assert evaluate(results, **{"batch-size": 3}) == 0  # which answers nothing
+    found = json.loads((results / "mine" / "metrics.json").read_text())
+    assert found["made_with"] == [{"device": on, "batch_size": size} for size in (4, 2)]
+    (lines,) = (lines for name, lines in facts_of(read_results(results)[0]) if name == "device")
+    assert [line.rpartition(", ")[2] for line in lines] == ["batches of 4", "batches of 2"]
 
 
 def test_what_is_there_is_not_asked_again(whole, evaluate, tmp_path):
@@ -281,6 +298,26 @@ def test_rows_are_read_as_they_were_kept(tmp_path):
     assert Kept(tmp_path, "model", ["a", "c"]).rows == {"a": row}
 
 
+class Counted(str):
+    """A text that counts how often texts of its kind are compared."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+    compared = 0
+
+    def __eq__(self, other):
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_a_row_that_is_added_is_not_compared_with_all_before_it(tmp_path):
+    number = 300
+    kept = Kept(tmp_path, "model", [Counted(place) for place in range(number)])
+    for place in range(number):
+        kept.add([Prediction(id=Counted(place), image="a", prompt="", output="", references=[])])
+    assert kept.is_ordered and Counted.compared < 10 * number
+
+
 def test_predictions_from_features_of_another_precision_are_refused(whole, evaluate, capsys):
     assert evaluate(whole, **{"features-dtype": "float32"}) == 3
     assert "holds predictions of another run (--features-dtype was 'float16', is 'float32')" in capsys.readouterr().err
@@ -319,4 +356,4 @@ def test_log_probabilities_that_are_none_are_named(whole, tmp_path, capsys, chan
 def test_settings_that_say_nothing_are_no_traceback(tmp_path, settings):
     (tmp_path / "run.json").write_text(json.dumps({"task": "a", "settings": settings}))
     with pytest.raises(DataError, match=r"holds predictions of another run \(task was another\)"):
-        start(tmp_path, {"task": "b"}, {"task": "told"})
+        start(tmp_path, {"task": "b"}, {"task": "told"}, {})
