@@ -8,7 +8,6 @@ from arlow_vl.training.run import fit
 from arlow_vl.training.strategies import refuse_wrong_engine
 from tests.tiny_runs import write_text_recipe
 
-
 LORA = '{"decoder": {"treatment": "lora", "rank": 2}, "cross_attention": "frozen"}'
 
 
