@@ -27,6 +27,7 @@ from arlow_vl.training.settings import (
     check,
 )
 from arlow_vl.training.sizes import lr_of_width, with_size
+from arlow_vl.yaml_text import told_fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +256,7 @@ def _fill(recipe_class: type[Recipe], config: Path, overrides: list[str]) -> Rec
         raise ValueError(_plain_error(error)) from error
     for names, text in inner:
         _set_inner(values, names, text)
+        refuse_wrong_shapes(values[names[0]], dict[str, Any], names[0])
     if recipe_class is TextRecipe:
         values |= _sized(values["model"], values["optim"])
     return recipe_class(**values)
@@ -337,7 +339,10 @@ def _set_inner(values: dict[str, Any], names: list[str], text: str) -> None:
         values = values[name]
         if not isinstance(values, dict):
             raise ValueError(f"--{'.'.join(names)}: {name} is {values!r}, which has no fields")
-    values[names[-1]] = get_loader("yaml")(text)
+    try:
+        values[names[-1]] = get_loader("yaml")(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--{'.'.join(names)} is not YAML: {told_fault(error)}") from error
 
 
 def recipe_of_values(values: Mapping[str, Any], *, where: str) -> Recipe:

@@ -97,6 +97,14 @@ def test_a_wrong_recipe_is_refused_in_one_sentence(tmp_path, change, sentence):
         (["--optim.leraning_rate", "1"], "unknown option --optim.leraning_rate"),
         (["--optim.lrr", "1"], "did you mean --optim.lr?"),
         (["--run.max_steps", "7"], r"run.max_steps \(7\) must be a multiple of run.validate_every \(4\)"),
+        (
+            ["--policy.decoder", "{treatment: train}", "--policy.decoder.blocks", "[0, 1"],
+            r"--policy.decoder.blocks is not YAML: line 2, column 1: ",
+        ),
+        (
+            ["--policy.decoder", "{treatment: train}", "--policy.decoder.lr", ".inf"],
+            "policy.decoder.lr is inf, which is no",
+        ),
         (["stray"], "unrecognized arguments: stray"),
     ],
 )
