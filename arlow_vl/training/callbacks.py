@@ -69,11 +69,12 @@ class Checkpointing(Callback):
     what ends a run early, whose last step is saved too.
     """
 
-    def __init__(self, folder: Path, run: RunConfig, readings: Readings) -> None:
+    def __init__(self, folder: Path, run: RunConfig, readings: Readings, *, began: float) -> None:
+        """`began`: when this start of the run did (`time.monotonic()`), before its data were prepared."""
         self.folder = folder
         self.run = run
         self.readings = readings
-        self.began = time.monotonic()
+        self.began = began
         self.signal: int | None = None
         self.saved_step = 0
         self.validation_is_due = False
