@@ -117,6 +117,7 @@ class ResumableLoader:
         return self.num_batches // self.ranks
 
     def __iter__(self) -> Iterator[Batch]:
+        self._refuse_too_few()
         after: collections.deque[WindowState | None] = collections.deque()
 
         def tasks(planner: Pool) -> Iterator[Task]:
@@ -144,12 +145,21 @@ class ResumableLoader:
     def _own_tasks(self, planner: Pool) -> Iterator[tuple[Task, WindowState | None]]:
         """This rank's batches from the position on, each with the window's state after it and the other ranks'."""
         tasks = self._tasks(self.position, self.window, planner)
-        for position in range(self.position, self.num_batches, self.ranks):
+        for _ in range(self.position, self.num_batches, self.ranks):
             batches = list(islice(tasks, self.ranks))
-            if len(batches) < self.ranks:
-                told = f"{position + len(batches):,} of {self.num_batches:,} batches"
-                raise DataError(f"the sources are used up after {told}; allow more epochs or lower max_steps")
             yield batches[self.rank][0], batches[-1][1]
+
+    def _refuse_too_few(self) -> None:
+        """Raises DataError where the sources are used up before the run's last step, naming that which they reach."""
+        if not (self.packing and self.windows and self.window) or self.windows.is_endless:
+            return
+        rows, left = self.packing.rows_per_batch, self.num_batches - self.position
+        batches = self.position + self.windows.count(self.window, left * rows) // rows
+        if batches < self.num_batches:
+            raise DataError(
+                f"the sources are used up after {batches:,} of {self.num_batches:,} batches; lower run.max_steps to "
+                f"{batches * rows // self.packing.rows_per_step:,} at most, or allow more epochs"
+            )
 
     def _tasks(
         self, position: int, window: WindowState | None, planner: Pool

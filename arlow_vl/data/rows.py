@@ -259,6 +259,20 @@ class Windows:
                 yield plan.rows[done], after
             state, plan = plan.after, wait()
 
+    @property
+    def is_endless(self) -> bool:
+        """Whether the sources are never used up: one without a number of epochs always has a weight."""
+        weights = [weights for _, weights in self.mixture.schedule]
+        always = (all(of[name] for of in weights) for name in self.names)
+        return any(most is None and has_weight for most, has_weight in zip(self.most, always, strict=True))
+
+    def count(self, state: WindowState, most: int) -> int:
+        """How many rows there are from a state on, `most` at most. They are planned for it and not read."""
+        rows, plan = -state.done, self.plan(state)
+        while plan is not None and (rows := rows + len(plan.rows)) < most:
+            plan = self.plan(plan.after)
+        return min(rows, most)
+
     def plan(self, state: WindowState) -> Plan | None:
         """The window that a state is in; None where all sources are used up."""
         draws, counts = state.draws.copy(), Counter(dict(state.counts))

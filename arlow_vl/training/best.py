@@ -35,7 +35,8 @@ class KeepBest(Callback):
     """Keeps the model of the smallest value of a validation column, as it was validated, in `best` of the run folder.
 
     Stands in front of the moving average in Trainer's list, whose weights are in place then. The best value, its step
-    and the number of validations since lie in each checkpoint: a run that goes on from one decides as it would have.
+    and the number of validations since lie in each checkpoint: a run that goes on from one decides as it would have,
+    also where the validation of its step was counted and comes again.
     """
 
     def __init__(self, run_dir: Path, products: Sequence[Any], column: str, patience: int | None) -> None:
@@ -45,14 +46,17 @@ class KeepBest(Callback):
         """Column, value and step."""
         self.since = 0
         """Validations after it."""
+        self.counted: int | None = None
+        """Step of the last one."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "since": self.since}
+        return {"best": self.best, "since": self.since, "counted": self.counted}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         best = state_dict["best"]
         if best is None or best["column"] == self.column:  # of another column nothing is known
             self.best, self.since = best, state_dict["since"]
+            self.counted = state_dict.get("counted")  # an earlier version did not say
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
@@ -65,8 +69,9 @@ class KeepBest(Callback):
             self.best, self.since = {"column": self.column, "value": value, "step": trainer.global_step}, 0
             if trainer.is_global_zero:
                 self._save()
-        elif self.best is not None:
+        elif self.best is not None and self.counted != trainer.global_step:
             self.since += 1
+        self.counted = trainer.global_step
         if self.patience is not None and self.since >= self.patience:
             self._stop(trainer)
 

@@ -64,15 +64,17 @@ TIME_IS_OVER = 75
 class Checkpointing(Callback):
     """Saves every n steps, after the last step, and on a signal to stop; a second one ends the process at once.
 
-    A checkpoint is written before its step's validation, and says that this is due: then the run that goes on validates
-    first. Must stand after the logs in Trainer's list, so that a checkpoint never has a step that they lack.
+    A checkpoint is of its step before the validation, and says that this is due: then the run that goes on validates
+    first. Must stand after the logs in Trainer's list, so that a checkpoint never has a step that they lack; and after
+    what ends a run early, whose last step is saved too.
     """
 
-    def __init__(self, folder: Path, run: RunConfig, readings: Readings) -> None:
+    def __init__(self, folder: Path, run: RunConfig, readings: Readings, *, began: float) -> None:
+        """`began`: when this start of the run did (`time.monotonic()`), before its data were prepared."""
         self.folder = folder
         self.run = run
         self.readings = readings
-        self.began = time.monotonic()
+        self.began = began
         self.signal: int | None = None
         self.saved_step = 0
         self.validation_is_due = False
@@ -114,6 +116,8 @@ class Checkpointing(Callback):
         self._stop_if_told(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.should_stop and self.saved_step < trainer.global_step:
+            self._save(trainer)
         self.validation_is_due = False
 
     def _save(self, trainer: Trainer) -> None:

@@ -86,9 +86,7 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", like: Like |
     if Path(path).is_dir():
         return read_sharded(read_checkpoint(Path(path) / REST), Path(path), like)
     try:
-        return torch.load(
-            io.BytesIO(Path(path).read_bytes()[:-TRAILER_BYTES]), map_location=map_location, weights_only=True
-        )
+        return torch.load(path, map_location=map_location, weights_only=True)  # the mark behind its bytes is passed by
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:  # whole, but never written by us
         raise CheckpointError(f"checkpoint {path} is not one of ours ({_first_line(error)})") from error
 

@@ -21,6 +21,7 @@ from arlow_vl.progress import ProgressLine
 from arlow_vl.training.build import build_products, finish_model
 from arlow_vl.training.card import Facts, scores_of, write_card
 from arlow_vl.training.checkpoint_io import check_same_tensors, newest_good, read_checkpoint
+from arlow_vl.training.model_fields import refuse_other_settings
 from arlow_vl.training.policy import read_policy
 from arlow_vl.training.recipe import Recipe, recipe_of_values, to_plain
 from arlow_vl.training.recipe_files import read_yaml
@@ -191,6 +192,7 @@ def build_trained(recipe: Recipe, checkpoint: dict, found: Path) -> tuple:
     policy = read_policy(recipe.policy)
     torch.manual_seed(recipe.run.seed)  # of tensors that were random and stayed
     model, *others = build_products(recipe)
+    refuse_other_settings(checkpoint.get("model_fields", {}), model.config)
     apply_policy(model, policy)
     saved = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
     state = model.state_dict()

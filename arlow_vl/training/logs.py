@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -30,17 +30,22 @@ class LineFile:
             ValueError: the file was changed by others, so that `wanted` cannot read a line of it.
         """
         number = 0
+
+        def write(kept: BinaryIO) -> None:
+            """A line at a time: of a long run the file is larger than memory should be."""
+            nonlocal number
+            with open(self.path, "rb") as file:
+                for number, line in enumerate(file, start=1):
+                    if line.endswith(b"\n") and wanted(line[:-1].decode()):
+                        kept.write(line)
+
         try:
-            lines = self.path.read_text("utf-8").split("\n")[:-1] if self.path.exists() else []
-            kept = []
-            for number, line in enumerate(lines, start=1):  # noqa: B007  (for the sentence)
-                kept += [f"{line}\n"] if wanted(line) else []
+            write_whole(self.path, write if self.path.exists() else b"")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{self.path}: line {max(1, number)} is not as the run wrote it ({error}); put the file back, or "
                 "remove it: then the run goes on without its earlier lines"
             ) from error
-        write_whole(self.path, "".join(kept))
 
     def write(self, line: str) -> None:
         """Raises ResourceError naming the file; what stands of the line goes when the run goes on."""

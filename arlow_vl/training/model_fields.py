@@ -3,16 +3,18 @@
 import copy
 import dataclasses
 import inspect
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
+from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.spelling import did_you_mean
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
-from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe
+from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe, first_difference
 
 OF_THE_CHECKPOINT = ("text_config", "vision_config", "tie_word_embeddings")  # what the text model and `vision` decide
 
@@ -49,6 +51,29 @@ def own_fields(config_class: type[PreTrainedConfig]) -> list[str]:
     """The fields that a configuration itself defines, without those that transformers gives to each."""
     fields = {field.name for field in dataclasses.fields(config_class)}
     return [name for name in inspect.get_annotations(config_class) if name in fields]
+
+
+def plain_fields(config: PreTrainedConfig) -> dict[str, Any]:
+    """These fields of a configuration and of its parts, the latter as `text_config.hidden_size`, as JSON has them."""
+    fields = json.loads(config.to_json_string(use_diff=False))
+    plain = {name: fields[name] for name in own_fields(type(config)) if name not in config.sub_configs}
+    for part in config.sub_configs:
+        plain |= {f"{part}.{name}": value for name, value in plain_fields(getattr(config, part)).items()}
+    return plain
+
+
+def refuse_other_settings(saved: Mapping[str, Any], config: PreTrainedConfig) -> None:
+    """Raises CheckpointError naming the first field that is not as `plain_fields` had it.
+
+    What one version alone knows is not compared: checkpoints of before hold nothing.
+    """
+    now = plain_fields(config)
+    for name in (name for name in now if name in saved):
+        if difference := first_difference(saved[name], now[name], name):
+            raise CheckpointError(
+                f"the checkpoint is of a model with other settings: {difference}; put back the config.json or the "
+                ".json beside the weights that the run began with, or use another run_dir"
+            )
 
 
 def _refuse_unknown(key: str, fields: Mapping[str, Any], known: list[str]) -> None:

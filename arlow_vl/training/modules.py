@@ -13,6 +13,7 @@ from arlow_vl.errors import CheckpointError, DivergenceError
 from arlow_vl.training.checkpoint_io import check_same_tensors
 from arlow_vl.training.compiling import as_written
 from arlow_vl.training.guards import SpikeGuard
+from arlow_vl.training.model_fields import plain_fields, refuse_other_settings
 from arlow_vl.training.optimizers import build_optimizer, build_schedule, leave_out
 from arlow_vl.training.policy import read_policy
 from arlow_vl.training.ranks import gathered, own_part, summed, whole, world_size
@@ -155,6 +156,7 @@ class StageModule(LightningModule):
         """
         checkpoint["state_dict"] = self._trained(checkpoint["state_dict"])
         checkpoint["recipe"] = to_plain(self.recipe)
+        checkpoint["model_fields"] = plain_fields(self.model.config)
         checkpoint["spikes"] = self.guard.state_dict()
         loops = checkpoint["loops"]["fit_loop"]["state_dict"]
         of_ranks = gathered(loops["combined_loader"])[:: self.recipe.run.engine.tensor_parallel]
@@ -169,6 +171,7 @@ class StageModule(LightningModule):
             refuse_other_recipe(checkpoint.get("recipe", {}), self.recipe, step=checkpoint["global_step"])
         except ValueError as error:
             raise CheckpointError(f"the checkpoint is of another recipe: {error}; use another run_dir") from error
+        refuse_other_settings(checkpoint.get("model_fields", {}), self.model.config)
         state = self.state_dict()
         check_same_tensors(checkpoint["state_dict"], self._trained(state))
         checkpoint["state_dict"] = {**state, **checkpoint["state_dict"]}

@@ -25,8 +25,8 @@ class PartPolicy:
     weight_decay: float | None = None
     """Decay of its matrices; null: optim.weight_decay."""
     blocks: tuple[int, int] | None = None
-    """First block that is treated so, and the first that is not any more, counted from 0: the encoder's blocks, or the
-    decoder's layers. All else of the component is frozen. null: all of it."""
+    """First block that is treated so, and the first that is not any more, counted from 0: the encoder's blocks (of a
+    feature-map net its stages), or the decoder's layers. All else of the component is frozen. null: all of it."""
     rank: int | None = None
     """Of the adapters; null: 16."""
     alpha: float | None = None

@@ -7,7 +7,7 @@ import re
 import tempfile
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import yaml
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
 from arlow_vl.models.arlow.spelling import closest
 from arlow_vl.training.checkpoint_names import steps_done
-from arlow_vl.training.policy import read_policy
+from arlow_vl.training.policy import Component, Policy, read_policy
 from arlow_vl.training.recipe_files import read_yaml, refuse_unknown_keys, refuse_unknown_option, refuse_wrong_shapes
 from arlow_vl.training.settings import (
     OptimConfig,
@@ -27,6 +27,7 @@ from arlow_vl.training.settings import (
     check,
 )
 from arlow_vl.training.sizes import lr_of_width, with_size
+from arlow_vl.yaml_text import told_fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class TextRecipe:
     """Largest share of unusable lines or rows, which are skipped and counted by reason; over it no run starts."""
 
     def __post_init__(self) -> None:
-        read_policy(self.policy)
+        refuse_idle_pathway(read_policy(self.policy), ("cross_attention",), "a text recipe has no images")
         check_rate(self.optim)
         check_share(self.max_bad_fraction)
         for name in ("row_length", "batch_size", "max_tokens"):
@@ -133,6 +134,9 @@ class ImageTextRecipe:
         for sources in (self.sources, self.validation_sources):
             twice = [name for name, uses in Counter(source.name for source in sources).items() if uses > 1]
             check(not twice, f"two sources are called {', '.join(twice)}; give each a name of its own")
+        if all(source.kind == "text" for source in self.sources):
+            pathway = ("vision", "projector", "cross_attention")
+            refuse_idle_pathway(policy, pathway, "all sources are of kind text, without images")
         self._check_shares()
         trains_encoder = "vision" in policy and policy["vision"].is_trained
         check(
@@ -252,6 +256,7 @@ def _fill(recipe_class: type[Recipe], config: Path, overrides: list[str]) -> Rec
         raise ValueError(_plain_error(error)) from error
     for names, text in inner:
         _set_inner(values, names, text)
+        refuse_wrong_shapes(values[names[0]], dict[str, Any], names[0])
     if recipe_class is TextRecipe:
         values |= _sized(values["model"], values["optim"])
     return recipe_class(**values)
@@ -334,7 +339,10 @@ def _set_inner(values: dict[str, Any], names: list[str], text: str) -> None:
         values = values[name]
         if not isinstance(values, dict):
             raise ValueError(f"--{'.'.join(names)}: {name} is {values!r}, which has no fields")
-    values[names[-1]] = get_loader("yaml")(text)
+    try:
+        values[names[-1]] = get_loader("yaml")(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--{'.'.join(names)} is not YAML: {told_fault(error)}") from error
 
 
 def recipe_of_values(values: Mapping[str, Any], *, where: str) -> Recipe:
@@ -368,6 +376,15 @@ def first_difference(old: Any, new: Any, key: str = "") -> str | None:
                 return difference
         return None
     return None if old == new else f"{key} was {old} and is {new}"
+
+
+def refuse_idle_pathway(policy: Policy, components: Sequence[Component], why: str) -> None:
+    """Raises ValueError where something is trained that only batches with images reach: decay alone would change it."""
+    for name in components:
+        check(
+            not (name in policy and policy[name].is_trained),
+            f"policy.{name} is to be trained, but {why}, so it would learn nothing; set it to frozen",
+        )
 
 
 def check_rate(optim: OptimConfig) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
         DataError, CheckpointError, DivergenceError, ResourceError: see `arlow_vl.errors`.
         SystemExit: stopped by SIGTERM or SIGINT (143, 130), after a checkpoint.
     """
-    place = find_place(recipe.run.engine)
+    began, place = time.monotonic(), find_place(recipe.run.engine)
     refuse_early(recipe, place)
     product = recipe.run_dir / "hf"
     with joined(place, device_type_of(recipe.run.engine)), contextlib.ExitStack() as held, quiet_libraries():
@@ -76,7 +77,7 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
             print_line(f"{recipe.run_dir} is finished, its model lies in {product}")
             return product
         stage = built[0] if built else build(recipe)
-        trainer = build_trainer(recipe, stage, callbacks, place)
+        trainer = build_trainer(recipe, stage, callbacks, place, began=began)
         train(trainer, stage, recipe, begun["newest"])
         first_prepares("product", lambda: finish(stage, recipe, product))
     return product
@@ -167,7 +168,7 @@ def refuse_before_building(recipe: Recipe) -> None:
 
 
 def build_trainer(
-    recipe: Recipe, stage: Stage, callbacks: Sequence[Callback] = (), place: Place = ONE_PROCESS
+    recipe: Recipe, stage: Stage, callbacks: Sequence[Callback] = (), place: Place = ONE_PROCESS, *, began: float
 ) -> Trainer:
     """Lightning's Trainer for a run that is one epoch of a known number of batches; the first process has the logs."""
     run, folder = recipe.run, recipe.run_dir
@@ -181,7 +182,7 @@ def build_trainer(
         *watch.of_validated_weights,
         *averages,
         *watch.looks,
-        Checkpointing(folder / "checkpoints", run, watch.readings),
+        Checkpointing(folder / "checkpoints", run, watch.readings, began=began),
     ]
     engine = engine_of(recipe)
     engine["plugins"] += [ArlowCheckpointIO(), environment_of(place)]

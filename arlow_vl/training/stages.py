@@ -15,7 +15,9 @@ from arlow_vl.models.folders import sha256_of
 from arlow_vl.training.policy import COMPONENTS, Component, PartPolicy, Policy, read_policy
 from arlow_vl.training.ranks import own_part, whole
 
-BLOCK_NUMBER = re.compile(r"(?:^|\.)(?:layers|blocks)\.(\d+)\.")
+BLOCK_NUMBER = re.compile(r"(?:(?!patch_embed\.)\w+\.)*?(?:stages|layers|blocks)\.(\d+)\.")
+"""The outermost block that a dotted name lies in: of a feature-map net a stage, whose own blocks lie in it. No block of
+the net is what makes its patches."""
 ADAPTERS = ("lora_A", "lora_B")
 """What peft calls the two matrices."""
 
@@ -31,14 +33,14 @@ def component_of(name: str) -> Component:
 
 
 def is_in_block(name: str) -> bool:
-    return BLOCK_NUMBER.search(name) is not None
+    return BLOCK_NUMBER.match(name) is not None
 
 
 def is_treated(name: str, part: PartPolicy) -> bool:
     """Whether something of a component, by its dotted name, lies in the blocks that the policy speaks of."""
     if part.blocks is None:
         return True
-    found = BLOCK_NUMBER.search(name + ".")
+    found = BLOCK_NUMBER.match(name + ".")
     return found is not None and part.blocks[0] <= int(found[1]) < part.blocks[1]
 
 
@@ -79,7 +81,7 @@ def check_policy(model: nn.Module, policy: Policy) -> None:
 
 def block_count(names: Any) -> int:
     """How many blocks the parameters of these dotted names lie in, counted to the last."""
-    return max((int(found[1]) + 1 for name in names if (found := BLOCK_NUMBER.search(name))), default=0)
+    return max((int(found[1]) + 1 for name in names if (found := BLOCK_NUMBER.match(name))), default=0)
 
 
 def apply_policy(model: nn.Module, words: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from arlow_vl.errors import DivergenceError
 from arlow_vl.printing import print_line
 from arlow_vl.training.operations import Counts, Operations, operations_of, pairs_of
-from arlow_vl.training.ranks import gathered, summed
+from arlow_vl.training.ranks import gathered, summed, world_size
 from arlow_vl.training.speed import WaitingForData, matmul_peak, memory_gib
 
 COMPUTE_DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
@@ -102,9 +102,9 @@ class Reading:
     seconds: float
     """Of the step; the mean over those that were read at once."""
     operations: float | None = None
-    """That the model needs for the step, in this process."""
+    """That the model needs for the step, on all processes."""
     mfu: float | None = None
-    """Operations a second, as a share of those of a large product of matrices."""
+    """Operations a second, as a share of those of a large product of matrices on each device."""
     data_wait: float | None = None
     """Share of the time in which the step waited for its data."""
     memory_gib: float | None = None
@@ -192,7 +192,8 @@ class Readings(Callback):
         if not waiting:
             return
         noted = [_numbers(record) for _, record in waiting]
-        numbers = torch.stack([number for some in noted for number in some]).tolist()
+        numbers = torch.stack([number for some in noted for number in some]).cpu()
+        values = [some.tolist() for some in numbers.split([len(some) for some in noted])]
         now = time.monotonic()  # the device has done these steps
         seconds, self.since = max((now - self.since) / len(waiting), 1e-9), now
         keys = keys_of_all([record.batch_keys for _, record in waiting], self.tensor_parallel)
@@ -201,20 +202,24 @@ class Readings(Callback):
             "data_wait": min(1.0, self.waiting_for_data.take() / (seconds * len(waiting))),
             "memory_gib": memory_gib(self.device),
         }
-        for (step, record), some, samples in zip(waiting, noted, keys, strict=True):
-            speeds = shared | self._speeds(record, numbers[1], seconds)
-            reading = _reading(step, record, numbers[: len(some)], speeds, samples)
-            numbers = numbers[len(some) :]
+        needed = self._operations([record for _, record in waiting], [pairs for _, pairs, *_ in values])
+        for (step, record), some, operations, samples in zip(waiting, values, needed, keys, strict=True):
+            mfu = self.peak and operations and operations / seconds / (self.peak * world_size())
+            reading = _reading(step, record, some, shared | {"operations": operations, "mfu": mfu}, samples)
             for listener in self.listeners:
                 listener.step_read(reading)
             self._count(reading)
 
-    def _speeds(self, record: StepRecord, pairs: float, seconds: float) -> dict[str, float | None]:
-        """Of this process; `pairs` of tokens in self-attention."""
-        if self.operations is None or record.is_skipped:
-            return {}
-        needed = self.operations.of(record.counts, pairs)
-        return {"operations": needed, "mfu": self.peak and needed / seconds / self.peak}
+    def _operations(self, records: Sequence[StepRecord], pairs: Sequence[float]) -> list[float | None]:
+        """Of each step on all processes, None where it was skipped; `pairs` of tokens in self-attention of this one.
+
+        The processes of a tensor-parallel group have read the same batches.
+        """
+        if self.operations is None:
+            return [None] * len(records)
+        own = [self.operations.of(record.counts, some) for record, some in zip(records, pairs, strict=True)]
+        total = summed(torch.tensor(own, dtype=torch.float64)) / self.tensor_parallel
+        return [None if record.is_skipped else of for record, of in zip(records, total.tolist(), strict=True)]
 
     def _count(self, reading: Reading) -> None:
         if reading.left_out:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from arlow_vl.training.compiling import refuse_no_compiler
 from arlow_vl.training.launch import Place, refuse_too_many
+from arlow_vl.training.policy import read_policy
 from arlow_vl.training.recipe import Recipe
 from arlow_vl.training.settings import EngineConfig, check
 from arlow_vl.training.sharding import ShardedStrategy
@@ -53,6 +54,12 @@ def refuse_wrong_engine(recipe: Recipe) -> None:
     check(
         not (is_sharded and recipe.optim.optimizer == "muon"),
         "optim.optimizer muon needs whole matrices: set run.engine.strategy to ddp, or the optimizer to adamw",
+    )
+    adapted = [name for name, part in read_policy(recipe.policy).items() if part.treatment == "lora"]
+    check(
+        not (adapted and engine.tensor_parallel > 1),
+        f"policy.{' and policy.'.join(adapted)} has adapters, which run.engine.tensor_parallel cannot share among "
+        "devices; set it to 1",
     )
     batches, ranks = run.accumulate_grad_batches, engine.data_ranks
     if batches % ranks:

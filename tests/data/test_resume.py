@@ -1,7 +1,9 @@
 """Killed and gone on with other numbers of workers and ranks: each optimizer step has the samples it would have had."""
 
 import json
+import re
 from collections import Counter
+from itertools import islice
 
 import pytest
 from hypothesis import given, settings
@@ -139,16 +141,41 @@ def test_new_weights_are_told_and_held(caplog):
     assert all(key.startswith("text:") for key in list(new)[-1]["keys"])
 
 
-def test_sources_that_are_used_up_end_the_run_with_a_sentence():
+def with_epochs(num_batches: int, **mixture) -> ResumableLoader:
+    """Two batches a step, of three rows each."""
     from arlow_vl.data.loader import Packing
 
-    packing = Packing(
-        budget=RowBudget(tokens=128, images=6),
-        rows_per_batch=2,
-        mixture=Mixture(weights={"a": 1}, epochs={"a": 1}),
-        rows_per_step=4,
-    )
-    source = Source(name="a", dataset=Examples(40, images=1))
-    loader = ResumableLoader([source], lambda rows: {}, seed=0, num_batches=50, packing=packing)
-    with pytest.raises(DataError, match=r"used up after \d of 50 batches; allow more epochs or lower max_steps"):
-        list(loader)
+    budget, mixture = RowBudget(tokens=128, images=6), Mixture(**{"weights": {"a": 1, "b": 1}} | mixture)
+    packing = Packing(budget=budget, rows_per_batch=3, mixture=mixture, rows_per_step=6)
+    sources = [Source(name=name, dataset=Examples(700, images=1)) for name in "ab"]
+    return ResumableLoader(sources, lambda rows: {}, seed=0, num_batches=num_batches, packing=packing)
+
+
+def test_sources_that_would_be_used_up_are_told_before_anything_is_read():
+    """The number of steps that is named is the largest there is, also when it is asked for in the middle of a run."""
+    few = with_epochs(10_000, epochs={"a": 1, "b": 2})
+    with pytest.raises(
+        DataError, match=r"after ([\d,]+) of 10,000 batches; lower run.max_steps to (\d+) at most"
+    ) as told:
+        next(iter(few))
+    batches, steps = map(int, re.findall(r"after (\d+) of .* to (\d+) at most", str(told.value))[0])
+    assert batches // 2 == steps > 20
+    enough = with_epochs(2 * steps, epochs={"a": 1, "b": 2})
+    assert len(list(islice(enough, batches - 5))) == enough.position == batches - 5
+    longer = with_epochs(2 * steps + 2, epochs={"a": 1, "b": 2})
+    longer.load_state_dict(enough.state_dict())
+    with pytest.raises(DataError, match=rf"used up after {batches} of {2 * steps + 2} batches; .* to {steps} at most"):
+        next(iter(longer))
+    rest = with_epochs(2 * steps, epochs={"a": 1, "b": 2})
+    rest.load_state_dict(enough.state_dict())
+    assert len(list(rest)) == 2 * steps - enough.position
+
+
+@pytest.mark.parametrize("mixture", [{"epochs": {"a": 1}}, {}])
+def test_a_source_without_a_number_of_epochs_is_never_used_up(mixture):
+    next(iter(with_epochs(10**9, **mixture)))
+
+
+def test_an_endless_source_that_has_no_weight_does_not_count():
+    with pytest.raises(DataError, match="used up after"):
+        next(iter(with_epochs(10**9, epochs={"a": 1}, weights={0: {"a": 1, "b": 1}, 99: {"a": 1, "b": 0}})))

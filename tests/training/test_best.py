@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.folders import find_changes
 from arlow_vl.training.best import replace_folder
+from arlow_vl.training.checkpoint_names import steps_done
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
 from tests.tiny_runs import weights_sha256, write_image_text_recipe, write_text_recipe
@@ -17,6 +18,7 @@ from tests.training.test_run import Cut, Interrupt, facts, validations
 KEEP = ("--run.watch.keep_best", "validation_loss")
 RISING = ("--optim.lr", "2.0", "--optim.warmup_steps", "0", "--optim.schedule", "constant", "--run.validate_every", "2")
 """A rate at which the loss soon rises."""
+RARE = ("--run.checkpoint_every", "1000")
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +71,15 @@ def test_a_run_that_gets_no_better_ends_as_finished(config, rising, tmp_path, ca
 
 
 def test_a_run_that_ended_early_goes_on_with_more_patience(config, rising, tmp_path):
+    """And does so from the step that it ended at, also where no checkpoint was due there or before."""
     folder, _ = rising
-    run(config, tmp_path, *KEEP, *RISING, "--run.watch.patience", "1")
-    assert steps_of(tmp_path) < 12
-    run(config, tmp_path, *KEEP, *RISING)
+    for patience in ("1", "2"):
+        run(config, tmp_path, *KEEP, *RISING, *RARE, "--run.watch.patience", patience)
+        ended = steps_of(tmp_path)
+        assert ended < 12 and steps_done(tmp_path) == ended
+    run(config, tmp_path / "at once", *KEEP, *RISING, *RARE, "--run.watch.patience", "2")
+    assert facts(tmp_path / "at once") == facts(tmp_path)
+    run(config, tmp_path, *KEEP, *RISING, *RARE)
     assert facts(tmp_path) == facts(folder)
     assert weights_sha256(tmp_path / "best") == weights_sha256(folder / "best")
 

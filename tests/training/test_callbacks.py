@@ -2,6 +2,7 @@
 
 import csv
 import random
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -44,6 +45,16 @@ def test_a_line_that_was_cut_short_is_dropped(tmp_path):
     path.write_text("1\n2\n3")
     LineFile(path).keep(lambda line: True)
     assert path.read_text() == "1\n2\n"
+
+
+def test_a_long_file_is_not_held_in_memory(tmp_path):
+    path = tmp_path / "lines"
+    path.write_text(f"{'a' * 9_999}\n" * 1_000)
+    tracemalloc.start()
+    LineFile(path).keep(lambda line: True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert path.stat().st_size == 10**7 and peak < 10**6
 
 
 def test_the_step_log_drops_what_comes_after_the_checkpoint(tmp_path):

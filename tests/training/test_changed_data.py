@@ -1,4 +1,4 @@
-"""Data that were changed on disk between two starts are noticed, also where size and time of the file were kept."""
+"""What was changed on disk between two starts is noticed, data also where size and time of the file were kept."""
 
 import json
 import os
@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from arlow_vl.cli import main
+from arlow_vl.errors import CheckpointError
+from arlow_vl.training.export import open_source
 from tests.tiny_runs import write_image_text_recipe, write_text_recipe
 from tests.training.test_run import Interrupt, facts, start
 
@@ -92,3 +94,23 @@ def test_a_text_run_does_not_go_on_with_another_text_and_does_with_its_own(tmp_p
     change(text, old)
     assert main(words) == 0
     assert facts(tmp_path / "stopped") == facts(tmp_path / "whole")
+
+
+def test_a_run_does_not_go_on_with_another_transform_or_other_settings_of_its_text_model(config, tmp_path):
+    run, decoded = tmp_path / "run", ("--cache_features", "null")
+    beside = tmp_path / "encoder.json"
+    beside.write_text(json.dumps({"timm_name": "test_efficientnet", "data_config": {"mean": [0.1, 0.1, 0.1]}}))
+    assert start(config, run, *decoded, interrupt=Interrupt("batch ends", 2)) == 1
+    beside.rename(tmp_path / "elsewhere.json")
+    with pytest.raises(CheckpointError, match=r"settings: vision_config.transform.mean was \[0.1, 0.1, 0.1\] and is "):
+        start(config, run, *decoded)
+    with pytest.raises(CheckpointError, match=r"vision_config.transform.mean was"):
+        open_source(run)
+    (tmp_path / "elsewhere.json").rename(beside)
+    settings = tmp_path / "text" / "config.json"
+    written = settings.read_text()
+    settings.write_text(written.replace('"rope_theta": 100000.0', '"rope_theta": 100.0'))
+    with pytest.raises(CheckpointError, match=r"text_config.rope_parameters.rope_theta was 100000.0 and is 100.0"):
+        start(config, run, *decoded)
+    settings.write_text(written)
+    assert start(config, run, *decoded) is None

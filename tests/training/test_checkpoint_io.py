@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import pytest
 import torch
@@ -26,6 +27,16 @@ def save(folder, step: int):
     path = checkpoint_path(folder, step)
     write_checkpoint({"step": step, "weights": torch.arange(5000.0) + step}, path)
     return path
+
+
+def test_a_file_is_not_read_into_memory_beside_its_tensors(tmp_path):
+    path = checkpoint_path(tmp_path, 1)
+    write_checkpoint({"weights": torch.ones(2 * 10**6)}, path)
+    tracemalloc.start()  # of Python's memory, in which no tensors are
+    loaded = read_checkpoint(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert loaded["weights"].sum() == 2 * 10**6 and peak < 3 * 10**6
 
 
 def flip_a_bit(path, where: int = 3000) -> None:

@@ -56,6 +56,12 @@ def assert_same_run(folder: Path, alone: Path) -> None:
         for name in row:
             if name not in SPEED_COLUMNS and expected[name]:
                 assert float(row[name]) == pytest.approx(float(expected[name]), rel=1e-3, abs=1e-5), name
+        if row["train_loss"]:
+            assert operations_per_token(row) == pytest.approx(operations_per_token(expected), rel=1e-2)
+
+
+def operations_per_token(row: dict[str, str]) -> float:
+    return float(row["tflop_per_second"]) / float(row["tokens_per_second"])
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

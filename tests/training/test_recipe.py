@@ -76,6 +76,10 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path):
         ({"optim": {"lr": -1}}, "optim.lr must be positive, got -1"),
         ({"optim": {}, "checkpoint": "elsewhere", "model": {}, "tokenizer": None}, "optim.lr is missing"),
         ({"stage": "speech"}, "stage must be text or image_text, got 'speech'"),
+        (
+            {"policy": {"decoder": "train", "cross_attention": "train"}},
+            "policy.cross_attention is to be trained, but a text",
+        ),
         ({"row_length": 0}, "row_length must be at least 1, got 0"),
     ],
 )
@@ -93,12 +97,31 @@ def test_a_wrong_recipe_is_refused_in_one_sentence(tmp_path, change, sentence):
         (["--optim.leraning_rate", "1"], "unknown option --optim.leraning_rate"),
         (["--optim.lrr", "1"], "did you mean --optim.lr?"),
         (["--run.max_steps", "7"], r"run.max_steps \(7\) must be a multiple of run.validate_every \(4\)"),
+        (
+            ["--policy.decoder", "{treatment: train}", "--policy.decoder.blocks", "[0, 1"],
+            r"--policy.decoder.blocks is not YAML: line 2, column 1: ",
+        ),
+        (
+            ["--policy.decoder", "{treatment: train}", "--policy.decoder.lr", ".inf"],
+            "policy.decoder.lr is inf, which is no",
+        ),
         (["stray"], "unrecognized arguments: stray"),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_sentence(tmp_path, arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         parse_recipe(["--config", str(write_text_recipe(tmp_path)), *arguments])
+
+
+@pytest.mark.parametrize("component", ["vision", "projector", "cross_attention"])
+def test_what_only_images_reach_is_not_trained_on_text_alone(tmp_path, component):
+    policy = dict.fromkeys(("vision", "projector", "cross_attention"), "frozen") | {"decoder": "train"}
+    sources = [source | {"kind": "text"} for source in IMAGE_TEXT["sources"]]
+    values = IMAGE_TEXT | {"sources": sources, "policy": policy}
+    parse_recipe(["--config", str(write(tmp_path / "frozen.yaml", values))])
+    values["policy"] = policy | {component: "train"}
+    with pytest.raises(ValueError, match=f"policy.{component} is to be trained, but all sources are of kind text"):
+        parse_recipe(["--config", str(write(tmp_path / "trained.yaml", values))])
 
 
 def test_a_misspelt_key_in_a_list_is_named(tmp_path):

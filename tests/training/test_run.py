@@ -20,8 +20,9 @@ from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow.tokenization_arlow_fast import ArlowTokenizerFast
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
+from arlow_vl.training import run
 from arlow_vl.training.checkpoint_io import read_checkpoint
-from arlow_vl.training.checkpoint_names import checkpoints
+from arlow_vl.training.checkpoint_names import checkpoints, steps_done
 from arlow_vl.training.logs import SPEED_COLUMNS
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit, run_lock
@@ -419,6 +420,16 @@ def test_a_run_ends_at_its_hours_with_a_checkpoint_and_goes_on(text_config, tmp_
     assert "stopped by run.max_hours (1e-09) after step 1" in capsys.readouterr().err
     assert start(text_config, tmp_path) is None
     assert facts(tmp_path) == uninterrupted["text"]
+
+
+def test_the_hours_of_a_run_hold_its_preparation_too(text_config, tmp_path, monkeypatch):
+    def build(recipe):
+        time.sleep(2)
+        return run.build_stage(recipe)
+
+    monkeypatch.setattr(run, "build", build)
+    assert start(text_config, tmp_path, "--run.max_hours", str(2 / 3600), "--run.checkpoint_every", "1000") == 75
+    assert steps_done(tmp_path) == 1
 
 
 def test_a_frozen_tensor_that_changes_ends_the_run_without_a_product(text_config, tmp_path):

@@ -8,14 +8,17 @@ from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.training.policy import PartPolicy, read_policy
 from arlow_vl.training.stages import (
     apply_policy,
+    block_count,
     check_frozen,
     check_trainable,
     component_of,
     hash_frozen,
     hash_tensors,
+    is_treated,
     set_modes,
     trained_names,
 )
+from vision.encoder import VisionEncoder
 
 TEXT_STAGE = read_policy({"decoder": "train", "cross_attention": "frozen"})
 
@@ -54,6 +57,28 @@ def text_model(small_config):
 )
 def test_the_dotted_name_tells_the_component(name, component):
     assert component_of(name) == component
+
+
+@pytest.mark.parametrize(
+    ("timm_name", "blocks", "of_the_first"),
+    [
+        ("test_vit", 6, "blocks.0."),
+        ("test_efficientnet", 5, "blocks.0."),
+        ("test_convnext", 4, "stages.0."),
+        ("test_nfnet", 4, "stages.0."),
+    ],
+)
+def test_a_feature_map_nets_blocks_are_its_stages(timm_name, blocks, of_the_first):
+    names = [f"model.vision.{name}" for name, _ in VisionEncoder(timm_name).named_parameters()]
+    treated = [name for name in names if is_treated(name, PartPolicy(treatment="train", blocks=(0, 1)))]
+    assert block_count(names) == blocks
+    assert treated == [name for name in names if f".backbone.{of_the_first}" in name]
+
+
+def test_what_makes_patches_is_no_block():
+    stem = ["model.vision.backbone.patch_embed.backbone.stages.0.blocks.1.conv1.weight", "model.projector.fc1.weight"]
+    assert block_count(stem) == 0
+    assert block_count(["model.language_model.layers.3.cross_block.attn_gate", "layers.1.norm.weight"]) == 4
 
 
 def test_only_what_the_policy_trains_has_a_gradient(text_model):

@@ -8,6 +8,8 @@ from arlow_vl.training.run import fit
 from arlow_vl.training.strategies import refuse_wrong_engine
 from tests.tiny_runs import write_text_recipe
 
+LORA = '{"decoder": {"treatment": "lora", "rank": 2}, "cross_attention": "frozen"}'
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> str:
@@ -20,11 +22,15 @@ def config(tmp_path_factory) -> str:
         ({"devices": "4"}, "accumulate_grad_batches is 2, .* which 4 data ranks cannot share evenly; set it to 4"),
         ({"devices": "3", "nodes": "2"}, "which 6 data ranks cannot share evenly; set it to 6"),
         ({"strategy": "fsdp", "optimizer": "muon"}, "muon needs whole matrices: set run.engine.strategy to ddp"),
+        (
+            {"devices": "2", "strategy": "fsdp", "tensor_parallel": "2", "policy": LORA},
+            r"policy.decoder has adapters, which run.engine.tensor_parallel cannot share among devices; set it to 1",
+        ),
         ({"precision": "16-mixed"}, "16-mixed needs a GPU; on a CPU set it to bf16-mixed or 32-true"),
     ],
 )
 def test_combinations_that_cannot_be_are_refused(config, tmp_path, options, sentence):
-    keys = {"optimizer": "optim.optimizer", "precision": "run.precision"}
+    keys = {"optimizer": "optim.optimizer", "precision": "run.precision", "policy": "policy"}
     words = [word for name, value in options.items() for word in (f"--{keys.get(name, f'run.engine.{name}')}", value)]
     recipe = parse_recipe(
         ["--config", config, "--run_dir", str(tmp_path / "run"), "--run.engine.accelerator", "cpu", *words]
