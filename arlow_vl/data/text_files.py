@@ -97,15 +97,15 @@ def _files_of(source: Path) -> list[Path]:
         open_regular(source).close()
         return [source]
     found = sorted(Path(name) for name in glob.glob(str(source), recursive=True))
-    files = [
+    files = dict.fromkeys(  # a folder may match beside what is in it
         file
         for path in found
         for file in (_files_in(path) if path.is_dir() else [path])
         if file.is_file() and "__MACOSX" not in file.parts
-    ]
+    )
     if not files:
         raise DataError(f"no file matches {source}; name text that is there")
-    return files
+    return list(files)
 
 
 def _files_in(folder: Path) -> list[Path]:

@@ -41,7 +41,7 @@ def find_images(sources: Sequence[str]) -> FoundImages:
     for source in sources:
         is_glob = not os.path.lexists(source) and glob.has_magic(source)
         if is_glob:
-            files = list(_files_of_glob(source))
+            files = list(dict.fromkeys(_files_of_glob(source)))  # a folder may match beside what is in it
         elif os.path.isdir(source):
             files = list(_files_below(source))
         else:
@@ -61,7 +61,7 @@ def _files_of_glob(source: str) -> Iterator[str]:
     for path in sorted(glob.glob(source, recursive=True)):
         if os.path.isfile(path):
             yield path
-        elif os.path.isdir(path) and not source.endswith("**"):  # which lists what is below it by itself
+        elif os.path.isdir(path):
             yield from _files_below(path)
 
 

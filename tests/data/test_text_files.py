@@ -228,6 +228,13 @@ def test_a_folder_gives_its_texts_in_sorted_order(tmp_path):
     assert text_files([tmp_path / "b.jsonl", tmp_path / "a"])[0].name == "b.jsonl"
 
 
+def test_a_glob_that_matches_folders_gives_each_text_once(tmp_path):
+    for name in ("a/b/x.txt", "a/y.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("one")
+    assert sorted(text_files([tmp_path / "**" / "*"])) == [tmp_path / "a" / "b" / "x.txt", tmp_path / "a" / "y.txt"]
+
+
 def test_a_hidden_folder_that_cannot_be_listed_costs_nothing(tmp_path, monkeypatch):
     (tmp_path / ".Trashes").mkdir()
     (tmp_path / "a.txt").write_text("one")

@@ -65,6 +65,13 @@ def test_several_folders_files_and_globs_keep_their_order(photos):
     assert find_images(["pho*"]).paths == find_images(["photos"]).paths
 
 
+@pytest.mark.parametrize("source", ["photos/**", "photos/**/*", "photos/**/", "photos/../photos/**/*"])
+def test_a_glob_gives_an_image_once_however_many_folders_above_it_match(photos, source):
+    os.renames("photos/deep/c", "photos/deep/er/c")
+    names = [os.path.normpath(path) for path in find_images([source]).paths]
+    assert sorted(names) == ["photos/a.PNG", "photos/b.jpg", "photos/deep/er/c"]
+
+
 def test_a_file_whose_name_looks_like_a_glob_is_that_file(photos):
     Image.new("RGB", (4, 4)).save("a[1].jpg")
     assert find_images(["a[1].jpg"]) == (["a[1].jpg"], 0)
