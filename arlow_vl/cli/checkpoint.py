@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from arlow_vl.cli.parser import Parser, output_folder
-from arlow_vl.printing import print_line
+from arlow_vl.printing import number_of, print_line
 
 VERIFY_EXAMPLE = "arlow checkpoint verify runs/first-light/vision"
 EXPORT_RUN_EXAMPLE = "arlow checkpoint export runs/first-light/vision --out model"
@@ -65,7 +65,7 @@ def file_size(text: str) -> str:
     return text
 
 
-def run_verify(args: argparse.Namespace) -> int:
+def run_verify(args: argparse.Namespace) -> None:
     from arlow_vl.errors import CheckpointError
     from arlow_vl.models.folders import find_changes
     from arlow_vl.training.checkpoint_io import find_damage
@@ -81,7 +81,9 @@ def run_verify(args: argparse.Namespace) -> int:
     damaged += [change for folder in products for change in find_changes(folder)]
     for line in damaged or ["ok"]:
         print_line(line)
-    return CheckpointError.exit_code if damaged else 0
+    if damaged:
+        faults = number_of(len(damaged), "fault")
+        raise CheckpointError(f"{args.path}: {faults} in the files; copy or make them again before they are used")
 
 
 def run_export(args: argparse.Namespace) -> None:

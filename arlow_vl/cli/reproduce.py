@@ -14,14 +14,15 @@ def add_parser(arlow: Parser) -> None:
         "derive the figures of results again from their predictions",
         "arlow reproduce results",
         description="Derives every figure of a result folder again from its predictions, and compares the hashes of "
-        "model and data where they are still there. Prints of each whether it is equal, and ends with status 1 if "
+        "model and data where they are still there. Prints of each whether it is equal, and ends with status 3 if "
         "anything is not.",
     )
     parser.add_argument("results", type=Path, metavar="RESULT_DIR", help="result folder of `arlow evaluate`")
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
+    from arlow_vl.errors import DataError
     from arlow_vl.evaluation.tasks.results import task_folders
 
     task_folders(args.results)  # refuses before what opens the data is loaded, which takes seconds
@@ -29,8 +30,15 @@ def run(args: argparse.Namespace) -> int:
     from arlow_vl.evaluation.tasks.reproduce import reproduce
 
     counts: Counter[bool | None] = Counter()
+    unequal = []
     for row in reproduce(args.results):
         counts[row.is_equal] += 1
         print_line(row)
+        if row.is_equal is False:
+            unequal.append(row.what)
     print_line(f"{counts[True]:,} equal, {counts[False]:,} unequal, {counts[None]:,} not here")
-    return 1 if counts[False] else 0
+    if unequal:
+        raise DataError(
+            f"{args.results}: {len(unequal):,} of {counts.total():,} figures and hashes are unequal, the first is "
+            f"{unequal[0]}; evaluate again, or put back what was changed"
+        )

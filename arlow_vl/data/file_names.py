@@ -9,8 +9,10 @@ from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
 
-def files_under(folder: str | Path) -> Iterator[str]:
+def files_under(folder: str | Path, *, hidden: bool = True) -> Iterator[str]:
     """Paths of the files, sorted, so that every machine sees one order. Linked folders are entered, each folder once.
+
+    `hidden` folders and `__MACOSX` may be left out: some that systems make, nobody may list.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -22,7 +24,7 @@ def files_under(folder: str | Path) -> Iterator[str]:
             folders.clear()
             continue
         met.add((state.st_dev, state.st_ino))
-        folders.sort()
+        folders[:] = sorted(name for name in folders if hidden or not name.startswith((".", "__MACOSX")))
         yield from (os.path.join(parent, name) for name in sorted(names))
 
 

@@ -97,15 +97,15 @@ def _files_of(source: Path) -> list[Path]:
         open_regular(source).close()
         return [source]
     found = sorted(Path(name) for name in glob.glob(str(source), recursive=True))
-    files = [
+    files = dict.fromkeys(  # a folder may match beside what is in it
         file
         for path in found
         for file in (_files_in(path) if path.is_dir() else [path])
         if file.is_file() and "__MACOSX" not in file.parts
-    ]
+    )
     if not files:
         raise DataError(f"no file matches {source}; name text that is there")
-    return files
+    return list(files)
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -115,7 +115,7 @@ def _files_in(folder: Path) -> list[Path]:
     if (folder / "state.json").is_file():
         return _dataset_files(folder)
     root = Path(os.path.abspath(folder))
-    names = sorted(path.relative_to(root) for path in map(Path, files_under(root)) if path.is_file())
+    names = sorted(path.relative_to(root) for path in map(Path, files_under(root, hidden=False)) if path.is_file())
     files = [folder / name for name in names if _is_text(name)]
     if not files:
         raise DataError(f"{folder} holds no text; it needs files that end in {NAMES}")
@@ -123,9 +123,9 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _is_text(path: Path) -> bool:
-    if any(part.startswith((".", "__MACOSX")) for part in path.parts):
-        return False
     name = path.name.lower()
+    if name.startswith("."):
+        return False
     inner, compressed = _without_compression(name)
     lines = (*LINES, ".json") if compressed else LINES  # a plain .json is one value about other files, as a rule
     return inner.endswith((*lines, ".txt")) or name.endswith((".parquet", ".arrow"))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LogitsProcessor
+from transformers import DynamicCache, GenerationMixin, LogitsProcessor
 
 from arlow_vl.errors import CheckpointError
 from arlow_vl.evaluation.likelihood import NOT_FINITE, Pack, pad_left, shared_images
@@ -43,18 +43,6 @@ def write_greedily(
     return generated[:, prompt["input_ids"].shape[1] :]
 
 
-class Remember(LogitsProcessor):
-    """The log-probability of the best token of every row, step by step: of what greedy search writes."""
-
-    def __init__(self) -> None:
-        self.steps: list[Tensor] = []
-        """(B,) each."""
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.steps.append(scores.float().log_softmax(-1).amax(-1))
-        return scores
-
-
 class Continuation(NamedTuple):
     """What a model wrote behind a prompt."""
 
@@ -63,7 +51,8 @@ class Continuation(NamedTuple):
     has_ended: bool
     """By a token that ends an answer, not for its length."""
     nats: list[float] | None
-    """The log-probability of each token, that of the end behind them; None where nothing remembered it."""
+    """The log-probability of each token under the model, whatever processors made of its logits, that of the end behind
+    them; None of beams and of what is streamed."""
 
 
 @torch.inference_mode()
@@ -75,7 +64,6 @@ def continue_batch(
     pack: Pack,
     *,
     settings: Mapping[str, Any],
-    memory: Remember | None = None,
 ) -> list[Continuation]:
     """Lets the model go on behind some prompts, together.
 
@@ -87,19 +75,22 @@ def continue_batch(
     """
     device, pad = model.device, tokenizer.pad_token_id
     inputs = {name: tensor.to(device) for name, tensor in pad_left(prompts, pad).items()}
-    leaves = _rows_leave(len(prompts), settings, model)
+    steps: list[Tensor] = []  # (B,) each
+    has_beams = settings.get("num_beams", model.generation_config.num_beams) not in (None, 1)
+    if not has_beams and "streamer" not in settings:  # which a search of our own would be left without
+        leaves = _rows_leave(len(prompts), model)
+        search = partial(_search_greedily, pad_token_id=pad) if leaves else GenerationMixin._sample
+        settings = {**settings, "custom_generate": partial(_remember, steps, search)}
+    processors = [RefuseNonFinite(), *settings.get("logits_processor", ())]
     generated = model.generate(
         **inputs,
         **shared_images(images, pack, device),
-        pad_token_id=pad,
-        logits_processor=[RefuseNonFinite(), *([] if memory is None else [memory])],
-        custom_generate=partial(_search_greedily, pad_token_id=pad) if leaves else None,
-        **settings,
+        **{**settings, "pad_token_id": pad, "logits_processor": processors},
     )
     written = generated[:, inputs["input_ids"].shape[1] :].tolist()
     ends = settings.get("eos_token_id", model.generation_config.eos_token_id)
     ends = set(ends) if isinstance(ends, list) else {ends}
-    nats = None if memory is None else torch.stack(memory.steps, dim=1).double().tolist()
+    nats = torch.stack(steps, dim=1).double().tolist() if steps else None
     continued = []
     for row, ids in enumerate(written):
         end = next((place for place, token in enumerate(ids) if token in ends), None)
@@ -108,11 +99,31 @@ def continue_batch(
     return continued
 
 
-def _rows_leave(rows: int, settings: Mapping[str, Any], model: Any) -> bool:
+def _rows_leave(rows: int, model: Any) -> bool:
     """Not on a GPU, where a step of fewer rows takes as long, and would wait for the device to say who has ended."""
-    own = model.generation_config
-    is_plain = settings.get("num_beams", own.num_beams) in (None, 1) and own.use_cache is not False
-    return rows > 1 and is_plain and model.device.type == "cpu"
+    return rows > 1 and model.generation_config.use_cache is not False and model.device.type == "cpu"
+
+
+def _remember(
+    steps: list[Tensor],
+    search: Callable[..., Any],
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: Callable[[Tensor, Tensor], Tensor],
+    **inputs: Any,
+) -> Any:
+    """A search in `generate` that keeps in `steps` how likely each token is by the logits that no processor has seen.
+
+    `generate` puts the processors of its caller behind its own, which leave another distribution.
+    """
+
+    def process(input_ids: Tensor, logits: Tensor) -> Tensor:
+        log_probabilities = logits.float().log_softmax(-1)
+        scores = logits_processor(input_ids, logits)
+        steps.append(log_probabilities.gather(1, scores.argmax(-1, keepdim=True))[:, 0])
+        return scores
+
+    return search(model, input_ids, process, **inputs)
 
 
 def _search_greedily(
@@ -172,8 +183,7 @@ def write_batch(
         As `continue_batch`.
     """
     settings = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": False}
-    memory = Remember() if num_beams == 1 else None
-    continued = continue_batch(model, tokenizer, prompts, images, pack, settings=settings, memory=memory)
+    continued = continue_batch(model, tokenizer, prompts, images, pack, settings=settings)
     texts = tokenizer.batch_decode([one.ids for one in continued], skip_special_tokens=True)
     nats = [None if one.nats is None else sum(one.nats) for one in continued]
     return [(" ".join(text.split()), of_text) for text, of_text in zip(texts, nats, strict=True)]

@@ -4,21 +4,18 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from arlow_vl.evaluation.generation import Remember
 from arlow_vl.serving.decoding import Decoding
 
 LEAST_TEMPERATURE = 1e-4  # a lower one draws the same tokens, and float32 could not divide by it
 
 
-class Draw(Remember):
+class Draw(LogitsProcessor):
     """Draws the next token of every row and leaves it alone possible, for greedy search to take.
 
     Step k of every row uses the k-th number that follows the seed, by inversion of the distribution function.
-    What is remembered is the log-probability under the model itself, before temperature, top-k and top-p.
     """
 
     def __init__(self, decoding: Decoding) -> None:
-        super().__init__()
         self.has_seed = decoding.seed is not None
         self.dice = torch.Generator()
         if decoding.seed is None:
@@ -38,7 +35,6 @@ class Draw(Remember):
             warped = warper(input_ids, warped)
         numbers = torch.rand(1 if self.has_seed else len(scores), generator=self.dice, dtype=torch.float64)
         chosen = token_at(warped, numbers.expand(len(scores)))
-        self.steps.append(scores.log_softmax(-1).gather(1, chosen)[:, 0])
         return torch.full_like(scores, -torch.inf).scatter(1, chosen, scores.gather(1, chosen))
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from arlow_vl.data.file_names import files_under
 from arlow_vl.data.member_names import IMAGE_SUFFIXES, system_file
 from arlow_vl.printing import number_of, visible
 from vision.decoding.header import is_image
@@ -33,13 +34,14 @@ def find_images(sources: Sequence[str]) -> FoundImages:
 
     Raises:
         ValueError: a glob matches nothing, or a folder holds no image.
+        DataError: a folder cannot be listed.
     """
     paths: list[str] = []
     others = 0
     for source in sources:
         is_glob = not os.path.lexists(source) and glob.has_magic(source)
         if is_glob:
-            files = list(_files_of_glob(source))
+            files = list(dict.fromkeys(_files_of_glob(source)))  # a folder may match beside what is in it
         elif os.path.isdir(source):
             files = list(_files_below(source))
         else:
@@ -59,18 +61,16 @@ def _files_of_glob(source: str) -> Iterator[str]:
     for path in sorted(glob.glob(source, recursive=True)):
         if os.path.isfile(path):
             yield path
-        elif not source.endswith("**"):  # which lists what is below it by itself
+        elif os.path.isdir(path):
             yield from _files_below(path)
 
 
 def _files_below(folder: str) -> Iterator[str]:
     """Regular files, without what operating systems and editors hide."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        for name in sorted(names):
-            path = os.path.join(place, name)
-            if system_file(name) in (None, "no_extension") and os.path.isfile(path):
-                yield path
+    root = os.path.abspath(folder)
+    for path in files_under(root, hidden=False):
+        if system_file(os.path.basename(path)) in (None, "no_extension") and os.path.isfile(path):
+            yield os.path.join(folder, os.path.relpath(path, root))
 
 
 def _is_image(path: str) -> bool:

@@ -14,7 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from arlow_vl.data.prompts import plain_ids
 from arlow_vl.data.samples import Message
-from arlow_vl.evaluation.generation import Continuation, Progress, Remember, continue_batch
+from arlow_vl.evaluation.generation import Continuation, Progress, continue_batch
 from arlow_vl.evaluation.likelihood import Choices, log_probabilities
 from arlow_vl.serving.assistant import Assistant, PreparedImage, Prompt
 from arlow_vl.serving.decoding import Decoding, check_choices
@@ -33,7 +33,8 @@ class Written:
     finish_reason: Literal["stop", "length"]
     """"stop": by an end token or a stop text; "length": it was cut at `max_new_tokens` or the model's length."""
     nats: float | None
-    """Its log-probability under the model, the end token included, before temperature and the like; None of beams."""
+    """Its log-probability under the model, the end token included, before penalties, temperature and the like; None of
+    beams."""
 
 
 def write(
@@ -139,9 +140,8 @@ def _write_batch(assistant: Assistant, prompts: Sequence[Prompt], decoding: Deco
 def _continue(
     assistant: Assistant, prompts: Sequence[Prompt], decoding: Decoding, room: int, settings: dict[str, Any]
 ) -> list[Continuation]:
-    memory = None
-    if decoding.num_beams == 1:
-        memory = Draw(decoding) if decoding.temperature > 0 else Remember()
+    if decoding.temperature > 0:
+        settings = {**settings, "logits_processor": [Draw(decoding)]}
     return continue_batch(
         assistant.model,
         assistant.tokenizer,
@@ -151,7 +151,6 @@ def _continue(
         settings=decoding.search_settings()
         | {"max_new_tokens": room, "eos_token_id": sorted(assistant.stop_ids)}
         | settings,
-        memory=memory,
     )
 
 

@@ -23,7 +23,7 @@ from transformers import (
     ViTModel,
 )
 
-from arlow_vl.evaluation.generation import Remember, continue_batch
+from arlow_vl.evaluation.generation import continue_batch
 from experiments.benchmarks.decoder import SHAPE, TOY_SHAPE
 from experiments.benchmarks.measure import alternate, machine_line, speed_row, table
 from experiments.benchmarks.vision_language import ENCODER, IMAGE, TOY_ENCODER, build_arlow, build_mllama
@@ -70,17 +70,6 @@ class EndAt(LogitsProcessor):
         return scores
 
 
-class Ends(Remember):
-    """`EndAt` where `continue_batch` takes a memory."""
-
-    def __init__(self, lengths: Sequence[int], begin: int) -> None:
-        super().__init__()
-        self.end = EndAt(lengths, begin)
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return self.end(input_ids, super().__call__(input_ids, scores))
-
-
 def asked(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -89,15 +78,14 @@ def asked(
     lengths: Sequence[int],
 ):
     """As an evaluation asks; `of_prompt` are numbers of the image of each prompt, `lengths` those of the answers."""
-    memory = Ends(lengths, max(map(len, prompts)))
+    settings = {"max_new_tokens": max(lengths), "do_sample": False, "eos_token_id": END}
     return continue_batch(
         model,
         SimpleNamespace(pad_token_id=PAD),
         prompts,
         [[number] for number in of_prompt],
         lambda numbers: {"pixel_values": images[list(numbers)]},
-        settings={"max_new_tokens": max(lengths), "do_sample": False, "eos_token_id": END},
-        memory=memory,
+        settings={**settings, "logits_processor": [EndAt(lengths, max(map(len, prompts)))]},
     )
 
 

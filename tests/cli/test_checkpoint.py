@@ -26,8 +26,10 @@ def test_damage_is_named(run_dir, path, capsys):
     damaged = run_dir / "checkpoints" / "step-000005.ckpt"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     assert main(["checkpoint", "verify", str(run_dir / path)]) == 4
-    (line,) = capsys.readouterr().out.splitlines()
+    told = capsys.readouterr()
+    (line,) = told.out.splitlines()
     assert line.startswith(f"{damaged}: ")
+    assert told.err.startswith(f"arlow: {run_dir / path}: 1 fault in the files; ")
 
 
 def test_a_folder_without_checkpoints_is_an_error(tmp_path, capsys):

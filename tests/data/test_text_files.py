@@ -228,6 +228,27 @@ def test_a_folder_gives_its_texts_in_sorted_order(tmp_path):
     assert text_files([tmp_path / "b.jsonl", tmp_path / "a"])[0].name == "b.jsonl"
 
 
+def test_a_glob_that_matches_folders_gives_each_text_once(tmp_path):
+    for name in ("a/b/x.txt", "a/y.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("one")
+    assert sorted(text_files([tmp_path / "**" / "*"])) == [tmp_path / "a" / "b" / "x.txt", tmp_path / "a" / "y.txt"]
+
+
+def test_a_hidden_folder_that_cannot_be_listed_costs_nothing(tmp_path, monkeypatch):
+    (tmp_path / ".Trashes").mkdir()
+    (tmp_path / "a.txt").write_text("one")
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith(".Trashes"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert text_files([tmp_path]) == [tmp_path / "a.txt"]
+
+
 def test_a_saved_dataset_gives_its_files_in_its_order(tmp_path):
     for i, texts in enumerate((["one"], ["two"])):
         write_arrow(tmp_path / f"data-{i:05d}-of-00002.arrow", table(texts), stream=True)

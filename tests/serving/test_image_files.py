@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from arlow_vl.errors import DataError
 from arlow_vl.serving.image_files import find_images, read_ahead
 from vision.decoding.image import ImageError
 
@@ -31,11 +32,44 @@ def test_a_folder_gives_all_images_below_it_and_the_number_of_other_files(photos
     assert find_images(["photos"]) == (["photos/a.PNG", "photos/b.jpg", "photos/deep/c"], 2)
 
 
+def test_linked_folders_are_entered_once_and_hidden_ones_never(photos):
+    os.rename("photos/deep", "far")
+    for link in ("photos/linked", "photos/linked-again"):
+        os.symlink(photos / "far", link)
+    os.symlink(photos / "photos", "photos/loop")
+    assert find_images(["photos"]).paths == ["photos/a.PNG", "photos/b.jpg", "photos/linked/c"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named_but_for_hidden_ones(photos, monkeypatch):
+    scandir = os.scandir
+
+    def refusing(closed):
+        def list_folder(path):
+            if str(path).endswith(closed):
+                raise PermissionError(13, "Permission denied", path)
+            return scandir(path)
+
+        return list_folder
+
+    monkeypatch.setattr(os, "scandir", refusing(".hidden"))
+    assert len(find_images(["photos"]).paths) == 3
+    monkeypatch.setattr(os, "scandir", refusing("deep"))
+    with pytest.raises(DataError, match=r"photos/deep: cannot be listed \(Permission denied\)"):
+        find_images(["photos"])
+
+
 def test_several_folders_files_and_globs_keep_their_order(photos):
     found = find_images(["photos/deep", "photos/*.jpg", "missing.jpg", "photos/notes.txt", "photos/b.jpg"])
     assert found.paths == ["photos/deep/c", "photos/b.jpg", "missing.jpg", "photos/notes.txt", "photos/b.jpg"]
     assert find_images(["photos/**"]).paths == ["photos/a.PNG", "photos/b.jpg", "photos/deep/c"]
     assert find_images(["pho*"]).paths == find_images(["photos"]).paths
+
+
+@pytest.mark.parametrize("source", ["photos/**", "photos/**/*", "photos/**/", "photos/../photos/**/*"])
+def test_a_glob_gives_an_image_once_however_many_folders_above_it_match(photos, source):
+    os.renames("photos/deep/c", "photos/deep/er/c")
+    names = [os.path.normpath(path) for path in find_images([source]).paths]
+    assert sorted(names) == ["photos/a.PNG", "photos/b.jpg", "photos/deep/er/c"]
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_that_file(photos):

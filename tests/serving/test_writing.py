@@ -105,15 +105,16 @@ def test_draws_are_from_what_temperature_top_k_and_top_p_leave(assistant, prompt
     assert [one.ids for one in cold] == [one.ids for one in greedy]
 
 
-@pytest.mark.parametrize("name", ["greedy", "sampling from few"])
-def test_the_probability_is_that_of_a_plain_loop(assistant, prompts, name):
+@pytest.mark.parametrize("name", ["greedy", "sampling from few", "a penalty"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_probability_is_that_of_a_plain_loop(assistant, prompts, name, count, monkeypatch):
+    monkeypatch.setattr(assistant.model.generation_config, "no_repeat_ngram_size", 1)
     prompt = prompts[2]
-    (written,) = write(assistant, [prompt], decoding_of(name))
+    written = write(assistant, [prompt] * count, decoding_of(name))[0]
     assert written.finish_reason == "length" and len(written.ids) == 8
     ids = torch.tensor([[*prompt.ids, *written.ids]])
     with torch.no_grad():
         logits = assistant.model(ids, **assistant.pack(prompt.images)).logits[0, len(prompt.ids) - 1 : -1]
-    logits[:, assistant.model.config.image_token_id] = -torch.inf
     nats = logits.log_softmax(-1).gather(1, torch.tensor(written.ids)[:, None]).sum()
     assert written.nats == pytest.approx(float(nats), abs=1e-4)  # it is kept in float32
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from transformers import StoppingCriteria
 
 from arlow_vl.evaluation import generation
-from arlow_vl.evaluation.generation import Remember, continue_batch
+from arlow_vl.evaluation.generation import continue_batch
 from arlow_vl.models.folders import load_vision_language_model
 from tests.evaluation.tasks.test_likelihood import Pack
 
@@ -50,12 +50,11 @@ def both_ways(loaded, monkeypatch, rows, seed, criterion=None):
         with monkeypatch.context() as patch:
             if not leaves:
                 patch.setattr(generation, "_rows_leave", lambda *asked: False)
-            memory = Remember()
             how = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": ends.tolist(), "repetition_penalty": 1.3}
             images = [images for _, images in rows]
             if criterion:
                 how["stopping_criteria"] = [criterion()]
-            written.append(continue_batch(model, tokenizer, prompts, images, Pack(), settings=how, memory=memory))
+            written.append(continue_batch(model, tokenizer, prompts, images, Pack(), settings=how))
         if leaves:
             hook.remove()
     return *written, seen

@@ -249,11 +249,14 @@ def test_a_figure_that_was_changed_is_unequal(whole, tmp_path, capsys):
     result = json.loads(path.read_text())
     result["scores"]["metrics"]["accuracy"]["groups"]["all"]["systems"]["model"]["estimate"] += 1e-9
     path.write_text(json.dumps(result))
-    assert main(["reproduce", str(tmp_path / "results")]) == 1
-    *rows, total = capsys.readouterr().out.splitlines()
+    assert main(["reproduce", str(tmp_path / "results")]) == 3
+    told = capsys.readouterr()
+    *rows, total = told.out.splitlines()
     (different,) = (row for row in rows if row.startswith("UNEQUAL"))
     assert different.startswith("UNEQUAL   mine: accuracy, all, model, estimate  ") and "(was " in different
     assert len(rows) > 20 and total == f"{len(rows) - 1} equal, 1 unequal, 0 not here"
+    (sentence,) = told.err.splitlines()
+    assert f"1 of {len(rows)} figures and hashes are unequal, the first is mine: accuracy, all, model" in sentence
 
 
 def test_what_a_figure_was_made_of_and_is_gone_is_told(whole, tmp_path, capsys):
