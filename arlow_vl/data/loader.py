@@ -41,6 +41,8 @@ from arlow_vl.printing import visible
 
 logger = logging.getLogger(__name__)
 
+COUNTED_SAMPLES = 10**6
+"""Of all epochs, in which a run that asks for more steps than they give is refused before its first one."""
 STAND_INS = 64
 """Samples after an unusable one that are tried for its place in a row."""
 
@@ -145,21 +147,32 @@ class ResumableLoader:
     def _own_tasks(self, planner: Pool) -> Iterator[tuple[Task, WindowState | None]]:
         """This rank's batches from the position on, each with the window's state after it and the other ranks'."""
         tasks = self._tasks(self.position, self.window, planner)
-        for _ in range(self.position, self.num_batches, self.ranks):
+        for position in range(self.position, self.num_batches, self.ranks):
             batches = list(islice(tasks, self.ranks))
+            if len(batches) < self.ranks:
+                raise self._used_up(position + len(batches))
             yield batches[self.rank][0], batches[-1][1]
 
     def _refuse_too_few(self) -> None:
-        """Raises DataError where the sources are used up before the run's last step, naming that which they reach."""
-        if not (self.packing and self.windows and self.window) or self.windows.is_endless:
+        """Raises DataError where the sources are used up before the run's last step. Of many samples only the run shows
+        it: to plan a million takes a minute."""
+        if not (self.packing and self.windows and self.window):
+            return
+        samples = self.windows.samples_left(self.window)
+        if samples is None or samples > COUNTED_SAMPLES:
             return
         rows, left = self.packing.rows_per_batch, self.num_batches - self.position
         batches = self.position + self.windows.count(self.window, left * rows) // rows
         if batches < self.num_batches:
-            raise DataError(
-                f"the sources are used up after {batches:,} of {self.num_batches:,} batches; lower run.max_steps to "
-                f"{batches * rows // self.packing.rows_per_step:,} at most, or allow more epochs"
-            )
+            raise self._used_up(batches)
+
+    def _used_up(self, batches: int) -> DataError:
+        assert self.packing is not None
+        steps = batches * self.packing.rows_per_batch // self.packing.rows_per_step
+        return DataError(
+            f"the sources are used up after {batches:,} of {self.num_batches:,} batches; lower run.max_steps to "
+            f"{steps:,} at most, or allow more epochs"
+        )
 
     def _tasks(
         self, position: int, window: WindowState | None, planner: Pool

@@ -259,12 +259,12 @@ class Windows:
                 yield plan.rows[done], after
             state, plan = plan.after, wait()
 
-    @property
-    def is_endless(self) -> bool:
-        """Whether the sources are never used up: one without a number of epochs always has a weight."""
-        weights = [weights for _, weights in self.mixture.schedule]
-        always = (all(of[name] for of in weights) for name in self.names)
-        return any(most is None and has_weight for most, has_weight in zip(self.most, always, strict=True))
+    def samples_left(self, state: WindowState) -> int | None:
+        """Of all epochs; None where they are endless: a source without a number of epochs has a weight in the end."""
+        _, weights = self.mixture.schedule[-1]
+        if any(most is None and weights[name] for most, name in zip(self.most, self.names, strict=True)):
+            return None
+        return sum(most - drawn for most, drawn in zip(self.most, state.draws.drawn, strict=True) if most is not None)
 
     def count(self, state: WindowState, most: int) -> int:
         """How many rows there are from a state on, `most` at most. They are planned for it and not read."""

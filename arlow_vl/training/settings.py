@@ -147,8 +147,8 @@ class RunConfig:
     skip_steps: list[int] = field(default_factory=list)
     """Optimizer steps, counted from 1, whose batches are passed by untrained: what a bad batch cannot be trained on."""
     max_hours: float | None = None
-    """Wall-clock hours after which a start of the run, its data prepared in them too, ends with a checkpoint, at the end
-    of a step; null: no limit."""
+    """Wall-clock hours after which a start of the run, its data prepared in them too, ends with a checkpoint, at the
+    end of a step; null: no limit."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     """On what devices."""
     watch: WatchConfig = field(default_factory=WatchConfig)

@@ -171,6 +171,15 @@ def test_sources_that_would_be_used_up_are_told_before_anything_is_read():
     assert len(list(rest)) == 2 * steps - enough.position
 
 
+def test_many_samples_are_used_up_when_they_are(monkeypatch):
+    monkeypatch.setattr("arlow_vl.data.loader.COUNTED_SAMPLES", 1000)
+    many = with_epochs(10_000, epochs={"a": 1, "b": 2})
+    with pytest.raises(DataError, match=r"used up after \d+ of 10,000 batches; lower run.max_steps to \d+ at most"):
+        for _ in many:
+            pass
+    assert many.position > 40
+
+
 @pytest.mark.parametrize("mixture", [{"epochs": {"a": 1}}, {}])
 def test_a_source_without_a_number_of_epochs_is_never_used_up(mixture):
     next(iter(with_epochs(10**9, **mixture)))

@@ -18,12 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-<<<<<<< HEAD
-from arlow_vl.data.prompts import document_ends, plain_ids
-=======
 from arlow_vl.data.file_names import names_of
-from arlow_vl.data.prompts import plain_ids
->>>>>>> mend-evaluation
+from arlow_vl.data.prompts import document_ends, plain_ids
 from arlow_vl.data.text_files import parts_of, text_files
 from arlow_vl.data.text_readers import DocumentReader
 from arlow_vl.errors import DataError
