@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -211,15 +211,17 @@ class Readings(Callback):
             self._count(reading)
 
     def _operations(self, records: Sequence[StepRecord], pairs: Sequence[float]) -> list[float | None]:
-        """Of each step on all processes, None where it was skipped; `pairs` of tokens in self-attention of this one.
+        """Of each step, of what it holds on all processes; None where it was skipped. `pairs` are those of tokens in
+        self-attention on this one.
 
         The processes of a tensor-parallel group have read the same batches.
         """
         if self.operations is None:
             return [None] * len(records)
-        own = [self.operations.of(record.counts, some) for record, some in zip(records, pairs, strict=True)]
-        total = summed(torch.tensor(own, dtype=torch.float64)) / self.tensor_parallel
-        return [None if record.is_skipped else of for record, of in zip(records, total.tolist(), strict=True)]
+        own = [[*astuple(record.counts), some] for record, some in zip(records, pairs, strict=True)]
+        of_all = (summed(torch.tensor(own, dtype=torch.float64)) / self.tensor_parallel).tolist()
+        needed = [self.operations.of(Counts(*map(round, counts)), some) for *counts, some in of_all]
+        return [None if record.is_skipped else some for record, some in zip(records, needed, strict=True)]
 
     def _count(self, reading: Reading) -> None:
         if reading.left_out:
