@@ -71,6 +71,8 @@ def run_verify(args: argparse.Namespace) -> None:
     from arlow_vl.training.checkpoint_io import find_damage
     from arlow_vl.training.checkpoint_names import checkpoints
 
+    if not args.path.exists():
+        raise CheckpointError(f"{args.path}: no such file or folder; name a run folder, a checkpoint or a model folder")
     products = [folder for folder in (args.path, args.path / "hf") if (folder / "config.json").is_file()]
     paths = [args.path]
     if args.path.is_dir() and not args.path.name.endswith(".ckpt"):
