@@ -39,4 +39,4 @@ def test_a_folder_without_checkpoints_is_an_error(tmp_path, capsys):
 
 def test_a_missing_file_is_an_error(tmp_path, capsys):
     assert main(["checkpoint", "verify", str(tmp_path / "step-000001.ckpt")]) == 4
-    assert "No such file" in capsys.readouterr().out
+    assert "no such file or folder" in capsys.readouterr().err
