@@ -166,7 +166,8 @@ def marks_tokenizer(*, normalized: bool, normalizer: normalizers.Normalizer | No
     backend = tokenizer.backend_tokenizer
     backend.normalizer = normalizer
     backend.add_special_tokens([AddedToken(token, normalized=normalized) for token in ("<s>", "</s>")])
-    backend.add_tokens([AddedToken(token, normalized=normalized) for token in ("<|User|>", "<|Assistant|>", "<aside>")])
+    marks = ("<|User|>", "<|Assistant|>", "<aside>", "message", "== ")  # the last two it names by chance
+    backend.add_tokens([AddedToken(token, normalized=normalized) for token in marks])
     tokenizer.bos_token, tokenizer.eos_token = "<s>", "</s>"
     return tokenizer
 
@@ -188,9 +189,10 @@ def test_tokens_that_are_not_called_special_or_are_normalized_are_the_templates_
 
 def test_an_answer_may_hold_tokens_of_the_template_that_are_not_special_and_texts_other_added_ones():
     tokenizer = marks_tokenizer(normalized=False)
-    chat = [{"role": "user", "content": "an <aside>"}, {"role": "assistant", "content": "an <aside> <|User|>"}]
-    control = tokenizer.convert_ids_to_tokens([i for i in encode_messages(tokenizer, chat)[0] if i >= len(BYTES)])
-    assert control == ["<s>", "<|User|>", "<aside>", "<|Assistant|>", "<aside>", "<|User|>", "</s>"]
+    asked = "an <aside>, a message == a <|User|>"
+    chat = [{"role": "user", "content": asked}, {"role": "assistant", "content": "an <aside> <|User|>"}]
+    added = tokenizer.convert_ids_to_tokens([i for i in encode_messages(tokenizer, chat)[0] if i >= len(BYTES)])
+    assert added == ["<s>", "<|User|>", "<aside>", "message", "== ", "<|Assistant|>", "<aside>", "<|User|>", "</s>"]
 
 
 def test_two_texts_do_not_make_a_control_token_together(tokenizer):

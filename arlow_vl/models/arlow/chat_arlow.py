@@ -26,6 +26,7 @@ from transformers.utils import get_json_schema
 IMAGE_TOKEN = "<image>"
 QUOTE = "\ufdd0\ufdd1"  # noncharacters: Unicode keeps them for use inside a program, no text holds them
 SOURCE_KEYS = ("image", "url", "path", "base64")
+MARK = re.compile(r"[^\w\s].+[^\w\s]", re.DOTALL)  # <think>, [INST]
 
 # What stands inside `generation` is marked by `return_assistant_tokens_mask=True`: the answer and its end. An answer
 # loses the white space in front of it, which could join the line end of the generation prompt to one token.
@@ -122,10 +123,13 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
 
 
 def template_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
-    """The control tokens, and the other added tokens that the chat template names."""
-    template = str(tokenizer.chat_template)
-    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.content in template)
-    return control_tokens(tokenizer).union(added)
+    """The control tokens, and the other added tokens that the chat template names.
+
+    But for words and spaces, which it has without meaning them: `role`, or the spaces of its own lines.
+    """
+    template = str(tokenizer.chat_template or "")
+    added = (token.content for token in tokenizer.added_tokens_decoder.values())
+    return control_tokens(tokenizer).union(text for text in added if MARK.fullmatch(text) and text in template)
 
 
 @lru_cache
