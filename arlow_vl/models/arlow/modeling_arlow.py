@@ -224,8 +224,7 @@ class ArlowModel(ArlowPreTrainedModel):
         hidden_states = inputs_embeds
         position_embeddings = rotary_factors(*self.rotary_emb(hidden_states, position_ids=position_ids))
         cross_cache_of_layer = dict(zip(self.config.cross_attention_layers, cross_caches, strict=False))
-        depth = self.config.num_hidden_layers  # less than there are layers where drafts exit early
-        for index, layer in zip(range(depth), self.layers, strict=False):
+        for index, layer in zip(range(self.config.num_hidden_layers), self.layers, strict=False):  # drafts exit early
             hidden_states = layer(
                 hidden_states,
                 encoder_hidden_states,
