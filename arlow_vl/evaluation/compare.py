@@ -15,7 +15,7 @@ import numpy as np
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation import statistics as bootstrap
 from arlow_vl.evaluation.numbers import few_note, format_count, format_interval, format_number, legend, scale_of
-from arlow_vl.evaluation.paired import PairedTest, jackknife_values, paired_test, sums_by_image
+from arlow_vl.evaluation.paired import PairedTest, is_scored, jackknife_values, paired_test, sums_by_image
 from arlow_vl.evaluation.power import detectable_difference, required_images, spread_of
 from arlow_vl.evaluation.tasks.measures import Measure, measure, titled
 from arlow_vl.evaluation.tasks.predictions import MODEL
@@ -96,8 +96,8 @@ def power_of_folders(
             most = math.inf if of_label.most is None else of_label.most
             largest = max(largest, most)
             rows = [of[label] for of in sums]
-            is_scored = np.any([(of != 0).any(axis=1) for of in rows], axis=0)
-            values = [jackknife_values(of[is_scored], of_label.metric) for of in rows]
+            is_any = np.any([is_scored(of, of_label.metric) for of in rows], axis=0)
+            values = [jackknife_values(of[is_any], of_label.metric) for of in rows]
             if len(values[0]) < 2:
                 raise ValueError(f"{name}, {label}: a spread needs two images at least; evaluate more")
             spread = spread_of(values[1] - values[0]) if second else math.sqrt(2) * spread_of(values[0])
@@ -168,13 +168,9 @@ def asked_otherwise(first: Results, second: Results) -> tuple[str, ...]:
 
 
 def sums_of_models(results: Sequence[Results]) -> tuple[dict[str, Measure], list[dict[str, np.ndarray]]]:
-    """The measures by title, those of groups of two images or more too, and each model's sums image by image."""
-    places = [row.image for row in results[0].systems[MODEL]]
-    groups = {
-        group: mask
-        for group, mask in groups_of(results[0].task, results[0].systems).items()
-        if group == ALL or len({image for image, is_in in zip(places, mask, strict=True) if is_in}) > 1
-    }
+    """The measures by title, also of each group, and each model's sums image by image. What a single image has a sample
+    of, of several, cannot be tested and is left out."""
+    groups = groups_of(results[0].task, results[0].systems)
     measures: dict[str, Measure] = {}
     found = []
     for one in results:
@@ -183,8 +179,9 @@ def sums_of_models(results: Sequence[Results]) -> tuple[dict[str, Measure], list
         for title, of in measure(one.task.metrics, rows).items():
             for group, mask in groups.items():
                 label = title if group == ALL else f"{title}, {group}"
-                measures[label] = of
-                sums[label] = sums_by_image(of.statistics * mask[:, None], images)
+                of_images = sums_by_image(of.statistics * mask[:, None], images)
+                if is_scored(of_images, of.metric).sum() >= min(2, len(of_images)):
+                    measures[label], sums[label] = of, of_images
         found.append(sums)
     return measures, found
 
@@ -203,8 +200,8 @@ def format_comparisons(found: Sequence[Comparison], first: Path, second: Path) -
             interval = fields_of_difference(test.difference)
             difference = format_interval(interval, is_percent=one.is_share, is_difference=True)
             title = visible(titled(one.metric, is_share=one.is_share))
-            lines.append([title, format_count(test.images), *numbers, difference, *tests, effect])
-        few = few_note((one.test.images for one in of_task), "images")
+            lines.append([title, format_count(test.images, test.images), *numbers, difference, *tests, effect])
+        few = few_note(one.test.images for one in of_task)
         told = ", ".join(of_task[0].asked_otherwise)
         otherwise = [f"the second was asked with another {told}: the difference is of that, too"] if told else []
         blocks.append("\n".join([visible(task), *otherwise, *columns(lines), *few]))
@@ -221,10 +218,10 @@ def format_power(found: Sequence[Power], *, difference: float, power: float) -> 
     for one in found:
         required = "-" if one.required is None else f"{one.required:,}"
         detectable = f"{one.detectable:.3g}" if one.spread > 0 else "-"
-        numbers = [format_count(one.images), format_number(one.spread, 3), required, detectable]
+        numbers = [format_count(one.images, one.images), format_number(one.spread, 3), required, detectable]
         lines.append([visible(one.task), visible(one.metric), *numbers])
     note = f"At a power of {power:.0%} and p below {1 - bootstrap.LEVEL:.2g}, by the paired t-test over images."
-    few = few_note((one.images for one in found), "images")
+    few = few_note(one.images for one in found)
     none = ["-: the metric has no such difference, or nothing differs over these images"]
     told = none if any(one.required is None for one in found) else []
     return "\n".join([*columns(lines), *few, *told, "", note])

@@ -8,7 +8,7 @@ from arlow_vl.evaluation.statistics import LEVEL
 
 LARGE = 1e6
 FEWEST = 10
-"""Items or images that a figure needs to tell something of others than these."""
+"""Images, or documents, that a figure needs to tell something of others than these."""
 
 
 def legend(kinds: Iterable[str] = ()) -> str:
@@ -24,14 +24,14 @@ def format_number(value: float | int, digits: int, *, is_signed: bool = False) -
     return f"{round(value, digits) + 0.0:{'+' if is_signed else ''}.{digits}f}"  # -0.0 + 0.0 is 0.0
 
 
-def format_count(count: int) -> str:
-    """The number of items or images behind a figure, marked where they are few."""
-    return f"{count:,}{' (few)' if count < FEWEST else ''}"
+def format_count(count: int, images: int) -> str:
+    """The number of items, or of images, behind a figure, marked where the images are few."""
+    return f"{count:,}{' (few)' if images < FEWEST else ''}"
 
 
-def few_note(counts: Iterable[int], what: str) -> list[str]:
-    """What the mark of `format_count` means, where one of the counts has it. `what` they count, in the plural."""
-    return [f"(few): fewer than {FEWEST} {what}, a score that says little"] if min(counts) < FEWEST else []
+def few_note(images: Iterable[int], shown: str = "image") -> list[str]:
+    """What the mark of `format_count` means, where one of the figures has it."""
+    return [f"(few): fewer than {FEWEST} {shown}s, a score that says little"] if min(images) < FEWEST else []
 
 
 def scale_of(*, is_percent: bool) -> tuple[int, int]:

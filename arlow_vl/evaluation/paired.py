@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from arlow_vl.evaluation.statistics import NOISE, Interval, Metric, summarise
+from arlow_vl.evaluation.statistics import NOISE, Interval, Metric, summarise, with_value
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ def sums_by_image(
     return rows
 
 
+def is_scored(sums: Float[np.ndarray, "images columns"], metric: Metric) -> Bool[np.ndarray, " images"]:
+    """True for images that have a sample of the metric: it has a value of the image alone."""
+    return ~np.isnan(metric(sums))
+
+
 def paired_test(
     sums: Float[np.ndarray, "images columns"],
     others: Float[np.ndarray, "images columns"],
@@ -50,8 +55,8 @@ def paired_test(
     Raises:
         ValueError: fewer than two images have a sample of the metric.
     """
-    is_scored = (sums != 0).any(axis=1) | (others != 0).any(axis=1)
-    ours, theirs = sums[is_scored], others[is_scored]
+    is_either = is_scored(sums, metric) | is_scored(others, metric)
+    ours, theirs = sums[is_either], others[is_either]
     if len(ours) < 2:
         raise ValueError(f"a difference needs two images at least to be tested, got {len(ours)}; evaluate more")
     resampled = np.asarray(metric(weights @ sums) - metric(weights @ others))
@@ -62,8 +67,9 @@ def paired_test(
 
 def bootstrap_p(resampled: Float[np.ndarray, " resamples"]) -> float:
     """Two-sided p of "no difference", from resampled differences."""
-    tail = min(int((resampled <= NOISE).sum()), int((resampled >= -NOISE).sum()))
-    return min(1.0, 2 * (tail + 1) / (len(resampled) + 1))
+    found = with_value(resampled)
+    tail = min(int((found <= NOISE).sum()), int((found >= -NOISE).sum()))
+    return min(1.0, 2 * (tail + 1) / (len(found) + 1))
 
 
 def jackknife_values(sums: Float[np.ndarray, "images columns"], metric: Metric) -> Float[np.ndarray, " images"]:

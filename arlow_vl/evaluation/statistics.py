@@ -18,12 +18,12 @@ NOISE = 1e-9
 """Below this a difference is only the order in which float64 numbers were added."""
 
 Metric = Callable[[np.ndarray], Values]
-"""From sums of sample statistics, (..., statistics), to values, (...)."""
+"""From sums of sample statistics, (..., statistics), to values, (...); NaN of sums that hold nothing to score."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value on all samples, with the percentile interval of its resamples."""
+    """A value on all samples, with the percentile interval of the resamples that have one."""
 
     estimate: float
     low: float
@@ -63,8 +63,24 @@ def difference_interval(
 
 def summarise(estimate: Values | float, resampled: Values) -> Interval:
     """The value on all samples with the interval of its values on the resamples."""
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(with_value(resampled), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(estimate), float(low), float(high))
 
 
-__all__ = ["Interval", "Metric", "difference_interval", "draw_weights", "mean", "metric_interval", "summarise"]
+def with_value(resampled: Values) -> Float[np.ndarray, " drawn"]:
+    """The values of the resamples that have one. Of a group on k images one resample in about e^k has drawn none of
+    them: it tells nothing of the group."""
+    resampled = np.asarray(resampled)
+    return resampled[~np.isnan(resampled)]
+
+
+__all__ = [
+    "Interval",
+    "Metric",
+    "difference_interval",
+    "draw_weights",
+    "mean",
+    "metric_interval",
+    "summarise",
+    "with_value",
+]

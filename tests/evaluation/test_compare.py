@@ -10,7 +10,8 @@ import pytest
 from arlow_vl.cli import main
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation import compare
-from arlow_vl.evaluation.compare import compare_folders, power_of_folders
+from arlow_vl.evaluation.compare import compare_folders, power_of_folders, sums_of_models
+from arlow_vl.evaluation.tasks.predictions import MODEL
 from arlow_vl.evaluation.tasks.results import read_results
 from arlow_vl.models.folder_files import sha256_of_file
 from tests.evaluation.made_results import CAPTIONS as TASK
@@ -139,6 +140,15 @@ def test_a_comparison_of_few_images_is_marked(folders, capsys):
     assert of_questions.endswith("\n(few): fewer than 10 images, a score that says little")
     assert main(["power", str(folders / "blind"), "--difference", "0.1"]) == 0
     assert "3 (few)" in (out := capsys.readouterr().out) and "\n(few): fewer than 10 images" in out
+
+
+def test_what_a_single_image_has_a_sample_of_is_left_out(folders):
+    captions = iter(['the word "noon" above a red cat', *["a red car left of a blue cat"] * 11])
+    (results,) = [one for one in read_results(folders / "blind") if one.task.name == TASK]
+    rows = [replace(row, references=[next(captions)]) for row in results.systems[MODEL]]
+    task = replace(results.task, metrics=("scenes",))
+    measures, (sums,) = sums_of_models([replace(results, task=task, systems={MODEL: rows})])
+    assert "word" not in measures and measures.keys() == sums.keys() >= {"thing", "relation"}
 
 
 def test_the_command_says_what_a_difference_needs(folders, capsys):

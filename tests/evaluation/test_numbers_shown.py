@@ -1,5 +1,6 @@
 """Figures as they are printed: beside their controls, aligned, with a star where a difference is one."""
 
+import json
 import re
 
 import pytest
@@ -95,21 +96,28 @@ def test_control_characters_of_tasks_are_shown_as_escapes(captions):
     assert all(character.isprintable() or character == "\n" for character in table)
 
 
-def test_a_score_of_few_items_is_marked_beside_it(captions, questions):
+def test_a_score_of_few_images_is_marked_beside_it(captions, questions):
     lines = format_scores(questions).splitlines()
     assert lines[:2] == [
         "Questions of easy-VQA (6 items, 3 images)",
-        "warning: fewer than 10 items, scores that say little",
+        "warning: fewer than 10 images, scores that say little",
     ]
     (row,) = [line for line in lines if line.startswith("  other ")]
     assert re.split(" {2,}", row.strip())[1] == "3 (few)"
-    assert lines[-1] == "(few): fewer than 10 items, a score that says little"
-    assert "few" not in format_scores(captions)  # twelve items and no groups
+    assert lines[-1] == "(few): fewer than 10 images, a score that says little"
+    assert "few" not in format_scores(captions)  # twelve images and no groups
 
 
-def test_ten_items_are_not_few():
-    assert [format_count(number) for number in (0, 9, 10, 2000)] == ["0 (few)", "9 (few)", "10", "2,000"]
-    assert few_note([10, 2000], "items") == [] != few_note([10, 9], "items")
+def test_groups_of_older_results_are_marked_by_their_items(questions):
+    older = json.loads(json.dumps(questions))
+    for group in older["scores"]["metrics"]["accuracy"]["groups"].values():
+        del group["images"]
+    assert format_scores(older) == format_scores(questions)
+
+
+def test_ten_images_are_not_few():
+    assert [format_count(2000, number) for number in (0, 9, 10, 2000)] == ["2,000 (few)"] * 2 + ["2,000"] * 2
+    assert few_note([10, 2000]) == [] != few_note([10, 9])
 
 
 @pytest.mark.parametrize(

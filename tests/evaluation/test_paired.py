@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arlow_vl.evaluation.metrics.captions import bleu
+from arlow_vl.evaluation.metrics.registry import METRICS
+from arlow_vl.evaluation.metrics.scenes import PARTS, SLOTS
 from arlow_vl.evaluation.paired import bootstrap_p, jackknife_values, paired_test, student_t_p, sums_by_image, t_test
 from arlow_vl.evaluation.statistics import draw_weights, mean
 
@@ -126,6 +128,25 @@ def test_a_steady_difference_is_certain():
 
 def test_p_of_the_bootstrap_counts_both_sides():
     assert bootstrap_p(np.array([1.0] * 97 + [-1.0] * 2)) == pytest.approx(2 * 3 / 100)
+
+
+def test_resamples_without_an_image_of_the_group_are_no_evidence_against_a_difference():
+    ours, theirs, weights = np.zeros((60, 2)), np.zeros((60, 2)), draw_weights(60)
+    ours[:3], theirs[:3, 1] = 4, 4
+    drawn = int((weights[:, :3].sum(axis=1) > 0).sum())
+    found = paired_test(ours, theirs, mean, weights)
+    assert drawn < 1000 and found.bootstrap_p == 2 / (drawn + 1) and found.difference.is_outside_zero
+
+
+def test_images_without_the_slot_that_is_scored_are_not_tested():
+    """Three of nine images have a written word."""
+    word = METRICS["scene_word"].value
+    ours, theirs = np.zeros((9, 2 * len(PARTS))), np.zeros((9, 2 * len(PARTS)))
+    for rows, right in ((ours, [1, 1, 0]), (theirs, [0, 1, 0])):
+        rows[:, 1], rows[:3, 2 * len(SLOTS)], rows[:3, 2 * len(SLOTS) + 1] = 1, right, 1
+    found = paired_test(ours, theirs, word, draw_weights(9))
+    alone = paired_test(points(np.array([1.0, 1, 0])), points(np.array([0.0, 1, 0])), mean, draw_weights(3))
+    assert (found.images, found.t_test_p, found.effect) == (3, alone.t_test_p, alone.effect)
 
 
 def test_one_image_is_no_test():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from arlow_vl.evaluation.metrics.captions import bleu, caption_scores
-from arlow_vl.evaluation.statistics import difference_interval, draw_weights, mean, metric_interval, summarise
+from arlow_vl.evaluation.statistics import Interval, difference_interval, draw_weights, mean, metric_interval, summarise
 
 
 def points(values):
@@ -65,8 +65,13 @@ def test_a_resampled_bleu_is_the_bleu_of_the_resampled_corpus():
     np.testing.assert_allclose(bleu(row @ counts)[0], corpus.bleu, rtol=1e-12)
 
 
-def test_a_resample_without_a_sample_of_the_kind_counts_as_0():
-    np.testing.assert_array_equal(mean(np.array([[0.0, 0.0], [3.0, 4.0]])), [0, 0.75])
+def test_a_resample_without_a_sample_of_the_kind_has_no_value_and_is_left_out():
+    """Of two samples among 60 one resample in e^2 has none; both are right, so nothing of them can be less than 1."""
+    weights, group = draw_weights(60), np.zeros((60, 2))
+    group[:2] = 1
+    assert np.isnan(mean(weights @ group)).any()
+    assert metric_interval(group, mean, weights) == Interval(1.0, 1.0, 1.0)
+    assert difference_interval(group, group * [0, 1], mean, weights) == Interval(1.0, 1.0, 1.0)
 
 
 def test_sums_in_another_order_are_no_difference():

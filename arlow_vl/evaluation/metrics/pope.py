@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from arlow_vl.evaluation.metrics.sums import Values, ratio
+from arlow_vl.evaluation.metrics.sums import Values, ratio, ratio_or_0
 
 COUNTS = ("true yes", "false yes", "false no", "true no", "neither")
 
@@ -52,16 +52,18 @@ def accuracy(sums: Float[np.ndarray, "*batch 5"]) -> Values:
 
 def precision(sums: Float[np.ndarray, "*batch 5"]) -> Values:
     """Of the answers yes, those that are right; 0 where there is none."""
-    return ratio(sums[..., 0], sums[..., 0] + sums[..., 1])
+    return ratio_or_0(sums[..., 0], sums[..., 0] + sums[..., 1], sums[..., :4].sum(axis=-1))
 
 
 def recall(sums: Float[np.ndarray, "*batch 5"]) -> Values:
-    """Of the questions whose answer is yes, those answered so; 0 where there is none."""
+    """Of the questions whose answer is yes, those answered so; NaN where there is no such question."""
     return ratio(sums[..., 0], sums[..., 0] + sums[..., 2])
 
 
 def f1(sums: Float[np.ndarray, "*batch 5"]) -> Values:
-    return ratio(2 * sums[..., 0], 2 * sums[..., 0] + sums[..., 1] + sums[..., 2])
+    """0 where nothing is a yes, neither answer nor label."""
+    right = 2 * sums[..., 0]
+    return ratio_or_0(right, right + sums[..., 1] + sums[..., 2], sums[..., :4].sum(axis=-1))
 
 
 def yes_share(sums: Float[np.ndarray, "*batch 5"]) -> Values:

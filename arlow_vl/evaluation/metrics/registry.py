@@ -27,7 +27,7 @@ from arlow_vl.evaluation.metrics.chair import Inventory, chair_counts
 from arlow_vl.evaluation.metrics.likelihood import bits_per_byte, perplexity
 from arlow_vl.evaluation.metrics.ngrams import ORDERS
 from arlow_vl.evaluation.metrics.scenes import PARTS, scene_points
-from arlow_vl.evaluation.metrics.sums import Values, mean, ratio
+from arlow_vl.evaluation.metrics.sums import Values, mean, ratio, ratio_or_0
 from arlow_vl.evaluation.metrics.vqa import vqa_accuracy, vqa_exact_match
 from arlow_vl.printing import visible
 
@@ -76,7 +76,7 @@ class Metric:
     sums: Sums
     """(predictions, columns) float64."""
     value: Callable[[np.ndarray], Values]
-    """From sums of rows, (..., columns), to values, (...)."""
+    """From sums of rows, (..., columns), to values, (...); NaN of sums that hold nothing to score."""
     most: float | None = 1.0
     """The largest value; None: there is none."""
     is_share: bool = False
@@ -121,11 +121,16 @@ def _caption_sums(predictions: Sequence[Prediction]) -> np.ndarray:
 
 
 def _bleu_value(sums: np.ndarray, *, order: int) -> Values:
-    return bleu(sums[..., 4:])[..., order]
+    return np.where(sums[..., 3] > 0, bleu(sums[..., 4:])[..., order], np.nan)
 
 
 def _mean_of(sums: np.ndarray, *, column: int, samples: int) -> Values:
     return ratio(sums[..., column], sums[..., samples])
+
+
+def _false_of(sums: np.ndarray, *, column: int, named: int, samples: int) -> Values:
+    """0 of captions that name nothing."""
+    return ratio_or_0(sums[..., column], sums[..., named], sums[..., samples])
 
 
 def _vqa_sums(predictions: Sequence[Prediction]) -> np.ndarray:
@@ -208,10 +213,13 @@ METRICS: Mapping[str, Metric] = {
         f"scene_{part.replace(' ', '_')}": _scenes(
             title=part,
             value=partial(_mean_of, column=2 * place, samples=2 * place + 1),
-            higher_is_better=part not in PARTS[-2:],
+            higher_is_better=part != PARTS[-2],
         )
-        for place, part in enumerate(PARTS)
+        for place, part in enumerate(PARTS[:-1])
     },
+    f"scene_{PARTS[-1].replace(' ', '_')}": _scenes(
+        title=PARTS[-1], value=partial(_false_of, column=-2, named=-1, samples=1), higher_is_better=False
+    ),
     "perplexity": _likelihood(title="perplexity", value=perplexity),
     "bits_per_byte": _likelihood(title="bits per byte", value=bits_per_byte),
 }
@@ -231,7 +239,9 @@ def chair_metrics(inventory: Inventory) -> dict[str, Metric]:
 
     chair = partial(Metric, needs=("text", "objects"), sums=sums, is_share=True)
     return {
-        "chair_i": chair(title="CHAIR, things", value=partial(_mean_of, column=1, samples=0), higher_is_better=False),
+        "chair_i": chair(
+            title="CHAIR, things", value=partial(_false_of, column=1, named=0, samples=3), higher_is_better=False
+        ),
         "chair_s": chair(title="CHAIR, captions", value=partial(_mean_of, column=2, samples=3), higher_is_better=False),
         "chair_recall": chair(title="things found", value=partial(_mean_of, column=4, samples=5)),
     }

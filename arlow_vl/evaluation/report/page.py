@@ -22,7 +22,7 @@ from arlow_vl.evaluation.tasks.measures import titled
 from arlow_vl.evaluation.tasks.predictions import MODEL
 from arlow_vl.evaluation.tasks.results import Results, broken, read_results, refuse_changed
 from arlow_vl.evaluation.tasks.scoring import ALL
-from arlow_vl.evaluation.tasks.table import TITLES
+from arlow_vl.evaluation.tasks.table import TITLES, images_of
 from arlow_vl.printing import number_of, visible
 from vision.whole_files import write_whole
 
@@ -90,7 +90,7 @@ def show_task(results: Results, probed: int) -> tuple[dict[str, Any], list[Asked
         for name, of in scores["metrics"].items()
     }
     controls = sorted(tables[first][ALL][1:], key=lambda row: row["value"], reverse=True)
-    section = {
+    section: dict[str, Any] = {
         "name": task.name,
         "title": task.title,
         "kind": task.kind,
@@ -107,6 +107,9 @@ def show_task(results: Results, probed: int) -> tuple[dict[str, Any], list[Asked
         "units": {name: "%" if of["is_share"] else "" for name, of in scores["metrics"].items()},
         "items": {
             name: {g: of_g["items"] for g, of_g in of["groups"].items()} for name, of in scores["metrics"].items()
+        },
+        "images": {
+            name: {g: images_of(of_g) for g, of_g in of["groups"].items()} for name, of in scores["metrics"].items()
         },
         "headline": {"metric": first, "model": tables[first][ALL][0], "controls": controls[:1]},
         "level": f"{scores['level']:.0%}",

@@ -57,7 +57,7 @@ class Measure(NamedTuple):
 
 
 def measure(names: Sequence[str], rows: Rows) -> dict[str, Measure]:
-    """The metrics that a task names, by their titles.
+    """The metrics that a task names, by their titles, but those that no item has a sample of: a slot of scenes.
 
     Raises:
         DataError: an item lacks what one of them needs, a reference or a log-probability.
@@ -67,7 +67,7 @@ def measure(names: Sequence[str], rows: Rows) -> dict[str, Measure]:
     return {
         metrics[part].title: Measure(of, metrics[part].value, metrics[part].is_share, metrics[part].most)
         for part, of in sums.items()
-        if not _is_of_nothing(part, of)
+        if not np.isnan(metrics[part].value(of.sum(axis=0)))
     }
 
 
@@ -106,13 +106,6 @@ def _scored(row: Prediction) -> registry.Prediction:
         num_tokens=row.tokens or None,
         num_bytes=row.bytes or None,
     )
-
-
-def _is_of_nothing(part: str, sums: np.ndarray) -> bool:
-    """True for a slot that no scene of the set has; what is named falsely may be nothing."""
-    if part not in _SCENES or part == _SCENES[-1]:
-        return False
-    return not sums[:, 2 * _SCENES.index(part) + 1].any()
 
 
 def titled(metric: str, *, is_share: bool) -> str:

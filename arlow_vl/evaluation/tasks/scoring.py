@@ -40,7 +40,10 @@ def score_task(task: Task, systems: Systems) -> dict[str, Any]:
             statistics = {
                 system: _by_image(of[part].statistics, mask, places, len(of_image)) for system, of in measures.items()
             }
-            scores[part]["groups"][group] = {"items": int(mask.sum()), **compare(statistics, of_model.metric, weights)}
+            if np.isnan(of_model.metric(statistics[MODEL].sum(axis=0))):
+                continue  # no scene of the group has the slot
+            size = {"items": int(mask.sum()), "images": len(set(places[mask]))}
+            scores[part]["groups"][group] = size | compare(statistics, of_model.metric, weights)
     return {
         "items": len(rows),
         "images": len(of_image),

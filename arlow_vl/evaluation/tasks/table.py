@@ -31,11 +31,11 @@ def format_scores(result: Mapping[str, Any]) -> str:
     shown = "document" if result["task"]["kind"] == "text" else "image"
     size = f"{number_of(scores['items'], 'item')}, {number_of(scores['images'], shown)}"
     lines = [f"{visible(result['task']['title'])} ({size})"]
-    if scores["items"] < FEWEST:
-        lines.append(f"warning: fewer than {FEWEST} items, scores that say little")
+    if scores["images"] < FEWEST:
+        lines.append(f"warning: fewer than {FEWEST} {shown}s, scores that say little")
     for start in range(0, len(metrics), MOST_COLUMNS):
         lines += _table(scores, metrics[start : start + MOST_COLUMNS])
-    lines += _groups(scores, metrics[0])
+    lines += _groups(scores, metrics[0], shown)
     if shared := result.get("overlap", {}).get("items"):
         lines.append(f"warning: {shared:,} of {number_of(scores['items'], 'item')} show an image of the training data")
     if told := result.get("asked_otherwise"):
@@ -56,7 +56,12 @@ def _table(scores: Mapping[str, Any], shown: list[str]) -> list[str]:
     return _aligned(table)
 
 
-def _groups(scores: Mapping[str, Any], metric: str) -> list[str]:
+def images_of(group: Mapping[str, Any]) -> int:
+    """Images that a group is drawn from again. Older results have its items alone."""
+    return group.get("images", group["items"])
+
+
+def _groups(scores: Mapping[str, Any], metric: str, shown: str) -> list[str]:
     """The first metric by group: the model and, of its controls, the best one there."""
     of = scores["metrics"][metric]
     groups = {name: group for name, group in of["groups"].items() if name != ALL}
@@ -67,8 +72,9 @@ def _groups(scores: Mapping[str, Any], metric: str) -> list[str]:
         controls = {system: one["estimate"] for system, one in group["systems"].items() if system != MODEL}
         best = max(controls, key=lambda system: controls[system])
         cells = [_cell(of, name, "systems", system) for system in (MODEL, best)]
-        table.append([f"  {visible(name)}", format_count(group["items"]), *cells, TITLES.get(best, visible(best))])
-    return [*_aligned(table), *few_note((group["items"] for group in groups.values()), "items")]
+        size = format_count(group["items"], images_of(group))
+        table.append([f"  {visible(name)}", size, *cells, TITLES.get(best, visible(best))])
+    return [*_aligned(table), *few_note(map(images_of, groups.values()), shown)]
 
 
 def _cell(of: Mapping[str, Any], group: str, what: str, system: str) -> str:

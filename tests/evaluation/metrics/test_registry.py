@@ -90,10 +90,10 @@ def test_no_two_metrics_have_one_title():
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_metric_of_a_resample_is_the_metric_of_its_samples(name):
+def test_a_metric_of_a_resample_is_the_metric_of_its_samples_and_of_none_has_no_value(name):
     fields = {"objects": ["dog"], "log_probability": -3.0, "num_tokens": 2, "num_bytes": 9}
     texts = ["yes a dog", "no cat", "a red dog runs home"]
-    references = [["no"], ["yes"], ["no"]] if name.startswith("pope") else [[text] for text in reversed(texts)]
+    references = [["no"], ["yes"], ["yes"]] if name.startswith("pope") else [[text] for text in reversed(texts)]
     if name.startswith("scene"):
         texts = [
             "a red car left of two blue cats",
@@ -110,8 +110,14 @@ def test_a_metric_of_a_resample_is_the_metric_of_its_samples(name):
     values = np.asarray(ALL[name].value(weights @ rows))
     assert values.shape == (2,)
     assert values[1] == pytest.approx(float(ALL[name].value(rows[[0, 0, 2]].sum(axis=0))))
+    assert np.isnan(ALL[name].value(0 * rows[0]))
     if ALL[name].most is not None:
         assert (values >= 0).all() and (values <= ALL[name].most).all()
+
+
+def test_captions_that_name_nothing_name_nothing_falsely():
+    predictions = [Prediction(id="1", image="1", text="", references=["a red car"], objects=["dog"])]
+    assert [value(name, predictions) for name in ("scene_named_falsely", "chair_i")] == [0, 0]
 
 
 @pytest.mark.parametrize(

@@ -121,15 +121,15 @@ def test_every_score_of_every_group_stands_beside_its_controls(text):
         assert table.count('class="badge') == len(load_task(name).controls)
 
 
-def test_scores_of_few_items_are_marked_where_they_are_shown(text):
-    assert "(12 items, 12 images)</h3>" in text and text.count("Fewer than 10 items: scores that say little.") == 1
+def test_scores_of_few_images_are_marked_where_they_are_shown(text):
+    assert "(12 items, 12 images)</h3>" in text and text.count("Fewer than 10 images: scores that say little.") == 1
     groups = re.findall(r"<summary>accuracy: ([^<]*)</summary>\s*<p class=\"wrong\">([^<]*)</p>", text)
     assert [name for name, _ in groups] == [
         "where the prior is wrong (3 items, few)",
         "other (3 items, few)",
         "yes/no (3 items, few)",
     ]
-    assert {told for _, told in groups} == {"Fewer than 10 items: a score that says little."}
+    assert {told for _, told in groups} == {"Fewer than 10 images: a score that says little."}
 
 
 def test_the_headline_of_questions_is_over_all_of_them(text):

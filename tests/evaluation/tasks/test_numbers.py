@@ -27,6 +27,7 @@ from arlow_vl.evaluation.tasks.places import place_of
 from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
 from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
 from arlow_vl.evaluation.tasks.scoring import as_fields, compare, fields_of_difference, groups_of, score_task
+from arlow_vl.evaluation.tasks.table import format_scores
 from arlow_vl.evaluation.tasks.task import Perplexity, parse_task
 from arlow_vl.models.folders import load_vision_language_model
 from tests.evaluation.completions import complete_prompt
@@ -276,6 +277,46 @@ def test_where_the_prior_is_wrong_the_prior_scores_nothing():
     assert groups["where the prior is wrong"]["systems"]["question_prior"]["estimate"] == 0
     assert groups["all"]["systems"]["model"]["estimate"] == pytest.approx(2 / 3)
     assert groups["all"]["differences"]["no_image"]["estimate"] == pytest.approx(2 / 3)
+
+
+def test_a_group_on_few_images_is_scored_by_the_resamples_that_hold_one():
+    """Twelve questions on two of 60 images, all answered right, by no control."""
+    asked = [(f"image {number}", "plain") for number in range(60)] + [
+        (f"image {number % 2}", "rare") for number in range(12)
+    ]
+    systems = {
+        name: [
+            Prediction(id=str(n), image=image, prompt="q", output=said, references=["yes"], kind=kind)
+            for n, (image, kind) in enumerate(asked)
+        ]
+        for name, said in (("model", "yes"), ("shuffled", "no"), ("most_frequent", "no"))
+    }
+    task = parse_task(TASK | {"metrics": ["exact match"], "controls": ["shuffled", "most_frequent"]}, "t")
+    task = replace(task, groups=("kind",))
+    found = score_task(task, systems)
+    rare = found["metrics"]["exact match"]["groups"]["rare"]
+    assert (rare["items"], rare["images"]) == (12, 2)
+    assert rare["systems"]["model"] == {"estimate": 1, "low": 1, "high": 1}
+    assert rare["differences"]["shuffled"] == {"estimate": 1, "low": 1, "high": 1, "outside_zero": True}
+    table = format_scores({"scores": found, "task": {"title": "Rare", "kind": "question"}})
+    (row,) = [line for line in table.splitlines() if line.startswith("  rare ")]
+    assert row.split()[1:3] == ["12", "(few)"] and table.endswith(
+        "(few): fewer than 10 images, a score that says little"
+    )
+
+
+def test_a_slot_that_no_scene_of_a_group_has_is_not_scored_there():
+    told = ["a red car left of a blue cat", 'the word "noon" above a red cat', "a blue cat"]
+    made = [
+        Prediction(
+            id=str(n), image=str(n), prompt="", output=one, references=[one], kind="word" if "word" in one else ""
+        )
+        for n, one in enumerate(told)
+    ]
+    task = parse_task(TASK | {"kind": "caption", "metrics": ["scenes"], "controls": ["shuffled", "most_frequent"]}, "t")
+    task = replace(task, groups=("kind",))
+    found = score_task(task, dict.fromkeys(("model", "shuffled", "most_frequent"), made))["metrics"]
+    assert found["word"]["groups"].keys() == {"all", "word"} and len(found["thing"]["groups"]) == 3
 
 
 def test_the_same_predictions_give_the_same_scores():
