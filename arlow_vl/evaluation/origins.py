@@ -63,26 +63,28 @@ class TrainedImages:
     sources: tuple[str, ...] = ()
     """Those that are counted below."""
     indexes: tuple[Index, ...] = ()
+    """Each once, though several sources and runs read the same files."""
     not_checked: tuple[str, ...] = ()
     """A sentence for each source, or model before, whose images are not known."""
 
 
 def trained_images(model: Path) -> TrainedImages:
     """What lies ready: nothing is indexed for it, and no source is read that would take long."""
-    sources, indexes, not_checked = [], [], []
+    sources, not_checked = [], []
+    indexes: dict[Path, Index] = {}
     runs = runs_of(model)
     for run in runs:
         recipe = read_recipe(run)
         for source in _image_sources(recipe):
             try:
-                indexes += _indexes_of(source, run)
+                indexes |= {index.folder: index for index in _indexes_of(source, run)}
                 sources.append(source["data"])
             except (DataError, OSError) as error:
                 not_checked.append(f"source {visible(str(source.get('name')))} of {visible(str(run))}: {error}")
     first = read_recipe(runs[0]) if runs else {}
     if first.get("checkpoint") and first.get("stage") == "image_text":
         not_checked.append(f"no recipe is beside {visible(str(first['checkpoint']))}, which the run began with")
-    return TrainedImages(tuple(sources), tuple(indexes), tuple(not_checked))
+    return TrainedImages(tuple(sources), tuple(indexes.values()), tuple(not_checked))
 
 
 def _image_sources(recipe: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -67,6 +67,14 @@ def test_every_sample_comes_back_as_it_was(tmp_path_factory, made, data, threads
         having = [n for n, sample in enumerate(samples) if any(text.task == task for text in sample.texts)]
         assert index.select([task]).tolist() == having
         assert index.count([task]) == len(having)
+    assert list(index.images()) == [image for n in range(len(index)) for image in index.sample(n).images]
+
+
+def test_images_are_read_whatever_the_names_before_the_texts(tmp_path):
+    mark = ',"texts":[]}'
+    (image,) = laid(tmp_path, b"one", name=f"{mark}.bin")
+    index = indexed(tmp_path, MadeSource([Sample(mark, (image,), (caption(mark),))]))
+    assert list(index.images()) == list(index.sample(0).images) == [hashed(image, b"one")]
 
 
 def three(folder: Path) -> list[Sample]:

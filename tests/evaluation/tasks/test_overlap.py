@@ -11,6 +11,7 @@ from arlow_vl.cli import main
 from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.ready import ready_indexes
 from arlow_vl.errors import DataError
+from arlow_vl.evaluation.origins import trained_images
 from tests.evaluation.tasks.conftest import image_bytes, write
 from tests.evaluation.tasks.made_sets import shard
 from tests.evaluation.tasks.test_resume import TASK
@@ -89,6 +90,16 @@ def test_what_the_model_began_with_was_trained_on_counts_too(evaluate, folder):
     (folder / "runs/before/hf").mkdir()
     write_recipe(folder / "runs/x", folder / "other", checkpoint=str(folder / "runs/before/hf"))
     assert evaluate()[1]["items"] == 4
+
+
+def test_data_that_several_sources_and_runs_name_are_read_once(folder):
+    indexes_of(folder / "seen")
+    indexes_of(folder / "other")
+    write_recipe(folder / "runs/before", folder / "seen", folder / "seen/train-*.tar")
+    (folder / "runs/before/hf").mkdir()
+    write_recipe(folder / "runs/x", folder / "other", folder / "seen", checkpoint=str(folder / "runs/before/hf"))
+    trained = trained_images(folder / "runs/x/hf")
+    assert [index.base.name for index in trained.indexes] == ["seen", "other"] and len(trained.sources) == 4
 
 
 def test_what_is_not_checked_is_said(evaluate, folder):
