@@ -25,7 +25,7 @@ class OptimConfig:
     grad_clip: float = 1.0
     """Largest norm of the gradient; a longer one is scaled down to it."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon: torch.optim.Muon for the weight matrices of blocks, AdamW for all else, with the same rate."""
+    """muon: torch.optim.Muon for the matrices of blocks and the projector, AdamW for all else, with the same rate."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     """After warm-up: down to the floor by a cosine or a line; constant; or wsd, constant and at last a line down."""
     decay_steps: int | None = None
