@@ -11,7 +11,7 @@ def add_parser(arlow: Parser) -> None:
         "compare",
         "compare two result folders sample by sample: difference, interval, p, effect",
         "arlow compare results/short results/long",
-        "arlow compare results/short results/long --task easy-vqa-test",
+        "arlow compare results/short results/long --task easy-vqa",
     )
     parser.add_argument("first", type=Path, metavar="FIRST", help="result folder of `arlow evaluate`")
     parser.add_argument("second", type=Path, metavar="SECOND", help="result folder of the model to compare with it")

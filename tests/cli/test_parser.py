@@ -7,12 +7,14 @@ import subprocess
 import sys
 import sysconfig
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from arlow_vl.cli import build_parser, main
 from arlow_vl.cli.parser import Parser
+from arlow_vl.evaluation.tasks.task import shipped_tasks
 from tests.tiny_runs import SAMPLES
 
 
@@ -52,6 +54,13 @@ def test_every_help_ends_with_one_or_two_examples_of_its_own(parser):
 def test_every_example_of_a_help_is_understood(line):
     args = build_parser().parse_args(shlex.split(line)[1:])
     assert callable(args.run)
+
+
+@pytest.mark.parametrize("line", [line for line in EXAMPLES if "--task " in line])
+def test_every_task_of_an_example_comes_with_the_package(line):
+    words = shlex.split(line)
+    named = {name for word, name in pairwise(words) if word == "--task"}
+    assert named <= {*shipped_tasks()}
 
 
 def test_the_examples_of_fit_are_recipes_that_are_understood():
