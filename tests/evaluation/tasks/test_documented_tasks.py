@@ -9,6 +9,7 @@ import yaml
 
 from arlow_vl.cli import main
 from arlow_vl.evaluation.tasks.predictions import read_rows
+from arlow_vl.evaluation.tasks.task import CONTROLS, IMAGE_CONTROLS, PRIORS
 from tests.evaluation.tasks.conftest import COLOURS, image_bytes, write
 from tests.evaluation.tasks.made_sets import shard
 
@@ -35,6 +36,12 @@ def evaluate(tmp_path, model_folder):
 
 def test_every_whole_task_of_the_document_is_run_here():
     assert set(TASKS) == {"birds", "my-captions"}
+
+
+def test_the_controls_are_documented_in_the_order_that_what_a_task_needs_is_told_by():
+    (table,) = re.findall(r"\| control \|.*?\n\n", DOCUMENT, re.DOTALL)
+    assert tuple(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == (*IMAGE_CONTROLS, *PRIORS, *CONTROLS["text"])
+    assert {"question_prior", "class_means"} == set(PRIORS) - (set(CONTROLS["caption"]) & set(CONTROLS["question"]))
 
 
 def test_captions_of_own_images_are_scored_against_all_rows_of_an_image(evaluate, tmp_path):
