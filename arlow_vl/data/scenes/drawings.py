@@ -68,7 +68,7 @@ class Drawings:
 
     @property
     def sha256(self) -> str:
-        """Of all names and pixels: scenes of equal drawings and seeds are equal."""
+        """Of all names and pixels: scenes of equal drawings and seeds are equal where Pillow is."""
         told = sha256(self.held_out_style.encode())
         for drawing in self.drawings:
             told.update(f"\n{drawing.name} {drawing.is_held_out} {drawing.grey.shape}\n".encode())

@@ -1,4 +1,4 @@
-"""Scenes as pixels, with whole numbers alone: the same pixels everywhere."""
+"""Scenes as pixels, with whole numbers alone: of the same drawings and Pillow the same pixels."""
 
 from dataclasses import dataclass, field
 from functools import cache
