@@ -46,7 +46,7 @@ class ImageTransform:
         channels, height, width = data_config["input_size"]
         self.input_size = (int(channels), int(height), int(width))
         self.interpolation = str(data_config["interpolation"])
-        self.background = tuple(int(value) for value in three("background", background))
+        self.background = colour(background)
         self.max_tiles, self.patch_size, self.max_patches = max_tiles, patch_size, max_patches
         self._check()
 
@@ -147,6 +147,14 @@ def three(name: str, values: Any) -> tuple[float, float, float]:
     if len(found) != 3 or not all(map(math.isfinite, found)):
         raise ValueError(f"{name} must be three numbers, got {values!r}")
     return found
+
+
+def colour(values: Any) -> tuple[int, int, int]:
+    """The background. Raises ValueError for what is no colour."""
+    red, green, blue = found = three("background", values)
+    if not all(value.is_integer() and 0 <= value <= 255 for value in found):
+        raise ValueError(f"background must be three whole numbers from 0 to 255, got {values!r}")
+    return int(red), int(green), int(blue)
 
 
 def transform_difference(was: ImageTransform, now: ImageTransform) -> str | None:

@@ -108,6 +108,8 @@ def test_a_transform_saved_before_it_had_options_has_their_defaults():
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"background": (300, 0, 0)},
+        {"background": (0, -5, 0)},
         {"max_tiles": 0},
         {"max_tiles": 65},
         {"patch_size": 16},

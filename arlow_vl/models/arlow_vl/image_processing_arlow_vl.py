@@ -6,10 +6,14 @@ from typing import Any, TypedDict
 
 from transformers import BaseImageProcessor, BatchFeature
 
+from arlow_vl.models.arlow.spelling import did_you_mean
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig, NeedsPackage
 from vision.decoding.colours import WHITE
 from vision.forms.batches import pack_images, prepare_image
 from vision.transform import ImageTransform
+
+OF_TRANSFORMERS = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
+"""Keys of a folder's settings that are not the image processor's."""
 
 
 class ArlowImagesKwargs(TypedDict, total=False):
@@ -26,6 +30,9 @@ class ArlowImageProcessor(NeedsPackage, BaseImageProcessor):
     Args:
         data_config: timm's data config of the encoder.
         settings: The options of `ImageTransform`: background, max_tiles, patch_size and max_patches.
+
+    Raises:
+        ValueError: an option that is none of these, or a value that cannot be.
     """
 
     model_input_names = ["pixel_values", "tile_ids", "tiles_per_image", "image_grids"]
@@ -33,6 +40,9 @@ class ArlowImageProcessor(NeedsPackage, BaseImageProcessor):
 
     def __init__(self, data_config: Mapping[str, Any], background: Sequence[int] = WHITE, **settings: Any) -> None:
         own = {key: settings.pop(key) for key in ImageTransform.OPTIONS if key in settings}
+        for key, value in settings.items():
+            if key not in OF_TRANSFORMERS and not key.startswith("_") and (key, value) != ImageTransform.RETIRED:
+                raise ValueError(f"the image processor has no {key!r}; {did_you_mean(key, ImageTransform.OPTIONS)}")
         super().__init__(**settings)
         self.transform = ImageTransform(data_config, background=background, **own)
 
@@ -43,12 +53,18 @@ class ArlowImageProcessor(NeedsPackage, BaseImageProcessor):
             raise ValueError("this model's vision_config has no transform; give ArlowImageProcessor the data config")
         return cls(**_as_settings(ImageTransform.from_dict(config.vision_config.transform)))
 
-    def preprocess(self, images: Any, return_tensors: str | None = None) -> BatchFeature:
+    def preprocess(self, images: Any, return_tensors: str | None = None, **others: Any) -> BatchFeature:
         """`images` is one image or lists of them, nested as deep as you like; they come out in order, unnested.
 
         Raises:
             ImageError: naming the file, or the place of the image, that cannot be used.
+            ValueError: an option beside `return_tensors`, or no image.
         """
+        if others:
+            raise ValueError(
+                f"a call of the image processor takes images and return_tensors, not {next(iter(others))}; how images "
+                f"are prepared is set when it is built ({', '.join(ImageTransform.OPTIONS)}), as the model was trained"
+            )
         flat = enumerate(flat_images(images))
         prepared = [prepare_image(self.transform, image, name=f"image {place}") for place, image in flat]
         if not prepared:

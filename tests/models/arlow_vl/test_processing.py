@@ -144,6 +144,22 @@ def test_no_image_at_all_is_refused(image_processor):
         image_processor([])
 
 
+def test_a_misspelt_option_is_refused_with_the_one_that_was_meant():
+    with pytest.raises(ValueError, match=r"the image processor has no 'max_tile'; did you mean max_tiles\?"):
+        ArlowImageProcessor(DATA_CONFIG, max_tile=3)
+
+
+def test_keys_that_transformers_and_older_folders_write_are_none_of_its_options(image_processor):
+    older = image_processor.to_dict() | {"processor_class": "ArlowProcessor", "scaled_decoding": False, "_hash": "1"}
+    assert ArlowImageProcessor.from_dict(older).to_dict() == image_processor.to_dict()
+
+
+@pytest.mark.parametrize("option", [{"do_resize": False}, {"size": 12}])
+def test_an_option_at_the_call_is_refused_in_a_sentence(image_processor, image, option):
+    with pytest.raises(ValueError, match=f"takes images and return_tensors, not {next(iter(option))}; how images are"):
+        image_processor(image, **option)
+
+
 def test_the_image_processor_is_saved_as_its_own_file(image_processor, tmp_path):
     image_processor.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["preprocessor_config.json"]
