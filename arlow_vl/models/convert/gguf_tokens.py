@@ -5,8 +5,9 @@ not known here is refused in either direction, since other words give other ids 
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase, TokenizersBackend
 
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.tokenization_arlow import PRETOKENIZE_REGEX
+from arlow_vl.models.convert.probe_texts import CHARACTERS, PLAIN, around, first_difference
 
 CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -34,6 +36,11 @@ GPT2 = ("gpt-2", "mpt", "olmo", "jais")
 SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # llama.cpp's llama_token_type
 SPACE = "\u2581"  # sentencepiece's
+NFC = {"type": "NFC"}
+UNNORMALIZED = (
+    "the tokenizer composes letters and accents (Unicode's NFC) and llama.cpp does not: the ids are the same for text "
+    "that is composed already, as nearly all is"
+)
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 ROLE_KEYS = dict(zip(ROLES, ("bos", "eos", "unknown", "padding"), strict=True))
 
@@ -54,6 +61,15 @@ class Vocabulary:
     """`add_bos_token`, `add_eos_token`, `add_space_prefix`."""
     ids: dict[str, int]
     """GGUF's roles: bos, eos, unknown, padding."""
+    remarks: list[str] = field(default_factory=list)
+    """What to tell whoever exports it."""
+
+    def metadata(self) -> dict[str, Any]:
+        """As a GGUF file has it."""
+        fields = {"model": self.model, "pre": self.pre, "tokens": self.tokens, "token_type": self.types}
+        fields |= {"merges": self.merges, "scores": self.scores} | self.flags
+        fields |= {f"{role}_token_id": index for role, index in self.ids.items()}
+        return {f"tokenizer.ggml.{key}": value for key, value in fields.items()}
 
 
 def tokenizer_of(metadata: dict[str, Any], place: Path) -> TokenizersBackend:
@@ -169,7 +185,7 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, rows: int, place: Path) ->
     """What to write of a tokenizer whose model has `rows` embedding rows.
 
     Raises:
-        CheckpointError: llama.cpp could not be told how the tokenizer works.
+        CheckpointError: llama.cpp could not be told how the tokenizer works, or would read other ids.
     """
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     model, pre, space_prefix = algorithm_of(spec, place)
@@ -187,11 +203,16 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, rows: int, place: Path) ->
     ids = {key: getattr(tokenizer, f"{role}_id") for role, key in ROLE_KEYS.items()}
     probe = tokenizer("a")["input_ids"]
     flags = {
-        "add_bos_token": tokenizer.bos_token_id is not None and probe[0] == tokenizer.bos_token_id,
-        "add_eos_token": tokenizer.eos_token_id is not None and probe[-1] == tokenizer.eos_token_id,
+        "add_bos_token": tokenizer.bos_token_id is not None and probe[:1] == [tokenizer.bos_token_id],
+        "add_eos_token": tokenizer.eos_token_id is not None and probe[-1:] == [tokenizer.eos_token_id],
         "add_space_prefix": space_prefix,
     }
-    return Vocabulary(
+    if model == "llama" and sum(map(is_byte, token_of_id.values())) < 256:
+        raise CheckpointError(
+            f"{place}: the vocabulary lacks some of the bytes <0x00> to <0xFF>, with which llama.cpp writes characters "
+            "that it does not know; export it as llama"
+        )
+    vocabulary = Vocabulary(
         model=model,
         pre=pre,
         tokens=[token_of_id.get(index, f"[PAD{index}]") for index in range(rows)],
@@ -200,7 +221,39 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, rows: int, place: Path) ->
         scores=scores_of(token_of_id, merges, rows) if model == "llama" else None,
         flags=flags,
         ids={key: index for key, index in ids.items() if index is not None},
+        remarks=[UNNORMALIZED] if spec["normalizer"] == NFC else [],
     )
+    refuse_other_ids(tokenizer, vocabulary, place)
+    return vocabulary
+
+
+def refuse_other_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, place: Path) -> None:
+    """Raises CheckpointError where what is written of a tokenizer gives other ids than it."""
+    texts = probes_of(vocabulary)
+    if UNNORMALIZED in vocabulary.remarks:
+        texts = (text for text in texts if unicodedata.is_normalized("NFC", text))
+    written = tokenizer_of(vocabulary.metadata(), place)
+    found = first_difference(texts, *(lambda texts, one=one: one(texts)["input_ids"] for one in (tokenizer, written)))
+    if found:
+        text, ids, others = found
+        raise CheckpointError(
+            f"{place}: of the text {text!r:.60} the tokenizer makes the ids {ids!s:.60} and llama.cpp would make "
+            f"{others!s:.60}; export it as llama"
+        )
+
+
+def probes_of(vocabulary: Vocabulary) -> Iterator[str]:
+    """Whatever may be read otherwise: every token as text, and around those that are found in a text as they stand."""
+    yield from (*PLAIN, *CHARACTERS)
+    to_text = decoders.ByteLevel().decode
+    for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True):
+        if kind in (CONTROL, USER_DEFINED, UNKNOWN):
+            yield from around(token)
+        elif vocabulary.model == "gpt2":
+            yield to_text([token])
+        else:
+            text = token.replace(SPACE, " ")
+            yield text.removeprefix(" ") if vocabulary.flags["add_space_prefix"] else text
 
 
 def algorithm_of(spec: dict[str, Any], place: Path) -> tuple[str, str, bool]:

@@ -46,7 +46,7 @@ def export_gguf(folder: Path, out: Path, *, dtype: str | None = None) -> list[st
             write_gguf(partial, out, part, vocabulary)
     except OSError as error:
         raise ResourceError(f"cannot write {out}: {error}; nothing was left there, so make room and repeat") from error
-    return [f"{out}: GGUF, {summary(part)}", *part.remarks]
+    return [f"{out}: GGUF, {summary(part)}", *part.remarks, *vocabulary.remarks]
 
 
 def write_gguf(partial: Path, out: Path, part: TextPart, vocabulary: Vocabulary) -> None:

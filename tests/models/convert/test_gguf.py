@@ -116,13 +116,7 @@ def through_gguf(name: str, made={}):  # noqa: B006 - hypothesis asks for it at 
         tokenizer = TOKENIZERS[name]()
         vocabulary = vocabulary_of(tokenizer, len(tokenizer) + 2, Path("a"))
         assert vocabulary.tokens[-1] == f"[PAD{len(tokenizer) + 1}]"
-        fields = {"model": vocabulary.model, "pre": vocabulary.pre, "tokens": vocabulary.tokens}
-        fields |= {"token_type": vocabulary.types, "merges": vocabulary.merges, "scores": vocabulary.scores}
-        fields |= vocabulary.flags | {f"{role}_token_id": index for role, index in vocabulary.ids.items()}
-        made[name] = (
-            tokenizer,
-            tokenizer_of({f"tokenizer.ggml.{key}": value for key, value in fields.items()}, Path("a")),
-        )
+        made[name] = tokenizer, tokenizer_of(vocabulary.metadata(), Path("a"))
     return made[name]
 
 
