@@ -10,7 +10,7 @@ from vision.encoder import VisionEncoder
 from vision.forms.native_resolution import patchify
 
 TABLE = PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
-A_HANDFUL = ("ViT", "DeiT, distilled", "Swin", "XCiT", "MobileNetV4", "PiT")
+A_HANDFUL = ("ViT", "DeiT, distilled", "Swin", "PVT v2", "XCiT", "MobileNetV4", "PiT")
 
 
 @pytest.mark.parametrize("family", A_HANDFUL)

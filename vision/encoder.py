@@ -100,18 +100,23 @@ class VisionEncoder(nn.Module):
         Images in their native resolution (`max_patches`) have the encoder's patches unless `patch_size` is given.
 
         Raises:
-            ValueError: native resolution for an encoder that takes images of one size, or without square patches.
+            ValueError: native resolution for an encoder that takes images of one size, that has no square patches and
+                got no `patch_size`, or that takes no image of a single patch.
         """
-        if settings.get("max_patches") and settings.get("patch_size") is None:
-            if self.patch_size is None or self.has_fixed_size:
-                reason = "takes images of one size" if self.has_fixed_size else "has no square patches"
-                raise ValueError(
-                    f"{self.timm_name} {reason}, so images cannot keep their resolution; "
-                    "leave max_patches away or name a ViT"
-                )
+        native, advice = settings.get("max_patches"), "leave max_patches away or name a ViT"
+        if native and settings.get("patch_size") is None:
             settings["patch_size"] = self.patch_size
+        if native and (self.has_fixed_size or settings["patch_size"] is None):
+            reason = "takes images of one size" if self.has_fixed_size else "has no square patches"
+            raise ValueError(f"{self.timm_name} {reason}, so images cannot keep their resolution; {advice}")
         data_config = {key: self.data_config[key] for key in ImageTransform.DATA_CONFIG}
-        return ImageTransform.from_dict(data_config | settings)
+        transform = ImageTransform.from_dict(data_config | settings)
+        if transform.patch_size and not self._takes_one_patch(transform.patch_size):
+            raise ValueError(
+                f"{self.timm_name} takes no image of a single patch of {transform.patch_size} pixels, so small images "
+                f"and strips cannot keep their resolution; set a larger patch_size in transform, {advice}"
+            )
+        return transform
 
     def forward(self, pixel_values: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images patches dim"]:
         self._refuse_wrong_size(*pixel_values.shape[2:])
@@ -177,6 +182,14 @@ class VisionEncoder(nn.Module):
                 continue
             held = [key for key in module._non_persistent_buffers_set if getattr(module, key) is not None]
             assert not held, f"timm has no way to compute {name}.{held[0]} of {self.timm_name}"
+
+    def _takes_one_patch(self, patch: int) -> bool:
+        """Whether the smallest image in native resolution goes through. Raises ValueError for broken patches."""
+        self._refuse_wrong_size(patch, patch)
+        try:
+            return self.num_tokens(patch, patch) > 0
+        except (RuntimeError, AssertionError):
+            return False
 
     def _check_patches(self, patch: int) -> None:
         """Refuses an own size of broken patches, and forgets patches that are not of pixels (of a stem's output)."""

@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     if found.others:
         told = f"{number_of(found.others, 'file')} beside the images left out, as no image"
         print_line(f"arlow: {told}", file=sys.stderr)
-    paths = faults.from_the_first_good(found.paths)  # before any weight is read
+    named = found.paths if args.out is None else list(dict.fromkeys(found.paths))  # a file has a line an image
+    paths = faults.from_the_first_good(named)  # before any weight is read
     if not paths:
         return DATA
     refuse_text_model(args.model)
@@ -58,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
         print_captions(args, decoding, paths, faults)
     else:
         write_captions(args, decoding, paths, faults)
-    if faults.count and len(found.paths) > 1:
-        told = f"{faults.count:,} of {number_of(len(found.paths), 'image')} could not be read and have no caption"
+    if faults.count and len(named) > 1:
+        told = f"{faults.count:,} of {number_of(len(named), 'image')} could not be read and have no caption"
         print_line(f"arlow: {told}", file=sys.stderr)
     return DATA if faults.count else 0
 

@@ -101,14 +101,16 @@ def try_net(timm_name: str, image_size: int | None = None) -> Tried:
 
 
 def _native_refusal(encoder: VisionEncoder) -> str | None:
-    """None where two images of other aspects, half as high and half as wide as the net's own, are encoded."""
+    """None where images of other sizes are encoded: half as high and half as wide as the net's own, strips of a single
+    patch's width, and a single patch.
+    """
     try:
         patch = encoder.image_transform(max_patches=BUDGET).patch_size
     except ValueError as error:
         return str(error)
     assert patch is not None
     rows, columns = (side // patch for side in encoder.image_size)
-    grids = [(rows // 2, columns), (rows, columns // 2)]
+    grids = [(rows // 2, columns), (rows, columns // 2), (1, columns), (rows, 1), (1, 1)]
     patches, _ = patchify([torch.empty(3, patch * down, patch * across) for down, across in grids], patch)
     flat, lengths = encoder.forward_native(patches, torch.tensor(grids, device="cpu"))
     told = [encoder.num_tokens(patch * down, patch * across) for down, across in grids]

@@ -65,6 +65,14 @@ def test_a_caption_is_what_the_model_writes_about_the_image_alone(photos, models
         assert line["nats"] == pytest.approx(written.nats, rel=1e-4)
 
 
+def test_a_file_counts_an_image_that_was_named_twice_once(photos, models, capsys):
+    assert caption(models, "photos/2.png", "photos/2.png", "scans", "scans/*.png", "--out", "c.jsonl") == 3
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("arlow: ")] == [
+        "arlow: photos/2.png: no image of a known format",
+        "arlow: 1 of 4 images could not be read and have no caption",
+    ]
+
+
 def test_a_question_is_kept_with_its_answer(photos, models):
     assert caption(models, "scans", "--out", "c.jsonl", "--question", "what?") == 0
     assert {(line["question"], "answer" in line, "caption" in line) for line in lines_of(photos / "c.jsonl")} == {

@@ -373,6 +373,29 @@ def test_an_image_of_another_size_is_refused_by_a_net_of_fixed_size():
         VisionEncoder("beit_base_patch16_224")(torch.zeros(1, 3, 224, 112))
 
 
+@pytest.mark.parametrize(
+    ("name", "patch_size", "message"),
+    [
+        ("pvt_v2_b0", None, r"no image of a single patch of 7 pixels, .*; set a larger patch_size"),
+        ("test_convnext", 8, "no image of a single patch of 8 pixels"),
+        ("beit_base_patch16_224", 16, "takes images of one size, so images cannot keep their resolution"),
+        ("test_convnext", 0, "needs a positive patch_size"),
+        (WITH_CLASS_TOKEN, 24, "sides are multiples of 16 pixels, got 24 x 24"),
+    ],
+)
+def test_native_resolution_is_refused_where_a_single_patch_is_no_image(name, patch_size, message):
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        VisionEncoder(name).image_transform(max_patches=64, patch_size=patch_size)
+
+
+@pytest.mark.parametrize(("name", "patch_size"), [("pvt_v2_b0", 32), ("test_efficientnet", 8)])
+def test_a_patch_that_the_net_takes_gives_any_net_native_resolution(name, patch_size):
+    with torch.device("meta"):
+        encoder = VisionEncoder(name).eval()
+        assert encoder.image_transform(max_patches=64, patch_size=patch_size).patch_size == patch_size
+        assert encoder(torch.empty(1, 3, patch_size, patch_size)).shape[1] == 1
+
+
 def test_an_image_of_broken_patches_is_refused():
     with pytest.raises(ValueError, match="test_vit takes images whose sides are multiples of 16 pixels, got 64 x 40"):
         VisionEncoder(WITH_CLASS_TOKEN, image_size=64)(torch.zeros(1, 3, 64, 40))

@@ -111,6 +111,11 @@ class ArlowVisionConfig(NeedsPackage, PreTrainedConfig):
         return (self.transform or {}).get("max_tiles", 1)
 
     @property
+    def patch_size(self) -> int | None:
+        """Pixels of the side of a patch of images in their native resolution; None: they have one size."""
+        return (self.transform or {}).get("patch_size")
+
+    @property
     def input_size(self) -> tuple[int, int]:
         """Height and width."""
         height, width = self.image_size if isinstance(self.image_size, list) else [self.image_size] * 2

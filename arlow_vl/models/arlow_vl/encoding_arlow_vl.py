@@ -38,6 +38,7 @@ class EncodedImages(NamedTuple):
 class ImageEncodingMixin:
     """`encode_images` of a model that has an encoder and a projector."""
 
+    config: ArlowVLConfig
     vision: VisionEncoder
     projector: LinearProjector | MLPProjector | PerceiverResampler
 
@@ -70,8 +71,8 @@ class ImageEncodingMixin:
         """
         refuse_wrong_images(
             *(pixel_values, image_features, image_grids, encoder_lengths),
-            features_dim=self.vision.embed_dim,
-            prefix_tokens=self.vision.num_kept_prefix_tokens,
+            encoder=self.vision,
+            patch_size=self.config.vision_config.patch_size or self.vision.patch_size,
         )
         dtype = self.projector.dtype
         if pixel_values is None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from arlow_vl.models.arlow.errors import CheckpointError
+from vision.encoder import VisionEncoder
 
 PLACES = "place_embedding.scale"
 
@@ -27,10 +28,13 @@ def refuse_wrong_images(
     image_grids: Tensor | None,
     encoder_lengths: Tensor | None,
     *,
-    features_dim: int,
-    prefix_tokens: int,
+    encoder: VisionEncoder,
+    patch_size: int | None,
 ) -> None:
-    """Raises ValueError unless the images came in one of the forms of `ArlowVLModel.encode_images`."""
+    """Raises ValueError unless the images came in one of the forms of `ArlowVLModel.encode_images`.
+
+    `patch_size` is that of images in native resolution.
+    """
     if torch.compiler.is_compiling():
         return
     if (pixel_values is None) == (image_features is None):
@@ -47,19 +51,19 @@ def refuse_wrong_images(
         return
     assert image_features is not None
     _refuse_wrong_form("image_features", image_features, "(tiles, patches, dim)", "encoder_lengths", encoder_lengths)
-    if image_features.shape[-1] != features_dim:
+    if image_features.shape[-1] != encoder.embed_dim:
         raise ValueError(
-            f"image_features must be {features_dim} wide, as this model's encoder gives them, got "
+            f"image_features must be {encoder.embed_dim} wide, as this model's encoder gives them, got "
             f"{image_features.shape[-1]}; they are of another encoder or of other blocks"
         )
     if encoder_lengths is not None:
         _refuse_wrong_counts("encoder_lengths", encoder_lengths, encoder_lengths, "tokens", image_features)
         grids = None if image_grids is None else image_grids.tolist()
         lengths = encoder_lengths.tolist()
-        if grids is None or [rows * columns + prefix_tokens for rows, columns in grids] != lengths:
+        if grids is None or not _are_of(grids, lengths, encoder, patch_size):
             raise ValueError(
-                "image_features in native resolution need the image_grids that pixel_values had, whose places are as "
-                f"many as the tokens of encoder_lengths {lengths}, got {grids}"
+                "image_features in native resolution need the image_grids that pixel_values had, of which the encoder "
+                f"makes as many tokens as say encoder_lengths {lengths}, got {grids}"
             )
     elif image_grids is not None:
         raise ValueError("image_grids goes with images in native resolution, and these image_features have one size")
@@ -68,6 +72,16 @@ def refuse_wrong_images(
 def refuse_wrong_tiles(tiles_per_image: Tensor, features: Tensor) -> None:
     """Raises ValueError unless every one of the tiles is of an image."""
     _refuse_wrong_counts("tiles_per_image", tiles_per_image, tiles_per_image, "tiles", features)
+
+
+def _are_of(grids: list[list[int]], lengths: list[int], encoder: VisionEncoder, patch_size: int | None) -> bool:
+    """Says whether the tokens can be of the grids.
+
+    Of a net that gives a map only the images are counted: to tell its tokens of a size, it would have to be built anew.
+    """
+    if encoder.gives_map or encoder.patch_size is None or patch_size is None:
+        return len(grids) == len(lengths)
+    return lengths == [encoder.num_tokens(rows * patch_size, columns * patch_size) for rows, columns in grids]
 
 
 def _refuse_wrong_form(name: str, values: Tensor, form: str, counts_name: str, counts: Tensor | None) -> None:

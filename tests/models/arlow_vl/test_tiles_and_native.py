@@ -26,8 +26,9 @@ def text_checkpoint(small_config, tmp_path):
 
 @pytest.fixture
 def build(text_checkpoint):
-    def build(transform: str = "tiles", **settings):
-        vision_config = ArlowVisionConfig(timm_name="test_vit", image_size=32, transform=TRANSFORMS[transform])
+    def build(transform: str = "tiles", timm_name: str = "test_vit", patch_size: int | None = None, **settings):
+        transform = TRANSFORMS[transform] | ({"patch_size": patch_size} if patch_size else {})
+        vision_config = ArlowVisionConfig(timm_name=timm_name, image_size=32, transform=transform)
         model = ArlowVLForConditionalGeneration.from_text_checkpoint(text_checkpoint, vision_config, **settings).eval()
         open_gates(model)
         if model.model.projector.tile_embedding is not None:
@@ -191,6 +192,21 @@ def test_features_of_native_resolution_stand_in_for_their_pixels(build, images, 
     settings = {"max_new_tokens": 3, "do_sample": False, "num_beams": 2, "eos_token_id": None}
     from_pixels = model.generate(**batch_of(processor, images), **settings)
     assert torch.equal(model.generate(**batch, **features, **settings), from_pixels)
+
+
+@pytest.mark.parametrize(
+    ("name", "patch_size"), [("test_efficientnet", 16), ("test_efficientnet", 64), ("test_vit", 32)]
+)
+def test_a_net_without_a_token_a_patch_has_features_that_stand_in_for_pixels(build, images, name, patch_size):
+    model, processor = build("native", name, patch_size)
+    batch = dict(batch_of(processor, images))
+    expected = model(**batch).logits
+    features, lengths = model.model.vision.forward_native(batch.pop("pixel_values"), batch["image_grids"])
+    assert lengths.tolist() != batch["image_grids"].prod(1).tolist()
+    assert torch.equal(model(**batch, image_features=features, encoder_lengths=lengths).logits, expected)
+    batch["image_grids"] = batch["image_grids"][1:]
+    with pytest.raises(ValueError, match="need the image_grids that pixel_values had"):
+        model(**batch, image_features=features, encoder_lengths=lengths)
 
 
 @pytest.mark.parametrize(
