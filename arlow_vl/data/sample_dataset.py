@@ -204,7 +204,10 @@ class SampleDataset:
     def _is_cut(self, number: int, text: int) -> bool:
         if len(self.encoded(number, text).ids) < self.max_length:
             return False
-        whole = encode_text(self.tokenizer, self.sample(number).texts[text], None)
+        try:
+            whole = encode_text(self.tokenizer, self.sample(number).texts[text], None)
+        except ValueError:  # of a turn behind max_length
+            return True
         return any(label != IGNORED for label in whole.labels[self.max_length :])
 
 

@@ -199,6 +199,15 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any], *, 
         ValueError: the template refuses the conversation, or `plain_chat` does.
     """
     chat, _, _, _ = plain_chat(tokenizer, list(messages))
+    return render_plain_chat(tokenizer, chat, add_generation_prompt=add_generation_prompt)
+
+
+def render_plain_chat(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Any], *, add_generation_prompt: bool) -> str:
+    """What `plain_chat` gives of one conversation, or its first messages, as text.
+
+    Raises:
+        ValueError: the template refuses the conversation.
+    """
     # Not the tokenizer's own method, which would quote the `<image>`s that stand for images.
     render: Any = PreTrainedTokenizerBase.apply_chat_template
     options = {"add_generation_prompt": add_generation_prompt, "chat_template": template_of(tokenizer)}
