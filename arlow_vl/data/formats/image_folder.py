@@ -69,7 +69,10 @@ def read_table(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[S
             try:
                 text = _text(row, tally)
             except Unusable as fault:
-                (tally.leave_out if holds_image else tally.leave_out_text)(name, fault)
+                if holds_image:
+                    tally.leave_out(name, fault)
+                else:
+                    tally.leave_out_text(name, fault, "question" if row.get(QUESTION) else "caption")
                 continue
             if holds_image:
                 yield _counted(Sample(name, (image,), (text,)), tally)

@@ -10,7 +10,7 @@ data that can say exactly where an image belongs mean by `<image>` the word.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from arlow_vl.data.samples import TASKS, Message, Part, Task, Text
 from arlow_vl.data.text import Unusable, clean_caption
@@ -113,10 +113,18 @@ def texts_named_in(fields: dict[str, Any]) -> list[str]:
     return [name for name in FIELDS if isinstance(fields.get(name), list)]
 
 
-def read_texts(fields: dict[str, Any], images: int) -> tuple[list[Text], list[tuple[int, Unusable]]]:
+class BadText(NamedTuple):
+    """A conversation or document of a tar's .json that cannot be used."""
+
+    number: int
+    fault: Unusable
+    task: Task
+
+
+def read_texts(fields: dict[str, Any], images: int) -> tuple[list[Text], list[BadText]]:
     """The usable texts under "messages", "document" and "texts", each with a place for every image of the sample.
 
-    The second is number and fault of each other one.
+    The second are the others.
     """
     entries: list[Any] = [{name: fields[name]} for name in FIELDS[:2] if name in fields]
     usable, bad = [], []
@@ -127,8 +135,16 @@ def read_texts(fields: dict[str, Any], images: int) -> tuple[list[Text], list[tu
                 raise Unusable("image_of_its_own", ": the images of a tar's sample are its members")
             usable.append(text)
         except Unusable as fault:
-            bad.append((number, fault))
+            bad.append(BadText(number, fault, _task_told(entry)))
     return usable, bad
+
+
+def _task_told(entry: Any) -> Task:
+    """The task of a text that cannot be used, as far as it says."""
+    if not isinstance(entry, dict):
+        return "conversation"
+    told = "document" if entry.get("document") is not None else entry.get("task")
+    return told if told in TASKS else "conversation"
 
 
 def read_kind(value: Any) -> str:

@@ -55,6 +55,7 @@ def test_a_row_without_a_question_is_a_caption_and_a_question_without_an_answer_
     (sample,) = folder.read()
     assert [text.task for text in sample.texts] == ["caption", "question"]
     assert (folder.skipped, folder.texts_skipped) == ({}, {"empty_answer": 1})
+    assert [bad.task for bad in folder.source.tally.bad_texts] == ["question"]
 
 
 def test_a_row_that_holds_its_image_comes_before_the_rows_behind_it_are_read(folder):
