@@ -70,7 +70,7 @@ def refuse_nothing(indexes: Sequence[Index], where: str) -> None:
         raise DataError(f"{visible(where)}: {reason}")
     counts = Counter({reason: one.count for reason, one in bad.items()})
     reasons = told_reasons(counts, {reason: one.example for reason, one in bad.items()})
-    advice = "; --images names the folder that image paths start from" if "missing_image_file" in bad else ""
+    advice = "; images (--images) names the folder that image paths start from" if "missing_image_file" in bad else ""
     raise DataError(f"{visible(where)}: none of {number_of(_total(bad), 'sample')} can be used: {reasons}{advice}")
 
 
