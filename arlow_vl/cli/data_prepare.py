@@ -3,7 +3,7 @@
 import argparse
 import re
 
-from arlow_vl.cli.data_index import add_source_options, indexes_with_progress
+from arlow_vl.cli.data_index import add_limit_option, add_source_options, indexes_with_progress
 from arlow_vl.cli.parser import Parser, output_folder, positive_int, share
 from arlow_vl.printing import number_of, print_line
 from arlow_vl.stopping import AGAIN
@@ -36,6 +36,7 @@ def add_parser(verbs: Parser) -> None:
         help="of the images to be kept apart as validation-*.tar; an image is never on both sides (default: 0)",
     )
     add_source_options(prepare)
+    add_limit_option(prepare)
     prepare.set_defaults(run=run, again=AGAIN)
 
 
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     indexes = indexes_with_progress(args.source, args)
     if line := report_left_out(args.source, indexes):
         print_line(line)
-    check_left_out(indexes, where=args.source)
+    check_left_out(indexes, args.max_bad_fraction, where=args.source)
     made = prepare(indexes, args.out, settings, workers=args.workers, progress=ProgressLine("prepare", "samples"))
     kept = f", {made.kept:,} of them were there" if made.kept else ""
     apart = f", {made.validation:,} of the samples for validation" if args.validation else ""

@@ -2,8 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
+from arlow_vl.data.samples import Task
 from arlow_vl.errors import DataError
 from arlow_vl.printing import number_of, visible
 
@@ -15,6 +17,15 @@ HINTS = {
     "missing_image": "; text without images is read as kind: text (--format text)",
 }
 """What else may be wrong where most is unusable for such a reason."""
+
+
+class BadTexts(NamedTuple):
+    """Texts of a task that cannot be used for one reason."""
+
+    task: Task | None
+    reason: str
+    count: int
+    example: str
 
 
 def most_bad(max_bad_fraction: float, seen: int) -> int:
@@ -40,6 +51,24 @@ def refuse_bad_share(
             f"the limit is {max_bad_fraction:.0%}: "
             f"{told_reasons(skipped, examples)}; {advice}{HINTS.get(skipped.most_common(1)[0][0], '')}"
         )
+
+
+def refuse_bad_texts(
+    questions: int, others: int, bad: Iterable[BadTexts], max_bad_fraction: float, *, where: str = ""
+) -> None:
+    """Raises DataError as `refuse_bad_share` does, for questions by themselves and all other texts together.
+
+    The first two are the usable ones.
+    """
+    lost = list(bad)
+    for what, used, is_question in (("questions", questions, True), ("texts", others, False)):
+        skipped: Counter[str] = Counter()
+        examples: dict[str, str] = {}
+        for one in lost:
+            if (one.task == "question") is is_question:
+                skipped[one.reason] += one.count
+                examples.setdefault(one.reason, one.example)
+        refuse_bad_share(what, used, skipped, examples, max_bad_fraction, where=where)
 
 
 def told_reasons(skipped: Counter[str], examples: Mapping[str, str]) -> str:

@@ -96,7 +96,7 @@ def _death(name: str, status: int) -> str:
         return "a worker process was killed, perhaps for want of memory; close other programs, or use fewer workers"
     return (
         f"the process that read {name} died (exit status {status}), perhaps for want of memory; run the command again "
-        "to go on, with fewer --workers"
+        "to go on, with fewer workers"
     )
 
 

@@ -3,12 +3,14 @@
 A conversation is a list of messages as transformers knows them; docs/prompts.md shows what becomes of one.
 """
 
+from bisect import bisect
 from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 from arlow_vl.data.samples import Message, Part
 from arlow_vl.errors import CheckpointError
-from arlow_vl.models.arlow.chat_arlow import IMAGE_TOKEN, control_tokens, render_chat
+from arlow_vl.models.arlow.chat_arlow import IMAGE_TOKEN, control_tokens, plain_chat, render_chat, render_plain_chat
 
 IGNORED = -100
 CUT_CHARACTER = "\ufffd"  # what a decoder gives for bytes that are no whole character
@@ -42,20 +44,23 @@ def encode_messages(
     """Ids of a conversation, and labels that count each answer of the assistant and the token that ends it.
 
     An answer is what follows the ids of its own prompt, up to the first special token, so the labels are right for
-    any chat template under which a conversation begins with its own prompts. What is over `max_length` is cut; a cut
-    answer has no end, for the model should not learn to stop there.
+    any chat template under which a conversation begins with its own prompts. What is over `max_length` is cut, turns
+    behind it are not looked at, and a cut answer has no end, for the model should not learn to stop there.
 
     Raises:
         ValueError: the template changes the prompt when the answer comes or ends no answer, or `max_length` leaves no
             room for an answer or would cut an image off.
     """
-    ids = encode_rendered(tokenizer, render_chat(tokenizer, messages, add_generation_prompt=False))
+    chat, _, _, _ = plain_chat(tokenizer, list(messages))
+    text = render_plain_chat(tokenizer, chat, add_generation_prompt=False)
+    ids, borders = _ids_and_borders(tokenizer, text)
     labels = [IGNORED] * len(ids)
     image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     ends = set(tokenizer.convert_tokens_to_ids(list(control_tokens(tokenizer)))) - {image}
     turns = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     for turn in turns:
-        prompt = encode_prompt(tokenizer, messages[:turn])
+        asked = render_plain_chat(tokenizer, chat[:turn], add_generation_prompt=True)
+        prompt = _ids_of_prompt(tokenizer, asked, text, ids, borders)
         if ids[: len(prompt)] != prompt:
             raise ValueError(
                 "the chat template writes another prompt once the answer is there, so the model would be trained on "
@@ -65,6 +70,8 @@ def encode_messages(
         if end is None:
             raise ValueError("the chat template writes no special token after an answer, so the model could not stop")
         labels[len(prompt) : end + 1] = [IGNORED if i == image else i for i in ids[len(prompt) : end + 1]]
+        if max_length is not None and end >= max_length:
+            break
     if max_length is not None and len(ids) > max_length:
         _refuse_cut(tokenizer, ids, labels, max_length)
     return ids[:max_length], labels[:max_length]
@@ -140,8 +147,45 @@ def stop_token_ids(tokenizer) -> list[int]:
 
 def encode_rendered(tokenizer, text: str) -> list[int]:
     """Ids of a rendered chat, with bos in front once where the tokenizer or the template wants it."""
-    has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-    return tokenizer(text, add_special_tokens=not has_bos)["input_ids"]
+    return tokenizer(text, add_special_tokens=not _has_bos(tokenizer, text))["input_ids"]
+
+
+def _has_bos(tokenizer, text: str) -> bool:
+    return tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+
+
+class _Border(NamedTuple):
+    """A control token of a rendered chat: tokenizers cut a text there before all else, and begin anew."""
+
+    start: int
+    """Its first character."""
+    end: int
+    place: int
+    """Of its id."""
+
+
+def _ids_and_borders(tokenizer, text: str) -> tuple[list[int], list[_Border]]:
+    """What `encode_rendered` gives; and borders, none where the tokenizer has no offsets or puts a token behind."""
+    if not tokenizer.is_fast:
+        return encode_rendered(tokenizer, text), []
+    encoded = tokenizer(text, add_special_tokens=not _has_bos(tokenizer, text), return_offsets_mapping=True)
+    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    if not ids or not offsets[-1][1]:
+        return ids, []
+    added = tokenizer.added_tokens_decoder.items()
+    cutting = {index for index, token in added if token.special and not token.normalized}
+    found = enumerate(zip(ids, offsets, strict=True))
+    return ids, [_Border(start, end, place) for place, (index, (start, end)) in found if index in cutting and end]
+
+
+def _ids_of_prompt(tokenizer, prompt: str, text: str, ids: list[int], borders: list[_Border]) -> list[int]:
+    """What `encode_rendered` gives of a prompt. Only what is behind its last border is tokenised again, where the whole
+    text begins with it: else a conversation would cost the square of its turns."""
+    number = bisect(borders, len(prompt), key=lambda border: border.end) if text.startswith(prompt) else 0
+    if not number:
+        return encode_rendered(tokenizer, prompt)
+    start, _, place = borders[number - 1]
+    return ids[:place] + tokenizer(prompt[start:], add_special_tokens=False)["input_ids"]
 
 
 def _refuse_cut(tokenizer, ids: Sequence[int], labels: Sequence[int], max_length: int) -> None:

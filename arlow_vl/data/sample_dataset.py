@@ -16,6 +16,7 @@ from arlow_vl.data.prompts import IGNORED, encode_document, encode_messages
 from arlow_vl.data.samples import ImageRef, Sample, Text
 from arlow_vl.data.token_lengths import TokenLengths, token_lengths
 from arlow_vl.errors import DataError
+from arlow_vl.models.arlow.chat_arlow import template_of
 
 CACHED_BYTES = 2**26
 """Of encoded texts, in each process: rendering a template costs a millisecond, and small sets are read many times."""
@@ -83,7 +84,7 @@ class SampleDataset:
         self.samples, self.tokenizer, self.images = samples, tokenizer, images
         self.max_length = max_length
         self.starts = _text_starts(samples) if one_text else None
-        facts = (max_length, one_text, tokenizer.chat_template, tokenizer.backend_tokenizer.to_str())
+        facts = (max_length, one_text, template_of(tokenizer), tokenizer.backend_tokenizer.to_str())
         self.fingerprint = hashlib.sha256(repr((samples.fingerprint, *facts)).encode()).hexdigest()
         self.encoded_texts: dict[tuple[int, int], np.ndarray] = {}  # (2, T) int32: ids, labels
         self._room = CACHED_BYTES
@@ -203,7 +204,10 @@ class SampleDataset:
     def _is_cut(self, number: int, text: int) -> bool:
         if len(self.encoded(number, text).ids) < self.max_length:
             return False
-        whole = encode_text(self.tokenizer, self.sample(number).texts[text], None)
+        try:
+            whole = encode_text(self.tokenizer, self.sample(number).texts[text], None)
+        except ValueError:  # of a turn behind max_length
+            return True
         return any(label != IGNORED for label in whole.labels[self.max_length :])
 
 

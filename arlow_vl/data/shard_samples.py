@@ -18,10 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from arlow_vl.data.formats.messages import read_texts, texts_named_in
+from arlow_vl.data.formats.messages import BadText, read_texts, texts_named_in
 from arlow_vl.data.member_names import NUMBERED_IMAGE, UNSAFE_NAME, kind_of, split_name, system_file
 from arlow_vl.data.questions import Question, read_questions
-from arlow_vl.data.samples import Text
+from arlow_vl.data.samples import Task, Text
 from arlow_vl.data.tar_members import TarMember
 from arlow_vl.data.text import Unusable, clean_caption, has_lone_surrogate, json_memory, keys_of, parse_object
 
@@ -63,7 +63,7 @@ class FoundSample(NamedTuple):
     """Number and reason of each question that cannot be used."""
     texts: tuple[Text, ...]
     """The conversations and documents of the .json."""
-    bad_texts: list[tuple[int, Unusable]]
+    bad_texts: list[BadText]
     members: int
 
 
@@ -79,6 +79,8 @@ class BadSample(NamedTuple):
     """Goes on from the name in a message."""
     image_files: tuple[str, ...] = ()
     """As in `Unusable`."""
+    task: Task | None = None
+    """Of a text; None: it is a sample."""
 
 
 class Gathered(NamedTuple):
@@ -155,13 +157,11 @@ class _Group:
             raise Unusable("images_not_counted_from_0")
         return tuple(_only([part], "image") for part in self.image)
 
-    def _does_without_caption(
-        self, fields: dict[str, Any], has_texts: bool, bad_texts: list[tuple[int, Unusable]]
-    ) -> bool:
+    def _does_without_caption(self, fields: dict[str, Any], has_texts: bool, bad_texts: list[BadText]) -> bool:
         if self.captions_only or self.txt or fields.get("caption") is not None:
             return False
         if bad_texts and not has_texts:
-            raise bad_texts[0][1]
+            raise bad_texts[0].fault
         return has_texts
 
     def _caption(self) -> str:

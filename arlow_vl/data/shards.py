@@ -153,7 +153,7 @@ def scan_shard(path: str | Path, limits: ReaderLimits = DEFAULT_LIMITS) -> Shard
     scan = ShardScan(
         samples=[_shard_sample(path, sample) for sample in found.samples],
         bad=[sample._replace(name=f"{path.name}:{sample.name}") for sample in found.bad],
-        bad_questions=bad_questions_of(path, found),
+        bad_questions=[bad for sample in found.samples for bad in bad_texts_of(f"{path.name}:{sample.key}", sample)],
         ignored=found.ignored,
         members=members,
     )
@@ -176,11 +176,14 @@ def gather_shard(
     return gatherer.finish(), gatherer.members, damage
 
 
-def bad_questions_of(path: Path, found: Gathered) -> list[BadSample]:
-    return [
-        BadSample(f"{path.name}:{sample.key}, question {number}", reason)
-        for sample in found.samples
-        for number, reason in sample.bad_questions
+def bad_texts_of(name: str, sample: FoundSample) -> list[BadSample]:
+    """The questions and other texts of a sample, `shard.tar:key`, that cannot be used."""
+    questions = [
+        BadSample(f"{name}, question {number}", reason, task="question") for number, reason in sample.bad_questions
+    ]
+    return questions + [
+        BadSample(f"{name}, text {number}", str(fault), detail=fault.detail, task=task)
+        for number, fault, task in sample.bad_texts
     ]
 
 

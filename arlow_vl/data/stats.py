@@ -8,7 +8,7 @@ import numpy as np
 
 from arlow_vl.data.index.images import read_image
 from arlow_vl.data.index.reading import Index, IndexedSamples
-from arlow_vl.data.index.told import faults_of, left_out
+from arlow_vl.data.index.told import faults_of, left_out, texts_left_out
 from arlow_vl.data.languages import languages_of, told_languages
 from arlow_vl.data.samples import TASKS, Sample
 from arlow_vl.errors import DataError
@@ -35,8 +35,8 @@ def stats_of(indexes: Sequence[Index]) -> dict[str, Any]:
         "characters_per_sample": _quantiles(_lengths(indexes)),
         "languages": languages_of(_looked_at(samples)),
         "sizes": _sizes(samples),
-        "bad": {reason: one.count for reason, one in left_out(headers, "bad").items()},
-        "bad_texts": {reason: one.count for reason, one in left_out(headers, "bad_texts").items()},
+        "bad": {reason: one.count for reason, one in left_out(headers).items()},
+        "bad_texts": {reason: one.count for reason, one in texts_left_out(headers).items()},
         "faults": [{"shard": fault.shard, "reason": fault.reason} for fault in faults_of(indexes)],
         "fingerprint": samples.fingerprint,
     }

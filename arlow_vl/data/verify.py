@@ -12,7 +12,7 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share
+from arlow_vl.data.bad_share import MAX_BAD_FRACTION, BadTexts, refuse_bad_share, refuse_bad_texts
 from arlow_vl.data.file_names import names_of
 from arlow_vl.data.formats.detect import Source, open_source
 from arlow_vl.data.index.header import SHARDS
@@ -21,12 +21,10 @@ from arlow_vl.data.processes import in_processes
 from arlow_vl.data.samples import ImageRef, Sample
 from arlow_vl.data.shard_faults import INDEX_NAME, ShardFault, other_sha256, shard_fault
 from arlow_vl.data.shard_samples import BadSample, FoundSample
-from arlow_vl.data.shards import Account, counted, examples_of, gather_shard, regular_shards
+from arlow_vl.data.shards import Account, bad_texts_of, gather_shard, regular_shards
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
-ASK_QUESTIONS = ("vqa", "gqa", "textvqa", "vizwiz", "pope")
-"""Formats whose texts are questions, all of them."""
 BUNCH_SAMPLES = 64
 BUNCH_BYTES = 2**24
 """Of images that lie in records and so go to another process themselves."""
@@ -69,6 +67,10 @@ class Verified(Account):
         """Questions too."""
         return sum(sample.texts for sample in self.samples)
 
+    def add_bad_texts(self, bad: Sequence[BadSample]) -> None:
+        self.bad_questions += [text for text in bad if text.task == "question"]
+        self.bad_texts += [text for text in bad if text.task != "question"]
+
     def check(self, max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
         """Raises DataError if too large a share of the samples, questions or other texts of a source is unusable."""
         for source, found in self.sources.items():
@@ -82,9 +84,11 @@ class Verified(Account):
                 skipped["behind_a_shard_fault"] += fault.missing
                 examples.setdefault("behind_a_shard_fault", f"{fault.shard}: {fault.reason}")
         refuse_bad_share("samples", len(self.samples), skipped, examples, max_bad_fraction, where=where)
-        others = self.texts - self.questions
-        for what, used, bad in (("questions", self.questions, self.bad_questions), ("texts", others, self.bad_texts)):
-            refuse_bad_share(what, used, counted(bad), examples_of(bad), max_bad_fraction, where=where)
+        bad = [
+            BadTexts(text.task, text.reason, text.count, f"{text.name}{text.detail}")
+            for text in self.bad_questions + self.bad_texts
+        ]
+        refuse_bad_texts(self.questions, self.texts - self.questions, bad, max_bad_fraction, where=where)
         if not self.samples:
             raise DataError(f"{where}nothing there can be used; name other data")
 
@@ -170,13 +174,7 @@ class _Reading:
             self.add_fault(source, fault)
         for sample in shard.samples:
             name = f"{prefix}{sample.key}"
-            found.bad_questions += [
-                BadSample(f"{name}, question {number}", reason) for number, reason in sample.bad_questions
-            ]
-            found.bad_texts += [
-                BadSample(f"{name}, text {number}", str(fault), detail=fault.detail)
-                for number, fault in sample.bad_texts
-            ]
+            found.add_bad_texts(bad_texts_of(name, sample))
             found.samples.append(_of_shard(sample, name))
             yield tuple(ImageRef(str(path), image.offset, image.size) for image in sample.images)
 
@@ -188,8 +186,7 @@ class _Reading:
         tally = source.tally
         found.ignored.update(tally.ignored)
         found.bad += [bad._replace(name=f"{prefix}{bad.name}") for bad in tally.bad]
-        bad_texts = found.bad_questions if source.format in ASK_QUESTIONS else found.bad_texts
-        bad_texts += [bad._replace(name=f"{prefix}{bad.name}") for bad in tally.bad_texts]
+        found.add_bad_texts([bad._replace(name=f"{prefix}{bad.name}") for bad in tally.bad_texts])
         for fault in tally.faults:
             self.add_fault(path, fault)
 

@@ -77,8 +77,8 @@ def _checked(config: SourceConfig, recipe: ImageTextRecipe, tokenizer: Any) -> C
     if told := report_left_out(where, indexes):
         print_line(told, file=sys.stderr)
     tasks = TASKS_OF_KIND[config.kind]
-    check_left_out(indexes, recipe.max_bad_fraction, where=where, texts=tasks != ("caption",))
-    samples, bad = IndexedSamples(indexes, tasks), left_out((index.header for index in indexes), "bad")
+    check_left_out(indexes, recipe.max_bad_fraction, where=where, tasks=tasks)
+    samples, bad = IndexedSamples(indexes, tasks), left_out(index.header for index in indexes)
     source = CheckedSource(config, samples, sum(one.count for one in bad.values()))
     count, kind = sum(map(len, indexes)), config.kind.removesuffix("s")
     if not len(samples):

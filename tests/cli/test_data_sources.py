@@ -183,7 +183,10 @@ def test_prepare_stops_where_too_much_is_bad(arlow, shards, tmp_path):
     status, _, err = arlow("prepare", shards, "--out", tmp_path / "out")
     assert status == 3
     assert "20 of 60 samples are unusable, the limit is 10%: missing_text 20" in err
+    assert "raise max_bad_fraction (--max-bad-fraction)" in err
     assert not (tmp_path / "out").exists()
+    status, out, _ = arlow("prepare", shards, "--out", tmp_path / "out", "--max-bad-fraction", "0.34")
+    assert status == 0 and "40 samples in 1 shard" in out
 
 
 def test_stats_count_samples_texts_lengths_and_sizes(arlow, coco, tmp_path):
@@ -261,7 +264,7 @@ def test_a_source_of_which_nothing_is_usable_is_no_empty_result(tmp_path, arlow)
     for command in (["stats", path], ["overlap", path, path], ["prepare", path, "--out", tmp_path / "x"]):
         status, _, told = arlow(*command)
         assert status == 3
-        assert "none of 1 sample can be used: missing_image_file 1" in told and "--images names the folder" in told
+        assert "none of 1 sample can be used: missing_image_file 1" in told and "(--images) names the folder" in told
 
 
 def test_shards_are_not_written_among_other_files(tmp_path, arlow):

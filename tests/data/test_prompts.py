@@ -267,6 +267,13 @@ def test_a_template_that_training_cannot_follow_is_refused(template, reason):
         encode_messages(other_tokenizer(template, ["<a>", "<b>"]), about_image("a", "b"))
 
 
+def test_a_prompt_is_the_same_on_every_day():
+    dated = smol()
+    dated.chat_template = SMOL.replace("You help.", "' + strftime_now('%d %B %Y') + '")
+    text = dated.decode(encode_messages(dated, [{"role": "user", "content": "a"}, CONVERSATION[-1]])[0])
+    assert text.startswith("<|im_start|>system\n26 July 2024<|im_end|>")
+
+
 def test_without_a_template_arlows_own_is_taken():
     bare = other_tokenizer(None, ["<|startoftext|>", "<|im_start|>", "<|im_end|>"])
     text = bare.decode(encode_prompt(bare, about_image("a")))

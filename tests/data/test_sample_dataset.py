@@ -1,5 +1,6 @@
 """Samples of real shards and of conversations as token ids, and as the batches that the model takes."""
 
+import copy
 import json
 import shutil
 
@@ -179,6 +180,14 @@ def test_a_look_tells_what_is_cut_and_what_has_no_room(dataset, chats):
     ]
     with pytest.raises(DataError, match="no prompt leaves room for a completion; raise max_length"):
         dataset("conversation", source=chats(long)).look(seed=0)
+
+
+def test_a_text_is_cut_also_where_a_turn_behind_the_cut_could_not_be_learnt(dataset, chats):
+    data = dataset("conversation", source=chats(say("<image>eh", "a cat " * 60, "why?", "so")))
+    data.tokenizer = copy.deepcopy(data.tokenizer)
+    refuses = "{% if add_generation_prompt and messages | length > 1 %}{{ raise_exception('late') }}{% endif %}"
+    data.tokenizer.chat_template = refuses + data.tokenizer.chat_template
+    assert data.look(seed=0).told(64) == ["1 of 1 texts are cut at max_length 64"]
 
 
 @pytest.fixture

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from arlow_vl.data.images import DecodedImages
+from arlow_vl.data.index.building import indexes_of
+from arlow_vl.data.index.told import check_left_out
+from arlow_vl.data.verify import verify_sources
 from arlow_vl.errors import DataError
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.training.datamodules import TextData
@@ -86,9 +89,31 @@ def test_a_source_with_too_many_bad_samples_is_refused_before_an_image_is_read(r
 @pytest.mark.parametrize("where", ["sources", "validation_sources"])
 def test_a_source_with_too_many_bad_questions_is_refused(recipe, where):
     members = with_questions("0", [*QUESTIONS, {"question": "?", "answer": 3}])
-    with pytest.raises(DataError, match=r"source outside: 1 of 3 texts is unusable.*answer_not_text"):
+    with pytest.raises(DataError, match=r"source outside: 1 of 2 questions is unusable.*answer_not_text"):
         checked_sources(recipe(where, "questions", members), tiny_tokenizer())
     checked_sources(recipe(where, "captions", members), tiny_tokenizer())
+
+
+def test_captions_beside_bad_questions_make_them_no_fewer_wherever_they_are_counted(recipe):
+    asked = [with_questions(f"{n}", [{"question": "?", "answer": "yes" if n > 2 else 3}]) for n in range(20)]
+    made = recipe("sources", "questions", [member for members in asked for member in members])
+    told = "3 of 20 questions are unusable"
+    with pytest.raises(DataError, match=told):
+        checked_sources(made, tiny_tokenizer())
+    data = made.sources[0].data
+    with pytest.raises(DataError, match=told):
+        verify_sources([data]).check()
+    with pytest.raises(DataError, match=told):
+        check_left_out(indexes_of(data), where="a")
+
+
+def test_texts_of_other_kinds_cost_a_source_nothing(recipe):
+    talks = [{"messages": [{"role": "user", "content": "?"}]}, {"task": "caption", "messages": 3}]
+    members = [*samples("0"), ("0.json", json.dumps({"texts": talks}).encode())]
+    with pytest.raises(DataError, match=r"1 of 2 texts is unusable.* messages_not_a_list"):
+        checked_sources(recipe("sources", "captions", members), tiny_tokenizer())
+    with pytest.raises(DataError, match=r"2 of 3 texts are unusable"):
+        checked_sources(recipe("sources", "all", members), tiny_tokenizer())
 
 
 def test_a_source_of_questions_that_has_none_is_refused(recipe):

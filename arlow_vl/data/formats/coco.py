@@ -60,5 +60,5 @@ def _captions(where: str, annotations: list[Any], entries: dict[str, Any], tally
             seen.add(str(entry.get("id")))
             captions[image].append(caption_text(clean_string(entry.get("caption"), "caption")))
         except Unusable as fault:
-            tally.leave_out_text(f"{where}: annotation {number:,}", fault)
+            tally.leave_out_text(f"{where}: annotation {number:,}", fault, "caption")
     return captions

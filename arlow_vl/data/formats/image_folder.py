@@ -53,22 +53,55 @@ def read_table(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[S
     texts pickled, which takes half of the memory.
     """
     by_image: dict[str, tuple[ImageRef, list[bytes]]] = {}
+    lost: dict[str, int] = {}
     for path, called in names_of(files).items():
         start = images.of(path)
         for name, row in _rows(path, called, tally):
+            source = None
             try:
-                text, source = _text(row, tally), _field(row, TABLE_IMAGE_FIELDS, "image")
+                source = _field(row, TABLE_IMAGE_FIELDS, "image")
                 image = start.find(source)
             except Unusable as fault:
-                tally.leave_out(name, fault)
+                _lose_image(_shared_name(source, fault) or name, lost, name, fault, tally)
                 continue
-            if isinstance(image, bytes):
+            holds_image = isinstance(image, bytes)
+            texts = [] if holds_image else by_image.setdefault(image.path, (image, []))[1]
+            try:
+                text = _text(row, tally)
+            except Unusable as fault:
+                if holds_image:
+                    tally.leave_out(name, fault)
+                else:
+                    tally.leave_out_text(name, fault, "question" if row.get(QUESTION) else "caption")
+                continue
+            if holds_image:
                 yield _counted(Sample(name, (image,), (text,)), tally)
             else:
-                by_image.setdefault(image.path, (image, []))[1].append(pickle.dumps(text))
+                texts.append(pickle.dumps(text))
     for path, (image, texts) in by_image.items():
         key = os.path.relpath(path, images.root)
-        yield _counted(Sample(key, (image,), tuple(map(pickle.loads, texts))), tally)
+        if texts:
+            yield _counted(Sample(key, (image,), tuple(map(pickle.loads, texts))), tally)
+        else:
+            tally.leave_out(f"image {key}", Unusable("missing_text", ": no usable text"), members=0)
+
+
+def _lose_image(image: str, lost: dict[str, int], name: str, fault: Unusable, tally: Tally) -> None:
+    """Counts an image that cannot be used once, with all its rows; `lost` says where among the bad samples it is."""
+    if image in lost:
+        before = tally.bad[lost[image]]
+        tally.bad[lost[image]] = before._replace(members=before.members + 1)
+    else:
+        lost[image] = len(tally.bad)
+        tally.leave_out(name, fault)
+
+
+def _shared_name(source: Any, fault: Unusable) -> str | None:
+    """What other rows call an image that cannot be used: its path or address."""
+    if fault.image_files:
+        return fault.image_files[0]
+    is_name = isinstance(source, str) and source.strip() and source[:5].lower() != "data:"
+    return source if is_name else None
 
 
 def _counted(sample: Sample, tally: Tally) -> Sample:

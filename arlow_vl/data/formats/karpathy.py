@@ -69,7 +69,7 @@ def _captions(where: str, entry: dict[str, Any], tally: Tally) -> list[Text]:
                 raise Unusable("entry_not_an_object", f": {type(sentence).__name__}")
             captions.append(caption_text(clean_string(sentence.get("raw"), "caption")))
         except Unusable as fault:
-            tally.leave_out_text(f"{where}, sentence {number}", fault)
+            tally.leave_out_text(f"{where}, sentence {number}", fault, "caption")
     return captions
 
 

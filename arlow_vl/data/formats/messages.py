@@ -10,7 +10,7 @@ data that can say exactly where an image belongs mean by `<image>` the word.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from arlow_vl.data.samples import TASKS, Message, Part, Task, Text
 from arlow_vl.data.text import Unusable, clean_caption
@@ -42,9 +42,9 @@ def read_messages(messages: Any, images: Sequence[Any] = ()) -> tuple[Text, list
     """A conversation, and the images that its places stand for, in order.
 
     Args:
-        images: What the record lists apart. Each place takes the next one, unless its part brings an image of its own.
-            A conversation in strings that has no place at all shows them at the start of the first user turn, as trl
-            does.
+        images: What the record lists apart. Each place takes the next one, unless its part brings an image of its own
+            or the "index" of one of these. A conversation in strings that has no place at all shows them at the start
+            of the first user turn, as trl does.
 
     Raises:
         Unusable: a place has no image or an image no place, the turns are not system?, user, assistant, user, ...,
@@ -54,7 +54,7 @@ def read_messages(messages: Any, images: Sequence[Any] = ()) -> tuple[Text, list
     _check_order([role for role, _ in turns])
     parts = [_parts(content) for _, content in turns]
     is_spelled = not any(part["type"] == "image" for turn in parts for part in turn)
-    waiting, placed, written = list(images), [], []
+    waiting, placed, written = dict(enumerate(images)), [], []
     of_users = [number for number, (role, _) in enumerate(turns) if role == "user"]
     if is_spelled and waiting and not any(PLACE in part["text"] for number in of_users for part in parts[number]):
         first = of_users[0]
@@ -77,7 +77,7 @@ def read_document(parts: Any, images: Sequence[Any] = ()) -> tuple[Text, list[An
     """
     if isinstance(parts, str):
         parts = [{"type": "text", "text": parts}]
-    pieces, waiting = _parts(_listed(parts, "document")), list(images)
+    pieces, waiting = _parts(_listed(parts, "document")), dict(enumerate(images))
     placed = _take_images(pieces, "user", waiting)
     if waiting:
         raise Unusable("image_without_place", f": {len(waiting):,} of {len(images):,} images have no place in the text")
@@ -113,10 +113,18 @@ def texts_named_in(fields: dict[str, Any]) -> list[str]:
     return [name for name in FIELDS if isinstance(fields.get(name), list)]
 
 
-def read_texts(fields: dict[str, Any], images: int) -> tuple[list[Text], list[tuple[int, Unusable]]]:
+class BadText(NamedTuple):
+    """A conversation or document of a tar's .json that cannot be used."""
+
+    number: int
+    fault: Unusable
+    task: Task
+
+
+def read_texts(fields: dict[str, Any], images: int) -> tuple[list[Text], list[BadText]]:
     """The usable texts under "messages", "document" and "texts", each with a place for every image of the sample.
 
-    The second is number and fault of each other one.
+    The second are the others.
     """
     entries: list[Any] = [{name: fields[name]} for name in FIELDS[:2] if name in fields]
     usable, bad = [], []
@@ -124,11 +132,19 @@ def read_texts(fields: dict[str, Any], images: int) -> tuple[list[Text], list[tu
         try:
             text, placed = read_text(entry, range(images))
             if placed != list(range(images)):
-                raise Unusable("image_of_its_own", ": the images of a tar's sample are its members")
+                raise Unusable("image_of_its_own", ": the images of a tar's sample are its members, in their order")
             usable.append(text)
         except Unusable as fault:
-            bad.append((number, fault))
+            bad.append(BadText(number, fault, _task_told(entry)))
     return usable, bad
+
+
+def _task_told(entry: Any) -> Task:
+    """The task of a text that cannot be used, as far as it says."""
+    if not isinstance(entry, dict):
+        return "conversation"
+    told = "document" if entry.get("document") is not None else entry.get("task")
+    return told if told in TASKS else "conversation"
 
 
 def read_kind(value: Any) -> str:
@@ -177,7 +193,7 @@ def _check_order(roles: list[str]) -> None:
 
 
 def _parts(content: Any) -> list[dict[str, Any]]:
-    """Text and image parts; an image part that brings its image has it under "source"."""
+    """Text and image parts; an image part that brings its image has it under "source", its number under "index"."""
     if isinstance(content, str) or not isinstance(content, list):
         return [{"type": "text", "text": clean_string(content, "content")}]
     return [_part(part) for part in content]
@@ -198,7 +214,7 @@ def _part(part: Any) -> dict[str, Any]:
         raise Unusable("unknown_part", f": {kind!r:.40}; write text, image or image_url")
     own = next(((key, part[key]) for key in IMAGE_KEYS if part.get(key) is not None), None)
     if own is None:
-        return {"type": "image"}
+        return {"type": "image"} | ({} if (index := part.get("index")) is None else {"index": index})
     key, source = own
     if key == "image_url" and isinstance(source, dict):
         source = source.get("url")
@@ -223,8 +239,9 @@ def _split_at_places(parts: list[dict[str, Any]], number: int) -> Iterator[dict[
             yield {"type": "text", "text": text if place == len(pieces) - 1 else text.rstrip("\r\n")}
 
 
-def _take_images(parts: list[dict[str, Any]], role: str, waiting: list[Any]) -> list[Any]:
-    """The images of the parts' places: their own, taken out of the parts, or the first of those that wait."""
+def _take_images(parts: list[dict[str, Any]], role: str, waiting: dict[int, Any]) -> list[Any]:
+    """The images of the parts' places: their own, taken out of the parts, or of those that wait the one of their index,
+    else the first."""
     taken = []
     for part in parts:
         if part["type"] != "image":
@@ -233,10 +250,15 @@ def _take_images(parts: list[dict[str, Any]], role: str, waiting: list[Any]) -> 
             raise Unusable("image_outside_user_turn", f": in a turn of the {role}")
         if "source" in part:
             taken.append(part.pop("source"))
-        elif waiting:
-            taken.append(waiting.pop(0))
-        else:
+            continue
+        index = part.pop("index", next(iter(waiting), None))
+        if index is None:
             raise Unusable("place_without_image")
+        if type(index) is not int or index not in waiting:
+            raise Unusable(
+                "bad_image_index", f": {index!r:.40} is no image of the list, counted from 0, without a place"
+            )
+        taken.append(waiting.pop(index))
     return taken
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share, told_reasons
+from arlow_vl.data.samples import Task
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.data.shard_samples import BadSample
 from arlow_vl.data.shards import counted, examples_of, in_brackets
@@ -24,7 +25,7 @@ class Tally:
     bad: list[BadSample] = field(default_factory=list)
     """Samples that are left out; `members` are the texts (in tars, the members) that are lost with one."""
     bad_texts: list[BadSample] = field(default_factory=list)
-    """Texts that are left out while their image may have others: a caption, a question of ten."""
+    """Texts that are left out while their image may have others: a caption, a question of ten. Each has its task."""
     faults: list[ShardFault] = field(default_factory=list)
     """Damage to whole files: what was whole before it is used."""
     ignored: Counter[str] = field(default_factory=Counter)
@@ -34,9 +35,9 @@ class Tally:
         """Counts a sample that cannot be used, or `count` of them from the one that is named."""
         self.bad.append(BadSample(name, str(fault), members, count, fault.detail, fault.image_files))
 
-    def leave_out_text(self, name: str, fault: Unusable) -> None:
+    def leave_out_text(self, name: str, fault: Unusable, task: Task) -> None:
         """Counts a text that cannot be used."""
-        self.bad_texts.append(BadSample(name, str(fault), detail=fault.detail))
+        self.bad_texts.append(BadSample(name, str(fault), detail=fault.detail, task=task))
 
     @property
     def skipped(self) -> Counter[str]:

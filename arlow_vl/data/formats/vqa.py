@@ -13,6 +13,7 @@ the commonest, is trained on; all are references.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,14 +52,14 @@ def read_vqa(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sam
     question_file, annotation_file = files
     questions, annotations = load_json(question_file), load_json(annotation_file, _answers_as_text())
     split = questions.get("data_subtype") if isinstance(questions, dict) else None
-    lose = tally.leave_out_text
+    lose = partial(tally.leave_out_text, task="question")
     where = f"{question_file.name}: question number"
     asked = objects_by_id(entries_under(question_file, questions, "questions"), "question_id", where, lose)
     where = f"{annotation_file.name}: annotation number"
     answers = objects_by_id(entries_under(annotation_file, annotations, "annotations"), "question_id", where, lose)
     del questions, annotations
     for key in answers.keys() - asked.keys():
-        tally.leave_out_text(f"{annotation_file.name}: question {key}", Unusable("unknown_question_id"))
+        tally.leave_out_text(f"{annotation_file.name}: question {key}", Unusable("unknown_question_id"), "question")
     named = ((f"{question_file.name}: question {key}", entry, answers.get(key, {})) for key, entry in asked.items())
     find = _finder(images, split if isinstance(split, str) and "/" not in split else None)
     yield from _samples(_with_image_ids([named], "image_id", tally), find, tally)
@@ -146,7 +147,7 @@ def _with_image_ids(files: Iterable[Iterable[_Named]], key: str, tally: Tally) -
                 seen.add(number if isinstance(number, str | int) else None)
                 yield _Asked(name, entry, answer, id_of(entry, key))
             except Unusable as fault:
-                tally.leave_out_text(name, fault)
+                tally.leave_out_text(name, fault, "question")
 
 
 def _samples(asked: Iterator[_Asked], find: Callable[[str], Image], tally: Tally) -> Iterator[Sample]:
@@ -157,7 +158,7 @@ def _samples(asked: Iterator[_Asked], find: Callable[[str], Image], tally: Tally
         try:
             texts.append(question_text(question.entry, question.answer, tally))
         except Unusable as fault:
-            tally.leave_out_text(question.name, fault)
+            tally.leave_out_text(question.name, fault, "question")
     for key, texts in by_image.items():
         try:
             image = find(key)

@@ -16,8 +16,8 @@ from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.questions import UNNAMED_KIND
 from arlow_vl.data.samples import ImageRef, Sample, Text, about_images, caption_text, short_facts
 from arlow_vl.data.shard_faults import shard_fault
-from arlow_vl.data.shard_samples import BadSample, FoundSample
-from arlow_vl.data.shards import bad_questions_of, gather_shard, regular_shards
+from arlow_vl.data.shard_samples import FoundSample
+from arlow_vl.data.shards import bad_texts_of, gather_shard, regular_shards
 
 
 def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
@@ -29,16 +29,12 @@ def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]
 def _read_shard(path: Path, name: str, tally: Tally) -> Iterator[Sample]:
     found, _, damage = gather_shard(path)
     tally.bad += [sample._replace(name=f"{name}:{sample.name}") for sample in found.bad]
-    tally.bad_texts += bad_questions_of(path, found)
     tally.ignored.update(found.ignored)
     usable = len(found.samples)
     if fault := shard_fault(path, damage, usable, sum(bad.count for bad in found.bad)):
         tally.faults.append(fault)
     for sample in found.samples:
-        tally.bad_texts += [
-            BadSample(f"{name}:{sample.key}, text {number}", str(fault), detail=fault.detail)
-            for number, fault in sample.bad_texts
-        ]
+        tally.bad_texts += bad_texts_of(f"{name}:{sample.key}", sample)
         texts = _texts_of(sample)
         tally.samples += 1
         tally.texts += len(texts)

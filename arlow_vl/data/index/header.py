@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arlow_vl.data.same_files import has_other_bytes
+from arlow_vl.data.samples import Task
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 from vision.whole_files import sha256_of_file, write_whole
 
-VERSION = 1
+VERSION = 2
 HEADER_NAME = "header.json"
 SHARDS = "webdataset"
 """The format whose files have an index each; another has one for all its files."""
@@ -58,16 +59,15 @@ class Header:
     """Of images, of their bytes, of characters, and of texts of each task."""
     bad: dict[str, LeftOut]
     """Samples that were left out, by reason; the file of bad ones names each."""
-    bad_texts: dict[str, LeftOut]
-    """Texts that were left out of samples that are used."""
+    bad_texts: dict[Task, dict[str, LeftOut]]
+    """By task, texts that were left out of samples that are used."""
     faults: tuple[ShardFault, ...]
     """Damage to a file as a whole; what was whole before it is used."""
     fingerprint: str
     """SHA-256 of the samples' keys, texts and images, the same wherever the data lie."""
     records_bytes: int
-    images_read_ns: int | None = 0
-    """The time of the file system before images in files of their own were read and hashed; None: there are none; 0: in
-    an index of an earlier version."""
+    images_read_ns: int | None
+    """The time of the file system before images in files of their own were read and hashed; None: there are none."""
     content: str
     """SHA-256 of the records; it is in the names of the other files, so that no header ever meets another's files."""
 
@@ -101,11 +101,15 @@ def read_header(folder: Path) -> Header | None:
             return None
         facts["files"] = tuple(File(*file) for file in facts["files"])
         facts["faults"] = tuple(ShardFault(**fault) for fault in facts["faults"])
-        for bad in ("bad", "bad_texts"):
-            facts[bad] = {reason: LeftOut(*left_out) for reason, left_out in facts[bad].items()}
+        facts["bad"] = _read_left_out(facts["bad"])
+        facts["bad_texts"] = {task: _read_left_out(bad) for task, bad in facts["bad_texts"].items()}
         return Header(**facts)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _read_left_out(bad: dict[str, Any]) -> dict[str, LeftOut]:
+    return {reason: LeftOut(*left_out) for reason, left_out in bad.items()}
 
 
 def base_of(folder: Path, header: Header) -> Path:

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share, told_reasons
+from arlow_vl.data.bad_share import MAX_BAD_FRACTION, BadTexts, refuse_bad_share, refuse_bad_texts, told_reasons
 from arlow_vl.data.index.header import Header, LeftOut, bad_samples
 from arlow_vl.data.index.reading import Index
-from arlow_vl.data.samples import TASKS
+from arlow_vl.data.samples import TASKS, Task
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.errors import DataError
 from arlow_vl.printing import number_of, visible
@@ -15,11 +15,20 @@ from arlow_vl.printing import number_of, visible
 FAULTS_TOLD = 5
 
 
-def left_out(headers: Iterable[Header], what: str) -> dict[str, LeftOut]:
-    """By reason, the samples ("bad") or texts ("bad_texts") that are not used, with the first example."""
+def left_out(headers: Iterable[Header]) -> dict[str, LeftOut]:
+    """By reason, the samples that are not used, with the first example."""
+    return _added(header.bad for header in headers)
+
+
+def texts_left_out(headers: Iterable[Header]) -> dict[str, LeftOut]:
+    """By reason, the texts of used samples that are not used, with the first example."""
+    return _added(bad for header in headers for bad in header.bad_texts.values())
+
+
+def _added(parts: Iterable[dict[str, LeftOut]]) -> dict[str, LeftOut]:
     total: dict[str, LeftOut] = {}
-    for header in headers:
-        for reason, (count, example) in getattr(header, what).items():
+    for part in parts:
+        for reason, (count, example) in part.items():
             before = total.get(reason, LeftOut(0, example))
             total[reason] = LeftOut(before.count + count, before.example)
     return total
@@ -32,7 +41,7 @@ def faults_of(indexes: Sequence[Index]) -> list[ShardFault]:
 def summary(indexes: Sequence[Index]) -> str:
     """`9,871 used, 129 skipped (empty_text 128, image_unreadable 1), 2 texts skipped (empty_answer 2), 1 fault`."""
     headers = [index.header for index in indexes]
-    bad, texts, faults = left_out(headers, "bad"), left_out(headers, "bad_texts"), len(faults_of(indexes))
+    bad, texts, faults = left_out(headers), texts_left_out(headers), len(faults_of(indexes))
     parts = [f"{sum(map(len, indexes)):,} used", f"{_total(bad):,} skipped{_in_brackets(bad)}"]
     if texts:
         parts.append(f"{number_of(_total(texts), 'text')} skipped{_in_brackets(texts)}")
@@ -55,38 +64,50 @@ def refuse_nothing(indexes: Sequence[Index], where: str) -> None:
     """Raises DataError, with the reasons, if no sample is usable: what would be said of none would mean nothing."""
     if any(map(len, indexes)):
         return
-    bad, faults = left_out((index.header for index in indexes), "bad"), faults_of(indexes)
+    bad, faults = left_out(index.header for index in indexes), faults_of(indexes)
     if not bad:
         reason = f"no sample can be used: {visible(faults[0].reason)}" if faults else "holds no sample; name other data"
         raise DataError(f"{visible(where)}: {reason}")
     counts = Counter({reason: one.count for reason, one in bad.items()})
     reasons = told_reasons(counts, {reason: one.example for reason, one in bad.items()})
-    advice = "; --images names the folder that image paths start from" if "missing_image_file" in bad else ""
+    advice = "; images (--images) names the folder that image paths start from" if "missing_image_file" in bad else ""
     raise DataError(f"{visible(where)}: none of {number_of(_total(bad), 'sample')} can be used: {reasons}{advice}")
 
 
 def check_left_out(
-    indexes: Sequence[Index], max_bad_fraction: float = MAX_BAD_FRACTION, *, where: str, texts: bool = True
+    indexes: Sequence[Index],
+    max_bad_fraction: float = MAX_BAD_FRACTION,
+    *,
+    where: str,
+    tasks: Sequence[Task] = TASKS,
 ) -> None:
-    """Raises DataError if too large a share of samples or, with `texts`, of texts is not usable, or no sample is."""
+    """Raises DataError if no sample is usable, or too large a share of samples or of texts of these tasks is not."""
     headers = [index.header for index in indexes]
-    bad, bad_texts = left_out(headers, "bad"), left_out(headers, "bad_texts") if texts else {}
+    bad = left_out(headers)
     for fault in faults_of(indexes):
         if fault.missing:
             before = bad.get("behind_a_shard_fault", LeftOut(0, f"{fault.shard}: {fault.reason}"))
             bad["behind_a_shard_fault"] = LeftOut(before.count + fault.missing, before.example)
-    used_texts = sum(header.totals[task] for header in headers for task in TASKS)
-    for what, used, lost in (("samples", sum(map(len, indexes)), bad), ("texts", used_texts, bad_texts)):
-        counts = Counter({reason: one.count for reason, one in lost.items()})
-        examples = {reason: one.example for reason, one in lost.items()}
-        refuse_bad_share(what, used, counts, examples, max_bad_fraction, where=f"{visible(where)}: ")
+    counts = Counter({reason: one.count for reason, one in bad.items()})
+    examples = {reason: one.example for reason, one in bad.items()}
+    told = f"{visible(where)}: "
+    refuse_bad_share("samples", sum(map(len, indexes)), counts, examples, max_bad_fraction, where=told)
+    used = {task: sum(header.totals[task] for header in headers) for task in tasks}
+    texts = [
+        BadTexts(task, reason, *one)
+        for header in headers
+        for task in tasks
+        for reason, one in header.bad_texts.get(task, {}).items()
+    ]
+    questions = used.pop("question", 0)
+    refuse_bad_texts(questions, sum(used.values()), texts, max_bad_fraction, where=told)
     refuse_nothing(indexes, where)
 
 
 def report_left_out(where: str, indexes: Sequence[Index]) -> str | None:
     """One line of all that will not be used, with examples; None where nothing is left out."""
     headers, parts = [index.header for index in indexes], []
-    for what, lost in (("skipped", left_out(headers, "bad")), ("texts skipped", left_out(headers, "bad_texts"))):
+    for what, lost in (("skipped", left_out(headers)), ("texts skipped", texts_left_out(headers))):
         if lost:
             counts = Counter({reason: one.count for reason, one in lost.items()})
             parts.append(f"{what}: {told_reasons(counts, {reason: one.example for reason, one in lost.items()})}")

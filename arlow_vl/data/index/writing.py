@@ -22,7 +22,7 @@ from arlow_vl.data.index.header import Header, LeftOut, file_of, write_header
 from arlow_vl.data.index.images import read_range
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.index.records import COUNTED, ROW, compact, identity, row_of, seen_from, task_bits, written_record
-from arlow_vl.data.samples import TASKS, ImageRef, Sample
+from arlow_vl.data.samples import TASKS, ImageRef, Sample, Task
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.data.shard_samples import BadSample
 from arlow_vl.errors import DataError, ResourceError
@@ -214,8 +214,8 @@ class _Writer:
             samples=len(rows),
             tasks={str(bits): count for bits, count in sorted(self._tasks.items())},
             totals={name: int(rows[name].sum(dtype=np.int64)) for name in COUNTED},
-            bad=_left_out(self.bad),
-            bad_texts=_left_out(bad_texts),
+            bad=_left_out(self.bad, None),
+            bad_texts={task: left_out for task in TASKS if (left_out := _left_out(bad_texts, task))},
             fingerprint=self._fingerprint.hexdigest(),
             records_bytes=self._bytes,
             images_read_ns=self._begun_ns if self._has_own_files else None,
@@ -235,9 +235,9 @@ class _Writer:
         return header
 
 
-def _left_out(bad: Sequence[BadSample]) -> dict[str, LeftOut]:
+def _left_out(bad: Sequence[BadSample], task: Task | None) -> dict[str, LeftOut]:
     left_out: dict[str, LeftOut] = {}
-    for one in bad:
+    for one in (one for one in bad if one.task == task):
         count, example = left_out.get(one.reason, LeftOut(0, f"{one.name}{one.detail}"))
         left_out[one.reason] = LeftOut(count + one.count, example)
     return left_out

@@ -28,6 +28,15 @@ QUOTE = "\ufdd0\ufdd1"  # noncharacters: Unicode keeps them for use inside a pro
 SOURCE_KEYS = ("image", "url", "path", "base64")
 MARK = re.compile(r"[^\w\s].+[^\w\s]", re.DOTALL)  # <think>, [INST]
 
+# Some templates write the day (Llama 3.2's). With today's, the same data would be other tokens tomorrow, so theirs is
+# always the day that Llama's templates take where nothing tells them another.
+DAY = {"%d": "26", "%-d": "26", "%e": "26", "%m": "07", "%-m": "7", "%b": "Jul", "%B": "July", "%y": "24", "%Y": "2024"}
+DAY |= {"%a": "Fri", "%A": "Friday", "%j": "208", "%F": "2024-07-26", "%D": "07/26/24"}
+DAY |= {"%H": "00", "%I": "12", "%p": "AM", "%M": "00", "%S": "00", "%T": "00:00:00"}
+TELLS_DAY = "strftime_now"  # what templates call
+FIXED_DAY = f"{{%- macro {TELLS_DAY}(format) -%}}{{{{ format"
+FIXED_DAY += "".join(f" | replace('{code}', '{value}')" for code, value in DAY.items()) + " }}{% endmacro %}\n"
+
 # What stands inside `generation` is marked by `return_assistant_tokens_mask=True`: the answer and its end. An answer
 # loses the white space in front of it, which could join the line end of the generation prompt to one token.
 CHAT_TEMPLATE = """\
@@ -73,6 +82,10 @@ class ChatTokenizer:
         """
         chat, tools, documents, _ = plain_chat(self, conversation, tools, documents)
         return super().apply_chat_template(chat, tools, documents, *args, **kwargs)  # pyrefly: ignore
+
+    def get_chat_template(self, *args: Any, **kwargs: Any) -> str:
+        """The template that a chat is rendered by."""
+        return with_fixed_day(super().get_chat_template(*args, **kwargs))  # pyrefly: ignore
 
     def bos_once(self, text: Any, text_pair: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The text and the keywords to encode it with: a rendered chat begins with a bos of its own."""
@@ -169,17 +182,35 @@ def drop_quotes(backend: Tokenizer) -> None:
         backend.normalizer = normalizers.Sequence([drop, backend.normalizer])
 
 
+def with_fixed_day(template: str) -> str:
+    """A template for which it is always the same day."""
+    return FIXED_DAY + template if TELLS_DAY in template and not template.startswith(FIXED_DAY) else template
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What `render_chat` renders by: the tokenizer's own template, or `CHAT_TEMPLATE` where it has none."""
+    return with_fixed_day(tokenizer.get_chat_template() if tokenizer.chat_template else CHAT_TEMPLATE)
+
+
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any], *, add_generation_prompt: bool) -> str:
-    """One conversation as text, by the tokenizer's own template, or by `CHAT_TEMPLATE` where it has none.
+    """One conversation as text, by `template_of` the tokenizer.
 
     Raises:
         ValueError: the template refuses the conversation, or `plain_chat` does.
     """
     chat, _, _, _ = plain_chat(tokenizer, list(messages))
-    template = None if tokenizer.chat_template else CHAT_TEMPLATE
+    return render_plain_chat(tokenizer, chat, add_generation_prompt=add_generation_prompt)
+
+
+def render_plain_chat(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Any], *, add_generation_prompt: bool) -> str:
+    """What `plain_chat` gives of one conversation, or its first messages, as text.
+
+    Raises:
+        ValueError: the template refuses the conversation.
+    """
     # Not the tokenizer's own method, which would quote the `<image>`s that stand for images.
     render: Any = PreTrainedTokenizerBase.apply_chat_template
-    options = {"add_generation_prompt": add_generation_prompt, "chat_template": template}
+    options = {"add_generation_prompt": add_generation_prompt, "chat_template": template_of(tokenizer)}
     try:
         text = render(tokenizer, chat, tokenize=False, **options)
     except TemplateError as error:

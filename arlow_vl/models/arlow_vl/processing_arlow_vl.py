@@ -9,7 +9,14 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from arlow_vl.errors import CheckpointError
-from arlow_vl.models.arlow.chat_arlow import CHAT_TEMPLATE, IMAGE_TOKEN, ChatTokenizer, drop_quotes, plain_chat
+from arlow_vl.models.arlow.chat_arlow import (
+    CHAT_TEMPLATE,
+    IMAGE_TOKEN,
+    ChatTokenizer,
+    drop_quotes,
+    plain_chat,
+    with_fixed_day,
+)
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import NEEDS_PACKAGE, ArlowVLConfig, NeedsPackage
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor, flat_images
 from arlow_vl.printing import number_of
@@ -106,7 +113,10 @@ class ArlowProcessor(NeedsPackage, ProcessorMixin):
                 # Messages and contents are strings from here on, so the images travel beside them.
                 given = kwargs.get("processor_kwargs") or {}
                 kwargs["processor_kwargs"] = {**given, "images": sources if isinstance(chat[0], list) else sources[0]}
-        return super().apply_chat_template(chat, chat_template, tools, documents, **kwargs)
+        named = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        template = named.get(chat_template or "default", chat_template)
+        template = None if template is None else with_fixed_day(template)
+        return super().apply_chat_template(chat, template, tools, documents, **kwargs)
 
     def prepare_inputs_layout(self, images: Any = None, text: Any = None, **kwargs) -> tuple[Any, Any, Any, Any]:
         if images is not None and not isinstance(images, list | tuple):

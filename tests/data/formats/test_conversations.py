@@ -39,6 +39,32 @@ def test_a_chat_shows_images_in_later_turns_and_keeps_their_order(folder):
     assert (sample.texts[0].task, folder.source.format) == ("conversation", "conversations")
 
 
+def numbered(*indexes) -> list[dict]:
+    return [{"type": "image", "index": index} for index in indexes]
+
+
+def test_a_part_with_an_index_shows_that_image_of_the_list(folder):
+    folder.images("a.jpg", "b.jpg", "c.jpg")
+    messages = [*asks([*numbered(2, None), {"type": "text", "text": "What?"}]), *asks(numbered(1), "A dog.")]
+    folder.write("chat.jsonl", [{"messages": messages, "images": ["a.jpg", "b.jpg", "c.jpg"]}])
+    (sample,) = folder.read("chat.jsonl")
+    assert [image.path[-5:] for image in sample.images] == ["c.jpg", "a.jpg", "b.jpg"]
+    assert sample.texts[0].messages[2]["content"] == [{"type": "image"}]
+
+
+@pytest.mark.parametrize("indexes", [(0, 0), (1, 2), (0, -1), (0, "1"), (0, True), (1, 1.0)])
+def test_an_index_that_is_no_image_of_the_list_is_refused(folder, indexes):
+    folder.images("a.jpg", "b.jpg")
+    folder.write("chat.jsonl", [{"messages": asks(numbered(*indexes)), "images": ["a.jpg", "b.jpg"]}])
+    assert (folder.read("chat.jsonl"), folder.skipped) == ([], {"bad_image_index": 1})
+
+
+def test_a_tars_images_keep_their_order_whatever_an_index_says():
+    usable, bad = read_texts({"messages": asks(numbered(1, 0)), "texts": [{"messages": asks(numbered(0, 1))}]}, 2)
+    assert len(usable) == 1
+    assert [(one.number, str(one.fault), one.task) for one in bad] == [(0, "image_of_its_own", "conversation")]
+
+
 # What a record holds and what a user's turn becomes, or the reason for which it is left out.
 TURNS = {
     "a place in a string": ({"messages": asks("<image>What?"), "images": ["a.jpg"]}, "[image]What?"),

@@ -54,7 +54,8 @@ def test_a_row_without_a_question_is_a_caption_and_a_question_without_an_answer_
     folder.images("a.jpg").write("captions.csv", table)
     (sample,) = folder.read()
     assert [text.task for text in sample.texts] == ["caption", "question"]
-    assert folder.skipped == {"empty_answer": 1}
+    assert (folder.skipped, folder.texts_skipped) == ({}, {"empty_answer": 1})
+    assert [bad.task for bad in folder.source.tally.bad_texts] == ["question"]
 
 
 def test_a_row_that_holds_its_image_comes_before_the_rows_behind_it_are_read(folder):
@@ -87,12 +88,43 @@ def test_rows_that_cannot_be_used_are_named_by_their_line(folder):
     assert captions(folder.read()) == {"a.jpg": ["good"]}
     assert [(bad.name.rpartition(" ")[2], bad.reason) for bad in folder.source.tally.bad] == [
         ("2", "too_many_columns"),
-        ("3", "empty_text"),
-        ("4", "missing_text"),
         ("5", "missing_image"),
         ("6", "missing_image_file"),
         ("7", "unsafe_image_path"),
         ("8", "not_utf8"),
+    ]
+    assert [(bad.name.rpartition(" ")[2], bad.reason) for bad in folder.source.tally.bad_texts] == [
+        ("3", "empty_text"),
+        ("4", "missing_text"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["captions.csv", "captions.jsonl"])
+def test_an_image_that_cannot_be_used_is_one_bad_sample_however_many_rows_name_it(folder, name):
+    images = ["a.jpg", "gone.jpg", "../b.jpg", "http://h/c.jpg", ""]
+    rows = [{"image": image, "text": text} for text in ("One.", "Two.", "Three.") for image in images]
+    table = "image,text\n" + "".join(f"{row['image']},{row['text']}\n" for row in rows)
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    folder.images("a.jpg").write(name, table if name.endswith("csv") else lines)
+    assert captions(folder.read()) == {"a.jpg": ["One.", "Two.", "Three."]}
+    tally = folder.source.tally
+    assert [(bad.reason, bad.members) for bad in tally.bad] == [
+        ("missing_image_file", 3),
+        ("unsafe_image_path", 3),
+        ("image_url_not_fetched", 3),
+        *[("missing_image", 1)] * 3,
+    ]
+    assert (tally.samples, tally.texts, tally.bad_texts) == (1, 3, [])
+
+
+def test_an_image_that_is_left_without_a_text_is_a_bad_sample_and_its_texts_are_bad_texts(folder):
+    folder.images("a.jpg", "b.jpg").write("captions.csv", "image,text\na.jpg,\nb.jpg,B.\na.jpg,\n")
+    assert captions(folder.read()) == {"b.jpg": ["B."]}
+    tally = folder.source.tally
+    assert [(bad.name, bad.reason, bad.members) for bad in tally.bad] == [("image a.jpg", "missing_text", 0)]
+    assert [(bad.name, bad.reason) for bad in tally.bad_texts] == [
+        ("captions.csv: line 2", "empty_text"),
+        ("captions.csv: line 4", "empty_text"),
     ]
 
 

@@ -87,21 +87,6 @@ def test_an_image_that_was_only_touched_is_read_once_and_no_other_is(captions, t
     assert reads == ["a.jpg"] and again.fingerprint == index.fingerprint
 
 
-def test_an_index_of_an_earlier_version_has_its_images_read_once(captions, reads, monkeypatch):
-    monkeypatch.setattr(changed_images, "TICK_NS", 0)
-    index = build_index(captions)
-    path = index.folder / "header.json"
-    begun = index.header.images_read_ns
-    text = path.read_text()
-    assert f'"images_read_ns": {begun}, ' in text
-    path.write_text(text.replace(f'"images_read_ns": {begun}, ', ""))
-    assert read_header(index.folder).images_read_ns == 0
-    settle()
-    for _ in range(2):
-        indexes_of(captions)
-        assert sorted(reads) == ["a.jpg", "b.jpg", "c.jpg"]
-
-
 def test_images_that_are_gone_are_no_change(captions, tmp_path):
     (index,) = indexes_of(captions)
     (tmp_path / "c.jpg").unlink()

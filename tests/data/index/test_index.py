@@ -132,14 +132,14 @@ def test_bad_ones_are_counted_by_reason_with_an_example_and_all_are_listed(tmp_p
     source = MadeSource([*three(tmp_path), Sample("4", tuple(gone), (caption("x"),))])
     (tmp_path / "gone.bin").unlink()
     source.tally.bad += [BadSample("a", "empty_text", count=2), BadSample("b", "empty_text")]
-    source.tally.bad_texts.append(BadSample("1, text 3", "answer_not_text", detail=": list"))
+    source.tally.bad_texts.append(BadSample("1, text 3", "answer_not_text", detail=": list", task="question"))
     header = indexed(tmp_path, source).header
     assert header.samples == 3
     assert header.bad["empty_text"] == (3, "a")
     count, example = header.bad["image_unreadable"]
     assert count == 1
     assert "gone.bin" in example
-    assert header.bad_texts == {"answer_not_text": (1, "1, text 3: list")}
+    assert header.bad_texts == {"question": {"answer_not_text": (1, "1, text 3: list")}}
     listed = [(bad["what"], bad["name"]) for bad in bad_samples(tmp_path / ".arlow-index/made", header)]
     assert listed == [("sample", "4"), ("sample", "a"), ("sample", "b"), ("text", "1, text 3")]
 

@@ -1,12 +1,14 @@
 """What a call of the tokenizers can ask for, beside ids: both give the same. And chats."""
 
 import json
+from datetime import datetime
 from itertools import product
 from pathlib import Path
 
 import pytest
 from transformers import AddedToken
 
+from arlow_vl.models.arlow.chat_arlow import DAY, TELLS_DAY
 from arlow_vl.models.arlow.tokenization_arlow import ArlowTokenizer
 from arlow_vl.models.arlow.tokenization_arlow_fast import ArlowTokenizerFast, train_tokenizer
 
@@ -101,6 +103,31 @@ def test_the_chat_template_writes_images_roles_and_one_bos(tokenizer):
 def test_the_chat_template_refuses_other_parts(tokenizer):
     with pytest.raises(ValueError, match="message 0: a message holds text and image parts, got "):
         tokenizer.apply_chat_template([{"role": "user", "content": [{"type": "audio"}]}], tokenize=False)
+
+
+# As Llama 3.2's.
+DATED = (
+    '\n {%- if not date_string is defined %}{%- set date_string = strftime_now("%d %b %Y") %}{%- endif %}\n'
+    "Today: {{ date_string }}{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+)
+
+
+def test_a_template_that_tells_the_day_tells_always_the_same(tokenizer):
+    chat = [{"role": "user", "content": "a"}]
+    tokenizer.chat_template = DATED
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == "Today: 26 Jul 2024<|im_start|>a<|im_end|>"
+    options = {"tokenize": False, "date_string": "1 May"}
+    assert tokenizer.apply_chat_template(chat, **options) == "Today: 1 May<|im_start|>a<|im_end|>"
+    tokenizer.chat_template = {"default": DATED, "bare": "\n {{ messages[0].content }}"}
+    assert tokenizer.apply_chat_template(chat, tokenize=False).startswith("Today: 26 Jul 2024")
+    assert tokenizer.apply_chat_template(chat, chat_template="bare", tokenize=False) == "\n a"
+
+
+def test_the_day_that_templates_tell_is_written_as_strftime_writes_it(fast):
+    every = " ".join(DAY)
+    fast.chat_template = f"\n {{{{ {TELLS_DAY}('{every}') }}}}"
+    expected = datetime(2024, 7, 26).strftime(every)
+    assert fast.apply_chat_template(CHAT, tokenize=False) == f"\n {expected}"
 
 
 def test_the_answers_of_a_chat_can_be_marked(fast):

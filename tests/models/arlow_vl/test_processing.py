@@ -248,6 +248,18 @@ def test_the_chat_template_takes_images(processor, image):
     assert batch.pixel_values.shape == (1, 3, 28, 28)
 
 
+def test_a_chat_template_that_tells_the_day_tells_always_the_same(image_processor):
+    chat, template = [{"role": "user", "content": "a"}], "{{ strftime_now('%d %b %Y') }}: {{ messages[0].content }}"
+    processor = ArlowProcessor(image_processor, ArlowTokenizerFast(), chat_template=template)
+    assert processor.apply_chat_template(chat) == "26 Jul 2024: a"
+    processor.chat_template = {"default": template, "other": template + "!"}
+    assert [processor.apply_chat_template(chat, name) for name in (None, "other", "b")] == [
+        "26 Jul 2024: a",
+        "26 Jul 2024: a!",
+        "b",
+    ]
+
+
 @pytest.mark.parametrize("loader", [ArlowProcessor, AutoProcessor])
 @pytest.mark.parametrize("kind", [ArlowTokenizer, ArlowTokenizerFast])
 def test_a_folder_with_the_model_gives_the_same_processor(image_processor, image, loader, kind, tmp_path):
