@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, TokenizersBackend
 from transformers.convert_slow_tokenizer import import_protobuf
-from transformers.utils import is_sentencepiece_available
+from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.checkpoint_checks import INDEX, WEIGHTS, read_object, tensor_shapes
@@ -75,15 +75,16 @@ def read_backend(folder: Path) -> TokenizersBackend:
 
 def read_pieces(folder: Path) -> TokenizersBackend:
     """The tokenizer of tokenizer.model. Raises CheckpointError where sentencepiece has other ids."""
-    if not is_sentencepiece_available():
+    if not (is_sentencepiece_available() and is_protobuf_available()):
         raise CheckpointError(
-            f"{folder}: to read tokenizer.model, the package sentencepiece is needed: pip install sentencepiece"
+            f"{folder}: to read tokenizer.model, two packages are needed: pip install sentencepiece protobuf"
         )
     from sentencepiece import SentencePieceProcessor
 
     with one_sentence(folder, "the tokenizer"):
         processor = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-        proto = import_protobuf().ModelProto.FromString(processor.serialized_model_proto())
+        messages: Any = import_protobuf()
+        proto = messages.ModelProto.FromString(processor.serialized_model_proto())
     refuse_other_rules(proto, folder / "tokenizer.model")
     source, in_front = read_backend(folder), proto.normalizer_spec.add_dummy_prefix
     backend = source.backend_tokenizer

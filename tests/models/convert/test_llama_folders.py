@@ -349,10 +349,12 @@ def test_tokenizer_model_that_is_read_with_other_ids_is_refused_with_a_text(tmp_
         read_tokenizer(tmp_path)
 
 
-def test_tokenizer_model_without_sentencepiece_is_refused_with_what_to_install(piece_folder, monkeypatch):
-    monkeypatch.setattr(llama_folders, "is_sentencepiece_available", lambda: False)
-    with pytest.raises(CheckpointError, match="pip install sentencepiece"):
-        read_tokenizer(piece_folder)
+@pytest.mark.parametrize("package", ["sentencepiece", "protobuf"])
+def test_tokenizer_model_without_what_reads_it_is_refused_with_what_to_install(tmp_path, monkeypatch, package):
+    (tmp_path / "tokenizer.model").touch()
+    monkeypatch.setattr(llama_folders, f"is_{package}_available", lambda: False)
+    with pytest.raises(CheckpointError, match="pip install sentencepiece protobuf"):
+        read_tokenizer(tmp_path)
 
 
 def change_tensors(folder: Path, **new: torch.Tensor) -> None:
