@@ -173,6 +173,15 @@ class ArlowVLConfig(NeedsPackage, PreTrainedConfig):
             return super().from_dict(config_dict, **kwargs)
 
     @property
+    def num_hidden_layers(self) -> int:
+        """Layers of the text decoder, which drafts of the first layers (`assistant_early_exit`) set to fewer."""
+        return self.text_config.num_hidden_layers
+
+    @num_hidden_layers.setter
+    def num_hidden_layers(self, value: int) -> None:
+        self.text_config.num_hidden_layers = value
+
+    @property
     def image_token_id(self) -> int:
         return self.text_config.image_token_id
 

@@ -1,6 +1,7 @@
 """Llama's configuration and Arlow's: the same fields by the same names, and what the one cannot say of the other."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def arlow_config(values: Mapping[str, Any], place: Path, **changes: Any) -> Arlo
             f"{place}: quantization_config says that the weights are quantised; import them unquantised"
         )
     try:
-        source = KINDS[kind].from_dict(dict(values))
+        source = KINDS[kind].from_dict(deepcopy(dict(values)))
+        source.standardize_rope_params()  # again, as the rotary embedding does: what stands beside rope_scaling counts
     except (*UNUSABLE, StrictDataclassError) as error:
         raise CheckpointError(f"{place} is no {kind} configuration: {' '.join(str(error).split()):.400}") from error
     window = getattr(source, "sliding_window", None)
@@ -53,7 +55,7 @@ def arlow_config(values: Mapping[str, Any], place: Path, **changes: Any) -> Arlo
     fields["attention_dropout"] = fields.get("attention_dropout") or 0.0
     rope = dict(fields.get("rope_parameters") or {})
     if rope.get("rope_type") in REQUIRED:  # "finetuned" of YaRN's first checkpoints is read by nobody
-        fields["rope_parameters"] = {key: rope[key] for key in keys_of(rope["rope_type"]) if key in rope}
+        fields["rope_parameters"] = {key: rope[key] for key in keys_of(rope["rope_type"]) if rope.get(key) is not None}
     fields |= {"use_cross_attention": False, **changes}
     try:
         with naming_fields(ArlowConfig):

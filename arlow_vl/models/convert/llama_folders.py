@@ -1,22 +1,26 @@
 """A folder of Llama's as a source: config.json, safetensors and a tokenizer, as save_pretrained writes them."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, GenerationConfig, TokenizersBackend
-from transformers.utils import is_sentencepiece_available
+from transformers import GenerationConfig, TokenizersBackend
+from transformers.convert_slow_tokenizer import import_protobuf
+from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.checkpoint_checks import INDEX, WEIGHTS, read_object, tensor_shapes
 from arlow_vl.models.convert.added_tokens import plain_tokenizer
-from arlow_vl.models.convert.gguf_tokens import sentencepiece_spaces
+from arlow_vl.models.convert.gguf_tokens import NORMAL, SPACE, USER_DEFINED, sentencepiece_spaces
+from arlow_vl.models.convert.probe_texts import CHARACTERS, PLAIN, around, first_difference
 from arlow_vl.models.convert.sources import Source
 from arlow_vl.models.convert.tensors import Tensors, decoder_name, read_tensors
 from arlow_vl.models.folders import check_generation, one_sentence, refuse_non_finite
 
 GENERATION = "generation_config.json"
+CONVERT = "convert it to a tokenizer.json with the tools that it was made for"
 
 
 def open_folder(folder: Path) -> Source:
@@ -57,27 +61,78 @@ def read_tokenizer(folder: Path) -> TokenizersBackend:
     """The tokenizer of tokenizer.json, else of what transformers can read; no code out of the folder is run."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         raise CheckpointError(f"{folder} holds no tokenizer.json; copy the tokenizer's files beside the weights")
-    # Not the class that the folder names: LlamaTokenizer, GPT2Tokenizer and others put rules of their own in the place
-    # of the file's.
-    is_json = (folder / "tokenizer.json").is_file()
-    if not is_json and not is_sentencepiece_available():
-        raise CheckpointError(
-            f"{folder}: to read tokenizer.model, the package sentencepiece is needed: pip install sentencepiece"
-        )
-    kind: Any = TokenizersBackend if is_json else AutoTokenizer
+    if not (folder / "tokenizer.json").is_file():
+        return read_pieces(folder)
+    return plain_tokenizer(read_backend(folder), folder)
+
+
+def read_backend(folder: Path) -> TokenizersBackend:
+    """Not of the class that the folder names: LlamaTokenizer, GPT2Tokenizer and others put rules of their own in the
+    place of the file's."""
     with one_sentence(folder, "the tokenizer"):
-        source = kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    return plain_tokenizer(source, folder, None if is_json else with_sentencepiece_spaces(source.backend_tokenizer))
+        return TokenizersBackend.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
-def with_sentencepiece_spaces(backend: Tokenizer) -> Tokenizer:
-    """What transformers makes of tokenizer.model, but a text that begins with a space gets one in front too.
+def read_pieces(folder: Path) -> TokenizersBackend:
+    """The tokenizer of tokenizer.model. Raises CheckpointError where sentencepiece has other ids."""
+    if not (is_sentencepiece_available() and is_protobuf_available()):
+        raise CheckpointError(
+            f"{folder}: to read tokenizer.model, two packages are needed: pip install sentencepiece protobuf"
+        )
+    from sentencepiece import SentencePieceProcessor
 
-    sentencepiece does so, and the tokenizer.json of Llama 2 by the same rules.
-    """
-    spec = json.loads(backend.to_str())
-    match spec["pre_tokenizer"]:
-        case {"type": "Metaspace", "prepend_scheme": "always" | "first", "split": False} if spec["normalizer"] is None:
-            backend = Tokenizer.from_str(json.dumps(spec | {"pre_tokenizer": None}))
-            backend.normalizer = sentencepiece_spaces(in_front=True)
+    with one_sentence(folder, "the tokenizer"):
+        processor = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+        messages: Any = import_protobuf()
+        proto = messages.ModelProto.FromString(processor.serialized_model_proto())
+    refuse_other_rules(proto, folder / "tokenizer.model")
+    source, in_front = read_backend(folder), proto.normalizer_spec.add_dummy_prefix
+    backend = source.backend_tokenizer
+    if all(piece.type != USER_DEFINED for piece in proto.pieces):  # those stand by themselves in more rules
+        backend = with_sentencepiece_spaces(backend, in_front=in_front)
+    tokenizer = plain_tokenizer(source, folder, backend)
+    found = first_difference(
+        probes_of(proto, in_front=in_front),
+        lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"],
+        processor.encode,
+    )
+    if found:
+        text, ids, others = found
+        raise CheckpointError(
+            f"{folder / 'tokenizer.model'}: sentencepiece makes of the text {text!r:.60} the ids {others!s:.60}, and "
+            f"what is read here {ids!s:.60}; {CONVERT}"
+        )
+    return tokenizer
+
+
+def refuse_other_rules(proto: Any, path: Path) -> None:
+    """Raises CheckpointError for a sentencepiece model whose rules are not those of Llama's."""
+    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+    kind = trainer.ModelType.Name(trainer.model_type).lower()
+    for field, value, refused in (
+        ("model_type", kind, kind != "bpe"),
+        ("normalization_rule_name", normalizer.name, bool(normalizer.precompiled_charsmap)),
+        ("remove_extra_whitespaces", True, normalizer.remove_extra_whitespaces),
+        ("escape_whitespaces", False, not normalizer.escape_whitespaces),
+        ("treat_whitespace_as_suffix", True, trainer.treat_whitespace_as_suffix),
+    ):
+        if refused:
+            raise CheckpointError(f"{path}: {field} {value!r} is a rule that is not read here, only Llama's; {CONVERT}")
+
+
+def probes_of(proto: Any, *, in_front: bool) -> Iterator[str]:
+    """Texts with every piece that a text can have."""
+    yield from (*PLAIN, *CHARACTERS)
+    for piece in proto.pieces:
+        text = piece.piece.replace(SPACE, " ")
+        if piece.type == USER_DEFINED:
+            yield from around(text)
+        elif piece.type == NORMAL:
+            yield text.removeprefix(" ") if in_front else text
+
+
+def with_sentencepiece_spaces(backend: Tokenizer, *, in_front: bool) -> Tokenizer:
+    """What transformers makes of tokenizer.model, in the words of Llama 2's tokenizer.json: GGUF knows those alone."""
+    backend = Tokenizer.from_str(json.dumps(json.loads(backend.to_str()) | {"pre_tokenizer": None}))
+    backend.normalizer = sentencepiece_spaces(in_front=in_front)
     return backend

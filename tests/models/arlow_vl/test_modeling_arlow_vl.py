@@ -188,6 +188,17 @@ def test_generation_with_images_projects_them_once(model, inputs, beams):
     assert torch.equal(cached, model.generate(**inputs, **settings, use_cache=False))
 
 
+def test_drafts_of_the_first_layers_change_no_token_behind_images(model, inputs):
+    open_gates(model)
+    before = model.config.to_dict()
+    inputs = {"input_ids": inputs["input_ids"][:1], "pixel_values": inputs["pixel_values"][:1]}
+    settings = {"attention_mask": torch.ones_like(inputs["input_ids"]), "max_new_tokens": 6, "do_sample": False}
+    settings["eos_token_id"] = None
+    drafted = model.generate(**inputs, **settings, assistant_early_exit=1)
+    assert torch.equal(drafted, model.generate(**inputs, **settings))
+    assert model.config.to_dict() == before and "num_hidden_layers" not in before
+
+
 def test_pixels_and_features_together_are_refused(model, inputs):
     with pytest.raises(ValueError, match="pixel_values or image_features"):
         model(**inputs, image_features=torch.zeros(3, 4, 64))

@@ -18,11 +18,12 @@ from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 from arlow_vl.models.convert import llama_folders
 from arlow_vl.models.convert.added_tokens import without_additions
 from arlow_vl.models.convert.exporting import export_llama
+from arlow_vl.models.convert.gguf_tokens import vocabulary_of
 from arlow_vl.models.convert.importing import import_model
 from arlow_vl.models.convert.llama_folders import read_tokenizer
 from arlow_vl.models.folders import find_changes, load_text_model, load_tokenizer
 from tests.data.test_prompts import marks_tokenizer
-from tests.models.convert.made_llamas import TOKENIZERS, sentencepiece_tokenizer, smol_tokenizer, write_llama
+from tests.models.convert.made_llamas import TOKENIZERS, smol_tokenizer, write_llama
 from tests.tiny_runs import sentences
 from vision.encoder import VisionEncoder
 from vision.transform import ImageTransform
@@ -273,30 +274,40 @@ def test_a_key_of_rotary_scaling_that_nobody_reads_counts_for_nothing(tmp_path):
     assert configs[0]["rope_parameters"]["rope_type"] == "yarn"
 
 
-@pytest.fixture(scope="module")
-def piece_folder(tmp_path_factory):
-    """A Llama whose tokenizer is sentencepiece's own file alone."""
+def write_pieces(folder: Path, **rules) -> Path:
+    """A Llama whose tokenizer is sentencepiece's own file alone, with Llama's rules but for some."""
     sentencepiece = pytest.importorskip("sentencepiece")
-    folder = tmp_path_factory.mktemp("pieces")
+    llamas = {
+        "vocab_size": 400,
+        "hard_vocab_limit": False,
+        "model_type": "bpe",
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+    }
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences(80)),
         model_prefix=str(folder / "tokenizer"),
-        vocab_size=400,
-        model_type="bpe",
-        byte_fallback=True,
-        normalization_rule_name="identity",  # as Llama's
-        remove_extra_whitespaces=False,
         minloglevel=2,
+        **llamas | rules,
     )
     (folder / "tokenizer.vocab").unlink()
-    write_llama(folder, sentencepiece_tokenizer(), vocab_size=400, pad_token_id=None)
-    (folder / "tokenizer.json").unlink()
     told = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(told | {"add_bos_token": True}))
     return folder
 
 
-@pytest.mark.parametrize("text", ["the fox", " lead", "  two  spaces ", "\t1 2", "ünï 漢字 🙂\nnew", ""])
+RULES = [{}, {"add_dummy_prefix": False}, {"user_defined_symbols": ["USR:", "\u2581\u2581"]}]
+
+
+@pytest.fixture(scope="module", params=RULES, ids=["as Llama's", "no space in front", "whole symbols"])
+def piece_folder(request, tmp_path_factory):
+    return write_pieces(tmp_path_factory.mktemp("pieces"), **request.param)
+
+
+@pytest.mark.parametrize(
+    "text", ["the fox", " lead", "  two  spaces ", "\t1 2", "ünï 漢字 🙂\nnew", "", "USR: a USR:b"]
+)
 def test_tokenizer_model_alone_gives_the_ids_of_sentencepiece(piece_folder, text):
     import sentencepiece
 
@@ -307,10 +318,43 @@ def test_tokenizer_model_alone_gives_the_ids_of_sentencepiece(piece_folder, text
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
-def test_tokenizer_model_without_sentencepiece_is_refused_with_what_to_install(piece_folder, monkeypatch):
-    monkeypatch.setattr(llama_folders, "is_sentencepiece_available", lambda: False)
-    with pytest.raises(CheckpointError, match="pip install sentencepiece"):
-        read_tokenizer(piece_folder)
+@pytest.mark.parametrize(
+    ("rules", "sentence"),
+    [
+        ({"model_type": "unigram"}, "model_type 'unigram' is a rule that is not read here"),
+        ({"normalization_rule_name": "nmt_nfkc"}, "normalization_rule_name 'nmt_nfkc' is a rule"),
+        ({"remove_extra_whitespaces": True}, "remove_extra_whitespaces True is a rule"),
+        ({"treat_whitespace_as_suffix": True}, "treat_whitespace_as_suffix True is a rule"),
+    ],
+)
+def test_tokenizer_model_with_rules_that_give_other_ids_is_refused(tmp_path, rules, sentence):
+    with pytest.raises(CheckpointError) as caught:
+        read_tokenizer(write_pieces(tmp_path, **rules))
+    assert str(caught.value).startswith(f"{tmp_path / 'tokenizer.model'}: {sentence}"), caught.value
+
+
+@pytest.mark.parametrize("in_front", [True, False])
+def test_tokenizer_model_is_read_in_a_form_that_gguf_has(tmp_path, in_front):
+    tokenizer = read_tokenizer(write_pieces(tmp_path, add_dummy_prefix=in_front))
+    vocabulary = vocabulary_of(tokenizer, len(tokenizer), tmp_path)
+    assert (vocabulary.model, vocabulary.flags["add_space_prefix"]) == ("llama", in_front)
+
+
+def test_tokenizer_model_that_is_read_with_other_ids_is_refused_with_a_text(tmp_path):
+    write_pieces(tmp_path)
+    config = read_json(tmp_path / "tokenizer_config.json")
+    added = {"399": {"content": "e c", "special": False}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"added_tokens_decoder": added}))
+    with pytest.raises(CheckpointError, match=r"tokenizer.model: sentencepiece makes of the text '.*' the ids \["):
+        read_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("package", ["sentencepiece", "protobuf"])
+def test_tokenizer_model_without_what_reads_it_is_refused_with_what_to_install(tmp_path, monkeypatch, package):
+    (tmp_path / "tokenizer.model").touch()
+    monkeypatch.setattr(llama_folders, f"is_{package}_available", lambda: False)
+    with pytest.raises(CheckpointError, match="pip install sentencepiece protobuf"):
+        read_tokenizer(tmp_path)
 
 
 def change_tensors(folder: Path, **new: torch.Tensor) -> None:
