@@ -1,6 +1,7 @@
 """Shape annotations are checked on every call of the tests; one small decoder is shared by the modelling tests."""
 
 import argparse
+import errno
 import fcntl
 import gc
 import json
@@ -98,6 +99,16 @@ def open_model(small_config):
     model = ArlowForCausalLM(small_config).eval()
     open_gates(model)
     return model
+
+
+@pytest.fixture
+def without_locks(monkeypatch):
+    """A file system that has none, as Lustre unless it is asked for them."""
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
 
 
 def open_gates(model) -> None:

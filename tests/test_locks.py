@@ -1,5 +1,7 @@
 """Of two processes that write one model at once the second is refused, and a kill leaves nothing in the way."""
 
+import errno
+import fcntl
 import signal
 import stat
 import sys
@@ -8,7 +10,7 @@ import pytest
 
 from arlow_vl.cli import main
 from arlow_vl.errors import CheckpointError, DataError, ResourceError
-from arlow_vl.locks import one_writer
+from arlow_vl.locks import one_process, one_writer, take_lock
 from arlow_vl.models.convert.gguf_writing import export_gguf
 from arlow_vl.models.folders import find_changes, load_text_model, save_folder
 from arlow_vl.training import export
@@ -57,6 +59,38 @@ def test_a_file_that_another_process_writes_stays_as_it_is(tmp_path):
     with pytest.raises(ValueError, match="exists already"):
         export_gguf(text, out, dtype="float16")
     assert out.read_bytes() == whole and not partial.exists()
+
+
+UNLOCKED = "warning: {} is on a file system without locks; see to it that no other process writes there\n"
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_a_file_system_without_locks_lets_one_write_and_says_once_that_it_holds_nothing(
+    tmp_path, is_folder, without_locks, capsys
+):
+    partial = tmp_path / ".model.partial"
+    for _ in range(2):
+        with one_writer(partial, is_folder=is_folder, refusal=BUSY):
+            assert partial.exists()
+    assert capsys.readouterr().err == UNLOCKED.format(partial)
+    for _ in range(2):
+        with one_process(tmp_path / "run" / "run.lock", ValueError):
+            assert (tmp_path / "run" / "run.lock").read_text().strip().isdigit()
+    assert capsys.readouterr().err == UNLOCKED.format(tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EBADF, errno.EIO])
+def test_a_disk_that_fails_is_no_file_system_without_locks(tmp_path, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, "")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with open(tmp_path / "file", "w") as file:
+        if number != errno.EIO:
+            assert take_lock(file) is False
+            return
+        with pytest.raises(OSError):
+            take_lock(file)
 
 
 WRITE_AND_DIE = """

@@ -4,16 +4,16 @@
 
 A sample is met again in every epoch, and after a resume the batches since the last checkpoint are read again. So the
 file itself says what is known: it is read before the first line is added, and a line is added under a lock that all
-processes of the run share.
+processes of the run share. On a file system without locks one that two processes add at once may be doubled or broken.
 """
 
-import fcntl
 import json
 import os
 from pathlib import Path
 
 from arlow_vl.data.bad_items import Fault
 from arlow_vl.json_text import json_text
+from arlow_vl.locks import take_lock
 from vision.decoding.names import printable
 
 NAME = "quarantine.jsonl"
@@ -44,7 +44,7 @@ class Quarantine:
             return
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            take_lock(descriptor, waits=True)
             self._catch_up(descriptor)
             if name not in self.known and len(self.known) <= MOST_LINES:
                 self._write(descriptor, _facts(fault) if len(self.known) < MOST_LINES else LAST_LINE)

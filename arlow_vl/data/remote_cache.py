@@ -1,7 +1,8 @@
 """The folder on this machine that holds remote files: whole ones only, at most so many bytes, the last used stay.
 
 Any number of processes share it. A file that is being read holds a shared lock on itself; one that is to leave is
-locked exclusively first, so that no file leaves while it is read, and a process that is killed holds none.
+locked exclusively first, so that no file leaves while it is read, and a process that is killed holds none. On a file
+system without locks nothing leaves, as nobody knows what is being read, and two processes may fetch the same file.
 
     <cache>/host-9f86d081884c/train-000017.tar           the file
                               .train-000017.tar.sha256   its bytes and SHA-256 as it came
@@ -10,7 +11,6 @@ locked exclusively first, so that no file leaves while it is read, and a process
 
 import contextlib
 import errno
-import fcntl
 import glob
 import os
 import time
@@ -22,6 +22,7 @@ from typing import BinaryIO, NamedTuple
 
 from arlow_vl.data.beating import beat
 from arlow_vl.errors import DataError, ResourceError
+from arlow_vl.locks import take_lock
 from arlow_vl.printing import visible
 from vision.whole_files import put_in_place, remove_remains, write_whole
 
@@ -93,13 +94,14 @@ class DataCache:
             return None
         held = Held(path, descriptor, "")
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            take_lock(descriptor, is_shared=True)
             size, held.sha256 = _stamp_of(path).read_text().split()
             state = os.fstat(descriptor)
             is_whole = state.st_size == int(size) and os.path.samestat(state, path.stat())
             if is_whole and sha256 in (None, held.sha256):
-                # The time of its last use, which few systems keep; that of its last change says what it is.
-                with contextlib.suppress(PermissionError):
+                # The time of its last use, which few systems keep; that of its last change says what it is. It is the
+                # owner's to set, and nobody's where the file system is read-only.
+                with contextlib.suppress(OSError):
                     os.utime(path, ns=(time.time_ns(), state.st_mtime_ns))
                 return held
         except (OSError, ValueError):  # it is on its way out, or being replaced
@@ -131,18 +133,20 @@ class DataCache:
         """
         size, began = partial.stat().st_size, time.monotonic()
         while True:
-            with _locked(self.folder / ".lock"), full_disk(self.folder):
+            with _locked(self.folder / ".lock") as has_locks, full_disk(self.folder):
                 if self._make_room(size):
                     held = Held(path, os.open(partial, os.O_RDONLY), sha256)
-                    fcntl.flock(held._descriptor, fcntl.LOCK_SH)
+                    take_lock(held._descriptor, is_shared=True, waits=True)
                     path.unlink(missing_ok=True)  # first: no reader may see old bytes under the new SHA-256
                     write_whole(_stamp_of(path), f"{size} {sha256}\n")
                     put_in_place(partial, path)
                     return held
-            if time.monotonic() - began >= wait_seconds:
+            if not has_locks or time.monotonic() - began >= wait_seconds:
+                reason = "all that is there is" if has_locks else "a file system without locks does not tell what is"
                 raise ResourceError(
-                    f"{visible(str(self.folder))}: no room for the {size:,} bytes of {visible(path.name)}, as all that "
-                    f"is there is being read; its limit is {self.most_bytes / GIB:.3g} GiB, raise {SIZE_VARIABLE}"
+                    f"{visible(str(self.folder))}: no room for the {size:,} bytes of {visible(path.name)}, as {reason} "
+                    f"being read; its limit is {self.most_bytes / GIB:.3g} GiB, raise {SIZE_VARIABLE}"
+                    + ("" if has_locks else f" or set {FOLDER_VARIABLE} to a folder on a disk of this machine")
                 )
             time.sleep(POLL_SECONDS)
 
@@ -166,13 +170,14 @@ class DataCache:
 
 
 def _left(path: Path) -> bool:
-    """Removes a file that nobody reads; False where somebody does."""
+    """Removes a file that nobody reads; False where somebody does, or may."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = _opened(path)
     except OSError:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not take_lock(descriptor):
+            return False
         path.unlink(missing_ok=True)
         _stamp_of(path).unlink(missing_ok=True)
     except BlockingIOError:
@@ -182,12 +187,21 @@ def _left(path: Path) -> bool:
     return True
 
 
+def _opened(path: Path) -> int:
+    """For writing, without which NFS lets nobody have a file alone, though nothing is written; what is another
+    user's for reading."""
+    try:
+        return os.open(path, os.O_RDWR)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY)
+
+
 def _wait_for(lock: BinaryIO, path: Path) -> None:
     """Takes the lock of a file once nobody else fetches it; goes on as long as the file of that one grows."""
     seen = -1
     while True:
         with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(lock)
             return
         if (arrived := _arrived(path)) != seen:
             seen = arrived
@@ -209,10 +223,10 @@ def _stamp_of(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[bool]:
+    """Whether the file system has locks."""
     with open(path, "wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield take_lock(lock, waits=True)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ Lines are added in one write, so a kill leaves at most the beginning of a line, 
 gone on with.
 """
 
-import fcntl
 import json
 import os
 import stat
@@ -17,6 +16,7 @@ from typing import Any
 
 from arlow_vl.errors import DataError
 from arlow_vl.json_text import json_text
+from arlow_vl.locks import take_lock, tell_unlocked
 from arlow_vl.printing import visible
 from vision.whole_files import remove_remains, write_whole
 
@@ -83,7 +83,8 @@ class AnswerFile:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not take_lock(self._file):
+                tell_unlocked(self.path)
         except BlockingIOError:
             raise DataError(f"{self._name} is being written by another process; wait for it or name another") from None
 

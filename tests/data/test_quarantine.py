@@ -105,3 +105,9 @@ def test_processes_that_meet_the_same_samples_write_them_once(tmp_path):
     for writer in writers:
         writer.join()
     assert sorted(line["key"] for line in lines_of(path)) == sorted(keys)
+
+
+def test_a_file_system_without_locks_takes_lines(tmp_path, without_locks):
+    for _ in range(2):
+        Quarantine(tmp_path / "quarantine.jsonl").add(fault("s", "a"))
+    assert [line["key"] for line in lines_of(tmp_path / "quarantine.jsonl")] == ["a"]

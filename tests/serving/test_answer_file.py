@@ -115,3 +115,11 @@ def test_what_a_kill_left_of_the_meta_file_goes(path):
     left.write_text("{")
     with AnswerFile(path, ASKED):
         assert not left.exists()
+
+
+def test_a_file_system_without_locks_takes_answers_and_says_that_it_has_none(path, without_locks, capsys):
+    for name in ("a.jpg", "b.jpg"):
+        with AnswerFile(path, ASKED) as file:
+            file.add(lines(name))
+    assert [json.loads(line)["image"] for line in path.read_text().splitlines()] == ["a.jpg", "b.jpg"]
+    assert capsys.readouterr().err.startswith(f"warning: {path} is on a file system without locks; see to it")

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
@@ -22,6 +21,7 @@ from arlow_vl.data.tokens.manifest import FORMAT, NAME, Manifest, SourceFile, me
 from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.data.tokens.shards import PartFacts, ShardFormat, facts_path, write_part
 from arlow_vl.errors import DataError
+from arlow_vl.locks import take_lock, tell_unlocked
 from arlow_vl.printing import print_line, visible
 from vision.whole_files import write_whole
 
@@ -275,8 +275,10 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_held = take_lock(lock)
         except BlockingIOError:
             print_line(f"waiting for another process that tokenises into {folder}", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            is_held = take_lock(lock, waits=True)
+        if not is_held:
+            tell_unlocked(folder)
         yield

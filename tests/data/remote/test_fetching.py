@@ -1,5 +1,7 @@
 """A server that fails is named, and what comes is whole, right, fetched once and within the limit."""
 
+import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -202,6 +204,47 @@ def test_what_is_being_read_stays_and_a_cache_full_of_it_is_one_sentence(server,
         assert first.path.read_bytes() + second.path.read_bytes() == b"a" * 10 + b"b" * 10
     assert fetched(server.url("c.bin"), small) == b"c" * 10
     assert left_over(cache) == []
+
+
+def test_a_cache_without_locks_holds_files_and_lets_none_go(server, cache, without_locks):
+    small = DataCache(cache.folder, 25)
+    server.files |= {f"/{name}.bin": name.encode() * 10 for name in "abc"}
+    for name in "aabb":
+        assert fetched(server.url(f"{name}.bin"), small) == name.encode() * 10
+    assert server.count("a.bin") == server.count("b.bin") == 1
+    patient = Patience(stall_seconds=10.0, retry_seconds=10.0, first_pause=0.01)
+    began = time.monotonic()
+    with pytest.raises(ResourceError, match=r"a file system without locks does not tell what is being read; .* or set"):
+        fetched(server.url("c.bin"), small, patient)
+    assert time.monotonic() - began < 9 and fetched(server.url("a.bin"), small) == b"a" * 10
+
+
+def test_files_leave_a_cache_on_nfs_which_locks_for_one_alone_what_is_open_for_writing(server, cache, monkeypatch):
+    flock = fcntl.flock
+
+    def flock_of_nfs(file, how):
+        descriptor = file if isinstance(file, int) else file.fileno()
+        if how & fcntl.LOCK_EX and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock_of_nfs)
+    small = DataCache(cache.folder, 15)
+    server.files |= {f"/{name}.bin": name.encode() * 10 for name in "ab"}
+    for name in "ab":
+        fetched(server.url(f"{name}.bin"), small)
+    assert [path.name for path in cache.folder.rglob("?.bin")] == ["b.bin"]
+
+
+def test_a_cache_that_can_only_be_read_gives_what_it_has(server, cache, monkeypatch):
+    server.files["/a.bin"] = b"bytes"
+    fetched(server.url("a.bin"), cache)
+
+    def utime(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", utime)
+    assert fetched(server.url("a.bin"), cache) == b"bytes" and server.count("a.bin") == 1
 
 
 def test_a_file_larger_than_the_cache_is_not_taken_in(server, cache):

@@ -324,3 +324,9 @@ def test_a_kill_before_a_rename_keeps_nobody_out(tmp_path, texts):
     tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
     assert files(tmp_path / "out") == files(whole.folder)
     assert list((tmp_path / "out").glob(".*.partial")) == []
+
+
+def test_a_file_system_without_locks_takes_tokens_and_says_that_it_has_none(tmp_path, texts, without_locks, capsys):
+    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
+    assert f"warning: {tmp_path / 'out'} is on a file system without locks" in capsys.readouterr().err
+    assert len(TokenizedText(tmp_path / "out")) > 0
