@@ -5,6 +5,7 @@ import fcntl
 import signal
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +92,15 @@ def test_a_disk_that_fails_is_no_file_system_without_locks(tmp_path, monkeypatch
             return
         with pytest.raises(OSError):
             take_lock(file)
+
+
+def test_a_file_system_without_modes_takes_a_model(tmp_path, monkeypatch):
+    def chmod(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+    save_folder(load_text_model(write_text_checkpoint(tmp_path / "text")), tmp_path / "out")
+    assert find_changes(tmp_path / "out") == []
 
 
 WRITE_AND_DIE = """

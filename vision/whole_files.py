@@ -1,6 +1,7 @@
 """Files and folders that are whole or absent, whatever happens while they are written, and the hash of a whole one."""
 
 import contextlib
+import errno
 import glob
 import hashlib
 import os
@@ -12,6 +13,8 @@ from typing import Any, BinaryIO
 
 STALE_SECONDS = 3600
 """Age at which a file half written is the remains of a process that was killed: those that live write for seconds."""
+UNSUPPORTED = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What a file system says that does not know what is asked of it."""
 
 
 def write_whole(path: Path, content: str | bytes | Callable[[BinaryIO], Any]) -> None:
@@ -47,7 +50,8 @@ def write_whole(path: Path, content: str | bytes | Callable[[BinaryIO], Any]) ->
 
 def put_in_place(partial: Path, final: Path) -> None:
     """Renames a file, or a folder with all that is in it, once its bytes are on disk, so that a power cut cannot
-    leave the name without them. A file under the name is replaced; a folder there must be empty."""
+    leave the name without them, where the file system forces folders onto it, as few that lie on a network do not. A
+    file under the name is replaced; a folder there must be empty."""
     for path in sorted(partial.rglob("*")):
         _sync(path)
     _sync(partial)
@@ -73,5 +77,8 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)

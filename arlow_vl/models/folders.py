@@ -3,6 +3,7 @@
 Nothing that a folder says is believed: its JSON may hold anything, and its weights may be of another model.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -321,7 +322,8 @@ def _save_in(
         }
         (partial / CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n")
         for path in partial.rglob("*.safetensors"):  # safetensors lets nobody else read what it writes
-            path.chmod((partial / CHECKSUMS).stat().st_mode)
+            with contextlib.suppress(OSError):  # a file system without modes, where all files have the same
+                path.chmod((partial / CHECKSUMS).stat().st_mode)
         if finish:
             finish(partial)
         put_in_place(partial, folder)

@@ -125,3 +125,17 @@ def test_a_folder_is_put_in_place_with_all_that_is_in_it(tmp_path):
     put_in_place(partial, tmp_path / "product")
     assert (tmp_path / "product" / "weights" / "part").read_text() == "1"
     assert not partial.exists()
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_that_forces_no_folder_onto_the_disk_takes_files(path, monkeypatch, number):
+    fsync = os.fsync
+
+    def of_files(descriptor):
+        if Path(f"/proc/self/fd/{descriptor}").is_dir():
+            raise OSError(number, "")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files)
+    write_whole(path, NEW)
+    assert path.read_text() == NEW
