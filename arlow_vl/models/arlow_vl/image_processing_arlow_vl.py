@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 from transformers import BaseImageProcessor, BatchFeature
+from transformers.processing_utils import ImagesKwargs
 
-from arlow_vl.models.arlow.spelling import did_you_mean
+from arlow_vl.models.arlow.spelling import closest, did_you_mean
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig, NeedsPackage
 from vision.decoding.colours import WHITE
 from vision.forms.batches import pack_images, prepare_image
@@ -53,6 +54,16 @@ class ArlowImageProcessor(NeedsPackage, BaseImageProcessor):
             raise ValueError("this model's vision_config has no transform; give ArlowImageProcessor the data config")
         return cls(**_as_settings(ImageTransform.from_dict(config.vision_config.transform)))
 
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers does it, for `from_pretrained` too: options among `kwargs` go before those of the folder.
+
+        Other keywords are a tokenizer's or a download's. What other image processors take, and misspelt options, are
+        given to the constructor, which refuses them.
+        """
+        given = {key: kwargs.pop(key) for key in [*kwargs] if _is_of_images(key)}
+        return super().from_dict({**image_processor_dict, **given}, **kwargs)
+
     def preprocess(self, images: Any, return_tensors: str | None = None, **others: Any) -> BatchFeature:
         """`images` is one image or lists of them, nested as deep as you like; they come out in order, unnested.
 
@@ -76,6 +87,12 @@ class ArlowImageProcessor(NeedsPackage, BaseImageProcessor):
 
     def to_dict(self) -> dict[str, Any]:
         return {"image_processor_type": type(self).__name__, **_as_settings(self.transform)}
+
+
+def _is_of_images(key: str) -> bool:
+    """0.8: `max_length`, a tokenizer's, is no `max_tiles`."""
+    known = (*ImageTransform.OPTIONS, "data_config")
+    return key in ImagesKwargs.__annotations__ or closest(key, known, cutoff=0.8) is not None
 
 
 def _as_settings(transform: ImageTransform) -> dict[str, Any]:

@@ -166,6 +166,24 @@ def test_the_image_processor_is_saved_as_its_own_file(image_processor, tmp_path)
     assert ArlowImageProcessor.from_pretrained(tmp_path).to_dict() == image_processor.to_dict()
 
 
+@pytest.mark.parametrize("loader", [ArlowImageProcessor, AutoImageProcessor, ArlowProcessor, AutoProcessor])
+def test_an_option_beside_the_folder_goes_before_the_folders(processor, loader, tmp_path):
+    processor.save_pretrained(tmp_path)
+    loaded = loader.from_pretrained(tmp_path, max_tiles=3, background=[1, 2, 3])
+    images = getattr(loaded, "image_processor", loaded)
+    assert (images.transform.max_tiles, images.transform.background) == (3, (1, 2, 3))
+    loaded.save_pretrained(tmp_path / "again")
+    again = loader.from_pretrained(tmp_path / "again", padding_side="left", trust_remote_code=False)
+    assert getattr(again, "image_processor", again).to_dict() == images.to_dict()
+
+
+@pytest.mark.parametrize("option", [{"max_tile": 3}, {"do_resize": False}, {"size": 12}])
+def test_an_option_beside_the_folder_that_there_is_not_is_refused(processor, tmp_path, option):
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"the image processor has no '{next(iter(option))}'; "):
+        AutoProcessor.from_pretrained(tmp_path, **option)
+
+
 def test_text_and_image_become_model_inputs(processor, image):
     batch = processor(text="<image>a cat", images=image, return_tensors="pt")
     assert set(batch) == {"input_ids", "attention_mask", "pixel_values"}
