@@ -61,7 +61,7 @@ class TrainedImages:
     """Images that a model was trained on, as the recipes of its runs name them."""
 
     sources: tuple[str, ...] = ()
-    """Those that are counted below."""
+    """Those that are counted below, each once: two that read the same files have the name of the first."""
     indexes: tuple[Index, ...] = ()
     """Each once, though several sources and runs read the same files."""
     not_checked: tuple[str, ...] = ()
@@ -70,21 +70,24 @@ class TrainedImages:
 
 def trained_images(model: Path) -> TrainedImages:
     """What lies ready: nothing is indexed for it, and no source is read that would take long."""
-    sources, not_checked = [], []
+    sources: dict[tuple[Path, ...], str] = {}
     indexes: dict[Path, Index] = {}
+    not_checked = []
     runs = runs_of(model)
     for run in runs:
         recipe = read_recipe(run)
         for source in _image_sources(recipe):
             try:
-                indexes |= {index.folder: index for index in _indexes_of(source, run)}
-                sources.append(source["data"])
+                found = {index.folder: index for index in _indexes_of(source, run)}
+                sources.setdefault(tuple(found), source["data"])
+                indexes |= found
             except (DataError, OSError) as error:
                 not_checked.append(f"source {visible(str(source.get('name')))} of {visible(str(run))}: {error}")
     first = read_recipe(runs[0]) if runs else {}
     if first.get("checkpoint") and first.get("stage") == "image_text":
         not_checked.append(f"no recipe is beside {visible(str(first['checkpoint']))}, which the run began with")
-    return TrainedImages(tuple(sources), tuple(indexes.values()), tuple(not_checked))
+    names = dict.fromkeys(sources.values())  # a relative path may name other files in each run
+    return TrainedImages(tuple(names), tuple(indexes.values()), tuple(not_checked))
 
 
 def _image_sources(recipe: dict[str, Any]) -> Iterator[dict[str, Any]]:
