@@ -3,6 +3,7 @@
 The same predictions always give the same scores: `score_task` reads nothing else, and resamples by a fixed seed.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,8 +95,8 @@ def groups_of(task: Task, systems: Systems) -> dict[str, np.ndarray]:
         words = [first_words(row.prompt) for row in rows]
         groups |= {
             f"{word} ...": np.array([one == word for one in words])
-            for word in sorted(set(words))
-            if words.count(word) >= FEWEST  # there are many more of them than kinds
+            for word, count in sorted(Counter(words).items())
+            if count >= FEWEST  # there are many more of them than kinds
         }
     return groups
 
