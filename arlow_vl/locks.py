@@ -69,7 +69,7 @@ def one_writer(partial: Path, *, is_folder: bool, refusal: Exception) -> Iterato
     """Makes `partial`, a file or folder that gets its final name once it is whole, and holds it until then.
 
     The lock is the kernel's, on what is written itself, so that a kill leaves none behind. A file system without
-    locks holds nothing, which is told. Raises `refusal` where another process holds it.
+    locks holds nothing, nor does NFS hold a folder. Raises `refusal` where another process holds it.
     """
     descriptor = _held(partial, is_folder, refusal)
     try:
@@ -91,7 +91,6 @@ def _held(partial: Path, is_folder: bool, refusal: Exception) -> int:
             continue
         try:
             if not take_lock(descriptor):
-                tell_unlocked(partial)
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)

@@ -50,8 +50,8 @@ def write_whole(path: Path, content: str | bytes | Callable[[BinaryIO], Any]) ->
 
 def put_in_place(partial: Path, final: Path) -> None:
     """Renames a file, or a folder with all that is in it, once its bytes are on disk, so that a power cut cannot
-    leave the name without them, where the file system forces folders onto it, as few that lie on a network do not. A
-    file under the name is replaced; a folder there must be empty."""
+    leave the name without them (some file systems on a network flush no folders). A file under the name is replaced; a
+    folder there must be empty."""
     for path in sorted(partial.rglob("*")):
         _sync(path)
     _sync(partial)
