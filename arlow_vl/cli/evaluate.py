@@ -53,7 +53,7 @@ def add_parser(arlow: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from arlow_vl.evaluation.tasks.places import Place, place_of, refuse_missing_data, refuse_missing_training
+    from arlow_vl.evaluation.tasks.places import place_of, refuse_missing_data, refuse_missing_training
     from arlow_vl.evaluation.tasks.task import load_task, refuse_one_name_twice
     from arlow_vl.models.folder_files import refuse_missing_files, refuse_text_model
 
@@ -63,8 +63,6 @@ def run(args: argparse.Namespace) -> None:
     refuse(args.model)
     for task in tasks:
         refuse_missing_data(task, place_of(task, args.data))
-        if args.training is not None and task.kind != "text":
-            refuse_missing_data(task, Place(args.training, None, None))
         refuse_missing_training(task, args.data, args.training)
 
     from arlow_vl.evaluation.tasks.evaluate import Run, evaluate_tasks  # loads torch, which takes seconds

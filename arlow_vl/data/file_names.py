@@ -1,5 +1,6 @@
-"""The files of a source: those that lie under a folder, and what each is called in keys and messages."""
+"""The files of a source: those under a folder or that a glob matches, and what each is called in keys and messages."""
 
+import glob
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,19 @@ def _refuse(error: OSError) -> None:
     raise DataError(
         f"{visible(str(error.filename))}: cannot be listed ({error.strerror}); let it be read or move it away"
     )
+
+
+def globbed(pattern: str) -> list[str]:
+    """What matches a glob, sorted. What is there by its very name, as the folder `run[1]`, stands for itself alone."""
+    start = literal_start(pattern)
+    return sorted(glob.glob(glob.escape(start) + pattern[len(start) :], recursive=True))
+
+
+def literal_start(pattern: str) -> str:
+    """The longest path that a pattern begins with and that is there; empty where a relative one has none."""
+    while pattern and not os.path.lexists(pattern):
+        pattern = os.path.dirname(pattern)
+    return pattern
 
 
 def names_of(files: Iterable[str | Path]) -> dict[Path, str]:

@@ -11,8 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from arlow_vl.data.file_names import files_under
-from arlow_vl.data.remote import hold, is_address, is_file_address, listed, name_of, path_of_file_address, told
+from arlow_vl.data.file_names import files_under, globbed
+from arlow_vl.data.remote import (
+    RANGE,
+    hold,
+    is_address,
+    is_file_address,
+    listed,
+    name_of,
+    path_of_file_address,
+    ranges,
+    told,
+)
 from arlow_vl.data.remote_cache import Held
 from arlow_vl.data.text import open_regular, refuse_utf16
 from arlow_vl.errors import DataError
@@ -57,8 +67,8 @@ class TextFiles(list[Path]):
 
 
 def text_files(sources: Sequence[str | Path]) -> TextFiles:
-    """The files of each source in sorted order; a source is a file, a folder, a saved Hugging Face dataset, a glob, or
-    an address, range or wildcard as for shards.
+    """The files of each source in sorted order; a source is a file, a folder, a saved Hugging Face dataset, a glob, a
+    range, or an address as for shards.
 
     Raises:
         DataError: a source holds no text, cannot be fetched, or a file comes twice.
@@ -93,18 +103,20 @@ def told_text(source: str | Path) -> str:
 def _files_of(source: Path) -> list[Path]:
     if source.is_dir():
         return _files_in(source)
-    if source.exists() or not glob.has_magic(str(source)):
+    if source.exists() or not (glob.has_magic(str(source)) or RANGE.search(str(source))):
         open_regular(source).close()
         return [source]
-    found = sorted(Path(name) for name in glob.glob(str(source), recursive=True))
-    files = dict.fromkeys(  # a folder may match beside what is in it
-        file
-        for path in found
-        for file in (_files_in(path) if path.is_dir() else [path])
-        if file.is_file() and "__MACOSX" not in file.parts
-    )
-    if not files:
-        raise DataError(f"no file matches {source}; name text that is there")
+    files: dict[Path, None] = {}  # a folder may match beside what is in it
+    for one in ranges(str(source)):
+        found = dict.fromkeys(
+            file
+            for path in sorted(map(Path, globbed(one)))
+            for file in (_files_in(path) if path.is_dir() else [path])
+            if file.is_file() and "__MACOSX" not in file.parts
+        )
+        if not found:
+            raise DataError(f"no file matches {one}; name text that is there")
+        files |= found
     return list(files)
 
 

@@ -8,7 +8,7 @@ about one image encode it once.
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from arlow_vl.errors import CheckpointError
 
 Pack = Callable[[Sequence[Any]], dict[str, Tensor]]
 """The image inputs of the model for some images, each given once."""
+Normalise = Literal["none", "characters", "bytes"]
+"""What of an answer its log-probability is divided by: lm-eval's acc, acc_norm and acc_bytes."""
 NOT_FINITE = (
     "the model's logits are not finite, so its weights are damaged or it has diverged in training; "
     "copy the model folder again, or use an earlier one"
@@ -42,10 +44,6 @@ class LogProbability(NamedTuple):
     """Sum over its tokens."""
     tokens: int
     bytes: int
-
-    @property
-    def per_byte(self) -> float:
-        return self.nats / self.bytes
 
 
 class Candidate(NamedTuple):
@@ -85,6 +83,13 @@ def answer_ids(tokenizer: Any, messages: Sequence[Message], answer: str) -> tupl
     if start == end:
         raise ValueError(f"the answer {answer!r} has no token, so it has no probability; leave it out")
     return ids[:start], ids[start:end]
+
+
+def likeliest(answers: Sequence[str], nats: Sequence[float], normalise: Normalise) -> int:
+    """Place of the answer with the highest log-probability, normalised; the first of equals."""
+    lengths = {"none": lambda answer: 1, "characters": len, "bytes": lambda answer: len(answer.encode())}
+    scores = [one / lengths[normalise](answer) for answer, one in zip(answers, nats, strict=True)]
+    return scores.index(max(scores))
 
 
 @torch.inference_mode()

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from glob import iglob
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from arlow_vl.data.formats.detect import is_there
 from arlow_vl.data.index.places import place_of
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.index.ready import ready_indexes
@@ -106,6 +106,6 @@ def _indexes_of(source: dict[str, Any], run: Path) -> Sequence[Index]:
     if not places:
         raise DataError(f"no such file or folder: {visible(data)}")
     # A run in runs/photos that reads photos/train.csv: the data's folder has a namesake.
-    place = next((place for place in places if place.exists() or any(iglob(str(place)))), places[0])
+    place = next(filter(is_there, places), places[0])
     root = next(_seen_from(images, run), None) if isinstance(images, str) else None
     return ready_indexes(place, images=root, format=format)

@@ -15,7 +15,7 @@ from arlow_vl.evaluation.metrics.sums import Values, mean
 
 LEVEL = 0.95
 NOISE = 1e-9
-"""Below this a difference is only the order in which float64 numbers were added."""
+"""Below this a difference is only the order in which float64 numbers were added, which processors choose."""
 
 Metric = Callable[[np.ndarray], Values]
 """From sums of sample statistics, (..., statistics), to values, (...); NaN of sums that hold nothing to score."""

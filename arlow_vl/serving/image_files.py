@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from arlow_vl.data.file_names import files_under
+from arlow_vl.data.file_names import files_under, globbed
 from arlow_vl.data.member_names import IMAGE_SUFFIXES, system_file
 from arlow_vl.printing import number_of, visible
 from vision.decoding.header import is_image
@@ -58,7 +58,7 @@ def find_images(sources: Sequence[str]) -> FoundImages:
 
 
 def _files_of_glob(source: str) -> Iterator[str]:
-    for path in sorted(glob.glob(source, recursive=True)):
+    for path in globbed(source):
         if os.path.isfile(path):
             yield path
         elif os.path.isdir(path):

@@ -235,6 +235,14 @@ def test_a_glob_that_matches_folders_gives_each_text_once(tmp_path):
     assert sorted(text_files([tmp_path / "**" / "*"])) == [tmp_path / "a" / "b" / "x.txt", tmp_path / "a" / "y.txt"]
 
 
+@pytest.mark.parametrize("pattern", ["run[1]/?.txt", "run[1]/{0..1}.txt"])
+def test_a_range_or_glob_below_a_folder_with_brackets_finds_its_texts(tmp_path, pattern):
+    (tmp_path / "run[1]").mkdir()
+    for number in (0, 1):
+        (tmp_path / "run[1]" / f"{number}.txt").write_text("one")
+    assert text_files([tmp_path / pattern]) == [tmp_path / "run[1]" / f"{number}.txt" for number in (0, 1)]
+
+
 def test_a_hidden_folder_that_cannot_be_listed_costs_nothing(tmp_path, monkeypatch):
     (tmp_path / ".Trashes").mkdir()
     (tmp_path / "a.txt").write_text("one")
@@ -270,13 +278,14 @@ def bad_sources(folder: Path) -> dict[str, tuple[list[Path], str]]:
         "missing": ([folder / "gone.jsonl"], r"no such file or folder: .*gone\.jsonl"),
         "fifo": ([folder / "fifo"], "not a regular file"),
         "no match": ([folder / "*.parquet"], r"no file matches .*\*\.parquet"),
+        "gap": ([folder / "{1..2}.jsonl"], r"no file matches .*/1\.jsonl"),
         "empty": ([folder / "empty"], r"empty holds no text; it needs files that end in \.jsonl"),
         "splits": ([folder / "splits"], r"several splits \(train\); name one, as .*splits/train"),
         "twice": ([folder / "a.jsonl", folder / "empty" / ".." / "a.jsonl"], "comes twice; name each text once"),
     }
 
 
-@pytest.mark.parametrize("case", ["missing", "fifo", "no match", "empty", "splits", "twice"])
+@pytest.mark.parametrize("case", ["missing", "fifo", "no match", "gap", "empty", "splits", "twice"])
 def test_a_source_without_text_is_told_in_a_sentence(tmp_path, case):
     sources, sentence = bad_sources(tmp_path)[case]
     with pytest.raises(DataError, match=sentence):

@@ -75,6 +75,8 @@ def test_a_glob_gives_an_image_once_however_many_folders_above_it_match(photos, 
 def test_a_file_whose_name_looks_like_a_glob_is_that_file(photos):
     Image.new("RGB", (4, 4)).save("a[1].jpg")
     assert find_images(["a[1].jpg"]) == (["a[1].jpg"], 0)
+    os.rename("photos/deep", "photos/deep[1]")
+    assert find_images(["photos/deep[1]/*"]).paths == ["photos/deep[1]/c"]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """From a path to a source of samples: which reader it is for is found out, or said in a sentence."""
 
-import glob
 import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from arlow_vl.data.file_names import globbed
 from arlow_vl.data.formats import coco, conversations, image_folder, karpathy, tables, vqa, webdataset
 from arlow_vl.data.formats.images import ImageRoot
 from arlow_vl.data.formats.json_files import LINE_SUFFIXES
@@ -125,6 +125,11 @@ def open_source(
     return Source(found, files, ImageRoot(images), held=held)
 
 
+def is_there(path: Path) -> bool:
+    """Whether anything lies at a path, which may be a glob or a range: of a range one file is enough."""
+    return any(globbed(one) for one in ranges(str(path)))
+
+
 def _root_of(path: Path, files: list[Path], format: str) -> ImageRoot:
     """The folder of the annotations; of a glob over several folders each file has its own."""
     if path.is_dir() or len({file.parent for file in files}) == 1 or format == "vqa":
@@ -141,7 +146,7 @@ def _files_at(path: Path, format: str | None) -> list[Path]:
     if path.exists():
         open_regular(path).close()
         return [path]
-    matches = {one: [Path(name) for name in sorted(glob.glob(one, recursive=True))] for one in ranges(str(path))}
+    matches = {one: [Path(name) for name in globbed(one)] for one in ranges(str(path))}
     found = {one: [match for match in matched if match.is_file()] for one, matched in matches.items()}
     files = [file for some in found.values() for file in some]
     if not files:

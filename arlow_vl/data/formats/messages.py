@@ -38,6 +38,11 @@ def clean_string(value: Any, what: str) -> str:
     return text
 
 
+def clean_reference(value: Any, what: str = "reference") -> str:
+    """One of several right answers, cleaned. An empty one stands: VQA accuracy counts all who were asked."""
+    return "" if isinstance(value, str) and not value.strip() else clean_string(value, what)
+
+
 def read_messages(messages: Any, images: Sequence[Any] = ()) -> tuple[Text, list[Any]]:
     """A conversation, and the images that its places stand for, in order.
 
@@ -104,7 +109,9 @@ def read_text(entry: Any, images: Sequence[Any] = ()) -> tuple[Text, list[Any]]:
     references = entry.get("references") or []
     if not isinstance(references, list):
         raise Unusable("references_not_a_list")
-    answers = tuple(clean_string(answer, "reference") for answer in references)
+    answers = tuple(map(clean_reference, references))
+    if answers and not any(answers):
+        raise Unusable("empty_reference")
     return Text(task, text.messages, text.document, answers, read_kind(entry.get("kind"))), placed
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from arlow_vl.data.file_names import names_of
 from arlow_vl.data.formats.images import Image, ImageRoot
 from arlow_vl.data.formats.json_files import entries_under, id_of, load_json, objects_by_id, read_lines
-from arlow_vl.data.formats.messages import clean_string, read_kind
+from arlow_vl.data.formats.messages import clean_reference, clean_string, read_kind
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.questions import MAX_CHARACTERS
 from arlow_vl.data.samples import Sample, Text, about_images
@@ -178,7 +178,7 @@ def question_text(entry: dict[str, Any], answer: dict[str, Any], tally: Tally, *
     references = _references(answer.get("answers"), tally)
     chosen = answer.get("multiple_choice_answer", answer.get("answer"))
     if chosen is None and references:
-        chosen = Counter(references).most_common(1)[0][0]
+        chosen = Counter(filter(None, references)).most_common(1)[0][0]
     messages = about_images(images, question=question, answer=_short(chosen, "answer"))
     return Text(
         "question", messages, references=references, kind=read_kind(answer.get("answer_type", answer.get("kind")))
@@ -186,7 +186,10 @@ def question_text(entry: dict[str, Any], answer: dict[str, Any], tally: Tally, *
 
 
 def _references(answers: Any, tally: Tally) -> tuple[str, ...]:
-    """The answers of several people, as strings or under "answer"; one that is no text is no reference."""
+    """The answers of several people, as strings or under "answer"; one that is no text is no reference.
+
+    One who gave an empty answer counts as one who was asked, where others gave another.
+    """
     if answers is None:
         return ()
     if not isinstance(answers, list):
@@ -194,14 +197,18 @@ def _references(answers: Any, tally: Tally) -> tuple[str, ...]:
     references = []
     for value in answers:
         try:
-            references.append(_short(value.get("answer") if isinstance(value, dict) else value, "answer"))
+            answer = clean_reference(value.get("answer") if isinstance(value, dict) else value, "answer")
+            references.append(_not_too_long(answer, "answer"))
         except Unusable as fault:
             tally.ignored[f"reference: {fault}"] += 1
-    return tuple(references)
+    return tuple(references) if any(references) else ()
 
 
 def _short(value: Any, what: str) -> str:
-    text = clean_string(value, what)
+    return _not_too_long(clean_string(value, what), what)
+
+
+def _not_too_long(text: str, what: str) -> str:
     if len(text) > MAX_CHARACTERS:
         raise Unusable(f"{what}_too_long", f": {len(text):,} characters, the limit is {MAX_CHARACTERS:,}")
     return text

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from arlow_vl.data.file_names import literal_start
 from arlow_vl.data.index.header import SHARDS, Header, base_of, outdated, read_header
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.remote import folder_name, is_address, is_file_address, path_of_file_address, pinned, told
@@ -39,7 +40,10 @@ class Place(NamedTuple):
             return Path(self.images or DataCache.of_environment().folder / folder_name(self.path))
         if os.path.isdir(self.path):
             return Path(self.path)
-        return Path(os.path.dirname(WILD.split(self.path)[0] if self.is_pattern else self.path))
+        if not self.is_pattern:
+            return Path(os.path.dirname(self.path))
+        start = literal_start(self.path)
+        return Path(os.path.dirname(start + WILD.split(self.path[len(start) :])[0]))
 
     @property
     def is_pattern(self) -> bool:

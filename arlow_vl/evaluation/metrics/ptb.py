@@ -11,19 +11,21 @@ SPELLED |= {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3", "
 ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": ""}
 # The full stop stays with these; with `_STATES` when capitalised; with `_BEFORE_NUMBERS` when a digit follows.
 _ABBREVIATIONS = """
-    adm adv al ala alex apr ariz assn assoc atty attys aug ave bhd blvd brig bros calif capt cf cie cmdr co col
-    colo comdr conn corp cos cpl ct dak dec dept det dr drs ens esq est etc ext feb fla fri ft ga gen gov hon
-    inc ind intl jan jos jr jul jun kan ky lt ltd maj mar md messrs mfg mich minn mme mo mon mont mr mrs ms mt
-    mtg natl neb nev nov oct okla penn pfc ph plc pres prof pte pty pvt rd rep reps rev rt sen sens sep sept seq
-    sfc sgt spc sq sr st ste supt sys tel tenn thu thurs tue tues univ va vs vt wed wis wisc wm wyo
+    adj adm adv al ala alex apr ariz assn assoc asst atty attys aug ave bancorp bhd bldg blvd brig bros calif capt
+    cf cie cmdr co col colo comdr conn corp cos cpl ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri
+    ft ga gen gov govs hon inc ind insp intl invt jan jos jr jul jun kan kans ky lieut lt ltd maj mar md messrs mfg
+    mich minn mlle mme mo mon mont mr mrs ms msgr mt mtg natl neb nev nov oct okla penn pfc ph plc pres prof profs
+    pte ptes pty pvt rd rep reps rev rt sen sens sep sept seq sfc sgt spc sq sr st ste supt supts sys tel tenn thu
+    thurs treas tue tues univ va vs vt wed wis wisc wm wyo
 """.split()
 _STATES = "Ark Az Del Ill La Mass Miss Ore Pa Tex Wash".split()
 # Behind a single letter's full stop these begin a sentence, so that it falls.
-_SENTENCE_STARTS = """
-    A About According After An As At But Earlier He Her Here If In It Last Many More Now Once One Other Our She Since So
-    Some Such That The Their Then There These They This We What When While Yet You
+_SENTENCE_STARTS = r"""
+    A About According Additionally After An As At But Earlier He Her Here However If In It Last Many More Mr\. Ms\.
+    Now Once One Other Our She Since So Some Such That The Their Then There These They This We What When While Yet
+    You
 """.split()
-_BEFORE_NUMBERS = "art ca fig figs no nos op pp".split()
+_BEFORE_NUMBERS = "art ca fig figs no nos op pp prop".split()
 
 _L = r"[\p{L}\p{M}]"
 _W = r"[\p{L}\p{M}\p{Nd}]"
@@ -40,11 +42,12 @@ _RULES = (
     rf"(?:[dol]|n|(?-i:[A-HJ-XZ])){_APOSTROPHE}{_L}{{2,}} | {_L}+[aeiouy]{_APOSTROPHE}[aeiou]{_L}*",
     rf"ne'er | cap'n | nat'l | c'est | qu'il | (?:[dljy]|ol){_APOSTROPHE}",
     # The full stop stays inside U.S., p.m., dog.png and behind abbreviations and single letters.
-    rf"ph\.d\. | (?:{_L}\.){{2,}}(?:-{_W}+|{_L}+)? | {_L}{_W}*(?:\.{_L}+)+",
-    rf"[a-z]\.(?!\s+(?-i:{'|'.join(_SENTENCE_STARTS)}){_END})",
+    rf"(?:ed|ph)\.d\. | (?:{_L}\.){{2,}}(?:-{_W}+|{_L}+)? | {_L}{_W}*(?:\.{_L}+)+",
+    rf"[a-z]\.(?!\s+(?-i:{'|'.join(_SENTENCE_STARTS)})(?:\s|$))",
     rf"(?:{'|'.join(_ABBREVIATIONS)} | (?-i:{'|'.join(_STATES)}))\.",
     rf"(?:{'|'.join(_BEFORE_NUMBERS)})\.(?=\ ?\d)",
-    # Words with digits, hyphens, slashes: AT&T, t-shirt, 3-year-old, and/or, 1/2-inch, 10:30, -5.
+    # Words with digits, hyphens, slashes: AT&T, t-shirt, 3-year-old, and/or, 1/2-inch, 3 1/2, 10:30, -5.
+    r"\d{1,4}[\ \xa0]\d{1,4}/\d{1,4}",
     rf"(?-i:[A-Z]+(?:&[A-Z]+)+) | {_W}*{_L}{_W}*(?:[-/_]{_W}+)* | (?:\d+/)?\d+(?:[-/_]{_W}*{_L}{_W}*)+",
     r"\d+(?:-\d+)+(?:/\d+)? | \d+(?:/\d+){1,2}",
     r"(?P<dashes>-{2,4}(?!-)) | [+-]?(?:\d+(?:[.,:]\d+)* | \.\d+(?:[.,]\d+)*)",

@@ -43,7 +43,7 @@ class Prediction:
     text: str | None = None
     """What the model wrote."""
     references: Sequence[str] | None = None
-    """Captions or answers that count as right; of VQA, one of each annotator; of POPE, yes or no."""
+    """Captions or answers that count as right; of VQA, one of each annotator, empty ones too; of POPE, yes or no."""
     objects: Sequence[str] | None = None
     """Things in the image by the names of the inventory (CHAIR)."""
     log_probability: float | None = None
@@ -115,7 +115,8 @@ def refuse_missing(name: str, metric: Metric, predictions: Sequence[Prediction])
 
 def _caption_sums(predictions: Sequence[Prediction]) -> np.ndarray:
     scored = {p.id: p.scored for p in predictions}
-    scores = caption_scores({id_: of[0] for id_, of in scored.items()}, {id_: of[1] for id_, of in scored.items()})
+    references = {id_: [text for text in of[1] if text] or of[1] for id_, of in scored.items()}  # of those who answered
+    scores = caption_scores({id_: of[0] for id_, of in scored.items()}, references)
     points = (scores.cider_per_sample, scores.plain_cider_per_sample, scores.rouge_per_sample, [1.0] * len(predictions))
     return np.column_stack([*points, scores.bleu_counts])
 

@@ -100,7 +100,8 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], *, rule: Rule, empty_m
         predicted, expected = normalise_answer(predicted), list(map(normalise_answer, expected))
     matches = [answer == predicted for answer in expected]
     if not empty_may_match and not normalise_answer(prediction):
-        matches = [is_match and spelled(prediction) == spelled(a) for is_match, a in zip(matches, answers, strict=True)]
+        said = spelled(prediction) or None  # equal to no answer, not to an empty one either
+        matches = [is_match and said == spelled(answer) for is_match, answer in zip(matches, answers, strict=True)]
     if len(matches) == 1:
         return float(matches[0])
     return sum(min(1.0, (sum(matches) - left_out) / 3) for left_out in matches) / len(matches)

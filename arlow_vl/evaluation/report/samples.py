@@ -117,7 +117,7 @@ def _cell_of(answer: str) -> str:
 
 
 def _most_given(answers: Sequence[str]) -> str:
-    return Counter(answers).most_common(1)[0][0]
+    return max(Counter(answers).items(), key=lambda given: (given[0] != "", given[1]))[0]
 
 
 def _hash_of(text: str) -> str:

@@ -20,7 +20,7 @@ from arlow_vl.data.samples import Message
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.controls import shuffle_images
 from arlow_vl.evaluation.generation import write_batch
-from arlow_vl.evaluation.likelihood import Choices, answer_ids, log_probabilities
+from arlow_vl.evaluation.likelihood import Choices, answer_ids, likeliest, log_probabilities
 from arlow_vl.evaluation.tasks.items import Item
 from arlow_vl.evaluation.tasks.places import NO_TRAINING
 from arlow_vl.evaluation.tasks.predictions import AGAIN, MODEL, Kept, Prediction
@@ -151,11 +151,9 @@ class Plan:
             asker.model, asker.tokenizer, questions, asker.images.pack, batch_size=asker.batch_size
         )
         for of_question in found:
-            per_byte = self.task.likelihood.normalise == "bytes"
-            scores = [one.per_byte if per_byte else one.nats for one in of_question]
-            best = max(range(len(scores)), key=lambda place: (scores[place], -place))
-            nats = {answer: one.nats for answer, one in zip(self.choices, of_question, strict=True)}
-            answers.append(Answer(self.choices[best], of_question[best].nats, nats))
+            nats = [one.nats for one in of_question]
+            best = likeliest(self.choices, nats, self.task.likelihood.normalise)
+            answers.append(Answer(self.choices[best], nats[best], dict(zip(self.choices, nats, strict=True))))
         return answers
 
 

@@ -14,7 +14,7 @@ from arlow_vl.data.samples import Message, Part, Sample, Text, about_images
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks.places import Place, training_source
 from arlow_vl.evaluation.tasks.task import Task
-from arlow_vl.printing import visible
+from arlow_vl.printing import print_line, visible
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,10 @@ def read_training(task: Task, place: Place, data: Path, named: str | None) -> Tr
     """What is read of `training_source`."""
     source = training_source(task, data, named)
     if source is None:
+        if task.training:
+            where = visible(str(data / task.training))
+            what = f"the training data of {task.name}; its priors come from the set itself (see --training)"
+            print_line(f"warning: nothing is at {where}, {what}")
         return Training()
     indexes = indexes_of(source, images=None if named else place.images)
     everything, of_kind = IndexedSamples(indexes), IndexedSamples(indexes, (task.kind,))  # type: ignore[arg-type]

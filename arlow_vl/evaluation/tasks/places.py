@@ -1,10 +1,9 @@
 """Where the data of a task lie, and whether they are there: asked before a library that takes seconds is loaded."""
 
-import glob
 from dataclasses import dataclass
 from pathlib import Path
 
-from arlow_vl.data.formats.detect import open_source
+from arlow_vl.data.formats.detect import is_there, open_source
 from arlow_vl.data.remote import is_address
 from arlow_vl.data.text_files import text_files
 from arlow_vl.errors import DataError
@@ -44,12 +43,15 @@ def refuse_missing_data(task: Task, place: Place) -> None:
 
 def training_source(task: Task, data: Path, named: str | None) -> str | None:
     """The training data that the command names, or else those that the task names and that are there."""
-    if named is None and task.training and data.is_dir() and glob.glob(str(data / task.training)):
+    if named is None and task.training and data.is_dir() and is_there(data / task.training):
         return str(data / task.training)
     return named
 
 
 def refuse_missing_training(task: Task, data: Path, named: str | None) -> None:
-    """Raises DataError where a control knows nothing but what training data say, and there are none."""
-    if "class_means" in task.controls and training_source(task, data, named) is None:
+    """Raises DataError where they are named and cannot be read, or a control knows nothing but what they say."""
+    source = training_source(task, data, named)
+    if source is not None and task.kind != "text":
+        refuse_missing_data(task, Place(source, None, None))
+    if source is None and "class_means" in task.controls:
         raise DataError(NO_TRAINING)

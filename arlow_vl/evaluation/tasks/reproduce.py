@@ -1,10 +1,12 @@
 """Derives the figures of a result folder again, from its predictions alone, and compares them one by one."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from arlow_vl.errors import DataError
+from arlow_vl.evaluation.statistics import NOISE
 from arlow_vl.evaluation.tasks import predictions
 from arlow_vl.evaluation.tasks.items import open_samples
 from arlow_vl.evaluation.tasks.perplexity import hash_documents
@@ -54,8 +56,14 @@ def _rows(results: Results) -> Iterator[Row]:
     before, now = rows_of(told["scores"]), rows_of(score_task(task, results.systems))
     for key in {**before, **now}:
         figure, was, found = ", ".join(key), before.get(key), now.get(key)
-        difference = "" if was == found else f" (was {was!r})"
-        yield Row(visible(f"{name}: {figure}"), f"{found!r}{difference}", was == found)
+        is_equal = _is_equal(was, found)
+        difference = "" if is_equal else f" (was {was!r})"
+        yield Row(visible(f"{name}: {figure}"), f"{found!r}{difference}", is_equal)
+
+
+def _is_equal(was: Any, found: Any) -> bool:
+    """True also of figures that differ by rounding: processors add the same numbers in different orders."""
+    return None not in (was, found) and math.isclose(was, found, rel_tol=NOISE, abs_tol=NOISE)
 
 
 def _compared(what: str, was: str, found: str | None) -> Row:

@@ -53,8 +53,8 @@ class Likelihood:
 
     choices: tuple[str, ...]
     """The answers; "answers" alone stands for all answers of the training source, or else of the set."""
-    normalise: Literal["none", "bytes"] = "none"
-    """Whether a log-probability is divided by the bytes of the answer, as lm-eval's acc_norm does."""
+    normalise: Literal["none", "characters", "bytes"] = "none"
+    """What of an answer its log-probability is divided by: lm-eval's acc, acc_norm and acc_bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)

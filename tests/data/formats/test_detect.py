@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from arlow_vl.data.formats.detect import FORMATS, open_source
+from arlow_vl.data.index.places import place_of
 from arlow_vl.data.shards import scan_shards
 from arlow_vl.errors import DataError
 from tests.outside_data import samples, tar_of
@@ -163,6 +164,14 @@ def test_a_glob_over_folders_finds_the_images_beside_each_file(folder):
         found = folder.read(pattern)
         assert [sample.key for sample in found] == keys
         assert [sample.images[0].path for sample in found] == [str(folder.path / name / "1.png") for name in "ab"]
+
+
+@pytest.mark.parametrize("pattern", ["run[1]/t-*.jsonl", "run[1]/t-{0..1}.jsonl", "run[[]1]/t-?.jsonl"])
+def test_the_brackets_of_a_folder_that_is_there_are_no_glob(folder, pattern):
+    for name in ("run[1]/t-0.jsonl", "run[1]/t-1.jsonl", "run1/t-0.jsonl", "run1/t-1.jsonl"):
+        folder.write(name, [CHAT])
+    assert open_source(folder.path / pattern).files == [folder.path / "run[1]" / f"t-{n}.jsonl" for n in (0, 1)]
+    assert place_of(folder.path / pattern).base == (folder.path if "[[" in pattern else folder.path / "run[1]")
 
 
 def coco_of(name):

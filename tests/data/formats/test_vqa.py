@@ -44,6 +44,14 @@ def test_ten_answers_are_references_and_the_datas_choice_is_trained_on(folder):
     assert [file.name for file in folder.source.files] == [QUESTIONS, ANNOTATIONS]
 
 
+def test_an_empty_answer_counts_as_one_who_was_asked_and_is_never_trained_on(folder):
+    folder.images("7.jpg")
+    vqa(folder, [asked(1), asked(2)], [answered(1, ["", " ", "fox"]), answered(2, ["", ""])])
+    (sample,) = folder.read(QUESTIONS)
+    assert [(text.references, text.messages[-1]["content"]) for text in sample.texts] == [(("", "", "fox"), "fox")]
+    assert folder.texts_skipped == {"missing_answer": 1}
+
+
 @pytest.mark.parametrize("name", ["COCO_train2014_000000000007.jpg", "000000000007.jpg", "7.jpg", "7.png"])
 def test_an_image_is_found_by_its_id(folder, name):
     folder.images(name)
@@ -76,7 +84,7 @@ def test_questions_that_cannot_be_used_are_counted_and_never_trained_on(folder):
     ]
     vqa(folder, questions, annotations)
     (sample,) = folder.read(QUESTIONS)
-    assert [text.references for text in sample.texts] == [("fox", "fox", "dog"), ("fox",)]
+    assert [text.references for text in sample.texts] == [("fox", "fox", "dog"), ("fox", "")]
     assert folder.skipped == {"missing_image_file": 1}
     assert folder.texts_skipped == {
         "duplicate_id": 1,
@@ -91,7 +99,6 @@ def test_questions_that_cannot_be_used_are_counted_and_never_trained_on(folder):
         "unknown_question_id": 1,
     }
     assert dict(folder.source.tally.ignored) == {
-        "reference: empty_answer": 1,
         "reference: missing_answer": 1,
         "reference: answer_not_text": 2,
     }

@@ -73,10 +73,11 @@ def test_texts_of_every_kind_share_the_images(folder):
     document = [{"type": "text", "text": "See "}, {"type": "image"}, {"type": "text", "text": "."}]
     fields = {
         "texts": [
-            {"messages": chat(1), "references": ["fox", "a fox"], "kind": "other", "task": "question"},
+            {"messages": chat(1), "references": ["fox", "", "a fox"], "kind": "other", "task": "question"},
             {"document": document},
             {"messages": chat(1, 2)},
             {"messages": chat(1), "references": [3]},
+            {"messages": chat(1), "references": [""]},
             {"messages": chat(1), "task": "document"},
             {"messages": chat(1), "kind": 3},
             [],
@@ -86,13 +87,14 @@ def test_texts_of_every_kind_share_the_images(folder):
     (sample,) = reads(folder, ("k.jpg", JPEG), ("k.json", as_json(fields)))
     assert [(text.task, text.references, text.kind) for text in sample.texts] == [
         ("caption", (), ""),
-        ("question", ("fox", "a fox"), "other"),
+        ("question", ("fox", "", "a fox"), "other"),
         ("document", (), ""),
     ]
     assert sample.texts[2].document == tuple(document)
     assert folder.texts_skipped == {
         "place_without_image": 1,
         "reference_not_text": 1,
+        "empty_reference": 1,
         "unknown_task": 1,
         "bad_question_kind": 1,
         "text_not_an_object": 1,

@@ -116,6 +116,8 @@ RULES = pytest.mark.parametrize("rule", ["official", "normalised both"])
         ("?", "A", 0),
         ("!", "?", 0),
         ("", "?", 0),
+        ("", "", 0),
+        (" ", "", 0),
         ("A", "A", 1),
         ("a.", "A", 1),
         ("The", "the", 1),
@@ -132,6 +134,13 @@ def test_nothing_matches_no_annotator_of_several(prediction):
     assert vqa_accuracy(prediction, ["the"] * 10, rule="normalised both") == 0
     assert vqa_accuracy(prediction, ["the"] * 10, rule="normalised both", empty_may_match=True) == 1
     assert vqa_accuracy(prediction, ["!"] * 5 + ["."] * 5, rule="official") == 0
+
+
+@RULES
+def test_who_gave_an_empty_answer_counts_among_the_ten(rule):
+    """As in the official code, which gives 27 / 30: without one of three foxes 2 / 3, without another answer 1."""
+    assert vqa_accuracy("fox", ["fox"] * 3 + ["dog"] * 6 + [""], rule=rule) == pytest.approx(0.9)
+    assert vqa_accuracy("", ["fox"] * 6 + [""] * 4, rule=rule) == 0
 
 
 @RULES

@@ -219,9 +219,11 @@ def test_what_could_not_be_scored_is_refused_before_the_model_answers(evaluate, 
     assert not list(tmp_path.glob("results/mine/*"))
 
 
-def test_training_that_a_task_names_outside_its_data_may_be_absent(evaluate, tmp_path):
-    write(tmp_path, {"odd.yaml": yaml.safe_dump(TASK | {"training": f"{tmp_path}/none-*.tar"})})
-    assert evaluate(task=tmp_path / "odd.yaml")[0] == 0
+def test_training_that_a_task_names_may_be_absent_and_that_is_said(evaluate, folder, tmp_path):
+    write(tmp_path, {"odd.yaml": yaml.safe_dump(TASK | {"training": "train-{000..119}.tar"})})
+    status, said = evaluate(task=tmp_path / "odd.yaml")
+    told = "the training data of mine; its priors come from the set itself (see --training)"
+    assert status == 0 and f"warning: nothing is at {folder}/data/train-{{000..119}}.tar, {told}" in said
     metrics = json.loads((tmp_path / "results" / "mine" / "metrics.json").read_text())
     assert metrics["prior"] == "the other images of the set"
     assert f"--task {tmp_path}/odd.yaml" in metrics["command"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from arlow_vl.data.prompts import about_image, encode_prompt
-from arlow_vl.evaluation.likelihood import Choices, answer_ids, log_probabilities
+from arlow_vl.evaluation.likelihood import Choices, answer_ids, likeliest, log_probabilities
 from arlow_vl.models.folders import load_vision_language_model
 
 ANSWERS = ["red", "a big red dog", "the cat sat on a mat", "r"]
@@ -96,9 +96,19 @@ def test_a_prompt_is_read_once_and_answers_behind_it_by_themselves(loaded):
     assert read == [(2, asked), (2 * len(rest), max(map(len, rest)))]
 
 
-def test_lengths_are_normalised_by_bytes(loaded):
-    ((answer,),) = log_probabilities(*loaded, [question("Is it red?", 1, ["größer"])], Pack())
-    assert answer.per_byte == answer.nats / 8
+@pytest.mark.parametrize(
+    ("normalise", "nats", "best"),
+    [
+        ("none", (-6.4, -6.5), "größer"),
+        ("characters", (-6.4, -6.5), "grosser"),  # -6.4 / 6 and -6.5 / 7
+        ("none", (-6.5, -6.4), "grosser"),
+        ("bytes", (-6.5, -6.4), "größer"),  # -6.5 / 8 and -6.4 / 7
+        ("none", (-6.5, -6.5), "größer"),
+    ],
+)
+def test_lengths_are_normalised_by_characters_or_bytes(normalise, nats, best):
+    answers = ("größer", "grosser")
+    assert answers[likeliest(answers, nats, normalise)] == best
 
 
 def test_of_a_conversation_the_last_answer_alone_has_a_probability(loaded):

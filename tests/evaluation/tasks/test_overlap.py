@@ -67,9 +67,14 @@ def test_sources_without_a_common_image_are_no_warning(evaluate, folder):
     assert overlap == {"items": 0, "first": "", "sources": [str(folder / "other")]}
 
 
-def test_a_path_of_the_recipe_is_seen_from_a_folder_that_holds_the_run(evaluate, folder, tmp_path_factory, monkeypatch):
+@pytest.mark.parametrize("data", ["seen/train-*.tar", "seen/train-{0..0}.tar"])
+def test_a_path_of_the_recipe_is_seen_from_a_folder_that_holds_the_run(
+    evaluate, folder, tmp_path_factory, monkeypatch, data
+):
+    """Where a folder of the run has the data's name."""
     indexes_of(folder / "seen")
-    write_recipe(folder / "runs/x", "seen/train-*.tar")
+    (folder / "runs/seen").mkdir()
+    write_recipe(folder / "runs/x", data)
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert evaluate()[1]["items"] == 4
 

@@ -247,7 +247,7 @@ def test_a_figure_that_was_changed_is_unequal(whole, tmp_path, capsys):
     shutil.copytree(whole, tmp_path / "results")
     path = tmp_path / "results" / "mine" / "metrics.json"
     result = json.loads(path.read_text())
-    result["scores"]["metrics"]["accuracy"]["groups"]["all"]["systems"]["model"]["estimate"] += 1e-9
+    result["scores"]["metrics"]["accuracy"]["groups"]["all"]["systems"]["model"]["estimate"] += 1e-8
     path.write_text(json.dumps(result))
     assert main(["reproduce", str(tmp_path / "results")]) == 3
     told = capsys.readouterr()
@@ -257,6 +257,17 @@ def test_a_figure_that_was_changed_is_unequal(whole, tmp_path, capsys):
     assert len(rows) > 20 and total == f"{len(rows) - 1} equal, 1 unequal, 0 not here"
     (sentence,) = told.err.splitlines()
     assert f"1 of {len(rows)} figures and hashes are unequal, the first is mine: accuracy, all, model" in sentence
+
+
+def test_figures_that_another_processor_has_added_up_are_equal(whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "results")
+    path = tmp_path / "results" / "mine" / "metrics.json"
+    result = json.loads(path.read_text())
+    for interval in result["scores"]["metrics"]["accuracy"]["groups"]["all"]["systems"].values():
+        interval |= {end: interval[end] + 1e-15 for end in ("estimate", "low", "high")}
+    path.write_text(json.dumps(result))
+    assert main(["reproduce", str(tmp_path / "results")]) == 0
+    assert ", 0 unequal, " in capsys.readouterr().out
 
 
 def test_what_a_figure_was_made_of_and_is_gone_is_told(whole, tmp_path, capsys):

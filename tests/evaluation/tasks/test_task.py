@@ -72,7 +72,10 @@ def test_a_mistake_is_named_with_its_field(changes, sentence):
         ({"choices": ["yes"]}, "two different answers at least"),
         ({"choices": ["yes", True]}, "must be a list of strings"),
         ({"choices": ["yes", " "]}, "none of its choices may be empty"),
-        ({"choices": ["yes", "no"], "normalise": "tokens"}, "normalise cannot be 'tokens'; known are none, bytes"),
+        (
+            {"choices": ["yes", "no"], "normalise": "tokens"},
+            "normalise cannot be 'tokens'; known are none, char",
+        ),
     ],
 )
 def test_choices_are_different_answers(likelihood, sentence):

@@ -1,0 +1,28 @@
+"""Where a task's data are looked for."""
+
+import pytest
+
+from arlow_vl.errors import DataError
+from arlow_vl.evaluation.tasks.places import refuse_missing_training, training_source
+from arlow_vl.evaluation.tasks.task import parse_task
+from tests.evaluation.tasks.conftest import write
+from tests.evaluation.tasks.made_sets import shard
+from tests.evaluation.tasks.test_resume import TASK
+
+
+def task_with(training):
+    return parse_task(TASK | {"training": training}, "task")
+
+
+@pytest.mark.parametrize("training", ["train-0.tar", "train-?.tar", "train-{0..1}.tar"])
+def test_training_data_of_a_task_may_be_whatever_a_recipe_names(tmp_path, training):
+    folder = write(tmp_path / "set[1]", {f"train-{number}.tar": shard("train") for number in (0, 1)})
+    refuse_missing_training(task_with(training), folder, None)
+    assert training_source(task_with(training), folder, None) == str(folder / training)
+    assert training_source(task_with("gone-{0..1}.tar"), folder, None) is None
+
+
+def test_a_range_of_training_data_with_a_gap_is_refused(tmp_path):
+    write(tmp_path, {"train-0.tar": shard("train")})
+    with pytest.raises(DataError, match=r"train-1\.tar is missing; put it there, or write a range without it"):
+        refuse_missing_training(task_with("train-{0..1}.tar"), tmp_path, None)
