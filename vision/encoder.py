@@ -157,6 +157,20 @@ class VisionEncoder(nn.Module):
                 self._tokens_of_size[height, width] = twin._tokens(torch.empty(1, 3, height, width)).shape[1]
         return self._tokens_of_size[height, width]
 
+    @functools.cached_property
+    def unread_parameters(self) -> frozenset[str]:
+        """Names of the parameters that no token depends on, such as those of a norm in front of timm's head.
+
+        They never have a gradient, for which data-parallel training would wait.
+        """
+        twin = copy.copy(self)
+        with torch.device("meta"), torch.enable_grad():
+            twin._modules = {"backbone": self._create_backbone().eval()}
+            tokens = twin._tokens(torch.empty(1, 3, *self.image_size))
+            parameters = dict(twin.named_parameters())
+            gradients = torch.autograd.grad(tokens.sum(), list(parameters.values()), allow_unused=True)
+        return frozenset(name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None)
+
     def train(self, mode: bool = True) -> "VisionEncoder":
         super().train(mode and not self.is_frozen)
         for module in self.modules():

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from arlow_vl.training.policy import PartPolicy, Policy
-from arlow_vl.training.stages import component_of, is_treated
+from arlow_vl.training.policy import Component, PartPolicy, Policy
+from arlow_vl.training.stages import component_of, is_treated, unread_names
 
 RANK = 16
 
@@ -50,11 +50,13 @@ def merge_adapters(model: nn.Module) -> None:
                 model.set_submodule(name, module.get_base_layer())
 
 
-def _targets(model: nn.Module, component: str, part: PartPolicy) -> list[str]:
+def _targets(model: nn.Module, component: Component, part: PartPolicy) -> list[str]:
+    unread = unread_names(model, {component: part})
     linear = {
         name: name.rpartition(".")[2]
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and component_of(name) == component and is_treated(name, part)
+        if f"{name}.weight" not in unread
     }
     linear.pop("lm_head", None)  # tied to the embedding, so not a matrix of its own
     for target in part.targets or ():

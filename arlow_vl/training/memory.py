@@ -11,7 +11,7 @@ from torch import nn
 from arlow_vl.errors import ResourceError
 from arlow_vl.training.policy import read_policy
 from arlow_vl.training.recipe import Recipe, TextRecipe
-from arlow_vl.training.stages import check_policy, is_trained
+from arlow_vl.training.stages import check_policy, trained_names
 from arlow_vl.training.strategies import device_type_of
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")
@@ -42,7 +42,8 @@ def least_bytes(model: nn.Module, recipe: Recipe) -> dict[str, int]:
         shards = recipe.run.engine.world_size // recipe.run.engine.replicas
     element = 2 if recipe.run.precision == "bf16-true" else 4
     weights = sum(p.numel() for p in model.parameters()) * element
-    learnt = sum(p.numel() for name, p in model.named_parameters() if is_trained(name, policy))
+    parameters = dict(model.named_parameters())
+    learnt = sum(parameters[name].numel() for name in trained_names(model, policy))
     trained = learnt * element
     parts = {
         "weights": weights,

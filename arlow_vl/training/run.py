@@ -251,6 +251,7 @@ def quiet_libraries() -> Iterator[None]:
             "ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True"
         )  # summed before
         warnings.filterwarnings("ignore", message=r"`training_step` returned `None`")
+        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(FSDPArlowVL")  # we change no output in place
         for logger in loggers:
             logger.setLevel(logging.WARNING)
         try:

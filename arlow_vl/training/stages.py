@@ -14,6 +14,7 @@ from torch import nn
 from arlow_vl.models.folders import sha256_of
 from arlow_vl.training.policy import COMPONENTS, Component, PartPolicy, Policy, read_policy
 from arlow_vl.training.ranks import own_part, whole
+from vision.encoder import VisionEncoder
 
 BLOCK_NUMBER = re.compile(r"(?:(?!patch_embed\.)\w+\.)*?(?:stages|layers|blocks)\.(\d+)\.")
 """The outermost block that a dotted name lies in: of a feature-map net a stage, whose own blocks lie in it. No block of
@@ -45,7 +46,7 @@ def is_treated(name: str, part: PartPolicy) -> bool:
 
 
 def is_trained(name: str, policy: Policy) -> bool:
-    """Whether a policy trains the parameter of this dotted name."""
+    """Whether a policy trains the parameter of this dotted name, where it is read."""
     part = policy[component_of(name)]
     if part.treatment == "lora":
         return is_adapter(name)
@@ -92,8 +93,9 @@ def apply_policy(model: nn.Module, words: Mapping[str, Any]) -> None:
         from arlow_vl.training.adapters import add_adapters  # which imports this module
 
         add_adapters(model, policy)
+    trained = set(trained_names(model, policy))
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(is_trained(name, policy))
+        parameter.requires_grad_(name in trained)
     set_modes(model, policy, training=True)
 
 
@@ -110,8 +112,17 @@ def set_modes(model: nn.Module, policy: Policy, *, training: bool) -> None:
 
 
 def trained_names(model: nn.Module, policy: Policy) -> list[str]:
-    """The parameters that the policy declares trained; tied ones once."""
-    return [name for name, _ in model.named_parameters() if is_trained(name, policy)]
+    """The parameters that the policy declares trained and that are read; tied ones once."""
+    unread = unread_names(model, policy)
+    return [name for name, _ in model.named_parameters() if is_trained(name, policy) and name not in unread]
+
+
+def unread_names(model: nn.Module, policy: Policy) -> set[str]:
+    """The parameters of an encoder that is not frozen, named as without adapters, that no token depends on."""
+    if "vision" not in policy or not policy["vision"].is_trained:
+        return set()
+    encoders = [(name, module) for name, module in model.named_modules() if isinstance(module, VisionEncoder)]
+    return {f"{name}.{unread}" for name, encoder in encoders for unread in encoder.unread_parameters}
 
 
 def check_trainable(model: nn.Module, policy: Policy, optimizer: torch.optim.Optimizer) -> None:

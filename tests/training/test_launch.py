@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -133,6 +134,18 @@ def test_the_first_process_says_how_many_came(monkeypatch):
         joined(Place(0, 0, 2, "torchrun"), "cpu", seconds=2),
     ):
         pass
+
+
+def test_under_slurm_every_process_gets_the_cores_that_the_job_has_for_it(tmp_path):
+    for name, prints in {"srun": '"$@"', "scontrol": "node01"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {prints}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"JOB_ID": "7", "JOB_NODELIST": "node01", "JOB_NUM_NODES": "1", "NTASKS_PER_NODE": "8", "CPUS_PER_TASK": "12"}
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | {f"SLURM_{name}": value for name, value in job.items()}
+    script = Path(__file__).parents[2] / "experiments/cluster/run.sbatch"
+    told = subprocess.run(["bash", script, "--config", "a.yaml"], env=variables, capture_output=True, text=True)
+    assert not told.returncode, told.stderr
+    assert "--cpus-per-task=12 arlow fit --config a.yaml --run.engine.nodes 1 --run.engine.devices 8" in told.stdout
 
 
 def test_the_arithmetic_in_the_cluster_readme_is_what_its_command_prints():

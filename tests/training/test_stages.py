@@ -122,6 +122,20 @@ def test_what_is_trained_is_in_training_mode():
     assert not model.decoder[1].training
 
 
+@pytest.mark.parametrize("treatment", ["train", "lora"])
+def test_all_that_is_trained_of_an_encoder_gets_a_gradient(treatment):
+    """The net has a norm and a linear layer in front of its head, which no token goes through."""
+    model = ImageModel()
+    model.vision = VisionEncoder("test_mambaout", image_size=64)
+    policy = read_policy({**IMAGE_STAGE, "vision": treatment})
+    apply_policy(model, policy)
+    model.vision(torch.randn(2, 3, 64, 64)).pow(2).sum().backward()
+    trained = {name for name in trained_names(model, policy) if component_of(name) == "vision"}
+    assert trained == {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert not any(".head." in name for name in trained)
+    check_trainable(model, policy, optimizer_over(model, trained_names(model, policy)))
+
+
 def optimizer_over(model, names) -> torch.optim.Optimizer:
     return torch.optim.SGD([parameter for name, parameter in model.named_parameters() if name in names], lr=1.0)
 

@@ -342,6 +342,28 @@ def test_batch_norms_of_an_encoder_that_trains_keep_their_statistics(name):
     torch.testing.assert_close(owner.train()(pixels), expected)
 
 
+def without_gradient(encoder, *images):
+    for image in images:
+        encoder(image).pow(2).sum().backward()
+    return {name for name, parameter in encoder.named_parameters() if parameter.grad is None}
+
+
+@pytest.mark.parametrize("name", timm.list_models("test_*"))
+@pytest.mark.parametrize("blocks", [(), (1,)])
+def test_all_parameters_but_the_unread_ones_get_a_gradient(name, blocks):
+    encoder = VisionEncoder(name, blocks=blocks).train()
+    assert without_gradient(encoder, torch.randn(1, *encoder.data_config["input_size"])) == encoder.unread_parameters
+
+
+@pytest.mark.parametrize("name", [WITH_REGISTER, "test_vit4", ROTARY])
+def test_the_unread_parameters_are_the_same_in_native_resolution_and_with_gradient_checkpointing(name):
+    encoder = VisionEncoder(name, image_size=size_of(name)).train()
+    encoder.gradient_checkpointing = True
+    images = [torch.randn(1, 3, rows * encoder.patch_size, 2 * encoder.patch_size) for rows in (1, 3)]
+    assert without_gradient(encoder, *images) == encoder.unread_parameters
+    assert {name.rpartition(".")[0] for name in encoder.unread_parameters} == {"backbone.fc_norm"}
+
+
 def test_an_encoder_that_trains_can_be_in_train_mode():
     assert VisionEncoder("test_efficientnet").eval().train().backbone.training
 
