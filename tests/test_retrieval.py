@@ -12,10 +12,11 @@ from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.prompts import encode_prompt
 from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.data.samples import about_images
+from arlow_vl.evaluation.class_means import captions_by_mean
 from arlow_vl.models.folders import load_tokenizer
 from arlow_vl.training.recipe import parse_recipe
-from experiments.retrieval import derive, encoded, run, score
-from experiments.retrieval.neighbours import nearest, nearest_of_others, nearest_of_training
+from experiments.retrieval import derive, encoded, pretrained, run, score
+from experiments.retrieval.neighbours import means_for_training, nearest, nearest_of_others, nearest_of_training
 from tests.evaluation.made_results import image_bytes
 from tests.tiny_runs import SAMPLES, write_image_text_recipe
 
@@ -86,6 +87,23 @@ def test_whitening_finds_the_thing_where_style_is_louder():
     assert min(right(True)) == 1 and max(right(False)) < 0.5
 
 
+def test_captions_of_nearest_means_are_told_once_each_and_nearest_first():
+    features = np.array([[4.0, 0.1], [4.0, -0.1], [0.1, 4.0], [-0.1, 4.0], [-4.0, 0.1], [-4.0, -0.1]])
+    found = captions_by_mean(features, ["east", "east", "north", "north", "west", "west"], np.array([[3.0, 1.0]]), 5)
+    assert found == [["east", "north", "west"]]
+
+
+def test_no_image_of_training_counts_in_a_mean_that_it_is_measured_against():
+    """Each image has a caption of its own, so a mean with that caption would be the image."""
+    features, bits = spread(20), hashes(20)
+    captions = [f"caption {number}" for number in range(20)]
+    found = means_for_training(features, captions, bits, 20)
+    assert all(own not in given and len(given) == 18 for own, given in zip(captions, found, strict=True))
+    features[7], bits[7] = features[2], bits[2]  # of another tenth
+    found = means_for_training(features, captions, bits, 20)
+    assert captions[7] not in found[2] and captions[2] not in found[7]
+
+
 def tiny_splits() -> dict[str, derive.Split]:
     def split(name: str, colours: list[str]) -> derive.Split:
         keys = [f"{name}-000000.tar:{name}-{number}" for number in range(len(colours))]
@@ -100,7 +118,7 @@ def tiny_splits() -> dict[str, derive.Split]:
 
 def test_derived_shards_ask_with_the_captions_of_other_images_and_answer_with_the_own(tmp_path):
     splits = tiny_splits()
-    derive.derive(splits, tmp_path, whitened=False, count=2)
+    derive.derive(splits, derive.given_by_images(splits, whitened=False, count=2), tmp_path)
     neighbours = {one["image"]: one["given"] for one in derive.read_neighbours(tmp_path)}
     for name, split in splits.items():
         samples = IndexedSamples(indexes_of(str(tmp_path / f"{name}-*.tar")), ("question",))
@@ -144,7 +162,7 @@ def reading(tmp_path_factory):
     folder = tmp_path_factory.mktemp("retrieval")
     recipe = parse_recipe(["--config", str(write_image_text_recipe(folder)), "--run.max_steps", "3"])
     splits, cached = derive.read_splits(SAMPLES / "captions", recipe)
-    derive.derive(splits, folder / "derived", whitened=True)
+    derive.derive(splits, derive.given_by_images(splits, whitened=True), folder / "derived")
     given = {one["image"]: one["given"] for one in derive.read_neighbours(folder / "derived")}
     reader = encoded.build_reader(recipe, load_tokenizer(recipe.text_checkpoint), cached)
     return recipe, splits, given, reader
@@ -201,6 +219,12 @@ def test_batches_are_whole_and_an_epoch_has_every_image_once():
     assert sorted(drawn[:5]) == sorted(drawn[5:]) == list(range(5))
 
 
+def test_samples_of_the_same_image_keep_their_outputs_apart(tmp_path):
+    rows = [{"id": f"a.tar:{key}?0", "image": "a.tar:x", "output": f"an {key}"} for key in ("x", "y?")]
+    (tmp_path / "predictions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert score.read_outputs(tmp_path) == {"a.tar:x": "an x", "a.tar:y?": "an y?"}
+
+
 def test_scores_are_those_of_the_same_images_and_a_system_does_not_differ_from_itself():
     captions = {str(number): text for number, text in enumerate(["a red fox", "two gulls", "a robin on a branch"])}
     systems = {"right": captions, "wrong": dict.fromkeys(captions, "nothing")}
@@ -211,12 +235,20 @@ def test_scores_are_those_of_the_same_images_and_a_system_does_not_differ_from_i
     assert "| wrong | 0.000 [0.000, 0.000], 0.0% |" in score.told({"known": found})
 
 
-def test_the_result_is_what_its_figures_say():
-    figures = json.loads((HERE / "result.json").read_text(encoding="utf-8"))
-    assert run.result_text(figures) == (HERE / "result.md").read_text(encoding="utf-8")
+def test_shares_of_what_was_copied_are_by_the_place_of_the_caption_given():
+    given = {"a": ["cat", "dog"], "b": ["The dog.", "cat"], "c": ["cat", "dog"], "d": ["cat"]}
+    outputs = {"a": "Cat", "b": "a dog", "c": "dog", "d": "emu"}
+    assert pretrained.copied(outputs, given) == [50, 25, 0, 0, 0]
 
 
-def test_the_readme_shows_rows_of_the_result():
+@pytest.mark.parametrize(("name", "module"), [("result", run), ("pretrained", pretrained)])
+def test_the_result_is_what_its_figures_say(name, module):
+    figures = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
+    assert module.result_text(figures) == (HERE / f"{name}.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_shows_rows_of_the_results():
     measured = (HERE / "README.md").read_text(encoding="utf-8").partition("## Measured")[2]
     rows = [line for line in measured.splitlines() if line.startswith("| ")]
-    assert len(rows) > 10 and set(rows) <= set((HERE / "result.md").read_text(encoding="utf-8").splitlines())
+    told = [(HERE / f"{name}.md").read_text(encoding="utf-8") for name in ("result", "pretrained")]
+    assert len(rows) > 20 and set(rows) <= set("\n".join(told).splitlines())

@@ -17,7 +17,17 @@ def nearest_class_means(
     train_captions: Sequence[str],
     test_features: Float[np.ndarray, "test dim"],
 ) -> list[str]:
-    """For each test image the training caption with the nearest mean of features, by cosine from the centre.
+    """For each test image the training caption with the nearest mean of features."""
+    return [first for (first,) in captions_by_mean(train_features, train_captions, test_features, 1)]
+
+
+def captions_by_mean(
+    train_features: Float[np.ndarray, "train dim"],
+    train_captions: Sequence[str],
+    test_features: Float[np.ndarray, "test dim"],
+    count: int,
+) -> list[list[str]]:
+    """For each test image `count` training captions with the nearest means, nearest first, by cosine from the centre.
 
     Nearness is measured where images of one caption spread alike in all directions (linear discriminant analysis):
     the features are whitened by their covariance within captions.
@@ -28,7 +38,8 @@ def nearest_class_means(
     of_caption, of_image = (
         normalise_rows((rows.astype(np.float64) - centre) @ whiten) for rows in (means, test_features)
     )
-    return [str(captions[place]) for place in (of_image @ of_caption.T).argmax(axis=1)]
+    nearest = np.argsort(-(of_image @ of_caption.T), axis=1, kind="stable")[:, :count]
+    return captions[nearest].tolist()
 
 
 def class_means_of(

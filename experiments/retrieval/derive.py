@@ -23,16 +23,17 @@ from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.images import read_image
 from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.sample_dataset import PlacedImage
+from arlow_vl.evaluation.class_means import captions_by_mean
 from arlow_vl.progress import ProgressLine
 from arlow_vl.training.build import build_vision_language_model
 from arlow_vl.training.recipe import ImageTextRecipe
-from experiments.retrieval.neighbours import nearest_of_others, nearest_of_training
+from experiments.retrieval.neighbours import means_for_training, nearest_of_others, nearest_of_training
 from vision.transform import ImageTransform
 from vision.whole_files import write_whole
 
 SPLITS = ("train", "validation", "test-known", "test-novel")
-COUNT = 3
-"""Captions that an image is given."""
+COUNT, COUNT_OF_MEANS = 3, 5
+"""Captions that an image is given, of nearest images and of nearest means."""
 MOST_CHARACTERS = 60
 """Of a caption in a prompt; one in thirty is longer."""
 NEIGHBOURS = "neighbours.jsonl"
@@ -74,20 +75,38 @@ def _read_split(samples: IndexedSamples, cached: CachedImages) -> Split:
     return Split([sample.key for sample in found], captions, images, cached.mean(images).numpy())
 
 
-def derive(splits: dict[str, Split], folder: Path, *, whitened: bool, count: int = COUNT) -> None:
+def given_by_images(splits: dict[str, Split], *, whitened: bool, count: int = COUNT) -> dict[str, list[list[str]]]:
+    """By split for each image the captions of its nearest training images."""
+    train = splits["train"]
+    of_split = {
+        name: nearest_of_training(train.features, train.captions, train.bits, count, whitened=whitened)
+        if name == "train"
+        else nearest_of_others(split.features, train.features, train.captions, count, whitened=whitened)
+        for name, split in splits.items()
+    }
+    return {name: [[train.captions[row] for row in rows] for rows in found] for name, found in of_split.items()}
+
+
+def given_by_means(splits: dict[str, Split], *, count: int = COUNT_OF_MEANS) -> dict[str, list[list[str]]]:
+    """By split for each image the training captions whose images lie nearest to it on average; no caption twice."""
+    train = splits["train"]
+    return {
+        name: means_for_training(train.features, train.captions, train.bits, count)
+        if name == "train"
+        else captions_by_mean(train.features, train.captions, split.features, count)
+        for name, split in splits.items()
+    }
+
+
+def derive(splits: dict[str, Split], given: dict[str, list[list[str]]], folder: Path) -> None:
     """Writes shards of every split into `folder`, and last `neighbours.jsonl`."""
     folder.mkdir(parents=True, exist_ok=True)
-    train, lines = splits["train"], []
+    lines = []
     for name, split in splits.items():
-        if name == "train":
-            found = nearest_of_training(train.features, train.captions, train.bits, count, whitened=whitened)
-        else:
-            found = nearest_of_others(split.features, train.features, train.captions, count, whitened=whitened)
-        given = [[train.captions[row] for row in rows] for rows in found]
-        write_shards(folder, name, [_sample(split, number, given[number]) for number in range(len(given))])
+        write_shards(folder, name, [_sample(split, number, of) for number, of in enumerate(given[name])])
         lines += [
             {"split": name, "image": key, "caption": caption, "given": captions}
-            for key, caption, captions in zip(split.keys, split.captions, given, strict=True)
+            for key, caption, captions in zip(split.keys, split.captions, given[name], strict=True)
         ]
     write_whole(folder / NEIGHBOURS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 

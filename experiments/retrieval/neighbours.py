@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from arlow_vl.data.fetch.images import NEAR_BITS, hash_distances
-from arlow_vl.evaluation.class_means import whitening_within
+from arlow_vl.evaluation.class_means import captions_by_mean, whitening_within
 from arlow_vl.evaluation.controls import normalise_rows
 
 FOLDS = 10
@@ -87,3 +87,24 @@ def whitened_features(
     _, classes = np.unique(np.asarray(captions), return_inverse=True)
     centre, matrix = whitening_within(known, classes)
     return (queries - centre) @ matrix, (known - centre) @ matrix
+
+
+def means_for_training(
+    features: Float[np.ndarray, "images dim"],
+    captions: Sequence[str],
+    bits: Bool[np.ndarray, "images bits"],
+    count: int,
+) -> list[list[str]]:
+    """For each training image the captions with the nearest means, of images of the other tenths alone.
+
+    A near-duplicate of any image of the tenth counts in no mean.
+    """
+    near, found = itself_or_near(bits), [[] for _ in features]
+    fold_of = np.arange(len(features)) % min(FOLDS, len(features))
+    for fold in range(int(fold_of.max()) + 1):
+        own = fold_of == fold
+        others = np.flatnonzero(~own & ~near[own].any(axis=0))
+        given = captions_by_mean(features[others], [captions[row] for row in others.tolist()], features[own], count)
+        for row, of_row in zip(np.flatnonzero(own), given, strict=True):
+            found[row] = of_row
+    return found

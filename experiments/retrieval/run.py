@@ -16,7 +16,7 @@ from arlow_vl.training.recipe import ImageTextRecipe, parse_recipe
 from experiments.benchmarks.measure import machine, table
 from experiments.first_light.run import arlow
 from experiments.retrieval import encoded
-from experiments.retrieval.derive import NEIGHBOURS, Split, derive, hits, read_neighbours, read_splits
+from experiments.retrieval.derive import NEIGHBOURS, Split, derive, given_by_images, hits, read_neighbours, read_splits
 from experiments.retrieval.score import Outputs, read_outputs, scored, told
 from vision.whole_files import write_whole
 
@@ -43,7 +43,7 @@ def main() -> int:
     splits, cached = read_splits(CAPTIONS, recipe_of("plain"))
     for search, whitened in SEARCHES.items():
         if not (DERIVED / search / NEIGHBOURS).exists():
-            derive(splits, DERIVED / search, whitened=whitened)
+            derive(splits, given_by_images(splits, whitened=whitened), DERIVED / search)
     if not (RUNS / "encoded.json").exists():
         run_encoded(splits, cached)
     tasks = [str(RECIPES / "tasks" / f"{task}.yaml") for task in TASKS]

@@ -17,9 +17,12 @@ Outputs = Mapping[str, str]
 
 
 def read_outputs(folder: Path) -> dict[str, str]:
-    """A system's predictions, out of the folder that `arlow evaluate` left of it."""
+    """A system's predictions, out of the folder that `arlow evaluate` left of it.
+
+    By the sample's key, which an item's id begins with: of samples with the same image "image" has one name.
+    """
     lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    return {row["image"]: row["output"] for row in map(json.loads, lines)}
+    return {row["id"].rpartition("?")[0]: row["output"] for row in map(json.loads, lines)}
 
 
 def sums_of(outputs: Outputs, captions: Mapping[str, str]) -> dict[str, np.ndarray]:
