@@ -228,7 +228,7 @@ class VisionEncoder(nn.Module):
             )
 
     def _tokens(self, pixel_values: Tensor) -> Tensor:
-        if self.gives_map:  # convolutions on a CPU take it up to 1.8 times as fast
+        if self.gives_map and self.takes_channels_last:  # convolutions on a CPU are up to 1.8 times as fast
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         if not self.blocks:
             return self._patches(self.backbone.forward_features(pixel_values))
@@ -284,6 +284,7 @@ class VisionEncoder(nn.Module):
         self.takes_any_size = hasattr(self.backbone, "dynamic_img_size")
         self.has_fixed_size = bool(self.backbone.pretrained_cfg.get("fixed_input_size")) and not self.takes_any_size
         self.patch_size = _patch_size(self.backbone)
+        self.takes_channels_last = not any(map(_breaks_channels_last, self.backbone.modules()))
         self.gives_map, self.num_patches, self.embed_dim = self._measure()
         if not self.gives_map and self.patch_size:
             self._check_patches(self.patch_size)
@@ -314,7 +315,8 @@ class VisionEncoder(nn.Module):
         return self.gives_map, num_patches, embed_dim
 
 
-FACTS = ("data_config", "takes_any_size", "has_fixed_size", "patch_size", "gives_map", "num_patches", "embed_dim")
+FACTS = ("data_config", "takes_any_size", "has_fixed_size", "patch_size", "takes_channels_last")
+FACTS += ("gives_map", "num_patches", "embed_dim")
 
 
 @functools.lru_cache(maxsize=256)
@@ -372,6 +374,15 @@ def create_timm_model(timm_name: str, image_size: tuple[int, int] | None, **kwar
         got = " x ".join(map(str, image_size))
         raise ValueError(f"image_size must be a multiple of {max(patch_size)} for {timm_name}, got {got}")
     return model
+
+
+def _breaks_channels_last(module: nn.Module) -> bool:
+    """A strided 1 x 1 convolution of few channels, as in FastViT's stem. On a CPU its weight gradient writes beyond its
+    memory where images have their channels last (oneDNN 3.13, torch 2.15): the process dies, sooner or later."""
+    if not isinstance(module, nn.Conv2d):
+        return False
+    channels = module.in_channels // module.groups
+    return module.kernel_size == (1, 1) and module.stride != (1, 1) and channels < 16
 
 
 def _patch_size(backbone: nn.Module) -> int | None:

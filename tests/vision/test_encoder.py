@@ -364,6 +364,14 @@ def test_the_unread_parameters_are_the_same_in_native_resolution_and_with_gradie
     assert {name.rpartition(".")[0] for name in encoder.unread_parameters} == {"backbone.fc_norm"}
 
 
+def test_a_net_whose_stem_breaks_with_channels_last_trains():
+    """Otherwise torch writes beyond a buffer in the backward pass, which ends the process at once at this size."""
+    encoder = VisionEncoder("fastvit_t8").train()
+    encoder(torch.randn(1, 3, *encoder.image_size)).sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+    assert not encoder.takes_channels_last and VisionEncoder("test_resnet").takes_channels_last
+
+
 def test_an_encoder_that_trains_can_be_in_train_mode():
     assert VisionEncoder("test_efficientnet").eval().train().backbone.training
 

@@ -63,7 +63,7 @@ def _rows(results: Results) -> Iterator[Row]:
 
 def _is_equal(was: Any, found: Any) -> bool:
     """True also of figures that differ by rounding: processors add the same numbers in different orders."""
-    return was == found or None not in (was, found) and math.isclose(was, found, rel_tol=NOISE, abs_tol=NOISE)
+    return was == found or (None not in (was, found) and math.isclose(was, found, rel_tol=NOISE, abs_tol=NOISE))
 
 
 def _compared(what: str, was: str, found: str | None) -> Row:
