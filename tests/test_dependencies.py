@@ -15,7 +15,7 @@ from arlow_vl.data.fetch import EXTRA, fetch
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OWN = {"arlow_vl", "vision", "experiments", "tests"}
-CALLED_BY_TRANSFORMERS = {"accelerate", "bitsandbytes"}  # its Trainer and its BitsAndBytesConfig import them
+CALLED_BY_TRANSFORMERS = {"accelerate", "bitsandbytes", "protobuf"}  # in Trainer, BitsAndBytesConfig, sentencepiece
 HARNESSES = "arlow_vl/evaluation/harnesses/"  # its modules are imported by, or for, the harness that they are about
 ON_NO_INDEX = {"vlmeval"}
 PEERS = {"litgpt", "datasets"}  # measured beside ours where somebody has installed it (experiments/benchmarks)
