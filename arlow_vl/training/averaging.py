@@ -7,7 +7,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from arlow_vl.training.ranks import own_part
 from arlow_vl.training.steps import step_ends
 
 
@@ -52,10 +51,11 @@ class MovingAverage(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """In the middle of a validation too, what is saved is what is trained, tied names included."""
-        trained = {own_part(p).data_ptr(): self.trained.get(name) for name, p in _trained(pl_module).items()}
-        for name, tensor in checkpoint["state_dict"].items():
-            if self.trained and (kept := trained.get(own_part(tensor).data_ptr())) is not None:
-                checkpoint["state_dict"][name] = kept
+        # Not found by where they lie: on a rank that has nothing of some, all of these lie at address 0.
+        kept = {id(p): self.trained[name] for name, p in pl_module.model.named_parameters() if name in self.trained}
+        for name, parameter in pl_module.named_parameters(remove_duplicate=False):
+            if name in checkpoint["state_dict"] and id(parameter) in kept:
+                checkpoint["state_dict"][name] = kept[id(parameter)]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _put(pl_module, self.average)

@@ -71,10 +71,12 @@ def write_texts(model: Any, tokenizer: Any, chosen: Sequence[Chosen], collate: C
     Raises:
         CheckpointError: its logits are not finite.
     """
-    device = next(model.parameters()).device
+    device, config = next(model.parameters()).device, model.config.get_text_config()
     prompt = pad_left([sample.prompt for sample in chosen], tokenizer.pad_token_id)
-    room = model.config.get_text_config().max_position_embeddings - prompt["input_ids"].shape[1]
-    prepared = [image for sample in chosen for image in sample.item.images]
+    room = config.max_position_embeddings - prompt["input_ids"].shape[1]
+    # A text may show more images behind its prompt: in a turn whose answer is cut, further on in a document.
+    shown = [sample.item.images[: sample.prompt.count(config.image_token_id)] for sample in chosen]
+    prepared = [image for images in shown for image in images]
     inputs = prompt | (collate.images.pack(prepared) if prepared else {})  # pyrefly: ignore[missing-attribute]
     inputs = {name: value.to(device) for name, value in inputs.items()}
     texts = {name: inputs.pop(name) for name in prompt}

@@ -1,6 +1,7 @@
 """Looks at a model while it is trained: what they show, and that they change nothing."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,16 @@ from arlow_vl.data.sample_dataset import EncodedSample, EncodedText
 from arlow_vl.models.arlow import image_numbers
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
+from arlow_vl.models.folders import load_tokenizer
 from arlow_vl.training.look import Look, SampleLook, SourceLook
-from arlow_vl.training.looking import NEW_TOKENS, Chosen, attention_shares, evaluating, prompt_and_reference
+from arlow_vl.training.looking import (
+    NEW_TOKENS,
+    Chosen,
+    attention_shares,
+    evaluating,
+    prompt_and_reference,
+    write_texts,
+)
 from arlow_vl.training.looks import longest_document
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
@@ -241,6 +250,18 @@ def test_the_attention_of_a_text_is_shared_out_among_its_images(sees, monkeypatc
     monkeypatch.setattr(image_numbers, "number_waves", lambda numbers, dim: torch.zeros(len(numbers), dim))
     assert shares("red", "red") == pytest.approx([0.5, 0.5], abs=1e-5)
     assert shares("red", "white") != pytest.approx([0.5, 0.5], abs=1e-7)
+
+
+def test_images_behind_a_prompt_are_not_shown_with_it(sees, tmp_path):
+    """The answer to the second image was cut, so the first is what the look asks for."""
+    model, _, sample, collate = sees
+    tokenizer = load_tokenizer(write_text_checkpoint(tmp_path))
+    cut = replace(sample([101, IMAGE, 105, 106, IMAGE, 107], "red", "white"), prompt=[101, 7, 105])
+    one = replace(sample([101, IMAGE, 105], "red"), prompt=[101, 7, 105])
+    none = replace(cut, prompt=[101, 105])
+    together = write_texts(model, tokenizer, [cut, one, none], collate)
+    unseen = replace(none, item=EncodedSample(none.item.texts, []))
+    assert together == [write_texts(model, tokenizer, [alone], collate)[0] for alone in (one, one, unseen)]
 
 
 @pytest.mark.parametrize("ids", [[101, IMAGE, 105, 106], [101, IMAGE, 105, IMAGE, 106]])
