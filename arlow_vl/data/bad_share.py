@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from arlow_vl.data.samples import Task
 from arlow_vl.errors import DataError
@@ -26,6 +26,11 @@ class BadTexts(NamedTuple):
     reason: str
     count: int
     example: str
+
+    @classmethod
+    def of(cls, bad: Any) -> "BadTexts":
+        """Of a `BadSample` that is a text."""
+        return cls(bad.task, bad.reason, bad.count, f"{bad.name}{bad.detail}")
 
 
 def most_bad(max_bad_fraction: float, seen: int) -> int:

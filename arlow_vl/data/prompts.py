@@ -155,7 +155,7 @@ def _has_bos(tokenizer, text: str) -> bool:
 
 
 class _Border(NamedTuple):
-    """A control token of a rendered chat: tokenizers cut a text there before all else, and begin anew."""
+    """A control token that a rendered chat spells: tokenizers cut a text there before all else, and begin anew."""
 
     start: int
     """Its first character."""
@@ -173,14 +173,17 @@ def _ids_and_borders(tokenizer, text: str) -> tuple[list[int], list[_Border]]:
     if not ids or not offsets[-1][1]:
         return ids, []
     added = tokenizer.added_tokens_decoder.items()
-    cutting = {index for index, token in added if token.special and not token.normalized}
-    found = enumerate(zip(ids, offsets, strict=True))
-    return ids, [_Border(start, end, place) for place, (index, (start, end)) in found if index in cutting and end]
+    cutting = {index: token.content for index, token in added if token.special and not token.normalized}
+    return ids, [
+        _Border(start, end, place)
+        for place, (index, (start, end)) in enumerate(zip(ids, offsets, strict=True))
+        if text[start:end].strip() == cutting.get(index)  # not where it stands for an unknown character, or a byte
+    ]
 
 
 def _ids_of_prompt(tokenizer, prompt: str, text: str, ids: list[int], borders: list[_Border]) -> list[int]:
     """What `encode_rendered` gives of a prompt. Only what is behind its last border is tokenised again, where the whole
-    text begins with it: else a conversation would cost the square of its turns."""
+    text begins with it: else each turn would tokenise all before it."""
     number = bisect(borders, len(prompt), key=lambda border: border.end) if text.startswith(prompt) else 0
     if not number:
         return encode_rendered(tokenizer, prompt)

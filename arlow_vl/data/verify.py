@@ -84,10 +84,7 @@ class Verified(Account):
                 skipped["behind_a_shard_fault"] += fault.missing
                 examples.setdefault("behind_a_shard_fault", f"{fault.shard}: {fault.reason}")
         refuse_bad_share("samples", len(self.samples), skipped, examples, max_bad_fraction, where=where)
-        bad = [
-            BadTexts(text.task, text.reason, text.count, f"{text.name}{text.detail}")
-            for text in self.bad_questions + self.bad_texts
-        ]
+        bad = map(BadTexts.of, self.bad_questions + self.bad_texts)
         refuse_bad_texts(self.questions, self.texts - self.questions, bad, max_bad_fraction, where=where)
         if not self.samples:
             raise DataError(f"{where}nothing there can be used; name other data")

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
 from transformers import TokenizersBackend
 
 from arlow_vl.data.prompts import IGNORED, encode_messages, encode_prompt, encode_rendered
@@ -68,7 +69,32 @@ def line_ends() -> TokenizersBackend:
     return tokenizer
 
 
+def without_bytes() -> TokenizersBackend:
+    """Unknown characters are the control token <unk>, which no tokenizer cuts at."""
+    backend = Tokenizer(BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<unk>", "<s>", "</s>", "<image>"]
+    backend.train_from_iterator(["the cat a 12 's [ USER: ASSISTANT:"] * 9, BpeTrainer(special_tokens=special))
+    return TokenizersBackend(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def special_bytes() -> TokenizersBackend:
+    """The pieces of unknown characters are control tokens by themselves."""
+    tokenizer = sentencepiece_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"<0x{byte:02X}>" for byte in range(256)]})
+    return tokenizer
+
+
+# No control token stands between a question and its answer.
+VICUNA = (
+    "{% for m in messages %}{% if m.role == 'user' %}USER: {% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for part in m.content %}{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}{% endif %}"
+    "{% else %} ASSISTANT: {{ m.content }}</s>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
 TOKENIZERS = {
+    "without bytes": partial(with_template, without_bytes, VICUNA),
+    "special bytes": partial(with_template, special_bytes, VICUNA),
     "arlow": tiny_tokenizer,
     "slow": partial(with_template, ArlowTokenizer, CHAT_TEMPLATE),
     "bytes": smol,

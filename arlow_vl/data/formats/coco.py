@@ -39,9 +39,7 @@ def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]
                 tally.leave_out(f"{called}: image {key}", fault, members=len(texts))
                 continue
             used.add(key)
-            tally.samples += 1
-            tally.texts += len(texts)
-            yield Sample(key, (image,), tuple(texts), {"file_name": entry["file_name"]})
+            yield tally.use(Sample(key, (image,), tuple(texts), {"file_name": entry["file_name"]}))
 
 
 def _captions(where: str, annotations: list[Any], entries: dict[str, Any], tally: Tally) -> dict[str, list[Text]]:

@@ -47,9 +47,7 @@ def samples_of_records(
         except Unusable as fault:
             tally.leave_out(name, fault)
             continue
-        tally.samples += 1
-        tally.texts += len(sample.texts)
-        yield sample
+        yield tally.use(sample)
 
 
 def sample_of_record(key: str, record: dict[str, Any], images: ImageRoot, tally: Tally) -> Sample:

@@ -54,6 +54,7 @@ def read_table(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[S
     """
     by_image: dict[str, tuple[ImageRef, list[bytes]]] = {}
     lost: dict[str, int] = {}
+    named: set[str] = set()  # images whose rows may hold no usable text
     for path, called in names_of(files).items():
         start = images.of(path)
         for name, row in _rows(path, called, tally):
@@ -65,7 +66,6 @@ def read_table(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[S
                 _lose_image(_shared_name(source, fault) or name, lost, name, fault, tally)
                 continue
             holds_image = isinstance(image, bytes)
-            texts = [] if holds_image else by_image.setdefault(image.path, (image, []))[1]
             try:
                 text = _text(row, tally)
             except Unusable as fault:
@@ -73,17 +73,17 @@ def read_table(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[S
                     tally.leave_out(name, fault)
                 else:
                     tally.leave_out_text(name, fault, "question" if row.get(QUESTION) else "caption")
+                    named.add(image.path)
                 continue
             if holds_image:
-                yield _counted(Sample(name, (image,), (text,)), tally)
+                yield tally.use(Sample(name, (image,), (text,)))
             else:
-                texts.append(pickle.dumps(text))
+                by_image.setdefault(image.path, (image, []))[1].append(pickle.dumps(text))
     for path, (image, texts) in by_image.items():
+        yield tally.use(Sample(os.path.relpath(path, images.root), (image,), tuple(map(pickle.loads, texts))))
+    for path in sorted(named - by_image.keys()):
         key = os.path.relpath(path, images.root)
-        if texts:
-            yield _counted(Sample(key, (image,), tuple(map(pickle.loads, texts))), tally)
-        else:
-            tally.leave_out(f"image {key}", Unusable("missing_text", ": no usable text"), members=0)
+        tally.leave_out(f"image {key}", Unusable("missing_text", ": no usable text"), members=0)
 
 
 def _lose_image(image: str, lost: dict[str, int], name: str, fault: Unusable, tally: Tally) -> None:
@@ -102,12 +102,6 @@ def _shared_name(source: Any, fault: Unusable) -> str | None:
         return fault.image_files[0]
     is_name = isinstance(source, str) and source.strip() and source[:5].lower() != "data:"
     return source if is_name else None
-
-
-def _counted(sample: Sample, tally: Tally) -> Sample:
-    tally.samples += 1
-    tally.texts += len(sample.texts)
-    return sample
 
 
 def _rows(path: Path, called: str, tally: Tally) -> Iterator[Record]:
@@ -228,9 +222,7 @@ def read_sidecars(files: list[Path], images: ImageRoot, tally: Tally) -> Iterato
         except Unusable as fault:
             tally.leave_out(key, fault)
             continue
-        tally.samples += 1
-        tally.texts += 1
-        yield sample
+        yield tally.use(sample)
 
 
 def _sidecar_sample(key: str, paths: list[str], texts: list[Path], images: ImageRoot) -> Sample:

@@ -46,9 +46,7 @@ def read(
                 tally.leave_out(name, fault)
                 continue
             seen.add(key)
-            tally.samples += 1
-            tally.texts += len(texts)
-            yield Sample(key, (image,), tuple(texts), {"split": str(entry.get("split"))[:100]})
+            yield tally.use(Sample(key, (image,), tuple(texts), {"split": str(entry.get("split"))[:100]}))
 
 
 def _name(entry: dict[str, Any]) -> str:

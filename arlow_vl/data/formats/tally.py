@@ -3,8 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share, told_reasons
-from arlow_vl.data.samples import Task
+from arlow_vl.data.bad_share import MAX_BAD_FRACTION, BadTexts, refuse_bad_share, refuse_bad_texts, told_reasons
+from arlow_vl.data.samples import Sample, Task
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.data.shard_samples import BadSample
 from arlow_vl.data.shards import counted, examples_of, in_brackets
@@ -22,6 +22,8 @@ class Tally:
     samples: int = 0
     texts: int = 0
     """Of the samples."""
+    questions: int = 0
+    """Of the texts."""
     bad: list[BadSample] = field(default_factory=list)
     """Samples that are left out; `members` are the texts (in tars, the members) that are lost with one."""
     bad_texts: list[BadSample] = field(default_factory=list)
@@ -30,6 +32,13 @@ class Tally:
     """Damage to whole files: what was whole before it is used."""
     ignored: Counter[str] = field(default_factory=Counter)
     """What makes no sample and was not expected to, by what it is."""
+
+    def use(self, sample: Sample) -> Sample:
+        """Counts a sample that is used, and gives it back."""
+        self.samples += 1
+        self.texts += len(sample.texts)
+        self.questions += sum(text.task == "question" for text in sample.texts)
+        return sample
 
     def leave_out(self, name: str, fault: Unusable, members: int = 1, count: int = 1) -> None:
         """Counts a sample that cannot be used, or `count` of them from the one that is named."""
@@ -69,7 +78,7 @@ class Tally:
         return "; ".join([self.summary(), *parts])
 
     def check(self, where: str, max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
-        """Raises DataError if no sample is usable, or too large a share of samples or texts is not."""
+        """Raises DataError if no sample is usable, or too large a share of samples, questions or other texts is not."""
         where = visible(where)
         if not self.samples:
             raise DataError(f"{where}: no usable sample: {self.told()}; mend the data")
@@ -77,5 +86,5 @@ class Tally:
         for fault in self.faults:
             examples.setdefault("behind_a_shard_fault", f"{fault.shard}: {fault.reason}")
         refuse_bad_share("samples", self.samples, self.skipped, examples, max_bad_fraction, where=f"{where}: ")
-        texts, examples = counted(self.bad_texts), examples_of(self.bad_texts)
-        refuse_bad_share("texts", self.texts, texts, examples, max_bad_fraction, where=f"{where}: ")
+        others = self.texts - self.questions
+        refuse_bad_texts(self.questions, others, map(BadTexts.of, self.bad_texts), max_bad_fraction, where=f"{where}: ")

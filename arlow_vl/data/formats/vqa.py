@@ -167,9 +167,7 @@ def _samples(asked: Iterator[_Asked], find: Callable[[str], Image], tally: Tally
         except Unusable as fault:
             tally.leave_out(f"image {key}", fault, members=len(texts))
             continue
-        tally.samples += 1
-        tally.texts += len(texts)
-        yield Sample(key, (image,), tuple(texts))
+        yield tally.use(Sample(key, (image,), tuple(texts)))
 
 
 def question_text(entry: dict[str, Any], answer: dict[str, Any], tally: Tally, *, images: int = 1) -> Text:

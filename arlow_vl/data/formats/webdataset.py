@@ -35,10 +35,8 @@ def _read_shard(path: Path, name: str, tally: Tally) -> Iterator[Sample]:
         tally.faults.append(fault)
     for sample in found.samples:
         tally.bad_texts += bad_texts_of(f"{name}:{sample.key}", sample)
-        texts = _texts_of(sample)
-        tally.samples += 1
-        tally.texts += len(texts)
-        yield Sample(f"{name}:{sample.key}", _images_of(path, sample), texts, short_facts(sample.fields))
+        key, images = f"{name}:{sample.key}", _images_of(path, sample)
+        yield tally.use(Sample(key, images, _texts_of(sample), short_facts(sample.fields)))
 
 
 def _images_of(path: Path, sample: FoundSample) -> tuple[ImageRef, ...]:

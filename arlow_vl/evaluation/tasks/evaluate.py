@@ -146,7 +146,7 @@ def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str)
         everything, data_sha256 = read_items(task, samples), samples.fingerprint
         check_length(task, model)
         check_references(task.metrics, [(item.id, item.references) for item in everything])
-        training = read_training(task, place, run.data, run.training)
+        training = read_training(task, run.data, run.training)
         items = spread(everything, run.limit)
         check_controls(task, items, training.items)
     prompts = read_trained_prompts(run.model)

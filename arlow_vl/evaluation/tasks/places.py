@@ -41,17 +41,19 @@ def refuse_missing_data(task: Task, place: Place) -> None:
         open_source(place.source, images=place.images, format=place.format).close()
 
 
-def training_source(task: Task, data: Path, named: str | None) -> str | None:
+def training_place(task: Task, data: Path, named: str | None) -> Place | None:
     """The training data that the command names, or else those that the task names and that are there."""
-    if named is None and task.training and data.is_dir() and is_there(data / task.training):
-        return str(data / task.training)
-    return named
+    if named is not None:
+        return Place(named, None, None)
+    if task.training and data.is_dir() and is_there(data / task.training):
+        return Place(str(data / task.training), place_of(task, data).images, None)
+    return None
 
 
 def refuse_missing_training(task: Task, data: Path, named: str | None) -> None:
     """Raises DataError where they are named and cannot be read, or a control knows nothing but what they say."""
-    source = training_source(task, data, named)
-    if source is not None and task.kind != "text":
-        refuse_missing_data(task, Place(source, None, None))
-    if source is None and "class_means" in task.controls:
+    place = training_place(task, data, named)
+    if place is not None and task.kind != "text":
+        refuse_missing_data(task, place)
+    if place is None and "class_means" in task.controls:
         raise DataError(NO_TRAINING)

@@ -30,12 +30,17 @@ MARK = re.compile(r"[^\w\s].+[^\w\s]", re.DOTALL)  # <think>, [INST]
 
 # Some templates write the day (Llama 3.2's). With today's, the same data would be other tokens tomorrow, so theirs is
 # always the day that Llama's templates take where nothing tells them another.
-DAY = {"%d": "26", "%-d": "26", "%e": "26", "%m": "07", "%-m": "7", "%b": "Jul", "%B": "July", "%y": "24", "%Y": "2024"}
-DAY |= {"%a": "Fri", "%A": "Friday", "%j": "208", "%F": "2024-07-26", "%D": "07/26/24"}
-DAY |= {"%H": "00", "%I": "12", "%p": "AM", "%M": "00", "%S": "00", "%T": "00:00:00"}
+DAY = {"%d": "26", "%-d": "26", "%e": "26", "%m": "07", "%-m": "7", "%b": "Jul", "%h": "Jul", "%B": "July", "%y": "24"}
+DAY |= {"%Y": "2024", "%C": "20", "%G": "2024", "%g": "24", "%a": "Fri", "%A": "Friday", "%w": "5", "%u": "5"}
+DAY |= {"%j": "208", "%-j": "208", "%U": "29", "%W": "30", "%V": "30", "%F": "2024-07-26", "%D": "07/26/24"}
+DAY |= {"%H": "00", "%-H": "0", "%k": " 0", "%I": "12", "%-I": "12", "%l": "12", "%p": "AM", "%P": "am", "%M": "00"}
+DAY |= {"%-M": "0", "%S": "00", "%-S": "0", "%f": "000000", "%R": "00:00", "%T": "00:00:00", "%r": "12:00:00 AM"}
+DAY |= {"%c": "Fri Jul 26 00:00:00 2024", "%x": "07/26/24", "%X": "00:00:00", "%z": "", "%Z": ""}
 TELLS_DAY = "strftime_now"  # what templates call
-FIXED_DAY = f"{{%- macro {TELLS_DAY}(format) -%}}{{{{ format"
-FIXED_DAY += "".join(f" | replace('{code}', '{value}')" for code, value in DAY.items()) + " }}{% endmacro %}\n"
+FIXED_DAY = f"{{%- macro {TELLS_DAY}(format) -%}}{{%- set day = format"
+FIXED_DAY += "".join(f" | replace('{code}', '{value}')" for code, value in DAY.items()) + " -%}{{ day }}"
+FIXED_DAY += "{%- if '%' in day %}{{ raise_exception('the day is not known in the form ' + format) }}{% endif -%}"
+FIXED_DAY += "{%- endmacro %}\n"
 
 # What stands inside `generation` is marked by `return_assistant_tokens_mask=True`: the answer and its end. An answer
 # loses the white space in front of it, which could join the line end of the generation prompt to one token.

@@ -87,7 +87,8 @@ class ArlowProcessor(NeedsPackage, ProcessorMixin):
         if difference := transform_difference(trained, self.image_processor.transform):
             raise CheckpointError(
                 f"the processor prepares other images than the model was trained with: {difference}; "
-                "take the processor that was saved with the model, or ArlowImageProcessor.of_model(config)"
+                "open the processor that was saved with the model without other options, or take "
+                "ArlowImageProcessor.of_model(config)"
             )
 
     def apply_chat_template(

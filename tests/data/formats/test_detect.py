@@ -132,7 +132,7 @@ def test_the_summary_counts_texts_too(folder):
     folder.read("a.tar")
     summary = "1 used, 0 skipped, 1 text skipped (empty_answer 1), 1 ignored (.cls 1)"
     assert folder.source.tally.summary() == summary
-    with pytest.raises(DataError, match=r"1 of 3 texts is unusable, .* empty_answer 1 \(as a\.tar:0, question 0\)"):
+    with pytest.raises(DataError, match=r"1 of 2 questions is unusable, .* empty_answer 1 \(as a\.tar:0, question 0\)"):
         folder.source.tally.check("x")
 
 

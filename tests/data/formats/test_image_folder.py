@@ -128,6 +128,11 @@ def test_an_image_that_is_left_without_a_text_is_a_bad_sample_and_its_texts_are_
     ]
 
 
+def test_an_image_stands_where_its_first_usable_row_is(folder):
+    folder.images("a.jpg", "b.jpg").write("captions.csv", "image,text\na.jpg,\nb.jpg,B.\na.jpg,A.\n")
+    assert list(captions(folder.read())) == ["b.jpg", "a.jpg"]
+
+
 def test_a_quote_without_an_end_costs_its_rows_and_no_traceback(folder):
     folder.images("a.jpg").write("metadata.csv", 'file_name,text\na.jpg,good\na.jpg,"' + "x" * 2**17 + "\nx,y\n")
     assert captions(folder.read()) == {"a.jpg": ["good"]}

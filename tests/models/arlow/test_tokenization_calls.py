@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from jinja2 import TemplateError
 from transformers import AddedToken
 
 from arlow_vl.models.arlow.chat_arlow import DAY, TELLS_DAY
@@ -128,6 +129,12 @@ def test_the_day_that_templates_tell_is_written_as_strftime_writes_it(fast):
     fast.chat_template = f"\n {{{{ {TELLS_DAY}('{every}') }}}}"
     expected = datetime(2024, 7, 26).strftime(every)
     assert fast.apply_chat_template(CHAT, tokenize=False) == f"\n {expected}"
+
+
+def test_a_day_in_a_form_that_is_not_known_is_refused(fast):
+    fast.chat_template = f"{{{{ {TELLS_DAY}('%d %Q') }}}}"
+    with pytest.raises(TemplateError, match="the day is not known in the form %d %Q"):
+        fast.apply_chat_template(CHAT, tokenize=False)
 
 
 def test_the_answers_of_a_chat_can_be_marked(fast):
