@@ -140,6 +140,8 @@ class ImageTextData(StageData):
             training_collate = PackedRowsCollate(images, row_tokens=recipe.packing.row_tokens, **how)
             sizes = {source.name: len(source.dataset) for source in training}
             packing = packing_of(recipe.packing, recipe.sources, sizes, recipe.run.accumulate_grad_batches)
+            if len(sizes) > 1:
+                print_line(packing.mixture.told(), file=sys.stderr)
         super().__init__(recipe, training, validation, training_collate, validation_collate=collate, packing=packing)
 
 

@@ -79,11 +79,17 @@ def test_a_schedule_changes_weights_linearly_between_its_steps():
 
 def test_a_temperature_lifts_small_sources():
     sizes = {"large": 900, "small": 100}
-    assert weights_by_size(sizes) == {"large": 0.9, "small": 0.1}
-    assert weights_by_size(sizes, temperature=2)["small"] == pytest.approx(0.25)
-    assert weights_by_size(sizes, temperature=1e9)["small"] == pytest.approx(0.5)
+    assert weights_by_size(sizes) == sizes
+    assert weights_by_size(sizes, temperature=2) == pytest.approx({"large": 30, "small": 10})
+    assert weights_by_size(sizes, temperature=1e9) == pytest.approx({"large": 1, "small": 1})
     with pytest.raises(ValueError, match="temperature must be over 0, got 0"):
         weights_by_size(sizes, temperature=0)
+
+
+def test_shares_are_told_at_each_step_that_has_weights():
+    assert Mixture(weights={"a": 3, "b": 1e-6}, by="tokens").told() == "shares of tokens: a 100%, b 3.33e-05%"
+    mixture = Mixture(weights={0: {"a": 1, "b": 0}, 1000: {"a": 1, "b": 2}})
+    assert mixture.told() == "shares of samples: step 0 a 100%, b 0%; step 1,000 a 33.3%, b 66.7%"
 
 
 @pytest.mark.parametrize(
