@@ -87,6 +87,27 @@ def weights_by_size(sizes: Mapping[str, int], *, temperature: Number = 1.0) -> d
     return {name: size ** (1 / temperature) for name, size in sizes.items()}
 
 
+def scheduled(
+    weights: Mapping[str, float | dict[int, float]],
+) -> dict[str, float] | dict[int, dict[str, float]]:
+    """The weights of all sources at every step at which one of them is told."""
+    steps = sorted({step for weight in weights.values() if isinstance(weight, dict) for step in weight})
+    if not steps:
+        return {name: weight for name, weight in weights.items() if not isinstance(weight, dict)}
+    return {step: {name: _weight_at(weight, step) for name, weight in weights.items()} for step in steps}
+
+
+def _weight_at(weight: float | dict[int, float], step: int) -> float:
+    """Linear between the steps that it is given for, constant in front of the first and behind the last."""
+    if not isinstance(weight, dict):
+        return weight
+    before = max((s for s in weight if s <= step), default=min(weight))
+    after = min((s for s in weight if s >= step), default=max(weight))
+    if before >= after:
+        return weight[before]
+    return weight[before] + (weight[after] - weight[before]) * (step - before) / (after - before)
+
+
 def integer_shares(weights: Sequence[Number]) -> list[int]:
     """Shares in units of 1/2^32 that add up to it; what rounding leaves goes to the largest."""
     total = sum(weights)

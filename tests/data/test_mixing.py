@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arlow_vl.data.mixing import ONE, Draws, Mixture, integer_shares, weights_by_size
+from arlow_vl.data.mixing import ONE, Draws, Mixture, integer_shares, scheduled, weights_by_size
 
 weights_of_sources = st.lists(st.floats(0.001, 1000), min_size=1, max_size=8)
 
@@ -84,6 +84,16 @@ def test_a_temperature_lifts_small_sources():
     assert weights_by_size(sizes, temperature=1e9) == pytest.approx({"large": 1, "small": 1})
     with pytest.raises(ValueError, match="temperature must be over 0, got 0"):
         weights_by_size(sizes, temperature=0)
+
+
+def test_weights_by_step_are_joined_over_the_sources():
+    weights = {"a": {0: 1.0, 100: 3.0}, "b": {50: 2.0}, "c": 4.0}
+    assert scheduled(weights) == {
+        0: {"a": 1.0, "b": 2.0, "c": 4.0},
+        50: {"a": 2.0, "b": 2.0, "c": 4.0},
+        100: {"a": 3.0, "b": 2.0, "c": 4.0},
+    }
+    assert scheduled({"a": 1.0, "c": 4.0}) == {"a": 1.0, "c": 4.0}
 
 
 def test_shares_are_told_at_each_step_that_has_weights():
