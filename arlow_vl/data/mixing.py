@@ -67,16 +67,45 @@ class Mixture:
         part = (step - first) / (last - first)
         return {name: old[name] + part * (new[name] - old[name]) for name in old}
 
+    def told(self) -> str:
+        """`shares of samples: a 75%, b 25%`; where they change, of each step at which they are told."""
+        parts = []
+        for step, weights in self.schedule:
+            total = sum(weights.values())
+            shares = ", ".join(f"{name} {100 * weight / total:.3g}%" for name, weight in weights.items())
+            parts.append(f"step {step:,} {shares}" if len(self.schedule) > 1 else shares)
+        return f"shares of {self.by}: {'; '.join(parts)}"
+
 
 def weights_by_size(sizes: Mapping[str, int], *, temperature: Number = 1.0) -> dict[str, float]:
-    """Shares as sizes to the power of 1 / temperature: 1 keeps them, a higher one lifts small sources.
+    """Weights as sizes to the power of 1 / temperature: 1 keeps them, a higher one lifts small sources.
 
     As in multilingual pretraining (Arivazhagan et al., 2019, section 4.2).
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be over 0, got {temperature}; 1 keeps the sizes")
-    powers = {name: size ** (1 / temperature) for name, size in sizes.items()}
-    return {name: power / sum(powers.values()) for name, power in powers.items()}
+    return {name: size ** (1 / temperature) for name, size in sizes.items()}
+
+
+def scheduled(
+    weights: Mapping[str, float | dict[int, float]],
+) -> dict[str, float] | dict[int, dict[str, float]]:
+    """The weights of all sources at every step at which one of them is told."""
+    steps = sorted({step for weight in weights.values() if isinstance(weight, dict) for step in weight})
+    if not steps:
+        return {name: weight for name, weight in weights.items() if not isinstance(weight, dict)}
+    return {step: {name: _weight_at(weight, step) for name, weight in weights.items()} for step in steps}
+
+
+def _weight_at(weight: float | dict[int, float], step: int) -> float:
+    """Linear between the steps that it is given for, constant in front of the first and behind the last."""
+    if not isinstance(weight, dict):
+        return weight
+    before = max((s for s in weight if s <= step), default=min(weight))
+    after = min((s for s in weight if s >= step), default=max(weight))
+    if before >= after:
+        return weight[before]
+    return weight[before] + (weight[after] - weight[before]) * (step - before) / (after - before)
 
 
 def integer_shares(weights: Sequence[Number]) -> list[int]:

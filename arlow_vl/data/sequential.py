@@ -16,7 +16,8 @@ class SequentialLoader:
     """One pass in order over each source, in batches of its `samples_per_batch`; the same pass each time.
 
     Where `max_samples` are fewer than a source has, they are a draw of all, not the first ones: files are often sorted.
-    A batch holds samples of one source, named in batch["source"]. Unusable samples are left out.
+    A batch holds samples of one source, named in batch["source"]. For an unusable sample the next one that is not drawn
+    stands in, and it is left out where there is none.
 
     Of several ranks each reads every `ranks`-th batch of each source. All yield equally many: where a rank has none, or
     one without a usable sample, it yields a filler, batch["is_filler"], which is to be computed and not counted.
@@ -47,13 +48,14 @@ class SequentialLoader:
         for source in self.sources:
             size, count = self._size(source), source.samples_per_batch
             self.readers[source.name].finish(self.passes)
-            drawn = np.sort(shuffled_order(0, source.name, 0, len(source.dataset), np.arange(size))).tolist()
+            drawn = _drawn(source, np.arange(size))
+            places = np.argsort(drawn).tolist()  # in the order of the data
             for first in range(0, size, count * self.ranks):
                 start = first + self.rank * count
-                items, keys = self._read(source, drawn[start : start + count])
+                items, keys = self._read(source, drawn, places[start : start + count])
                 if items:
                     yield {**self.collate(items), "keys": keys, "source": source.name}
-                elif self.ranks > 1:
+                else:
                     yield {**self.collate([self._any(source)]), "keys": [], "source": source.name, "is_filler": True}
 
     def _any(self, source: Source) -> Any:
@@ -63,17 +65,32 @@ class SequentialLoader:
                 return source.dataset[index]
         raise DataError(f"source {source.name}: no sample can be used")
 
-    def _read(self, source: Source, some: Sequence[int]) -> tuple[list[Any], list[str]]:
+    def _read(self, source: Source, drawn: np.ndarray, places: Sequence[int]) -> tuple[list[Any], list[str]]:
+        """The usable samples at some places of the draw."""
         items, keys = [], []
-        for index in some:
-            try:
-                items.append(source.dataset[index])
-            except UNUSABLE as error:
-                self.readers[source.name].note(Fault.of(source.name, self.passes, error))
-                continue
-            keys.append(f"{source.name}:{source.dataset.key(index)}")
+        for place in places:
+            for index in _candidates(source, drawn, place):
+                try:
+                    items.append(source.dataset[index])
+                except UNUSABLE as error:
+                    self.readers[source.name].note(Fault.of(source.name, self.passes, error))
+                    continue
+                keys.append(f"{source.name}:{source.dataset.key(index)}")
+                break
         return items, keys
 
     def _size(self, source: Source) -> int:
         size = len(source.dataset)
         return size if self.max_samples is None else min(size, self.max_samples)
+
+
+def _candidates(source: Source, drawn: np.ndarray, place: int) -> Iterator[int]:
+    """The sample at a place of the draw, then its stand-ins: every n-th of the order behind a draw of n, so that no
+    sample stands in for two, whatever the ranks are."""
+    yield int(drawn[place])
+    for later in range(place + len(drawn), len(source.dataset), len(drawn)):
+        yield int(_drawn(source, np.array([later]))[0])
+
+
+def _drawn(source: Source, places: np.ndarray) -> np.ndarray:
+    return shuffled_order(0, source.name, 0, len(source.dataset), places)

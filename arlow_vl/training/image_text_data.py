@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from arlow_vl.data.bad_share import most_bad, refuse_bad_share
 from arlow_vl.data.collate import LayoutOf, PackedRowsCollate, SampleCollate
 from arlow_vl.data.images import CachedImages, DecodedImages
@@ -13,9 +15,9 @@ from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.reading import Index, IndexedSamples
 from arlow_vl.data.index.told import check_left_out, left_out, report_left_out
 from arlow_vl.data.loader import Packing
-from arlow_vl.data.mixing import Mixture, weights_by_size
+from arlow_vl.data.order import shuffled_order
 from arlow_vl.data.packing import tokenised
-from arlow_vl.data.rows import RowBudget
+from arlow_vl.data.rows import ENOUGH, RowBudget
 from arlow_vl.data.sample_dataset import SampleDataset
 from arlow_vl.data.samples import TASKS, ImageRef, Task
 from arlow_vl.data.sources import Source
@@ -27,6 +29,7 @@ from arlow_vl.progress import ProgressLine
 from arlow_vl.training.datamodules import StageData
 from arlow_vl.training.ranks import is_first
 from arlow_vl.training.recipe import ImageTextRecipe, PackingConfig, SourceConfig
+from arlow_vl.training.settings import mixture_of
 
 TASKS_OF_KIND: dict[str, tuple[Task, ...]] = {
     "captions": ("caption",),
@@ -57,7 +60,11 @@ def checked_sources(recipe: ImageTextRecipe, tokenizer: Any) -> list[CheckedSour
     Raises:
         DataError: nothing is there, too much in it is unusable, or a source has no text of its kind.
     """
-    return [_checked(config, recipe, tokenizer) for config in (*recipe.sources, *recipe.validation_sources)]
+    sources = [_checked(config, recipe, tokenizer) for config in (*recipe.sources, *recipe.validation_sources)]
+    if recipe.packing is not None:
+        for source in sources[: len(recipe.sources)]:
+            _refuse_too_many_images(source, recipe.packing.row_images)
+    return sources
 
 
 def _checked(config: SourceConfig, recipe: ImageTextRecipe, tokenizer: Any) -> CheckedSource:
@@ -88,6 +95,19 @@ def _checked(config: SourceConfig, recipe: ImageTextRecipe, tokenizer: Any) -> C
     if without := count - len(samples):
         source.tell(f"{without:,} of {count:,} samples have no {kind} and are left out")
     return source
+
+
+def _refuse_too_many_images(source: CheckedSource, row_images: int) -> None:
+    """Raises DataError where no row has room for the images of a source, by a draw of its samples."""
+    samples, name = source.samples, source.config.name
+    if isinstance(samples, TokenizedText):
+        return
+    some = shuffled_order(0, name, 0, len(samples), np.arange(min(ENOUGH, len(samples)))).tolist()
+    if (fewest := min(len(samples.sample(number).images) for number in some)) > row_images:
+        raise DataError(
+            f"source {name}: no sample fits into a row, as they have {number_of(fewest, 'image')} and "
+            f"more; raise packing.row_images, which is {row_images}"
+        )
 
 
 def _indexes(config: SourceConfig, recipe: ImageTextRecipe) -> list[Index]:
@@ -140,6 +160,8 @@ class ImageTextData(StageData):
             training_collate = PackedRowsCollate(images, row_tokens=recipe.packing.row_tokens, **how)
             sizes = {source.name: len(source.dataset) for source in training}
             packing = packing_of(recipe.packing, recipe.sources, sizes, recipe.run.accumulate_grad_batches)
+            if len(sizes) > 1:
+                print_line(packing.mixture.told(), file=sys.stderr)
         super().__init__(recipe, training, validation, training_collate, validation_collate=collate, packing=packing)
 
 
@@ -178,39 +200,10 @@ def _source(
 def packing_of(
     config: PackingConfig, sources: Sequence[SourceConfig], sizes: Mapping[str, int], batches_per_step: int
 ) -> Packing:
-    """What the loader packs by: weights as the sources have them, by their size where they have none.
-
-    Sizes count what is drawn: of text alone, pieces of `max_length` tokens.
-    """
-    by_size = weights_by_size(sizes, temperature=config.temperature)
-    weights = {}
-    for source in sources:
-        weights[source.name] = by_size[source.name] if source.weight is None else source.weight
-    epochs = {source.name: source.epochs for source in sources if source.epochs is not None}
+    """What the loader packs by. Sizes count what is drawn: of text alone, pieces of `max_length` tokens."""
     return Packing(
         budget=RowBudget(tokens=config.row_tokens, images=config.row_images),
         rows_per_batch=config.rows_per_batch,
-        mixture=Mixture(weights=scheduled(weights), by=config.by, epochs=epochs),
+        mixture=mixture_of(config, sources, sizes),
         rows_per_step=config.rows_per_batch * batches_per_step,
     )
-
-
-def scheduled(
-    weights: dict[str, float | dict[int, float]],
-) -> dict[str, float] | dict[int, dict[str, float]]:
-    """The weights of all sources at every step at which one of them is told."""
-    steps = sorted({step for weight in weights.values() if isinstance(weight, dict) for step in weight})
-    if not steps:
-        return {name: weight for name, weight in weights.items() if not isinstance(weight, dict)}
-    return {step: {name: _weight_at(weight, step) for name, weight in weights.items()} for step in steps}
-
-
-def _weight_at(weight: float | dict[int, float], step: int) -> float:
-    """Linear between the steps that it is given for, constant in front of the first and behind the last."""
-    if not isinstance(weight, dict):
-        return weight
-    before = max((s for s in weight if s <= step), default=min(weight))
-    after = min((s for s in weight if s >= step), default=max(weight))
-    if before >= after:
-        return weight[before]
-    return weight[before] + (weight[after] - weight[before]) * (step - before) / (after - before)

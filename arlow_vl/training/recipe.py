@@ -19,13 +19,7 @@ from arlow_vl.models.arlow.spelling import closest
 from arlow_vl.training.checkpoint_names import steps_done
 from arlow_vl.training.policy import Component, Policy, read_policy
 from arlow_vl.training.recipe_files import read_yaml, refuse_unknown_keys, refuse_unknown_option, refuse_wrong_shapes
-from arlow_vl.training.settings import (
-    OptimConfig,
-    PackingConfig,
-    RunConfig,
-    SourceConfig,
-    check,
-)
+from arlow_vl.training.settings import OptimConfig, PackingConfig, RunConfig, SourceConfig, check, mixture_of
 from arlow_vl.training.sizes import lr_of_width, with_size
 from arlow_vl.yaml_text import told_fault
 
@@ -170,10 +164,13 @@ class ImageTextRecipe:
             needs = "without" if packs else "with"
             check(not wrong, f"source {source.name}: {' '.join(wrong[:1])} goes {needs} packing; leave it out")
             check(packs or source.samples_per_batch is not None, f"source {source.name} needs samples_per_batch")
-        if self.packing is not None and self.packing.row_tokens < self.max_length:
+        if self.packing is None:
+            return
+        if self.packing.row_tokens < self.max_length:
             raise ValueError(
                 f"packing.row_tokens ({self.packing.row_tokens}) must be at least max_length ({self.max_length})"
             )
+        mixture_of(self.packing, self.sources, {source.name: 1 for source in self.sources})  # the sizes come later
 
 
 Recipe = TextRecipe | ImageTextRecipe

@@ -1,10 +1,12 @@
 """The groups of keys of a recipe, each checked by itself."""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from arlow_vl.data.mixing import Mixture, scheduled, weights_by_size
 from arlow_vl.printing import number_of
 
 
@@ -208,6 +210,7 @@ class SourceConfig:
         for name in ("samples_per_batch", "epochs"):
             value = getattr(self, name)
             check(value is None or value > 0, f"source {self.name}: {name} must be over 0, got {value}")
+        check(self.weight != {}, f"source {self.name}: weight names no step; give a number, or leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +233,18 @@ class PackingConfig:
             check(getattr(self, name) >= 1, f"packing.{name} must be at least 1, got {getattr(self, name)}")
         check(self.row_images >= 0, f"packing.row_images must not be negative, got {self.row_images}")
         check(self.temperature > 0, f"packing.temperature must be over 0, got {self.temperature}")
+
+
+def mixture_of(packing: PackingConfig, sources: Sequence[SourceConfig], sizes: Mapping[str, int]) -> Mixture:
+    """Weights as the sources have them, by their size where they have none.
+
+    Raises:
+        ValueError: a weight is negative, or nothing has one at some step.
+    """
+    by_size = weights_by_size(sizes, temperature=packing.temperature)
+    weights = {source.name: by_size[source.name] if source.weight is None else source.weight for source in sources}
+    epochs = {source.name: source.epochs for source in sources if source.epochs is not None}
+    return Mixture(weights=scheduled(weights), by=packing.by, epochs=epochs)
 
 
 def check(holds: bool, sentence: str) -> None:

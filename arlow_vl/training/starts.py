@@ -46,17 +46,17 @@ def compare_data(recipe: Recipe, before: dict[str, Any], now: dict[str, Any]) ->
     Raises:
         ValueError: a training source holds something else than at the last start.
     """
-    places = (
-        {"train": recipe.train_text, "validation": recipe.validation_text} if isinstance(recipe, TextRecipe) else {}
-    )
-    for source in () if isinstance(recipe, TextRecipe) else (*recipe.validation_sources, *recipe.sources):
-        places[source.name] = source.data
+    if isinstance(recipe, TextRecipe):
+        places = {"validation": {"validation": recipe.validation_text}, "training": {"train": recipe.train_text}}
+    else:
+        uses = {"validation": recipe.validation_sources, "training": recipe.sources}
+        places = {use: {source.name: source.data for source in sources} for use, sources in uses.items()}
     for use in ("validation", "training"):
         for name, was in before[use].items():
             if (held := now[use].get(name)) in (None, was):
                 continue
             told = (
-                f"source {name} ({places[name]}) holds other {use} data than when the run was started before "
+                f"source {name} ({places[use][name]}) holds other {use} data than when the run was started before "
                 f"({number_of(was['items'], 'item')} then, {held['items']:,} now)"
             )
             if use == "training":

@@ -5,10 +5,12 @@ from collections import Counter
 
 import pytest
 
+from arlow_vl.data.bad_items import TextError
 from arlow_vl.data.loader import ResumableLoader
 from arlow_vl.data.order import shuffled_order
 from arlow_vl.data.sequential import SequentialLoader
 from arlow_vl.data.sources import Source
+from arlow_vl.errors import DataError
 
 
 class Numbers:
@@ -123,3 +125,42 @@ def test_validation_stops_at_max_samples_of_each_source():
     validation = SequentialLoader(sources, lambda items: {"items": items}, max_samples=3)
     assert items(validation) == [[1, 2], [4]]  # a draw, in the order of the data
     assert len(validation) == 2
+
+
+class Spoilt(Numbers):
+    """Of which some cannot be used."""
+
+    bad: tuple[int, ...] = ()
+
+    def __getitem__(self, index: int) -> int:
+        if index in self.bad:
+            raise TextError(self.key(index), "no_text", "it has no text")
+        return super().__getitem__(index)
+
+
+def validated(bad: tuple[int, ...], *, max_samples: int | None, ranks: int) -> list[list[str]]:
+    """The keys that each rank reads of 20 numbers."""
+    numbers = Spoilt(20)
+    numbers.bad = bad
+    source = Source(name="a", dataset=numbers, samples_per_batch=1, max_bad=20)
+    loaders = [
+        SequentialLoader([source], lambda items: {"items": items}, max_samples=max_samples, rank=rank, ranks=ranks)
+        for rank in range(ranks)
+    ]
+    return [[key for batch in loader for key in batch["keys"]] for loader in loaders]
+
+
+@pytest.mark.parametrize("max_samples", [1, 3, 19])
+def test_others_stand_in_where_nothing_drawn_can_be_used_alike_on_any_number_of_ranks(max_samples):
+    drawn = tuple(shuffled_order(0, "a", 0, 20)[:max_samples].tolist())
+    (alone,) = validated(drawn, max_samples=max_samples, ranks=1)
+    assert len(set(alone)) == len(alone) == min(max_samples, 20 - max_samples)
+    assert not {f"a:{number}" for number in drawn} & set(alone)
+    shared = validated(drawn, max_samples=max_samples, ranks=3)
+    assert sorted(key for keys in shared for key in keys) == sorted(alone)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_source_without_a_usable_sample_is_named_on_any_number_of_ranks(ranks):
+    with pytest.raises(DataError, match="source a: no sample can be used"):
+        validated(tuple(range(20)), max_samples=None, ranks=ranks)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arlow_vl.data.mixing import ONE, Draws, Mixture, integer_shares, weights_by_size
+from arlow_vl.data.mixing import ONE, Draws, Mixture, integer_shares, scheduled, weights_by_size
 
 weights_of_sources = st.lists(st.floats(0.001, 1000), min_size=1, max_size=8)
 
@@ -79,11 +79,27 @@ def test_a_schedule_changes_weights_linearly_between_its_steps():
 
 def test_a_temperature_lifts_small_sources():
     sizes = {"large": 900, "small": 100}
-    assert weights_by_size(sizes) == {"large": 0.9, "small": 0.1}
-    assert weights_by_size(sizes, temperature=2)["small"] == pytest.approx(0.25)
-    assert weights_by_size(sizes, temperature=1e9)["small"] == pytest.approx(0.5)
+    assert weights_by_size(sizes) == sizes
+    assert weights_by_size(sizes, temperature=2) == pytest.approx({"large": 30, "small": 10})
+    assert weights_by_size(sizes, temperature=1e9) == pytest.approx({"large": 1, "small": 1})
     with pytest.raises(ValueError, match="temperature must be over 0, got 0"):
         weights_by_size(sizes, temperature=0)
+
+
+def test_weights_by_step_are_joined_over_the_sources():
+    weights = {"a": {0: 1.0, 100: 3.0}, "b": {50: 2.0}, "c": 4.0}
+    assert scheduled(weights) == {
+        0: {"a": 1.0, "b": 2.0, "c": 4.0},
+        50: {"a": 2.0, "b": 2.0, "c": 4.0},
+        100: {"a": 3.0, "b": 2.0, "c": 4.0},
+    }
+    assert scheduled({"a": 1.0, "c": 4.0}) == {"a": 1.0, "c": 4.0}
+
+
+def test_shares_are_told_at_each_step_that_has_weights():
+    assert Mixture(weights={"a": 3, "b": 1e-6}, by="tokens").told() == "shares of tokens: a 100%, b 3.33e-05%"
+    mixture = Mixture(weights={0: {"a": 1, "b": 0}, 1000: {"a": 1, "b": 2}})
+    assert mixture.told() == "shares of samples: step 0 a 100%, b 0%; step 1,000 a 33.3%, b 66.7%"
 
 
 @pytest.mark.parametrize(

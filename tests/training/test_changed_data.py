@@ -1,5 +1,6 @@
 """What was changed on disk between two starts is noticed, data also where size and time of the file were kept."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,8 @@ from PIL import Image
 from arlow_vl.cli import main
 from arlow_vl.errors import CheckpointError
 from arlow_vl.training.export import open_source
+from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.starts import compare_data
 from tests.tiny_runs import write_image_text_recipe, write_text_recipe
 from tests.training.test_run import Interrupt, facts, start
 
@@ -94,6 +97,15 @@ def test_a_text_run_does_not_go_on_with_another_text_and_does_with_its_own(tmp_p
     change(text, old)
     assert main(words) == 0
     assert facts(tmp_path / "stopped") == facts(tmp_path / "whole")
+
+
+def test_other_validation_data_are_told_with_their_own_place(config, capsys):
+    recipe = parse_recipe(["--config", config])
+    held_out = dataclasses.replace(recipe.validation_sources[0], data="held-out")
+    was, now = ({"photos": {"items": 6, "fingerprint": fingerprint}} for fingerprint in ("a", "b"))
+    recipe = dataclasses.replace(recipe, validation_sources=[held_out])
+    compare_data(recipe, {"validation": was, "training": was}, {"validation": now, "training": was})
+    assert "source photos (held-out) holds other validation data than when" in capsys.readouterr().err
 
 
 def test_a_run_does_not_go_on_with_another_transform_or_other_settings_of_its_text_model(config, tmp_path):

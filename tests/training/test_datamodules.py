@@ -13,10 +13,10 @@ from arlow_vl.data.verify import verify_sources
 from arlow_vl.errors import DataError
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.training.datamodules import TextData
-from arlow_vl.training.image_text_data import ImageTextData, checked_sources, scheduled
+from arlow_vl.training.image_text_data import ImageTextData, checked_sources, packing_of
 from arlow_vl.training.recipe import parse_recipe, to_plain
 from arlow_vl.training.resume import comparable
-from arlow_vl.training.settings import PackingConfig
+from arlow_vl.training.settings import PackingConfig, SourceConfig
 from tests.outside_data import samples, tar_of
 from tests.tiny_runs import sentences, tiny_tokenizer, write_image_text_recipe, write_jsonl, write_text_recipe
 from vision.encoder import VisionEncoder
@@ -154,7 +154,7 @@ def test_shards_that_went_away_while_the_run_goes_on_are_named(recipe):
         next(iter(data.train_dataloader()))
 
 
-def test_text_weighs_as_many_pieces_as_it_is_drawn_in(recipe, tmp_path):
+def test_text_weighs_as_many_pieces_as_it_is_drawn_in_and_the_shares_are_told(recipe, tmp_path, capsys):
     made = recipe("sources", "captions", samples(*"01"))
     captions = replace(made.sources[0], samples_per_batch=None)
     document = " ".join(sentences(60))
@@ -163,14 +163,22 @@ def test_text_weighs_as_many_pieces_as_it_is_drawn_in(recipe, tmp_path):
     loader = data_of(replace(made, packing=packing, sources=[captions, text])).training
     assert loader.packing is not None
     pieces = -(-(len(tiny_tokenizer()(document, add_special_tokens=False)["input_ids"]) + 2) // made.max_length)
-    assert loader.packing.mixture.weights == {"outside": 2 / (2 + pieces), "text": pieces / (2 + pieces)}
+    assert loader.packing.mixture.weights == {"outside": 2, "text": pieces}
+    shares = ", ".join(f"{name} {100 * n / (2 + pieces):.3g}%" for name, n in (("outside", 2), ("text", pieces)))
+    assert f"shares of samples: {shares}\n" in capsys.readouterr().err
 
 
-def test_weights_by_step_are_joined_over_the_sources():
-    weights = {"a": {0: 1.0, 100: 3.0}, "b": {50: 2.0}, "c": 4.0}
-    assert scheduled(weights) == {
-        0: {"a": 1.0, "b": 2.0, "c": 4.0},
-        50: {"a": 2.0, "b": 2.0, "c": 4.0},
-        100: {"a": 3.0, "b": 2.0, "c": 4.0},
-    }
-    assert scheduled({"a": 1.0, "c": 4.0}) == {"a": 1.0, "c": 4.0}
+def test_a_source_whose_images_no_row_takes_is_refused_when_it_is_indexed(recipe):
+    made = recipe("sources", "captions", samples(*"01"))
+    packing = PackingConfig(row_tokens=128, row_images=0, rows_per_batch=1)
+    made = replace(made, packing=packing, sources=[replace(made.sources[0], samples_per_batch=None)])
+    with pytest.raises(DataError, match="source outside: no sample fits into a row, as they have 1 image and more; ra"):
+        checked_sources(made, tiny_tokenizer())
+    checked_sources(replace(made, packing=replace(packing, row_images=1)), tiny_tokenizer())
+
+
+def test_a_weight_that_is_left_out_beside_a_given_one_is_the_size_of_the_source():
+    sources = [SourceConfig(name="coco", data="x"), SourceConfig(name="chats", data="y", weight=50_000.0)]
+    packing = PackingConfig(row_tokens=128, row_images=4, rows_per_batch=2)
+    mixture = packing_of(packing, sources, {"coco": 600_000, "chats": 80_000}, 1).mixture
+    assert mixture.weights == {"coco": 600_000, "chats": 50_000}

@@ -234,6 +234,11 @@ PACKING = {"row_tokens": 512, "row_images": 4, "rows_per_batch": 2}
         ({"sources": [source(samples_per_batch=2)] * 2}, "two sources are called a; give each a name of its own"),
         ({"sources": [source(samples_per_batch=2, name="a,b")]}, "name 'a,b' must be letters"),
         ({"sources": [source(samples_per_batch=0)]}, "samples_per_batch must be over 0"),
+        ({"sources": [source(weight=-1.0)], "packing": PACKING}, "the weight of a must be a number from 0 on, got -1"),
+        ({"sources": [source(weight=0.0)], "packing": PACKING}, "weights: no source has a weight over 0"),
+        ({"sources": [source(weight={0: 1.0, 9: 0.0})], "packing": PACKING}, "weights of step 9: no source has a weig"),
+        ({"sources": [source(weight={-1: 1.0, 9: 1.0})], "packing": PACKING}, "weights of step -1: steps count from 0"),
+        ({"sources": [source(weight={})], "packing": PACKING}, "source a: weight names no step; give a number"),
         ({"validation_sources": [source()]}, "validation source a needs samples_per_batch"),
     ],
 )
