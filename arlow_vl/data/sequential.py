@@ -33,7 +33,7 @@ class SequentialLoader:
         on_fault: OnFault = lambda fault: None,
     ) -> None:
         self.sources = with_different_names(sources)
-        self.readers = {source.name: BadItems(source.name, source.max_bad, on_fault) for source in self.sources}
+        self.readers = {s.name: BadItems(s.name, s.max_bad, s.max_bad_texts, on_fault) for s in self.sources}
         self.collate = collate
         self.max_samples = max_samples
         self.rank, self.ranks = rank, ranks
@@ -50,7 +50,7 @@ class SequentialLoader:
             drawn = np.sort(shuffled_order(0, source.name, 0, len(source.dataset), np.arange(size))).tolist()
             for first in range(0, size, count * self.ranks):
                 start = first + self.rank * count
-                items, keys = self._read(source, drawn[start : start + count])
+                items, keys = self._read(source, drawn, range(start, min(start + count, size)))
                 if items:
                     yield {**self.collate(items), "keys": keys, "source": source.name}
                 elif self.ranks > 1:
@@ -63,13 +63,15 @@ class SequentialLoader:
                 return source.dataset[index]
         raise DataError(f"source {source.name}: no sample can be used")
 
-    def _read(self, source: Source, some: Sequence[int]) -> tuple[list[Any], list[str]]:
+    def _read(self, source: Source, drawn: Sequence[int], places: range) -> tuple[list[Any], list[str]]:
         items, keys = [], []
-        for index in some:
+        for place in places:
+            index = drawn[place]
             try:
                 items.append(source.dataset[index])
             except UNUSABLE as error:
-                self.readers[source.name].note(Fault.of(source.name, self.passes, error))
+                is_first = place == 0 or not source.are_of_one_sample(drawn[place - 1], index)
+                self.readers[source.name].note(Fault.of(source.name, self.passes, error, is_first=is_first))
                 continue
             keys.append(f"{source.name}:{source.dataset.key(index)}")
         return items, keys
