@@ -2,7 +2,7 @@
 
 An unusable image counts by its sample, at the first of the sample's texts where each text is an item; a text counts by
 itself. Every item comes once an epoch, so that what is counted in one epoch is different: the count is exact, and takes
-a few numbers however many there are.
+a few numbers however many there are. Each rank counts what it meets; the sum of all is one of any number of ranks.
 """
 
 import logging
@@ -68,7 +68,7 @@ OnFault = Callable[[Fault], None]
 
 
 class BadItems:
-    """What is known of the unusable items of a source."""
+    """What is known of the unusable items of a source, on this rank and, as of the last `share`, on all."""
 
     def __init__(
         self, source: str, max_bad: int, max_bad_texts: int = 0, on_fault: OnFault = lambda fault: None
@@ -79,9 +79,11 @@ class BadItems:
         self.bad: dict[str, str] = {}
         """The reason of the first ones, by name: of `TOLD` samples and as many texts."""
         self.counts: dict[int, Counter[str]] = {}
-        """Of each epoch that is under way, by reason."""
+        """What this rank has met in each epoch that was not over at the last `share`, by reason."""
         self.fullest: Counter[str] = Counter()
-        """Of the finished epoch that had most."""
+        """Of the epoch that had most then, on all ranks."""
+        self.epoch = 0
+        """The first one that is not over."""
 
     def note(self, fault: Fault) -> None:
         """Raises DataError if more are unusable in the epoch than may be."""
@@ -106,10 +108,18 @@ class BadItems:
 
     def finish(self, epoch: int) -> None:
         """Says that the epochs before this one are over."""
-        for over in [number for number in self.counts if number < epoch]:
-            counts = self.counts.pop(over)
-            if counts.total() > self.fullest.total():
-                self.fullest = counts
+        self.epoch = epoch
+
+    def share(self, states: Sequence[dict[str, Any]]) -> None:
+        """Takes the states of all ranks at the same position. Raises DataError, on all of them, if more are unusable in
+        an epoch than may be."""
+        merged, own = merged_counts(states), self.bad
+        self.bad, self.fullest = merged["first"], Counter(merged["fullest"])
+        self.counts = {epoch: counts for epoch, counts in self.counts.items() if epoch >= self.epoch}
+        for counts in summed_counts(states).values():
+            self._refuse_too_many(counts, "")
+        for name in (name for name in self.bad if name not in own):
+            logger.warning(f"source {self.source}: {visible(name)} ({self.bad[name]}); it is skipped")
 
     def summary(self) -> str:
         """Of the epoch that had most: `3 samples skipped (truncated 2, corrupt 1)`."""
@@ -117,7 +127,7 @@ class BadItems:
 
     def state_dict(self) -> dict[str, Any]:
         counts = {epoch: dict(counts) for epoch, counts in self.counts.items()}
-        return {"first": dict(self.bad), "counts": counts, "fullest": dict(self.fullest)}
+        return {"first": dict(self.bad), "counts": counts, "fullest": dict(self.fullest), "epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.bad = dict(state["first"])
@@ -126,16 +136,22 @@ class BadItems:
 
 
 def merged_counts(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The state of one `BadItems` that has met all that these have. Finished epochs are told by their fullest part."""
-    counts: dict[int, Counter[str]] = {}
+    """The state of one `BadItems` that has met all that these have. Of epochs that are over it keeps the fullest."""
     first: dict[str, str] = {}
-    for state in states:
-        first = {**state["first"], **first}
-        for epoch, some in state["counts"].items():
-            counts.setdefault(int(epoch), Counter()).update(some)
-    fullest = max((Counter(state["fullest"]) for state in states), key=Counter.total)
-    kept = dict(list(first.items())[:TOLD])
-    return {"first": kept, "counts": {e: dict(c) for e, c in counts.items()}, "fullest": dict(fullest)}
+    for name, reason in (item for state in states for item in state["first"].items()):
+        add_name(first, name, reason)
+    sums = summed_counts(states)
+    fullest = max([*(Counter(state["fullest"]) for state in states), *sums.values()], key=Counter.total)
+    counts = {epoch: dict(some) for epoch, some in sums.items() if epoch >= states[0]["epoch"]}
+    return {"first": first, "counts": counts, "fullest": dict(fullest)}
+
+
+def summed_counts(states: Sequence[dict[str, Any]]) -> dict[int, Counter[str]]:
+    """By epoch."""
+    sums: dict[int, Counter[str]] = {}
+    for epoch, counts in (item for state in states for item in state["counts"].items()):
+        sums.setdefault(epoch, Counter()).update(counts)
+    return sums
 
 
 def add_name(bad: dict[str, str], name: str, reason: str) -> bool:

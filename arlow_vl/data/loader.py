@@ -310,7 +310,7 @@ def _plain_weights(packing: Packing) -> list[Any]:
 
 def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One state of the states of all ranks at the same position, for any number of ranks. Each counts what it met since
-    the last one was loaded, and rank 0 what was met before."""
+    the last one was loaded, and rank 0 what was met before, so that the sum is what all have met."""
     names = states[0]["bad"]
     return {**states[0], "bad": {name: merged_counts([state["bad"][name] for state in states]) for name in names}}
 
