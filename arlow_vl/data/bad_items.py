@@ -1,12 +1,13 @@
 """The items of a source that turn out unusable while a run goes on: told, counted by reason, limited.
 
-Every item comes once an epoch, so that the items counted in one epoch are different ones: the count is exact, and takes
-a few numbers however many there are.
+An unusable image counts by its sample, at the first of the sample's texts where each text is an item; a text counts by
+itself. Every item comes once an epoch, so that what is counted in one epoch is different: the count is exact, and takes
+a few numbers however many there are. Each rank counts what it meets; the sum of all is one of any number of ranks.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from arlow_vl.errors import DataError
@@ -16,10 +17,15 @@ from vision.decoding.image import ImageError
 logger = logging.getLogger(__name__)
 
 
+TEXT_REASONS = frozenset({"text_without_room"})
+"""Why texts cannot be used, in stable snake_case words; all other reasons are of images."""
+
+
 class TextError(ValueError):
-    """A text that cannot be used: `name` says which, `reason` is one stable snake_case word."""
+    """A text that cannot be used: `name` says which, `reason` is one of `TEXT_REASONS`."""
 
     def __init__(self, name: str, reason: str, detail: str) -> None:
+        assert reason in TEXT_REASONS
         super().__init__(name, reason, detail)
         self.name, self.reason, self.detail = name, reason, detail
 
@@ -30,7 +36,7 @@ class TextError(ValueError):
 UNUSABLE = (ImageError, TextError)
 """What costs an item, and not the run."""
 TOLD = 5
-"""Unusable items of a source that are named when they are met; the others are counted."""
+"""Samples, and texts, of a source that are named when they are met; the others are counted."""
 NAME_CHARACTERS = 200
 """Of a name that are kept."""
 
@@ -43,10 +49,18 @@ class Fault(NamedTuple):
     name: str
     reason: str
     sentence: str
+    counts: bool = True
+    """False: it is told alone, as another item of its sample counts."""
+
+    @property
+    def is_text(self) -> bool:
+        return self.reason in TEXT_REASONS
 
     @classmethod
-    def of(cls, source: str, epoch: int, error: ImageError | TextError) -> "Fault":
-        return cls(source, epoch, error.name, error.reason, f"{error} ({error.reason})")
+    def of(cls, source: str, epoch: int, error: ImageError | TextError, *, is_first: bool = True) -> "Fault":
+        """`is_first`: the item is the first of its sample."""
+        counts = is_first or isinstance(error, TextError)
+        return cls(source, epoch, error.name, error.reason, f"{error} ({error.reason})", counts)
 
 
 OnFault = Callable[[Fault], None]
@@ -54,49 +68,66 @@ OnFault = Callable[[Fault], None]
 
 
 class BadItems:
-    """What is known of the unusable items of a source."""
+    """What is known of the unusable items of a source, on this rank and, as of the last `share`, on all."""
 
-    def __init__(self, source: str, max_bad: int, on_fault: OnFault = lambda fault: None) -> None:
+    def __init__(
+        self, source: str, max_bad: int, max_bad_texts: int = 0, on_fault: OnFault = lambda fault: None
+    ) -> None:
         self.source = source
-        self.max_bad = max_bad
+        self.max_bad, self.max_bad_texts = max_bad, max_bad_texts
         self.on_fault = on_fault
         self.bad: dict[str, str] = {}
-        """The reason of the first ones, by name."""
+        """The reason of the first ones, by name: of `TOLD` samples and as many texts."""
         self.counts: dict[int, Counter[str]] = {}
-        """Of each epoch that is under way, by reason."""
+        """What this rank has met in each epoch that was not over at the last `share`, by reason."""
         self.fullest: Counter[str] = Counter()
-        """Of the finished epoch that had most."""
+        """Of the epoch that had most then, on all ranks."""
+        self.epoch = 0
+        """The first one that is not over."""
 
     def note(self, fault: Fault) -> None:
         """Raises DataError if more are unusable in the epoch than may be."""
         self.on_fault(fault)
         counts = self.counts.setdefault(fault.epoch, Counter())
-        counts[fault.reason] += 1
-        if counts.total() > self.max_bad:
-            allowed = f"the limit is {self.max_bad:,} (max_bad_fraction)"
-            raise DataError(
-                f"{fault.sentence}; source {self.source}: {summary_of(counts.elements())}, {allowed}; "
-                "`arlow data verify` lists all such samples"
-            )
-        name = fault.name[:NAME_CHARACTERS]
-        if name not in self.bad and len(self.bad) < TOLD:
-            self.bad[name] = fault.reason
+        if fault.counts:
+            counts[fault.reason] += 1
+        is_named = add_name(self.bad, fault.name[:NAME_CHARACTERS], fault.reason)
+        self._refuse_too_many(counts, f"{fault.sentence}; ")
+        if is_named:
             logger.warning(f"source {self.source}: {fault.sentence}; it is skipped")
+
+    def _refuse_too_many(self, counts: Counter[str], told: str) -> None:
+        """Those that are named count too, as the first text of their sample may be still to come."""
+        known = counts | Counter(self.bad.values())
+        for some, limit in zip(parted(known), (self.max_bad, self.max_bad_texts), strict=True):
+            if some.total() > limit:
+                raise DataError(
+                    f"{told}source {self.source}: {summary_of(some)}, the limit is {limit:,} (max_bad_fraction); "
+                    "`arlow data verify` lists all such samples"
+                )
 
     def finish(self, epoch: int) -> None:
         """Says that the epochs before this one are over."""
-        for over in [number for number in self.counts if number < epoch]:
-            counts = self.counts.pop(over)
-            if counts.total() > self.fullest.total():
-                self.fullest = counts
+        self.epoch = epoch
+
+    def share(self, states: Sequence[dict[str, Any]]) -> None:
+        """Takes the states of all ranks at the same position. Raises DataError, on all of them, if more are unusable in
+        an epoch than may be."""
+        merged, own = merged_counts(states), self.bad
+        self.bad, self.fullest = merged["first"], Counter(merged["fullest"])
+        self.counts = {epoch: counts for epoch, counts in self.counts.items() if epoch >= self.epoch}
+        for counts in summed_counts(states).values():
+            self._refuse_too_many(counts, "")
+        for name in (name for name in self.bad if name not in own):
+            logger.warning(f"source {self.source}: {visible(name)} ({self.bad[name]}); it is skipped")
 
     def summary(self) -> str:
         """Of the epoch that had most: `3 samples skipped (truncated 2, corrupt 1)`."""
-        return summary_of(max([self.fullest, *self.counts.values()], key=Counter.total).elements())
+        return summary_of(max([self.fullest, *self.counts.values()], key=Counter.total) | Counter(self.bad.values()))
 
     def state_dict(self) -> dict[str, Any]:
         counts = {epoch: dict(counts) for epoch, counts in self.counts.items()}
-        return {"first": dict(self.bad), "counts": counts, "fullest": dict(self.fullest)}
+        return {"first": dict(self.bad), "counts": counts, "fullest": dict(self.fullest), "epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.bad = dict(state["first"])
@@ -105,20 +136,43 @@ class BadItems:
 
 
 def merged_counts(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The state of one `BadItems` that has met all that these have. Finished epochs are told by their fullest part."""
-    counts: dict[int, Counter[str]] = {}
+    """The state of one `BadItems` that has met all that these have. Of epochs that are over it keeps the fullest."""
     first: dict[str, str] = {}
-    for state in states:
-        first = {**state["first"], **first}
-        for epoch, some in state["counts"].items():
-            counts.setdefault(int(epoch), Counter()).update(some)
-    fullest = max((Counter(state["fullest"]) for state in states), key=Counter.total)
-    kept = dict(list(first.items())[:TOLD])
-    return {"first": kept, "counts": {e: dict(c) for e, c in counts.items()}, "fullest": dict(fullest)}
+    for name, reason in (item for state in states for item in state["first"].items()):
+        add_name(first, name, reason)
+    sums = summed_counts(states)
+    fullest = max([*(Counter(state["fullest"]) for state in states), *sums.values()], key=Counter.total)
+    counts = {epoch: dict(some) for epoch, some in sums.items() if epoch >= states[0]["epoch"]}
+    return {"first": first, "counts": counts, "fullest": dict(fullest)}
 
 
-def summary_of(reasons: Iterable[str]) -> str:
-    """`3 samples skipped (truncated 2, corrupt 1)`."""
-    counts = Counter(reasons)
-    told = ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common())
-    return f"{number_of(counts.total(), 'sample')} skipped ({told})"
+def summed_counts(states: Sequence[dict[str, Any]]) -> dict[int, Counter[str]]:
+    """By epoch."""
+    sums: dict[int, Counter[str]] = {}
+    for epoch, counts in (item for state in states for item in state["counts"].items()):
+        sums.setdefault(epoch, Counter()).update(counts)
+    return sums
+
+
+def add_name(bad: dict[str, str], name: str, reason: str) -> bool:
+    """Adds the reason of one by name, unless it is there or enough of its kind are; whether it was added."""
+    is_text = reason in TEXT_REASONS
+    if name in bad or parted(Counter(bad.values()))[is_text].total() >= TOLD:
+        return False
+    bad[name] = reason
+    return True
+
+
+def parted(counts: Counter[str]) -> tuple[Counter[str], Counter[str]]:
+    """Those of images, by samples, and those of texts."""
+    of_texts = Counter({reason: count for reason, count in counts.items() if reason in TEXT_REASONS})
+    return counts - of_texts, of_texts
+
+
+def summary_of(counts: Counter[str]) -> str:
+    """`3 samples skipped (truncated 2, corrupt 1), 1 text skipped (text_without_room 1)`."""
+    told = []
+    for some, what in zip(parted(counts), ("sample", "text"), strict=True):
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in some.most_common())
+        told += [f"{number_of(some.total(), what)} skipped ({reasons})"] if some else []
+    return ", ".join(told)

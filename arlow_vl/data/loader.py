@@ -13,6 +13,7 @@ import collections
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -95,7 +96,7 @@ class ResumableLoader:
         if num_batches % ranks:
             raise ValueError(f"{num_batches:,} batches cannot be shared by {ranks} ranks; each optimizer step needs a "
                              "multiple of the ranks")  # fmt: skip
-        self.readers = {source.name: BadItems(source.name, source.max_bad, on_fault) for source in self.sources}
+        self.readers = {s.name: BadItems(s.name, s.max_bad, s.max_bad_texts, on_fault) for s in self.sources}
         self.collate = collate
         self.seed = seed
         self.num_batches = num_batches
@@ -237,7 +238,8 @@ class ResumableLoader:
         dataset: Any = source.dataset
         size = len(dataset)
         met: list[Fault] = []
-        for distance in range(min(size, STAND_INS if self.packing else source.max_bad + 1)):
+        left = [source.max_bad, source.max_bad_texts]  # by Fault.is_text
+        for distance in range(min(size, STAND_INS) if self.packing else size):
             candidate = (index + distance) % size
             if distance and self.packing and not _fits(dataset.length(candidate), take):
                 continue
@@ -246,12 +248,18 @@ class ResumableLoader:
             try:
                 item = dataset[candidate]
             except UNUSABLE as error:
-                met.append(Fault.of(source.name, take.number // size, error))
+                is_first = candidate == 0 or not source.are_of_one_sample(candidate - 1, candidate)
+                fault = Fault.of(source.name, take.number // size, error, is_first=is_first)
+                met.append(fault)
+                left[fault.is_text] -= fault.counts
+                if min(left) < 0 and not self.packing:
+                    break
                 continue
             faults += met[: take.part == 0]
             return key, item, distance > 0
-        if len(met) == size <= source.max_bad:
-            raise DataError(f"source {source.name}: no sample can be used, {summary_of(f.reason for f in met)}")
+        if len(met) == size and min(left) >= 0:
+            counts = Counter(fault.reason for fault in met if fault.counts)
+            raise DataError(f"source {source.name}: no sample can be used, {summary_of(counts)}")
         faults += met[: take.part == 0] if self.packing else met
         return None
 
@@ -302,7 +310,7 @@ def _plain_weights(packing: Packing) -> list[Any]:
 
 def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One state of the states of all ranks at the same position, for any number of ranks. Each counts what it met since
-    the last one was loaded, and rank 0 what was met before."""
+    the last one was loaded, and rank 0 what was met before, so that the sum is what all have met."""
     names = states[0]["bad"]
     return {**states[0], "bad": {name: merged_counts([state["bad"][name] for state in states]) for name in names}}
 

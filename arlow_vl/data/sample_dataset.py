@@ -96,13 +96,17 @@ class SampleDataset:
 
     def __getitem__(self, index: int) -> EncodedSample:
         """Raises ImageError or TextError for an item that cannot be used."""
-        texts = self._texts(self._number(index)[0], self._item(index)[1])
-        return EncodedSample(texts, [self.images.prepare(image) for image in self.placed_images(index)])
+        images = [self.images.prepare(image) for image in self.placed_images(index)]  # first: they cost all its texts
+        return EncodedSample(self._texts(self.sample_of(index), self._item(index)[1]), images)
 
     def placed_images(self, index: int) -> list[PlacedImage]:
         """An item's images, where they lie."""
         sample, _ = self._item(index)
         return [PlacedImage(image, sample.key) for image in sample.images]
+
+    def sample_of(self, index: int) -> int:
+        """The number of an item's sample."""
+        return self._number(index)[0]
 
     def key(self, index: int) -> str:
         """`train-000017.tar:000413`, and `?2` behind it for the third of several questions."""
@@ -127,7 +131,7 @@ class SampleDataset:
     def _length(self, index: int) -> tuple[tuple[int, ...], int]:
         sample, numbers = self._item(index)
         try:
-            texts = self._texts(self._number(index)[0], numbers)
+            texts = self._texts(self.sample_of(index), numbers)
         except TextError:  # it is told when the sample is read
             return (0,) * len(numbers), len(sample.images)
         return tuple(len(text.ids) for text in texts), len(sample.images)
@@ -190,7 +194,7 @@ class SampleDataset:
         places = np.arange(min(len(self), LOOKED_AT))
         without_room, cut, texts, example = 0, 0, 0, ""
         for index in shuffled_order(seed, "look", 0, len(self), places).tolist():
-            number, _ = self._number(index)
+            number = self.sample_of(index)
             for text in self._item(index)[1]:
                 texts += 1
                 try:

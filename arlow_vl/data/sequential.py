@@ -34,7 +34,7 @@ class SequentialLoader:
         on_fault: OnFault = lambda fault: None,
     ) -> None:
         self.sources = with_different_names(sources)
-        self.readers = {source.name: BadItems(source.name, source.max_bad, on_fault) for source in self.sources}
+        self.readers = {s.name: BadItems(s.name, s.max_bad, s.max_bad_texts, on_fault) for s in self.sources}
         self.collate = collate
         self.max_samples = max_samples
         self.rank, self.ranks = rank, ranks
@@ -49,10 +49,11 @@ class SequentialLoader:
             size, count = self._size(source), source.samples_per_batch
             self.readers[source.name].finish(self.passes)
             drawn = _drawn(source, np.arange(size))
-            places = np.argsort(drawn).tolist()  # in the order of the data
+            places = np.argsort(drawn)
+            ordered = drawn[places]
             for first in range(0, size, count * self.ranks):
                 start = first + self.rank * count
-                items, keys = self._read(source, drawn, places[start : start + count])
+                items, keys = self._read(source, drawn, ordered, places[start : start + count].tolist())
                 if items:
                     yield {**self.collate(items), "keys": keys, "source": source.name}
                 else:
@@ -65,15 +66,18 @@ class SequentialLoader:
                 return source.dataset[index]
         raise DataError(f"source {source.name}: no sample can be used")
 
-    def _read(self, source: Source, drawn: np.ndarray, places: Sequence[int]) -> tuple[list[Any], list[str]]:
-        """The usable samples at some places of the draw."""
+    def _read(
+        self, source: Source, drawn: np.ndarray, ordered: np.ndarray, places: Sequence[int]
+    ) -> tuple[list[Any], list[str]]:
+        """The usable samples at some places of the draw, which is also given in the order of the data."""
         items, keys = [], []
         for place in places:
             for index in _candidates(source, drawn, place):
                 try:
                     items.append(source.dataset[index])
                 except UNUSABLE as error:
-                    self.readers[source.name].note(Fault.of(source.name, self.passes, error))
+                    is_first = _is_first(source, ordered, index)
+                    self.readers[source.name].note(Fault.of(source.name, self.passes, error, is_first=is_first))
                     continue
                 keys.append(f"{source.name}:{source.dataset.key(index)}")
                 break
@@ -90,6 +94,17 @@ def _candidates(source: Source, drawn: np.ndarray, place: int) -> Iterator[int]:
     yield int(drawn[place])
     for later in range(place + len(drawn), len(source.dataset), len(drawn)):
         yield int(_drawn(source, np.array([later]))[0])
+
+
+def _is_first(source: Source, ordered: np.ndarray, index: int) -> bool:
+    """Whether a fault of an image counts at this text: at the first that is drawn of its sample, or, where none is, at
+    the first of all. So it does not depend on what another rank reads."""
+    place = int(np.searchsorted(ordered, index))
+    is_drawn = place < len(ordered) and ordered[place] == index
+    around = ([place - 1] if place else []) + ([place] if place < len(ordered) and not is_drawn else [])
+    if any(source.are_of_one_sample(int(ordered[one]), index) for one in around):
+        return False
+    return is_drawn or index == 0 or not source.are_of_one_sample(index - 1, index)
 
 
 def _drawn(source: Source, places: np.ndarray) -> np.ndarray:

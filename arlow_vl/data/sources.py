@@ -13,7 +13,8 @@ class Dataset(Protocol):
     """Items by index. `fingerprint` differs when any item does; `key(i)` names an item to people.
 
     `__getitem__` may raise ImageError or TextError for an item that cannot be used. To be packed into rows a data set
-    tells `length(i)`, see `rows.Length`, without reading the item.
+    tells `length(i)`, see `rows.Length`, without reading the item. One that has several items of a sample, in a row,
+    tells `sample_of(i)`, the sample's number.
     """
 
     fingerprint: str
@@ -36,7 +37,9 @@ class Source:
     samples_per_batch: int = 1
     """Items in each batch; where rows are packed, the mixture decides instead."""
     max_bad: int = 0
-    """Items that may turn out unusable in an epoch while a run goes on; one more ends it."""
+    """Samples whose image may turn out unusable in an epoch while a run goes on; one more ends it."""
+    max_bad_texts: int = 0
+    """The same of texts."""
 
     def __post_init__(self) -> None:
         if len(self.dataset) == 0:
@@ -45,6 +48,11 @@ class Source:
             raise ValueError(
                 f"samples_per_batch of source {self.name} must be at least 1, got {self.samples_per_batch}"
             )
+
+    def are_of_one_sample(self, first: int, second: int) -> bool:
+        """Of two different items."""
+        sample_of = getattr(self.dataset, "sample_of", None)
+        return sample_of is not None and sample_of(first) == sample_of(second)
 
 
 def with_different_names(sources: Sequence[Source]) -> tuple[Source, ...]:

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from arlow_vl.printing import print_line
 from arlow_vl.training.checkpoint_io import remove_older
 from arlow_vl.training.checkpoint_names import checkpoint_path
+from arlow_vl.training.datamodules import StageData
 from arlow_vl.training.ranks import largest
 from arlow_vl.training.settings import RunConfig
 from arlow_vl.training.stages import check_frozen, check_trainable, hash_frozen, hash_own_parts
@@ -49,6 +50,20 @@ class FrozenTensorsCheck(Callback):
         """Comes after the start's look where tensors lie in parts."""
         check_frozen(state_dict, self.hashes or state_dict)
         self.hashes = dict(state_dict)
+
+
+class BadItemsCheck(Callback):
+    """All processes together meet no more unusable samples than may be: checked before each checkpoint, and when a
+    validation ends. What one of them meets alone is too much at once."""
+
+    def __init__(self, data: StageData) -> None:
+        self.data = data
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.data.share_bad_items()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.data.share_bad_items()
 
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)

@@ -22,7 +22,7 @@ from arlow_vl.data.trained_prompts import TrainedPrompts, prompts_of
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.layout import BatchLayout
 from arlow_vl.printing import print_line
-from arlow_vl.training.ranks import data_rank
+from arlow_vl.training.ranks import data_rank, gathered
 from arlow_vl.training.recipe import Recipe, TextRecipe
 
 ON_THE_CPU = ("tiles_per_image", "image_grids", "encoder_lengths")
@@ -44,6 +44,7 @@ class StageData(LightningDataModule):
     ) -> None:
         super().__init__()
         run, quarantine = recipe.run, Quarantine(recipe.run_dir / QUARANTINE)
+        self.tensor_parallel = run.engine.tensor_parallel
         rank, ranks = data_rank(run.engine)
         self.training = ResumableLoader(
             training,
@@ -80,6 +81,19 @@ class StageData(LightningDataModule):
         stays = {name: batch[name] for name in ON_THE_CPU if name in batch}
         goes = {name: value for name, value in batch.items() if name not in stays}
         return super().transfer_batch_to_device(goes, device, dataloader_idx) | stays
+
+    def share_bad_items(self) -> None:
+        """Tells all processes what each has met of unusable samples, and holds the sum to the limit.
+
+        The processes of a tensor-parallel group have met the same.
+
+        Raises:
+            DataError: it is more than may be; on all processes.
+        """
+        readers = [*self.training.readers.values(), *self.validation.readers.values()]
+        of_ranks = gathered([reader.state_dict() for reader in readers])[:: self.tensor_parallel]
+        for reader, states in zip(readers, zip(*of_ranks, strict=True), strict=True):
+            reader.share(states)
 
     def report_bad_items(self) -> None:
         """Says by reason how many samples turned out unusable while the run went on, and what no row had room for."""

@@ -193,7 +193,8 @@ def _source(
         name=config.name,
         dataset=dataset,
         samples_per_batch=config.samples_per_batch or 1,
-        max_bad=samples_left * len(dataset) // max(1, len(source.samples)) + 2 * expected,
+        max_bad=samples_left,
+        max_bad_texts=most_bad(recipe.max_bad_fraction, len(dataset)) + 2 * expected,
     )
 
 

@@ -23,7 +23,7 @@ from arlow_vl.printing import print_line
 from arlow_vl.training.averaging import MovingAverage
 from arlow_vl.training.best import has_stopped_early
 from arlow_vl.training.build import Stage, build_stage, finish_model
-from arlow_vl.training.callbacks import Checkpointing, FrozenTensorsCheck
+from arlow_vl.training.callbacks import BadItemsCheck, Checkpointing, FrozenTensorsCheck
 from arlow_vl.training.checkpoint_io import ArlowCheckpointIO, newest_good, remove_leftovers
 from arlow_vl.training.checkpoint_names import checkpoints, step_of, steps_done
 from arlow_vl.training.launch import Place, find_place
@@ -179,6 +179,7 @@ def build_trainer(
         watch.readings,
         SeedEachStep(run.seed, rank=rank, ranks=ranks),
         FrozenTensorsCheck(),
+        BadItemsCheck(stage.data),
         *watch.of_validated_weights,
         *averages,
         *watch.looks,

@@ -127,7 +127,7 @@ def run(mode: str, lives: Sequence[Life], *, steps: int = STEPS) -> dict[str, An
                 raise RuntimeError(f"{life} ended with {process.exitcode}, not {expected}")
         state = json.loads((folder / "state.json").read_text())
         logged = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
-    bad = {name: {"first": sorted(b["first"]), "counts": b["counts"]} for name, b in state["bad"].items()}
+    bad = {name: {**b, "first": sorted(b["first"])} for name, b in state["bad"].items()}
     return {"steps": logged, "bad": bad, "state_bytes": len(json.dumps(state))}
 
 

@@ -17,6 +17,7 @@ from arlow_vl.data.sample_dataset import CACHED_TEXT_BYTES, EncodedSample, Encod
 from arlow_vl.errors import DataError
 from tests.outside_data import tar_of
 from tests.tiny_runs import SAMPLES, tiny_tokenizer
+from vision.decoding.image import ImageError
 from vision.encoder import VisionEncoder
 from vision.transform import ImageTransform
 
@@ -165,6 +166,17 @@ def test_a_text_without_room_is_an_error_of_that_text_alone(dataset, shard_of):
     together = dataset("conversation", source=source, one_text=False)
     assert [bool(text.ids) for text in together[0].texts] == [False, True]
     assert together.length(0)[0][0] == 0
+
+
+def test_a_bad_image_is_told_whatever_the_text_is(dataset, tmp_path):
+    asked = [{"question": "why? " * 30, "answer": "so"}, {"question": "why?", "answer": "so"}]
+    members = [("0.jpg", b"no image"), ("0.json", json.dumps({"questions": asked}).encode())]
+    (tmp_path / "bad.tar").write_bytes(tar_of(*members))
+    items = dataset("question", source=str(tmp_path / "bad.tar"))
+    for index in range(2):
+        with pytest.raises(ImageError, match=r"bad\.tar:0: "):
+            items[index]
+        assert items.sample_of(index) == 0
 
 
 def test_a_look_tells_what_is_cut_and_what_has_no_room(dataset, chats):

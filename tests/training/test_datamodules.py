@@ -146,6 +146,15 @@ def test_prompts_without_room_are_told_and_refused_where_none_is_left(recipe, ca
         data_of(recipe("sources", "questions", with_questions("0", long)))
 
 
+@pytest.mark.parametrize(("fraction", "images", "texts"), [(0.1, 1, 2), (0.5, 5, 14), (0.0, 0, 0)])
+def test_bad_images_are_limited_by_samples_and_texts_by_themselves(recipe, fraction, images, texts):
+    asked = [with_questions(f"{n}", QUESTIONS * (20 if n == 3 else 1)) for n in range(10)]
+    members = [member for some in asked for member in some]
+    made = recipe("sources", "questions", members, max_bad_fraction=fraction)
+    (source,) = data_of(made).training.sources
+    assert (source.max_bad, source.max_bad_texts) == (images, texts)
+
+
 def test_shards_that_went_away_while_the_run_goes_on_are_named(recipe):
     made = recipe("sources", "captions", samples(*"01"))
     data = data_of(made)

@@ -17,11 +17,13 @@ from arlow_vl.training.logs import SPEED_COLUMNS
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import build, fit
 from tests.forked import by_fork
-from tests.tiny_runs import weights_sha256, write_text_recipe
-from tests.training.rank_recipes import write_shared_image_text, write_shared_text
+from tests.outside_data import samples, tar_of
+from tests.tiny_runs import weights_sha256, write_image_text_recipe, write_text_recipe
+from tests.training.rank_recipes import HEADS, write_shared_image_text, write_shared_text
 from tests.training.rank_runs import run_on_ranks
 from tests.training.stops import Stop
 
+MEMBERS = samples(*(f"{number:02d}" for number in range(20)))
 LOSS = {"rel": 2e-5, "abs": 1e-6}
 """Sums over processes are sums in another order, in float32; a dozen steps of training let it grow."""
 
@@ -173,6 +175,20 @@ def test_when_a_process_fails_or_is_killed_the_run_ends_with_its_reason(text_con
     }
     assert run_on_ranks(2, tmp_path, killed) == 128 + signal.SIGKILL
     assert "the process of rank 1 died (SIGKILL), so the run ends" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_bad_samples_of_all_processes_are_told_and_limited_together(tmp_path, capfd):
+    bad = [(name, data[:300] if name in ("02.jpg", "07.jpg", "11.jpg", "16.jpg") else data) for name, data in MEMBERS]
+    (tmp_path / "some.tar").write_bytes(tar_of(*bad))
+    source = {"name": "some", "data": str(tmp_path / "some.tar"), "kind": "captions", "samples_per_batch": 1}
+    config = str(write_image_text_recipe(tmp_path, text_model=HEADS, sources=[source], cache_features=None))
+    more = ("--run.accumulate_grad_batches", "2", "--run.max_steps", "20", "--run.validate_every", "20")
+    told = "4 samples skipped (truncated 4)"
+    for fraction, folder, status in (("0.2", "enough", 0), ("0.15", "few", 2)):
+        run = options(config, tmp_path / folder, 2, *more, "--max_bad_fraction", fraction)
+        assert (run_on_ranks(2, tmp_path, {"options": run}) == 0) == (status == 0)
+        assert (f"source some: {told}" + (", the limit is 3" if status else "\n")) in capfd.readouterr().err
 
 
 SAVE = "step-000009.ckpt"
