@@ -100,7 +100,7 @@ def _is_first(source: Source, ordered: np.ndarray, index: int) -> bool:
     """Whether a fault of an image counts at this text: at the first that is drawn of its sample, or, where none is, at
     the first of all. So it does not depend on what another rank reads."""
     place = int(np.searchsorted(ordered, index))
-    is_drawn = place < len(ordered) and ordered[place] == index
+    is_drawn = bool(place < len(ordered) and ordered[place] == index)
     around = ([place - 1] if place else []) + ([place] if place < len(ordered) and not is_drawn else [])
     if any(source.are_of_one_sample(int(ordered[one]), index) for one in around):
         return False

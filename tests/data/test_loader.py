@@ -134,7 +134,7 @@ class Spoilt(Numbers):
 
     def __getitem__(self, index: int) -> int:
         if index in self.bad:
-            raise TextError(self.key(index), "no_text", "it has no text")
+            raise TextError(self.key(index), "text_without_room", "it has no text")
         return super().__getitem__(index)
 
 
@@ -142,7 +142,7 @@ def validated(bad: tuple[int, ...], *, max_samples: int | None, ranks: int) -> l
     """The keys that each rank reads of 20 numbers."""
     numbers = Spoilt(20)
     numbers.bad = bad
-    source = Source(name="a", dataset=numbers, samples_per_batch=1, max_bad=20)
+    source = Source(name="a", dataset=numbers, samples_per_batch=1, max_bad_texts=20)
     loaders = [
         SequentialLoader([source], lambda items: {"items": items}, max_samples=max_samples, rank=rank, ranks=ranks)
         for rank in range(ranks)

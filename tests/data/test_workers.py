@@ -221,7 +221,7 @@ def test_no_worker_is_left_when_the_run_is_killed_or_interrupted(read, number, w
     pids = receiver.recv()
     assert all(map(alive, pids))
     (os.killpg if whole_group else os.kill)(run.pid, signal.Signals[number])
-    run.join(10)
+    run.join(30)
     assert run.exitcode == status
     assert gone(pids)
 
