@@ -15,4 +15,16 @@ class ResourceError(OSError):
     exit_code = 6
 
 
-__all__ = ["CheckpointError", "DataError", "DivergenceError", "ResourceError"]
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+"""What torch's allocators say. Those of CPUs have no class for it."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is what torch or Python raise when no memory is left."""
+    if isinstance(error, MemoryError):
+        return True
+    is_torchs = type(error) is RuntimeError or type(error).__name__ == "OutOfMemoryError"
+    return is_torchs and any(words in str(error) for words in NO_MEMORY)
+
+
+__all__ = ["CheckpointError", "DataError", "DivergenceError", "ResourceError", "is_out_of_memory"]

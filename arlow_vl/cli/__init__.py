@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from arlow_vl.cli.output import flush_output, tell_of_output
 from arlow_vl.cli.parser import Parser
+from arlow_vl.errors import is_out_of_memory
 from arlow_vl.printing import print_line, visible
 from arlow_vl.stopping import STOPS, end_by_sigterm, sentence_of_stop
 from arlow_vl.versions import version_of
@@ -79,6 +80,9 @@ def one_line(message: str, words: Sequence[str]) -> str:
 
 def sentence_of(error: Exception) -> str:
     """What a full disk says of itself is a number and, of some calls, no name: people are told what to do."""
+    if is_out_of_memory(error):
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        return f"no memory is left ({first:.200}); a smaller --batch-size takes less, of commands that have one"
     if not isinstance(error, OSError) or error.errno not in FULL:
         return str(error)
     where = f" at {visible(str(error.filename))}" if error.filename else ""
@@ -93,6 +97,8 @@ def exit_status(error: Exception) -> int | None:
         return error.exit_code
     if isinstance(error, ImageError):
         return DATA
+    if is_out_of_memory(error):
+        return RESOURCES
     if isinstance(error, OSError):
         return RESOURCES if error.errno in (*FULL, errno.EROFS, errno.EACCES, errno.ENOMEM) else USAGE
     return USAGE if isinstance(error, ValueError) else None

@@ -95,16 +95,16 @@ class Faults:
 
 def batches(args: argparse.Namespace, decoding: "Decoding", paths: Sequence[str], faults: Faults) -> Iterator[Any]:
     """Batches of (path, what is written about it)."""
-    from torch import OutOfMemoryError
-
-    from arlow_vl.errors import ResourceError
+    from arlow_vl.errors import ResourceError, is_out_of_memory
     from arlow_vl.serving.captioning import answer_images
 
     assistant = open_assistant(args, needs_images=True)
     how: dict[str, Any] = {"batch_size": args.batch_size, "on_fault": faults.tell}
     try:
         yield from answer_images(assistant, paths, args.question, decoding, **how)
-    except OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         advice = "give a smaller --batch-size" if args.batch_size > 1 else "give --precision bfloat16 or --device cpu"
         raise ResourceError(
             f"the device has not enough memory for {args.batch_size} images at once; {advice}"

@@ -22,6 +22,8 @@ Pack = Callable[[Sequence[Any]], dict[str, Tensor]]
 """The image inputs of the model for some images, each given once."""
 Normalise = Literal["none", "characters", "bytes"]
 """What of an answer its log-probability is divided by: lm-eval's acc, acc_norm and acc_bytes."""
+MOST_LOGITS = 2**27
+"""Of one pass of the model where every token has its logits: 512 MiB in float32."""
 NOT_FINITE = (
     "the model's logits are not finite, so its weights are damaged or it has diverged in training; "
     "copy the model folder again, or use an earlier one"
@@ -172,20 +174,21 @@ class _Behind(NamedTuple):
         for row, ids in found:
             if len(ids) > 1:
                 sharing.setdefault((row, ids[:-1]), []).append(ids)
-        rows = sorted(sharing, key=lambda key: len(key[1]))  # little padding
-        for start in range(0, len(rows), self.batch_size):
-            some = rows[start : start + self.batch_size]
+        rows = sorted(sharing, key=lambda key: -len(key[1]))  # little padding
+        while rows:
+            count = rows_within(self.model, len(rows[0][1]), self.batch_size)
+            some, rows = rows[:count], rows[count:]
             logits = self._logits(some)
             for place, (row, read) in enumerate(some):
+                of_row = finite_log_probabilities(logits[place, : len(read)])
                 for ids in sharing[row, read]:
                     targets = torch.tensor(ids[1:], device=logits.device)
-                    of_row = logits[place, : len(read)]
                     nats = of_row.gather(1, targets[:, None]).sum().item()
                     found[row, ids] = Likelihood(nats, torch.equal(of_row.argmax(-1), targets))
         return found
 
     def _logits(self, rows: Sequence[tuple[int, tuple[int, ...]]]) -> Tensor:
-        """Log-probabilities behind each token of some rows, padded on their right."""
+        """Behind each token of some rows, padded on their right."""
         width, device = max(len(ids) for _, ids in rows), self.mask.device
         places = torch.tensor([row for row, _ in rows], device=device)
         cache = copy.deepcopy(self.cache)
@@ -193,9 +196,12 @@ class _Behind(NamedTuple):
         cache.batch_select_indices(places)
         ids = torch.tensor([[*ids, *[self.pad_token_id] * (width - len(ids))] for _, ids in rows], device=device)
         mask = torch.cat([self.mask[places], torch.ones_like(ids)], dim=1)
-        return finite_log_probabilities(
-            self.model(input_ids=ids, attention_mask=mask, cache=cache, use_cache=True).logits
-        )
+        return self.model(input_ids=ids, attention_mask=mask, cache=cache, use_cache=True).logits
+
+
+def rows_within(model: Any, tokens: int, batch_size: int) -> int:
+    """Rows of so many tokens, at most `batch_size`, whose logits are not more than `MOST_LOGITS`; one at least."""
+    return max(1, min(batch_size, MOST_LOGITS // (max(1, tokens) * model.config.get_text_config().vocab_size)))
 
 
 def finite_log_probabilities(logits: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """What a client asks for: the fields of OpenAI's chat and completion requests become a prompt and decoding options."""
 
-import base64
 import binascii
 import hashlib
 import threading
@@ -20,6 +19,7 @@ from arlow_vl.serving.refusals import Refusal
 from arlow_vl.serving.remembered import Remembered
 from vision.decoding.animation import is_animated
 from vision.decoding.image import ImageError
+from vision.decoding.sources import from_base64
 
 MAX_STOPS, MAX_STOP_CHARACTERS = 4, 200
 ADDRESS_SHOWN = 60  # characters of an address that is refused
@@ -310,6 +310,6 @@ def _image_data(url: str, place: str, max_bytes: int) -> bytes:
         text = unquote_to_bytes(body) if "%" in body else body.encode("ascii")
         if len(text) > 4 * (max_bytes + 3) // 3 + 4:
             raise Refusal(400, f"{place}: over {max_bytes:,} bytes, which is the limit", place, "too_large")
-        return base64.b64decode(text, validate=True)
+        return from_base64(text)
     except (binascii.Error, UnicodeEncodeError):
         raise Refusal(400, f"{place}: its base64 is broken; encode the image's bytes", place, "corrupt") from None

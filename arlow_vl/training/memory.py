@@ -16,8 +16,6 @@ from arlow_vl.training.strategies import device_type_of
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 """Bytes that a container may take, or "max"."""
-NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-"""What torch's allocators of CPUs say, whose errors have no class of their own."""
 
 
 def refuse_too_large(model: nn.Module, recipe: Recipe) -> None:
@@ -94,13 +92,6 @@ def memory_of(device_type: str) -> int:
         return min(there, int(CGROUP.read_text()))
     except (OSError, ValueError):  # none, or "max"
         return there
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is what torch or Python raise when no memory is left."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return type(error) is RuntimeError and any(words in str(error) for words in NO_MEMORY)
 
 
 def out_of_memory(model: nn.Module, recipe: Recipe, error: BaseException) -> ResourceError:

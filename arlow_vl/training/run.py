@@ -16,7 +16,7 @@ import yaml
 from lightning.pytorch import Callback, Trainer
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-from arlow_vl.errors import DivergenceError, ResourceError
+from arlow_vl.errors import DivergenceError, ResourceError, is_out_of_memory
 from arlow_vl.locks import one_process
 from arlow_vl.models.folders import save_folder
 from arlow_vl.printing import print_line
@@ -27,7 +27,7 @@ from arlow_vl.training.callbacks import BadItemsCheck, Checkpointing, FrozenTens
 from arlow_vl.training.checkpoint_io import ArlowCheckpointIO, newest_good, remove_leftovers
 from arlow_vl.training.checkpoint_names import checkpoints, step_of, steps_done
 from arlow_vl.training.launch import Place, find_place
-from arlow_vl.training.memory import is_out_of_memory, out_of_memory
+from arlow_vl.training.memory import out_of_memory
 from arlow_vl.training.ranks import data_rank, first_prepares, joined
 from arlow_vl.training.recipe import Recipe, to_plain
 from arlow_vl.training.refusals import UNFINISHED, changes_of, refuse_misfits

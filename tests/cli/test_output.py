@@ -7,6 +7,9 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import torch
+
+from arlow_vl.cli import exit_status, sentence_of
 
 COMMAND = str(Path(sysconfig.get_path("scripts"), "arlow"))
 TOLD = "arlow: standard output cannot be written (No space left on device), and what was printed is not whole; send it"
@@ -23,3 +26,18 @@ def test_a_full_disk_behind_standard_output_is_told(tmp_path, words, unbuffered)
         done = subprocess.run(run, env=environment, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 6
     assert done.stderr.startswith(TOLD) and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 6.00 GiB.\nMore of it"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_a_command_that_finds_no_memory_says_so(error):
+    assert exit_status(error) == 6
+    told = sentence_of(error)
+    assert told.startswith("no memory is left (") and "--batch-size" in told and "\n" not in told
+    assert exit_status(RuntimeError("size mismatch")) is None

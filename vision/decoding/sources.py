@@ -115,7 +115,7 @@ def _data_of_url(url: str, name: str, limits: ImageLimits) -> bytes:
     if not head.lower().endswith(";base64"):
         return data
     try:
-        return _from_base64(data)
+        return from_base64(data)
     except binascii.Error as error:
         raise ImageError(name, "corrupt", f"a data: URL whose base64 is broken ({error})") from error
 
@@ -124,13 +124,13 @@ def _image_in_base64(text: str, limits: ImageLimits) -> bytes | None:
     if len(text) > 2 * limits.max_bytes or not BASE64.fullmatch(text):
         return None
     try:
-        data = _from_base64(text.encode())
+        data = from_base64(text.encode())
     except binascii.Error:
         return None
     return data if is_image(data) else None
 
 
-def _from_base64(data: bytes) -> bytes:
+def from_base64(data: bytes) -> bytes:
     """Decodes with or without line breaks and padding."""
     data = WHITE_SPACE.sub(b"", data).rstrip(b"=")
     return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)

@@ -103,7 +103,7 @@ def _scored(row: Prediction) -> registry.Prediction:
         text=row.output,
         references=row.references,
         log_probability=row.log_probability,
-        num_tokens=row.tokens or None,
+        num_tokens=row.tokens if row.bytes else None,  # of a text that a tokenizer drops there are none
         num_bytes=row.bytes or None,
     )
 

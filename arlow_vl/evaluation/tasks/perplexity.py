@@ -23,7 +23,7 @@ from arlow_vl.data.prompts import document_ends, plain_ids
 from arlow_vl.data.text_files import parts_of, text_files
 from arlow_vl.data.text_readers import DocumentReader
 from arlow_vl.errors import DataError
-from arlow_vl.evaluation.likelihood import finite_log_probabilities
+from arlow_vl.evaluation.likelihood import finite_log_probabilities, rows_within
 from arlow_vl.evaluation.metrics import likelihood
 from arlow_vl.evaluation.tasks.predictions import MODEL, Kept, Prediction
 from arlow_vl.evaluation.tasks.task import Perplexity, Task
@@ -96,12 +96,11 @@ def log_probability(model: Any, pad: int, some: Sequence[Window]) -> list[float]
     mask = torch.tensor([[1] * len(one.ids) + [0] * (width - len(one.ids)) for one in some], device=model.device)
     first = min(len(window.ids) - window.counted for window in some) - 1
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=width - first).logits
-    found = finite_log_probabilities(logits)
     nats = []
     for row, window in enumerate(some):
         end = len(window.ids)
         start = end - window.counted
-        of_row = found[row, start - 1 - first : end - 1 - first]
+        of_row = finite_log_probabilities(logits[row, start - 1 - first : end - 1 - first])
         nats.append(of_row.gather(1, ids[row, start:end, None]).double().sum().item())
     return nats
 
@@ -109,9 +108,10 @@ def log_probability(model: Any, pad: int, some: Sequence[Window]) -> list[float]
 def document_nats(model: Any, tokenizer: Any, document: Document, settings: Perplexity, batch_size: int) -> float:
     """The log-probability of a document. Raises CheckpointError for logits that are not finite."""
     of_document = list(windows(document.ids, document_ends(tokenizer)[0], settings))
+    count = rows_within(model, settings.window, batch_size)
     return sum(
-        sum(log_probability(model, tokenizer.pad_token_id, of_document[start : start + batch_size]))
-        for start in range(0, len(of_document), batch_size)
+        sum(log_probability(model, tokenizer.pad_token_id, of_document[start : start + count]))
+        for start in range(0, len(of_document), count)
     )
 
 

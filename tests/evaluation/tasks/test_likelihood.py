@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from arlow_vl.data.prompts import about_image, encode_prompt
+from arlow_vl.evaluation import likelihood
 from arlow_vl.evaluation.likelihood import Choices, answer_ids, likeliest, log_probabilities
 from arlow_vl.models.folders import load_vision_language_model
 
@@ -57,6 +58,20 @@ def test_every_answer_has_the_probability_of_a_plain_loop(loaded, batch_size):
         expected = [plain(*loaded, of.messages, of.images, answer) for answer in of.answers]
         assert [answer.nats for answer in one] == pytest.approx(expected, abs=1e-5)
         assert [answer.bytes for answer in one] == [len(answer.encode()) for answer in of.answers]
+
+
+def test_few_rows_are_read_at_once_where_their_logits_are_many(loaded, monkeypatch):
+    model, tokenizer = loaded
+    asked, rows = [question("Is it red?", 1), question("Is it?", 2)], []
+    whole = log_probabilities(model, tokenizer, asked, Pack())
+    longest = max(len(answer_ids(tokenizer, one.messages, answer)[1]) for one in asked for answer in one.answers)
+    monkeypatch.setattr(likelihood, "MOST_LOGITS", 2 * (longest - 1) * model.config.get_text_config().vocab_size)
+    handle = model.lm_head.register_forward_pre_hook(lambda _, args: rows.append(tuple(args[0].shape[:2])))
+    parted = log_probabilities(model, tokenizer, asked, Pack())
+    handle.remove()
+    assert [one.nats for of in parted for one in of] == pytest.approx([one.nats for of in whole for one in of])
+    behind = rows[1:]  # the prompts
+    assert len(behind) > 1 and max(count * width for count, width in behind) <= 2 * (longest - 1)
 
 
 def test_the_image_decides(loaded):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from arlow_vl.data.prompts import about_image, encode_prompt
 from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.errors import DataError
+from arlow_vl.evaluation import likelihood
 from arlow_vl.evaluation.controls import most_frequent, question_prior
 from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.metrics.captions import caption_scores
@@ -23,7 +24,7 @@ from arlow_vl.evaluation.statistics import difference_interval, draw_weights, me
 from arlow_vl.evaluation.tasks.ask import check_controls, shown_to
 from arlow_vl.evaluation.tasks.items import Item, open_samples, read_items
 from arlow_vl.evaluation.tasks.measures import check_references, measure
-from arlow_vl.evaluation.tasks.perplexity import log_probability, read_documents, windows
+from arlow_vl.evaluation.tasks.perplexity import Document, document_nats, log_probability, read_documents, windows
 from arlow_vl.evaluation.tasks.places import place_of
 from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
 from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
@@ -80,6 +81,18 @@ def test_a_documents_probability_is_that_of_a_plain_loop(loaded):
         places = range(len(part.ids) - part.counted, len(part.ids))
         expected.append(sum(logits[place - 1, part.ids[place]].item() for place in places))
     assert log_probability(model, tokenizer.pad_token_id, parts) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_document_of_many_windows_is_read_a_few_at_a_time_where_their_logits_are_many(loaded, monkeypatch):
+    model, tokenizer = loaded
+    document, how = Document("a", "", list(range(30, 90))), Perplexity(window=8, stride=3)
+    whole = document_nats(model, tokenizer, document, how, 64)
+    monkeypatch.setattr(likelihood, "MOST_LOGITS", 3 * 8 * model.config.get_text_config().vocab_size)
+    rows = []
+    handle = model.lm_head.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    assert document_nats(model, tokenizer, document, how, 64) == pytest.approx(whole, abs=1e-9)
+    handle.remove()
+    assert max(rows) == 3 and sum(rows) == len(list(windows(document.ids, 0, how)))
 
 
 def test_documents_of_two_files_of_one_name_are_told_apart_by_their_folders(tmp_path, loaded):
@@ -267,6 +280,14 @@ def test_perplexity_and_bits_are_over_all_documents():
     found = {n: next(iter(measure([n], said).values())) for n in ("perplexity", "bits per byte")}
     values = {name: float(of.metric(of.statistics.sum(0))) for name, of in found.items()}
     assert values == pytest.approx({"perplexity": math.exp(2), "bits per byte": 0.5 / math.log(2)})
+
+
+def test_a_document_of_which_a_tokenizer_drops_all_counts_with_its_bytes():
+    (one,) = rows("", references=((),), log_probability=-6.0, tokens=3, bytes=12)
+    said = [one, replace(one, id="dropped", log_probability=0.0, tokens=0, bytes=6)]
+    found = {n: next(iter(measure([n], said).values())) for n in ("perplexity", "bits per byte")}
+    values = {name: float(of.metric(of.statistics.sum(0))) for name, of in found.items()}
+    assert values == pytest.approx({"perplexity": math.exp(2), "bits per byte": 6 / 18 / math.log(2)})
 
 
 def test_where_the_prior_is_wrong_the_prior_scores_nothing():
