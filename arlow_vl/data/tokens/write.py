@@ -57,7 +57,9 @@ def tokenize_text(
     """
     job = Job(sources, tokenizer, shard_tokens, max_tokens, part_bytes)
     with contextlib.closing(job.files), locked(folder):
-        if not job.is_done(folder, replace=replace):
+        if job.is_done(folder, replace=replace):
+            Manifest.read(folder).tally.report(job.where, max_bad_fraction)
+        else:
             job.prepare(folder, replace=replace)
             with nothing_half_written(folder):
                 facts = job.run(folder, workers, progress)

@@ -256,6 +256,8 @@ def test_too_large_a_share_of_bad_lines_is_refused_until_it_is_allowed(tmp_path,
         tokenize_text([texts], tiny_tokenizer(), tmp_path / "out")
     monkeypatch.setattr(write, "write_part", None)  # the shards are there
     assert len(tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", max_bad_fraction=0.5)) == 40
+    with pytest.raises(DataError, match=r"20 of 60 lines are unusable, the limit is 20%"):  # it is done, and bad still
+        tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", max_bad_fraction=0.2)
 
 
 def test_text_without_a_document_is_refused(tmp_path):
