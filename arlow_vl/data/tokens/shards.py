@@ -150,12 +150,22 @@ def write_part(
     if writer is not None:
         shards.append(writer.finish())
     to_end = tokens < enough
+    tally = reader.tally if to_end else tally_of_first(part, sum(shard.documents for shard in shards))
     has_hash = part.start == 0 and to_end and (part.end is None or form.max_tokens is None)
-    facts = PartFacts(reader.tally, shards, to_end, reader.sha256() if has_hash else None, encoder.reason)
+    facts = PartFacts(tally, shards, to_end, reader.sha256() if has_hash else None, encoder.reason)
     refuse_change(source)
     facts.write(facts_path(stem))
     report(part.size)
     return facts
+
+
+def tally_of_first(part: TextPart, documents: int) -> LineTally:
+    """Of the part up to so many documents: they are read again, as a reader is ahead of what is encoded, or after a
+    kill has read nothing."""
+    reader = DocumentReader(part)
+    for _ in islice(reader, documents):
+        pass
+    return reader.tally
 
 
 def facts_path(stem: Path) -> Path:
