@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from arlow_vl.data.same_files import has_other_bytes
 from arlow_vl.data.text_files import TextPart
@@ -35,8 +36,9 @@ class Plan:
     def read(cls, folder: Path) -> "Plan | None":
         """None: there is none, or one of another version."""
         try:
-            values = json.loads((folder / PLAN).read_text())
-            return cls(**{**values, "sources": [SourceFile(**source) for source in values["sources"]]})
+            values: dict[str, Any] = json.loads((folder / PLAN).read_text())
+            values["sources"] = [SourceFile(**source) for source in values["sources"]]
+            return cls(**values)
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return None
 

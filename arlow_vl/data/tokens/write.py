@@ -91,11 +91,11 @@ class Job:
             max_tokens=max_tokens,
         )
         self.tokenizer_hash = tokenizer_hash(tokenizer)
-        sources = list(self.sources.values())
+        read = list(self.sources.values())
         form = [FORMAT, self.tokenizer_hash, dataclasses.asdict(self.form), part_bytes]
-        settings, bounds = hashed([form, [source.path for source in sources]]), bounds_of(self.parts)
-        name = hashed([settings, bounds, [[source.size, source.mtime_ns] for source in sources]])[:8]
-        self.plan = Plan(settings, name, bounds, sources)
+        settings, bounds = hashed([form, [source.path for source in read]]), bounds_of(self.parts)
+        name = hashed([settings, bounds, [[source.size, source.mtime_ns] for source in read]])[:8]
+        self.plan = Plan(settings, name, bounds, read)
 
     def stem(self, folder: Path, i: int) -> Path:
         return folder / f"{self.plan.name}-{i:05d}"
