@@ -1,10 +1,10 @@
 """`arlow tokenizer`: train the tokenizer on text."""
 
 import argparse
+import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from arlow_vl.cli.parser import Parser, output_folder, positive_int, share
 from arlow_vl.printing import number_of, print_line
@@ -23,10 +23,10 @@ def add_parser(arlow: Parser) -> None:
     )
     train.add_argument(
         "texts",
-        type=Path,
         nargs="+",
         metavar="TEXT",
-        help="a .jsonl file with a document under 'text' in each line; any other file is one UTF-8 document",
+        help="what `arlow data tokenize` takes: a file, folder, glob or address of .jsonl, .jsonl.gz, .jsonl.zst, "
+        ".parquet or .arrow (the document under 'text'), or .txt (a document a file)",
     )
     train.add_argument(
         "--vocab-size", type=positive_int, required=True, metavar="N", help="entries, special tokens included"
@@ -40,7 +40,7 @@ def add_parser(arlow: Parser) -> None:
         type=share,
         default=0.1,
         metavar="SHARE",
-        help="largest share of a .jsonl file's lines that may be unusable (default: 0.1)",
+        help="largest share of the lines, rows or documents that may be unusable (default: 0.1)",
     )
     train.set_defaults(run=run_train)
 
@@ -48,45 +48,45 @@ def add_parser(arlow: Parser) -> None:
 def run_train(args: argparse.Namespace) -> None:
     if args.vocab_size > MOST_ENTRIES:
         raise ValueError(f"--vocab-size must be at most {MOST_ENTRIES:,}, got {args.vocab_size:,}")
+    from arlow_vl.data.text_files import text_files, told_text
     from arlow_vl.models.folder_files import refuse_full_folder
 
     refuse_full_folder(args.output)  # models were trained with the tokenizer that may lie there
-
-    from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer  # loads torch, which takes seconds
-    from arlow_vl.models.folders import save_folder
-
     tally: Counter[str] = Counter()
-    documents = limited_documents(args.texts, args.max_bytes, tally, max_bad_fraction=args.max_bad_fraction)
-    tokenizer = train_tokenizer(documents, args.vocab_size)
+    with contextlib.closing(text_files(args.texts)) as files:
+        from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer  # loads torch, which takes seconds
+        from arlow_vl.models.folders import save_folder
+
+        where = ", ".join(map(told_text, args.texts))
+        documents = usable_documents(files, where, args.max_bytes, tally, max_bad_fraction=args.max_bad_fraction)
+        tokenizer = train_tokenizer(documents, args.vocab_size)
     save_folder([tokenizer], args.output)
     source = f"{tally['bytes']:,} bytes in {number_of(tally['documents'], 'document')}"
     print_line(f"{args.output}: {len(tokenizer):,} entries, learned from {source}")
 
 
-def limited_documents(
-    paths: list[Path], max_bytes: int | None, tally: Counter[str], *, max_bad_fraction: float
+def usable_documents(
+    files: Iterable[Path], where: str, max_bytes: int | None, tally: Counter[str], *, max_bad_fraction: float
 ) -> Iterator[str]:
-    """The files' first bytes; then warns of the lines that were skipped, before anything is learnt.
+    """The files' first bytes; then warns of what was skipped, before anything is learnt.
 
     Raises:
-        DataError: too many lines of a file were skipped.
+        DataError: too much was skipped.
+        ValueError: `max_bytes` cut the first character.
     """
-    from arlow_vl.data.text import LineTally
+    from arlow_vl.data.text_files import TextPart
+    from arlow_vl.data.text_readers import DocumentReader
+    from arlow_vl.data.tokens.manifest import merged
 
-    files = [(path, LineTally()) for path in paths]
-    yield from first_bytes(read_documents(files), max_bytes, tally)
-    for path, lines in files:
-        lines.report(path, max_bad_fraction)
+    readers: list[DocumentReader] = []
 
+    def read() -> Iterator[str]:
+        for path in files:
+            readers.append(DocumentReader(TextPart(path, path.stat().st_size)))
+            yield from readers[-1]
 
-def read_documents(files: list[tuple[Path, Any]]) -> Iterator[str]:
-    from arlow_vl.data.text import read_jsonl, read_text_file
-
-    for path, lines in files:
-        if path.suffix == ".jsonl":
-            yield from read_jsonl(path, lines)
-        else:
-            yield read_text_file(path)
+    yield from first_bytes(read(), max_bytes, tally)
+    merged([(reader.part.path, reader.tally) for reader in readers]).report(where, max_bad_fraction)
 
 
 def first_bytes(documents: Iterator[str], limit: int | None, tally: Counter[str]) -> Iterator[str]:
@@ -96,6 +96,8 @@ def first_bytes(documents: Iterator[str], limit: int | None, tally: Counter[str]
         if limit is not None and tally["bytes"] + len(raw) > limit:
             raw = raw[: limit - tally["bytes"]]
             document = raw.decode(errors="ignore")
+            if not document and not tally["documents"]:
+                raise ValueError(f"--max-bytes {limit} cuts the first character of the text; raise it")
         tally.update(documents=1, bytes=len(raw))
         yield document
         if tally["bytes"] == limit:

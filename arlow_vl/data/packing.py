@@ -185,21 +185,16 @@ def _cached(texts: str | Path, tokenizer: Any, cache_folder: Path, max_tokens: i
 def _tokenised_once(
     texts: str | Path, tokenizer: Any, cache_folder: Path, max_tokens: int | None, max_bad_fraction: float
 ) -> TokenizedText:
-    folder = _cached(texts, tokenizer, cache_folder, max_tokens)
-    was_there = (folder / NAME).is_file()
-    text = tokenize_text(
+    return tokenize_text(
         [texts],
         tokenizer,
-        folder,
+        _cached(texts, tokenizer, cache_folder, max_tokens),
         workers=len(os.sched_getaffinity(0)),
         max_tokens=max_tokens,
         max_bad_fraction=max_bad_fraction,
         progress=_Progress(f"tokenising {Path(told_text(texts)).name}"),
         replace=True,
     )
-    if was_there:
-        text.manifest.tally.report(told_text(texts), max_bad_fraction)
-    return text
 
 
 class _Progress:

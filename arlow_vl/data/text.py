@@ -1,4 +1,4 @@
-"""Readers of text: captions, JSON objects, files of JSON lines with a document each, whole UTF-8 files."""
+"""Readers of text: captions, JSON objects, files of JSON lines with a document each."""
 
 import json
 import math
@@ -100,19 +100,6 @@ def skip_line(file: BufferedReader) -> None:
     """Reads to the end of a line, however long, without holding it in memory."""
     while (rest := file.readline(2**20)) and not rest.endswith(b"\n"):
         pass
-
-
-def read_text_file(path: str | Path, *, max_bytes: int = MAX_FILE_BYTES) -> str:
-    """A whole file, strictly UTF-8, without a byte-order mark. Raises DataError that names the first bad byte."""
-    with open_regular(path) as file:
-        raw = file.read(max_bytes + 1)
-    if len(raw) > max_bytes:
-        raise DataError(f"{path}: over {max_bytes:,} bytes; write JSON lines instead, which are read one by one")
-    try:
-        return raw.decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        seen = f"0x{raw[error.start]:02x}"
-        raise DataError(f"{path}: byte {error.start:,}: not UTF-8 ({seen}); save the file as UTF-8") from None
 
 
 def open_regular(path: str | Path) -> BufferedReader:

@@ -1,7 +1,10 @@
 """`arlow tokenizer train`."""
 
+import gzip
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from arlow_vl.cli import build_parser
@@ -50,6 +53,21 @@ def test_json_lines_are_documents_and_bad_lines_are_told(tmp_path, capsys):
     assert "1 of 3 lines are skipped: bad_json 1 (as line 2)" in told
 
 
+@pytest.mark.parametrize("name", ["a.ndjson", "A.JSONL", "corpus", "a.jsonl.gz", "a.parquet", "texts"])
+def test_text_is_read_by_the_rules_of_all_commands(tmp_path, capsys, name):
+    """As prose, JSON lines would teach the tokenizer the syntax of JSON."""
+    path, lines = tmp_path / name, f"{json.dumps({'text': TEXT, 'url': 'https://a.b'})}\n".encode() * 2
+    if name == "a.parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"text": [TEXT, TEXT]}), path)
+    elif name == "texts":
+        path.mkdir()
+        (path / "a.jsonl").write_bytes(lines)
+    else:
+        path.write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
+    train(path, "--vocab-size", 270, "--output", tmp_path / "out")
+    assert f"learned from {2 * len(TEXT):,} bytes in 2 documents" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("options", [(), ("--max-bytes", 200_000)])
 def test_too_many_bad_lines_end_it_before_anything_is_learnt(tmp_path, options):
     (tmp_path / "a.jsonl").write_text("broken\n" * 450 + f"{json.dumps({'text': TEXT * 4})}\n" * 50)
@@ -60,7 +78,9 @@ def test_too_many_bad_lines_end_it_before_anything_is_learnt(tmp_path, options):
 
 @pytest.mark.parametrize(("limit", "documents"), [(1000, 1), (len(TEXT), 1), (len(TEXT) + 5, 2), (10**6, 2)])
 def test_only_the_first_bytes_are_learned_from(text_file, tmp_path, capsys, limit, documents):
-    train(text_file, text_file, "--vocab-size", 270, "--output", tmp_path / "out", "--max-bytes", limit)
+    other = tmp_path / "other.txt"
+    other.write_text(TEXT)
+    train(text_file, other, "--vocab-size", 270, "--output", tmp_path / "out", "--max-bytes", limit)
     assert f"{min(limit, 2 * len(TEXT)):,} bytes in {number_of(documents, 'document')}" in capsys.readouterr().out
 
 
@@ -68,6 +88,8 @@ def test_a_character_is_not_cut_in_two(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("ééé", encoding="utf-8")
     train(path, "--vocab-size", 267, "--output", tmp_path / "out", "--max-bytes", 3)
+    with pytest.raises(ValueError, match="--max-bytes 1 cuts the first character of the text; raise it"):
+        train(path, "--vocab-size", 267, "--output", tmp_path / "other", "--max-bytes", 1)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +112,7 @@ def test_impossible_sizes_are_refused(text_file, tmp_path, options, error, messa
 
 def test_empty_text_is_refused_before_anything_is_written(tmp_path):
     (tmp_path / "empty.txt").write_text("")
-    with pytest.raises(DataError, match="no text to train a tokenizer on"):
+    with pytest.raises(DataError, match=r"empty\.txt: 1 of 1 documents is unusable, .*empty_text 1"):
         train(tmp_path / "empty.txt", "--vocab-size", 280, "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

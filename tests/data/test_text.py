@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arlow_vl.data.text import LineTally, Unusable, clean_caption, json_memory, parse_object, read_jsonl, read_text_file
+from arlow_vl.data.text import LineTally, Unusable, clean_caption, json_memory, parse_object, read_jsonl
 from arlow_vl.errors import DataError
 
 
@@ -102,27 +102,9 @@ def test_a_missing_file_is_named_with_the_way_to_get_it(tmp_path):
 
 
 def test_a_fifo_is_refused_and_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "a.txt")
+    os.mkfifo(tmp_path / "a.jsonl")
     with pytest.raises(DataError, match="not a regular file"):
-        read_text_file(tmp_path / "a.txt")
-
-
-def test_a_text_file_is_read_whole_without_its_mark(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9\r\n")
-    assert read_text_file(tmp_path / "a.txt") == "café\r\n"
-
-
-def test_the_first_byte_that_is_not_utf8_is_named(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"a" * 1204 + b"\xe9t\xe9")
-    with pytest.raises(DataError, match=r"a\.txt: byte 1,204: not UTF-8 \(0xe9\)"):
-        read_text_file(tmp_path / "a.txt")
-
-
-def test_a_text_file_over_the_limit_is_refused(tmp_path):
-    (tmp_path / "a.txt").write_text("four")
-    assert read_text_file(tmp_path / "a.txt", max_bytes=4) == "four"
-    with pytest.raises(DataError, match="over 3 bytes"):
-        read_text_file(tmp_path / "a.txt", max_bytes=3)
+        next(read_jsonl(tmp_path / "a.jsonl", LineTally()))
 
 
 @settings(max_examples=200, deadline=None)

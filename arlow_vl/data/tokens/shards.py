@@ -17,7 +17,8 @@ from arlow_vl.data.text import LineTally
 from arlow_vl.data.text_files import TextPart
 from arlow_vl.data.text_readers import DocumentReader
 from arlow_vl.data.tokens.encoding import Encoder
-from arlow_vl.data.tokens.manifest import Shard
+from arlow_vl.data.tokens.manifest import Shard, SourceFile
+from arlow_vl.data.tokens.plan import refuse_change
 from vision.whole_files import put_in_place, write_whole
 
 CHARACTERS_AT_ONCE = 2**18
@@ -111,11 +112,19 @@ class ShardWriter:
 
 
 def write_part(
-    part: TextPart, stem: Path, encoder: Encoder, form: ShardFormat, report: Callable[[int], None]
+    part: TextPart,
+    source: SourceFile,
+    stem: Path,
+    encoder: Encoder,
+    form: ShardFormat,
+    report: Callable[[int], None],
 ) -> PartFacts:
     """Writes `STEM-000.bin`, ... and at last `STEM.json`; goes on behind shards that are there already.
 
     `report` is called with the bytes of the part that are read.
+
+    Raises:
+        DataError: the part's file is no longer as it was noted in `source`.
     """
     reader = DocumentReader(part)
     shards = list(_whole_shards(stem))
@@ -141,11 +150,22 @@ def write_part(
     if writer is not None:
         shards.append(writer.finish())
     to_end = tokens < enough
+    tally = reader.tally if to_end else tally_of_first(part, sum(shard.documents for shard in shards))
     has_hash = part.start == 0 and to_end and (part.end is None or form.max_tokens is None)
-    facts = PartFacts(reader.tally, shards, to_end, reader.sha256() if has_hash else None, encoder.reason)
+    facts = PartFacts(tally, shards, to_end, reader.sha256() if has_hash else None, encoder.reason)
+    refuse_change(source)
     facts.write(facts_path(stem))
     report(part.size)
     return facts
+
+
+def tally_of_first(part: TextPart, documents: int) -> LineTally:
+    """Of the part up to so many documents: they are read again, as a reader is ahead of what is encoded, or after a
+    kill has read nothing."""
+    reader = DocumentReader(part)
+    for _ in islice(reader, documents):
+        pass
+    return reader.tally
 
 
 def facts_path(stem: Path) -> Path:

@@ -18,17 +18,16 @@ from arlow_vl.data.remote_cache import FULL
 from arlow_vl.data.text_files import PART_BYTES, parts_of, text_files, told_text
 from arlow_vl.data.tokens.encoding import Encoder
 from arlow_vl.data.tokens.manifest import FORMAT, NAME, Manifest, SourceFile, merged, tokenizer_hash, with_current_times
+from arlow_vl.data.tokens.plan import PLAN, Plan, bounds_of, is_as_noted, refuse_change
 from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.data.tokens.shards import PartFacts, ShardFormat, facts_path, write_part
 from arlow_vl.errors import DataError
 from arlow_vl.locks import take_lock, tell_unlocked
 from arlow_vl.printing import print_line, visible
-from vision.whole_files import write_whole
 
 SHARD_TOKENS = 2**26
-PLAN = "plan"
 LOCK = ".lock"
-OURS = re.compile(r"\.?[0-9a-f]{8}-\d{5}(-\d{3,})?\.(bin|idx|json)(\..*)?")
+OURS = re.compile(r"\.?([0-9a-f]{8}-\d{5})(-\d{3,})?\.(bin|idx|json)(\..*)?")
 Progress = Callable[[int, int], None]
 
 
@@ -57,7 +56,9 @@ def tokenize_text(
     """
     job = Job(sources, tokenizer, shard_tokens, max_tokens, part_bytes)
     with contextlib.closing(job.files), locked(folder):
-        if not job.is_done(folder, replace=replace):
+        if job.is_done(folder, replace=replace):
+            Manifest.read(folder).tally.report(job.where, max_bad_fraction)
+        else:
             job.prepare(folder, replace=replace)
             with nothing_half_written(folder):
                 facts = job.run(folder, workers, progress)
@@ -79,7 +80,7 @@ class Job:
         self.tokenizer = tokenizer
         self.where = ", ".join(map(told_text, sources))
         self.files = text_files(sources)
-        self.sources = [SourceFile.at(path) for path in self.files]
+        self.sources = {path: SourceFile.at(path) for path in self.files}
         self.parts = [part for path in self.files for part in parts_of(path, part_bytes)]
         bos, eos = document_ends(tokenizer)
         self.form = ShardFormat(
@@ -90,23 +91,14 @@ class Job:
             max_tokens=max_tokens,
         )
         self.tokenizer_hash = tokenizer_hash(tokenizer)
-
-    @functools.cached_property
-    def plan(self) -> str:
-        """Hash of all that decides what the shards hold; their names begin with it, so that no reader of a folder
-        meets the shards of another text under the names that it knows."""
-        parts = [[str(part.path.resolve()), part.start, part.end] for part in self.parts]
-        plan = [
-            FORMAT,
-            self.tokenizer_hash,
-            dataclasses.asdict(self.form),
-            parts,
-            [[source.path, source.size, source.mtime_ns] for source in self.sources],
-        ]
-        return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
+        read = list(self.sources.values())
+        form = [FORMAT, self.tokenizer_hash, dataclasses.asdict(self.form), part_bytes]
+        settings, bounds = hashed([form, [source.path for source in read]]), bounds_of(self.parts)
+        name = hashed([settings, bounds, [[source.size, source.mtime_ns] for source in read]])[:8]
+        self.plan = Plan(settings, name, bounds, read)
 
     def stem(self, folder: Path, i: int) -> Path:
-        return folder / f"{self.plan[:8]}-{i:05d}"
+        return folder / f"{self.plan.name}-{i:05d}"
 
     def is_done(self, folder: Path, *, replace: bool) -> bool:
         """Whether the folder holds the tokens of this text. Raises DataError if of another, unless `replace`."""
@@ -114,7 +106,7 @@ class Job:
             return False
         manifest = Manifest.read(folder)
         current, changed = with_current_times(manifest.sources)
-        same_files = [source.path for source in current] == [source.path for source in self.sources]
+        same_files = [source.path for source in current] == [source.path for source in self.sources.values()]
         asked = (manifest.tokenizer, manifest.bos_token_id, manifest.eos_token_id, manifest.max_tokens)
         form = self.form
         same = asked == (self.tokenizer_hash, form.bos_token_id, form.eos_token_id, form.max_tokens)
@@ -129,24 +121,38 @@ class Job:
         return False
 
     def prepare(self, folder: Path, *, replace: bool) -> None:
-        """Leaves in the folder what an interrupted run of this very plan has finished, and nothing else of ours."""
-        plan = folder / PLAN
+        """Leaves in the folder what an interrupted run with these settings has made of files that are as they were, and
+        nothing else of ours."""
         remove_partial(folder)  # of a process that was killed: the folder is locked
         others = [path.name for path in folder.iterdir() if path.name not in (LOCK, PLAN, NAME) and not is_ours(path)]
         if others:
             raise DataError(f"{folder} holds other files ({visible(others[0])}); name an empty folder")
-        begun = plan.is_file() or (folder / NAME).is_file()
-        if not plan.is_file() or plan.read_text() != self.plan:
-            if begun and not replace:
-                raise DataError(
-                    f"{folder} was begun with other text, another tokenizer or other settings; name another folder, "
-                    "or remove this one"
-                )
-            (folder / NAME).unlink(missing_ok=True)
-            for path in folder.iterdir():
-                if is_ours(path):
-                    path.unlink()
-            write_whole(plan, self.plan)
+        begun = Plan.read(folder)
+        is_this = begun is not None and begun.settings == self.plan.settings
+        if (folder / PLAN).is_file() and not is_this and not replace:
+            raise DataError(
+                f"{folder} was begun with other text, another tokenizer or other settings; name another folder, "
+                "or remove this one"
+            )
+        kept: set[str] = set()
+        if begun and is_this and begun.bounds == self.plan.bounds and not (folder / NAME).is_file():
+            self.plan = dataclasses.replace(self.plan, name=begun.name)
+            kept = self._unchanged(folder, begun.sources)
+        (folder / NAME).unlink(missing_ok=True)
+        for path in folder.iterdir():
+            if (ours := OURS.fullmatch(path.name)) and ours[1] not in kept:
+                path.unlink()
+        self.plan.write(folder)
+
+    def _unchanged(self, folder: Path, noted: list[SourceFile]) -> set[str]:
+        """Stems of the parts of those files that have the bytes that they had at the last start."""
+        hashes: dict[Path, str | None] = {}
+        for i, part in enumerate(self.parts):
+            if part.start == 0 and (facts := PartFacts.read(facts_path(self.stem(folder, i)))):
+                hashes[part.path] = facts.sha256
+        pairs = zip(self.files, noted, strict=True)
+        same = {path for path, source in pairs if is_as_noted(source, hashes.get(path))}
+        return {self.stem(folder, i).name for i, part in enumerate(self.parts) if part.path in same}
 
     def run(self, folder: Path, workers: int, progress: Progress | None) -> list[PartFacts]:
         """The facts of every part, in order; with `max_tokens`, up to the part that reaches them."""
@@ -187,7 +193,8 @@ class Job:
         return [part for part in kept if part is not None]
 
     def _write(self, folder: Path, encoder: Encoder, i: int, tell: Callable[[int], None]) -> PartFacts:
-        return write_part(self.parts[i], self.stem(folder, i), encoder, self.form, tell)
+        part = self.parts[i]
+        return write_part(part, self.sources[part.path], self.stem(folder, i), encoder, self.form, tell)
 
     def _needed(self, facts: Sequence[PartFacts | None]) -> int | None:
         """The number of first parts that hold `max_tokens`; None: not known, or all of them."""
@@ -204,10 +211,8 @@ class Job:
         """Writes the manifest, unless too much of the text was unusable or it changed while it was read."""
         tally = merged([(part.path, fact.tally) for part, fact in zip(self.parts, facts, strict=False)])
         tally.report(self.where, max_bad_fraction)
-        for source, path in zip(self.sources, self.files, strict=True):
-            now = SourceFile.at(path)
-            if (now.size, now.mtime_ns) != (source.size, source.mtime_ns):
-                raise DataError(f"{visible(source.path)} changed while it was read; run the command again")
+        for source in self.sources.values():
+            refuse_change(source)
         tokens = sum(fact.tokens for fact in facts)
         if not tokens:
             raise DataError(f"{visible(self.where)} holds no document; name text that is not empty")
@@ -228,10 +233,14 @@ class Job:
             used=tally.used,
             skipped=dict(tally.skipped),
             examples=tally.examples,
-            sources=[dataclasses.replace(source, sha256=hashes.get(source.path)) for source in self.sources],
+            sources=[dataclasses.replace(one, sha256=hashes.get(one.path)) for one in self.sources.values()],
             shards=[shard for fact in facts for shard in fact.shards],
         ).write(folder)
         remove_notes(folder)
+
+
+def hashed(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 @contextlib.contextmanager

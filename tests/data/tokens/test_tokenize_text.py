@@ -228,15 +228,12 @@ def test_a_folder_that_holds_other_files_is_refused(tmp_path, texts):
 
 
 def test_an_unfinished_folder_with_other_settings_is_refused(tmp_path, texts, monkeypatch):
-    monkeypatch.setattr(write.Job, "finish", None)
-    with pytest.raises(TypeError):
-        tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
-    monkeypatch.undo()
+    interrupt(monkeypatch, [texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
     with pytest.raises(DataError, match=r"out was begun with other text, another tokenizer or other settings"):
         tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", part_bytes=900, shard_tokens=70)
 
 
-def test_text_that_changes_while_it_is_read_is_refused(tmp_path, texts, monkeypatch):
+def test_text_that_changes_while_it_is_read_is_refused_and_read_by_the_next_start(tmp_path, texts, monkeypatch):
     run = write.Job.run
 
     def run_and_change(*arguments):
@@ -247,6 +244,64 @@ def test_text_that_changes_while_it_is_read_is_refused(tmp_path, texts, monkeypa
     monkeypatch.setattr(write.Job, "run", run_and_change)
     with pytest.raises(DataError, match=r"b\.jsonl changed while it was read; run the command again"):
         tokenize_text([texts], tiny_tokenizer(), tmp_path / "out")
+    monkeypatch.undo()
+    made = parts_made(monkeypatch)
+    text = tokenize_text([texts], tiny_tokenizer(), tmp_path / "out")
+    assert made == ["b.jsonl"]
+    assert [text.ids(i).tolist() for i in range(len(text))] == [ids(one) for one in ("other", *sentences(40)[30:])]
+
+
+def test_a_part_that_changes_while_it_is_read_is_not_taken_for_finished(tmp_path, texts):
+    def touch(done, total):
+        os.utime(texts / "b.jsonl")
+
+    with pytest.raises(DataError, match=r"b\.jsonl changed while it was read; run the command again"):
+        tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", progress=touch)
+    assert not list((tmp_path / "out").glob("*-00000.json"))
+    assert len(tokenize_text([texts], tiny_tokenizer(), tmp_path / "out")) == 40
+
+
+def parts_made(monkeypatch) -> list[str]:
+    """Names of the files of the parts that are written from now on."""
+    made, write_part = [], write.write_part
+
+    def noting(part, *rest):
+        made.append(part.path.name)
+        return write_part(part, *rest)
+
+    monkeypatch.setattr(write, "write_part", noting)
+    return made
+
+
+def interrupt(monkeypatch, *arguments, **options) -> None:
+    """Ends before the manifest."""
+    monkeypatch.setattr(write.Job, "finish", None)
+    with pytest.raises(TypeError):
+        tokenize_text(*arguments, **options)
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("part_bytes", [900, 10**6])
+def test_an_interrupted_run_reads_again_only_what_has_other_bytes(tmp_path, texts, monkeypatch, part_bytes):
+    arguments, options = ([texts], tiny_tokenizer(), tmp_path / "out"), {**SMALL, "part_bytes": part_bytes}
+    interrupt(monkeypatch, *arguments, **options)
+    os.utime(texts / "b.jsonl", (1, 1))  # its SHA-256 is the same
+    data = (texts / "c.jsonl").read_bytes()
+    (texts / "c.jsonl").write_bytes(data.replace(b"a ", b"b "))
+    os.utime(texts / "c.jsonl", (1, 1))
+    made = parts_made(monkeypatch)
+    text = tokenize_text(*arguments, **options)
+    assert set(made) == {"c.jsonl"}
+    expected = tokenize_text([texts], tiny_tokenizer(), tmp_path / "whole", **options)
+    assert text.fingerprint == expected.fingerprint
+    assert (text.manifest.sources, text.manifest.used) == (expected.manifest.sources, 40)
+
+
+def test_an_interrupted_run_goes_on_with_text_that_has_become_more_parts(tmp_path, texts, monkeypatch):
+    interrupt(monkeypatch, [texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
+    write_jsonl(texts / "b.jsonl", sentences(90))
+    text = tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
+    assert files(text.folder) == files(tokenize_text([texts], tiny_tokenizer(), tmp_path / "whole", **SMALL).folder)
 
 
 def test_too_large_a_share_of_bad_lines_is_refused_until_it_is_allowed(tmp_path, texts, monkeypatch):
@@ -256,6 +311,8 @@ def test_too_large_a_share_of_bad_lines_is_refused_until_it_is_allowed(tmp_path,
         tokenize_text([texts], tiny_tokenizer(), tmp_path / "out")
     monkeypatch.setattr(write, "write_part", None)  # the shards are there
     assert len(tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", max_bad_fraction=0.5)) == 40
+    with pytest.raises(DataError, match=r"20 of 60 lines are unusable, the limit is 20%"):  # it is done, and bad still
+        tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", max_bad_fraction=0.2)
 
 
 def test_text_without_a_document_is_refused(tmp_path):
