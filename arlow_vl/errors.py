@@ -23,7 +23,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether this is what torch or Python raise when no memory is left."""
     if isinstance(error, MemoryError):
         return True
-    is_torchs = type(error) is RuntimeError or type(error).__name__ == "OutOfMemoryError"
+    is_torchs = type(error) is RuntimeError or type(error).__name__ in ("OutOfMemoryError", "AcceleratorError")
     return is_torchs and any(words in str(error) for words in NO_MEMORY)
 
 

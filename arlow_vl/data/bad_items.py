@@ -89,7 +89,7 @@ class BadItems:
         """Raises DataError if more are unusable in the epoch than may be."""
         self.on_fault(fault)
         counts = self.counts.setdefault(fault.epoch, Counter())
-        if fault.counts:
+        if fault.counts or not (self.max_bad_texts if fault.is_text else self.max_bad):  # where none may be, at once
             counts[fault.reason] += 1
         is_named = add_name(self.bad, fault.name[:NAME_CHARACTERS], fault.reason)
         self._refuse_too_many(counts, f"{fault.sentence}; ")
@@ -97,9 +97,7 @@ class BadItems:
             logger.warning(f"source {self.source}: {fault.sentence}; it is skipped")
 
     def _refuse_too_many(self, counts: Counter[str], told: str) -> None:
-        """Those that are named count too, as the first text of their sample may be still to come."""
-        known = counts | Counter(self.bad.values())
-        for some, limit in zip(parted(known), (self.max_bad, self.max_bad_texts), strict=True):
+        for some, limit in zip(parted(counts), (self.max_bad, self.max_bad_texts), strict=True):
             if some.total() > limit:
                 raise DataError(
                     f"{told}source {self.source}: {summary_of(some)}, the limit is {limit:,} (max_bad_fraction); "
@@ -122,7 +120,7 @@ class BadItems:
             logger.warning(f"source {self.source}: {visible(name)} ({self.bad[name]}); it is skipped")
 
     def summary(self) -> str:
-        """Of the epoch that had most: `3 samples skipped (truncated 2, corrupt 1)`."""
+        """Of the epoch that had most, those that were named at least: `3 samples skipped (truncated 2, corrupt 1)`."""
         return summary_of(max([self.fullest, *self.counts.values()], key=Counter.total) | Counter(self.bad.values()))
 
     def state_dict(self) -> dict[str, Any]:
@@ -131,6 +129,8 @@ class BadItems:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.bad = dict(state["first"])
+        if "epoch" not in state:  # of an earlier version, which counted a bad image for each of its texts
+            return
         self.counts = {int(epoch): Counter(counts) for epoch, counts in state["counts"].items()}
         self.fullest = Counter(state["fullest"])
 
@@ -142,8 +142,9 @@ def merged_counts(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
         add_name(first, name, reason)
     sums = summed_counts(states)
     fullest = max([*(Counter(state["fullest"]) for state in states), *sums.values()], key=Counter.total)
-    counts = {epoch: dict(some) for epoch, some in sums.items() if epoch >= states[0]["epoch"]}
-    return {"first": first, "counts": counts, "fullest": dict(fullest)}
+    now = states[0]["epoch"]
+    counts = {epoch: dict(some) for epoch, some in sums.items() if epoch >= now}
+    return {"first": first, "counts": counts, "fullest": dict(fullest), "epoch": now}
 
 
 def summed_counts(states: Sequence[dict[str, Any]]) -> dict[int, Counter[str]]:

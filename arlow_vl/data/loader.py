@@ -297,7 +297,7 @@ class ResumableLoader:
         if self.packing and self.windows:
             self.window = self.windows.resume(state["window"])
             old, new = state["weights"], _plain_weights(self.packing)
-            if old != new:
+            if _shares(old) != _shares(new):
                 logger.warning(
                     f"weights were {visible(str(old))} and are {new} (from step, weights) after batch {position:,}, "
                     "once its window ends"
@@ -306,6 +306,11 @@ class ResumableLoader:
 
 def _plain_weights(packing: Packing) -> list[Any]:
     return [[step, dict(weights)] for step, weights in packing.mixture.schedule]
+
+
+def _shares(weights: list[Any]) -> list[Any]:
+    """Weights of which each is as large a part of all are the same."""
+    return [[step, {name: round(one / sum(of.values()), 9) for name, one in of.items()}] for step, of in weights]
 
 
 def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -308,8 +308,9 @@ def _image_data(url: str, place: str, max_bytes: int) -> bytes:
         raise Refusal(400, message, place, "invalid_image_url")
     try:
         text = unquote_to_bytes(body) if "%" in body else body.encode("ascii")
-        if len(text) > 4 * (max_bytes + 3) // 3 + 4:
+        # Twice: line breaks may stand between, and what is larger is not decoded.
+        if len(text) > 2 * max_bytes + 4 or len(data := from_base64(text)) > max_bytes:
             raise Refusal(400, f"{place}: over {max_bytes:,} bytes, which is the limit", place, "too_large")
-        return from_base64(text)
+        return data
     except (binascii.Error, UnicodeEncodeError):
         raise Refusal(400, f"{place}: its base64 is broken; encode the image's bytes", place, "corrupt") from None

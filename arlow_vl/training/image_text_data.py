@@ -136,6 +136,8 @@ def check_refused_images(sources: Sequence[CheckedSource], refused: dict[str, st
                 reasons[f"image_{reason}"] += 1
                 examples.setdefault(f"image_{reason}", sample.key)
         used, where = len(source.samples) - reasons.total(), f"source {source.config.name}: "
+        if reasons and source.bad:
+            reasons["left_out_before"], examples["left_out_before"] = source.bad, "told at the start"
         refuse_bad_share("samples", used, reasons, examples, max_bad_fraction, where=where)
 
 

@@ -142,3 +142,18 @@ def test_one_rank_goes_on_after_two_as_if_it_had_read_all(batches):
     one.load_state_dict(state)
     read_and_share([one])
     assert one.readers["a"].summary() == "8 samples skipped (truncated 8)"
+
+
+def test_each_epoch_is_counted_by_itself_also_where_the_reason_changes():
+    items = BadItems("s", 1)
+    for epoch, reason in enumerate(("truncated", "unreadable")):
+        items.note(Fault("s", epoch, "x", reason, "it fails"))
+    items.note(Fault("s", 2, "y", "unreadable", "it fails"))
+    items.share([items.state_dict()])
+
+
+def test_counts_by_text_of_an_earlier_version_are_not_held_to_a_limit_of_samples():
+    items = BadItems("s", 10)
+    items.load_state_dict({"first": {"x": "corrupt"}, "counts": {"0": {"corrupt": 40}}, "fullest": {"corrupt": 40}})
+    items.share([items.state_dict()])
+    assert items.bad == {"x": "corrupt"}

@@ -68,7 +68,7 @@ def test_base64_may_have_line_breaks_and_lack_padding(open_server):
     url = data_url(data + bytes(1 if len(data) % 3 == 0 else 0))  # a byte behind the image is nobody's
     assert url.endswith("=")
     head, body = url.split(",")
-    wrapped = "\n".join(body[at : at + 76] for at in range(0, len(body), 76)).rstrip("=")
+    wrapped = "\r\n".join(body[at : at + 76] for at in range(0, len(body), 76)).rstrip("=")
     answers = [open_server.chat([image_part(some)], max_tokens=4) for some in (url, f"{head},{wrapped}")]
     assert answers[0][0] == 200
     assert answers[0][1]["choices"] == answers[1][1]["choices"]

@@ -131,8 +131,8 @@ class Job:
         is_this = begun is not None and begun.settings == self.plan.settings
         if (folder / PLAN).is_file() and not is_this and not replace:
             raise DataError(
-                f"{folder} was begun with other text, another tokenizer or other settings; name another folder, "
-                "or remove this one"
+                f"{folder} was begun with other text, another tokenizer or other settings, or by an earlier version; "
+                "name another folder, or remove this one"
             )
         kept: set[str] = set()
         if begun and is_this and begun.bounds == self.plan.bounds and not (folder / NAME).is_file():

@@ -36,9 +36,12 @@ DAY |= {"%j": "208", "%-j": "208", "%U": "29", "%W": "30", "%V": "30", "%F": "20
 DAY |= {"%H": "00", "%-H": "0", "%k": " 0", "%I": "12", "%-I": "12", "%l": "12", "%p": "AM", "%P": "am", "%M": "00"}
 DAY |= {"%-M": "0", "%S": "00", "%-S": "0", "%f": "000000", "%R": "00:00", "%T": "00:00:00", "%r": "12:00:00 AM"}
 DAY |= {"%c": "Fri Jul 26 00:00:00 2024", "%x": "07/26/24", "%X": "00:00:00", "%z": "", "%Z": ""}
+DAY |= {"%-e": "26", "%-y": "24"}
 TELLS_DAY = "strftime_now"  # what templates call
-FIXED_DAY = f"{{%- macro {TELLS_DAY}(format) -%}}{{%- set day = format"
-FIXED_DAY += "".join(f" | replace('{code}', '{value}')" for code, value in DAY.items()) + " -%}{{ day }}"
+PERCENT = QUOTE[0]  # what %% stands for, while codes are replaced
+FIXED_DAY = f"{{%- macro {TELLS_DAY}(format) -%}}{{%- set day = format | replace('%%', '{PERCENT}')"
+FIXED_DAY += "".join(f" | replace('{code}', '{value}')" for code, value in DAY.items())
+FIXED_DAY += f" -%}}{{{{ day | replace('{PERCENT}', '%') }}}}"
 FIXED_DAY += "{%- if '%' in day %}{{ raise_exception('the day is not known in the form ' + format) }}{% endif -%}"
 FIXED_DAY += "{%- endmacro %}\n"
 
