@@ -157,6 +157,8 @@ class ImageTextRecipe:
         """Each source says its share in the way that the batches are made."""
         for source in self.validation_sources:
             check(source.samples_per_batch is not None, f"validation source {source.name} needs samples_per_batch")
+            idle = [name for name in ("weight", "epochs") if getattr(source, name) is not None]
+            check(not idle, f"validation source {source.name}: {' '.join(idle[:1])} is of training; leave it out")
         for source in self.sources:
             packs = self.packing is not None
             wrong = [name for name in ("weight", "epochs") if not packs and getattr(source, name) is not None]

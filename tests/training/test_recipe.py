@@ -240,6 +240,14 @@ PACKING = {"row_tokens": 512, "row_images": 4, "rows_per_batch": 2}
         ({"sources": [source(weight={-1: 1.0, 9: 1.0})], "packing": PACKING}, "weights of step -1: steps count from 0"),
         ({"sources": [source(weight={})], "packing": PACKING}, "source a: weight names no step; give a number"),
         ({"validation_sources": [source()]}, "validation source a needs samples_per_batch"),
+        (
+            {"validation_sources": [source(samples_per_batch=2, weight=1.0)]},
+            "validation source a: weight is of training; leave it out",
+        ),
+        (
+            {"validation_sources": [source(samples_per_batch=2, epochs=1.0)]},
+            "validation source a: epochs is of training; leave it out",
+        ),
     ],
 )
 def test_shares_that_do_not_go_together_are_refused(tmp_path, changes, sentence):
