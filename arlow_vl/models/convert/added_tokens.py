@@ -112,17 +112,23 @@ def with_additions(source: TokenizersBackend, vocab_size: int, place: Path) -> t
 
 def refuse_other_rows(vocab: dict[str, int], vocab_size: int, place: Path) -> None:
     """Raises CheckpointError unless every token has an embedding row, and nearly every row a token."""
+    refuse_missing_rows(vocab, vocab_size, place)
+    count = len(vocab)
+    if vocab_size - count > vocab_size * LARGEST_SPARE_SHARE:
+        raise CheckpointError(
+            f"{place}: the tokenizer has {count:,} tokens for {vocab_size:,} embedding rows, too few to be the one "
+            "that the model was trained with; take that one"
+        )
+
+
+def refuse_missing_rows(vocab: dict[str, int], vocab_size: int, place: Path) -> None:
+    """Raises CheckpointError unless every token has an embedding row."""
     count, highest = len(vocab), max(vocab.values(), default=-1)
     if highest >= vocab_size:
         last = visible(max(vocab, key=lambda token: vocab[token]))
         raise CheckpointError(
             f"{place}: the tokenizer has {count:,} tokens up to id {highest:,} ({last:.40}) and the model only "
             f"{vocab_size:,} embedding rows; take the tokenizer that the model was trained with"
-        )
-    if vocab_size - count > vocab_size * LARGEST_SPARE_SHARE:
-        raise CheckpointError(
-            f"{place}: the tokenizer has {count:,} tokens for {vocab_size:,} embedding rows, too few to be the one "
-            "that the model was trained with; take that one"
         )
 
 
@@ -139,9 +145,10 @@ def refuse_shared_ids(before: dict[str, int], new: dict[str, int], place: Path) 
 
 
 def without_additions(tokenizer: PreTrainedTokenizerBase, place: Path) -> tuple[TokenizersBackend, int | None]:
-    """The tokenizer as it was before the import, and how many embedding rows its model had; None: all that there are.
+    """The tokenizer without what the import added, and how many embedding rows its model had; None: all that there are.
 
-    One that Arlow trained itself comes back without Arlow's code.
+    Tokens that were added since then stay, and move up to ids that are free now. One that Arlow trained itself comes
+    back without Arlow's code.
     """
     record = tokenizer.init_kwargs.get(RECORD)
     spec = json.loads(tokenizer.backend_tokenizer.to_str())

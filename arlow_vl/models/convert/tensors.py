@@ -83,6 +83,6 @@ def with_rows(tensors: Tensors, rows: int) -> Tensors:
     return widened
 
 
-def first_rows(tensors: Tensors, rows: int) -> Tensors:
-    """Embedding and head with the first `rows` rows."""
-    return {name: tensor[:rows].clone() if name in (EMBEDDING, HEAD) else tensor for name, tensor in tensors.items()}
+def rows_of(tensors: Tensors, index: Tensor) -> Tensors:
+    """Embedding and head with the rows of these numbers, in this order."""
+    return {name: tensor[index] if name in (EMBEDDING, HEAD) else tensor for name, tensor in tensors.items()}

@@ -434,6 +434,52 @@ def test_the_side_of_padding_comes_back_though_images_want_the_left(tmp_path, si
     assert without_additions(seen, tmp_path)[0].padding_side == side
 
 
+def with_tokens_after_the_import(folder: Path, rows: int) -> Path:
+    """A model of a source of so many rows, with two tokens more than the import added, whose rows are trained."""
+    import_model(write_llama(folder / "source", vocab_size=rows), folder / "arlow")
+    model, tokenizer = load_text_model(folder / "arlow")
+    tokenizer.add_tokens(["<loc0>", "<loc1>"], special_tokens=True)
+    if model.config.vocab_size < len(tokenizer):
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    torch.nn.init.normal_(model.get_input_embeddings().weight.data[320:])
+    loc0, loc1 = tokenizer.convert_tokens_to_ids(["<loc0>", "<loc1>"])
+    model.generation_config.update(eos_token_id=[2, 0, loc1], bad_words_ids=[[5, loc0], [tokenizer.pad_token_id]])
+    model.generation_config.sequence_bias = [[[loc0, loc1], 2.0]]
+    model.save_pretrained(folder / "extended")
+    tokenizer.save_pretrained(folder / "extended")
+    return folder / "extended"
+
+
+@pytest.mark.parametrize("rows", [320, 344])
+def test_tokens_that_were_added_after_the_import_leave_with_their_rows(tmp_path, rows):
+    lines = export_llama(with_tokens_after_the_import(tmp_path, rows), tmp_path / "back")
+    told = "the tokens that the import added stay behind, so that ids change: <loc0> to 320, <loc1> to 321"
+    assert told in lines
+    arlow, words = load_text_model(tmp_path / "extended")
+    llama, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path / "back"), load(tmp_path / "back")
+    assert llama.config.vocab_size == max(rows, 322) and len(tokenizer) == 322
+    assert "<image>" not in tokenizer.get_vocab()
+    text = "the cat <loc0> sat on <loc1> mats"
+    ids, moved = (torch.tensor([of(text)["input_ids"]]) for of in (words, tokenizer))
+    with torch.inference_mode():
+        expected, found = arlow(ids).logits, llama(moved).logits
+    for token, index in tokenizer.get_vocab().items():
+        was = expected[..., words.convert_tokens_to_ids(token)]
+        torch.testing.assert_close(found[..., index], was, rtol=1e-4, atol=1e-4)  # other orders of float32 sums
+    assert llama.generation_config.eos_token_id == [2, 0, 321]
+    assert llama.generation_config.bad_words_ids == [[5, 320]]
+    assert llama.generation_config.sequence_bias == [[[320, 321], 2.0]]
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_is_not_exported(tmp_path):
+    folder = with_tokens_after_the_import(tmp_path, 320)
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens(["more"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(CheckpointError, match=r"325 tokens up to id 324 \(more\) and the model only 324 embedding"):
+        export_llama(folder, tmp_path / "back")
+
+
 def test_a_missing_file_is_named(tmp_path):
     assert "does not exist; name a folder with Llama's config.json, or a GGUF" in refusal(
         tmp_path / "a", tmp_path / "out"
