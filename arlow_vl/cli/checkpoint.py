@@ -130,7 +130,7 @@ def run_export_text(args: argparse.Namespace) -> None:
 
     if args.output.exists():
         raise ValueError(f"{args.output} exists already; name a new folder")
-    model, processor = load_vision_language_model(args.checkpoint)
+    model, processor = load_vision_language_model(args.checkpoint, may_be_quantised=False)
     tokenizer = processor.tokenizer
     tokenizer._set_processor_class(None)  # the processor stays behind
     tokenizer.init_kwargs.pop("processor_class", None)

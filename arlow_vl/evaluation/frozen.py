@@ -72,7 +72,8 @@ def verify_frozen(text_checkpoint: Path, checkpoint: Path, *, text: Path | None 
         CheckpointError: a folder does not hold a model of its kind that can be used.
         DataError: the text cannot be read.
     """
-    text_config, config = check_folder(text_checkpoint, "arlow"), check_folder(checkpoint, "arlow_vl")
+    text_config = check_folder(text_checkpoint, "arlow", may_be_quantised=False)
+    config = check_folder(checkpoint, "arlow_vl", may_be_quantised=False)
     tokenizer = load_tokenizer(text_checkpoint) if text else None
     rows = read_rows(text, tokenizer) if text else None
     original = hash_text_tensors(text_checkpoint)

@@ -26,6 +26,7 @@ from arlow_vl.models.arlow.checkpoint_checks import (
     open_weights,
     read_object,
     read_own_config,
+    refuse_fewer_bits,
     refuse_larger_sizes,
     tensor_shapes,
     weight_files,
@@ -55,14 +56,14 @@ UNUSABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
 Hashes = Mapping[str, tuple[str, str]]  # name -> dtype, SHA-256
 
 
-def load_vision_language_model(folder: Path) -> tuple[Any, Any]:
+def load_vision_language_model(folder: Path, *, may_be_quantised: bool = True) -> tuple[Any, Any]:
     """The model in eval mode, and its processor.
 
     Raises:
         CheckpointError: the folder holds no such model (`check_folder`), or a processor that prepares other images
             than the model was trained with.
     """
-    check_folder(folder, "arlow_vl")
+    check_folder(folder, "arlow_vl", may_be_quantised=may_be_quantised)
     with one_sentence(folder, "the processor and its tokenizer"):
         processor = ArlowProcessor.from_pretrained(folder)
     return load_weights(ArlowVLForConditionalGeneration, folder), processor
@@ -91,18 +92,20 @@ def load_tokenizer(folder: Path) -> TokenizersBackend:
         return TokenizersBackend.from_pretrained(folder, local_files_only=True)
 
 
-def check_folder(folder: Path, expected: str) -> Any:
+def check_folder(folder: Path, expected: str, *, may_be_quantised: bool = True) -> Any:
     """The configuration of a model that can be used; no network is asked, and nothing is built that takes memory.
 
     Raises:
         CheckpointError: a file is missing, damaged or of another kind; the weights do not fit the configuration; a
-            weight is not finite.
+            weight is not finite; the weights are in fewer bits, which not all that reads them can.
     """
     refuse_missing_files(folder)
     model_type = read_object(folder / "config.json").get("model_type")
     refuse_other_kind(folder, model_type, expected)
     config = read_own_config(folder, MODELS[expected].config_class)
     assert config is not None
+    if not may_be_quantised:
+        refuse_fewer_bits(folder, config)
     check_generation(folder, config.get_text_config().vocab_size)
     if getattr(config, "quantization_config", None) is None:  # whose tensors have names and values of their own
         refuse_larger_sizes(folder, config)

@@ -82,7 +82,7 @@ def text_beginning(recipe: TextRecipe) -> tuple[Any, ArlowConfig]:
 def check_beginning(folder: Path, expected: str) -> Any:
     """The configuration of a model that a run begins with. Raises CheckpointError unless it is whole, to the last bit
     where its folder says what that is."""
-    config = check_folder(folder, expected)
+    config = check_folder(folder, expected, may_be_quantised=False)
     refuse_changed_weights(folder)
     return config
 

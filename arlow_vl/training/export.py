@@ -11,6 +11,7 @@ import torch
 from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.errors import CheckpointError
 from arlow_vl.evaluation.tasks import perplexity
+from arlow_vl.models.arlow.checkpoint_checks import refuse_fewer_bits
 from arlow_vl.models.folder_files import hash_model
 from arlow_vl.models.folders import save_folder, sha256_of_weights
 from arlow_vl.models.opened import PRECISIONS, open_model
@@ -121,8 +122,7 @@ def open_source(path: Path) -> Source:
     """Raises CheckpointError where there is nothing whole to export."""
     if (path / "config.json").is_file():
         opened = open_model(path, device="cpu")
-        if getattr(opened.model.config, "quantization_config", None) is not None:
-            raise CheckpointError(f"{path} is in fewer bits already; export the model that it was made from")
+        refuse_fewer_bits(path, opened.model.config)
         run = path.parent if (path.parent / "config.yaml").is_file() else None
         recipe = read_yaml(run / "config.yaml") if run else {}
         return Source((opened.model, opened.processor or opened.tokenizer), path, run, recipe)

@@ -32,7 +32,7 @@ from arlow_vl.models.folders import (
     save_folder,
     sha256_of_weights,
 )
-from tests.tiny_runs import SAMPLES, tiny_tokenizer, write_text_checkpoint
+from tests.tiny_runs import SAMPLES, tiny_tokenizer, write_image_text_recipe, write_text_checkpoint
 
 ANYTHING = (
     None,
@@ -119,6 +119,21 @@ def test_weights_in_fewer_bits_whose_library_is_missing_are_refused_in_a_sentenc
     sentence = refusal(text, "arlow")
     assert sentence.startswith(f"{text} holds weights in fewer bits, whose library is missing (")
     assert "requires kernels" in sentence and sentence.endswith("pip install 'arlow-vl[quant]'")
+
+
+@pytest.mark.parametrize("command", ["fit", "verify-frozen", "export", "checkpoint export-text"])
+def test_commands_that_want_the_weights_own_values_refuse_fewer_bits(folders, tmp_path, capsys, command):
+    folder = folders["arlow_vl"] if command.startswith("check") else folders["arlow"]
+    arguments = {
+        "fit": ["--config", str(write_image_text_recipe(tmp_path, text_checkpoint=str(folder)))],
+        "verify-frozen": [str(folder), str(folders["arlow_vl"])],
+        "export": [str(folder), "--as", "llama", "--out", str(tmp_path / "out")],
+        "checkpoint export-text": [str(folder), str(tmp_path / "out")],
+    }[command]
+    change_json(folder / "config.json", quantization_config={"quant_method": "eetq", "weights": "int8"})
+    assert main([*command.split(), *arguments]) == 4
+    told = f"{folder} holds weights in fewer bits; take the folder that they were made from\n"
+    assert capsys.readouterr().err.endswith(told)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from torch import nn
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
+from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.quantising import load_quantised
 from tests.tiny_runs import TINY_MODEL
 
@@ -37,6 +39,18 @@ def test_layers_that_are_too_narrow_for_nf4_stay_as_they_are(tmp_path):
     assert torch.equal(small(ids).logits, again(ids).logits)
     assert sum(isinstance(layer, bitsandbytes.nn.Linear4bit) for layer in again.modules()) == len(quantised)
     assert type(again.lm_head) is nn.Linear
+
+
+def test_a_text_model_in_fewer_bits_is_neither_built_on_nor_taken_out(tmp_path):
+    small = load_quantised(saved(tmp_path), tmp_path, "nf4")
+    small.save_pretrained(tmp_path / "small")
+    encoder = ArlowVisionConfig(timm_name="test_vit", image_size=32)
+    with pytest.raises(CheckpointError, match="small holds weights in fewer bits; take the folder that they were"):
+        ArlowVLForConditionalGeneration.from_text_checkpoint(tmp_path / "small", encoder)
+    model = ArlowVLForConditionalGeneration.from_text_checkpoint(tmp_path, encoder)
+    model.config.quantization_config = small.config.quantization_config
+    with pytest.raises(CheckpointError, match="the model holds weights in fewer bits; take the folder that they were"):
+        model.text_model()
 
 
 def test_a_model_without_a_layer_for_nf4_is_refused(tmp_path):

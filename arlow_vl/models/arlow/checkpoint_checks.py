@@ -181,6 +181,12 @@ def refuse_larger_sizes(folder: Path, config: PreTrainedConfig) -> None:
                 raise misfit(folder, f"{name} would be {list(size)}, the weights have {list(shape)}")
 
 
+def refuse_fewer_bits(place: str | Path, config: PreTrainedConfig) -> None:
+    """Raises CheckpointError for quantised weights, where their own names and values are wanted."""
+    if getattr(config, "quantization_config", None) is not None:
+        raise CheckpointError(f"{place} holds weights in fewer bits; take the folder that they were made from")
+
+
 def misfit(folder: Path, difference: str) -> CheckpointError:
     return CheckpointError(
         f"{folder}: the weights do not fit config.json: {difference}; put back the config.json that was saved with them"

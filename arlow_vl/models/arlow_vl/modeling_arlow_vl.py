@@ -18,6 +18,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.deprecation import deprecate_kwarg
 
+from arlow_vl.models.arlow.checkpoint_checks import refuse_fewer_bits
 from arlow_vl.models.arlow.encoder_checks import refuse_missing_images
 from arlow_vl.models.arlow.generation_arlow import CrossAttentionGenerationMixin
 from arlow_vl.models.arlow.input_checks import refuse_misspelt, refuse_wrong_labels
@@ -198,6 +199,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         fields of ArlowVLConfig. What the transform of `vision_config` leaves open is the encoder's own.
         """
         text_model = ArlowForCausalLM.from_pretrained(text_checkpoint)
+        refuse_fewer_bits(text_checkpoint, text_model.config)
         changes = {"use_cross_attention": True, "_name_or_path": ""}  # a config file names no folder of ours
         text_config = type(text_model.config).from_dict(text_model.config.to_dict() | changes)
         model = cls(ArlowVLConfig(text_config=text_config, vision_config=copy.deepcopy(vision_config), **settings))
@@ -231,6 +233,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         checkpoint that a frozen decoder came from, whether that one had (closed) blocks or none. It generates by the
         settings of that checkpoint.
         """
+        refuse_fewer_bits(self.config._name_or_path or "the model", self.config)
         config = copy.deepcopy(self.config.text_config)
         config.use_cross_attention = False
         with torch.device("meta"):

@@ -66,9 +66,7 @@ def read_text_part(folder: Path, dtype: str | None = None) -> TextPart:
     """
     config_file = folder / "config.json"
     kind = read_object(config_file).get("model_type") if config_file.is_file() else None
-    whole = check_folder(folder, kind if kind in MODELS else "arlow")
-    if getattr(whole, "quantization_config", None) is not None:
-        raise CheckpointError(f"{folder} holds quantised weights; export the model that they were made from")
+    whole = check_folder(folder, kind if kind in MODELS else "arlow", may_be_quantised=False)
     config = whole.get_text_config()
     own = load_tokenizer(folder)
     tokenizer, rows = without_additions(own, folder)
