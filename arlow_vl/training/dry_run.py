@@ -15,6 +15,7 @@ from arlow_vl.training.build import Stage, build_stage
 from arlow_vl.training.compiling import blocks_of
 from arlow_vl.training.modules import labels_of
 from arlow_vl.training.operations import Counts, operations_of, pairs_of
+from arlow_vl.training.optimizers import moments_of
 from arlow_vl.training.policy import Policy
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe
 from arlow_vl.training.schedule import told_of_schedule
@@ -66,9 +67,11 @@ def attention_of(model: nn.Module, precision: str) -> str:
 def memory_of(model: nn.Module, optim: OptimConfig) -> str:
     """Of what does not depend on the batch."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    parts = {"weights": weights, "gradients": gradients, "optimizer": 2 * gradients}
-    parts |= {"moving average": 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)} if optim.ema else {}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradients = {name: p.numel() * p.element_size() for name, p in trained.items()}
+    moments = sum(moments_of(name, p, optim) * gradients[name] for name, p in trained.items())
+    parts = {"weights": weights, "gradients": sum(gradients.values()), "optimizer": moments}
+    parts |= {"moving average": 4 * sum(p.numel() for p in trained.values())} if optim.ema else {}
     total = sum(parts.values())
     unit, size_of_one, digits = ("GiB", 2**30, 2) if total >= 2**30 else ("MiB", 2**20, 1)
     told = ", ".join(f"{name} {size / size_of_one:.{digits}f}" for name, size in parts.items())

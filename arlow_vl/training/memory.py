@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from arlow_vl.errors import ResourceError
+from arlow_vl.training.optimizers import moments_of
 from arlow_vl.training.policy import read_policy
 from arlow_vl.training.recipe import Recipe, TextRecipe
 from arlow_vl.training.stages import check_policy, trained_names
@@ -41,13 +42,10 @@ def least_bytes(model: nn.Module, recipe: Recipe) -> dict[str, int]:
     element = 2 if recipe.run.precision == "bf16-true" else 4
     weights = sum(p.numel() for p in model.parameters()) * element
     parameters = dict(model.named_parameters())
-    learnt = sum(parameters[name].numel() for name in trained_names(model, policy))
-    trained = learnt * element
-    parts = {
-        "weights": weights,
-        "gradients": trained,
-        "optimizer": trained * (1 if recipe.optim.optimizer == "muon" else 2),
-    }
+    trained = {name: parameters[name] for name in trained_names(model, policy)}
+    learnt = sum(parameter.numel() for parameter in trained.values())
+    moments = sum(moments_of(name, parameter, recipe.optim) * parameter.numel() for name, parameter in trained.items())
+    parts = {"weights": weights, "gradients": learnt * element, "optimizer": moments * element}
     parts |= {"moving average": 4 * learnt} if recipe.optim.ema else {}  # in float32 always
     config: Any = model.config
     config = config.get_text_config()

@@ -36,6 +36,11 @@ def takes_muon(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim == 2 and decays(name, parameter) and (is_in_block(name) or "projector" in name)
 
 
+def moments_of(name: str, parameter: nn.Parameter, optim: OptimConfig) -> int:
+    """How many numbers the optimizer keeps of each of a parameter's."""
+    return 1 if optim.optimizer == "muon" and takes_muon(name, parameter) else 2
+
+
 def build_optimizer(model: nn.Module, optim: OptimConfig, policy: Policy | None = None) -> Optimizer:
     """Over what has `requires_grad`; a group for each component that has a rate of its own, and of these one for what
     decays, one for what does not, and one for gates. A group's `kind` says which it is."""

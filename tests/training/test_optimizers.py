@@ -9,7 +9,8 @@ import transformers
 from torch import nn
 
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
-from arlow_vl.training.optimizers import GATE_LR, build_optimizer, build_schedule, leave_out
+from arlow_vl.training.dry_run import memory_of
+from arlow_vl.training.optimizers import GATE_LR, build_optimizer, build_schedule, leave_out, moments_of
 from arlow_vl.training.recipe import OptimConfig
 from arlow_vl.training.schedule import lr_factor
 from vision.encoder import VisionEncoder
@@ -43,6 +44,20 @@ def test_only_weights_of_layers_decay_and_take_muon_so_no_tables_tokens_or_laten
     assert all(group["weight_decay"] for group in groups if "muon" in group["kind"])
     raw = {name.split(".")[-1] for name, parameter in model.named_parameters() if parameter.ndim > 1} - {"weight"}
     assert raw > {"latents"}, "the encoder has a table or a token"
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_dry_run_counts_what_the_optimizer_keeps(small_config, optimizer):
+    small_config.vocab_size = 20_000  # of which Muon takes nothing
+    model, optim = ArlowForCausalLM(small_config), replace(OPTIM, optimizer=optimizer)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    built = build_optimizer(model, optim)
+    built.step()
+    kept = sum(x.numel() * x.element_size() for state in built.state.values() for x in state.values() if x.ndim)
+    assert f"optimizer {kept / 2**20:.1f})" in memory_of(model, optim)
+    moments = sum(moments_of(name, p, optim) * p.numel() * p.element_size() for name, p in model.named_parameters())
+    assert moments == kept
 
 
 def test_gates_learn_faster_for_a_closed_one_holds_its_block_back(small_config):
