@@ -37,9 +37,9 @@ SIZES: dict[str, tuple[int, int]] = {
 
 def fields_of_size(size: object) -> dict[str, Any]:
     """Fields of ArlowConfig. Raises ValueError for a name that is none of `SIZES`."""
-    if size not in SIZES:
+    if not isinstance(size, str) or size not in SIZES:
         raise ValueError(f"model.size {size!r} is unknown; {did_you_mean(size, SIZES)}")
-    return fields_of_shape(*SIZES[str(size)])
+    return fields_of_shape(*SIZES[size])
 
 
 def fields_of_shape(hidden_size: int, num_hidden_layers: int) -> dict[str, Any]:
@@ -61,7 +61,12 @@ def fields_of_shape(hidden_size: int, num_hidden_layers: int) -> dict[str, Any]:
 def with_size(model: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's `model` without `size`, whose fields come where none are given. Raises ValueError likewise."""
     given = {name: value for name, value in model.items() if name != "size"}
-    return fields_of_size(model["size"]) | given if "size" in model else given
+    if "size" not in model:
+        return given
+    fields, depth = fields_of_size(model["size"]), given.get("num_hidden_layers")
+    if isinstance(depth, int) and depth > 0:
+        fields["cross_attention_interval"] = min(INTERVAL, depth)
+    return fields | given
 
 
 def lr_of_width(hidden_size: int) -> float:

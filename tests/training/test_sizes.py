@@ -47,6 +47,13 @@ def test_a_recipes_size_becomes_fields_and_a_rate_beside_which_given_ones_stay(t
     assert parse_recipe(["--config", str(path), "--model.size", "0.1b"]).model["hidden_size"] == 768
 
 
+def test_a_depth_below_the_interval_of_the_series_makes_it_smaller(tmp_path):
+    path = write_text_recipe(tmp_path, model={"size": "0.02b", "num_hidden_layers": 2}, optim=OPTIM)
+    assert parse_recipe(["--config", str(path)]).model["cross_attention_interval"] == 2
+    given = ["--model.num_hidden_layers", "3", "--model.cross_attention_interval", "1"]
+    assert parse_recipe(["--config", str(path), *given]).model["cross_attention_interval"] == 1
+
+
 def test_a_resolved_recipe_names_what_its_size_became(tmp_path):
     """So that a run goes on with the same model where a later version draws the series otherwise."""
     path = write_text_recipe(tmp_path, model={"size": "0.05b"}, optim=OPTIM)
@@ -62,6 +69,8 @@ def test_a_resolved_recipe_names_what_its_size_became(tmp_path):
         ("0.2b", "model.size '0.2b' is unknown; did you mean 0.02b?"),
         ("large", "known are 0.02b, 0.05b, 0.1b, 0.3b, 0.8b, 1.5b, 3b"),
         (0.1, "model.size 0.1 is unknown"),
+        (["0.1b"], "model.size ['0.1b'] is unknown"),
+        ({"a": 1}, "model.size {'a': 1} is unknown"),
     ],
 )
 def test_an_unknown_size_is_refused_with_those_there_are(tmp_path, size, sentence):
