@@ -77,9 +77,14 @@ class ArlowRotaryEmbedding(nn.Module):
         return config.rope_parameters["rope_theta"] ** -exponents, 1.0
 
     @torch.no_grad()
-    @dynamic_rope_update
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) positions -> two (B, T, head_dim) float32; `x` only tells the device."""
+        if self.rope_type == "dynamic":  # else the longest call so far would say the frequencies
+            self.inv_freq, self.max_seq_len_cached = self.original_inv_freq, self.original_max_seq_len
+        return self._turns(x, position_ids)
+
+    @dynamic_rope_update
+    def _turns(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         # Each frequency twice, half a head apart: transformers' pairing (i, i + Dh/2), not the paper's (2i, 2i + 1).
         with torch.autocast(device_type=x.device.type, enabled=False):
             angles = position_ids[..., None].float() * self.inv_freq.to(x.device).float()

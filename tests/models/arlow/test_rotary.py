@@ -54,6 +54,14 @@ def test_a_scaling_turns_as_llama_does(scaling):
 
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=lambda scaling: scaling["rope_type"])
+def test_an_earlier_call_changes_nothing(scaling):
+    config = ArlowConfig(**SIZES, rope_parameters={"rope_theta": 1e4, **scaling})
+    fresh, used, x = ArlowRotaryEmbedding(config), ArlowRotaryEmbedding(config), torch.zeros(1)
+    used(x, torch.arange(100)[None])
+    assert torch.equal(torch.stack(used(x, torch.arange(80)[None])), torch.stack(fresh(x, torch.arange(80)[None])))
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda scaling: scaling["rope_type"])
 def test_a_scaled_model_runs_beyond_its_length_and_comes_back_from_its_file(scaling, tmp_path):
     model = ArlowForCausalLM(ArlowConfig(**SIZES, rope_parameters=dict(scaling))).eval()
     model.save_pretrained(tmp_path)
