@@ -90,7 +90,7 @@ def step_of(stage: Stage, recipe: Recipe) -> Iterator[str]:
     shape = "x".join(map(str, batches[0]["input_ids"].shape))
     told = ", ".join(f"{per_step * mean:,.0f} {what}" for what, mean in means.items() if mean)
     yield f"step: {told}; {per_step} batch{'es' * (per_step > 1)} of {shape}"
-    needed = per_step * operations_of(stage.module.model, stage.module.policy).of(counts, pairs) / len(batches)
+    needed = per_step * operations_of(stage.module.model).of(counts, pairs) / len(batches)
     size, unit = (1e12, "TFLOP") if needed >= 1e12 else (1e9, "GFLOP")
     yield f"operations: about {needed / size:,.3f} {unit} a step"
     steps = recipe.run.max_steps

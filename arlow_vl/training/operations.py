@@ -1,17 +1,17 @@
 """Floating-point operations that a model needs for what a batch holds, whatever kernels run and however it is padded.
 
-A product costs 2 operations a weight and token. Its gradients cost as much again each: of the input where something
-behind it is trained, of the weight where that is. Attention is counted too, but not that inside an image encoder.
+A product costs 2 operations a weight and token. Its gradients cost as much again each: of the input where something in
+front of it is trained, of the weight where that is. Attention is counted too, but not that inside an image encoder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Parameter
 
-from arlow_vl.training.policy import Policy
-from arlow_vl.training.stages import component_of
+from arlow_vl.training.stages import component_of, is_adapter
 
 Use = str
 """What a weight is multiplied with: one of the fields of `Operations`."""
@@ -93,40 +93,61 @@ class Operations:
         )
 
 
-def operations_of(model: Any, policy: Policy) -> Operations:
-    """Those of a model with the gradients that a policy asks for."""
+def operations_of(model: Any) -> Operations:
+    """Those of a model with the gradients that its parameters ask for.
+
+    Parameters come in the order in which a forward pass takes them. So what a weight is multiplied with has a gradient
+    where a parameter before it is trained, of the encoder and projector for these and what is read of images, of the
+    decoder, its cross-attention blocks and what they read for text.
+    """
     config = model.config.get_text_config()
-    is_tied = model.get_input_embeddings().weight is getattr(model.lm_head, "weight", None)
-    per: dict[Use, float] = dict.fromkeys(("token", "label", "seeing", "read", "projected", "encoded"), 0.0)
-    for name, parameter in model.named_parameters():
-        use = _use_of(name, is_tied)
-        if use is None or parameter.ndim < 2:
-            continue
-        goes_back = use != "encoded" or policy["vision"].is_trained
-        per[use] += 2 * (1 + parameter.requires_grad + goes_back) * parameter.numel()
-    width = config.num_attention_heads * config.head_dim
-    crossing = sum("cross_block" in name and name.endswith("attn_gate") for name, _ in model.named_parameters())
+    per_pair = 4 * config.num_attention_heads * config.head_dim
+    per: dict[str, float] = dict.fromkeys(
+        ("token", "label", "seeing", "read", "projected", "encoded", "pair", "cross_pair"), 0.0
+    )
+    images_go_back = text_goes_back = False
+    for name, parameter in parameters_in_order(model):
+        component, use, is_trained = component_of(name), use_of(name), parameter.requires_grad
+        if component == "cross_attention" and is_output(name):
+            text_goes_back |= images_go_back
+        if component in ("cross_attention", "decoder") and is_output(name):
+            per["cross_pair" if component == "cross_attention" else "pair"] += (3 if text_goes_back else 1) * per_pair
+        is_of_images = component in ("vision", "projector")
+        goes_back = images_go_back if is_of_images or use == "read" else text_goes_back
+        if use is not None and parameter.ndim >= 2:
+            per[use] += 2 * (1 + is_trained + goes_back) * parameter.numel()
+        images_go_back |= is_trained and is_of_images
+        text_goes_back |= is_trained and not is_of_images
     inner = getattr(model, "model", None)
     latents = getattr(getattr(inner, "projector", None), "latents", None)
     vision = getattr(inner, "vision", None)
     return Operations(
         **per,
-        pair=3.0 * 4 * width * config.num_hidden_layers,
-        cross_pair=3.0 * 4 * width * crossing,
         patches_per_tile=0 if vision is None else vision.num_patches,
         latents=None if latents is None else len(latents),
     )
 
 
-def _use_of(name: str, is_tied: bool) -> Use | None:
+def parameters_in_order(model: Any) -> Iterator[tuple[str, Parameter]]:
+    """A head that is tied to the embedding comes a second time, as the last."""
+    yield from model.named_parameters()
+    head = getattr(model.lm_head, "weight", None)
+    if head is model.get_input_embeddings().weight:
+        yield "lm_head.weight", head
+
+
+def is_output(name: str) -> bool:
+    """Whether this is the weight behind an attention."""
+    return "o_proj" in name.split(".") and name.endswith(".weight") and not is_adapter(name)
+
+
+def use_of(name: str) -> Use | None:
     """None: it is looked up, and multiplied with nothing."""
     component, parts = component_of(name), name.split(".")
-    if parts[-1] == "latents":
+    if parts[-1] == "latents" or "embed_tokens" in parts:
         return None
     if component == "cross_attention":
         return "read" if "k_proj" in parts or "v_proj" in parts else "seeing"
     if component == "decoder":
-        if "embed_tokens" in parts:
-            return "label" if is_tied else None
         return "label" if "lm_head" in parts else "token"
     return "encoded" if component == "vision" else "projected"

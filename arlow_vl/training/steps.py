@@ -159,7 +159,7 @@ class Readings(Callback):
         self.bad_in_a_row = state_dict["bad_in_a_row"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.operations = operations_of(pl_module.model, pl_module.policy)
+        self.operations = operations_of(pl_module.model)
         self.device = pl_module.device
         self.peak = matmul_peak(self.device, COMPUTE_DTYPES[pl_module.recipe.run.precision.partition("-")[0]])
         self.go_on()
