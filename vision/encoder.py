@@ -231,8 +231,9 @@ class VisionEncoder(nn.Module):
         if self.gives_map and self.takes_channels_last:  # convolutions on a CPU are up to 1.8 times as fast
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         if not self.blocks:
-            return self._patches(self.backbone.forward_features(pixel_values))
-        outputs = self.backbone.forward_intermediates(
+            return self._patches(self._run("forward_features", pixel_values))
+        outputs = self._run(
+            "forward_intermediates",
             pixel_values,
             indices=list(self.blocks),
             norm=True,
@@ -245,6 +246,14 @@ class VisionEncoder(nn.Module):
         if isinstance(outputs[0], tuple):
             outputs = [torch.cat([prefix, patches], dim=1) for patches, prefix in outputs]
         return torch.cat(outputs, dim=-1)
+
+    def _run(self, method: str, pixel_values: Tensor, **settings: Any) -> Any:
+        """A method of the backbone beside `forward`, with the weights that accelerate's hook brings for that alone."""
+        hook = getattr(self.backbone, "_hf_hook", None)
+        if hook is None:
+            return getattr(self.backbone, method)(pixel_values, **settings)
+        (pixel_values,), settings = hook.pre_forward(self.backbone, pixel_values, **settings)
+        return hook.post_forward(self.backbone, getattr(self.backbone, method)(pixel_values, **settings))
 
     def _joined(self, maps: list[Tensor]) -> Float[Tensor, "images patches dim"]:
         """Maps of several stages: as many tokens as the coarsest has places, finer ones side by side in the token.

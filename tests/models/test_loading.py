@@ -17,6 +17,8 @@ from arlow_vl.models import auto
 from arlow_vl.models.arlow.attention import default_attention
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
+from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
+from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 
 
 @pytest.fixture
@@ -71,6 +73,26 @@ def test_a_device_map_puts_every_tensor_where_it_says(open_model, input_ids, tmp
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, device_map=device_map).eval()
     assert {tensor.device.type for tensor in (*loaded.parameters(), *loaded.buffers())} == {"cpu"}
     assert torch.equal(loaded(input_ids).logits, open_model(input_ids).logits)
+
+
+OTHERS_ON_CPU = dict.fromkeys(("model.projector", "model.language_model", "lm_head"), "cpu")
+
+
+@pytest.mark.parametrize("blocks", [None, [0]])
+@pytest.mark.parametrize("device_map", [{"": "disk"}, {"model.vision": "disk", **OTHERS_ON_CPU}])
+def test_weights_that_stay_on_the_disk_see_the_same(open_model, input_ids, tmp_path, device_map, blocks):
+    pytest.importorskip("accelerate", reason="transformers dispatches by accelerate")
+    open_model.save_pretrained(tmp_path / "text")
+    vision_config = ArlowVisionConfig(timm_name="test_vit", image_size=64, blocks=blocks)
+    model = ArlowVLForConditionalGeneration.from_text_checkpoint(tmp_path / "text", vision_config).eval()
+    model.save_pretrained(tmp_path / "model")
+    places = {"device_map": device_map, "offload_folder": tmp_path / "disk"}
+    loaded = ArlowVLForConditionalGeneration.from_pretrained(tmp_path / "model", **places).eval()
+    assert loaded.model.vision.backbone.cls_token.is_meta
+    input_ids[:, 0] = model.config.image_token_id
+    inputs = {"input_ids": input_ids, "pixel_values": torch.randn(2, 3, 64, 64)}
+    with torch.no_grad():
+        assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
 
 
 def test_a_model_built_without_memory_is_filled_by_loading_it(open_model, input_ids, tmp_path):
