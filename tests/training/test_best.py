@@ -84,6 +84,32 @@ def test_a_run_that_ended_early_goes_on_with_more_patience(config, rising, tmp_p
     assert weights_sha256(tmp_path / "best") == weights_sha256(folder / "best")
 
 
+def test_a_run_that_ended_early_goes_on_without_keep_best_and_the_best_model_stays(config, tmp_path, recwarn):
+    run(config, tmp_path, *KEEP, *RISING, "--run.watch.patience", "1")
+    best, weights = best_of(tmp_path), weights_sha256(tmp_path / "best")
+    assert steps_of(tmp_path) < 12
+    run(config, tmp_path, *RISING)
+    assert steps_of(tmp_path) == 12 and not (tmp_path / "stopped.json").exists()
+    assert best_of(tmp_path) == best and weights_sha256(tmp_path / "best") == weights
+    report = (tmp_path / "report.html").read_text()
+    assert "finished, 12 of 12 steps" in report
+    assert "by validation_loss of the validations at which run.watch.keep_best named it (" in report
+    assert [str(warning.message) for warning in recwarn if "callbacks used to create" in str(warning.message)] == []
+    run(config, tmp_path, *KEEP, *RISING, "--run.max_steps", "16")
+    assert steps_of(tmp_path) == 16 and best_of(tmp_path) == best
+
+
+def test_a_run_that_ended_early_is_not_made_longer_with_the_same_patience_and_says_so(config, tmp_path, capsys):
+    options = (*KEEP, *RISING, "--run.watch.patience", "1")
+    run(config, tmp_path, *options)
+    ended, written = steps_of(tmp_path), (tmp_path / "config.yaml").read_text()
+    run(config, tmp_path, *options, "--run.max_steps", "16")
+    told = capsys.readouterr()
+    assert f"it ended after step {ended} by run.watch.patience 1; raise that or leave it out to go on" in told.err
+    assert "is finished" in told.out and "goes on" not in told.err
+    assert steps_of(tmp_path) == ended and (tmp_path / "config.yaml").read_text() == written
+
+
 @pytest.mark.parametrize(("hook", "step"), [("batch ends", 3), ("validated", 4), ("trained", 6)])
 def test_patience_is_the_same_for_a_run_that_was_cut(config, rising, tmp_path, hook, step):
     options = (*KEEP, *RISING, "--run.watch.patience", "2")
