@@ -23,14 +23,21 @@ FOLDER, FACTS, STOPPED = "best", "best.json", "stopped.json"
 def stopped_early(run_dir: Path, patience: int | None) -> int | None:
     """Step after which a finished run ended for want of something better; None where it did not, or would go on with
     this patience."""
-    path = run_dir / STOPPED
-    if patience is None or not path.is_file():
+    if patience is None:
         return None
     try:
-        stopped = json.loads(path.read_text("utf-8"))
-        return int(stopped["step"]) if patience <= int(stopped["patience"]) else None
+        stopped = read_stopped(run_dir)
+        return int(stopped["step"]) if stopped and patience <= int(stopped["patience"]) else None
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not as the run wrote it ({error}); remove it, and the run goes on") from error
+        raise ValueError(
+            f"{run_dir / STOPPED} is not as the run wrote it ({error}); remove it, and the run goes on"
+        ) from error
+
+
+def read_stopped(run_dir: Path) -> dict[str, Any] | None:
+    """Step, patience and best of a run that ended early, None of another."""
+    path = run_dir / STOPPED
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
 
 class KeepBest(Callback):

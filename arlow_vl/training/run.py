@@ -148,7 +148,7 @@ def finish(stage: Stage, recipe: Recipe, product: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
         product.rename(gone)  # so that a kill leaves no half of it under its name
         shutil.rmtree(gone)
-    save_folder((*stage.products, *stage.data.trained_prompts()), product)
+    save_folder((*stage.products, *stage.data.trained_prompts), product)
     stage.data.report_bad_items()
     (recipe.run_dir / UNFINISHED).unlink(missing_ok=True)
     write_run_report(recipe.run_dir)

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from lightning.pytorch import Callback
 
+from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.folders import find_changes
 from arlow_vl.training.best import replace_folder
@@ -138,13 +139,15 @@ def test_adapters_are_added_to_the_best_model_and_go_on_being_trained(config, tm
     assert weights_sha256(tmp_path / "kept" / "best") == weights_sha256(tmp_path / "plain" / "hf")
 
 
-def test_the_best_by_one_source_has_its_processor_with_it(tmp_path):
+def test_the_best_by_one_source_has_its_processor_and_how_it_was_asked_with_it(tmp_path):
     image_text = str(write_image_text_recipe(tmp_path))
     run(image_text, tmp_path / "run", "--run.watch.keep_best", "validation_loss_captions")
     assert best_of(tmp_path / "run")["column"] == "validation_loss_captions"
     assert (tmp_path / "run" / "best" / "preprocessor_config.json").exists() or (
         tmp_path / "run" / "best" / "processor_config.json"
     ).exists()
+    prompts = [read_trained_prompts(tmp_path / "run" / name) for name in ("best", "hf")]
+    assert prompts[0] == prompts[1] is not None
 
 
 def test_an_unknown_column_is_refused_before_anything_is_read(config, tmp_path):
