@@ -27,7 +27,7 @@ class Run:
     folder: Path
     config: dict[str, Any]
     columns: dict[str, Points]
-    """Those of metrics.csv, as (step, value)."""
+    """Those of metrics.csv, `step` among them, as (step, value)."""
     looks: list[Look]
     left_out: dict[str, list[dict[str, Any]]]
     """By reason the lines of steps.jsonl whose steps changed nothing."""
@@ -92,7 +92,7 @@ def read_columns(path: Path) -> dict[str, Points]:
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(line for line in file if line.endswith("\n")):
                 for name, text in row.items():
-                    if name != "step" and text:
+                    if text:
                         columns.setdefault(name, []).append((float(row["step"]), float(text)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not what a run writes ({error}); restore it") from error
