@@ -67,18 +67,19 @@ def file_size(text: str) -> str:
 
 def run_verify(args: argparse.Namespace) -> None:
     from arlow_vl.errors import CheckpointError
-    from arlow_vl.models.folders import find_changes
+    from arlow_vl.models.folders import CHECKSUMS, find_changes
     from arlow_vl.training.checkpoint_io import find_damage
     from arlow_vl.training.checkpoint_names import checkpoints
 
     if not args.path.exists():
         raise CheckpointError(f"{args.path}: no such file or folder; name a run folder, a checkpoint or a model folder")
-    products = [folder for folder in (args.path, args.path / "hf") if (folder / "config.json").is_file()]
+    products = [args.path] if any((args.path / name).is_file() for name in (CHECKSUMS, "config.json")) else []
+    products += [folder for folder in (args.path / "hf", args.path / "best") if folder.is_dir()]  # of a run
     paths = [args.path]
     if args.path.is_dir() and not args.path.name.endswith(".ckpt"):
         paths = checkpoints(args.path) or checkpoints(args.path / "checkpoints")
         if not paths and not products:
-            raise CheckpointError(f"{args.path} holds no checkpoint (step-*.ckpt) and no model folder (hf)")
+            raise CheckpointError(f"{args.path} holds no checkpoint (step-*.ckpt) and no model folder (hf, best)")
     damaged = [f"{path}: {damage}" for path in paths if (damage := find_damage(path))]
     damaged += [change for folder in products for change in find_changes(folder)]
     for line in damaged or ["ok"]:

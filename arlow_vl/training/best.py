@@ -20,15 +20,24 @@ from vision.whole_files import write_whole
 FOLDER, FACTS, STOPPED = "best", "best.json", "stopped.json"
 
 
-def has_stopped_early(run_dir: Path, patience: int | None) -> bool:
-    """Whether a finished run ended for want of something better, and would so with this patience."""
-    path = run_dir / STOPPED
-    if patience is None or not path.is_file():
-        return False
+def stopped_early(run_dir: Path, patience: int | None) -> int | None:
+    """Step after which a finished run ended for want of something better; None where it did not, or would go on with
+    this patience."""
+    if patience is None:
+        return None
     try:
-        return patience <= int(json.loads(path.read_text("utf-8"))["patience"])
+        stopped = read_stopped(run_dir)
+        return int(stopped["step"]) if stopped and patience <= int(stopped["patience"]) else None
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not as the run wrote it ({error}); remove it, and the run goes on") from error
+        raise ValueError(
+            f"{run_dir / STOPPED} is not as the run wrote it ({error}); remove it, and the run goes on"
+        ) from error
+
+
+def read_stopped(run_dir: Path) -> dict[str, Any] | None:
+    """Step, patience and best of a run that ended early, None of another."""
+    path = run_dir / STOPPED
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
 
 class KeepBest(Callback):
@@ -36,10 +45,11 @@ class KeepBest(Callback):
 
     Stands in front of the moving average in Trainer's list, whose weights are in place then. The best value, its step
     and the number of validations since lie in each checkpoint: a run that goes on from one decides as it would have,
-    also where the validation of its step was counted and comes again.
+    also where the validation of its step was counted and comes again. Without a column no validation counts, and what
+    was the best until then stays so.
     """
 
-    def __init__(self, run_dir: Path, products: Sequence[Any], column: str, patience: int | None) -> None:
+    def __init__(self, run_dir: Path, products: Sequence[Any], column: str | None, patience: int | None) -> None:
         self.run_dir, self.products = run_dir, products
         self.column, self.patience = column, patience
         self.best: dict[str, Any] | None = None
@@ -54,7 +64,7 @@ class KeepBest(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         best = state_dict["best"]
-        if best is None or best["column"] == self.column:  # of another column nothing is known
+        if best is None or self.column in (None, best["column"]):  # of another column nothing is known
             self.best, self.since = best, state_dict["since"]
             self.counted = state_dict.get("counted")  # an earlier version did not say
 
@@ -64,6 +74,8 @@ class KeepBest(Callback):
             finish_replacing(self.run_dir / FOLDER)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.column is None:
+            return
         (value,) = validation_of(trainer, [self.column]).values()
         if value == value and (self.best is None or value < self.best["value"]):
             self.best, self.since = {"column": self.column, "value": value, "step": trainer.global_step}, 0

@@ -49,6 +49,8 @@ class Facts:
     """Of the run; empty where only a model folder is there."""
     start: Mapping[str, Any] = field(default_factory=dict)
     """The run's last line of starts.jsonl."""
+    trained: str = ""
+    """What its weights are, as "those of step 4 of 6"; empty: not known."""
     results: Sequence[Mapping[str, Any]] = ()
     """metrics.json of each task."""
     change: str = ""
@@ -133,6 +135,8 @@ def _training(facts: Facts) -> Iterator[str]:
     versions = ", ".join(f"{name} {number}" for name, number in facts.start.get("versions", {}).items())
     if versions:
         yield f"{versions}; {facts.start.get('machine', '')}; revision {facts.start.get('revision') or NOT_STATED}."
+    if facts.trained:
+        yield f"Its weights are {facts.trained}."
     keys = ("stage", "run.max_steps", "run.seed", "run.precision", "optim.optimizer", "optim.lr", "optim.schedule")
     values = dict(flat(facts.recipe))
     yield "; ".join(f"{key}: {values[key]}" for key in keys if key in values) + "."

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -66,6 +66,7 @@ class StageData(LightningDataModule):
             on_fault=quarantine.add,
         )
 
+    @cached_property
     def trained_prompts(self) -> list[TrainedPrompts]:
         """How the training data ask, for the model's folder; nothing where they are text alone."""
         samples = [of.dataset.samples for of in self.training.sources if isinstance(of.dataset, SampleDataset)]

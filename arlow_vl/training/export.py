@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from arlow_vl.data.trained_prompts import read_trained_prompts
+from arlow_vl.data.trained_prompts import TrainedPrompts, read_trained_prompts
 from arlow_vl.errors import CheckpointError
 from arlow_vl.evaluation.tasks import perplexity
 from arlow_vl.models.arlow.checkpoint_checks import refuse_fewer_bits
@@ -19,6 +19,7 @@ from arlow_vl.models.probe import check_written
 from arlow_vl.models.quantising import Scheme, load_quantised
 from arlow_vl.printing import number_of
 from arlow_vl.progress import ProgressLine
+from arlow_vl.training.best import facts_of, read_stopped
 from arlow_vl.training.build import build_products, finish_model
 from arlow_vl.training.card import Facts, scores_of, write_card
 from arlow_vl.training.checkpoint_io import check_same_tensors, newest_good, read_checkpoint
@@ -26,7 +27,8 @@ from arlow_vl.training.model_fields import refuse_other_settings
 from arlow_vl.training.policy import read_policy
 from arlow_vl.training.recipe import Recipe, recipe_of_values, to_plain
 from arlow_vl.training.recipe_files import read_yaml
-from arlow_vl.training.report.folder import read_lines
+from arlow_vl.training.refusals import UNFINISHED
+from arlow_vl.training.report.folder import flat, read_lines
 from arlow_vl.training.stages import apply_policy, check_frozen, hash_frozen, stays
 from arlow_vl.training.starts import FILE as STARTS
 
@@ -57,12 +59,14 @@ class Source:
     """What is exported."""
 
     products: tuple[Any, ...]
-    """The model, then its tokenizer or processor."""
+    """The model, then its tokenizer or processor, then how it was asked, where that is known."""
     place: Path
     """The checkpoint or model folder that they come from."""
     run: Path | None
     """Its run folder, where it has one."""
     recipe: dict[str, Any]
+    trained: str
+    """What its weights are, in words; empty: not known."""
 
 
 def export(path: Path, output: Path, wishes: Wishes = Wishes()) -> Iterator[str]:
@@ -85,7 +89,6 @@ def export(path: Path, output: Path, wishes: Wishes = Wishes()) -> Iterator[str]
     before = perplexity.bits_per_byte(original.eval(), tokenizer, documents, line) if documents else 0.0
     model = changed(original.eval(), others, wishes)
     change = name_change(wishes)
-    prompts = read_trained_prompts(folder_of(source))
     difference = 0.0
 
     def finish(folder: Path) -> None:
@@ -103,6 +106,7 @@ def export(path: Path, output: Path, wishes: Wishes = Wishes()) -> Iterator[str]
             weights_sha256=sha256_of_weights(folder),
             recipe=source.recipe,
             start=last_start(source.run),
+            trained=source.trained,
             results=results,
             change=change.strip(),
             license=wishes.license,
@@ -110,8 +114,7 @@ def export(path: Path, output: Path, wishes: Wishes = Wishes()) -> Iterator[str]
         (folder / CARD).write_text(write_card(facts), encoding="utf-8")
 
     # Saved before its first use, in which bitsandbytes repacks nf4 on CPUs with AVX512-BF16 and rounds its scales.
-    parts = (model, *others, *filter(None, [prompts]))
-    save_folder(parts, output, shard_size=wishes.shard_size, finish=finish)
+    save_folder((model, *others), output, shard_size=wishes.shard_size, finish=finish)
     yield f"{output}: the model of {source.place}"
     if change:
         yield change.strip()
@@ -125,7 +128,8 @@ def open_source(path: Path) -> Source:
         refuse_fewer_bits(path, opened.model.config)
         run = path.parent if (path.parent / "config.yaml").is_file() else None
         recipe = read_yaml(run / "config.yaml") if run else {}
-        return Source((opened.model, opened.processor or opened.tokenizer), path, run, recipe)
+        products = (opened.model, opened.processor or opened.tokenizer, *filter(None, [read_trained_prompts(path)]))
+        return Source(products, path, run, recipe, trained_of(path, run, recipe))
     found = newest_good(path / "checkpoints") if (path / "checkpoints").is_dir() else path
     if found is None or not found.exists() or (found.is_dir() and found.suffix != ".ckpt"):
         raise CheckpointError(
@@ -133,7 +137,30 @@ def open_source(path: Path) -> Source:
         )
     checkpoint = read_checkpoint(found)
     recipe = recipe_of_values(checkpoint["recipe"], where=str(found))
-    return Source(build_trained(recipe, checkpoint, found), found, found.parent.parent, to_plain(recipe))
+    run, trained = found.parent.parent, f"those of step {checkpoint['global_step']} of {recipe.run.max_steps}"
+    products = (*build_trained(recipe, checkpoint, found), *prompts_of(checkpoint, run))
+    return Source(products, found, run, to_plain(recipe), trained)
+
+
+def trained_of(folder: Path, run: Path | None, recipe: dict[str, Any]) -> str:
+    """What the weights of a run's `best` or `hf` are, in words; empty of another folder."""
+    steps = dict(flat(recipe)).get("run.max_steps")
+    if run is None or steps is None:
+        return ""
+    if best := facts_of(folder):
+        return f"the best by {best['column']} ({best['value']:.4g}), those of step {best['step']} of {steps}"
+    if folder.name != "hf":
+        return ""
+    if (run / UNFINISHED).exists():
+        return "those of the run before it was made longer"
+    return f"those of step {(read_stopped(run) or {'step': steps})['step']} of {steps}"
+
+
+def prompts_of(checkpoint: dict[str, Any], run: Path) -> list[TrainedPrompts]:
+    """How a run's data ask. A checkpoint of an earlier version does not say; then its product does."""
+    if "trained_prompts" in checkpoint:
+        return [TrainedPrompts(counts) for counts in checkpoint["trained_prompts"]]
+    return [*filter(None, [read_trained_prompts(run / "hf")])]
 
 
 def changed(model: Any, others: list[Any], wishes: Wishes) -> Any:

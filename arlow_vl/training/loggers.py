@@ -104,8 +104,9 @@ class Loggers(Callback):
             self.loggers[name] = logger
 
     def step_read(self, reading: Reading) -> None:
-        for logger in self.loggers.values():
-            logger.log_metrics(metrics_of(reading), reading.step)
+        if row := metrics_of(reading):
+            for logger in self.loggers.values():
+                logger.log_metrics(row, reading.step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         row = validation_of(trainer, self.validation_columns)

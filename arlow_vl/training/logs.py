@@ -115,7 +115,9 @@ for its data; memory in GiB at most."""
 
 
 def metrics_of(reading: Reading) -> dict[str, float]:
-    """The columns of a step, for any log."""
+    """The columns of a step, for any log; none of one that `run.skip_steps` names."""
+    if reading.is_skipped:
+        return {}
     row = dict(zip(TRAIN_COLUMNS, (reading.loss, reading.lr, reading.grad_norm), strict=True))
     return row | speeds_of(reading) | {f"grad_norm_{name}": norm for name, norm in reading.component_norms.items()}
 
@@ -156,15 +158,17 @@ class MetricsFile(Callback):
         found: list[int] = []
 
         def is_before(line: str) -> bool:
-            number, train_loss = line.split(",")[:2]
+            number, *values = line.split(",")
             if not names:
-                names.append(number)
+                names.extend([number, *values])
                 if number != "step":
                     raise ValueError("it has no names of columns")
                 return True
-            if train_loss:
+            cells = zip(names[1:], values, strict=True)
+            is_validation = any(value for name, value in cells if name.startswith("validation_"))
+            if not is_validation:
                 found.append(int(number))
-            return int(number) < step or (int(number) == step and train_loss != "")
+            return int(number) < step or (int(number) == step and not is_validation)
 
         self.lines.keep(is_before)
         tell_gaps(self.lines.path, found, step)

@@ -157,6 +157,7 @@ class StageModule(LightningModule):
         checkpoint["state_dict"] = self._trained(checkpoint["state_dict"])
         checkpoint["recipe"] = to_plain(self.recipe)
         checkpoint["model_fields"] = plain_fields(self.model.config)
+        checkpoint["trained_prompts"] = [prompts.counts for prompts in self.trainer.datamodule.trained_prompts]
         checkpoint["spikes"] = self.guard.state_dict()
         loops = checkpoint["loops"]["fit_loop"]["state_dict"]
         of_ranks = gathered(loops["combined_loader"])[:: self.recipe.run.engine.tensor_parallel]

@@ -40,20 +40,22 @@ class Progress(ProgressBar):
         self.display.shown, self.tokens, self.images = time.monotonic(), 0, 0
 
     def step_read(self, reading: Reading) -> None:
-        self.tokens += reading.tokens
-        self.images += reading.images
+        if not reading.is_skipped:
+            self.tokens += reading.tokens
+            self.images += reading.images
         if self.display.is_due or reading.step == self.max_steps:
-            self._show(self.line(reading.step, reading.loss, *speed_words(reading)))
+            what = "skipped" if reading.is_skipped else f"loss {reading.loss:.3f}"
+            self._show(self.line(reading.step, what, *speed_words(reading)))
             self._count_anew()
 
     def look_taken(self, look: Look) -> None:
         self._show(visible(look.line()), stays=True)
 
-    def line(self, step: int, loss: float, *more: str) -> str:
+    def line(self, step: int, what: str, *more: str) -> str:
         now = time.monotonic()
         seconds = max(now - self.display.shown, 1e-9)
         left = (now - self.began) / (step - self.first_step) * (self.max_steps - step)
-        parts = [f"step {step:,}/{self.max_steps:,}", f"loss {loss:.3f}", f"{self.tokens / seconds:,.0f} tokens/s"]
+        parts = [f"step {step:,}/{self.max_steps:,}", what, f"{self.tokens / seconds:,.0f} tokens/s"]
         parts += [f"{self.images / seconds:,.0f} images/s"] if self.images else []
         return "  ".join([*parts, *more, f"{timedelta(seconds=round(left))} left"])
 

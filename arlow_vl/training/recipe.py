@@ -368,13 +368,21 @@ def to_plain(value: Any) -> Any:
 
 def first_difference(old: Any, new: Any, key: str = "") -> str | None:
     """`optim.lr was 0.1 and is 0.2` for the first of two plain recipes' keys that differs, None if none does."""
+    return next(iter(differences(old, new, key)), None)
+
+
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """Such a sentence for each key that differs; sources go by name: `sources.captions.weight was 1 and is 2`."""
+    are_lists = isinstance(old, list) and isinstance(new, list)
+    if are_lists and all(isinstance(item, Mapping) and "name" in item for item in [*old, *new]):
+        old, new = ({item["name"]: item for item in items} for items in (old, new))
+        if list(old) != list(new):
+            old, new = list(old), list(new)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for name in [*old, *(name for name in new if name not in old)]:
-            difference = first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-            if difference:
-                return difference
-        return None
-    return None if old == new else f"{key} was {old} and is {new}"
+        names = dict.fromkeys([*old, *new])
+        inner = (differences(old.get(name), new.get(name), f"{key}.{name}" if key else name) for name in names)
+        return [sentence for sentences in inner for sentence in sentences]
+    return [] if old == new else [f"{key} was {old} and is {new}"]
 
 
 def refuse_idle_pathway(policy: Policy, components: Sequence[Component], why: str) -> None:

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from arlow_vl.training.recipe import RECIPES, Recipe, first_difference, to_plain
+from arlow_vl.training.recipe import RECIPES, Recipe, differences, first_difference, to_plain
 from arlow_vl.training.schedule import lr_factor
 from arlow_vl.training.settings import OptimConfig
 
@@ -71,12 +71,7 @@ def refuse_other_recipe(old: Mapping[str, Any], recipe: Recipe, *, step: int) ->
         raise ValueError(difference)
     if step and steps[0] != steps[1]:
         _refuse_other_rates(recipe.optim, steps, step)
-    old, told = with_defaults(old), []
-    while difference := first_difference(old, new):
-        key = difference.partition(" was ")[0]
-        told.append(difference)
-        _copy(new, old, key.split("."))
-    return told
+    return differences(with_defaults(old), new)
 
 
 def _refuse_other_rates(optim: OptimConfig, steps: tuple[int, int], step: int) -> None:
@@ -104,11 +99,3 @@ def _places(values: Any, path: list[str]) -> list[dict[str, Any]]:
         else:
             places = [place[part] for place in places if isinstance(place, dict) and place.get(part) is not None]
     return [place for place in places if isinstance(place, dict)]
-
-
-def _copy(new: Mapping[str, Any], old: dict[str, Any], path: list[str]) -> None:
-    """Gives `old` the value that `new` has, down a path of keys."""
-    for part in path[:-1]:
-        old[part] = dict(old[part])
-        old, new = old[part], new[part]
-    old[path[-1]] = new.get(path[-1])

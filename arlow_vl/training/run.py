@@ -21,7 +21,7 @@ from arlow_vl.locks import one_process
 from arlow_vl.models.folders import save_folder
 from arlow_vl.printing import print_line
 from arlow_vl.training.averaging import MovingAverage
-from arlow_vl.training.best import has_stopped_early
+from arlow_vl.training.best import stopped_early
 from arlow_vl.training.build import Stage, build_stage, finish_model
 from arlow_vl.training.callbacks import BadItemsCheck, Checkpointing, FrozenTensorsCheck
 from arlow_vl.training.checkpoint_io import ArlowCheckpointIO, newest_good, remove_leftovers
@@ -84,8 +84,12 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
 
 
 def begin(recipe: Recipe) -> dict[str, Any]:
-    """Whether the run is finished, and the checkpoint that it goes on from."""
-    begin_folder(recipe)
+    """Whether the run is finished, and the checkpoint that it goes on from.
+
+    Raises:
+        ValueError: the folder holds checkpoints or a model of another recipe.
+    """
+    told = changes_of(recipe)
     remove_remains(recipe.run_dir, seconds=0)
     for left in (".hf.old", ".hf.partial"):  # by a kill
         shutil.rmtree(recipe.run_dir / left, ignore_errors=True)
@@ -93,9 +97,16 @@ def begin(recipe: Recipe) -> dict[str, Any]:
         print_line(f"arlow: {sentence}", file=sys.stderr)
     folder = recipe.run_dir / "checkpoints"
     if is_finished(recipe.run_dir) and not has_more_steps(recipe, folder):
+        if step := stopped_early(recipe.run_dir, recipe.run.watch.patience):
+            print_line(
+                f"arlow: it ended after step {step} by run.watch.patience {recipe.run.watch.patience}; raise that or "
+                "leave it out to go on",
+                file=sys.stderr,
+            )
         if not (recipe.run_dir / REPORT).exists():  # a full disk or a kill came before it
             write_run_report(recipe.run_dir)
         return {"is_finished": True}
+    begin_folder(recipe, told)
     if (recipe.run_dir / "hf").exists():
         write_whole(recipe.run_dir / UNFINISHED, "hf is of the run before it was made longer\n")
     newest = newest_good(folder)
@@ -137,7 +148,7 @@ def finish(stage: Stage, recipe: Recipe, product: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
         product.rename(gone)  # so that a kill leaves no half of it under its name
         shutil.rmtree(gone)
-    save_folder((*stage.products, *stage.data.trained_prompts()), product)
+    save_folder((*stage.products, *stage.data.trained_prompts), product)
     stage.data.report_bad_items()
     (recipe.run_dir / UNFINISHED).unlink(missing_ok=True)
     write_run_report(recipe.run_dir)
@@ -146,7 +157,7 @@ def finish(stage: Stage, recipe: Recipe, product: Path) -> None:
 def has_more_steps(recipe: Recipe, folder: Path) -> bool:
     """Whether a finished run is to be made longer."""
     found = checkpoints(folder)
-    if not found or has_stopped_early(recipe.run_dir, recipe.run.watch.patience):
+    if not found or stopped_early(recipe.run_dir, recipe.run.watch.patience):
         return False
     return step_of(found[0]) < recipe.run.max_steps
 
@@ -206,13 +217,9 @@ def build_trainer(
     )
 
 
-def begin_folder(recipe: Recipe) -> None:
-    """Writes config.yaml, and says what differs from that of an earlier start.
-
-    Raises:
-        ValueError: the folder holds checkpoints or a model of another recipe.
-    """
-    told, done = changes_of(recipe), steps_done(recipe.run_dir)
+def begin_folder(recipe: Recipe, told: Sequence[str]) -> None:
+    """Writes config.yaml, and says what differs from that of an earlier start."""
+    done = steps_done(recipe.run_dir)
     for sentence in told:
         print_line(f"goes on; {sentence}", file=sys.stderr)
     if too_late := [step for step in recipe.run.skip_steps if step <= done and "run.skip_steps" in " ".join(told)]:
@@ -252,6 +259,7 @@ def quiet_libraries() -> Iterator[None]:
             "ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True"
         )  # summed before
         warnings.filterwarnings("ignore", message=r"`training_step` returned `None`")
+        warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`")  # without its loggers
         warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(FSDPArlowVL")  # we change no output in place
         for logger in loggers:
             logger.setLevel(logging.WARNING)

@@ -112,6 +112,11 @@ class Reading:
     left_out: str = ""
     """Why it changed nothing: "skipped", "non-finite", "overflow" or "spike"."""
 
+    @property
+    def is_skipped(self) -> bool:
+        """Nothing was computed: its loss of 0 is none."""
+        return self.left_out == "skipped"
+
 
 def step_ends(trainer: Trainer, batch_idx: int) -> bool:
     """Whether this batch completed an optimizer step."""

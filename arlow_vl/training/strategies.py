@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
+from arlow_vl.training.checkpoint_names import steps_done
 from arlow_vl.training.compiling import refuse_no_compiler
 from arlow_vl.training.launch import Place, refuse_too_many
 from arlow_vl.training.policy import read_policy
@@ -64,10 +65,13 @@ def refuse_wrong_engine(recipe: Recipe) -> None:
     batches, ranks = run.accumulate_grad_batches, engine.data_ranks
     if batches % ranks:
         fits = -(-batches // ranks) * ranks
+        advice = f"set it to {fits}, and the batches {fits / batches:.3g} times smaller to keep the step's size"
+        if steps_done(recipe.run_dir):
+            fitting = ", ".join(str(count) for count in range(1, batches + 1) if batches % count == 0)
+            advice = f"a begun run keeps it, so this one goes on with a number that divides it ({fitting})"
         raise ValueError(
             f"run.accumulate_grad_batches is {batches}, the batches of a step over all devices, which {ranks} data "
-            f"ranks cannot share evenly; set it to {fits}, and the batches {fits / batches:.3g} times smaller to keep "
-            "the step's size"
+            f"ranks cannot share evenly; {advice}"
         )
 
 

@@ -44,12 +44,13 @@ def watching(recipe: Recipe, stage: Stage, averages: Sequence[MovingAverage], *,
         ]
     engine, waiting = recipe.run.engine, WaitingForData()
     readings = Readings(logs, every=watch.log_every, waiting=waiting, tensor_parallel=engine.tensor_parallel)
-    best = [KeepBest(folder, stage.products, watch.keep_best, watch.patience)] if watch.keep_best else []
+    products = (*stage.products, *stage.data.trained_prompts)
+    best = KeepBest(folder, products, watch.keep_best, watch.patience)  # without a column too: see there
     looks = []
     if watch.show_samples and engine.strategy != "fsdp":
         told = [log for log in logs if isinstance(log, LookListener)]
         looks = [Looks(folder, stage.data.validation, tokenizer_of(stage), watch, told, readings, averages)]
-    return Watching(readings, [*logs, *best], looks)
+    return Watching(readings, [*logs, best], looks)
 
 
 def tokenizer_of(stage: Stage) -> Any:

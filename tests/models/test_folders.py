@@ -296,10 +296,10 @@ def test_a_saved_folder_has_the_checksum_and_the_size_of_each_file(product, caps
     assert capsys.readouterr().out == "ok\n"
 
 
-@pytest.mark.parametrize("as_run", [False, True])
+@pytest.mark.parametrize("as_run", ["", "hf", "best"])
 def test_verify_names_the_files_that_differ_or_are_missing(product, tmp_path, capsys, as_run):
     if as_run:
-        product = product.rename(tmp_path / "hf")
+        product = product.rename(tmp_path / as_run)
     raw = bytearray((product / "model.safetensors").read_bytes())
     raw[-1] ^= 1
     (product / "model.safetensors").write_bytes(raw)
@@ -313,6 +313,19 @@ def test_verify_names_the_files_that_differ_or_are_missing(product, tmp_path, ca
         f"{product / 'merges.txt'}: missing",
         f"{product / 'model.safetensors'}: SHA-256 differs from what was saved",
     ]
+
+
+@pytest.mark.parametrize("as_run", [False, True])
+def test_verify_names_settings_that_are_gone(product, tmp_path, capsys, as_run):
+    if as_run:
+        product = product.rename(tmp_path / "hf")
+    (product / "config.json").unlink()
+    assert main(["checkpoint", "verify", str(tmp_path if as_run else product)]) == 4
+    assert capsys.readouterr().out == f"{product / 'config.json'}: missing\n"
+    (product / CHECKSUMS).unlink()
+    assert main(["checkpoint", "verify", str(tmp_path if as_run else product)]) == 4
+    sentence = f"has no {CHECKSUMS}" if as_run else "holds no checkpoint (step-*.ckpt) and no model folder (hf, best)"
+    assert f"{product} {sentence}" in capsys.readouterr().err
 
 
 def test_a_folder_without_checksums_opens_but_cannot_be_verified(text, capsys):

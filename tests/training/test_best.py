@@ -6,6 +6,7 @@ import shutil
 import pytest
 from lightning.pytorch import Callback
 
+from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.folders import find_changes
 from arlow_vl.training.best import replace_folder
@@ -84,6 +85,32 @@ def test_a_run_that_ended_early_goes_on_with_more_patience(config, rising, tmp_p
     assert weights_sha256(tmp_path / "best") == weights_sha256(folder / "best")
 
 
+def test_a_run_that_ended_early_goes_on_without_keep_best_and_the_best_model_stays(config, tmp_path, recwarn):
+    run(config, tmp_path, *KEEP, *RISING, "--run.watch.patience", "1")
+    best, weights = best_of(tmp_path), weights_sha256(tmp_path / "best")
+    assert steps_of(tmp_path) < 12
+    run(config, tmp_path, *RISING)
+    assert steps_of(tmp_path) == 12 and not (tmp_path / "stopped.json").exists()
+    assert best_of(tmp_path) == best and weights_sha256(tmp_path / "best") == weights
+    report = (tmp_path / "report.html").read_text()
+    assert "finished, 12 of 12 steps" in report
+    assert "by validation_loss of the validations at which run.watch.keep_best named it (" in report
+    assert [str(warning.message) for warning in recwarn if "callbacks used to create" in str(warning.message)] == []
+    run(config, tmp_path, *KEEP, *RISING, "--run.max_steps", "16")
+    assert steps_of(tmp_path) == 16 and best_of(tmp_path) == best
+
+
+def test_a_run_that_ended_early_is_not_made_longer_with_the_same_patience_and_says_so(config, tmp_path, capsys):
+    options = (*KEEP, *RISING, "--run.watch.patience", "1")
+    run(config, tmp_path, *options)
+    ended, written = steps_of(tmp_path), (tmp_path / "config.yaml").read_text()
+    run(config, tmp_path, *options, "--run.max_steps", "16")
+    told = capsys.readouterr()
+    assert f"it ended after step {ended} by run.watch.patience 1; raise that or leave it out to go on" in told.err
+    assert "is finished" in told.out and "goes on" not in told.err
+    assert steps_of(tmp_path) == ended and (tmp_path / "config.yaml").read_text() == written
+
+
 @pytest.mark.parametrize(("hook", "step"), [("batch ends", 3), ("validated", 4), ("trained", 6)])
 def test_patience_is_the_same_for_a_run_that_was_cut(config, rising, tmp_path, hook, step):
     options = (*KEEP, *RISING, "--run.watch.patience", "2")
@@ -112,13 +139,15 @@ def test_adapters_are_added_to_the_best_model_and_go_on_being_trained(config, tm
     assert weights_sha256(tmp_path / "kept" / "best") == weights_sha256(tmp_path / "plain" / "hf")
 
 
-def test_the_best_by_one_source_has_its_processor_with_it(tmp_path):
+def test_the_best_by_one_source_has_its_processor_and_how_it_was_asked_with_it(tmp_path):
     image_text = str(write_image_text_recipe(tmp_path))
     run(image_text, tmp_path / "run", "--run.watch.keep_best", "validation_loss_captions")
     assert best_of(tmp_path / "run")["column"] == "validation_loss_captions"
     assert (tmp_path / "run" / "best" / "preprocessor_config.json").exists() or (
         tmp_path / "run" / "best" / "processor_config.json"
     ).exists()
+    prompts = [read_trained_prompts(tmp_path / "run" / name) for name in ("best", "hf")]
+    assert prompts[0] == prompts[1] is not None
 
 
 def test_an_unknown_column_is_refused_before_anything_is_read(config, tmp_path):

@@ -67,11 +67,22 @@ def test_the_step_log_drops_what_comes_after_the_checkpoint(tmp_path):
 def test_metrics_drop_later_rows_and_the_validation_that_will_be_run_again(tmp_path):
     path = tmp_path / "metrics.csv"
     file = MetricsFile(path, ("validation_loss",), ())
-    gap = "," * (len(file.columns) - 3)
-    rows = [",".join(file.columns), f"3,1.5{gap},", f"3,{gap}1.4", f"4,1.3{gap},", f"4,{gap}1.2", f"5,1.1{gap},"]
+    gap = "," * (len(file.columns) - 2)
+    rows = [",".join(file.columns), f"3,1.5{gap}", f"3{gap},1.4", f"4,1.3{gap}", f"4{gap},1.2", f"5,1.1{gap}"]
     path.write_text("\n".join(rows) + "\n")
     file.keep_until(4)
     assert path.read_text().splitlines() == rows[:4]
+
+
+def test_the_row_of_a_step_that_was_skipped_is_empty_and_stays_where_the_run_goes_on_behind_it(tmp_path, capsys):
+    file = MetricsFile(tmp_path / "metrics.csv", ("validation_loss",), ())
+    file.keep_until(0)
+    file.step_read(replace(READING, step=1, loss=0.0, left_out="skipped"))
+    written = file.lines.path.read_text()
+    assert written.splitlines()[1] == "1" + "," * (len(file.columns) - 1)
+    file.keep_until(1)
+    assert file.lines.path.read_text() == written
+    assert "lacks" not in capsys.readouterr().err
 
 
 def test_metrics_of_a_version_with_other_columns_go_on_under_those_of_now(tmp_path):
@@ -102,6 +113,13 @@ def test_a_log_gets_a_plain_line_with_speed_and_time_left(capsys):
     progress.step_read(READING)
     (line,) = capsys.readouterr().out.splitlines()
     assert line == "step 105/2,000  loss 2.500  250 tokens/s  12 images/s  1:03:10 left"
+
+
+def test_a_line_of_a_skipped_step_tells_no_loss_of_it(capsys):
+    progress = Progress(max_steps=2000, seconds=0.0)
+    progress.begin(100)
+    progress.step_read(replace(READING, left_out="skipped"))
+    assert capsys.readouterr().out.startswith("step 105/2,000  skipped  0 tokens/s  ")
 
 
 def test_the_line_says_what_of_the_device_is_used_and_a_wait_that_is_worth_a_word(capsys):

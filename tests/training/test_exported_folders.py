@@ -1,6 +1,7 @@
 """What `arlow checkpoint export` writes for others: card, precision, fewer bits, shards; proved or not written."""
 
 import json
+import shutil
 import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -11,10 +12,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from arlow_vl.cli import main
+from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.models import probe
 from arlow_vl.models.folder_files import hash_model
 from arlow_vl.models.opened import open_model
 from arlow_vl.models.probe import probe_logits
+from arlow_vl.training.export import trained_of
 from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.run import fit
 from tests.evaluation.made_results import QUESTIONS, write_data, write_results
@@ -25,7 +28,8 @@ from tests.tiny_runs import write_image_text_recipe
 def run(tmp_path_factory):
     """A finished vision run."""
     place = tmp_path_factory.mktemp("exported")
-    return fit(parse_recipe(["--config", str(write_image_text_recipe(place)), "--run_dir", str(place / "run")])).parent
+    options = ["--run_dir", str(place / "run"), "--run.watch.keep_best", "validation_loss"]
+    return fit(parse_recipe(["--config", str(write_image_text_recipe(place)), *options])).parent
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +68,32 @@ def test_the_card_says_what_the_run_and_its_scores_say(run, tmp_path, capsys):
     assert "| vision | " in card
     assert str(tmp_path) not in card, "no folder of the machine that it was trained on"
     assert main(["checkpoint", "verify", str(tmp_path / "birds")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "trained"),
+    [
+        ("checkpoints/step-000004.ckpt", "those of step 4 of 6."),
+        ("hf", "those of step 6 of 6."),
+        ("best", "the best by validation_loss ("),
+    ],
+)
+def test_the_card_says_what_the_weights_are_and_the_folder_how_they_were_asked(run, tmp_path, place, trained):
+    copied = shutil.copytree(run, tmp_path / "run")
+    if place != "hf":  # as of a run that goes on
+        shutil.rmtree(copied / "hf")
+    assert main(["checkpoint", "export", str(copied / place), "--out", str(tmp_path / "birds")]) == 0
+    assert f"\n\nIts weights are {trained}" in (tmp_path / "birds" / "README.md").read_text()
+    assert read_trained_prompts(tmp_path / "birds") == read_trained_prompts(run / "hf") is not None
+
+
+@pytest.mark.parametrize(
+    ("file", "trained"),
+    [(("stopped.json", '{"step": 4}'), "those of step 4 of 6"), (("unfinished", ""), "those of the run before it was")],
+)
+def test_hf_of_a_run_that_ended_early_or_is_made_longer_is_not_of_its_last_step(run, tmp_path, file, trained):
+    (tmp_path / file[0]).write_text(file[1])
+    assert trained_of(tmp_path / "hf", tmp_path, {"run": {"max_steps": 6}}).startswith(trained)
 
 
 def test_the_code_of_the_card_runs(run, tmp_path, monkeypatch, capsys):

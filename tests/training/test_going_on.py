@@ -190,13 +190,6 @@ def test_a_run_that_was_begun_before_a_key_existed_goes_on(text, tmp_path):
     assert run(config, run_dir) == run_dir / "hf"
 
 
-def test_what_may_change_at_a_resume_is_told(text, tmp_path, capsys):
-    config, _ = text
-    run(config, tmp_path / "run")
-    run(config, tmp_path / "run", "--run.checkpoint_every", "1")
-    assert "goes on; run.checkpoint_every was 3 and is 1" in capsys.readouterr().err
-
-
 def test_keys_of_samples_are_the_same_lines_whatever_ran_before(text):
     lines = (text[1].parent / "steps.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
@@ -257,8 +250,11 @@ def test_a_run_is_not_made_shorter_than_it_is(finished, tmp_path):
         fit(parse_recipe([*words, str(tmp_path / "run"), *shorter]))
 
 
-def test_steps_to_skip_that_are_done_are_told(finished, tmp_path, capsys):
+def test_what_may_change_and_steps_to_skip_that_are_done_are_told(finished, tmp_path, capsys):
     words, run = finished
     shutil.copytree(run, tmp_path / "run")
-    fit(parse_recipe([*words, str(tmp_path / "run"), "--run.skip_steps", "[1]"]))
-    assert "run.skip_steps: [1] of 4 steps that are done stay as they are" in capsys.readouterr().err
+    changes = ["--run.max_steps", "8", "--run.checkpoint_every", "1", "--run.skip_steps", "[1]"]
+    fit(parse_recipe([*words, str(tmp_path / "run"), *changes]))
+    told = capsys.readouterr().err
+    assert "goes on; run.checkpoint_every was 3 and is 1" in told
+    assert "run.skip_steps: [1] of 4 steps that are done stay as they are" in told

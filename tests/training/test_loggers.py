@@ -68,6 +68,15 @@ def test_tensorboard_hides_what_a_killed_run_wrote_after_its_checkpoint(tmp_path
     assert steps == list(range(1, 13))
 
 
+def test_a_run_goes_on_without_its_loggers_and_without_a_warning(tmp_path, recwarn):
+    pytest.importorskip("tensorboard")
+    arguments = ["--config", str(write_text_recipe(tmp_path))]
+    with pytest.raises(Cut):
+        fit(parse_recipe([*arguments, "--run.watch.loggers", "[tensorboard]"]), callbacks=[Interrupt("batch ends", 3)])
+    fit(parse_recipe(arguments))
+    assert [str(warning.message) for warning in recwarn if "callbacks used to create" in str(warning.message)] == []
+
+
 class FakeTrackio(types.ModuleType):
     """The calls of trackio's documentation."""
 

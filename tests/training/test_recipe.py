@@ -13,6 +13,7 @@ from arlow_vl.training.recipe import (
     RunConfig,
     SourceConfig,
     TextRecipe,
+    differences,
     first_difference,
     parse_recipe,
     to_plain,
@@ -210,6 +211,21 @@ def test_the_first_differing_key_is_named():
     old, new = {"a": 1, "optim": {"lr": 0.1, "floor": 0}}, {"a": 1, "optim": {"lr": 0.2, "floor": 1}}
     assert first_difference(old, new) == "optim.lr was 0.1 and is 0.2"
     assert first_difference(old, old) is None
+
+
+def test_what_differs_in_a_source_is_named_with_the_source():
+    def plain(names: list[str], weights: list[float], steps: list[int]) -> dict:
+        sources = [{"name": name, "weight": weight} for name, weight in zip(names, weights, strict=True)]
+        return {"sources": sources, "skip_steps": steps}
+
+    old = plain(["a", "b.c"], [0.5, 0.5], [1])
+    assert differences(old, plain(["a", "b.c"], [0.6, 0.4], [1, 2])) == [
+        "sources.a.weight was 0.5 and is 0.6",
+        "sources.b.c.weight was 0.5 and is 0.4",
+        "skip_steps was [1] and is [1, 2]",
+    ]
+    assert differences(old, plain(["a", "d"], [0.5, 0.5], [1])) == ["sources was ['a', 'b.c'] and is ['a', 'd']"]
+    assert differences(old, old) == []
 
 
 @pytest.mark.parametrize("config_class", [*RECIPES.values(), RunConfig, OptimConfig, SourceConfig])

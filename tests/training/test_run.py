@@ -358,6 +358,7 @@ def test_bad_steps_are_counted_over_a_stop(text_config, tmp_path):
 
 def test_a_step_of_skip_steps_is_passed_by(text_config, tmp_path, uninterrupted):
     assert start(text_config, tmp_path, interrupt=Interrupt("batch ends", 4)) == 1
+    assert start(text_config, tmp_path, "--run.skip_steps", "[6]", interrupt=Interrupt("batch ends", 7)) == 1
     assert start(text_config, tmp_path, "--run.skip_steps", "[6]") is None
     lines = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line.get("left_out") == "skipped"] == [6]
@@ -365,6 +366,10 @@ def test_a_step_of_skip_steps_is_passed_by(text_config, tmp_path, uninterrupted)
     assert [line["keys"] for line in lines] == [line["keys"] for line in before]  # the data go on as they would have
     assert lines[:5] == before[:5]
     assert lines[7]["loss"] != before[7]["loss"]
+    with open(tmp_path / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == [row["step"] for row in uninterrupted["text"]["metrics"]]
+    assert [row["step"] for row in rows if not any(list(row.values())[1:])] == ["6"]
 
 
 def test_a_run_is_made_longer_where_its_rates_allow(text_config, tmp_path):

@@ -111,6 +111,14 @@ def test_a_run_that_goes_on_has_a_page_too(small):
     assert "3 of 9 steps so far" in text and "last 2.5" in text
 
 
+def test_a_step_that_was_skipped_is_no_point_of_a_curve_but_one_of_the_steps(run_dir, small):
+    columns = read_run(run_dir).columns
+    for name in ("train_loss", "tokens_per_second"):
+        assert [step for step, _ in columns[name]] == [1, 3, 4, 5, 6]
+    (small / "metrics.csv").write_text("step,train_loss,lr\n1,2.5,0.1\n2,,\n")
+    assert "2 of 9 steps so far" in Page(write_run_report(small).read_text()).text
+
+
 def test_texts_from_outside_stay_texts(small):
     sample = SampleLook("<b>k", prompt="<em>", reference="<script>1</script>", written="&amp;", images=["../x.jpg"])
     look = Look(2, [SourceLook("<u>", [sample])], is_validation=True)

@@ -39,6 +39,14 @@ def test_combinations_that_cannot_be_are_refused(config, tmp_path, options, sent
         refuse_wrong_engine(recipe)
 
 
+def test_a_begun_run_is_told_on_how_many_devices_it_can_go_on(config, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "step-000003.ckpt").touch()
+    words = ["--config", config, "--run_dir", str(tmp_path / "run"), "--run.engine.accelerator", "cpu"]
+    with pytest.raises(ValueError, match=r"a begun run keeps it, so this one goes on with a number .* \(1, 2\)$"):
+        refuse_wrong_engine(parse_recipe([*words, "--run.engine.devices", "4"]))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_told_before_the_run_has_a_folder(config, tmp_path):
     run = tmp_path / "run"

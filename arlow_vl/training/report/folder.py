@@ -11,7 +11,7 @@ import yaml
 
 from arlow_vl.data.quarantine import NAME as QUARANTINE
 from arlow_vl.errors import DataError
-from arlow_vl.training.best import FOLDER, STOPPED, facts_of
+from arlow_vl.training.best import FOLDER, facts_of, read_stopped
 from arlow_vl.training.look import Look
 from arlow_vl.training.looks import FILE as LOOKS
 from arlow_vl.training.refusals import UNFINISHED
@@ -27,7 +27,7 @@ class Run:
     folder: Path
     config: dict[str, Any]
     columns: dict[str, Points]
-    """Those of metrics.csv, as (step, value)."""
+    """Those of metrics.csv, `step` among them, as (step, value)."""
     looks: list[Look]
     left_out: dict[str, list[dict[str, Any]]]
     """By reason the lines of steps.jsonl whose steps changed nothing."""
@@ -54,7 +54,6 @@ def read_run(folder: Path) -> Run:
     for fault in read_lines(folder / QUARANTINE, lambda line: line):
         if "more" not in fault:
             quarantined.setdefault((fault["source"], fault["reason"]), []).append(fault["key"])
-    stopped = folder / STOPPED
     return Run(
         folder=folder,
         config=read_config(folder / "config.yaml"),
@@ -64,7 +63,7 @@ def read_run(folder: Path) -> Run:
         quarantined=quarantined,
         starts=list(read_lines(folder / STARTS, lambda line: line)),
         best=facts_of(folder / FOLDER),
-        stopped=json.loads(stopped.read_text("utf-8")) if stopped.is_file() else None,
+        stopped=read_stopped(folder),
         is_finished=is_finished(folder),
     )
 
@@ -93,7 +92,7 @@ def read_columns(path: Path) -> dict[str, Points]:
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(line for line in file if line.endswith("\n")):
                 for name, text in row.items():
-                    if name != "step" and text:
+                    if text:
                         columns.setdefault(name, []).append((float(row["step"]), float(text)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not what a run writes ({error}); restore it") from error

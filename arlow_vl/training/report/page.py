@@ -43,6 +43,7 @@ def write_run_report(folder: Path, output: Path | None = None) -> Path:
         number_of=number_of,
         title=folder.resolve().name,
         state=state_of(run),
+        best=told_best(run),
         headlines=headlines(run),
         plots=[plot for plot in (chart(*parts) for parts in charts_of(run)) if plot],
         sources=looks_by_source(run),
@@ -65,6 +66,16 @@ def state_of(run: Run) -> str:
         best = run.stopped["best"]
         return f"ended after {steps}: {best['column']} got no better than {best['value']:.4g} of step {best['step']:,}"
     return f"finished, {steps}" if run.is_finished else f"{steps} so far"
+
+
+def told_best(run: Run) -> str:
+    """What lies in `best`; empty where nothing does."""
+    if not run.best:
+        return ""
+    column, value, step = (run.best[name] for name in ("column", "value", "step"))
+    is_kept = run.config["run"].get("watch", {}).get("keep_best") == column
+    of_some = "" if is_kept else " of the validations at which run.watch.keep_best named it"
+    return f"The best model by {column}{of_some} ({value:.4g}, step {step:,}) lies in"
 
 
 def headlines(run: Run) -> list[dict[str, str]]:
