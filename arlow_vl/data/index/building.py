@@ -24,16 +24,6 @@ Progress = Callable[[int, int, int], None]
 """Told samples indexed so far, parts ready, and parts in all."""
 
 
-def build_index(path: str | Path, *, images: str | Path | None = None, format: str | None = None) -> Index:
-    """Reads one file or folder and writes its index beside it, or into the cache where that cannot be.
-
-    Raises:
-        DataError: no such data, or data of an unknown format.
-        ResourceError: no room for the index.
-    """
-    return _build(place_of(path, images, format))
-
-
 def indexes_of(
     path: str | Path,
     *,
@@ -49,6 +39,10 @@ def indexes_of(
         workers: Processes that index shards, or threads that read the images of another format.
         compares_images: Whether images in files of their own are asked for what was done to them; the processes of a
             run need not all do it.
+
+    Raises:
+        DataError: no such data, or data of an unknown format.
+        ResourceError: no room for an index.
     """
     places, files = parts_of(place_of(path, images, format))
     found = {place: find_index(place, files)[0] for place in places}

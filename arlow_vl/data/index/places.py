@@ -12,7 +12,6 @@ from arlow_vl.data.index.header import SHARDS, Header, base_of, outdated, read_h
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.remote import folder_name, is_address, is_file_address, path_of_file_address, pinned, told
 from arlow_vl.data.remote_cache import DataCache
-from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
 BESIDE = ".arlow-index"
@@ -105,17 +104,6 @@ def find_index(place: Place, files: Iterable[str | Path] | None = None) -> tuple
             return place.index_in(folder, header), ""
         reason = f"has an index that is older than the data ({difference})"
     return None, reason
-
-
-def open_index(path: str | Path, *, images: str | Path | None = None, format: str | None = None) -> Index:
-    """The index of one file or folder. Raises DataError where there is none, or one that is older than the data."""
-    place = place_of(path, images, format)
-    index, reason = find_index(place)
-    if index is None:
-        raise DataError(
-            f"{place.told} {reason}; run `arlow data index {place.told if place.is_remote else visible(str(path))}`"
-        )
-    return index
 
 
 def _other_files(folder: Path, header: Header, files: Iterable[str | Path] | None) -> str | None:

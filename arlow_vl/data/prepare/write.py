@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arlow_vl.data.file_names import names_of
-from arlow_vl.data.index.building import build_index
+from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.images import read_image
-from arlow_vl.data.index.places import find_index, place_of
 from arlow_vl.data.index.reading import Index, IndexedSamples
 from arlow_vl.data.prepare.members import members_of, safe_key, write_tar
 from arlow_vl.data.prepare.plan import VALIDATION, PlannedShard, ShardSettings, plan_shards
@@ -87,7 +86,7 @@ def write_shard(out: Path, samples: IndexedSamples, shard: PlannedShard) -> tupl
     was_there = path.exists()
     if not was_there:
         write_whole(path, lambda file: write_tar(file, _members(samples, shard)))
-    index = find_index(place_of(path))[0] or build_index(path)
+    (index,) = indexes_of(path)
     if len(index) != len(shard.positions):
         raise DataError(
             f"{visible(str(path))} has {len(index):,} samples where {len(shard.positions):,} belong; "
