@@ -169,4 +169,3 @@ WORDS: tuple[str, ...] = tuple(
     """.split()
 )
 """Written in scenes to be read: short, and neither things, colours nor numbers of other parts."""
-LONGEST_WORD = 5
