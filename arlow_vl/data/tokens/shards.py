@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from arlow_vl.data.text import LineTally
-from arlow_vl.data.text_files import TextPart
+from arlow_vl.data.text_files import PART_BYTES, TextPart
 from arlow_vl.data.text_readers import DocumentReader
 from arlow_vl.data.tokens.encoding import Encoder
 from arlow_vl.data.tokens.manifest import Shard, SourceFile
@@ -26,16 +26,29 @@ DOCUMENTS_AT_ONCE = 512
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenLimits:
+    """Sizes at which a part of the text, a shard and the reading end."""
+
+    part_bytes: int = PART_BYTES
+    """About so many bytes of a file are a part, which one process tokenises."""
+    shard_tokens: int = 2**26
+    """A shard ends with the document that brings it to this many tokens."""
+    max_tokens: int | None = None
+    """A part, and the whole text, end with the document that brings them to this many tokens; None: at their end."""
+
+
+DEFAULT_LIMITS = TokenLimits()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardFormat:
     """How tokens are written."""
 
     bos_token_id: int
     eos_token_id: int
     dtype: str
-    shard_tokens: int
-    """A shard ends with the document that brings it to this many tokens."""
-    max_tokens: int | None
-    """A part ends with the document that brings it to this many; None: at its end."""
+    """ "uint16" or "uint32"."""
+    limits: TokenLimits
 
 
 @dataclass(frozen=True)
@@ -129,7 +142,8 @@ def write_part(
     reader = DocumentReader(part)
     shards = list(_whole_shards(stem))
     documents = islice(reader, sum(shard.documents for shard in shards), None)
-    enough = form.max_tokens or math.inf
+    limits = form.limits
+    enough = limits.max_tokens or math.inf
     tokens = sum(shard.tokens for shard in shards)
     writer: ShardWriter | None = None
     for texts in batches(documents) if tokens < enough else ():
@@ -137,7 +151,7 @@ def write_part(
             writer = writer or ShardWriter(stem.parent, f"{stem.name}-{len(shards):03d}", form.dtype)
             writer.add([form.bos_token_id, *ids, form.eos_token_id], text)
             tokens += len(ids) + 2
-            if writer.tokens >= form.shard_tokens or tokens >= enough:
+            if writer.tokens >= limits.shard_tokens or tokens >= enough:
                 shards.append(writer.finish())
                 writer = None
             if tokens >= enough:
@@ -151,7 +165,7 @@ def write_part(
         shards.append(writer.finish())
     to_end = tokens < enough
     tally = reader.tally if to_end else tally_of_first(part, sum(shard.documents for shard in shards))
-    has_hash = part.start == 0 and to_end and (part.end is None or form.max_tokens is None)
+    has_hash = part.start == 0 and to_end and (part.end is None or limits.max_tokens is None)
     facts = PartFacts(tally, shards, to_end, reader.sha256() if has_hash else None, encoder.reason)
     refuse_change(source)
     facts.write(facts_path(stem))

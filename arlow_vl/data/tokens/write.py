@@ -15,17 +15,16 @@ from arlow_vl.data.bad_share import MAX_BAD_FRACTION
 from arlow_vl.data.processes import in_processes
 from arlow_vl.data.prompts import document_ends
 from arlow_vl.data.remote_cache import FULL
-from arlow_vl.data.text_files import PART_BYTES, parts_of, text_files, told_text
+from arlow_vl.data.text_files import parts_of, text_files, told_text
 from arlow_vl.data.tokens.encoding import Encoder
 from arlow_vl.data.tokens.manifest import FORMAT, NAME, Manifest, SourceFile, merged, tokenizer_hash, with_current_times
 from arlow_vl.data.tokens.plan import PLAN, Plan, bounds_of, is_as_noted, refuse_change
 from arlow_vl.data.tokens.reader import TokenizedText
-from arlow_vl.data.tokens.shards import PartFacts, ShardFormat, facts_path, write_part
+from arlow_vl.data.tokens.shards import DEFAULT_LIMITS, PartFacts, ShardFormat, TokenLimits, facts_path, write_part
 from arlow_vl.errors import DataError
 from arlow_vl.locks import take_lock, tell_unlocked
 from arlow_vl.printing import print_line, visible
 
-SHARD_TOKENS = 2**26
 LOCK = ".lock"
 OURS = re.compile(r"\.?([0-9a-f]{8}-\d{5})(-\d{3,})?\.(bin|idx|json)(\..*)?")
 Progress = Callable[[int, int], None]
@@ -36,11 +35,9 @@ def tokenize_text(
     tokenizer: Any,
     folder: Path,
     *,
+    limits: TokenLimits = DEFAULT_LIMITS,
     workers: int = 1,
-    shard_tokens: int = SHARD_TOKENS,
-    max_tokens: int | None = None,
     max_bad_fraction: float = MAX_BAD_FRACTION,
-    part_bytes: int = PART_BYTES,
     progress: Progress | None = None,
     replace: bool = False,
 ) -> TokenizedText:
@@ -54,7 +51,7 @@ def tokenize_text(
         CheckpointError: the tokenizer has no eos.
         ResourceError: a process was killed. An OSError where the disk is full, or cannot be written.
     """
-    job = Job(sources, tokenizer, shard_tokens, max_tokens, part_bytes)
+    job = Job(sources, tokenizer, limits)
     with contextlib.closing(job.files), locked(folder):
         if job.is_done(folder, replace=replace):
             Manifest.read(folder).tally.report(job.where, max_bad_fraction)
@@ -69,33 +66,33 @@ def tokenize_text(
 class Job:
     """Which files become which shards: decided by the text and the settings, never by the number of processes."""
 
-    def __init__(
-        self,
-        sources: Sequence[str | Path],
-        tokenizer: Any,
-        shard_tokens: int,
-        max_tokens: int | None,
-        part_bytes: int,
-    ) -> None:
+    def __init__(self, sources: Sequence[str | Path], tokenizer: Any, limits: TokenLimits) -> None:
         self.tokenizer = tokenizer
         self.where = ", ".join(map(told_text, sources))
         self.files = text_files(sources)
         self.sources = {path: SourceFile.at(path) for path in self.files}
-        self.parts = [part for path in self.files for part in parts_of(path, part_bytes)]
+        self.parts = [part for path in self.files for part in parts_of(path, limits.part_bytes)]
         bos, eos = document_ends(tokenizer)
-        self.form = ShardFormat(
-            bos_token_id=bos,
-            eos_token_id=eos,
-            dtype="uint16" if len(tokenizer) <= 2**16 else "uint32",
-            shard_tokens=shard_tokens,
-            max_tokens=max_tokens,
-        )
+        dtype = "uint16" if len(tokenizer) <= 2**16 else "uint32"
+        self.form = ShardFormat(bos_token_id=bos, eos_token_id=eos, dtype=dtype, limits=limits)
         self.tokenizer_hash = tokenizer_hash(tokenizer)
         read = list(self.sources.values())
-        form = [FORMAT, self.tokenizer_hash, dataclasses.asdict(self.form), part_bytes]
-        settings, bounds = hashed([form, [source.path for source in read]]), bounds_of(self.parts)
+        settings, bounds = self._settings(), bounds_of(self.parts)
         name = hashed([settings, bounds, [[source.size, source.mtime_ns] for source in read]])[:8]
         self.plan = Plan(settings, name, bounds, read)
+
+    def _settings(self) -> str:
+        """Hash of all that decides what the shards hold, but the bytes of the files (see `Plan.settings`)."""
+        limits = self.form.limits
+        form = {
+            "bos_token_id": self.form.bos_token_id,
+            "eos_token_id": self.form.eos_token_id,
+            "dtype": self.form.dtype,
+            "shard_tokens": limits.shard_tokens,
+            "max_tokens": limits.max_tokens,
+        }
+        paths = [source.path for source in self.sources.values()]
+        return hashed([[FORMAT, self.tokenizer_hash, form, limits.part_bytes], paths])
 
     def stem(self, folder: Path, i: int) -> Path:
         return folder / f"{self.plan.name}-{i:05d}"
@@ -109,7 +106,7 @@ class Job:
         same_files = [source.path for source in current] == [source.path for source in self.sources.values()]
         asked = (manifest.tokenizer, manifest.bos_token_id, manifest.eos_token_id, manifest.max_tokens)
         form = self.form
-        same = asked == (self.tokenizer_hash, form.bos_token_id, form.eos_token_id, form.max_tokens)
+        same = asked == (self.tokenizer_hash, form.bos_token_id, form.eos_token_id, form.limits.max_tokens)
         if same and same_files and not changed:
             if current != manifest.sources:
                 dataclasses.replace(manifest, sources=current).write(folder)
@@ -198,12 +195,12 @@ class Job:
 
     def _needed(self, facts: Sequence[PartFacts | None]) -> int | None:
         """The number of first parts that hold `max_tokens`; None: not known, or all of them."""
-        tokens = 0
+        tokens, max_tokens = 0, self.form.limits.max_tokens
         for i, part in enumerate(facts):
             if part is None:
                 return None
             tokens += part.tokens
-            if self.form.max_tokens is not None and tokens >= self.form.max_tokens:
+            if max_tokens is not None and tokens >= max_tokens:
                 return i + 1
         return None
 
@@ -227,8 +224,8 @@ class Job:
             bos_token_id=self.form.bos_token_id,
             eos_token_id=self.form.eos_token_id,
             dtype=self.form.dtype,
-            max_tokens=self.form.max_tokens,
-            read_to_end=tokens < (self.form.max_tokens or tokens + 1),
+            max_tokens=self.form.limits.max_tokens,
+            read_to_end=tokens < (self.form.limits.max_tokens or tokens + 1),
             unit=tally.unit,
             used=tally.used,
             skipped=dict(tally.skipped),
