@@ -1,4 +1,4 @@
-"""preview.html: one page without scripts or links, with the images inside, of a fair draw of a source's samples."""
+"""preview.html: a random draw of a source's samples on one page without scripts or links, with the images inside."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -24,17 +24,17 @@ from vision.whole_files import write_whole
 TEMPLATE = "page.html"
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 MOST_IMAGES, MOST_TEXTS = 16, 16
-"""Of a sample that are on the page."""
+"""Maximum numbers of images and texts of a sample on the page."""
 
 
 class Sight(NamedTuple):
-    """What stands between a sample and the model."""
+    """Tokenizer and image transform of a model, and the images that its tokens see."""
 
     tokenizer: Any
     transform: ImageTransform | None
-    """None: the folder is of a text model, which takes no images."""
+    """None: the folder holds a text model, which takes no images."""
     sees_all: bool
-    """A token sees all images before it, not only the last group of them."""
+    """True: a token sees all images before it; False: only the last group of them."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ShownSample:
 
 
 def open_sight(folder: Path) -> Sight:
-    """Of a model folder, or of one with the tokenizer and the processor alone. Raises CheckpointError."""
+    """Opens a model folder, or one with only the tokenizer and the processor. Raises CheckpointError."""
     if any((folder / name).is_file() for name in PROCESSOR_FILES):
         with one_sentence(folder, "the processor and its tokenizer"):
             processor = ArlowProcessor.from_pretrained(folder)
