@@ -1,15 +1,15 @@
-"""JSON in files that people read: letters as they are, and escapes for the few that break lines or encodings."""
+"""JSON for files that people read: only characters that break lines or encodings are escaped."""
 
 import json
 import re
 from typing import Any
 
 ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Controls and separators of lines, at which some readers break a line, and halves of characters, which UTF-8 cannot
-hold: names of files have them where their bytes are no UTF-8. All of them lie in the BMP, so an escape is one unit."""
+"""Control characters and line separators, at which some readers break a line, and lone surrogates, which UTF-8 cannot
+encode and which stand for bytes of file names that are not UTF-8. All are in the BMP, so each takes one escape."""
 
 
 def json_text(value: Any, **how: Any) -> str:
-    """As `json.dumps`, which `how` goes on to; UTF-8 can hold it, and reading it gives the value back."""
+    """Returns JSON that UTF-8 can encode and `json.loads` reads back; `how` is passed to `json.dumps`."""
     text = json.dumps(value, ensure_ascii=False, **how)
     return text if text.isascii() and "\x7f" not in text else ESCAPED.sub(lambda one: f"\\u{ord(one[0]):04x}", text)

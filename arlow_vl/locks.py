@@ -1,4 +1,4 @@
-"""One process at a time in a folder, and in what has another name until it is whole."""
+"""Locks that let one process at a time write into a folder, or write a file that is renamed when it is complete."""
 
 import contextlib
 import errno
@@ -14,15 +14,15 @@ from typing import Any
 from arlow_vl.errors import DataError
 from arlow_vl.printing import print_line, visible
 
-# NFS gives a lock for one process alone only on what is open for writing: EBADF.
+# EBADF: NFS gives an exclusive lock only on a file that is open for writing.
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EBADF)
 
 
 def take_lock(file: Any, *, is_shared: bool = False, waits: bool = False) -> bool:
-    """Locks an open file, or a descriptor, until it is closed; False where the file system has no locks.
+    """Locks an open file, or a descriptor, until it is closed; returns False where the file system has no locks.
 
     Raises:
-        BlockingIOError: another process holds it. With `waits` that one is waited for.
+        BlockingIOError: another process holds the lock, and `waits` is False.
     """
     how = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
     try:
@@ -34,21 +34,21 @@ def take_lock(file: Any, *, is_shared: bool = False, waits: bool = False) -> boo
     return True
 
 
-@functools.cache  # once of each place
+@functools.cache  # once per place
 def tell_unlocked(place: Path) -> None:
-    """For who goes on without the lock where a second writer would do damage."""
+    """Warns that no lock keeps a second writer, which would do damage, out of a place."""
     print_line(
-        f"warning: {place} is on a file system without locks; see to it that no other process writes there",
+        f"warning: {place} is on a file system without locks; make sure that no other process writes there",
         file=sys.stderr,
     )
 
 
 @contextmanager
 def one_process(path: Path, refusal: Callable[[str], Exception]) -> Iterator[None]:
-    """Holds a lock file, in which the process's number stands, while the folder around it is written.
+    """Holds a lock file with the id of this process in it while the folder around it is written.
 
-    The kernel lets go of it when the process ends, however that happens. A file system without locks holds nothing,
-    which is told. Raises `refusal(number)` of the process that holds it.
+    The kernel releases the lock when the process ends, however that happens. Where the file system has no locks, a
+    warning is printed and nothing is held. Raises `refusal(id)` if another process, of this id, holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
@@ -66,10 +66,10 @@ def one_process(path: Path, refusal: Callable[[str], Exception]) -> Iterator[Non
 
 @contextmanager
 def one_writer(partial: Path, *, is_folder: bool, refusal: Exception) -> Iterator[None]:
-    """Makes `partial`, a file or folder that gets its final name once it is whole, and holds it until then.
+    """Creates `partial`, a file or folder that is renamed when it is complete, and holds a lock on it until then.
 
-    The lock is the kernel's, on what is written itself, so that a kill leaves none behind. A file system without
-    locks holds nothing, nor does NFS hold a folder. Raises `refusal` where another process holds it.
+    The lock is the kernel's and on `partial` itself, so a killed process leaves none behind. Nothing is held on a file
+    system without locks, nor a folder on NFS. Raises `refusal` if another process holds the lock.
     """
     descriptor = _held(partial, is_folder, refusal)
     try:
@@ -87,7 +87,7 @@ def _held(partial: Path, is_folder: bool, refusal: Exception) -> int:
             partial.touch()
         try:
             descriptor = os.open(partial, os.O_RDONLY if is_folder else os.O_RDWR)
-        except FileNotFoundError:  # renamed just now, by whom it belonged to
+        except FileNotFoundError:  # its writer has just renamed it
             continue
         try:
             if not take_lock(descriptor):
@@ -98,7 +98,7 @@ def _held(partial: Path, is_folder: bool, refusal: Exception) -> int:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), partial.stat()):
                 return descriptor
-        os.close(descriptor)  # it was renamed or removed between the two
+        os.close(descriptor)  # it was renamed or removed between opening and locking
 
 
 def being_written(final: Path) -> DataError:

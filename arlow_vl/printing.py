@@ -1,4 +1,4 @@
-"""Lines for a terminal: names that come from outside are shown, and none of their characters acts."""
+"""Output to a terminal with control characters escaped, so that text from outside cannot act on the terminal."""
 
 import sys
 from typing import TextIO
@@ -8,12 +8,12 @@ from vision.decoding.names import number_of
 
 
 def print_line(text: object, *, file: TextIO | None = None) -> None:
-    """Prints one line, its control characters escaped, at once."""
+    """Prints one line, with control characters escaped, and flushes."""
     print(visible(str(text)), file=file or sys.stdout, flush=True)
 
 
 def print_piece(text: str) -> None:
-    """Prints a part of a text at once: lines and tabs stay, other control characters are escaped."""
+    """Prints a part of a text and flushes; newlines and tabs stay, other control characters are escaped."""
     print("".join(c if c in "\n\t" else visible(c) for c in text), end="", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""How far a long job is: on a terminal one moving line with a bar, in a log a line every ten seconds."""
+"""Progress of a long job: on a terminal one line with a bar, updated in place; in a log a line every ten seconds."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ BAR_WIDTH = 24
 
 
 class Display:
-    """Where progress is shown: a line that moves on a terminal, else plain lines at some distance in time."""
+    """Shows progress: a line updated in place on a terminal, else plain lines at least `seconds` apart."""
 
     def __init__(self, seconds: float = SECONDS_BETWEEN_LINES) -> None:
         self.on_terminal = sys.stdout.isatty()
@@ -22,7 +22,7 @@ class Display:
         return time.monotonic() - self.shown >= self.seconds
 
     def show(self, line: str, *, stays: bool = False) -> None:
-        """Shows a line; on a terminal the next one takes its place unless it stays."""
+        """Shows a line; on a terminal the next one overwrites it, unless it `stays`."""
         self.shown = time.monotonic()
         if self.on_terminal:
             print(f"\r\033[K{line}", end="\n" if stays else "", flush=True)
@@ -31,7 +31,7 @@ class Display:
 
 
 class ProgressLine:
-    """Called with what is done and how much there is: `captions: 40 of 146 images  12.3 images/s  0:00:09 left`."""
+    """Shows `captions: 40 of 146 images  12.3 images/s  0:00:09 left` when called with 40 and 146."""
 
     def __init__(self, title: str, unit: str, *, seconds: float = SECONDS_BETWEEN_LINES) -> None:
         self.title = title

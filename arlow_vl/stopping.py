@@ -1,4 +1,4 @@
-"""A command that is stopped from outside, by Ctrl-C or SIGTERM, says so, and how far it came."""
+"""Messages of a command that Ctrl-C or SIGTERM ends: what ended it, and how far it got."""
 
 import contextlib
 import signal
@@ -9,14 +9,14 @@ AGAIN = "the same command goes on"
 
 
 class Ended(SystemExit):
-    """SIGTERM, as an exception, so that what is open is closed. Ctrl-C is Python's KeyboardInterrupt."""
+    """Raised at SIGTERM, so that open files are closed. Ctrl-C raises Python's KeyboardInterrupt."""
 
 
 STOPS = (KeyboardInterrupt, Ended)
 
 
 def end_by_sigterm() -> None:
-    """From here on the signal raises `Ended`, unless whoever started this process has it ignored."""
+    """Makes SIGTERM raise `Ended` from now on, unless the parent process had it ignored."""
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _end)
 
@@ -27,7 +27,7 @@ def _end(number: int, frame: Any) -> None:
 
 @contextlib.contextmanager
 def told_when_stopped(held: Callable[[], str]) -> Iterator[None]:
-    """What is stopped within says what `held` gives then: how far it came, and what to do."""
+    """Adds `held()`, how far the work got and what to do, as a note to a stop inside the block."""
     try:
         yield
     except STOPS as stop:
@@ -36,9 +36,9 @@ def told_when_stopped(held: Callable[[], str]) -> Iterator[None]:
 
 
 def sentence_of_stop(stop: BaseException, advice: str = "") -> str:
-    """`interrupted`, or `ended by SIGTERM; out.jsonl holds 40 images ..., and the same command goes on`.
+    """Returns `interrupted`, or `ended by SIGTERM; out.jsonl holds 40 images ..., and the same command goes on`.
 
-    `advice` is said where nothing on the way has said how far it came.
+    `advice` is added if the stop has no note on how far the work got.
     """
     notes = getattr(stop, "__notes__", None) or ([advice] if advice else [])
     return "; ".join(["interrupted" if isinstance(stop, KeyboardInterrupt) else "ended by SIGTERM", *notes])

@@ -6,7 +6,7 @@ ABSENT = "not installed"
 
 
 def version_of(package: str) -> str:
-    """Also of this package, which runs out of a checkout that was never installed."""
+    """Returns the version of a package, or `ABSENT`, also for this one in a checkout that was never installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""YAML that people write: what is wrong with it is told as the line, what is wrong there, and what to do."""
+"""YAML written by people: duplicate keys are refused, and an error names the line, the fault and the remedy."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -7,7 +7,7 @@ import yaml
 
 
 class OneOfEachKey(yaml.SafeLoader):
-    """YAML's, but for a key that stands twice in a mapping, of which the first would be forgotten without a word."""
+    """A safe loader that refuses a key given twice in a mapping, of which YAML silently keeps the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -21,9 +21,9 @@ class OneOfEachKey(yaml.SafeLoader):
 
 
 def told_fault(error: yaml.YAMLError) -> str:
-    """`line 3, column 1: a tab, and YAML takes spaces; write spaces in its place`."""
+    """Returns `line 3, column 1: a tab, and YAML takes spaces; write spaces in its place`."""
     mark = getattr(error, "problem_mark", None)
-    if mark is None:  # of the loader's own errors, and of characters that no YAML may hold
+    if mark is None:  # of the loader's own errors, and of characters that YAML does not allow
         return " ".join(str(error).split())
     problem = getattr(error, "problem", None) or getattr(error, "context", None) or "cannot be read"
     if mark.buffer is not None and mark.buffer[mark.pointer : mark.pointer + 1] == "\t":

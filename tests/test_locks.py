@@ -62,7 +62,7 @@ def test_a_file_that_another_process_writes_stays_as_it_is(tmp_path):
     assert out.read_bytes() == whole and not partial.exists()
 
 
-UNLOCKED = "warning: {} is on a file system without locks; see to it that no other process writes there\n"
+UNLOCKED = "warning: {} is on a file system without locks; make sure that no other process writes there\n"
 
 
 @pytest.mark.parametrize("is_folder", [True, False])

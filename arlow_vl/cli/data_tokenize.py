@@ -58,6 +58,7 @@ def run_tokenize(args: argparse.Namespace) -> None:
     for source in args.sources:
         if is_address(source):
             listed(source)
+    from arlow_vl.data.tokens.shards import TokenLimits
     from arlow_vl.data.tokens.write import tokenize_text
     from arlow_vl.models.folders import load_tokenizer
     from arlow_vl.progress import ProgressLine
@@ -67,8 +68,8 @@ def run_tokenize(args: argparse.Namespace) -> None:
         args.sources,
         load_tokenizer(args.tokenizer),
         args.out,
+        limits=TokenLimits(shard_tokens=args.shard_tokens),
         workers=args.workers,
-        shard_tokens=args.shard_tokens,
         max_bad_fraction=args.max_bad_fraction,
         progress=lambda done, total: line(megabytes(done, done == total), megabytes(total, True)),
     )

@@ -20,6 +20,7 @@ from arlow_vl.data.sources import Batch
 from arlow_vl.data.text_files import PART_BYTES, told_text
 from arlow_vl.data.tokens.manifest import NAME, tokenizer_hash, with_current_times
 from arlow_vl.data.tokens.reader import TokenizedText
+from arlow_vl.data.tokens.shards import TokenLimits
 from arlow_vl.data.tokens.write import tokenize_text
 from arlow_vl.errors import DataError
 from arlow_vl.printing import number_of, print_line
@@ -189,8 +190,8 @@ def _tokenised_once(
         [texts],
         tokenizer,
         _cached(texts, tokenizer, cache_folder, max_tokens),
+        limits=TokenLimits(max_tokens=max_tokens),
         workers=len(os.sched_getaffinity(0)),
-        max_tokens=max_tokens,
         max_bad_fraction=max_bad_fraction,
         progress=_Progress(f"tokenising {Path(told_text(texts)).name}"),
         replace=True,

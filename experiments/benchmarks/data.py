@@ -29,7 +29,7 @@ from timm.data import resolve_model_data_config
 
 from arlow_vl.data.collate import SampleCollate
 from arlow_vl.data.images import DecodedImages
-from arlow_vl.data.index.building import build_index, indexes_of
+from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.header import write_header
 from arlow_vl.data.index.reading import Index, IndexedSamples
 from arlow_vl.data.loader import ResumableLoader
@@ -167,7 +167,7 @@ def measure_loaders(loaders: Loaders, rounds: int) -> tuple[dict, list[list[obje
 
 def simulated_indexes(folder: Path, image: bytes, shards: int, samples: int) -> list[Index]:
     """Indexes of so many tars; all are links to the files of the first but the headers."""
-    first = build_index(write_shard(folder / "0.tar", [image], samples, "s"))
+    (first,) = indexes_of(write_shard(folder / "0.tar", [image], samples, "s"))
     for number in range(1, shards):
         tar = folder / f"{number}.tar"
         os.link(folder / "0.tar", tar)
@@ -205,7 +205,7 @@ def measure_start(loaders: Loaders, folder: Path, image: bytes, size: Size) -> t
 
 def measure_memory(loaders: Loaders, folder: Path, image: bytes, samples: int) -> tuple[dict, list[list[object]]]:
     """Resident bytes of the one worker at tenths of its way."""
-    build_index(write_shard(folder / "small.tar", [image], samples, "m"))
+    write_shard(folder / "small.tar", [image], samples, "m")
     loader = loaders.arlow(1, indexes_of(str(folder)))
     marks, found = {len(loader) * tenth // 10 for tenth in range(1, 11)}, []
     for number, _ in enumerate(loader, start=1):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from arlow_vl.data.formats.detect import open_source
 from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.images import read_image
-from arlow_vl.data.index.places import open_index
+from arlow_vl.data.index.places import find_index, place_of
 from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.prepare.members import members_of, safe_key, write_tar
 from arlow_vl.data.prepare.plan import ShardSettings, held_out_samples, plan_shards
@@ -128,7 +128,8 @@ def test_index_json_and_the_indexes_are_of_the_shards(shards, tmp_path):
     prepare(indexes_of(shards), tmp_path / "out", SMALL)
     facts = json.loads((tmp_path / "out" / "index.json").read_text())
     for name, entry in facts.items():
-        index = open_index(tmp_path / "out" / name)
+        index, _ = find_index(place_of(tmp_path / "out" / name))
+        assert index is not None
         (file,) = index.header.files
         assert entry == {"samples": len(index), "bytes": file.size, "sha256": file.sha256}
     assert sum(entry["samples"] for entry in facts.values()) == 60

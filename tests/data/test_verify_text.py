@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from arlow_vl.cli import main
+from arlow_vl.data.tokens.shards import TokenLimits
 from arlow_vl.data.tokens.write import tokenize_text
 from arlow_vl.data.verify_text import is_text, verify_text
 from arlow_vl.errors import DataError
@@ -21,7 +22,7 @@ from tests.tiny_runs import sentences, tiny_tokenizer, write_jsonl
 def tokens(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tokens")
     write_jsonl(folder / "a.jsonl", sentences(40))
-    tokenize_text([folder / "a.jsonl"], tiny_tokenizer(), folder / "out", shard_tokens=300)
+    tokenize_text([folder / "a.jsonl"], tiny_tokenizer(), folder / "out", limits=TokenLimits(shard_tokens=300))
     return folder / "out"
 
 

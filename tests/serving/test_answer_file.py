@@ -122,4 +122,4 @@ def test_a_file_system_without_locks_takes_answers_and_says_that_it_has_none(pat
         with AnswerFile(path, ASKED) as file:
             file.add(lines(name))
     assert [json.loads(line)["image"] for line in path.read_text().splitlines()] == ["a.jpg", "b.jpg"]
-    assert capsys.readouterr().err.startswith(f"warning: {path} is on a file system without locks; see to it")
+    assert capsys.readouterr().err.startswith(f"warning: {path} is on a file system without locks; make sure")

@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 import vision.whole_files
 from arlow_vl.cli import main
 from arlow_vl.data import packing
-from arlow_vl.data.tokens import write
+from arlow_vl.data.tokens.shards import TokenLimits
 from arlow_vl.errors import CheckpointError, ResourceError
 from arlow_vl.models import folders
 from arlow_vl.training.checkpoint_io import newest_good
@@ -153,7 +154,8 @@ def room_for(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_text_that_has_no_room_as_tokens_leaves_nothing_half_written(tmp_path, capsys, workers, monkeypatch):
-    monkeypatch.setattr(write, "PART_BYTES", 1000)  # several parts, which processes write at once
+    # Several parts, which processes write at once.
+    monkeypatch.setattr(packing, "TokenLimits", partial(TokenLimits, part_bytes=30_000))
     monkeypatch.setattr(packing.os, "sched_getaffinity", lambda process: range(workers))
     config = str(write_text_recipe(tmp_path, train_text=str(write_jsonl(tmp_path / "long.jsonl", sentences(2000)))))
     with room_for(20_000):

@@ -1,4 +1,4 @@
-"""Makes the indexes of sources that have none, or one that is older than the data."""
+"""Builds the indexes of sources that have none, or one that is older than the data."""
 
 import contextlib
 import os
@@ -19,19 +19,9 @@ from arlow_vl.errors import ResourceError
 from arlow_vl.printing import print_line, visible
 
 OF_IMAGE_FILES = {"missing_image_file", "image_empty", "image_too_large", "image_unreadable"}
-"""Why samples are left out that may be used when their images' files are put in order."""
+"""Reasons to leave out a sample that may no longer hold when its image files have been repaired."""
 Progress = Callable[[int, int, int], None]
-"""Told samples indexed so far, parts ready, and parts in all."""
-
-
-def build_index(path: str | Path, *, images: str | Path | None = None, format: str | None = None) -> Index:
-    """Reads one file or folder and writes its index beside it, or into the cache where that cannot be.
-
-    Raises:
-        DataError: no such data, or data of an unknown format.
-        ResourceError: no room for the index.
-    """
-    return _build(place_of(path, images, format))
+"""Called with the samples indexed so far, the parts that are ready, and all parts."""
 
 
 def indexes_of(
@@ -43,12 +33,18 @@ def indexes_of(
     compares_images: bool = True,
     progress: Progress = lambda samples, ready, parts: None,
 ) -> list[Index]:
-    """The indexes of all parts of a source, in their order; those that lack or are older than the data are made.
+    """Returns the indexes of all parts of a source, in order; those missing or older than the data are built.
+
+    They are written beside the data, or into the cache where that folder is not writable.
 
     Args:
         workers: Processes that index shards, or threads that read the images of another format.
-        compares_images: Whether images in files of their own are asked for what was done to them; the processes of a
-            run need not all do it.
+        compares_images: True: image files that have changed make an index older than the data. It is
+            enough if one process of a run checks.
+
+    Raises:
+        DataError: there are no such data, or their format is unknown.
+        ResourceError: there is no room for an index.
     """
     places, files = parts_of(place_of(path, images, format))
     found = {place: find_index(place, files)[0] for place in places}
@@ -72,7 +68,10 @@ def indexes_of(
 
 
 def parts_of(place: Place) -> tuple[list[Place], Sequence[Path] | None]:
-    """What has an index of its own, and the files that it must be of where that is not one file."""
+    """Returns the parts of a source that have an index each, and the files that its only part must be made of.
+
+    The files are None where each part is one file, and for remote data.
+    """
     if place.is_remote:  # nothing is fetched before it is needed
         addresses = listed(place.path)
         is_shards = place.format == SHARDS or (place.format is None and all(map(_is_tar, addresses)))
@@ -88,7 +87,7 @@ def _is_tar(address: str) -> bool:
 
 
 def _may_be_mended(place: Place, index: Index) -> bool:
-    """Whether a file had damage, or an image file that could not be used can be now."""
+    """Returns True if a file was damaged, or an image file that could not be used can be used now."""
     if place.is_remote:
         return False
     if index.header.faults or not index.header.bad.keys() & OF_IMAGE_FILES:
@@ -96,12 +95,12 @@ def _may_be_mended(place: Place, index: Index) -> bool:
     try:
         left_out = bad_samples(index.folder, index.header)
         return any(is_usable_file(file) for bad in left_out for file in bad.get("image_files", ()))
-    except (OSError, ValueError):  # that list is damaged
+    except (OSError, ValueError):  # the list is damaged
         return True
 
 
 def _has_changed_image(place: Place, index: Index, threads: int) -> bool:
-    """Tells of one that has."""
+    """Returns True if an image file has changed, and prints its name."""
     if (path := changed_image(index, threads=threads)) is None:
         return False
     print_line(f"{place.told}: {path} has other bytes than when it was indexed; indexed again", file=sys.stderr)
@@ -134,7 +133,7 @@ def _write(folder: Path, place: Place, how: dict[str, Any]) -> Index:
 
 
 def _is_in(path: str | None, folder: Path) -> bool:
-    """Whether an error is about a folder for indexes or one above it, not about the data."""
+    """Returns True for an error about a folder for indexes or one above it, not about the data."""
     return path is not None and os.path.commonpath([path, folder]) in (path, str(folder))
 
 

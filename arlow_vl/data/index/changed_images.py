@@ -1,7 +1,7 @@
-"""Images in files of their own that have other bytes than when they were indexed.
+"""Image files whose bytes have changed since they were indexed, which makes their index older than the data.
 
-An index is older than the data when one has. Each start asks the file system about every such image and reads only
-those that something was done to since all were last known to be the same.
+Each start asks the file system about every image file, and reads only those that were touched since all of them were
+last known to be unchanged.
 """
 
 import contextlib
@@ -21,16 +21,16 @@ from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
 TICK_NS = 2 * 10**9
-"""The coarsest clock of a file system: what is done within a tick of it may bear the time of its beginning."""
+"""Tick of the coarsest clock of a file system: a change may bear a time that is earlier by this much."""
 ASKED_AT_ONCE = 16
-"""Questions to the file system under way: one far away answers each after a millisecond, and many at a time."""
+"""Concurrent calls of stat: a network file system takes a millisecond for each, but answers many at a time."""
 IN_A_TASK = 256
 
 
 def changed_image(index: Index, *, threads: int = 1) -> str | None:
-    """The first image that has other bytes, for messages; None: there is none, which is noted in the index.
+    """Returns the first image file that has changed, for messages; None: none has, which is noted in the index.
 
-    An image that is gone is none: features in a cache need it no more, and who reads it is told. `threads` read images.
+    A missing file does not count: cached features no longer need it, and reading it raises. `threads` read images.
     """
     since = index.header.images_read_ns
     if since is None or index.header.format == SHARDS:
@@ -50,13 +50,13 @@ def changed_image(index: Index, *, threads: int = 1) -> str | None:
                     return visible(image.path)
     if now is not None and (read or not has_own):
         index.header = replace(index.header, images_read_ns=now if has_own else None)
-        with contextlib.suppress(OSError):  # a folder of others: they are read again next time
+        with contextlib.suppress(OSError):  # a read-only folder: they are read again next time
             write_header(index.folder, index.header)
     return None
 
 
 def _own_images(index: Index) -> Iterator[ImageRef]:
-    """Those in files of their own: not in a table, among the index's own or at an address."""
+    """Yields the images that are local files: not inside a table or the index's own file, and not remote."""
     files = {os.path.join(index.base, file.name) for file in index.header.files}
     files.add(str(index.folder / index.header.images_name))
     return (image for image in index.images() if image.path not in files and not is_address(image.path))
@@ -68,7 +68,7 @@ def _batches(images: Iterator[ImageRef]) -> Iterator[list[ImageRef]]:
 
 
 def _touched(images: Sequence[ImageRef], since: int) -> list[ImageRef]:
-    """Those to which something was done since then; not those that are gone."""
+    """Returns the images whose files were touched after `since`, a ctime in nanoseconds, and still exist."""
     found = []
     for image in images:
         with contextlib.suppress(OSError):
@@ -86,7 +86,7 @@ def _is_same(image: ImageRef) -> bool:
 
 
 def _now(index: Index) -> int | None:
-    """The time by the clock of the index's file system; None: nothing can be noted there."""
+    """Returns the time by the clock of the index's file system, in nanoseconds; None: its folder is read-only."""
     try:
         with tempfile.TemporaryFile(dir=index.folder) as file:
             return os.fstat(file.fileno()).st_ctime_ns

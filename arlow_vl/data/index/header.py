@@ -1,4 +1,4 @@
-"""The header of an index: what it was made of, what is in it, what was left out. It alone is read to open one."""
+"""The header of an index: its files, its counts and what was left out. Opening an index reads only its header."""
 
 import contextlib
 import json
@@ -18,58 +18,59 @@ from vision.whole_files import sha256_of_file, write_whole
 VERSION = 2
 HEADER_NAME = "header.json"
 SHARDS = "webdataset"
-"""The format whose files have an index each; another has one for all its files."""
+"""The format whose files have an index each; any other has one index for all its files."""
 
 
 class File(NamedTuple):
     """A file that an index was made of."""
 
     name: str
-    """As seen from the folder of the source, or absolute."""
+    """Path relative to the folder of the source, or absolute."""
     size: int
     """Bytes."""
     mtime_ns: int
-    """When it was written last, in nanoseconds."""
+    """Time of the last write, in nanoseconds."""
     sha256: str
     ctime_ns: int = 0
-    """When it was changed last, times and permissions included: while all is the same its bytes are not read."""
+    """Time of the last change, also of its times and permissions, in nanoseconds; while size and times are the same,
+    its bytes are not read again. 0: not noted."""
 
 
 class LeftOut(NamedTuple):
     count: int
     example: str
-    """The first of them."""
+    """The first one, with details."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """Written last, so that an index is whole where it has a header."""
+    """Facts of an index. They are written last, so an index that has a header is complete."""
 
     version: int = VERSION
     source: str
-    """The last part of its path."""
+    """Last part of the source's path."""
     format: str
     base: str
-    """Folder from which the records' paths are seen; seen from the index's own folder, or absolute."""
+    """Folder that the records' paths are relative to; itself relative to the index's folder, or absolute."""
     files: tuple[File, ...]
     samples: int
     tasks: dict[str, int]
-    """Number of samples by the tasks that they have texts of, as bits (see `records.task_bits`)."""
+    """Number of samples by the set of tasks that they have texts of, as bits (see `records.task_bits`)."""
     totals: dict[str, int]
-    """Of images, of their bytes, of characters, and of texts of each task."""
+    """Numbers of images, of their bytes, of characters, and of texts of each task."""
     bad: dict[str, LeftOut]
-    """Samples that were left out, by reason; the file of bad ones names each."""
+    """Samples that were left out, by reason; the file `bad_name` names each."""
     bad_texts: dict[Task, dict[str, LeftOut]]
-    """By task, texts that were left out of samples that are used."""
+    """Texts that were left out of samples that are used, by task and reason."""
     faults: tuple[ShardFault, ...]
-    """Damage to a file as a whole; what was whole before it is used."""
+    """Damage to files as a whole; samples before the damage are used."""
     fingerprint: str
-    """SHA-256 of the samples' keys, texts and images, the same wherever the data lie."""
+    """SHA-256 of the samples' keys, texts and images, independent of where the data lie."""
     records_bytes: int
     images_read_ns: int | None
-    """The time of the file system before images in files of their own were read and hashed; None: there are none."""
+    """Time of the file system, in nanoseconds, before image files were read and hashed; None: there are none."""
     content: str
-    """SHA-256 of the records; it is in the names of the other files, so that no header ever meets another's files."""
+    """SHA-256 of the records. It is in the names of the other files, so a header never opens those of another one."""
 
     @property
     def records_name(self) -> str:
@@ -81,7 +82,7 @@ class Header:
 
     @property
     def images_name(self) -> str:
-        """Of images that have no place of their own, one behind the other."""
+        """Name of the file with images that cannot be read in place, one after another."""
         return f"images-{self.content[:16]}.bin"
 
     @property
@@ -94,7 +95,7 @@ def write_header(folder: Path, header: Header) -> None:
 
 
 def read_header(folder: Path) -> Header | None:
-    """None where there is no index, or one that another version or a damaged disk has written: it is made again."""
+    """Returns None where there is no index, or one of another version or a damaged one, which is to be built again."""
     try:
         facts = json.loads((folder / HEADER_NAME).read_bytes())
         if facts["version"] != VERSION:
@@ -117,9 +118,9 @@ def base_of(folder: Path, header: Header) -> Path:
 
 
 def outdated(folder: Path, header: Header) -> str | None:
-    """The first difference from the files that it was made of, to go on a sentence with; None: there is none.
+    """Returns the first difference from the files that it was made of, as a clause for messages; None: no difference.
 
-    A file that was touched and has its old bytes is no difference; its new time is noted, so that it is read once.
+    A file that was touched but has the same bytes does not differ; its new time is noted, so that it is hashed once.
     """
     base, files = base_of(folder, header), []
     for file in header.files:
@@ -134,13 +135,13 @@ def outdated(folder: Path, header: Header) -> str | None:
             return f"{visible(str(path))} has other bytes"
         files.append(file._replace(mtime_ns=state.st_mtime_ns, ctime_ns=state.st_ctime_ns))
     if tuple(files) != header.files:
-        with contextlib.suppress(OSError):  # a folder of others: the bytes are compared again next time
+        with contextlib.suppress(OSError):  # a read-only folder: the bytes are compared again next time
             write_header(folder, replace(header, files=tuple(files)))
     return None
 
 
 def file_of(path: Path, name: str) -> File:
-    """Raises DataError if the file is written to meanwhile."""
+    """Returns the facts of a file, which is hashed. Raises DataError if it is written to meanwhile."""
     before = path.stat()
     sha256, after = sha256_of_file(path), path.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -149,6 +150,6 @@ def file_of(path: Path, name: str) -> File:
 
 
 def bad_samples(folder: Path, header: Header) -> Iterator[dict[str, Any]]:
-    """All that was left out: `name`, `reason`, `members`, `count`, `detail`, and `what`, which is sample or text."""
+    """Yields what was left out: `name`, `reason`, `members`, `count`, `detail`, and `what`, "sample" or "text"."""
     with open(folder / header.bad_name, encoding="utf-8") as file:
         yield from map(json.loads, file)

@@ -1,4 +1,4 @@
-"""An image's compressed bytes, read from where they lie and compared with what they were."""
+"""Compressed bytes of an image, read from its file and compared with the hash in the index."""
 
 import hashlib
 import os
@@ -11,15 +11,14 @@ from arlow_vl.errors import DataError, ResourceError
 from arlow_vl.printing import visible
 
 MAX_BYTES = 64 * 2**20
-"""Of one compressed image."""
+"""Largest size of a compressed image."""
 
 
 def read_image(image: ImageRef | bytes, key: str = "") -> bytes:
-    """The compressed bytes of an image; `key` names its sample in an error.
+    """Returns the compressed bytes of an image; `key` names its sample in an error.
 
     Raises:
-        DataError: its file is gone or shorter, or other bytes are there than when it was indexed; or it is remote and
-            cannot be fetched.
+        DataError: its file is missing, shorter or changed since it was indexed, or is remote and cannot be fetched.
     """
     if isinstance(image, bytes):
         return image
@@ -30,7 +29,7 @@ def read_image(image: ImageRef | bytes, key: str = "") -> bytes:
 
 
 def read_range(image: ImageRef, key: str = "") -> bytes:
-    """As `read_image`, whatever bytes are there."""
+    """Returns the same as `read_image`, without comparing the hash."""
     if image.size > MAX_BYTES:
         raise DataError(f"{_named(image, key)}: {image.size:,} bytes, the limit for an image is {MAX_BYTES:,}")
     try:
@@ -50,7 +49,7 @@ def read_range(image: ImageRef, key: str = "") -> bytes:
 
 
 def _range_of(path: str | Path, image: ImageRef) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe does not block
     try:
         is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
         return os.pread(descriptor, image.size, image.offset) if is_file else b""

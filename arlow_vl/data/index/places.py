@@ -1,4 +1,4 @@
-"""Where the index of a source lies: beside its data, or in the user's cache where that folder cannot be written."""
+"""Location of a source's index: beside its data, or in the user's cache where that folder is not writable."""
 
 import hashlib
 import os
@@ -12,7 +12,6 @@ from arlow_vl.data.index.header import SHARDS, Header, base_of, outdated, read_h
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.remote import folder_name, is_address, is_file_address, path_of_file_address, pinned, told
 from arlow_vl.data.remote_cache import DataCache
-from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
 BESIDE = ".arlow-index"
@@ -23,11 +22,11 @@ class Place(NamedTuple):
     """One file or folder that has an index of its own, and how it is read."""
 
     path: str
-    """Absolute, or an address; may be a glob or a range."""
+    """Absolute path or address; may be a glob or a range."""
     images: str | None = None
     """Folder that image paths start from; None: the format's own rule."""
     format: str | None = None
-    """None: found out."""
+    """None: detected."""
 
     @property
     def is_remote(self) -> bool:
@@ -35,7 +34,7 @@ class Place(NamedTuple):
 
     @property
     def base(self) -> Path:
-        """The folder of the data: that of a file, a folder itself, and the one before the first wildcard."""
+        """Folder of the data: a file's folder, a folder itself, or the folder before the first wildcard."""
         if self.is_remote:
             return Path(self.images or DataCache.of_environment().folder / folder_name(self.path))
         if os.path.isdir(self.path):
@@ -47,7 +46,7 @@ class Place(NamedTuple):
 
     @property
     def is_pattern(self) -> bool:
-        """Whether it stands for files by a glob or a range; a file may have brackets in its name."""
+        """True for a glob or a range, but not for a file that has brackets in its name."""
         return not self.is_remote and WILD.search(self.path) is not None and not os.path.exists(self.path)
 
     @property
@@ -56,13 +55,13 @@ class Place(NamedTuple):
 
     @property
     def told(self) -> str:
-        """For messages."""
+        """Path or address as messages show it."""
         return told(self.path) if self.is_remote else visible(self.path)
 
     @property
     def folders(self) -> tuple[Path, Path]:
-        """Beside the data, and in the cache; only there if the data are remote."""
-        # `train*/a.jsonl` and `val*/a.jsonl` have one last part and other files. As seen from the data, which may move.
+        """Folders for the index, in order: beside the data, and in the cache; both in the cache for remote data."""
+        # `train*/a.jsonl` and `val*/a.jsonl` have the same last part. Relative to the data, which may move.
         pattern = os.path.relpath(self.path, self.base) if self.is_pattern else None
         read_as = [part for part in (self.images, self.format, pattern) if part]
         variant = f"-{_digest(*map(repr, read_as))}" if read_as else ""
@@ -74,7 +73,7 @@ class Place(NamedTuple):
         return in_cache if self.is_remote else self.base / BESIDE / f"{name}{variant}", in_cache
 
     def index_in(self, folder: Path, header: Header) -> Index:
-        """The index in a folder. One of a remote shard gives the address of each image, and which bytes lie there."""
+        """Returns the index in a folder. Images of a remote shard are byte ranges of its address."""
         is_shard = self.is_remote and header.format == SHARDS
         return Index(folder, header, pinned(self.path, header.files[0].sha256) if is_shard else None)
 
@@ -89,33 +88,22 @@ def place_of(path: str | Path, images: str | Path | None = None, format: str | N
 
 
 def find_index(place: Place, files: Iterable[str | Path] | None = None) -> tuple[Index | None, str]:
-    """The index of a source if it fits its files, else None and why, to go on a sentence with.
+    """Returns the index of a source if it fits its files, else None and the reason, as a clause for messages.
 
     Args:
-        files: That make the source now; None: those that made the index.
+        files: Files of the source now; None: those that the index was made of.
     """
     reason = "has no index"
     for folder in place.folders:
         header = read_header(folder)
         if header is None:
             continue
-        # Remote data are what they were when they were indexed: other bytes are refused when they come.
+        # Remote data are not compared here: bytes that have changed are refused when they are fetched.
         difference = None if place.is_remote else outdated(folder, header) or _other_files(folder, header, files)
         if difference is None:
             return place.index_in(folder, header), ""
         reason = f"has an index that is older than the data ({difference})"
     return None, reason
-
-
-def open_index(path: str | Path, *, images: str | Path | None = None, format: str | None = None) -> Index:
-    """The index of one file or folder. Raises DataError where there is none, or one that is older than the data."""
-    place = place_of(path, images, format)
-    index, reason = find_index(place)
-    if index is None:
-        raise DataError(
-            f"{place.told} {reason}; run `arlow data index {place.told if place.is_remote else visible(str(path))}`"
-        )
-    return index
 
 
 def _other_files(folder: Path, header: Header, files: Iterable[str | Path] | None) -> str | None:

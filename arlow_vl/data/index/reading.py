@@ -1,6 +1,6 @@
-"""Samples by number, out of indexes that are mapped and never read whole.
+"""Samples by number from indexes that are memory-mapped and never read as a whole.
 
-Opening reads headers. A sample costs one row of a mapped file and one `pread` of its record, at any position.
+Opening reads only headers. A sample costs one row of a mapped file and one `pread` of its record, at any position.
 """
 
 import hashlib
@@ -23,35 +23,35 @@ from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
 MOST_OPEN = 128
-"""Indexes whose files are open at once; two descriptors each, and many systems give a process 1,024."""
+"""Maximum number of indexes with open files: each takes two descriptors, and many systems give a process 1,024."""
 
 ABSENT = object()
 
 
 class Index:
-    """The samples of one source, by their numbers in it. Its files are opened at the first use."""
+    """The samples of one source by number. Its files are opened on first use."""
 
     def __init__(self, folder: Path, header: Header, address: str | None = None) -> None:
         self.folder = folder
         self.header = header
         self.address = address
-        """Of the one remote file that all images lie in."""
+        """Address of the remote shard that holds all images; None: the data are local."""
         self.base = base_of(folder, header)
         self._files: _Files | None = None
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of keys, texts and images: the same data have the same, wherever they lie."""
+        """SHA-256 of keys, texts and images, independent of where the data lie."""
         return self.header.fingerprint
 
     @property
     def shard(self) -> str:
-        """The name that the keys of a shard begin with."""
+        """File name of a shard, with which the keys of its samples begin."""
         return os.path.basename(self.header.files[0].name)
 
     @property
     def place(self) -> str:
-        """The folder that its data lie in, or the address before the last slash."""
+        """Folder of the data, or their address up to the last slash."""
         return str(self.base) if self.address is None else unpinned(self.address)[0].rpartition("/")[0]
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class Index:
         return Sample(sample.key, images, sample.texts, sample.fields)
 
     def images(self) -> Iterator[ImageRef]:
-        """All images, in the order of the samples; those of a remote shard as they lay while it was indexed."""
+        """Yields all images in the order of the samples; a remote shard's with the path where it lay when indexed."""
         own_images = self.folder / self.header.images_name
         with open(self.folder / self.header.records_name, "rb") as file:
             for line in file:
@@ -97,12 +97,12 @@ class Index:
         return self.rows["characters"]
 
     def count(self, tasks: Iterable[Task] = TASKS) -> int:
-        """The number of samples that have a text of one of the tasks; read from the header."""
+        """Returns the number of samples that have a text of one of the tasks, from the header."""
         bits = task_bits(tasks)
         return sum(count for has, count in self.header.tasks.items() if int(has) & bits)
 
     def select(self, tasks: Iterable[Task]) -> Integer[np.ndarray, " selected"]:
-        """The numbers of the samples that have a text of one of the tasks."""
+        """Returns the numbers of the samples that have a text of one of the tasks."""
         tasks = list(tasks)
         if self.count(tasks) == len(self):
             return np.arange(len(self))
@@ -112,7 +112,7 @@ class Index:
         return np.flatnonzero(chosen)
 
     def close(self) -> None:
-        """Gives the files back; the next use opens them again."""
+        """Closes the files; the next use opens them again."""
         self._files = None
 
     def _damaged(self) -> DataError:
@@ -129,8 +129,7 @@ class Index:
 
 
 class _Files:
-    """The open files of an index; closed when nobody uses them any more, so that one thread may let go of them while
-    another reads."""
+    """Open files of an index, closed with the last reference, so that a thread may drop them while another reads."""
 
     records = -1
 
@@ -150,17 +149,17 @@ class _Files:
 
 
 def _mapped(path: Path, number: int) -> Shaped[np.ndarray, " samples"]:
-    """The rows of a file that `np.save` wrote; twice as quick as `np.load`, which counts where shards are many."""
+    """Maps the rows of a file that `np.save` wrote, twice as fast as `np.load`, which matters with many shards."""
     with open(path, "rb") as file:
         start = 10 + int.from_bytes(file.read(10)[8:], "little")  # magic, version, length of the header
         if os.fstat(file.fileno()).st_size != start + number * ROW.itemsize:
-            raise ValueError(f"{path.name} has not {number:,} rows")
+            raise ValueError(f"{path.name} does not have {number:,} rows")
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return np.frombuffer(mapped, ROW, number, start)
 
 
 class IndexedSamples:
-    """The samples of many indexes, by one number, in the order of the indexes; of some tasks only where asked for."""
+    """The samples of several indexes, numbered in the order of the indexes; only those with texts of `tasks`."""
 
     def __init__(self, indexes: Sequence[Index], tasks: Iterable[Task] = TASKS) -> None:
         self.indexes = list(indexes)
@@ -178,25 +177,25 @@ class IndexedSamples:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the indexes' and of the tasks: which samples these are, and in which order."""
+        """SHA-256 of the indexes' fingerprints and the tasks, which identifies the samples and their order."""
         facts = [[index.fingerprint for index in self.indexes], self.tasks]
         return hashlib.sha256(compact(facts)).hexdigest()
 
     def sample(self, position: int) -> Sample:
-        """The sample with its texts of the tasks that were asked for."""
+        """Returns a sample with its texts of `tasks` only."""
         index, local = self.locate(position)
         sample = index.sample(local)
         texts = tuple(text for text in sample.texts if text.task in self.tasks)
         return Sample(self._folders.get(index, "") + sample.key, sample.images, texts, sample.fields)
 
     def key(self, position: int) -> str:
-        """As its reader named it: `train-000017.tar:000413` in a set of shards, after the folders that tell two shards
-        of one name apart."""
+        """Returns the key of a sample, in shards as `train-000017.tar:000413`, or `a/train-...` if two shards have the
+        same name."""
         index, local = self.locate(position)
         return self._folders.get(index, "") + index.key(local)
 
     def locate(self, position: int) -> tuple[Index, int]:
-        """The index that holds a sample, and the sample's number in it."""
+        """Returns the index that holds a sample, and the sample's number in it."""
         if not 0 <= position < len(self):
             raise IndexError(f"there are {len(self):,} samples, there is no sample {position:,}")
         number = int(np.searchsorted(self.starts, position, side="right")) - 1
@@ -204,7 +203,7 @@ class IndexedSamples:
         return self.indexes[number], local if chosen is None else int(chosen[local])
 
     def rows(self, positions: Integer[np.ndarray, " positions"]) -> Shaped[np.ndarray, " positions"]:
-        """The rows of many samples: see `records.ROW`. Quickest where neighbours lie together."""
+        """Returns the rows of many samples (see `records.ROW`), fastest if neighbours are in the same index."""
         rows = np.empty(len(positions), ROW)
         numbers = np.searchsorted(self.starts, positions, side="right") - 1
         for number in np.unique(numbers).tolist():
@@ -214,8 +213,8 @@ class IndexedSamples:
         return rows
 
     def _use(self, number: int) -> Any:
-        """The chosen samples of an index, None where that is all; lets go of the one that was used longest ago."""
-        chosen = self._opened.pop(number, ABSENT)  # single steps, so that threads may share this
+        """Returns the numbers of an index's chosen samples, None: all of them; closes the least recently used index."""
+        chosen = self._opened.pop(number, ABSENT)  # atomic steps, as threads may share this
         if chosen is ABSENT:
             index = self.indexes[number]
             chosen = None if index.count(self.tasks) == len(index) else index.select(self.tasks)
@@ -229,7 +228,7 @@ class IndexedSamples:
 
 
 def _folders_apart(indexes: Sequence[Index]) -> dict[Index, str]:
-    """What goes before the keys of shards that have one name, as img2dataset writes them into several folders: `a/`."""
+    """Returns the prefix, such as `a/`, for keys of shards with the same name, as img2dataset writes into folders."""
     shards = [index for index in indexes if index.header.format == SHARDS]
     uses = Counter(index.shard for index in shards)
     if len(uses) == len(shards):

@@ -1,4 +1,4 @@
-"""The indexes that a source has already, for a check beside other work: none is made, and little is read."""
+"""Existing indexes of a source, for a check that must be quick: none is built, and little is read."""
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -11,18 +11,18 @@ from arlow_vl.errors import DataError
 from arlow_vl.printing import number_of
 
 MOST_HASHED = 8 * 10**9
-"""Bytes of files whose time is not the one noted, which are read to compare them: 20 s at 0.42 GiB/s on one core."""
+"""Maximum bytes to hash, of files whose time is not the one in the index: 20 s at 0.42 GiB/s on one core."""
 MOST_IMAGES = 4_000_000
-"""Images whose hashes are read: a minute at 72,000 a second on one core."""
+"""Maximum number of images whose hashes are read: a minute at 72,000 a second on one core."""
 
 
 def ready_indexes(
     path: str | Path, *, images: str | Path | None = None, format: str | None = None, most_hashed: int = MOST_HASHED
 ) -> list[Index]:
-    """The indexes of all parts of a source, in their order.
+    """Returns the indexes of all parts of a source, in order.
 
     Raises:
-        DataError: the source is not there, has no index that fits it, or to know that would take long.
+        DataError: the source is missing, has no index that fits it, or checking that would take long.
     """
     place = place_of(path, images, format)
     if place.is_remote and WILD.search(place.told):
@@ -42,7 +42,7 @@ def ready_indexes(
 
 
 def bytes_to_hash(place: Place) -> int:
-    """Of files that have their size and another time than the index says, so that their bytes decide."""
+    """Returns the bytes of files that have the size, but not the time, in the index, so that a hash must decide."""
     if place.is_remote:
         return 0
     headers = [(folder, header) for folder in place.folders if (header := read_header(folder)) is not None]
@@ -63,5 +63,5 @@ def _has_other_time(base: Path, file: File) -> bool:
 
 
 def shared_images(indexes: Iterable[Index], wanted: Collection[bytes]) -> set[bytes]:
-    """Those of the wanted images, by SHA-256, that some sample shows."""
+    """Returns the SHA-256 of those wanted images that some sample contains."""
     return {image.sha256 for index in indexes for image in index.images() if image.sha256 in wanted}

@@ -1,10 +1,10 @@
-"""A sample as a line of JSON, and what a row of fixed width says of it.
+"""A sample as a line of JSON, and its row of fixed width.
 
     {"key": "17", "images": [["train-0.tar", 1536, 48211, "9f86d0..."]], "texts": [{"task": "caption", ...}]}
 
-An image is its path, its first byte, its bytes, and the SHA-256 of them in hexadecimal. A path is written as seen from
-the folder of the source where the file lies in it, so that an index moves with its data; else it is absolute. The empty
-path is the index's own file of images, which holds those that have no place of their own.
+An image is its path, the offset and number of its bytes, and their SHA-256 in hexadecimal. A path is relative to the
+folder of the source if the file lies in it, so that an index moves with its data; else it is absolute. The empty path
+is the index's own file of images, which holds those that cannot be read in place.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ ROW = np.dtype(
     [("offset", "<u8"), ("image_bytes", "<u8"), ("characters", "<u4"), ("images", "<u4")]
     + [(task, "<u4") for task in TASKS]
 )
-"""Where a sample's record begins, bytes of its compressed images, characters of its texts, number of images, and
+"""Offset of a sample's record, bytes of its compressed images, characters of its texts, number of images, and
 number of texts of each task."""
 
 
 def written_record(sample: Sample, base: Path) -> bytes:
-    """One line. Every image has a place: `ImageRef`, with its SHA-256."""
+    """Returns a sample as one line of JSON. Every image must be an `ImageRef` with its SHA-256."""
     record: dict[str, Any] = {"key": sample.key}
     if sample.images:
         record["images"] = [[seen_from(base, image.path), *image[1:3], image.sha256.hex()] for image in refs(sample)]
@@ -46,7 +46,7 @@ def read_record(line: bytes, base: Path, own_images: Path) -> Sample:
 
 
 def read_images(line: bytes, base: Path, own_images: Path) -> list[ImageRef]:
-    """Those of a record alone, many times as quick: its texts, which come behind, are not parsed."""
+    """Returns only the images of a record, many times as fast: the texts, which follow them, are not parsed."""
     return _images_of(json.loads(line[: line.index(b',"texts":')] + b"}"), base, own_images)
 
 
@@ -66,12 +66,12 @@ def row_of(sample: Sample, offset: int) -> tuple[int, ...]:
 
 
 def refs(sample: Sample) -> list[ImageRef]:
-    """The images of a sample whose images all have a place."""
+    """Returns the images of an indexed sample, all of which are `ImageRef`s."""
     return [image for image in sample.images if isinstance(image, ImageRef)]
 
 
 def characters_of(text: Text) -> int:
-    """Characters of all that a text says, whoever says it; images count none."""
+    """Returns the number of characters in all messages and the document of a text; images count as none."""
     parts: list[dict[str, str]] = list(text.document)
     for message in text.messages:
         content = message["content"]
@@ -80,13 +80,13 @@ def characters_of(text: Text) -> int:
 
 
 def identity(sample: Sample) -> bytes:
-    """What a sample is, wherever its images lie: SHA-256 of its key, its texts and its images' SHA-256."""
+    """Returns the SHA-256 of a sample's key, texts and image hashes, independent of where its images lie."""
     images = [image.sha256.hex() for image in refs(sample)]
     return hashlib.sha256(compact([sample.key, images, [text_facts(text) for text in sample.texts]])).digest()
 
 
 def task_bits(tasks: Iterable[Task]) -> int:
-    """A set of tasks as a number: bit 0 is the first of TASKS."""
+    """Returns a set of tasks as a number, whose bit 0 is the first of TASKS."""
     return sum(1 << TASKS.index(task) for task in set(tasks))
 
 
@@ -95,7 +95,7 @@ def compact(value: Any) -> bytes:
 
 
 def seen_from(base: Path, path: str) -> str:
-    """The path from `base` where the file lies in it, else the path itself."""
+    """Returns the path relative to `base` if the file lies in it, else the path itself."""
     folder = f"{base}{os.sep}"
     return path[len(folder) :] if path.startswith(folder) else path
 

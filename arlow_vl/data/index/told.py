@@ -1,4 +1,4 @@
-"""What indexes say of their data, for people: what is used, and by reason what is not."""
+"""Reports on indexed data for people: the number of samples used, and those left out by reason."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,12 +16,12 @@ FAULTS_TOLD = 5
 
 
 def left_out(headers: Iterable[Header]) -> dict[str, LeftOut]:
-    """By reason, the samples that are not used, with the first example."""
+    """Returns the samples that are not used, by reason, each with the first example."""
     return _added(header.bad for header in headers)
 
 
 def texts_left_out(headers: Iterable[Header]) -> dict[str, LeftOut]:
-    """By reason, the texts of used samples that are not used, with the first example."""
+    """Returns the texts of used samples that are not used, by reason, each with the first example."""
     return _added(bad for header in headers for bad in header.bad_texts.values())
 
 
@@ -39,7 +39,7 @@ def faults_of(indexes: Sequence[Index]) -> list[ShardFault]:
 
 
 def summary(indexes: Sequence[Index]) -> str:
-    """`9,871 used, 129 skipped (empty_text 128, image_unreadable 1), 2 texts skipped (empty_answer 2), 1 fault`."""
+    """Returns `9,871 used, 129 skipped (empty_text 128, image_unreadable 1), 2 texts skipped (...), 1 fault`."""
     headers = [index.header for index in indexes]
     bad, texts, faults = left_out(headers), texts_left_out(headers), len(faults_of(indexes))
     parts = [f"{sum(map(len, indexes)):,} used", f"{_total(bad):,} skipped{_in_brackets(bad)}"]
@@ -49,7 +49,7 @@ def summary(indexes: Sequence[Index]) -> str:
 
 
 def told(indexes: Sequence[Index], most: int) -> Iterable[str]:
-    """The summary, then a line for each fault and, up to `most`, for each bad sample or text."""
+    """Yields the summary, then a line for each fault and, up to `most`, for each bad sample or text."""
     yield summary(indexes)
     for fault in faults_of(indexes):
         yield f"{fault.shard}: {fault.reason}"
@@ -61,7 +61,7 @@ def told(indexes: Sequence[Index], most: int) -> Iterable[str]:
 
 
 def refuse_nothing(indexes: Sequence[Index], where: str) -> None:
-    """Raises DataError, with the reasons, if no sample is usable: what would be said of none would mean nothing."""
+    """Raises DataError, with the reasons, if no sample is usable."""
     if any(map(len, indexes)):
         return
     bad, faults = left_out(index.header for index in indexes), faults_of(indexes)
@@ -105,7 +105,7 @@ def check_left_out(
 
 
 def report_left_out(where: str, indexes: Sequence[Index]) -> str | None:
-    """One line of all that will not be used, with examples; None where nothing is left out."""
+    """Returns one line on everything that is left out, with examples; None: nothing is."""
     headers, parts = [index.header for index in indexes], []
     for what, lost in (("skipped", left_out(headers)), ("texts skipped", texts_left_out(headers))):
         if lost:

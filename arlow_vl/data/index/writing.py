@@ -1,6 +1,6 @@
 """Writes an index: records and rows as they come, the header last.
 
-Two processes that index the same data at once write the same files under the same names, and harm nothing.
+Two processes that index the same data at once do no harm: they write the same files under the same names.
 """
 
 import contextlib
@@ -30,15 +30,15 @@ from arlow_vl.printing import visible
 from vision.whole_files import STALE_SECONDS, put_in_place, remove_remains, write_whole
 
 ROW_BYTES = struct.Struct("<QQII" + "I" * len(TASKS))
-READ_AHEAD = 64  # samples a thread
+READ_AHEAD = 64  # samples per thread
 BUFFER = 2**20
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-"""What a folder answers that holds other people's data, not one whose disk is full."""
+"""Errors of a folder that this user may not write, as opposed to a full disk."""
 
 
 @runtime_checkable
 class Tally(Protocol):
-    """What a source leaves out; see `formats.tally`."""
+    """Samples and texts that a source leaves out; see `formats.tally`."""
 
     @property
     def bad(self) -> Sequence[BadSample]: ...
@@ -59,18 +59,18 @@ class Source(Protocol):
 
     @property
     def files(self) -> Sequence[Path]:
-        """All that the samples depend on but images, which are known by their SHA-256."""
+        """Files that the samples depend on, except images, which are identified by their SHA-256."""
         ...
 
     @property
     def tally(self) -> Tally:
-        """Right when all samples were taken."""
+        """Complete when `iterate` is exhausted."""
         ...
 
     def iterate(self) -> Iterator[Sample]: ...
 
     def close(self) -> None:
-        """No more is read of its files."""
+        """Releases the files, of which nothing more is read."""
         ...
 
 
@@ -86,14 +86,15 @@ def write_index(
     """Reads every sample and the bytes of every image of a source, and writes its index into `folder`.
 
     Args:
-        name: What the source is called in messages and keys.
-        base: Its folder; paths in it are written as seen from there.
-        threads: That read images.
-        progress: Told the number of samples so far.
+        name: Name of the source in messages and keys.
+        base: Folder of the source; paths in it are written relative to it.
+        threads: Threads that read images.
+        progress: Called with the number of samples so far.
 
     Raises:
         DataError: a file is written to meanwhile.
-        ResourceError: the disk is full. An OSError where the folder cannot be written at all.
+        ResourceError: the disk is full.
+        OSError: the folder cannot be written at all.
     """
     paths = sorted(map(Path, source.files))
     before = [_state(path) for path in paths]
@@ -118,7 +119,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def _with_sha256(samples: Iterable[Sample], threads: int) -> Iterator[Sample | BadSample]:
-    """The samples in their order, images read and hashed by so many threads; hashing keeps none of them waiting."""
+    """Yields the samples in order, their images read and hashed by `threads`; hashing releases the GIL."""
     if threads == 1:
         yield from map(_hashed, samples)
         return
@@ -133,7 +134,7 @@ def _with_sha256(samples: Iterable[Sample], threads: int) -> Iterator[Sample | B
 
 
 def _hashed(sample: Sample) -> Sample | BadSample:
-    """Every `ImageRef` with its SHA-256. A sample whose image cannot be read is a bad one."""
+    """Returns the sample with the SHA-256 of every `ImageRef`, or a `BadSample` if an image cannot be read."""
     images: list[ImageRef | bytes] = []
     for image in sample.images:
         if isinstance(image, ImageRef) and not image.sha256:
@@ -146,7 +147,7 @@ def _hashed(sample: Sample) -> Sample | BadSample:
 
 
 class _Writer:
-    """The files of an index while they are written, under names that nobody reads."""
+    """Files of an index while they are written, under temporary names."""
 
     def __init__(self, folder: Path, base: Path, files: Sequence[Path]) -> None:
         self.folder = folder
@@ -171,7 +172,7 @@ class _Writer:
 
     def __exit__(self, *_: object) -> None:
         for file in filter(None, (self._records, self._images)):
-            with contextlib.suppress(OSError):  # what is buffered finds the disk still full
+            with contextlib.suppress(OSError):  # flushing finds the disk still full
                 file.close()
         for partial in self._partial.values():
             with contextlib.suppress(OSError):
@@ -193,7 +194,7 @@ class _Writer:
         self._bytes += len(record)
 
     def _placed(self, sample: Sample) -> Sample:
-        """Images that have no place of their own are laid one behind the other."""
+        """Returns the sample with images that are bytes written to the index's file of images."""
         images = tuple(self._lay(image) if isinstance(image, bytes) else image for image in sample.images)
         return Sample(sample.key, images, sample.texts, sample.fields)
 
@@ -205,7 +206,7 @@ class _Writer:
         return place
 
     def finish(self, bad_texts: Sequence[BadSample], **facts: Any) -> Header:
-        """Puts all files in their places, the header last."""
+        """Renames all files to their final names, and writes the header last."""
         rows = np.frombuffer(self._rows, ROW)
         bad = {"sample": self.bad, "text": bad_texts}
         lines = (compact({"what": what, **one._asdict()}) + b"\n" for what, listed in bad.items() for one in listed)
@@ -244,12 +245,12 @@ def _left_out(bad: Sequence[BadSample], task: Task | None) -> dict[str, LeftOut]
 
 
 def _base_seen_from(folder: Path, base: Path) -> str:
-    """`../..` for an index that lies in its data, so that both may move together; else the absolute folder."""
+    """Returns `../..` for an index inside its data, so that both may move together; else the absolute folder."""
     return os.path.relpath(base, folder) if folder.is_relative_to(base) else str(base)
 
 
 def _remove_old(folder: Path, header: Header) -> None:
-    """Removes what earlier headers named, an hour after it was written: nobody who is about to open it is left then."""
+    """Removes files of earlier headers that are an hour old, which no process is about to open any more."""
     for path in folder.glob("*-*"):
         is_ours = path.name in (header.records_name, header.rows_name, header.images_name, header.bad_name)
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Pairs of prints that are near each other, without comparing all with all. No pair is missed.
+"""Pairs of prints that are near each other, found without comparing all with all. No pair is missed.
 
 Near prints differ in at most `MOST_BITS` of 256 bits and by at most `COLOUR_DISTANCE` in each colour. How they are
 found depends on how many bits are set. That number differs by at most `MOST_BITS` too, so both of a near pair are among
@@ -7,9 +7,9 @@ the prints with few bits, or both among those with many; some prints are among b
 many bits, as photographs have   The bits are cut into 16 bands. Fourteen different bits lie in at most 14 bands, so two
                                  bands at least are equal: prints are compared that agree in some two bands, which
                                  others hardly do.
-few bits, as drawings have       Most bands are empty and equal. The prints are parted at a value of a colour instead;
+few bits, as drawings have       Most bands are empty and equal. The prints are split at a value of a colour instead;
                                  of a near pair both lie on one side, or both in the strip around the border. Each part
-                                 is parted again until it is small.
+                                 is split again until it is small.
 """
 
 from collections.abc import Iterator
@@ -23,16 +23,16 @@ from arlow_vl.data.overlap.prints import BITS
 
 MOST_BITS = 14
 COLOUR_DISTANCE = 24
-"""Levels of 255. Of the same image, compressed and resized, colours were up to 20 apart; of others 39 and more."""
+"""Levels of 255. Colours of one image, compressed and resized, were up to 20 apart; of different ones 39 or more."""
 BANDS = 16
 FEW_BITS = 40
 SMALL = 256
-"""Prints that are compared with each other at once."""
+"""Size of a part that is not split again, and number of prints that are compared with a part at once."""
 LOOKED_AT = 512
-"""Prints of a part that choose how it is parted again."""
+"""Prints of a part that are looked at to choose its next split."""
 COLOURS_TRIED = 6
 GAINS = 0.85
-"""Share of the comparisons that parting must save to be worth it; it leaves so many at most."""
+"""Largest share of the comparisons that may be left after a split for it to be worth it."""
 MOST_PAIRS = 1_000_000
 
 ONES = np.array([number.bit_count() for number in range(256)], np.uint8)
@@ -51,7 +51,7 @@ class NearPairs(NamedTuple):
 
 
 def near_pairs(prints: Shaped[np.ndarray, " prints"], most_bits: int = MOST_BITS) -> NearPairs:
-    """All pairs of prints that differ in at most so many bits, and little in every colour."""
+    """Returns all pairs of prints that differ in at most so many bits, and little in every colour."""
     assert 0 <= most_bits <= MOST_BITS
     ones = ONES[prints["bits"]].sum(axis=1, dtype=np.int64)
     few, many = np.flatnonzero(ones <= FEW_BITS + MOST_BITS), np.flatnonzero(ones > FEW_BITS)
@@ -70,7 +70,7 @@ def near_pairs(prints: Shaped[np.ndarray, " prints"], most_bits: int = MOST_BITS
 
 
 def _near(prints: Shaped[np.ndarray, " prints"], first: Numbers, second: Numbers, most_bits: int) -> Triples:
-    """Those of the candidates that are near."""
+    """Returns the candidates that are near."""
     bits = ONES[prints["bits"][first] ^ prints["bits"][second]].sum(axis=1, dtype=np.int64)
     fits = bits <= most_bits
     first, second, bits = first[fits], second[fits], bits[fits]
@@ -82,7 +82,7 @@ def _near(prints: Shaped[np.ndarray, " prints"], first: Numbers, second: Numbers
 
 
 def _of_bands(prints: Shaped[np.ndarray, " prints"], numbers: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
-    """Pairs that agree in two bands. A band has bits of the whole image, so that an even corner fills none of them."""
+    """Yields pairs that agree in two bands. A band has bits of the whole image, so that an even corner fills none."""
     spread = np.unpackbits(prints["bits"][numbers], axis=1).reshape(-1, BITS // BANDS, BANDS)
     weights = (1 << np.arange(BITS // BANDS)).astype(np.uint32)
     bands = np.einsum("nbk,b->nk", spread, weights, dtype=np.uint32)  # band k has bits k, k + 16, k + 32, ...
@@ -99,19 +99,19 @@ def _of_bands(prints: Shaped[np.ndarray, " prints"], numbers: Numbers) -> Iterat
 
 
 def _of_parts(prints: Shaped[np.ndarray, " prints"], numbers: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
-    """Pairs that lie in one part and differ in at most `MOST_BITS` bits."""
+    """Yields pairs that lie in one part and differ in at most `MOST_BITS` bits."""
     waiting = [numbers]
     while waiting:
         part = waiting.pop()
-        halves = _parted(prints["colours"], part) if len(part) > SMALL else None
+        halves = _split(prints["colours"], part) if len(part) > SMALL else None
         if halves is None:
             yield from _in_part(prints, part)
         else:
             waiting += halves
 
 
-def _parted(colours: Shaped[np.ndarray, "prints colours"], part: Numbers) -> list[Numbers] | None:
-    """Both sides and the strip for the colour and border that leave least to compare; None: none leaves much less."""
+def _split(colours: Shaped[np.ndarray, "prints colours"], part: Numbers) -> list[Numbers] | None:
+    """Returns both sides and the strip of the split that leaves least to compare; None: no split saves much."""
     some = colours[part[:: -(-len(part) // LOOKED_AT)]].astype(np.int16)
     best, chosen = GAINS, None
     for colour in np.argsort(-some.std(axis=0))[:COLOURS_TRIED].tolist():
@@ -130,7 +130,7 @@ def _sides(values: Integer[np.ndarray, " values"], border: int) -> tuple[Bool[np
 
 
 def _in_part(prints: Shaped[np.ndarray, " prints"], part: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
-    """All pairs of a part that agree in enough bits, by products of matrices of ones and minus ones."""
+    """Yields all pairs of a part that agree in enough bits, by products of matrices of ones and minus ones."""
     signs = np.unpackbits(prints["bits"][part], axis=1).astype(np.float32) * 2 - 1
     for start in range(0, len(part), SMALL):
         agree = signs[start : start + SMALL] @ signs[start:].T  # 256 - 2 * the bits in which they differ

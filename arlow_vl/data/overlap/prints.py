@@ -19,7 +19,7 @@ SIDE = FINE * COARSE  # a multiple of GRID too
 
 
 def _means(cells: int) -> Float[np.ndarray, "cells side"]:
-    """A matrix that takes the means of so many equal runs of `SIDE` values."""
+    """Returns a matrix that takes the means of so many equal runs of `SIDE` values."""
     return np.repeat(np.eye(cells, dtype=np.float32), SIDE // cells, axis=1) * (cells / SIDE)
 
 
@@ -30,13 +30,13 @@ PRINT = np.dtype([("bits", "u1", BITS // 8), ("colours", "u1", COLOURS)])
 
 
 class Fault(NamedTuple):
-    """Why an image has no print: a stable snake_case word."""
+    """Reason why an image has no print, as a stable snake_case word."""
 
     reason: str
 
 
 def print_of(image: Image.Image) -> np.void:
-    """The print of an RGB image, a `PRINT`."""
+    """Returns the print of an RGB image, a `PRINT`."""
     small = image.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=1.0)
     grey = np.asarray(small.convert("L"), np.float32)
     across, down = TO_COARSE @ grey @ TO_FINE.T, TO_FINE @ grey @ TO_COARSE.T

@@ -1,7 +1,7 @@
-"""Which images of two sources are the same, or nearly: within each, and of the second in the first.
+"""Images that are the same, or nearly, in two sources: within each, and of the second in the first.
 
-Images with the same SHA-256, which the indexes know, are the same and are decoded once. Images with the same print are
-one class; classes are near each other, or not.
+Images with the same SHA-256, which is in the indexes, are the same and are decoded once. Images with the same print are
+a class; two classes are near each other or not.
 """
 
 from collections import Counter
@@ -30,26 +30,26 @@ class Pair(NamedTuple):
     """Two images that are the same or nearly, by the keys of their samples; `key, image 2` where there are several."""
 
     first: str
-    """Across two sources, of the first one."""
+    """Key of the earlier one, or across two sources of the one in the first."""
     second: str
     distance: int
     """Bits of 256 in which their prints differ."""
     exact: bool
-    """The same bytes."""
+    """True: they have the same bytes."""
 
 
 @dataclass
 class Side:
-    """What was found in one source."""
+    """Images of one source, and the pairs among them."""
 
     samples: int = 0
     images: int = 0
     different: int = 0
-    """Images with bytes of their own."""
+    """Number of distinct images, by SHA-256."""
     unreadable: Counter[str] = field(default_factory=Counter)
-    """Of the different ones, those that have no print and are compared by their bytes alone, by reason."""
+    """Number of distinct images without a print, by reason; they are compared by their bytes alone."""
     pairs: list[Pair] = field(default_factory=list)
-    """Within it. Of many that are the same, each is paired with the first."""
+    """Pairs within the source. Of several that are the same, each is paired with the first."""
 
 
 @dataclass
@@ -59,13 +59,13 @@ class Overlap:
     across: list[Pair] = field(default_factory=list)
     """Each image of the second source that is in the first, with the nearest one there."""
     samples: int = 0
-    """Of the second source, with an image that is in the first."""
+    """Number of samples of the second source with an image that is in the first."""
     is_complete: bool = True
     """False: images are so alike that the search for near pairs ended at a limit."""
 
     @property
     def share_of_images(self) -> float:
-        """Of the second source, in the first."""
+        """Share of the second source's images that are in the first."""
         return len(self.across) / self.second.images if self.second.images else 0.0
 
     @property
@@ -79,7 +79,7 @@ class _Placed(NamedTuple):
     name: str
     sample: int
     image: int
-    """Number of its bytes among all different ones."""
+    """Number of the image among all distinct ones."""
 
 
 def overlap_of(
@@ -93,10 +93,10 @@ def overlap_of(
     """Compares every image of two sources; both may be the same one.
 
     Args:
-        most_bits: Bits of 256 in which near ones differ at most.
-        progress: Told images decoded, and images in all.
+        most_bits: Largest number of bits, of 256, in which near images differ.
+        progress: Called with the images decoded so far and in all.
     """
-    numbers: dict[bytes, int] = {}  # of different images, by their SHA-256
+    numbers: dict[bytes, int] = {}  # of distinct images, by their SHA-256
     different: list[ImageRef] = []
     in_first, in_second = (list(_placed(indexes, numbers, different)) for indexes in (first, second))
     prints, faults = _prints(different, workers, progress)
@@ -111,7 +111,7 @@ def overlap_of(
 
 
 def _placed(indexes: Sequence[Index], numbers: dict[bytes, int], different: list[ImageRef]) -> Iterator[_Placed]:
-    """Every image of every sample; those that are met for the first time are added to `different`."""
+    """Yields every image of every sample, and adds those met for the first time to `different`."""
     samples = IndexedSamples(indexes)
     for position in range(len(samples)):
         sample = samples.sample(position)
@@ -131,7 +131,7 @@ def _side(indexes: Sequence[Index], placed: Sequence[_Placed], faults: dict[int,
 def _prints(
     images: Sequence[ImageRef], workers: int, progress: Callable[[int, int], None]
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """A `PRINT` of each, and by number the reason of those that have none."""
+    """Returns a `PRINT` of each image, and the reasons of those that have none, by number."""
     prints, faults, done = np.zeros(len(images), PRINT), dict[int, str](), 0
     numbered = list(enumerate(images))
     bunches = [numbered[start : start + BUNCH] for start in range(0, len(numbered), BUNCH)]
@@ -162,7 +162,7 @@ def _print_of(image: ImageRef) -> np.void | Fault:
 def _classes(
     prints: np.ndarray, faults: dict[int, str], most_bits: int
 ) -> tuple[list[int], dict[int, dict[int, int]], bool]:
-    """The class of each image; of each class the near ones and their distances; whether all were found.
+    """Returns the class of each image, the near classes of each with their distances, and True if all were found.
 
     An image without a print is a class of its own.
     """
@@ -199,7 +199,7 @@ def _within(placed: Sequence[_Placed], classes: Sequence[int], near: dict[int, d
 def _across(
     first: Sequence[_Placed], second: Sequence[_Placed], classes: Sequence[int], near: dict[int, dict[int, int]]
 ) -> Iterator[tuple[int, Pair]]:
-    """Samples of the second source, with their images that are in the first."""
+    """Yields a pair, and the sample's number, for each image of the second source that is in the first."""
     of_image: dict[int, str] = {}
     of_class: dict[int, str] = {}
     for name, _, image in first:

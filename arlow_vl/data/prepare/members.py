@@ -1,7 +1,7 @@
 """A sample as members of a tar, from which the reader of shards makes the same sample again.
 
 17.jpg  17.txt                     an image and its caption
-17.jpg  17.txt  17.json            questions go into the .json, and what else the data say
+17.jpg  17.txt  17.json            questions go into the .json, as do other fields of the data
 18.0.jpg  18.1.jpg  18.json        several images; all texts are under "texts"
 """
 
@@ -16,7 +16,7 @@ from arlow_vl.data.questions import MAX_CHARACTERS, UNNAMED_KIND
 from arlow_vl.data.samples import Sample, Text
 
 OURS = ("questions", "texts", "messages", "document")
-"""What a .json says of texts: nothing else may stand under these names."""
+"""Names under which a .json holds texts: fields of the data that have them are dropped."""
 MAGIC = {
     b"\xff\xd8\xff": "jpg",
     b"\x89PNG": "png",
@@ -30,7 +30,7 @@ UNSAFE = re.compile(r"[^\w-]")
 
 
 def members_of(sample: Sample, key: str, images: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes. The order of texts is that of the reader: a caption, questions, the others."""
+    """Yields names and bytes. The order of texts is that of the reader: a caption, questions, the others."""
     texts, fields = list(sample.texts), {name: value for name, value in sample.fields.items() if name not in OURS}
     caption = ""
     if len(images) == 1:
@@ -55,7 +55,7 @@ def members_of(sample: Sample, key: str, images: Sequence[bytes]) -> Iterator[tu
 
 
 def _caption_text(text: Text) -> Text | None:
-    """The caption that a .txt beside one image is read as."""
+    """Returns a caption as the reader makes it of a .txt beside one image; None: the text has another form."""
     if text.task != "caption" or len(text.messages) != 2 or not isinstance(text.messages[1]["content"], str):
         return None
     answer = {"role": "assistant", "content": text.messages[1]["content"]}
@@ -63,7 +63,7 @@ def _caption_text(text: Text) -> Text | None:
 
 
 def _plain_question(text: Text) -> dict[str, str] | None:
-    """A question as "questions" lists it; None for one that has several right answers or another form."""
+    """Returns a question as "questions" lists it; None: it has several right answers or another form."""
     if text.task != "question" or len(text.messages) != 2 or text.kind == UNNAMED_KIND:
         return None
     parts, answer = text.messages[0]["content"], text.messages[1]["content"]
@@ -78,18 +78,20 @@ def _plain_question(text: Text) -> dict[str, str] | None:
 
 
 def _extension(image: bytes) -> str:
-    """By what it is; readers go by the bytes too, so that a wrong guess harms nothing."""
+    """Returns the extension by the image's first bytes; readers do not rely on it, so a wrong guess does no harm."""
     return next((extension for magic, extension in MAGIC.items() if image.startswith(magic)), "jpg")
 
 
 def safe_key(key: str) -> str:
-    """The key without what a member's name gives a meaning to, as dots, written as in an address: `a%2Eb`. Keys that
-    differ still do; an empty one becomes a lone `%`."""
+    """Returns the key with dots and all else that has a meaning in a member's name percent-encoded, as in `a%2Eb`.
+
+    Different keys stay different; an empty one becomes `%`.
+    """
     return UNSAFE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), key) or "%"
 
 
 def write_tar(file: BinaryIO, members: Iterator[tuple[str, bytes]]) -> None:
-    """A plain tar that depends on the members alone: no times, no owners."""
+    """Writes a plain tar that depends on its members alone: no times, no owners."""
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, data in members:
             member = tarfile.TarInfo(name)

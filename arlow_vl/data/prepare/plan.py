@@ -1,4 +1,4 @@
-"""Which samples go into which shard: a function of the index and the settings alone, whoever writes the shards."""
+"""Assignment of samples to shards: a function of the index and the settings alone."""
 
 import hashlib
 from collections.abc import Iterator
@@ -15,22 +15,22 @@ from arlow_vl.data.shard_samples import ReaderLimits
 from arlow_vl.errors import DataError
 
 BLOCK = 512
-TAR_END = 20 * BLOCK  # the end marker, filled up to what tars are written in
+TAR_END = 20 * BLOCK  # the end marker, padded to a whole tar record
 MOST_HELD = 40 * 2**20
-"""Bytes of the texts of one shard: a reader may hold five times as much for what they become."""
+"""Maximum bytes of texts in a shard: a reader may hold five times as much once they are parsed."""
 MOST_SAMPLES = 100_000
-"""Of one shard: a reader takes 500,000 members."""
+"""Maximum number of samples in a shard: a reader takes 500,000 members."""
 MAX_TEXT_BYTES = ReaderLimits.max_text_bytes
 VALIDATION = "validation"
-"""What the names of shards begin with that are kept apart."""
+"""Prefix of the names of shards that are held out for validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSettings:
     shard_size: int = 2**28
-    """Bytes of a shard, at most."""
+    """Maximum size of a shard in bytes."""
     samples_per_shard: int | None = None
-    """At most; None: as many as the bytes allow."""
+    """Maximum number of samples in a shard; None: as many as the bytes allow."""
     validation: float = 0.0
     """Share of the images that are for validation, from 0 to 1."""
 
@@ -50,14 +50,14 @@ class PlannedShard(NamedTuple):
 class Plan(NamedTuple):
     shards: list[PlannedShard]
     too_large: Integer[np.ndarray, " samples"]
-    """Samples whose texts no reader would take: they are in no shard."""
+    """Numbers of the samples whose texts are over the limit of readers; they are in no shard."""
 
 
 def plan_shards(samples: IndexedSamples, settings: ShardSettings) -> Plan:
-    """Mixes the samples, so that a shard is a fair draw, and cuts them into shards.
+    """Shuffles the samples, so that each shard is a random sample of them, and cuts them into shards.
 
     Raises:
-        DataError: no sample is there, or a share for validation leaves one of the sides without any.
+        DataError: there is no sample, or the share for validation leaves one of the splits empty.
     """
     if not len(samples):
         raise DataError("no usable sample, so there is nothing to write shards of")
@@ -84,7 +84,7 @@ def _cut(
     texts: Integer[np.ndarray, " samples"],
     settings: ShardSettings,
 ) -> Iterator[Integer[np.ndarray, " shard"]]:
-    """Runs of samples that are within every limit; a sample that is alone over the limit is a shard of its own."""
+    """Yields runs of samples within every limit; a sample that alone is over a limit is a shard of its own."""
     images = rows["images"][chosen].astype(np.int64)
     # An image and a text each have a header and up to a block of padding; there are at most two texts.
     bytes_up_to = np.cumsum(rows["image_bytes"][chosen].astype(np.int64) + texts[chosen] + 2 * BLOCK * (images + 2))
@@ -100,7 +100,7 @@ def _cut(
 
 
 def _text_bytes(samples: IndexedSamples) -> Integer[np.ndarray, " samples"]:
-    """Bytes of each record, which are at least those of the members that its texts and fields become."""
+    """Returns the bytes of each record, an upper bound of those of the members with its texts and fields."""
     sizes = []
     for index in samples.indexes:
         offsets = index.rows["offset"].astype(np.int64)
@@ -110,12 +110,12 @@ def _text_bytes(samples: IndexedSamples) -> Integer[np.ndarray, " samples"]:
 
 
 def _mixed(number: int) -> Integer[np.ndarray, " samples"]:
-    """The numbers below `number` in an order that is always the same and looks like none."""
+    """Returns the numbers below `number` in a fixed pseudo-random order."""
     return np.argsort(_scrambled(np.arange(number, dtype=np.uint64)), kind="stable")
 
 
 def _scrambled(values: UInt64[np.ndarray, " values"]) -> UInt64[np.ndarray, " values"]:
-    """The mixing function of splitmix64 (Steele et al., 2014): a bijection whose bits all depend on all."""
+    """Applies the mixing function of splitmix64 (Steele et al., 2014), a bijection."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -123,9 +123,9 @@ def _scrambled(values: UInt64[np.ndarray, " values"]) -> UInt64[np.ndarray, " va
 
 
 def held_out_samples(samples: IndexedSamples, share: float) -> Bool[np.ndarray, " samples"]:
-    """Which samples are for validation: those whose images' hash is below the share.
+    """Returns True for samples that are for validation: those whose images' hash, as a fraction, is below the share.
 
-    Samples that share an image, directly or through others, are on the same side; one without an image goes by its
+    Samples that share an image, directly or through others, are in the same split; one without an image goes by its
     texts.
     """
     held_out = np.zeros(len(samples), dtype=bool)
@@ -143,13 +143,13 @@ def held_out_samples(samples: IndexedSamples, share: float) -> Bool[np.ndarray, 
 
 
 class _Groups:
-    """Images that samples have in common; only those of samples with several are kept."""
+    """Groups of images that samples have in common; only images of samples with several are stored."""
 
     def __init__(self) -> None:
         self._parents: dict[bytes, bytes] = {}
 
     def root(self, name: bytes) -> bytes:
-        """The smallest name of its group, whatever the order of joining."""
+        """Returns the smallest name of its group, which does not depend on the order of joining."""
         while (parent := self._parents.get(name, name)) != name:
             self._parents[name] = self._parents.get(parent, parent)
             name = parent
@@ -161,11 +161,11 @@ class _Groups:
 
 
 def _contents(sample: Sample) -> list[bytes]:
-    """What a sample may not share with the other side: its images' SHA-256, or that of its texts."""
+    """Returns the hashes that a sample may not share with the other split: of its images, or else of its texts."""
     images = [image.sha256 for image in refs(sample)]
     return images or [hashlib.sha256(compact([text_facts(text) for text in sample.texts])).digest()]
 
 
 def _fraction(name: bytes) -> float:
-    """A number in [0, 1) that depends on nothing but the name."""
+    """Returns a number in [0, 1) that depends on the name alone."""
     return int.from_bytes(hashlib.sha256(b"validation\n" + name).digest()[:8]) / 2**64

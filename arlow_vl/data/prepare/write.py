@@ -1,4 +1,4 @@
-"""Writes planned shards: whole or absent, the same bytes whoever writes them, and on from where it was interrupted."""
+"""Writes planned shards: each complete or absent, with the same bytes by any number of processes."""
 
 import json
 import os
@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arlow_vl.data.file_names import names_of
-from arlow_vl.data.index.building import build_index
+from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.images import read_image
-from arlow_vl.data.index.places import find_index, place_of
 from arlow_vl.data.index.reading import Index, IndexedSamples
 from arlow_vl.data.prepare.members import members_of, safe_key, write_tar
 from arlow_vl.data.prepare.plan import VALIDATION, PlannedShard, ShardSettings, plan_shards
@@ -23,26 +22,24 @@ from arlow_vl.printing import visible
 from vision.whole_files import remove_remains, write_whole
 
 PLAN_NAME = "prepare.json"
-"""What the shards of a folder are of: it keeps two preparations out of one folder."""
+"""File that records the data and settings of a folder's shards, so that no others are written among them."""
 SECONDS_STALE = 600
-"""Age at which a half shard is one of a process that was killed."""
+"""Age at which a half-written shard is that of a killed process."""
 LAYOUT = 2
-"""Goes up when the same samples become other shards."""
-
-
+"""Version that goes up when the same samples become other shards."""
 UNNAMED = re.compile(r"(?P<file>.+): (?P<place>(line|record|row) [0-9,]+)", re.DOTALL)
-"""The key of a record that has no name."""
+"""Key of a record that has no name."""
 
 
 class Prepared(NamedTuple):
     samples: int
     validation: int
-    """Of the samples, those that were kept apart."""
+    """Number of samples that are held out for validation."""
     shards: int
     kept: int
     """Shards that were there already."""
     too_large: list[str]
-    """Keys of samples that are in no shard, as their texts are over the limit of readers."""
+    """Keys of samples whose texts are over the limit of readers; they are in no shard."""
 
 
 def prepare(
@@ -56,12 +53,12 @@ def prepare(
     """Writes the samples of a source as shards with index.json and their indexes.
 
     Args:
-        workers: Processes.
-        progress: Told the samples that are written, and all.
+        workers: Number of processes.
+        progress: Called with the samples written so far and in all.
 
     Raises:
-        DataError: the folder holds other shards, or an image is not what it was when it was indexed.
-        ResourceError: no room for a shard.
+        DataError: the folder holds other shards, or an image has changed since it was indexed.
+        ResourceError: there is no room for a shard.
     """
     samples = IndexedSamples(indexes)
     _claim(out, {"layout": LAYOUT, "fingerprint": samples.fingerprint, **asdict(settings)})
@@ -82,12 +79,12 @@ def prepare(
 
 
 def write_shard(out: Path, samples: IndexedSamples, shard: PlannedShard) -> tuple[dict[str, Any], bool]:
-    """A shard and its index, and what index.json says of it. One that is there is whole, and stays."""
+    """Writes a shard and its index; returns its entry for index.json, and True if it was there and was kept."""
     path = out / shard.name
     was_there = path.exists()
     if not was_there:
         write_whole(path, lambda file: write_tar(file, _members(samples, shard)))
-    index = find_index(place_of(path))[0] or build_index(path)
+    (index,) = indexes_of(path)
     if len(index) != len(shard.positions):
         raise DataError(
             f"{visible(str(path))} has {len(index):,} samples where {len(shard.positions):,} belong; "
@@ -106,11 +103,11 @@ def _members(samples: IndexedSamples, shard: PlannedShard) -> Iterator[tuple[str
 
 
 def _key_rule(indexes: Sequence[Index]) -> Callable[[str, Index], str]:
-    """Keys as members are named by them, from a key and the index that it is of.
+    """Returns a function from a sample's key and its index to the key that its members are named by.
 
-    Those of shards, `a.tar:17`, become `17`, or `a/17` where there are several shards, as keys are unique in one shard
-    only. Those of records without a name, `a.jsonl: line 15`, become `line 15`, or `a/line 15`. No other key has a
-    space, so that these are met by none.
+    Keys of shards, `a.tar:17`, become `17`, or `a/17` if there are several shards, as keys are unique only within a
+    shard. Keys of records without a name, `a.jsonl: line 15`, become `line 15`, or `a/line 15`. No other key has a
+    space, so none collides with these.
     """
     is_shards = indexes[0].header.format == "webdataset"
     files = list(names_of(index.base / file.name for index in indexes for file in index.header.files).values())
@@ -133,7 +130,7 @@ def _key_rule(indexes: Sequence[Index]) -> Callable[[str, Index], str]:
 
 
 def _claim(out: Path, facts: dict[str, Any]) -> None:
-    """Notes what the folder's shards are of. Raises DataError if it holds something else."""
+    """Records the data and settings of the folder's shards. Raises DataError if it holds something else."""
     note = out / PLAN_NAME
     try:
         found = json.loads(note.read_bytes()) if note.exists() else None
@@ -156,6 +153,6 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
 
 
 def _check_surplus(out: Path, entries: dict[str, Any]) -> None:
-    """Raises DataError for a tar that is not of the plan: it would be trained on too."""
+    """Raises DataError for a tar that is not in the plan: it would be trained on too."""
     if surplus := sorted(path.name for path in out.glob("*.tar") if path.name not in entries):
         raise DataError(f"{visible(str(out / surplus[0]))} is no shard of these data; move it out of the folder")

@@ -1,4 +1,4 @@
-"""An image as the encoder gets it: the tensor of the transform as pixels again, tiles in their places."""
+"""An image as the encoder gets it: the tensor of the transform turned back into pixels, tiles in their places."""
 
 import base64
 import io
@@ -20,17 +20,17 @@ from vision.transform import ImageTransform
 @dataclass(frozen=True)
 class ShownImage:
     source: str
-    """The file, and the first byte in it."""
+    """File, and the offset of the image in it if it is not 0."""
     original: str
     """`640 × 480 JPEG, 48,211 bytes`; empty where the header cannot be read."""
     size: str
-    """What the encoder gets, in pixels."""
+    """Size of what the encoder gets, in pixels and tiles or patches."""
     whole: str
     """The image, or its thumbnail where it has tiles, as a data URI; empty where it cannot be used."""
     tiles: list[list[str]]
-    """Rows of data URIs."""
+    """Rows of tiles as data URIs; empty where there are none."""
     fault: str | None
-    """Why it cannot be used."""
+    """Reason why it cannot be used; None: it can."""
 
 
 def shown_image(transform: ImageTransform, image: ImageRef, key: str) -> ShownImage:

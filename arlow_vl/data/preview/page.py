@@ -1,4 +1,4 @@
-"""preview.html: one page without scripts or links, with the images inside, of a fair draw of a source's samples."""
+"""preview.html: a random draw of a source's samples on one page without scripts or links, with the images inside."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from arlow_vl.data.index.reading import Index, IndexedSamples
 from arlow_vl.data.index.records import refs
@@ -17,6 +16,7 @@ from arlow_vl.data.preview.tokens import ShownText, shown_text
 from arlow_vl.errors import CheckpointError, DataError
 from arlow_vl.models.auto import ArlowProcessor
 from arlow_vl.models.folders import load_tokenizer, one_sentence
+from arlow_vl.pages import page_environment
 from arlow_vl.printing import visible
 from vision.transform import ImageTransform
 from vision.whole_files import write_whole
@@ -24,17 +24,17 @@ from vision.whole_files import write_whole
 TEMPLATE = "page.html"
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 MOST_IMAGES, MOST_TEXTS = 16, 16
-"""Of a sample that are on the page."""
+"""Maximum numbers of images and texts of a sample on the page."""
 
 
 class Sight(NamedTuple):
-    """What stands between a sample and the model."""
+    """Tokenizer and image transform of a model, and the images that its tokens see."""
 
     tokenizer: Any
     transform: ImageTransform | None
-    """None: the folder is of a text model, which takes no images."""
+    """None: the folder holds a text model, which takes no images."""
     sees_all: bool
-    """A token sees all images before it, not only the last group of them."""
+    """True: a token sees all images before it; False: only the last group of them."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ShownSample:
 
 
 def open_sight(folder: Path) -> Sight:
-    """Of a model folder, or of one with the tokenizer and the processor alone. Raises CheckpointError."""
+    """Opens a model folder, or one with only the tokenizer and the processor. Raises CheckpointError."""
     if any((folder / name).is_file() for name in PROCESSOR_FILES):
         with one_sentence(folder, "the processor and its tokenizer"):
             processor = ArlowProcessor.from_pretrained(folder)
@@ -77,25 +77,22 @@ def write_preview(
         raise DataError(f"{visible(title)}: no usable sample; `arlow data verify` says why")
     sight = open_sight(folder)
     shown = list(_shown(source, sight, folder, samples, max_length))
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     texts = [text for sample in shown for text in sample.texts]
-    page = environment.get_template(TEMPLATE).render(
-        title=visible(title),
-        model=visible(str(folder)),
-        samples=shown,
-        of=len(source),
-        max_length=max_length,
-        tokens=sum(text.length for text in texts),
-        trained=sum(text.trained for text in texts),
-        cut=sum(text.cut > 0 and not text.fault for text in texts),
-        unused=sum(text.fault is not None for text in texts),
-        sees_all=sight.sees_all,
+    page = (
+        page_environment(Path(__file__).parent)
+        .get_template(TEMPLATE)
+        .render(
+            title=visible(title),
+            model=visible(str(folder)),
+            samples=shown,
+            of=len(source),
+            max_length=max_length,
+            tokens=sum(text.length for text in texts),
+            trained=sum(text.trained for text in texts),
+            cut=sum(text.cut > 0 and not text.fault for text in texts),
+            unused=sum(text.fault is not None for text in texts),
+            sees_all=sight.sees_all,
+        )
     )
     write_whole(output, page)
     return len(shown)

@@ -1,4 +1,4 @@
-"""A text as the tokens that the model gets: which are trained, which are control tokens, and what each of them sees."""
+"""A text as the tokens that the model gets: which of them are trained or control tokens, and which images each sees."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from arlow_vl.models.arlow.segments import build_segment_mask, build_segment_tab
 from arlow_vl.printing import visible
 
 MOST_SHOWN = 4096
-"""Tokens of a text."""
+"""Maximum number of tokens of a text on the page."""
 REPLACEMENT = "\ufffd"
 
 
 class Token(NamedTuple):
     text: str
-    """Without any character that acts."""
+    """Text of the token, with control characters escaped."""
     id: int
     column: int
     kind: str
-    """Of these words: image, control, trained, cut."""
+    """Words that apply among image, control, trained and cut, separated by spaces."""
     ends_line: bool
 
 
@@ -34,7 +34,7 @@ class Run(NamedTuple):
     """Tokens that see the same images."""
 
     sees: tuple[int, ...]
-    """Numbers of the text's images, from 0."""
+    """Numbers of the images that the tokens see, from 0 in the text."""
     tokens: list[Token]
 
 
@@ -44,18 +44,18 @@ class ShownText:
     kind: str
     runs: list[Run]
     length: int
-    """Tokens that the model gets."""
+    """Number of tokens that the model gets."""
     trained: int
     cut: int
-    """Tokens that did not fit."""
+    """Number of tokens that did not fit."""
     hidden: int
-    """Tokens that are not on the page."""
+    """Number of tokens that are not on the page."""
     fault: str | None
-    """Why the text is not used, in a sentence."""
+    """Reason why the text is not used, in a sentence; None: it is used."""
 
 
 def shown_text(tokenizer: Any, text: Text, max_length: int, *, sees_all: bool) -> ShownText:
-    """A text as training encodes it. `sees_all`: a token sees every image before it, not only the last group."""
+    """Returns a text as training encodes it. `sees_all`: a token sees all images before it, not only the last group."""
     fault, kept = None, None
     try:
         kept = encode_text(tokenizer, text, max_length)
@@ -97,7 +97,7 @@ def _tokens(tokenizer: Any, ids: Sequence[int], labels: Sequence[int], length: i
 
 
 def seen_images(is_image: Sequence[bool], *, sees_all: bool) -> list[tuple[int, ...]]:
-    """For each token of one text the numbers of the images that it sees, by the model's own segment table."""
+    """Returns, for each token of a text, the numbers of the images that it sees, by the model's own segment table."""
     number = sum(is_image)
     seen: list[tuple[int, ...]] = [()] * len(is_image)
     if not number:

@@ -1,11 +1,12 @@
-"""What is said of single things, for training: the steps between a look at the image and an answer in a word.
+"""Descriptions of single things, for training: the steps between a look at the image and an answer in a word.
 
-    What about cats?            cats blue two left            each part, and what of the twin is not there: "dogs none"
-    What about a green cat?     cats blue no                  a claim: what is seen where it looks, and whether it holds
+    What about cats?            cats blue two left            each part, and things of the twin alone: "dogs none"
+    What about a green cat?     cats blue no                  a claim: what the scene shows there, and if it is true
     What about a green cat?     cats blue green the second    of two images: what each shows there, and which it is
 
-All are told with the name and without. Whoever has just written the name has it at hand where the next word is due;
-"And cats?" has "blue two left", and here, as in all other answers, it must be carried from the question.
+Each comes with the name and without. A model that has just written the name can read it from its own answer when the
+next word is due. "And cats?" is answered "blue two left", where the name, as in all other answers, must be carried over
+from the question.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,8 +21,7 @@ _CLAIMED: tuple[Slot, ...] = ("colour", "count", "relation", "word")
 
 
 def parts_described(scene: Scene, twin: Scene) -> Iterator[Asked]:
-    """All of each part in a few words, where it lies seen from the other one, and of the twin's things those that are
-    not there."""
+    """Yields each part in a few words, its position seen from the other one, and the things that only the twin has."""
     for place, part in enumerate(scene.parts):
         where = "" if scene.relation is None else f" {side(scene, place)}"
         yield from _description(_with_the(part), called(part), f"{_said(part)}{where}")
@@ -34,7 +34,7 @@ def parts_described(scene: Scene, twin: Scene) -> Iterator[Asked]:
 
 
 def claims_described(draws: Draws, split: Split, scene: Scene) -> Iterator[Asked]:
-    """Of each slot one claim that holds and one that does not, as far as a change that is drawn makes one false."""
+    """Yields for each slot the claims, true and false, that tell the scene from one with the slot drawn again."""
     for slot in _CLAIMED:
         other = changed(draws, split, scene, slot)
         if other != scene and may_show(split, other):
@@ -43,7 +43,7 @@ def claims_described(draws: Draws, split: Split, scene: Scene) -> Iterator[Asked
 
 
 def comparisons_described(comparisons: Iterable[Compared]) -> Iterator[Asked]:
-    """What each of two images shows where it is compared, and which it is."""
+    """Yields what each of two images shows where they are compared, and which is asked for."""
     for compared in comparisons:
         yield from _description(compared.named, compared.of, f"{' '.join(compared.seen)} {compared.answer}")
 

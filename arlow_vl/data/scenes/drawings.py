@@ -1,4 +1,4 @@
-"""Drawings of the things that scenes show, out of the packages that `arlow data fetch` has fetched."""
+"""Drawings of the things that scenes show, read from the packages that `arlow data fetch` has fetched."""
 
 import io
 import warnings
@@ -25,40 +25,40 @@ from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
 LONGEST_SIDE = 128
-"""Pixels of a drawing as it is kept; scenes show it smaller."""
+"""Pixels of a drawing's longer side as it is kept; scenes show it smaller."""
 FAINT = 16
 """Alpha of 255 up to which a drawing's rim counts as empty."""
 MOST_PIXELS = 4_000_000
 MEAN_BRIGHTNESS = 176
-"""Of 255: all drawings are made so bright on average, so that each shows its colour and none hides it in the dark."""
+"""Of 255: darker drawings are brightened to this mean, so that each shows the colour that a scene gives it."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A thing drawn by somebody, in greys: scenes give it its colour."""
+    """A drawing of a thing in greys; scenes give it its colour."""
 
     noun: str
     style: str
     """ "noto", "openmoji", "fluent-3d", one of `icon_sets.STYLES`, "stamp" or "clip art"."""
     name: str
-    """Unique among all."""
+    """Name that is unique among all drawings."""
     is_held_out: bool
-    """Left to `test-drawings`."""
+    """True: only `test-drawings` shows it."""
     grey: UInt8[np.ndarray, "height width 2"]
-    """Brightness and alpha, cut to what is drawn."""
+    """Brightness and alpha, cropped to what is drawn."""
 
 
 @dataclass(frozen=True)
 class Drawings:
-    """What scenes can be drawn from."""
+    """All drawings that scenes can show."""
 
     drawings: tuple[Drawing, ...]
     held_out_style: str
-    """Left to `test-style`."""
+    """Style that only `test-style` shows."""
     licenses: tuple[str, ...]
 
     def of(self, split: Split) -> dict[str, list[Drawing]]:
-        """The drawings of each thing that the split may show."""
+        """Returns the drawings that the split may show, by thing."""
         chosen: dict[str, list[Drawing]] = {}
         for drawing in self.drawings:
             is_of_style = drawing.style == self.held_out_style
@@ -68,7 +68,7 @@ class Drawings:
 
     @property
     def sha256(self) -> str:
-        """Of all names and pixels: scenes of equal drawings and seeds are equal where Pillow is."""
+        """Hash of all names and pixels: equal drawings and seeds make equal scenes with the same Pillow."""
         told = sha256(self.held_out_style.encode())
         for drawing in self.drawings:
             told.update(f"\n{drawing.name} {drawing.is_held_out} {drawing.grey.shape}\n".encode())
@@ -77,10 +77,10 @@ class Drawings:
 
 
 def read_drawings(packages: Path) -> Drawings:
-    """The drawings in a folder of packages; without npm's and Debian's there are fewer styles.
+    """Returns the drawings in a folder of packages; without those of npm and Debian there are fewer styles.
 
     Raises:
-        DataError: a package that is needed is not in the folder, or one is damaged.
+        DataError: a package that is needed is missing or damaged.
     """
     has_npm, has_debian = ((packages / package.file).exists() for package in (FLUENT, STAMPS))
     emoji = [(FLUENT_3D, FLUENT), (NOTO_64, NOTO)] if has_npm else [(TWEMOJI_COLOR, TWEMOJI)]
@@ -96,7 +96,7 @@ def read_drawings(packages: Path) -> Drawings:
 
 
 def drawing_of(noun: str, style: str, name: str, data: bytes, *, is_held_out: bool = False) -> Drawing:
-    """A drawing from a PNG, WebP or SVG with a transparent ground.
+    """Returns a drawing from a PNG, WebP or SVG with a transparent background.
 
     Raises:
         DataError: nothing is drawn in it, or it is too large.
@@ -116,13 +116,13 @@ def drawing_of(noun: str, style: str, name: str, data: bytes, *, is_held_out: bo
 
 
 def resized(grey: UInt8[np.ndarray, "height width 2"], longest: int) -> UInt8[np.ndarray, "height2 width2 2"]:
-    """The drawing, so many pixels along its longer side; the box filter adds and divides whole numbers alone."""
+    """Returns the drawing with `longest` pixels along its longer side, scaled by a box filter in whole numbers."""
     height, width = (max(1, (2 * side * longest + max(grey.shape)) // (2 * max(grey.shape))) for side in grey.shape[:2])
     return np.asarray(Image.fromarray(grey, "LA").resize((width, height), Image.Resampling.BOX))
 
 
 def _brightened(grey: UInt8[np.ndarray, "height width 2"]) -> UInt8[np.ndarray, "height width 2"]:
-    """The drawing with `MEAN_BRIGHTNESS` where it is opaque, if it is darker."""
+    """Returns the drawing with `MEAN_BRIGHTNESS` where it is opaque, if it is darker there."""
     brightness, alpha = grey[..., 0].astype(np.int64), grey[..., 1].astype(np.int64)
     mean = max(1, int((brightness * alpha).sum()) // max(1, int(alpha.sum())))
     if mean < MEAN_BRIGHTNESS:
@@ -152,7 +152,7 @@ def _icons(packages: Path) -> Iterator[Drawing]:
 
 
 def _outside(packages: Path) -> Iterator[Drawing]:
-    """Stamps and clip art. Of a thing that has several, the last is left to `test-drawings`."""
+    """Yields stamps and clip art; of a thing that has several, the last is held out for `test-drawings`."""
     stamps = _read(packages / STAMPS.file, STAMP_FOLDER, [n for concept in CONCEPTS.values() for n in concept.stamps])
     names = [f"{name}.png" for concept in CONCEPTS.values() for name in concept.clip_art]
     clip_art = _read(packages / CLIP_ART_PNG.file, PNG_FOLDER, names)

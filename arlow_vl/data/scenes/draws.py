@@ -1,4 +1,4 @@
-"""Draws that are the same on every machine and in every version of Python, whoever makes them and in which order."""
+"""Random draws that are the same on every machine, in every version of Python, and by any number of processes."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -9,9 +9,9 @@ Item = TypeVar("Item")
 
 
 class Draws:
-    """A sequence of draws that is named by words alone, as (seed, split, number).
+    """A sequence of random draws that is seeded by names alone, such as (seed, split, number).
 
-    It stands on `Random.random`, the one method whose sequence Python promises to keep.
+    It uses only `Random.random`, the one method whose sequence Python promises to keep.
     """
 
     def __init__(self, *names: object) -> None:
@@ -19,11 +19,11 @@ class Draws:
         self._random = Random(int.from_bytes(digest)).random
 
     def below(self, count: int) -> int:
-        """One of 0 ... count - 1."""
+        """Returns one of 0 ... count - 1."""
         return int(self._random() * count)
 
     def between(self, first: int, last: int) -> int:
-        """One of first ... last."""
+        """Returns one of first ... last."""
         return first + self.below(last - first + 1)
 
     def coin(self) -> bool:

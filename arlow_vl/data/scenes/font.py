@@ -36,7 +36,7 @@ _GLYPHS = {letter: np.array([[dot == "1" for dot in row] for row in rows.split()
 
 
 def word_dots(word: str, scale: int) -> Bool[np.ndarray, "height width"]:
-    """True where there is ink: letters of `scale` pixels a dot, one dot apart, with a rim of one pixel."""
+    """Returns True where there is ink: letters with `scale` pixels per dot, one dot apart, in a rim of one pixel."""
     gap = np.zeros((HEIGHT, 1), bool)
     columns = [column for letter in word for column in (_GLYPHS[letter], gap)][:-1]
     return np.pad(np.kron(np.hstack(columns), np.ones((scale, scale), bool)), 1)

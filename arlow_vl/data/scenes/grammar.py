@@ -1,4 +1,4 @@
-"""Scenes in sentences, and sentences as scenes: each scene has one caption, and each caption one scene.
+"""The grammar of captions: each scene has one caption, and each caption one scene.
 
 caption   = part | part relation part
 relation  = "left of" | "above"
@@ -23,7 +23,7 @@ def caption_of(scene: Scene) -> str:
 
 
 def part_phrase(part: Part) -> str:
-    """ "a red car", "two blue cats", 'the word "moon"'."""
+    """Returns a part as in captions: "a red car", "two blue cats", 'the word "moon"'."""
     if isinstance(part, Word):
         return f'the word "{part.text}"'
     return (
@@ -32,7 +32,7 @@ def part_phrase(part: Part) -> str:
 
 
 def part_name(part: Part) -> str:
-    """What questions call it: "the car", "the cats", 'the word "moon"'."""
+    """Returns a part's name as in questions: "the car", "the cats", 'the word "moon"'."""
     return part_phrase(part) if isinstance(part, Word) else f"the {noun(part)}"
 
 
@@ -42,15 +42,15 @@ def noun(group: Group) -> str:
 
 
 def with_article(words: str) -> str:
-    """ "a car", "an apple"."""
+    """Returns "a car" or "an apple"."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def parse_caption(caption: str) -> Scene | None:
-    """The scene that a caption tells, or None where it is no sentence of the grammar.
+    """Returns the scene of a caption; None: it is not a sentence of the grammar.
 
-    Case, a full stop at the end, "a" for "an" and missing quotes do not count; the number of a noun does not either, as
-    the number word says it.
+    Case, full stops, "a" for "an" and missing quotes do not matter, nor does a noun's singular or plural, as the number
+    word gives the count.
     """
     text = " ".join(caption.lower().replace(".", " ").split())
     first, *more = _RELATION.split(text)
@@ -72,14 +72,14 @@ def parse_part(phrase: str) -> Part | None:
 
 
 def groups_named(text: str) -> list[Group]:
-    """Every group of things that a text tells as the grammar does, wherever it stands."""
+    """Returns every group of things that a text mentions in the words of the grammar."""
     words = re.findall(r"[a-z]+", _without_quoted(text))
     found = (parse_part(" ".join(words[start : start + 3])) for start in range(len(words) - 2))
     return [group for group in found if isinstance(group, Group)]
 
 
 def nouns_named(text: str) -> list[str]:
-    """Every thing that a text names, in its order, by its singular; any text will do. Quoted words are none."""
+    """Returns every thing that a text of any kind names, in order and in the singular; quoted words do not count."""
     words = re.findall(r"[a-z]+", _without_quoted(text))
     return [_NOUN_OF[word] for word in words if word in _NOUN_OF]
 

@@ -1,4 +1,4 @@
-"""More drawings of each thing: Iconify's sets of emoji and of icons, each one JSON file of SVG by name."""
+"""More drawings of each thing, from Iconify's sets of emoji and icons: each is a JSON file with SVG by name."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ STYLES: dict[str, Package] = {
     "mdi": ICONS_MDI,
     "game-icons": ICONS_GAME,
 }
-"""The package of each style. Not every one draws every thing."""
+"""The package of each style. Not every style has every thing."""
 FXEMOJI_NAMES = {
     "bird": None,  # a head, as round as a coin
     "sailboat": None,  # on a square of sea
@@ -38,7 +38,7 @@ FXEMOJI_NAMES = {
     "house": "housebuilding",
     "locomotive": "steamlocomotive",
 }
-"""What fxemoji calls an emoji where it is not the name without hyphens; None where its drawing is another thing."""
+"""Names of emoji in fxemoji if they are not just the name without hyphens; None: its drawing does not fit."""
 ICON_NAMES = {
     "streamline": """
         apple=red-apple bird=bird-2 boat=sailboat bus car=automobile cat crown dog elephant fish=tropical-fish horse
@@ -56,13 +56,13 @@ ICON_NAMES = {
         snail spider=angular-spider strawberry train=steam-locomotive turtle umbrella
     """,
 }
-"""The icons of sets that have names of their own: each thing that is drawn whole and alone, `noun=name` where the two
+"""Icons of the sets that have their own names: each thing that is drawn whole and alone, as `noun=name` if the two
 differ."""
 _CODES, _ICONS = "package/chars.json", "package/icons.json"
 
 
 def read_icons(packages: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Noun, style and SVG of each drawing, styles in order.
+    """Yields noun, style and SVG of each drawing, styles in order.
 
     Args:
         packages: Folder with the archives, whose SHA-256 the caller has checked.
@@ -81,7 +81,7 @@ def read_icons(packages: Path) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _names(style: str, emoji: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
-    """Nouns and what the set calls them, from the names of their emoji."""
+    """Yields nouns and their names in the set, given the names of their emoji."""
     if style in ICON_NAMES:
         for told in ICON_NAMES[style].split():
             noun, _, name = told.partition("=")

@@ -1,7 +1,7 @@
-"""Where the parts of a scene lie, in whole pixels.
+"""Layout of the parts of a scene, in whole pixels.
 
 "left of" puts the first part into the left half and the second into the right one, "above" likewise; the centres of
-both lie at most half as far apart across that direction as along it, so that no scene is left of and above at once.
+both are at most half as far apart across that direction as along it, so that no scene shows both relations.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ SIDE = 128
 """Pixels of an image, across and down."""
 MARGIN = 2
 LARGE, MIDDLE, SMALL = 60, 40, 30
-"""Sides of the cells that things of a group lie in: of the whole image's thirds, halves or quarters."""
+"""Sides of the cells that hold the things of a group: about a half, a third or a quarter of the image."""
 SHORTEST = {LARGE: 28, MIDDLE: 22, SMALL: 20}
-"""The longer side of a thing is at least so long in such a cell."""
+"""Minimum pixels of a thing's longer side, by the cell that it is in."""
 
 
 class Box(NamedTuple):
-    """Of pixels, the last ones not in it."""
+    """A box of pixels; `right` and `bottom` are the first ones outside."""
 
     left: int
     top: int
@@ -30,11 +30,11 @@ class Box(NamedTuple):
 
 
 Place = list[Box]
-"""The squares that the things of a part are drawn into; a word has one, of its own size."""
+"""The squares that the things of a part are drawn in; a word has one box, of its own size."""
 
 
 def draw_places(draws: Draws, scene: Scene, word_size: tuple[int, int] = (0, 0)) -> list[Place]:
-    """A place for each part.
+    """Draws a place for each part.
 
     Args:
         word_size: Width and height of the scene's word, if it has one.
@@ -52,7 +52,7 @@ def draw_places(draws: Draws, scene: Scene, word_size: tuple[int, int] = (0, 0))
 
 
 def around(boxes: Sequence[Box]) -> Box:
-    """The smallest box around all."""
+    """Returns the smallest box around all of them."""
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     return Box(min(lefts), min(tops), max(rights), max(bottoms))
 

@@ -1,4 +1,4 @@
-"""Scenes as pixels, with whole numbers alone: of the same drawings and Pillow the same pixels."""
+"""Paints scenes in integer arithmetic, so that equal drawings and the same Pillow give equal pixels."""
 
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,23 +17,23 @@ from arlow_vl.data.scenes.vocabulary import COLOURS, Colour
 PALE = ((236, 232, 222), (214, 224, 232), (224, 232, 214), (234, 220, 228), (250, 250, 248), (202, 202, 200))
 PATTERNS = ("plain", "plain", "plain", "stripes", "checks", "dots", "speckles")
 DARKEST = 128
-"""Of 255: how bright black parts of a drawing show its colour, and white ones show all of it."""
+"""Of 255: brightness of a scene's colour where the drawing is black; where it is white, the colour is full."""
 INK, LABEL = (24, 24, 32), (252, 252, 246)
 _LINE = np.arange(SIDE)
 Pixels = UInt8[np.ndarray, "height width 3"]
 
 
 class Thing(NamedTuple):
-    """Something in an image, by the box of its pixels."""
+    """A thing or a word in an image, with the box of its pixels."""
 
     part: int
-    """Which part of the scene it belongs to, from 0."""
+    """Number of the scene's part that it belongs to, from 0."""
     noun: str
     """Empty for a word."""
     colour: str
     style: str
     drawing: str
-    """The drawing's name; of a word, the word."""
+    """Name of the drawing, or the word itself."""
     box: Box
 
 
@@ -45,7 +45,7 @@ class Painter:
     _scaled: dict[tuple[str, int, bool], UInt8[np.ndarray, "height width 2"]] = field(default_factory=dict)
 
     def paint(self, draws: Draws, scene: Scene) -> tuple[Pixels, list[Thing], str]:
-        """The image, all that is in it, and what its ground is like."""
+        """Paints a scene; returns the image, all that is in it, and the pattern of its background."""
         pattern = draws.choose(PATTERNS)
         pixels = ground(draws, pattern)
         word = scene.word
@@ -77,7 +77,7 @@ class Painter:
         return things
 
     def _at_size(self, drawing: Drawing, size: int, is_mirrored: bool) -> UInt8[np.ndarray, "height width 2"]:
-        """The drawing, `size` pixels along its longer side."""
+        """Returns the drawing with `size` pixels along its longer side."""
         key = (drawing.name, size, is_mirrored)
         if key not in self._scaled:
             small = resized(drawing.grey, size)
@@ -93,13 +93,13 @@ def lay_over(under: Pixels, grey: UInt8[np.ndarray, "height width 2"], colour: C
 
 @cache
 def shades(colour: Colour) -> UInt8[np.ndarray, "256 3"]:
-    """The colour by brightness of the drawing, from `DARKEST` to all of it."""
+    """Returns the colour for each brightness of a drawing, from `DARKEST` to full."""
     brightness = DARKEST + (255 - DARKEST) * np.arange(256)[:, None] // 255
     return (brightness * np.array(COLOURS[colour]) // 255).astype(np.uint8)
 
 
 def ground(draws: Draws, pattern: str) -> Pixels:
-    """An empty image in one pale colour, or in two that alternate."""
+    """Draws a background in one pale colour, or in two that alternate."""
     first, second = draws.shuffled(PALE)[:2]
     step, is_across = draws.between(6, 16), draws.coin()
     if pattern == "stripes":
@@ -118,7 +118,7 @@ def ground(draws: Draws, pattern: str) -> Pixels:
 
 
 def _mixed(numbers: Int64[np.ndarray, "height width"]) -> UInt64[np.ndarray, "height width"]:
-    """Numbers that look drawn by lot: MurmurHash3's last step for 32 bits."""
+    """Returns the numbers hashed by MurmurHash3's last step for 32 bits."""
     mixed = numbers.astype(np.uint64) & 0xFFFFFFFF
     for factor in (0x85EBCA6B, 0xC2B2AE35):
         mixed = (mixed ^ mixed >> 15) * factor & 0xFFFFFFFF

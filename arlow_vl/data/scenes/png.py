@@ -1,7 +1,7 @@
-"""PNG whose bytes depend on the pixels alone, not on the version of a compressor.
+"""PNG files whose bytes depend on the pixels alone, not on the version of a compressor.
 
 The rows are written as DEFLATE (RFC 1951) with its fixed codes. A run of bytes that repeats the row above or the pixel
-to the left becomes a match, every other byte a literal: grounds nearly vanish, and drawings stay as they are.
+to the left becomes a match, every other byte a literal: backgrounds nearly vanish, and drawings keep their size.
 """
 
 import struct
@@ -12,16 +12,16 @@ from jaxtyping import Bool, Int64, UInt8
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SHORTEST, LONGEST = 8, 258
-"""Bytes of a match. Shorter ones than 8 save next to nothing, and DEFLATE has none over 258."""
+"""Bytes of a match. Shorter ones save next to nothing, and DEFLATE has no longer ones."""
 PIXEL = 3
-"""Bytes."""
+"""Bytes of a pixel."""
 END = 256
 BLOCK_HEAD = (0b011, 3)
-"""Value and bits: the last block, and of fixed codes."""
+"""Code and number of bits of a block's head: the last block, with fixed codes."""
 
 
 def png_bytes(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """The image as an 8-bit RGB PNG."""
+    """Returns the image as an 8-bit RGB PNG."""
     height, width = pixels.shape[:2]
     rows = np.zeros((height, 1 + PIXEL * width), np.uint8)  # each row begins with its filter, 0: none
     rows[:, 1:] = pixels.reshape(height, -1)
@@ -31,7 +31,7 @@ def png_bytes(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
 
 
 def deflated(data: UInt8[np.ndarray, " bytes"], row: int) -> bytes:
-    """One block of fixed codes, whose matches reach a row or a pixel back.
+    """Returns one block of fixed codes, whose matches reach back a row or a pixel.
 
     Args:
         row: Bytes of a row, at most 32768.
@@ -46,14 +46,14 @@ def deflated(data: UInt8[np.ndarray, " bytes"], row: int) -> bytes:
 
 
 def _repeats(data: UInt8[np.ndarray, " bytes"], distance: int) -> Bool[np.ndarray, " bytes"]:
-    """Where a byte is that of so many places before."""
+    """Returns True where a byte equals the one `distance` bytes before."""
     repeats = np.zeros(len(data), bool)
     repeats[distance:] = data[distance:] == data[:-distance]
     return repeats
 
 
 def _matches(repeats: Bool[np.ndarray, " bytes"]) -> tuple[Int64[np.ndarray, "matches 2"], Bool[np.ndarray, " bytes"]]:
-    """Start and length of each match, and which bytes are in one."""
+    """Returns start and length of each match, and True for the bytes that are in one."""
     edges = np.flatnonzero(np.diff(repeats, prepend=False, append=False)).astype(np.int64)
     starts, ends = edges[::2], edges[1::2]
     is_long = ends - starts >= SHORTEST
@@ -69,13 +69,13 @@ def _matches(repeats: Bool[np.ndarray, " bytes"]) -> tuple[Int64[np.ndarray, "ma
 
 
 def _coded(matches: Int64[np.ndarray, "matches 2"], distance: int) -> Int64[np.ndarray, "matches 2"]:
-    """Value and bits of each match."""
+    """Returns code and number of bits of each match."""
     lengths, (value, bits) = LENGTHS[matches[:, 1]], _distance_code(distance)
     return np.stack([lengths[:, 0] | value << lengths[:, 1], lengths[:, 1] + bits], axis=1)
 
 
 def _packed(codes: Int64[np.ndarray, "codes 2"]) -> bytes:
-    """The codes one after another, each from its lowest bit."""
+    """Returns the codes one after another, each from its lowest bit."""
     values, sizes = codes[:, 0].astype(np.uint32), codes[:, 1]  # a code has at most 31 bits
     starts = (sizes.cumsum() - sizes).astype(np.uint32)
     bits = np.repeat(values, sizes) >> np.arange(sizes.sum(), dtype=np.uint32) - np.repeat(starts, sizes) & 1
@@ -83,7 +83,7 @@ def _packed(codes: Int64[np.ndarray, "codes 2"]) -> bytes:
 
 
 def _symbol(symbol: int) -> tuple[int, int]:
-    """Code and bits of a literal, the end or a length (RFC 1951, section 3.2.6), its first bit lowest."""
+    """Returns code and number of bits of a literal, the end or a length (RFC 1951, section 3.2.6), first bit lowest."""
     first, base, bits = next(
         row for row in ((280, 0xC0, 8), (256, 0, 7), (144, 0x190, 9), (0, 0x30, 8)) if symbol >= row[0]
     )
@@ -91,7 +91,7 @@ def _symbol(symbol: int) -> tuple[int, int]:
 
 
 def _length(length: int) -> tuple[int, int]:
-    """Code and bits of a match's length, with its extra bits."""
+    """Returns code and number of bits of a match's length, with its extra bits."""
     if length == LONGEST:
         return _symbol(285)
     extra = max(0, (length - 3).bit_length() - 3)
@@ -100,7 +100,7 @@ def _length(length: int) -> tuple[int, int]:
 
 
 def _distance_code(distance: int) -> tuple[int, int]:
-    """Code and bits of a match's distance, with its extra bits."""
+    """Returns code and number of bits of a match's distance, with its extra bits."""
     extra = max(0, (distance - 1).bit_length() - 2)
     code = 2 * extra + (distance - 1 >> extra)
     return _turned(code, 5) | ((distance - 1) & ((1 << extra) - 1)) << 5, 5 + extra
@@ -115,6 +115,6 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 SYMBOLS = np.array([_symbol(symbol) for symbol in range(END + 1)], np.int64)
-"""Value and bits by literal, and of the end."""
+"""Code and number of bits of each literal, and of the end."""
 LENGTHS = np.array([(0, 0)] * 3 + [_length(length) for length in range(3, LONGEST + 1)], np.int64)
-"""Value and bits by length."""
+"""Code and number of bits by length."""

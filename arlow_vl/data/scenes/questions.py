@@ -1,4 +1,4 @@
-"""Questions about twins: two scenes of a split that are asked the same.
+"""Questions about twins: two scenes of a split that are asked the same questions.
 
 Every yes/no question is asked of both twins and is true of exactly one. So each wording has as many "yes" as "no", in
 every shard, and nothing in it gives the answer away.
@@ -29,17 +29,17 @@ class Asked(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """Something that is true of a scene or not, as a question and as what an image shows."""
+    """A statement that is true or false of a scene, as a question and as a phrase for what an image shows."""
 
     question: str
     shows: str
     kind: str
     of: str
-    """The part that it is of, as `called` has it."""
+    """Part that it is about, as `called` names it."""
     slot: Literal["count", "colour", "text", "side"]
-    """What of the part it tells."""
+    """Property of the part that it states."""
     about: frozenset[tuple[str, bool]] = frozenset()
-    """The two parts of a relation, by name and whether it is a plural ("the fish" may be either)."""
+    """The two parts of a relation: the name, and True for a plural ("the fish" may be either)."""
 
 
 class Compared(NamedTuple):
@@ -47,11 +47,11 @@ class Compared(NamedTuple):
 
     question: str
     named: str
-    """What it asks for: "a blue cat", "more cats"."""
+    """Phrase for what it asks for: "a blue cat", "more cats"."""
     of: str
-    """The part that is looked at, as `called` has it."""
+    """Part that is compared, as `called` names it."""
     seen: tuple[str, str]
-    """What each of the two shows there."""
+    """Word for what each of the two images shows there."""
     is_of_second: bool
 
     @property
@@ -60,7 +60,7 @@ class Compared(NamedTuple):
 
 
 def questions_of_twins(draws: Draws, first: Scene, second: Scene) -> tuple[list[Asked], list[Asked]]:
-    """All questions about each of the two."""
+    """Returns all questions about each of the two."""
     asked: tuple[list[Asked], list[Asked]] = ([], [])
     orders = [draws.coin() for _ in range(2)]
     for claim, is_of_second in telling(draws, first, second):
@@ -72,7 +72,7 @@ def questions_of_twins(draws: Draws, first: Scene, second: Scene) -> tuple[list[
 
 
 def comparisons(draws: Draws, first: Scene, second: Scene) -> list[Compared]:
-    """Questions about the two images together, whose answer is "the first" or "the second"."""
+    """Returns questions about the two images together, whose answer is "the first" or "the second"."""
     compared = [
         Compared(
             f"Which image shows {claim.shows}?",
@@ -93,12 +93,12 @@ def comparisons(draws: Draws, first: Scene, second: Scene) -> list[Compared]:
 
 
 def called(part: Part) -> str:
-    """What it is called whatever there is of it: "cats", "word"."""
+    """Returns the name of a part whatever its count: "cats", "word"."""
     return "word" if isinstance(part, Word) else CONCEPTS[part.noun].nouns
 
 
 def seen(claim: Claim, scene: Scene) -> str:
-    """What a scene shows where the claim looks, in a word; `NONE` where it lacks the part."""
+    """Returns a word for what a scene shows of the claim's part; `NONE`: it lacks the part."""
     place = next((place for place, part in enumerate(scene.parts) if called(part) == claim.of), None)
     if place is None:
         return NONE
@@ -111,18 +111,18 @@ def seen(claim: Claim, scene: Scene) -> str:
 
 
 def direction(scene: Scene, part: int) -> Direction:
-    """Where a part of a scene with two lies, seen from the other one."""
+    """Returns the position of one of two parts as seen from the other one."""
     assert scene.relation is not None
     return scene.relation if part == 0 else OPPOSITE[scene.relation]
 
 
 def side(scene: Scene, part: int) -> str:
-    """`direction` in a word."""
+    """Returns `direction` as one word: "left" for "left of"."""
     return direction(scene, part).removesuffix(" of")
 
 
 def telling(draws: Draws, first: Scene, second: Scene) -> Iterator[tuple[Claim, bool]]:
-    """Claims that are true of one of the two alone; the second value is True where that is the second."""
+    """Yields the claims that are true of only one of the two scenes, each with True if that is the second."""
     orders = [draws.coin() for _ in range(2)]
     claims = [list(_claims(scene, order)) for scene, order in zip((first, second), orders, strict=True)]
     for is_of_second in (False, True):
@@ -150,7 +150,7 @@ def _claims(scene: Scene, is_turned: bool) -> Iterator[Claim]:
 
 
 def _is_false(claim: Claim, scene: Scene) -> bool:
-    """Whether the scene denies the claim. It says nothing of one about parts that it hasn't."""
+    """Returns True if the scene contradicts the claim; one about parts that it lacks may be neither true nor false."""
     if claim.kind == "relation yes/no" and claim.about != _named(scene):
         return False
     if claim.kind == "count yes/no" and seen(claim, scene) == NONE:
@@ -163,7 +163,7 @@ def _named(scene: Scene) -> frozenset[tuple[str, bool]]:
 
 
 def open_questions(scene: Scene, is_turned: bool) -> Iterator[Asked]:
-    """All but yes/no questions; turned, it is asked where the second part lies, seen from the first."""
+    """Yields all questions but yes/no ones. `is_turned`: the position asked for is that of the second part."""
     for group in scene.groups:
         be = "is" if group.count == 1 else "are"
         yield Asked(f"How many {called(group)} are there?", NUMBERS[group.count - 1], "count")

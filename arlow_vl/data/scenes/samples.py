@@ -1,4 +1,4 @@
-"""Twins as samples: images, captions, questions and the inventory that scores are taken from.
+"""Twins as samples: images, captions, questions, and the inventory that answers are scored by.
 
 train-000012.png  train-000012.txt  train-000012.json       an image of a scene
 train-000012.0.png  train-000012.1.png  train-000012.json   two images to compare, in the folder `comparisons`
@@ -19,12 +19,12 @@ from arlow_vl.data.scenes.scene import Group, Part, Scene, Word
 from arlow_vl.data.scenes.splits import Split, draw_scene, draw_twin
 
 COMPARED = 2
-"""Of the twins of training, one in so many is a comparison too; of all other splits every one is."""
+"""In training one pair of twins in so many is a comparison too; in all other splits every pair is."""
 Member = tuple[str, bytes]
 
 
 class Painted(NamedTuple):
-    """A scene with its image and what is asked about it."""
+    """A scene with its image and the questions about it."""
 
     scene: Scene
     png: bytes
@@ -37,11 +37,11 @@ class Painted(NamedTuple):
 class Twins(NamedTuple):
     painted: tuple[Painted, Painted]
     compared: list[Compared]
-    """Empty where the two are no comparison."""
+    """Empty if the two are not compared."""
 
 
 def make_twins(painter: Painter, seed: int, split: Split, number: int) -> Twins:
-    """The twins of a number, which are the same whatever else is made."""
+    """Returns the twins of a number, which do not depend on what else is made."""
     draws = Draws("scenes", seed, split, number)
     nouns = tuple(sorted(painter.drawings))
     first = draw_scene(draws, split, nouns)
@@ -49,7 +49,7 @@ def make_twins(painter: Painter, seed: int, split: Split, number: int) -> Twins:
     if draws.coin():
         scenes = scenes[::-1]
     asked = questions_of_twins(draws, *scenes)
-    told = Draws("claims", seed, split, number)  # of their own, so that images and questions stay what they were
+    told = Draws("claims", seed, split, number)  # separate, so that claims do not change images or questions
     painted = []
     for scene, twin, its in zip(scenes, scenes[::-1], asked, strict=True):
         pixels, things, ground = painter.paint(draws, scene)
@@ -60,7 +60,7 @@ def make_twins(painter: Painter, seed: int, split: Split, number: int) -> Twins:
 
 
 def members_of_twins(twins: Twins, split: Split, number: int, license: str) -> Iterator[Member]:
-    """Two samples of one image, by names and bytes."""
+    """Yields names and bytes of two samples with an image each."""
     for place, painted in enumerate(twins.painted):
         key = f"{split}-{2 * number + place:06d}"
         yield f"{key}.png", painted.png
@@ -76,7 +76,7 @@ def members_of_twins(twins: Twins, split: Split, number: int, license: str) -> I
 
 
 def members_of_comparison(twins: Twins, split: Split, number: int, license: str) -> Iterator[Member]:
-    """One sample of two images: a question each, descriptions, and all as one conversation."""
+    """Yields names and bytes of a sample of two images: questions, descriptions and a conversation."""
     if not twins.compared:
         return
     key = f"{split}-{number:06d}"
@@ -100,13 +100,13 @@ def _asked(compared: Compared) -> Asked:
 
 
 def inventory(painted: Painted) -> dict[str, Any]:
-    """What an image shows, exactly: the scene in its parts, and each thing with the box of its pixels."""
+    """Returns exactly what an image shows: the scene in its parts, and each thing with the box of its pixels."""
     scene = {"parts": [_part_facts(part) for part in painted.scene.parts], "relation": painted.scene.relation}
     return {"scene": scene, "ground": painted.ground, "inventory": [thing._asdict() for thing in painted.things]}
 
 
 def scene_of(fields: Mapping[str, Any]) -> Scene:
-    """The scene that a sample's .json (of a comparison: one of its "images") tells."""
+    """Returns the scene in a sample's .json, or in one of the "images" of a comparison's."""
     told = fields["scene"]
     parts = (Word(part["word"]) if "word" in part else Group(**part) for part in told["parts"])
     return Scene(tuple(parts), told["relation"])

@@ -1,4 +1,4 @@
-"""What a scene shows, in words alone: one or two parts, and where the first is from the second.
+"""A scene in words: one or two parts, and the position of the first as seen from the second.
 
     Scene((Group("car", "red", 1), Group("cat", "blue", 2)), "left of")     a red car left of two blue cats
     Scene((Word("moon"),))                                                  the word "moon"
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from arlow_vl.data.scenes.vocabulary import Colour, Relation
 
 MOST = 5
-"""Things of a group."""
+"""Maximum number of things in a group."""
 
 
 class Group(NamedTuple):
@@ -37,7 +37,7 @@ Part = Group | Word
 class Scene:
     parts: tuple[Part, ...]
     relation: Relation | None = None
-    """Of the first part to the second."""
+    """Position of the first part as seen from the second; None: there is one part."""
 
     @property
     def groups(self) -> Iterator[Group]:

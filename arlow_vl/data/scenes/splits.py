@@ -1,11 +1,11 @@
-"""Which scenes a split may hold: what is tested is never trained, and all that it is made of is.
+"""Rules of the splits: what a test shows is never trained on, but everything that it is made of is.
 
     train, validation, test-new    scenes by the rules of training, new draws
     test-pairs                     two things that no training image shows together
     test-colours                   every thing in the one colour that it never has in training
-    test-counts                    every thing as often as it never is in training
-    test-style                     drawn in a style that is never trained
-    test-drawings                  stamps and clip art of known things that are never trained
+    test-counts                    every thing in the one count that it never has in training
+    test-style                     things drawn in a style that training never shows
+    test-drawings                  stamps and clip art of known things that training never shows
 
 A test breaks one rule of training and keeps the others, so its score has one cause.
 """
@@ -39,22 +39,22 @@ _TRIES = 20
 
 
 def held_out_colour(noun: str) -> Colour:
-    """The colour that the thing never has in training."""
+    """Returns the colour that the thing never has in training."""
     return _COLOURS[3 * _NUMBER_OF[noun] % len(_COLOURS)]
 
 
 def held_out_count(noun: str) -> int:
-    """How many of the thing are never together in training: two to five."""
+    """Returns the count, two to five, that the thing never has in training."""
     return 2 + _NUMBER_OF[noun] % (MOST - 1)
 
 
 def is_held_out_pair(first: str, second: str) -> bool:
-    """Whether no training image shows both: about a sixth of all pairs, and of the pairs of each thing."""
+    """Returns True if no training image shows both, as for a sixth of all pairs, and of each thing's pairs."""
     return (_NUMBER_OF[first] + _NUMBER_OF[second]) % 6 == 5
 
 
 def may_show(split: Split, scene: Scene) -> bool:
-    """Whether the scene keeps the rules of the split."""
+    """Returns True if the scene keeps the rules of the split."""
     groups = list(scene.groups)
     nouns = [group.noun for group in groups]
     if not groups or len(set(nouns)) < len(nouns):
@@ -68,7 +68,7 @@ def may_show(split: Split, scene: Scene) -> bool:
 
 
 def draw_scene(draws: Draws, split: Split, nouns: tuple[str, ...] = NOUNS) -> Scene:
-    """A scene of the split; things, colours, counts and relations are as frequent as its rules let them be.
+    """Draws a scene of the split; things, colours, counts and relations are as uniform as its rules allow.
 
     Args:
         nouns: Things that can be drawn; those without a held-out drawing cannot in `test-drawings`.
@@ -87,8 +87,8 @@ def draw_scene(draws: Draws, split: Split, nouns: tuple[str, ...] = NOUNS) -> Sc
 
 
 def draw_twin(draws: Draws, split: Split, scene: Scene, nouns: tuple[str, ...] = NOUNS) -> Scene:
-    """Another scene of the split that differs in one slot, or in all of them, so that one question asked of both has
-    two answers."""
+    """Draws another scene of the split that differs in one slot, or in all of them, so that a question asked of both
+    has two answers."""
     for _ in range(_TRIES):
         twin = changed(draws, split, scene, draws.choose(_CHANGES), nouns)
         if twin != scene and may_show(split, twin):
@@ -99,8 +99,10 @@ def draw_twin(draws: Draws, split: Split, scene: Scene, nouns: tuple[str, ...] =
 
 
 def changed(draws: Draws, split: Split, scene: Scene, what: Slot, nouns: tuple[str, ...] = NOUNS) -> Scene:
-    """The scene with one slot drawn anew. It may come out as it was, which it also does where the scene lacks the slot,
-    and it may break the rules of the split."""
+    """Returns the scene with one slot drawn again.
+
+    It may come out the same, as it does if the scene lacks the slot, and it may break the rules of the split.
+    """
     place = draws.below(len(scene.parts))
     part = scene.parts[place]
     if what == "all":

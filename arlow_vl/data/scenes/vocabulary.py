@@ -1,4 +1,4 @@
-"""What scenes are made of: things with their drawings, colours, numbers, relations and words to read."""
+"""The vocabulary of scenes: things with their drawings, colours, numbers, relations and words to read."""
 
 from typing import Literal, NamedTuple
 
@@ -21,7 +21,7 @@ OPPOSITE: dict[Relation, Direction] = {"left of": "right of", "above": "below"}
 
 
 class Concept(NamedTuple):
-    """A thing that is drawn in every emoji style, and by whom else."""
+    """A thing that has a drawing in every emoji style, with its other drawings."""
 
     noun: str
     code: str
@@ -168,5 +168,4 @@ WORDS: tuple[str, ...] = tuple(
     wagon watch water west wheat wheel wind wolf wood wool yard yolk zebra zoo
     """.split()
 )
-"""Written in scenes to be read: short, and neither things, colours nor numbers of other parts."""
-LONGEST_WORD = 5
+"""Words that are written in scenes to be read: short, and no names of things, colours or numbers."""

@@ -1,4 +1,4 @@
-"""A folder of scenes: shards of every split, made by several processes, the same bytes however many there are."""
+"""Writes a folder of scenes: shards of every split, with the same bytes by any number of processes."""
 
 import json
 import tarfile
@@ -19,9 +19,9 @@ from arlow_vl.printing import visible
 from vision.whole_files import remove_remains, sha256_of_file, write_whole
 
 LAYOUT = 4
-"""Goes up when the same drawings and seed become other bytes."""
+"""Version that goes up when the same drawings and seed become other bytes."""
 NOTE = "scenes.json"
-"""What the folder was made of; it keeps two kinds of scenes out of one folder."""
+"""File that records the settings of a folder, so that no other scenes are written into it."""
 COMPARISONS = "comparisons"
 TWINS_PER_SHARD = 500
 DIFFERENCES = {
@@ -30,9 +30,9 @@ DIFFERENCES = {
     "drawings": "other drawings",
     "images": "more images in some split",
 }
-"""What a folder's note may say otherwise, by its field."""
+"""Words for a difference between two notes, by its field."""
 SECONDS_STALE = 600
-"""Age at which a half shard is one of a process that was killed."""
+"""Age at which a half-written shard is that of a killed process."""
 SUMMARY = (
     "Scenes are composed of emoji, stamps and clip art by rules, and their truth is exact. No score on them compares "
     "with one on photographs."
@@ -58,19 +58,19 @@ def write_scenes(
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Split, int]:
-    """Fills a folder with scenes; run again after an interruption, or for more images, it keeps the whole shards.
+    """Fills a folder with scenes; run again after an interruption, or for more images, it keeps complete shards.
 
     Args:
         sizes: Images of each split; an odd number becomes the next even one, as scenes come in twins.
-        workers: Processes.
-        progress: Told the images that are written, and all.
+        workers: Number of processes.
+        progress: Called with the images written so far and in all.
 
     Returns:
         Images by split. A split that has no drawings (`test-drawings`, without stamps) is left out.
 
     Raises:
         DataError: the folder holds other files.
-        ResourceError: no room for a shard.
+        ResourceError: there is no room for a shard.
     """
     painters = {split: Painter(drawings.of(split)) for split in SPLITS if sizes.get(split) and drawings.of(split)}
     images = {split: sizes[split] + sizes[split] % 2 for split in painters}
@@ -104,7 +104,7 @@ def _shards(split: Split, twins: int) -> list[Shard]:
 def _write_shard(
     out: Path, painters: Mapping[Split, Painter], seed: int, license: str, shard: Shard
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What index.json says of a shard and of its comparisons. Those that are there are whole, and stay."""
+    """Writes a shard and its comparisons, unless they are there, and returns their entries for index.json."""
     paths = out / shard.name, out / COMPARISONS / shard.name
     if not all(path.exists() for path in paths):
         made = [(number, make_twins(painters[shard.split], seed, shard.split, number)) for number in shard.twins]
@@ -121,7 +121,7 @@ def _entry(path: Path) -> dict[str, Any]:
 
 
 def _claim(out: Path, note: dict[str, Any]) -> None:
-    """Notes what the folder is made of, or is to grow to. Raises DataError if it holds something else."""
+    """Records the settings of the folder, or its new sizes. Raises DataError if it holds something else."""
     path = out / NOTE
     try:
         found = json.loads(path.read_bytes()) if path.exists() else None
@@ -143,7 +143,7 @@ def _claim(out: Path, note: dict[str, Any]) -> None:
 
 
 def _grows(found: Any, note: Mapping[str, Any]) -> bool:
-    """Whether the same scenes are asked for, and at least as many of each split."""
+    """Returns True if the same scenes are asked for, and at least as many of each split."""
     images = found.get("images") if isinstance(found, dict) else None
     return (
         isinstance(images, dict)
@@ -154,7 +154,7 @@ def _grows(found: Any, note: Mapping[str, Any]) -> bool:
 
 
 def _remove_short_shards(out: Path, before: Mapping[Split, int], images: Mapping[Split, int]) -> None:
-    """Those that were the last of their split, and get more twins."""
+    """Removes shards that were the last of their split and now get more twins."""
     for split, count in before.items():
         number, rest = divmod(count // 2, TWINS_PER_SHARD)
         if rest and count < images[split]:

@@ -12,8 +12,8 @@ from arlow_vl.data.tokens.reader import TokenizedText
 class TokenDocuments:
     """Pieces of at most `max_length` tokens of each document, as `loader.Dataset`.
 
-    A document begins with bos and ends with eos; a longer one goes on in the next item. A piece's first token is not
-    learnt, as nothing stands before it.
+    A document begins with bos and ends with eos; a longer one continues in the next item. The first token of a piece
+    has no label, as nothing precedes it.
     """
 
     def __init__(self, text: TokenizedText, *, max_length: int) -> None:
@@ -33,12 +33,12 @@ class TokenDocuments:
         return EncodedSample([EncodedText(ids, [IGNORED, *ids[1:]])], [])
 
     def key(self, index: int) -> str:
-        """`document 17`, and `, piece 2` behind it for the second of a long one."""
+        """Returns `document 17`, or `document 17, piece 2` for the second piece of a long one."""
         document, piece = self._place(index)
         return f"document {document}" + (f", piece {piece + 1}" if piece else "")
 
     def length(self, index: int) -> tuple[int, int]:
-        """Tokens, and no image."""
+        """Returns the number of tokens, and 0 images."""
         document, piece = self._place(index)
         return min(self.max_length, self.text.length(document) + 2 - piece * self.max_length), 0
 
@@ -46,7 +46,7 @@ class TokenDocuments:
         return Look(texts=1, without_room=0, cut=0, is_all=True)
 
     def _place(self, index: int) -> tuple[int, int]:
-        """The document of an item, and which of its pieces it is."""
+        """Returns the document of an item, and the number of the item's piece in it, from 0."""
         if not 0 <= index < len(self):
             raise IndexError(f"there are {len(self):,} pieces of documents, there is no piece {index:,}")
         document = int(np.searchsorted(self.starts, index, side="right")) - 1

@@ -1,9 +1,9 @@
 """Plain text to token ids, by tiktoken where it gives a tokenizer's ids, else by the tokenizer itself.
 
-tiktoken takes a vocabulary as ranks: of all neighbours it joins those whose joint bytes have the lowest rank. A BPE
-tokenizer joins only the pairs that its merges name. The two agree where ranks follow the order of the merges and every
-entry, spelled out, is joined to that entry: if neighbours x and y spell an entry, then what was joined inside x and
-inside y is what would have been joined in the entry alone, so x and y are the pair that its merge names.
+tiktoken takes a vocabulary as ranks: of all neighbours it merges those whose joint bytes have the lowest rank. A BPE
+tokenizer merges only the pairs that its merges name. The two agree if ranks follow the order of the merges and every
+entry, given as a text, is encoded as that entry. For if neighbours x and y spell an entry, then the merges inside x and
+inside y were those that the entry alone would have had, so x and y are the pair that its merge names.
 """
 
 import json
@@ -22,24 +22,24 @@ CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LLAMA3_REGEX, QWEN2_REGEX = CL100K % "{1,3}", CL100K % ""
-NEWER_CHARACTER = re.compile(f"[{LATER}]")  # of which two engines may know different Unicodes
+NEWER_CHARACTER = re.compile(f"[{LATER}]")  # two regex engines may know different versions of Unicode
 CHECKED_CHARACTERS = 2**16
-"""Of the text itself, that are encoded both ways before tiktoken is believed."""
+"""Characters of the text that are encoded both ways before tiktoken is trusted."""
 PART = 2**18
 """Characters after which a long text is cut, so that lists of ids stay short."""
-LINE_START = re.compile(r"(?<=\n)(?=\S)")  # no piece of the known regexes reaches over it, nor sees what follows
+LINE_START = re.compile(r"(?<=\n)(?=\S)")  # no match of the known regexes crosses it or depends on what follows
 SPACES = re.compile(r"\s{64,}+")
 LONGEST_SPACES = 2**16  # the engine inside tiktoken backtracks over white space, and gives up over a longer run
 
 
 class OtherTokenizer(ValueError):
-    """Why tiktoken cannot stand in for a tokenizer."""
+    """Raised with the reason why tiktoken cannot stand in for a tokenizer."""
 
 
 class Encoder:
-    """Ids of plain text, without bos and eos; text that spells a special token stays text.
+    """Encodes plain text, without bos and eos; text that spells a special token stays text.
 
-    `reason` says why the tokenizer itself encodes, which takes several times as long; None: tiktoken does.
+    `reason` says why the tokenizer itself is used, which takes several times as long; None: tiktoken is used.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -52,7 +52,7 @@ class Encoder:
             self._fast, self.reason = None, str(error)
 
     def __call__(self, texts: list[str]) -> Iterator[list[int]]:
-        """The ids of each text."""
+        """Yields the ids of each text."""
         if self._unchecked > 0 and self._fast is not None:
             self._check(texts)
         if self._fast is None:
@@ -66,7 +66,7 @@ class Encoder:
         return plain_ids(self.tokenizer, texts)
 
     def _check(self, texts: list[str]) -> None:
-        """Encodes the beginning of the text both ways."""
+        """Encodes the beginning of the text both ways; if the ids differ, tiktoken is not used any more."""
         assert self._fast is not None
         for text in texts:
             sample = text[: max(self._unchecked, 0)]
@@ -77,10 +77,10 @@ class Encoder:
 
 
 def tiktoken_encode(backend: str) -> Callable[[str], list[int] | None]:
-    """A function from a text to its ids, or to None for a text that has to go to the tokenizer itself.
+    """Returns a function from a text to its ids, or to None for a text that the tokenizer itself has to encode.
 
     Raises:
-        OtherTokenizer: by what tokenizer.json says, tiktoken might give other ids.
+        OtherTokenizer: tiktoken might give other ids, going by tokenizer.json.
     """
     import tiktoken
 
@@ -102,7 +102,7 @@ def tiktoken_encode(backend: str) -> Callable[[str], list[int] | None]:
 
 
 def parts(text: str) -> Iterator[str]:
-    """A text cut where a line begins, after `PART` characters or more."""
+    """Yields a text in parts of at least `PART` characters, each of which begins at a line."""
     start = 0
     while start < len(text):
         line = LINE_START.search(text, start + PART)
@@ -125,7 +125,7 @@ def _regex(spec: dict[str, Any]) -> str:
 
 
 def _dropped(normalizer: dict[str, Any] | None) -> list[str]:
-    """Strings that the normalizer takes out of a text."""
+    """Returns the strings that the normalizer removes from a text."""
     match normalizer:
         case None:
             return []
@@ -135,7 +135,7 @@ def _dropped(normalizer: dict[str, Any] | None) -> list[str]:
 
 
 def _ranks(spec: dict[str, Any]) -> dict[bytes, int]:
-    """The ids of the bytes and of what the merges make."""
+    """Returns the ids of the 256 bytes and of all merged entries, by the bytes of each."""
     model = spec["model"]
     settings = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
     if model["type"] != "BPE" or any(model.get(name) for name in settings):

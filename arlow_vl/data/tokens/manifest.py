@@ -1,4 +1,4 @@
-"""What a folder of tokens holds: `manifest.json`, which is written last, so that its presence says: all is whole."""
+"""The manifest of a folder of tokens, `manifest.json`. It is written last, so a folder that has one is complete."""
 
 import hashlib
 import json
@@ -25,9 +25,9 @@ class SourceFile:
     size: int
     mtime_ns: int
     sha256: str | None = None
-    """None: it was not read to its end."""
+    """None: the file was not read to its end."""
     ctime_ns: int = 0
-    """0: not noted, by an earlier version."""
+    """0: an earlier version did not note it."""
 
     @classmethod
     def at(cls, path: Path) -> "SourceFile":
@@ -37,15 +37,18 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Shard:
-    """`NAME.bin`: tokens, each document as bos, ids, eos. `NAME.idx`: where documents begin, uint64, first in tokens,
-    then in bytes of UTF-8, each with the end as the last number."""
+    """A part of the tokens, in two files.
+
+    `NAME.bin` holds the tokens, each document as bos, ids, eos. `NAME.idx` holds two rows of uint64: the first token of
+    each document, and its first byte in the text as UTF-8; each row ends with the total.
+    """
 
     name: str
     documents: int
     tokens: int
     utf8_bytes: int
     sha256: str
-    """Of the tokens."""
+    """Hash of the tokens."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +57,17 @@ class Manifest:
 
     format: int
     tokenizer: str
-    """`tokenizer_hash` of what made the ids."""
+    """`tokenizer_hash` of the tokenizer that made the ids."""
     bos_token_id: int
     eos_token_id: int
     dtype: str
-    """Of the tokens: uint16 or uint32, little-endian."""
+    """Type of the tokens: uint16 or uint32, little-endian."""
     max_tokens: int | None
-    """At which reading was to stop, after a whole document."""
+    """Limit at which reading was to stop, after a whole document; None: no limit."""
     read_to_end: bool
     """False: `max_tokens` were read before the text ended."""
     unit: str
-    """What is skipped: lines, rows or documents."""
+    """Unit of `used` and `skipped`: lines, rows or documents."""
     used: int
     """Lines, rows or documents that became documents."""
     skipped: dict[str, int]
@@ -90,7 +93,7 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Differs when any token does, and does not depend on where the text lay."""
+        """Hash that depends on every token, but not on the place of the text."""
         shards = [[shard.documents, shard.tokens, shard.sha256] for shard in self.shards]
         return hashlib.sha256(json.dumps([FORMAT, self.bos_token_id, self.dtype, shards]).encode()).hexdigest()
 
@@ -100,7 +103,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """Raises DataError for a damaged file or one of another format."""
+        """Reads the manifest of a folder. Raises DataError if it is damaged or of another format."""
         advice = f"remove {folder} and tokenise the text again"
         try:
             values: dict[str, Any] = json.loads((folder / NAME).read_text())
@@ -115,16 +118,16 @@ class Manifest:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """Of all that decides which ids a plain text has."""
+    """Returns a hash of everything in a tokenizer that decides the ids of plain text."""
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     decisive = [spec[name] for name in ("added_tokens", "normalizer", "pre_tokenizer", "model")]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def with_current_times(sources: Iterable[SourceFile]) -> tuple[list[SourceFile], list[str]]:
-    """The files with the times that they have now, and the paths of those whose bytes are others than they were.
+    """Returns the files with their present times, and the paths of those whose bytes have changed.
 
-    Files that are gone count as unchanged. Where only times differ, SHA-256 decides (see `same_files`).
+    Missing files count as unchanged. Where only times differ, SHA-256 decides (see `same_files`).
     """
     current, changed = [], []
     for source in sources:
@@ -139,7 +142,7 @@ def with_current_times(sources: Iterable[SourceFile]) -> tuple[list[SourceFile],
 
 
 def merged(tallies: list[tuple[Path, LineTally]]) -> LineTally:
-    """One tally of several files; its examples name them."""
+    """Returns one tally of several files, whose examples name them."""
     several = len({path for path, _ in tallies}) > 1
     units = {tally.unit.partition(" ")[0] for _, tally in tallies}
     total = LineTally(unit=units.pop() if len(units) == 1 else "document")

@@ -1,4 +1,4 @@
-"""What an interrupted run goes on by: of which settings the parts in a folder of tokens are, and of which files."""
+"""The plan that an interrupted run resumes from: the settings and files that the parts in its folder were made with."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -17,15 +17,15 @@ PLAN = "plan"
 
 @dataclass(frozen=True)
 class Plan:
-    """Lies in a folder from its first start until the manifest does."""
+    """The plan of a folder of tokens, which is there from the first start until the manifest is written."""
 
     settings: str
-    """Hash of the files' names and all but their bytes that decides what the shards hold."""
+    """Hash of the files' paths and of all else that decides what the shards hold, except the files' bytes."""
     name: str
-    """With which the names of the shards begin. Bytes count in it as they were at the first start, so that no reader
-    of a folder meets the shards of another text under the names that it knows."""
+    """Prefix of the names of the shards. It depends on the files' sizes and times at the first start, so a reader of
+    the folder never finds shards of another text under names that it knows."""
     bounds: list[list[str | int | None]]
-    """Of each part, as `bounds_of` has them."""
+    """File, start and end of each part, as `bounds_of` returns them."""
     sources: list[SourceFile]
     """The files as they were before the last start."""
 
@@ -34,7 +34,7 @@ class Plan:
 
     @classmethod
     def read(cls, folder: Path) -> "Plan | None":
-        """None: there is none, or one of another version."""
+        """Returns the plan of a folder; None: there is none, or one of another version."""
         try:
             values: dict[str, Any] = json.loads((folder / PLAN).read_text())
             values["sources"] = [SourceFile(**source) for source in values["sources"]]
@@ -48,7 +48,10 @@ def bounds_of(parts: list[TextPart]) -> list[list[str | int | None]]:
 
 
 def is_as_noted(noted: SourceFile, sha256: str | None) -> bool:
-    """Whether the file has the bytes that it had when it was noted; a hash of them is needed where its time differs."""
+    """Returns True if the file has the bytes that it had when it was noted.
+
+    `sha256` is their hash, which decides if only the time differs; None: a file with another time counts as changed.
+    """
     now = SourceFile.at(Path(noted.path))
     if sha256 is None:
         return (now.size, now.mtime_ns) == (noted.size, noted.mtime_ns)
@@ -56,6 +59,6 @@ def is_as_noted(noted: SourceFile, sha256: str | None) -> bool:
 
 
 def refuse_change(noted: SourceFile) -> None:
-    """Raises DataError for a file that was written into after it was noted; the next start reads it anew."""
+    """Raises DataError for a file that was written to after it was noted; the next start reads it again."""
     if not is_as_noted(noted, None):
         raise DataError(f"{visible(noted.path)} changed while it was read; run the command again")

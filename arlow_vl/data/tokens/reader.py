@@ -1,4 +1,4 @@
-"""Tokenised text, memory-mapped: documents by their number, and the stream that all of them make."""
+"""Tokenised text, memory-mapped: documents by number, and the stream of all documents."""
 
 from collections.abc import Callable
 from itertools import accumulate
@@ -14,7 +14,7 @@ from arlow_vl.printing import number_of
 
 
 class TokenizedText:
-    """A folder of tokens, opened in a time that does not grow with the text: shards are mapped when asked for.
+    """A folder of tokens. Opening it reads no tokens: a shard is mapped when it is first needed.
 
     Raises:
         DataError: the manifest or a shard is missing, damaged or cut.
@@ -41,11 +41,11 @@ class TokenizedText:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the stream, with every document's bos and eos."""
+        """Number of tokens in the stream, with every document's bos and eos."""
         return int(self._first_token[-1])
 
     def span(self, index: int) -> tuple[int, int]:
-        """Where a document, with its bos and eos, begins and ends in the stream."""
+        """Returns the start and end of a document, with its bos and eos, in the stream."""
         if not 0 <= index < len(self):
             raise IndexError(f"document {index:,} of {len(self):,}")
         shard = int(np.searchsorted(self._first_document, index, side="right")) - 1
@@ -55,22 +55,22 @@ class TokenizedText:
         return first + int(start), first + int(end)
 
     def length(self, index: int) -> int:
-        """Tokens of a document, without bos and eos."""
+        """Returns the number of a document's tokens, without bos and eos."""
         start, end = self.span(index)
         return end - start - 2
 
     def ids(self, index: int) -> UInt[np.ndarray, " text"]:
-        """A document's tokens, without bos and eos."""
+        """Returns a document's tokens, without bos and eos."""
         start, end = self.span(index)
         return self.stream(start + 1, end - 1)
 
     def lengths(self) -> Integer[np.ndarray, " documents"]:
-        """Tokens of each document, with bos and eos."""
+        """Returns the number of tokens of each document, with bos and eos."""
         starts = (self._index(shard)[0] for shard in range(len(self.manifest.shards)))
         return np.concatenate([np.zeros(0, np.int64), *(np.diff(some).astype(np.int64) for some in starts)])
 
     def stream(self, start: int, end: int) -> UInt[np.ndarray, " text"]:
-        """Tokens `start` up to `end` of all documents one after another, each as bos, ids, eos."""
+        """Returns tokens `start` up to `end` of all documents one after another, each as bos, ids, eos."""
         pieces = []
         shard = int(np.searchsorted(self._first_token, start, side="right")) - 1
         while start < end:
@@ -82,7 +82,10 @@ class TokenizedText:
         return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, self._dtype), *pieces])
 
     def until(self, max_tokens: int) -> tuple[int, int, int]:
-        """Documents, tokens and bytes of UTF-8 of the shortest beginning with `max_tokens` tokens, or of all."""
+        """Returns documents, tokens and UTF-8 bytes of the shortest run of first documents with `max_tokens` tokens.
+
+        Where all documents together have fewer, it returns those of all.
+        """
         shard = int(np.searchsorted(self._first_token, max_tokens)) - 1
         if shard >= len(self.manifest.shards):
             return len(self), self.num_tokens, self.manifest.utf8_bytes

@@ -1,4 +1,4 @@
-"""One part of the text becomes shards: streamed, whole or absent, and after a kill not made a second time."""
+"""Writes one part of the text as shards: streamed, each complete or absent, and not written again after a kill."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from arlow_vl.data.text import LineTally
-from arlow_vl.data.text_files import TextPart
+from arlow_vl.data.text_files import PART_BYTES, TextPart
 from arlow_vl.data.text_readers import DocumentReader
 from arlow_vl.data.tokens.encoding import Encoder
 from arlow_vl.data.tokens.manifest import Shard, SourceFile
@@ -26,29 +26,42 @@ DOCUMENTS_AT_ONCE = 512
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenLimits:
+    """Sizes at which a part of the text, a shard and the reading end."""
+
+    part_bytes: int = PART_BYTES
+    """About so many bytes of a file are a part, which one process tokenises."""
+    shard_tokens: int = 2**26
+    """A shard ends with the document that brings it to this many tokens."""
+    max_tokens: int | None = None
+    """A part, and the whole text, end with the document that brings them to this many tokens; None: at their end."""
+
+
+DEFAULT_LIMITS = TokenLimits()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardFormat:
-    """How tokens are written."""
+    """Format of the tokens in shards."""
 
     bos_token_id: int
     eos_token_id: int
     dtype: str
-    shard_tokens: int
-    """A shard ends with the document that brings it to this many tokens."""
-    max_tokens: int | None
-    """A part ends with the document that brings it to this many; None: at its end."""
+    """ "uint16" or "uint32"."""
+    limits: TokenLimits
 
 
 @dataclass(frozen=True)
 class PartFacts:
-    """What became of a part."""
+    """The shards of a part and the tally of its documents."""
 
     tally: LineTally
     shards: list[Shard]
     read_to_end: bool
     sha256: str | None
-    """Of the whole file, from its first part where that was read to the end."""
+    """Hash of the whole file, which the first part of a file has if it was read to the end; else None."""
     reason: str | None
-    """Why tiktoken was not used; None: it was."""
+    """Reason why tiktoken was not used; None: it was."""
 
     @property
     def tokens(self) -> int:
@@ -62,7 +75,7 @@ class PartFacts:
 
     @classmethod
     def read(cls, path: Path) -> "PartFacts | None":
-        """None: the part is not finished."""
+        """Returns the facts of a part; None: it is not finished."""
         if not path.is_file():
             return None
         values: dict[str, Any] = json.loads(path.read_text())
@@ -73,7 +86,7 @@ class PartFacts:
 
 
 class ShardWriter:
-    """Writes a shard under another name, which `finish` takes away."""
+    """Writes a shard under a temporary name until `finish` is called."""
 
     def __init__(self, folder: Path, name: str, dtype: str) -> None:
         self.folder, self.name, self.dtype = folder, name, dtype
@@ -99,7 +112,7 @@ class ShardWriter:
         self._waiting = []
 
     def finish(self) -> Shard:
-        """Gives the shard its name; its facts come last, and say that it is whole."""
+        """Renames the shard to its final name, and writes its facts last, which mark it as complete."""
         self.flush()
         self.file.close()
         documents = len(self.starts) - 1
@@ -119,9 +132,9 @@ def write_part(
     form: ShardFormat,
     report: Callable[[int], None],
 ) -> PartFacts:
-    """Writes `STEM-000.bin`, ... and at last `STEM.json`; goes on behind shards that are there already.
+    """Writes `STEM-000.bin`, ... and at last `STEM.json`; resumes after the shards that are there already.
 
-    `report` is called with the bytes of the part that are read.
+    `report` is called with the bytes of the part read so far.
 
     Raises:
         DataError: the part's file is no longer as it was noted in `source`.
@@ -129,7 +142,8 @@ def write_part(
     reader = DocumentReader(part)
     shards = list(_whole_shards(stem))
     documents = islice(reader, sum(shard.documents for shard in shards), None)
-    enough = form.max_tokens or math.inf
+    limits = form.limits
+    enough = limits.max_tokens or math.inf
     tokens = sum(shard.tokens for shard in shards)
     writer: ShardWriter | None = None
     for texts in batches(documents) if tokens < enough else ():
@@ -137,7 +151,7 @@ def write_part(
             writer = writer or ShardWriter(stem.parent, f"{stem.name}-{len(shards):03d}", form.dtype)
             writer.add([form.bos_token_id, *ids, form.eos_token_id], text)
             tokens += len(ids) + 2
-            if writer.tokens >= form.shard_tokens or tokens >= enough:
+            if writer.tokens >= limits.shard_tokens or tokens >= enough:
                 shards.append(writer.finish())
                 writer = None
             if tokens >= enough:
@@ -151,7 +165,7 @@ def write_part(
         shards.append(writer.finish())
     to_end = tokens < enough
     tally = reader.tally if to_end else tally_of_first(part, sum(shard.documents for shard in shards))
-    has_hash = part.start == 0 and to_end and (part.end is None or form.max_tokens is None)
+    has_hash = part.start == 0 and to_end and (part.end is None or limits.max_tokens is None)
     facts = PartFacts(tally, shards, to_end, reader.sha256() if has_hash else None, encoder.reason)
     refuse_change(source)
     facts.write(facts_path(stem))
@@ -160,8 +174,10 @@ def write_part(
 
 
 def tally_of_first(part: TextPart, documents: int) -> LineTally:
-    """Of the part up to so many documents: they are read again, as a reader is ahead of what is encoded, or after a
-    kill has read nothing."""
+    """Returns the tally of a part up to so many documents, which are read again.
+
+    The part's own reader is ahead of what is encoded, or has read nothing of what was written before a kill.
+    """
     reader = DocumentReader(part)
     for _ in islice(reader, documents):
         pass
@@ -169,7 +185,7 @@ def tally_of_first(part: TextPart, documents: int) -> LineTally:
 
 
 def facts_path(stem: Path) -> Path:
-    """The file that says that a part, or a shard, is whole."""
+    """Returns the path of the file that marks a part, or a shard, as complete."""
     return stem.with_name(f"{stem.name}.json")
 
 
@@ -182,7 +198,7 @@ def _whole_shards(stem: Path) -> Iterator[Shard]:
 
 
 def batches(documents: Iterator[str]) -> Iterator[list[str]]:
-    """Documents until there are many, or many characters in them."""
+    """Yields lists of up to `DOCUMENTS_AT_ONCE` documents, ended early by one that fills `CHARACTERS_AT_ONCE`."""
     some: list[str] = []
     characters = 0
     for document in documents:

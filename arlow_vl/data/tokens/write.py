@@ -1,4 +1,4 @@
-"""Text of any size to a folder of tokens, by several processes; a run that was interrupted goes on where it was."""
+"""Tokenises text of any size into a folder, by several processes; an interrupted run resumes where it was."""
 
 import contextlib
 import dataclasses
@@ -15,17 +15,16 @@ from arlow_vl.data.bad_share import MAX_BAD_FRACTION
 from arlow_vl.data.processes import in_processes
 from arlow_vl.data.prompts import document_ends
 from arlow_vl.data.remote_cache import FULL
-from arlow_vl.data.text_files import PART_BYTES, parts_of, text_files, told_text
+from arlow_vl.data.text_files import parts_of, text_files, told_text
 from arlow_vl.data.tokens.encoding import Encoder
 from arlow_vl.data.tokens.manifest import FORMAT, NAME, Manifest, SourceFile, merged, tokenizer_hash, with_current_times
 from arlow_vl.data.tokens.plan import PLAN, Plan, bounds_of, is_as_noted, refuse_change
 from arlow_vl.data.tokens.reader import TokenizedText
-from arlow_vl.data.tokens.shards import PartFacts, ShardFormat, facts_path, write_part
+from arlow_vl.data.tokens.shards import DEFAULT_LIMITS, PartFacts, ShardFormat, TokenLimits, facts_path, write_part
 from arlow_vl.errors import DataError
 from arlow_vl.locks import take_lock, tell_unlocked
 from arlow_vl.printing import print_line, visible
 
-SHARD_TOKENS = 2**26
 LOCK = ".lock"
 OURS = re.compile(r"\.?([0-9a-f]{8}-\d{5})(-\d{3,})?\.(bin|idx|json)(\..*)?")
 Progress = Callable[[int, int], None]
@@ -36,25 +35,24 @@ def tokenize_text(
     tokenizer: Any,
     folder: Path,
     *,
+    limits: TokenLimits = DEFAULT_LIMITS,
     workers: int = 1,
-    shard_tokens: int = SHARD_TOKENS,
-    max_tokens: int | None = None,
     max_bad_fraction: float = MAX_BAD_FRACTION,
-    part_bytes: int = PART_BYTES,
     progress: Progress | None = None,
     replace: bool = False,
 ) -> TokenizedText:
-    """The documents of `sources` as tokens in `folder`, made unless they are there.
+    """Returns the documents of `sources` as tokens in `folder`, which are written unless they are there.
 
-    `progress` is called with the bytes of text that are read and their number. `replace` lets text that has changed,
-    or another tokenizer, replace what the folder holds.
+    `progress` is called with the bytes of text read so far and in all. With `replace`, text that has changed or
+    another tokenizer replaces the tokens in the folder.
 
     Raises:
         DataError: there is no text, too much of it is unusable, or the folder holds something else.
         CheckpointError: the tokenizer has no eos.
-        ResourceError: a process was killed. An OSError where the disk is full, or cannot be written.
+        ResourceError: a process was killed.
+        OSError: the disk is full, or cannot be written.
     """
-    job = Job(sources, tokenizer, shard_tokens, max_tokens, part_bytes)
+    job = Job(sources, tokenizer, limits)
     with contextlib.closing(job.files), locked(folder):
         if job.is_done(folder, replace=replace):
             Manifest.read(folder).tally.report(job.where, max_bad_fraction)
@@ -67,41 +65,41 @@ def tokenize_text(
 
 
 class Job:
-    """Which files become which shards: decided by the text and the settings, never by the number of processes."""
+    """The parts and shards that files become: decided by text and settings, never by the number of processes."""
 
-    def __init__(
-        self,
-        sources: Sequence[str | Path],
-        tokenizer: Any,
-        shard_tokens: int,
-        max_tokens: int | None,
-        part_bytes: int,
-    ) -> None:
+    def __init__(self, sources: Sequence[str | Path], tokenizer: Any, limits: TokenLimits) -> None:
         self.tokenizer = tokenizer
         self.where = ", ".join(map(told_text, sources))
         self.files = text_files(sources)
         self.sources = {path: SourceFile.at(path) for path in self.files}
-        self.parts = [part for path in self.files for part in parts_of(path, part_bytes)]
+        self.parts = [part for path in self.files for part in parts_of(path, limits.part_bytes)]
         bos, eos = document_ends(tokenizer)
-        self.form = ShardFormat(
-            bos_token_id=bos,
-            eos_token_id=eos,
-            dtype="uint16" if len(tokenizer) <= 2**16 else "uint32",
-            shard_tokens=shard_tokens,
-            max_tokens=max_tokens,
-        )
+        dtype = "uint16" if len(tokenizer) <= 2**16 else "uint32"
+        self.form = ShardFormat(bos_token_id=bos, eos_token_id=eos, dtype=dtype, limits=limits)
         self.tokenizer_hash = tokenizer_hash(tokenizer)
         read = list(self.sources.values())
-        form = [FORMAT, self.tokenizer_hash, dataclasses.asdict(self.form), part_bytes]
-        settings, bounds = hashed([form, [source.path for source in read]]), bounds_of(self.parts)
+        settings, bounds = self._settings(), bounds_of(self.parts)
         name = hashed([settings, bounds, [[source.size, source.mtime_ns] for source in read]])[:8]
         self.plan = Plan(settings, name, bounds, read)
+
+    def _settings(self) -> str:
+        """Hash of all that decides what the shards hold, but the bytes of the files (see `Plan.settings`)."""
+        limits = self.form.limits
+        form = {
+            "bos_token_id": self.form.bos_token_id,
+            "eos_token_id": self.form.eos_token_id,
+            "dtype": self.form.dtype,
+            "shard_tokens": limits.shard_tokens,
+            "max_tokens": limits.max_tokens,
+        }
+        paths = [source.path for source in self.sources.values()]
+        return hashed([[FORMAT, self.tokenizer_hash, form, limits.part_bytes], paths])
 
     def stem(self, folder: Path, i: int) -> Path:
         return folder / f"{self.plan.name}-{i:05d}"
 
     def is_done(self, folder: Path, *, replace: bool) -> bool:
-        """Whether the folder holds the tokens of this text. Raises DataError if of another, unless `replace`."""
+        """Returns True if the folder holds this text's tokens. Raises DataError if another's, unless `replace`."""
         if not (folder / NAME).is_file():
             return False
         manifest = Manifest.read(folder)
@@ -109,7 +107,7 @@ class Job:
         same_files = [source.path for source in current] == [source.path for source in self.sources.values()]
         asked = (manifest.tokenizer, manifest.bos_token_id, manifest.eos_token_id, manifest.max_tokens)
         form = self.form
-        same = asked == (self.tokenizer_hash, form.bos_token_id, form.eos_token_id, form.max_tokens)
+        same = asked == (self.tokenizer_hash, form.bos_token_id, form.eos_token_id, form.limits.max_tokens)
         if same and same_files and not changed:
             if current != manifest.sources:
                 dataclasses.replace(manifest, sources=current).write(folder)
@@ -121,8 +119,8 @@ class Job:
         return False
 
     def prepare(self, folder: Path, *, replace: bool) -> None:
-        """Leaves in the folder what an interrupted run with these settings has made of files that are as they were, and
-        nothing else of ours."""
+        """Removes what earlier runs wrote, except parts that a run with these settings made of files that have not
+        changed since."""
         remove_partial(folder)  # of a process that was killed: the folder is locked
         others = [path.name for path in folder.iterdir() if path.name not in (LOCK, PLAN, NAME) and not is_ours(path)]
         if others:
@@ -145,7 +143,7 @@ class Job:
         self.plan.write(folder)
 
     def _unchanged(self, folder: Path, noted: list[SourceFile]) -> set[str]:
-        """Stems of the parts of those files that have the bytes that they had at the last start."""
+        """Returns the stems of the parts whose files have not changed since the last start."""
         hashes: dict[Path, str | None] = {}
         for i, part in enumerate(self.parts):
             if part.start == 0 and (facts := PartFacts.read(facts_path(self.stem(folder, i)))):
@@ -155,7 +153,7 @@ class Job:
         return {self.stem(folder, i).name for i, part in enumerate(self.parts) if part.path in same}
 
     def run(self, folder: Path, workers: int, progress: Progress | None) -> list[PartFacts]:
-        """The facts of every part, in order; with `max_tokens`, up to the part that reaches them."""
+        """Writes the missing parts, and returns the facts of all, or of those up to `max_tokens`, in order."""
         facts: list[PartFacts | None] = [
             PartFacts.read(facts_path(self.stem(folder, i))) for i in range(len(self.parts))
         ]
@@ -197,13 +195,13 @@ class Job:
         return write_part(part, self.sources[part.path], self.stem(folder, i), encoder, self.form, tell)
 
     def _needed(self, facts: Sequence[PartFacts | None]) -> int | None:
-        """The number of first parts that hold `max_tokens`; None: not known, or all of them."""
-        tokens = 0
+        """Returns how many of the first parts hold `max_tokens`; None: all are needed, or it is not known yet."""
+        tokens, max_tokens = 0, self.form.limits.max_tokens
         for i, part in enumerate(facts):
             if part is None:
                 return None
             tokens += part.tokens
-            if self.form.max_tokens is not None and tokens >= self.form.max_tokens:
+            if max_tokens is not None and tokens >= max_tokens:
                 return i + 1
         return None
 
@@ -227,8 +225,8 @@ class Job:
             bos_token_id=self.form.bos_token_id,
             eos_token_id=self.form.eos_token_id,
             dtype=self.form.dtype,
-            max_tokens=self.form.max_tokens,
-            read_to_end=tokens < (self.form.max_tokens or tokens + 1),
+            max_tokens=self.form.limits.max_tokens,
+            read_to_end=tokens < (self.form.limits.max_tokens or tokens + 1),
             unit=tally.unit,
             used=tally.used,
             skipped=dict(tally.skipped),
@@ -245,7 +243,7 @@ def hashed(value: Any) -> str:
 
 @contextlib.contextmanager
 def nothing_half_written(folder: Path) -> Iterator[None]:
-    """Whatever ends the work, shards that were being written are gone; those that are whole stay for the next start."""
+    """Removes half-written shards if the block raises; complete ones stay for the next start."""
     try:
         yield
     except BaseException as error:
@@ -261,16 +259,18 @@ def remove_partial(folder: Path) -> None:
 
 
 def tell_reason(reason: str) -> None:
-    print_line(f"the tokenizer itself encodes, several times as long as tiktoken would: {reason}", file=sys.stderr)
+    print_line(
+        f"the tokenizer itself encodes, which takes several times as long as tiktoken: {reason}", file=sys.stderr
+    )
 
 
 def is_ours(path: Path) -> bool:
-    """A shard, or the facts of a shard or a part."""
+    """Returns True for a file of a shard, or of the facts of a shard or a part."""
     return OURS.fullmatch(path.name) is not None
 
 
 def remove_notes(folder: Path) -> None:
-    """Removes what an interrupted run would have gone on by, and shards that the manifest does not name."""
+    """Removes the files that an interrupted run resumes from, and shards that the manifest does not name."""
     named = {shard.name for shard in Manifest.read(folder).shards}
     for path in folder.iterdir():
         if is_ours(path) and (path.suffix in (".json", ".partial") or path.stem not in named):
@@ -280,7 +280,7 @@ def remove_notes(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process at a time writes into a folder; another one waits, and says so."""
+    """Lets one process at a time write into a folder; another one says so, and waits."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "w") as lock:
         try:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from arlow_vl.evaluation.numbers import FEWEST, format_interval, format_number, is_outside_zero
@@ -23,6 +22,7 @@ from arlow_vl.evaluation.tasks.predictions import MODEL
 from arlow_vl.evaluation.tasks.results import Results, broken, read_results, refuse_changed
 from arlow_vl.evaluation.tasks.scoring import ALL
 from arlow_vl.evaluation.tasks.table import TITLES, images_of
+from arlow_vl.pages import page_environment
 from arlow_vl.printing import number_of, visible
 from vision.whole_files import write_whole
 
@@ -53,25 +53,21 @@ def write_report(folder: Path, output: Path, *, model: Path | None = None, teste
         asked.append(probes)
     heat = look_at_heat(folder, seeing, take_turns(asked), model=model, tested=tested)
     where = model or Path(results[0].told["model"]["path"])
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=shown,
-    )
-    page = environment.get_template(TEMPLATE).render(
-        sections=sections,
-        models={told["model"]["sha256"]: told["model"]["path"] for told in (one.told for one in results)},
-        plots=[plot for plot in map(plot_run, runs_of(where)) if plot],
-        gates=next((section["gates"] for section in sections if section["gates"]), []),
-        checks=read_checks(folder),
-        heat=heat,
-        heat_plots=[plot_test(test) for test in heat.tests],
-        folder=folder,
-        fewest=FEWEST,
-        number_of=number_of,
+    page = (
+        page_environment(Path(__file__).parent, finalize=shown)
+        .get_template(TEMPLATE)
+        .render(
+            sections=sections,
+            models={told["model"]["sha256"]: told["model"]["path"] for told in (one.told for one in results)},
+            plots=[plot for plot in map(plot_run, runs_of(where)) if plot],
+            gates=next((section["gates"] for section in sections if section["gates"]), []),
+            checks=read_checks(folder),
+            heat=heat,
+            heat_plots=[plot_test(test) for test in heat.tests],
+            folder=folder,
+            fewest=FEWEST,
+            number_of=number_of,
+        )
     )
     write_whole(output, page)
 

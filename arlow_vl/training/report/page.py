@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 import arlow_vl.evaluation.report
 from arlow_vl.evaluation.numbers import format_number
 from arlow_vl.evaluation.report.charts import Curve, Plot, is_drawable, plot_curves
+from arlow_vl.pages import page_environment
 from arlow_vl.printing import number_of
 from arlow_vl.training.look import SampleLook
 from arlow_vl.training.report.folder import STEPS_NAMED, Points, Run, flat, read_run
@@ -30,14 +29,7 @@ def write_run_report(folder: Path, output: Path | None = None) -> Path:
         DataError: a file of the folder is not what a run writes.
     """
     run = read_run(folder)
-    folders = [Path(__file__).parent, *map(Path, arlow_vl.evaluation.report.__path__)]
-    environment = Environment(
-        loader=FileSystemLoader(folders),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(Path(__file__).parent, *map(Path, arlow_vl.evaluation.report.__path__))
     page = environment.get_template(TEMPLATE).render(
         run=run,
         number_of=number_of,

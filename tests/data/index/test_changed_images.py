@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from arlow_vl.data.index import changed_images
-from arlow_vl.data.index.building import build_index, indexes_of
+from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.changed_images import changed_image
 from arlow_vl.data.index.header import read_header
 from arlow_vl.data.index.images import read_image
@@ -77,7 +77,7 @@ def test_an_image_that_has_become_shorter_has_other_bytes(captions, tmp_path):
 
 def test_an_image_that_was_only_touched_is_read_once_and_no_other_is(captions, tmp_path, reads, monkeypatch):
     monkeypatch.setattr(changed_images, "TICK_NS", 0)
-    index = build_index(captions)
+    (index,) = indexes_of(captions)
     settle()
     os.utime(tmp_path / "a.jpg", ns=(5, 5))
     settle()
@@ -94,7 +94,7 @@ def test_images_that_are_gone_are_no_change(captions, tmp_path):
 
 
 def test_in_a_folder_of_others_they_are_read_at_every_start(captions, reads, monkeypatch):
-    index = build_index(captions)
+    (index,) = indexes_of(captions)
 
     def refused(*_: object) -> None:
         raise PermissionError(13, "Permission denied")

@@ -8,10 +8,11 @@ import pytest
 from arlow_vl.cli import main
 from arlow_vl.data import remote
 from arlow_vl.data.formats.detect import open_source
-from arlow_vl.data.index.building import build_index, indexes_of
+from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.images import read_image
-from arlow_vl.data.index.places import open_index, place_of
+from arlow_vl.data.index.places import place_of
 from arlow_vl.data.index.reading import IndexedSamples
+from arlow_vl.data.index.ready import ready_indexes
 from arlow_vl.data.loader import ResumableLoader
 from arlow_vl.data.samples import ImageRef
 from arlow_vl.data.sources import Source
@@ -115,7 +116,7 @@ def test_workers_fetch_what_left_the_cache_once_and_give_the_same_batches(server
 
 
 def test_a_shard_that_comes_again_with_other_bytes_is_refused(server, cache):
-    index = build_index(shards_of(server, number=1).replace("{0..0}", "0"))
+    (index,) = indexes_of(shards_of(server, number=1).replace("{0..0}", "0"))
     for path in cache.folder.rglob("*.tar"):
         path.unlink()
     server.files["/s/train-0.tar"] = server.files["/s/train-0.tar"].replace(b"caption", b"Caption") + b"\0" * 512
@@ -133,10 +134,8 @@ def test_shards_are_read_through_a_cache_that_holds_one_of_them(server, cache, m
 
 
 def test_an_index_that_is_missing_is_one_sentence(server, cache):
-    with pytest.raises(
-        DataError, match=r"train-0\.tar has no index; run `arlow data index http://127.*/s/train-0\.tar`"
-    ):
-        open_index(server.url("s/train-0.tar?token=secret"))
+    with pytest.raises(DataError, match=r"http://127.*/s/train-0\.tar has no index$"):
+        ready_indexes(server.url("s/train-0.tar?token=secret"))
     assert "secret" not in str(place_of(server.url("s/a.tar?token=secret")).folders[0])
 
 

@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arlow_vl.data.scenes.font import word_dots
 from arlow_vl.data.scenes.grammar import caption_of, groups_named, nouns_named, parse_caption, part_name
+from arlow_vl.data.scenes.layout import MARGIN, SIDE
 from arlow_vl.data.scenes.scene import MOST, Group, Scene, Word
-from arlow_vl.data.scenes.vocabulary import COLOURS, CONCEPTS, LONGEST_WORD, NOUNS, NUMBERS, OPPOSITE, WORDS
+from arlow_vl.data.scenes.vocabulary import COLOURS, CONCEPTS, NOUNS, NUMBERS, OPPOSITE, WORDS
 
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 GROUPS = st.builds(Group, st.sampled_from(NOUNS), st.sampled_from(list(COLOURS)), st.integers(1, MOST))
@@ -82,7 +84,10 @@ def test_no_word_of_the_vocabulary_is_in_two_roles():
     nouns = [spelled for concept in CONCEPTS.values() for spelled in {concept.noun, concept.nouns}]
     words = [*nouns, *COLOURS, *NUMBERS, *WORDS, "word", "above", "left"]
     assert len(words) == len(set(words))
-    assert max(map(len, WORDS)) == LONGEST_WORD
+
+
+def test_every_word_fits_into_half_an_image():
+    assert max(word_dots(word, 2).shape[1] for word in WORDS) <= SIDE // 2 - 2 * MARGIN
 
 
 def test_questions_name_a_part_by_its_noun_in_its_number():

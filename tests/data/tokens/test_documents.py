@@ -5,6 +5,7 @@ import tracemalloc
 
 from arlow_vl.data.prompts import IGNORED
 from arlow_vl.data.tokens.documents import TokenDocuments
+from arlow_vl.data.tokens.shards import TokenLimits
 from arlow_vl.data.tokens.write import tokenize_text
 from tests.tiny_runs import sentences, tiny_tokenizer
 
@@ -12,7 +13,7 @@ from tests.tiny_runs import sentences, tiny_tokenizer
 def documents_of(tmp_path, max_length: int) -> tuple[TokenDocuments, list[list[int]]]:
     texts, tokenizer = sentences(9), tiny_tokenizer()
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    tokens = tokenize_text([tmp_path / "a.jsonl"], tokenizer, tmp_path / "tokens", shard_tokens=200)
+    tokens = tokenize_text([tmp_path / "a.jsonl"], tokenizer, tmp_path / "tokens", limits=TokenLimits(shard_tokens=200))
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     whole = [[tokenizer.bos_token_id, *some, tokenizer.eos_token_id] for some in ids]
     return TokenDocuments(tokens, max_length=max_length), whole

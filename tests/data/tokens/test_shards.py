@@ -3,6 +3,7 @@
 import pytest
 
 from arlow_vl.data.tokens import shards
+from arlow_vl.data.tokens.shards import TokenLimits
 from arlow_vl.data.tokens.write import tokenize_text
 from tests.tiny_runs import sentences, tiny_tokenizer, write_jsonl
 
@@ -22,7 +23,7 @@ def test_the_tally_is_of_what_max_tokens_took_however_the_run_was_stopped(tmp_pa
         raise Stop
 
     arguments = ([path], tiny_tokenizer(), tmp_path / "out")
-    options = {"max_tokens": 150, "shard_tokens": 20, "max_bad_fraction": 0.5}
+    options = {"limits": TokenLimits(max_tokens=150, shard_tokens=20), "max_bad_fraction": 0.5}
     if is_stopped:
         monkeypatch.setattr(shards.PartFacts, "write", stop)
         with pytest.raises(Stop):

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,17 @@ import pytest
 from arlow_vl.data import processes
 from arlow_vl.data.packing import PackedRows, pack_documents
 from arlow_vl.data.tokens import shards, write
+from arlow_vl.data.tokens.manifest import tokenizer_hash
+from arlow_vl.data.tokens.plan import Plan
 from arlow_vl.data.tokens.reader import TokenizedText
+from arlow_vl.data.tokens.shards import TokenLimits
 from arlow_vl.data.tokens.write import tokenize_text
 from arlow_vl.errors import CheckpointError, DataError, ResourceError
 from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer
 from tests.tiny_runs import sentences, tiny_tokenizer, write_jsonl
 
 BOS, EOS = 1, 2
-SMALL = {"part_bytes": 900, "shard_tokens": 100}
+SMALL = TokenLimits(part_bytes=900, shard_tokens=100)
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_documents_and_their_stream_are_read_back(tmp_path, texts):
-    text = tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
+    text = tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", limits=SMALL)
     expected = [ids(sentence) for sentence in sentences(40)]
     assert len(text.manifest.shards) > 5
     assert [text.ids(i).tolist() for i in range(len(text))] == expected
@@ -58,11 +62,11 @@ def test_documents_and_their_stream_are_read_back(tmp_path, texts):
 def test_documents_begin_with_eos_where_there_is_no_bos(tmp_path, texts):
     tokenizer = train_tokenizer(sentences(50), vocab_size=300)
     tokenizer.bos_token = None
-    text = tokenize_text([texts], tokenizer, tmp_path / "out", **SMALL)
+    text = tokenize_text([texts], tokenizer, tmp_path / "out", limits=SMALL)
     assert text.stream(0, text.length(0) + 2).tolist() == [EOS, *ids(sentences(40)[0]), EOS]
     tokenizer.eos_token = None
     with pytest.raises(CheckpointError, match="names no eos_token, so no document would end; name one"):
-        tokenize_text([texts], tokenizer, tmp_path / "other", **SMALL)
+        tokenize_text([texts], tokenizer, tmp_path / "other", limits=SMALL)
 
 
 def test_a_large_vocabulary_takes_four_bytes(tmp_path, texts):
@@ -75,8 +79,8 @@ def test_a_large_vocabulary_takes_four_bytes(tmp_path, texts):
 def test_max_tokens_takes_the_shortest_beginning_of_whole_documents(tmp_path, texts, max_tokens):
     lengths = np.cumsum([len(ids(sentence)) + 2 for sentence in sentences(40)])
     documents = min(40, int(np.searchsorted(lengths, max_tokens)) + 1)
-    whole = tokenize_text([texts], tiny_tokenizer(), tmp_path / "whole", **SMALL)
-    limited = tokenize_text([texts], tiny_tokenizer(), tmp_path / "cut", max_tokens=max_tokens, **SMALL)
+    whole = tokenize_text([texts], tiny_tokenizer(), tmp_path / "whole", limits=SMALL)
+    limited = tokenize_text([texts], tiny_tokenizer(), tmp_path / "cut", limits=replace(SMALL, max_tokens=max_tokens))
     for text in (whole, limited):
         facts = PackedRows(text, 2, max_tokens).facts
         assert (facts.documents, facts.tokens) == (documents, lengths[documents - 1])
@@ -100,10 +104,10 @@ def test_the_manifest_tells_what_was_read(tmp_path, texts):
 
 
 def test_several_processes_write_the_same_files(tmp_path, texts):
-    tokenize_text([texts], tiny_tokenizer(), tmp_path / "one", **SMALL)
+    tokenize_text([texts], tiny_tokenizer(), tmp_path / "one", limits=SMALL)
     seen = []
     tokenize_text(
-        [texts], tiny_tokenizer(), tmp_path / "three", workers=3, progress=lambda *done: seen.append(done), **SMALL
+        [texts], tiny_tokenizer(), tmp_path / "three", workers=3, progress=lambda *done: seen.append(done), limits=SMALL
     )
     assert files(tmp_path / "one") == files(tmp_path / "three")
     total = sum(path.stat().st_size for path in texts.iterdir())
@@ -118,7 +122,7 @@ class Stop(Exception):
 @pytest.mark.parametrize("after", [1, 2, 3, 5, 9])
 def test_an_interrupted_run_goes_on_and_makes_no_shard_twice(tmp_path, texts, monkeypatch, after):
     arguments = ([texts], tiny_tokenizer())
-    tokenize_text(*arguments, tmp_path / "whole", **SMALL)
+    tokenize_text(*arguments, tmp_path / "whole", limits=SMALL)
     made = []
     finish = shards.ShardWriter.finish
 
@@ -131,12 +135,12 @@ def test_an_interrupted_run_goes_on_and_makes_no_shard_twice(tmp_path, texts, mo
 
     monkeypatch.setattr(shards.ShardWriter, "finish", finish_or_stop)
     with pytest.raises(Stop):
-        tokenize_text(*arguments, tmp_path / "out", **SMALL)
+        tokenize_text(*arguments, tmp_path / "out", limits=SMALL)
     assert not (tmp_path / "out" / "manifest.json").exists()
     with pytest.raises(DataError, match=r"holds no manifest\.json; `arlow data tokenize`"):
         TokenizedText(tmp_path / "out")
     after = 10**6
-    tokenize_text(*arguments, tmp_path / "out", **SMALL)
+    tokenize_text(*arguments, tmp_path / "out", limits=SMALL)
     assert sorted(made) == sorted(set(made))
     assert files(tmp_path / "out") == files(tmp_path / "whole")
     assert list((tmp_path / "out").glob(".*.partial")) == []
@@ -152,9 +156,9 @@ def test_a_killed_process_is_named_and_the_next_run_goes_on(tmp_path, texts, mon
 
     monkeypatch.setattr(write, "write_part", killed)
     with pytest.raises(ResourceError, match=r"the process that read .*c\.jsonl died \(exit status -9\).*to go on"):
-        tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", workers=2, **SMALL)
+        tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", workers=2, limits=SMALL)
     monkeypatch.undo()
-    text = tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", workers=2, **SMALL)
+    text = tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", workers=2, limits=SMALL)
     assert [text.ids(i).tolist() for i in range(40)] == [ids(sentence) for sentence in sentences(40)]
 
 
@@ -199,27 +203,27 @@ def is_alive(pid: int) -> bool:
 
 
 def test_what_is_there_is_not_made_again(tmp_path, texts, monkeypatch):
-    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
+    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", limits=SMALL)
     monkeypatch.setattr(write, "write_part", None)
     os.utime(texts / "b.jsonl", (1, 1))  # its SHA-256 is the same
     before = files(tmp_path / "out")
-    text = tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
+    text = tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", limits=SMALL)
     assert text.manifest.sources[0].mtime_ns == 10**9
     monkeypatch.setattr("hashlib.file_digest", None)  # from now on, nothing is hashed
-    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
+    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", limits=SMALL)
     after = files(tmp_path / "out")
     assert {name for name in before if before[name] != after[name]} == {"manifest.json"}
 
 
 def test_a_folder_of_other_tokens_is_refused(tmp_path, texts):
-    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
+    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", limits=SMALL)
     with pytest.raises(DataError, match=r"out holds the tokens of other text, or another tokenizer's; name another"):
-        tokenize_text([texts / "b.jsonl"], tiny_tokenizer(), tmp_path / "out", **SMALL)
+        tokenize_text([texts / "b.jsonl"], tiny_tokenizer(), tmp_path / "out", limits=SMALL)
     with pytest.raises(DataError, match=r"out holds the tokens of other text, or another tokenizer's"):
-        tokenize_text([texts], train_tokenizer(sentences(9), 280), tmp_path / "out", **SMALL)
+        tokenize_text([texts], train_tokenizer(sentences(9), 280), tmp_path / "out", limits=SMALL)
     write_jsonl(texts / "b.jsonl", ["a cat"])
     with pytest.raises(DataError, match=r"out holds the tokens of .*b\.jsonl as it was before"):
-        tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
+        tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", limits=SMALL)
 
 
 def test_a_folder_that_holds_other_files_is_refused(tmp_path, texts):
@@ -228,9 +232,19 @@ def test_a_folder_that_holds_other_files_is_refused(tmp_path, texts):
 
 
 def test_an_unfinished_folder_with_other_settings_is_refused(tmp_path, texts, monkeypatch):
-    interrupt(monkeypatch, [texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
+    interrupt(monkeypatch, [texts], tiny_tokenizer(), tmp_path / "out", limits=SMALL)
     with pytest.raises(DataError, match=r"out was begun with other text, another tokenizer or other settings"):
-        tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", part_bytes=900, shard_tokens=70)
+        tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", limits=replace(SMALL, shard_tokens=70))
+
+
+def test_the_hash_of_the_settings_is_that_of_folders_begun_by_earlier_versions(tmp_path, texts, monkeypatch):
+    tokenizer = tiny_tokenizer()
+    interrupt(monkeypatch, [texts], tokenizer, tmp_path / "out", limits=SMALL)
+    form = {"bos_token_id": BOS, "eos_token_id": EOS, "dtype": "uint16", "shard_tokens": 100, "max_tokens": None}
+    paths = [str(path.resolve()) for path in sorted(texts.iterdir())]
+    settings = json.dumps([[1, tokenizer_hash(tokenizer), form, 900], paths])
+    plan = Plan.read(tmp_path / "out")
+    assert plan is not None and plan.settings == hashlib.sha256(settings.encode()).hexdigest()
 
 
 def test_text_that_changes_while_it_is_read_is_refused_and_read_by_the_next_start(tmp_path, texts, monkeypatch):
@@ -283,25 +297,26 @@ def interrupt(monkeypatch, *arguments, **options) -> None:
 
 @pytest.mark.parametrize("part_bytes", [900, 10**6])
 def test_an_interrupted_run_reads_again_only_what_has_other_bytes(tmp_path, texts, monkeypatch, part_bytes):
-    arguments, options = ([texts], tiny_tokenizer(), tmp_path / "out"), {**SMALL, "part_bytes": part_bytes}
-    interrupt(monkeypatch, *arguments, **options)
+    arguments, limits = ([texts], tiny_tokenizer(), tmp_path / "out"), replace(SMALL, part_bytes=part_bytes)
+    interrupt(monkeypatch, *arguments, limits=limits)
     os.utime(texts / "b.jsonl", (1, 1))  # its SHA-256 is the same
     data = (texts / "c.jsonl").read_bytes()
     (texts / "c.jsonl").write_bytes(data.replace(b"a ", b"b "))
     os.utime(texts / "c.jsonl", (1, 1))
     made = parts_made(monkeypatch)
-    text = tokenize_text(*arguments, **options)
+    text = tokenize_text(*arguments, limits=limits)
     assert set(made) == {"c.jsonl"}
-    expected = tokenize_text([texts], tiny_tokenizer(), tmp_path / "whole", **options)
+    expected = tokenize_text([texts], tiny_tokenizer(), tmp_path / "whole", limits=limits)
     assert text.fingerprint == expected.fingerprint
     assert (text.manifest.sources, text.manifest.used) == (expected.manifest.sources, 40)
 
 
 def test_an_interrupted_run_goes_on_with_text_that_has_become_more_parts(tmp_path, texts, monkeypatch):
-    interrupt(monkeypatch, [texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
+    interrupt(monkeypatch, [texts], tiny_tokenizer(), tmp_path / "out", limits=SMALL)
     write_jsonl(texts / "b.jsonl", sentences(90))
-    text = tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
-    assert files(text.folder) == files(tokenize_text([texts], tiny_tokenizer(), tmp_path / "whole", **SMALL).folder)
+    text = tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", limits=SMALL)
+    whole = tokenize_text([texts], tiny_tokenizer(), tmp_path / "whole", limits=SMALL)
+    assert files(text.folder) == files(whole.folder)
 
 
 def test_too_large_a_share_of_bad_lines_is_refused_until_it_is_allowed(tmp_path, texts, monkeypatch):
@@ -331,7 +346,7 @@ def test_text_without_a_document_is_refused(tmp_path):
     ],
 )
 def test_a_damaged_folder_is_told_when_it_is_opened(tmp_path, texts, damage, sentence):
-    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
+    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", limits=SMALL)
     damage(next((tmp_path / "out").glob("*.bin")))
     with pytest.raises(DataError, match=sentence):
         TokenizedText(tmp_path / "out")
@@ -343,7 +358,7 @@ def change_format(folder: Path) -> None:
 
 
 def test_opening_reads_no_token(tmp_path, texts):
-    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
+    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", limits=SMALL)
     text = TokenizedText(tmp_path / "out")
     assert text._maps == {}
     text.stream(0, 10)
@@ -352,7 +367,7 @@ def test_opening_reads_no_token(tmp_path, texts):
 
 def test_rows_of_a_tokenised_folder_are_those_of_its_text(tmp_path, texts):
     path = write_jsonl(tmp_path / "all.jsonl", sentences(40))
-    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
+    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", limits=SMALL)
     one = pack_documents(path, tiny_tokenizer(), 16, tmp_path / "cache", max_tokens=400)
     other = pack_documents(tmp_path / "out", tiny_tokenizer(), 16, tmp_path / "unused", max_tokens=400)
     assert not (tmp_path / "unused").exists()
@@ -374,16 +389,16 @@ def test_a_tokenised_folder_whose_text_has_changed_is_used_and_told(tmp_path, te
 
 
 def test_a_kill_before_a_rename_keeps_nobody_out(tmp_path, texts):
-    whole = tokenize_text([texts], tiny_tokenizer(), tmp_path / "whole", **SMALL)
+    whole = tokenize_text([texts], tiny_tokenizer(), tmp_path / "whole", limits=SMALL)
     for name in (".plan.0123abcd.partial", ".manifest.json.0123abcd.partial"):
         (tmp_path / "out").mkdir(exist_ok=True)
         (tmp_path / "out" / name).write_text("half")
-    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
+    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", limits=SMALL)
     assert files(tmp_path / "out") == files(whole.folder)
     assert list((tmp_path / "out").glob(".*.partial")) == []
 
 
 def test_a_file_system_without_locks_takes_tokens_and_says_that_it_has_none(tmp_path, texts, without_locks, capsys):
-    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", **SMALL)
+    tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", limits=SMALL)
     assert f"warning: {tmp_path / 'out'} is on a file system without locks" in capsys.readouterr().err
     assert len(TokenizedText(tmp_path / "out")) > 0
