@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from arlow_vl.training.components import component_of, is_treated, unread_names
 from arlow_vl.training.policy import Component, PartPolicy, Policy
-from arlow_vl.training.stages import component_of, is_treated, unread_names
 
 RANK = 16
 

@@ -13,8 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from arlow_vl.models.folders import save_folder
 from arlow_vl.printing import print_line
 from arlow_vl.training.build import finish_model
+from arlow_vl.training.components import is_adapter
 from arlow_vl.training.logs import validation_of
-from arlow_vl.training.stages import is_adapter
 from vision.whole_files import write_whole
 
 FOLDER, FACTS, STOPPED = "best", "best.json", "stopped.json"

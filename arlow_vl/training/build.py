@@ -21,7 +21,9 @@ from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGene
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 from arlow_vl.models.folders import as_dtype, check_folder, load_tokenizer, load_weights, refuse_changed_weights
 from arlow_vl.progress import ProgressLine
+from arlow_vl.training.adapters import merge_adapters
 from arlow_vl.training.compiling import blocks_of, compile_blocks
+from arlow_vl.training.components import component_of, is_adapter
 from arlow_vl.training.datamodules import StageData, TextData
 from arlow_vl.training.image_text_data import ImageTextData, check_refused_images, checked_sources
 from arlow_vl.training.memory import refuse_too_large
@@ -29,7 +31,7 @@ from arlow_vl.training.model_fields import config_of, vision_config_of
 from arlow_vl.training.modules import ImageTextModule, StageModule, TextModule
 from arlow_vl.training.policy import read_policy
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe
-from arlow_vl.training.stages import check_policy, component_of, is_adapter, stays
+from arlow_vl.training.stages import check_policy, stays
 from vision.transform import ImageTransform
 from vision.weights import load_encoder_weights
 
@@ -57,8 +59,6 @@ def build_stage(recipe: Recipe) -> Stage:
 def finish_model(model: Any) -> None:
     """What is trained as it is to be saved: without adapters, whose products are added to the weights."""
     if any(is_adapter(name) for name, _ in model.named_parameters()):
-        from arlow_vl.training.adapters import merge_adapters  # imports peft
-
         merge_adapters(model)
 
 

@@ -13,13 +13,13 @@ from arlow_vl.models.arlow.linear import product_for
 from arlow_vl.printing import number_of
 from arlow_vl.training.build import Stage, build_stage
 from arlow_vl.training.compiling import blocks_of
+from arlow_vl.training.components import component_of
 from arlow_vl.training.modules import labels_of
 from arlow_vl.training.operations import Counts, operations_of, pairs_of
 from arlow_vl.training.policy import Policy
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe
 from arlow_vl.training.schedule import told_of_schedule
 from arlow_vl.training.settings import OptimConfig
-from arlow_vl.training.stages import component_of
 from arlow_vl.training.steps import COMPUTE_DTYPES
 
 LOOKED_AT = 4

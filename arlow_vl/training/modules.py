@@ -12,6 +12,7 @@ from arlow_vl.data.sources import Batch
 from arlow_vl.errors import CheckpointError, DivergenceError
 from arlow_vl.training.checkpoint_io import check_same_tensors
 from arlow_vl.training.compiling import as_written
+from arlow_vl.training.components import component_of
 from arlow_vl.training.guards import SpikeGuard
 from arlow_vl.training.model_fields import plain_fields, refuse_other_settings
 from arlow_vl.training.optimizers import build_optimizer, build_schedule, leave_out
@@ -20,7 +21,7 @@ from arlow_vl.training.ranks import gathered, own_part, summed, whole, world_siz
 from arlow_vl.training.recipe import Recipe, to_plain, validation_columns_of
 from arlow_vl.training.resume import refuse_other_recipe
 from arlow_vl.training.sharding import ShardedStrategy
-from arlow_vl.training.stages import apply_policy, component_of, set_modes, stays
+from arlow_vl.training.stages import apply_policy, set_modes, stays
 from arlow_vl.training.steps import StepRecord
 
 NOT_FOR_THE_MODEL = ("keys", "source", "is_filler", "num_tokens", "num_images", "num_labels")

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from arlow_vl.training.components import component_of
 from arlow_vl.training.policy import Policy
-from arlow_vl.training.stages import component_of
 
 Use = str
 """What a weight is multiplied with: one of the fields of `Operations`."""

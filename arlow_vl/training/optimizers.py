@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from arlow_vl.training.components import component_of, is_in_block
 from arlow_vl.training.policy import Policy
 from arlow_vl.training.schedule import lr_factor
 from arlow_vl.training.settings import OptimConfig
-from arlow_vl.training.stages import component_of, is_in_block
 
 GATE_LR = 10
 """Learning rate of the cross-attention gates, in those of the rest: a closed gate lets no gradient through to its
