@@ -8,8 +8,8 @@ import torch
 import yaml
 
 from arlow_vl.cli import main
-from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.recipe_files import read_yaml
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.tiny_runs import write_image_text_recipe, write_text_recipe
 

@@ -10,7 +10,7 @@ from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.folders import find_changes
 from arlow_vl.training.best import replace_folder
 from arlow_vl.training.checkpoint_names import steps_done
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.tiny_runs import weights_sha256, write_image_text_recipe, write_text_recipe
 from tests.training.test_run import Cut, Interrupt, facts, validations

@@ -11,7 +11,7 @@ from PIL import Image
 from arlow_vl.cli import main
 from arlow_vl.errors import CheckpointError
 from arlow_vl.training.export import open_source
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.starts import compare_data
 from tests.tiny_runs import write_image_text_recipe, write_text_recipe
 from tests.training.test_run import Interrupt, facts, start

@@ -16,7 +16,7 @@ from arlow_vl.cli import main
 from arlow_vl.errors import DivergenceError
 from arlow_vl.serving.assistant import Assistant
 from arlow_vl.training.dry_run import dry_run
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.steps import MOST_BAD_IN_A_ROW
 from tests.serving.live import live
 from tests.serving.tiny_folders import write_folders

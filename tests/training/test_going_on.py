@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.folders import load_text_model, load_vision_language_model
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.tiny_runs import write_image_text_recipe, write_text_recipe
 

@@ -14,9 +14,9 @@ from arlow_vl.training.recipe import (
     SourceConfig,
     TextRecipe,
     first_difference,
-    parse_recipe,
     to_plain,
 )
+from arlow_vl.training.recipe_parsing import parse_recipe
 from tests.tiny_runs import write_text_recipe
 
 IMAGE_TEXT = {

@@ -24,7 +24,7 @@ from arlow_vl.training import run
 from arlow_vl.training.checkpoint_io import read_checkpoint
 from arlow_vl.training.checkpoint_names import checkpoints, steps_done
 from arlow_vl.training.logs import SPEED_COLUMNS
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit, run_lock
 from tests.tiny_runs import weights_sha256, write_image_text_recipe, write_text_recipe
 
@@ -449,7 +449,7 @@ SLOW_FIT = """
 import sys, time
 from lightning.pytorch import Callback
 from arlow_vl.training.logs import SPEED_COLUMNS
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 
 class Slow(Callback):

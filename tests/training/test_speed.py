@@ -11,7 +11,7 @@ from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.training.operations import Counts, operations_of, pairs_of
 from arlow_vl.training.policy import read_policy
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from arlow_vl.training.speed import FETCH, WaitingForData, matmul_peak, memory_gib
 from arlow_vl.training.stages import apply_policy
