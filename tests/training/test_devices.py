@@ -147,7 +147,7 @@ class Spoilt(Float16):
 
 
 def test_gradients_that_no_scale_makes_finite_end_the_run(recipes, tmp_path):
-    with pytest.raises(DivergenceError, match=r"gradient norm is nan at step 5, the 3rd step in a row"):
+    with pytest.raises(DivergenceError, match=r"gradient norm is nan at step 5, not finite for 3 steps in a row"):
         start(recipes["text"], tmp_path, interrupt=Spoilt(4.0))
     assert [step["left_out"] for step in steps_of(tmp_path)] == ["overflow"] * 2 + ["non-finite"] * 3
 
