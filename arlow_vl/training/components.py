@@ -31,7 +31,7 @@ def is_in_block(name: str) -> bool:
 
 
 def is_treated(name: str, part: PartPolicy) -> bool:
-    """Returns True for a dotted name in the blocks that the component's policy selects (without `blocks`: everywhere)."""
+    """Returns True for a dotted name in the blocks that its component's policy selects; always without `blocks`."""
     if part.blocks is None:
         return True
     found = BLOCK_NUMBER.match(name + ".")

@@ -1,7 +1,7 @@
-"""Floating-point operations that a model needs for what a batch holds, whatever kernels run and however it is padded.
+"""Floating-point operations that a model needs for the content of a batch, whatever its kernels and padding.
 
-A product costs 2 operations a weight and token. Its gradients cost as much again each: of the input where something
-behind it is trained, of the weight where that is. Attention is counted too, but not that inside an image encoder.
+A matrix product costs 2 operations per weight and token. Each of its two gradients costs the same: of the input, if
+anything below is trained, and of the weight, if it is trained. Attention is counted, except inside an image encoder.
 """
 
 from collections.abc import Mapping
@@ -14,24 +14,24 @@ from arlow_vl.training.components import component_of
 from arlow_vl.training.policy import Policy
 
 Use = str
-"""What a weight is multiplied with: one of the fields of `Operations`."""
+"""Name of the field of `Operations` for the inputs that a weight is multiplied with."""
 
 
 @dataclass
 class Counts:
-    """What batches hold."""
+    """Content of one or several batches."""
 
     tokens: int = 0
-    """Of texts, without padding."""
+    """Tokens of texts, without padding."""
     labels: int = 0
-    """Tokens that are learnt: the head is multiplied with no other."""
+    """Tokens that are learnt, the only ones that the head computes logits for."""
     images: int = 0
     tiles: int = 0
-    """Images or their tiles, of one size, that the encoder sees."""
+    """Images or tiles of one size that are encoded."""
     patches: int = 0
-    """Those of images in their native resolution, that the encoder sees."""
+    """Patches that are encoded of images in native resolution."""
     features: int = 0
-    """Tokens that the encoder made earlier."""
+    """Image tokens that were encoded earlier and cached."""
 
     def add(self, batch: Mapping[str, Any], labels: int) -> None:
         self.tokens += batch.get("num_tokens", batch["input_ids"].numel())
@@ -46,37 +46,40 @@ class Counts:
 
 
 def pairs_of(batch: Mapping[str, Any]) -> Tensor | None:
-    """Pairs of tokens in causal self-attention, a scalar on the batch's device: a token sees those before it in its
-    document, and itself."""
+    """Returns the number of token pairs in causal self-attention, a scalar on the batch's device; None if unknown.
+
+    A token attends to itself and to those before it in its document.
+    """
     positions = batch.get("position_ids")
     return None if positions is None else positions.sum() + positions.numel()
 
 
 @dataclass(frozen=True)
 class Operations:
-    """Operations of a training step for each thing that it holds."""
+    """Operations of a training step for each unit of its content."""
 
     token: float
-    """A token, in the decoder's layers without attention itself."""
+    """Per token, in the weights of the decoder's layers."""
     label: float
-    """A token that is learnt, in the head."""
+    """Per learnt token, in the head."""
     seeing: float
-    """A token that reads an image, in the cross-attention blocks."""
+    """Per token that attends to an image, in the weights of the cross-attention blocks."""
     read: float
-    """An image token that is read, in their keys and values."""
+    """Per image token, in the key and value projections of the cross-attention blocks."""
     projected: float
-    """An encoder token, in the projector."""
+    """Per encoder token, in the projector."""
     encoded: float
-    """An encoder token, in the encoder."""
+    """Per encoder token, in the encoder."""
     pair: float
-    """A pair of tokens, in self-attention."""
+    """Per pair of tokens, in self-attention."""
     cross_pair: float
-    """A token and an image token, in cross-attention."""
+    """Per pair of a token and an image token, in cross-attention."""
     patches_per_tile: int
     latents: int | None
-    """Image tokens that a perceiver makes of each image; None: as many as the encoder."""
+    """Image tokens that a perceiver projector makes of each image; None: as many as the encoder."""
 
     def of(self, counts: Counts, pairs: float) -> float:
+        """Returns the operations for this content, with `pairs` of tokens in self-attention."""
         encoded = counts.tiles * self.patches_per_tile + counts.patches
         projected = encoded + counts.features
         read = projected if self.latents is None else counts.images * self.latents
@@ -94,7 +97,7 @@ class Operations:
 
 
 def operations_of(model: Any, policy: Policy) -> Operations:
-    """Those of a model with the gradients that a policy asks for."""
+    """Returns the operations of a model, with the gradients that the policy needs."""
     config = model.config.get_text_config()
     is_tied = model.get_input_embeddings().weight is getattr(model.lm_head, "weight", None)
     per: dict[Use, float] = dict.fromkeys(("token", "label", "seeing", "read", "projected", "encoded"), 0.0)
@@ -119,7 +122,7 @@ def operations_of(model: Any, policy: Policy) -> Operations:
 
 
 def _use_of(name: str, is_tied: bool) -> Use | None:
-    """None: it is looked up, and multiplied with nothing."""
+    """Returns the use of a weight; None if it is looked up, not multiplied."""
     component, parts = component_of(name), name.split(".")
     if parts[-1] == "latents":
         return None

@@ -17,19 +17,19 @@ class TextRecipe:
     """Pretrains the decoder on text."""
 
     stage: Literal["text"]
-    """Which kind of recipe this is."""
+    """Kind of the recipe."""
     run_dir: Path
-    """The run folder: config.yaml, metrics.csv, steps.jsonl, checkpoints/, hf/."""
+    """Run folder: config.yaml, metrics.csv, steps.jsonl, checkpoints/, hf/."""
     train_text: str
     """Training documents: a file, folder, glob or address of text, or a folder that `arlow data tokenize` made."""
     validation_text: str
-    """Validation documents, likewise."""
+    """Validation documents, in the same forms."""
     row_length: int
     """Tokens of a packed row."""
     batch_size: int
     """Rows of a batch."""
     policy: dict[str, Any]
-    """What is trained: for each component of the model frozen, train or lora, or a mapping (see `PartPolicy`)."""
+    """Treatment of each component of the model: frozen, train or lora, or a mapping (see `PartPolicy`)."""
     run: RunConfig
     """Steps, seed and precision."""
     optim: OptimConfig
@@ -39,14 +39,14 @@ class TextRecipe:
     tokenizer: Path | None = None
     """Folder of a saved tokenizer; null: the checkpoint's."""
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Fields of ArlowConfig where weights are random, or size: 0.02b to 3b, which brings those that are not given (see
+    """Fields of ArlowConfig for random weights. size, from 0.02b to 3b, sets those that are not given (see
     `training.sizes`); vocab_size is the tokenizer's unless given."""
     max_tokens: int | None = None
-    """Training tokens to read, about; null: all."""
+    """Approximate number of training tokens to read; null: all."""
     packed_folder: Path | None = None
-    """Where tokenised text is kept for the next run; null: `packed` in the run folder."""
+    """Folder that keeps tokenised text for the next run; null: `packed` in the run folder."""
     max_bad_fraction: float = MAX_BAD_FRACTION
-    """Largest share of unusable lines or rows, which are skipped and counted by reason; over it no run starts."""
+    """Largest share of unusable lines or rows, which are skipped and counted by reason; above it no run starts."""
 
     def __post_init__(self) -> None:
         refuse_idle_pathway(read_policy(self.policy), ("cross_attention",), "a text recipe has no images")
@@ -68,42 +68,42 @@ class TextRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTextRecipe:
-    """Teaches a text checkpoint to read images."""
+    """Teaches a text checkpoint to read images, or trains a vision-language model further."""
 
     stage: Literal["image_text"]
-    """Which kind of recipe this is."""
+    """Kind of the recipe."""
     run_dir: Path
-    """The run folder: config.yaml, metrics.csv, steps.jsonl, checkpoints/, hf/."""
+    """Run folder: config.yaml, metrics.csv, steps.jsonl, checkpoints/, hf/."""
     sources: list[SourceConfig]
-    """Training data; every batch takes its samples_per_batch of each, or all are packed into rows."""
+    """Training data; a batch has samples_per_batch texts of each source, or all are packed into rows."""
     validation_sources: list[SourceConfig]
     """Validation data; each is measured by itself."""
     policy: dict[str, Any]
-    """What is trained: for each component of the model frozen, train or lora, or a mapping (see `PartPolicy`)."""
+    """Treatment of each component of the model: frozen, train or lora, or a mapping (see `PartPolicy`)."""
     run: RunConfig
     """Steps, seed and precision."""
     optim: OptimConfig
     """Optimizer and learning rate."""
     text_checkpoint: Path | None = None
-    """Folder of a trained text model (`hf` of a text run) that gets an encoder, a projector and cross-attention."""
+    """Folder of a trained text model (`hf` of a text run), which gets an encoder, a projector and cross-attention."""
     vision: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Of that encoder: fields of ArlowVisionConfig (timm_name, image_size, blocks, prefix_tokens, transform), and
+    """Encoder for it: fields of ArlowVisionConfig (timm_name, image_size, blocks, prefix_tokens, transform), and
     weights: a file of its weights under timm's names, safetensors or a state dict of `torch.save`."""
     checkpoint: Path | None = None
-    """In place of these two, folder of a vision-language model (`hf` of such a run) that is trained on."""
+    """Folder of a vision-language model (`hf` of such a run) to train further, in place of these two."""
     cache_features: Path | None = None
-    """Folder in which the frozen encoder's patch tokens are kept; null: encode in every step."""
+    """Folder for caching the frozen encoder's patch tokens; null: images are encoded in every step."""
     cache_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
-    """As what they are kept: bfloat16 for tokens that float16 cannot hold, float32 for the losses without a cache."""
+    """Dtype of the cache: bfloat16 for values that float16 cannot hold, float32 for the same losses as without it."""
     packing: PackingConfig | None = None
-    """Pack training samples into rows of one width; null: samples_per_batch texts of each source."""
+    """Packs training samples into rows of one width; null: samples_per_batch texts of each source."""
     max_length: int = 128
-    """Most tokens of a text, prompt included; what is over is cut."""
+    """Largest number of tokens of a text, prompt included; longer ones are cut."""
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Fields of ArlowVLConfig, with text_checkpoint: projector, projector_latents and gate_opening."""
+    """Fields of ArlowVLConfig for text_checkpoint: projector, projector_latents and gate_opening."""
     max_bad_fraction: float = MAX_BAD_FRACTION
     """Largest share of a source's samples, or of its questions, that may be unusable: they are skipped and counted by
-    reason. Over it the run does not start, or ends where images are decoded on the way (no cache). 0: none may be."""
+    reason. Above it the run does not start, or ends if images are decoded during training (no cache). 0: none."""
 
     def __post_init__(self) -> None:
         policy = read_policy(self.policy)
@@ -127,7 +127,7 @@ class ImageTextRecipe:
         )
 
     def _check_beginning(self) -> None:
-        """Either a text model and an encoder, or a model that has all."""
+        """Checks that the run starts either from a text model and an encoder, or from a vision-language model."""
         both = self.text_checkpoint is not None and self.checkpoint is not None
         check(not both, "text_checkpoint and checkpoint are both given; name the one that the run starts from")
         if self.checkpoint is not None:
@@ -142,7 +142,7 @@ class ImageTextRecipe:
         )
 
     def _check_shares(self) -> None:
-        """Each source says its share in the way that the batches are made."""
+        """Checks that each source states its share in the form that packed or padded batches need."""
         for source in self.validation_sources:
             check(source.samples_per_batch is not None, f"validation source {source.name} needs samples_per_batch")
             idle = [name for name in ("weight", "epochs") if getattr(source, name) is not None]
@@ -168,14 +168,14 @@ RECIPES: dict[str, type[Recipe]] = {"text": TextRecipe, "image_text": ImageTextR
 
 
 def validation_columns_of(recipe: Recipe) -> tuple[str, ...]:
-    """What each validation of a recipe gives; the smaller, the better."""
+    """Returns the names of a recipe's validation metrics, of which smaller values are better."""
     if isinstance(recipe, TextRecipe):
         return "validation_loss", "validation_bits_per_byte"
     return "validation_loss", *(f"validation_loss_{source.name}" for source in recipe.validation_sources)
 
 
 def to_plain(value: Any) -> Any:
-    """A recipe as what YAML and checkpoints can hold: mappings, lists, strings and numbers."""
+    """Returns a recipe as plain values for YAML and checkpoints: mappings, lists, strings and numbers."""
     if dataclasses.is_dataclass(value):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -186,7 +186,7 @@ def to_plain(value: Any) -> Any:
 
 
 def first_difference(old: Any, new: Any, key: str = "") -> str | None:
-    """`optim.lr was 0.1 and is 0.2` for the first of two plain recipes' keys that differs, None if none does."""
+    """Returns the first difference of two plain recipes as `optim.lr was 0.1 and is 0.2`; None if they are equal."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in [*old, *(name for name in new if name not in old)]:
             difference = first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else name)
@@ -197,7 +197,7 @@ def first_difference(old: Any, new: Any, key: str = "") -> str | None:
 
 
 def refuse_idle_pathway(policy: Policy, components: Sequence[Component], why: str) -> None:
-    """Raises ValueError where something is trained that only batches with images reach: decay alone would change it."""
+    """Raises ValueError if a component is trained that no images reach, so that only weight decay would change it."""
     for name in components:
         check(
             not (name in policy and policy[name].is_trained),
@@ -206,6 +206,7 @@ def refuse_idle_pathway(policy: Policy, components: Sequence[Component], why: st
 
 
 def check_rate(optim: OptimConfig) -> None:
+    """Raises ValueError if there is no learning rate, neither given nor from the width of a new text model."""
     check(
         optim.lr is not None,
         "optim.lr is missing; give the peak learning rate (only a text recipe whose model has a size or a hidden_size "

@@ -22,13 +22,13 @@ from arlow_vl.yaml_text import told_fault
 
 
 def parse_recipe(argv: list[str], *, look: Callable[[Recipe], None] = lambda recipe: None) -> Recipe:
-    """A recipe from `--config FILE.yaml` and overrides such as `--optim.lr 3e-4`.
+    """Returns the recipe of `--config FILE.yaml` and overrides such as `--optim.lr 3e-4`.
 
     Args:
-        look: Given the recipe before the fields of its model are checked, which loads libraries that take seconds.
+        look: Called with the recipe before its model fields are checked, which imports libraries for seconds.
 
     Raises:
-        ValueError: in one sentence, with the closest known key for a misspelt one.
+        ValueError: the recipe is wrong; the message is one sentence, with the closest known key for a misspelt one.
     """
     front = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     front.add_argument("--config", type=Path)
@@ -60,7 +60,7 @@ def parse_recipe(argv: list[str], *, look: Callable[[Recipe], None] = lambda rec
 
 @contextlib.contextmanager
 def _named(config: Path) -> Iterator[None]:
-    """Errors name the recipe that they are about."""
+    """Puts the recipe's path in front of errors."""
     try:
         yield
     except ValueError as error:
@@ -68,7 +68,7 @@ def _named(config: Path) -> Iterator[None]:
 
 
 def build_parser(recipe_class: type[Recipe]) -> Any:
-    """The jsonargparse parser of one kind of recipe."""
+    """Returns the jsonargparse parser for one kind of recipe."""
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -84,7 +84,7 @@ def _fill(recipe_class: type[Recipe], config: Path, overrides: list[str]) -> Rec
     try:
         namespace = parser.parse_args(["--config", str(config), *arguments])
         namespace.pop("config")
-        refuse_wrong_shapes(namespace.as_dict(), recipe_class)  # those of options too
+        refuse_wrong_shapes(namespace.as_dict(), recipe_class)  # including options
         values = _built(parser, namespace)
     except (argparse.ArgumentError, ValueError) as error:
         raise ValueError(_plain_error(error)) from error
@@ -97,11 +97,11 @@ def _fill(recipe_class: type[Recipe], config: Path, overrides: list[str]) -> Rec
 
 
 def _built(parser: Any, namespace: Any) -> dict[str, Any]:
-    """The values of a recipe, its groups of keys as their classes.
+    """Returns the values of a recipe, with its groups of keys as dataclasses.
 
     Raises:
-        ValueError: a class refuses what it is given. A run that has done more steps than it now asks for is told of
-            that alone: whoever mends the rest would meet it next.
+        ValueError: a dataclass refuses its values. If the run has also done more steps than `run.max_steps`, the error
+            names that alone, as it would come next.
     """
     try:
         return vars(parser.instantiate(namespace))
@@ -115,7 +115,7 @@ def _built(parser: Any, namespace: Any) -> dict[str, Any]:
 
 
 def _sized(model: dict[str, Any], optim: OptimConfig) -> dict[str, Any]:
-    """`model` with the fields of its size, and `optim` with the rate that goes with the width where it names none."""
+    """Returns `model` with the fields of its size, and `optim` with the learning rate of that width if it has none."""
     model = with_size(model)
     width = model.get("hidden_size")
     if optim.lr is None and isinstance(width, int) and width > 0:
@@ -127,19 +127,19 @@ UNION = (
     r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - (.*?) "
     r"Given value type: .*? Given value: ?"
 )
-"""What jsonargparse says of a value that is none of several kinds, in an order that differs between its versions."""
+"""Error of jsonargparse for a value of none of the allowed types, whose order differs between its versions."""
 NO_NULL = "Expected a NoneType"
 
 
 def _plain_error(error: Exception) -> str:
-    """What jsonargparse found, without the classes on its way to the key."""
+    """Returns an error of jsonargparse as one sentence, without the classes on the way to the key."""
     text = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
     if found := re.search(UNION, text):
         kinds = [kind for kind in found[1].split(" - ") if kind != NO_NULL]
         if all(kind.startswith("Expected a ") for kind in kinds):
             known = ", ".join(kind.removeprefix("Expected a ") for kind in kinds)
             text = f"{text[: found.start()]}Expected a {known} or null. Got value: {text[found.end() :]}"
-        else:  # of a group of keys, in which something is wrong
+        else:  # a wrong value inside a group of keys
             text = f"{text[: found.start()]}{kinds[0]}"
     text = text.replace("typing.Literal", "value of ")
     keys = re.findall(r'Parser key "([\w.]+)":', text)
@@ -150,8 +150,10 @@ def _plain_error(error: Exception) -> str:
 
 
 def _part_inner(overrides: list[str], annotations: Mapping[str, Any]) -> tuple[list[str], list[tuple[list[str], str]]]:
-    """Parts options such as `--vision.transform.max_tiles 4`, as names and text, from those for jsonargparse, which
-    keeps but the last of them in a free mapping, and that as text."""
+    """Splits the options into those for jsonargparse, and (names, text) of those inside free mappings.
+
+    Such an option is `--vision.transform.max_tiles 4`; jsonargparse would keep only the last one, as a string.
+    """
     others, inner = [], []
     arguments = iter(overrides)
     for argument in arguments:
@@ -180,7 +182,7 @@ def _set_inner(values: dict[str, Any], names: list[str], text: str) -> None:
 
 
 def recipe_of_values(values: Mapping[str, Any], *, where: str) -> Recipe:
-    """A recipe that `to_plain` has made plain, as checkpoints hold it. Raises ValueError where it cannot be read."""
+    """Returns the recipe of the plain values in a checkpoint. Raises ValueError naming `where` if they are wrong."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(yaml.safe_dump(dict(values)))

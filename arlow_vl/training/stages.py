@@ -49,7 +49,7 @@ def check_policy(model: nn.Module, policy: Policy) -> None:
 
 
 def apply_policy(model: nn.Module, words: Mapping[str, Any]) -> None:
-    """Adds adapters and sets `requires_grad` and the modes, in place. Call `set_modes` after each later `model.train()`."""
+    """Adds adapters and sets `requires_grad` and modes, in place. Call `set_modes` after each later `model.train()`."""
     policy = read_policy(words)
     check_policy(model, policy)
     if any(part.treatment == "lora" for part in policy.values()):
