@@ -70,5 +70,5 @@ def _targets(model: nn.Module, component: Component, part: PartPolicy) -> list[s
 
 
 def _whole(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the values under regular expressions that match the whole name, as peft also matches ends of names."""
+    """Returns the values under patterns that match whole names, as peft matches plain names with ends of names too."""
     return {f"^{name.replace('.', chr(92) + '.')}$": value for name, value in values.items()}

@@ -98,7 +98,7 @@ class KeepBest(Callback):
         if trainer.is_global_zero:
             write_whole(self.run_dir / STOPPED, json.dumps(facts, indent=2) + "\n")
             print_line(
-                f"ends after step {trainer.global_step}: {self.column} has not been better than "
+                f"stopped early after step {trainer.global_step}: {self.column} has not improved on "
                 f"{self.best['value']:.6g} of step {self.best['step']} for {self.since} "
                 "validations (run.watch.patience)",
                 file=sys.stderr,
@@ -109,7 +109,10 @@ class KeepBest(Callback):
         folder = self.run_dir / FOLDER
         if trainer.is_global_zero and folder.is_dir() and facts_of(folder) != self.best:
             shutil.rmtree(folder)
-            print_line(f"{folder} was of steps that were taken otherwise later, and is removed", file=sys.stderr)
+            print_line(
+                f"{folder} is removed: the run has repeated the steps of this model with another result",
+                file=sys.stderr,
+            )
 
 
 class _Facts:

@@ -163,6 +163,6 @@ class Checkpointing(Callback):
         step = trainer.global_step
         where = checkpoint_path(self.folder, step)
         print_line(
-            f"arlow: stopped by {name} after step {step}; the same command goes on from {where}", file=sys.stderr
+            f"arlow: stopped by {name} after step {step}; the same command resumes from {where}", file=sys.stderr
         )
         raise SystemExit(TIME_IS_OVER if reason == OVER else 128 + reason)

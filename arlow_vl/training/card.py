@@ -31,8 +31,8 @@ messages = [{{"role": "user", "content": [{{"type": "image", "path": "photo.jpg"
 print(ask(text=messages, max_new_tokens=40, return_full_text=False)[0]["generated_text"])""",
 }
 LIMITS = {
-    "arlow": "It continues text, from what it read in training alone; what it writes may be wrong or offensive.",
-    "arlow_vl": "It says what its training data taught it to see; what lies outside them it names all the same, "
+    "arlow": "It continues text from its training data alone; what it writes may be wrong or offensive.",
+    "arlow_vl": "It describes what its training data taught it to see; anything else it names too, but "
     "wrongly. A score beside its controls says how much of an answer comes from the image.",
 }
 

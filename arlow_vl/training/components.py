@@ -49,7 +49,7 @@ def is_adapter(name: str) -> bool:
 
 
 def unread_names(model: nn.Module, policy: Policy) -> set[str]:
-    """Returns the parameters of a trained encoder that no output token depends on.
+    """Returns the names of parameters of a trained encoder that no output token depends on.
 
     Their names are those that they have without adapters. The set is empty where the encoder is frozen.
     """

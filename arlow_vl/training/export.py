@@ -124,7 +124,7 @@ def open_source(path: Path) -> Source:
     if (path / "config.json").is_file():
         opened = open_model(path, device="cpu")
         if getattr(opened.model.config, "quantization_config", None) is not None:
-            raise CheckpointError(f"{path} is in fewer bits already; export the model that it was made from")
+            raise CheckpointError(f"{path} is quantised already; export the model that it was made from")
         run = path.parent if (path.parent / "config.yaml").is_file() else None
         recipe = read_yaml(run / "config.yaml") if run else {}
         return Source((opened.model, opened.processor or opened.tokenizer), path, run, recipe)
@@ -168,7 +168,7 @@ def hash_of(source: Source, wishes: Wishes) -> str | None:
     """
     folder, model = folder_of(source), source.products[0]
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not there, so no scores are of this model; leave --scores out")
+        raise CheckpointError(f"{folder} does not exist, so no scores belong to this model; leave --scores out")
     is_rounded = wishes.precision is not None and PRECISIONS[wishes.precision] != model.dtype
     if wishes.quantise or is_rounded or not (folder == source.place or holds(folder, model)):
         return None
@@ -214,6 +214,6 @@ def build_trained(recipe: Recipe, checkpoint: dict, found: Path) -> tuple:
     try:
         check_frozen(checkpoint["callbacks"]["FrozenTensorsCheck"], hash_frozen(model, policy))
     except ValueError as error:
-        raise CheckpointError(f"what the run of {found} began with has changed: {error}") from error
+        raise CheckpointError(f"the initial model of the run of {found} has changed: {error}") from error
     finish_model(model)
     return model, *others

@@ -82,7 +82,7 @@ def find_place(engine: EngineConfig, variables: Mapping[str, str] = os.environ) 
         for name, number, most in zip(numbers, (rank, local_rank), (wanted, engine.devices), strict=True):
             if number >= most:
                 raise ValueError(
-                    f"{name} is {number}, but {asked}, whose numbers end at {most - 1}: set run.engine.devices and "
+                    f"{name} is {number}, but {asked}, so the highest is {most - 1}: set run.engine.devices and "
                     f"nodes to what the launcher starts, or unset {name}"
                 )
         return Place(rank, local_rank, wanted, launcher)  # pyrefly: ignore[bad-argument-type]

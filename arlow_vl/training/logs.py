@@ -63,7 +63,7 @@ class LineFile:
         except OSError as error:
             raise ResourceError(
                 f"cannot write {self.path}: {error.strerror}; checkpoints saved before are whole, and the same command "
-                "goes on from the last one"
+                "resumes from the last one"
             ) from error
 
 
@@ -72,7 +72,7 @@ def tell_gaps(path: Path, steps: Sequence[int], done: int) -> None:
     if lacking := sorted(set(range(1, done + 1)) - set(steps)):
         print_line(
             f"arlow: {path} lacks {len(lacking):,} of the {done:,} steps that are done, the first is {lacking[0]:,}; "
-            "it was cut or removed, and what it said of them is lost",
+            "it was cut or removed, and their lines are lost",
             file=sys.stderr,
         )
 

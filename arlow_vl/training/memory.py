@@ -29,7 +29,7 @@ def refuse_too_large(model: nn.Module, recipe: Recipe) -> None:
     if sum(parts.values()) <= there:
         return
     told = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())
-    raise ResourceError(f"the run needs more than the {_gib(there)} GiB that there are ({told} GiB); {advice(recipe)}")
+    raise ResourceError(f"the run needs more than the {_gib(there)} GiB of memory ({told} GiB); {advice(recipe)}")
 
 
 def least_bytes(model: nn.Module, recipe: Recipe) -> dict[str, int]:
@@ -101,7 +101,7 @@ def out_of_memory(model: nn.Module, recipe: Recipe, error: BaseException) -> Res
     there = memory_of(device_type_of(recipe.run.engine))
     first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
     return ResourceError(
-        f"a step does not fit into the {_gib(there)} GiB of memory ({held} GiB, the rest is of the batch, of "
+        f"a step does not fit into the {_gib(there)} GiB of memory ({held} GiB, and the rest for a batch of "
         f"{tokens_of_a_batch(recipe):,} tokens or more; {first}); {advice(recipe)}"
     )
 

@@ -1,7 +1,8 @@
 """Floating-point operations that a model needs for the content of a batch, whatever its kernels and padding.
 
 A matrix product costs 2 operations per weight and token. Each of its two gradients costs the same: of the input, if
-anything below is trained, and of the weight, if it is trained. Attention is counted, except inside an image encoder.
+anything before it is trained, and of the weight, if it is trained. Attention is counted, except inside an image
+encoder.
 """
 
 from collections.abc import Mapping

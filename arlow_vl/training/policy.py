@@ -98,7 +98,7 @@ def _are_names(value: Any) -> bool:
 VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lr": (lambda value: _is_number(value) and value > 0, "a number over 0"),
     "alpha": (lambda value: _is_number(value) and value > 0, "a number over 0"),
-    "weight_decay": (lambda value: _is_number(value) and value >= 0, "a number from 0"),
+    "weight_decay": (lambda value: _is_number(value) and value >= 0, "a number of at least 0"),
     "rank": (lambda value: type(value) is int and value > 0, "a whole number over 0"),
     "blocks": (_is_range, "[first, end] with first < end"),
     "targets": (_are_names, "a list of names such as q_proj"),

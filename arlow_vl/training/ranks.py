@@ -96,8 +96,8 @@ def _meet(place: Place, seconds: int) -> Any:
     except (RuntimeError, OSError, ValueError) as error:  # DistNetworkError, DistStoreError
         if came := re.search(r"(\d+)/\d+ clients joined", str(error)):
             raise ValueError(
-                f"of {place.world_size} processes {came[1]} came within {seconds} seconds to {address}:{port}; start "
-                "as many as run.engine.devices x nodes says"
+                f"only {came[1]} of {place.world_size} processes joined {address}:{port} within {seconds} seconds; "
+                "start as many as run.engine.devices x nodes says"
             ) from error
         raise ValueError(
             f"rank {place.rank} cannot reach the run's meeting place {address}:{port} within {seconds} seconds "

@@ -1,4 +1,4 @@
-"""Recipes, the runs that `arlow fit` can do, as frozen dataclasses that check their values."""
+"""Recipes of the runs of `arlow fit`, as frozen dataclasses that check their values."""
 
 import dataclasses
 from collections import Counter
@@ -146,7 +146,9 @@ class ImageTextRecipe:
         for source in self.validation_sources:
             check(source.samples_per_batch is not None, f"validation source {source.name} needs samples_per_batch")
             idle = [name for name in ("weight", "epochs") if getattr(source, name) is not None]
-            check(not idle, f"validation source {source.name}: {' '.join(idle[:1])} is of training; leave it out")
+            check(
+                not idle, f"validation source {source.name}: {' '.join(idle[:1])} is for training alone; leave it out"
+            )
         for source in self.sources:
             packs = self.packing is not None
             wrong = [name for name in ("weight", "epochs") if not packs and getattr(source, name) is not None]

@@ -92,7 +92,7 @@ def refuse_wrong_shapes(values: Any, annotation: Any, key: str = "") -> None:
         if Any not in kinds and type(None) not in kinds:
             raise ValueError(f"{key} is null; give it a value, or leave it out")
     elif isinstance(values, float) and not math.isfinite(values) and key not in MAY_BE_INFINITE:
-        raise ValueError(f"{key} is {values}, which is no number to count with; give another one")
+        raise ValueError(f"{key} is {values}; give a finite number")
     elif isinstance(values, str) and not values.strip() and kinds & {str, Path}:
         raise ValueError(f"{key} is empty; give it a value, or leave it out")
     elif fields is not None:

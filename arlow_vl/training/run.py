@@ -216,9 +216,9 @@ def begin_folder(recipe: Recipe) -> None:
     """
     told, done = changes_of(recipe), steps_done(recipe.run_dir)
     for sentence in told:
-        print_line(f"goes on; {sentence}", file=sys.stderr)
+        print_line(f"resumes with a change: {sentence}", file=sys.stderr)
     if too_late := [step for step in recipe.run.skip_steps if step <= done and "run.skip_steps" in " ".join(told)]:
-        print_line(f"run.skip_steps: {too_late} of {done} steps that are done stay as they are", file=sys.stderr)
+        print_line(f"run.skip_steps: steps {too_late} are done already and stay as they are", file=sys.stderr)
     write_whole(recipe.run_dir / "config.yaml", yaml.safe_dump(to_plain(recipe), sort_keys=False, allow_unicode=True))
 
 

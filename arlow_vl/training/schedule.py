@@ -35,7 +35,7 @@ def told_of_schedule(optim: OptimConfig, max_steps: int) -> list[str]:
         )
     if optim.decay_steps is not None and optim.decay_steps > max_steps - optim.warmup_steps:
         told.append(
-            f"optim.decay_steps is {optim.decay_steps}, but behind warm-up the run has "
+            f"optim.decay_steps is {optim.decay_steps}, but after warm-up the run has "
             f"{number_of(max(0, max_steps - optim.warmup_steps), 'step')}: the rate is never constant"
         )
     return told

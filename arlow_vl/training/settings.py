@@ -42,11 +42,13 @@ class OptimConfig:
         check(0 <= self.lr_floor <= 1, f"optim.lr_floor is a share from 0 to 1, got {self.lr_floor}")
         check(self.warmup_steps >= 0, f"optim.warmup_steps must not be negative, got {self.warmup_steps}")
         check(self.weight_decay >= 0, f"optim.weight_decay must not be negative, got {self.weight_decay}")
-        check(all(0 <= beta < 1 for beta in self.betas), f"optim.betas must be from 0 and under 1, got {self.betas}")
+        check(
+            all(0 <= beta < 1 for beta in self.betas), f"optim.betas must be at least 0 and below 1, got {self.betas}"
+        )
         check(self.grad_clip > 0, f"optim.grad_clip must be positive, got {self.grad_clip}")
         check(
             self.decay_steps is None or (self.schedule == "wsd" and self.decay_steps >= 1),
-            f"optim.decay_steps is of schedule wsd and at least 1, got {self.decay_steps} with {self.schedule}",
+            f"optim.decay_steps needs schedule wsd and must be at least 1, got {self.decay_steps} with {self.schedule}",
         )
         check(self.ema is None or 0 < self.ema < 1, f"optim.ema must be between 0 and 1, got {self.ema}")
         check(self.max_spike is None or self.max_spike > 1, f"optim.max_spike must be over 1, got {self.max_spike}")
@@ -78,7 +80,7 @@ class EngineConfig:
         groups = self.tensor_parallel * self.replicas
         if self.world_size % groups:
             raise ValueError(
-                f"run.engine: {self.world_size} devices cannot be parted by tensor_parallel x replicas, {groups}; "
+                f"run.engine: {self.world_size} devices cannot be divided by tensor_parallel x replicas, {groups}; "
                 "make devices x nodes a multiple of it"
             )
 
@@ -163,7 +165,7 @@ class RunConfig:
             value = getattr(self, name)
             check(value is None or value >= 1, f"run.{name} must be at least 1, got {value}")
         check(self.workers >= 0, f"run.workers must not be negative, got {self.workers}")
-        check(0 <= self.seed < 2**63, f"run.seed must be from 0 and have less than 64 bits, got {self.seed}")
+        check(0 <= self.seed < 2**63, f"run.seed must be at least 0 and below 2**63, got {self.seed}")
         check(all(step >= 1 for step in self.skip_steps), f"run.skip_steps count from 1, got {self.skip_steps}")
         check(
             max(self.skip_steps, default=0) <= self.max_steps,

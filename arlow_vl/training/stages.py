@@ -45,7 +45,9 @@ def check_policy(model: nn.Module, policy: Policy) -> None:
         if part.blocks[1] > count:
             raise ValueError(f"policy.{component}.blocks ends at {part.blocks[1]}, but there are {count} blocks")
         if not any(component_of(name) == component and is_treated(name, part) for name in names):
-            raise ValueError(f"policy.{component}.blocks {list(part.blocks)} holds nothing; name blocks that have it")
+            raise ValueError(
+                f"policy.{component}.blocks {list(part.blocks)} holds nothing of {component}; name blocks that have it"
+            )
 
 
 def apply_policy(model: nn.Module, words: Mapping[str, Any]) -> None:

@@ -56,7 +56,7 @@ def compare_data(recipe: Recipe, before: dict[str, Any], now: dict[str, Any]) ->
             if (held := now[use].get(name)) in (None, was):
                 continue
             told = (
-                f"source {name} ({places[use][name]}) holds other {use} data than when the run was started before "
+                f"source {name} ({places[use][name]}) holds other {use} data than at the last start of the run "
                 f"({number_of(was['items'], 'item')} then, {held['items']:,} now)"
             )
             if use == "training":

@@ -29,7 +29,7 @@ def device_type_of(engine: EngineConfig) -> str:
 
 
 def refuse_wrong_engine(recipe: Recipe) -> None:
-    """Raises ValueError if devices are missing, or do not suit the precision, optimizer, policy or batches of a step."""
+    """Raises ValueError if devices are missing, or do not suit the precision, optimizer, policy or batch count."""
     run, engine = recipe.run, recipe.run.engine
     device_type = device_type_of(engine)
     if device_type == "cuda":

@@ -140,7 +140,7 @@ def test_a_model_of_steps_that_were_taken_otherwise_later_does_not_stay(config, 
     assert best_of(tmp_path)["step"] == 8
     run(config, tmp_path, *KEEP, "--run.checkpoint_every", "5", callbacks=[WorseThanEver()])
     assert not (tmp_path / "best").exists()
-    assert "was of steps that were taken otherwise later" in capsys.readouterr().err
+    assert "is removed: the run has repeated the steps of this model" in capsys.readouterr().err
 
 
 def test_a_folder_takes_the_place_of_another(tmp_path):

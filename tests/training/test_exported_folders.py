@@ -102,7 +102,7 @@ def test_fewer_bits_are_not_made_of_fewer_bits(run, tmp_path, capsys):
     small = str(tmp_path / "small")
     assert main(["checkpoint", "export", str(run / "hf"), "--out", small, "--quantize", "int8"]) == 0
     assert main(["checkpoint", "export", small, "--out", str(tmp_path / "again")]) == 4
-    assert f"{small} is in fewer bits already; export the model that it was made from" in capsys.readouterr().err
+    assert f"{small} is quantised already; export the model that it was made from" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
 
 

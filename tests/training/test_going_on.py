@@ -194,7 +194,7 @@ def test_what_may_change_at_a_resume_is_told(text, tmp_path, capsys):
     config, _ = text
     run(config, tmp_path / "run")
     run(config, tmp_path / "run", "--run.checkpoint_every", "1")
-    assert "goes on; run.checkpoint_every was 3 and is 1" in capsys.readouterr().err
+    assert "resumes with a change: run.checkpoint_every was 3 and is 1" in capsys.readouterr().err
 
 
 def test_keys_of_samples_are_the_same_lines_whatever_ran_before(text):
@@ -261,4 +261,4 @@ def test_steps_to_skip_that_are_done_are_told(finished, tmp_path, capsys):
     words, run = finished
     shutil.copytree(run, tmp_path / "run")
     fit(parse_recipe([*words, str(tmp_path / "run"), "--run.skip_steps", "[1]"]))
-    assert "run.skip_steps: [1] of 4 steps that are done stay as they are" in capsys.readouterr().err
+    assert "run.skip_steps: steps [1] are done already and stay as they are" in capsys.readouterr().err

@@ -103,7 +103,7 @@ def test_a_wrong_recipe_is_refused_in_one_sentence(tmp_path, change, sentence):
         ),
         (
             ["--policy.decoder", "{treatment: train}", "--policy.decoder.lr", ".inf"],
-            "policy.decoder.lr is inf, which is no",
+            "policy.decoder.lr is inf; give a finite number",
         ),
         (["stray"], "unrecognized arguments: stray"),
     ],
@@ -242,11 +242,11 @@ PACKING = {"row_tokens": 512, "row_images": 4, "rows_per_batch": 2}
         ({"validation_sources": [source()]}, "validation source a needs samples_per_batch"),
         (
             {"validation_sources": [source(samples_per_batch=2, weight=1.0)]},
-            "validation source a: weight is of training; leave it out",
+            "validation source a: weight is for training alone; leave it out",
         ),
         (
             {"validation_sources": [source(samples_per_batch=2, epochs=1.0)]},
-            "validation source a: epochs is of training; leave it out",
+            "validation source a: epochs is for training alone; leave it out",
         ),
     ],
 )
