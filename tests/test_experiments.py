@@ -15,7 +15,7 @@ from arlow_vl.cli import build_parser
 from arlow_vl.data.scenes.write import write_scenes
 from arlow_vl.evaluation.tasks.task import load_task
 from arlow_vl.serving.assistant import Assistant
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.data.scenes.made_drawings import made_drawings
 from tests.serving.live import live

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, TrainingArguments
 
 from arlow_vl.errors import DataError
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from experiments.text_pretraining.hf_trainer import Source, StreamedRows, main
 from tests.tiny_runs import sentences, tiny_tokenizer, weights_sha256, write_jsonl, write_text_recipe
 

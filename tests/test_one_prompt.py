@@ -19,7 +19,7 @@ from arlow_vl.data.samples import Text
 from arlow_vl.evaluation.explain import explain_completion
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.folders import load_vision_language_model
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.evaluation.completions import complete_prompt
 from tests.tiny_runs import SAMPLES, write_image_text_recipe

@@ -14,7 +14,7 @@ from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.data.samples import about_images
 from arlow_vl.evaluation.class_means import captions_by_mean
 from arlow_vl.models.folders import load_tokenizer
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from experiments.retrieval import derive, encoded, pretrained, run, score
 from experiments.retrieval.neighbours import means_for_training, nearest, nearest_of_others, nearest_of_training
 from tests.evaluation.made_results import image_bytes

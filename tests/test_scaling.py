@@ -6,7 +6,7 @@ import pytest
 
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.sizes import fields_of_shape, lr_of_width
 from experiments.scaling import sweep
 from tests.tiny_runs import sentences, write_jsonl

@@ -28,7 +28,7 @@ def add_parser(arlow: Parser) -> None:
 
 
 def run_fit(args: argparse.Namespace) -> int | None:
-    from arlow_vl.training.recipe import parse_recipe
+    from arlow_vl.training.recipe_parsing import parse_recipe
 
     if {"-h", "--help"} & set(args.arguments):
         print_help()
@@ -79,7 +79,8 @@ def run_dry(recipe: "Recipe") -> None:
 
 def print_help() -> None:
     """The keys of both kinds of recipe, as `--key value` overrides."""
-    from arlow_vl.training.recipe import RECIPES, build_parser
+    from arlow_vl.training.recipe import RECIPES
+    from arlow_vl.training.recipe_parsing import build_parser
 
     sys.stdout.write(
         "usage: arlow fit --config RECIPE.yaml [--dry-run] [--KEY VALUE ...]\n\n"

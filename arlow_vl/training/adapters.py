@@ -1,21 +1,21 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) from peft: put beside linear layers, and at the end added to them."""
+"""Low-rank adapters (LoRA, arXiv:2106.09685) from peft, added to linear layers and merged into them at the end."""
 
 from typing import Any
 
 import torch
 from torch import nn
 
+from arlow_vl.training.components import component_of, is_treated, unread_names
 from arlow_vl.training.policy import Component, PartPolicy, Policy
-from arlow_vl.training.stages import component_of, is_treated, unread_names
 
 RANK = 16
 
 
 def add_adapters(model: nn.Module, policy: Policy) -> None:
-    """Puts adapters, which change nothing yet, into the components that the policy gives them, in place.
+    """Adds adapters, in place, to the components that the policy treats with lora; the outputs do not change yet.
 
     Raises:
-        ValueError: peft is not installed, or no linear layer has one of the names in `targets`.
+        ValueError: peft is not installed, the rank is too large, or no linear layer has a name in `targets`.
     """
     try:
         from peft import LoraConfig, LoraModel
@@ -40,7 +40,7 @@ def add_adapters(model: nn.Module, policy: Policy) -> None:
 
 
 def merge_adapters(model: nn.Module) -> None:
-    """Adds what the adapters have learnt to the weights beside them, and takes them out, in place."""
+    """Merges the adapters into the weights of their layers and removes them, in place."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     with torch.no_grad():
@@ -70,5 +70,5 @@ def _targets(model: nn.Module, component: Component, part: PartPolicy) -> list[s
 
 
 def _whole(values: dict[str, Any]) -> dict[str, Any]:
-    """peft reads the names as patterns that end a module's name."""
+    """Returns the values under patterns that match whole names, as peft matches plain names with ends of names too."""
     return {f"^{name.replace('.', chr(92) + '.')}$": value for name, value in values.items()}

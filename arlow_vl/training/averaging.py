@@ -1,4 +1,4 @@
-"""An exponential moving average of what is trained, which validation and the product take."""
+"""Exponential moving average of the trained weights, which validation and the exported model use."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from arlow_vl.training.steps import step_ends
 
 
 class MovingAverage(Callback):
-    """Lightning's own keeps a second whole model, frozen parts too; this one the trained tensors alone, in float32.
+    """Average of the trained tensors alone, in float32; Lightning's own callback copies the whole model.
 
-    In bf16 a thousandth of a difference would be rounded away, and the average would stand still: it is rounded where
-    it is put into a model alone. The decay begins low, (1 + step) / (10 + step), so that the first average is not the
-    random weights.
+    In bf16 an update by a thousandth of the difference would be rounded away, so the average is only rounded when it
+    is copied into the model. The decay starts low, at (1 + step) / (10 + step), so that the random initial weights
+    are soon forgotten.
     """
 
     def __init__(self, decay: float) -> None:
@@ -50,8 +50,8 @@ class MovingAverage(Callback):
         self.trained = {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """In the middle of a validation too, what is saved is what is trained, tied names included."""
-        # Not found by where they lie: on a rank that has nothing of some, all of these lie at address 0.
+        """Saves the trained weights, tied names included, even during a validation, when the model has the average."""
+        # By identity, not by address: empty shards of a rank are all at address 0.
         kept = {id(p): self.trained[name] for name, p in pl_module.model.named_parameters() if name in self.trained}
         for name, parameter in pl_module.named_parameters(remove_duplicate=False):
             if name in checkpoint["state_dict"] and id(parameter) in kept:

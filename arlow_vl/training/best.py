@@ -1,4 +1,4 @@
-"""The model of the best validation, and the end of a run that gets no better."""
+"""Keeping the model of the best validation, and early stopping."""
 
 import copy
 import json
@@ -13,16 +13,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from arlow_vl.models.folders import save_folder
 from arlow_vl.printing import print_line
 from arlow_vl.training.build import finish_model
+from arlow_vl.training.components import is_adapter
 from arlow_vl.training.logs import validation_of
-from arlow_vl.training.stages import is_adapter
 from vision.whole_files import write_whole
 
 FOLDER, FACTS, STOPPED = "best", "best.json", "stopped.json"
 
 
 def stopped_early(run_dir: Path, patience: int | None) -> int | None:
-    """Step after which a finished run ended for want of something better; None where it did not, or would go on with
-    this patience."""
+    """Returns the step after which a run was stopped early; None if it was not, or this patience would let it resume.
+
+    Raises:
+        ValueError: the file that says so is damaged.
+    """
     if patience is None:
         return None
     try:
@@ -30,43 +33,43 @@ def stopped_early(run_dir: Path, patience: int | None) -> int | None:
         return int(stopped["step"]) if stopped and patience <= int(stopped["patience"]) else None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{run_dir / STOPPED} is not as the run wrote it ({error}); remove it, and the run goes on"
+            f"{run_dir / STOPPED} is not as the run wrote it ({error}); remove it, and the run resumes"
         ) from error
 
 
 def read_stopped(run_dir: Path) -> dict[str, Any] | None:
-    """Step, patience and best of a run that ended early, None of another."""
+    """Returns step, patience and best value of a run that was stopped early; None for any other."""
     path = run_dir / STOPPED
     return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
 
 class KeepBest(Callback):
-    """Keeps the model of the smallest value of a validation column, as it was validated, in `best` of the run folder.
+    """Saves the validated model with the smallest value of a validation column, in `best` of the run folder.
 
-    Stands in front of the moving average in Trainer's list, whose weights are in place then. The best value, its step
-    and the number of validations since lie in each checkpoint: a run that goes on from one decides as it would have,
-    also where the validation of its step was counted and comes again. Without a column no validation counts, and what
-    was the best until then stays so.
+    Must come before the moving average in Trainer's list, so that the averaged weights are still in the model. Each
+    checkpoint holds the best value, its step and the validations since then, so a resumed run stops where an
+    uninterrupted one would. A validation that is repeated after resuming is counted once. Without a column no
+    validation counts, and the best model so far is kept.
     """
 
     def __init__(self, run_dir: Path, products: Sequence[Any], column: str | None, patience: int | None) -> None:
         self.run_dir, self.products = run_dir, products
         self.column, self.patience = column, patience
         self.best: dict[str, Any] | None = None
-        """Column, value and step."""
+        """The best validation: column, value and step. None before the first."""
         self.since = 0
-        """Validations after it."""
+        """Validations after the best one."""
         self.counted: int | None = None
-        """Step of the last one."""
+        """Step of the last validation that was counted."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "since": self.since, "counted": self.counted}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         best = state_dict["best"]
-        if best is None or self.column in (None, best["column"]):  # of another column nothing is known
+        if best is None or self.column in (None, best["column"]):  # values of another column do not count
             self.best, self.since = best, state_dict["since"]
-            self.counted = state_dict.get("counted")  # an earlier version did not say
+            self.counted = state_dict.get("counted")  # missing in checkpoints of earlier versions
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
@@ -88,7 +91,7 @@ class KeepBest(Callback):
             self._stop(trainer)
 
     def _save(self) -> None:
-        """The folder appears with its facts, or not at all; before it does, the last one is there."""
+        """Replaces the folder of the last best model, so that a whole one with its facts is always there."""
         folder = self.run_dir / FOLDER
         new = folder.with_name(f".{FOLDER}.new")
         shutil.rmtree(new, ignore_errors=True)
@@ -106,22 +109,25 @@ class KeepBest(Callback):
         if trainer.is_global_zero:
             write_whole(self.run_dir / STOPPED, json.dumps(facts, indent=2) + "\n")
             print_line(
-                f"ends after step {trainer.global_step}: {self.column} has not been better than "
+                f"stopped early after step {trainer.global_step}: {self.column} has not improved on "
                 f"{self.best['value']:.6g} of step {self.best['step']} for {self.since} "
                 "validations (run.watch.patience)",
                 file=sys.stderr,
             )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run that went on otherwise than before may have left a model of steps that are no longer its own."""
+        """Removes a best model that a previous start of the run saved at a step that this one took differently."""
         folder = self.run_dir / FOLDER
         if trainer.is_global_zero and folder.is_dir() and facts_of(folder) != self.best:
             shutil.rmtree(folder)
-            print_line(f"{folder} was of steps that were taken otherwise later, and is removed", file=sys.stderr)
+            print_line(
+                f"{folder} is removed: the run has repeated the steps of this model with another result",
+                file=sys.stderr,
+            )
 
 
 class _Facts:
-    """Written beside a model, under its checksums."""
+    """Facts about the best model, saved beside it and covered by its checksums."""
 
     def __init__(self, facts: dict[str, Any]) -> None:
         self.facts = facts
@@ -131,12 +137,13 @@ class _Facts:
 
 
 def facts_of(folder: Path) -> dict[str, Any] | None:
+    """Returns column, value and step of the model in a `best` folder; None if there is none."""
     path = folder / FACTS
     return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Puts a whole folder in the place of another; a kill in between is mended by `finish_replacing`."""
+    """Replaces `folder` by `new`; call `finish_replacing` after a kill in between."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -146,7 +153,7 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 
 def finish_replacing(folder: Path) -> None:
-    """Removes what a kill left of a replacement, after the folder that was whole last has its name."""
+    """Cleans up after a killed replacement: `folder` is whole afterwards, and the remains are gone."""
     old, new = (folder.with_name(f".{folder.name}.{what}") for what in ("old", "new"))
     if not folder.exists() and old.exists():
         old.rename(folder)

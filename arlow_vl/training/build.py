@@ -1,4 +1,4 @@
-"""From a recipe to what Lightning trains: the model, its data, and what is saved with it."""
+"""Building a recipe's model, data, and the parts that are saved with the model."""
 
 import json
 from dataclasses import dataclass
@@ -21,7 +21,9 @@ from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGene
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 from arlow_vl.models.folders import as_dtype, check_folder, load_tokenizer, load_weights, refuse_changed_weights
 from arlow_vl.progress import ProgressLine
+from arlow_vl.training.adapters import merge_adapters
 from arlow_vl.training.compiling import blocks_of, compile_blocks
+from arlow_vl.training.components import component_of, is_adapter
 from arlow_vl.training.datamodules import StageData, TextData
 from arlow_vl.training.image_text_data import ImageTextData, check_refused_images, checked_sources
 from arlow_vl.training.memory import refuse_too_large
@@ -29,22 +31,23 @@ from arlow_vl.training.model_fields import config_of, vision_config_of
 from arlow_vl.training.modules import ImageTextModule, StageModule, TextModule
 from arlow_vl.training.policy import read_policy
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe
-from arlow_vl.training.stages import check_policy, component_of, is_adapter, stays
+from arlow_vl.training.stages import check_policy, stays
 from vision.transform import ImageTransform
 from vision.weights import load_encoder_weights
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a recipe becomes."""
+    """Model, data and products of a recipe, ready to be trained."""
 
     module: StageModule
     data: StageData
     products: tuple[Any, ...]
-    """What `save_pretrained` writes into `hf`, the model first."""
+    """Objects that are saved into `hf` by their `save_pretrained`: the model, then its tokenizer or processor."""
 
 
 def build_stage(recipe: Recipe) -> Stage:
+    """Builds the stage of a recipe, its blocks checkpointed or compiled as `run` asks."""
     stage = build_text(recipe) if isinstance(recipe, TextRecipe) else build_image_text(recipe)
     if recipe.run.gradient_checkpointing:
         model: Any = stage.module.model
@@ -55,15 +58,13 @@ def build_stage(recipe: Recipe) -> Stage:
 
 
 def finish_model(model: Any) -> None:
-    """What is trained as it is to be saved: without adapters, whose products are added to the weights."""
+    """Turns a trained model into the one that is saved, in place: adapters are merged into the weights."""
     if any(is_adapter(name) for name, _ in model.named_parameters()):
-        from arlow_vl.training.adapters import merge_adapters  # imports peft
-
         merge_adapters(model)
 
 
 def build_products(recipe: Recipe) -> tuple[Any, ...]:
-    """The model as a run begins with it, untreated by the policy, and what is saved beside it; without any data."""
+    """Returns a run's initial model, before its policy is applied, and its tokenizer or processor. Reads no data."""
     if isinstance(recipe, ImageTextRecipe):
         return image_text_products(recipe, image_text_beginning(recipe)[0])
     tokenizer, config = text_beginning(recipe)
@@ -71,7 +72,7 @@ def build_products(recipe: Recipe) -> tuple[Any, ...]:
 
 
 def text_beginning(recipe: TextRecipe) -> tuple[Any, ArlowConfig]:
-    """The tokenizer and configuration that a text run begins with. Raises CheckpointError, ValueError."""
+    """Returns the initial tokenizer and configuration of a text run. Raises CheckpointError, ValueError."""
     checked = check_beginning(recipe.checkpoint, "arlow") if recipe.checkpoint else None
     beginning = recipe.checkpoint or recipe.tokenizer
     assert beginning is not None  # see the recipe
@@ -80,26 +81,32 @@ def text_beginning(recipe: TextRecipe) -> tuple[Any, ArlowConfig]:
 
 
 def check_beginning(folder: Path, expected: str) -> Any:
-    """The configuration of a model that a run begins with. Raises CheckpointError unless it is whole, to the last bit
-    where its folder says what that is."""
+    """Returns the configuration of the model folder that a run starts from.
+
+    Raises:
+        CheckpointError: the folder is incomplete or quantised, or its weights differ from its checksums, where it has
+            these.
+    """
     config = check_folder(folder, expected, may_be_quantised=False)
     refuse_changed_weights(folder)
     return config
 
 
 def text_model(recipe: TextRecipe, config: ArlowConfig) -> ArlowForCausalLM:
-    """The checkpoint's, or one with random weights."""
+    """Returns the model of the recipe's checkpoint, or one with random weights."""
     if recipe.checkpoint:
         return in_own_dtype(trainable(ArlowForCausalLM, recipe.checkpoint), recipe)
     return in_own_dtype(ArlowForCausalLM(config), recipe, is_random=True)
 
 
 def in_own_dtype(model: Any, recipe: Recipe, *, is_random: bool = False) -> Any:
-    """The model in the dtype that its weights are kept in while it is trained. Here and nowhere later, so that
-    checkpoints, hashes of frozen tensors and counts of memory all know the same one.
+    """Returns the model with its weights in the dtype of the run's precision.
+
+    This happens once, before anything else, so that checkpoints, hashes of frozen tensors and estimates of memory all
+    see the same dtype.
 
     Raises:
-        ValueError: that would round what was trained before and is frozen.
+        ValueError: frozen weights that were trained before would be rounded.
     """
     if recipe.run.precision != "bf16-true":
         return model
@@ -116,7 +123,7 @@ def in_own_dtype(model: Any, recipe: Recipe, *, is_random: bool = False) -> Any:
 
 
 def image_text_beginning(recipe: ImageTextRecipe) -> tuple[Any, Any]:
-    """The tokenizer and configuration that a run begins with. Raises CheckpointError unless the model is whole."""
+    """Returns the initial tokenizer and configuration of an image-text run. Raises CheckpointError if damaged."""
     beginning = recipe.checkpoint or recipe.text_checkpoint
     assert beginning is not None  # see the recipe
     config = check_beginning(beginning, "arlow_vl" if recipe.checkpoint else "arlow")
@@ -124,13 +131,14 @@ def image_text_beginning(recipe: ImageTextRecipe) -> tuple[Any, Any]:
 
 
 def refuse_beyond_positions(key: str, tokens: int, config: Any, *, otherwise: str = "") -> None:
-    """Raises ValueError for texts that are longer than the model has positions."""
+    """Raises ValueError if texts of so many tokens are longer than the model has positions."""
     positions = config.get_text_config().max_position_embeddings
     if tokens > positions:
         raise ValueError(f"{key} is {tokens}, but the model has {positions} positions; lower it{otherwise}")
 
 
 def image_text_products(recipe: ImageTextRecipe, tokenizer: Any) -> tuple[Any, ArlowProcessor]:
+    """Returns the initial model of an image-text run and its processor."""
     if recipe.checkpoint:
         model = trainable(ArlowVLForConditionalGeneration, recipe.checkpoint)
     else:
@@ -140,7 +148,7 @@ def image_text_products(recipe: ImageTextRecipe, tokenizer: Any) -> tuple[Any, A
 
 
 def build_text(recipe: TextRecipe) -> Stage:
-    """A decoder with random weights or a checkpoint's, on packed text."""
+    """Builds the stage of a text recipe: a decoder, with random weights or a checkpoint's, and packed text."""
     tokenizer, config = text_beginning(recipe)
     otherwise = "" if recipe.checkpoint else ", or raise model.max_position_embeddings"
     refuse_beyond_positions("row_length", recipe.row_length, config, otherwise=otherwise)
@@ -153,7 +161,11 @@ def build_text(recipe: TextRecipe) -> Stage:
 
 
 def text_config_of(recipe: TextRecipe, tokenizer: Any, place: Path) -> ArlowConfig:
-    """The recipe's fields, with the tokenizer's vocabulary. Raises ValueError where they do not fit each other."""
+    """Returns the configuration of a new text model: the recipe's fields, and the tokenizer's special tokens.
+
+    Raises:
+        ValueError: a field is wrong, or the vocabulary is smaller than the tokenizer's.
+    """
     config = config_of("model", ArlowConfig, {**token_fields(tokenizer, place), **recipe.model})
     if config.vocab_size < len(tokenizer):
         raise ValueError(
@@ -163,12 +175,16 @@ def text_config_of(recipe: TextRecipe, tokenizer: Any, place: Path) -> ArlowConf
 
 
 def trainable(model_class: Any, folder: Path) -> Any:
-    """The model of a folder that was checked, in float32, as what is trained is kept."""
+    """Loads the model of a checked folder in float32 and training mode, with gradients for all parameters."""
     return load_weights(model_class, folder, dtype=torch.float32).requires_grad_(True).train()
 
 
 def token_fields(tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """What of a model's configuration its tokenizer decides. Raises CheckpointError for one without Arlow's tokens."""
+    """Returns the fields of a configuration that its tokenizer decides: vocabulary size and ids of special tokens.
+
+    Raises:
+        CheckpointError: the tokenizer lacks one of Arlow's special tokens.
+    """
     roles = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad")}
     vocab = tokenizer.get_vocab()
     lacking = [name.removesuffix("_id") for name, index in roles.items() if index is None]
@@ -181,8 +197,10 @@ def token_fields(tokenizer: Any, folder: Path) -> dict[str, Any]:
 
 
 def build_image_text(recipe: ImageTextRecipe) -> Stage:
-    """A text checkpoint that learns to see, or a vision-language model that learns more, on images whose features are
-    computed first if the encoder is frozen."""
+    """Builds the stage of an image-text recipe, from a text checkpoint or a vision-language model.
+
+    With `cache_features`, the frozen encoder's features are computed here.
+    """
     tokenizer, config = image_text_beginning(recipe)
     refuse_beyond_positions("max_length", recipe.max_length, config)
     sources = checked_sources(recipe, tokenizer)
@@ -207,7 +225,7 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
 
 
 def build_vision_language_model(recipe: ImageTextRecipe) -> ArlowVLForConditionalGeneration:
-    """A text checkpoint with the recipe's encoder and projector; its config holds the whole image transform."""
+    """Returns the text checkpoint with the recipe's encoder and projector; the config holds all of the transform."""
     assert recipe.text_checkpoint is not None  # see the recipe
     config, weights = vision_config_of(recipe), Path(recipe.vision["weights"])
     config.transform = data_config_beside(weights, config.timm_name) | (config.transform or {})
@@ -217,7 +235,10 @@ def build_vision_language_model(recipe: ImageTextRecipe) -> ArlowVLForConditiona
 
 
 def data_config_beside(weights: Path, timm_name: str) -> dict[str, Any]:
-    """What of timm's data config the JSON file beside the weights says otherwise, as they were trained with another."""
+    """Returns the entries of timm's data config in the JSON file beside the weights, empty if there is no such file.
+
+    Weights that were trained with another image transform than timm's have one.
+    """
     beside = weights.with_suffix(".json")
     if not beside.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""What guards a run: its frozen tensors, its checkpoints, signals to stop."""
+"""Callbacks that protect a run: checks of frozen tensors and unusable samples, checkpoints, signals to stop."""
 
 import os
 import signal
@@ -11,8 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from arlow_vl.printing import print_line
-from arlow_vl.training.checkpoint_io import remove_older
-from arlow_vl.training.checkpoint_names import checkpoint_path
+from arlow_vl.training.checkpoint_names import checkpoint_path, remove_older
 from arlow_vl.training.datamodules import StageData
 from arlow_vl.training.ranks import largest
 from arlow_vl.training.settings import RunConfig
@@ -21,10 +20,10 @@ from arlow_vl.training.steps import Readings, step_ends
 
 
 class FrozenTensorsCheck(Callback):
-    """What is trained is what the policy says; every frozen tensor keeps its bytes from the first step to the last.
+    """Check that the policy's parameters are trained, and that frozen tensors keep their bytes throughout the run.
 
-    Checked before each checkpoint, so that none holds what was trained beside a changed tensor. Where tensors lie in
-    parts on several devices each process then looks at its own; at the start and the end all look at the whole.
+    It runs before each checkpoint, so that no checkpoint was trained beside a changed tensor. Of sharded tensors each
+    process then hashes its own shard; at the start and the end of the run they are gathered and hashed whole.
     """
 
     def __init__(self) -> None:
@@ -47,14 +46,16 @@ class FrozenTensorsCheck(Callback):
         return dict(self.hashes)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Comes after the start's look where tensors lie in parts."""
+        """Compares with the hashes of the start, which exist already where tensors are sharded."""
         check_frozen(state_dict, self.hashes or state_dict)
         self.hashes = dict(state_dict)
 
 
 class BadItemsCheck(Callback):
-    """All processes together meet no more unusable samples than may be: checked before each checkpoint, and when a
-    validation ends. What one of them meets alone is too much at once."""
+    """Check that all processes together met no more unusable samples than the recipe allows.
+
+    It runs before each checkpoint and after each validation. A process that exceeds the limit by itself stops at once.
+    """
 
     def __init__(self, data: StageData) -> None:
         self.data = data
@@ -67,25 +68,25 @@ class BadItemsCheck(Callback):
 
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-"""From a person, a closed terminal, or a scheduler that needs the machine."""
+"""Signals of a person, a closed terminal, or a scheduler that needs the machine."""
 
 
 OVER = 1000
-"""Stands for the end of the time among the numbers of signals."""
+"""Number beyond all signals, for the end of `run.max_hours`."""
 TIME_IS_OVER = 75
-"""Exit status: to be started again (EX_TEMPFAIL of sysexits.h)."""
+"""Exit status that asks to be started again (EX_TEMPFAIL of sysexits.h)."""
 
 
 class Checkpointing(Callback):
-    """Saves every n steps, after the last step, and on a signal to stop; a second one ends the process at once.
+    """Saves every n steps, after the last step, and on a signal to stop; a second signal ends the process at once.
 
-    A checkpoint is of its step before the validation, and says that this is due: then the run that goes on validates
-    first. Must stand after the logs in Trainer's list, so that a checkpoint never has a step that they lack; and after
-    what ends a run early, whose last step is saved too.
+    A checkpoint is saved before the validation of its step and notes that this is due, so a resumed run validates
+    first. Must come after the logs in Trainer's list, so that they have every step of a checkpoint, and after early
+    stopping, so that the last step is saved.
     """
 
     def __init__(self, folder: Path, run: RunConfig, readings: Readings, *, began: float) -> None:
-        """`began`: when this start of the run did (`time.monotonic()`), before its data were prepared."""
+        """`began` is the `time.monotonic()` of this start of the run, before its data were prepared."""
         self.folder = folder
         self.run = run
         self.readings = readings
@@ -111,7 +112,7 @@ class Checkpointing(Callback):
             trainer.training = True
 
     def _listen(self) -> None:
-        """Takes the place of Lightning's handlers, which save nothing; Lightning restores the first ones at its end."""
+        """Replaces Lightning's signal handlers, which save nothing; Lightning restores the original ones at the end."""
         if threading.current_thread() is threading.main_thread():
             for number in STOPPING:
                 signal.signal(number, self._note)
@@ -150,10 +151,10 @@ class Checkpointing(Callback):
         self.signal = number
 
     def _stop_if_told(self, trainer: Trainer) -> None:
-        """Raises SystemExit, 128 + a signal that has come or 75 when the time is over, with the step saved."""
+        """Saves and raises SystemExit if a signal came (128 + its number) or the time is over (75)."""
         hours = (time.monotonic() - self.began) / 3600
         is_over = self.run.max_hours is not None and hours >= self.run.max_hours
-        reason = largest(self.signal or int(is_over) * OVER)  # one process was told: all stop, at the same step
+        reason = largest(self.signal or int(is_over) * OVER)  # a signal to one process stops all, at the same step
         if not reason:
             return
         if self.saved_step < trainer.global_step:
@@ -162,6 +163,6 @@ class Checkpointing(Callback):
         step = trainer.global_step
         where = checkpoint_path(self.folder, step)
         print_line(
-            f"arlow: stopped by {name} after step {step}; the same command goes on from {where}", file=sys.stderr
+            f"arlow: stopped by {name} after step {step}; the same command resumes from {where}", file=sys.stderr
         )
         raise SystemExit(TIME_IS_OVER if reason == OVER else 128 + reason)

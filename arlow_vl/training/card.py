@@ -1,4 +1,4 @@
-"""The model card of an exported folder: what the files of a run and of its evaluation say, and nothing beside."""
+"""Model card of an exported folder, written only from the files of the run and its evaluation."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,40 +31,40 @@ messages = [{{"role": "user", "content": [{{"type": "image", "path": "photo.jpg"
 print(ask(text=messages, max_new_tokens=40, return_full_text=False)[0]["generated_text"])""",
 }
 LIMITS = {
-    "arlow": "It continues text, from what it read in training alone; what it writes may be wrong or offensive.",
-    "arlow_vl": "It says what its training data taught it to see; what lies outside them it names all the same, "
+    "arlow": "It continues text from its training data alone; what it writes may be wrong or offensive.",
+    "arlow_vl": "It describes what its training data taught it to see; anything else it names too, but "
     "wrongly. A score beside its controls says how much of an answer comes from the image.",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a card is written from."""
+    """Everything that a card is written from."""
 
     name: str
-    """Of the folder."""
+    """Name of the folder."""
     model: Any
     weights_sha256: str
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """Of the run; empty where only a model folder is there."""
+    """Recipe of the run; empty where only a model folder was exported."""
     start: Mapping[str, Any] = field(default_factory=dict)
-    """The run's last line of starts.jsonl."""
+    """Last line of the run's starts.jsonl."""
     trained: str = ""
-    """What its weights are, as "those of step 4 of 6"; empty: not known."""
+    """Origin of the weights, as "those of step 4 of 6"; empty if unknown."""
     results: Sequence[Mapping[str, Any]] = ()
-    """metrics.json of each task."""
+    """Content of each task's metrics.json."""
     change: str = ""
-    """What quantising or rounding changed, in a sentence."""
+    """Sentence on the effect of quantisation or rounding; empty without these."""
     license: str = ""
-    """As the hub names it; empty: not stated."""
+    """Identifier of the hub, such as apache-2.0; empty: not stated."""
 
 
 def scores_of(folder: Path, sha256: str | None) -> list[dict[str, Any]]:
-    """The scores under a folder that `arlow evaluate` wrote.
+    """Returns the scores that `arlow evaluate` wrote under a folder, one entry a task.
 
     Raises:
         DataError: there are none, or a file is damaged.
-        CheckpointError: they are of another model than the one with this hash; None: than one without any.
+        CheckpointError: they are not of the model with this hash; None: they are not of a model without a hash.
     """
     results = read_results(folder)
     for one in results:
@@ -85,7 +85,7 @@ def _metrics_of(result: Mapping[str, Any]) -> list[str]:
 
 
 def write_card(facts: Facts) -> str:
-    """The README.md: the hub's header, then how to use it, how it was trained, its scores and its limits."""
+    """Returns the README.md: the hub's header, usage, training, scores and limits."""
     kind = facts.model.config.model_type
     header = ModelCardData(
         library_name="transformers",
@@ -143,7 +143,7 @@ def _training(facts: Facts) -> Iterator[str]:
 
 
 def _sources(recipe: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Name, place and licence of what a run was trained on."""
+    """Returns name, place and licence of each training source."""
     text = [{"name": "text", "data": recipe["train_text"]}] if "train_text" in recipe else []
     rows = []
     for source in recipe.get("sources") or text:

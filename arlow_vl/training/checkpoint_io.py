@@ -1,36 +1,29 @@
-"""Checkpoints that are whole or absent: written beside, checksummed, renamed; a damaged one is never loaded.
+"""Reading of checkpoints, which are verified first: a damaged one is passed over, never loaded.
 
-A file is torch.save's bytes and 40 more: a mark and the SHA-256 of what is before it. `torch.load` reads it as it is.
-Where the tensors of a run lie in parts on several devices, a checkpoint is a folder (`sharded_checkpoints`).
+A checkpoint is one file (`checkpoint_file`), or a folder where the tensors of a run are sharded over several devices
+(`sharded_checkpoints`).
 """
 
-import contextlib
-import hashlib
-import io
-import os
 import pickle
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from arlow_vl.errors import CheckpointError, ResourceError
+from arlow_vl.errors import CheckpointError
 from arlow_vl.printing import print_line
-from arlow_vl.training.checkpoint_names import checkpoints, step_of
-from arlow_vl.training.sharded_checkpoints import PARTIAL, REST, Like, find_damage_in, read_sharded
-from vision.whole_files import remove_remains, write_whole
-
-MARK = b"ARLOWSHA"
-TRAILER_BYTES = len(MARK) + 32
-KEPT = 2
+from arlow_vl.training.checkpoint_file import find_file_damage, first_line, write_checkpoint
+from arlow_vl.training.checkpoint_names import PARTIAL, checkpoints, remove, step_of
+from arlow_vl.training.sharded_checkpoints import REST, Like, find_folder_damage, read_sharded
+from vision.whole_files import remove_remains
 
 
 class ArlowCheckpointIO(CheckpointIO):
-    """Lightning's door to the functions below."""
+    """Plugin through which Lightning's Trainer writes and reads our checkpoints."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         write_checkpoint(checkpoint, Path(path))
@@ -44,36 +37,10 @@ class ArlowCheckpointIO(CheckpointIO):
         remove(Path(path))
 
 
-def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Raises ResourceError if it cannot be written; then the final name holds what it held before, or nothing."""
-    buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
-    payload = buffer.getbuffer()
-
-    def write(file: BinaryIO) -> None:
-        file.write(payload)
-        file.write(MARK + hashlib.sha256(payload).digest())
-
-    try:
-        write_whole(path, write)
-    except OSError as error:
-        raise ResourceError(_cannot_save(path, len(payload) + TRAILER_BYTES, error)) from error
-
-
-def remove(path: Path) -> None:
-    """A file, or a folder: under another name first, so that a kill leaves none that is half there."""
-    if path.is_dir():
-        gone = path.with_name(PARTIAL + path.name)
-        shutil.rmtree(gone, ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):  # who writes in the background removes as well
-            path.rename(gone)
-            shutil.rmtree(gone)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", like: Like | None = None) -> dict[str, Any]:
-    """Verifies, then loads tensors and plain values only, never code. A folder's tensors lie as those of `like`.
+    """Returns the content of a checkpoint after verifying it; loads tensors and plain values only, never code.
+
+    `like` is for a folder: its tensors are sharded as those of the run are. None: they are whole.
 
     Raises:
         CheckpointError: the path is an address, or the file is missing or damaged.
@@ -86,34 +53,21 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", like: Like |
     if Path(path).is_dir():
         return read_sharded(read_checkpoint(Path(path) / REST), Path(path), like)
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)  # the mark behind its bytes is passed by
+        return torch.load(path, map_location=map_location, weights_only=True)  # ignores the mark and hash
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:  # whole, but never written by us
-        raise CheckpointError(f"checkpoint {path} is not one of ours ({_first_line(error)})") from error
+        raise CheckpointError(f"checkpoint {path} is not one of ours ({first_line(error)})") from error
 
 
 def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, a file or a folder; None if its SHA-256 is right."""
-    if path.is_dir():
-        return find_damage_in(path)
-    try:
-        size = path.stat().st_size
-        if size <= TRAILER_BYTES:
-            return f"{size:,} bytes are too few"
-        with open(path, "rb") as file:
-            digest = _sha256_of_next(file, size - TRAILER_BYTES)
-            trailer = file.read()
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    if not trailer.startswith(MARK):
-        return f"no checksum at the end of its {size:,} bytes: cut short or not a checkpoint of `arlow fit`"
-    return None if trailer == MARK + digest else f"SHA-256 differs, {size:,} bytes"
+    """Returns a description of the damage to a checkpoint, a file or a folder; None if it is whole."""
+    return find_folder_damage(path) if path.is_dir() else find_file_damage(path)
 
 
 def newest_good(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole; None if the folder has none at all. Says on stderr what it passes over.
+    """Returns the newest undamaged checkpoint, None if the folder has no checkpoint; names skipped ones on stderr.
 
     Raises:
-        CheckpointError: there are checkpoints and all are damaged.
+        CheckpointError: there are checkpoints, but all are damaged.
     """
     found = checkpoints(folder)
     damages = []
@@ -129,14 +83,11 @@ def newest_good(folder: Path) -> Path | None:
     return None
 
 
-def remove_older(folder: Path) -> None:
-    """Keeps the newest two."""
-    for path in checkpoints(folder)[KEPT:]:
-        remove(path)
-
-
 def remove_leftovers(folder: Path, newest: Path | None) -> None:
-    """Removes what killed saves left behind, and the damaged checkpoints after `newest`. Needs the run's lock."""
+    """Removes the remains of killed saves, and all checkpoints after `newest`, which are damaged.
+
+    The caller must hold the lock of the run.
+    """
     remove_remains(folder, seconds=0)
     for path in checkpoints(folder):
         if newest is not None and step_of(path) > step_of(newest):
@@ -146,7 +97,7 @@ def remove_leftovers(folder: Path, newest: Path | None) -> None:
 
 
 def check_same_tensors(saved: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Raises CheckpointError listing the first names that are missing, not expected, or of another shape or type."""
+    """Raises CheckpointError with the first names that are missing, unexpected, or of another shape or dtype."""
     differences = [f"{name} is missing" for name in expected if name not in saved]
     differences += [f"{name} is not in this model" for name in saved if name not in expected]
     for name in (name for name in expected if name in saved):
@@ -160,29 +111,3 @@ def check_same_tensors(saved: Mapping[str, torch.Tensor], expected: Mapping[str,
 
 def _kind(tensor: torch.Tensor) -> str:
     return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def _sha256_of_next(file: io.BufferedReader, count: int) -> bytes:
-    digest = hashlib.sha256()
-    while count and (chunk := file.read(min(count, 2**20))):
-        digest.update(chunk)
-        count -= len(chunk)
-    return digest.digest()
-
-
-def _cannot_save(path: Path, needed: int, error: OSError) -> str:
-    return (
-        f"cannot save {path}: {error.strerror} (needs {needed:,} bytes, {_free_bytes(path.parent):,} free); "
-        "checkpoints saved before are whole"
-    )
-
-
-def _free_bytes(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.parent
-    status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

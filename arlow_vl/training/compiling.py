@@ -1,7 +1,7 @@
-"""Blocks compiled by torch's compiler, each by itself: a decoder layer with its cross block, a block of the encoder.
+"""Compilation of single blocks by torch.compile: a decoder layer with its cross block, or a block of the encoder.
 
-Alike blocks share their machine code, so that a deep model is compiled as fast as a shallow one. What is around the
-blocks (embeddings, the segment table, the loss) stays as it is, and so do validations and looks (`as_written`).
+Equal blocks share their compiled code, so a deep model compiles as fast as a shallow one. Everything around the blocks
+(embeddings, segment table, loss) runs uncompiled, and so do validations and looks (`as_written`).
 """
 
 import importlib.util
@@ -13,28 +13,28 @@ import torch
 from torch import nn
 
 MOST_GRAPHS = 64
-"""Graphs that torch keeps of one kind of block, whose own limit is 8; what is over it would run as it is written.
+"""Limit of compiled graphs for one kind of block (torch's default is 8), above which it would run uncompiled.
 
-Layers differ in what is trained and in whether they have a cross block, batches in whether they have images, and one
-image or several."""
+Layers differ in which parameters are trained and whether they have a cross block; batches in whether they have no, one
+or several images."""
 
 
 def compile_blocks(blocks: Iterable[nn.Module], *, dynamic: bool | None, backend: str = "inductor") -> None:
-    """In place, each when it is first called; names in the state dict stay.
+    """Marks blocks, in place, to be compiled at their first call; names in the state dict stay the same.
 
     Args:
-        dynamic: True: a graph serves batches of any size. None: of the first batch's, then of any where another comes.
-            False: of one size.
+        dynamic: True: a graph serves batches of any size. False: of one size. None: of the first batch's size, and of
+            any size once another one comes.
     """
     config: Any = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, MOST_GRAPHS)
-    config.optimize_ddp = False  # parts graphs so that gradients are sent early; a block is such a part
+    config.optimize_ddp = False  # would split graphs to send gradients early; blocks are small already
     for block in blocks:
         block.compile(dynamic=dynamic, backend=backend)
 
 
 def refuse_no_compiler(device_type: str) -> None:
-    """Raises ValueError where torch's compiler would find none of its own in the first step."""
+    """Raises ValueError if Triton (GPU) or a C++ compiler (CPU) is missing, which torch.compile needs."""
     if device_type == "cuda":
         if importlib.util.find_spec("triton") is None:
             raise ValueError("run.compile needs Triton on a GPU; `pip install triton`, or set run.compile to false")
@@ -52,7 +52,7 @@ def refuse_no_compiler(device_type: str) -> None:
 
 
 def blocks_of(model: Any) -> list[nn.Module]:
-    """What of a model is compiled."""
+    """Returns the blocks of a model that are compiled."""
     inner = model.model
     if not hasattr(inner, "vision"):
         return list(inner.layers)
@@ -60,15 +60,16 @@ def blocks_of(model: Any) -> list[nn.Module]:
 
 
 def encoder_blocks(backbone: nn.Module) -> list[nn.Module]:
-    """Of a timm transformer its blocks, of a feature-map net its stages. None where timm names them otherwise."""
+    """Returns the blocks of a timm transformer, the stages of a feature-map net; [] if timm names them otherwise."""
     found: Any = getattr(backbone, "blocks", None) or getattr(backbone, "stages", None)
     return list(found or ())
 
 
 def as_written() -> AbstractContextManager[Any]:
-    """While it is held, compiled blocks run uncompiled.
+    """Returns a context manager in which compiled blocks run uncompiled.
 
-    A look reads hooks inside of blocks, which compiled code passes by, and texts that grow by a token. A validation's
-    sizes, which a run may meet before or after its own, would decide for which sizes the steps' graphs are made.
+    A look needs hooks inside blocks, which compiled code skips, and generates text whose length grows by a token. The
+    sizes of a validation would also influence for which sizes the graphs of training steps are compiled, depending on
+    whether the run was resumed.
     """
     return torch.compiler.set_stance("force_eager")

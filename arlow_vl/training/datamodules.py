@@ -1,4 +1,4 @@
-"""The data of a stage, checked and ready before Lightning starts."""
+"""Lightning data modules of a stage, whose data are checked before training starts."""
 
 import sys
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from arlow_vl.training.ranks import data_rank, gathered
 from arlow_vl.training.recipe import Recipe, TextRecipe
 
 ON_THE_CPU = ("tiles_per_image", "image_grids", "encoder_lengths")
-"""What of a batch stays there: it tells shapes, and the model would wait for the device to have them."""
+"""Entries of a batch that stay on the CPU: they determine shapes, for which the model would wait for the device."""
 
 
 class StageData(LightningDataModule):
@@ -68,7 +68,7 @@ class StageData(LightningDataModule):
 
     @cached_property
     def trained_prompts(self) -> list[TrainedPrompts]:
-        """How the training data ask, for the model's folder; nothing where they are text alone."""
+        """Returns the prompts of the training data, which are saved with the model; [] for text alone."""
         samples = [of.dataset.samples for of in self.training.sources if isinstance(of.dataset, SampleDataset)]
         return [prompts_of(samples)] if samples else []
 
@@ -84,12 +84,12 @@ class StageData(LightningDataModule):
         return super().transfer_batch_to_device(goes, device, dataloader_idx) | stays
 
     def share_bad_items(self) -> None:
-        """Tells all processes what each has met of unusable samples, and holds the sum to the limit.
+        """Shares the counts of unusable samples among all processes, and checks their sum against the limit.
 
-        The processes of a tensor-parallel group have met the same.
+        The processes of a tensor-parallel group read the same samples, which count once.
 
         Raises:
-            DataError: it is more than may be; on all processes.
+            DataError: there are too many; on all processes alike.
         """
         readers = [*self.training.readers.values(), *self.validation.readers.values()]
         of_ranks = gathered([reader.state_dict() for reader in readers])[:: self.tensor_parallel]
@@ -97,7 +97,7 @@ class StageData(LightningDataModule):
             reader.share(states)
 
     def report_bad_items(self) -> None:
-        """Says by reason how many samples turned out unusable while the run went on, and what no row had room for."""
+        """Prints how many samples were unusable during the run, by reason, and what did not fit into a row."""
         for reader in (*self.training.readers.values(), *self.validation.readers.values()):
             if reader.bad:
                 print_line(f"source {reader.source}: {reader.summary()}", file=sys.stderr)
@@ -107,11 +107,11 @@ class StageData(LightningDataModule):
 
 
 class TextData(StageData):
-    """Packed rows of the recipe's two texts."""
+    """Packed rows of a text recipe's training and validation documents."""
 
     def __init__(self, recipe: TextRecipe, tokenizer, config: ArlowConfig) -> None:
         folder = recipe.packed_folder or recipe.run_dir / "packed"
-        # The smaller one first: it tells soonest what is wrong.
+        # The smaller one first, as its faults show sooner.
         pack = partial(pack_documents, max_bad_fraction=recipe.max_bad_fraction)
         self.validation_rows = pack(recipe.validation_text, tokenizer, recipe.row_length, folder)
         rows = pack(recipe.train_text, tokenizer, recipe.row_length, folder, max_tokens=recipe.max_tokens)

@@ -1,4 +1,4 @@
-"""What a run would be: parts and their treatment, kernel, memory, tokens and operations of a step. Trains nothing."""
+"""Preview of a run that trains nothing: components, attention kernel, memory, and the tokens and FLOP of a step."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +13,7 @@ from arlow_vl.models.arlow.linear import product_for
 from arlow_vl.printing import number_of
 from arlow_vl.training.build import Stage, build_stage
 from arlow_vl.training.compiling import blocks_of
+from arlow_vl.training.components import component_of
 from arlow_vl.training.modules import labels_of
 from arlow_vl.training.operations import Counts, operations_of, pairs_of
 from arlow_vl.training.optimizers import moments_of
@@ -20,15 +21,14 @@ from arlow_vl.training.policy import Policy
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe
 from arlow_vl.training.schedule import told_of_schedule
 from arlow_vl.training.settings import OptimConfig
-from arlow_vl.training.stages import component_of
 from arlow_vl.training.steps import COMPUTE_DTYPES
 
 LOOKED_AT = 4
-"""Batches that are read to know what a step holds."""
+"""Batches that are read to estimate the content of a step."""
 
 
 def dry_run(recipe: Recipe) -> Iterator[str]:
-    """Lines for people. The data are indexed or tokenised as for the run; features are not computed ahead."""
+    """Yields the lines of the preview. Indexes or tokenises the data as the run would, but caches no features."""
     if isinstance(recipe, ImageTextRecipe):
         recipe = replace(recipe, cache_features=None)
     torch.manual_seed(recipe.run.seed)
@@ -44,7 +44,7 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
 
 
 def table_of(model: nn.Module, policy: Policy) -> Iterator[str]:
-    """Tied weights count once, for the component that they are first met in."""
+    """Yields a table of the components. Tied weights count once, in the component that has them first."""
     yield f"{'component':17}{'parameters':>13}{'trained':>13}  {'treatment':11}dtype"
     for component, part in policy.items():
         parameters = parameters_of(model, component)
@@ -56,6 +56,7 @@ def table_of(model: nn.Module, policy: Policy) -> Iterator[str]:
 
 
 def attention_of(model: nn.Module, precision: str) -> str:
+    """Returns the kernels of attention and matrix products on this machine, with the reasons."""
     config = model.config.get_text_config()  # pyrefly: ignore[not-callable]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = COMPUTE_DTYPES[precision.partition("-")[0]]
@@ -65,7 +66,7 @@ def attention_of(model: nn.Module, precision: str) -> str:
 
 
 def memory_of(model: nn.Module, optim: OptimConfig) -> str:
-    """Of what does not depend on the batch."""
+    """Returns the memory of weights, gradients and optimizer state as text; activations depend on the batch."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     gradients = {name: p.numel() * p.element_size() for name, p in trained.items()}
@@ -79,7 +80,7 @@ def memory_of(model: nn.Module, optim: OptimConfig) -> str:
 
 
 def step_of(stage: Stage, recipe: Recipe) -> Iterator[str]:
-    """Means over the first batches."""
+    """Yields the content and operations of a step, estimated from the first batches, and the tokens of the run."""
     batches, per_step = list(islice(stage.data.training, LOOKED_AT)), recipe.run.accumulate_grad_batches
     counts, pairs = Counts(), 0.0
     for batch in batches:

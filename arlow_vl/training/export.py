@@ -1,4 +1,4 @@
-"""A model folder for others, out of a run, one of its checkpoints, or hf: with a card, and proved by loading it."""
+"""Export of a run, a checkpoint or `hf` as a model folder with a card, which is verified in a fresh process."""
 
 import tempfile
 from collections.abc import Iterator
@@ -25,60 +25,62 @@ from arlow_vl.training.card import Facts, scores_of, write_card
 from arlow_vl.training.checkpoint_io import check_same_tensors, newest_good, read_checkpoint
 from arlow_vl.training.model_fields import refuse_other_settings
 from arlow_vl.training.policy import read_policy
-from arlow_vl.training.recipe import Recipe, recipe_of_values, to_plain
+from arlow_vl.training.recipe import Recipe, to_plain
 from arlow_vl.training.recipe_files import read_yaml
+from arlow_vl.training.recipe_parsing import recipe_of_values
 from arlow_vl.training.refusals import UNFINISHED
 from arlow_vl.training.report.folder import flat, read_lines
 from arlow_vl.training.stages import apply_policy, check_frozen, hash_frozen, stays
 from arlow_vl.training.starts import FILE as STARTS
 
 CARD = "README.md"
-"""No part of the checksums: people edit it."""
+"""Name of the model card, which has no checksum, as people edit it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """How a model is exported."""
+    """Options of an export."""
 
     precision: str | None = None
-    """Of the weights; None: as they are."""
+    """Dtype of the exported weights; None: unchanged."""
     quantise: Scheme | None = None
-    """Fewer bits for the decoder's linear layers."""
+    """Quantisation of the decoder's linear layers; None: none."""
     shard_size: str | None = None
-    """Weights come in files of at most so much ("2GB"); None: transformers' own bound."""
+    """Largest size of a weight file, such as 2GB; None: the default of transformers."""
     results: Path | None = None
-    """What `arlow evaluate` wrote of the model: its scores stand in the card."""
+    """Folder of `arlow evaluate` with scores of the model for the card; None: no scores."""
     license: str = ""
-    """As the hub names it; empty: the card states none."""
+    """Identifier of the hub, such as apache-2.0; empty: the card states none."""
     text: str | None = None
-    """Documents on which the change that precision and quantising bring is measured."""
+    """Documents for measuring the effect of precision and quantisation on bits per byte; None: not measured."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported."""
+    """Opened model with its origin."""
 
     products: tuple[Any, ...]
     """The model, then its tokenizer or processor, then how it was asked, where that is known."""
     place: Path
-    """The checkpoint or model folder that they come from."""
+    """Checkpoint or model folder that was opened."""
     run: Path | None
-    """Its run folder, where it has one."""
+    """Run folder of the model, None if unknown."""
     recipe: dict[str, Any]
+    """Plain recipe of the run, empty if unknown."""
     trained: str
-    """What its weights are, in words; empty: not known."""
+    """Origin of the weights, in words; empty if unknown."""
 
 
 def export(path: Path, output: Path, wishes: Wishes = Wishes()) -> Iterator[str]:
-    """Writes a model folder and yields sentences on what was written; the folder is there and proved at the last one.
+    """Writes a model folder and yields sentences about it, once the folder is complete and verified.
 
     `path` is a run folder (its newest checkpoint), a checkpoint, or a model folder.
 
     Raises:
-        CheckpointError: there is no whole checkpoint or model; what the run began with is no longer what it was; the
-            scores are of another model; the folder answers otherwise when a fresh process loads it.
+        CheckpointError: there is no undamaged checkpoint or model; the run's initial model has changed; the scores are
+            of another model; the folder gives other outputs when a fresh process loads it.
         DataError: the scores or the text to measure cannot be read.
-        ValueError: a library that is asked for is missing.
+        ValueError: a required library is missing.
     """
     source = open_source(path)
     original, *others = source.products
@@ -122,7 +124,7 @@ def export(path: Path, output: Path, wishes: Wishes = Wishes()) -> Iterator[str]
 
 
 def open_source(path: Path) -> Source:
-    """Raises CheckpointError where there is nothing whole to export."""
+    """Opens a run folder, checkpoint or model folder. Raises CheckpointError if it holds no undamaged model."""
     if (path / "config.json").is_file():
         opened = open_model(path, device="cpu")
         refuse_fewer_bits(path, opened.model.config)
@@ -164,7 +166,7 @@ def prompts_of(checkpoint: dict[str, Any], run: Path) -> list[TrainedPrompts]:
 
 
 def changed(model: Any, others: list[Any], wishes: Wishes) -> Any:
-    """The model in the precision and the bits that are asked for."""
+    """Returns the model in the requested precision and quantisation."""
     if wishes.precision:
         model = model.to(PRECISIONS[wishes.precision])
     if wishes.quantise is None:
@@ -176,6 +178,7 @@ def changed(model: Any, others: list[Any], wishes: Wishes) -> Any:
 
 
 def name_change(wishes: Wishes) -> str:
+    """Returns a sentence on the precision or quantisation, empty if neither is requested."""
     if wishes.quantise:
         library = {"int8": "torchao's int8, a scale a row", "nf4": "bitsandbytes' nf4"}[wishes.quantise]
         return f"The decoder's linear layers are in {library}."
@@ -183,13 +186,16 @@ def name_change(wishes: Wishes) -> str:
 
 
 def hash_of(source: Source, wishes: Wishes) -> str | None:
-    """What `arlow evaluate` calls the model that is exported: the hash of its folder, of a run that of its product.
+    """Returns the hash by which `arlow evaluate` knows the exported model: that of its folder, or of its run's `hf`.
 
-    None where that folder holds other tensors, as of an earlier checkpoint or before they are rounded.
+    None if the exported tensors are not those of the folder, as they are of another checkpoint, rounded or quantised.
+
+    Raises:
+        CheckpointError: the run has no `hf`.
     """
     folder, model = folder_of(source), source.products[0]
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not there, so no scores are of this model; leave --scores out")
+        raise CheckpointError(f"{folder} does not exist, so no scores belong to this model; leave --scores out")
     is_rounded = wishes.precision is not None and PRECISIONS[wishes.precision] != model.dtype
     if wishes.quantise or is_rounded or not (folder == source.place or holds(folder, model)):
         return None
@@ -197,7 +203,7 @@ def hash_of(source: Source, wishes: Wishes) -> str | None:
 
 
 def holds(folder: Path, model: Any) -> bool:
-    """Whether a model folder has the model's tensors, to the last bit."""
+    """Returns True if a model folder holds exactly the model's tensors, bit for bit."""
     there, here = open_model(folder, device="cpu").model.state_dict(), model.state_dict()
     return there.keys() == here.keys() and all(
         there[name].dtype == tensor.dtype and there[name].equal(tensor) for name, tensor in here.items()
@@ -205,19 +211,24 @@ def holds(folder: Path, model: Any) -> bool:
 
 
 def folder_of(source: Source) -> Path:
-    """The model folder, of a run that of its product."""
+    """Returns the model folder that was opened, else `hf` of the run."""
     return source.place if (source.place / "config.json").is_file() else (source.run or source.place) / "hf"
 
 
 def last_start(run: Path | None) -> dict[str, Any]:
+    """Returns the last line of a run's starts.jsonl, {} if there is none."""
     starts = list(read_lines(run / STARTS, lambda line: line)) if run else []
     return starts[-1] if starts else {}
 
 
 def build_trained(recipe: Recipe, checkpoint: dict, found: Path) -> tuple:
-    """The products of a run with the checkpoint's weights, their moving average where the run keeps one."""
+    """Returns the products of a run with a checkpoint's weights, or with their moving average if the run has one.
+
+    Raises:
+        CheckpointError: the run's initial model has changed since.
+    """
     policy = read_policy(recipe.policy)
-    torch.manual_seed(recipe.run.seed)  # of tensors that were random and stayed
+    torch.manual_seed(recipe.run.seed)  # for frozen tensors with random initial values
     model, *others = build_products(recipe)
     refuse_other_settings(checkpoint.get("model_fields", {}), model.config)
     apply_policy(model, policy)
@@ -226,10 +237,10 @@ def build_trained(recipe: Recipe, checkpoint: dict, found: Path) -> tuple:
     check_same_tensors(saved, {name: tensor for name, tensor in state.items() if not stays(name, policy)})
     model.load_state_dict({**state, **saved})
     average = checkpoint["callbacks"].get("MovingAverage", {})
-    model.load_state_dict(average, strict=False)  # after it, as the average has tied tensors once
+    model.load_state_dict(average, strict=False)  # a second step, as the average has tied tensors once
     try:
         check_frozen(checkpoint["callbacks"]["FrozenTensorsCheck"], hash_frozen(model, policy))
     except ValueError as error:
-        raise CheckpointError(f"what the run of {found} began with has changed: {error}") from error
+        raise CheckpointError(f"the initial model of the run of {found} has changed: {error}") from error
     finish_model(model)
     return model, *others

@@ -1,4 +1,4 @@
-"""What keeps one bad batch from spoiling a run."""
+"""Detection of gradient spikes, so that a single bad batch does not spoil a run."""
 
 from typing import Any
 
@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 REMEMBERED = 0.98
-"""Decay of the mean of gradient norms: that of the last fifty steps, about."""
+"""Decay of the running mean of gradient norms, which covers about fifty steps."""
 LEARNT_AFTER = 20
-"""Steps before which nothing is a spike."""
+"""Steps at the start of a run in which nothing counts as a spike."""
 MOST_IN_A_ROW = 3
-"""Spikes after which long gradients count as how things are now."""
+"""Spikes in a row after which large gradients count as normal."""
 
 
 class SpikeGuard:
-    """Finds gradients that are much longer than the last ones, on the device, without reading anything from it.
+    """Finds gradients whose norm is much larger than the recent mean, without waiting for the device.
 
-    What is not finite goes into no mean, and neither do spikes. But when long gradients go on they count, until one
-    comes that is not long: so a run whose gradients have become longer goes on, and loses three steps.
+    Spikes and norms that are not finite do not enter the mean. After `MOST_IN_A_ROW` spikes in a row, large norms do
+    enter it until a normal one comes, so a run whose gradients stay larger continues and loses three steps only.
     """
 
     def __init__(self, times: float | None) -> None:
@@ -25,7 +25,10 @@ class SpikeGuard:
         self.state = {"mean": torch.zeros(()), "seen": torch.zeros(()), "in_a_row": torch.zeros(())}
 
     def look(self, norm: Tensor, *, is_bad: Tensor) -> Tensor:
-        """Whether a gradient of this norm (a scalar) is one, bool scalar."""
+        """Returns a bool scalar on the device: True if a gradient of this norm (a scalar) is a spike.
+
+        `is_bad` is True where the loss or the gradient of the step is not finite.
+        """
         if self.times is None:
             return torch.zeros_like(is_bad)
         mean, seen, in_a_row = (self.state[name].to(norm.device) for name in ("mean", "seen", "in_a_row"))

@@ -1,4 +1,4 @@
-"""The data of the vision stage: every source indexed, checked and told before anything is trained."""
+"""Data of an image-text run: every source is indexed and checked before training, and faults are reported."""
 
 import sys
 from collections import Counter
@@ -42,23 +42,23 @@ TASKS_OF_KIND: dict[str, tuple[Task, ...]] = {
 
 @dataclass(frozen=True)
 class CheckedSource:
-    """A source of a recipe whose index is there and holds enough that can be used."""
+    """Source of a recipe that is indexed and has enough usable samples."""
 
     config: SourceConfig
     samples: IndexedSamples | TokenizedText
-    """Those that have a text of the kind; documents of tokenised text."""
+    """Samples with a text of the source's kind; tokenised documents for text alone."""
     bad: int = 0
-    """Samples of it that are left out."""
+    """Unusable samples, which are left out."""
 
     def tell(self, sentence: str) -> None:
         print_line(f"source {self.config.name}: {sentence}", file=sys.stderr)
 
 
 def checked_sources(recipe: ImageTextRecipe, tokenizer: Any) -> list[CheckedSource]:
-    """The sources, then the validation sources; says what will not be used.
+    """Returns the training sources, then the validation sources; prints what will not be used of them.
 
     Raises:
-        DataError: nothing is there, too much in it is unusable, or a source has no text of its kind.
+        DataError: a source has no data, too many unusable samples, or no text of its kind.
     """
     sources = [_checked(config, recipe, tokenizer) for config in (*recipe.sources, *recipe.validation_sources)]
     if recipe.packing is not None:
@@ -98,7 +98,7 @@ def _checked(config: SourceConfig, recipe: ImageTextRecipe, tokenizer: Any) -> C
 
 
 def _refuse_too_many_images(source: CheckedSource, row_images: int) -> None:
-    """Raises DataError where no row has room for the images of a source, by a draw of its samples."""
+    """Raises DataError if no sample drawn from a source has few enough images for a row."""
     samples, name = source.samples, source.config.name
     if isinstance(samples, TokenizedText):
         return
@@ -117,13 +117,16 @@ def _indexes(config: SourceConfig, recipe: ImageTextRecipe) -> list[Index]:
         images=config.images,
         format=config.format,
         workers=max(1, recipe.run.workers),
-        compares_images=is_first(),  # for all processes: the others come here behind it
+        compares_images=is_first(),  # for all processes, which come here after it
         progress=lambda samples, ready, parts: line(ready, parts),
     )
 
 
 def check_refused_images(sources: Sequence[CheckedSource], refused: dict[str, str], max_bad_fraction: float) -> None:
-    """For images that could not be encoded: raises DataError where they cost too large a share of a source."""
+    """Raises DataError if images that could not be encoded make too large a share of a source's samples unusable.
+
+    `refused` maps the SHA-256 of such images to the reason.
+    """
     for source in sources if refused else ():
         if isinstance(source.samples, TokenizedText):
             continue
@@ -142,7 +145,7 @@ def check_refused_images(sources: Sequence[CheckedSource], refused: dict[str, st
 
 
 class ImageTextData(StageData):
-    """The recipe's sources, already checked, with their images as `images` gives them."""
+    """Checked sources of an image-text recipe, in padded batches or packed rows; `images` gives pixels or features."""
 
     def __init__(
         self,
@@ -190,7 +193,7 @@ def _source(
         line = ProgressLine(f"tokens of {config.name}", "samples")
         dataset.count_tokens(recipe.run_dir / "packed", workers=max(1, recipe.run.workers), progress=line)
     samples_left = max(0, most_bad(recipe.max_bad_fraction, source.bad + len(source.samples)) - source.bad)
-    expected = look.without_room * len(dataset) // max(1, look.texts)  # told already, and no fault of the data
+    expected = look.without_room * len(dataset) // max(1, look.texts)  # reported already, and no fault of the data
     return Source(
         name=config.name,
         dataset=dataset,
@@ -203,7 +206,10 @@ def _source(
 def packing_of(
     config: PackingConfig, sources: Sequence[SourceConfig], sizes: Mapping[str, int], batches_per_step: int
 ) -> Packing:
-    """What the loader packs by. Sizes count what is drawn: of text alone, pieces of `max_length` tokens."""
+    """Returns the settings by which the loader packs rows.
+
+    `sizes` has the number of samples of each source; for text alone, of pieces of `max_length` tokens.
+    """
     return Packing(
         budget=RowBudget(tokens=config.row_tokens, images=config.row_images),
         rows_per_batch=config.rows_per_batch,

@@ -1,7 +1,7 @@
-"""The processes of a run: who started them, which of them this is, and how `arlow fit` starts several on one machine.
+"""Processes of a run: their launcher, the rank of this one, and how `arlow fit` starts several on one machine.
 
-A run of one process knows nothing of all this. Of several, each is told its number by torchrun's variables (RANK,
-WORLD_SIZE, LOCAL_RANK) or by those of srun; without a launcher, `arlow fit` starts `run.engine.devices` of itself.
+A run of one process needs none of this. Several find their ranks in the variables of torchrun (RANK, WORLD_SIZE,
+LOCAL_RANK) or srun. Without a launcher, `arlow fit` starts `run.engine.devices` processes of itself.
 """
 
 import contextlib
@@ -22,41 +22,41 @@ from arlow_vl.printing import number_of, print_line
 from arlow_vl.training.settings import EngineConfig
 
 LOST = 69
-"""Exit status of a process that ends because another one did (EX_UNAVAILABLE of sysexits.h)."""
+"""Exit status of a process that ends because another one ended (EX_UNAVAILABLE of sysexits.h)."""
 STARTED_BY = "ARLOW_STARTED_BY"
-"""Variable with the process that started this one, with which it ends."""
+"""Environment variable with the id of the process that started this one; when that ends, so does this one."""
 GRACE_SECONDS = 10.0
-"""Between the end of one process in failure and that of the others, by force: they say what they lost meanwhile."""
+"""Time that the other processes have to report and end, after one has failed, before they are killed."""
 PROCESSES_A_CORE = 4
-"""Most of them; more than one is slow, but how a laptop tries what a cluster does."""
+"""Limit of processes for each core; more than one is slow, but lets a laptop try a run of a cluster."""
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 COMMAND = (sys.executable, str(Path(sysconfig.get_path("scripts"), "arlow")), "fit")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which process of a run this is."""
+    """Position of this process in its run."""
 
     rank: int = 0
-    """Among all."""
+    """Number among all processes."""
     local_rank: int = 0
-    """Among those of its machine, and the number of its device there."""
+    """Number among the processes of its machine, and of its device there."""
     world_size: int = 1
-    """All processes."""
+    """Number of processes."""
     launcher: Literal["none", "torchrun", "srun"] = "none"
-    """Whose variables said so."""
+    """Launcher whose environment variables gave the ranks."""
 
     @property
     def is_first(self) -> bool:
-        """The first process alone writes files and prints."""
+        """True for the first process, the only one that writes files and prints."""
         return self.rank == 0
 
 
 def find_place(engine: EngineConfig, variables: Mapping[str, str] = os.environ) -> Place:
-    """What the launcher's variables say.
+    """Returns the place of this process, read from the launcher's environment variables.
 
     Raises:
-        ValueError: they speak of another number of processes than the recipe, or of processes that know no number.
+        ValueError: they give another number of processes than the recipe, or no valid rank.
     """
     wanted = engine.world_size
     asked = f"run.engine asks for {number_of(engine.devices, 'device')} on {number_of(engine.nodes, 'node')}"
@@ -82,7 +82,7 @@ def find_place(engine: EngineConfig, variables: Mapping[str, str] = os.environ) 
         for name, number, most in zip(numbers, (rank, local_rank), (wanted, engine.devices), strict=True):
             if number >= most:
                 raise ValueError(
-                    f"{name} is {number}, but {asked}, whose numbers end at {most - 1}: set run.engine.devices and "
+                    f"{name} is {number}, but {asked}, so the highest is {most - 1}: set run.engine.devices and "
                     f"nodes to what the launcher starts, or unset {name}"
                 )
         return Place(rank, local_rank, wanted, launcher)  # pyrefly: ignore[bad-argument-type]
@@ -95,7 +95,7 @@ def find_place(engine: EngineConfig, variables: Mapping[str, str] = os.environ) 
 
 
 def starts_processes(engine: EngineConfig, variables: Mapping[str, str] = os.environ) -> bool:
-    """Whether `arlow fit` is to start the processes of the run itself."""
+    """Returns True if `arlow fit` must start the processes of the run itself."""
     launched = bool(variables.get("RANK")) or any(
         variables.get(name, "1") not in ("", "1") for name in ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
     )
@@ -103,7 +103,7 @@ def starts_processes(engine: EngineConfig, variables: Mapping[str, str] = os.env
 
 
 def refuse_too_many(engine: EngineConfig) -> None:
-    """Raises ValueError for more processes of a machine than its CPU cores could ever serve; GPUs are fewer still."""
+    """Raises ValueError for far more processes than the machine has CPU cores."""
     cores = os.cpu_count() or engine.devices
     if engine.devices > cores * PROCESSES_A_CORE:
         raise ValueError(
@@ -115,7 +115,7 @@ def refuse_too_many(engine: EngineConfig) -> None:
 def start_processes(count: int, arguments: Sequence[str], *, command: Sequence[str] = COMMAND) -> int:
     """Runs `arlow fit` with these arguments in `count` processes and returns the exit status of the run.
 
-    Signals go on to all of them. When one fails the others are ended, and its status is that of the run.
+    Signals are forwarded to all of them. When one fails, the others are ended, and the run has its status.
     """
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
     shared[STARTED_BY] = str(os.getpid())
@@ -130,7 +130,7 @@ def start_processes(count: int, arguments: Sequence[str], *, command: Sequence[s
     try:
         for rank in range(count):
             environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            # Sessions of their own: the terminal's Ctrl-C then comes once, from here.
+            # Sessions of their own, so that Ctrl-C in the terminal reaches them once, through `forward`.
             processes.append(subprocess.Popen([*command, *arguments], env=environment, start_new_session=True))
         return _status_of(processes)
     finally:
@@ -143,7 +143,7 @@ def start_processes(count: int, arguments: Sequence[str], *, command: Sequence[s
 
 
 def _status_of(processes: Sequence[subprocess.Popen]) -> int:
-    """Waits until all have ended, or one has failed and the others had their time."""
+    """Waits until all have ended, or `GRACE_SECONDS` after one has failed, and returns the exit status of the run."""
     failed_at = None
     told: set[int] = set()
     while True:
@@ -163,7 +163,7 @@ def _status_of(processes: Sequence[subprocess.Popen]) -> int:
 
 
 def end_with_starter() -> None:
-    """A process that `arlow fit` has started ends when that does, however it ends."""
+    """Lets a process that `arlow fit` started end with it, even if that is killed."""
     starter = os.environ.get(STARTED_BY)
     if starter is None:
         return

@@ -1,7 +1,7 @@
-"""Lightning's loggers and trackio beside metrics.csv: every reading, validation and look, into the run folder.
+"""Loggers beside metrics.csv, Lightning's and trackio: they write readings, validations and looks to the run folder.
 
-None of them sends anything anywhere unless the environment says so in the words of the package itself: WANDB_MODE,
-MLFLOW_TRACKING_URI, TRACKIO_SPACE_ID.
+Nothing is sent anywhere unless a variable of the package itself asks for it: WANDB_MODE, MLFLOW_TRACKING_URI,
+TRACKIO_SPACE_ID.
 """
 
 import hashlib
@@ -21,21 +21,21 @@ from arlow_vl.training.recipe import Recipe, to_plain
 from arlow_vl.training.steps import Reading
 
 PROJECT = "arlow"
-"""By logger the modules of which it needs one; each logger is an extra of this package."""
+"""Project of our runs in every logger."""
 
 
 def run_id(run_dir: Path) -> str:
-    """Names a run to loggers that look for it again when it goes on: its folder's name, and a hash of its path."""
+    """Returns the id by which loggers find a run again when it resumes: its folder's name, and a hash of its path."""
     path = str(run_dir.resolve())
     return f"{run_dir.resolve().name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
 
 class TrackioLogger(Logger):
-    """trackio with the interface of Lightning's loggers, which has none for it."""
+    """Lightning logger for trackio, which Lightning does not support."""
 
     def __init__(self, name: str, folder: Path, *, resumes: bool) -> None:
         super().__init__()
-        os.environ.setdefault("TRACKIO_DIR", str(folder))  # read when it is imported
+        os.environ.setdefault("TRACKIO_DIR", str(folder))  # read on import
         import trackio  # pyrefly: ignore[missing-import]
 
         self.experiment = trackio
@@ -61,7 +61,7 @@ class TrackioLogger(Logger):
 
 
 def build_logger(name: str, run_dir: Path, *, step: int, mlflow_run: str | None) -> Logger:
-    """A logger for a run that has done so many steps."""
+    """Builds a logger for a run that has done `step` steps; `mlflow_run` is the id of its earlier start in MLflow."""
     folder, run = run_dir / name, run_id(run_dir)
     if name == "tensorboard":  # what a killed run wrote after its checkpoint is hidden
         return TensorBoardLogger(run_dir, name="", version=name, purge_step=step + 1 if step else None)
@@ -69,7 +69,7 @@ def build_logger(name: str, run_dir: Path, *, step: int, mlflow_run: str | None)
     if name == "wandb":
         is_offline = "WANDB_MODE" not in os.environ
         return WandbLogger(name=run, project=PROJECT, save_dir=folder, version=run, offline=is_offline)
-    if name == "mlflow":  # which no longer writes plain files
+    if name == "mlflow":  # into a database, as it no longer writes plain files
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve()}/mlflow.db"
         where = None if "MLFLOW_TRACKING_URI" in os.environ else (folder / "artifacts").resolve().as_uri()
         return MLFlowLogger(PROJECT, run_name=run, tracking_uri=uri, artifact_location=where, run_id=mlflow_run)
@@ -77,14 +77,14 @@ def build_logger(name: str, run_dir: Path, *, step: int, mlflow_run: str | None)
 
 
 class Loggers(Callback):
-    """Tells each logger what the run folder's files say. A listener of `steps.Readings` and `looks.Looks`."""
+    """Passes readings, validations and looks to each logger; a listener of `steps.Readings` and `looks.Looks`."""
 
     def __init__(self, recipe: Recipe, validation_columns: Sequence[str]) -> None:
         self.recipe, self.validation_columns = recipe, validation_columns
         self.loggers: dict[str, Logger] = {}
         self.mlflow_run: str | None = None
         self.shown: set[str] = set()
-        """Images that the loggers have."""
+        """Images that were passed to a logger already, as `logger path`."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"mlflow_run": self.mlflow_run}
@@ -97,7 +97,7 @@ class Loggers(Callback):
             return
         for name in self.recipe.run.watch.loggers:
             logger = build_logger(name, self.recipe.run_dir, step=trainer.global_step, mlflow_run=self.mlflow_run)
-            if trainer.global_step == 0 or name != "mlflow":  # where a parameter is written once
+            if trainer.global_step == 0 or name != "mlflow":  # in which a parameter can be written only once
                 logger.log_hyperparams(to_plain(self.recipe))
             if isinstance(logger, MLFlowLogger):
                 self.mlflow_run = logger.run_id
@@ -123,7 +123,7 @@ class Loggers(Callback):
                     self._image(name, logger, path, look.step)
 
     def _image(self, name: str, logger: Logger, path: str, step: int) -> None:
-        """Once for each start of a run: the images stay the same."""
+        """Passes an image to a logger once for each start of the run, as the images stay the same."""
         if f"{name} {path}" not in self.shown:
             self.shown.add(f"{name} {path}")
             with Image.open(self.recipe.run_dir / path) as image:
@@ -150,7 +150,7 @@ HEADER = ["sample", "reference", "written"]
 
 
 class Writer(Protocol):
-    """Writes what is no number, by the own interface of a logger's package."""
+    """Writer of tables and images through the API of a logger's own package."""
 
     def rows(self, logger: Any, name: str, rows: list[list[str]], step: int) -> None: ...
 
@@ -198,12 +198,12 @@ WRITERS: dict[str, Writer] = {
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Texts from outside neither end a cell nor act as markup."""
+    """Returns a Markdown table with `HEADER`, in which no text can end its cell or act as markup."""
     table = [HEADER, ["---"] * len(HEADER), *([_cell(text) for text in row] for row in rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in table)
 
 
 def _cell(text: str) -> str:
-    """Backquotes and line ends are taken out, so that a cell is one piece of code."""
+    """Returns the text as inline code, without backquotes and line ends, which would end it."""
     plain = " ".join(text.split()).replace("`", "'").replace("|", "\\|")
     return f"`{plain}`" if plain else ""

@@ -1,4 +1,4 @@
-"""The files of a run folder that grow while it goes on: every step's loss and samples, and the metrics."""
+"""Log files of a run folder: steps.jsonl with the loss and samples of each step, and metrics.csv."""
 
 import contextlib
 import json
@@ -18,24 +18,24 @@ from vision.whole_files import write_whole
 
 
 class LineFile:
-    """A text file that grows by whole lines; `keep` shortens it once, when a run goes on."""
+    """Text file that grows by whole lines; `keep` shortens it when a run resumes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def keep(self, wanted: Callable[[str], bool]) -> None:
-        """Drops the lines that are not wanted, and a last one that was cut short.
+        """Drops the lines that are not wanted, and an incomplete last line.
 
         Raises:
-            ValueError: the file was changed by others, so that `wanted` cannot read a line of it.
+            ValueError: `wanted` cannot read a line, as something else changed the file.
         """
         number = 0
 
         def write(kept: BinaryIO) -> None:
-            """A line at a time: of a long run the file is larger than memory should be."""
+            """Copies line by line, as the file of a long run may be too large for memory."""
             nonlocal number
             with open(self.path, "rb") as file:
-                for number, line in enumerate(file, start=1):  # noqa: B007 - the error tells it
+                for number, line in enumerate(file, start=1):  # noqa: B007 - for the error message
                     if line.endswith(b"\n") and wanted(line[:-1].decode()):
                         kept.write(line)
 
@@ -44,11 +44,11 @@ class LineFile:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{self.path}: line {max(1, number)} is not as the run wrote it ({error}); put the file back, or "
-                "remove it: then the run goes on without its earlier lines"
+                "remove it: then the run resumes without its earlier lines"
             ) from error
 
     def write(self, line: str) -> None:
-        """Raises ResourceError naming the file; what stands of the line goes when the run goes on."""
+        """Appends a line. Raises ResourceError naming the file; an incomplete line is dropped when the run resumes."""
         with self._told(), open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -63,22 +63,22 @@ class LineFile:
         except OSError as error:
             raise ResourceError(
                 f"cannot write {self.path}: {error.strerror}; checkpoints saved before are whole, and the same command "
-                "goes on from the last one"
+                "resumes from the last one"
             ) from error
 
 
 def tell_gaps(path: Path, steps: Sequence[int], done: int) -> None:
-    """Says so where lines of steps that are done are gone: the run goes on alike, but nobody sees these again."""
+    """Prints a warning if a log with these steps lacks some of the `done` ones; the run itself is unharmed."""
     if lacking := sorted(set(range(1, done + 1)) - set(steps)):
         print_line(
             f"arlow: {path} lacks {len(lacking):,} of the {done:,} steps that are done, the first is {lacking[0]:,}; "
-            "it was cut or removed, and what it said of them is lost",
+            "it was cut or removed, and their lines are lost",
             file=sys.stderr,
         )
 
 
 class StepLog(Callback):
-    """steps.jsonl: step, exact loss and sample keys of each optimizer step, once each also over resumes."""
+    """Writer of steps.jsonl: step, exact loss and sample keys of each optimizer step, once each, even over resumes."""
 
     def __init__(self, path: Path) -> None:
         self.lines = LineFile(path)
@@ -87,7 +87,7 @@ class StepLog(Callback):
         self.keep_until(trainer.global_step)
 
     def keep_until(self, step: int) -> None:
-        """Drops what a killed run wrote after its checkpoint."""
+        """Drops the steps that a killed run wrote after its checkpoint."""
         found: list[int] = []
 
         def is_before(line: str) -> bool:
@@ -109,13 +109,13 @@ class StepLog(Callback):
 
 TRAIN_COLUMNS = ("train_loss", "lr", "grad_norm")
 SPEED_COLUMNS = ("tokens_per_second", "images_per_second", "tflop_per_second", "mfu", "data_wait", "memory_gib")
-"""What differs each time that a run is run: tokens and images of the data; operations of the model that these need,
-in 10^12 a second, and as a share of what the device's matrix products reach; the share of time that the step waited
-for its data; memory in GiB at most."""
+"""Columns that differ between repetitions of a run: tokens and images per second; the model's operations, in 10^12 per
+second and (mfu) as a share of those of the device's matrix products; the share of time spent waiting for data; peak
+memory in GiB."""
 
 
 def metrics_of(reading: Reading) -> dict[str, float]:
-    """The columns of a step, for any log; none of one that `run.skip_steps` names."""
+    """Returns the values of a step by column of metrics.csv, for any log; none if `run.skip_steps` names the step."""
     if reading.is_skipped:
         return {}
     row = dict(zip(TRAIN_COLUMNS, (reading.loss, reading.lr, reading.grad_norm), strict=True))
@@ -123,7 +123,7 @@ def metrics_of(reading: Reading) -> dict[str, float]:
 
 
 def speeds_of(reading: Reading) -> dict[str, float]:
-    """Of `SPEED_COLUMNS` those that are known."""
+    """Returns the values of a step that are known, by column of `SPEED_COLUMNS`."""
     seconds = max(reading.seconds, 1e-9)
     row: dict[str, float | None] = {
         "tokens_per_second": reading.tokens / seconds,
@@ -137,7 +137,7 @@ def speeds_of(reading: Reading) -> dict[str, float]:
 
 
 class MetricsFile(Callback):
-    """metrics.csv: a row for each optimizer step, and one with the validation columns for each validation."""
+    """Writer of metrics.csv: a row for each optimizer step, and one with the validation columns for each validation."""
 
     def __init__(self, path: Path, validation_columns: tuple[str, ...], components: Sequence[str]) -> None:
         self.lines = LineFile(path)
@@ -149,9 +149,9 @@ class MetricsFile(Callback):
         self.keep_until(trainer.global_step)
 
     def keep_until(self, step: int) -> None:
-        """Drops what came after the checkpoint: also its step's validation, which will be run again.
+        """Drops the rows after the checkpoint, and the validation of its step, which is repeated.
 
-        A file of a version that knew other columns is written anew with those of now.
+        A file of another version is rewritten with today's columns.
         """
 
         names: list[str] = []
@@ -195,5 +195,5 @@ class MetricsFile(Callback):
 
 
 def validation_of(trainer: Trainer, columns: Sequence[str]) -> dict[str, float]:
-    """The columns that the validation that just ended gave."""
+    """Returns the values of the validation that has just ended, by column."""
     return {name: trainer.callback_metrics[name].item() for name in columns}

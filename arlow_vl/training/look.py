@@ -1,4 +1,4 @@
-"""A look at a model while it is trained: what it writes about fixed samples, and what its images are worth to it."""
+"""Results of a look at a model in training: its texts for fixed samples, and how much its images help it."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -6,36 +6,40 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SampleLook:
+    """Result for one sample."""
+
     key: str
     prompt: str
-    """What the model is asked, as text; images left out."""
+    """Prompt as text, without its images."""
     reference: str
-    """What the data say."""
+    """Answer of the data."""
     written: str
-    """What the model writes, greedily."""
+    """Answer of the model, decoded greedily."""
     images: list[str] = field(default_factory=list)
-    """Files in the run folder that show its images."""
+    """Paths of its thumbnails, relative to the run folder."""
     attention: list[float] | None = None
-    """Share of the cross-attention that each of several images gets."""
+    """Share of the cross-attention that each image gets; None with fewer than two."""
 
 
 @dataclass(frozen=True)
 class SourceLook:
+    """Results for the samples of one source."""
+
     name: str
     samples: list[SampleLook]
     loss: float | None = None
-    """Of the samples, with their own images; None where nothing can be exchanged."""
+    """Loss of the samples with their own images, in nats a token; None where no images can be exchanged."""
     exchanged_loss: float | None = None
-    """With the images of each other."""
+    """Loss with the images exchanged among the samples."""
 
     @property
     def different(self) -> int:
-        """How many of the written texts are different."""
+        """Number of distinct texts that the model wrote."""
         return len({sample.written for sample in self.samples})
 
     @property
     def image_use(self) -> float | None:
-        """What a wrong image costs, in nats a token; near 0: the model does not look at its images."""
+        """Loss that wrong images add, in nats a token; near 0 if the model ignores its images. None: unknown."""
         if self.loss is None or self.exchanged_loss is None:
             return None
         return self.exchanged_loss - self.loss
@@ -43,17 +47,19 @@ class SourceLook:
 
 @dataclass(frozen=True)
 class Look:
+    """One look, at all sources, as a line of looks.jsonl has it."""
+
     step: int
     sources: list[SourceLook]
     gates: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """tanh of the attention and MLP gates, by layer."""
+    """Tanh of the attention gate and the MLP gate, by layer."""
     is_validation: bool = False
-    """Whether it belongs to a validation, which a run that goes on from this step repeats."""
+    """True if it belongs to a validation, which is repeated when the run resumes from this step."""
     fault: str | None = None
-    """Why nothing was written."""
+    """Reason why the model could write nothing; None if it could."""
 
     def numbers(self) -> dict[str, float]:
-        """For logs that take numbers alone."""
+        """Returns the numbers of the look by metric name, for logs that take no text."""
         found: dict[str, float | None] = {}
         for source in self.sources:
             found[f"image_use_{source.name}"] = source.image_use
@@ -64,7 +70,7 @@ class Look:
         return {name: value for name, value in found.items() if value is not None}
 
     def line(self) -> str:
-        """For a terminal: one sample, and what concerns all."""
+        """Returns a line for a terminal: one sample, and the summary of each source."""
         if self.fault:
             return f"step {self.step:,}  {self.fault}"
         parts = []

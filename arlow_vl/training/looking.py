@@ -1,4 +1,4 @@
-"""What a look reads of a model: texts that it writes, what exchanged images cost it, where its attention goes."""
+"""Measurements of a look: generated texts, the loss with exchanged images, and the attention to each image."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,27 +16,27 @@ from arlow_vl.evaluation.likelihood import pad_left
 from arlow_vl.training.compiling import as_written
 
 NEW_TOKENS = 32
-"""Most tokens that the model writes of each sample, and that the data say there."""
+"""Limit of tokens that the model writes for a sample, and of its reference."""
 PROMPT_TOKENS = 64
-"""Most tokens of a text that the model goes on with."""
+"""Limit of tokens of the prompt where a text has none of its own and is cut in the middle."""
 
 Collate = Callable[[list[Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A validation sample that each look is taken at."""
+    """Validation sample that every look uses."""
 
     key: str
     item: EncodedSample
     prompt: list[int]
     reference: list[int]
     placed: list[PlacedImage] = field(default_factory=list)
-    """Its images, where they lie."""
+    """Its images, not yet read."""
 
 
 def prompt_and_reference(text: EncodedText) -> tuple[list[int], list[int]]:
-    """Parts a text in front of its last answer; a text that is all learnt, in the middle.
+    """Splits a text before its last answer, or in the middle if all of it is learnt.
 
     >>> prompt_and_reference(EncodedText([1, 5, 6, 7], [-100, -100, 6, 7]))
     ([1, 5], [6, 7])
@@ -54,7 +54,7 @@ def prompt_and_reference(text: EncodedText) -> tuple[list[int], list[int]]:
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Every part in eval mode, uncompiled and without gradients; afterwards each has the mode that it had."""
+    """Puts a model into eval mode, uncompiled and without gradients; afterwards every module has its mode back."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -66,15 +66,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def write_texts(model: Any, tokenizer: Any, chosen: Sequence[Chosen], collate: Collate) -> list[str]:
-    """What the model writes after each prompt, as text.
+    """Returns the text that the model generates after each prompt.
 
     Raises:
-        CheckpointError: its logits are not finite.
+        CheckpointError: the logits are not finite.
     """
     device, config = next(model.parameters()).device, model.config.get_text_config()
     prompt = pad_left([sample.prompt for sample in chosen], tokenizer.pad_token_id)
     room = config.max_position_embeddings - prompt["input_ids"].shape[1]
-    # A text may show more images behind its prompt: in a turn whose answer is cut, further on in a document.
+    # A text may have more images after its prompt: in later turns, or later in a document.
     shown = [sample.item.images[: sample.prompt.count(config.image_token_id)] for sample in chosen]
     prepared = [image for images in shown for image in images]
     inputs = prompt | (collate.images.pack(prepared) if prepared else {})  # pyrefly: ignore[missing-attribute]
@@ -91,9 +91,9 @@ def plain_text(tokenizer: Any, ids: Sequence[int]) -> str:
 def losses_with_exchanged_images(
     loss: Callable[[dict[str, Any]], Tensor], chosen: Sequence[Chosen], collate: Collate
 ) -> tuple[float, float] | None:
-    """The loss of the samples, and that with the images of each other; None where there is nothing to exchange.
+    """Returns the loss of the samples with their own images and with exchanged ones; None if none can be exchanged.
 
-    Only samples of the same number of images can lend each other theirs, so those of the commonest number are taken.
+    Only samples with the same number of images can exchange them, so those with the commonest number are used.
     """
     counts = [len(sample.item.images) for sample in chosen if sample.item.images]
     count = max(counts, key=counts.count, default=0)
@@ -108,10 +108,10 @@ def losses_with_exchanged_images(
 
 
 def attention_shares(model: Any, loss: Callable[[Any], Tensor], sample: Chosen, collate: Collate) -> list[float] | None:
-    """How the cross-attention of a text spreads over its images, mean over its tokens and all blocks; sums to 1.
+    """Returns each image's share of the cross-attention of a text, mean over tokens and blocks; they sum to 1.
 
-    None where there are fewer than two images, or where they do not stand beside each other: then a token reads the
-    last ones before it, and nothing is shared out.
+    None for fewer than two images, or images that are not adjacent: then a token attends to the last ones before it
+    alone.
     """
     images = len(sample.item.images)
     image_id = model.config.get_text_config().image_token_id

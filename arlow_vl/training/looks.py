@@ -1,4 +1,4 @@
-"""Looks at the model while it is trained, always at the same validation samples."""
+"""Callback that looks at the model during training, always with the same validation samples."""
 
 import io
 import itertools
@@ -37,24 +37,24 @@ from vision.whole_files import write_whole
 
 FILE, IMAGES = "looks.jsonl", "looks"
 TRIED = 8
-"""So many samples are tried for each that is looked at, to find usable ones with different images."""
+"""Samples that are tried for each one wanted, to find usable ones with different images."""
 THUMBNAIL = 192
-"""Pixels of an image's longer side, in the run folder."""
+"""Longer side of the images in the run folder, in pixels."""
 
 
 @runtime_checkable
 class LookListener(Protocol):
-    """A log."""
+    """Log that receives looks."""
 
     def look_taken(self, look: Look) -> None: ...
 
 
 class Looks(Callback):
-    """Takes a look at each validation or every n steps, writes it into looks.jsonl, and tells the listeners.
+    """Takes a look at each validation or every n steps, writes it to looks.jsonl, and passes it to the listeners.
 
-    It changes nothing of what is trained, and draws no random number. Stands behind the moving average in Trainer's
-    list and in front of Checkpointing, so that what is written belongs to the checkpoint of the same step. All
-    processes look, as they hold the model together; the first writes.
+    Training is not affected, and no random numbers are drawn. Must come after the moving average in Trainer's list, and
+    before Checkpointing, so that its line belongs to the checkpoint of the same step. All processes take part, as
+    they run the model together; the first one writes.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Looks(Callback):
         self.chosen = {s.name: choose(s, self.loader.max_samples, self.watch.show_samples) for s in self.loader.sources}
 
     def keep_until(self, step: int) -> None:
-        """Drops what came after the checkpoint, and the look at its step's validation, which will be run again."""
+        """Drops the looks after the checkpoint, and the one at the validation of its step, which is repeated."""
 
         def is_before(line: str) -> bool:
             look = json.loads(line)
@@ -143,7 +143,7 @@ class Looks(Callback):
         return SourceLook(name, samples, *(losses or ()))
 
     def _thumbnails(self, sample: Chosen) -> list[str]:
-        """Files of the run folder, each named by the hash of the image, so that none is written twice."""
+        """Returns the paths of a sample's thumbnails; each is named by its image's hash, so it is written once."""
         names = []
         for image in sample.placed:
             name = f"{IMAGES}/{image.sha256[:16]}.jpg"
@@ -161,9 +161,9 @@ class Looks(Callback):
 
 
 def choose(source: Source, max_samples: int | None, count: int) -> list[Chosen]:
-    """Up to `count` usable samples out of those that each validation reads, with different images where there are.
+    """Returns up to `count` usable samples that validation reads too, with different images as far as possible.
 
-    A fair draw, the same one each time; faults of what is unusable are the validation's to tell.
+    The random draw is the same each time. Unusable samples are skipped here and reported by the validation.
     """
     size = len(source.dataset) if max_samples is None else min(len(source.dataset), max_samples)
     drawn = shuffled_order(0, source.name, 0, len(source.dataset), np.arange(min(size, TRIED * count))).tolist()
@@ -193,7 +193,7 @@ def _chosen(source: Source, index: int) -> Chosen:
 
 
 def longest_document(row: np.ndarray, bos_token_id: int) -> EncodedText:
-    """The longest document of a packed row, or piece of one; all but its first token is learnt."""
+    """Returns the longest document, or part of one, in a packed row; all but its first token is learnt."""
     begins = [0, *np.flatnonzero(row == bos_token_id).tolist(), len(row)]
     start, end = max(itertools.pairwise(begins), key=lambda piece: piece[1] - piece[0])
     ids = row[start:end].tolist()

@@ -1,4 +1,4 @@
-"""What a run takes of a device's memory, at the least: one that cannot fit is refused before anything is computed."""
+"""Lower bound of a run's memory, so that one that cannot fit is refused before anything is computed."""
 
 import os
 import sys
@@ -16,25 +16,25 @@ from arlow_vl.training.stages import check_policy, trained_names
 from arlow_vl.training.strategies import device_type_of
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")
-"""Bytes that a container may take, or "max"."""
+"""File with the memory limit of a container in bytes, or "max"."""
 
 
 def refuse_too_large(model: nn.Module, recipe: Recipe) -> None:
-    """`model` may be without weights, on torch's device `meta`.
+    """Refuses a run that cannot fit into the memory of its device. `model` may be on torch's device `meta`.
 
     Raises:
-        ResourceError: its weights, gradients and moments, or the batch with one activation a token and layer, take more
-            than there is. Both are less than a run takes, so that nothing is refused that would have fitted.
+        ResourceError: weights, gradients, optimizer state, and a batch with one activation per token and layer, exceed
+            the memory. A run takes more than these, so none is refused that would have fitted.
     """
     parts, there = least_bytes(model, recipe), memory_of(device_type_of(recipe.run.engine))
     if sum(parts.values()) <= there:
         return
     told = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())
-    raise ResourceError(f"the run needs more than the {_gib(there)} GiB that there are ({told} GiB); {advice(recipe)}")
+    raise ResourceError(f"the run needs more than the {_gib(there)} GiB of memory ({told} GiB); {advice(recipe)}")
 
 
 def least_bytes(model: nn.Module, recipe: Recipe) -> dict[str, int]:
-    """By part, of one device."""
+    """Returns the least bytes on one device, by part (weights, gradients, optimizer, a batch ...)."""
     policy, shards = read_policy(recipe.policy), 1
     check_policy(model, policy)
     if recipe.run.engine.strategy == "fsdp":
@@ -46,7 +46,7 @@ def least_bytes(model: nn.Module, recipe: Recipe) -> dict[str, int]:
     learnt = sum(parameter.numel() for parameter in trained.values())
     moments = sum(moments_of(name, parameter, recipe.optim) * parameter.numel() for name, parameter in trained.items())
     parts = {"weights": weights, "gradients": learnt * element, "optimizer": moments * element}
-    parts |= {"moving average": 4 * learnt} if recipe.optim.ema else {}  # in float32 always
+    parts |= {"moving average": 4 * learnt} if recipe.optim.ema else {}  # always float32
     config: Any = model.config
     config = config.get_text_config()
     tokens = tokens_of_a_batch(recipe) // recipe.run.engine.tensor_parallel
@@ -57,7 +57,7 @@ def least_bytes(model: nn.Module, recipe: Recipe) -> dict[str, int]:
 
 
 def tokens_of_a_batch(recipe: Recipe) -> int:
-    """At the least."""
+    """Returns the least number of tokens in a batch."""
     if isinstance(recipe, TextRecipe):
         return recipe.batch_size * recipe.row_length
     if recipe.packing:
@@ -66,7 +66,7 @@ def tokens_of_a_batch(recipe: Recipe) -> int:
 
 
 def advice(recipe: Recipe) -> str:
-    """What to change."""
+    """Returns the end of an error: which settings lower the memory."""
     if isinstance(recipe, TextRecipe):
         batch = "batch_size"
     else:
@@ -79,27 +79,27 @@ def advice(recipe: Recipe) -> str:
 
 
 def memory_of(device_type: str) -> int:
-    """Bytes of the GPU, or of the machine as far as this process may have them."""
+    """Returns the bytes of memory of the GPU, or of the machine within the limit of this container."""
     if device_type == "cuda":
         return torch.cuda.mem_get_info()[1]
     try:
         there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):  # a system that does not tell
+    except (ValueError, OSError):  # unknown on this system
         return sys.maxsize
     try:
         return min(there, int(CGROUP.read_text()))
-    except (OSError, ValueError):  # none, or "max"
+    except (OSError, ValueError):  # no limit
         return there
 
 
 def out_of_memory(model: nn.Module, recipe: Recipe, error: BaseException) -> ResourceError:
-    """The sentence for people, in place of that error."""
+    """Returns an error with the parts of the memory and advice, to be raised in place of torch's."""
     parts = least_bytes(model, recipe)
     held = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items() if name != "a batch")
     there = memory_of(device_type_of(recipe.run.engine))
     first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
     return ResourceError(
-        f"a step does not fit into the {_gib(there)} GiB of memory ({held} GiB, the rest is of the batch, of "
+        f"a step does not fit into the {_gib(there)} GiB of memory ({held} GiB, and the rest for a batch of "
         f"{tokens_of_a_batch(recipe):,} tokens or more; {first}); {advice(recipe)}"
     )
 

@@ -1,4 +1,4 @@
-"""The fields of a model that a recipe gives, checked by the configurations that define them."""
+"""Model fields of a recipe, checked by the configuration classes that define them."""
 
 import copy
 import dataclasses
@@ -16,11 +16,11 @@ from arlow_vl.models.arlow.spelling import did_you_mean
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe, first_difference
 
-OF_THE_CHECKPOINT = ("text_config", "vision_config", "tie_word_embeddings")  # what the text model and `vision` decide
+OF_THE_CHECKPOINT = ("text_config", "vision_config", "tie_word_embeddings")  # set by the text model and by `vision`
 
 
 def check_model_fields(recipe: Recipe) -> None:
-    """Raises ValueError for fields of `model` or `vision` that no model can be built from."""
+    """Raises ValueError if no model can be built from the recipe's `model` or `vision`."""
     if recipe.checkpoint is not None:
         return
     if isinstance(recipe, TextRecipe):
@@ -33,28 +33,28 @@ def check_model_fields(recipe: Recipe) -> None:
 
 
 def vision_config_of(recipe: ImageTextRecipe) -> ArlowVisionConfig:
-    """What the recipe says of the encoder, all but its weights. Raises ValueError likewise."""
+    """Returns the recipe's configuration of the encoder. Raises ValueError for a wrong field of `vision`."""
     _refuse_unknown("vision", recipe.vision, [*own_fields(ArlowVisionConfig), "weights"])
     fields = {name: value for name, value in recipe.vision.items() if name != "weights"}
     return config_of("vision", ArlowVisionConfig, fields)
 
 
 def config_of(key: str, config_class: type[PreTrainedConfig], fields: Mapping[str, Any]) -> Any:
-    """The configuration with these fields. Raises ValueError naming the recipe's key, its type errors too."""
+    """Returns a configuration with these fields. Raises ValueError naming the recipe's `key`, also for wrong types."""
     try:
-        return config_class(**{str(name): copy.deepcopy(value) for name, value in fields.items()})  # it adds to them
+        return config_class(**{str(name): copy.deepcopy(value) for name, value in fields.items()})  # it changes them
     except (ValueError, StrictDataclassError) as error:
         raise ValueError(f"{key}: {' '.join(str(error).split())}") from error
 
 
 def own_fields(config_class: type[PreTrainedConfig]) -> list[str]:
-    """The fields that a configuration itself defines, without those that transformers gives to each."""
+    """Returns the fields that a configuration class itself defines, without those that transformers adds to all."""
     fields = {field.name for field in dataclasses.fields(config_class)}
     return [name for name in inspect.get_annotations(config_class) if name in fields]
 
 
 def plain_fields(config: PreTrainedConfig) -> dict[str, Any]:
-    """These fields of a configuration and of its parts, the latter as `text_config.hidden_size`, as JSON has them."""
+    """Returns the own fields of a configuration as JSON values, those of sub-configs as `text_config.hidden_size`."""
     fields = json.loads(config.to_json_string(use_diff=False))
     plain = {name: fields[name] for name in own_fields(type(config)) if name not in config.sub_configs}
     for part in config.sub_configs:
@@ -63,9 +63,9 @@ def plain_fields(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def refuse_other_settings(saved: Mapping[str, Any], config: PreTrainedConfig) -> None:
-    """Raises CheckpointError naming the first field that is not as `plain_fields` had it.
+    """Raises CheckpointError naming the first field that differs from `saved`, the `plain_fields` of a checkpoint.
 
-    What one version alone knows is not compared: checkpoints of before hold nothing.
+    Fields that are missing on one side are not compared, as another version may not know them.
     """
     now = plain_fields(config)
     for name in (name for name in now if name in saved):

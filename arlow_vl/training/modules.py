@@ -1,4 +1,4 @@
-"""What Lightning trains: a model, its stage's policy, and one training step."""
+"""Lightning modules: a model with its policy, its training step and its validation."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from arlow_vl.data.sources import Batch
 from arlow_vl.errors import CheckpointError, DivergenceError
 from arlow_vl.training.checkpoint_io import check_same_tensors
 from arlow_vl.training.compiling import as_written
+from arlow_vl.training.components import component_of
 from arlow_vl.training.guards import SpikeGuard
 from arlow_vl.training.model_fields import plain_fields, refuse_other_settings
 from arlow_vl.training.optimizers import build_optimizer, build_schedule, leave_out
@@ -20,16 +21,16 @@ from arlow_vl.training.ranks import gathered, own_part, summed, whole, world_siz
 from arlow_vl.training.recipe import Recipe, to_plain, validation_columns_of
 from arlow_vl.training.resume import refuse_other_recipe
 from arlow_vl.training.sharding import ShardedStrategy
-from arlow_vl.training.stages import apply_policy, component_of, set_modes, stays
+from arlow_vl.training.stages import apply_policy, set_modes, stays
 from arlow_vl.training.steps import StepRecord
 
 NOT_FOR_THE_MODEL = ("keys", "source", "is_filler", "num_tokens", "num_images", "num_labels")
 LOSS_UNIT = 1024
-"""Where several batches make a step, their summed losses are counted in so many: a sum alone overflows in 16 bits."""
+"""Divisor of summed losses where a step has several batches, as a plain sum of 16-bit losses would overflow."""
 
 
 class StageModule(LightningModule):
-    """One stage of training. Batches are the model's keyword arguments, beside those of `NOT_FOR_THE_MODEL`."""
+    """Training of one stage. A batch holds keyword arguments of the model and the entries of `NOT_FOR_THE_MODEL`."""
 
     validation_columns: tuple[str, ...] = ("validation_loss",)
 
@@ -43,7 +44,7 @@ class StageModule(LightningModule):
         apply_policy(model, self.policy)
 
     def configure_model(self) -> None:
-        """Called by Lightning once the processes have their devices."""
+        """Shards the model if the strategy asks for it; Lightning calls this once the processes have their devices."""
         if isinstance(strategy := self.trainer.strategy, ShardedStrategy):
             encodes = getattr(self.recipe, "cache_features", None) is None
             strategy.shard(self.model, precision=self.recipe.run.precision, encodes=encodes)
@@ -58,10 +59,10 @@ class StageModule(LightningModule):
         return self.model(**inputs, use_cache=False, skip_logits=True, **options).loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """The loss of a batch; where several make a step the sum over its labels, divided when all have come.
+        """Returns the loss of a batch: the mean over its labels, or a sum where several batches make a step.
 
-        So the step's gradient is that of one large batch, however the labels lie in the batches and on the processes.
-        Nothing is computed where the step is one of `run.skip_steps`.
+        The gradients of sums are divided by the labels of the whole step before clipping. So they are those of one
+        large batch, however the labels are spread over batches and processes. Nothing is computed for `run.skip_steps`.
         """
         batches = self.trainer.accumulate_grad_batches
         if batch_idx % batches == 0:
@@ -83,7 +84,7 @@ class StageModule(LightningModule):
     def configure_gradient_clipping(
         self, optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clips by norm; a step whose loss or gradient is not finite, or whose gradient is a spike, changes nothing."""
+        """Clips by norm, and lets the step change nothing if its loss or gradient is not finite, or it is a spike."""
         record = self.record
         if world_size() > 1:
             record.sum_over_ranks(self.recipe.run.engine.tensor_parallel)
@@ -105,15 +106,15 @@ class StageModule(LightningModule):
         leave_out(optimizer, record.is_bad | record.is_spike)
 
     def _may_overflow(self) -> bool:
-        """Whether gradients are scaled up (16-mixed), so that one that is not finite only asks for a smaller scale."""
+        """Returns True if gradients are scaled (16-mixed), so that a non-finite one only calls for a smaller scale."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         return scaler is not None and scaler.get_scale() > 1
 
     def _divide_by_labels(self, gradients: list[Tensor]) -> None:
-        """Gradients of sums become those of the mean over the step's labels, on the device and in place."""
-        batches = self.trainer.accumulate_grad_batches  # by which Lightning has divided
+        """Turns gradients of summed losses into those of the mean over the step's labels, in place on the device."""
+        batches = self.trainer.accumulate_grad_batches  # Lightning has divided by this
         totals = self.record.totals
-        if totals is not None:  # the engine has taken the mean over the data ranks
+        if totals is not None:  # the strategy has averaged over the data ranks
             ranks = self.recipe.run.engine.data_ranks
             torch._foreach_mul_(gradients, (batches * ranks * LOSS_UNIT / totals[1].clamp(min=1)).float())
         elif batches > 1:
@@ -123,7 +124,7 @@ class StageModule(LightningModule):
         self.sums: dict[str, Tensor] = {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """A filler, which keeps a process busy while others have one batch more, counts for nothing."""
+        """Adds a batch to the sums, unless it is a filler that keeps a rank in step with others that have more."""
         predicted, is_filler = labels_of(batch), batch.get("is_filler", False)
         with as_written():
             loss = self.loss(batch)
@@ -134,13 +135,13 @@ class StageModule(LightningModule):
                 self.sums[name] = before + torch.stack([mean, torch.ones_like(mean)]) * predicted
 
     def on_validation_epoch_end(self) -> None:
-        """Means over the labels of all processes."""
+        """Logs the means over the labels of all processes."""
         for name, sums in self.sums.items():
             total, labels = summed(sums)
             self.log(name, (total / labels).float())
 
     def validation_metrics(self, loss: Tensor, batch: Batch) -> dict[str, Tensor | float]:
-        """What is averaged over a validation, weighted by predicted tokens."""
+        """Returns the metrics of a batch, which validation averages with the number of labels as weight."""
         return {"validation_loss": loss}
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -149,7 +150,7 @@ class StageModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Frozen tensors stay out: they are those that the run began with, and `FrozenTensorsCheck` has their hashes.
+        """Saves the trained tensors alone: frozen ones can be loaded again, and `FrozenTensorsCheck` has their hashes.
 
         Raises:
             DivergenceError: a weight is not finite.
@@ -178,7 +179,7 @@ class StageModule(LightningModule):
         checkpoint["state_dict"] = {**state, **checkpoint["state_dict"]}
         self.guard.load_state_dict(checkpoint["spikes"])
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        if checkpoint["global_step"] < self.recipe.run.max_steps:  # a finished run that is made longer
+        if checkpoint["global_step"] < self.recipe.run.max_steps:  # for a finished run that is extended
             progress["is_last_batch"] = False
         count_anew(progress, checkpoint["global_step"] * self.trainer.accumulate_grad_batches)
 
@@ -187,7 +188,7 @@ class StageModule(LightningModule):
 
 
 class TextModule(StageModule):
-    """Pretraining on text; validation also in bits per byte, which no tokenizer can flatter."""
+    """Training on text; validation also gives bits per byte, which do not depend on the tokenizer."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, *, tokens_per_byte: float) -> None:
         super().__init__(model, recipe)
@@ -199,7 +200,7 @@ class TextModule(StageModule):
 
 
 class ImageTextModule(StageModule):
-    """Training on images with text; validation of each source by itself and of all together."""
+    """Training on images with text; validation gives the loss of each source and of all together."""
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         super().__init__(model, recipe)
@@ -210,7 +211,10 @@ class ImageTextModule(StageModule):
 
 
 def count_anew(progress: dict[str, Any], batches: int) -> None:
-    """Lightning counts the batches of one process; another number of processes has read another number of them."""
+    """Sets Lightning's counts of batches, in place, to those of one process of this run.
+
+    A checkpoint has the counts of one process of the earlier run, which may have had more or fewer processes.
+    """
     for counts in (progress["total"], progress["current"]):
         ahead = batches - counts["ready"]
         for name in counts:
@@ -218,7 +222,7 @@ def count_anew(progress: dict[str, Any], batches: int) -> None:
 
 
 def norm_of(gradients: list[Tensor]) -> Tensor:
-    """The norm of all together, also where they lie in parts and in different ways on the devices."""
+    """Returns the norm of all gradients together, also of those that are sharded in different ways."""
     layouts: dict[Any, list[Tensor]] = {}
     for gradient in gradients:
         layouts.setdefault((getattr(gradient, "device_mesh", None), getattr(gradient, "placements", None)), []).append(
@@ -229,11 +233,11 @@ def norm_of(gradients: list[Tensor]) -> Tensor:
 
 
 def clip(gradients: list[Tensor], max_norm: float | None, norm: Tensor) -> None:
-    """`torch.nn.utils.clip_grads_with_norm_` of what lies here of each gradient."""
+    """Does what `torch.nn.utils.clip_grads_with_norm_` does, to the local shard of each gradient, in place."""
     if max_norm is not None:
         torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
 
 
 def labels_of(batch: Batch) -> int:
-    """How many labels of a batch count, see `collate.with_counts`."""
+    """Returns the number of labels in a batch that count, see `collate.with_counts`."""
     return batch["num_labels"]

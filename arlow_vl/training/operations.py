@@ -1,7 +1,8 @@
-"""Floating-point operations that a model needs for what a batch holds, whatever kernels run and however it is padded.
+"""Floating-point operations that a model needs for the content of a batch, whatever its kernels and padding.
 
-A product costs 2 operations a weight and token. Its gradients cost as much again each: of the input where something in
-front of it is trained, of the weight where that is. Attention is counted too, but not that inside an image encoder.
+A matrix product costs 2 operations per weight and token. Each of its two gradients costs the same: of the input, if
+anything before it is trained, and of the weight, if it is trained. Attention is counted, except inside an image
+encoder.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,27 +12,27 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Parameter
 
-from arlow_vl.training.stages import component_of, is_adapter
+from arlow_vl.training.components import component_of, is_adapter
 
 Use = str
-"""What a weight is multiplied with: one of the fields of `Operations`."""
+"""Name of the field of `Operations` for the inputs that a weight is multiplied with."""
 
 
 @dataclass
 class Counts:
-    """What batches hold."""
+    """Content of one or several batches."""
 
     tokens: int = 0
-    """Of texts, without padding."""
+    """Tokens of texts, without padding."""
     labels: int = 0
-    """Tokens that are learnt: the head is multiplied with no other."""
+    """Tokens that are learnt, the only ones that the head computes logits for."""
     images: int = 0
     tiles: int = 0
-    """Images or their tiles, of one size, that the encoder sees."""
+    """Images or tiles of one size that are encoded."""
     patches: int = 0
-    """Those of images in their native resolution, that the encoder sees."""
+    """Patches that are encoded of images in native resolution."""
     features: int = 0
-    """Tokens that the encoder made earlier."""
+    """Image tokens that were encoded earlier and cached."""
 
     def add(self, batch: Mapping[str, Any], labels: int) -> None:
         self.tokens += batch.get("num_tokens", batch["input_ids"].numel())
@@ -46,37 +47,40 @@ class Counts:
 
 
 def pairs_of(batch: Mapping[str, Any]) -> Tensor | None:
-    """Pairs of tokens in causal self-attention, a scalar on the batch's device: a token sees those before it in its
-    document, and itself."""
+    """Returns the number of token pairs in causal self-attention, a scalar on the batch's device; None if unknown.
+
+    A token attends to itself and to those before it in its document.
+    """
     positions = batch.get("position_ids")
     return None if positions is None else positions.sum() + positions.numel()
 
 
 @dataclass(frozen=True)
 class Operations:
-    """Operations of a training step for each thing that it holds."""
+    """Operations of a training step for each unit of its content."""
 
     token: float
-    """A token, in the decoder's layers without attention itself."""
+    """Per token, in the weights of the decoder's layers."""
     label: float
-    """A token that is learnt, in the head."""
+    """Per learnt token, in the head."""
     seeing: float
-    """A token that reads an image, in the cross-attention blocks."""
+    """Per token that attends to an image, in the weights of the cross-attention blocks."""
     read: float
-    """An image token that is read, in their keys and values."""
+    """Per image token, in the key and value projections of the cross-attention blocks."""
     projected: float
-    """An encoder token, in the projector."""
+    """Per encoder token, in the projector."""
     encoded: float
-    """An encoder token, in the encoder."""
+    """Per encoder token, in the encoder."""
     pair: float
-    """A pair of tokens, in self-attention."""
+    """Per pair of tokens, in self-attention."""
     cross_pair: float
-    """A token and an image token, in cross-attention."""
+    """Per pair of a token and an image token, in cross-attention."""
     patches_per_tile: int
     latents: int | None
-    """Image tokens that a perceiver makes of each image; None: as many as the encoder."""
+    """Image tokens that a perceiver projector makes of each image; None: as many as the encoder."""
 
     def of(self, counts: Counts, pairs: float) -> float:
+        """Returns the operations for this content, with `pairs` of tokens in self-attention."""
         encoded = counts.tiles * self.patches_per_tile + counts.patches
         projected = encoded + counts.features
         read = projected if self.latents is None else counts.images * self.latents
@@ -94,11 +98,11 @@ class Operations:
 
 
 def operations_of(model: Any) -> Operations:
-    """Those of a model with the gradients that its parameters ask for.
+    """Returns the operations of a model, with the gradients that its trained parameters need.
 
-    Parameters come in the order in which a forward pass takes them. So what a weight is multiplied with has a gradient
-    where a parameter before it is trained, of the encoder and projector for these and what is read of images, of the
-    decoder, its cross-attention blocks and what they read for text.
+    Walks the parameters in the order of a forward pass. The input of a weight has a gradient if any parameter before it
+    is trained: of encoder and projector where image tokens are the input; of the decoder, its cross-attention blocks
+    and what these read where text is.
     """
     config = model.config.get_text_config()
     per_pair = 4 * config.num_attention_heads * config.head_dim
@@ -129,7 +133,7 @@ def operations_of(model: Any) -> Operations:
 
 
 def parameters_in_order(model: Any) -> Iterator[tuple[str, Parameter]]:
-    """A head that is tied to the embedding comes a second time, as the last."""
+    """Yields the named parameters; a head that is tied to the embedding comes again at the end."""
     yield from model.named_parameters()
     head = getattr(model.lm_head, "weight", None)
     if head is model.get_input_embeddings().weight:
@@ -137,12 +141,12 @@ def parameters_in_order(model: Any) -> Iterator[tuple[str, Parameter]]:
 
 
 def is_output(name: str) -> bool:
-    """Whether this is the weight behind an attention."""
+    """Returns True for the weight of an attention's output projection."""
     return "o_proj" in name.split(".") and name.endswith(".weight") and not is_adapter(name)
 
 
 def use_of(name: str) -> Use | None:
-    """None: it is looked up, and multiplied with nothing."""
+    """Returns the use of a weight; None if it is looked up, not multiplied."""
     component, parts = component_of(name), name.split(".")
     if parts[-1] == "latents" or "embed_tokens" in parts:
         return None

@@ -1,4 +1,4 @@
-"""The optimizer over what is trained."""
+"""Optimizer and learning-rate schedule of a run."""
 
 import functools
 from typing import Any
@@ -7,32 +7,36 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from arlow_vl.training.components import component_of, is_in_block
 from arlow_vl.training.policy import Policy
 from arlow_vl.training.schedule import lr_factor
 from arlow_vl.training.settings import OptimConfig
-from arlow_vl.training.stages import component_of, is_in_block
 
 GATE_LR = 10
-"""Learning rate of the cross-attention gates, in those of the rest: a closed gate lets no gradient through to its
-block, and AdamW would take hundreds of steps to open it."""
+"""Factor on the learning rate of the cross-attention gates: a closed gate passes no gradient to its block, and AdamW
+would need hundreds of steps to open it."""
 
 NO_DECAY = ("embed_tokens", "lm_head", "_embedding")
-"""Ends of the names of layers whose weight does not decay."""
+"""Endings of the names of layers without weight decay."""
 
 
 def is_gate(name: str) -> bool:
+    """Returns True for the name of a cross-attention gate."""
     return name.endswith("_gate")
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Weight decay is for the weight matrices of layers: not for norms, biases, gates, embeddings (one is tied to the
-    head), nor for what is no layer's weight: class tokens, tables of positions, latents."""
+    """Returns True for the weight matrices of layers, which alone have weight decay.
+
+    Norms, biases, gates and embeddings (one is tied to the head) have none, nor have class tokens, position tables and
+    latents.
+    """
     *_, layer, kind = ("", *name.split("."))
     return parameter.ndim >= 2 and kind.endswith("weight") and not layer.endswith(NO_DECAY)
 
 
 def takes_muon(name: str, parameter: nn.Parameter) -> bool:
-    """Muon is for the matrices of blocks and the projector, as its authors have it: not for tables and heads."""
+    """Returns True for matrices of blocks and the projector; Muon's authors leave out embeddings and heads."""
     return parameter.ndim == 2 and decays(name, parameter) and (is_in_block(name) or "projector" in name)
 
 
@@ -42,8 +46,11 @@ def moments_of(name: str, parameter: nn.Parameter, optim: OptimConfig) -> int:
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig, policy: Policy | None = None) -> Optimizer:
-    """Over what has `requires_grad`; a group for each component that has a rate of its own, and of these one for what
-    decays, one for what does not, and one for gates. A group's `kind` says which it is."""
+    """Builds the optimizer over all parameters with `requires_grad`.
+
+    Each component with its own learning rate or decay, and the rest, has a group for matrices that decay, one for
+    other parameters and one for gates. The `kind` of a group names it.
+    """
     groups: dict[tuple, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -71,25 +78,27 @@ def build_optimizer(model: nn.Module, optim: OptimConfig, policy: Policy | None 
 
 
 def build_adamw(groups: list[dict[str, Any]], optim: OptimConfig) -> AdamW:
-    """Fused AdamW, without its own way of taking scaled gradients (16-mixed): in that nobody would unscale them before
-    they are measured and clipped."""
+    """Builds fused AdamW that leaves the unscaling of gradients (16-mixed) to Lightning.
+
+    With AdamW's own unscaling, gradients would still be scaled when they are measured and clipped.
+    """
     optimizer = AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
     optimizer._step_supports_amp_scaling = False
     return optimizer
 
 
 class MuonAndAdamW(Optimizer):
-    """torch.optim.Muon for some groups and AdamW for the others as one optimizer, whose state is that of both."""
+    """Muon for some groups and AdamW for the others, as one optimizer with one state."""
 
     def __init__(self, with_muon: list[dict[str, Any]], others: list[dict[str, Any]], optim: OptimConfig) -> None:
-        parts: list[Optimizer] = [Muon(with_muon, lr=optim.lr, adjust_lr_fn="match_rms_adamw")]  # then one rate fits
+        parts: list[Optimizer] = [Muon(with_muon, lr=optim.lr, adjust_lr_fn="match_rms_adamw")]  # one rate suits both
         parts += [build_adamw(others, optim)] if others else []
         self.parts = parts
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._share()
 
     def _share(self) -> None:
-        """One list of groups and one state: whoever changes a rate or loads a state here changes the parts."""
+        """Lets both optimizers use the groups and state of this one, so that a changed rate or state reaches them."""
         start = 0
         for part in self.parts:
             end = start + len(part.param_groups)
@@ -109,8 +118,8 @@ class MuonAndAdamW(Optimizer):
 def leave_out(optimizer: Optimizer, is_bad: Tensor) -> None:
     """Makes the next step change nothing where `is_bad` (a bool scalar on the device) holds, without reading it.
 
-    Fused AdamW looks at it on the device, as it does for gradient scaling. Muon knows no such thing: its gradients are
-    taken away, for which the host must wait.
+    Fused AdamW checks it on the device, as it does for gradient scaling. Muon cannot, so the host waits for the value
+    and removes the gradients.
     """
     if isinstance(optimizer, AdamW):
         optimizer.found_inf = is_bad.float()  # pyrefly: ignore[missing-attribute]
@@ -120,10 +129,10 @@ def leave_out(optimizer: Optimizer, is_bad: Tensor) -> None:
 
 
 class Schedule(LambdaLR):
-    """Rates by the step alone: loaded into a run that was made longer, the next one is that of the longer run."""
+    """Schedule whose rates depend on the step alone, so that an extended run resumes with those of the longer run."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """To be called when the optimizer has its state, which holds the rate that the shorter run would have had."""
+        """Sets the rates of the next step. Call it after loading the optimizer, whose state has the old run's."""
         super().load_state_dict(state_dict)
         factors = [factor_at(self.last_epoch) for factor_at in self.lr_lambdas]
         self._last_lr = [peak * factor for peak, factor in zip(self.base_lrs, factors, strict=True)]

@@ -1,4 +1,4 @@
-"""What a recipe says of each part of a model: frozen, trained or given adapters, at what rate, in which blocks."""
+"""Policy of a recipe: for each component of a model its treatment, learning rate and blocks."""
 
 import dataclasses
 import typing
@@ -16,27 +16,27 @@ TREATMENTS: tuple[Treatment, ...] = typing.get_args(Treatment)
 
 @dataclass(frozen=True, kw_only=True)
 class PartPolicy:
-    """How one component is treated; in a recipe a word alone is its treatment. Tied embeddings follow the decoder."""
+    """Treatment of one component, in a recipe also a single word. Tied embeddings belong to the decoder."""
 
     treatment: Treatment
-    """frozen; train; or lora: low-rank adapters beside its frozen linear layers, added to these at the end (peft)."""
+    """frozen; train; or lora: low-rank adapters on its frozen linear layers, merged into them at the end (peft)."""
     lr: float | None = None
     """Peak learning rate; null: optim.lr."""
     weight_decay: float | None = None
     """Decay of its matrices; null: optim.weight_decay."""
     blocks: tuple[int, int] | None = None
-    """First block that is treated so, and the first that is not any more, counted from 0: the encoder's blocks (of a
-    feature-map net its stages), or the decoder's layers. All else of the component is frozen. null: all of it."""
+    """Range [first, end) of treated blocks, counted from 0: blocks of the encoder (stages of a feature-map net), or
+    layers of the decoder. The rest of the component is frozen. null: all of it is treated."""
     rank: int | None = None
-    """Of the adapters; null: 16."""
+    """Rank of the adapters; null: 16."""
     alpha: float | None = None
-    """What they add is scaled by alpha / rank; null: twice the rank."""
+    """Output of the adapters is scaled by alpha / rank; null: twice the rank."""
     targets: tuple[str, ...] | None = None
     """Last names of the linear layers that get adapters, such as q_proj; null: every one."""
 
     @property
     def is_trained(self) -> bool:
-        """Whether anything of the component has gradients."""
+        """True if anything in the component is trained."""
         return self.treatment != "frozen"
 
 
@@ -44,10 +44,10 @@ Policy = Mapping[Component, PartPolicy]
 
 
 def read_policy(words: Mapping[str, Any]) -> dict[Component, PartPolicy]:
-    """The policy of a recipe, in which a component has a word, a mapping of `PartPolicy`'s fields, or one that is made.
+    """Returns the policy of a recipe, whose values are words, mappings of fields, or `PartPolicy` objects.
 
     Raises:
-        ValueError: a component, key or treatment that does not exist, or a value that cannot be.
+        ValueError: a component, key or treatment is unknown, or a value is invalid.
     """
     policy: dict[Component, PartPolicy] = {}
     for component, value in words.items():
@@ -98,9 +98,9 @@ def _are_names(value: Any) -> bool:
 VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lr": (lambda value: _is_number(value) and value > 0, "a number over 0"),
     "alpha": (lambda value: _is_number(value) and value > 0, "a number over 0"),
-    "weight_decay": (lambda value: _is_number(value) and value >= 0, "a number from 0"),
+    "weight_decay": (lambda value: _is_number(value) and value >= 0, "a number of at least 0"),
     "rank": (lambda value: type(value) is int and value > 0, "a whole number over 0"),
     "blocks": (_is_range, "[first, end] with first < end"),
     "targets": (_are_names, "a list of names such as q_proj"),
 }
-"""By key whether a value can be, and what it must be."""
+"""Check of each key's value, and what it must be, for the error."""

@@ -1,4 +1,4 @@
-"""How far a run is: on a terminal one moving line, in a log a line every few seconds."""
+"""Progress of a run: one moving line on a terminal, a line every few seconds in a log."""
 
 import time
 from datetime import timedelta
@@ -12,10 +12,11 @@ from arlow_vl.training.look import Look
 from arlow_vl.training.steps import Reading
 
 WAIT_WORTH_A_WORD = 0.05
+"""Share of time spent waiting for data from which it is shown."""
 
 
 class Progress(ProgressBar):
-    """Step, loss, tokens/s, images/s, MFU and time left: on a terminal one moving line, else one every few seconds."""
+    """Progress bar with step, loss, tokens/s, images/s, MFU and time left."""
 
     def __init__(self, max_steps: int, *, seconds: float = SECONDS_BETWEEN_LINES) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class Progress(ProgressBar):
 
 
 def speed_words(reading: Reading) -> list[str]:
-    """Share of what the device could compute, and of the time that went into waiting, where that is worth a word."""
+    """Returns the MFU, if known, and the share of time spent waiting for data, if that is large."""
     words = [] if reading.mfu is None else [f"MFU {reading.mfu:.0%}"]
     waits = reading.data_wait is not None and reading.data_wait >= WAIT_WORTH_A_WORD
     return words + ([f"{reading.data_wait:.0%} waiting for data"] if waits else [])

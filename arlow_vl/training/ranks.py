@@ -1,6 +1,6 @@
-"""What the processes of a run say to each other, beside gradients. With one process every function is the identity.
+"""Communication among the processes of a run, besides gradients. With one process every function is the identity.
 
-It goes over gloo, from host to host: no step waits for a device because of it.
+It uses gloo, between hosts, so no step waits for a device because of it.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ from arlow_vl.training.launch import LOST, Place, end_with_starter
 from arlow_vl.training.settings import EngineConfig
 
 JOIN_SECONDS = 300
-"""How long the processes of a run wait for each other to come."""
+"""Time in which all processes of a run must have started."""
 PREPARING_DAYS = 7
-"""How long the others wait for the first process, which tokenises, indexes and encodes for all."""
+"""Time that the others wait for the first process, which tokenises, indexes and encodes for all."""
 READING_SECONDS = 30
-"""How long the first process waits for the others to have read what it told them."""
+"""Time that the first process waits until the others have read its message."""
 SILENCE_MINUTES = 60
-"""Without a word from another process in the middle of a run, after which it counts as lost."""
+"""Time without communication during a run after which another process counts as lost."""
 PORT = "29500"
 
 
@@ -43,26 +43,26 @@ def is_first() -> bool:
 
 
 def data_rank(engine: EngineConfig) -> tuple[int, int]:
-    """Which of the processes that read different batches this is, and how many there are.
+    """Returns the number of this process among those that read different batches, and how many of these there are.
 
-    Those of a tensor-parallel group have numbers that follow each other, and read the same.
+    The processes of a tensor-parallel group have consecutive ranks and read the same batches.
     """
     return (dist.get_rank() // engine.tensor_parallel, engine.data_ranks) if dist.is_initialized() else (0, 1)
 
 
 @contextlib.contextmanager
 def joined(place: Place, device_type: str, *, seconds: int = JOIN_SECONDS) -> Iterator[None]:
-    """Around a run: the processes find each other, and the first alone prints.
+    """Connects the processes of a run while it lasts; only the first one prints.
 
     Raises:
-        ValueError: not all have come in time.
+        ValueError: not all processes have joined within `seconds`.
     """
     if place.world_size == 1:
         had_group = dist.is_initialized()
         try:
             yield
         finally:
-            if dist.is_initialized() and not had_group:  # of the mesh of one device that parts are laid out on
+            if dist.is_initialized() and not had_group:  # made by the device mesh of a sharded run on one device
                 dist.destroy_process_group()
         return
     end_with_starter()
@@ -84,7 +84,7 @@ def joined(place: Place, device_type: str, *, seconds: int = JOIN_SECONDS) -> It
 
 
 def _meet(place: Place, seconds: int) -> Any:
-    """The store of the run, once all processes have come to it."""
+    """Returns the store of the run once all processes have joined it. Raises ValueError if some do not in time."""
     address = os.environ.get("MASTER_ADDR") or "localhost"
     port = os.environ.setdefault("MASTER_PORT", PORT)
     os.environ["MASTER_ADDR"] = address
@@ -96,8 +96,8 @@ def _meet(place: Place, seconds: int) -> Any:
     except (RuntimeError, OSError, ValueError) as error:  # DistNetworkError, DistStoreError
         if came := re.search(r"(\d+)/\d+ clients joined", str(error)):
             raise ValueError(
-                f"of {place.world_size} processes {came[1]} came within {seconds} seconds to {address}:{port}; start "
-                "as many as run.engine.devices x nodes says"
+                f"only {came[1]} of {place.world_size} processes joined {address}:{port} within {seconds} seconds; "
+                "start as many as run.engine.devices x nodes says"
             ) from error
         raise ValueError(
             f"rank {place.rank} cannot reach the run's meeting place {address}:{port} within {seconds} seconds "
@@ -119,7 +119,7 @@ def _meet(place: Place, seconds: int) -> Any:
 
 
 def _wait_until_there(place: Place, address: str, port: int, seconds: int) -> None:
-    """Raises OSError where nobody answers: torch, asked first, prints stack traces of its own before it gives up."""
+    """Waits until the first process answers. Raises OSError if it does not, without torch's stack traces."""
     hosts = place.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     end = time.monotonic() + seconds
     while True:
@@ -146,9 +146,9 @@ def _silent(is_silent: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _telling_failures(place: Place) -> Iterator[None]:
-    """A user's error on another process than the first is told once: by the first if it has the same, else by that one.
+    """Reports an error of several processes once: the first process does if it has the same, else this one.
 
-    A process that only lost another ends with `LOST`.
+    A process that only lost the connection to another one ends with `LOST`.
     """
     try:
         yield
@@ -179,7 +179,7 @@ def _say_failure(place: Place, sentence: str) -> None:
 
 
 def _first_says(sentence: str) -> bool:
-    """Whether the first process ends with the same sentence, which it may take a moment to find."""
+    """Returns True if the first process fails with the same sentence within a few seconds."""
     with contextlib.suppress(RuntimeError, OSError):
         store = dist.distributed_c10d._get_default_store()
         store.wait(["failed/0"], datetime.timedelta(seconds=3))
@@ -188,11 +188,10 @@ def _first_says(sentence: str) -> bool:
 
 
 def first_prepares(what: str, prepare: Callable[[], Any]) -> Any:
-    """What `prepare` returns on the first process (plain values, as JSON has them), which alone calls it.
+    """Calls `prepare` on the first process alone and returns its result (JSON values) on all of them.
 
-    `what` names it, once in a run.
-
-    The others wait, however long it takes. Where it raises, they end with its exit status and say nothing.
+    `what` is a name that is used once in a run. The other processes wait, however long it takes. If `prepare` raises,
+    they end silently with its exit status.
     """
     if world_size() == 1:
         return prepare()
@@ -211,7 +210,7 @@ def first_prepares(what: str, prepare: Callable[[], Any]) -> Any:
         store.wait([name], datetime.timedelta(days=PREPARING_DAYS))
         told = json.loads(store.get(name))
         store.set(f"{name}/read/{dist.get_rank()}", "")
-    except (RuntimeError, OSError) as error:  # the store went with the first process
+    except (RuntimeError, OSError) as error:  # the store ended with the first process
         raise SystemExit(LOST) from error
     if "status" in told:
         raise SystemExit(told["status"])
@@ -219,15 +218,15 @@ def first_prepares(what: str, prepare: Callable[[], Any]) -> Any:
 
 
 def _tell(store: Any, name: str, told: dict[str, Any]) -> None:
-    """Ends when all have read it: it may be the last word of the first process, and the store ends with that."""
+    """Sends a message and waits until all have read it, as the store ends with the first process."""
     store.set(name, json.dumps(told))
-    with contextlib.suppress(RuntimeError, OSError):  # who is gone reads nothing; that is told elsewhere
+    with contextlib.suppress(RuntimeError, OSError):  # a lost process is reported elsewhere
         readers = [f"{name}/read/{rank}" for rank in range(1, world_size())]
         store.wait(readers, datetime.timedelta(seconds=READING_SECONDS))
 
 
 def gathered(value: Any) -> list[Any]:
-    """The value of each process, in the order of ranks; plain values or tensors."""
+    """Returns the values (plain or tensors) of all processes, in the order of ranks."""
     if world_size() == 1:
         return [value]
     found: list[Any] = [None] * world_size()
@@ -236,7 +235,7 @@ def gathered(value: Any) -> list[Any]:
 
 
 def largest(number: int) -> int:
-    """Of all processes."""
+    """Returns the maximum over all processes."""
     if world_size() == 1:
         return number
     told = torch.tensor(number)
@@ -245,7 +244,7 @@ def largest(number: int) -> int:
 
 
 def summed(numbers: Tensor) -> Tensor:
-    """The sum over all processes, on the device where the numbers are."""
+    """Returns the sum over all processes, on the device of the numbers."""
     if world_size() == 1:
         return numbers
     total = numbers.clone()
@@ -254,10 +253,10 @@ def summed(numbers: Tensor) -> Tensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may lie in parts on several devices. All processes must ask."""
+    """Gathers a tensor if it is sharded; all processes must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def own_part(tensor: Tensor) -> Tensor:
-    """Of such a tensor what lies here, in the same memory."""
+    """Returns the local shard of a tensor without copying it; the tensor itself if it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

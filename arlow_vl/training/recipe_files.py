@@ -1,4 +1,4 @@
-"""A recipe's file, and the shape of what it says: what no dataclass could be filled from is named by its key."""
+"""Reading of a recipe's file, and checks of its keys and types, whose errors name the key."""
 
 import dataclasses
 import math
@@ -15,11 +15,11 @@ from arlow_vl.yaml_text import OneOfEachKey, told_fault
 from vision.near_names import did_you_mean_file
 
 MAY_BE_INFINITE = ("optim.grad_clip",)
-"""An infinite length clips nothing."""
+"""Keys whose number may be infinite: an infinite norm clips nothing."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Raises ValueError unless the file holds keys and values."""
+    """Returns the keys and values of a YAML file. Raises ValueError if it is missing or holds anything else."""
     if not path.is_file():
         advice = f"name a .yaml{f' of {path}' * path.is_dir()}, as experiments/ has them"
         what = "is no file" if path.exists() else "does not exist"
@@ -37,7 +37,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _refuse_loops(values: Any, path: Path, around: set[int], seen: set[int]) -> None:
-    """An alias (`*name`) may stand for what it lies in. What many aliases name is looked into once."""
+    """Raises ValueError if a value contains itself through a YAML alias (`*name`).
+
+    `around` holds the ids of the enclosing values, `seen` those that are checked already.
+    """
     if not isinstance(values, Mapping | list) or id(values) in seen:
         return
     if id(values) in around:
@@ -50,7 +53,7 @@ def _refuse_loops(values: Any, path: Path, around: set[int], seen: set[int]) -> 
 
 
 def refuse_unknown_keys(values: Any, annotation: Any, where: str) -> None:
-    """Walks mappings and lists of dataclasses; free mappings (model, vision, policy) have checks of their own."""
+    """Raises ValueError for an unknown key; free mappings (model, vision, policy) are checked elsewhere."""
     annotation = _without_null(annotation)
     if dataclasses.is_dataclass(annotation) and isinstance(values, Mapping):
         known = typing.get_type_hints(annotation)
@@ -64,6 +67,7 @@ def refuse_unknown_keys(values: Any, annotation: Any, where: str) -> None:
 
 
 def refuse_unknown_option(option: str, recipe_class: type) -> None:
+    """Raises ValueError for an option such as `--optim.lr` whose key the recipe does not have."""
     annotation: Any = recipe_class
     before = "--"
     for part in option.removeprefix("--").partition("=")[0].removesuffix("+").split("."):
@@ -78,15 +82,17 @@ def refuse_unknown_option(option: str, recipe_class: type) -> None:
 
 
 def refuse_wrong_shapes(values: Any, annotation: Any, key: str = "") -> None:
-    """Raises ValueError naming the key of a value that no field could take: null where a value is needed, anything but
-    keys and values where these are asked for, an empty path, a number that is none."""
+    """Raises ValueError naming the key of a value that no field accepts.
+
+    These are null where a value is needed, anything but a mapping for a group of keys, empty text, NaN and infinity.
+    """
     kinds = _kinds(annotation)
     fields = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
     if values is None:
         if Any not in kinds and type(None) not in kinds:
             raise ValueError(f"{key} is null; give it a value, or leave it out")
     elif isinstance(values, float) and not math.isfinite(values) and key not in MAY_BE_INFINITE:
-        raise ValueError(f"{key} is {values}, which is no number to count with; give another one")
+        raise ValueError(f"{key} is {values}; give a finite number")
     elif isinstance(values, str) and not values.strip() and kinds & {str, Path}:
         raise ValueError(f"{key} is empty; give it a value, or leave it out")
     elif fields is not None:
@@ -103,8 +109,8 @@ def refuse_wrong_shapes(values: Any, annotation: Any, key: str = "") -> None:
 
 
 def _refuse_missing(values: Mapping[str, Any], fields: type, key: str) -> None:
-    """Where the key is that of a group of a list, of which jsonargparse would tell by its class."""
-    if not key or key in ("run", "optim"):  # of these options may give the rest
+    """Raises ValueError for a group of keys that lacks one; jsonargparse would name its class instead of its key."""
+    if not key or key in ("run", "optim"):  # options may give the rest
         return
     no_value = dataclasses.MISSING
     for field in dataclasses.fields(fields):
@@ -118,6 +124,6 @@ def _kinds(annotation: Any) -> set[Any]:
 
 
 def _without_null(annotation: Any) -> Any:
-    """The one kind beside null, or the annotation."""
+    """Returns the only type besides None of an optional annotation, else the annotation itself."""
     kinds = _kinds(annotation) - {type(None)}
     return next(iter(kinds)) if len(kinds) == 1 else annotation

@@ -1,4 +1,4 @@
-"""What a recipe and its run folder rule out, told before libraries that take seconds are loaded."""
+"""Checks of a recipe and its run folder that run before libraries which take seconds are imported."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from arlow_vl.training.recipe_files import read_yaml
 from arlow_vl.training.resume import refuse_other_recipe
 
 UNFINISHED = "unfinished"
-"""File that is there while a finished run is made longer: `hf` is still that of the shorter one."""
+"""File that exists while a finished run is extended, when `hf` is still that of the shorter run."""
 FOLDERS = ("checkpoints", "hf", "best", "looks", "packed")
 FILES = (
     "config.yaml",
@@ -23,24 +23,24 @@ FILES = (
     "run.lock",
     UNFINISHED,
 )
-"""Of a run folder, what must not be the other."""
+"""Files of a run folder, which must not be folders; `FOLDERS` must not be files."""
 MODULES = {
     "tensorboard": ("tensorboard", "tensorboardX"),
     "wandb": ("wandb",),
     "mlflow": ("mlflow",),
     "trackio": ("trackio",),
 }
-"""Packages of the loggers that a recipe may name, of which one will do."""
+"""Packages for each logger that a recipe may name; one of them is enough."""
 
 
 def refuse_before_loading(recipe: Recipe) -> None:
-    """Raises ValueError for what cannot be run, or cannot be gone on with, whatever the machine is."""
+    """Raises ValueError for a recipe that cannot be run, or not resumed, on any machine."""
     refuse_misfits(recipe)
     changes_of(recipe)
 
 
 def refuse_misfits(recipe: Recipe) -> None:
-    """Raises ValueError for what cannot be run; a dry run asks the same."""
+    """Raises ValueError for a recipe that cannot be run on any machine; a dry run checks the same."""
     refuse_missing_loggers(recipe.run.watch.loggers)
     refuse_unknown_column(recipe)
     packed = recipe.packed_folder if isinstance(recipe, TextRecipe) else None
@@ -48,7 +48,7 @@ def refuse_misfits(recipe: Recipe) -> None:
 
 
 def changes_of(recipe: Recipe) -> list[str]:
-    """What differs from the recipe of an earlier start and may, a sentence each.
+    """Returns the allowed differences from the recipe of an earlier start, a sentence each.
 
     Raises:
         ValueError: the folder holds checkpoints or a model of another recipe.
@@ -76,7 +76,7 @@ def refuse_missing_loggers(names: Sequence[str]) -> None:
 
 
 def refuse_unknown_column(recipe: Recipe) -> None:
-    """Raises ValueError where `run.watch.keep_best` names no column that a validation of the recipe gives."""
+    """Raises ValueError if `run.watch.keep_best` is not a validation column of the recipe, or is used with fsdp."""
     name, columns = recipe.run.watch.keep_best, validation_columns_of(recipe)
     if name is not None and name not in columns:
         raise ValueError(f"run.watch.keep_best is {name}, which no validation gives; {did_you_mean(name, columns)}")
@@ -85,7 +85,7 @@ def refuse_unknown_column(recipe: Recipe) -> None:
 
 
 def refuse_files(**folders: Path | None) -> None:
-    """Raises ValueError naming the key whose folder cannot be made, as it or one above it is a file."""
+    """Raises ValueError if a path is a file instead of a folder or the other way round, naming the key or path."""
     run_dir = folders["run_dir"]
     for name in FOLDERS:
         if run_dir is not None and (run_dir / name).is_file():

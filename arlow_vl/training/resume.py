@@ -1,4 +1,4 @@
-"""What of a recipe may change between a run's start and the next: that, and nothing else."""
+"""Comparison of the recipes of two starts of a run, of which only some keys may differ."""
 
 import copy
 import dataclasses
@@ -11,29 +11,29 @@ from arlow_vl.training.schedule import lr_factor
 from arlow_vl.training.settings import OptimConfig
 
 MAY_CHANGE = (
-    # What says how a run is carried out, not what it trains on.
+    # How a run is carried out, not what it trains on.
     "max_bad_fraction",
     *(f"run.{key}" for key in ("engine", "watch", "threads", "workers", "checkpoint_every", "max_hours", "skip_steps")),
-    # Paths: what lies there is known by its hashes, in the loader's state and in those of frozen tensors.
+    # Paths: their content is compared by hashes, in the loader's state and of the frozen tensors.
     *("run_dir", "tokenizer", "text_checkpoint", "checkpoint", "vision.weights", "train_text", "validation_text"),
     *("packed_folder", "cache_features", "sources.*.data", "sources.*.images", "validation_sources.*.data"),
     "validation_sources.*.images",
 )
-"""Keys, with * for each source, that a run may go on with other values of; docs/training.md says so too."""
+"""Keys, with * for each source, whose values may differ when a run resumes; docs/training.md lists them too."""
 
 
 def comparable(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A plain recipe without what may change. What an older version did not know has today's default."""
+    """Returns a plain recipe without the keys that may change; keys of later versions get their defaults."""
     kept: dict[str, Any] = copy.deepcopy(with_defaults(recipe))
     for key in MAY_CHANGE:
         _drop(kept, key.split("."))
-    if kept.get("packing"):  # the loader tells of changed weights
+    if kept.get("packing"):  # the loader reports changed weights
         _drop(kept, ["sources", "*", "weight"])
     return kept
 
 
 def with_defaults(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A plain recipe of an earlier version with the keys that came later, or as it is where it cannot be read."""
+    """Returns a plain recipe with the defaults of keys that it lacks; unchanged if its stage is unknown."""
 
     def fill(values: Any, annotation: Any) -> Any:
         if not (dataclasses.is_dataclass(annotation) and isinstance(values, Mapping)):
@@ -54,12 +54,12 @@ def with_defaults(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_other_recipe(old: Mapping[str, Any], recipe: Recipe, *, step: int) -> list[str]:
-    """What may change and did, a sentence each; `step` optimizer steps are done.
+    """Returns the allowed differences from an earlier plain recipe, a sentence each, after `step` optimizer steps.
 
-    A run may be made longer where the rates of the steps that are done would have been the same.
+    A run may be extended if the finished steps would have had the same learning rates.
 
     Raises:
-        ValueError: something else differs.
+        ValueError: anything else differs.
     """
     new = to_plain(recipe)
     was, now = comparable(old), comparable(new)

@@ -1,4 +1,4 @@
-"""One run from recipe to product: goes on where an earlier start stopped, trains, exports."""
+"""One run from recipe to model folder: resumes where an earlier start stopped, trains, exports."""
 
 import contextlib
 import logging
@@ -48,12 +48,12 @@ ONE_PROCESS = Place()
 def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
     """Runs a recipe to its end and returns the folder of the trained model, `hf` in the run folder.
 
-    `callbacks` come after the run's own. Of several processes each calls this; `arlow fit` starts them.
+    `callbacks` come after the run's own. Each of several processes calls this; `arlow fit` starts them.
 
-    Started again with the same recipe it goes on from the newest whole checkpoint; a finished run returns at once.
+    Started again with the same recipe, it resumes from the newest undamaged checkpoint; a finished run returns at once.
 
     Raises:
-        ValueError: the recipe cannot be run, or the folder holds a run of another recipe or one that is under way.
+        ValueError: the recipe cannot be run, or the folder holds a run of another recipe, or one in progress.
         DataError, CheckpointError, DivergenceError, ResourceError: see `arlow_vl.errors`.
         SystemExit: stopped by SIGTERM or SIGINT (143, 130), after a checkpoint.
     """
@@ -64,7 +64,7 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
         built: list[Stage] = []
 
         def prepare() -> dict[str, Any]:
-            """What others find ready: the folder, indexes, tokenised text, features."""
+            """Prepares the run folder, indexes, tokenised text and features, which the other processes then use."""
             held.enter_context(run_lock(recipe.run_dir))
             begun = begin(recipe)
             if not begun["is_finished"]:
@@ -84,14 +84,14 @@ def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
 
 
 def begin(recipe: Recipe) -> dict[str, Any]:
-    """Whether the run is finished, and the checkpoint that it goes on from.
+    """Prepares the run folder and returns `is_finished`, and else `newest`: the checkpoint to resume from, or None.
 
     Raises:
         ValueError: the folder holds checkpoints or a model of another recipe.
     """
     told = changes_of(recipe)
     remove_remains(recipe.run_dir, seconds=0)
-    for left in (".hf.old", ".hf.partial"):  # by a kill
+    for left in (".hf.old", ".hf.partial"):  # by a killed process
         shutil.rmtree(recipe.run_dir / left, ignore_errors=True)
     for sentence in told_of_schedule(recipe.optim, recipe.run.max_steps):
         print_line(f"arlow: {sentence}", file=sys.stderr)
@@ -100,10 +100,10 @@ def begin(recipe: Recipe) -> dict[str, Any]:
         if step := stopped_early(recipe.run_dir, recipe.run.watch.patience):
             print_line(
                 f"arlow: it ended after step {step} by run.watch.patience {recipe.run.watch.patience}; raise that or "
-                "leave it out to go on",
+                "leave it out to resume",
                 file=sys.stderr,
             )
-        if not (recipe.run_dir / REPORT).exists():  # a full disk or a kill came before it
+        if not (recipe.run_dir / REPORT).exists():  # prevented by a full disk or a kill
             write_run_report(recipe.run_dir)
         return {"is_finished": True}
     begin_folder(recipe, told)
@@ -115,10 +115,11 @@ def begin(recipe: Recipe) -> dict[str, Any]:
 
 
 def build(recipe: Recipe) -> Stage:
+    """Builds the stage of a recipe after setting the seed, and then the number of CPU threads for training."""
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
     torch.manual_seed(recipe.run.seed)
-    stage = build_stage(recipe)  # of several processes the first prepares, with all threads: the others wait for it
+    stage = build_stage(recipe)  # the first process prepares with all threads while the others wait
     engine = recipe.run.engine
     if not recipe.run.threads and "OMP_NUM_THREADS" not in os.environ and device_type_of(engine) == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // engine.devices))
@@ -126,6 +127,7 @@ def build(recipe: Recipe) -> Stage:
 
 
 def train(trainer: Trainer, stage: Stage, recipe: Recipe, newest: str | None) -> None:
+    """Trains from the checkpoint `newest` to the end, with errors that name the last good checkpoint or the memory."""
     try:
         trainer.fit(stage.module, datamodule=stage.data, ckpt_path=newest)
     except DivergenceError as error:
@@ -140,13 +142,13 @@ def train(trainer: Trainer, stage: Stage, recipe: Recipe, newest: str | None) ->
 
 
 def finish(stage: Stage, recipe: Recipe, product: Path) -> None:
-    """Writes the model and the report."""
+    """Writes the model folder and the report."""
     finish_model(stage.module.model)
     (recipe.run_dir / REPORT).unlink(missing_ok=True)
-    if product.is_dir():  # of a run that was made longer; without it the last checkpoint gives it again
+    if product.is_dir():  # of the run before it was extended; the last checkpoint can restore it
         gone = product.with_name(f".{product.name}.old")
         shutil.rmtree(gone, ignore_errors=True)
-        product.rename(gone)  # so that a kill leaves no half of it under its name
+        product.rename(gone)  # so that a kill leaves no incomplete folder
         shutil.rmtree(gone)
     save_folder((*stage.products, *stage.data.trained_prompts), product)
     stage.data.report_bad_items()
@@ -155,7 +157,7 @@ def finish(stage: Stage, recipe: Recipe, product: Path) -> None:
 
 
 def has_more_steps(recipe: Recipe, folder: Path) -> bool:
-    """Whether a finished run is to be made longer."""
+    """Returns True if a finished run is to be extended."""
     found = checkpoints(folder)
     if not found or stopped_early(recipe.run_dir, recipe.run.watch.patience):
         return False
@@ -163,7 +165,7 @@ def has_more_steps(recipe: Recipe, folder: Path) -> bool:
 
 
 def refuse_early(recipe: Recipe, place: Place) -> None:
-    """Raises ValueError before the processes wait for each other; one of each machine says why."""
+    """Raises ValueError before the processes wait for each other; one process of each machine prints it."""
     try:
         refuse_before_building(recipe)
     except ValueError as error:
@@ -173,7 +175,7 @@ def refuse_early(recipe: Recipe, place: Place) -> None:
 
 
 def refuse_before_building(recipe: Recipe) -> None:
-    """Raises ValueError for what cannot be on this machine; a dry run asks the same."""
+    """Raises ValueError for a recipe that cannot be run on this machine; a dry run checks the same."""
     refuse_wrong_engine(recipe)
     refuse_misfits(recipe)
 
@@ -181,7 +183,7 @@ def refuse_before_building(recipe: Recipe) -> None:
 def build_trainer(
     recipe: Recipe, stage: Stage, callbacks: Sequence[Callback] = (), place: Place = ONE_PROCESS, *, began: float
 ) -> Trainer:
-    """Lightning's Trainer for a run that is one epoch of a known number of batches; the first process has the logs."""
+    """Builds Lightning's Trainer for one epoch of a known number of batches; only the first process writes logs."""
     run, folder = recipe.run, recipe.run_dir
     averages = [MovingAverage(recipe.optim.ema)] if recipe.optim.ema else []
     watch = watching(recipe, stage, averages, writes=place.is_first)
@@ -218,17 +220,22 @@ def build_trainer(
 
 
 def begin_folder(recipe: Recipe, told: Sequence[str]) -> None:
-    """Writes config.yaml, and says what differs from that of an earlier start."""
+    """Writes config.yaml, and prints the differences from that of an earlier start."""
     done = steps_done(recipe.run_dir)
     for sentence in told:
-        print_line(f"goes on; {sentence}", file=sys.stderr)
+        print_line(f"resumes with a change: {sentence}", file=sys.stderr)
     if too_late := [step for step in recipe.run.skip_steps if step <= done and "run.skip_steps" in " ".join(told)]:
-        print_line(f"run.skip_steps: {too_late} of {done} steps that are done stay as they are", file=sys.stderr)
+        print_line(f"run.skip_steps: steps {too_late} are done already and stay as they are", file=sys.stderr)
     write_whole(recipe.run_dir / "config.yaml", yaml.safe_dump(to_plain(recipe), sort_keys=False, allow_unicode=True))
 
 
 def run_lock(run_dir: Path) -> contextlib.AbstractContextManager[None]:
-    """Held while a run works in its folder."""
+    """Returns the lock that a run holds on its folder.
+
+    Raises:
+        ResourceError: the folder cannot be written.
+        ValueError: on entering, if another process holds the lock.
+    """
 
     def refusal(process: str) -> ValueError:
         return ValueError(f"{run_dir} is in use by process {process}; wait for it or stop it")
@@ -246,7 +253,7 @@ def run_lock(run_dir: Path) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Without Lightning's notices about choices that are ours, and transformers' bars for a second of work."""
+    """Silences Lightning's notices about our own choices, and the progress bars of transformers."""
     loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric", "pytorch.utilities.rank_zero")]
     levels = [logger.level for logger in loggers]
     had_bars = is_progress_bar_enabled()

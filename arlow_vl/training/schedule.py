@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step."""
+"""Learning rate as a pure function of the step."""
 
 import math
 
@@ -7,10 +7,10 @@ from arlow_vl.training.settings import OptimConfig
 
 
 def lr_factor(step: int, *, optim: OptimConfig, max_steps: int) -> float:
-    """Share of the peak rate at optimizer step `step` (from 0).
+    """Returns the learning rate of optimizer step `step` (from 0), as a share of the peak.
 
-    transformers' schedules of the same names, but for two things: the first step has a rate, and each ends at the
-    floor. As a function of the step alone it needs no state, and a run can be made longer where it is constant so far.
+    The schedules are those of transformers with the same names, except that the first step has a rate above 0 and all
+    end at the floor. They need no state, so a run can be extended while its rate is constant.
     """
     if step < optim.warmup_steps:
         return (step + 1) / optim.warmup_steps
@@ -26,7 +26,7 @@ def lr_factor(step: int, *, optim: OptimConfig, max_steps: int) -> float:
 
 
 def told_of_schedule(optim: OptimConfig, max_steps: int) -> list[str]:
-    """What of the schedule a run of so many steps does not come to, a sentence each."""
+    """Returns sentences on parts of the schedule that a run of so many steps does not reach."""
     told = []
     if optim.warmup_steps > max_steps:
         told.append(
@@ -35,7 +35,7 @@ def told_of_schedule(optim: OptimConfig, max_steps: int) -> list[str]:
         )
     if optim.decay_steps is not None and optim.decay_steps > max_steps - optim.warmup_steps:
         told.append(
-            f"optim.decay_steps is {optim.decay_steps}, but behind warm-up the run has "
+            f"optim.decay_steps is {optim.decay_steps}, but after warm-up the run has "
             f"{number_of(max(0, max_steps - optim.warmup_steps), 'step')}: the rate is never constant"
         )
     return told

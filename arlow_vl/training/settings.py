@@ -1,4 +1,4 @@
-"""The groups of keys of a recipe, each checked by itself."""
+"""Groups of keys of a recipe, as dataclasses that check their values."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from arlow_vl.printing import number_of
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The optimizer, and its learning rate as a function of the step: linear warm-up, then what `schedule` says."""
+    """Optimizer and learning rate: linear warm-up, then `schedule`."""
 
     lr: float | None = None
     """Peak learning rate, reached after warm-up; null: 0.768 / hidden_size, for a new text model (`training.sizes`)."""
@@ -25,28 +25,30 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay rates of AdamW's two moments."""
     grad_clip: float = 1.0
-    """Largest norm of the gradient; a longer one is scaled down to it."""
+    """Largest norm of the gradient; larger ones are scaled down to it."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon: torch.optim.Muon for the matrices of blocks and the projector, AdamW for all else, with the same rate."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    """After warm-up: down to the floor by a cosine or a line; constant; or wsd, constant and at last a line down."""
+    """Rate after warm-up: a cosine or a line down to the floor; constant; or wsd, constant and then a line down."""
     decay_steps: int | None = None
-    """Optimizer steps of that last line of wsd; null: a fifth of the run."""
+    """Optimizer steps of the final decay of wsd; null: a fifth of the run."""
     ema: float | None = None
-    """Decay of a moving average of what is trained, such as 0.999; validation and the product take it. null: none."""
+    """Decay of a moving average of the weights, such as 0.999, for validation and the exported model; null: none."""
     max_spike: float | None = None
-    """A step whose gradient is so many times as long as the mean of the last ones is left out; null: none is."""
+    """Factor over the recent mean of gradient norms above which a step is left out; null: no step is."""
 
     def __post_init__(self) -> None:
         check(self.lr is None or self.lr > 0, f"optim.lr must be positive, got {self.lr}")
         check(0 <= self.lr_floor <= 1, f"optim.lr_floor is a share from 0 to 1, got {self.lr_floor}")
         check(self.warmup_steps >= 0, f"optim.warmup_steps must not be negative, got {self.warmup_steps}")
         check(self.weight_decay >= 0, f"optim.weight_decay must not be negative, got {self.weight_decay}")
-        check(all(0 <= beta < 1 for beta in self.betas), f"optim.betas must be from 0 and under 1, got {self.betas}")
+        check(
+            all(0 <= beta < 1 for beta in self.betas), f"optim.betas must be at least 0 and below 1, got {self.betas}"
+        )
         check(self.grad_clip > 0, f"optim.grad_clip must be positive, got {self.grad_clip}")
         check(
             self.decay_steps is None or (self.schedule == "wsd" and self.decay_steps >= 1),
-            f"optim.decay_steps is of schedule wsd and at least 1, got {self.decay_steps} with {self.schedule}",
+            f"optim.decay_steps needs schedule wsd and must be at least 1, got {self.decay_steps} with {self.schedule}",
         )
         check(self.ema is None or 0 < self.ema < 1, f"optim.ema must be between 0 and 1, got {self.ema}")
         check(self.max_spike is None or self.max_spike > 1, f"optim.max_spike must be over 1, got {self.max_spike}")
@@ -54,7 +56,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """On what devices a run trains, and how the model lies on them. A run may go on with other values."""
+    """Devices of a run, and how the model is spread over them. A run may resume with other values."""
 
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is a GPU."""
@@ -63,11 +65,11 @@ class EngineConfig:
     nodes: int = 1
     """Machines."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """ddp: a whole model on each device; fsdp: its tensors in parts (FSDP2); auto: ddp if there are several devices."""
+    """ddp: a whole model on each device; fsdp: its tensors sharded (FSDP2); auto: ddp if there are several devices."""
     tensor_parallel: int = 1
-    """Devices that share each product (fsdp)."""
+    """Devices that share each matrix product (fsdp)."""
     replicas: int = 1
-    """Groups of devices, each of which holds the whole model in parts: hybrid sharding (fsdp)."""
+    """Groups of devices that each hold the whole model in shards: hybrid sharding (fsdp)."""
 
     def __post_init__(self) -> None:
         for name in ("devices", "nodes", "tensor_parallel", "replicas"):
@@ -78,7 +80,7 @@ class EngineConfig:
         groups = self.tensor_parallel * self.replicas
         if self.world_size % groups:
             raise ValueError(
-                f"run.engine: {self.world_size} devices cannot be parted by tensor_parallel x replicas, {groups}; "
+                f"run.engine: {self.world_size} devices cannot be divided by tensor_parallel x replicas, {groups}; "
                 "make devices x nodes a multiple of it"
             )
 
@@ -95,19 +97,19 @@ class EngineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WatchConfig:
-    """What is seen of a run while it goes on. None of it changes what is trained."""
+    """Logs, looks and the best model of a run. None of it affects training, but patience may end it."""
 
     log_every: int = 1
     """Optimizer steps between readings of losses and norms from the device; each reading waits for the device."""
     loggers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = field(default_factory=list)
-    """Where metrics go beside metrics.csv; each is a package of its own."""
+    """Loggers for metrics besides metrics.csv; each needs its package."""
     show_every: int | None = None
-    """Optimizer steps between looks at the model: texts that it writes about fixed validation images, how much its
-    images help it, its gates; null: at each validation. For text: how it goes on with the beginnings of documents."""
+    """Optimizer steps between looks at the model: texts that it writes for fixed validation images, how much its images
+    help it, its gates; for text, continuations of documents. null: a look at each validation."""
     show_samples: int = 4
-    """Validation samples of each source that are looked at; 0: no look."""
+    """Validation samples of each source in a look; 0: no looks."""
     keep_best: str | None = None
-    """Validation column whose best model is kept too, in `best` of the run folder; the smaller, the better."""
+    """Validation column whose best model (smallest value) is kept too, in `best` of the run folder; null: none."""
     patience: int | None = None
     """Validations without a better value of keep_best after which the run ends; null: it goes to its end."""
 
@@ -122,7 +124,7 @@ class WatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What every run has."""
+    """Settings that every run has."""
 
     max_steps: int
     """Optimizer steps of the whole run."""
@@ -131,30 +133,30 @@ class RunConfig:
     checkpoint_every: int
     """Optimizer steps between checkpoints; the last step has one in any case."""
     accumulate_grad_batches: int = 1
-    """Batches of each optimizer step, over all devices: each reads its part of them."""
+    """Batches of each optimizer step, shared by all devices."""
     validation_samples: int | None = None
     """Samples (rows, for text) that a validation reads of each validation source; null: all."""
     seed: int = 0
-    """Decides initial weights, the order of samples and dropout."""
+    """Seed of initial weights, the order of samples and dropout."""
     precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"] = "32-true"
     """Lightning's name of the compute precision; 16-mixed needs a GPU."""
     gradient_checkpointing: bool = False
-    """Keep no activations inside of blocks, but compute them again on the way back."""
+    """Recompute activations inside blocks in the backward pass instead of keeping them."""
     compile: bool = False
-    """Each block compiled by itself: faster after the first steps, with numbers that are rounded otherwise."""
+    """Compile each block by itself: faster after the first steps, with slightly different rounding."""
     threads: int | None = None
     """CPU threads of torch in each process; null: OMP_NUM_THREADS, else the cores, shared by the processes on a CPU."""
     workers: int = 0
-    """Processes that read batches ahead; 0: the process that trains reads them. A run may go on with another number."""
+    """Processes that read batches ahead; 0: the training process reads them. A run may resume with another number."""
     skip_steps: list[int] = field(default_factory=list)
-    """Optimizer steps, counted from 1, whose batches are passed by untrained: what a bad batch cannot be trained on."""
+    """Optimizer steps, counted from 1, whose batches are skipped without training, as they are bad."""
     max_hours: float | None = None
-    """Wall-clock hours after which a start of the run, its data prepared in them too, ends with a checkpoint, at the
-    end of a step; null: no limit."""
+    """Wall-clock hours of one start, preparation of data included, after which it ends with a checkpoint once a step is
+    complete; null: no limit."""
     engine: EngineConfig = field(default_factory=EngineConfig)
-    """On what devices."""
+    """Devices."""
     watch: WatchConfig = field(default_factory=WatchConfig)
-    """What is seen of it."""
+    """Logs, looks and the best model."""
 
     def __post_init__(self) -> None:
         for (
@@ -163,7 +165,7 @@ class RunConfig:
             value = getattr(self, name)
             check(value is None or value >= 1, f"run.{name} must be at least 1, got {value}")
         check(self.workers >= 0, f"run.workers must not be negative, got {self.workers}")
-        check(0 <= self.seed < 2**63, f"run.seed must be from 0 and have less than 64 bits, got {self.seed}")
+        check(0 <= self.seed < 2**63, f"run.seed must be at least 0 and below 2**63, got {self.seed}")
         check(all(step >= 1 for step in self.skip_steps), f"run.skip_steps count from 1, got {self.skip_steps}")
         check(
             max(self.skip_steps, default=0) <= self.max_steps,
@@ -181,26 +183,25 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """Samples with images, with text, or with both, and what is learnt from them."""
+    """Source of samples, with images, text or both, and which of its texts are learnt."""
 
     name: str
-    """Names the source in sample keys and metrics."""
+    """Name of the source in sample keys and metrics."""
     data: str
-    """A file, a folder or a glob; docs/formats.md says what may be there."""
+    """File, folder or glob; docs/formats.md lists the formats."""
     images: Path | None = None
-    """Folder that image paths in annotations start from; null: that of the annotations."""
+    """Folder to which image paths in annotations are relative; null: that of the annotations."""
     format: str | None = None
-    """How `data` is read, where that cannot be found out."""
+    """Format of `data`; null: detected."""
     kind: Literal["captions", "questions", "conversations", "documents", "all", "text"] = "all"
-    """Which of a sample's texts are learnt; text: `data` is text alone, in any format of text or tokenised before."""
+    """Kind of a sample's texts that are learnt; text: `data` is text alone, in any text format or tokenised."""
     samples_per_batch: int | None = None
     """Texts of this source in each training batch; for validation, the batch size. Null where rows are packed."""
     weight: float | dict[int, float] | None = None
-    """Share of the source where rows are packed, of all weights; by optimizer step, between which it changes
-    linearly; null: its number of samples (of text alone, of pieces of max_length) to the power of
-    1 / packing.temperature."""
+    """Share of the source in packed rows, relative to all weights; or weights by optimizer step, interpolated linearly.
+    null: its number of samples (for text alone, of pieces of max_length) to the power of 1 / packing.temperature."""
     epochs: float | None = None
-    """Where rows are packed, times that the source is read; then the others share its part. Null: endless."""
+    """Times that the source is read in packed rows, after which the others share its part; null: without end."""
 
     def __post_init__(self) -> None:
         check(
@@ -215,18 +216,18 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PackingConfig:
-    """Training batches of rows of one width, filled from all sources by weight; texts about an image share it."""
+    """Packing of training samples into rows of one width, from all sources by weight; texts about an image share it."""
 
     row_tokens: int
     """Tokens of a row; no text is longer than max_length."""
     row_images: int
-    """Images of a row, at most."""
+    """Largest number of images in a row."""
     rows_per_batch: int
     """Rows of a batch."""
     by: Literal["samples", "tokens"] = "samples"
-    """What weights are shares of."""
+    """Unit of which weights are shares."""
     temperature: float = 1.0
-    """Over 1, small sources without a weight get more than their size (see `data.mixing.weights_by_size`)."""
+    """Above 1, small sources without a weight get more than by their size (see `data.mixing.weights_by_size`)."""
 
     def __post_init__(self) -> None:
         for name in ("row_tokens", "rows_per_batch"):
@@ -236,10 +237,10 @@ class PackingConfig:
 
 
 def mixture_of(packing: PackingConfig, sources: Sequence[SourceConfig], sizes: Mapping[str, int]) -> Mixture:
-    """Weights as the sources have them, by their size where they have none.
+    """Returns the mixture of the sources, with a weight by size for those that give none.
 
     Raises:
-        ValueError: a weight is negative, or nothing has one at some step.
+        ValueError: a weight is negative, or all are 0 at some step.
     """
     by_size = weights_by_size(sizes, temperature=packing.temperature)
     weights = {source.name: by_size[source.name] if source.weight is None else source.weight for source in sources}
@@ -248,6 +249,6 @@ def mixture_of(packing: PackingConfig, sources: Sequence[SourceConfig], sizes: M
 
 
 def check(holds: bool, sentence: str) -> None:
-    """Raises ValueError with the sentence unless something holds."""
+    """Raises ValueError with the sentence unless `holds` is True."""
     if not holds:
         raise ValueError(sentence)

@@ -1,12 +1,12 @@
-"""Checkpoints that every process writes its part of: folders of torch.distributed.checkpoint, whole or absent.
+"""Checkpoints as folders of torch.distributed.checkpoint, to which every process writes its shards.
 
     step-000100.ckpt/
         manifest.json       SHA-256 and size of every other file; written last
-        run.ckpt            what is no tensor in parts: loops, loader, settings (`checkpoint_io`)
-        .metadata, *.distcp the tensors, each process's part in a file of its own
+        run.ckpt            all else: loops, loader, settings, unsharded tensors (`checkpoint_file`)
+        .metadata, *.distcp the sharded tensors, one file a process
 
-The folder is written under another name and renamed. Any number of processes can read it, one as well, which gets whole
-tensors; and a checkpoint of one process can be read in parts. The folder must lie where all processes see it.
+The folder is written under another name and renamed, so it is whole or absent; all processes must see it. Any number of
+processes can read it: a single one gets whole tensors, and a checkpoint of one process can be read as shards.
 """
 
 import contextlib
@@ -27,26 +27,26 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from arlow_vl.errors import ResourceError
+from arlow_vl.training.checkpoint_file import first_line, write_checkpoint
+from arlow_vl.training.checkpoint_names import PARTIAL, remove_older
 from vision.whole_files import put_in_place, sha256_of_file
 
 MANIFEST = "manifest.json"
 REST = "run.ckpt"
-PARTIAL = ".partial-"
-"""In front of the name of a folder that is being written."""
 PART = "a tensor in parts"
-"""Key of a mapping that stands in `run.ckpt` for one."""
+"""Key of the mapping that takes a sharded tensor's place in `run.ckpt`; its value is the tensor's name."""
 
 
 class ShardedWriter:
-    """Writes checkpoints in the background, one at a time; every process has one."""
+    """Writer of checkpoints in a background thread, one at a time; every process has one."""
 
     def __init__(self) -> None:
-        self.group = dist.new_group(backend="gloo")  # of its own, as training talks meanwhile
+        self.group = dist.new_group(backend="gloo")  # its own, as training communicates meanwhile
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None
 
     def begin(self, checkpoint: dict[str, Any], path: Path) -> None:
-        """Copies the tensors and returns. Raises what went wrong with the checkpoint before."""
+        """Copies the tensors and starts writing. Raises the error of the previous checkpoint, as `wait` does."""
         self.wait()
         parts: dict[str, Tensor] = {}
         rest = _taken_apart(checkpoint, (), parts)
@@ -54,7 +54,7 @@ class ShardedWriter:
         self.thread.start()
 
     def wait(self) -> None:
-        """Until the last one is there.
+        """Waits until the last checkpoint is written.
 
         Raises:
             ResourceError: it could not be written.
@@ -67,20 +67,20 @@ class ShardedWriter:
             raise error
 
     def _write(self, rest: dict[str, Any], parts: dict[str, Tensor], path: Path) -> None:
-        from arlow_vl.training.checkpoint_io import remove_older
-
         try:
             write_sharded(rest, parts, path, self.group)
             if dist.get_rank(self.group) == 0:
                 remove_older(path.parent)
-        except BaseException as error:  # told where the next one begins, or the run ends
+        except BaseException as error:  # raised by the next `wait`
             self.error = error
 
 
 def write_sharded(rest: dict[str, Any], parts: dict[str, Tensor], path: Path, group: Any) -> None:
-    """Raises ResourceError; then nothing has the name."""
-    from arlow_vl.training.checkpoint_io import write_checkpoint
+    """Writes `rest` and the sharded tensors `parts` to the folder `path`; all processes of the group must call it.
 
+    Raises:
+        ResourceError: it cannot be written; there is no folder `path` then.
+    """
     partial = path.with_name(PARTIAL + path.name)
     rank = dist.get_rank(group)
     try:
@@ -108,25 +108,21 @@ def write_sharded(rest: dict[str, Any], parts: dict[str, Tensor], path: Path, gr
 
 
 def _reason(error: OSError | CheckpointException) -> str:
-    """One line; of what failed on several processes the first, of which torch would print every traceback."""
+    """Returns one line: the failure of the lowest rank, where torch would print the traceback of each."""
     if isinstance(error, CheckpointException):
         rank, (found, _) = min(error.failures.items())
         while first := found.__cause__ or found.__context__:  # torch's writer fails again as it is closed
             found = first
-        return f"rank {rank}: {_reason(found)}" if isinstance(found, OSError) else f"rank {rank}: {_first_line(found)}"
-    return error.strerror or _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        return f"rank {rank}: {_reason(found)}" if isinstance(found, OSError) else f"rank {rank}: {first_line(found)}"
+    return error.strerror or first_line(error)
 
 
 def _facts_of(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
     return {path.name: {"sha256": sha256_of_file(path), "size": path.stat().st_size} for path in paths}
 
 
-def find_damage_in(folder: Path) -> str | None:
-    """What is wrong with such a folder, None if it is whole."""
+def find_folder_damage(folder: Path) -> str | None:
+    """Returns a description of the damage to a checkpoint folder; None if it is whole."""
     try:
         facts = json.loads((folder / MANIFEST).read_text())
         named = {name: (fact["size"], fact["sha256"]) for name, fact in facts.items()}
@@ -149,14 +145,14 @@ def find_damage_in(folder: Path) -> str | None:
 
 
 class Like:
-    """How the tensors of a run lie on its devices: those of a checkpoint shall lie like them."""
+    """Placement of a run's tensors on its devices, which the tensors of a checkpoint get when they are read."""
 
     def __init__(self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> None:
         self.tensors = dict(model.named_parameters(remove_duplicate=False))
         self.optimized = [[p for group in o.param_groups for p in group["params"]] for o in optimizers]
 
     def __call__(self, path: tuple[Any, ...], shape: torch.Size) -> Tensor | None:
-        """Of the parameter that the tensor at this place of a checkpoint is of; None: it is whole everywhere."""
+        """Returns the sharded parameter that the tensor at this path of a checkpoint belongs to, None if none."""
         match path:
             case ("state_dict", name):
                 found = self.tensors.get(name.removeprefix("model."))
@@ -170,7 +166,7 @@ class Like:
 
 
 def in_parts_like(value: Any, like: Like, path: tuple[Any, ...] = ()) -> Any:
-    """A checkpoint of whole tensors as one of parts."""
+    """Returns a checkpoint of whole tensors with those sharded that are sharded in the run."""
     if isinstance(value, Tensor):
         place = like(path, value.shape)
         return value if place is None else _own_part_of(value, place)
@@ -187,7 +183,10 @@ def _own_part_of(tensor: Tensor, place: DTensor) -> DTensor:
 
 
 def read_sharded(rest: dict[str, Any], folder: Path, like: Like | None) -> dict[str, Any]:
-    """The checkpoint whose `run.ckpt` was read. `like` None: with whole tensors, in a process by itself."""
+    """Returns the checkpoint of a folder, given the content of its `run.ckpt`.
+
+    `like` None: the tensors are whole, and this process reads alone.
+    """
     reader = FileSystemReader(folder)
     known = reader.read_metadata().state_dict_metadata
     wanted: dict[str, Tensor] = {}
@@ -211,7 +210,7 @@ def read_sharded(rest: dict[str, Any], folder: Path, like: Like | None) -> dict[
 
 
 def _taken_apart(value: Any, path: tuple[Any, ...], parts: dict[str, Tensor]) -> Any:
-    """The value with marks in place of the tensors in parts, copies of which go into `parts`."""
+    """Returns the value with a placeholder for each sharded tensor, a copy of which goes into `parts`."""
     if isinstance(value, DTensor):
         key = "/".join(map(str, path))
         parts[key] = value.detach().cpu() if value.device.type != "cpu" else value.detach().clone()
@@ -222,7 +221,7 @@ def _taken_apart(value: Any, path: tuple[Any, ...], parts: dict[str, Tensor]) ->
 
 
 def _mapped(value: Any, path: tuple[Any, ...], change: Callable[[Any, tuple[Any, ...]], Any]) -> Any:
-    """Mappings and lists with their items changed; all else as it is."""
+    """Returns mappings and lists with their items changed, anything else as it is."""
     if isinstance(value, Mapping):
         return {key: change(inner, (*path, key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):

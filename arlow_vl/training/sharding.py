@@ -1,9 +1,9 @@
-"""A model whose tensors lie in parts on several devices: FSDP2, tensor parallel by the model's own plan, or both.
+"""Sharding of a model over several devices: FSDP2, tensor parallelism by the model's own plan, or both.
 
-The devices of a run are a mesh of replicas x shards x tensor. What is gathered and freed together, a unit, is a decoder
-layer with its cross block, and an encoder block; the rest of the model is the last unit. Every process must enter every
-unit as often as the others, or all wait for ever: one whose batch has no image encodes a blank one, which counts for
-nothing.
+The devices of a run form a mesh of replicas x shards x tensor. A unit, whose tensors are gathered and freed together,
+is a decoder layer with its cross block, or an encoder block; the rest of the model is the last unit. Every process must
+run every unit as often as the others, or all wait for ever. So a process whose batch has no image encodes a blank one,
+which has no effect.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from arlow_vl.training.sharded_checkpoints import Like, ShardedWriter, in_parts_
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """Lightning's strategy for FSDP2, with our mesh and checkpoints that any number of processes can read."""
+    """Lightning's strategy for FSDP2 with our mesh, and with checkpoints that any number of processes can read."""
 
     def __init__(self, engine: EngineConfig) -> None:
         super().__init__(data_parallel_size=engine.data_ranks, tensor_parallel_size=engine.tensor_parallel)
@@ -36,7 +36,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self.writer = ShardedWriter()
 
     def shard(self, model: nn.Module, *, precision: str, encodes: bool) -> None:
-        """In place; `encodes`: batches may bring pixels, so that encoder blocks are entered."""
+        """Shards the model in place. `encodes` is True if batches may have pixels, so that encoder blocks run."""
         shard(model, mesh_of(self.engine, self.root_device.type), precision=precision, encodes=encodes)
 
     @property
@@ -59,12 +59,12 @@ class ShardedStrategy(ModelParallelStrategy):
             optimizer.load_state_dict(state)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Goes on in the background when the tensors are copied."""
+        """Copies the tensors and returns; the rest happens in the background."""
         assert self.writer is not None
         self.writer.begin(checkpoint, Path(filepath))
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Of any engine and any number of processes."""
+        """Reads a checkpoint that any engine with any number of processes has written."""
         like = Like(self.lightning_module.model, self.optimizers)
         path = Path(checkpoint_path)
         return read_checkpoint(path, like=like) if path.is_dir() else in_parts_like(read_checkpoint(path), like)
@@ -76,17 +76,17 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def mesh_of(engine: EngineConfig, device_type: str) -> DeviceMesh:
-    """Neighbours in number share products, then parts; replicas are farthest from each other."""
+    """Returns the device mesh. Consecutive ranks form tensor-parallel groups, these form shards, and these replicas."""
     shards = engine.data_ranks // engine.replicas
     sizes, names = (engine.replicas, shards, engine.tensor_parallel), ("replicate", "shard", "tensor")
     return init_device_mesh(device_type, sizes, mesh_dim_names=names)
 
 
 def shard(model: Any, mesh: DeviceMesh, *, precision: str, encodes: bool) -> None:
-    """Parts the tensors of a model that every process has built. They start as those of the first process.
+    """Shards a model, which every process has built, in place; the values are those of the first process.
 
     Raises:
-        ValueError: heads or layers cannot be parted so.
+        ValueError: the attention heads cannot be split over the tensor-parallel devices.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         dist.broadcast(tensor.data, 0)
@@ -95,13 +95,13 @@ def shard(model: Any, mesh: DeviceMesh, *, precision: str, encodes: bool) -> Non
     dtypes = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if precision == "bf16-mixed" else {}
     settings: dict[str, Any] = {
         "mesh": mesh["replicate", "shard"] if mesh["replicate"].size() > 1 else mesh["shard"],
-        # Inputs stay as they are: rotary angles must not be rounded.
+        # No cast of inputs: rotary angles must not be rounded.
         "mp_policy": MixedPrecisionPolicy(**dtypes, cast_forward_inputs=False),
         "reshard_after_forward": True,
     }
     norms = [module for module in model.modules() if hasattr(module, "running_var")]
     if norms and dtypes and not keeps_resolution(model):
-        # One unit, in float32 as their statistics are: batch norms take no mixture of the two.
+        # One unit in float32, the dtype of their statistics: batch norms allow no mixture.
         fully_shard(norms, **settings | {"mp_policy": MixedPrecisionPolicy(cast_forward_inputs=False)})
     for unit in units_of(model, encodes=encodes):
         fully_shard(unit, **settings)
@@ -111,15 +111,15 @@ def shard(model: Any, mesh: DeviceMesh, *, precision: str, encodes: bool) -> Non
 
 
 def keeps_resolution(model: Any) -> bool:
-    """Whether images come in their own sizes, so that the encoder is entered once for each size of a batch."""
+    """Returns True if images keep their own sizes, so that the encoder runs once for each size in a batch."""
     return bool((model.config.vision_config.transform or {}).get("max_patches"))
 
 
 def units_of(model: Any, *, encodes: bool) -> Iterator[nn.Module]:
-    """Decoder layers, and encoder blocks where pixels come; else the encoder as a whole, which nobody enters.
+    """Yields the units: decoder layers, then encoder blocks, or the whole encoder if no batch has pixels.
 
-    No process knows the sizes of the others' images (`keeps_resolution`): then the encoder belongs to the rest of the
-    model.
+    If images keep their own sizes (`keeps_resolution`), processes run the encoder a different number of times. Then it
+    is part of the last unit, the rest of the model.
     """
     inner = model.model
     encoder = getattr(inner, "vision", None)
@@ -134,17 +134,17 @@ def units_of(model: Any, *, encodes: bool) -> Iterator[nn.Module]:
 
 
 class BlankImages:
-    """Hooks of a model: where a batch brings no image, a blank one is encoded and handed to the decoder layers.
+    """Hooks that encode a blank image for a batch without images, and pass it to the decoder layers.
 
-    No text sees it, so its gradients are zeros. But the units are entered, and their gradients come, in the order that
-    they have on a process with images: communication is matched by its order alone.
+    No text attends to it, so its gradients are zero. But the units run, and their gradients arrive, in the same order
+    as on a process with images, and communication is matched by order alone.
     """
 
     def __init__(self, model: Any, *, encodes: bool) -> None:
         self.encodes = encodes
         self.states: Tensor | None = None
         model.register_forward_pre_hook(self.encode, with_kwargs=True)
-        for layer in model.language_model.layers:  # in front of FSDP2's own hook, which looks at what comes in
+        for layer in model.language_model.layers:  # before FSDP2's own hook, which inspects the inputs
             layer.register_forward_pre_hook(self.hand_over, prepend=True)
 
     def encode(self, model: Any, args: Any, inputs: dict[str, Any]) -> None:
@@ -163,10 +163,10 @@ class BlankImages:
 
 
 def share_products(model: Any, mesh: DeviceMesh) -> None:
-    """Tensor parallel by the plan that the model's configuration has, as transformers applies it.
+    """Applies tensor parallelism, in place, by the plan in the model's configuration, as transformers does.
 
     Raises:
-        ValueError: the heads cannot be shared by so many.
+        ValueError: the number of heads is not a multiple of the devices.
     """
     from transformers.distributed import DistributedConfig
     from transformers.distributed.tensor_parallel import apply_tensor_parallelism
@@ -184,7 +184,7 @@ def share_products(model: Any, mesh: DeviceMesh) -> None:
 
 
 def make_whole(model: nn.Module) -> None:
-    """The model with whole tensors in the first process's memory, for saving; in the others it is of no more use.
+    """Gathers the model's tensors in the memory of the first process for saving; the others lose theirs.
 
     All processes must call it.
     """
@@ -196,5 +196,5 @@ def make_whole(model: nn.Module) -> None:
                 kept = tensor.cpu() if is_first() else torch.empty(0)
                 made[id(parameter)] = nn.Parameter(kept, requires_grad=parameter.requires_grad)
             module._parameters[name] = made[id(parameter)]
-        if isinstance(module, FSDPModule):  # fully_shard has put a class in front
+        if isinstance(module, FSDPModule):  # undoes the class that fully_shard has put in front
             module.__class__ = type(module).__mro__[2]

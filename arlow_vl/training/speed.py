@@ -1,4 +1,4 @@
-"""How fast a run is, beside what its device could do: waiting for data, operations a second, memory."""
+"""Speed of a run: time spent waiting for data, the peak of the device's matrix products, and memory."""
 
 import resource
 import statistics
@@ -9,14 +9,14 @@ import torch
 from lightning.pytorch.profilers import Profiler
 
 FETCH = "[_TrainingEpochLoop].train_dataloader_next"
-"""What Lightning calls the time in which it waits for the next training batch."""
+"""Name of Lightning's action that waits for the next training batch."""
 SIZES = {"cuda": 8192, "cpu": 512}
-"""Rows of the square matrices whose product is measured."""
+"""Rows of the square matrices whose product is timed, by device type."""
 TRIES = 7
 
 
 class WaitingForData(Profiler):
-    """Seconds in which training waited for its loader, in the place of Lightning's profiler, which is told of them."""
+    """Profiler of Lightning that counts the seconds in which training waits for its loader."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,13 +32,13 @@ class WaitingForData(Profiler):
             self.seconds += time.monotonic() - self.since
 
     def take(self) -> float:
-        """Those since it was asked last."""
+        """Returns the seconds since the last call."""
         seconds, self.seconds = self.seconds, 0.0
         return seconds
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a product of square matrices, the median of some; draws from no generator but its own."""
+    """Returns the operations per second of a square matrix product, the median of several; leaves global RNGs alone."""
     size = SIZES.get(device.type, SIZES["cpu"])
     dice = torch.Generator(device).manual_seed(0)
     a, b = (torch.randn(size, size, generator=dice, device=device).to(dtype) for _ in range(2))
@@ -59,7 +59,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def memory_gib(device: torch.device) -> float:
-    """The most that was taken so far: of the GPU by tensors, else of the machine by this process."""
+    """Returns the peak memory so far: of tensors on the GPU, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere

@@ -1,4 +1,4 @@
-"""starts.jsonl: a line for each start of a run, with what was there then: versions, revision, machine, data."""
+"""Log of a run's starts in starts.jsonl: versions, revision, machine, model and data, one line each."""
 
 import datetime
 import json
@@ -25,7 +25,7 @@ PACKAGES = ("arlow-vl", "torch", "transformers", "lightning", "timm")
 
 
 def note_start(recipe: Recipe, stage: Stage) -> None:
-    """Adds the line; a line that a kill cut short goes. Raises ValueError, see `compare_data`."""
+    """Adds a line for this start and drops an incomplete one. Raises ValueError, see `compare_data`."""
     found = checkpoints(recipe.run_dir / "checkpoints")
     lines, facts = LineFile(recipe.run_dir / FILE), facts_of(recipe, stage)
     before: list[dict[str, Any]] = []
@@ -41,10 +41,10 @@ def note_start(recipe: Recipe, stage: Stage) -> None:
 
 
 def compare_data(recipe: Recipe, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Names the source that a run goes on with other contents of; other validation data are only told.
+    """Compares the data with those of the last start; prints a warning if validation data have changed.
 
     Raises:
-        ValueError: a training source holds something else than at the last start.
+        ValueError: a training source has changed.
     """
     if isinstance(recipe, TextRecipe):
         places = {"validation": {"validation": recipe.validation_text}, "training": {"train": recipe.train_text}}
@@ -56,7 +56,7 @@ def compare_data(recipe: Recipe, before: dict[str, Any], now: dict[str, Any]) ->
             if (held := now[use].get(name)) in (None, was):
                 continue
             told = (
-                f"source {name} ({places[use][name]}) holds other {use} data than when the run was started before "
+                f"source {name} ({places[use][name]}) holds other {use} data than at the last start of the run "
                 f"({number_of(was['items'], 'item')} then, {held['items']:,} now)"
             )
             if use == "training":
@@ -65,6 +65,7 @@ def compare_data(recipe: Recipe, before: dict[str, Any], now: dict[str, Any]) ->
 
 
 def facts_of(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    """Returns the content of the line for this start, all but the step."""
     model, policy = stage.module.model, stage.module.policy
     loaders = {"training": stage.data.training, "validation": stage.data.validation}
     return {
@@ -90,7 +91,7 @@ def facts_of(recipe: Recipe, stage: Stage) -> dict[str, Any]:
 
 
 def revision() -> str | None:
-    """The commit of the code, and whether it was changed since; None where it is no checkout of git."""
+    """Returns the commit of the code, marked if files have changed since; None outside a git checkout."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str:

@@ -1,4 +1,4 @@
-"""What optimizer steps did: noted on the device, read from it some steps at a time, so that no step waits for it."""
+"""Results of optimizer steps, kept on the device and read from it several steps at a time, so that no step waits."""
 
 import math
 import sys
@@ -18,38 +18,38 @@ from arlow_vl.training.ranks import gathered, summed, world_size
 from arlow_vl.training.speed import WaitingForData, matmul_peak, memory_gib
 
 COMPUTE_DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
-"""By the first part of Lightning's name of a precision."""
+"""Compute dtype by the first part of Lightning's name of a precision."""
 MOST_BAD_IN_A_ROW = 3
-"""Non-finite steps after which a run ends."""
+"""Consecutive non-finite steps after which a run ends."""
 
 
 @dataclass
 class StepRecord:
-    """One optimizer step, over its batches on all processes. What is on the device is not read before it must be."""
+    """Results of one optimizer step; tensors stay on the device until they are read."""
 
     losses: list[Tensor] = field(default_factory=list)
-    """The mean of each batch's labels."""
+    """Mean loss over the labels of each batch."""
     labels: list[int] = field(default_factory=list)
-    """How many labels of each batch count."""
+    """Number of labels that count in each batch."""
     batch_keys: list[list[str]] = field(default_factory=list)
-    """The samples of each batch of this process."""
+    """Sample keys of each batch of this process."""
     counts: Counts = field(default_factory=Counts)
-    """Of this process."""
+    """Content of this process's batches."""
     pairs: list[Tensor] = field(default_factory=list)
-    """Pairs of tokens in self-attention, of each batch."""
+    """Pairs of tokens in self-attention in each batch."""
     totals: Tensor | None = None
-    """Of all processes, where there are several: the sum of losses, labels, tokens and images, a float64 vector."""
+    """Sums of losses, labels, tokens and images over all processes, a float64 vector; None with one process."""
     lr: float = 0.0
     grad_norms: dict[str, Tensor] = field(default_factory=dict)
-    """Of the gradient before it is clipped: of all under "", and of each component."""
+    """Norms of the gradient before clipping: of the whole under "", and of each component."""
     is_skipped: bool = False
-    """Left out: the recipe says so."""
+    """True if the recipe skips the step."""
     is_bad: Tensor | None = None
-    """Left out: its loss or gradient is not finite."""
+    """True if the step is left out as its loss or gradient is not finite."""
     is_overflow: Tensor | None = None
-    """Of these: the gradient was scaled up too far (16-mixed), and the next one is so by half."""
+    """True if only the scaled gradient (16-mixed) is not finite, so that the next scale is half of it."""
     is_spike: Tensor | None = None
-    """Left out: its gradient is much longer than those before."""
+    """True if the step is left out as its gradient is much larger than those before."""
 
     @property
     def tokens(self) -> int:
@@ -61,7 +61,7 @@ class StepRecord:
 
     @property
     def loss(self) -> Tensor:
-        """The mean over the labels of all batches."""
+        """Mean over the labels of all batches."""
         if self.totals is not None:
             return self.totals[0] / self.totals[1].clamp(min=1)
         if len(self.losses) == 1:
@@ -78,7 +78,7 @@ class StepRecord:
             self.pairs.append(pairs)
 
     def sum_over_ranks(self, tensor_parallel: int) -> None:
-        """One small reduction on the device; the processes of a tensor-parallel group have read the same batches."""
+        """Sets `totals` by one small reduction on the device; a tensor-parallel group's batches count once."""
         device = self.losses[0].device
         weighted = [loss.double() * labels for loss, labels in zip(self.losses, self.labels, strict=True)]
         counts = torch.tensor([sum(self.labels), self.tokens, self.images], dtype=torch.float64, device=device)
@@ -88,7 +88,7 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class Reading:
-    """A step as the logs have it."""
+    """Results of one step for the logs, as plain numbers."""
 
     step: int
     """Counted from 1."""
@@ -100,17 +100,17 @@ class Reading:
     images: int
     keys: list[str]
     seconds: float
-    """Of the step; the mean over those that were read at once."""
+    """Duration of the step, the mean over those that were read together."""
     operations: float | None = None
-    """That the model needs for the step, on all processes."""
+    """Operations that the model needs for the step, on all processes; None if unknown."""
     mfu: float | None = None
-    """Operations a second, as a share of those of a large product of matrices on each device."""
+    """Operations per second, as a share of those of a large matrix product on each device."""
     data_wait: float | None = None
-    """Share of the time in which the step waited for its data."""
+    """Share of the time spent waiting for data."""
     memory_gib: float | None = None
-    """The most that this process took so far."""
+    """Peak memory of this process so far."""
     left_out: str = ""
-    """Why it changed nothing: "skipped", "non-finite", "overflow" or "spike"."""
+    """Reason why the step changed nothing: "skipped", "non-finite", "overflow" or "spike"; empty if it counted."""
 
     @property
     def is_skipped(self) -> bool:
@@ -119,22 +119,22 @@ class Reading:
 
 
 def step_ends(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether this batch completed an optimizer step."""
+    """Returns True if this batch completed an optimizer step."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 @runtime_checkable
 class Listener(Protocol):
-    """A log."""
+    """Log that receives the readings."""
 
     def step_read(self, reading: Reading) -> None: ...
 
 
 class Readings(Callback):
-    """Reads what steps did every `every` of them, before each checkpoint and validation, and tells the listeners.
+    """Reads the results of steps every `every` steps and before each checkpoint and validation, for the listeners.
 
     Raises:
-        DivergenceError: steps in a row were not finite, `MOST_BAD_IN_A_ROW` of them.
+        DivergenceError: `MOST_BAD_IN_A_ROW` steps in a row were not finite.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Readings(Callback):
         return {"left_out": dict(self.left_out), "bad_in_a_row": self.bad_in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.left_out |= state_dict["left_out"]  # an earlier version had fewer reasons
+        self.left_out |= state_dict["left_out"]  # earlier versions had fewer reasons
         self.bad_in_a_row = state_dict["bad_in_a_row"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -170,7 +170,7 @@ class Readings(Callback):
         self.go_on()
 
     def go_on(self) -> None:
-        """What lies between the last step and now is no part of the next one."""
+        """Restarts the clock, so that the time since the last step does not count for the next one."""
         self.since = time.monotonic()
         self.waiting_for_data.take()
 
@@ -192,7 +192,7 @@ class Readings(Callback):
             print_line(f"steps that were left out: {told}; steps.jsonl names their samples", file=sys.stderr)
 
     def read(self) -> None:
-        """Waits for the device, once for all steps that it has not read."""
+        """Waits for the device once, reads all steps since the last call, and passes them to the listeners."""
         waiting, self.waiting = self.waiting, []
         if not waiting:
             return
@@ -216,10 +216,9 @@ class Readings(Callback):
             self._count(reading)
 
     def _operations(self, records: Sequence[StepRecord], pairs: Sequence[float]) -> list[float | None]:
-        """Of each step, of what it holds on all processes; None where it was skipped. `pairs` are those of tokens in
-        self-attention on this one.
+        """Returns the operations of each step on all processes; None for a skipped one.
 
-        The processes of a tensor-parallel group have read the same batches.
+        `pairs` are the token pairs in self-attention on this process. A tensor-parallel group's batches count once.
         """
         if self.operations is None:
             return [None] * len(records)
@@ -238,7 +237,7 @@ class Readings(Callback):
         what, value = ("loss", reading.loss) if loss_is_bad else ("gradient norm", reading.grad_norm)
         more = f" and {len(reading.keys) - 4} more" if len(reading.keys) > 4 else ""
         raise DivergenceError(
-            f"{what} is {value} at step {reading.step}, the {self.bad_in_a_row}rd step in a row that is not finite, "
+            f"{what} is {value} at step {reading.step}, not finite for {self.bad_in_a_row} steps in a row, "
             f"samples {', '.join(reading.keys[:4])}{more}; these weights were not saved"
         )
 
@@ -276,9 +275,9 @@ def _reading(
 
 
 def keys_of_all(own: list[list[list[str]]], tensor_parallel: int) -> list[list[str]]:
-    """The samples of each step, of each of its batches, as lists of all samples of each step.
+    """Returns the sample keys of each step on all processes, given those of this process by step and batch.
 
-    In the order of the run's batches, which the data ranks have read in turn: the same for every number of ranks.
+    They are in the order of the run's batches, which the data ranks read in turn: the same for any number of ranks.
     """
     of_ranks = gathered(own)[::tensor_parallel]
     return [

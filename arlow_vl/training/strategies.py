@@ -1,4 +1,4 @@
-"""The engine of a run: which devices, which of Lightning's strategies, and what cannot be."""
+"""Engine of a run: its devices, its Lightning strategy, and checks of both."""
 
 from typing import Any
 
@@ -23,14 +23,14 @@ from arlow_vl.training.sharding import ShardedStrategy
 
 
 def device_type_of(engine: EngineConfig) -> str:
-    """`cpu` or `cuda`."""
+    """Returns `cpu` or `cuda`."""
     if engine.accelerator == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return engine.accelerator
 
 
 def refuse_wrong_engine(recipe: Recipe) -> None:
-    """Raises ValueError where the run cannot be on these devices, in this precision, or shared by so many of them."""
+    """Raises ValueError if devices are missing, or do not suit the precision, optimizer, policy or batch count."""
     run, engine = recipe.run, recipe.run.engine
     device_type = device_type_of(engine)
     if device_type == "cuda":
@@ -76,23 +76,26 @@ def refuse_wrong_engine(recipe: Recipe) -> None:
 
 
 def environment_of(place: Place) -> ClusterEnvironment:
-    """Named, so that none is found through environment variables: SLURM's would requeue a job in mid-step by itself."""
+    """Returns the cluster environment of the launcher.
+
+    Lightning would choose one by environment variables, and that for SLURM requeues jobs in the middle of a step.
+    """
     if place.launcher == "srun":
         return SLURMEnvironment(auto_requeue=False)
     return TorchElasticEnvironment() if place.launcher == "torchrun" else LightningEnvironment()
 
 
 class HalfPrecisionOfBatches(HalfPrecision):
-    """Lightning's goes into whatever a batch holds, and fails in the layout, of which nothing is to be rounded."""
+    """Half precision for the batch's own tensors; Lightning's also converts nested ones, and fails at the layout."""
 
     def convert_input(self, data: dict[str, Any]) -> dict[str, Any]:
-        """The batch with its floating-point tensors in half precision."""
+        """Returns the batch with its floating-point tensors in half precision."""
         kind = self._desired_input_dtype
         return {name: x.to(kind) if isinstance(x, Tensor) and x.is_floating_point() else x for name, x in data.items()}
 
 
 def engine_of(recipe: Recipe) -> dict[str, Any]:
-    """What Lightning's Trainer is told of devices."""
+    """Returns the arguments of Lightning's Trainer that concern devices, precision and accumulation."""
     engine, precision = recipe.run.engine, recipe.run.precision
     strategy: Any = "auto"
     plugins: list[Any] = []

@@ -1,4 +1,4 @@
-"""What is seen of a run, put together from its recipe."""
+"""Callbacks that observe a run, built from its recipe."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,18 +20,21 @@ from arlow_vl.training.steps import Readings
 
 @dataclass(frozen=True)
 class Watching:
-    """Callbacks, by their place in Trainer's list."""
+    """Callbacks, by their position in Trainer's list."""
 
     readings: Readings
-    """The first of all."""
+    """Reader of step results; comes first."""
     of_validated_weights: list[Callback]
-    """In front of the moving average, which takes its weights out again when a validation ends."""
+    """Callbacks before the moving average, which restores the trained weights when a validation ends."""
     looks: list[Callback]
-    """Behind it, so that it has the step's weights; in front of checkpoints."""
+    """Looks, after the moving average, which then has the step's weights, and before checkpoints."""
 
 
 def watching(recipe: Recipe, stage: Stage, averages: Sequence[MovingAverage], *, writes: bool) -> Watching:
-    """`writes`: this is the process that has the logs. Looks need the whole model on a process, so not fsdp."""
+    """Builds the callbacks; `writes` is True on the process that writes logs.
+
+    There are no looks with fsdp, as they need the whole model on one process.
+    """
     watch, folder, columns = recipe.run.watch, recipe.run_dir, stage.module.validation_columns
     trained = [component for component, part in stage.module.policy.items() if part.is_trained]
     logs: list[Any] = []
@@ -54,6 +57,6 @@ def watching(recipe: Recipe, stage: Stage, averages: Sequence[MovingAverage], *,
 
 
 def tokenizer_of(stage: Stage) -> Any:
-    """The one that is saved with the model, or with its processor."""
+    """Returns the tokenizer that is saved with the model, by itself or in the processor."""
     beside = stage.products[1]
     return getattr(beside, "tokenizer", beside)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from arlow_vl import ArlowConfig, ArlowForCausalLM
 from arlow_vl.data.text import LineTally, read_jsonl
 from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from vision.encoder import VisionEncoder
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from arlow_vl.data.images import CachedImages
 from arlow_vl.models.folders import load_tokenizer
-from arlow_vl.training.recipe import ImageTextRecipe, parse_recipe
+from arlow_vl.training.recipe import ImageTextRecipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from experiments.benchmarks.measure import machine, table
 from experiments.first_light.run import arlow
 from experiments.retrieval import encoded

@@ -29,7 +29,8 @@ from arlow_vl.errors import DataError
 from arlow_vl.models.auto import ArlowConfig, ArlowForCausalLM
 from arlow_vl.models.folders import load_tokenizer
 from arlow_vl.training.build import token_fields
-from arlow_vl.training.recipe import TextRecipe, parse_recipe
+from arlow_vl.training.recipe import TextRecipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.stages import apply_policy
 
 DOCUMENTS_AT_ONCE = 64

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from arlow_vl.cli import main
-from arlow_vl.training.checkpoint_io import write_checkpoint
+from arlow_vl.training.checkpoint_file import write_checkpoint
 from arlow_vl.training.checkpoint_names import checkpoint_path
 
 

@@ -65,7 +65,7 @@ def test_every_task_of_an_example_comes_with_the_package(line):
 
 def test_the_examples_of_fit_are_recipes_that_are_understood():
     from arlow_vl.cli.fit import EXAMPLES
-    from arlow_vl.training.recipe import parse_recipe
+    from arlow_vl.training.recipe_parsing import parse_recipe
 
     for line in EXAMPLES:
         assert parse_recipe(shlex.split(line)[2:])

@@ -16,7 +16,7 @@ from arlow_vl.evaluation.explain import (
 from arlow_vl.models.arlow.image_numbers import number_waves
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.folders import load_vision_language_model
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.conftest import open_gates
 from tests.evaluation.completions import complete_prompt

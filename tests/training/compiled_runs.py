@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 
 from arlow_vl.training import build
 from arlow_vl.training.launch import start_processes
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.training.rank_runs import with_ports
 from tests.training.stops import Stop

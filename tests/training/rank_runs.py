@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback
 
 from arlow_vl.training.launch import start_processes
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.training.stops import KillInSave, Stop
 

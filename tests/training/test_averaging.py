@@ -7,7 +7,7 @@ from torch import nn
 from arlow_vl.training.averaging import MovingAverage
 from arlow_vl.training.checkpoint_io import read_checkpoint
 from arlow_vl.training.checkpoint_names import checkpoints
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from arlow_vl.training.steps import step_ends
 from tests.tiny_runs import write_text_recipe

@@ -8,8 +8,8 @@ import torch
 import yaml
 
 from arlow_vl.cli import main
-from arlow_vl.training.recipe import parse_recipe
 from arlow_vl.training.recipe_files import read_yaml
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.tiny_runs import write_image_text_recipe, write_text_recipe
 
@@ -68,11 +68,11 @@ def changed(values: dict, key: str, value) -> dict:
         ("train_text", "", "train_text is empty; give it a value, or leave it out"),
         ("run_dir", " ", "run_dir is empty"),
         ("tokenizer", "", "tokenizer is empty"),
-        ("optim.lr", INF, "optim.lr is inf, which is no number to count with"),
+        ("optim.lr", INF, "optim.lr is inf; give a finite number"),
         ("optim.weight_decay", INF, "optim.weight_decay is inf"),
         ("optim.betas", [NAN, 0.9], "optim.betas.0 is nan"),
-        ("optim.betas", [-1, 0.9], "optim.betas must be from 0 and under 1, got (-1.0, 0.9)"),
-        ("optim.betas", [0.9, 1.0], "optim.betas must be from 0 and under 1, got (0.9, 1.0)"),
+        ("optim.betas", [-1, 0.9], "optim.betas must be at least 0 and below 1, got (-1.0, 0.9)"),
+        ("optim.betas", [0.9, 1.0], "optim.betas must be at least 0 and below 1, got (0.9, 1.0)"),
         ("run.skip_steps", [13], "run.skip_steps is [13], but the run has 12 steps"),
         ("max_tokens", "many", 'max_tokens": Expected a int or null. Got value: many'),
         ("max_tokens", "", 'max_tokens": Expected a int or null. Got value:'),

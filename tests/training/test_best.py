@@ -11,7 +11,7 @@ from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.folders import find_changes
 from arlow_vl.training.best import replace_folder
 from arlow_vl.training.checkpoint_names import steps_done
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.tiny_runs import weights_sha256, write_image_text_recipe, write_text_recipe
 from tests.training.test_run import Cut, Interrupt, facts, validations
@@ -106,7 +106,7 @@ def test_a_run_that_ended_early_is_not_made_longer_with_the_same_patience_and_sa
     ended, written = steps_of(tmp_path), (tmp_path / "config.yaml").read_text()
     run(config, tmp_path, *options, "--run.max_steps", "16")
     told = capsys.readouterr()
-    assert f"it ended after step {ended} by run.watch.patience 1; raise that or leave it out to go on" in told.err
+    assert f"it ended after step {ended} by run.watch.patience 1; raise that or leave it out to resume" in told.err
     assert "is finished" in told.out and "goes on" not in told.err
     assert steps_of(tmp_path) == ended and (tmp_path / "config.yaml").read_text() == written
 
@@ -169,7 +169,7 @@ def test_a_model_of_steps_that_were_taken_otherwise_later_does_not_stay(config, 
     assert best_of(tmp_path)["step"] == 8
     run(config, tmp_path, *KEEP, "--run.checkpoint_every", "5", callbacks=[WorseThanEver()])
     assert not (tmp_path / "best").exists()
-    assert "was of steps that were taken otherwise later" in capsys.readouterr().err
+    assert "is removed: the run has repeated the steps of this model" in capsys.readouterr().err
 
 
 def test_a_folder_takes_the_place_of_another(tmp_path):

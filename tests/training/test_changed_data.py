@@ -11,7 +11,7 @@ from PIL import Image
 from arlow_vl.cli import main
 from arlow_vl.errors import CheckpointError
 from arlow_vl.training.export import open_source
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.starts import compare_data
 from tests.tiny_runs import write_image_text_recipe, write_text_recipe
 from tests.training.test_run import Interrupt, facts, start
@@ -80,7 +80,7 @@ def test_a_run_does_not_go_on_with_another_image_and_does_with_its_own(config, p
     assert main(["fit", "--config", config, *stopped]) == 2
     said = capsys.readouterr().err
     assert f"{photos}: {photos}/{NAMES[0]} has other bytes than when it was indexed; indexed again" in said
-    assert f"arlow: source photos ({photos}) holds other training data than when the run was started before" in said
+    assert f"arlow: source photos ({photos}) holds other training data than at the last start of the run" in said
     change(photos / NAMES[0], old)
     assert main(["fit", "--config", config, *stopped]) == 0
     assert facts(tmp_path / "stopped") == facts(tmp_path / "whole")
@@ -93,7 +93,7 @@ def test_a_text_run_does_not_go_on_with_another_text_and_does_with_its_own(tmp_p
     old = change(text, text.read_bytes().replace(b"cat", b"dog"))
     words = ["fit", "--config", config, "--run_dir", str(tmp_path / "stopped")]
     assert main(words) == 2
-    assert f"arlow: source train ({text}) holds other training data than when the run was" in capsys.readouterr().err
+    assert f"arlow: source train ({text}) holds other training data than at the last start" in capsys.readouterr().err
     change(text, old)
     assert main(words) == 0
     assert facts(tmp_path / "stopped") == facts(tmp_path / "whole")
@@ -105,7 +105,7 @@ def test_other_validation_data_are_told_with_their_own_place(config, capsys):
     was, now = ({"photos": {"items": 6, "fingerprint": fingerprint}} for fingerprint in ("a", "b"))
     recipe = dataclasses.replace(recipe, validation_sources=[held_out])
     compare_data(recipe, {"validation": was, "training": was}, {"validation": now, "training": was})
-    assert "source photos (held-out) holds other validation data than when" in capsys.readouterr().err
+    assert "source photos (held-out) holds other validation data than at" in capsys.readouterr().err
 
 
 def test_a_run_does_not_go_on_with_another_transform_or_other_settings_of_its_text_model(config, tmp_path):

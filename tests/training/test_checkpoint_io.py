@@ -11,16 +11,15 @@ import pytest
 import torch
 
 from arlow_vl.errors import CheckpointError, ResourceError
+from arlow_vl.training.checkpoint_file import write_checkpoint
 from arlow_vl.training.checkpoint_io import (
     check_same_tensors,
     find_damage,
     newest_good,
     read_checkpoint,
     remove_leftovers,
-    remove_older,
-    write_checkpoint,
 )
-from arlow_vl.training.checkpoint_names import checkpoint_path, checkpoints
+from arlow_vl.training.checkpoint_names import checkpoint_path, checkpoints, remove_older
 
 
 def save(folder, step: int):
@@ -160,7 +159,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
 def test_a_kill_during_saves_leaves_only_whole_checkpoints(tmp_path):
     code = (
         "import sys, torch; from pathlib import Path\n"
-        "from arlow_vl.training.checkpoint_io import write_checkpoint\n"
+        "from arlow_vl.training.checkpoint_file import write_checkpoint\n"
         "from arlow_vl.training.checkpoint_names import checkpoint_path\n"
         "for step in range(10**6):\n"
         "    write_checkpoint({'w': torch.zeros(500_000)}, checkpoint_path(Path(sys.argv[1]), step % 3))\n"

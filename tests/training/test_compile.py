@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from arlow_vl.training.build import build_stage
 from arlow_vl.training.compiling import encoder_blocks
 from arlow_vl.training.dry_run import dry_run
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.forked import by_fork
 from tests.tiny_runs import TINY_MODEL, weights_sha256, write_image_text_recipe, write_text_recipe

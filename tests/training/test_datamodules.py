@@ -14,7 +14,8 @@ from arlow_vl.errors import DataError
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.training.datamodules import TextData
 from arlow_vl.training.image_text_data import ImageTextData, checked_sources, packing_of
-from arlow_vl.training.recipe import parse_recipe, to_plain
+from arlow_vl.training.recipe import to_plain
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.resume import comparable
 from arlow_vl.training.settings import PackingConfig, SourceConfig
 from tests.outside_data import samples, tar_of

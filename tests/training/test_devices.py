@@ -16,7 +16,7 @@ from arlow_vl.cli import main
 from arlow_vl.errors import DivergenceError
 from arlow_vl.serving.assistant import Assistant
 from arlow_vl.training.dry_run import dry_run
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.steps import MOST_BAD_IN_A_ROW
 from tests.serving.live import live
 from tests.serving.tiny_folders import write_folders
@@ -147,7 +147,7 @@ class Spoilt(Float16):
 
 
 def test_gradients_that_no_scale_makes_finite_end_the_run(recipes, tmp_path):
-    with pytest.raises(DivergenceError, match=r"gradient norm is nan at step 5, the 3rd step in a row"):
+    with pytest.raises(DivergenceError, match=r"gradient norm is nan at step 5, not finite for 3 steps in a row"):
         start(recipes["text"], tmp_path, interrupt=Spoilt(4.0))
     assert [step["left_out"] for step in steps_of(tmp_path)] == ["overflow"] * 2 + ["non-finite"] * 3
 

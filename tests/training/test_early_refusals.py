@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from arlow_vl.cli import main
-from arlow_vl.training.recipe import parse_recipe, to_plain
+from arlow_vl.training.recipe import to_plain
+from arlow_vl.training.recipe_parsing import parse_recipe
 from tests.evaluation.tasks.test_early_refusals import RUN
 from tests.tiny_runs import write_text_recipe
 

@@ -4,7 +4,7 @@ import pytest
 
 from arlow_vl.cli import main
 from arlow_vl.data.trained_prompts import read_trained_prompts
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.forked import by_fork
 from tests.tiny_runs import weights_sha256, write_image_text_recipe, write_text_recipe

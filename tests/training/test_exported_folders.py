@@ -18,7 +18,7 @@ from arlow_vl.models.folder_files import hash_model
 from arlow_vl.models.opened import open_model
 from arlow_vl.models.probe import probe_logits
 from arlow_vl.training.export import trained_of
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.evaluation.made_results import QUESTIONS, write_data, write_results
 from tests.tiny_runs import write_image_text_recipe

@@ -21,7 +21,7 @@ from arlow_vl.models import folders
 from arlow_vl.training.checkpoint_io import newest_good
 from arlow_vl.training.checkpoint_names import checkpoints
 from arlow_vl.training.logs import LineFile
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.report.folder import UNFINISHED, is_finished
 from arlow_vl.training.run import fit
 from arlow_vl.training.sharded_checkpoints import _reason

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.folders import load_text_model, load_vision_language_model
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.tiny_runs import write_image_text_recipe, write_text_recipe
 
@@ -256,5 +256,5 @@ def test_what_may_change_and_steps_to_skip_that_are_done_are_told(finished, tmp_
     changes = ["--run.max_steps", "8", "--run.checkpoint_every", "1", "--run.skip_steps", "[1]"]
     fit(parse_recipe([*words, str(tmp_path / "run"), *changes]))
     told = capsys.readouterr().err
-    assert "goes on; run.checkpoint_every was 3 and is 1" in told
-    assert "run.skip_steps: [1] of 4 steps that are done stay as they are" in told
+    assert "resumes with a change: run.checkpoint_every was 3 and is 1" in told
+    assert "run.skip_steps: steps [1] are done already and stay as they are" in told

@@ -11,15 +11,9 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.folders import find_changes, save_folder
 from arlow_vl.training.best import finish_replacing, replace_folder
-from arlow_vl.training.checkpoint_io import (
-    find_damage,
-    newest_good,
-    read_checkpoint,
-    remove_leftovers,
-    remove_older,
-    write_checkpoint,
-)
-from arlow_vl.training.checkpoint_names import checkpoint_path, checkpoints, step_of
+from arlow_vl.training.checkpoint_file import write_checkpoint
+from arlow_vl.training.checkpoint_io import find_damage, newest_good, read_checkpoint, remove_leftovers
+from arlow_vl.training.checkpoint_names import checkpoint_path, checkpoints, remove_older, step_of
 from arlow_vl.training.sharded_checkpoints import ShardedWriter
 from tests.training.kill_points import kill_points
 from vision.whole_files import remove_remains, write_whole

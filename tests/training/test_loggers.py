@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from arlow_vl.training.loggers import TrackioLogger, build_logger, markdown_table, run_id
 from arlow_vl.training.logs import metrics_of
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.refusals import MODULES, refuse_missing_loggers
 from arlow_vl.training.run import fit
 from tests.tiny_runs import write_image_text_recipe, write_text_recipe

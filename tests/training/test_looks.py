@@ -30,7 +30,7 @@ from arlow_vl.training.looking import (
     write_texts,
 )
 from arlow_vl.training.looks import longest_document
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.tiny_runs import write_image_text_recipe, write_text_checkpoint, write_text_recipe
 from tests.training.test_run import Cut, Interrupt, facts

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback
 
 from arlow_vl.data.prompts import IGNORED
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.tiny_runs import tiny_tokenizer, write_text_recipe
 

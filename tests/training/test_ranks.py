@@ -14,7 +14,7 @@ from arlow_vl.training.build import build_stage
 from arlow_vl.training.checkpoint_io import read_checkpoint
 from arlow_vl.training.checkpoint_names import checkpoints
 from arlow_vl.training.logs import SPEED_COLUMNS
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import build, fit
 from tests.forked import by_fork
 from tests.outside_data import samples, tar_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.training.compiled_runs import run_compiled
 from tests.training.rank_recipes import write_shared_image_text, write_shared_text

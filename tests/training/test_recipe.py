@@ -15,9 +15,9 @@ from arlow_vl.training.recipe import (
     TextRecipe,
     differences,
     first_difference,
-    parse_recipe,
     to_plain,
 )
+from arlow_vl.training.recipe_parsing import parse_recipe
 from tests.tiny_runs import write_text_recipe
 
 IMAGE_TEXT = {
@@ -104,7 +104,7 @@ def test_a_wrong_recipe_is_refused_in_one_sentence(tmp_path, change, sentence):
         ),
         (
             ["--policy.decoder", "{treatment: train}", "--policy.decoder.lr", ".inf"],
-            "policy.decoder.lr is inf, which is no",
+            "policy.decoder.lr is inf; give a finite number",
         ),
         (["stray"], "unrecognized arguments: stray"),
     ],
@@ -258,11 +258,11 @@ PACKING = {"row_tokens": 512, "row_images": 4, "rows_per_batch": 2}
         ({"validation_sources": [source()]}, "validation source a needs samples_per_batch"),
         (
             {"validation_sources": [source(samples_per_batch=2, weight=1.0)]},
-            "validation source a: weight is of training; leave it out",
+            "validation source a: weight is for training alone; leave it out",
         ),
         (
             {"validation_sources": [source(samples_per_batch=2, epochs=1.0)]},
-            "validation source a: epochs is of training; leave it out",
+            "validation source a: epochs is for training alone; leave it out",
         ),
     ],
 )

@@ -6,7 +6,8 @@ import yaml
 
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
-from arlow_vl.training.recipe import parse_recipe, to_plain
+from arlow_vl.training.recipe import to_plain
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.sizes import SIZES, fields_of_size, lr_of_width
 from tests.tiny_runs import write_image_text_recipe, write_text_recipe
 

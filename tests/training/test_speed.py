@@ -14,7 +14,7 @@ from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.training.operations import Counts, operations_of, pairs_of
 from arlow_vl.training.policy import read_policy
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from arlow_vl.training.speed import FETCH, WaitingForData, matmul_peak, memory_gib
 from arlow_vl.training.stages import apply_policy

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from arlow_vl.training.strategies import refuse_wrong_engine
 from tests.tiny_runs import write_text_recipe

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from arlow_vl.data.shards import scan_shards
 from arlow_vl.errors import DataError
 from arlow_vl.models.folders import load_vision_language_model
-from arlow_vl.training.recipe import parse_recipe
+from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.tiny_runs import SAMPLES, write_encoder_weights, write_image_text_recipe
 

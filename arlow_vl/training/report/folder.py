@@ -1,4 +1,4 @@
-"""What the files of a run folder say, whether the run is over or goes on."""
+"""Reading of a run folder's files, while the run is in progress or after it."""
 
 import csv
 import json
@@ -19,18 +19,20 @@ from arlow_vl.training.starts import FILE as STARTS
 
 Points = list[tuple[float, float]]
 STEPS_NAMED = 20
-"""Of the steps that were left out for a reason."""
+"""Steps that are listed for each reason why steps were left out."""
 
 
 @dataclass(frozen=True)
 class Run:
+    """Content of a run folder."""
+
     folder: Path
     config: dict[str, Any]
     columns: dict[str, Points]
-    """Those of metrics.csv, `step` among them, as (step, value)."""
+    """Columns of metrics.csv, `step` among them, each as (step, value) pairs."""
     looks: list[Look]
     left_out: dict[str, list[dict[str, Any]]]
-    """By reason the lines of steps.jsonl whose steps changed nothing."""
+    """Lines of steps.jsonl whose steps changed nothing, by reason."""
     quarantined: dict[tuple[str, str], list[str]]
     """Sample keys by source and reason."""
     starts: list[dict[str, Any]] = field(default_factory=list)
@@ -40,12 +42,12 @@ class Run:
 
     @property
     def step(self) -> int:
-        """The last one that has a row."""
+        """Last step with a row in metrics.csv."""
         return int(max((points[-1][0] for points in self.columns.values() if points), default=0))
 
 
 def read_run(folder: Path) -> Run:
-    """Raises DataError naming a file that is not what a run writes, and the line."""
+    """Reads a run folder. Raises DataError naming the file, and the line, that no run writes."""
     left_out: dict[str, list[dict[str, Any]]] = {}
     for line in read_lines(folder / "steps.jsonl", lambda line: line if "left_out" in line else None):
         if line:
@@ -73,7 +75,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def read_lines(path: Path, read: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
-    """What `read` makes of each line; a last one that is still being written is passed over."""
+    """Yields `read` of each line as JSON; skips a last line that is still being written."""
     if not path.exists():
         return
     with open(path, encoding="utf-8", errors="replace") as file:
@@ -110,7 +112,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def flat(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """`optim.lr`, `sources.0.name` and so on, each with its value as YAML."""
+    """Yields keys such as `optim.lr` and `sources.0.name`, each with its value as text."""
     inner = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     pairs = list(inner)
     if pairs and (isinstance(values, dict) or isinstance(values[0], dict)):
