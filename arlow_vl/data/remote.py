@@ -138,12 +138,6 @@ def unpinned(address: str) -> tuple[str, str | None]:
     return plain, sha256 or None
 
 
-def local_path(address: str) -> Path:
-    """Where a file lies on this machine now; it may leave when the cache needs the room, unless it is held."""
-    with hold(address) as held:
-        return held.path
-
-
 def hold(address: str, *, cache: DataCache | None = None, patience: Patience = PATIENCE) -> Held:
     """A file in the cache, fetched where it is not there, which stays until it is closed.
 

@@ -63,15 +63,6 @@ class Sample:
     """What else the data say of it (source, licence, ids), as `short_facts` keeps it."""
 
 
-def image_places(text: Text) -> int:
-    """The number of images that a text has a place for."""
-    parts = list(text.document)
-    for message in text.messages:
-        if isinstance(message["content"], list):
-            parts += message["content"]
-    return sum(part["type"] == "image" for part in parts)
-
-
 def about_images(number: int, *, question: str | None = None, answer: str) -> tuple[Message, ...]:
     """A user's turn of so many images and, unless the answer is a caption, a question; then the answer."""
     content: list[Part] = [{"type": "image"} for _ in range(number)]
