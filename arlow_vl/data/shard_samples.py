@@ -111,7 +111,6 @@ class _Group:
     """By kind, the members that are a link, device or FIFO: never followed, so they are no parts."""
     names: set[str] = field(default_factory=set)
     """Extensions of the parts."""
-    captions_only: bool = False
     is_numbered: bool = False
     """The images are those named `key.0.jpg`, `key.1.jpg`, ..., in the order of their numbers."""
 
@@ -130,7 +129,7 @@ class _Group:
     def sample(self, ignored: Counter[str]) -> FoundSample:
         """Counts in `ignored` the members that the sample does without. Raises Unusable if it is not a whole one."""
         fields = self._fields()
-        named = [] if self.captions_only else texts_named_in(fields)
+        named = texts_named_in(fields)
         images = self._images() if named else (_only(self.image, "image"),)
         texts, bad_texts = read_texts({name: fields[name] for name in named}, len(images))
         questions, bad_questions = read_questions(fields.get("questions"))
@@ -158,7 +157,7 @@ class _Group:
         return tuple(_only([part], "image") for part in self.image)
 
     def _does_without_caption(self, fields: dict[str, Any], has_texts: bool, bad_texts: list[BadText]) -> bool:
-        if self.captions_only or self.txt or fields.get("caption") is not None:
+        if self.txt or fields.get("caption") is not None:
             return False
         if bad_texts and not has_texts:
             raise bad_texts[0].fault
@@ -222,10 +221,8 @@ class _Dotted:
 class SampleGatherer:
     """Takes the members of one shard in file order and groups them by key, also where other keys come between."""
 
-    def __init__(self, limits: ReaderLimits, *, captions_only: bool = False) -> None:
-        """`captions_only` asks for samples of one image and a caption; conversations and documents are not read."""
+    def __init__(self, limits: ReaderLimits) -> None:
         self.limits = limits
-        self.captions_only = captions_only
         self.last_key = ""
         self.members = 0
         self._groups: list[_Group] = []  # in file order
@@ -289,7 +286,7 @@ class SampleGatherer:
                 return group
             if not is_same_run and not repeats and not group.is_whole():
                 return group
-        group = self._open[key] = _Group(key, captions_only=self.captions_only)
+        group = self._open[key] = _Group(key)
         self._groups.append(group)
         return group
 
@@ -314,8 +311,7 @@ class SampleGatherer:
 
     def finish(self) -> Gathered:
         """The samples in file order, and what became of every other member."""
-        if not self.captions_only:
-            self._give_numbered_images()
+        self._give_numbered_images()
         found = Gathered([], list(self._unsafe), self._ignored)
         used = set()
         for group in filter(lambda group: group.members, self._groups):  # the last has none if it made an overflow

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from arlow_vl.data.fetch.check import HELD_OUT, check_splits
+from arlow_vl.data.fetch.check import HELD_OUT, caption_of, check_splits
 from arlow_vl.data.fetch.clip_art import read_clip_art
 from arlow_vl.data.fetch.download import Say, fetch_packages, missing_bytes
 from arlow_vl.data.fetch.easy_vqa import read_easy_vqa
@@ -28,7 +28,7 @@ from arlow_vl.data.fetch.shard_files import Sample, shards_of, write_index, writ
 from arlow_vl.data.fetch.splits import SPLITS, Plan, plan_splits
 from arlow_vl.data.fetch.stamps import read_stamps
 from arlow_vl.data.fetch.text import normalised, read_documents, unique_documents, write_text
-from arlow_vl.data.shards import read_whole
+from arlow_vl.data.formats.webdataset import read_whole
 from arlow_vl.errors import ResourceError
 from arlow_vl.printing import print_line
 from vision.whole_files import write_whole
@@ -156,10 +156,11 @@ def build_easy_vqa(folder: Path, archives: Path, packages: PackageSet, say: Say)
 def build_text(folder: Path, archives: Path, packages: PackageSet, say: Say) -> dict:
     """Train and validation documents, without the captions of held-out images."""
     captions = folder.parent / "captions"
-    held_out = read_whole(chain.from_iterable(shards_of(captions, split) for split in HELD_OUT))
+    samples = read_whole(chain.from_iterable(shards_of(captions, split) for split in HELD_OUT))
+    held_out = {normalised(caption_of(sample)) for sample in samples}
     left_out: Counter = Counter()
     documents = read_documents(archives, packages)
-    sizes = write_text(folder, unique_documents(documents, {normalised(sample.text) for sample in held_out}, left_out))
+    sizes = write_text(folder, unique_documents(documents, held_out, left_out))
     if left_out:
         say(f"text: {left_out.total()} documents left out ({_listed(left_out)})")
     return {f"{split} {source} bytes": size for (split, source), size in sizes.items()}
