@@ -1,7 +1,7 @@
-"""Every sample of some sources, read as training reads it and every image decoded: what is usable, and what is not.
+"""Verifying of sources: every sample is read as training reads it, and every image is decoded.
 
-One process reads the sources and hands images in bunches to those that decode. The results come in any order, so faults
-are sorted by the number of their sample in the end: what is found never depends on how many processes there are.
+One process reads the sources and hands bunches of images to those that decode. Results come in any order, so
+faults are kept by the number of their sample: what is found never depends on how many processes there are.
 """
 
 import os
@@ -29,9 +29,9 @@ from arlow_vl.printing import visible
 
 BUNCH_SAMPLES = 64
 BUNCH_BYTES = 2**24
-"""Of images that lie in records and so go to another process themselves."""
+"""Most bytes of images in a bunch that are held in records, and so are sent to another process."""
 FEW = 2
-"""Bunches for which no process is started."""
+"""Number of bunches up to which no process is started."""
 
 OTHER_SHA256 = f"SHA-256 differs from {INDEX_NAME}"
 
@@ -39,7 +39,7 @@ Image = ImageRef | bytes
 Bunch = list[tuple[int, tuple[Image, ...]]]
 """Numbers of samples, with their images."""
 Progress = Callable[[int, int, int], None]
-"""Told samples decoded so far, files read, and files in all."""
+"""Called with the samples decoded so far, the files read, and the number of files."""
 
 
 class CheckedSample(NamedTuple):
@@ -49,10 +49,10 @@ class CheckedSample(NamedTuple):
     """`shard.tar:key`; without the shard where its format has none."""
     key: str
     members: int
-    """Members of its shard; annotations elsewhere."""
+    """Number of its members in a shard, or of its annotations."""
     texts: int
     questions: int
-    """Of its texts."""
+    """Number of its texts that are questions."""
 
 
 @dataclass
@@ -96,10 +96,10 @@ def verify_sources(
 ) -> Verified:
     """Reads every sample, decodes every image, and compares the SHA-256 of shards with `index.json`.
 
-    That nothing is usable is a result, not an error. `images` and `format` are those of `open_source`.
+    It is no error if nothing is usable. `images` and `format` are those of `open_source`.
 
     Raises:
-        DataError: nothing is there, or nothing that is known; or one file is named twice.
+        DataError: a source is missing or of no known format, or a file is named twice.
     """
     reading = _Reading([(str(path), open_source(path, images=images, format=format)) for path in paths])
     tasks = reading.tasks()
@@ -118,7 +118,7 @@ def verify_sources(
 
 
 class _Reading:
-    """The sources while they are read: all that is found but the faults of images."""
+    """Sources while they are read: collects all but the faults of images."""
 
     def __init__(self, sources: Sequence[tuple[str, Source]]) -> None:
         self.sources = sources
@@ -133,7 +133,7 @@ class _Reading:
         self.members = 0
 
     def tasks(self) -> Iterator[Bunch | Path]:
-        """Bunches of images to decode, and shards whose SHA-256 is to be compared."""
+        """Yields bunches of images to decode, then shards whose SHA-256 is to be compared."""
         bunch: Bunch = []
         held = 0
         for number, images in enumerate(self._images()):
@@ -147,7 +147,7 @@ class _Reading:
         yield from (path for path in self.source_of_shard if path.with_name(INDEX_NAME).is_file())
 
     def _images(self) -> Iterator[tuple[Image, ...]]:
-        """Of each sample, which is added to the usable ones."""
+        """Yields the images of each sample, which is added to the usable ones."""
         for path, source in self.sources:
             if source.format == SHARDS:
                 for shard in source.files:
@@ -216,14 +216,14 @@ def _refuse_twice(files: Sequence[Path]) -> None:
 
 
 def _do(task: Bunch | Path) -> Any:
-    """Whether the SHA-256 of a shard is another; of a bunch the faults, by the number of the sample."""
+    """Returns True if a shard has another SHA-256; for a bunch, the faults by the number of the sample."""
     if isinstance(task, Path):
         return other_sha256(task)
     return {number: fault for number, images in task if (fault := _image_fault(images))}
 
 
 def _image_fault(images: tuple[Image, ...]) -> tuple[str, str] | None:
-    """Reason and detail of the first image that cannot be used."""
+    """Returns reason and detail for the first image that cannot be used; None if all can."""
     from vision.decoding.image import ImageError, decode_image
 
     for number, image in enumerate(images):

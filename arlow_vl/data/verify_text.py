@@ -1,4 +1,4 @@
-"""Text, and folders of tokenised text, read as training reads them: what is usable, and what is not."""
+"""Verifying of text and of folders of tokenised text, which are read as training reads them."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -25,9 +25,9 @@ from arlow_vl.errors import DataError
 from vision.whole_files import sha256_of_file
 
 TEXT = "text"
-"""The format under which text is named."""
+"""Name of the format of text."""
 Progress = Callable[[int, int, int], None]
-"""Told documents read so far, files read, and files in all."""
+"""Called with the documents read so far, the files read, and the number of files."""
 
 
 class _Task(NamedTuple):
@@ -37,12 +37,12 @@ class _Task(NamedTuple):
     path: Path
     shard: int | None = None
     name: str = ""
-    """Of the file, as others of the same name are told apart from it."""
+    """Name of the file, with folders where other files have the same one."""
 
 
 @dataclass
 class _NamedTally(LineTally):
-    """Names everything that is skipped."""
+    """A tally that names everything that is skipped."""
 
     name: str = ""
     bad: list[BadSample] = field(default_factory=list)
@@ -53,7 +53,7 @@ class _NamedTally(LineTally):
 
 
 def is_text(path: str | Path, format: str | None = None) -> bool:
-    """Whether a source is text alone: where it says so itself, or `format` does."""
+    """Returns True if a source is text alone: by `format` or, without one, by its own name or content."""
     path = Path(path)
     if format is not None or path.is_dir():
         return format == TEXT or (format is None and _is_tokenised(path))
@@ -71,7 +71,7 @@ def _is_tokenised(folder: Path) -> bool:
 
 
 def _begins_with_text(path: Path) -> bool:
-    """Whether the first record is a text without any place for an image."""
+    """Returns True if the first record is a text without any place for an image."""
     with open_regular(path) as file:
         line = file.readline(MAX_LINE_BYTES)
     try:
@@ -94,7 +94,7 @@ def verify_text(
         DataError: a source is not there or holds no text, or a file comes twice.
     """
     found = {str(source): Tally("document") for source in sources}
-    held = TextFiles()  # until all are read
+    held = TextFiles()  # stay in the cache until all are read
     tasks = [task for source, tally in found.items() for task in _tasks(source, tally, held)]
     names = names_of(task.path for task in tasks)
     tasks = [task._replace(name=names[task.path]) for task in tasks]
@@ -154,6 +154,6 @@ def _verify_shard(folder: Path, number: int) -> Tally:
 
 
 def _bounds(starts: np.ndarray, end: int, *, least: int) -> bool:
-    """Whether they go from 0 to the end in steps of at least so much."""
+    """Returns True if the starts go from 0 to the end in steps of at least `least`."""
     steps = np.diff(starts.astype(np.int64))
     return bool(starts[0] == 0 and starts[-1] == end and (steps >= least).all())
