@@ -22,7 +22,7 @@ HELD_OUT = ("validation", "test-known", "test-novel")
 
 
 def check_splits(root: Path) -> dict[str, int]:
-    """Reads the captions and text under `root` as training would; returns the samples of each split.
+    """Reads the captions and text under `root` as training does; returns the samples of each split.
 
     Raises:
         DataError: groups, captions or (near-)duplicate images are on both sides, or a held-out caption is a whole
@@ -44,7 +44,7 @@ def caption_of(sample: Sample) -> str:
 
 
 def check_groups(groups: dict[str, set[str]]) -> None:
-    """Training shares groups with test-known, and with nothing else; test-known has no others."""
+    """Raises DataError unless training shares groups with test-known alone, and test-known has no others."""
     for one, other in (("train", "validation"), ("train", "test-novel"), ("validation", "test-novel")):
         if both := groups[one] & groups[other]:
             raise DataError(
