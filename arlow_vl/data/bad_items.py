@@ -89,7 +89,7 @@ class BadItems:
         """Counts an unusable item. Raises DataError if its epoch then has more than the limit."""
         self.on_fault(fault)
         counts = self.counts.setdefault(fault.epoch, Counter())
-        if fault.counts or not (self.max_bad_texts if fault.is_text else self.max_bad):  # where none may be, at once
+        if fault.counts or not (self.max_bad_texts if fault.is_text else self.max_bad):  # at once where none is allowed
             counts[fault.reason] += 1
         is_named = add_name(self.bad, fault.name[:NAME_CHARACTERS], fault.reason)
         self._refuse_too_many(counts, f"{fault.sentence}; ")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 ONE = 2**32
-"""The whole, in units of shares."""
+"""All shares together, in their unit."""
 
 Number = int | float
 Weights = Mapping[str, Number]
@@ -58,7 +58,7 @@ class Mixture:
         return sorted(steps.items())
 
     def at(self, step: int) -> dict[str, Number]:
-        """The weights of an optimizer step."""
+        """Returns the weights of an optimizer step."""
         points = self.schedule
         after = next((number for number, (first, _) in enumerate(points) if first > step), len(points))
         if after in (0, len(points)):

@@ -94,10 +94,10 @@ def _start(work: Callable[..., Any], tells: bool, processes: dict[Connection, An
 
 def _death(name: str, status: int) -> str:
     if not name:
-        return "a worker process was killed, perhaps for want of memory; close other programs, or use fewer workers"
+        return "a worker process was killed, perhaps for lack of memory; close other programs, or use fewer workers"
     return (
-        f"the process that read {name} died (exit status {status}), perhaps for want of memory; run the command again "
-        "to go on, with fewer workers"
+        f"the process that read {name} died (exit status {status}), perhaps for lack of memory; run the command again "
+        "to resume, with fewer workers"
     )
 
 

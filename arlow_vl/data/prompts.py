@@ -44,7 +44,7 @@ def encode_messages(
     """Ids of a conversation, and labels that count each answer of the assistant and the token that ends it.
 
     An answer is what follows the ids of its own prompt, up to the first special token, so the labels are right for
-    any chat template under which a conversation begins with its own prompts. What is over `max_length` is cut, later
+    any chat template under which a conversation begins with its own prompts. Tokens over `max_length` are cut, later
     turns are not looked at, and a cut answer has no end, as the model should not learn to stop there.
 
     Raises:
@@ -80,7 +80,7 @@ def encode_messages(
 def encode_document(tokenizer, parts: Sequence[Part], *, max_length: int | None = None) -> tuple[list[int], list[int]]:
     """Ids of a document of text and images between bos and eos, and labels that count all but bos and the images.
 
-    What is over `max_length` is cut, eos too. Raises ValueError if that leaves nothing to learn or cuts an image off.
+    Tokens over `max_length` are cut, eos too. Raises ValueError if that leaves nothing to learn or cuts an image off.
     """
     bos, eos = document_ends(tokenizer)
     image, ids = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), [bos]

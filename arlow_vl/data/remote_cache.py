@@ -99,7 +99,7 @@ class DataCache:
             state = os.fstat(descriptor)
             is_whole = state.st_size == int(size) and os.path.samestat(state, path.stat())
             if is_whole and sha256 in (None, held.sha256):
-                # The time of its last use, which few systems keep; that of its last change says what it is. Only the
+                # Sets the time of last use, which few systems keep, and leaves that of the last change. Only the
                 # owner can set it, and nobody where the file system is read-only.
                 with contextlib.suppress(OSError):
                     os.utime(path, ns=(time.time_ns(), state.st_mtime_ns))

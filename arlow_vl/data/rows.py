@@ -35,7 +35,7 @@ REASONS = {
 """Reasons why something does not fit into rows, each with the sentence that reports it."""
 
 Length = tuple[int | tuple[int, ...], int]
-"""A sample's tokens (of each of its texts, where it has several), and its number of images."""
+"""Tokens of a sample (of each text, where it has several), and its number of images."""
 
 
 @dataclass(frozen=True, kw_only=True)

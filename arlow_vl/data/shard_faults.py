@@ -13,7 +13,7 @@ MAX_INDEX_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class ShardFault:
-    """Damage to a shard as a whole: what was whole before it is used."""
+    """Damage to a shard as a whole; the samples before it are used."""
 
     shard: str
     reason: str

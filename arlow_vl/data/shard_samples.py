@@ -31,7 +31,7 @@ MAX_IGNORED_KINDS = 100  # that are counted apart; more are "others"
 
 
 class ShardOverflow(ValueError):
-    """The shard holds more than its limits allow; what came before is used."""
+    """The shard holds more than its limits allow; the members before are used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class ReaderLimits:
 
 
 class FoundSample(NamedTuple):
-    """A whole sample: a text that is not empty and its image; or, of `texts`, as many images as each has places for."""
+    """A whole sample: a text that is not empty and its image, or `texts` and as many images as each has places for."""
 
     key: str
     images: tuple[TarMember, ...]

@@ -240,7 +240,7 @@ class ExpandsTooFar(ValueError):
 
 
 class Decompressed(io.RawIOBase):
-    """The text of a compressed file. Raises ExpandsTooFar."""
+    """Stream of the text of a compressed file. Reading raises ExpandsTooFar where it expands without bound."""
 
     def __init__(self, stream: Any, packed: HashedFile) -> None:
         self.stream = stream

@@ -155,7 +155,7 @@ class Pool:
 
 
 class Worker:
-    """A process, the tasks that it has, and how to talk to it."""
+    """A worker process with its tasks and the connection to it."""
 
     def __init__(self, read: Read, number: int, others: Iterable["Worker"]) -> None:
         self.number = number

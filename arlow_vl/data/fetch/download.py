@@ -112,7 +112,7 @@ def _run_client(folder: Path, package: Package) -> None:
             if archive.exists():
                 break
             if package.registry == "Debian":
-                _try(["apt-get", "update", "-q"], scratch)  # fails for a user who may not; the lists may do as they are
+                _try(["apt-get", "update", "-q"], scratch)  # fails without the right to; old lists may do
             else:
                 time.sleep(attempt)
             complaint = _try(COMMANDS[package.registry](package), scratch)

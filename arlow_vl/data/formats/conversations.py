@@ -64,7 +64,7 @@ def sample_of_record(key: str, record: dict[str, Any], images: ImageRoot, tally:
 def _images_of(record: dict[str, Any]) -> list[Any]:
     """Returns the images of the first field for images that is not empty, as a list.
 
-    A conversation may do without one, so that there a `path` is not taken for an image's.
+    A conversation may have no image, so its `path` is not taken for an image's.
     """
     is_conversation = any(record.get(name) is not None for name in CONVERSATION_FIELDS)
     for name in IMAGE_FIELDS[:4] if is_conversation else IMAGE_FIELDS:

@@ -220,7 +220,7 @@ def _refuse_several(folder: Path, found: dict[str, list[Path]], names: list[Path
     images = {entry.stem for entry in names if _is_image(entry)}
     texts = [entry for entry in names if entry.suffix.lower() == ".txt" and entry.stem in images]
     lines = [entry for entry in found.get("annotations", []) if entry.suffix.lower() in LINE_SUFFIXES]
-    only_json = list(found) == ["annotations"] and not lines  # texts beside images are what else there is to read
+    only_json = list(found) == ["annotations"] and not lines  # beside which .txt files are another kind
     each = [*([table] for table in found.get("table", [])), found.get("tars"), found.get("parquet"), lines, texts]
     firsts = [files[0].name for files in each if files]
     firsts += [found["annotations"][0].name] if only_json and texts else []

@@ -49,8 +49,8 @@ MAX_CAPTION_BYTES = ReaderLimits.max_text_bytes
 def read_table(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
     """Yields a sample for each image; rows that name the same image are its texts. The key is the image's name.
 
-    A row that holds its image's bytes is a sample by itself, and comes at once. Of the others all are read first, their
-    texts pickled, which takes half of the memory.
+    A row that holds its image's bytes is a sample by itself and is yielded at once. All others are read first, with
+    their texts pickled, which halves the memory.
     """
     by_image: dict[str, tuple[ImageRef, list[bytes]]] = {}
     lost: dict[str, int] = {}
@@ -114,7 +114,7 @@ def _rows(path: Path, called: str, tally: Tally) -> Iterator[Record]:
 def _csv_rows(path: Path, called: str, tally: Tally) -> Iterator[Record]:
     """Raises DataError where no column holds images or texts: one sentence is better than a reason for each row.
 
-    Quotes are strict. Else one that nobody closed would make a caption of the rows behind it.
+    Quotes are strict: otherwise an unclosed one would turn the rows after it into a caption.
     """
     with open_regular(path) as file:
         refuse_utf16(path, file.read(2))

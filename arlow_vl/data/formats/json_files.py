@@ -22,14 +22,14 @@ from arlow_vl.printing import visible
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 Record = tuple[str, dict[str, Any]]
-"""The name of a record in messages, as `a.jsonl: line 3`, and what it holds."""
+"""Name of a record in messages, as `a.jsonl: line 3`, and its value."""
 
 
 def load_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Reads a whole JSON file of at most 1 GiB; parsed it takes up to 10 times its size in memory until it is read.
 
     Args:
-        object_hook: As `json.loads` takes it: what stands in for each object.
+        object_hook: As of `json.loads`: returns what replaces each object.
 
     Raises:
         DataError: it is missing, too large, or no JSON in UTF-8.

@@ -48,8 +48,8 @@ def read_messages(messages: Any, images: Sequence[Any] = ()) -> tuple[Text, list
 
     Args:
         images: Images that the record lists apart from the text. Each place takes the next one, unless its part brings
-            an image of its own or the "index" of one of these. A conversation in strings that has no place at all shows them at the start
-            of the first user turn, as trl does.
+            an image of its own or the "index" of one of these. A conversation in strings without any place shows them
+            at the start of the first user turn, as trl does.
 
     Raises:
         Unusable: a place has no image or an image no place, the turns are not system?, user, assistant, user, ...,

@@ -1,4 +1,4 @@
-"""Parquet and Arrow files and Hugging Face datasets saved with `save_to_disk`: a record a row, with its images as bytes.
+"""Parquet and Arrow files and Hugging Face datasets saved with `save_to_disk`: a record a row, images as bytes.
 
 An image column holds {"bytes", "path"} as Hugging Face datasets write it, or bytes, or paths; the texts are columns
 named as the fields of `conversations`: messages, conversations, texts, question and answer, text or caption.
@@ -72,7 +72,7 @@ def _rows(path: Path, called: str, tally: Tally) -> Iterator[Record]:
 
 
 def _rows_of(batch: Any, called: str, done: int, tally: Tally) -> Iterator[Record]:
-    """Yields the rows of a batch after `done` others. If converting them to Python values fails, each is tried alone."""
+    """Yields the rows of a batch after `done` others. If converting them to Python fails, each is tried alone."""
     batch = batch.select([column.name for column in batch.schema if _can_matter(column)])
     try:
         rows = batch.to_pylist()

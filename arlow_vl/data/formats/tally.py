@@ -13,15 +13,15 @@ from arlow_vl.errors import DataError
 from arlow_vl.printing import number_of, visible
 
 UNITS = {"sample": "samples", "document": "lines, rows or documents"}
-"""What may be unusable, by the unit of what is used."""
+"""Names of all that may be unusable, by `Tally.unit`."""
 
 
 @dataclass
 class Tally:
-    """Every annotation of a source is in one place: a text of a sample, a bad text, or a member of a bad sample."""
+    """Counts of a source. Each annotation is a text of a sample, a bad text, or a member of a bad sample, never two."""
 
     unit: Literal["sample", "document"] = "sample"
-    """What `samples` counts: a document where the source is text alone."""
+    """Unit of `samples`: a document where the source is text alone."""
     samples: int = 0
     """Usable samples."""
     texts: int = 0
@@ -33,7 +33,7 @@ class Tally:
     bad_texts: list[BadSample] = field(default_factory=list)
     """Texts left out of usable samples: one caption of five, one question of ten. Each has its task."""
     faults: list[ShardFault] = field(default_factory=list)
-    """Damage to whole files: what was whole before it is used."""
+    """Damage to whole files; the samples before it are used."""
     ignored: Counter[str] = field(default_factory=Counter)
     """Members that make no sample and were not expected to, by what they are; see `shard_samples.Gathered`."""
 
@@ -79,7 +79,7 @@ class Tally:
 
     @property
     def examples(self) -> dict[str, str]:
-        """For each reason in `skipped`, the first sample that it hit and how."""
+        """First sample that each reason in `skipped` hit, and how."""
         first: dict[str, str] = {}
         for bad in self.bad:
             first.setdefault(bad.reason, f"{bad.name}{bad.detail}")

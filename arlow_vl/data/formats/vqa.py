@@ -43,7 +43,7 @@ class _Asked(NamedTuple):
     name: str
     entry: dict[str, Any]
     answer: dict[str, Any]
-    """"answer" or "multiple_choice_answer", "answers", "kind"; empty: nobody answered."""
+    """"answer" or "multiple_choice_answer", "answers", "kind"; empty: there is no answer."""
     image_id: str
 
 
@@ -186,7 +186,7 @@ def question_text(entry: dict[str, Any], answer: dict[str, Any], tally: Tally, *
 def _references(answers: Any, tally: Tally) -> tuple[str, ...]:
     """Returns the answers of several people, as strings or under "answer"; one that is no text is no reference.
 
-    One who gave an empty answer counts as one who was asked, where others gave another.
+    An empty answer is kept where others are not empty: VQA accuracy counts everybody who was asked.
     """
     if answers is None:
         return ()
