@@ -2,7 +2,7 @@
 
     https://host/shards/train-{000000..000099}.tar     a hundred files
     s3://bucket/shards/*.tar                           what the file system lists
-    https://host/a.tar#sha256=9f86d0...                no other bytes are taken, as pip has it
+    https://host/a.tar#sha256=9f86d0...                other bytes are refused; pip's syntax
 
 Any file system that fsspec knows will do. A file that is in the cache is read without asking its server. Only addresses
 that a person has named are opened, and the index.json beside a tar.
@@ -35,12 +35,12 @@ NO_SERVERS = frozenset(
     "arrow_hdfs async_wrapper asynclocal asyncwrapper blockcache cached data dir file filecache generic git jlab "
     "jupyter libarchive local memory pyscript reference simplecache tar zip".split()
 )
-"""What fsspec knows that is another view of files of this machine, or of itself."""
+"""Protocols of fsspec that are another view of files of this machine, or of other file systems."""
 PATIENCE = Patience()
 
 
 class Expected(NamedTuple):
-    """What a file must be; None is not known."""
+    """Size and SHA-256 that a file must have; None: not known."""
 
     size: int | None = None
     sha256: str | None = None
@@ -48,12 +48,12 @@ class Expected(NamedTuple):
 
 
 def is_address(path: str | Path) -> bool:
-    """Whether this is something like `https://` or `pipe:`, right or wrong, and not the name of a file."""
+    """Returns True for something like `https://` or `pipe:`, valid or not, that is not the name of a file."""
     return isinstance(path, str) and ADDRESS.match(path) is not None
 
 
 def path_of_file_address(address: str) -> str:
-    """The path behind a file: address. Raises DataError for one of another machine."""
+    """Returns the path of a file: address. Raises DataError for one of another machine."""
     parts = urlsplit(address)
     if parts.netloc not in ("", "localhost"):
         raise DataError(f"{told(address)}: a file on another machine is not opened; write file:///folder/file")
@@ -65,9 +65,9 @@ def is_file_address(path: str | Path) -> bool:
 
 
 def listed(address: str) -> list[str]:
-    """The addresses that one with a range or a wildcard stands for, in sorted order; a plain one is itself.
+    """Expands the range or wildcard of an address, in sorted order; a plain address stands for itself.
 
-    Only a wildcard asks the file system.
+    Only for a wildcard is the file system asked.
 
     Raises:
         DataError: the scheme is not one that is read, no file is named, or nothing matches.
@@ -89,7 +89,7 @@ def listed(address: str) -> list[str]:
 
 
 def ranges(text: str) -> Iterator[str]:
-    """`a-{08..10}` as a-08, a-09, a-10; several ranges are combined. Numbers are as wide as they are written.
+    """Expands `a-{08..10}` to a-08, a-09, a-10 and combines several ranges; numbers are as wide as they are written.
 
     Raises:
         DataError: a range counts down, or it would be over 100,000 names.
@@ -108,7 +108,7 @@ def ranges(text: str) -> Iterator[str]:
 
 
 def checked_scheme(address: str) -> str:
-    """The scheme in lower case. Raises DataError for one that is not fetched from."""
+    """Returns the scheme in lower case. Raises DataError for one that is not fetched from."""
     found = ADDRESS.match(address)
     scheme = (found[1] or "pipe").lower() if found else ""
     if scheme == "pipe":
@@ -119,7 +119,7 @@ def checked_scheme(address: str) -> str:
 
 
 def name_of(address: str) -> str:
-    """The last part of the path of an address. Raises DataError if that names no file."""
+    """Returns the last part of the path of an address. Raises DataError if that names no file."""
     name = urlsplit(address).path.rpartition("/")[2]
     if not name or name.startswith(".") or re.search(r"[\\\0-\x1f]", name) or len(name.encode()) > 180:
         raise DataError(f"{told(address)}: names no file; write the address of one, or a range or wildcard for many")
@@ -127,7 +127,7 @@ def name_of(address: str) -> str:
 
 
 def pinned(address: str, sha256: str) -> str:
-    """The address of these bytes and no others."""
+    """Returns the address with a SHA-256 that the bytes must have."""
     return f"{unpinned(address)[0]}{PIN}{sha256}"
 
 
@@ -138,20 +138,14 @@ def unpinned(address: str) -> tuple[str, str | None]:
     return plain, sha256 or None
 
 
-def local_path(address: str) -> Path:
-    """Where a file lies on this machine now; it may leave when the cache needs the room, unless it is held."""
-    with hold(address) as held:
-        return held.path
-
-
 def hold(address: str, *, cache: DataCache | None = None, patience: Patience = PATIENCE) -> Held:
-    """A file in the cache, fetched where it is not there, which stays until it is closed.
+    """Returns a file in the cache, fetched if it is not there; it stays until it is closed.
 
     Of several processes one fetches, and the others wait for it.
 
     Raises:
         DataError: it cannot be fetched, or other bytes come than the address, or the index.json beside a tar, says.
-        ResourceError: no room for it.
+        ResourceError: there is no room for it.
     """
     address, sha256, name = _parsed(address)
     cache = cache or DataCache.of_environment()
@@ -179,14 +173,14 @@ def hold(address: str, *, cache: DataCache | None = None, patience: Patience = P
 
 @functools.lru_cache(maxsize=4096)  # every image of a shard is asked for by the same address
 def _parsed(address: str) -> tuple[str, str | None, str]:
-    """Without its SHA-256, that, and where it lies in a cache. Raises DataError for what is not fetched from."""
+    """Returns an address without its SHA-256, the SHA-256, and its path in a cache. Raises DataError as `hold` does."""
     checked_scheme(address)
     plain, sha256 = unpinned(address)
     return plain, sha256, f"{folder_name(plain)}/{name_of(plain)}"
 
 
 def folder_name(address: str) -> str:
-    """Of the folder in the cache that stands for the one at the address; files that lie together do so in both."""
+    """Names the cache folder for the folder of an address; files that lie together there do so here."""
     parts = urlsplit(address)
     remote = urlunsplit(parts._replace(path=parts.path.rpartition("/")[0], fragment=""))
     return f"{re.sub(r'[^A-Za-z0-9.-]', '_', parts.hostname or parts.scheme)[:60]}-{_digest(remote)}"
@@ -197,7 +191,7 @@ def _digest(text: str) -> str:
 
 
 def _checked(partial: Path, expected: Expected) -> str:
-    """The SHA-256 of what has come. Raises OtherBytes if that is not what was expected."""
+    """Returns the SHA-256 of a fetched file. Raises OtherBytes if it is not the file that was expected."""
     size, sha256 = partial.stat().st_size, sha256_of_file(partial)
     if expected.size not in (None, size):
         raise OtherBytes(f"sent {size:,} bytes where {expected.said_by} says {expected.size:,}")
@@ -210,7 +204,7 @@ def _checked(partial: Path, expected: Expected) -> str:
 
 
 def _of_index_json(address: str, path: Path, patience: Patience) -> Expected:
-    """What the index.json beside a tar says of it. It comes into the cache too, where readers of shards look for it."""
+    """Returns what the index.json beside a tar says of it; it is cached too, where readers of shards look for it."""
     if not path.name.endswith(".tar"):
         return Expected()
     parts = urlsplit(address)
@@ -230,7 +224,7 @@ def _of_index_json(address: str, path: Path, patience: Patience) -> Expected:
 
 @functools.lru_cache(maxsize=1024)
 def _refresh_index_json(beside: str, path: Path, patience: Patience, process: int) -> None:
-    """Fetches an index.json, once a process; servers that have none, or show none, answer so at once."""
+    """Fetches an index.json, once a process; servers that have or show none say so at once."""
     with partial_file(path) as partial:
         try:
             with_tries(beside, lambda: fetch(beside, partial, most_bytes=MAX_INDEX_BYTES, patience=patience), patience)

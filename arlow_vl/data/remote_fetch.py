@@ -1,4 +1,4 @@
-"""One file from an address to a path: bounded in time and bytes, tried again while that can help."""
+"""Fetching of one file from an address: bounded in time and bytes, retried while that can help."""
 
 import asyncio
 import random
@@ -19,28 +19,28 @@ from arlow_vl.printing import visible
 
 LONGEST_PAUSE = 10.0
 TRIES_OF_OTHER_BYTES = 3
-"""After which it is the file that differs, not the way it came; shards are large."""
+"""Tries after which the file is taken to differ, rather than the transfer to be broken; shards are large."""
 TRANSIENT = (408, 425, 429)
-"""Of the answers 4xx, those that another try may change."""
+"""HTTP statuses 4xx that another try may change."""
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """When to give up. All is in seconds."""
+    """Time limits of fetching, in seconds."""
 
     stall_seconds: float = 20.0
-    """Without a byte, after which a try ends."""
+    """Time without a byte after which a try ends."""
     try_seconds: float = 3600.0
-    """After which a try ends in any case."""
+    """Time after which a try ends in any case."""
     retry_seconds: float = 60.0
-    """After the first try, in which another one may begin."""
+    """Time since the first try within which another one may begin."""
     first_pause: float = 0.5
-    """Before the second try; each pause is twice the one before, up to 10."""
+    """Pause before the second try; each further pause is twice as long, up to 10."""
 
 
 class OtherBytes(Exception):
-    """What came is not what was expected."""
+    """The bytes that came are not those that were expected."""
 
 
 class MissingFile(DataError):
@@ -52,7 +52,7 @@ class _Stalled(Exception):
 
 
 def told(address: str) -> str:
-    """The address for messages: without the password, the query and the fragment, where secrets are."""
+    """Returns the address for messages, without password, query and fragment, which may hold secrets."""
     shown = address.partition("#")[0]
     if "://" in shown:
         scheme, _, rest = shown.partition("://")
@@ -62,11 +62,11 @@ def told(address: str) -> str:
 
 
 def with_tries(address: str, once: Callable[[], Result], patience: Patience) -> Result:
-    """What `once` gives, at the first try at which it gives something.
+    """Returns the result of `once`, which is tried again while that can help.
 
     Raises:
-        DataError: none did; it names the address, what happened, the tries and the seconds. MissingFile, where the
-            answer is that there is nothing.
+        DataError: no try succeeded; the error names the address, the reason, the tries and the seconds.
+        MissingFile: the server says that there is no such file.
     """
     began, tries, pause = time.monotonic(), 0, patience.first_pause
     while True:
@@ -98,14 +98,14 @@ def fetch(address: str, partial: Path, *, most_bytes: int, patience: Patience) -
 
 
 def glob_of(address: str, patience: Patience) -> list[str]:
-    """The addresses that match, in sorted order."""
+    """Returns the addresses that match, in sorted order."""
     files, path = _file_system(address)
     found = _bounded(files, "glob", (path,), {}, _Arrivals(address, 0), patience)
     return sorted(files.unstrip_protocol(match) for match in found)
 
 
 class _Arrivals(Callback):
-    """Is told of bytes as they come; ends what is too large or was given up."""
+    """Counts bytes as they arrive; ends a transfer that is too large or was given up."""
 
     def __init__(self, address: str, most_bytes: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class _Arrivals(Callback):
 def _bounded(
     files: Any, what: str, given: tuple, named: dict[str, Any], arrivals: _Arrivals, patience: Patience
 ) -> Any:
-    """What a method of a file system gives; one that has no asynchronous form runs in a thread."""
+    """Calls a method of a file system within the time limits; one without an asynchronous form runs in a thread."""
     if files.async_impl:
         return sync(files.loop, _watched, getattr(files, f"_{what}")(*given, **named), arrivals, patience)
     work = asyncio.to_thread(getattr(files, what), *given, **named)
@@ -140,7 +140,7 @@ def _bounded(
 
 
 async def _watched(work: Coroutine[Any, Any, Any], arrivals: _Arrivals, patience: Patience) -> Any:
-    """The result; what stalls is cancelled, and its connection closed with it."""
+    """Awaits the result; work that stalls is cancelled, and its connection closed with it."""
     began = arrivals.last = time.monotonic()
     task = asyncio.ensure_future(work)
     try:
@@ -161,7 +161,7 @@ async def _watched(work: Coroutine[Any, Any, Any], arrivals: _Arrivals, patience
 
 
 def _file_system(address: str) -> tuple[Any, str]:
-    """The file system of an address, and the path in it.
+    """Returns the file system of an address, and the path in it.
 
     Raises:
         DataError: it needs a package that is not installed.
@@ -176,7 +176,7 @@ def _file_system(address: str) -> tuple[Any, str]:
 
 
 def _http_options() -> dict[str, Any]:
-    """The proxy of the environment is used; times are bounded here, where aiohttp would end each file after 300 s."""
+    """Takes the proxy of the environment, and lifts aiohttp's limit of 300 s a file: times are bounded here."""
     import aiohttp
 
     return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None), "trust_env": True}}

@@ -19,7 +19,7 @@ from arlow_vl.data.text import Unusable
 
 
 def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
-    """A sample for each image with a caption, in the order of "images"; an id stands for one image in all the files."""
+    """Yields a sample for each image with a caption, in the order of "images"; an id is one image in all the files."""
     used: set[str] = set()
     for path, called in names_of(files).items():
         value, start = load_json(path), images.of(path)
@@ -43,7 +43,7 @@ def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]
 
 
 def _captions(where: str, annotations: list[Any], entries: dict[str, Any], tally: Tally) -> dict[str, list[Text]]:
-    """Usable captions by image, in the order of the file."""
+    """Returns the usable captions by image, in the order of the file."""
     captions: dict[str, list[Text]] = defaultdict(list)
     seen: set[str] = set()
     for number, entry in enumerate(annotations, start=1):

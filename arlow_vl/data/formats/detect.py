@@ -1,4 +1,4 @@
-"""From a path to a source of samples: which reader it is for is found out, or said in a sentence."""
+"""Detection of the format of a source: finds its reader, or says in a sentence why there is none."""
 
 import os
 import re
@@ -49,8 +49,8 @@ NAME_IMAGES = ("captions", "coco", "vqa", "gqa", "textvqa", "vizwiz", "pope", *k
 SHARE_IMAGES = ("gqa", "textvqa", "vizwiz", "pope", *karpathy.READERS)
 """Formats whose files all ask about the same images."""
 KIND_OF_FORMAT = {"webdataset": "tars", "parquet": "parquet", "captions": "table"}
-"""Which files of a folder a format is of, where those are no annotations."""
-# What the first bytes of a JSON say, in the order in which it is asked.
+"""Kind of the files of a folder that a format reads, where they are no annotations."""
+# Signs of a format in the first bytes of a JSON, in the order in which they are tried.
 SIGNS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     ("conversations", re.compile(rb'"(messages|conversations)"\s*:\s*\[|"images"\s*:\s*\[\s*"')),
     ("vqa", re.compile(rb'"questions"\s*:\s*\[')),
@@ -68,7 +68,7 @@ SIGNS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
 
 @dataclass
 class Source:
-    """Samples of one format. `tally` says what the last `iterate` used and left out."""
+    """Samples of one format. `tally` counts what the last `iterate` used and left out."""
 
     format: str
     files: list[Path]
@@ -76,10 +76,10 @@ class Source:
     images: ImageRoot
     tally: Tally = field(default_factory=Tally)
     held: tuple[Held, ...] = ()
-    """What of the files came from addresses, so that it stays in the cache."""
+    """Those of the files that came from addresses, so that they stay in the cache."""
 
     def iterate(self) -> Iterator[Sample]:
-        """The samples in an order that depends on the files alone, from the first each time.
+        """Yields the samples in an order that depends on the files alone, from the first each time.
 
         Raises:
             DataError: a file is missing or is not what its format wants.
@@ -88,7 +88,7 @@ class Source:
         return FORMATS[self.format](self.files, self.images, self.tally)
 
     def close(self) -> None:
-        """Lets the cache have room for others' files."""
+        """Releases the files in the cache, which may then leave it."""
         for held in self.held:
             held.close()
 
@@ -96,14 +96,14 @@ class Source:
 def open_source(
     path: str | Path, *, images: str | Path | None = None, format: str | None = None
 ) -> Source:  # the name that pandas, datasets and the command line use
-    """The source at a file, a folder, a glob, a range as `{000..099}`, or an address (see `data.remote`).
+    """Opens the source at a file, a folder, a glob, a range as `{000..099}`, or an address (see `data.remote`).
 
     Args:
         images: The folder that image paths start from; None: the folder of the annotations. No image outside is read.
-        format: One of FORMATS where it should not be found out.
+        format: One of FORMATS; None: it is detected.
 
     Raises:
-        DataError: nothing is there, or nothing that is known.
+        DataError: nothing is there, or no known format.
     """
     if format is not None and format not in FORMATS:
         raise DataError(f"no format is called {visible(repr(format))}; write one of {', '.join(FORMATS)}")
@@ -126,12 +126,12 @@ def open_source(
 
 
 def is_there(path: Path) -> bool:
-    """Whether anything lies at a path, which may be a glob or a range: of a range one file is enough."""
+    """Returns True if anything lies at a path, a glob or a range; one file of a range is enough."""
     return any(globbed(one) for one in ranges(str(path)))
 
 
 def _root_of(path: Path, files: list[Path], format: str) -> ImageRoot:
-    """The folder of the annotations; of a glob over several folders each file has its own."""
+    """Returns the folder of the annotations as the root; in a glob over several folders each file has its own."""
     if path.is_dir() or len({file.parent for file in files}) == 1 or format == "vqa":
         return ImageRoot(path if path.is_dir() else files[0].parent)
     if format in SHARE_IMAGES:
@@ -140,7 +140,7 @@ def _root_of(path: Path, files: list[Path], format: str) -> ImageRoot:
 
 
 def _files_at(path: Path, format: str | None) -> list[Path]:
-    """The files of a source, in sorted order."""
+    """Returns the files of a source, in sorted order."""
     if path.is_dir():
         return _files_of_folder(path, format)
     if path.exists():
@@ -168,7 +168,7 @@ def _kind(file: Path) -> str:
 
 
 def _files_of_folder(folder: Path, format: str | None) -> list[Path]:
-    """Raises DataError where the folder holds nothing, or data of which some would not be read."""
+    """Lists the files to read. Raises DataError where there are none, or some data would not be read."""
     if (folder / tables.SAVED_SPLITS).is_file() or (folder / tables.SAVED_STATE).is_file():
         return tables.saved_files(folder)
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
@@ -193,7 +193,7 @@ def _files_of_folder(folder: Path, format: str | None) -> list[Path]:
 
 
 def _data_of_folder(names: list[Path]) -> dict[str, list[Path]]:
-    """The files of a folder by what they are; the first kind is what it stands for."""
+    """Groups the files of a folder by kind; the first kind decides the format."""
     tars = [entry for entry in names if entry.suffix.lower() == ".tar"]
     stems = {entry.stem for entry in tars}
     found = {
@@ -213,14 +213,14 @@ def _data_of_folder(names: list[Path]) -> dict[str, list[Path]]:
 
 
 def _refuse_several(folder: Path, found: dict[str, list[Path]], names: list[Path]) -> None:
-    """Raises DataError where a folder holds data of several kinds, of which but one would be read.
+    """Raises DataError where a folder holds data of several kinds, only one of which would be read.
 
     A .json beside other data is about them, as index.json and dataset_info.json are.
     """
     images = {entry.stem for entry in names if _is_image(entry)}
     texts = [entry for entry in names if entry.suffix.lower() == ".txt" and entry.stem in images]
     lines = [entry for entry in found.get("annotations", []) if entry.suffix.lower() in LINE_SUFFIXES]
-    only_json = list(found) == ["annotations"] and not lines  # texts beside images are what else there is to read
+    only_json = list(found) == ["annotations"] and not lines  # beside which .txt files are another kind
     each = [*([table] for table in found.get("table", [])), found.get("tars"), found.get("parquet"), lines, texts]
     firsts = [files[0].name for files in each if files]
     firsts += [found["annotations"][0].name] if only_json and texts else []
@@ -266,7 +266,7 @@ def _sign_of(file: Path) -> str:
 
 
 def _questions_and_answers(files: list[Path]) -> list[Path]:
-    """The question file and its annotation file, which is found by its name where only the first is given."""
+    """Returns a question file and its annotation file, found by name where only the first is given."""
     by_sign: dict[str, list[Path]] = {}
     for file in files:
         by_sign.setdefault(_sign_of(file), []).append(file)
