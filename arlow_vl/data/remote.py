@@ -75,7 +75,7 @@ def listed(address: str) -> list[str]:
     scheme = checked_scheme(address)
     if RANGE.search(address):
         addresses = list(ranges(address))
-    elif re.search(r"[*?\[]" if not scheme.startswith("http") else r"\*", address):
+    elif needs_listing(address):
         if scheme.startswith("http"):
             raise DataError(f"{told(address)}: web servers give no list; write a range as train-{{000000..000099}}.tar")
         addresses = with_tries(address, lambda: glob_of(address, PATIENCE), PATIENCE)
@@ -86,6 +86,12 @@ def listed(address: str) -> list[str]:
     for one in addresses:
         name_of(one)
     return addresses
+
+
+def needs_listing(address: str) -> bool:
+    """Whether a file system is asked which files an address stands for: a wildcard is, a range never."""
+    wild = r"\*" if address[:4].lower() == "http" else r"[*?\[]"
+    return not RANGE.search(address) and re.search(wild, address) is not None
 
 
 def ranges(text: str) -> Iterator[str]:

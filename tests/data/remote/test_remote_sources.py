@@ -12,6 +12,7 @@ from arlow_vl.data.index.building import build_index, indexes_of
 from arlow_vl.data.index.images import read_image
 from arlow_vl.data.index.places import open_index, place_of
 from arlow_vl.data.index.reading import IndexedSamples
+from arlow_vl.data.index.ready import ready_indexes
 from arlow_vl.data.loader import ResumableLoader
 from arlow_vl.data.samples import ImageRef
 from arlow_vl.data.sources import Source
@@ -59,6 +60,15 @@ def test_a_second_start_asks_nobody_until_an_image_is_read(server, cache):
     assert len(all_of(again)) == 6 and len(server.asked) == asked
     assert images_of(again) == images
     assert server.asked[asked:] == ["/s/train-0.tar", "/s/train-1.tar"]
+
+
+def test_a_range_at_an_address_is_ready_once_it_is_indexed(server, cache):
+    address = shards_of(server)
+    with pytest.raises(DataError, match=r"train-0\.tar has no index"):
+        ready_indexes(address)
+    assert server.asked == []
+    indexes_of(address)
+    assert len(ready_indexes(address)) == 2
 
 
 def test_index_json_is_heard_on_the_number_of_samples_too(server, cache):
