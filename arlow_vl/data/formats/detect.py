@@ -15,7 +15,7 @@ from arlow_vl.data.member_names import IMAGE_SUFFIXES
 from arlow_vl.data.remote import hold, is_address, is_file_address, listed, path_of_file_address, ranges, told
 from arlow_vl.data.remote_cache import Held
 from arlow_vl.data.samples import Sample
-from arlow_vl.data.text import open_regular, refuse_utf16
+from arlow_vl.data.text import MAX_LINE_BYTES, open_regular, refuse_utf16
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 from vision.near_names import did_you_mean_file
@@ -35,7 +35,9 @@ FORMATS: dict[str, Reader] = {
     "conversations": conversations.read,
     "parquet": tables.read,
 }
-HEAD_BYTES = 2**18  # that an annotation file is known by
+HEAD_BYTES = 2**18  # that an annotation file is known by, beside what is inside its long strings
+LONG_STRING = 1024  # bytes, as an image in a data: URL is, and no key
+STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 LOOKED_FOR = (
     ".tar shards, .parquet or .arrow files, a dataset saved with save_to_disk, a captions.csv or metadata.csv (.tsv, "
     ".jsonl), annotation files (.json, .jsonl), or images with a .txt beside each"
@@ -256,13 +258,29 @@ def _format_of(files: list[Path], path: Path) -> str:
 
 
 def _sign_of(file: Path) -> str:
-    with open_regular(file) as opened:
-        head = opened.read(HEAD_BYTES)
-    refuse_utf16(file, head)
+    head = _head_of(file)
     for name, pattern in SIGNS:
         if pattern.search(head):
             return name
-    raise DataError(f"{visible(str(file))}: no annotations that are known; looked for {ANNOTATIONS}")
+    advice = "where it is one of these, say which (format: in a recipe, --format)"
+    raise DataError(f"{visible(str(file))}: no annotations that are known; looked for {ANNOTATIONS}; {advice}")
+
+
+def _head_of(file: Path) -> bytes:
+    """The first bytes of an annotation file without the inside of long strings; of lines at least the first one."""
+    is_lines = file.suffix.lower() in LINE_SUFFIXES
+    with open_regular(file) as opened:
+        read = opened.read(HEAD_BYTES)
+        refuse_utf16(file, read)
+        while len(head := STRING.sub(_shortened, read)) < HEAD_BYTES and len(read) < MAX_LINE_BYTES:
+            if (is_lines and b"\n" in read) or not (more := opened.read(len(read))):
+                break
+            read += more
+    return head
+
+
+def _shortened(string: re.Match[bytes]) -> bytes:
+    return string[0] if len(string[0]) <= LONG_STRING else b'"..."'
 
 
 def _questions_and_answers(files: list[Path]) -> list[Path]:
