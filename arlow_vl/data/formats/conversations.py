@@ -92,7 +92,10 @@ def _text_of(record: dict[str, Any], images: list[Any], tally: Tally) -> tuple[T
 
 
 def _llava(turns: Any, images: list[Any]) -> tuple[Text, list[Any]]:
-    """LLaVA's from and value, where `<image>` always is a place: none may be missing or without an image."""
+    """LLaVA's from and value, whose user spells a place for each image; one spelled without any image was meant as one.
+
+    Behind the last image `<image>` is a word, as everywhere.
+    """
     if not isinstance(turns, list):
         raise Unusable("conversations_not_a_list", f": {type(turns).__name__}")
     if not all(isinstance(turn, dict) for turn in turns):
