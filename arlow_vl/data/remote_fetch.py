@@ -191,13 +191,15 @@ def _kind(error: Exception) -> type[DataError]:
 def _is_final(error: Exception) -> bool:
     status = getattr(error, "status", None)
     refused = isinstance(status, int) and 400 <= status < 500 and status not in TRANSIENT
-    return refused or _kind(error) is MissingFile
+    return refused or type(error).__name__ == "TooManyRedirects" or _kind(error) is MissingFile
 
 
 def _reason(error: Exception, address: str) -> str:
     status, name = getattr(error, "status", None), type(error).__name__
     if isinstance(error, OtherBytes | _Stalled):
         return str(error)
+    if name == "TooManyRedirects":
+        return "redirects in a circle"
     if isinstance(status, int):
         return visible(f"answered {status} {getattr(error, 'message', '')}".rstrip())
     if isinstance(error, FileNotFoundError):

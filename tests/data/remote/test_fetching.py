@@ -53,6 +53,7 @@ def test_a_fault_that_passes_costs_another_try(server, cache, fault):
         (404, r"there is no such file \(1 try in \d\.\d s\); see whether the address is right and you may read it"),
         (403, r"answered 403 .*\(1 try in"),
         (400, r"answered 400 .*\(1 try in"),
+        ("/a.bin", r"redirects in a circle \(1 try in"),
     ],
 )
 def test_a_fault_that_stays_is_named_with_address_tries_and_seconds(server, cache, fault, sentence):
