@@ -22,6 +22,7 @@ TRIES_OF_OTHER_BYTES = 3
 """After which it is the file that differs, not the way it came; shards are large."""
 TRANSIENT = (408, 425, 429)
 """Of the answers 4xx, those that another try may change."""
+PACKED = (".gz", ".tgz", ".zst", ".br")
 Result = TypeVar("Result")
 
 
@@ -169,17 +170,22 @@ def _file_system(address: str) -> tuple[Any, str]:
     scheme = urlsplit(address).scheme.lower()
     try:
         kind = fsspec.get_filesystem_class(scheme)
-        options = kind._get_kwargs_from_urls(address) | (_http_options() if scheme in ("http", "https") else {})
+        options = kind._get_kwargs_from_urls(address) | (_http_options(address) if scheme in ("http", "https") else {})
         return kind(**options), kind._strip_protocol(address)
     except ImportError as error:
         raise DataError(f"{told(address)}: cannot be read ({visible(str(error))}); install what it names") from None
 
 
-def _http_options() -> dict[str, Any]:
-    """The proxy of the environment is used; times are bounded here, where aiohttp would end each file after 300 s."""
+def _http_options(address: str) -> dict[str, Any]:
+    """The proxy of the environment is used; times are bounded here, where aiohttp would end each file after 300 s.
+
+    A file is asked for as it lies there. Some servers call a .gz encoded: it would be unpacked under its name.
+    """
     import aiohttp
 
-    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None), "trust_env": True}}
+    is_packed = urlsplit(address).path.lower().endswith(PACKED)
+    client = {"timeout": aiohttp.ClientTimeout(total=None), "trust_env": True, "auto_decompress": not is_packed}
+    return {"client_kwargs": {**client, "headers": {"Accept-Encoding": "identity"}}}
 
 
 def _kind(error: Exception) -> type[DataError]:
