@@ -8,6 +8,7 @@ Any file system that fsspec knows will do. A file that is in the cache is read w
 that a person has named are opened, and the index.json beside a tar.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -125,8 +126,16 @@ def checked_scheme(address: str) -> str:
 
 
 def name_of(address: str) -> str:
-    """The last part of the path of an address. Raises DataError if that names no file."""
-    name = urlsplit(address).path.rpartition("/")[2]
+    """The last part of the path of an address, of web servers as the file there is called: `a%20b.tar` is `a b.tar`.
+
+    Raises:
+        DataError: it names no file.
+    """
+    parts = urlsplit(address)
+    name = parts.path.rpartition("/")[2]
+    if parts.scheme.lower().startswith("http"):
+        with contextlib.suppress(UnicodeDecodeError):
+            name = name if "/" in (there := unquote(name, errors="strict")) else there
     if not name or name.startswith(".") or re.search(r"[\\\0-\x1f]", name) or len(name.encode()) > 180:
         raise DataError(f"{told(address)}: names no file; write the address of one, or a range or wildcard for many")
     return name

@@ -64,6 +64,27 @@ def test_a_fault_that_stays_is_named_with_address_tries_and_seconds(server, cach
     assert left_over(cache) == [] and not list(cache.folder.rglob("a.bin"))
 
 
+@pytest.mark.parametrize(("name", "answer"), [("a.txt", "encoded"), ("a.txt.gz", "stored encoded")])
+def test_a_file_is_as_its_name_says_whatever_a_server_calls_its_encoding(server, cache, name, answer):
+    server.files[f"/{name}"] = content = gzip.compress(b"text") if name.endswith(".gz") else b"text"
+    server.always[f"/{name}"] = answer
+    assert fetched(server.url(name), cache) == content
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    {
+        "https://h/a%20b%25.tar?x=%41": "a b%.tar",
+        "https://h/caf%C3%A9.tar": "café.tar",
+        "https://h/s%2Fa.tar": "s%2Fa.tar",
+        "https://h/%FF.tar": "%FF.tar",
+        "s3://b/a%20b.tar": "a%20b.tar",
+    }.items(),
+)
+def test_a_file_of_a_web_server_has_the_name_that_it_has_there(address, name):
+    assert remote.name_of(address) == name
+
+
 def test_nobody_listening_is_named(cache, server):
     server.server_close()
     with pytest.raises(DataError, match=r"a\.tar: failed \(ClientConnector.*[2-9] tries in"):
@@ -302,6 +323,8 @@ def test_ranges_are_complete_ordered_and_without_repetition(first, more, width):
         "https://h/{0..9999999}.tar": "stands for over 100,000 files; write a shorter range",
         "https://h/": "names no file; write the address of one",
         "https://h/a/..": "names no file",
+        "https://h/%2E%2E": "names no file",
+        "https://h/a%00.tar": "names no file",
         "file://other/a.tar": "a file on another machine is not opened; write file:///folder/file",
     }.items(),
 )

@@ -79,6 +79,30 @@ def test_index_json_is_heard_on_the_number_of_samples_too(server, cache):
     assert fault.reason == "index.json says 5 samples, read 3" and fault.missing == 2
 
 
+def test_shards_with_spaces_in_their_names_are_those_of_here_and_held_to_index_json(server, cache, tmp_path):
+    shards_of(server, number=1)
+    content = server.files["/s/train-0.tar"]
+    (tmp_path / "a b.tar").write_bytes(content)
+    server.files["/s/a%20b.tar"] = content
+    assert all_of(indexes_of(server.url("s/a%20b.tar")))[0].key == all_of(indexes_of(tmp_path / "a b.tar"))[0].key
+    server.files |= {"/t/a%20b.tar": content, "/t/index.json": json.dumps({"a b.tar": {"bytes": 5}}).encode()}
+    with pytest.raises(DataError, match=r"where the index\.json beside it says 5"):
+        fetched(server.url("t/a%20b.tar"), cache)
+
+
+def test_the_annotations_of_questions_at_an_address_are_fetched_from_beside_them(server, cache, tmp_path):
+    asked = {"questions": [{"question_id": 1, "image_id": 9, "question": "Is it red?"}]}
+    said = {"annotations": [{"question_id": 1, "multiple_choice_answer": "yes", "answers": []}]}
+    server.files["/q/v2_OpenEnded_x_questions.json"] = json.dumps(asked).encode()
+    (tmp_path / "9.jpg").write_bytes(JPEG)
+    address = server.url("q/v2_OpenEnded_x_questions.json?token=questions")
+    with pytest.raises(DataError, match=r"/q/v2_x_annotations\.json: there is no such file"):
+        indexes_of(address, images=tmp_path)
+    server.files["/q/v2_x_annotations.json"] = json.dumps(said).encode()
+    (index,) = indexes_of(address, images=tmp_path)
+    assert [text.task for text in index.sample(0).texts] == ["question"]
+
+
 def test_the_commands_take_addresses(server, cache, tmp_path, capsys):
     address = shards_of(server)
     assert main(["data", "index", address, "--workers", "1"]) == 0
