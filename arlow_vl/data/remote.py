@@ -141,6 +141,12 @@ def name_of(address: str) -> str:
     return name
 
 
+def beside(address: str, name: str) -> str:
+    """The address of a file in the folder of another one."""
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{name}", fragment=""))
+
+
 def pinned(address: str, sha256: str) -> str:
     """The address of these bytes and no others."""
     return f"{unpinned(address)[0]}{PIN}{sha256}"
@@ -228,9 +234,7 @@ def _of_index_json(address: str, path: Path, patience: Patience) -> Expected:
     """What the index.json beside a tar says of it. It comes into the cache too, where readers of shards look for it."""
     if not path.name.endswith(".tar"):
         return Expected()
-    parts = urlsplit(address)
-    beside = urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{INDEX_NAME}", fragment=""))
-    _refresh_index_json(beside, path.with_name(INDEX_NAME), patience, os.getpid())
+    _refresh_index_json(beside(address, INDEX_NAME), path.with_name(INDEX_NAME), patience, os.getpid())
     try:
         entry = json.loads(path.with_name(INDEX_NAME).read_bytes()).get(path.name, {})
         size, sha256 = entry.get("bytes"), entry.get("sha256")
@@ -244,11 +248,12 @@ def _of_index_json(address: str, path: Path, patience: Patience) -> Expected:
 
 
 @functools.lru_cache(maxsize=1024)
-def _refresh_index_json(beside: str, path: Path, patience: Patience, process: int) -> None:
+def _refresh_index_json(address: str, path: Path, patience: Patience, process: int) -> None:
     """Fetches an index.json, once a process; servers that have none, or show none, answer so at once."""
     with partial_file(path) as partial:
         try:
-            with_tries(beside, lambda: fetch(beside, partial, most_bytes=MAX_INDEX_BYTES, patience=patience), patience)
+            most = MAX_INDEX_BYTES
+            with_tries(address, lambda: fetch(address, partial, most_bytes=most, patience=patience), patience)
         except MissingFile:
             path.unlink(missing_ok=True)
             return

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from arlow_vl.data.file_names import globbed
 from arlow_vl.data.formats import coco, conversations, image_folder, karpathy, tables, vqa, webdataset
@@ -12,7 +13,17 @@ from arlow_vl.data.formats.images import ImageRoot
 from arlow_vl.data.formats.json_files import LINE_SUFFIXES
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.member_names import IMAGE_SUFFIXES
-from arlow_vl.data.remote import hold, is_address, is_file_address, listed, path_of_file_address, ranges, told
+from arlow_vl.data.remote import (
+    beside,
+    hold,
+    is_address,
+    is_file_address,
+    listed,
+    name_of,
+    path_of_file_address,
+    ranges,
+    told,
+)
 from arlow_vl.data.remote_cache import Held
 from arlow_vl.data.samples import Sample
 from arlow_vl.data.text import MAX_LINE_BYTES, open_regular, refuse_utf16
@@ -115,6 +126,9 @@ def open_source(
     files = [one.path for one in held] or _files_at(Path(path), format)
     found = format or _format_of(files, Path(path))
     if found == "vqa":
+        if len(addresses) == 1:
+            held += tuple(map(hold, _annotations_at(addresses[0])))
+            files = [one.path for one in held]
         files = _questions_and_answers(files)
     if held and images is None and found in NAME_IMAGES:
         raise DataError(f"{told(str(path))}: its images are files; name the folder that their paths start from")
@@ -293,9 +307,20 @@ def _questions_and_answers(files: list[Path]) -> list[Path]:
         told = ", ".join(file.name for file in files)
         raise DataError(f"{visible(told)}: not one question file with its annotations; name the question file")
     if not answers:
-        name = re.sub(r"(OpenEnded|MultipleChoice)_", "", questions[0].name).replace("questions", "annotations")
+        name = _annotations_of(questions[0].name)
         answers = [questions[0].with_name(name)]
         if name == questions[0].name or not answers[0].is_file():
             advice = "put it there, or name both files by a glob"
             raise DataError(f"{visible(str(questions[0]))}: no annotation file {visible(name)} beside it; {advice}")
     return [questions[0], answers[0]]
+
+
+def _annotations_of(questions: str) -> str:
+    """The name of the annotation file of a question file, as VQAv2 calls them."""
+    return re.sub(r"(OpenEnded|MultipleChoice)_", "", questions).replace("questions", "annotations")
+
+
+def _annotations_at(questions: str) -> list[str]:
+    """The address of the annotation file beside a question file; none where its name is not as VQAv2's."""
+    name = urlsplit(questions).path.rpartition("/")[2]
+    return [beside(questions, other)] if (other := _annotations_of(name)) != name else []
