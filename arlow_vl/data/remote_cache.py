@@ -236,7 +236,8 @@ def partial_file(path: Path) -> Iterator[Path]:
     try:
         yield partial
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what ended the fetching is what is told
+            partial.unlink()
 
 
 @contextlib.contextmanager

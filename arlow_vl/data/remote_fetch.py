@@ -96,13 +96,16 @@ def fetch(address: str, partial: Path, *, most_bytes: int, patience: Patience) -
     files, path = _file_system(address)
     arrivals = _Arrivals(address, most_bytes)
     _bounded(files, "get_file", (path, str(partial)), {"callback": arrivals}, arrivals, patience)
+    if partial.is_dir():  # which file systems make where a folder lies
+        partial.rmdir()
+        raise DataError(f"{told(address)}: is a folder; name a file in it, or write a wildcard as *.tar")
 
 
 def glob_of(address: str, patience: Patience) -> list[str]:
-    """The addresses that match, in sorted order."""
+    """The addresses of the files that match, in sorted order."""
     files, path = _file_system(address)
-    found = _bounded(files, "glob", (path,), {}, _Arrivals(address, 0), patience)
-    return sorted(files.unstrip_protocol(match) for match in found)
+    found = _bounded(files, "glob", (path,), {"detail": True}, _Arrivals(address, 0), patience)
+    return sorted(files.unstrip_protocol(match) for match, entry in found.items() if entry["type"] != "directory")
 
 
 class _Arrivals(Callback):

@@ -122,7 +122,8 @@ def open_source(
         raise DataError(f"no format is called {visible(repr(format))}; write one of {', '.join(FORMATS)}")
     if is_file_address(path):
         path = path_of_file_address(str(path))
-    held = tuple(map(hold, listed(str(path)))) if is_address(path) else ()
+    addresses = files_at_address(str(path)) if is_address(path) else []
+    held = tuple(map(hold, addresses))
     files = [one.path for one in held] or _files_at(Path(path), format)
     found = format or _format_of(files, Path(path))
     if found == "vqa":
@@ -139,6 +140,13 @@ def open_source(
     if not Path(images).is_dir():
         raise DataError(f"{visible(str(images))}: no such folder of images; name the one that image paths start from")
     return Source(found, files, ImageRoot(images), held=held)
+
+
+def files_at_address(address: str) -> list[str]:
+    """The addresses of files of one kind that one stands for."""
+    addresses = listed(address)
+    _refuse_kinds(told(address), [Path(name_of(one)) for one in addresses])
+    return addresses
 
 
 def is_there(path: Path) -> bool:
@@ -170,13 +178,13 @@ def _files_at(path: Path, format: str | None) -> list[Path]:
         raise DataError(f"no such file or folder: {visible(str(path))}; {visible(advice)}")
     if absent := next((one for one, some in found.items() if not some), None):
         raise DataError(f"{visible(absent)} is missing; put it there, or write a range without it")
-    if kinds := {_kind(file) for file in files} - {_kind(files[0])}:
-        names = sorted(kinds | {_kind(files[0])})
-        advice = "name one kind"
-        raise DataError(
-            f"{visible(str(path))}: stands for files of several kinds ({visible(', '.join(names))}); {advice}"
-        )
+    _refuse_kinds(visible(str(path)), files)
     return files
+
+
+def _refuse_kinds(where: str, files: list[Path]) -> None:
+    if len(kinds := sorted(set(map(_kind, files)))) > 1:
+        raise DataError(f"{where}: stands for files of several kinds ({visible(', '.join(kinds))}); name one kind")
 
 
 def _kind(file: Path) -> str:

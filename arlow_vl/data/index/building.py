@@ -14,7 +14,7 @@ from arlow_vl.data.index.places import Place, find_index, place_of
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.index.writing import CANNOT_WRITE, Source, write_index
 from arlow_vl.data.processes import in_processes
-from arlow_vl.data.remote import listed, name_of
+from arlow_vl.data.remote import name_of
 from arlow_vl.errors import ResourceError
 from arlow_vl.printing import print_line, visible
 
@@ -74,7 +74,9 @@ def indexes_of(
 def parts_of(place: Place) -> tuple[list[Place], Sequence[Path] | None]:
     """What has an index of its own, and the files that it must be of where that is not one file."""
     if place.is_remote:  # nothing is fetched before it is needed
-        addresses = listed(place.path)
+        from arlow_vl.data.formats.detect import files_at_address
+
+        addresses = files_at_address(place.path)
         is_shards = place.format == SHARDS or (place.format is None and all(map(_is_tar, addresses)))
         return [place_of(one, format=place.format) for one in addresses] if is_shards else [place], None
     source = _open(place)

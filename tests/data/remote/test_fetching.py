@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from arlow_vl.data import remote
 from arlow_vl.data.formats.detect import open_source
+from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.remote_cache import DataCache
 from arlow_vl.data.remote_fetch import Patience, told
 from arlow_vl.data.workers import Pool
@@ -348,10 +349,15 @@ class Shelf(fsspec.AbstractFileSystem):
     seconds: ClassVar[float] = 0.0
 
     def ls(self, path, detail=True, **_):
-        found = [{"name": name, "size": len(data), "type": "file"} for name, data in self.content.items()]
+        if path not in ("s", "s/folder", *self.content):
+            raise FileNotFoundError(path)
+        found: list[dict] = [{"name": "s/folder", "size": 0, "type": "directory"}]
+        found += [{"name": name, "size": len(data), "type": "file"} for name, data in self.content.items()]
         return found if detail else [entry["name"] for entry in found]
 
     def _open(self, path, mode="rb", **_):
+        if path not in self.content:
+            raise FileNotFoundError(path)
         time.sleep(self.seconds)
         return io.BytesIO(self.content[path])
 
@@ -361,8 +367,19 @@ def test_a_file_system_that_lists_takes_wildcards(cache, monkeypatch):
     monkeypatch.setattr(Shelf, "content", {"s/b.tar": b"b", "s/a.tar": b"a", "s/c.txt": b"c"})
     assert remote.listed("shelf://s/*.tar") == ["shelf://s/a.tar", "shelf://s/b.tar"]
     assert fetched("shelf://s/b.tar", cache) == b"b"
+    assert remote.listed("shelf://s/[af]*") == ["shelf://s/a.tar"]
     with pytest.raises(DataError, match="no file is there by this name; see whether the wildcard is right"):
         remote.listed("shelf://s/*.png")
+    for format in (None, "webdataset"):
+        with pytest.raises(DataError, match=r"shelf://s/\*: stands for files of several kinds \(\.tar, \.txt\)"):
+            indexes_of("shelf://s/*", format=format)
+
+
+def test_a_folder_at_an_address_is_one_sentence(cache, monkeypatch):
+    fsspec.register_implementation("shelf", Shelf, clobber=True)
+    with pytest.raises(DataError, match=r"shelf://s/folder: is a folder; name a file in it"):
+        fetched("shelf://s/folder", cache)
+    assert left_over(cache) == []
 
 
 def test_a_file_system_without_an_asynchronous_form_is_given_up_when_it_stalls(cache, monkeypatch):

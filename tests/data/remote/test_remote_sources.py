@@ -17,6 +17,7 @@ from arlow_vl.data.loader import ResumableLoader
 from arlow_vl.data.samples import ImageRef
 from arlow_vl.data.sources import Source
 from arlow_vl.errors import DataError
+from tests.data.remote.server import fetched
 from tests.outside_data import JPEG, tar_of
 
 
