@@ -174,8 +174,13 @@ def hold(address: str, *, cache: DataCache | None = None, patience: Patience = P
         DataError: it cannot be fetched, or other bytes come than the address, or the index.json beside a tar, says.
         ResourceError: no room for it.
     """
+    held = _held(address, cache or DataCache.of_environment(), patience)
+    held.address = told(address)
+    return held
+
+
+def _held(address: str, cache: DataCache, patience: Patience) -> Held:
     address, sha256, name = _parsed(address)
-    cache = cache or DataCache.of_environment()
     path = cache.folder / name
     if held := cache.take(path, sha256):
         return held

@@ -7,7 +7,7 @@ are sorted by the number of their sample in the end: what is found never depends
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from arlow_vl.data.formats.detect import Source, open_source
 from arlow_vl.data.index.header import SHARDS
 from arlow_vl.data.index.images import read_range
 from arlow_vl.data.processes import in_processes
+from arlow_vl.data.remote_cache import told_damage
 from arlow_vl.data.samples import ImageRef, Sample
 from arlow_vl.data.shard_faults import INDEX_NAME, ShardFault, other_sha256, shard_fault
 from arlow_vl.data.shard_samples import BadSample, FoundSample
@@ -205,7 +206,8 @@ class _Reading:
                 else:
                     usable.append(sample)
             found.samples = usable
-            found.faults = [*self._faults[source].values()]
+            held = dict(self.sources)[source].held
+            found.faults = [replace(one, shard=told_damage(one.shard, held)) for one in self._faults[source].values()]
             total.add(found)
         return total
 

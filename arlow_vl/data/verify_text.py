@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from arlow_vl.data.file_names import names_of
 from arlow_vl.data.formats.conversations import CONVERSATION_FIELDS, IMAGE_FIELDS
 from arlow_vl.data.processes import in_processes
 from arlow_vl.data.remote import is_address, is_file_address
+from arlow_vl.data.remote_cache import told_damage
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.data.shard_samples import BadSample
 from arlow_vl.data.shards import counted, examples_of, in_brackets
@@ -140,7 +141,10 @@ def verify_text(
     for task in tasks:
         found.sources[task.source].add(parts[task])
     for part in found.sources.values():
+        part.faults[:] = [replace(fault, shard=told_damage(fault.shard, held.held)) for fault in part.faults]
         found.add(part)
+    for one in held.held if not documents else ():
+        one.is_damaged = True
     return found
 
 

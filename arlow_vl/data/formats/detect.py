@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,7 +24,7 @@ from arlow_vl.data.remote import (
     ranges,
     told,
 )
-from arlow_vl.data.remote_cache import Held
+from arlow_vl.data.remote_cache import Held, telling_addresses, told_damage
 from arlow_vl.data.samples import Sample
 from arlow_vl.data.text import MAX_LINE_BYTES, open_regular, refuse_utf16
 from arlow_vl.errors import DataError
@@ -98,7 +98,17 @@ class Source:
             DataError: a file is missing or is not what its format wants.
         """
         self.tally = Tally()
-        return FORMATS[self.format](self.files, self.images, self.tally)
+        samples = FORMATS[self.format](self.files, self.images, self.tally)
+        return self._told_by_address(samples) if self.held else samples
+
+    def _told_by_address(self, samples: Iterator[Sample]) -> Iterator[Sample]:
+        """The samples; files with a fault leave the cache when this is closed, and all of which nothing can be used."""
+        with telling_addresses(self.held):
+            yield from samples
+        faults = self.tally.faults
+        faults[:] = [replace(fault, shard=told_damage(fault.shard, self.held)) for fault in faults]
+        for held in self.held if not self.tally.samples else ():
+            held.is_damaged = True
 
     def close(self) -> None:
         """Lets the cache have room for others' files."""
@@ -125,12 +135,14 @@ def open_source(
     addresses = files_at_address(str(path)) if is_address(path) else []
     held = tuple(map(hold, addresses))
     files = [one.path for one in held] or _files_at(Path(path), format)
-    found = format or _format_of(files, Path(path))
+    with telling_addresses(held):
+        found = format or _format_of(files, Path(path))
+    if found == "vqa" and len(addresses) == 1:
+        held += tuple(map(hold, _annotations_at(addresses[0])))
+        files = [one.path for one in held]
     if found == "vqa":
-        if len(addresses) == 1:
-            held += tuple(map(hold, _annotations_at(addresses[0])))
-            files = [one.path for one in held]
-        files = _questions_and_answers(files)
+        with telling_addresses(held):
+            files = _questions_and_answers(files)
     if held and images is None and found in NAME_IMAGES:
         raise DataError(f"{told(str(path))}: its images are files; name the folder that their paths start from")
     if images is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from arlow_vl.data.formats.images import is_usable_file
 from arlow_vl.data.index.changed_images import changed_image
-from arlow_vl.data.index.header import SHARDS, bad_samples
+from arlow_vl.data.index.header import SHARDS, bad_samples, outdated
 from arlow_vl.data.index.places import Place, find_index, place_of
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.index.writing import CANNOT_WRITE, Source, write_index
@@ -90,9 +90,13 @@ def _is_tar(address: str) -> bool:
 
 
 def _may_be_mended(place: Place, index: Index) -> bool:
-    """Whether a file had damage, or an image file that could not be used can be now."""
+    """Whether a file had damage, or an image file that could not be used can be now.
+
+    What is damaged at an address has left the cache, and other bytes may come; where the same came, it is what it was.
+    """
     if place.is_remote:
-        return False
+        is_damaged = bool(index.header.faults) or not len(index)
+        return is_damaged and outdated(index.folder, index.header) is not None
     if index.header.faults or not index.header.bad.keys() & OF_IMAGE_FILES:
         return bool(index.header.faults)
     try:

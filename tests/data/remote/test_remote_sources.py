@@ -13,6 +13,7 @@ from arlow_vl.data.index.images import read_image
 from arlow_vl.data.index.places import open_index, place_of
 from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.index.ready import ready_indexes
+from arlow_vl.data.index.told import check_left_out
 from arlow_vl.data.loader import ResumableLoader
 from arlow_vl.data.samples import ImageRef
 from arlow_vl.data.sources import Source
@@ -102,6 +103,38 @@ def test_the_annotations_of_questions_at_an_address_are_fetched_from_beside_them
     server.files["/q/v2_x_annotations.json"] = json.dumps(said).encode()
     (index,) = indexes_of(address, images=tmp_path)
     assert [text.task for text in index.sample(0).texts] == ["question"]
+
+
+PAGE = b"<html>Please log in</html>"
+
+
+@pytest.mark.parametrize("name", ["train-0.tar", "chats.json", "chats.jsonl"])
+def test_a_page_that_came_for_a_file_is_asked_for_again(server, cache, tmp_path, name):
+    shards_of(server, number=1)
+    chat = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    server.files |= {"/s/chats.json": json.dumps([chat]).encode(), "/s/chats.jsonl": json.dumps(chat).encode()}
+    server.answers[f"/s/{name}"] = [PAGE]
+    with pytest.raises(DataError) as fault:
+        check_left_out(indexes_of(server.url(f"s/{name}"), images=tmp_path if "chats" in name else None), where="x")
+    assert str(cache.folder) not in str(fault.value) and not list(cache.folder.rglob(name))
+    (index,) = indexes_of(server.url(f"s/{name}"), images=tmp_path if "chats" in name else None)
+    assert len(index) and not index.header.faults
+
+
+def test_half_of_a_shard_is_asked_for_again_until_the_same_came_twice(server, cache):
+    address = shards_of(server, number=1)
+    whole = server.files["/s/train-0.tar"]
+    server.files["/s/train-0.tar"] = whole[: len(whole) // 2]
+    (index,) = indexes_of(address)
+    (fault,) = index.header.faults
+    assert fault.shard == server.url("s/train-0.tar") and len(index) == 1
+    assert images_of([index])  # which fetches it again
+    assert indexes_of(address)[0].header.faults
+    assert server.count("s/train-0.tar") == 2
+    next(cache.folder.rglob("train-0.tar")).unlink()
+    server.files["/s/train-0.tar"] = whole
+    (index,) = indexes_of(address)
+    assert len(index) == 3 and not index.header.faults
 
 
 def test_the_commands_take_addresses(server, cache, tmp_path, capsys):
