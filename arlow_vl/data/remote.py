@@ -5,7 +5,7 @@
     https://host/a.tar#sha256=9f86d0...                no other bytes are taken, as pip has it
 
 Any file system that fsspec knows will do. A file that is in the cache is read without asking its server. Only addresses
-that a person has named are opened, and the index.json beside a tar.
+that a person has named are opened, and what belongs to them: the index.json beside a tar, the answers beside questions.
 """
 
 import contextlib
