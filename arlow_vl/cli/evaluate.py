@@ -25,8 +25,7 @@ def add_parser(arlow: Parser) -> None:
     )
     parser.add_argument(
         "--data",
-        type=Path,
-        default=Path("data"),
+        default="data",
         help="folder that the tasks' data lie in, or the data of one task (default: data)",
     )
     parser.add_argument("--output", type=output_folder, required=True, help="folder for predictions and scores")

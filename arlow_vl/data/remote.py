@@ -5,9 +5,10 @@
     https://host/a.tar#sha256=9f86d0...                other bytes are refused; pip's syntax
 
 Any file system that fsspec knows will do. A file that is in the cache is read without asking its server. Only addresses
-that a person has named are opened, and the index.json beside a tar.
+that a person has named are opened, and what belongs to them: the index.json beside a tar, the answers beside questions.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -75,7 +76,7 @@ def listed(address: str) -> list[str]:
     scheme = checked_scheme(address)
     if RANGE.search(address):
         addresses = list(ranges(address))
-    elif re.search(r"[*?\[]" if not scheme.startswith("http") else r"\*", address):
+    elif needs_listing(address):
         if scheme.startswith("http"):
             raise DataError(f"{told(address)}: web servers give no list; write a range as train-{{000000..000099}}.tar")
         addresses = with_tries(address, lambda: glob_of(address, PATIENCE), PATIENCE)
@@ -86,6 +87,12 @@ def listed(address: str) -> list[str]:
     for one in addresses:
         name_of(one)
     return addresses
+
+
+def needs_listing(address: str) -> bool:
+    """Whether a file system is asked which files an address stands for: a wildcard is, a range never."""
+    wild = r"\*" if address[:4].lower() == "http" else r"[*?\[]"
+    return not RANGE.search(address) and re.search(wild, address) is not None
 
 
 def ranges(text: str) -> Iterator[str]:
@@ -119,11 +126,25 @@ def checked_scheme(address: str) -> str:
 
 
 def name_of(address: str) -> str:
-    """Returns the last part of the path of an address. Raises DataError if that names no file."""
-    name = urlsplit(address).path.rpartition("/")[2]
+    """Returns the name of the file at an address, decoded for web servers: `a%20b.tar` is `a b.tar`.
+
+    Raises:
+        DataError: it names no file.
+    """
+    parts = urlsplit(address)
+    name = parts.path.rpartition("/")[2]
+    if parts.scheme.lower().startswith("http"):
+        with contextlib.suppress(UnicodeDecodeError):
+            name = name if "/" in (there := unquote(name, errors="strict")) else there
     if not name or name.startswith(".") or re.search(r"[\\\0-\x1f]", name) or len(name.encode()) > 180:
         raise DataError(f"{told(address)}: names no file; write the address of one, or a range or wildcard for many")
     return name
+
+
+def beside(address: str, name: str) -> str:
+    """The address of a file in the folder of another one."""
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{name}", fragment=""))
 
 
 def pinned(address: str, sha256: str) -> str:
@@ -147,8 +168,13 @@ def hold(address: str, *, cache: DataCache | None = None, patience: Patience = P
         DataError: it cannot be fetched, or other bytes come than the address, or the index.json beside a tar, says.
         ResourceError: there is no room for it.
     """
+    held = _held(address, cache or DataCache.of_environment(), patience)
+    held.address = told(address)
+    return held
+
+
+def _held(address: str, cache: DataCache, patience: Patience) -> Held:
     address, sha256, name = _parsed(address)
-    cache = cache or DataCache.of_environment()
     path = cache.folder / name
     if held := cache.take(path, sha256):
         return held
@@ -207,9 +233,7 @@ def _of_index_json(address: str, path: Path, patience: Patience) -> Expected:
     """Returns what the index.json beside a tar says of it; it is cached too, where readers of shards look for it."""
     if not path.name.endswith(".tar"):
         return Expected()
-    parts = urlsplit(address)
-    beside = urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{INDEX_NAME}", fragment=""))
-    _refresh_index_json(beside, path.with_name(INDEX_NAME), patience, os.getpid())
+    _refresh_index_json(beside(address, INDEX_NAME), path.with_name(INDEX_NAME), patience, os.getpid())
     try:
         entry = json.loads(path.with_name(INDEX_NAME).read_bytes()).get(path.name, {})
         size, sha256 = entry.get("bytes"), entry.get("sha256")
@@ -223,11 +247,12 @@ def _of_index_json(address: str, path: Path, patience: Patience) -> Expected:
 
 
 @functools.lru_cache(maxsize=1024)
-def _refresh_index_json(beside: str, path: Path, patience: Patience, process: int) -> None:
+def _refresh_index_json(address: str, path: Path, patience: Patience, process: int) -> None:
     """Fetches an index.json, once a process; servers that have or show none say so at once."""
     with partial_file(path) as partial:
         try:
-            with_tries(beside, lambda: fetch(beside, partial, most_bytes=MAX_INDEX_BYTES, patience=patience), patience)
+            most = MAX_INDEX_BYTES
+            with_tries(address, lambda: fetch(address, partial, most_bytes=most, patience=patience), patience)
         except MissingFile:
             path.unlink(missing_ok=True)
             return

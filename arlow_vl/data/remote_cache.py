@@ -15,7 +15,7 @@ import glob
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -36,6 +36,11 @@ POLL_SECONDS = 0.1
 class Held:
     """A file of the cache that stays in it until this object is closed or garbage-collected."""
 
+    address = ""
+    """For messages."""
+    is_damaged = False
+    """True: it leaves the cache once it is closed. It may be the page of a login, or half of the file, and its server
+    may give other bytes next time."""
     _descriptor = -1
 
     def __init__(self, path: Path, descriptor: int, sha256: str) -> None:
@@ -45,6 +50,8 @@ class Held:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+            if self.is_damaged:
+                _left(self.path)
 
     def __enter__(self) -> "Held":
         return self
@@ -53,6 +60,27 @@ class Held:
         self.close()
 
     __del__ = close
+
+
+def told_damage(said: str, held: Iterable[Held]) -> str:
+    """A sentence about damage with the addresses of held files for their paths. Those that it names are damaged."""
+    for one in held:
+        one.is_damaged |= one.path.name in said
+        said = said.replace(visible(str(one.path)), one.address)
+    return said
+
+
+@contextlib.contextmanager
+def telling_addresses(held: Collection[Held]) -> Iterator[None]:
+    """What a DataError says of held files it says of their addresses; those that it names are closed."""
+    try:
+        yield
+    except DataError as error:
+        said = told_damage(str(error), held)
+        for one in held:
+            if one.is_damaged:
+                one.close()
+        raise type(error)(said) from None
 
 
 class _Entry(NamedTuple):
@@ -236,7 +264,8 @@ def partial_file(path: Path) -> Iterator[Path]:
     try:
         yield partial
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what ended the fetching is what is told
+            partial.unlink()
 
 
 @contextlib.contextmanager

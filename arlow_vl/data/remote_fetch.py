@@ -22,6 +22,8 @@ TRIES_OF_OTHER_BYTES = 3
 """Tries after which the file is taken to differ, rather than the transfer to be broken; shards are large."""
 TRANSIENT = (408, 425, 429)
 """HTTP statuses 4xx that another try may change."""
+PACKED = (".gz", ".tgz", ".zst", ".br")
+"""Endings of files that are compressed themselves: a server's Content-Encoding does not apply to them."""
 Result = TypeVar("Result")
 
 
@@ -95,13 +97,16 @@ def fetch(address: str, partial: Path, *, most_bytes: int, patience: Patience) -
     files, path = _file_system(address)
     arrivals = _Arrivals(address, most_bytes)
     _bounded(files, "get_file", (path, str(partial)), {"callback": arrivals}, arrivals, patience)
+    if partial.is_dir():  # which file systems make where a folder lies
+        partial.rmdir()
+        raise DataError(f"{told(address)}: is a folder; name a file in it, or write a wildcard as *.tar")
 
 
 def glob_of(address: str, patience: Patience) -> list[str]:
-    """Returns the addresses that match, in sorted order."""
+    """Returns the addresses of the files that match, in sorted order."""
     files, path = _file_system(address)
-    found = _bounded(files, "glob", (path,), {}, _Arrivals(address, 0), patience)
-    return sorted(files.unstrip_protocol(match) for match in found)
+    found = _bounded(files, "glob", (path,), {"detail": True}, _Arrivals(address, 0), patience)
+    return sorted(files.unstrip_protocol(match) for match, entry in found.items() if entry["type"] != "directory")
 
 
 class _Arrivals(Callback):
@@ -169,17 +174,22 @@ def _file_system(address: str) -> tuple[Any, str]:
     scheme = urlsplit(address).scheme.lower()
     try:
         kind = fsspec.get_filesystem_class(scheme)
-        options = kind._get_kwargs_from_urls(address) | (_http_options() if scheme in ("http", "https") else {})
+        options = kind._get_kwargs_from_urls(address) | (_http_options(address) if scheme in ("http", "https") else {})
         return kind(**options), kind._strip_protocol(address)
     except ImportError as error:
         raise DataError(f"{told(address)}: cannot be read ({visible(str(error))}); install what it names") from None
 
 
-def _http_options() -> dict[str, Any]:
-    """Takes the proxy of the environment, and lifts aiohttp's limit of 300 s a file: times are bounded here."""
+def _http_options(address: str) -> dict[str, Any]:
+    """Takes the proxy of the environment, and lifts aiohttp's limit of 300 s a file: times are bounded here.
+
+    A compressed file is never unpacked on the way, as some servers ask for by calling a .gz encoded.
+    """
     import aiohttp
 
-    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None), "trust_env": True}}
+    is_packed = urlsplit(address).path.lower().endswith(PACKED)
+    client = {"timeout": aiohttp.ClientTimeout(total=None), "trust_env": True, "auto_decompress": not is_packed}
+    return {"client_kwargs": {**client, "headers": {"Accept-Encoding": "identity"}}}
 
 
 def _kind(error: Exception) -> type[DataError]:
@@ -191,13 +201,15 @@ def _kind(error: Exception) -> type[DataError]:
 def _is_final(error: Exception) -> bool:
     status = getattr(error, "status", None)
     refused = isinstance(status, int) and 400 <= status < 500 and status not in TRANSIENT
-    return refused or _kind(error) is MissingFile
+    return refused or type(error).__name__ == "TooManyRedirects" or _kind(error) is MissingFile
 
 
 def _reason(error: Exception, address: str) -> str:
     status, name = getattr(error, "status", None), type(error).__name__
     if isinstance(error, OtherBytes | _Stalled):
         return str(error)
+    if name == "TooManyRedirects":
+        return "redirects in a circle"
     if isinstance(status, int):
         return visible(f"answered {status} {getattr(error, 'message', '')}".rstrip())
     if isinstance(error, FileNotFoundError):

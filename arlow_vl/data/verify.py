@@ -20,6 +20,7 @@ from arlow_vl.data.formats.webdataset import read_shard
 from arlow_vl.data.index.header import SHARDS
 from arlow_vl.data.index.images import read_range
 from arlow_vl.data.processes import in_processes
+from arlow_vl.data.remote_cache import told_damage
 from arlow_vl.data.samples import ImageRef, Sample
 from arlow_vl.data.shard_faults import INDEX_NAME, ShardFault, other_sha256
 from arlow_vl.data.shard_samples import BadSample, FoundSample
@@ -194,6 +195,8 @@ class _Reading:
             tally.samples = len(usable)
             tally.texts = sum(sample.texts for sample in usable)
             tally.questions = sum(sample.questions for sample in usable)
+            held = dict(self.sources)[source].held
+            tally.faults = [replace(fault, shard=told_damage(fault.shard, held)) for fault in tally.faults]
             samples += usable
         return Verified(self.tallies, samples, self.members)
 

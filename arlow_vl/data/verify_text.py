@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from arlow_vl.data.formats.conversations import CONVERSATION_FIELDS, IMAGE_FIELD
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.processes import in_processes
 from arlow_vl.data.remote import is_address, is_file_address
+from arlow_vl.data.remote_cache import told_damage
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.data.shard_samples import BadSample
 from arlow_vl.data.text import MAX_LINE_BYTES, LineTally, Unusable, open_regular, parse_object
@@ -105,6 +106,10 @@ def verify_text(
         progress(documents, len(parts), len(tasks))
     for task in tasks:
         found[task.source].add(parts[task])
+    for tally in found.values():
+        tally.faults = [replace(fault, shard=told_damage(fault.shard, held.held)) for fault in tally.faults]
+    for one in held.held if not documents else ():
+        one.is_damaged = True
     return Verified(found)
 
 

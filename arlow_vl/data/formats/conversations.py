@@ -92,7 +92,10 @@ def _text_of(record: dict[str, Any], images: list[Any], tally: Tally) -> tuple[T
 
 
 def _llava(turns: Any, images: list[Any]) -> tuple[Text, list[Any]]:
-    """Reads LLaVA's from and value, where `<image>` is always a place: none may be missing or without an image."""
+    """Reads LLaVA's from and value, whose user spells `<image>` for each image.
+
+    Behind the last image `<image>` is a word, as in every form; in a record without images it is a missing image.
+    """
     if not isinstance(turns, list):
         raise Unusable("conversations_not_a_list", f": {type(turns).__name__}")
     if not all(isinstance(turn, dict) for turn in turns):

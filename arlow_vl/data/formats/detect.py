@@ -3,8 +3,9 @@
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from arlow_vl.data.file_names import globbed
 from arlow_vl.data.formats import coco, conversations, image_folder, karpathy, tables, vqa, webdataset
@@ -12,10 +13,20 @@ from arlow_vl.data.formats.images import ImageRoot
 from arlow_vl.data.formats.json_files import LINE_SUFFIXES
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.member_names import IMAGE_SUFFIXES
-from arlow_vl.data.remote import hold, is_address, is_file_address, listed, path_of_file_address, ranges, told
-from arlow_vl.data.remote_cache import Held
+from arlow_vl.data.remote import (
+    beside,
+    hold,
+    is_address,
+    is_file_address,
+    listed,
+    name_of,
+    path_of_file_address,
+    ranges,
+    told,
+)
+from arlow_vl.data.remote_cache import Held, telling_addresses, told_damage
 from arlow_vl.data.samples import Sample
-from arlow_vl.data.text import open_regular, refuse_utf16
+from arlow_vl.data.text import MAX_LINE_BYTES, open_regular, refuse_utf16
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 from vision.near_names import did_you_mean_file
@@ -35,7 +46,9 @@ FORMATS: dict[str, Reader] = {
     "conversations": conversations.read,
     "parquet": tables.read,
 }
-HEAD_BYTES = 2**18  # that an annotation file is known by
+HEAD_BYTES = 2**18  # that an annotation file is known by, beside what is inside its long strings
+LONG_STRING = 1024  # bytes, as an image in a data: URL is, and no key
+STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 LOOKED_FOR = (
     ".tar shards, .parquet or .arrow files, a dataset saved with save_to_disk, a captions.csv or metadata.csv (.tsv, "
     ".jsonl), annotation files (.json, .jsonl), or images with a .txt beside each"
@@ -85,7 +98,17 @@ class Source:
             DataError: a file is missing or is not what its format wants.
         """
         self.tally = Tally()
-        return FORMATS[self.format](self.files, self.images, self.tally)
+        samples = FORMATS[self.format](self.files, self.images, self.tally)
+        return self._told_by_address(samples) if self.held else samples
+
+    def _told_by_address(self, samples: Iterator[Sample]) -> Iterator[Sample]:
+        """The samples; files with a fault leave the cache when this is closed, and all of which nothing can be used."""
+        with telling_addresses(self.held):
+            yield from samples
+        faults = self.tally.faults
+        faults[:] = [replace(fault, shard=told_damage(fault.shard, self.held)) for fault in faults]
+        for held in self.held if not self.tally.samples else ():
+            held.is_damaged = True
 
     def close(self) -> None:
         """Releases the files in the cache, which may then leave it."""
@@ -109,11 +132,17 @@ def open_source(
         raise DataError(f"no format is called {visible(repr(format))}; write one of {', '.join(FORMATS)}")
     if is_file_address(path):
         path = path_of_file_address(str(path))
-    held = tuple(map(hold, listed(str(path)))) if is_address(path) else ()
+    addresses = files_at_address(str(path)) if is_address(path) else []
+    held = tuple(map(hold, addresses))
     files = [one.path for one in held] or _files_at(Path(path), format)
-    found = format or _format_of(files, Path(path))
+    with telling_addresses(held):
+        found = format or _format_of(files, Path(path))
+    if found == "vqa" and len(addresses) == 1:
+        held += tuple(map(hold, _annotations_at(addresses[0])))
+        files = [one.path for one in held]
     if found == "vqa":
-        files = _questions_and_answers(files)
+        with telling_addresses(held):
+            files = _questions_and_answers(files)
     if held and images is None and found in NAME_IMAGES:
         raise DataError(f"{told(str(path))}: its images are files; name the folder that their paths start from")
     if images is None:
@@ -123,6 +152,13 @@ def open_source(
     if not Path(images).is_dir():
         raise DataError(f"{visible(str(images))}: no such folder of images; name the one that image paths start from")
     return Source(found, files, ImageRoot(images), held=held)
+
+
+def files_at_address(address: str) -> list[str]:
+    """The addresses of files of one kind that one stands for."""
+    addresses = listed(address)
+    _refuse_kinds(told(address), [Path(name_of(one)) for one in addresses])
+    return addresses
 
 
 def is_there(path: Path) -> bool:
@@ -154,13 +190,13 @@ def _files_at(path: Path, format: str | None) -> list[Path]:
         raise DataError(f"no such file or folder: {visible(str(path))}; {visible(advice)}")
     if absent := next((one for one, some in found.items() if not some), None):
         raise DataError(f"{visible(absent)} is missing; put it there, or write a range without it")
-    if kinds := {_kind(file) for file in files} - {_kind(files[0])}:
-        names = sorted(kinds | {_kind(files[0])})
-        advice = "name one kind"
-        raise DataError(
-            f"{visible(str(path))}: stands for files of several kinds ({visible(', '.join(names))}); {advice}"
-        )
+    _refuse_kinds(visible(str(path)), files)
     return files
+
+
+def _refuse_kinds(where: str, files: list[Path]) -> None:
+    if len(kinds := sorted(set(map(_kind, files)))) > 1:
+        raise DataError(f"{where}: stands for files of several kinds ({visible(', '.join(kinds))}); name one kind")
 
 
 def _kind(file: Path) -> str:
@@ -256,13 +292,29 @@ def _format_of(files: list[Path], path: Path) -> str:
 
 
 def _sign_of(file: Path) -> str:
-    with open_regular(file) as opened:
-        head = opened.read(HEAD_BYTES)
-    refuse_utf16(file, head)
+    head = _head_of(file)
     for name, pattern in SIGNS:
         if pattern.search(head):
             return name
-    raise DataError(f"{visible(str(file))}: no annotations that are known; looked for {ANNOTATIONS}")
+    advice = "where it is one of these, say which (format: in a recipe, --format)"
+    raise DataError(f"{visible(str(file))}: no annotations that are known; looked for {ANNOTATIONS}; {advice}")
+
+
+def _head_of(file: Path) -> bytes:
+    """The first bytes of an annotation file without the inside of long strings; of lines at least the first one."""
+    is_lines = file.suffix.lower() in LINE_SUFFIXES
+    with open_regular(file) as opened:
+        read = opened.read(HEAD_BYTES)
+        refuse_utf16(file, read)
+        while len(head := STRING.sub(_shortened, read)) < HEAD_BYTES and len(read) < MAX_LINE_BYTES:
+            if (is_lines and b"\n" in read) or not (more := opened.read(len(read))):
+                break
+            read += more
+    return head
+
+
+def _shortened(string: re.Match[bytes]) -> bytes:
+    return string[0] if len(string[0]) <= LONG_STRING else b'"..."'
 
 
 def _questions_and_answers(files: list[Path]) -> list[Path]:
@@ -275,9 +327,20 @@ def _questions_and_answers(files: list[Path]) -> list[Path]:
         told = ", ".join(file.name for file in files)
         raise DataError(f"{visible(told)}: not one question file with its annotations; name the question file")
     if not answers:
-        name = re.sub(r"(OpenEnded|MultipleChoice)_", "", questions[0].name).replace("questions", "annotations")
+        name = _annotations_of(questions[0].name)
         answers = [questions[0].with_name(name)]
         if name == questions[0].name or not answers[0].is_file():
             advice = "put it there, or name both files by a glob"
             raise DataError(f"{visible(str(questions[0]))}: no annotation file {visible(name)} beside it; {advice}")
     return [questions[0], answers[0]]
+
+
+def _annotations_of(questions: str) -> str:
+    """The name of the annotation file of a question file, as VQAv2 calls them."""
+    return re.sub(r"(OpenEnded|MultipleChoice)_", "", questions).replace("questions", "annotations")
+
+
+def _annotations_at(questions: str) -> list[str]:
+    """The address of the annotation file beside a question file; none where its name is not as VQAv2's."""
+    name = urlsplit(questions).path.rpartition("/")[2]
+    return [beside(questions, other)] if (other := _annotations_of(name)) != name else []

@@ -42,7 +42,7 @@ class Run:
     """What a command asks for beside its tasks."""
 
     model: Path
-    data: Path
+    data: str | Path
     output: Path
     features: Path
     """Cache of what the encoder makes of images."""

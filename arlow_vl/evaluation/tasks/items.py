@@ -12,7 +12,7 @@ from arlow_vl.data.prompts import without_images
 from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.data.samples import Message, Part, Sample, Text, about_images
 from arlow_vl.errors import DataError
-from arlow_vl.evaluation.tasks.places import Place, training_place
+from arlow_vl.evaluation.tasks.places import Place, here_or_address, training_place
 from arlow_vl.evaluation.tasks.task import Task
 from arlow_vl.printing import print_line, visible
 
@@ -116,14 +116,15 @@ class Training:
     sha256: str | None = None
 
 
-def read_training(task: Task, data: Path, named: str | None) -> Training:
+def read_training(task: Task, data: str | Path, named: str | None) -> Training:
     """What is read at `training_place`."""
     place = training_place(task, data, named)
     if place is None:
         if task.training:
-            where = visible(str(data / task.training))
+            place = here_or_address(data)
+            where = task.training if isinstance(place, str) else str(place / task.training)
             what = f"the training data of {task.name}; its priors come from the set itself (see --training)"
-            print_line(f"warning: nothing is at {where}, {what}")
+            print_line(f"warning: nothing is at {visible(where)}, {what}")
         return Training()
     indexes = indexes_of(place.source, images=place.images)
     everything, of_kind = IndexedSamples(indexes), IndexedSamples(indexes, (task.kind,))  # type: ignore[arg-type]

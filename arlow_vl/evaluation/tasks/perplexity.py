@@ -20,6 +20,7 @@ import torch
 
 from arlow_vl.data.file_names import names_of
 from arlow_vl.data.prompts import document_ends, plain_ids
+from arlow_vl.data.remote_cache import telling_addresses
 from arlow_vl.data.text_files import parts_of, text_files
 from arlow_vl.data.text_readers import DocumentReader
 from arlow_vl.errors import DataError
@@ -60,7 +61,7 @@ def hash_documents(source: str) -> str:
 
 
 def _texts(source: str) -> Iterator[tuple[str, str]]:
-    with contextlib.closing(text_files([source])) as files:
+    with contextlib.closing(text_files([source])) as files, telling_addresses(files.held):
         for path, name in names_of(files).items():
             number = 0
             for part in parts_of(path):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arlow_vl.data.formats.detect import is_there, open_source
-from arlow_vl.data.remote import is_address
+from arlow_vl.data.remote import is_address, is_file_address, path_of_file_address
 from arlow_vl.data.text_files import text_files
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks.task import Task
@@ -21,14 +21,22 @@ class Place:
     format: str | None
 
 
-def place_of(task: Task, data: Path) -> Place:
+def place_of(task: Task, data: str | Path) -> Place:
     """The source of a task: below `data` where that is a folder, else `data` itself, a file, a glob or an address."""
-    if is_address(str(data)):
-        return Place(str(data), None, task.format or None)
+    data = here_or_address(data)
+    if isinstance(data, str):
+        return Place(data, None, task.format or None)
     folder = data if data.is_dir() else data.parent
     images = folder / task.images
     source = data / task.data if data.is_dir() else data
     return Place(str(source), str(images) if task.images and images.is_dir() else None, task.format or None)
+
+
+def here_or_address(data: str | Path) -> str | Path:
+    """A path on this machine, also of a file: address, else the address: a Path of one would lose a slash."""
+    if is_file_address(data):
+        data = path_of_file_address(str(data))
+    return data if is_address(data) else Path(data)
 
 
 def refuse_missing_data(task: Task, place: Place) -> None:
@@ -41,16 +49,17 @@ def refuse_missing_data(task: Task, place: Place) -> None:
         open_source(place.source, images=place.images, format=place.format).close()
 
 
-def training_place(task: Task, data: Path, named: str | None) -> Place | None:
+def training_place(task: Task, data: str | Path, named: str | None) -> Place | None:
     """The training data that the command names, or else those that the task names and that are there."""
     if named is not None:
         return Place(named, None, None)
-    if task.training and data.is_dir() and is_there(data / task.training):
+    data = here_or_address(data)
+    if task.training and isinstance(data, Path) and data.is_dir() and is_there(data / task.training):
         return Place(str(data / task.training), place_of(task, data).images, None)
     return None
 
 
-def refuse_missing_training(task: Task, data: Path, named: str | None) -> None:
+def refuse_missing_training(task: Task, data: str | Path, named: str | None) -> None:
     """Raises DataError where they are named and cannot be read, or a control knows nothing but what they say."""
     place = training_place(task, data, named)
     if place is not None and task.kind != "text":

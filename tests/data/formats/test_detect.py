@@ -49,6 +49,19 @@ def test_the_format_is_found_out(folder, kind):
     assert all(file.is_file() for file in source.files)
 
 
+LONG = "data:image/png;base64," + "A" * 400_000
+LLAVA = {"id": "1", "image": LONG, "conversations": []}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    {"a.jsonl": [LLAVA], "a.json": [LLAVA], "b.json": [{"text": LONG.replace("A", '\\"text\\": '), **LLAVA}]}.items(),
+)
+def test_annotations_behind_an_image_in_their_record_are_found(folder, name, content):
+    folder.write(name, content)
+    assert open_source(folder.path / name).format == "conversations"
+
+
 SENTENCES = {
     "an empty folder": ({}, "", r"nothing to read in this folder; looked for \.tar shards"),
     "images alone": ({"a.jpg": b""}, "", r"images without a text; write a metadata\.csv"),
@@ -56,7 +69,7 @@ SENTENCES = {
     "a glob of nothing": ({}, "*.tar", r"no such file or folder: .*\*\.tar"),
     "a glob of several kinds": ({"a.tar": b"", "a.csv": b""}, "a.*", r"files of several kinds \(\.csv, \.tar\)"),
     "a file of no kind": ({"a.docx": b""}, "a.docx", r"a\.docx: of no kind that is known; name \.tar"),
-    "foreign JSON": ({"a.json": {"a": 1}}, "a.json", r"no annotations that are known; looked for messages"),
+    "foreign JSON": ({"a.json": {"a": 1}}, "a.json", r"no annotations that are known; looked for messages.*format:"),
     "several formats": ({"a.json": COCO, "b.json": [CHAT]}, "", r"several formats: a\.json \(coco\), b\.json \(conv"),
     "two tables": ({"metadata.csv": "", "captions.csv": ""}, "", r"several kinds \(captions\.csv, metadata\.csv\)"),
     "a table and tars": ({"metadata.csv": "", "a.tar": b""}, "", r"\(metadata\.csv, a\.tar\), of which one would be"),

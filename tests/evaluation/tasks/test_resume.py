@@ -371,3 +371,8 @@ def test_settings_that_say_nothing_are_no_traceback(tmp_path, settings):
     (tmp_path / "run.json").write_text(json.dumps({"task": "a", "settings": settings}))
     with pytest.raises(DataError, match=r"holds predictions of another run \(task was another\)"):
         start(tmp_path, {"task": "b"}, {"task": "told"}, {})
+
+
+def test_data_at_an_address_are_those_of_the_folder(whole, evaluate, folder, tmp_path):
+    assert evaluate(tmp_path / "results", data=f"file://{folder}/data/test-{{000000..000000}}.tar") == 0
+    assert scores_of(tmp_path / "results") == scores_of(whole)
