@@ -14,7 +14,6 @@ from transformers.utils import is_bitsandbytes_available, is_torchao_available
 from arlow_vl.errors import CheckpointError
 
 Scheme = Literal["int8", "nf4"]
-SCHEMES: tuple[Scheme, ...] = ("int8", "nf4")
 NF4_BLOCK, NF4_ROWS = 64, 32
 """bitsandbytes' kernel for CPUs with AVX512-BF16 takes rows of whole blocks, and so many rows at a time."""
 HEAD = "lm_head"
