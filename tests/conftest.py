@@ -21,7 +21,7 @@ import pytest
 CHECKED = (
     "models.arlow.attention models.arlow.documents models.arlow.runs models.arlow.segments models.arlow.layout "
     "models.arlow.linear models.arlow.loss models.arlow.cache_arlow models.arlow.generation_arlow "
-    "models.arlow.layers_arlow models.arlow.sight_arlow models.arlow.modeling_arlow "
+    "models.arlow.layers_arlow models.arlow.attention_inputs_arlow models.arlow.modeling_arlow "
     "models.arlow_vl.modeling_arlow_vl models.arlow_vl.layout_arlow_vl models.arlow_vl.processing_arlow_vl "
     "models.arlow_vl.image_processing_arlow_vl data evaluation training"
 )

@@ -21,6 +21,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import default_attention
+from .attention_inputs_arlow import count_positions, find_documents, find_segments, self_attention_inputs
 from .cache_arlow import CrossAttentionCacheLayer, cross_attention_caches
 from .checkpoint_checks import NamesDamagedFiles
 from .configuration_arlow import ArlowConfig
@@ -46,7 +47,6 @@ from .layout import BatchLayout
 from .linear import ArlowLinear, align_weights, make_plain
 from .loss import head_output
 from .segments import SegmentMask, SegmentTable, flatten_images
-from .sight_arlow import count_positions, find_documents, find_segments, sight_of_text
 
 logger = logging.get_logger(__name__)
 
@@ -218,7 +218,7 @@ class ArlowModel(ArlowPreTrainedModel):
             segments = layout.segments
         if encoder_hidden_states is not None and segments is not None:
             encoder_hidden_states = segments.entries.numbered(encoder_hidden_states)
-        sight = sight_of_text(self, inputs_embeds, text, documents, cache, layout)
+        attention_inputs = self_attention_inputs(self, inputs_embeds, text, documents, cache, layout)
 
         # Layers and norm.
         hidden_states = inputs_embeds
@@ -233,7 +233,7 @@ class ArlowModel(ArlowPreTrainedModel):
                 position_embeddings=position_embeddings,
                 cache=cache,
                 use_cache=use_cache,
-                **({"position_ids": position_ids} | sight | kwargs),
+                **({"position_ids": position_ids} | attention_inputs | kwargs),
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), cache=cache)
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""What the text of a call sees: where its tokens stand, which documents they are, which images and text each sees.
+"""Positions, documents, image segments and self-attention mask of a call.
 
-`ArlowModel.forward` asks these questions in this order. `model` is that ArlowModel.
+The functions stand in the order in which `ArlowModel.forward` calls them; `model` is that ArlowModel.
 """
 
 from typing import Any
@@ -99,7 +99,7 @@ def find_segments(
     return segments
 
 
-def sight_of_text(
+def self_attention_inputs(
     model,
     inputs_embeds: Tensor,
     text: Text,
@@ -107,7 +107,7 @@ def sight_of_text(
     cache: Cache | PagedAttentionCache | None,
     layout: BatchLayout | None,
 ) -> dict[str, Any]:
-    """What tells the self-attention of this call which text sees which: a mask, or runs for a varlen kernel."""
+    """Keyword arguments for every self-attention layer: a mask, or runs of documents for a varlen kernel."""
     implementation = str(model.config._attn_implementation)
     refuse_unsafe_flex(implementation, inputs_embeds.device.type, torch.__version__)
     if documents is not None and _runs_varlen(model, inputs_embeds, text.attention_mask, cache):
@@ -129,15 +129,15 @@ def sight_of_text(
         cache=cache,
         and_mask_function=same_document,
     )
-    sight: dict[str, Any] = {"attention_mask": mask}
+    inputs: dict[str, Any] = {"attention_mask": mask}
     if "flash" in implementation:  # transformers' own kernels take no such mask, and look as well
-        sight["position_ids"] = None
+        inputs["position_ids"] = None
         if packed:
             refuse_packing_for_flash(text, past, implementation)
             runs = _text_runs(documents, layout).runs
-            sight |= {f"cu_seq_lens_{side}": runs.cu_seqlens for side in "qk"}
-            sight |= {f"max_length_{side}": runs.max_seqlen for side in "qk"}
-    return sight
+            inputs |= {f"cu_seq_lens_{side}": runs.cu_seqlens for side in "qk"}
+            inputs |= {f"max_length_{side}": runs.max_seqlen for side in "qk"}
+    return inputs
 
 
 def is_packed(text: Text, documents: Tensor | None, layout: BatchLayout | None = None) -> bool:
