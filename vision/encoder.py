@@ -1,7 +1,6 @@
 """Any timm backbone as a giver of patch tokens."""
 
 import copy
-import difflib
 import functools
 import math
 from collections import defaultdict
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, pad, pixel_unshuffle
 
 from vision.forms.native_resolution import unpatchify
+from vision.timm_models import breaks_channels_last, create_backbone, data_config_of, patch_size_of
 from vision.transform import ImageTransform
 
 
@@ -64,7 +64,7 @@ class VisionEncoder(nn.Module):
         for name, fact in facts_of(timm_name, self.blocks, size, prefix_tokens).items():
             setattr(self, name, copy.copy(fact))
         any_size = {"dynamic_img_size": True} if self.takes_any_size else {}
-        self._create_backbone = partial(_create_backbone, timm_name, self.blocks, size, **any_size)
+        self._create_backbone = partial(create_backbone, timm_name, self.blocks, size, **any_size)
         self.backbone = self._create_backbone()
         self._checkpoints = False
         self._tokens_of_size: dict[tuple[int, int], int] = {}
@@ -280,11 +280,11 @@ class VisionEncoder(nn.Module):
 
     def _look(self, size: tuple[int, int] | None) -> None:
         """Learns of its backbone what does not depend on weights, or what is wrong."""
-        self.data_config = _data_config(self.backbone, size)
+        self.data_config = data_config_of(self.backbone, size)
         self.takes_any_size = hasattr(self.backbone, "dynamic_img_size")
         self.has_fixed_size = bool(self.backbone.pretrained_cfg.get("fixed_input_size")) and not self.takes_any_size
-        self.patch_size = _patch_size(self.backbone)
-        self.takes_channels_last = not any(map(_breaks_channels_last, self.backbone.modules()))
+        self.patch_size = patch_size_of(self.backbone)
+        self.takes_channels_last = not any(map(breaks_channels_last, self.backbone.modules()))
         self.gives_map, self.num_patches, self.embed_dim = self._measure()
         if not self.gives_map and self.patch_size:
             self._check_patches(self.patch_size)
@@ -332,76 +332,6 @@ def facts_of(
     nn.Module.__init__(twin)
     twin.timm_name, twin.blocks, twin.prefix_tokens = timm_name, blocks, prefix_tokens
     with torch.device("meta"):
-        twin.backbone = _create_backbone(timm_name, blocks, size).eval()
+        twin.backbone = create_backbone(timm_name, blocks, size).eval()
     twin._look(size)
     return {name: getattr(twin, name) for name in FACTS}
-
-
-def _create_backbone(
-    timm_name: str, blocks: tuple[int, ...], image_size: tuple[int, int] | None, **kwargs: Any
-) -> nn.Module:
-    """The timm model without its head and the blocks after the last of `blocks`."""
-    backbone = create_timm_model(timm_name, image_size, num_classes=0, **kwargs)
-    if blocks:
-        depth = len(backbone.feature_info) if hasattr(backbone, "forward_intermediates") else 0
-        if len(set(blocks)) != len(blocks) or not all(0 <= block < depth for block in blocks):
-            raise ValueError(f"{timm_name} has {depth} blocks, named once each from 0 on, got {list(blocks)}")
-        backbone.prune_intermediate_layers(list(blocks), prune_head=True)
-    elif getattr(backbone, "attn_pool", None) is not None:
-        backbone.reset_classifier(0, "")
-    return backbone
-
-
-def create_timm_model(timm_name: str, image_size: tuple[int, int] | None, **kwargs: Any) -> nn.Module:
-    import timm
-
-    if not timm.is_model(timm_name):
-        close = difflib.get_close_matches(timm_name, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them"
-        raise ValueError(f"timm has no model {timm_name!r}; {hint}")
-    try:
-        config = timm.get_pretrained_cfg(timm_name)
-    except RuntimeError as error:  # the part after a dot
-        raise ValueError(f"timm has no weights {timm_name!r}; name the model without the tag") from error
-    if image_size is None:
-        return timm.create_model(timm_name, **kwargs)
-    if min(image_size) < 1:
-        raise ValueError(f"image_size must be positive, got {min(image_size)}")
-    size = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
-    model = timm.create_model(timm_name, **size, **kwargs)
-    patch_size = _sides(getattr(getattr(model, "patch_embed", None), "patch_size", 1))
-    if size and any(side % patch for side, patch in zip(image_size, patch_size, strict=True)):
-        got = " x ".join(map(str, image_size))
-        raise ValueError(f"image_size must be a multiple of {max(patch_size)} for {timm_name}, got {got}")
-    return model
-
-
-def _breaks_channels_last(module: nn.Module) -> bool:
-    """A strided 1 x 1 convolution of few channels, as in FastViT's stem. On a CPU its weight gradient writes beyond its
-    memory where images have their channels last (oneDNN 3.13, torch 2.15): the process dies, sooner or later."""
-    if not isinstance(module, nn.Conv2d):
-        return False
-    channels = module.in_channels // module.groups
-    return module.kernel_size == (1, 1) and module.stride != (1, 1) and channels < 16
-
-
-def _patch_size(backbone: nn.Module) -> int | None:
-    """Of a ViT and its kin, or of a NaFlexViT."""
-    embedding = getattr(backbone, "patch_embed", None) or getattr(backbone, "embeds", None)
-    patch_size = getattr(embedding, "patch_size", None)
-    if not patch_size:
-        return None
-    height, width = _sides(patch_size)
-    return height if height == width else None
-
-
-def _sides(patch_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width; XCiT says one number for both."""
-    return (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
-
-
-def _data_config(backbone: nn.Module, image_size: tuple[int, int] | None) -> dict[str, Any]:
-    from timm.data import resolve_model_data_config
-
-    config = resolve_model_data_config(backbone)
-    return config if image_size is None else config | {"input_size": (3, *image_size)}

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vision.encoder import VisionEncoder, create_timm_model
+from vision.encoder import VisionEncoder
+from vision.timm_models import create_timm_model
 
 # All that a damaged pickle has been seen to raise on its way through torch.load.
 UNREADABLE = (
