@@ -19,13 +19,8 @@ from .encoder_checks import Images
 from .image_numbers import count_images
 from .input_checks import Text, refuse_packing_for_flash, refuse_wrong_turn
 from .layout import BatchLayout
-from .segments import (
-    SegmentMask,
-    SegmentTable,
-    build_segments,
-    cached_segments,
-    image_positions,
-)
+from .segment_building import build_segments, cached_segments
+from .segments import SegmentMask, SegmentTable, image_positions
 
 
 def count_positions(

@@ -12,7 +12,8 @@ from .attention import TextRuns
 from .configuration_arlow import ArlowConfig
 from .documents import document_ids, parts_rows
 from .runs import Movable
-from .segments import SegmentMask, SegmentTable, build_segments
+from .segment_building import build_segments
+from .segments import SegmentMask, SegmentTable
 
 
 @dataclass(frozen=True)
