@@ -177,9 +177,10 @@ def build_segment_mask(
     cached_width: int = 0,
     cached_images: Tensor | None = None,
 ) -> SegmentMask:
-    """As `build_segment_table`, for the rule that a token sees every image before it in its own document.
+    """Builds the mask for the rule that a token sees every image before it in its own document.
 
-    `cached_images` is (B,) int64: the number of earlier images in the document that each row continues.
+    `cached_images` is (B,) int64: the number of earlier images in the document that each row continues. The other
+    arguments are those of `build_segment_table`.
     """
     is_image, closes = image_groups(is_image, documents, count_images(image_lengths, image_index))
     numbers = numbers_in_documents(is_image, documents, cached_images)

@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""The segment table: which text sees which text, and which image.
+"""The segment table: which text sees which image.
 
 A token sees the last group of consecutive images before it in its own document. That needs no mask: it is a list of
 (run of text -> run of encoder tokens) pairs, in order and disjoint, which is what varlen attention kernels take
@@ -71,11 +71,11 @@ class SegmentTable(Movable):
     """(K,) int64: the encoder tokens that they see, run after run, as positions in the pool; None: the whole pool."""
     key_runs: Runs
     kept_starts: Tensor
-    """(B,) int64: where in the pool the encoder tokens lie that a later token of the row will see."""
+    """(B,) int64: the first place in the pool of the encoder tokens that a later token of the row will see."""
     kept_lengths: Tensor
-    """(B,) int64: how many they are; 0 where the row sees no image any more."""
+    """(B,) int64: the number of those tokens; 0 where the row sees no image any more."""
     entries: PoolEntries = AS_THEY_CAME
-    """How this call's encoder tokens come into the pool."""
+    """Steps by which this call's encoder tokens come into the pool."""
 
     @property
     def is_empty(self) -> bool:
@@ -96,8 +96,10 @@ class SegmentTable(Movable):
 
     @property
     def groups(self) -> list[Tensor]:
-        """Numbers of the runs that are padded together: all, unless the longest would make most of it padding; then
-        those of about one length, of text and of encoder tokens."""
+        """Numbers of the runs that are padded together: all, unless most entries would then be padding.
+
+        In that case runs of about one length, of text and of encoder tokens, are a group.
+        """
         sides = self.query_runs, self.key_runs
         if all(len(runs) * runs.max_seqlen <= MOST_PADDED * int(runs.cu_seqlens[-1]) for runs in sides):
             return [torch.arange(len(self.query_runs), device=self.query_index.device)]
@@ -120,7 +122,7 @@ class SegmentTable(Movable):
         return torch.cat(index).argsort() if index else None
 
     def ready(self) -> None:
-        """Computes all that a training step asks for, so that the device it goes to is never asked."""
+        """Computes and caches all that a training step reads, so that the step never waits for the device."""
         for runs in self.padded_runs:
             runs.query_runs.ready()
             runs.key_runs.ready()
@@ -148,7 +150,7 @@ class SegmentTable(Movable):
 
 @dataclass(frozen=True)
 class SegmentMask(Movable):
-    """Which of its row's K encoder tokens each token sees. Costs B * T * K, and runs on kernels that take a mask."""
+    """A mask over each row's K encoder tokens. It costs B * T * K and runs on kernels that take a mask."""
 
     sees: Tensor
     """(B, T) or (B, 1) bool: the tokens that see any image."""
@@ -161,9 +163,9 @@ class SegmentMask(Movable):
     kept_lengths: Tensor
     """(B,) int64: how many encoder tokens a later token of the row will see."""
     entries: PoolEntries = AS_THEY_CAME
-    """As in `SegmentTable`."""
+    """Steps by which this call's encoder tokens come into the pool."""
     kept_images: Tensor | None = None
-    """(B,) int64: how many images the document has had that each row goes on with; None: as many as before."""
+    """(B,) int64: the number of images so far in the document that each row continues; None: as before."""
     is_empty = False
 
 
@@ -176,14 +178,14 @@ def image_positions(
 ) -> Tensor:
     """(B, T) bool, True on the `<image>` tokens of text: a masked one asks for no image.
 
-    Where embeddings came alone, those count that are the one of `<image>`. The mask is (B, past + T), or absent.
+    Where only embeddings come, those that equal the embedding of `<image>` count. The mask is (B, past + T).
     """
     if input_ids is not None:
         is_image = input_ids == config.image_token_id
     else:
         assert inputs_embeds is not None
         image = embed_tokens(torch.tensor([config.image_token_id], device=inputs_embeds.device))
-        # But for rounding: an adapter's product rounds otherwise for one token than for many.
+        # Up to rounding: an adapter's product rounds differently for one token than for many.
         rounding = 8 * torch.finfo(image.dtype).eps * image.abs().max()
         is_image = ((inputs_embeds - image).abs() <= rounding).all(-1)
     if attention_mask is None or attention_mask.ndim != 2:
@@ -196,7 +198,7 @@ def flatten_images(
 ) -> tuple[Tensor, Tensor]:
     """Encoder tokens as one flat (K, D) list, and the (N,) int64 length of each image.
 
-    They come as (N, P, D), with a mask of what counts, or flat already with their lengths.
+    They come as (N, P, D), with a mask of those that count, or flat already with their lengths.
     """
     if encoder_lengths is not None:
         refuse_wrong_lengths(encoder_lengths, len(encoder_hidden_states))
