@@ -1,7 +1,7 @@
 """The text part of an Arlow model as a Llama folder; `gguf_writing` makes a GGUF file of it.
 
 Cross-attention blocks, projector and encoder stay behind, and so do the tokens and rows that an import added: a decoder
-that was frozen since then leaves with the bytes that it came with.
+that was frozen since then is exported with the bytes that were imported.
 """
 
 import math
@@ -18,7 +18,7 @@ from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import settings_of_text
 from arlow_vl.models.convert.added_tokens import without_additions
 from arlow_vl.models.convert.llama_config import llama_config
-from arlow_vl.models.convert.tensors import Tensors, common_dtype, first_rows, read_tensors, untie_nothing
+from arlow_vl.models.convert.tensors import Tensors, common_dtype, first_rows, read_tensors, without_tied_head
 from arlow_vl.models.folders import MODELS, check_folder, load_tokenizer, named, one_sentence, save_folder, text_name
 from arlow_vl.printing import number_of
 
@@ -27,15 +27,15 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class TextPart:
-    """What leaves."""
+    """The text part of a model, as it is exported."""
 
     folder: Path
-    """Where it comes from."""
+    """The model folder that it comes from."""
     config: LlamaConfig
     tensors: Tensors
-    """By Llama's names."""
+    """Tensors by Llama's names."""
     dtype: torch.dtype
-    """Of all tensors."""
+    """Dtype of all tensors."""
     tokenizer: TokenizersBackend
     generation_config: GenerationConfig
     remarks: list[str]
@@ -68,7 +68,7 @@ def read_text_part(folder: Path, dtype: str | None = None) -> TextPart:
             f"{config.vocab_size:,}; take the tokenizer that was saved with the model"
         )
     tensors, remarks = first_rows(read_tensors(folder, text_name), rows), staying(kind, config, rows)
-    tensors = untie_nothing(tensors, config, folder)
+    tensors = without_tied_head(tensors, config, folder)
     target = getattr(torch, dtype) if dtype else common_dtype(tensors)
     tensors = rounded(tensors, target, folder, remarks)
     pad = tokenizer.pad_token_id
@@ -84,7 +84,7 @@ def read_text_part(folder: Path, dtype: str | None = None) -> TextPart:
 
 
 def staying(kind: str | None, config: ArlowConfig, rows: int) -> list[str]:
-    """What of the model does not leave, as sentences."""
+    """Sentences on the parts of the model that are not exported."""
     remarks = []
     if kind == "arlow_vl":
         remarks.append("only the text part leaves: encoder, projector and cross-attention blocks stay behind")
@@ -112,7 +112,7 @@ def rounded(tensors: Tensors, dtype: torch.dtype, folder: Path, remarks: list[st
 
 
 def generation_config_of(folder: Path, rows: int) -> GenerationConfig:
-    """The text model's settings, without tokens that do not leave."""
+    """The text model's settings, without tokens that are not exported."""
     if not (folder / "generation_config.json").is_file():
         return GenerationConfig()
     with one_sentence(folder, "generation_config.json"):
@@ -123,7 +123,7 @@ def generation_config_of(folder: Path, rows: int) -> GenerationConfig:
 
 
 def export_llama(folder: Path, out: Path, *, dtype: str | None = None) -> list[str]:
-    """Writes a folder that every tool for Llama reads, and returns what to tell about it.
+    """Writes a folder that every tool for Llama reads, and returns sentences about it.
 
     Raises:
         CheckpointError: as `read_text_part`.

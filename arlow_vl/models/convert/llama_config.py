@@ -1,4 +1,4 @@
-"""Llama's configuration and Arlow's: the same fields by the same names, and what the one cannot say of the other."""
+"""Llama's configuration to and from Arlow's: shared fields, and refusals of values that one of them cannot express."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -25,8 +25,8 @@ SHARED = (
 def arlow_config(values: Mapping[str, Any], place: Path, **changes: Any) -> ArlowConfig:
     """The text model that a Llama or Mistral `config.json` describes, without cross-attention blocks.
 
-    `values` are what the file at `place` holds. Keys that transformers' own Llama does not read count for nothing
-    here either. `changes` are fields of ArlowConfig.
+    `values` are what the file at `place` holds. Keys that transformers' own Llama does not read are ignored here too.
+    `changes` are fields of ArlowConfig.
 
     Raises:
         CheckpointError: it is another architecture, or a field has a value that Arlow's decoder has no form for.
