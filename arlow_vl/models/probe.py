@@ -1,4 +1,4 @@
-"""What a model folder answers in a process of its own: the proof that what was written is what was meant.
+"""Logits of a model folder in a process of its own: the proof that a written model is the one that was meant.
 
 `python -m arlow_vl.models.probe FOLDER OUT` loads a folder as a user's program does, by transformers' Auto classes, and
 writes its logits for inputs that follow from the configuration alone.
@@ -25,7 +25,7 @@ ROWS, TOKENS = 2, 24
 SIDE = 40
 """Height and width of the probe's images, in pixels."""
 FINE, COARSE = 1e-4, 2e-2
-"""Of the largest logit: what the order of summation may change from float32 on, and in anything shorter."""
+"""Differences that the order of summation may make, as shares of the largest logit: from float32 on, and below."""
 
 
 @torch.inference_mode()
@@ -48,9 +48,9 @@ def probe_logits(model: Any) -> Float[Tensor, "rows text vocab"]:
 
 
 def check_written(model: Any, folder: Path, told: Path | None = None) -> float:
-    """Loads the folder in a fresh process and compares its logits with the model's; the largest difference.
+    """Loads the folder in a fresh process and returns the largest difference of its logits from the model's.
 
-    `told` is the name that it will have, for sentences.
+    `told` is the name that the folder will have, for messages; None: `folder`.
 
     Raises:
         CheckpointError: the folder cannot be loaded there, or answers otherwise.

@@ -15,7 +15,7 @@ from arlow_vl.errors import CheckpointError
 
 Scheme = Literal["int8", "nf4"]
 NF4_BLOCK, NF4_ROWS = 64, 32
-"""bitsandbytes' kernel for CPUs with AVX512-BF16 takes rows of whole blocks, and so many rows at a time."""
+"""Weights of a block, and rows: bitsandbytes' kernel for CPUs with AVX512-BF16 takes multiples of both alone."""
 HEAD = "lm_head"
 
 
@@ -40,8 +40,10 @@ def quantisation(scheme: Scheme, kept: list[str] | None = None) -> TorchAoConfig
 
 
 def unfit_for_nf4(model: nn.Module) -> list[str]:
-    """Names of the linear layers that a processor with AVX512-BF16 could not run in nf4. They stay as they are on
-    every machine, so that a folder made on one can be used on the other."""
+    """Names of the linear layers that a processor with AVX512-BF16 could not run in nf4.
+
+    They stay as they are on every machine, so that a folder made on one can be used on another.
+    """
 
     def fits(layer: nn.Linear) -> bool:
         return layer.in_features % NF4_BLOCK == 0 and layer.out_features % NF4_ROWS == 0
