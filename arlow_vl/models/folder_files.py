@@ -54,9 +54,7 @@ def refuse_text_model(folder: Path) -> None:
 def refuse_working_folder(out: Path) -> None:
     """Raises ValueError for the working directory: a new folder would take its place, and the shell stay in the old."""
     if out.exists() and out.samefile("."):
-        raise ValueError(
-            f"{out} is the folder that you are in, whose place a whole new one would take; name a new folder"
-        )
+        raise ValueError(f"{out} is the working directory, which the new folder would replace; name a new folder")
 
 
 def refuse_full_folder(out: Path) -> None:

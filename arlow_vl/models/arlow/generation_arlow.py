@@ -133,7 +133,9 @@ class CrossAttentionGenerationMixin(GenerationMixin):
     def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
         chunk = generation_config.prefill_chunk_size
         if chunk is not None and chunk < input_ids.shape[1] and given_images(model_kwargs):
-            raise ValueError("prefill_chunk_size parts a prompt, and its images would not go with it; leave it out")
+            raise ValueError(
+                "prefill_chunk_size splits a prompt, and its images would not be split with it; leave it out"
+            )
         return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
 
     def _get_logits_processor(self, *args, **kwargs) -> LogitsProcessorList:

@@ -87,7 +87,7 @@ def check_call(texts: Any, keywords: dict[str, Any]) -> None:
         isinstance(text, list | tuple) and not text for text in (texts, *texts)
     )
     if empty and not keywords.get("is_split_into_words"):
-        raise ValueError("there is no text to encode, got an empty list; leave the call away for an empty batch")
+        raise ValueError("there is no text to encode, got an empty list; leave out the call for an empty batch")
     unknown = keywords.keys() - ENCODE_KEYWORDS
     if unknown:
         raise ValueError(f"{', '.join(sorted(unknown))} is no argument that a tokenizer call takes; check its spelling")

@@ -58,8 +58,8 @@ class ArlowImageProcessor(NeedsPackage, BaseImageProcessor):
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Builds it as transformers does, for `from_pretrained` too: options in `kwargs` override the folder's.
 
-        Other keywords are a tokenizer's or a download's. Options of other image processors, and misspelt ones, go to the
-        constructor, which refuses them.
+        Other keywords are a tokenizer's or a download's. Options of other image processors, and misspelt ones, go to
+        the constructor, which refuses them.
         """
         given = {key: kwargs.pop(key) for key in [*kwargs] if _is_of_images(key)}
         return super().from_dict({**image_processor_dict, **given}, **kwargs)
@@ -79,7 +79,7 @@ class ArlowImageProcessor(NeedsPackage, BaseImageProcessor):
         flat = enumerate(flat_images(images))
         prepared = [prepare_image(self.transform, image, name=f"image {place}") for place, image in flat]
         if not prepared:
-            raise ValueError("there is no image in images; leave images away where the text has none")
+            raise ValueError("there is no image in images; leave out images where the text has none")
         return BatchFeature(pack_images(self.transform, prepared), tensor_type=return_tensors)
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:

@@ -87,9 +87,9 @@ def staying(kind: str | None, config: ArlowConfig, rows: int) -> list[str]:
     """Sentences on the parts of the model that are not exported."""
     remarks = []
     if kind == "arlow_vl":
-        remarks.append("only the text part leaves: encoder, projector and cross-attention blocks stay behind")
+        remarks.append("only the text part is exported: encoder, projector and cross-attention blocks stay behind")
     elif config.cross_attention_layers:
-        remarks.append("only the text part leaves: the cross-attention blocks stay behind")
+        remarks.append("only the text part is exported: the cross-attention blocks stay behind")
     if rows < config.vocab_size:
         remarks.append(f"the embedding rows from {rows:,} on, which the import added, stay behind")
     return remarks
