@@ -31,7 +31,7 @@ from vision.whole_files import remove_remains, write_whole
 logger = logging.getLogger(__name__)
 
 CHUNK, CHUNK_BYTES = 256, 64 * 2**20
-"""Images a file, fewer where so many would take more bytes: an interrupted fill loses at most one file's."""
+"""Images and bytes of a chunk, whichever is reached first: an interrupted fill loses at most one chunk."""
 BATCH, CPU_BATCH = 64, 4
 """Images or tiles that the encoder takes at once. On a CPU more would not fit the processor's cache: in batches of 4,
 EfficientNet-Lite0 encodes 1.5 times as many images a second as in batches of 16."""

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 PERCEIVER_DEPTH = 2
 OCTAVES = 5
-"""The slowest wave of a place goes once up or down over the image, the fastest 2**5 times: a grid of 32 and more."""
+"""From the slowest wave, which goes once up or down over the image, to the fastest: 2**5 times, for a grid of 32."""
 PLACE_SCALE = 0.5
 """Initial scale of the places, beside features of variance 1; it is learned (experiments/encoders)."""
 

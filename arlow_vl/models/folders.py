@@ -87,7 +87,7 @@ def load_tokenizer(folder: Path) -> TokenizersBackend:
     with one_sentence(folder, "the tokenizer"):
         if kind is None or kind in OWN_TOKENIZERS:
             return ArlowTokenizerFast.from_pretrained(folder)
-        # Not the class that the folder names: some put rules of their own in the place of the file's.
+        # Not the class that the folder names: some replace the rules of the file by their own.
         return TokenizersBackend.from_pretrained(folder, local_files_only=True)
 
 
@@ -325,7 +325,7 @@ def _save_in(
             if path.is_file()
         }
         (partial / CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n")
-        for path in partial.rglob("*.safetensors"):  # safetensors lets nobody else read what it writes
+        for path in partial.rglob("*.safetensors"):  # safetensors writes files that only their owner can read
             with contextlib.suppress(OSError):  # a file system without modes, where all files have the same
                 path.chmod((partial / CHECKSUMS).stat().st_mode)
         if finish:

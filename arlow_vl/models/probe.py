@@ -47,29 +47,29 @@ def probe_logits(model: Any) -> Float[Tensor, "rows text vocab"]:
     return model(**inputs, use_cache=False).logits.float().cpu()
 
 
-def check_written(model: Any, folder: Path, told: Path | None = None) -> float:
+def check_written(model: Any, folder: Path, final: Path | None = None) -> float:
     """Loads the folder in a fresh process and returns the largest difference of its logits from the model's.
 
-    `told` is the name that the folder will have, for messages; None: `folder`.
+    `final` is the name that the folder will have, for messages; None: `folder`.
 
     Raises:
-        CheckpointError: the folder cannot be loaded there, or answers otherwise.
+        CheckpointError: the folder cannot be loaded there, or answers differently.
     """
-    expected, told = probe_logits(model), told or folder
+    expected, final = probe_logits(model), final or folder
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "logits.safetensors"
         command = [sys.executable, "-m", "arlow_vl.models.probe", str(folder), str(file)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise CheckpointError(f"{told} was written but cannot be loaded in a fresh process: {reason:.400}")
+            raise CheckpointError(f"{final} was written but cannot be loaded in a fresh process: {reason:.400}")
         found = load_file(file)["logits"]
     difference = (found - expected).abs().max().item()
     is_short = model.dtype.itemsize < 4 or getattr(model.config, "quantization_config", None) is not None
     allowed = (COARSE if is_short else FINE) * max(expected.abs().max().item(), 1)
     if not difference <= allowed:  # NaN is no small difference
         raise CheckpointError(
-            f"{told} answers otherwise in a fresh process: logits differ by {difference:.3g}, {allowed:.3g} are "
+            f"{final} answers differently in a fresh process: logits differ by {difference:.3g}, {allowed:.3g} are "
             "allowed; do not use it"
         )
     return difference

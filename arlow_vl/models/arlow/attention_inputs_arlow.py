@@ -14,7 +14,7 @@ from transformers.masking_utils import create_causal_mask, packed_sequence_mask_
 
 from .attention import ARLOW_ATTENTION, TextRuns, packed_causal_mask, refuse_unsafe_flex, takes_varlen
 from .cache_arlow import CrossAttentionCacheLayer
-from .documents import document_ids, documents_of_keys, parts_rows
+from .documents import document_ids, documents_of_keys, has_packed_rows
 from .encoder_checks import Images
 from .image_numbers import count_images
 from .input_checks import Text, refuse_packing_for_flash, refuse_wrong_turn
@@ -143,7 +143,7 @@ def is_packed(text: Text, documents: Tensor | None, layout: BatchLayout | None =
     """True where a row holds several documents. Positions that were counted here never restart and need no check."""
     if layout is not None:
         return torch.compiler.is_compiling() or layout.is_packed
-    return documents is not None and text.position_ids is not None and text.shape[1] > 1 and parts_rows(documents)
+    return documents is not None and text.position_ids is not None and text.shape[1] > 1 and has_packed_rows(documents)
 
 
 def _text_runs(documents: Tensor, layout: BatchLayout | None) -> TextRuns:

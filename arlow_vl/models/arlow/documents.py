@@ -39,7 +39,7 @@ def first_documents(documents: Tensor) -> Tensor:
     return documents.gather(1, (documents != PADDING).int().argmax(1, keepdim=True))
 
 
-def parts_rows(documents: Tensor) -> bool:
+def has_packed_rows(documents: Tensor) -> bool:
     """True where a row holds several documents. Waits for the device; while compiling always True, without a check."""
     if torch.compiler.is_compiling():
         return True

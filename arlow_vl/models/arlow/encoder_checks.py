@@ -65,7 +65,7 @@ def refuse_wrong_images(
 
 
 def refuse_wrong_lengths(lengths: Tensor, count: int) -> None:
-    """Raises ValueError unless flat encoder tokens, so many, are those of images of these (N,) lengths."""
+    """Raises ValueError unless (N,) lengths of images are positive and add up to `count` flat encoder tokens."""
     if type(lengths) is Tensor and lengths.is_cuda:
         fits = (lengths.sum() == count) & (lengths > 0).all()
         torch._assert_async(fits, f"encoder_lengths must be positive and add up to {count}")

@@ -83,7 +83,7 @@ def refuse_misspelt(forward: Callable, keywords: Iterable[str]) -> None:
 
 @functools.cache
 def _parameters(forward: Callable) -> frozenset[str]:
-    """The names that `forward` takes, and those that transformers' models hand on to each other."""
+    """The names that `forward` takes, and those that transformers' models pass to each other."""
     return frozenset(inspect.signature(forward).parameters) | frozenset(TransformersKwargs.__annotations__)
 
 
@@ -107,10 +107,10 @@ def refuse_wrong_turn(
         )
     refuse_wrong_count(is_image, image_count)
     if past and cross_cache is not None and cross_cache.image_ends is not None:
-        _refuse_parted_groups(is_image, text.attention_mask, past, cross_cache.image_ends)
+        _refuse_split_groups(is_image, text.attention_mask, past, cross_cache.image_ends)
 
 
-def _refuse_parted_groups(is_image: Tensor, mask: Any, past: int, image_ends: Tensor) -> None:
+def _refuse_split_groups(is_image: Tensor, mask: Any, past: int, image_ends: Tensor) -> None:
     """Refuses a group of images that is split between cache and call: its last token must see all of it."""
     batch, width = is_image.shape
     if not isinstance(mask, Tensor) or mask.ndim != 2:
@@ -119,10 +119,10 @@ def _refuse_parted_groups(is_image: Tensor, mask: Any, past: int, image_ends: Te
     columns = torch.arange(past, device=mask.device)
     words_between = (mask[:, :past] & (columns >= image_ends[:, None])).any(1)
     begins_with_image = is_image.gather(1, mask[:, past : past + width].int().argmax(1, keepdim=True))[:, 0]
-    parted = (image_ends >= 0) & ~words_between & begins_with_image
-    if bool(parted.any()):
+    is_split = (image_ends >= 0) & ~words_between & begins_with_image
+    if bool(is_split.any()):
         raise ValueError(
-            f"row {parted.int().argmax().item()} begins with <image> and the text in the cache ends with one: "
+            f"row {is_split.int().argmax().item()} begins with <image> and the text in the cache ends with one: "
             "images that follow each other are one group, so give their <image>s in one call"
         )
 

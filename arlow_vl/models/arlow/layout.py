@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .attention import TextRuns
 from .configuration_arlow import ArlowConfig
-from .documents import document_ids, parts_rows
+from .documents import document_ids, has_packed_rows
 from .runs import Movable
 from .segment_building import build_segments
 from .segments import SegmentMask, SegmentTable
@@ -51,7 +51,7 @@ class BatchLayout(Movable):
             ValueError: another number of images than of `<image>` tokens.
         """
         documents = document_ids(position_ids.expand(input_ids.shape))
-        text = documents, parts_rows(documents), TextRuns.of_documents(documents)
+        text = documents, has_packed_rows(documents), TextRuns.of_documents(documents)
         if image_lengths is None:
             return cls(*text, segments=None)
         is_image = input_ids == config.image_token_id

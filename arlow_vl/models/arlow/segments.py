@@ -53,7 +53,7 @@ from .encoder_checks import refuse_wrong_lengths, refuse_wrong_pairs
 from .image_numbers import AS_THEY_CAME, PoolEntries
 from .runs import Movable, PaddedRuns, Runs
 
-MOST_PADDED = 2  # padded runs may take so many times the room of their entries
+MOST_PADDED = 2  # times the room of their entries that padded runs may take
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def import_model(source: Path, out: Path, *, cross_attention_interval: int | Non
     parameters = sum(tensor.numel() for tensor in tensors.values())
     size = f"{number_of(config.num_hidden_layers, 'layer')}, {parameters:,} parameters"
     size += f" in {str(dtype).removeprefix('torch.')}"
-    return [f"{out}: {size}, from {source}", *told(additions, tokenizer)]
+    return [f"{out}: {size}, from {source}", *sentences_about(additions, tokenizer)]
 
 
 def open_source(path: Path) -> Source:
@@ -84,7 +84,7 @@ def generation_config_of(source: Source) -> GenerationConfig:
     return settings
 
 
-def told(additions: Additions, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+def sentences_about(additions: Additions, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     """Sentences on the tokens and rows that are new, and on those of the source that are used."""
     vocab = tokenizer.get_vocab()
     old = len(vocab) - len(additions.tokens)

@@ -54,7 +54,7 @@ def arlow_config(values: Mapping[str, Any], place: Path, **changes: Any) -> Arlo
     fields = {name: getattr(source, name) for name in SHARED if hasattr(source, name)}
     fields["attention_dropout"] = fields.get("attention_dropout") or 0.0
     rope = dict(fields.get("rope_parameters") or {})
-    if rope.get("rope_type") in REQUIRED:  # "finetuned" of YaRN's first checkpoints is read by nobody
+    if rope.get("rope_type") in REQUIRED:  # nothing reads "finetuned" of YaRN's first checkpoints
         fields["rope_parameters"] = {key: rope[key] for key in keys_of(rope["rope_type"]) if rope.get(key) is not None}
     fields |= {"use_cross_attention": False, **changes}
     try:
