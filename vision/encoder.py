@@ -130,7 +130,7 @@ class VisionEncoder(nn.Module):
     def forward_native(
         self, patches: Float[Tensor, "patches values"], grids: Int[Tensor, "images 2"]
     ) -> tuple[Float[Tensor, "tokens dim"], Int[Tensor, " images"]]:
-        """Tokens of images of any sizes, packed by `patchify`, one image after another, and the number of each.
+        """Tokens of images of any sizes, packed by `patchify`, image after image, and the number of tokens of each.
 
         Images of one size go through the net together, and nothing is padded.
         """

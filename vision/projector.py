@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 PERCEIVER_DEPTH = 2
 OCTAVES = 5
-"""From the slowest wave, which goes once up or down over the image, to the fastest: 2**5 times, for a grid of 32."""
+"""Octaves from the slowest wave, half a period over the image, to the fastest, 32 half periods for a grid of 32."""
 PLACE_SCALE = 0.5
 """Initial scale of the places, beside features of variance 1; it is learned (experiments/encoders)."""
 
@@ -140,7 +140,7 @@ class PerceiverResampler(Projector):
         places: Float[Tensor, "tokens 2"],
         lengths: Int[Tensor, " images"],
     ) -> Float[Tensor, "images latents dim"]:
-        """Latents of images whose tokens come one image after another; `lengths` is the number of each."""
+        """Latents of images whose tokens come one image after another; `lengths` is the number of tokens of each."""
         tokens = self.fc(self.placed(features, places))
         latents = self.latents.expand(len(lengths), -1, -1)
         for layer in self.layers:

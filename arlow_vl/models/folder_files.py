@@ -12,7 +12,7 @@ from arlow_vl.printing import visible
 from vision.whole_files import sha256_of_file
 
 NEEDED = ("config.json", "model.safetensors")
-"""Either may be an index of several files instead."""
+"""Files that a model folder must hold; either may be an index of several files instead."""
 DECIDING = (".safetensors", ".json", ".jinja")
 """Suffixes of the files that decide what a model answers."""
 NOT_DECIDING = ("checksums.json", "trained_prompts.json")

@@ -25,7 +25,7 @@ ROWS, TOKENS = 2, 24
 SIDE = 40
 """Height and width of the probe's images, in pixels."""
 FINE, COARSE = 1e-4, 2e-2
-"""Differences that the order of summation may make, as shares of the largest logit: from float32 on, and below."""
+"""Differences that the order of summation may make, as shares of the largest logit: in float32, in shorter dtypes."""
 
 
 @torch.inference_mode()

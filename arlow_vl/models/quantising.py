@@ -1,4 +1,4 @@
-"""Linear layers in 8 or 4 bits: weights alone, what is computed stays in the model's dtype.
+"""Linear layers in 8 or 4 bits: only weights are quantised, products are computed in the model's dtype.
 
 torchao's 4 bits are not offered: for machines without its CUDA kernels they lie in a byte each, and save nothing
 (experiments/benchmarks/results/low_precision.md).
@@ -15,7 +15,7 @@ from arlow_vl.errors import CheckpointError
 
 Scheme = Literal["int8", "nf4"]
 NF4_BLOCK, NF4_ROWS = 64, 32
-"""Weights of a block, and rows: bitsandbytes' kernel for CPUs with AVX512-BF16 takes multiples of both alone."""
+"""Weights of a block, and rows: bitsandbytes' kernel for CPUs with AVX512-BF16 takes only multiples of both."""
 HEAD = "lm_head"
 
 

@@ -298,7 +298,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[Tensor, Tensor]:
-    """Attention by its definition; the second result are the weights."""
+    """Attention by its definition; also returns the weights."""
     key, value = (repeat_kv(states, module.num_key_value_groups) for states in (key, value))
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None and attention_mask.dtype == torch.bool:

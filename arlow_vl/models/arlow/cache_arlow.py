@@ -48,7 +48,7 @@ class CrossAttentionCacheLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, lengths: Tensor, images: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Replaces what the layer holds; rows that keep their images hand them in again."""
+        """Replaces what the layer holds; rows that keep their images pass them again."""
         self.lazy_initialization(key_states, value_states)
         self.keys, self.values, self.lengths, self.images = key_states, value_states, lengths, images
         return key_states, value_states

@@ -201,7 +201,7 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any], *, add_generation_prompt: bool) -> str:
-    """One conversation as text, by `template_of` the tokenizer.
+    """One conversation as text, rendered by `template_of(tokenizer)`.
 
     Raises:
         ValueError: the template refuses the conversation, or `plain_chat` does.

@@ -88,7 +88,7 @@ class PoolEntries(Movable):
     numbers: Tensor | None = None
     """(U,) int64: the number of each image; None: every image is alone."""
     owners: Tensor | None = None
-    """(E,) int64: which of these images each token to project is of."""
+    """(E,) int64: the image, as an index into `numbers`, that each token to project belongs to."""
     places: Tensor | None = None
     """(K,) int64: the projected token of each entry, where texts share images; None: one after another."""
 

@@ -271,7 +271,7 @@ def refuse_wrong_layout(layout, text: Text, images: Images, cache: Any, segments
 
 
 def refuse_wrong_labels(config: ArlowConfig, labels: Tensor | None, text: Tensor | None, logits_to_keep: Any) -> None:
-    """`text` is input_ids or inputs_embeds. Raises ValueError unless each position of it has an id or -100."""
+    """Raises ValueError unless labels have an id or -100 for each position of `text`, input_ids or inputs_embeds."""
     if labels is None or text is None or torch.compiler.is_compiling():
         return
     if labels.dtype != torch.int64:

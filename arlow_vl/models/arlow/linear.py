@@ -40,7 +40,7 @@ from torch._ops import _len_torch_dispatch_stack_pre_dispatch
 from torch.autograd import forward_ad
 
 PLAIN = (Tensor, nn.Parameter)
-"""Quantised, sharded and fake tensors are of other types, and bring kernels of their own."""
+"""Types without kernels of their own, unlike quantised, sharded and fake tensors."""
 SMALL = 2**16
 """Entries of a matrix below which one row's product costs less than oneDNN's call."""
 ALIGNMENT = 64

@@ -88,7 +88,7 @@ def _loss_and_gradients(
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Hidden states and weight of any floating dtype; their product is computed in `dtype`."""
+    """`linear_cross_entropy` with its gradients; the product is computed in `dtype`, whatever that of the inputs."""
 
     @staticmethod
     def forward(ctx, hidden_states: Tensor, weight: Tensor, labels: Tensor, divisor: Tensor, dtype) -> Tensor:

@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""Rules for rotary parameters. transformers logs most mistakes and computes on; here they are refused."""
+"""Rules for rotary parameters. transformers logs most mistakes and continues; here they are refused."""
 
 import math
 from typing import Any

@@ -161,7 +161,7 @@ class SegmentMask(Movable):
     kept: Tensor | None
     """(B, room) int64: what a cache keeps of the pool, anything behind a row's `kept_lengths`; None: what it holds."""
     kept_lengths: Tensor
-    """(B,) int64: how many encoder tokens a later token of the row will see."""
+    """(B,) int64: the number of encoder tokens that a later token of the row will see."""
     entries: PoolEntries = AS_THEY_CAME
     """Steps by which this call's encoder tokens come into the pool."""
     kept_images: Tensor | None = None

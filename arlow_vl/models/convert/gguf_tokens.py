@@ -52,7 +52,7 @@ class Vocabulary:
     model: str
     """llama.cpp's name of the algorithm."""
     pre: str
-    """llama.cpp's name of the cut into words."""
+    """llama.cpp's name of the rule that cuts text into words."""
     tokens: list[str]
     types: list[int]
     merges: list[str] | None
