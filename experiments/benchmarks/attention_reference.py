@@ -1,6 +1,7 @@
 """The decoder by its definition, in float64: loops over documents, heads and image groups, explicit softmax.
 
-Nothing of `segments.py` or `attention.py` in `arlow_vl/models/arlow` is called: this is what they are measured against.
+Nothing of `segments.py`, `segment_building.py` or `attention.py` in `arlow_vl/models/arlow` is called: this is what
+they are measured against.
 """
 
 import math
