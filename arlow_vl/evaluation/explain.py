@@ -15,7 +15,7 @@ from arlow_vl.models.arlow.segments import SegmentTable
 from vision.forms.native_resolution import unpatchify
 from vision.places import grid_of
 from vision.projector import PerceiverLayer, PerceiverResampler
-from vision.transform import ImageTransform
+from vision.transform import MAX_GRID, ImageTransform
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def encoder_views(
     whole = View("the whole", transform.image_of(pixel_values[0]), places[0])
     if count == 1:
         return [whole]
-    columns = int((images["tile_ids"][1:] - 1 == torch.arange(count - 1)).sum())  # those of the first row
+    columns = int(((images["tile_ids"][1:] - 1) % MAX_GRID).max()) + 1
     mosaic = pixel_values[1:].unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
     cut = places[1:].unflatten(0, (-1, columns)).permute(0, 2, 1, 3).flatten(2, 3).flatten(0, 1)
     label = f"{(count - 1) // columns} x {columns} tiles"

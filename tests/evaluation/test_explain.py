@@ -198,6 +198,17 @@ def test_tiles_are_put_together_again_with_their_patches():
     assert cut.places[:2].tolist() == [[6, 7, 11, 12, 16, 17], [8, 9, 13, 14, 18, 19]]
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(1, 8), (2, 8), (8, 2), (8, 8)])
+def test_grids_of_eight_tiles_across_keep_their_rows(rows, columns):
+    """Tile ids leave no gap there from one row to the next."""
+    transform = ImageTransform(TRANSFORM, max_tiles=64)
+    image = gradient(8 * rows, 8 * columns)
+    images = dict(pack_images(transform, [prepare_image(transform, image, name="gradient")]))
+    _, cut = encoder_views(images, transform, (1 + rows * columns) * 4)
+    assert cut.label == f"{rows} x {columns} tiles" and cut.image.size == image.size
+    assert max(abs(a - b) for a, b in zip(cut.image.tobytes(), image.tobytes(), strict=True)) <= 1
+
+
 def test_an_image_in_native_resolution_is_one_view():
     transform = ImageTransform(TRANSFORM, patch_size=4, max_patches=12)
     image = gradient(8, 24)
