@@ -73,12 +73,13 @@ def encoder_views(
 def views_under(
     words: Sequence[WordHeat], images: dict[str, Tensor], model: Any, transform: ImageTransform
 ) -> list[View]:
-    """The views of one image on which the heat of these words lies."""
-    vision = model.model.vision
-    tokens = words[0].heat.numel() if words else vision.num_patches
-    return encoder_views(
-        images, transform, tokens, prefix_tokens=vision.num_prefix_tokens if vision.prefix_tokens else 0
-    )
+    """The views of one image on which the heat of these words lies, also where there are none."""
+    if words:
+        tokens = words[0].heat.numel()
+    else:
+        on_device = {name: value.to(model.device) for name, value in images.items()}
+        tokens = read_image_tokens(model, on_device).num_encoder_tokens
+    return encoder_views(images, transform, tokens, prefix_tokens=model.model.vision.num_kept_prefix_tokens)
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,10 @@ class ImageTokens(NamedTuple):
     """(P, D)."""
     of_latents: Tensor | None = None
     """(P, K) float32: how each of a perceiver's latents was read off the K encoder tokens; None without latents."""
+
+    @property
+    def num_encoder_tokens(self) -> int:
+        return len(self.states) if self.of_latents is None else self.of_latents.shape[1]
 
 
 @torch.inference_mode()
