@@ -13,14 +13,11 @@ in normal form already.
 
 By either rule, nothing is no answer. Normalisation leaves nothing of "A", "the", "?" or an empty prediction, so the
 official code takes each for the answer "A". Here such a prediction is right only if it says what the annotator said:
-"a." for "A", but not "the" or "". Scores tell how many predictions this concerns and what the official code makes of
-them.
+"a." for "A", but not "the" or "". `empty_may_match` gives what the official code gives.
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 Rule = Literal["official", "normalised both"]
@@ -45,43 +42,6 @@ _SPELLED_OUT = """
 CONTRACTIONS = {
     word[:place] + word[place + 1 :]: word for word in _SPELLED_OUT for place in range(len(word)) if word[place] == "'"
 } | {"somebody'd": "somebodyd"}
-
-
-@dataclass(frozen=True)
-class VqaScores:
-    """Scores of one system, 0 to 1."""
-
-    rule: Rule
-    accuracy: float
-    per_sample: list[float]
-    by_kind: dict[str, float]
-    empty_matches: int
-    """Predictions that gain points by the official code only because nothing is left of them and of an answer."""
-    accuracy_with_empty: float
-    """What the official code gives: those points included."""
-
-
-def vqa_scores(
-    predictions: Sequence[str], answers: Sequence[Sequence[str]], kinds: Sequence[str], *, rule: Rule
-) -> VqaScores:
-    """Scores one prediction a question; `answers` are the annotators' answers to each, `kinds` its kind.
-
-    Raises:
-        ValueError: there is no question, the lengths differ, or a question has no answer.
-    """
-    if not len(predictions) == len(answers) == len(kinds) > 0:
-        raise ValueError(
-            f"predictions ({len(predictions)}), answers ({len(answers)}) and kinds ({len(kinds)}) must be as many"
-        )
-    pairs = list(zip(predictions, answers, strict=True))
-    scores = [vqa_accuracy(*pair, rule=rule) for pair in pairs]
-    with_empty = [vqa_accuracy(*pair, rule=rule, empty_may_match=True) for pair in pairs]
-    of_kind = defaultdict(list)
-    for kind, score in zip(kinds, scores, strict=True):
-        of_kind[kind].append(score)
-    by_kind = {kind: sum(values) / len(values) for kind, values in sorted(of_kind.items())}
-    gained = sum(score < official for score, official in zip(scores, with_empty, strict=True))
-    return VqaScores(rule, sum(scores) / len(scores), scores, by_kind, gained, sum(with_empty) / len(with_empty))
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str], *, rule: Rule, empty_may_match: bool = False) -> float:

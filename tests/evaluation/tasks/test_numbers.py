@@ -19,7 +19,7 @@ from arlow_vl.evaluation.controls import most_frequent, question_prior
 from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.metrics.captions import caption_scores
 from arlow_vl.evaluation.metrics.pope import pope_answer
-from arlow_vl.evaluation.metrics.vqa import vqa_scores
+from arlow_vl.evaluation.metrics.vqa import vqa_accuracy
 from arlow_vl.evaluation.statistics import difference_interval, draw_weights, metric_interval
 from arlow_vl.evaluation.tasks.ask import check_controls, shown_to
 from arlow_vl.evaluation.tasks.items import Item, open_samples, read_items
@@ -227,8 +227,8 @@ def test_measures_are_those_of_the_plain_functions():
     assert [float(of.metric(of.statistics.sum(0))) for of in bleus.values()] == plain_scores.bleu
     answers = rows("red", "Blue.", "no")
     (accuracy,) = measure(["vqa accuracy"], answers).values()
-    expected = vqa_scores([r.output for r in answers], [r.references for r in answers], [""] * 3, rule="official")
-    assert float(accuracy.metric(accuracy.statistics.sum(0))) == expected.accuracy == 2 / 3
+    expected = np.mean([vqa_accuracy(row.output, row.references, rule="official") for row in answers])
+    assert float(accuracy.metric(accuracy.statistics.sum(0))) == expected == 2 / 3
 
 
 def test_a_task_may_ask_for_an_exact_match_by_either_rule():
