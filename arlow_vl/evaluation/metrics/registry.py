@@ -52,10 +52,6 @@ class Prediction:
     """How many were scored."""
     num_bytes: int | None = None
     """UTF-8 bytes of the text."""
-    answer_type: str | None = None
-    """VQA's: yes/no, number, other."""
-    question_type: str | None = None
-    """VQA's: how the question begins."""
 
     @property
     def scored(self) -> tuple[str, Sequence[str]]:
@@ -81,8 +77,6 @@ class Metric:
     """The largest value; None: there is none."""
     is_share: bool = False
     """Printed as per cent."""
-    higher_is_better: bool | None = True
-    """None: neither way; the value describes the answers."""
 
 
 def metric_sums(metrics: Mapping[str, Metric], predictions: Sequence[Prediction]) -> dict[str, np.ndarray]:
@@ -185,7 +179,6 @@ _likelihood = partial(
     needs=("log_probability", "num_tokens", "num_bytes"),
     sums=_likelihood_sums,
     most=None,
-    higher_is_better=False,
 )
 
 METRICS: Mapping[str, Metric] = {
@@ -208,18 +201,17 @@ METRICS: Mapping[str, Metric] = {
     "pope_precision": _pope(title="precision", value=pope.precision),
     "pope_recall": _pope(title="recall", value=pope.recall),
     "pope_f1": _pope(title="F1", value=pope.f1),
-    "pope_yes_share": _pope(title="share of yes", value=pope.yes_share, higher_is_better=None),
-    "pope_neither_share": _pope(title="neither yes nor no", value=pope.neither_share, higher_is_better=False),
+    "pope_yes_share": _pope(title="share of yes", value=pope.yes_share),
+    "pope_neither_share": _pope(title="neither yes nor no", value=pope.neither_share),
     **{
         f"scene_{part.replace(' ', '_')}": _scenes(
             title=part,
             value=partial(_mean_of, column=2 * place, samples=2 * place + 1),
-            higher_is_better=part != PARTS[-2],
         )
         for place, part in enumerate(PARTS[:-1])
     },
     f"scene_{PARTS[-1].replace(' ', '_')}": _scenes(
-        title=PARTS[-1], value=partial(_false_of, column=-2, named=-1, samples=1), higher_is_better=False
+        title=PARTS[-1], value=partial(_false_of, column=-2, named=-1, samples=1)
     ),
     "perplexity": _likelihood(title="perplexity", value=perplexity),
     "bits_per_byte": _likelihood(title="bits per byte", value=bits_per_byte),
@@ -240,9 +232,7 @@ def chair_metrics(inventory: Inventory) -> dict[str, Metric]:
 
     chair = partial(Metric, needs=("text", "objects"), sums=sums, is_share=True)
     return {
-        "chair_i": chair(
-            title="CHAIR, things", value=partial(_false_of, column=1, named=0, samples=3), higher_is_better=False
-        ),
-        "chair_s": chair(title="CHAIR, captions", value=partial(_mean_of, column=2, samples=3), higher_is_better=False),
+        "chair_i": chair(title="CHAIR, things", value=partial(_false_of, column=1, named=0, samples=3)),
+        "chair_s": chair(title="CHAIR, captions", value=partial(_mean_of, column=2, samples=3)),
         "chair_recall": chair(title="things found", value=partial(_mean_of, column=4, samples=5)),
     }
