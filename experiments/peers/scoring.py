@@ -69,7 +69,7 @@ def asked_of(data: Data, split: str) -> list[Asked]:
 
 def told_scenes(captions: Sequence[str], shown: Sequence[Shown]) -> dict[str, float]:
     scores = scene_scores(captions, [one.scene for one in shown])
-    return {"whole": scores.whole, **{slot: scores.slots[slot] for slot in SLOTS if slot in scores.slots}}
+    return {"whole": scores["whole scene"], **{slot: scores[slot] for slot in SLOTS if slot in scores}}
 
 
 def answers(peer: Peer, data: Data, questions: Sequence[str | None], images: Sequence[str]) -> list[str]:

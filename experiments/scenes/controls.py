@@ -63,9 +63,9 @@ def caption_lines(folder: Path, train: Sequence[Sample], tests: Sequence[str]) -
         copied = nearest_neighbour(features - mean, captions, np.stack([cells(sample) for sample in its]) - mean)
         scores = scene_scores(copied, scenes)
         constant = scene_scores([usual] * len(its), scenes)
-        slots = " | ".join(percent(scores.slots.get(slot)) for slot in SLOTS)
-        shares = f"{percent(scores.named_falsely)} | {percent(constant.whole)}"
-        lines.append(f"| {split} | {len(its):,} | {percent(scores.whole)} | {slots} | {shares} |")
+        slots = " | ".join(percent(scores.get(slot)) for slot in SLOTS)
+        shares = f"{percent(scores['named falsely'])} | {percent(constant['whole scene'])}"
+        lines.append(f"| {split} | {len(its):,} | {percent(scores['whole scene'])} | {slots} | {shares} |")
     return lines
 
 

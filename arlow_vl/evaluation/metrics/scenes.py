@@ -9,7 +9,6 @@ relation   wrong: the car is not right of the other part
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -19,58 +18,21 @@ from arlow_vl.data.scenes.scene import Part, Scene, Word
 from arlow_vl.evaluation.metrics.vqa import normalise_answer
 
 SLOTS = ("thing", "colour", "count", "relation", "word")
-PARTS = ("whole scene", *SLOTS, "parts swapped", "named falsely")
+NAMED_FALSELY = "named falsely"
+PARTS = ("whole scene", *SLOTS, "parts swapped", NAMED_FALSELY)
 """What `scene_points` counts."""
 
 
-@dataclass(frozen=True)
-class SceneScores:
-    """Scores of one system's captions, shares from 0 to 1."""
-
-    whole: float
-    """Captions that tell the scene in full and nothing else."""
-    whole_per_sample: list[bool]
-    slots: dict[str, float]
-    """The share that is right of each of `SLOTS`; a slot that no scene has is left out. Things, colours and counts are
-    of the group with the same noun, whatever its place; a relation needs both parts in their order."""
-    swapped: float
-    """Captions that are wrong in the order of the two parts alone."""
-    unreadable: float
-    """Captions that are no sentence of the grammar."""
-    named_falsely: float
-    """Of the things that are named, those that the image does not show (CHAIR_i, Rohrbach et al., 2018,
-    arXiv:1809.02156); 0 where nothing is named."""
-    captions_with_false_things: float
-    """Captions that name one (CHAIR_s)."""
-
-
-def scene_scores(captions: Sequence[str], scenes: Sequence[Scene]) -> SceneScores:
-    """Scores one caption an image.
+def scene_scores(captions: Sequence[str], scenes: Sequence[Scene]) -> dict[str, float]:
+    """The share of each of `PARTS`, 0 to 1, over one caption an image; a slot that no scene has is left out.
 
     Raises:
         ValueError: there are none, or not as many captions as scenes.
     """
     if not len(captions) == len(scenes) > 0:
         raise ValueError(f"captions ({len(captions)}) and scenes ({len(scenes)}) must be as many, and some")
-    told = [parse_caption(caption) for caption in captions]
-    slots = defaultdict(list)
-    for caption, its_scene, scene in zip(captions, told, scenes, strict=True):
-        for slot, is_right in _slots(caption, its_scene, scene):
-            slots[slot].append(is_right)
-    named = [nouns_named(caption) for caption in captions]
-    false = [
-        [noun for noun in nouns if scene.group_of(noun) is None] for nouns, scene in zip(named, scenes, strict=True)
-    ]
-    whole = [its == scene for its, scene in zip(told, scenes, strict=True)]
-    return SceneScores(
-        _share(whole),
-        whole,
-        {slot: _share(slots[slot]) for slot in SLOTS if slot in slots},
-        _share([_is_swapped(its, scene) for its, scene in zip(told, scenes, strict=True)]),
-        _share([its is None for its in told]),
-        sum(map(len, false)) / max(1, sum(map(len, named))),
-        _share([bool(nouns) for nouns in false]),
-    )
+    points = zip(PARTS, scene_points(captions, scenes).sum(axis=0).tolist(), strict=True)
+    return {part: count / max(1, total) for part, (count, total) in points if total or part == NAMED_FALSELY}
 
 
 def scene_points(captions: Sequence[str], scenes: Sequence[Scene]) -> Float[np.ndarray, "captions parts 2"]:
