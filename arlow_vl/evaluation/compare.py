@@ -56,9 +56,7 @@ class Power:
     """The smallest difference that the images show."""
 
 
-def compare_folders(
-    first: Path, second: Path, *, task: str | None = None, resamples: int = 1000, seed: int = 0
-) -> list[Comparison]:
+def compare_folders(first: Path, second: Path, *, task: str | None = None) -> list[Comparison]:
     """Compares all tasks, or one of them, in every metric.
 
     Raises:
@@ -68,8 +66,7 @@ def compare_folders(
     found = []
     for name, pair in read_pairs(first, second, task).items():
         measures, (ours, theirs) = sums_of_models(pair)
-        images = len(next(iter(ours.values())))
-        weights = bootstrap.draw_weights(images, resamples=resamples, seed=seed)
+        weights = bootstrap.draw_weights(len(next(iter(ours.values()))))
         for label, of in measures.items():
             one, other = ours[label], theirs[label]
             before, after = (float(of.metric(sums.sum(axis=0))) for sums in (one, other))

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.explain import Written, word_places, write_and_watch
+from arlow_vl.evaluation.metrics.sums import mean
 from arlow_vl.evaluation.numbers import format_number, legend
-from arlow_vl.evaluation.statistics import Interval, difference_interval, draw_weights, mean, metric_interval
+from arlow_vl.evaluation.statistics import Interval, difference_interval, draw_weights, metric_interval
 from arlow_vl.evaluation.tasks.predictions import read_json, write_json
 from arlow_vl.printing import number_of, visible
 from vision.projector import PerceiverResampler
@@ -161,7 +162,7 @@ class HeatTest:
     over_least: Interval
 
 
-def evaluate_heat(falls: Sequence[Mapping[int, Falls]], *, resamples: int = 1000, seed: int = 0) -> list[HeatTest]:
+def evaluate_heat(falls: Sequence[Mapping[int, Falls]]) -> list[HeatTest]:
     """The test of each layer; `falls` has an entry an image (`falls_of_image`).
 
     Raises:
@@ -169,7 +170,7 @@ def evaluate_heat(falls: Sequence[Mapping[int, Falls]], *, resamples: int = 1000
     """
     if len(falls) < 2:
         raise ValueError(f"an interval over images needs two images at least, got {len(falls)}; give more")
-    weights = draw_weights(len(falls), resamples=resamples, seed=seed)
+    weights = draw_weights(len(falls))
     found = []
     for layer in falls[0]:
         words = [len(of_image[layer]["most"]) for of_image in falls]

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from arlow_vl.evaluation.metrics.sums import Values, mean
+from arlow_vl.evaluation.metrics.sums import Values
 
 LEVEL = 0.95
+RESAMPLES, SEED = 1000, 0
 NOISE = 1e-9
 """Below this a difference is only the order in which float64 numbers were added, which processors choose."""
 
@@ -34,7 +35,9 @@ class Interval:
         return self.low > NOISE or self.high < -NOISE
 
 
-def draw_weights(samples: int, *, resamples: int = 1000, seed: int = 0) -> Float[np.ndarray, "resamples samples"]:
+def draw_weights(
+    samples: int, *, resamples: int = RESAMPLES, seed: int = SEED
+) -> Float[np.ndarray, "resamples samples"]:
     """How often each sample occurs in each of the resamples, which are as large as the original."""
     drawn = np.random.default_rng(seed).integers(samples, size=(resamples, samples))
     drawn += samples * np.arange(resamples)[:, None]
@@ -72,15 +75,3 @@ def with_value(resampled: Values) -> Float[np.ndarray, " drawn"]:
     them: it tells nothing of the group."""
     resampled = np.asarray(resampled)
     return resampled[~np.isnan(resampled)]
-
-
-__all__ = [
-    "Interval",
-    "Metric",
-    "difference_interval",
-    "draw_weights",
-    "mean",
-    "metric_interval",
-    "summarise",
-    "with_value",
-]

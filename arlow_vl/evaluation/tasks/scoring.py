@@ -18,7 +18,6 @@ from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
 from arlow_vl.evaluation.tasks.task import PRIORS, Task
 
 ALL, PRIOR_WRONG = "all", "where the prior is wrong"
-RESAMPLES, SEED = 1000, 0
 Systems = Mapping[str, Sequence[Prediction]]
 
 
@@ -31,7 +30,7 @@ def score_task(task: Task, systems: Systems) -> dict[str, Any]:
     rows = systems[MODEL]
     of_image = {image: place for place, image in enumerate(dict.fromkeys(row.image for row in rows))}
     places = np.array([of_image[row.image] for row in rows])
-    weights = bootstrap.draw_weights(len(of_image), resamples=RESAMPLES, seed=SEED)
+    weights = bootstrap.draw_weights(len(of_image))
     groups = groups_of(task, systems)
     scores: dict[str, Any] = {}
     measures = {system: measure(task.metrics, of) for system, of in systems.items()}
@@ -49,8 +48,8 @@ def score_task(task: Task, systems: Systems) -> dict[str, Any]:
         "items": len(rows),
         "images": len(of_image),
         "different_outputs": {name: len({row.output for row in of}) for name, of in systems.items()},
-        "resamples": RESAMPLES,
-        "seed": SEED,
+        "resamples": bootstrap.RESAMPLES,
+        "seed": bootstrap.SEED,
         "level": bootstrap.LEVEL,
         "metrics": scores,
     }
