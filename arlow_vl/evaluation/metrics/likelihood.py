@@ -10,17 +10,13 @@ alone, "s" is scored; the first token has nothing before it and is scored by no 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
 from arlow_vl.evaluation.metrics.sums import Values, ratio
-
-LogProbabilities = Callable[[Sequence[int]], Sequence[float]]
-"""From the tokens of a window to the natural logarithm of each token's probability after those before it: one fewer
-than tokens, as the first has none before it."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +45,6 @@ def windows(tokens: int, *, window: int, stride: int) -> Iterator[Window]:
         end = min(tokens, window if scored == 1 else scored + stride)
         yield Window(max(0, end - window), end, scored)
         scored = end
-
-
-def text_log_probability(
-    token_ids: Sequence[int], log_probabilities: LogProbabilities, *, window: int, stride: int
-) -> float:
-    """Sum of the log-probabilities of all tokens but the first, in nats."""
-    parts = []
-    for part in windows(len(token_ids), window=window, stride=stride):
-        values = log_probabilities(token_ids[part.begin : part.end])
-        assert len(values) == part.end - part.begin - 1, "a log-probability for each token but the first"
-        parts += values[part.score_from - part.begin - 1 :]
-    return math.fsum(parts)
 
 
 def perplexity(sums: Float[np.ndarray, "*batch 3"]) -> Values:
