@@ -35,7 +35,6 @@ class Plot:
     svg: Markup
     x_ticks: list[tuple[str, float]]
     y_ticks: list[tuple[str, float]]
-    reference: tuple[str, float] | None
 
 
 def interval_bar(interval: Mapping[str, Any], *, largest: float, label: str) -> Markup:
@@ -67,10 +66,10 @@ def share(value: float | int, largest: float | int) -> float:
     return min(max(value / largest, 0.0), 1.0)
 
 
-def plot_curves(curves: Sequence[Curve], *, label: str, reference: tuple[str, float] | None = None) -> Plot:
-    """Curves over steps with a dashed line at the reference, which has a name."""
+def plot_curves(curves: Sequence[Curve], *, label: str) -> Plot:
+    """Draws curves over a common horizontal axis that starts at 0; `label` describes the chart to screen readers."""
     thinned = [(curve, thin(curve.points)) for curve in curves]
-    values = [y for _, points in thinned for _, y in points] + ([reference[1]] if reference else [])
+    values = [y for _, points in thinned for _, y in points]
     steps = [x for _, points in thinned for x, _ in points]
     y_marks, x_marks = tick_marks(min(values), max(values)), tick_marks(0.0, max(steps))
     left, right, bottom, top = 0, max(steps), min(y_marks[0], min(values)), max(y_marks[-1], max(values))
@@ -87,16 +86,11 @@ def plot_curves(curves: Sequence[Curve], *, label: str, reference: tuple[str, fl
     for curve, points in thinned:
         path = " ".join(f"{across(x):.2f},{down(y):.2f}" for x, y in points)
         lines += Markup('<polyline class="{}" points="{}"/>').format(curve.style, path)
-    if reference:
-        lines += Markup('<line class="reference" x1="0" x2="100" y1="{0:.2f}" y2="{0:.2f}"/>').format(
-            down(reference[1])
-        )
     svg = Markup('<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>')
     return Plot(
         svg.format(label, lines),
         [(f"{x:,.0f}", across(x)) for x in x_marks if x <= right],
         [(f"{y + 0.0:g}", down(y)) for y in y_marks],
-        (reference[0], down(reference[1])) if reference else None,
     )
 
 
