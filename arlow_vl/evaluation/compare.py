@@ -69,9 +69,9 @@ def compare_folders(first: Path, second: Path, *, task: str | None = None) -> li
         weights = bootstrap.draw_weights(len(next(iter(ours.values()))))
         for label, of in measures.items():
             one, other = ours[label], theirs[label]
-            before, after = (float(of.metric(sums.sum(axis=0))) for sums in (one, other))
-            test = paired_test(other, one, of.metric, weights)
-            told = asked_otherwise(*pair), pair[0].task.kind, of.is_share
+            before, after = (float(of.metric.value(sums.sum(axis=0))) for sums in (one, other))
+            test = paired_test(other, one, of.metric.value, weights)
+            told = asked_otherwise(*pair), pair[0].task.kind, of.metric.is_share
             found.append(Comparison(name, label, before, after, test, *told))
     return found
 
@@ -89,12 +89,12 @@ def power_of_folders(
     found, largest = [], 0.0
     for name, results in read_pairs(first, second, task).items():
         measures, sums = sums_of_models(results)
-        for label, of_label in measures.items():
-            most = math.inf if of_label.most is None else of_label.most
+        for label, (_, metric) in measures.items():
+            most = math.inf if metric.most is None else metric.most
             largest = max(largest, most)
             rows = [of[label] for of in sums]
-            is_any = np.any([is_scored(of, of_label.metric) for of in rows], axis=0)
-            values = [jackknife_values(of[is_any], of_label.metric) for of in rows]
+            is_any = np.any([is_scored(of, metric.value) for of in rows], axis=0)
+            values = [jackknife_values(of[is_any], metric.value) for of in rows]
             if len(values[0]) < 2:
                 raise ValueError(f"{name}, {label}: a spread needs two images at least; evaluate more")
             spread = spread_of(values[1] - values[0]) if second else math.sqrt(2) * spread_of(values[0])
@@ -177,7 +177,7 @@ def sums_of_models(results: Sequence[Results]) -> tuple[dict[str, Measure], list
             for group, mask in groups.items():
                 label = title if group == ALL else f"{title}, {group}"
                 of_images = sums_by_image(of.statistics * mask[:, None], images)
-                if is_scored(of_images, of.metric).sum() >= min(2, len(of_images)):
+                if is_scored(of_images, of.metric.value).sum() >= min(2, len(of_images)):
                     measures[label], sums[label] = of, of_images
         found.append(sums)
     return measures, found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from arlow_vl.evaluation.statistics import NOISE, Interval, Metric, summarise, with_value
+from arlow_vl.evaluation.statistics import NOISE, Interval, ValueOfSums, summarise, with_value
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def sums_by_image(
     return rows
 
 
-def is_scored(sums: Float[np.ndarray, "images columns"], metric: Metric) -> Bool[np.ndarray, " images"]:
+def is_scored(sums: Float[np.ndarray, "images columns"], metric: ValueOfSums) -> Bool[np.ndarray, " images"]:
     """True for images that have a sample of the metric: it has a value of the image alone."""
     return ~np.isnan(metric(sums))
 
@@ -47,7 +47,7 @@ def is_scored(sums: Float[np.ndarray, "images columns"], metric: Metric) -> Bool
 def paired_test(
     sums: Float[np.ndarray, "images columns"],
     others: Float[np.ndarray, "images columns"],
-    metric: Metric,
+    metric: ValueOfSums,
     weights: Float[np.ndarray, "resamples images"],
 ) -> PairedTest:
     """Tests `sums` minus `others`, rows of the same images; `weights` are of `statistics.draw_weights`.
@@ -72,7 +72,7 @@ def bootstrap_p(resampled: Float[np.ndarray, " resamples"]) -> float:
     return min(1.0, 2 * (tail + 1) / (len(found) + 1))
 
 
-def jackknife_values(sums: Float[np.ndarray, "images columns"], metric: Metric) -> Float[np.ndarray, " images"]:
+def jackknife_values(sums: Float[np.ndarray, "images columns"], metric: ValueOfSums) -> Float[np.ndarray, " images"]:
     """What each image adds to the metric: n times its value on all images, minus n - 1 times that without the image.
 
     Of a mean these are the values of the images themselves, so that the t-test is the usual one; of any other metric

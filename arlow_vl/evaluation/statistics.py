@@ -18,7 +18,7 @@ RESAMPLES, SEED = 1000, 0
 NOISE = 1e-9
 """Below this a difference is only the order in which float64 numbers were added, which processors choose."""
 
-Metric = Callable[[np.ndarray], Values]
+ValueOfSums = Callable[[np.ndarray], Values]
 """From sums of sample statistics, (..., statistics), to values, (...); NaN of sums that hold nothing to score."""
 
 
@@ -46,7 +46,9 @@ def draw_weights(
 
 
 def metric_interval(
-    statistics: Float[np.ndarray, "samples statistics"], metric: Metric, weights: Float[np.ndarray, "resamples samples"]
+    statistics: Float[np.ndarray, "samples statistics"],
+    metric: ValueOfSums,
+    weights: Float[np.ndarray, "resamples samples"],
 ) -> Interval:
     return summarise(metric(statistics.sum(axis=0)), metric(weights @ statistics))
 
@@ -54,7 +56,7 @@ def metric_interval(
 def difference_interval(
     statistics: Float[np.ndarray, "samples statistics"],
     others: Float[np.ndarray, "samples statistics"],
-    metric: Metric,
+    metric: ValueOfSums,
     weights: Float[np.ndarray, "resamples samples"],
 ) -> Interval:
     """Of one system's metric minus another's, on the same resamples."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from arlow_vl.data.questions import UNNAMED_KIND
 from arlow_vl.evaluation.metrics.vqa import normalise_answer, spelled
-from arlow_vl.evaluation.tasks.measures import Measure, measure
+from arlow_vl.evaluation.tasks.measures import measure
 from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
 from arlow_vl.evaluation.tasks.results import Results
 
@@ -48,8 +48,7 @@ def score_samples(results: Results) -> Scored:
     """Raises DataError for a prediction without what the metric needs."""
     measures = measure(results.task.metrics[:1], results.systems[MODEL])
     title, of = next(iter(measures.items()))
-    assert isinstance(of, Measure)
-    return Scored(title, of.is_share, np.asarray(of.metric(of.statistics), np.float64))
+    return Scored(title, of.metric.is_share, np.asarray(of.metric.value(of.statistics), np.float64))
 
 
 def choose(results: Results, scored: Scored) -> list[Sheet]:

@@ -11,7 +11,6 @@ from arlow_vl.errors import DataError
 from arlow_vl.evaluation.metrics import registry
 from arlow_vl.evaluation.metrics.ngrams import ORDERS
 from arlow_vl.evaluation.metrics.vqa import vqa_exact_match
-from arlow_vl.evaluation.statistics import Metric
 from arlow_vl.evaluation.tasks.predictions import Prediction
 from arlow_vl.printing import visible
 
@@ -49,11 +48,7 @@ class Measure(NamedTuple):
     """A metric of one system."""
 
     statistics: Float[np.ndarray, "items statistics"]
-    metric: Metric
-    is_share: bool
-    """Printed as per cent."""
-    most: float | None
-    """The largest value; None: there is none."""
+    metric: registry.Metric
 
 
 def measure(names: Sequence[str], rows: Rows) -> dict[str, Measure]:
@@ -65,7 +60,7 @@ def measure(names: Sequence[str], rows: Rows) -> dict[str, Measure]:
     metrics = {part: registry.METRICS[part] for part in _parts(names)}
     sums = registry.metric_sums(metrics, [_scored(row) for row in rows])
     return {
-        metrics[part].title: Measure(of, metrics[part].value, metrics[part].is_share, metrics[part].most)
+        metrics[part].title: Measure(of, metrics[part])
         for part, of in sums.items()
         if not np.isnan(metrics[part].value(of.sum(axis=0)))
     }

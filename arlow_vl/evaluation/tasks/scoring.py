@@ -12,7 +12,7 @@ import numpy as np
 from arlow_vl.data.questions import UNNAMED_KIND
 from arlow_vl.evaluation import statistics as bootstrap
 from arlow_vl.evaluation.numbers import FEWEST
-from arlow_vl.evaluation.statistics import Interval, Metric
+from arlow_vl.evaluation.statistics import Interval, ValueOfSums
 from arlow_vl.evaluation.tasks.measures import first_words, is_exact, measure
 from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
 from arlow_vl.evaluation.tasks.task import PRIORS, Task
@@ -35,15 +35,15 @@ def score_task(task: Task, systems: Systems) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     measures = {system: measure(task.metrics, of) for system, of in systems.items()}
     for part, of_model in measures[MODEL].items():
-        scores[part] = {"is_share": of_model.is_share, "groups": {}}
+        scores[part] = {"is_share": of_model.metric.is_share, "groups": {}}
         for group, mask in groups.items():
             statistics = {
                 system: _by_image(of[part].statistics, mask, places, len(of_image)) for system, of in measures.items()
             }
-            if np.isnan(of_model.metric(statistics[MODEL].sum(axis=0))):
+            if np.isnan(of_model.metric.value(statistics[MODEL].sum(axis=0))):
                 continue  # no scene of the group has the slot
             size = {"items": int(mask.sum()), "images": len(set(places[mask]))}
-            scores[part]["groups"][group] = size | compare(statistics, of_model.metric, weights)
+            scores[part]["groups"][group] = size | compare(statistics, of_model.metric.value, weights)
     return {
         "items": len(rows),
         "images": len(of_image),
@@ -55,9 +55,9 @@ def score_task(task: Task, systems: Systems) -> dict[str, Any]:
     }
 
 
-def compare(statistics: Mapping[str, np.ndarray], metric: Metric, weights: np.ndarray) -> dict[str, Any]:
+def compare(statistics: Mapping[str, np.ndarray], value: ValueOfSums, weights: np.ndarray) -> dict[str, Any]:
     """Intervals of a metric of every system, and of the model's difference to every control; rows are of images."""
-    values = {name: (metric(of.sum(axis=0)), metric(weights @ of)) for name, of in statistics.items()}
+    values = {name: (value(of.sum(axis=0)), value(weights @ of)) for name, of in statistics.items()}
     estimate, resampled = values[MODEL]
     systems = {name: bootstrap.summarise(*of) for name, of in values.items()}
     differences = {

@@ -222,20 +222,20 @@ def test_measures_are_those_of_the_plain_functions():
     said = rows("a red dog", "a cat", "the blue boat", references=(("a red dog runs",), ("a cat", "cats"), ("boat",)))
     plain_scores = caption_scores({row.id: row.output for row in said}, {row.id: row.references for row in said})
     (cider,) = measure(["CIDEr-D"], said).values()
-    assert float(cider.metric(cider.statistics.sum(0))) == pytest.approx(plain_scores.cider, abs=1e-12)
+    assert float(cider.metric.value(cider.statistics.sum(0))) == pytest.approx(plain_scores.cider, abs=1e-12)
     bleus = measure(["BLEU"], said)
-    assert [float(of.metric(of.statistics.sum(0))) for of in bleus.values()] == plain_scores.bleu
+    assert [float(of.metric.value(of.statistics.sum(0))) for of in bleus.values()] == plain_scores.bleu
     answers = rows("red", "Blue.", "no")
     (accuracy,) = measure(["vqa accuracy"], answers).values()
     expected = np.mean([vqa_accuracy(row.output, row.references, rule="official") for row in answers])
-    assert float(accuracy.metric(accuracy.statistics.sum(0))) == expected == 2 / 3
+    assert float(accuracy.metric.value(accuracy.statistics.sum(0))) == expected == 2 / 3
 
 
 def test_a_task_may_ask_for_an_exact_match_by_either_rule():
     said = rows("Red ", "the blue.", "yes")
     for name, share in (("exact match", 1), ("exact match, case and space apart", 2 / 3)):
         (match,) = measure([name], said).values()
-        assert float(match.metric(match.statistics.sum(0))) == pytest.approx(share)
+        assert float(match.metric.value(match.statistics.sum(0))) == pytest.approx(share)
 
 
 @pytest.mark.parametrize("rule", ["", ", nothing may match", ", normalised both"])
@@ -260,7 +260,7 @@ def test_an_answer_is_read_as_popes_own_script_reads_it(answer, is_yes):
 
 def test_pope_counts_what_is_found_and_what_is_invented():
     said = rows("yes", "yes", "no", "no", references=(("yes",), ("no",), ("yes",), ("no",)))
-    found = {name: float(of.metric(of.statistics.sum(0))) for name, of in measure(["POPE"], said).items()}
+    found = {name: float(of.metric.value(of.statistics.sum(0))) for name, of in measure(["POPE"], said).items()}
     assert found == {"POPE accuracy": 0.5, "precision": 0.5, "recall": 0.5, "F1": 0.5, "share of yes": 0.5}
     assert list(measure(["vqa accuracy", "POPE"], said)) == ["accuracy", *found]
 
@@ -270,7 +270,7 @@ def test_scenes_are_scored_by_their_parts():
     said = rows(
         scene, "a red car left of three blue cats", "two blue cats left of a red car", references=((scene,),) * 3
     )
-    found = {name: float(of.metric(of.statistics.sum(0))) for name, of in measure(["scenes"], said).items()}
+    found = {name: float(of.metric.value(of.statistics.sum(0))) for name, of in measure(["scenes"], said).items()}
     assert (found["whole scene"], found["parts swapped"]) == pytest.approx((1 / 3, 1 / 3))
     assert (found["thing"], found["count"], found["relation"]) == pytest.approx((1, 5 / 6, 2 / 3))
 
@@ -278,7 +278,7 @@ def test_scenes_are_scored_by_their_parts():
 def test_perplexity_and_bits_are_over_all_documents():
     said = rows("", "", "", references=((), (), ()), log_probability=-6.0, tokens=3, bytes=12)
     found = {n: next(iter(measure([n], said).values())) for n in ("perplexity", "bits per byte")}
-    values = {name: float(of.metric(of.statistics.sum(0))) for name, of in found.items()}
+    values = {name: float(of.metric.value(of.statistics.sum(0))) for name, of in found.items()}
     assert values == pytest.approx({"perplexity": math.exp(2), "bits per byte": 0.5 / math.log(2)})
 
 
@@ -286,7 +286,7 @@ def test_a_document_of_which_a_tokenizer_drops_all_counts_with_its_bytes():
     (one,) = rows("", references=((),), log_probability=-6.0, tokens=3, bytes=12)
     said = [one, replace(one, id="dropped", log_probability=0.0, tokens=0, bytes=6)]
     found = {n: next(iter(measure([n], said).values())) for n in ("perplexity", "bits per byte")}
-    values = {name: float(of.metric(of.statistics.sum(0))) for name, of in found.items()}
+    values = {name: float(of.metric.value(of.statistics.sum(0))) for name, of in found.items()}
     assert values == pytest.approx({"perplexity": math.exp(2), "bits per byte": 6 / 18 / math.log(2)})
 
 
