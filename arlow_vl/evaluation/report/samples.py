@@ -11,7 +11,7 @@ from jaxtyping import Float
 from arlow_vl.data.questions import UNNAMED_KIND
 from arlow_vl.evaluation.metrics.vqa import normalise_answer, spelled
 from arlow_vl.evaluation.tasks.measures import measure
-from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
+from arlow_vl.evaluation.tasks.predictions import MODEL, PredictionRow
 from arlow_vl.evaluation.tasks.results import Results
 
 UNPICKED, PICKED, MOST_ANSWERS = 24, 8, 14
@@ -83,20 +83,20 @@ def _right_and_wrong(scored: Scored) -> tuple[np.ndarray, np.ndarray]:
     return (scored.points >= high) & (high > low), (scored.points <= low) & (high > low)
 
 
-def _of_each_kind(rows: Sequence[Prediction], order: Sequence[int]) -> list[int]:
+def _of_each_kind(rows: Sequence[PredictionRow], order: Sequence[int]) -> list[int]:
     """As many of each kind of question, as far as there are."""
     kinds = sorted({row.kind for row in rows})
     each = max(1, UNPICKED // len(kinds))
     return [place for kind in kinds for place in [p for p in order if rows[p].kind == kind][:each]][:UNPICKED]
 
 
-def confusions(rows: Sequence[Prediction]) -> list[Confusion]:
+def confusions(rows: Sequence[PredictionRow]) -> list[Confusion]:
     """A table for each kind of question."""
     kinds = sorted({row.kind for row in rows})
     return [_confusion(kind or UNNAMED_KIND, [row for row in rows if row.kind == kind]) for kind in kinds]
 
 
-def _confusion(kind: str, rows: Sequence[Prediction]) -> Confusion:
+def _confusion(kind: str, rows: Sequence[PredictionRow]) -> Confusion:
     """Counts of (usual answer, prediction), for the most frequent answers."""
     pairs = Counter((_cell_of(_most_given(row.references)), _cell_of(row.output)) for row in rows)
     expected: Counter[str] = Counter()
@@ -123,7 +123,7 @@ def _hash_of(text: str) -> str:
     return sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-def unpicked(rows: Sequence[Prediction], number: int) -> list[int]:
+def unpicked(rows: Sequence[PredictionRow], number: int) -> list[int]:
     """So many places, each of another image, chosen by hash."""
     first: dict[str, int] = {}
     for place in sorted(range(len(rows)), key=lambda place: _hash_of(rows[place].id)):

@@ -23,7 +23,7 @@ from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.likelihood import Choices, answer_ids, likeliest, log_probabilities
 from arlow_vl.evaluation.tasks.items import Item
 from arlow_vl.evaluation.tasks.places import NO_TRAINING
-from arlow_vl.evaluation.tasks.predictions import AGAIN, MODEL, Kept, Prediction
+from arlow_vl.evaluation.tasks.predictions import AGAIN, MODEL, Kept, PredictionRow
 from arlow_vl.evaluation.tasks.priors import Prior, class_means, nearest_neighbours
 from arlow_vl.evaluation.tasks.task import ANSWERS, OF_FEATURES, PRIORS, Task
 from arlow_vl.printing import visible
@@ -279,8 +279,8 @@ def _prior_answers(system: str, items: Sequence[Item], known: Sequence[Item], pr
     return [answer(item) for item in items]
 
 
-def _prediction(item: Item, answer: Answer) -> Prediction:
-    return Prediction(
+def _prediction(item: Item, answer: Answer) -> PredictionRow:
+    return PredictionRow(
         id=item.id,
         image=item.image,
         prompt=item.question,

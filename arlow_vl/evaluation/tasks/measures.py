@@ -11,10 +11,10 @@ from arlow_vl.errors import DataError
 from arlow_vl.evaluation.metrics import registry
 from arlow_vl.evaluation.metrics.ngrams import ORDERS
 from arlow_vl.evaluation.metrics.vqa import vqa_exact_match
-from arlow_vl.evaluation.tasks.predictions import Prediction
+from arlow_vl.evaluation.tasks.predictions import PredictionRow
 from arlow_vl.printing import visible
 
-Rows = Sequence[Prediction]
+Rows = Sequence[PredictionRow]
 _BLEU = tuple(f"bleu_{order + 1}" for order in range(ORDERS))
 _SCENES = tuple(name for name in registry.METRICS if name.startswith("scene_"))
 _VQA = ("vqa", "vqa_with_empty", "vqa_normalised")
@@ -91,7 +91,7 @@ def _parts(names: Sequence[str]) -> dict[str, None]:
     return dict.fromkeys(part for name in names for part in meant[name])
 
 
-def _scored(row: Prediction) -> registry.Prediction:
+def _scored(row: PredictionRow) -> registry.Prediction:
     return registry.Prediction(
         id=row.id,
         image=row.image,
@@ -109,7 +109,7 @@ def titled(metric: str, *, is_share: bool) -> str:
     return f"{metric}, %" if is_share else metric if scale == 1 else f"{metric}, {scale:g} at most"
 
 
-def is_exact(row: Prediction) -> bool:
+def is_exact(row: PredictionRow) -> bool:
     """Equal to a reference after VQA's normalisation of both; nothing is no answer."""
     return bool(vqa_exact_match(row.output, row.references))
 

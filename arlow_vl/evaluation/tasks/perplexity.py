@@ -25,7 +25,7 @@ from arlow_vl.data.text_readers import DocumentReader
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.likelihood import finite_log_probabilities, rows_within
 from arlow_vl.evaluation.metrics import likelihood
-from arlow_vl.evaluation.tasks.predictions import MODEL, Kept, Prediction
+from arlow_vl.evaluation.tasks.predictions import MODEL, Kept, PredictionRow
 from arlow_vl.evaluation.tasks.task import Perplexity, Task
 from arlow_vl.printing import visible
 
@@ -160,8 +160,8 @@ def run_text_task(
     unigram.finish()
 
 
-def _prediction(document: Document, nats: float) -> Prediction:
-    return Prediction(
+def _prediction(document: Document, nats: float) -> PredictionRow:
+    return PredictionRow(
         id=document.id,
         image=document.id,
         prompt="",

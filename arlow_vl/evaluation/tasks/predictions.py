@@ -36,7 +36,7 @@ ALWAYS = ("id", "image", "prompt", "output", "references")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
+class PredictionRow:
     """What a system said of one item."""
 
     id: str
@@ -165,7 +165,7 @@ class Kept:
     def __init__(self, folder: Path, system: str, ids: Sequence[str]) -> None:
         self.path = folder / system / PREDICTIONS
         self.ids = list(ids)
-        self.rows: dict[str, Prediction] = {}
+        self.rows: dict[str, PredictionRow] = {}
         self.is_ordered = True
         if self.path.exists():
             self._cut_torn_line()
@@ -178,7 +178,7 @@ class Kept:
                 self.rows[row.id] = row
             self.is_ordered = list(self.rows) == self.ids[: len(self.rows)]
 
-    def add(self, rows: Iterable[Prediction]) -> None:
+    def add(self, rows: Iterable[PredictionRow]) -> None:
         """Keeps rows; those that are there already stay as they are."""
         new = [row for row in rows if row.id not in self.rows]
         if not new:
@@ -202,13 +202,13 @@ class Kept:
             os.truncate(self.path, data.rfind(b"\n") + 1)
 
 
-def line_of(row: Prediction) -> str:
+def line_of(row: PredictionRow) -> str:
     """The line of a prediction: fields that mean nothing for it are left out."""
     values = {name: value for name, value in asdict(row).items() if value not in (None, "") or name in ALWAYS}
     return json_text(values, allow_nan=False) + "\n"
 
 
-def read_rows(path: Path) -> list[Prediction]:
+def read_rows(path: Path) -> list[PredictionRow]:
     """The lines of a file. Raises DataError naming the one that is broken, or whose id has come before."""
     rows, seen = [], set()
     with open(path, "rb") as file:
@@ -226,10 +226,10 @@ def read_rows(path: Path) -> list[Prediction]:
     return rows
 
 
-def _row(values: Any) -> Prediction:
+def _row(values: Any) -> PredictionRow:
     if not isinstance(values, dict):
         raise ValueError(f"a {type(values).__name__}, not an object")
-    known = {field.name for field in fields(Prediction)}
+    known = {field.name for field in fields(PredictionRow)}
     if unknown := sorted(values.keys() - known):
         raise ValueError(f"unknown field {unknown[0]!r}")
     if missing := [name for name in ALWAYS if name not in values]:
@@ -247,10 +247,10 @@ def _row(values: Any) -> Prediction:
         raise ValueError("a log-probability is no finite number")
     if not all(isinstance(values.get(name, 0), int) for name in ("tokens", "bytes")):
         raise ValueError("tokens or bytes is no whole number")
-    return Prediction(**values)
+    return PredictionRow(**values)
 
 
-def read_systems(folder: Path, controls: Sequence[str]) -> dict[str, list[Prediction]]:
+def read_systems(folder: Path, controls: Sequence[str]) -> dict[str, list[PredictionRow]]:
     """The predictions of a task, the model's first.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks import predictions
-from arlow_vl.evaluation.tasks.predictions import Prediction
+from arlow_vl.evaluation.tasks.predictions import PredictionRow
 from arlow_vl.evaluation.tasks.task import Task, parse_task
 from arlow_vl.printing import visible
 from vision.whole_files import sha256_of_file
@@ -23,7 +23,7 @@ class Results:
     task: Task
     told: dict[str, Any]
     """metrics.json: the scores, and how they came to be."""
-    systems: dict[str, list[Prediction]]
+    systems: dict[str, list[PredictionRow]]
     """The model's predictions first, then those of each control."""
 
 

@@ -14,11 +14,11 @@ from arlow_vl.evaluation import statistics as bootstrap
 from arlow_vl.evaluation.numbers import FEWEST
 from arlow_vl.evaluation.statistics import Interval, ValueOfSums
 from arlow_vl.evaluation.tasks.measures import first_words, is_exact, measure
-from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
+from arlow_vl.evaluation.tasks.predictions import MODEL, PredictionRow
 from arlow_vl.evaluation.tasks.task import PRIORS, Task
 
 ALL, PRIOR_WRONG = "all", "where the prior is wrong"
-Systems = Mapping[str, Sequence[Prediction]]
+Systems = Mapping[str, Sequence[PredictionRow]]
 
 
 def score_task(task: Task, systems: Systems) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from arlow_vl.evaluation.tasks.items import Item, open_samples, read_items
 from arlow_vl.evaluation.tasks.measures import check_references, measure
 from arlow_vl.evaluation.tasks.perplexity import Document, document_nats, log_probability, read_documents, windows
 from arlow_vl.evaluation.tasks.places import place_of
-from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
+from arlow_vl.evaluation.tasks.predictions import MODEL, PredictionRow
 from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
 from arlow_vl.evaluation.tasks.scoring import as_fields, compare, fields_of_difference, groups_of, score_task
 from arlow_vl.evaluation.tasks.table import format_scores
@@ -213,7 +213,7 @@ def test_a_set_that_is_too_small_is_refused_before_anything_is_asked(changes, it
 
 def rows(*outputs, references=(("red",), ("blue",), ("yes",)), **more):
     return [
-        Prediction(id=str(n), image=f"i{n // 2}", prompt="what is it", output=output, references=list(of), **more)
+        PredictionRow(id=str(n), image=f"i{n // 2}", prompt="what is it", output=output, references=list(of), **more)
         for n, (output, of) in enumerate(zip(outputs, references, strict=True))
     ]
 
@@ -304,7 +304,7 @@ def test_where_the_prior_is_wrong_the_prior_scores_nothing():
 def test_first_words_that_differ_are_counted_in_one_go():
     """For each of them all were gone through: of 40,000 that took 15 s."""
     asked = [f"word{number} it is?" for number in range(40_000)] + ["what colour is it?"] * 50
-    said = [Prediction(id="", image="a", prompt=prompt, output="", references=[]) for prompt in asked]
+    said = [PredictionRow(id="", image="a", prompt=prompt, output="", references=[]) for prompt in asked]
     began = time.process_time()
     groups = groups_of(replace(parse_task(TASK, "t"), groups=("first words",)), {"model": said})
     assert time.process_time() - began < 2
@@ -318,7 +318,7 @@ def test_a_group_on_few_images_is_scored_by_the_resamples_that_hold_one():
     ]
     systems = {
         name: [
-            Prediction(id=str(n), image=image, prompt="q", output=said, references=["yes"], kind=kind)
+            PredictionRow(id=str(n), image=image, prompt="q", output=said, references=["yes"], kind=kind)
             for n, (image, kind) in enumerate(asked)
         ]
         for name, said in (("model", "yes"), ("shuffled", "no"), ("most_frequent", "no"))
@@ -340,7 +340,7 @@ def test_a_group_on_few_images_is_scored_by_the_resamples_that_hold_one():
 def test_a_slot_that_no_scene_of_a_group_has_is_not_scored_there():
     told = ["a red car left of a blue cat", 'the word "noon" above a red cat', "a blue cat"]
     made = [
-        Prediction(
+        PredictionRow(
             id=str(n), image=str(n), prompt="", output=one, references=[one], kind="word" if "word" in one else ""
         )
         for n, one in enumerate(told)
