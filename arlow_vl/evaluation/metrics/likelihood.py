@@ -1,12 +1,12 @@
-"""Perplexity and bits per byte of texts longer than a model's context: which window scores which token.
+"""Perplexity and bits per byte, and the sliding windows that score texts longer than a model's context.
 
-With a window of 6 tokens and a stride of 3, a text of 10 tokens is scored in three runs of the model ("-" is context
-alone, "s" is scored; the first token has nothing before it and is scored by no run, unless a start token stands there):
+With a window of 6 tokens and a stride of 3, a text of 10 tokens is scored in three passes of the model ("-": context
+only, "s": scored; the first token has no context and is not scored, so a start token usually stands there):
 
     tokens   0 1 2 3 4 5 6 7 8 9
-    run 1    - s s s s s
-    run 2          - - - s s s
-    run 3            - - - - - s        starts at 4, so that the last window is full as well
+    pass 1   - s s s s s
+    pass 2         - - - s s s
+    pass 3           - - - - - s        starts at 4, so that the last window is full as well
 """
 
 import math
@@ -21,7 +21,7 @@ from arlow_vl.evaluation.metrics.sums import Values, ratio
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens `begin` to `end` are read, those from `score_from` on are scored."""
+    """A window over tokens `begin` to `end` (excluded), in which those from `score_from` on are scored."""
 
     begin: int
     end: int
@@ -29,12 +29,12 @@ class Window:
 
 
 def windows(tokens: int, *, window: int, stride: int) -> Iterator[Window]:
-    """Windows that score each token but the first exactly once, with as much context as the window leaves.
+    """Yields windows that score each token but the first exactly once, with as much context as they allow.
 
-    A stride as long as the window is fastest and gives the least context; a stride of 1 gives every token all of it.
+    The longest stride is the fastest and gives the least context; a stride of 1 gives every token a full window.
 
     Raises:
-        ValueError: a window below two tokens, or a stride that is not from 1 to one less than the window.
+        ValueError: the window is below two tokens, or the stride is not from 1 to one less than the window.
     """
     if window < 2:
         raise ValueError(f"a window needs two tokens at least, one to score and one before it, got {window}")
@@ -48,10 +48,10 @@ def windows(tokens: int, *, window: int, stride: int) -> Iterator[Window]:
 
 
 def perplexity(sums: Float[np.ndarray, "*batch 3"]) -> Values:
-    """From sums of (log-probability in nats, scored tokens, UTF-8 bytes)."""
+    """Computes the perplexity from sums of (log-probability in nats, scored tokens, UTF-8 bytes)."""
     return np.exp(-ratio(sums[..., 0], sums[..., 1]))
 
 
 def bits_per_byte(sums: Float[np.ndarray, "*batch 3"]) -> Values:
-    """The same of any tokenizer, so that models with different ones can be compared."""
+    """Computes bits per byte from the same sums; it compares models with different tokenizers."""
     return -ratio(sums[..., 0], sums[..., 2]) / math.log(2)

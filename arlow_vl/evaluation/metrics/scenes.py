@@ -1,9 +1,9 @@
-"""Captions and answers about scenes, scored against what is in the image exactly.
+"""Scores captions and answers about scenes against the exact content of the image.
 
 image      a red car left of two blue cats
 caption    two blue dogs left of a red car
-whole      wrong: some slot is
-things     1 of 2: the car is named, the cats are not, and the dogs are nowhere in the image (CHAIR)
+whole      wrong, as some slot is wrong
+things     1 of 2: the car is named, the cats are not; the dogs are not in the image (CHAIR)
 relation   wrong: the car is not right of the other part
 """
 
@@ -20,14 +20,14 @@ from arlow_vl.evaluation.metrics.vqa import normalise_answer
 SLOTS = ("thing", "colour", "count", "relation", "word")
 NAMED_FALSELY = "named falsely"
 PARTS = ("whole scene", *SLOTS, "parts swapped", NAMED_FALSELY)
-"""What `scene_points` counts."""
+"""Scores of a caption, in the order of `scene_points`."""
 
 
 def scene_scores(captions: Sequence[str], scenes: Sequence[Scene]) -> dict[str, float]:
-    """The share of each of `PARTS`, 0 to 1, over one caption an image; a slot that no scene has is left out.
+    """Returns the share, 0 to 1, of each of `PARTS`, given one caption per scene; a slot that no scene has is left out.
 
     Raises:
-        ValueError: there are none, or not as many captions as scenes.
+        ValueError: there are no captions, or the numbers differ.
     """
     if not len(captions) == len(scenes) > 0:
         raise ValueError(f"captions ({len(captions)}) and scenes ({len(scenes)}) must be as many, and some")
@@ -36,7 +36,7 @@ def scene_scores(captions: Sequence[str], scenes: Sequence[Scene]) -> dict[str, 
 
 
 def scene_points(captions: Sequence[str], scenes: Sequence[Scene]) -> Float[np.ndarray, "captions parts 2"]:
-    """Of each of `PARTS` what a caption has right (or, of the last two, wrong), and out of how many."""
+    """Returns for each caption and each of `PARTS` how much is right (in the last two: wrong), and out of how much."""
     points = np.zeros((len(captions), len(PARTS), 2))
     for row, (caption, scene) in enumerate(zip(captions, scenes, strict=True)):
         told = parse_caption(caption)
@@ -50,10 +50,10 @@ def scene_points(captions: Sequence[str], scenes: Sequence[Scene]) -> Float[np.n
 
 
 def answer_scores(predictions: Sequence[str], answers: Sequence[str], kinds: Sequence[str]) -> dict[str, float]:
-    """The share of exact answers by kind of question; case, articles, punctuation and "two" for "2" do not count.
+    """Returns the share of exact answers by kind of question, after VQA's normalisation of both.
 
     Raises:
-        ValueError: there are none, or the numbers differ.
+        ValueError: there are no predictions, or the numbers differ.
     """
     if not len(predictions) == len(answers) == len(kinds) > 0:
         raise ValueError(
@@ -66,7 +66,11 @@ def answer_scores(predictions: Sequence[str], answers: Sequence[str], kinds: Seq
 
 
 def _slots(caption: str, told: Scene | None, scene: Scene) -> list[tuple[str, bool]]:
-    """Each slot of the scene with whether the caption has it right."""
+    """Returns each slot of the scene, and whether the caption has it right.
+
+    Things, colours and counts belong to the group with the same noun, whatever its place; a relation needs both parts
+    in their order.
+    """
     groups, nouns = groups_named(caption), nouns_named(caption)
     slots = []
     for group in scene.groups:
@@ -83,7 +87,7 @@ def _slots(caption: str, told: Scene | None, scene: Scene) -> list[tuple[str, bo
 
 
 def _names(scene: Scene) -> list[str]:
-    """What the parts are, without colours, counts and what is written."""
+    """Returns the nouns of the parts, empty for a written word."""
     return [_name(part) for part in scene.parts]
 
 
