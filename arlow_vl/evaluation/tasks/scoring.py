@@ -1,6 +1,6 @@
-"""The scores of a task: the model's beside its controls', with intervals and paired differences, over any group.
+"""Scores a task: the model beside its controls, with intervals and paired differences, for all items and by group.
 
-The same predictions always give the same scores: `score_task` reads nothing else, and resamples by a fixed seed.
+The same predictions always give the same scores: `score_task` reads nothing else, and resamples with a fixed seed.
 """
 
 from collections import Counter
@@ -22,10 +22,10 @@ Systems = Mapping[str, Sequence[PredictionRow]]
 
 
 def score_task(task: Task, systems: Systems) -> dict[str, Any]:
-    """By metric and group: the interval of every system, and of the model's difference to every control.
+    """Computes, by metric and group, the interval of every system and of the model's difference to every control.
 
     Raises:
-        DataError: an item has no reference, or not one of the metric's kind.
+        DataError: an item has no reference, or one that does not suit the metric.
     """
     rows = systems[MODEL]
     of_image = {image: place for place, image in enumerate(dict.fromkeys(row.image for row in rows))}
@@ -56,7 +56,7 @@ def score_task(task: Task, systems: Systems) -> dict[str, Any]:
 
 
 def compare(statistics: Mapping[str, np.ndarray], value: ValueOfSums, weights: np.ndarray) -> dict[str, Any]:
-    """Intervals of a metric of every system, and of the model's difference to every control; rows are of images."""
+    """Computes a metric's interval for every system and for the model's difference to every control; rows are images."""
     values = {name: (value(of.sum(axis=0)), value(weights @ of)) for name, of in statistics.items()}
     estimate, resampled = values[MODEL]
     systems = {name: bootstrap.summarise(*of) for name, of in values.items()}
@@ -78,7 +78,7 @@ def fields_of_difference(interval: Interval) -> dict[str, Any]:
 
 
 def groups_of(task: Task, systems: Systems) -> dict[str, np.ndarray]:
-    """(items,) bool for each group that scores are given of, all items first."""
+    """Returns a mask over items, (items,) bool, for each group that is scored; all items come first."""
     rows = systems[MODEL]
     groups = {ALL: np.ones(len(rows), dtype=bool)}
     prior = next((name for name in ("question_prior", *PRIORS) if name in systems), None)
@@ -87,7 +87,7 @@ def groups_of(task: Task, systems: Systems) -> dict[str, np.ndarray]:
         groups |= {PRIOR_WRONG: wrong} if wrong.any() else {}
     if "kind" in task.groups:
         kinds = [row.kind or UNNAMED_KIND for row in rows]
-        for kind in sorted(set(kinds)):  # a kind that the data call "all" does not take the place of all items
+        for kind in sorted(set(kinds)):  # a kind named "all" must not replace the group of all items
             label = f"{kind} (kind)" if kind in (ALL, PRIOR_WRONG) else kind
             groups[label] = np.array([one == kind for one in kinds])
     if "first words" in task.groups:
@@ -95,20 +95,20 @@ def groups_of(task: Task, systems: Systems) -> dict[str, np.ndarray]:
         groups |= {
             f"{word} ...": np.array([one == word for one in words])
             for word, count in sorted(Counter(words).items())
-            if count >= FEWEST  # there are many more of them than kinds
+            if count >= FEWEST  # there are many more of these than kinds
         }
     return groups
 
 
 def _by_image(statistics: np.ndarray, mask: np.ndarray, places: np.ndarray, images: int) -> np.ndarray:
-    """Sums of the items of each image that the group holds."""
+    """Adds up the statistics of each image's items in the group."""
     sums = np.zeros((images, statistics.shape[1]))
     np.add.at(sums, places[mask], statistics[mask])
     return sums
 
 
 def rows_of(scores: Mapping[str, Any]) -> dict[tuple[str, str, str, str], Any]:
-    """Every figure of `score_task` by metric, group, system and end of its interval."""
+    """Flattens the result of `score_task`: figures by metric, group, system and part of the interval."""
     figures = {}
     for metric, of_metric in scores["metrics"].items():
         for group, of_group in of_metric["groups"].items():
