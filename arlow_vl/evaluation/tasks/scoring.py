@@ -56,7 +56,7 @@ def score_task(task: Task, systems: Systems) -> dict[str, Any]:
 
 
 def compare(statistics: Mapping[str, np.ndarray], value: ValueOfSums, weights: np.ndarray) -> dict[str, Any]:
-    """Computes a metric's interval for every system and for the model's difference to every control; rows are images."""
+    """Computes a metric's interval for each system, and for the model's difference to each control; rows are images."""
     values = {name: (value(of.sum(axis=0)), value(weights @ of)) for name, of in statistics.items()}
     estimate, resampled = values[MODEL]
     systems = {name: bootstrap.summarise(*of) for name, of in values.items()}
