@@ -107,7 +107,7 @@ def power_of_folders(
     if difference > largest:
         raise ValueError(
             f"no metric here can differ by {difference:g}, {largest:g} is the most; "
-            "shares go from 0 to 1: 0.02 is two points of per cent"
+            "shares go from 0 to 1, so 0.02 is two percentage points"
         )
     return found
 
@@ -208,7 +208,8 @@ def format_comparisons(found: Sequence[Comparison], first: Path, second: Path) -
             lines.append([title, format_count(test.images, test.images), *numbers, difference, *tests, effect])
         few = few_note(one.test.images for one in of_task)
         told = ", ".join(of_task[0].asked_otherwise)
-        otherwise = [f"the second was asked with another {told}: the difference is of that, too"] if told else []
+        note = f"the second was asked with another {told}, which may account for a part of the difference"
+        otherwise = [note] if told else []
         blocks.append("\n".join([visible(task), *otherwise, *columns(lines), *few]))
     return "\n\n".join([*blocks, legend(one.kind for one in found)])
 
@@ -219,7 +220,7 @@ def format_p(p: float) -> str:
 
 def format_power(found: Sequence[Power], *, difference: float, power: float) -> str:
     """Formats one table of all tasks, and a note on how to read it."""
-    lines = [["task", "metric", "images", "spread", f"images for {difference:g}", "smallest that these show"]]
+    lines = [["task", "metric", "images", "spread", f"images for {difference:g}", "smallest detectable"]]
     for one in found:
         required = "-" if one.required is None else f"{one.required:,}"
         detectable = f"{one.detectable:.3g}" if one.spread > 0 else "-"

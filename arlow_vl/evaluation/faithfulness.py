@@ -33,7 +33,7 @@ ORDERS = ("most", "random", "least")
 RANDOM_ORDERS, ROWS_AT_ONCE = 8, 32
 
 Falls = dict[str, np.ndarray]
-"""By order of hiding, (words, shares): the fall of each word's log-probability, in nats."""
+"""Falls of each word's log-probability in nats, (words, shares), by order of hiding."""
 LogProbabilities = Callable[[Tensor], Tensor]
 """Maps masks of shown tokens, (rows, encoder tokens) bool, to (rows, N): the log-probability of each written token."""
 
@@ -157,7 +157,7 @@ class HeatTest:
     images: int
     words: int
     falls: dict[str, list[Interval]]
-    """By order of hiding, the mean fall of a word at each of `SHARES`, in nats."""
+    """Mean fall of a word at each of `SHARES`, in nats, by order of hiding."""
     over_random: Interval
     """Fall from hiding the most attended tokens minus that from hiding random ones, the mean over shares; above zero,
     the heat marks tokens that matter."""

@@ -47,7 +47,7 @@ class Continuation(NamedTuple):
     """Tokens that a model generated after a prompt."""
 
     ids: list[int]
-    """Without the end token; padded if a custom `stopping_criteria` ended the row before others of its batch."""
+    """All but the end token; padded if a custom `stopping_criteria` ended the row before others of its batch."""
     has_ended: bool
     """True: an end token was generated; False: the length or a stopping criterion cut the answer."""
     nats: list[float] | None

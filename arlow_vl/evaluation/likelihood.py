@@ -53,7 +53,7 @@ class Candidate(NamedTuple):
 
     prompt: Sequence[int]
     images: Sequence[Any]
-    """As in `Choices`."""
+    """Images as in `Choices`."""
     ids: Sequence[int]
 
 

@@ -66,7 +66,7 @@ class TrainedImages:
     sources: tuple[str, ...] = ()
     """Sources of `indexes`, each once: of several that read the same files, the first."""
     indexes: tuple[Index, ...] = ()
-    """Each once, even if several sources and runs read the same files."""
+    """Their indexes, each once, even if several sources and runs read the same files."""
     not_checked: tuple[str, ...] = ()
     """A sentence for each source or earlier model whose images are not known."""
 

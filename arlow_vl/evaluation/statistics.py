@@ -16,7 +16,7 @@ from arlow_vl.evaluation.metrics.sums import Values
 LEVEL = 0.95
 RESAMPLES, SEED = 1000, 0
 NOISE = 1e-9
-"""Below this a difference is only the order in which float64 numbers were added, which processors choose."""
+"""Largest difference that is taken for rounding: processors add float64 numbers in different orders."""
 
 ValueOfSums = Callable[[np.ndarray], Values]
 """Turns sums of sample statistics, (..., statistics), into values, (...); NaN where there is nothing to score."""

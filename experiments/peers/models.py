@@ -195,7 +195,7 @@ MLLAMA_FIELDS = (
 
 
 def build_cross_attention(text: Path, features: int, side: int) -> Peer:
-    """Builds GPT-2's decoder with the text model's width, depth and vocabulary, untrained, as no pretrained one fits."""
+    """Builds GPT-2's decoder with the text model's width, depth and vocabulary, untrained as no pretrained one fits."""
     config = read_text_part(text).config
     decoder = GPT2LMHeadModel(
         GPT2Config(

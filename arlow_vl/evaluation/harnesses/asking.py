@@ -219,8 +219,8 @@ def _fitting(assistant: Assistant, request: Request, prepared: _Images, room: in
     if len(ids) > room:
         if request.images:
             raise ValueError(
-                f"{request.name}: the prompt has {number_of(len(ids), 'token')} and {room:,} find room, and to cut it "
-                f"would lose an image; the model reads {assistant.max_length:,} with what comes behind the prompt"
+                f"{request.name}: the prompt has {number_of(len(ids), 'token')} and {room:,} fit; cutting it would "
+                f"lose an image; the model reads {assistant.max_length:,} tokens, those after the prompt included"
             )
         _say_once(f"prompts of more than {room:,} tokens lost their beginning, for the model reads no more")
         ids = ids[-room:]

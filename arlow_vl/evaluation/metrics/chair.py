@@ -74,7 +74,7 @@ class ChairCounts:
     named: list[str]
     """Things named, with repetitions."""
     false: list[str]
-    """Those of `named` that are not in the image."""
+    """Things of `named` that are not in the image."""
     found: int
     """Number of distinct things in the image that the caption names."""
     in_image: int

@@ -220,7 +220,7 @@ def make_asker(prepared: Sequence[Prepared], run: Run, model: Any, processor: An
         count = number_of(len(refused), "image")
         raise DataError(
             f"{count} cannot be used, that of {visible(images[sha256].key)} first ({reason}); "
-            "scores leave none out: mend the data (`arlow data verify` lists them)"
+            "scores skip no image: repair the data (`arlow data verify` lists them)"
         )
     shown = CachedImages(cache, lambda image: image.sha256)
     return Asker(model, tokenizer, shown, blank.sha256, run.batch_size)

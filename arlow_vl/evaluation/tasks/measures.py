@@ -41,7 +41,7 @@ NAMED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "text": {"perplexity": ("perplexity",), "bits per byte": ("bits_per_byte",)},
 }
-"""By kind of task, the names that its YAML may list, with the metrics that each stands for."""
+"""Names that a task's YAML may list, by kind of task, with the metrics that each stands for."""
 
 
 class Measure(NamedTuple):
