@@ -1,4 +1,4 @@
-"""Where the data of a task lie, and whether they are there: asked before a library that takes seconds is loaded."""
+"""Locates the data of a task and checks that they exist, before libraries that take seconds are loaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +14,17 @@ NO_TRAINING = "the control class_means needs captions of training data; give --t
 
 @dataclass(frozen=True)
 class Place:
-    """A source, as the formats of docs/formats.md are opened."""
+    """The location of a source, in a format of docs/formats.md."""
 
     source: str
     images: str | None
+    """Folder from which image paths start; None: by the format's own rule."""
     format: str | None
+    """Name of the format; None: detected."""
 
 
 def place_of(task: Task, data: str | Path) -> Place:
-    """The source of a task: below `data` where that is a folder, else `data` itself, a file, a glob or an address."""
+    """Returns the source of a task: below `data` if that is a folder, else `data`, a file, a glob or an address."""
     data = here_or_address(data)
     if isinstance(data, str):
         return Place(data, None, task.format or None)
@@ -33,14 +35,14 @@ def place_of(task: Task, data: str | Path) -> Place:
 
 
 def here_or_address(data: str | Path) -> str | Path:
-    """A path on this machine, also of a file: address, else the address: a Path of one would lose a slash."""
+    """Returns a local path, also for a file: address, or any other address unchanged: a Path would lose its slashes."""
     if is_file_address(data):
         data = path_of_file_address(str(data))
     return data if is_address(data) else Path(data)
 
 
 def refuse_missing_data(task: Task, place: Place) -> None:
-    """Raises DataError where nothing, or nothing of a known format, is there. An address is asked for nothing yet."""
+    """Raises DataError if nothing, or nothing of a known format, is there. Addresses are not checked yet."""
     if is_address(place.source):
         return
     if task.kind == "text":
@@ -50,7 +52,7 @@ def refuse_missing_data(task: Task, place: Place) -> None:
 
 
 def training_place(task: Task, data: str | Path, named: str | None) -> Place | None:
-    """The training data that the command names, or else those that the task names and that are there."""
+    """Returns the training data that the command names, else those that the task names if they exist."""
     if named is not None:
         return Place(named, None, None)
     data = here_or_address(data)
@@ -60,7 +62,7 @@ def training_place(task: Task, data: str | Path, named: str | None) -> Place | N
 
 
 def refuse_missing_training(task: Task, data: str | Path, named: str | None) -> None:
-    """Raises DataError where they are named and cannot be read, or a control knows nothing but what they say."""
+    """Raises DataError if the named training data cannot be read, or there are none and a control needs them."""
     place = training_place(task, data, named)
     if place is not None and task.kind != "text":
         refuse_missing_data(task, place)
