@@ -90,7 +90,7 @@ def listed(address: str) -> list[str]:
 
 
 def needs_listing(address: str) -> bool:
-    """Whether a file system is asked which files an address stands for: a wildcard is, a range never."""
+    """Returns True if a file system must be listed for an address: for a wildcard, never for a range."""
     wild = r"\*" if address[:4].lower() == "http" else r"[*?\[]"
     return not RANGE.search(address) and re.search(wild, address) is not None
 

@@ -63,7 +63,7 @@ class Held:
 
 
 def told_damage(said: str, held: Iterable[Held]) -> str:
-    """A sentence about damage with the addresses of held files for their paths. Those that it names are damaged."""
+    """Returns a sentence about damage with addresses for cache paths; marks the files that it names as damaged."""
     for one in held:
         one.is_damaged |= one.path.name in said
         said = said.replace(visible(str(one.path)), one.address)
@@ -72,7 +72,7 @@ def told_damage(said: str, held: Iterable[Held]) -> str:
 
 @contextlib.contextmanager
 def telling_addresses(held: Collection[Held]) -> Iterator[None]:
-    """What a DataError says of held files it says of their addresses; those that it names are closed."""
+    """Names addresses instead of cached files in a DataError, and closes the files that it names."""
     try:
         yield
     except DataError as error:
