@@ -89,7 +89,7 @@ class Source:
     images: ImageRoot
     tally: Tally = field(default_factory=Tally)
     held: tuple[Held, ...] = ()
-    """Those of the files that came from addresses, so that they stay in the cache."""
+    """Cached files that came from addresses, held so that they stay in the cache."""
 
     def iterate(self) -> Iterator[Sample]:
         """Yields the samples in an order that depends on the files alone, from the first each time.
