@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.scenes.result import OF_ANSWERS, OF_CAPTIONS, SLOTS, WHOLE, read_scores, rows
+from experiments.scenes.result import OF_ANSWERS, OF_CAPTIONS, SLOTS, WHOLE, interval, read_scores, rows
 
 HERE = Path(__file__).parents[1] / "experiments" / "scenes"
 
@@ -46,3 +46,12 @@ def test_the_readme_shows_the_rows_of_the_result():
     result = json.loads((HERE / "result.json").read_text("utf-8"))
     readme = (HERE / "README.md").read_text("utf-8").splitlines()
     assert len(rows(result)) > 10 and set(rows(result)) <= set(readme)
+
+
+def test_the_readme_shows_the_other_seed_as_its_result_has_it():
+    result = json.loads((HERE / "one_schedule.json").read_text("utf-8"))
+    whole = [interval(found[WHOLE]["model"]) for found in result["captions"].values()]
+    readme = (HERE / "README.md").read_text("utf-8")
+    assert f" | {' | '.join(whole)} |\n" in readme
+    of_all, comparison = (interval(result["questions"][kind]["model"]) for kind in ("all", "comparison"))
+    assert f"seed 3 | {of_all} |" in readme and f" | {comparison} |\n" in readme
