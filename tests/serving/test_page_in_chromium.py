@@ -202,6 +202,27 @@ def test_images_are_dropped_and_pasted_anywhere(demo, visit):
     assert [image.get_attribute("alt") for image in page.locator("#tray img").all()] == ["dropped.png", "pasted.png"]
 
 
+def test_a_question_waits_until_its_images_are_read(demo, visit):
+    page = visit(demo)
+    options(page, max_tokens=5)
+    page.fill("#question", "the cat")
+    page.evaluate("""() => {
+        const read = FileReader.prototype.readAsDataURL;
+        FileReader.prototype.readAsDataURL = function (file) { window.goOn = () => read.call(this, file); };
+    }""")
+    page.set_input_files("#files", [image_file("red.png")])
+    sent = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    page.focus("#question")
+    page.keyboard.press("Enter")
+    page.evaluate("goOn()")
+    expect(page.locator("#tray li")).to_have_count(1)
+    page.keyboard.press("Enter")
+    expected = told(demo, image_part("red"), text_part("the cat"), max_tokens=5)
+    assert answered(page).locator(".text").text_content() == expected
+    assert [url.rpartition("/")[2] for url in sent] == ["completions", "heat"]
+
+
 def test_what_the_server_refuses_stands_beside_the_image_and_the_rest_stays_usable(demo, visit):
     page = visit(demo)
     files = {

@@ -32,6 +32,7 @@ async function addFiles(files) {
   for (const file of files) {
     const image = { name: file.name || "pasted image", url: "", problem: "" };
     tray.push(image);
+    update(); // nothing is sent before it is read
     try {
       image.url = await readFile(file);
     } catch {
