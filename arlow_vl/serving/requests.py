@@ -25,7 +25,7 @@ MAX_STOPS, MAX_STOP_CHARACTERS = 4, 200
 ADDRESS_SHOWN = 60  # characters of an address that is refused
 MAX_TOP_LOGPROBS = 20
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-# Options of OpenAI's that nothing here honours, with the values that ask for nothing.
+# Options of OpenAI's and vLLM's that nothing here honours, with the values that ask for nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "frequency_penalty": (0, 0.0),
@@ -39,6 +39,11 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
+    "parallel_tool_calls": (True, False),
+    "service_tier": ("auto", "default"),
+    "metadata": ({},),
+    "min_p": (0, 0.0),
+    "ignore_eos": (False,),
 }
 NO_BEAMS = "answers are written together and token by token here; leave it out, or use `arlow caption` or `arlow vqa`"
 
@@ -173,7 +178,8 @@ class RequestReader:
     def _settings(self, asked: Fields) -> tuple[dict[str, Any], int | None]:
         """Fields of Decoding that were given, and the longest answer that was asked for."""
         settings: dict[str, Any] = {name: asked.number(name) for name in ("temperature", "top_p", "repetition_penalty")}
-        settings["top_k"] = asked.whole("top_k", 0, 2**31)
+        top_k = asked.whole("top_k", -1, 2**31)
+        settings["top_k"] = 0 if top_k == -1 else top_k  # vLLM's word for all tokens
         settings["seed"] = asked.whole("seed", 0, 2**64 - 1)
         settings["stop"] = _stop(asked)
         most = [asked.whole(name, 1, self._limits.max_new_tokens) for name in ("max_tokens", "max_completion_tokens")]
@@ -268,7 +274,8 @@ def _message(message: Any, path: str, max_parts: int) -> tuple[Message, list[tup
         characters = sum(len(part.get("text", "")) for part in content)
     else:
         raise given.refuse("content", "must be a string or a list of parts")
-    given.neutral("tool_calls", ([],))
+    for name in ("tool_calls", "annotations"):
+        given.neutral(name, ([],))
     given.take("name")
     given.end()
     return {"role": ROLES[role], "content": content}, urls, characters
