@@ -101,10 +101,23 @@ class Assistant:
         return self._checked(encode_prompt(self.tokenizer, messages), images)
 
     def text(self, text: str) -> Prompt:
-        """A text that the model is to go on with, behind bos where the tokenizer has one; no part of it is a control
-        token. Raises ValueError where it leaves no room."""
-        bos = self.tokenizer.bos_token_id
-        return self._checked([*([] if bos is None else [bos]), *plain_ids(self.tokenizer, [text])[0]], ())
+        """A text that the model is to continue. It begins as `tokenizer(text)` does, an empty one as documents do; no
+        part of it is a control token.
+
+        Raises:
+            ValueError: the text leaves no room for a continuation.
+        """
+        ids = [*self._text_prefix, *plain_ids(self.tokenizer, [text])[0]]
+        if not ids:
+            ends = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+            ids = [token for token in ends if token is not None][:1]
+        return self._checked(ids, ())
+
+    @cached_property
+    def _text_prefix(self) -> list[int]:
+        """The tokens that the tokenizer puts in front of a text: bos, or none."""
+        ids = self.tokenizer("a")["input_ids"]
+        return ids[: ids.index(plain_ids(self.tokenizer, ["a"])[0][0])]
 
     def _checked(self, ids: list[int], images: Sequence[PreparedImage]) -> Prompt:
         if not ids:
