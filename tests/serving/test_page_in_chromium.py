@@ -330,7 +330,7 @@ def test_a_key_is_asked_for_and_kept_in_memory_alone(visit):
     with live(text_assistant(), api_key=KEY, has_page=True) as running:
         page = visit(running, is_locked=True)
         page.fill("#key", "some-other-key")
-        page.click("text=Go on")
+        page.click("text=Continue")
         expect(page.locator("#lock-problem")).to_contain_text("this is not the server's key")
         page.fill("#key", KEY)
         page.keyboard.press("Enter")

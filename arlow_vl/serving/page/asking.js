@@ -3,7 +3,7 @@
 let key = ""; // in memory alone
 export const useKey = (given) => { key = given; };
 
-/** What the server would not or could not do, in its own sentence. */
+/** An error that the server or the connection reports, as a sentence for people. */
 export class Refused extends Error {
   constructor(status, { message, param = null }) {
     super(message);
