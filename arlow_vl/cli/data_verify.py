@@ -22,9 +22,12 @@ def add_parser(verbs: Parser) -> None:
         "read sources as training would, decode every image and say what is unusable",
         EXAMPLE,
         "arlow data verify corpus.parquet --format text",
-        description="Ends with 0 where training may start, with 3 where a file is damaged or too much is unusable.",
+        description="Read sources as training would and decode every image. Exits with "
+        "0 if training may start, with 3 if a file is damaged or too much is unusable.",
     )
-    verify.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists them")
+    verify.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists the formats"
+    )
     add_source_options(verify)
     verify.add_argument("--json", action="store_true", help="print one JSON object that names every bad sample")
     add_limit_option(verify)
@@ -62,7 +65,7 @@ def verified_samples(args: argparse.Namespace, how: dict[str, Any]) -> tuple[dic
 
 
 def verified_text(args: argparse.Namespace, how: dict[str, Any]) -> tuple[dict[str, Any], Any] | None:
-    """None: the sources are no text. Raises DataError where only some are."""
+    """Returns report and findings, None if the sources are not text. Raises DataError if only some are."""
     from arlow_vl.data.shards import counted
     from arlow_vl.data.verify_text import is_text, verify_text
     from arlow_vl.errors import DataError
@@ -83,7 +86,7 @@ def verified_text(args: argparse.Namespace, how: dict[str, Any]) -> tuple[dict[s
 
 
 def report_of(found: Any) -> dict[str, Any]:
-    """All that was found, for programs; docs/data.md says what each key means."""
+    """Returns all findings for programs; docs/data.md explains each key."""
     return {
         "keys": found.keys,
         "skipped": dict(found.skipped),
@@ -99,7 +102,7 @@ def report_of(found: Any) -> dict[str, Any]:
 
 
 def told(found: Any) -> Iterator[str]:
-    """The same for people: a line of counts, then a line for each fault and, up to a limit, each bad sample."""
+    """Yields the findings for people: counts, then a line for each fault and, up to a limit, each bad sample."""
     yield found.summary()
     samples, texts = len(getattr(found, "samples", [])), getattr(found, "texts", 0)
     if texts > samples > 0:
@@ -117,7 +120,7 @@ def told(found: Any) -> Iterator[str]:
 
 
 class VerifyProgress:
-    """`verify: 3 of 40 files, 3,000 samples, 840 samples/s`, of what takes long."""
+    """`verify: 3 of 40 files, 3,000 samples, 840 samples/s`, shown if it takes long."""
 
     def __init__(self) -> None:
         self.display = Display()
@@ -132,6 +135,6 @@ class VerifyProgress:
             self.is_shown = True
 
     def clear(self) -> None:
-        """Takes the moving line off a terminal."""
+        """Clears the progress line of a terminal."""
         if self.is_shown and self.display.on_terminal:
             self.display.show("")
