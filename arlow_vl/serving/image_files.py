@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 class FoundImages(NamedTuple):
     paths: list[str]
-    """As typed, or below the folder that was typed; the files of a folder are sorted."""
+    """Paths as typed, or below the folder that was typed; the files of a folder are sorted."""
     others: int
     """Number of files in folders and globs that are not images."""
 
