@@ -1,4 +1,4 @@
-"""What people run: a folder an experiment, and the benchmarks."""
+"""Experiments that people run, a folder each, and the benchmarks."""
 
 import logging
 

@@ -19,9 +19,10 @@ import pytest
 
 # All of ours but the configurations: transformers builds their constructors, and the hook would replace them.
 CHECKED = (
-    "models.arlow.attention models.arlow.documents models.arlow.runs models.arlow.segments models.arlow.layout "
-    "models.arlow.linear models.arlow.loss models.arlow.cache_arlow models.arlow.generation_arlow "
-    "models.arlow.layers_arlow models.arlow.sight_arlow models.arlow.modeling_arlow "
+    "models.arlow.attention models.arlow.documents models.arlow.runs models.arlow.segments "
+    "models.arlow.segment_building models.arlow.layout models.arlow.linear models.arlow.loss "
+    "models.arlow.cache_arlow models.arlow.generation_arlow models.arlow.layers_arlow "
+    "models.arlow.attention_inputs_arlow models.arlow.modeling_arlow "
     "models.arlow_vl.modeling_arlow_vl models.arlow_vl.layout_arlow_vl models.arlow_vl.processing_arlow_vl "
     "models.arlow_vl.image_processing_arlow_vl data evaluation training"
 )

@@ -111,6 +111,13 @@ def samples(*keys: str) -> list[tuple[str, bytes]]:
     return [member for key in keys for member in ((f"{key}.jpg", JPEG), (f"{key}.txt", f"caption {key}".encode()))]
 
 
+KEYS = ["0", "1", "2", "3"]
+FOUR = samples(*KEYS)
+WHOLE = tar_of(*FOUR)
+"""A shard of four samples."""
+BODY = WHOLE[: -len(END_MARKER)]
+
+
 def write_index(folder: Path, **entry) -> None:
     (folder / "index.json").write_text(json.dumps({"a.tar": entry}))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from arlow_vl.data.bad_items import Fault
 from arlow_vl.data.quarantine import Quarantine
 from arlow_vl.data.trained_prompts import TrainedPrompts
-from arlow_vl.evaluation.tasks.predictions import Prediction, line_of, write_json
+from arlow_vl.evaluation.tasks.predictions import PredictionRow, line_of, write_json
 from arlow_vl.json_text import json_text
 from arlow_vl.serving.answer_file import AnswerFile
 from arlow_vl.training.logs import StepLog
@@ -56,7 +56,7 @@ def steps(folder: Path) -> Path:
 
 
 def predictions(folder: Path) -> Path:
-    row = Prediction(id=NAME, image=NAME, prompt="", output="", references=[])
+    row = PredictionRow(id=NAME, image=NAME, prompt="", output="", references=[])
     (folder / "predictions.jsonl").write_bytes(line_of(row).encode())
     return folder / "predictions.jsonl"
 

@@ -1,7 +1,6 @@
-"""Any timm backbone as a giver of patch tokens."""
+"""The image encoder: any timm backbone, read for its patch tokens."""
 
 import copy
-import difflib
 import functools
 import math
 from collections import defaultdict
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, pad, pixel_unshuffle
 
 from vision.forms.native_resolution import unpatchify
+from vision.timm_models import breaks_channels_last, create_backbone, data_config_of, patch_size_of
 from vision.transform import ImageTransform
 
 
@@ -24,17 +24,17 @@ class VisionEncoder(nn.Module):
     A transformer gives its patch tokens, a convolutional net its last feature map, row by row. Transformers for which
     timm interpolates the positions (ViT, EVA, NaFlexViT) take any size that is a whole number of patches. A frozen
     encoder (no parameter requires a gradient) stays in eval mode and records no graph. Batch norms always stay in eval
-    mode: their statistics are those of the pretraining, whoever trains. Batches here are small, and `Trainer.train()`
+    mode: their statistics stay those of the pretraining. Batches here are small, and `Trainer.train()`
     and Lightning put every module of a model into train mode, which would overwrite them within a few steps.
 
     Args:
         blocks: Indices, from 0, of the blocks to read (of a feature-map net: of its stages), joined on the last axis
             in the order of the net. The final norm is applied to each, as DINOv2 does; of several stages each has its
             tokens brought to unit variance. A finer map is folded to the places of the coarsest: what stands in one of
-            those lies side by side in its token. Empty: what comes out of the whole backbone.
+            those lies side by side in its token. Empty: the output of the whole backbone.
         image_size: Height and width of the images, pixels; one number for both. None: what the timm model was trained
             with.
-        prefix_tokens: Whether class and register tokens stay, in front of the patches.
+        prefix_tokens: True: class and register tokens stay, in front of the patches.
 
     Raises:
         ValueError: timm has no such model, or the model no such blocks or image size.
@@ -64,14 +64,14 @@ class VisionEncoder(nn.Module):
         for name, fact in facts_of(timm_name, self.blocks, size, prefix_tokens).items():
             setattr(self, name, copy.copy(fact))
         any_size = {"dynamic_img_size": True} if self.takes_any_size else {}
-        self._create_backbone = partial(_create_backbone, timm_name, self.blocks, size, **any_size)
+        self._create_backbone = partial(create_backbone, timm_name, self.blocks, size, **any_size)
         self.backbone = self._create_backbone()
         self._checkpoints = False
         self._tokens_of_size: dict[tuple[int, int], int] = {}
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width."""
+        """Height and width, pixels."""
         return self.data_config["input_size"][1:]
 
     @property
@@ -80,7 +80,7 @@ class VisionEncoder(nn.Module):
 
     @property
     def gradient_checkpointing(self) -> bool:
-        """Whether blocks are computed again for their gradients; transformers sets it on each module that has it."""
+        """True: blocks are computed again for their gradients. transformers sets it on each module that has it."""
         return self._checkpoints
 
     @gradient_checkpointing.setter
@@ -95,7 +95,7 @@ class VisionEncoder(nn.Module):
         self._checkpoints = enable
 
     def image_transform(self, **settings: Any) -> ImageTransform:
-        """The preprocessing by timm's data config, before which `settings`, fields of ImageTransform, go.
+        """The preprocessing by timm's data config, of which `settings` override fields of ImageTransform.
 
         Images in their native resolution (`max_patches`) have the encoder's patches unless `patch_size` is given.
 
@@ -103,7 +103,7 @@ class VisionEncoder(nn.Module):
             ValueError: native resolution for an encoder that takes images of one size, that has no square patches and
                 got no `patch_size`, or that takes no image of a single patch.
         """
-        native, advice = settings.get("max_patches"), "leave max_patches away or name a ViT"
+        native, advice = settings.get("max_patches"), "leave out max_patches or name a ViT"
         if native and settings.get("patch_size") is None:
             settings["patch_size"] = self.patch_size
         if native and (self.has_fixed_size or settings["patch_size"] is None):
@@ -130,7 +130,7 @@ class VisionEncoder(nn.Module):
     def forward_native(
         self, patches: Float[Tensor, "patches values"], grids: Int[Tensor, "images 2"]
     ) -> tuple[Float[Tensor, "tokens dim"], Int[Tensor, " images"]]:
-        """Images of any sizes, packed by `patchify`: their tokens one after another, and how many each has.
+        """Tokens of images of any sizes, packed by `patchify`, image after image, and the number of tokens of each.
 
         Images of one size go through the net together, and nothing is padded.
         """
@@ -145,7 +145,7 @@ class VisionEncoder(nn.Module):
         return torch.cat(flat), torch.tensor([len(image) for image in flat], device=grids.device)
 
     def num_tokens(self, height: int, width: int) -> int:
-        """Tokens that `forward` gives of an image of so many pixels, told without an image."""
+        """Number of tokens that `forward` gives for an image of this size in pixels, found without an image."""
         if (height, width) == tuple(self.image_size):
             return self.num_patches
         if self.patch_size and not self.gives_map:
@@ -198,7 +198,7 @@ class VisionEncoder(nn.Module):
             assert not held, f"timm has no way to compute {name}.{held[0]} of {self.timm_name}"
 
     def _takes_one_patch(self, patch: int) -> bool:
-        """Whether the smallest image in native resolution goes through. Raises ValueError for broken patches."""
+        """True if the smallest image in native resolution goes through. Raises ValueError for broken patches."""
         self._refuse_wrong_size(patch, patch)
         try:
             return self.num_tokens(patch, patch) > 0
@@ -206,7 +206,7 @@ class VisionEncoder(nn.Module):
             return False
 
     def _check_patches(self, patch: int) -> None:
-        """Refuses an own size of broken patches, and forgets patches that are not of pixels (of a stem's output)."""
+        """Refuses an image size of broken patches; drops a `patch_size` that counts a stem's outputs, not pixels."""
         grid = [side // patch for side in self.image_size]
         if any(side % patch for side in self.image_size):
             own, whole = " x ".join(map(str, self.image_size)), [patch * count for count in grid]
@@ -287,13 +287,13 @@ class VisionEncoder(nn.Module):
             return features.flatten(1, 2)
         return features.flatten(2).mT
 
-    def _look(self, size: tuple[int, int] | None) -> None:
-        """Learns of its backbone what does not depend on weights, or what is wrong."""
-        self.data_config = _data_config(self.backbone, size)
+    def _read_backbone(self, size: tuple[int, int] | None) -> None:
+        """Sets the attributes of `FACTS`. Raises ValueError for a backbone that cannot be used."""
+        self.data_config = data_config_of(self.backbone, size)
         self.takes_any_size = hasattr(self.backbone, "dynamic_img_size")
         self.has_fixed_size = bool(self.backbone.pretrained_cfg.get("fixed_input_size")) and not self.takes_any_size
-        self.patch_size = _patch_size(self.backbone)
-        self.takes_channels_last = not any(map(_breaks_channels_last, self.backbone.modules()))
+        self.patch_size = patch_size_of(self.backbone)
+        self.takes_channels_last = not any(map(breaks_channels_last, self.backbone.modules()))
         self.gives_map, self.num_patches, self.embed_dim = self._measure()
         if not self.gives_map and self.patch_size:
             self._check_patches(self.patch_size)
@@ -326,91 +326,22 @@ class VisionEncoder(nn.Module):
 
 FACTS = ("data_config", "takes_any_size", "has_fixed_size", "patch_size", "takes_channels_last")
 FACTS += ("gives_map", "num_patches", "embed_dim")
+"""Attributes of an encoder that do not depend on its weights."""
 
 
 @functools.lru_cache(maxsize=256)
 def facts_of(
     timm_name: str, blocks: tuple[int, ...], size: tuple[int, int] | None, prefix_tokens: bool
 ) -> dict[str, Any]:
-    """The attributes of an encoder that its weights do not change, by name.
+    """The attributes of an encoder that do not depend on its weights, by name.
 
-    A twin on the meta device, which takes no memory, tells them. It takes ten times as long as a tiny net itself, so
-    it is asked once.
+    They are read from a twin on the meta device, which takes no memory but ten times as long as a tiny net itself, so
+    they are cached.
     """
     twin = VisionEncoder.__new__(VisionEncoder)
     nn.Module.__init__(twin)
     twin.timm_name, twin.blocks, twin.prefix_tokens = timm_name, blocks, prefix_tokens
     with torch.device("meta"):
-        twin.backbone = _create_backbone(timm_name, blocks, size).eval()
-    twin._look(size)
+        twin.backbone = create_backbone(timm_name, blocks, size).eval()
+    twin._read_backbone(size)
     return {name: getattr(twin, name) for name in FACTS}
-
-
-def _create_backbone(
-    timm_name: str, blocks: tuple[int, ...], image_size: tuple[int, int] | None, **kwargs: Any
-) -> nn.Module:
-    """The timm model without its head and the blocks after the last of `blocks`."""
-    backbone = create_timm_model(timm_name, image_size, num_classes=0, **kwargs)
-    if blocks:
-        depth = len(backbone.feature_info) if hasattr(backbone, "forward_intermediates") else 0
-        if len(set(blocks)) != len(blocks) or not all(0 <= block < depth for block in blocks):
-            raise ValueError(f"{timm_name} has {depth} blocks, named once each from 0 on, got {list(blocks)}")
-        backbone.prune_intermediate_layers(list(blocks), prune_head=True)
-    elif getattr(backbone, "attn_pool", None) is not None:
-        backbone.reset_classifier(0, "")
-    return backbone
-
-
-def create_timm_model(timm_name: str, image_size: tuple[int, int] | None, **kwargs: Any) -> nn.Module:
-    import timm
-
-    if not timm.is_model(timm_name):
-        close = difflib.get_close_matches(timm_name, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them"
-        raise ValueError(f"timm has no model {timm_name!r}; {hint}")
-    try:
-        config = timm.get_pretrained_cfg(timm_name)
-    except RuntimeError as error:  # the part after a dot
-        raise ValueError(f"timm has no weights {timm_name!r}; name the model without the tag") from error
-    if image_size is None:
-        return timm.create_model(timm_name, **kwargs)
-    if min(image_size) < 1:
-        raise ValueError(f"image_size must be positive, got {min(image_size)}")
-    size = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
-    model = timm.create_model(timm_name, **size, **kwargs)
-    patch_size = _sides(getattr(getattr(model, "patch_embed", None), "patch_size", 1))
-    if size and any(side % patch for side, patch in zip(image_size, patch_size, strict=True)):
-        got = " x ".join(map(str, image_size))
-        raise ValueError(f"image_size must be a multiple of {max(patch_size)} for {timm_name}, got {got}")
-    return model
-
-
-def _breaks_channels_last(module: nn.Module) -> bool:
-    """A strided 1 x 1 convolution of few channels, as in FastViT's stem. On a CPU its weight gradient writes beyond its
-    memory where images have their channels last (oneDNN 3.13, torch 2.15): the process dies, sooner or later."""
-    if not isinstance(module, nn.Conv2d):
-        return False
-    channels = module.in_channels // module.groups
-    return module.kernel_size == (1, 1) and module.stride != (1, 1) and channels < 16
-
-
-def _patch_size(backbone: nn.Module) -> int | None:
-    """Of a ViT and its kin, or of a NaFlexViT."""
-    embedding = getattr(backbone, "patch_embed", None) or getattr(backbone, "embeds", None)
-    patch_size = getattr(embedding, "patch_size", None)
-    if not patch_size:
-        return None
-    height, width = _sides(patch_size)
-    return height if height == width else None
-
-
-def _sides(patch_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width; XCiT says one number for both."""
-    return (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
-
-
-def _data_config(backbone: nn.Module, image_size: tuple[int, int] | None) -> dict[str, Any]:
-    from timm.data import resolve_model_data_config
-
-    config = resolve_model_data_config(backbone)
-    return config if image_size is None else config | {"input_size": (3, *image_size)}

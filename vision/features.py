@@ -31,13 +31,13 @@ from vision.whole_files import remove_remains, write_whole
 logger = logging.getLogger(__name__)
 
 CHUNK, CHUNK_BYTES = 256, 64 * 2**20
-"""Images a file, fewer where so many would be larger: a fill that is cut loses at most so many."""
+"""Images and bytes of a chunk, whichever is reached first: an interrupted fill loses at most one chunk."""
 BATCH, CPU_BATCH = 64, 4
-"""Images or tiles the encoder takes at once. On a CPU more leave the processor's cache: by 4, EfficientNet-Lite0
-encodes 1.5 times as many images a second as by 16."""
+"""Images or tiles that the encoder takes at once. On a CPU more would not fit the processor's cache: in batches of 4,
+EfficientNet-Lite0 encodes 1.5 times as many images a second as in batches of 16."""
 CPU_BATCHES = 2
 """Batches that a CPU encodes at once, each on all of torch's threads, if there are several: where one waits for its
-slowest thread, or for Python, the other goes on. On two cores 1.23 times as many images a second, and the same bits."""
+slowest thread, or for Python, the other runs. On two cores 1.23 times as many images a second, and the same bits."""
 PREPARED = 4
 """Batches that are prepared at once for an accelerator: a chunk has no more."""
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -50,7 +50,7 @@ class FeaturesError(ValueError):
 
 
 class ImageFeatures(NamedTuple):
-    """What the encoder made of one image."""
+    """Encoder output of one image."""
 
     rows: Float[Tensor, "rows *tokens features"]
     """(1, P, F) of an image of one size, (tiles, P, F), or (P, F) in native resolution."""
@@ -72,8 +72,8 @@ def encoder_fingerprint(encoder: VisionEncoder, transform: ImageTransform) -> st
 class FeatureCache:
     """Patch tokens, keyed by the SHA-256 of an image's bytes, in chunks of images under `folder`.
 
-    Another encoder, preprocessing or dtype has a folder of its own. A chunk is written whole or not at all, so that a
-    fill that was cut goes on; `fill` computes a damaged chunk anew. Several processes may fill one cache at once: a
+    Another encoder, preprocessing or dtype has a folder of its own. A chunk is written whole or not at all, so that an
+    interrupted fill can resume; `fill` computes a damaged chunk anew. Several processes may fill one cache at once: a
     chunk is named after its images, so that no two overwrite each other's but with the same tokens, and each process
     takes over the chunks that others have finished.
 
@@ -119,7 +119,7 @@ class FeatureCache:
         return inputs | {"encoder_lengths": lengths, "image_grids": grids}
 
     def mean(self, sha256s: Sequence[str]) -> Float[Tensor, "images features"]:
-        """The mean of each image's tokens. Raises FeaturesError likewise."""
+        """The mean of each image's tokens. Raises FeaturesError for an image that is not in the cache."""
         self._refuse_absent(sha256s)
         return torch.stack([self.places[sha256].rows.float().flatten(0, -2).mean(0) for sha256 in sha256s])
 
@@ -145,10 +145,10 @@ class FeatureCache:
         count: int,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, str]:
-        """Computes what is missing of images that are given as (SHA-256, bytes).
+        """Encodes the images, given as (SHA-256, bytes), that the cache lacks.
 
         Args:
-            count: Images that are to come and, but for what other processes finish, are missing.
+            count: Number of images to come, all missing but for those that other processes finish meanwhile.
             on_progress: Called with the number of images done and with `count`.
 
         Returns:
@@ -229,7 +229,7 @@ class FeatureCache:
         return max(1, min(CHUNK, CHUNK_BYTES // (most * encoder.embed_dim * self.dtype.itemsize)))
 
     def _check_room(self, encoder: VisionEncoder, transform: ImageTransform, count: int) -> None:
-        """What is needed at least: one tile an image, or one patch in native resolution."""
+        """Raises OSError unless one tile an image, or one patch in native resolution, fits on the disk."""
         least = 1 if transform.max_patches else encoder.num_patches
         needed = count * least * encoder.embed_dim * self.dtype.itemsize
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -240,7 +240,7 @@ class FeatureCache:
 
 
 def _parted(tensors: Mapping[str, Tensor]) -> list[ImageFeatures]:
-    """The images of a chunk. One without lengths, as they once were written, has a row for each."""
+    """The images of a chunk. An older chunk has no lengths, and a row for each image."""
     features = tensors["features"]
     lengths = tensors["lengths"].tolist() if "lengths" in tensors else [1] * len(features)
     rows = features.split(lengths)
@@ -260,7 +260,7 @@ def _encode(
     on_cpu = next(encoder.parameters()).device.type == "cpu"
     if on_cpu:
         keep_freed_memory()
-    turn = nullcontext() if on_cpu else threading.Lock()  # more than one batch at once would be more memory
+    turn = nullcontext() if on_cpu else threading.Lock()  # one batch at a time, to save memory
 
     def encode(batch: list[tuple[str, bytes]]) -> tuple[dict[str, ImageFeatures], dict[str, str]]:
         prepared, bad = {}, {}
@@ -291,7 +291,7 @@ def _encode(
 
 
 def _features(encoder: VisionEncoder, packed: Mapping[str, Tensor]) -> list[ImageFeatures]:
-    """Of images as `pack_images` gives them, on the CPU."""
+    """Encoder outputs, on the CPU, of images as `pack_images` gives them."""
     weight = next(encoder.parameters())
     pixel_values = packed["pixel_values"].to(weight)
     if "image_grids" in packed:

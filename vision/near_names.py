@@ -1,4 +1,4 @@
-"""What somebody may have meant by the path of a file that is not there."""
+"""Suggestions for the path of a file that is not there."""
 
 import contextlib
 import difflib
@@ -8,18 +8,17 @@ import re
 from pathlib import Path
 
 MOST_NAMES = 1000
-"""Of a folder, that are compared: a sentence is soon told, also of many files."""
+"""Names of a folder that are compared, so that a message takes no time in a folder of many files."""
 LONGEST = 255
-"""Characters of a name that a file can have; what is longer was never meant as one."""
+"""Characters that a file name can have; a longer string was not meant as one."""
 WILD = re.compile(r"[*?{\[]")
-"""What stands for many names is not one that is misspelt."""
+"""A pattern for many names, which is no misspelt name."""
 ALIKE = 0.6
 """Share of letters in common, as difflib counts them."""
 
 
 def did_you_mean_file(path: str | Path, otherwise: str) -> str:
-    """`did you mean photos/fox.jpg?`, or what is to be said where nothing that is there has a name like it; of a link
-    to what is not there, that it is one."""
+    """`did you mean photos/fox.jpg?`, or `otherwise` where no name is similar; for a broken link, that it is one."""
     with contextlib.suppress(OSError, ValueError):  # no link
         return f"it is a link that leads nowhere, to {os.readlink(path)}"
     near = near_file(path)
@@ -27,8 +26,10 @@ def did_you_mean_file(path: str | Path, otherwise: str) -> str:
 
 
 def near_file(path: str | Path) -> str | None:
-    """The path with the first name that is not there replaced by the one beside it that is most like it, and cut where
-    that does not lead on. Upper case is as lower case."""
+    """The path with its first missing name replaced by the most similar one beside it; None: there is none.
+
+    The path ends there if its rest does not exist. Upper and lower case are the same.
+    """
     path = Path(path)
     try:
         missing = next((place for place in (*reversed(path.parents), path) if not place.exists()), None)
@@ -50,5 +51,5 @@ def near_file(path: str | Path) -> str | None:
 
 
 def _is_like(stem: str, other: str) -> bool:
-    """Not by the suffix alone, which many files of a folder share."""
+    """True for similar stems; a suffix is shared by many files of a folder."""
     return difflib.SequenceMatcher(None, stem, other).ratio() >= ALIKE

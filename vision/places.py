@@ -1,4 +1,4 @@
-"""Where each token lies in its image, as row and column relative to the whole image.
+"""Places of tokens in their image, as row and column relative to the whole image.
 
 Cross-attention reads the tokens of an image as a set. Without their places it cannot tell left from right.
 
@@ -12,7 +12,7 @@ upper number is the row, the lower one the column; both go from 0 at one edge of
     tile 2       0.50  0.50
                  0.625 0.875
 
-So what lies at one place has one place, however it was cut up, and no image is too large.
+So a point of the image has the same place however the image was cut up, and no image is too large.
 """
 
 import math
@@ -30,7 +30,7 @@ NOWHERE = -1.0
 
 @lru_cache(maxsize=1024)
 def grid_of(num_patches: int, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of an image's patches: of the grids with so many, the one nearest to its aspect."""
+    """Rows and columns of an image's patches: the grid of `num_patches` that is nearest to its aspect ratio."""
     wanted = math.log(height / width)
     divisors = [rows for rows in range(1, num_patches + 1) if num_patches % rows == 0]
     rows = min(divisors, key=lambda rows: abs(math.log(rows * rows / num_patches) - wanted))
@@ -40,7 +40,7 @@ def grid_of(num_patches: int, height: int, width: int) -> tuple[int, int]:
 def grid_places(
     rows: int, columns: int, *, prefix_tokens: int = 0, device: torch.device | None = None
 ) -> Float[Tensor, "tokens 2"]:
-    """The middles of the patches, row by row, behind the prefix tokens."""
+    """Places of the prefix tokens, then of the middles of the patches, row by row."""
     down, across = ((torch.arange(n, device=device, dtype=torch.float32) + 0.5) / n for n in (rows, columns))
     middles = torch.stack(torch.meshgrid(down, across, indexing="ij"), dim=-1).flatten(0, 1)
     return torch.cat([middles.new_full((prefix_tokens, 2), NOWHERE), middles])

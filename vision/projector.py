@@ -1,4 +1,4 @@
-"""Encoder tokens to the decoder's width, with their places in the image."""
+"""Projectors of encoder tokens to the decoder's width, with their places in the image."""
 
 import math
 
@@ -9,20 +9,20 @@ from torch.nn import functional as F
 
 PERCEIVER_DEPTH = 2
 OCTAVES = 5
-"""The slowest wave of a place goes once up or down over the image, the fastest 2**5 times: a grid of 32 and more."""
+"""Octaves from the slowest wave, half a period over the image, to the fastest, 32 half periods for a grid of 32."""
 PLACE_SCALE = 0.5
-"""Of a place beside the features, whose variance is 1; learned from there (experiments/encoders)."""
+"""Initial scale of the places, beside features of variance 1; it is learned (experiments/encoders)."""
 
 
 class TileEmbedding(nn.Embedding):
-    """Starts at zero, so that a thumbnail alone is what it is without tiles."""
+    """An embedding that starts at zero, so that a thumbnail alone is what it is without tiles."""
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
 
 
 class UnitLinear(nn.Linear):
-    """Starts by giving values of about the size of those it gets, whatever its width."""
+    """A linear layer whose outputs start at about the size of its inputs, whatever its width."""
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=self.in_features**-0.5)
@@ -32,9 +32,9 @@ class UnitLinear(nn.Linear):
 class PlaceEmbedding(nn.Module):
     """Row and column of a token as waves over the image, to be added to its features.
 
-    Sines and cosines as of Vaswani et al. (2017, arXiv:1706.03762, section 3.5), half of them of the row and half of
-    the column, but of where a token lies relative to the whole image. So there is nothing to learn but how much they
-    count, no grid is too large, and a place is the same in every form of an image.
+    Sines and cosines as in Vaswani et al. (2017, arXiv:1706.03762, section 3.5), half of them of the row and half of
+    the column, but of the place relative to the whole image. So only their scale is learned, no grid is too large, and
+    a place is the same in every form of an image.
     """
 
     def __init__(self, dim: int) -> None:
@@ -56,10 +56,10 @@ class PlaceEmbedding(nn.Module):
 
 
 class Projector(nn.Module):
-    """What the three kinds have in common: tokens get their places, behind the first norm.
+    """Common part of the three projectors: tokens get their places, behind the first norm.
 
     Args:
-        num_tile_ids: Tile ids that may come; 0: images have no tiles.
+        num_tile_ids: Number of tile ids; 0: images have no tiles.
     """
 
     norm: nn.LayerNorm
@@ -79,7 +79,7 @@ class Projector(nn.Module):
     def mark_tiles(
         self, features: Float[Tensor, "tiles patches features"], tile_ids: Int[Tensor, " tiles"]
     ) -> Float[Tensor, "tiles patches features"]:
-        """Tells the thumbnail from the tiles, and one tile from another."""
+        """Adds the embedding that tells the thumbnail from the tiles, and one tile from another."""
         assert self.tile_embedding is not None
         return features + self.tile_embedding(tile_ids)[:, None].to(features.dtype)
 
@@ -107,8 +107,9 @@ class LinearProjector(Projector):
 class MLPProjector(Projector):
     """Two linear layers with a GELU between (Liu et al., 2023, arXiv:2310.03744); a norm before each layer is ours.
 
-    With these norms and sizes of weights the decoder gets tokens of one size, whatever the encoder: else
-    cross-attention starts deaf. Norms inside learn faster than one behind both layers (experiments/encoders).
+    With these norms and initial weights the decoder gets tokens of one size, whatever the encoder; without them
+    cross-attention starts with little effect. Norms inside learn faster than one behind both layers
+    (experiments/encoders).
     """
 
     def __init__(self, in_dim: int, out_dim: int, *, num_tile_ids: int = 0) -> None:
@@ -139,7 +140,7 @@ class PerceiverResampler(Projector):
         places: Float[Tensor, "tokens 2"],
         lengths: Int[Tensor, " images"],
     ) -> Float[Tensor, "images latents dim"]:
-        """The tokens of the images, one image after another; `lengths` says how many each has."""
+        """Latents of images whose tokens come one image after another; `lengths` is the number of tokens of each."""
         tokens = self.fc(self.placed(features, places))
         latents = self.latents.expand(len(lengths), -1, -1)
         for layer in self.layers:

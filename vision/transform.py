@@ -1,4 +1,4 @@
-"""Which tensor an image becomes: padded to the encoder's aspect, resized and normalised."""
+"""Preprocessing of an image into a tensor: padded to the encoder's aspect ratio, resized and normalised."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,10 @@ MAX_GRID = 8  # rows, and columns, of tiles
 
 
 class ImageTransform:
-    """All that decides which tensor an image becomes, and the tensor: padded to the encoder's aspect, resized and
-    normalised; nothing of the image is cut away. Tiles and native resolution are made by `vision.forms.tiling` and
-    `vision.forms.native_resolution`.
+    """Preprocessing of images into tensors, and all of its settings.
+
+    An image is padded to the encoder's aspect ratio, resized and normalised; nothing is cropped. Tiles and native
+    resolution are made by `vision.forms.tiling` and `vision.forms.native_resolution`.
 
     Args:
         data_config: timm's data config of the encoder. Its `crop_pct` and `crop_mode` do not apply here.
@@ -65,13 +66,13 @@ class ImageTransform:
             got = f"patch_size {self.patch_size} and max_patches {self.max_patches}"
             raise ValueError(f"native resolution needs a positive patch_size and max_patches, got {got}")
         if self.max_tiles > 1:
-            raise ValueError("an image has tiles or its native resolution; leave max_tiles or max_patches away")
+            raise ValueError("an image has tiles or its native resolution; leave out max_tiles or max_patches")
 
     def __call__(self, image: Image.Image) -> Float[Any, "3 height width"]:
         return self.normalise(self.fit(image, *self.input_size[1:]))
 
     def fit(self, image: Image.Image, height: int, width: int) -> Image.Image:
-        """The whole image, padded to the aspect and resized."""
+        """The whole image, padded to the aspect ratio of (height, width) and resized."""
         scale = max(image.width / width, image.height / height)
         canvas_size = round(width * scale), round(height * scale)
         if canvas_size[0] * canvas_size[1] > MAX_CANVAS_PIXELS:  # a very long strip: shrink it before it is padded
@@ -84,8 +85,10 @@ class ImageTransform:
         return self.resize(canvas, height, width)
 
     def _narrow(self, image: Image.Image, canvas_width: int, width: int) -> Image.Image:
-        """Padded left and right and resized across: what Pillow does first, row by row, when it resizes the padded
-        image, of which only a strip at a time takes memory. Rows of background alone stay what they are.
+        """The image, padded left and right and resized across, a strip at a time to save memory.
+
+        Pillow, too, resizes the padded image across first, row by row. Rows of background
+        alone stay the same.
         """
         if canvas_width == image.width:
             return self.resize(image, image.height, width)
@@ -100,7 +103,7 @@ class ImageTransform:
         return image.resize((width, height), Image.Resampling[self.interpolation.upper()])
 
     def normalise(self, image: Image.Image) -> Float[Any, "3 height width"]:
-        """In the operations of torchvision, which timm's transforms call, but in place."""
+        """Normalised values, by the operations of torchvision that timm's transforms call, but in place."""
         import numpy
         import torch
 
@@ -139,7 +142,7 @@ class ImageTransform:
 
 
 def three(name: str, values: Any) -> tuple[float, float, float]:
-    """A number a colour. Raises ValueError for anything else."""
+    """Three finite numbers, one for each colour. Raises ValueError for anything else."""
     try:
         found = tuple(float(value) for value in values)
     except (TypeError, ValueError):
@@ -150,7 +153,7 @@ def three(name: str, values: Any) -> tuple[float, float, float]:
 
 
 def colour(values: Any) -> tuple[int, int, int]:
-    """The background. Raises ValueError for what is no colour."""
+    """Red, green and blue of the background. Raises ValueError for what is no colour."""
     red, green, blue = found = three("background", values)
     if not all(value.is_integer() and 0 <= value <= 255 for value in found):
         raise ValueError(f"background must be three whole numbers from 0 to 255, got {values!r}")
@@ -158,7 +161,7 @@ def colour(values: Any) -> tuple[int, int, int]:
 
 
 def transform_difference(was: ImageTransform, now: ImageTransform) -> str | None:
-    """The first setting in which two transforms differ, with both values; None: they make the same of any image."""
+    """The first setting in which two transforms differ, with both values; None: there is none."""
     for name in ImageTransform.FIELDS:
         before, after = getattr(was, name), getattr(now, name)
         if before != after:

@@ -1,4 +1,4 @@
-"""Encoder weights out of a file, whole and of the right model or not at all."""
+"""Encoder weights from a file, whole and of the right model or not at all."""
 
 import pickle
 import struct
@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vision.encoder import VisionEncoder, create_timm_model
+from vision.encoder import VisionEncoder
+from vision.timm_models import create_timm_model
 
-# All that a damaged pickle has been seen to raise on its way through torch.load.
+# Errors that torch.load has been seen to raise for damaged pickles.
 UNREADABLE = (
     *(OSError, RuntimeError, EOFError, ValueError, LookupError, AssertionError, AttributeError, TypeError),
     *(pickle.PickleError, struct.error),
@@ -28,7 +29,7 @@ def load_encoder_weights(encoder: VisionEncoder, path: str | Path) -> None:
     """Reads a state dict of the encoder's timm model, as safetensors or as `torch.save` wrote it.
 
     What the encoder left out of the model (head, later blocks) is passed over, and timm resizes position tables made
-    for images of another size. On an error the encoder is as it was.
+    for images of another size. On an error the encoder is unchanged.
 
     Raises:
         WeightsError: no such file, a damaged one, or one of another model.
@@ -66,7 +67,7 @@ def _without(keys: Set[str], state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _fault(state: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
-    """What keeps `state` from being the weights `own`, naming the first tensor of that kind."""
+    """The reason why `state` cannot replace the weights `own`, naming the first wrong tensor; None: it can."""
     for key, ours in own.items():
         theirs = state.get(key)
         if theirs is None:

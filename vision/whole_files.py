@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 STALE_SECONDS = 3600
-"""Age at which a file half written is the remains of a process that was killed: those that live write for seconds."""
+"""Age at which a half-written file counts as left by a killed process: a live one writes for seconds."""
 UNSUPPORTED = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""What a file system says that does not know what is asked of it."""
+"""Errors of a file system that cannot flush a folder."""
 
 
 def write_whole(path: Path, content: str | bytes | Callable[[BinaryIO], Any]) -> None:
@@ -49,9 +49,11 @@ def write_whole(path: Path, content: str | bytes | Callable[[BinaryIO], Any]) ->
 
 
 def put_in_place(partial: Path, final: Path) -> None:
-    """Renames a file, or a folder with all that is in it, once its bytes are on disk, so that a power cut cannot
-    leave the name without them (some file systems on a network flush no folders). A file under the name is replaced; a
-    folder there must be empty."""
+    """Renames a file, or a folder with all that is in it, once its bytes are on disk.
+
+    So a power cut cannot leave the name without them, unless a network file system flushes no folders. A file under the
+    name is replaced; a folder there must be empty.
+    """
     for path in sorted(partial.rglob("*")):
         _sync(path)
     _sync(partial)
@@ -60,7 +62,7 @@ def put_in_place(partial: Path, final: Path) -> None:
 
 
 def remove_remains(folder: Path, name: str | None = None, *, seconds: int = STALE_SECONDS) -> None:
-    """Removes what `write_whole` left of `name` (None: of any file) in processes that were killed so long ago."""
+    """Removes what `write_whole` left of `name` (None: of any file) in processes killed at least `seconds` ago."""
     for path in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.partial"):
         with contextlib.suppress(FileNotFoundError):  # it was renamed, or another process removed it
             if time.time() - path.stat().st_mtime >= seconds:
@@ -68,7 +70,7 @@ def remove_remains(folder: Path, name: str | None = None, *, seconds: int = STAL
 
 
 def sha256_of_file(path: str | Path) -> str:
-    """In hexadecimal."""
+    """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

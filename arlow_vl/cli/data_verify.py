@@ -6,12 +6,15 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arlow_vl.cli.data_index import DATA, LISTED, add_limit_option, add_source_options
 from arlow_vl.cli.parser import Parser
 from arlow_vl.printing import number_of, print_line
 from arlow_vl.progress import Display
+
+if TYPE_CHECKING:
+    from arlow_vl.data.verify import Verified
 
 EXAMPLE = "arlow data verify data/captions/train-000000.tar"
 
@@ -43,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     line.clear()
     for text in [json.dumps(report)] if args.json else told(found):
         print_line(text)
-    if found.faults:
-        faults = number_of(len(found.faults), "fault")
+    if found.tally.faults:
+        faults = number_of(len(found.tally.faults), "fault")
         print_line(f"arlow: {faults} in the files; copy or make them again before training", file=sys.stderr)
         return DATA
     try:
@@ -53,20 +56,19 @@ def run(args: argparse.Namespace) -> int:
         print_line(f"arlow: {error}", file=sys.stderr)
         return DATA
     if not args.json:
-        print_line("training may start" + (", and leaves out what was skipped" if found.bad else ""))
+        print_line("training may start" + (", and leaves out what was skipped" if found.tally.bad else ""))
     return 0
 
 
-def verified_samples(args: argparse.Namespace, how: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+def verified_samples(args: argparse.Namespace, how: dict[str, Any]) -> tuple[dict[str, Any], "Verified"]:
     from arlow_vl.data.verify import verify_sources
 
     found = verify_sources(args.sources, images=args.images, format=args.format, **how)
     return report_of(found), found
 
 
-def verified_text(args: argparse.Namespace, how: dict[str, Any]) -> tuple[dict[str, Any], Any] | None:
+def verified_text(args: argparse.Namespace, how: dict[str, Any]) -> "tuple[dict[str, Any], Verified] | None":
     """Returns report and findings, None if the sources are not text. Raises DataError if only some are."""
-    from arlow_vl.data.shards import counted
     from arlow_vl.data.verify_text import is_text, verify_text
     from arlow_vl.errors import DataError
 
@@ -77,45 +79,46 @@ def verified_text(args: argparse.Namespace, how: dict[str, Any]) -> tuple[dict[s
         raise DataError(f"{texts[0]} is text alone, and {others[0]} is not; verify them one after the other")
     found = verify_text(texts, **how)
     report = {
-        "documents": found.documents,
-        "skipped": dict(counted(found.bad)),
-        "shard_faults": [asdict(fault) for fault in found.faults],
-        "bad_samples": [bad._asdict() for bad in found.bad],
+        "documents": found.tally.samples,
+        "skipped": dict(found.tally.skipped),
+        "shard_faults": [asdict(fault) for fault in found.tally.faults],
+        "bad_samples": [bad._asdict() for bad in found.tally.bad],
     }
     return report, found
 
 
-def report_of(found: Any) -> dict[str, Any]:
+def report_of(found: "Verified") -> dict[str, Any]:
     """Returns all findings for programs; docs/data.md explains each key."""
+    tally = found.tally
     return {
         "keys": found.keys,
-        "skipped": dict(found.skipped),
-        "shard_faults": [asdict(fault) for fault in found.faults],
-        "bad_samples": [sample._asdict() for sample in found.bad],
-        "questions": found.questions,
-        "bad_questions": [question._asdict() for question in found.bad_questions],
-        "texts": found.texts,
-        "bad_texts": [text._asdict() for text in found.bad_texts],
-        "ignored": dict(found.ignored),
+        "skipped": dict(tally.skipped),
+        "shard_faults": [asdict(fault) for fault in tally.faults],
+        "bad_samples": [sample._asdict() for sample in tally.bad],
+        "questions": tally.questions,
+        "bad_questions": [question._asdict() for question in tally.bad_questions],
+        "texts": tally.texts,
+        "bad_texts": [text._asdict() for text in tally.other_bad_texts],
+        "ignored": dict(tally.ignored),
         "members": found.members,
     }
 
 
-def told(found: Any) -> Iterator[str]:
+def told(found: "Verified") -> Iterator[str]:
     """Yields the findings for people: counts, then a line for each fault and, up to a limit, each bad sample."""
-    yield found.summary()
-    samples, texts = len(getattr(found, "samples", [])), getattr(found, "texts", 0)
-    if texts > samples > 0:
-        them = "it" if samples == 1 else "them"
-        yield f"{number_of(texts, 'text')} in {them}, each caption, question and conversation counted"
-    for fault in found.faults:
+    tally = found.tally
+    yield tally.summary()
+    if tally.texts > tally.samples > 0:
+        them = "it" if tally.samples == 1 else "them"
+        yield f"{number_of(tally.texts, 'text')} in {them}, each caption, question and conversation counted"
+    for fault in tally.faults:
         yield f"{fault.shard}: {fault.reason}"
-    for bad in (getattr(found, name, []) for name in ("bad", "bad_questions", "bad_texts")):
+    for bad in (tally.bad, tally.bad_questions, tally.other_bad_texts):
         for sample in bad[:LISTED]:
             yield f"{sample.name}: {sample.reason}{sample.detail}"
         if len(bad) > LISTED:
             yield f"... and {len(bad) - LISTED:,} more; --json names them all"
-    if any(getattr(found, name, []) for name in ("bad", "bad_questions", "bad_texts")):
+    if tally.bad or tally.bad_texts:
         yield "docs/data.md and docs/formats.md say what each reason means"
 
 

@@ -24,9 +24,8 @@ def add_parser(arlow: Parser) -> None:
     )
     parser.add_argument(
         "--data",
-        type=Path,
-        default=Path("data"),
-        metavar="DIR",
+        default="data",
+        metavar="DATA",
         help="folder of the tasks' data, or the data of one task (default: data)",
     )
     parser.add_argument(

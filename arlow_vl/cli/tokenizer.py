@@ -54,12 +54,13 @@ def add_parser(arlow: Parser) -> None:
 def run_train(args: argparse.Namespace) -> None:
     if args.vocab_size > MOST_ENTRIES:
         raise ValueError(f"--vocab-size must be at most {MOST_ENTRIES:,}, got {args.vocab_size:,}")
+    from arlow_vl.data.remote_cache import telling_addresses
     from arlow_vl.data.text_files import text_files, told_text
     from arlow_vl.models.folder_files import refuse_full_folder
 
     refuse_full_folder(args.output)  # models were trained with the tokenizer that may lie there
     tally: Counter[str] = Counter()
-    with contextlib.closing(text_files(args.texts)) as files:
+    with contextlib.closing(text_files(args.texts)) as files, telling_addresses(files.held):
         from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer  # loads torch, which takes seconds
         from arlow_vl.models.folders import save_folder
 

@@ -1,8 +1,8 @@
-"""The items of a source that turn out unusable while a run goes on: told, counted by reason, limited.
+"""Items of a source that turn out unusable during a run: reported, counted by reason, limited.
 
-An unusable image counts by its sample, at the first of the sample's texts where each text is an item; a text counts by
-itself. Every item comes once an epoch, so that what is counted in one epoch is different: the count is exact, and takes
-a few numbers however many there are. Each rank counts what it meets; the sum of all is one of any number of ranks.
+An unusable image counts once per sample: where each text is an item, at the sample's first text. An unusable text
+counts by itself. Every item comes once an epoch, so none is counted twice in one: the count is exact and takes a few
+numbers, however many items there are. Each rank counts what it meets; the sum does not depend on the number of ranks.
 """
 
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 TEXT_REASONS = frozenset({"text_without_room"})
-"""Why texts cannot be used, in stable snake_case words; all other reasons are of images."""
+"""Reasons why a text is unusable, as stable snake_case words; all other reasons concern images."""
 
 
 class TextError(ValueError):
@@ -34,11 +34,11 @@ class TextError(ValueError):
 
 
 UNUSABLE = (ImageError, TextError)
-"""What costs an item, and not the run."""
+"""Errors that cost one item and do not end the run."""
 TOLD = 5
-"""Samples, and texts, of a source that are named when they are met; the others are counted."""
+"""Samples, and as many texts, of a source that are named when they are met; the others are only counted."""
 NAME_CHARACTERS = 200
-"""Of a name that are kept."""
+"""Characters of a name that are kept."""
 
 
 class Fault(NamedTuple):
@@ -50,7 +50,7 @@ class Fault(NamedTuple):
     reason: str
     sentence: str
     counts: bool = True
-    """False: it is told alone, as another item of its sample counts."""
+    """False: it is reported but not counted, as another item of its sample counts."""
 
     @property
     def is_text(self) -> bool:
@@ -58,17 +58,17 @@ class Fault(NamedTuple):
 
     @classmethod
     def of(cls, source: str, epoch: int, error: ImageError | TextError, *, is_first: bool = True) -> "Fault":
-        """`is_first`: the item is the first of its sample."""
+        """Makes the fault of an error; `is_first` says that the item is the first of its sample."""
         counts = is_first or isinstance(error, TextError)
         return cls(source, epoch, error.name, error.reason, f"{error} ({error.reason})", counts)
 
 
 OnFault = Callable[[Fault], None]
-"""Is told every item that turns out unusable, again in each epoch."""
+"""Called with every item that turns out unusable, again in each epoch."""
 
 
 class BadItems:
-    """What is known of the unusable items of a source, on this rank and, as of the last `share`, on all."""
+    """Record of a source's unusable items: those that this rank met and, up to the last `share`, those of all ranks."""
 
     def __init__(
         self, source: str, max_bad: int, max_bad_texts: int = 0, on_fault: OnFault = lambda fault: None
@@ -77,19 +77,19 @@ class BadItems:
         self.max_bad, self.max_bad_texts = max_bad, max_bad_texts
         self.on_fault = on_fault
         self.bad: dict[str, str] = {}
-        """The reason of the first ones, by name: of `TOLD` samples and as many texts."""
+        """Reasons of the first `TOLD` samples and the first `TOLD` texts, by name."""
         self.counts: dict[int, Counter[str]] = {}
-        """What this rank has met in each epoch that was not over at the last `share`, by reason."""
+        """Items that this rank met, by epoch and reason, in epochs that were not over at the last `share`."""
         self.fullest: Counter[str] = Counter()
-        """Of the epoch that had most then, on all ranks."""
+        """Counts by reason, over all ranks, of the epoch that had most unusable items at the last `share`."""
         self.epoch = 0
-        """The first one that is not over."""
+        """First epoch that is not over."""
 
     def note(self, fault: Fault) -> None:
-        """Raises DataError if more are unusable in the epoch than may be."""
+        """Counts an unusable item. Raises DataError if its epoch then has more than the limit."""
         self.on_fault(fault)
         counts = self.counts.setdefault(fault.epoch, Counter())
-        if fault.counts or not (self.max_bad_texts if fault.is_text else self.max_bad):  # where none may be, at once
+        if fault.counts or not (self.max_bad_texts if fault.is_text else self.max_bad):  # at once where none is allowed
             counts[fault.reason] += 1
         is_named = add_name(self.bad, fault.name[:NAME_CHARACTERS], fault.reason)
         self._refuse_too_many(counts, f"{fault.sentence}; ")
@@ -105,12 +105,15 @@ class BadItems:
                 )
 
     def finish(self, epoch: int) -> None:
-        """Says that the epochs before this one are over."""
+        """Marks the epochs before this one as over."""
         self.epoch = epoch
 
     def share(self, states: Sequence[dict[str, Any]]) -> None:
-        """Takes the states of all ranks at the same position. Raises DataError, on all of them, if more are unusable in
-        an epoch than may be."""
+        """Merges the states of all ranks at the same position.
+
+        Raises:
+            DataError: on every rank, if an epoch has more unusable items than the limit.
+        """
         merged, own = merged_counts(states), self.bad
         self.bad, self.fullest = merged["first"], Counter(merged["fullest"])
         self.counts = {epoch: counts for epoch, counts in self.counts.items() if epoch >= self.epoch}
@@ -120,7 +123,7 @@ class BadItems:
             logger.warning(f"source {self.source}: {visible(name)} ({self.bad[name]}); it is skipped")
 
     def summary(self) -> str:
-        """Of the epoch that had most, those that were named at least: `3 samples skipped (truncated 2, corrupt 1)`."""
+        """Counts the fullest epoch, or the named items where they are more: `3 samples skipped (truncated 3)`."""
         return summary_of(max([self.fullest, *self.counts.values()], key=Counter.total) | Counter(self.bad.values()))
 
     def state_dict(self) -> dict[str, Any]:
@@ -136,7 +139,7 @@ class BadItems:
 
 
 def merged_counts(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The state of one `BadItems` that has met all that these have. Of epochs that are over it keeps the fullest."""
+    """Returns the state of one `BadItems` that met all that these did; of the epochs that are over, the fullest."""
     first: dict[str, str] = {}
     for name, reason in (item for state in states for item in state["first"].items()):
         add_name(first, name, reason)
@@ -148,7 +151,7 @@ def merged_counts(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def summed_counts(states: Sequence[dict[str, Any]]) -> dict[int, Counter[str]]:
-    """By epoch."""
+    """Sums the counts of all states, by epoch and reason."""
     sums: dict[int, Counter[str]] = {}
     for epoch, counts in (item for state in states for item in state["counts"].items()):
         sums.setdefault(epoch, Counter()).update(counts)
@@ -156,7 +159,7 @@ def summed_counts(states: Sequence[dict[str, Any]]) -> dict[int, Counter[str]]:
 
 
 def add_name(bad: dict[str, str], name: str, reason: str) -> bool:
-    """Adds the reason of one by name, unless it is there or enough of its kind are; whether it was added."""
+    """Adds a name with its reason, unless it or enough of its kind are there; returns True if it was added."""
     is_text = reason in TEXT_REASONS
     if name in bad or parted(Counter(bad.values()))[is_text].total() >= TOLD:
         return False
@@ -165,7 +168,7 @@ def add_name(bad: dict[str, str], name: str, reason: str) -> bool:
 
 
 def parted(counts: Counter[str]) -> tuple[Counter[str], Counter[str]]:
-    """Those of images, by samples, and those of texts."""
+    """Splits counts into those of images, which count by sample, and those of texts."""
     of_texts = Counter({reason: count for reason, count in counts.items() if reason in TEXT_REASONS})
     return counts - of_texts, of_texts
 

@@ -1,4 +1,4 @@
-"""The share of outside data that may be unusable, and how what is left out is told: samples, questions, lines alike."""
+"""Limits on the share of unusable data, and the sentences about what is left out: samples, questions, lines."""
 
 import math
 from collections import Counter
@@ -10,13 +10,13 @@ from arlow_vl.errors import DataError
 from arlow_vl.printing import number_of, visible
 
 MAX_BAD_FRACTION = 0.1
-"""The share that may be unusable where nobody says otherwise."""
+"""Default limit on the unusable share."""
 REASONS_TOLD = 5
 HINTS = {
     "missing_image_file": "; is images (--images) the folder that image paths start from?",
     "missing_image": "; text without images is read as kind: text (--format text)",
 }
-"""What else may be wrong where most is unusable for such a reason."""
+"""Advice to add where this is the commonest reason."""
 
 
 class BadTexts(NamedTuple):
@@ -29,12 +29,12 @@ class BadTexts(NamedTuple):
 
     @classmethod
     def of(cls, bad: Any) -> "BadTexts":
-        """Of a `BadSample` that is a text."""
+        """Makes one of a `BadSample` that is a text."""
         return cls(bad.task, bad.reason, bad.count, f"{bad.name}{bad.detail}")
 
 
 def most_bad(max_bad_fraction: float, seen: int) -> int:
-    """The number of `seen` that may be unusable."""
+    """Returns how many of `seen` may be unusable."""
     return math.floor(max_bad_fraction * seen + 1e-9)  # 0.29 * 100 is 28.999999999999996
 
 
@@ -47,7 +47,7 @@ def refuse_bad_share(
     *,
     where: str = "",
 ) -> None:
-    """Raises DataError if more of `what` (samples, lines, ...) was skipped than may be, with reasons and examples."""
+    """Raises DataError, with reasons and examples, if more of `what` (samples, lines, ...) was skipped than allowed."""
     bad = skipped.total()
     if bad > most_bad(max_bad_fraction, bad + used):
         advice = "mend the data or raise max_bad_fraction (--max-bad-fraction)" if max_bad_fraction else "mend the data"
@@ -63,7 +63,7 @@ def refuse_bad_texts(
 ) -> None:
     """Raises DataError as `refuse_bad_share` does, for questions by themselves and all other texts together.
 
-    The first two are the usable ones.
+    `questions` and `others` are the numbers of usable ones.
     """
     lost = list(bad)
     for what, used, is_question in (("questions", questions, True), ("texts", others, False)):
@@ -77,7 +77,7 @@ def refuse_bad_texts(
 
 
 def told_reasons(skipped: Counter[str], examples: Mapping[str, str]) -> str:
-    """`empty_text 60 (as a.tar:0017), missing_image 2 (as a.tar:0100)`: the commonest reasons, with an example each."""
+    """Lists the commonest reasons with an example each: `empty_text 60 (as a.tar:17), missing_text 2 (as a.tar:9)`."""
     told = [f"{reason} {count:,} (as {examples[reason]})" for reason, count in skipped.most_common(REASONS_TOLD)]
     more = len(skipped) - len(told)
     return visible(", ".join([*told, *([f"{number_of(more, 'reason')} more"] if more else [])]))

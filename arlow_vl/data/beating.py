@@ -1,10 +1,10 @@
-"""How a process that reads data says, in the middle of an item, that it goes on: bytes arrive that it waits for."""
+"""Signs of life of a process that reads data: within one item, bytes that it waits for are still arriving."""
 
 from collections.abc import Callable
 from contextvars import ContextVar
 
 BEAT: ContextVar[Callable[[], None]] = ContextVar("beat", default=lambda: None)
-"""To be called when something has happened; set where somebody watches."""
+"""Called when bytes arrive; does nothing except in a process that is watched for hanging."""
 
 
 def beat() -> None:

@@ -14,25 +14,26 @@ from arlow_vl.models.arlow.layout import BatchLayout
 Document = tuple[EncodedText, int]
 """A text, and the number in the batch of the sample that it is about."""
 LayoutOf = Callable[[Batch], BatchLayout]
-"""Of a batch on the CPU: what sees what in it."""
+"""Function from a batch on the CPU to its layout: which tokens see which."""
 
 
 def with_counts(batch: Batch, layout_of: LayoutOf | None) -> Batch:
-    """The batch with what a training step would have to ask the device for: what sees what, as `layout`, and
-    `num_labels`, how many labels count. The first of each row does not: nothing in front of it could predict it."""
+    """Adds what a training step would otherwise have to ask the device for: `layout` and `num_labels`.
+
+    `num_labels` counts the labels that are learnt, without the first of each row, which no token predicts.
+    """
     ready = {"num_labels": int((batch["labels"][:, 1:] >= 0).sum())}
     return {**batch, **ready, **({"layout": layout_of(batch)} if layout_of else {})}
 
 
 class SampleCollate:
-    """Rows as wide as the longest text. Captions are far shorter than questions: padded to one length, most of a batch
-    would be padding.
+    """Collates samples into rows as wide as the longest text, with several texts in a row.
 
-    Documents are told apart by positions that start again, so there is no attention mask; what is left of a row is a
-    document of padding.
+    Captions are far shorter than questions: padded to one length, most of a batch would be padding. Documents are told
+    apart by positions that start again, so there is no attention mask; the rest of a row is a document of padding.
 
     Args:
-        layout_of: Makes the `layout` that batches for training carry; None: they have none, and the model finds it out.
+        layout_of: Makes the `layout` that batches for training carry; None: they have none, and the model computes it.
     """
 
     def __init__(self, images: Images, *, pad_token_id: int, layout_of: LayoutOf | None = None) -> None:
@@ -59,8 +60,8 @@ class SampleCollate:
         return with_counts(batch, self.layout_of)
 
     def _images_of(self, numbers: Iterable[int], samples: Sequence[EncodedSample]) -> Batch:
-        """The images in the order in which texts first read them; where some are read again, `image_index` says which
-        image each place has."""
+        """Packs the images in the order in which texts first read them; where some are read again, `image_index` says
+        which image each place has."""
         first: dict[int, int] = {}  # the number in the batch of a sample's first image
         images: list[Any] = []
         index: list[int] = []
@@ -76,7 +77,7 @@ class SampleCollate:
 
 
 class PackedRowsCollate(SampleCollate):
-    """Rows that the loader has packed, all of one width."""
+    """Collates rows that the loader has packed, all of one width."""
 
     def __init__(
         self, images: Images, *, pad_token_id: int, row_tokens: int, layout_of: LayoutOf | None = None

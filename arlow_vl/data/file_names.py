@@ -13,7 +13,7 @@ from arlow_vl.printing import visible
 def files_under(folder: str | Path, *, hidden: bool = True) -> Iterator[str]:
     """Paths of the files, sorted, so that every machine sees one order. Linked folders are entered, each folder once.
 
-    `hidden` folders and `__MACOSX` may be left out: some that systems make, nobody may list.
+    `hidden=False` leaves out hidden folders and `__MACOSX`: operating systems make some that no user may list.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -36,13 +36,13 @@ def _refuse(error: OSError) -> None:
 
 
 def globbed(pattern: str) -> list[str]:
-    """What matches a glob, sorted. What is there by its very name, as the folder `run[1]`, stands for itself alone."""
+    """Returns the paths that match a glob, sorted. A path that exists as written, as `run[1]`, is no glob."""
     start = literal_start(pattern)
     return sorted(glob.glob(glob.escape(start) + pattern[len(start) :], recursive=True))
 
 
 def literal_start(pattern: str) -> str:
-    """The longest path that a pattern begins with and that is there; empty where a relative one has none."""
+    """Returns the longest existing path that a pattern begins with; empty where a relative pattern has none."""
     while pattern and not os.path.lexists(pattern):
         pattern = os.path.dirname(pattern)
     return pattern

@@ -35,11 +35,11 @@ class DecodedImages:
         self.transform = transform
 
     def prepare(self, image: NamedImage) -> Tensor | Tiles:
-        """Raises ImageError, naming the image."""
+        """Decodes and transforms an image. Raises ImageError, which names it."""
         return prepare_image(self.transform, image.read_image(), name=image.name)
 
     def pack(self, prepared: Sequence[Any]) -> dict[str, Tensor]:
-        """The image inputs of the model."""
+        """Returns the image inputs of the model."""
         return pack_images(self.transform, prepared)
 
     def __call__(self, images: Sequence[NamedImage]) -> dict[str, Tensor]:
@@ -47,7 +47,7 @@ class DecodedImages:
 
 
 class CachedImages:
-    """What a frozen encoder made of the images, read from a cache that has been filled."""
+    """Features of a frozen encoder, read from a cache that has been filled."""
 
     def __init__(
         self, cache: FeatureCache, sha256_of: Callable[[Any], str], refused: Mapping[str, str] | None = None
@@ -55,10 +55,10 @@ class CachedImages:
         self.cache = cache
         self.sha256_of = sha256_of
         self.refused = refused or {}
-        """The reason of each image that cannot be used, by its SHA-256."""
+        """Reasons of the unusable images, by SHA-256."""
 
     def prepare(self, image: NamedImage) -> str:
-        """Raises ImageError for an image that could not be encoded."""
+        """Returns the image's SHA-256, its key in the cache. Raises ImageError if it could not be encoded."""
         sha256 = self.sha256_of(image)
         if reason := self.refused.get(sha256):
             raise ImageError(image.name, reason, "cannot be used")
@@ -84,7 +84,7 @@ def cache_sample_images(
     dtype: torch.dtype = torch.float16,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CachedImages:
-    """Encodes what the cache lacks; what it has is neither read nor hashed. Unusable images are in `refused`."""
+    """Encodes the images that the cache lacks; the others are neither read nor hashed. `refused` has the unusable."""
     cache = FeatureCache(folder, encoder_fingerprint(encoder, transform), dtype=dtype)
     missing = {placed.sha256: placed for placed in placed_images(sources) if placed.sha256 not in cache}
     read = ((sha256, placed.read_image()) for sha256, placed in missing.items())

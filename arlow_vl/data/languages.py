@@ -9,9 +9,9 @@ from arlow_vl.data.samples import Sample
 
 LEAST_CONFIDENCE = 0.5
 MOST_CHARACTERS = 2000
-"""Of a sample that are looked at; more change nothing."""
+"""Characters of a sample that are looked at; more do not change the result."""
 NOT_SURE, NO_LANGUAGE = "und", "zxx"
-"""ISO 639's codes for them."""
+"""Codes of ISO 639."""
 INSTALL = "pip install 'arlow-vl[languages]'"
 
 
@@ -28,7 +28,7 @@ def languages_of(samples: Iterable[Sample]) -> dict[str, int] | None:
 
 
 def words_of(sample: Sample) -> str:
-    """The beginning of what its texts say."""
+    """Returns the beginning of the sample's texts."""
     pieces = []
     for text in sample.texts:
         for content in (list(text.document), *(message["content"] for message in text.messages)):

@@ -1,12 +1,12 @@
-"""Batches as a pure function of seed and position, so that a killed run goes on where it stopped.
+"""Batches as a pure function of seed and position, so that a killed run resumes where it stopped.
 
 Lightning stores `state_dict()` in its checkpoints. It fetches no batch ahead of a loader that has a length, so the
 position is the number of batches that were trained on. One "epoch" of Lightning is the whole run, and the epochs of
-the data are counted in here: no checkpoint ever meets an epoch's border.
+the data are counted in here: no checkpoint ever falls on the border of an epoch.
 
 The batches of a run are numbered over all ranks. Rank r of n reads r, r + n, r + 2 n, ... counted from the position, so
-that after each round what has been read is all that comes before the new position: another number of ranks or workers
-goes on from there.
+that after each round exactly the batches before the new position have been read: another number of ranks or workers
+resumes from there.
 """
 
 import collections
@@ -43,9 +43,9 @@ from arlow_vl.printing import visible
 logger = logging.getLogger(__name__)
 
 COUNTED_SAMPLES = 10**6
-"""Of all epochs, in which a run that asks for more steps than they give is refused before its first one."""
+"""Samples, over all epochs, up to which it is checked before the first step that they are enough for the run."""
 STAND_INS = 64
-"""Samples after an unusable one that are tried for its place in a row."""
+"""Samples after an unusable one that are tried in its place in a row."""
 
 Task = list[list[Take]]
 """A batch before it is read: what each of its rows holds; one row where rows are not packed."""
@@ -53,30 +53,32 @@ Task = list[list[Take]]
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """Batches of packed rows, of sources that are mixed. Its collate gets rows, each a list of (item, texts), where
-    `texts` are the numbers of the item's texts that belong there, None for all."""
+    """Batches of packed rows, of sources that are mixed.
+
+    The loader's collate gets rows, each a list of (item, texts): the numbers of the item's texts in the row, None: all.
+    """
 
     budget: RowBudget
-    """What a row holds."""
+    """Limits of a row."""
     rows_per_batch: int
     """Rows of each batch."""
     mixture: Mixture
     """The share of each source."""
     rows_per_step: int
-    """Rows of an optimizer step over all ranks, by which the mixture's schedule counts."""
+    """Rows of an optimizer step over all ranks; the mixture's schedule counts in steps."""
 
 
 class ResumableLoader:
-    """The batches of a whole run. Iterating goes on from the position, also after `load_state_dict`.
+    """The batches of a whole run. Iterating continues from the position, also after `load_state_dict`.
 
     Sample p of a source is item `shuffled_order(...)[p % size]` of its epoch p // size, or, where its image is
     unusable, the next usable item: batches keep their size, and depend on nothing but their position and the data.
 
     Args:
-        num_batches: Of the whole run, over all ranks.
+        num_batches: Batches of the whole run, over all ranks.
         workers: Processes that read ahead; 0: batches are read when they are asked for.
-        rank, ranks: Which of them this is; it yields every `ranks`-th batch.
-        on_fault: Is told every item that turns out unusable.
+        rank, ranks: This rank, and the number of ranks; each yields every `ranks`-th batch.
+        on_fault: Called with every item that turns out unusable.
     """
 
     def __init__(
@@ -128,7 +130,7 @@ class ResumableLoader:
                 after.append(state)
                 yield task
 
-        planners = 1 if self.windows and self.workers else 0  # all of a window is tokenised, to know the lengths
+        planners = 1 if self.windows and self.workers else 0  # a whole window is tokenised, to know the lengths
         with Pool(self._plan, workers=planners) as planner, Pool(self._read, workers=self.workers) as pool:
             for batch, faults in pool.results(tasks(planner)):
                 for fault in faults:
@@ -138,15 +140,15 @@ class ResumableLoader:
                 yield batch
 
     def read(self, position: int) -> Batch:
-        """Batch number `position` where rows are not packed, whatever was read before; its "keys" name the samples."""
+        """Returns batch number `position` of unpacked rows, whatever was read before; its "keys" name the samples."""
         batch, faults = self._read(self._fixed_shares(position), lambda key: None)
         for fault in faults:
             self.readers[fault.source].note(fault)
-        assert batch is not None  # else its faults are more than may be
+        assert batch is not None  # else `note` has raised
         return batch
 
     def _own_tasks(self, planner: Pool) -> Iterator[tuple[Task, WindowState | None]]:
-        """This rank's batches from the position on, each with the window's state after it and the other ranks'."""
+        """Yields this rank's batches from the position on, with the window's state after each round of all ranks."""
         tasks = self._tasks(self.position, self.window, planner)
         for position in range(self.position, self.num_batches, self.ranks):
             batches = list(islice(tasks, self.ranks))
@@ -155,8 +157,10 @@ class ResumableLoader:
             yield batches[self.rank][0], batches[-1][1]
 
     def _refuse_too_few(self) -> None:
-        """Raises DataError where the sources are used up before the run's last step. Of many samples only the run shows
-        it: to plan a million takes a minute."""
+        """Raises DataError if the sources are used up before the run's last step.
+
+        With more samples only the run itself shows it: to plan a million takes a minute.
+        """
         if not (self.packing and self.windows and self.window):
             return
         samples = self.windows.samples_left(self.window)
@@ -178,7 +182,7 @@ class ResumableLoader:
     def _tasks(
         self, position: int, window: WindowState | None, planner: Pool
     ) -> Iterator[tuple[Task, WindowState | None]]:
-        """Every rank's batches."""
+        """Yields the batches of all ranks."""
         if self.packing is None:
             yield from ((self._fixed_shares(number), None) for number in range(position, self.num_batches))
             return
@@ -200,7 +204,7 @@ class ResumableLoader:
         return [takes]
 
     def _read(self, task: Task, at: At) -> tuple[Batch | None, list[Fault]]:
-        """A batch, with the images that were unusable; no batch where they are more than may be."""
+        """Reads a batch; returns it with its faults. The batch is None where there are more faults than allowed."""
         faults: list[Fault] = []
         rows: list[list[Any]] = []
         keys: list[str] = []
@@ -220,7 +224,7 @@ class ResumableLoader:
         return {**self.collate(rows if self.packing else rows[0]), "keys": keys}, faults
 
     def _indices(self, task: Task) -> dict[tuple[int, int], int]:
-        """The items of a batch by source and number; at once, as the order of one costs as much as that of hundreds."""
+        """Returns the items of a batch by source and number; computed at once, as one costs as much as hundreds."""
         found = {}
         for number, source in enumerate(self.sources):
             some = np.array([take.number for takes in task for take in takes if take.source == number], dtype=np.int64)
@@ -229,10 +233,10 @@ class ResumableLoader:
         return found
 
     def _usable(self, take: Take, index: int, at: At, faults: list[Fault]) -> tuple[str, Any, bool] | None:
-        """The key and item of a sample, or of the next usable one that fits its place; whether it is such a one.
+        """Returns key and item of a sample, or of the next usable one that fits its place; True: it is that stand-in.
 
-        None: there is none among those that may be tried. Of the unusable ones the first counts, once for all pieces of
-        the sample; the others do at their own turn. But all count when more are met than may be.
+        None: none of those that may be tried is usable. Of the unusable ones only the first counts, once for all pieces
+        of the sample; the others count at their own turn. All count when there are more than allowed.
         """
         source = self.sources[take.source]
         dataset: Any = source.dataset
@@ -269,7 +273,7 @@ class ResumableLoader:
             self.readers[source.name].finish(first // len(source.dataset))
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbers, short strings, and lists and mappings of them: some kilobytes wherever the run is."""
+        """Numbers, short strings, and lists and mappings of them: some kilobytes at any point of the run."""
         bad = {name: reader.state_dict() for name, reader in self.readers.items()}
         state = {"position": self.position, "fingerprint": self.fingerprint, "bad": bad}
         if self.packing and self.window:
@@ -277,7 +281,7 @@ class ResumableLoader:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError for a state of other data, another seed or other batch sizes."""
+        """Resumes from a state. Raises ValueError for one of other data, another seed or other batch sizes."""
         if state.get("fingerprint") != self.fingerprint:
             raise ValueError(
                 "the checkpoint belongs to other training data, another seed or another samples_per_batch; "
@@ -309,13 +313,15 @@ def _plain_weights(packing: Packing) -> list[Any]:
 
 
 def _shares(weights: list[Any]) -> list[Any]:
-    """Weights of which each is as large a part of all are the same."""
+    """Returns the weights as shares of their sum, so that equal mixtures compare equal."""
     return [[step, {name: round(one / sum(of.values()), 9) for name, one in of.items()}] for step, of in weights]
 
 
 def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One state of the states of all ranks at the same position, for any number of ranks. Each counts what it met since
-    the last one was loaded, and rank 0 what was met before, so that the sum is what all have met."""
+    """Merges the states of all ranks at the same position into one, for any number of ranks.
+
+    Each rank counts the faults it met since a state was loaded, and rank 0 those before, so the sum is that of all.
+    """
     names = states[0]["bad"]
     return {**states[0], "bad": {name: merged_counts([state["bad"][name] for state in states]) for name in names}}
 

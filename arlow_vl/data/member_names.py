@@ -1,4 +1,4 @@
-"""The names of a shard's members: which key they belong to, what part of a sample they are, and what is no part."""
+"""Names of a shard's members: the key and the part of a sample that a name stands for, and names to ignore."""
 
 import re
 
@@ -15,14 +15,14 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def kind_of(extension: str) -> str | None:
-    """The part of a sample that a whole extension names: image, txt or json."""
+    """Returns the part of a sample that a whole extension names: image, txt or json; None: no part."""
     if extension in IMAGE_SUFFIXES:
         return "image"
     return extension if extension in ("txt", "json") else None
 
 
 def system_file(name: str) -> str | None:
-    """The word under which is ignored what operating systems leave behind, and what has no extension."""
+    """Returns the word under which a file of an operating system, or one without extension, is ignored; else None."""
     folder, _, base = name.rpartition("/")
     if base.lower() == "thumbs.db" or "__MACOSX" in folder.split("/"):
         return "system_file"

@@ -1,4 +1,4 @@
-"""Which source gives the next sample: shares that every stretch of the stream keeps, without chance.
+"""Choice of the source of each next sample: every stretch of the stream keeps the shares, without randomness.
 
 Sources are served like queues on one line by worst-case fair queueing (Bennett and Zhang, 1996): among those that have
 not got more than their share so far, the one whose next sample would be finished first if each were served all the time
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 ONE = 2**32
-"""The whole, in units of shares."""
+"""All shares together, in their unit."""
 
 Number = int | float
 Weights = Mapping[str, Number]
@@ -24,11 +24,11 @@ class Mixture:
     """Shares of the sources in the stream. They need not add up to 1."""
 
     weights: Weights | Mapping[int, Weights]
-    """By source name; or for optimizer steps such weights, between which they change linearly."""
+    """Weights by source name; or by optimizer step such weights, between which they change linearly."""
     by: Literal["samples", "tokens"] = "samples"
-    """What the shares are shares of."""
+    """Unit of the shares."""
     epochs: Weights = field(default_factory=dict)
-    """For a source by name, the epochs after which it is used up and the others share its part; else it is endless."""
+    """Epochs, by source name, after which a source is used up and the others take its share; others are endless."""
 
     def __post_init__(self) -> None:
         for step, weights in self.schedule:
@@ -39,7 +39,7 @@ class Mixture:
                 if not 0 <= weight < float("inf"):
                     raise ValueError(f"{where}: the weight of {name} must be a number from 0 on, got {weight}")
             if not any(weights.values()):
-                raise ValueError(f"{where}: no source has a weight over 0, so that there is nothing to draw")
+                raise ValueError(f"{where}: no source has a weight over 0, so there is nothing to draw")
         for name, epochs in self.epochs.items():
             if name not in self.schedule[0][1] or not 0 < epochs < float("inf"):
                 raise ValueError(f"epochs of {name} must be a number over 0 for a source that has a weight: {epochs}")
@@ -58,7 +58,7 @@ class Mixture:
         return sorted(steps.items())
 
     def at(self, step: int) -> dict[str, Number]:
-        """The weights of an optimizer step."""
+        """Returns the weights of an optimizer step."""
         points = self.schedule
         after = next((number for number, (first, _) in enumerate(points) if first > step), len(points))
         if after in (0, len(points)):
@@ -68,7 +68,7 @@ class Mixture:
         return {name: old[name] + part * (new[name] - old[name]) for name in old}
 
     def told(self) -> str:
-        """`shares of samples: a 75%, b 25%`; where they change, of each step at which they are told."""
+        """`shares of samples: a 75%, b 25%`; where they change, those of each step that is given."""
         parts = []
         for step, weights in self.schedule:
             total = sum(weights.values())
@@ -90,7 +90,7 @@ def weights_by_size(sizes: Mapping[str, int], *, temperature: Number = 1.0) -> d
 def scheduled(
     weights: Mapping[str, float | dict[int, float]],
 ) -> dict[str, float] | dict[int, dict[str, float]]:
-    """The weights of all sources at every step at which one of them is told."""
+    """Returns the weights of all sources at every step for which one of them is given."""
     steps = sorted({step for weight in weights.values() if isinstance(weight, dict) for step in weight})
     if not steps:
         return {name: weight for name, weight in weights.items() if not isinstance(weight, dict)}
@@ -98,7 +98,7 @@ def scheduled(
 
 
 def _weight_at(weight: float | dict[int, float], step: int) -> float:
-    """Linear between the steps that it is given for, constant in front of the first and behind the last."""
+    """Interpolates a weight between the steps that are given; it is constant before the first and after the last."""
     if not isinstance(weight, dict):
         return weight
     before = max((s for s in weight if s <= step), default=min(weight))
@@ -119,23 +119,23 @@ def integer_shares(weights: Sequence[Number]) -> list[int]:
 
 @dataclass
 class Draws:
-    """How much of each source has been drawn, and how far each is behind its share."""
+    """Samples drawn from each source so far, and how far each source is behind its share."""
 
     drawn: list[int]
     """Samples of each source so far."""
     behind: list[int]
-    """What is still due to each, in 1/2^32 of a sample or token; adds up to 0."""
+    """Amount still due to each source, in 1/2^32 of a sample or token; the sum is 0."""
 
     @classmethod
     def none(cls, sources: int) -> "Draws":
         return cls([0] * sources, [0] * sources)
 
     def next_source(self, shares: Sequence[int], costs: Sequence[int]) -> int:
-        """The source whose turn it is.
+        """Returns the source whose turn it is.
 
         Args:
-            shares: Of each source, in 1/2^32; 0 for one that is not drawn from.
-            costs: Of each source's next sample: 1, or its tokens.
+            shares: Share of each source, in 1/2^32; 0: it is not drawn from.
+            costs: Cost of each source's next sample: 1, or its tokens.
         """
         behind = self.behind
         some = [source for source, share in enumerate(shares) if share]

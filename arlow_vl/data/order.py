@@ -1,4 +1,4 @@
-"""The order of a source's samples in an epoch: a keyed permutation of range(size) that is computed, not stored.
+"""Order of a source's samples in an epoch: a keyed permutation of range(size) that is computed, not stored.
 
 Blocks of consecutive samples are permuted, then the samples inside a buffer of blocks: at any time reads come from the
 64 runs of 256 samples that lie in one buffer, which is what disks and object stores like. Worked example with blocks of
@@ -28,7 +28,7 @@ _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # splitmi
 
 
 def shuffled_order(seed: int, name: str, epoch: int, size: int, places: np.ndarray | None = None) -> np.ndarray:
-    """The samples at `places` (all places without) of an epoch, int64.
+    """Returns the samples at `places` of an epoch (None: all places), int64.
 
     Depends on the arguments only: not on the process, the machine or numpy's version.
     """
@@ -50,8 +50,8 @@ def shuffled_order(seed: int, name: str, epoch: int, size: int, places: np.ndarr
 
 @functools.lru_cache(maxsize=64)
 def permutation(*key: int | str, size: int) -> np.ndarray:
-    """A uniform permutation of range(size), int64. It must not be written to."""
-    # numpy promises the raw stream of a bit generator for ever, the output of `permutation` not.
+    """Returns a uniform permutation of range(size), int64, which is read-only."""
+    # numpy promises a stable raw stream of a bit generator, but no stable output of its own `permutation`.
     random = np.random.Philox(key=int.from_bytes(_digest(*key)[:16], "little")).random_raw(size)
     order = np.argsort(random, kind="stable")
     order.flags.writeable = False
@@ -59,7 +59,7 @@ def permutation(*key: int | str, size: int) -> np.ndarray:
 
 
 def bijection(round_keys: tuple[int, ...], size: int, values: np.ndarray) -> np.ndarray:
-    """A permutation of range(size) at `values`, in constant memory.
+    """Returns a permutation of range(size) at `values`, in constant memory.
 
     A Feistel network permutes the smallest range of 4^k numbers that holds `size`; what falls outside goes through it
     again until it is inside (cycle walking: Black and Rogaway, 2002, section 3). Fewer than four times, on average.

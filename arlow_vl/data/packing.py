@@ -32,22 +32,22 @@ MEGABYTE = 10**6
 
 @dataclass(frozen=True, kw_only=True)
 class PackingFacts:
-    """What was packed."""
+    """Facts about packed documents."""
 
     documents: int
     """Documents whose tokens are used."""
     utf8_bytes: int
-    """Their length, for bits per byte."""
+    """UTF-8 bytes of these documents, for bits per byte."""
     tokens: int
-    """Their tokens with bos and eos; what is over the last full row is not in a row."""
+    """Tokens of these documents with bos and eos; those after the last full row are in no row."""
     bos_token_id: int
     """The id that begins a document."""
     read_to_end: bool
-    """Whether that is all of the text; False: `max_tokens` were reached before."""
+    """True: this is all of the text; False: `max_tokens` were reached first."""
 
 
 class PackedRows:
-    """Rows of `row_length` tokens, int64, of the documents' stream, read from disk when asked for.
+    """Rows of `row_length` tokens, int64, of the stream of documents, read from disk when they are indexed.
 
     Raises:
         DataError: there is not one full row.
@@ -93,7 +93,7 @@ class PackedRows:
         return (self.facts.tokens - self.facts.documents) / self.facts.utf8_bytes
 
     def token_counts(self, vocab_size: int) -> Int64[np.ndarray, " vocab"]:
-        """How often each id is to be predicted; bos never is."""
+        """Counts how often each id is to be predicted; bos never is."""
         counts = np.zeros(vocab_size, np.int64)
         for start in range(0, self.facts.tokens, COUNTED_AT_ONCE):
             some = self.text.stream(start, min(start + COUNTED_AT_ONCE, self.facts.tokens))
@@ -103,13 +103,13 @@ class PackedRows:
 
 
 def unigram_entropy(counts: Int64[np.ndarray, " vocab"]) -> float:
-    """Nats per token of the best model that looks at no context."""
+    """Returns the nats per token of the best model that looks at no context."""
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 
 
 def bits_per_byte(nats_per_token: float, tokens_per_byte: float) -> float:
-    """A loss that does not depend on the tokenizer."""
+    """Converts a loss to bits per byte, which do not depend on the tokenizer."""
     return nats_per_token * tokens_per_byte / math.log(2)
 
 
@@ -122,11 +122,11 @@ def pack_documents(
     max_tokens: int | None = None,
     max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> PackedRows:
-    """Rows of a text's documents, each as bos, plain text, eos.
+    """Returns rows of a text's documents, each as bos, plain text, eos.
 
     `texts` is a folder that `arlow data tokenize` made, or text in any of its formats, which is tokenised once, into
-    `cache_folder`. Takes whole documents until there are `max_tokens` tokens. Says what was skipped, also if that was
-    when the tokens were made.
+    `cache_folder`. Takes whole documents until there are `max_tokens` tokens. Reports what was skipped, also where
+    the tokens were made earlier.
 
     Raises:
         DataError: there is no such text, too much of it is unusable, another tokenizer made the tokens, or they do not
@@ -150,13 +150,13 @@ def tokenised(
     max_tokens: int | None = None,
     max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> TokenizedText:
-    """Text as tokens: read where they are there, made where not. As for `pack_documents`, also what it raises."""
+    """Returns a text as tokens, made if they are not there; arguments and errors are those of `pack_documents`."""
     if is_file_address(texts):
         texts = path_of_file_address(str(texts))
     folder = Path(texts)
     if is_address(texts):
         folder = _cached(texts, tokenizer, cache_folder, max_tokens)
-    # At an address text is what it was when it was tokenised, so that a run that goes on asks no server.
+    # Text at an address stays what it was when it was tokenised, so that a resumed run asks no server.
     if not (folder / NAME).is_file():
         return _tokenised_once(texts, tokenizer, cache_folder, max_tokens, max_bad_fraction)
     text = _tokenised_before(folder, tokenizer, max_tokens)
@@ -177,7 +177,7 @@ def _tokenised_before(folder: Path, tokenizer: Any, max_tokens: int | None) -> T
 
 
 def _cached(texts: str | Path, tokenizer: Any, cache_folder: Path, max_tokens: int | None) -> Path:
-    """The folder for the tokens of a text that a recipe names."""
+    """Returns the folder for the tokens of a text that a recipe names."""
     where = str(texts) if is_address(texts) else str(Path(texts).resolve())
     key = json.dumps([where, tokenizer_hash(tokenizer), max_tokens])
     return cache_folder / hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -228,10 +228,10 @@ def collate_rows(rows: list[Any], bos_token_id: int, eos_token_id: int | None = 
 def first_tokens(
     input_ids: Int64[np.ndarray, "batch text"], bos_token_id: int, eos_token_id: int | None
 ) -> Bool[np.ndarray, "batch text"]:
-    """Which tokens begin a document: every bos.
+    """Marks the tokens that begin a document: every bos.
 
-    Where one token E is both bos and eos, as GPT-2's is, the second of a pair, which follows the end of a document; and
-    the first token of a row, unless it is the first of a pair:
+    Where one token E is both bos and eos, as GPT-2's is, a document begins with the second of a pair, the first being
+    the end of the document before; and with the first token of a row, unless it is the first of a pair:
 
         row     a b E E c E E d        E c d E        E E c
         begins        ^     ^          ^                ^

@@ -1,4 +1,4 @@
-"""Work that several processes share, whose results come as they are ready; none of them outlives this one."""
+"""Work shared by several processes, whose results come as they are ready; none of them outlives this process."""
 
 import ctypes
 import os
@@ -30,13 +30,14 @@ def in_processes(
     report: Callable[[Any, Any], None] | None = None,
     named: Callable[[Any], str] | None = None,
 ) -> Iterator[tuple[Any, Any]]:
-    """Each task with its result, in the order in which they are ready; in this process where one worker is asked for.
+    """Yields each task with its result, in the order in which they are ready; one worker is this process itself.
 
     Tasks are taken as processes get free. Closing the iterator ends the processes.
 
     Args:
-        work: Gets a task; with `report` also a function, and `report` is called with the task and what that was told.
-        named: What a task reads, for people.
+        work: Called with a task and, where there is a `report`, with a function: `report` gets the task and the value
+            that this function is called with.
+        named: Names what a task reads, for messages.
 
     Raises:
         ResourceError: a process was killed, as systems do that run out of memory.
@@ -82,7 +83,7 @@ def in_processes(
 
 
 def _start(work: Callable[..., Any], tells: bool, processes: dict[Connection, Any]) -> Connection:
-    """A process that waits for tasks. The work goes to it once: it may hold the indexes of a thousand shards."""
+    """Starts a process that waits for tasks. The work is sent once: it may hold the indexes of a thousand shards."""
     ours, theirs = CONTEXT.Pipe()
     process = CONTEXT.Process(target=_serve, args=(work, tells, theirs, os.getpid()), daemon=True)
     process.start()
@@ -93,16 +94,16 @@ def _start(work: Callable[..., Any], tells: bool, processes: dict[Connection, An
 
 def _death(name: str, status: int) -> str:
     if not name:
-        return "a worker process was killed, perhaps for want of memory; close other programs, or use fewer workers"
+        return "a worker process was killed, perhaps for lack of memory; close other programs, or use fewer workers"
     return (
-        f"the process that read {name} died (exit status {status}), perhaps for want of memory; run the command again "
-        "to go on, with fewer workers"
+        f"the process that read {name} died (exit status {status}), perhaps for lack of memory; run the command again "
+        "to resume, with fewer workers"
     )
 
 
 def _serve(work: Callable[..., Any], tells: bool, connection: Connection, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's, who ends this process
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # with SIGTERM
     end_with(parent)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads were the parent's
     told = 0.0
@@ -121,12 +122,12 @@ def _serve(work: Callable[..., Any], tells: bool, connection: Connection, parent
             except Exception as error:  # it is raised where the result is awaited
                 answer = "raised", portable(error)
             connection.send(answer)
-    except (EOFError, ConnectionError):  # nobody waits any more
+    except (EOFError, ConnectionError):  # the parent has closed the connection
         return
 
 
 def end_with(parent: int) -> None:
-    """Linux kills this process with its parent; elsewhere it ends at its next look at the closed connection."""
+    """Makes this process end with its parent: at once on Linux, elsewhere when it next uses the closed connection."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
         if os.getppid() != parent:  # it ended before the line above
@@ -134,7 +135,7 @@ def end_with(parent: int) -> None:
 
 
 def portable(error: Exception) -> Exception:
-    """The error as it can be sent, with its place in this process as a note."""
+    """Returns the error in a form that can be pickled, with its traceback in this process as a note."""
     error.add_note("in a process that reads data:\n" + traceback.format_exc())
     try:
         pickle.loads(pickle.dumps(error))

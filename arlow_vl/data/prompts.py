@@ -24,7 +24,7 @@ def about_image(question: str | None = None, answer: str | None = None, *, image
 
 
 def without_images(messages: Sequence[Message]) -> list[Message]:
-    """The same conversation in words alone."""
+    """Returns the conversation without its images."""
     return [
         {**message, "content": [part for part in message["content"] if part["type"] == "text"]}
         if isinstance(message["content"], list)
@@ -44,8 +44,8 @@ def encode_messages(
     """Ids of a conversation, and labels that count each answer of the assistant and the token that ends it.
 
     An answer is what follows the ids of its own prompt, up to the first special token, so the labels are right for
-    any chat template under which a conversation begins with its own prompts. What is over `max_length` is cut, turns
-    behind it are not looked at, and a cut answer has no end, for the model should not learn to stop there.
+    any chat template under which a conversation begins with its own prompts. Tokens over `max_length` are cut, later
+    turns are not looked at, and a cut answer has no end, as the model should not learn to stop there.
 
     Raises:
         ValueError: the template changes the prompt when the answer comes or ends no answer, or `max_length` leaves no
@@ -80,7 +80,7 @@ def encode_messages(
 def encode_document(tokenizer, parts: Sequence[Part], *, max_length: int | None = None) -> tuple[list[int], list[int]]:
     """Ids of a document of text and images between bos and eos, and labels that count all but bos and the images.
 
-    What is over `max_length` is cut, eos too. Raises ValueError if that leaves nothing to learn or cuts an image off.
+    Tokens over `max_length` are cut, eos too. Raises ValueError if that leaves nothing to learn or cuts an image off.
     """
     bos, eos = document_ends(tokenizer)
     image, ids = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), [bos]
@@ -94,7 +94,7 @@ def encode_document(tokenizer, parts: Sequence[Part], *, max_length: int | None 
 
 
 def document_ends(tokenizer) -> tuple[int, int]:
-    """The tokens that documents begin and end with: bos and eos, or eos twice without a bos, as GPT-2's do.
+    """Returns the tokens that documents begin and end with: bos and eos, or eos twice without a bos, as GPT-2's do.
 
     Raises:
         CheckpointError: the tokenizer has no eos.
@@ -113,7 +113,7 @@ def plain_ids(tokenizer, texts: list[str]) -> list[list[int]]:
 
 
 def decode_token(tokenizer, token_id: int) -> str:
-    """The text of one token with all spaces in front: sentencepiece's decoders drop one where a text begins."""
+    """Returns the text of one token with its leading spaces: sentencepiece's decoders drop one where a text begins."""
     text = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
     spelled = str(tokenizer.convert_ids_to_tokens(token_id))
     spaces = len(spelled) - len(spelled.lstrip("\u2581"))
@@ -121,7 +121,7 @@ def decode_token(tokenizer, token_id: int) -> str:
 
 
 def token_bytes(tokenizer, token_id: int) -> bytes:
-    """The bytes of one token in UTF-8, which may be a part of a character alone."""
+    """Returns the UTF-8 bytes of one token, which may be only a part of a character."""
     text, spelled = decode_token(tokenizer, token_id), str(tokenizer.convert_ids_to_tokens(token_id))
     if CUT_CHARACTER not in text:
         return text.encode()
@@ -133,14 +133,14 @@ def token_bytes(tokenizer, token_id: int) -> bytes:
 
 @cache
 def _byte_of_letter() -> dict[str, int]:
-    """Byte-level BPE spells each byte as a letter."""
+    """Maps the letters in which byte-level BPE spells bytes to these bytes."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     return {letter: byte for byte, letter in bytes_to_unicode().items()}
 
 
 def stop_token_ids(tokenizer) -> list[int]:
-    """The tokens after which the model has answered: eos, and what the chat template writes after an answer."""
+    """Returns the tokens after which the model has answered: eos, and what the chat template writes after an answer."""
     _, labels = encode_messages(tokenizer, [*about_image("a"), {"role": "assistant", "content": "b"}])
     return list(dict.fromkeys([tokenizer.eos_token_id, [label for label in labels if label != IGNORED][-1]]))
 
@@ -161,11 +161,11 @@ class _Border(NamedTuple):
     """Its first character."""
     end: int
     place: int
-    """Of its id."""
+    """Position of its id."""
 
 
 def _ids_and_borders(tokenizer, text: str) -> tuple[list[int], list[_Border]]:
-    """What `encode_rendered` gives; and borders, none where the tokenizer has no offsets or puts a token behind."""
+    """Returns the ids of `encode_rendered`, and borders: none where the tokenizer has no offsets or appends a token."""
     if not tokenizer.is_fast:
         return encode_rendered(tokenizer, text), []
     encoded = tokenizer(text, add_special_tokens=not _has_bos(tokenizer, text), return_offsets_mapping=True)
@@ -182,8 +182,11 @@ def _ids_and_borders(tokenizer, text: str) -> tuple[list[int], list[_Border]]:
 
 
 def _ids_of_prompt(tokenizer, prompt: str, text: str, ids: list[int], borders: list[_Border]) -> list[int]:
-    """What `encode_rendered` gives of a prompt. Only what is behind its last border is tokenised again, where the whole
-    text begins with it: else each turn would tokenise all before it."""
+    """Returns the ids of `encode_rendered` for a prompt.
+
+    Where the whole text begins with the prompt, only what follows the prompt's last border is tokenised: otherwise each
+    turn would tokenise all turns before it again.
+    """
     number = bisect(borders, len(prompt), key=lambda border: border.end) if text.startswith(prompt) else 0
     if not number:
         return encode_rendered(tokenizer, prompt)

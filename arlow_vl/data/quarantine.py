@@ -1,10 +1,10 @@
-"""quarantine.jsonl of a run folder: every sample that turned out unusable while the run went on, in one line each.
+"""quarantine.jsonl of a run folder: every sample that turned out unusable during the run, one a line.
 
     {"source": "captions", "key": "train-000017.tar:000413", "reason": "truncated", "detail": "cannot be decoded (...)"}
 
 A sample is met again in every epoch, and after a resume the batches since the last checkpoint are read again. So the
-file itself says what is known: it is read before the first line is added, and a line is added under a lock that all
-processes of the run share. On a file system without locks one that two processes add at once may be doubled or broken.
+file itself is the record: it is read before the first line is added, and a line is added under a lock of all processes
+of the run. On a file system without locks a line that two processes add at once may be doubled or broken.
 """
 
 import json
@@ -18,7 +18,7 @@ from vision.decoding.names import printable
 
 NAME = "quarantine.jsonl"
 MOST_LINES = 10_000
-"""Of a file; who has more bad samples wants `arlow data verify`, which lists all."""
+"""Limit on the lines of a file; `arlow data verify` lists every bad sample."""
 KEY_CHARACTERS = 1000
 DETAIL_CHARACTERS = 500
 LAST_LINE = {"more": "the list ends here; `arlow data verify` names every bad sample"}
@@ -56,7 +56,7 @@ class Quarantine:
             os.close(descriptor)
 
     def _catch_up(self, descriptor: int) -> None:
-        """Reads the lines that came since; half a line, which a kill has left, is taken away."""
+        """Reads the lines that were added since; half a line that a killed process left is removed."""
         size = os.fstat(descriptor).st_size
         if size < self._end:  # someone has emptied it
             self.known, self._end = set(), 0
@@ -88,7 +88,7 @@ def _facts(fault: Fault) -> dict[str, str]:
 
 
 def _name_in(line: bytes) -> tuple[str, str]:
-    """A line that is none of ours counts as one, so that the file stays bounded."""
+    """Returns source and key of a line; a foreign line counts too, so that the file stays bounded."""
     try:
         facts = json.loads(line)
         return facts["source"], facts["key"]

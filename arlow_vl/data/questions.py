@@ -1,4 +1,4 @@
-"""Questions about an image, as the list under "questions" in a sample's .json member says them."""
+"""Questions about an image, as a sample's .json member lists them under "questions"."""
 
 from typing import Any, NamedTuple
 
@@ -15,13 +15,13 @@ class Question(NamedTuple):
     question: str
     answer: str
     kind: str
-    """Scores are given by kind too; "other" where the data name none."""
+    """Group for scores by kind; "other" where the data name none."""
 
 
 def read_questions(value: Any) -> tuple[tuple[Question, ...], list[tuple[int, str]]]:
-    """The usable questions of a list of {"question", "answer", "kind"}, and number and reason of each other one.
+    """Returns the usable questions of a list of {"question", "answer", "kind"}, and number and reason of the others.
 
-    A sample without a list has no questions, which is no fault. Anything else in its place is one.
+    A sample without a list has no questions, which is no fault; anything else in place of the list is a fault.
     """
     if value is None:
         return (), []

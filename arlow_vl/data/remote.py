@@ -2,12 +2,13 @@
 
     https://host/shards/train-{000000..000099}.tar     a hundred files
     s3://bucket/shards/*.tar                           what the file system lists
-    https://host/a.tar#sha256=9f86d0...                no other bytes are taken, as pip has it
+    https://host/a.tar#sha256=9f86d0...                other bytes are refused; pip's syntax
 
 Any file system that fsspec knows will do. A file that is in the cache is read without asking its server. Only addresses
-that a person has named are opened, and the index.json beside a tar.
+that a person has named are opened, and what belongs to them: the index.json beside a tar, the answers beside questions.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -35,12 +36,12 @@ NO_SERVERS = frozenset(
     "arrow_hdfs async_wrapper asynclocal asyncwrapper blockcache cached data dir file filecache generic git jlab "
     "jupyter libarchive local memory pyscript reference simplecache tar zip".split()
 )
-"""What fsspec knows that is another view of files of this machine, or of itself."""
+"""Protocols of fsspec that are another view of files of this machine, or of other file systems."""
 PATIENCE = Patience()
 
 
 class Expected(NamedTuple):
-    """What a file must be; None is not known."""
+    """Size and SHA-256 that a file must have; None: not known."""
 
     size: int | None = None
     sha256: str | None = None
@@ -48,12 +49,12 @@ class Expected(NamedTuple):
 
 
 def is_address(path: str | Path) -> bool:
-    """Whether this is something like `https://` or `pipe:`, right or wrong, and not the name of a file."""
+    """Returns True for something like `https://` or `pipe:`, valid or not, that is not the name of a file."""
     return isinstance(path, str) and ADDRESS.match(path) is not None
 
 
 def path_of_file_address(address: str) -> str:
-    """The path behind a file: address. Raises DataError for one of another machine."""
+    """Returns the path of a file: address. Raises DataError for one of another machine."""
     parts = urlsplit(address)
     if parts.netloc not in ("", "localhost"):
         raise DataError(f"{told(address)}: a file on another machine is not opened; write file:///folder/file")
@@ -65,9 +66,9 @@ def is_file_address(path: str | Path) -> bool:
 
 
 def listed(address: str) -> list[str]:
-    """The addresses that one with a range or a wildcard stands for, in sorted order; a plain one is itself.
+    """Expands the range or wildcard of an address, in sorted order; a plain address stands for itself.
 
-    Only a wildcard asks the file system.
+    Only for a wildcard is the file system asked.
 
     Raises:
         DataError: the scheme is not one that is read, no file is named, or nothing matches.
@@ -75,7 +76,7 @@ def listed(address: str) -> list[str]:
     scheme = checked_scheme(address)
     if RANGE.search(address):
         addresses = list(ranges(address))
-    elif re.search(r"[*?\[]" if not scheme.startswith("http") else r"\*", address):
+    elif needs_listing(address):
         if scheme.startswith("http"):
             raise DataError(f"{told(address)}: web servers give no list; write a range as train-{{000000..000099}}.tar")
         addresses = with_tries(address, lambda: glob_of(address, PATIENCE), PATIENCE)
@@ -88,8 +89,14 @@ def listed(address: str) -> list[str]:
     return addresses
 
 
+def needs_listing(address: str) -> bool:
+    """Returns True if a file system must be listed for an address: for a wildcard, never for a range."""
+    wild = r"\*" if address[:4].lower() == "http" else r"[*?\[]"
+    return not RANGE.search(address) and re.search(wild, address) is not None
+
+
 def ranges(text: str) -> Iterator[str]:
-    """`a-{08..10}` as a-08, a-09, a-10; several ranges are combined. Numbers are as wide as they are written.
+    """Expands `a-{08..10}` to a-08, a-09, a-10 and combines several ranges; numbers are as wide as they are written.
 
     Raises:
         DataError: a range counts down, or it would be over 100,000 names.
@@ -108,7 +115,7 @@ def ranges(text: str) -> Iterator[str]:
 
 
 def checked_scheme(address: str) -> str:
-    """The scheme in lower case. Raises DataError for one that is not fetched from."""
+    """Returns the scheme in lower case. Raises DataError for one that is not fetched from."""
     found = ADDRESS.match(address)
     scheme = (found[1] or "pipe").lower() if found else ""
     if scheme == "pipe":
@@ -119,15 +126,29 @@ def checked_scheme(address: str) -> str:
 
 
 def name_of(address: str) -> str:
-    """The last part of the path of an address. Raises DataError if that names no file."""
-    name = urlsplit(address).path.rpartition("/")[2]
+    """Returns the name of the file at an address, decoded for web servers: `a%20b.tar` is `a b.tar`.
+
+    Raises:
+        DataError: it names no file.
+    """
+    parts = urlsplit(address)
+    name = parts.path.rpartition("/")[2]
+    if parts.scheme.lower().startswith("http"):
+        with contextlib.suppress(UnicodeDecodeError):
+            name = name if "/" in (there := unquote(name, errors="strict")) else there
     if not name or name.startswith(".") or re.search(r"[\\\0-\x1f]", name) or len(name.encode()) > 180:
         raise DataError(f"{told(address)}: names no file; write the address of one, or a range or wildcard for many")
     return name
 
 
+def beside(address: str, name: str) -> str:
+    """The address of a file in the folder of another one."""
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{name}", fragment=""))
+
+
 def pinned(address: str, sha256: str) -> str:
-    """The address of these bytes and no others."""
+    """Returns the address with a SHA-256 that the bytes must have."""
     return f"{unpinned(address)[0]}{PIN}{sha256}"
 
 
@@ -138,23 +159,22 @@ def unpinned(address: str) -> tuple[str, str | None]:
     return plain, sha256 or None
 
 
-def local_path(address: str) -> Path:
-    """Where a file lies on this machine now; it may leave when the cache needs the room, unless it is held."""
-    with hold(address) as held:
-        return held.path
-
-
 def hold(address: str, *, cache: DataCache | None = None, patience: Patience = PATIENCE) -> Held:
-    """A file in the cache, fetched where it is not there, which stays until it is closed.
+    """Returns a file in the cache, fetched if it is not there; it stays until it is closed.
 
     Of several processes one fetches, and the others wait for it.
 
     Raises:
         DataError: it cannot be fetched, or other bytes come than the address, or the index.json beside a tar, says.
-        ResourceError: no room for it.
+        ResourceError: there is no room for it.
     """
+    held = _held(address, cache or DataCache.of_environment(), patience)
+    held.address = told(address)
+    return held
+
+
+def _held(address: str, cache: DataCache, patience: Patience) -> Held:
     address, sha256, name = _parsed(address)
-    cache = cache or DataCache.of_environment()
     path = cache.folder / name
     if held := cache.take(path, sha256):
         return held
@@ -179,14 +199,14 @@ def hold(address: str, *, cache: DataCache | None = None, patience: Patience = P
 
 @functools.lru_cache(maxsize=4096)  # every image of a shard is asked for by the same address
 def _parsed(address: str) -> tuple[str, str | None, str]:
-    """Without its SHA-256, that, and where it lies in a cache. Raises DataError for what is not fetched from."""
+    """Returns an address without its SHA-256, the SHA-256, and its path in a cache. Raises DataError as `hold` does."""
     checked_scheme(address)
     plain, sha256 = unpinned(address)
     return plain, sha256, f"{folder_name(plain)}/{name_of(plain)}"
 
 
 def folder_name(address: str) -> str:
-    """Of the folder in the cache that stands for the one at the address; files that lie together do so in both."""
+    """Names the cache folder for the folder of an address; files that lie together there do so here."""
     parts = urlsplit(address)
     remote = urlunsplit(parts._replace(path=parts.path.rpartition("/")[0], fragment=""))
     return f"{re.sub(r'[^A-Za-z0-9.-]', '_', parts.hostname or parts.scheme)[:60]}-{_digest(remote)}"
@@ -197,7 +217,7 @@ def _digest(text: str) -> str:
 
 
 def _checked(partial: Path, expected: Expected) -> str:
-    """The SHA-256 of what has come. Raises OtherBytes if that is not what was expected."""
+    """Returns the SHA-256 of a fetched file. Raises OtherBytes if it is not the file that was expected."""
     size, sha256 = partial.stat().st_size, sha256_of_file(partial)
     if expected.size not in (None, size):
         raise OtherBytes(f"sent {size:,} bytes where {expected.said_by} says {expected.size:,}")
@@ -210,12 +230,10 @@ def _checked(partial: Path, expected: Expected) -> str:
 
 
 def _of_index_json(address: str, path: Path, patience: Patience) -> Expected:
-    """What the index.json beside a tar says of it. It comes into the cache too, where readers of shards look for it."""
+    """Returns what the index.json beside a tar says of it; it is cached too, where readers of shards look for it."""
     if not path.name.endswith(".tar"):
         return Expected()
-    parts = urlsplit(address)
-    beside = urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{INDEX_NAME}", fragment=""))
-    _refresh_index_json(beside, path.with_name(INDEX_NAME), patience, os.getpid())
+    _refresh_index_json(beside(address, INDEX_NAME), path.with_name(INDEX_NAME), patience, os.getpid())
     try:
         entry = json.loads(path.with_name(INDEX_NAME).read_bytes()).get(path.name, {})
         size, sha256 = entry.get("bytes"), entry.get("sha256")
@@ -229,11 +247,12 @@ def _of_index_json(address: str, path: Path, patience: Patience) -> Expected:
 
 
 @functools.lru_cache(maxsize=1024)
-def _refresh_index_json(beside: str, path: Path, patience: Patience, process: int) -> None:
-    """Fetches an index.json, once a process; servers that have none, or show none, answer so at once."""
+def _refresh_index_json(address: str, path: Path, patience: Patience, process: int) -> None:
+    """Fetches an index.json, once a process; servers that have or show none say so at once."""
     with partial_file(path) as partial:
         try:
-            with_tries(beside, lambda: fetch(beside, partial, most_bytes=MAX_INDEX_BYTES, patience=patience), patience)
+            most = MAX_INDEX_BYTES
+            with_tries(address, lambda: fetch(address, partial, most_bytes=most, patience=patience), patience)
         except MissingFile:
             path.unlink(missing_ok=True)
             return

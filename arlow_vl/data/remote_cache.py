@@ -1,8 +1,8 @@
-"""The folder on this machine that holds remote files: whole ones only, at most so many bytes, the last used stay.
+"""Bounded cache of remote files on this machine: whole files only; the least recently used leave first.
 
 Any number of processes share it. A file that is being read holds a shared lock on itself; one that is to leave is
 locked exclusively first, so that no file leaves while it is read, and a process that is killed holds none. On a file
-system without locks nothing leaves, as nobody knows what is being read, and two processes may fetch the same file.
+system without locks nothing leaves, as no process knows what is being read, and two may fetch the same file.
 
     <cache>/host-9f86d081884c/train-000017.tar           the file
                               .train-000017.tar.sha256   its bytes and SHA-256 as it came
@@ -15,7 +15,7 @@ import glob
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -34,8 +34,13 @@ POLL_SECONDS = 0.1
 
 
 class Held:
-    """A file of the cache that stays in it until this is closed, or nobody has it any more."""
+    """A file of the cache that stays in it until this object is closed or garbage-collected."""
 
+    address = ""
+    """For messages."""
+    is_damaged = False
+    """True: it leaves the cache once it is closed. It may be the page of a login, or half of the file, and its server
+    may give other bytes next time."""
     _descriptor = -1
 
     def __init__(self, path: Path, descriptor: int, sha256: str) -> None:
@@ -45,6 +50,8 @@ class Held:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+            if self.is_damaged:
+                _left(self.path)
 
     def __enter__(self) -> "Held":
         return self
@@ -55,6 +62,27 @@ class Held:
     __del__ = close
 
 
+def told_damage(said: str, held: Iterable[Held]) -> str:
+    """Returns a sentence about damage with addresses for cache paths; marks the files that it names as damaged."""
+    for one in held:
+        one.is_damaged |= one.path.name in said
+        said = said.replace(visible(str(one.path)), one.address)
+    return said
+
+
+@contextlib.contextmanager
+def telling_addresses(held: Collection[Held]) -> Iterator[None]:
+    """Names addresses instead of cached files in a DataError, and closes the files that it names."""
+    try:
+        yield
+    except DataError as error:
+        said = told_damage(str(error), held)
+        for one in held:
+            if one.is_damaged:
+                one.close()
+        raise type(error)(said) from None
+
+
 class _Entry(NamedTuple):
     used_at: int
     size: int
@@ -63,15 +91,15 @@ class _Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class DataCache:
-    """Where remote files lie on this machine."""
+    """Cache folder of remote files, and its limit."""
 
     folder: Path
     most_bytes: int
-    """Of all files; those that are arriving come on top."""
+    """Limit on the bytes of all files; files that are being fetched come on top."""
 
     @classmethod
     def of_environment(cls) -> "DataCache":
-        """ARLOW_DATA_CACHE (else XDG_CACHE_HOME/arlow/data) of ARLOW_DATA_CACHE_GIB (else 64).
+        """Makes the cache in ARLOW_DATA_CACHE (else XDG_CACHE_HOME/arlow/data) of ARLOW_DATA_CACHE_GIB GiB (else 64).
 
         Raises:
             DataError: the size is no number over 0.
@@ -87,7 +115,7 @@ class DataCache:
         return cls(Path(os.environ.get(FOLDER_VARIABLE) or home).absolute(), most_bytes)
 
     def take(self, path: Path, sha256: str | None = None) -> Held | None:
-        """The file, if it is there whole, is not about to leave and, where that is asked for, has this SHA-256."""
+        """Returns the file if it is there whole, is not about to leave and has this SHA-256, if any; else None."""
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except OSError:
@@ -99,8 +127,8 @@ class DataCache:
             state = os.fstat(descriptor)
             is_whole = state.st_size == int(size) and os.path.samestat(state, path.stat())
             if is_whole and sha256 in (None, held.sha256):
-                # The time of its last use, which few systems keep; that of its last change says what it is. It is the
-                # owner's to set, and nobody's where the file system is read-only.
+                # Sets the time of last use, which few systems keep, and leaves that of the last change. Only the
+                # owner can set it, and nobody where the file system is read-only.
                 with contextlib.suppress(OSError):
                     os.utime(path, ns=(time.time_ns(), state.st_mtime_ns))
                 return held
@@ -126,7 +154,7 @@ class DataCache:
             yield
 
     def put(self, partial: Path, path: Path, sha256: str, wait_seconds: float) -> Held:
-        """Puts a file that has come in its place, once others have left for it.
+        """Moves a fetched file into its place, once others have left to make room.
 
         Raises:
             ResourceError: all the others are still being read after so many seconds, or the disk is full.
@@ -151,7 +179,7 @@ class DataCache:
             time.sleep(POLL_SECONDS)
 
     def _make_room(self, size: int) -> bool:
-        """Lets go of what was used longest ago, until so many bytes more are within the limit; whether they are."""
+        """Removes the least recently used files until `size` more bytes fit; returns True if they do."""
         entries = sorted(self._entries())
         total = sum(entry.size for entry in entries) + size
         for entry in entries:
@@ -170,7 +198,7 @@ class DataCache:
 
 
 def _left(path: Path) -> bool:
-    """Removes a file that nobody reads; False where somebody does, or may."""
+    """Removes a file that no process reads; returns False if one does, or may."""
     try:
         descriptor = _opened(path)
     except OSError:
@@ -188,8 +216,8 @@ def _left(path: Path) -> bool:
 
 
 def _opened(path: Path) -> int:
-    """For writing, without which NFS lets nobody have a file alone, though nothing is written; what is another
-    user's for reading."""
+    """Opens a file for writing, as NFS grants exclusive locks on no other, though nothing is written; a file of another
+    user for reading."""
     try:
         return os.open(path, os.O_RDWR)
     except PermissionError:
@@ -197,7 +225,7 @@ def _opened(path: Path) -> int:
 
 
 def _wait_for(lock: BinaryIO, path: Path) -> None:
-    """Takes the lock of a file once nobody else fetches it; goes on as long as the file of that one grows."""
+    """Takes the lock of a file once no other process fetches it; beats while the file of that process grows."""
     seen = -1
     while True:
         with contextlib.suppress(BlockingIOError):
@@ -210,7 +238,7 @@ def _wait_for(lock: BinaryIO, path: Path) -> None:
 
 
 def _arrived(path: Path) -> int:
-    """Bytes of the file that others have fetched so far."""
+    """Counts the bytes of the file that other processes have fetched so far."""
     size = 0
     for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         with contextlib.suppress(OSError):  # it is whole
@@ -224,19 +252,20 @@ def _stamp_of(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Whether the file system has locks."""
+    """Holds a lock; yields False where the file system has no locks."""
     with open(path, "wb") as lock:
         yield take_lock(lock, waits=True)
 
 
 @contextlib.contextmanager
 def partial_file(path: Path) -> Iterator[Path]:
-    """A name beside `path` under which bytes arrive; what is left under it afterwards is removed."""
+    """Yields a path beside `path` for bytes that arrive; a file left there afterwards is removed."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield partial
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what ended the fetching is what is told
+            partial.unlink()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""One file from an address to a path: bounded in time and bytes, tried again while that can help."""
+"""Fetching of one file from an address: bounded in time and bytes, retried while that can help."""
 
 import asyncio
 import random
@@ -19,28 +19,30 @@ from arlow_vl.printing import visible
 
 LONGEST_PAUSE = 10.0
 TRIES_OF_OTHER_BYTES = 3
-"""After which it is the file that differs, not the way it came; shards are large."""
+"""Tries after which the file is taken to differ, rather than the transfer to be broken; shards are large."""
 TRANSIENT = (408, 425, 429)
-"""Of the answers 4xx, those that another try may change."""
+"""HTTP statuses 4xx that another try may change."""
+PACKED = (".gz", ".tgz", ".zst", ".br")
+"""Endings of files that are compressed themselves: a server's Content-Encoding does not apply to them."""
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """When to give up. All is in seconds."""
+    """Time limits of fetching, in seconds."""
 
     stall_seconds: float = 20.0
-    """Without a byte, after which a try ends."""
+    """Time without a byte after which a try ends."""
     try_seconds: float = 3600.0
-    """After which a try ends in any case."""
+    """Time after which a try ends in any case."""
     retry_seconds: float = 60.0
-    """After the first try, in which another one may begin."""
+    """Time since the first try within which another one may begin."""
     first_pause: float = 0.5
-    """Before the second try; each pause is twice the one before, up to 10."""
+    """Pause before the second try; each further pause is twice as long, up to 10."""
 
 
 class OtherBytes(Exception):
-    """What came is not what was expected."""
+    """The bytes that came are not those that were expected."""
 
 
 class MissingFile(DataError):
@@ -52,7 +54,7 @@ class _Stalled(Exception):
 
 
 def told(address: str) -> str:
-    """The address for messages: without the password, the query and the fragment, where secrets are."""
+    """Returns the address for messages, without password, query and fragment, which may hold secrets."""
     shown = address.partition("#")[0]
     if "://" in shown:
         scheme, _, rest = shown.partition("://")
@@ -62,11 +64,11 @@ def told(address: str) -> str:
 
 
 def with_tries(address: str, once: Callable[[], Result], patience: Patience) -> Result:
-    """What `once` gives, at the first try at which it gives something.
+    """Returns the result of `once`, which is tried again while that can help.
 
     Raises:
-        DataError: none did; it names the address, what happened, the tries and the seconds. MissingFile, where the
-            answer is that there is nothing.
+        DataError: no try succeeded; the error names the address, the reason, the tries and the seconds.
+        MissingFile: the server says that there is no such file.
     """
     began, tries, pause = time.monotonic(), 0, patience.first_pause
     while True:
@@ -95,17 +97,20 @@ def fetch(address: str, partial: Path, *, most_bytes: int, patience: Patience) -
     files, path = _file_system(address)
     arrivals = _Arrivals(address, most_bytes)
     _bounded(files, "get_file", (path, str(partial)), {"callback": arrivals}, arrivals, patience)
+    if partial.is_dir():  # which file systems make where a folder lies
+        partial.rmdir()
+        raise DataError(f"{told(address)}: is a folder; name a file in it, or write a wildcard as *.tar")
 
 
 def glob_of(address: str, patience: Patience) -> list[str]:
-    """The addresses that match, in sorted order."""
+    """Returns the addresses of the files that match, in sorted order."""
     files, path = _file_system(address)
-    found = _bounded(files, "glob", (path,), {}, _Arrivals(address, 0), patience)
-    return sorted(files.unstrip_protocol(match) for match in found)
+    found = _bounded(files, "glob", (path,), {"detail": True}, _Arrivals(address, 0), patience)
+    return sorted(files.unstrip_protocol(match) for match, entry in found.items() if entry["type"] != "directory")
 
 
 class _Arrivals(Callback):
-    """Is told of bytes as they come; ends what is too large or was given up."""
+    """Counts bytes as they arrive; ends a transfer that is too large or was given up."""
 
     def __init__(self, address: str, most_bytes: int) -> None:
         super().__init__()
@@ -132,7 +137,7 @@ class _Arrivals(Callback):
 def _bounded(
     files: Any, what: str, given: tuple, named: dict[str, Any], arrivals: _Arrivals, patience: Patience
 ) -> Any:
-    """What a method of a file system gives; one that has no asynchronous form runs in a thread."""
+    """Calls a method of a file system within the time limits; one without an asynchronous form runs in a thread."""
     if files.async_impl:
         return sync(files.loop, _watched, getattr(files, f"_{what}")(*given, **named), arrivals, patience)
     work = asyncio.to_thread(getattr(files, what), *given, **named)
@@ -140,7 +145,7 @@ def _bounded(
 
 
 async def _watched(work: Coroutine[Any, Any, Any], arrivals: _Arrivals, patience: Patience) -> Any:
-    """The result; what stalls is cancelled, and its connection closed with it."""
+    """Awaits the result; work that stalls is cancelled, and its connection closed with it."""
     began = arrivals.last = time.monotonic()
     task = asyncio.ensure_future(work)
     try:
@@ -161,7 +166,7 @@ async def _watched(work: Coroutine[Any, Any, Any], arrivals: _Arrivals, patience
 
 
 def _file_system(address: str) -> tuple[Any, str]:
-    """The file system of an address, and the path in it.
+    """Returns the file system of an address, and the path in it.
 
     Raises:
         DataError: it needs a package that is not installed.
@@ -169,17 +174,22 @@ def _file_system(address: str) -> tuple[Any, str]:
     scheme = urlsplit(address).scheme.lower()
     try:
         kind = fsspec.get_filesystem_class(scheme)
-        options = kind._get_kwargs_from_urls(address) | (_http_options() if scheme in ("http", "https") else {})
+        options = kind._get_kwargs_from_urls(address) | (_http_options(address) if scheme in ("http", "https") else {})
         return kind(**options), kind._strip_protocol(address)
     except ImportError as error:
         raise DataError(f"{told(address)}: cannot be read ({visible(str(error))}); install what it names") from None
 
 
-def _http_options() -> dict[str, Any]:
-    """The proxy of the environment is used; times are bounded here, where aiohttp would end each file after 300 s."""
+def _http_options(address: str) -> dict[str, Any]:
+    """Takes the proxy of the environment, and lifts aiohttp's limit of 300 s a file: times are bounded here.
+
+    A compressed file is never unpacked on the way, as some servers ask for by calling a .gz encoded.
+    """
     import aiohttp
 
-    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None), "trust_env": True}}
+    is_packed = urlsplit(address).path.lower().endswith(PACKED)
+    client = {"timeout": aiohttp.ClientTimeout(total=None), "trust_env": True, "auto_decompress": not is_packed}
+    return {"client_kwargs": {**client, "headers": {"Accept-Encoding": "identity"}}}
 
 
 def _kind(error: Exception) -> type[DataError]:
@@ -191,13 +201,15 @@ def _kind(error: Exception) -> type[DataError]:
 def _is_final(error: Exception) -> bool:
     status = getattr(error, "status", None)
     refused = isinstance(status, int) and 400 <= status < 500 and status not in TRANSIENT
-    return refused or _kind(error) is MissingFile
+    return refused or type(error).__name__ == "TooManyRedirects" or _kind(error) is MissingFile
 
 
 def _reason(error: Exception, address: str) -> str:
     status, name = getattr(error, "status", None), type(error).__name__
     if isinstance(error, OtherBytes | _Stalled):
         return str(error)
+    if name == "TooManyRedirects":
+        return "redirects in a circle"
     if isinstance(status, int):
         return visible(f"answered {status} {getattr(error, 'message', '')}".rstrip())
     if isinstance(error, FileNotFoundError):

@@ -20,34 +20,34 @@ from arlow_vl.errors import DataError
 from arlow_vl.printing import print_line
 
 WINDOW_ROWS = 128
-"""Rows that a window fills, about: what its last row leaves empty is half a row, 0.4% of it."""
+"""Rows that a window fills, roughly: its last row is half empty on average, which is 0.4% of the window."""
 WINDOW_SAMPLES = 16384
-"""Samples of a window at most."""
+"""Most samples of a window."""
 ORDER_AT_ONCE = 1024
 """Places of an order that are computed at once."""
 ENOUGH = 100
-"""Samples of a source that are asked, if it has so many, before it is said that none fits."""
+"""Samples of a source that are tried, if it has so many, before an error says that none fits."""
 REASONS = {
     "images_left_out": "samples have more images than a row takes (packing.row_images) and are left out",
     "texts_left_out": "texts are longer than a row (packing.row_tokens) and are left out",
     "texts_cut": "texts are longer than a row (packing.row_tokens) and are cut",
 }
-"""Why something does not fit into rows, and what is said of it."""
+"""Reasons why something does not fit into rows, each with the sentence that reports it."""
 
 Length = tuple[int | tuple[int, ...], int]
-"""A sample's tokens (of each of its texts, where it has several), and its number of images."""
+"""Tokens of a sample (of each text, where it has several), and its number of images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowBudget:
-    """What a row holds."""
+    """Limits of a row."""
 
     tokens: int
     """Tokens of a row."""
     images: int = 0
-    """Images of a row, at most; samples with more are left out."""
+    """Most images of a row; samples with more are left out."""
     too_long: Literal["cut", "leave_out"] = "cut"
-    """What becomes of a text of more tokens than a row: its end is cut off, or it is not used."""
+    """Treatment of a text of more tokens than a row: its end is cut off, or it is not used."""
 
     def __post_init__(self) -> None:
         if self.tokens < 1 or self.images < 0:
@@ -55,7 +55,7 @@ class RowBudget:
 
 
 class Piece(NamedTuple):
-    """What a row holds of a sample: all its images and some of its texts."""
+    """Part of a sample that is in one row: all its images and some of its texts."""
 
     sample: int
     texts: tuple[int, ...]
@@ -63,18 +63,18 @@ class Piece(NamedTuple):
     tokens: int
     images: int
     part: int = 0
-    """Its number among the pieces of the sample."""
+    """Number of this piece among those of the sample."""
 
 
 class Take(NamedTuple):
-    """What a batch holds of a source: a sample, by its number over all epochs."""
+    """A sample, or a piece of one, in a batch; its number counts over all epochs of the source."""
 
     source: int
     number: int
     texts: tuple[int, ...] | None = None
-    """Numbers of its texts; None: all."""
+    """Numbers of the texts that are taken; None: all."""
     tokens: int = 0
-    """Room for them in the row."""
+    """Tokens of these texts, which is the room for a stand-in."""
     images: int = 0
     part: int = 0
     """0: the sample's first piece, or all of it."""
@@ -83,9 +83,9 @@ class Take(NamedTuple):
 def pack_rows(
     lengths: Sequence[Length], budget: RowBudget, sources: Sequence[str] = ()
 ) -> tuple[list[list[Piece]], Counter[str]]:
-    """Rows of samples with these lengths, and counts by `REASONS` of what does not fit.
+    """Packs samples of these lengths into rows; also returns counts by `REASONS` of what does not fit.
 
-    With `sources`, the source of each sample, the counts are of each: "captions: texts_cut".
+    With `sources`, the source of each sample, the counts are by source: "captions: texts_cut".
 
     A sample's texts share its images and stay in one row where they fit. Else they are spread over as few rows as they
     need, and the images go into each.
@@ -122,7 +122,7 @@ def _pieces(
 
 
 def best_fit(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Numbers of the items of each row. The longest first, each goes where it leaves least room, or begins a row."""
+    """Returns the items of each row. The longest first, each goes where it leaves least room, or begins a row."""
     rows: list[list[int]] = []
     open_rows: list[tuple[int, int]] = []  # (room, row), sorted
     for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
@@ -138,7 +138,7 @@ def best_fit(lengths: Sequence[int], tokens: int) -> list[list[int]]:
 
 
 def balanced_fit(sizes: Sequence[tuple[int, int]], budget: RowBudget) -> list[list[int]]:
-    """Numbers of the items, (tokens, images) each, of each row, where both budgets bind.
+    """Returns the items of each row for items of (tokens, images), where both limits bind.
 
     One row after the other takes large items that leave its rooms for tokens and images in the proportion in which the
     items left need them: best fit alone fills the first rows with long texts, and the last with images without text
@@ -166,28 +166,28 @@ def balanced_fit(sizes: Sequence[tuple[int, int]], budget: RowBudget) -> list[li
 
 @dataclass(frozen=True)
 class WindowState:
-    """Where a window begins, and how many of its rows are done."""
+    """Start of a window, and the number of its rows that are done."""
 
     draws: Draws
-    """What has been drawn before it."""
+    """Samples that were drawn before it."""
     weights: tuple[Number, ...]
-    """Of the sources, in it: what was begun with some weights is finished with them."""
+    """Weights of the sources; a window is finished with the weights that it was begun with."""
     window: int = 0
-    """Its number."""
+    """Number of the window."""
     row_number: int = 0
-    """The number of its first row in the run."""
+    """Number of its first row in the run."""
     done: int = 0
-    """Rows of it that are done."""
+    """Number of its rows that are done."""
     counts: tuple[tuple[str, int], ...] = ()
-    """What did not fit into rows before it, by reason."""
+    """Counts, by reason, of what did not fit into rows before it."""
 
     def plain(self) -> dict[str, Any]:
-        """The same as numbers, lists and mappings."""
+        """Returns the state as numbers, lists and mappings."""
         return {**vars(self), "draws": self.draws.plain(), "weights": [*self.weights], "counts": dict(self.counts)}
 
 
 class Plan(NamedTuple):
-    """A window's rows in their order, and the state behind the last one."""
+    """A window's rows in their order, and the state after the last one."""
 
     rows: list[list[Take]]
     after: WindowState
@@ -200,7 +200,7 @@ class Windows:
     """The rows of a run from any state on.
 
     Args:
-        names, datasets: The sources. A data set tells `length(i)`, see `Length`.
+        names, datasets: The sources. A data set has `length(i)`, see `Length`.
         rows_per_step: Rows of an optimizer step; a window has the weights of the step in which it begins.
     """
 
@@ -231,7 +231,7 @@ class Windows:
         return WindowState(Draws.none(len(self.names)), self._weights(0))
 
     def resume(self, plain: dict[str, Any]) -> WindowState:
-        """The state that was `plain`; a window that has not been begun gets the weights of this mixture."""
+        """Returns the state that `plain` wrote; a window that has not been begun gets the weights of this mixture."""
         weights = tuple(plain["weights"]) if plain["done"] else self._weights(plain["row_number"])
         counts = tuple(plain["counts"].items())
         return WindowState(
@@ -243,10 +243,10 @@ class Windows:
         return tuple(weights[name] for name in self.names)
 
     def rows(self, state: WindowState, begin: Begin | None = None) -> Iterator[tuple[list[Take], WindowState]]:
-        """Each row from a state on, with the state after it; ends when all sources are used up.
+        """Yields each row from a state on, with the state after it; ends when all sources are used up.
 
-        `begin` starts to plan a window and gives what waits for the plan: so the next window may be planned elsewhere
-        while the rows of this one are read. Without it a window is planned when its first row is asked for.
+        `begin` starts to plan a window and returns a function that waits for the plan, so the next window may be
+        planned elsewhere while this one is read. Without it a window is planned when its first row is asked for.
         """
         begin = begin or (lambda some: lambda: self.plan(some))
         plan = begin(state)()
@@ -260,21 +260,21 @@ class Windows:
             state, plan = plan.after, wait()
 
     def samples_left(self, state: WindowState) -> int | None:
-        """Of all epochs; None where they are endless: a source without a number of epochs has a weight in the end."""
+        """Counts the samples left in all epochs; None where a source without end has a weight after the last step."""
         _, weights = self.mixture.schedule[-1]
         if any(most is None and weights[name] for most, name in zip(self.most, self.names, strict=True)):
             return None
         return sum(most - drawn for most, drawn in zip(self.most, state.draws.drawn, strict=True) if most is not None)
 
     def count(self, state: WindowState, most: int) -> int:
-        """How many rows there are from a state on, `most` at most. They are planned for it and not read."""
+        """Counts the rows from a state on, up to `most`; they are planned for it, but not read."""
         rows, plan = -state.done, self.plan(state)
         while plan is not None and (rows := rows + len(plan.rows)) < most:
             plan = self.plan(plan.after)
         return min(rows, most)
 
     def plan(self, state: WindowState) -> Plan | None:
-        """The window that a state is in; None where all sources are used up."""
+        """Plans the window that a state is in; None where all sources are used up."""
         draws, counts = state.draws.copy(), Counter(dict(state.counts))
         drawn, lengths = self._draw(draws, state.weights)
         if not drawn:
@@ -299,14 +299,14 @@ class Windows:
 
     @staticmethod
     def _tell(unfit: Counter[str], told: set[str]) -> None:
-        """Says once of a source and reason that something does not fit, as soon as a window shows it."""
+        """Reports once by source and reason that something does not fit, as soon as a window shows it."""
         for what in sorted(unfit.keys() - told):
             name, _, reason = what.rpartition(": ")
             print_line(f"source {name}: {unfit[what]:,} {REASONS[reason]}, of the first that are read", file=sys.stderr)
         told |= unfit.keys()
 
     def _draw(self, draws: Draws, weights: Sequence[Number]) -> tuple[list[tuple[int, int]], list[Length]]:
-        """A window's (source, number) and lengths; `draws` moves on."""
+        """Draws a window's samples, advancing `draws`; returns (source, number) and length of each."""
         upcoming = [_Upcoming(self, source, draws.drawn[source]) for source in range(len(self.names))]
         drawn, lengths, tokens, images = [], [], 0, 0
         shares: list[int] = []
@@ -356,13 +356,13 @@ class _Upcoming:
 
 
 def total_tokens(length: Length) -> int:
-    """Of all texts."""
+    """Returns the tokens of all texts of a sample."""
     tokens = length[0]
     return tokens if isinstance(tokens, int) else sum(tokens)
 
 
 def indices(seed: int, name: str, size: int, numbers: np.ndarray) -> list[int]:
-    """A source's samples by their numbers over all epochs: number p is place p % size of epoch p // size."""
+    """Returns the items behind sample numbers over all epochs: number p is place p % size of epoch p // size."""
     epochs, places = np.divmod(numbers, size)
     found = np.empty(len(numbers), dtype=np.int64)
     for epoch in np.unique(epochs):

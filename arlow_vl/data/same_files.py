@@ -1,4 +1,4 @@
-"""Whether a file still has the bytes that it had when they were read: asked at every start, so it costs little."""
+"""Check that a file still has the bytes that were read before: made at every start, so it costs little."""
 
 import os
 from pathlib import Path
@@ -7,14 +7,13 @@ from typing import Protocol, runtime_checkable
 from vision.whole_files import sha256_of_file
 
 HASHED_AT_MOST = 64 * 2**20
-"""Bytes of a file that is hashed although its size and time are kept, because something was done to it: a hash of so
-many takes a tenth of a second or so. A larger one is taken for what it was, so that a copy of a terabyte that keeps the
-times is not read before every run."""
+"""Size in bytes up to which a file is hashed if only its ctime has changed: that takes a tenth of a second or so. A
+larger file is taken to be unchanged, so that a copy of a terabyte that kept its times is not read before every run."""
 
 
 @runtime_checkable
 class KnownFile(Protocol):
-    """What was noted of a file."""
+    """Facts about a file that were noted when it was read."""
 
     @property
     def size(self) -> int: ...
@@ -24,17 +23,17 @@ class KnownFile(Protocol):
 
     @property
     def ctime_ns(self) -> int:
-        """When the system says that the file was changed last; no program can set it back. 0: not noted."""
+        """Time of the last change by the system's clock, which no program can set back. 0: not noted."""
         ...
 
     @property
     def sha256(self) -> str | None:
-        """None: it was not read to its end."""
+        """SHA-256 of the file; None: it was not read to its end."""
         ...
 
 
 def has_other_bytes(path: Path, now: os.stat_result, known: KnownFile) -> bool:
-    """Size and time decide where they differ from what was noted or nothing was done to the file; else SHA-256 does."""
+    """Returns True if the file has changed: by its size or, where a time differs, SHA-256 (see `HASHED_AT_MOST`)."""
     if now.st_size != known.size:
         return True
     if now.st_mtime_ns != known.mtime_ns:

@@ -19,8 +19,8 @@ from arlow_vl.errors import DataError
 from arlow_vl.models.arlow.chat_arlow import template_of
 
 CACHED_BYTES = 2**26
-"""Of encoded texts, in each process: rendering a template costs a millisecond, and small sets are read many times."""
-CACHED_TEXT_BYTES = 256  # of one text in the cache, beside its ids and labels
+"""Memory for encoded texts in each process: a template costs a millisecond, and small sets are read many times."""
+CACHED_TEXT_BYTES = 256  # that one text takes in the cache beside its ids and labels
 CACHED_SAMPLES = 16  # a sample's key, texts and images are asked for one after another
 LOOKED_AT = 512
 """Texts of a source that are looked at before a run starts."""
@@ -31,7 +31,7 @@ class PlacedImage(NamedTuple):
 
     image: ImageRef | bytes
     key: str
-    """Of its sample."""
+    """Key of its sample."""
 
     @property
     def name(self) -> str:
@@ -43,7 +43,7 @@ class PlacedImage(NamedTuple):
         return self.image.sha256.hex() if isinstance(self.image, ImageRef) else hashlib.sha256(self.image).hexdigest()
 
     def read_image(self) -> bytes:
-        """Raises DataError if other bytes are there than when it was indexed."""
+        """Reads the compressed bytes. Raises DataError if they are not those that were indexed."""
         return read_image(self.image, self.key)
 
 
@@ -59,7 +59,7 @@ class EncodedSample(NamedTuple):
 
     texts: list[EncodedText]
     images: list[Any]
-    """As the dataset's images prepare them."""
+    """Images as `Images.prepare` returns them."""
 
 
 @runtime_checkable
@@ -72,10 +72,10 @@ class Images(Protocol):
 
 
 class SampleDataset:
-    """The samples of a source as `loader.Dataset`; with `one_text` each text of a sample is an item of its own.
+    """The samples of a source as a `sources.Dataset`; with `one_text` each text of a sample is an item of its own.
 
     Args:
-        max_length: Tokens of a text; what is over is cut. A text without room for anything to learn is unusable.
+        max_length: Most tokens of a text; the rest is cut. A text without room for anything to learn is unusable.
     """
 
     def __init__(
@@ -95,17 +95,17 @@ class SampleDataset:
         return len(self.samples) if self.starts is None else int(self.starts[-1])
 
     def __getitem__(self, index: int) -> EncodedSample:
-        """Raises ImageError or TextError for an item that cannot be used."""
+        """Encodes an item. Raises ImageError or TextError if it cannot be used."""
         images = [self.images.prepare(image) for image in self.placed_images(index)]  # first: they cost all its texts
         return EncodedSample(self._texts(self.sample_of(index), self._item(index)[1]), images)
 
     def placed_images(self, index: int) -> list[PlacedImage]:
-        """An item's images, where they lie."""
+        """Returns the images of an item, not yet read."""
         sample, _ = self._item(index)
         return [PlacedImage(image, sample.key) for image in sample.images]
 
     def sample_of(self, index: int) -> int:
-        """The number of an item's sample."""
+        """Returns the number of an item's sample."""
         return self._number(index)[0]
 
     def key(self, index: int) -> str:
@@ -132,12 +132,12 @@ class SampleDataset:
         sample, numbers = self._item(index)
         try:
             texts = self._texts(self.sample_of(index), numbers)
-        except TextError:  # it is told when the sample is read
+        except TextError:  # it is reported when the sample is read
             return (0,) * len(numbers), len(sample.images)
         return tuple(len(text.ids) for text in texts), len(sample.images)
 
     def _texts(self, number: int, numbers: Sequence[int]) -> list[EncodedText]:
-        """Where a sample has other texts, one that cannot be used is empty."""
+        """Encodes some texts of a sample. An unusable one is empty; raises TextError if no other is usable."""
         texts, fault = [], None
         for text in numbers:
             try:
@@ -150,21 +150,20 @@ class SampleDataset:
         return texts
 
     def _item(self, index: int) -> tuple[Sample, Sequence[int]]:
-        """The sample of an item, and which of its texts are in it."""
+        """Returns the sample of an item, and the numbers of its texts that are in the item."""
         number, text = self._number(index)
         sample = self.sample(number)
         return sample, range(len(sample.texts)) if text is None else (text,)
 
     def _number(self, index: int) -> tuple[int, int | None]:
-        """The number of an item's sample, and of its text where an item has but one."""
+        """Returns the number of an item's sample, and of its text where each text is an item."""
         if self.starts is None:
             return index, None
         number = int(np.searchsorted(self.starts, index, side="right")) - 1
         return number, index - int(self.starts[number])
 
     def encoded(self, number: int, text: int) -> EncodedText:
-        """A text of a sample. The first ones stay in memory: where there are more, in random order, the last ones would
-        be met no sooner again.
+        """Returns an encoded text. The first ones stay in memory: in random order later ones are no better to keep.
 
         Raises:
             TextError: nothing of it could be learnt.
@@ -186,7 +185,7 @@ class SampleDataset:
             raise TextError(_text_key(sample, text), "text_without_room", str(error)) from None
 
     def look(self, seed: int) -> "Look":
-        """Encodes a fair draw of the texts: what a run will meet, before it starts.
+        """Encodes a random draw of the texts, to report before a run what it will meet.
 
         Raises:
             DataError: none of them leaves room for anything to learn.
@@ -210,13 +209,13 @@ class SampleDataset:
             return False
         try:
             whole = encode_text(self.tokenizer, self.sample(number).texts[text], None)
-        except ValueError:  # of a turn behind max_length
+        except ValueError:  # a turn after max_length
             return True
         return any(label != IGNORED for label in whole.labels[self.max_length :])
 
 
 class Look(NamedTuple):
-    """What a draw of the texts of a source is like."""
+    """Counts over a draw of the texts of a source."""
 
     texts: int
     without_room: int
@@ -226,7 +225,7 @@ class Look(NamedTuple):
     is_all: bool
 
     def told(self, max_length: int) -> list[str]:
-        """A sentence for each thing that will not be learnt."""
+        """Returns a sentence for each kind of text that will not be learnt whole."""
         drawn = "" if self.is_all else " that were drawn"
         found = {
             f"prompts{drawn} fill max_length {max_length} and are left out": self.without_room,
@@ -236,7 +235,7 @@ class Look(NamedTuple):
 
 
 def encode_text(tokenizer: Any, text: Text, max_length: int | None) -> EncodedText:
-    """A conversation by the chat template, a document as it is. Raises ValueError if nothing of it could be learnt."""
+    """Encodes a conversation by the chat template or a document. Raises ValueError if nothing of it could be learnt."""
     encode, parts = (encode_messages, text.messages) if text.messages else (encode_document, text.document)
     return EncodedText(*encode(tokenizer, parts, max_length=max_length))
 

@@ -1,4 +1,4 @@
-"""A sample, whatever it came from: images and the texts about them. Every format becomes it, every stage reads it.
+"""Samples: images and the texts about them. Every format is read as samples, every stage reads them.
 
 a caption                one image, one conversation: [user: <image>] [assistant: caption]
 a question               one image, one conversation: [user: <image> question] [assistant: answer]
@@ -22,16 +22,16 @@ Part = dict[str, str]
 
 
 class ImageRef(NamedTuple):
-    """Where the compressed bytes of an image lie, and what they are."""
+    """Place of the compressed bytes of an image, and their SHA-256."""
 
     path: str
     """A file, or the address of one."""
     offset: int
-    """Where the image begins in it, in bytes."""
+    """First byte of the image in the file."""
     size: int
-    """Bytes."""
+    """Bytes of the image."""
     sha256: bytes = b""
-    """Of the image's bytes, 32 bytes: other bytes at this place are refused when they are read. Empty: not read yet."""
+    """SHA-256 of the image, 32 bytes: other bytes at this place are refused. Empty: the image was not read yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Text:
     """A conversation or a document; its image places take the sample's images in their order, all of them."""
 
     task: Task
-    """What it teaches; a source may ask for some of them only."""
+    """Task that the text teaches; a source may select some tasks only."""
     messages: tuple[Message, ...] = ()
     """Roles and content as transformers' chat templates take them; empty for a document."""
     document: tuple[Part, ...] = ()
@@ -57,23 +57,14 @@ class Sample:
     key: str
     """Names the sample to people and is unique in its source."""
     images: tuple[ImageRef | bytes, ...]
-    """Bytes: the data hold the image inside the record, and it has no place of its own."""
+    """References to images; bytes where a record holds the image itself, which then has no place of its own."""
     texts: tuple[Text, ...]
     fields: dict[str, Any] = field(default_factory=dict)
-    """What else the data say of it (source, licence, ids), as `short_facts` keeps it."""
-
-
-def image_places(text: Text) -> int:
-    """The number of images that a text has a place for."""
-    parts = list(text.document)
-    for message in text.messages:
-        if isinstance(message["content"], list):
-            parts += message["content"]
-    return sum(part["type"] == "image" for part in parts)
+    """Other facts in the data about it (source, licence, ids), as `short_facts` keeps them."""
 
 
 def about_images(number: int, *, question: str | None = None, answer: str) -> tuple[Message, ...]:
-    """A user's turn of so many images and, unless the answer is a caption, a question; then the answer."""
+    """Returns a user's turn of so many images and, unless the answer is a caption, a question; then the answer."""
     content: list[Part] = [{"type": "image"} for _ in range(number)]
     if question is not None:
         content.append({"type": "text", "text": question})
@@ -86,7 +77,7 @@ def caption_text(caption: str, *, images: int = 1) -> Text:
 
 
 def short_facts(fields: Mapping[str, Any], without: Collection[str] = ()) -> dict[str, Any]:
-    """The fields that are strings of at most 1,000 characters or numbers that JSON can write: no copy of the data."""
+    """Keeps the fields that are numbers JSON can write or strings of at most 1,000 characters: no copy of the data."""
 
     def is_fact(value: Any) -> bool:
         if isinstance(value, str):

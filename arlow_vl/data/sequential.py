@@ -16,10 +16,10 @@ class SequentialLoader:
     """One pass in order over each source, in batches of its `samples_per_batch`; the same pass each time.
 
     Where `max_samples` are fewer than a source has, they are a draw of all, not the first ones: files are often sorted.
-    A batch holds samples of one source, named in batch["source"]. For an unusable sample the next one that is not drawn
-    stands in, and it is left out where there is none.
+    A batch holds samples of one source, named in batch["source"]. The next sample that is not drawn stands in for an
+    unusable one, which is left out where there is none.
 
-    Of several ranks each reads every `ranks`-th batch of each source. All yield equally many: where a rank has none, or
+    Each of several ranks reads every `ranks`-th batch of each source. All yield equally many: where a rank has none, or
     one without a usable sample, it yields a filler, batch["is_filler"], which is to be computed and not counted.
     """
 
@@ -60,7 +60,7 @@ class SequentialLoader:
                     yield {**self.collate([self._any(source)]), "keys": [], "source": source.name, "is_filler": True}
 
     def _any(self, source: Source) -> Any:
-        """The first usable item, of which nothing is noted."""
+        """Returns the first usable item; unusable ones before it are not counted."""
         for index in range(len(source.dataset)):
             with contextlib.suppress(*UNUSABLE):
                 return source.dataset[index]
@@ -69,7 +69,7 @@ class SequentialLoader:
     def _read(
         self, source: Source, drawn: np.ndarray, ordered: np.ndarray, places: Sequence[int]
     ) -> tuple[list[Any], list[str]]:
-        """The usable samples at some places of the draw, which is also given in the order of the data."""
+        """Reads the usable samples at some places of the draw; `ordered` is the draw in the order of the data."""
         items, keys = [], []
         for place in places:
             for index in _candidates(source, drawn, place):
@@ -89,16 +89,16 @@ class SequentialLoader:
 
 
 def _candidates(source: Source, drawn: np.ndarray, place: int) -> Iterator[int]:
-    """The sample at a place of the draw, then its stand-ins: every n-th of the order behind a draw of n, so that no
-    sample stands in for two, whatever the ranks are."""
+    """Yields the sample at a place of the draw, then its stand-ins: every n-th of the order after a draw of n, so that
+    no sample stands in for two, whatever the number of ranks."""
     yield int(drawn[place])
     for later in range(place + len(drawn), len(source.dataset), len(drawn)):
         yield int(_drawn(source, np.array([later]))[0])
 
 
 def _is_first(source: Source, ordered: np.ndarray, index: int) -> bool:
-    """Whether a fault of an image counts at this text: at the first that is drawn of its sample, or, where none is, at
-    the first of all. So it does not depend on what another rank reads."""
+    """Returns True if a fault of an image counts at this text: the first of its sample that is drawn or, where none is
+    drawn, the first. So the count does not depend on what another rank reads."""
     place = int(np.searchsorted(ordered, index))
     is_drawn = bool(place < len(ordered) and ordered[place] == index)
     around = ([place - 1] if place else []) + ([place] if place < len(ordered) and not is_drawn else [])

@@ -1,4 +1,4 @@
-"""Damage to a shard as a whole, and what the index.json beside it says that it should be."""
+"""Damage to a shard as a whole, and its differences from the index.json beside it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +13,23 @@ MAX_INDEX_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class ShardFault:
-    """Damage to a shard as a whole: what was whole before it is used."""
+    """Damage to a shard as a whole; the samples before it are used."""
 
     shard: str
     reason: str
     missing: int = 0
-    """Samples that index.json counts and the shard does not show, neither good nor bad."""
+    """Samples that index.json counts and that were not found in the shard, neither usable nor bad."""
 
 
 def shard_fault(path: Path, damage: list[str], usable: int, bad: int) -> ShardFault | None:
-    """The damage, and how the numbers of samples differ from what the index.json beside a shard says."""
+    """Returns the damage and the differences from the index.json beside a shard as one fault; None: there is none."""
     differences, missing = _differences_from_index(path, usable, usable + bad)
     told = [*damage, *differences]
     return ShardFault(str(path), "; ".join(told), missing) if told else None
 
 
 def _index_entry(path: Path) -> dict[str, Any]:
-    """What the index.json beside a shard says of it, if anything. Raises ValueError if it is unreadable."""
+    """Returns the entry of a shard in the index.json beside it, if any. Raises ValueError if it is unreadable."""
     index = path.with_name(INDEX_NAME)
     if not index.is_file():
         return {}
@@ -46,7 +46,7 @@ def _index_entry(path: Path) -> dict[str, Any]:
 
 
 def _differences_from_index(path: Path, usable: int, seen: int) -> tuple[list[str], int]:
-    """In words, and the samples that the index counts and nobody has seen."""
+    """Returns the differences in words, and the number of samples that only the index.json counts."""
     try:
         entry = _index_entry(path)
     except ValueError as error:
@@ -59,7 +59,7 @@ def _differences_from_index(path: Path, usable: int, seen: int) -> tuple[list[st
 
 
 def other_sha256(path: Path) -> bool:
-    """Reads the whole shard if the index.json beside it has its SHA-256; True if that is another."""
+    """Returns True if a shard does not have the SHA-256 of the index.json beside it; without one it is not read."""
     try:
         expected = _index_entry(path).get("sha256")
     except ValueError:

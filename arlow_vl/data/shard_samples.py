@@ -1,10 +1,10 @@
-"""From a shard's members to its samples: which belong together, which samples are whole, and why the others are not.
+"""Grouping of a shard's members into samples: which are whole, and for what reason the others are not.
 
 One rule, WebDataset's, decides key and kind. The key is the name up to the first dot of its last part; the rest is the
 extension. It must be exactly an image's, `txt` or `json` to make a part of a sample:
 
     v1.0/a.jpg       the image of sample v1.0/a
-    1.mask.png       ignored where sample 1 has an image of its own: another image of it, which nobody asked for
+    1.mask.png       ignored where sample 1 has an image of its own: another image of it, which is not used
     photo.0000.jpg   else a lost sample: its key has a dot, and read by the rule it would be one of many named photo
     b.0.jpg b.1.jpg  images of sample b, if b.json says where they belong ("messages", "texts" or "document") and there
                      is no b.jpg; they are counted from 0 without gaps
@@ -31,12 +31,12 @@ MAX_IGNORED_KINDS = 100  # that are counted apart; more are "others"
 
 
 class ShardOverflow(ValueError):
-    """The shard holds more than its limits allow; what came before is used."""
+    """The shard holds more than its limits allow; the members before are used."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReaderLimits:
-    """What one shard may cost."""
+    """Limits on what one shard may cost."""
 
     max_member_bytes: int = 64 * 2**20
     """Bytes of an image."""
@@ -51,7 +51,7 @@ class ReaderLimits:
 
 
 class FoundSample(NamedTuple):
-    """A whole sample: a text that is not empty and its image; or, of `texts`, as many images as each has places for."""
+    """A whole sample: a text that is not empty and its image, or `texts` and as many images as each has places for."""
 
     key: str
     images: tuple[TarMember, ...]
@@ -68,7 +68,7 @@ class FoundSample(NamedTuple):
 
 
 class BadSample(NamedTuple):
-    """Members that are no whole sample, and why."""
+    """A sample, or a text of a sample, that cannot be used, and the reason."""
 
     name: str
     reason: str
@@ -76,11 +76,11 @@ class BadSample(NamedTuple):
     count: int = 1
     """Samples that were lost, at least: one key may be written over many of them."""
     detail: str = ""
-    """Goes on from the name in a message."""
+    """Continuation of the name in a message."""
     image_files: tuple[str, ...] = ()
-    """As in `Unusable`."""
+    """Image files to repair, as in `Unusable`."""
     task: Task | None = None
-    """Of a text; None: it is a sample."""
+    """Task of a text; None: this is a sample."""
 
 
 class Gathered(NamedTuple):
@@ -108,10 +108,9 @@ class _Group:
     txt: list[_Part] = field(default_factory=list)
     json: list[_Part] = field(default_factory=list)
     links: Counter[str] = field(default_factory=Counter)
-    """By kind, the members that are a link, device or FIFO: never followed, so they are no parts."""
+    """Number, by kind, of members that are a link, device or FIFO: never followed, so they are no parts."""
     names: set[str] = field(default_factory=set)
     """Extensions of the parts."""
-    captions_only: bool = False
     is_numbered: bool = False
     """The images are those named `key.0.jpg`, `key.1.jpg`, ..., in the order of their numbers."""
 
@@ -128,9 +127,9 @@ class _Group:
         return len(self.image) + len(self.txt) + len(self.json) + self.links.total()
 
     def sample(self, ignored: Counter[str]) -> FoundSample:
-        """Counts in `ignored` the members that the sample does without. Raises Unusable if it is not a whole one."""
+        """Returns the sample and counts in `ignored` what it does without. Raises Unusable if it is not whole."""
         fields = self._fields()
-        named = [] if self.captions_only else texts_named_in(fields)
+        named = texts_named_in(fields)
         images = self._images() if named else (_only(self.image, "image"),)
         texts, bad_texts = read_texts({name: fields[name] for name in named}, len(images))
         questions, bad_questions = read_questions(fields.get("questions"))
@@ -148,7 +147,7 @@ class _Group:
         return self.json[0].value if len(self.json) == 1 and not self.json[0].fault else {}
 
     def _images(self) -> tuple[TarMember, ...]:
-        """The images of conversations and documents: none, one, or those that are numbered."""
+        """Returns the images of conversations and documents: none, one, or those that are numbered."""
         if not self.image:
             return ()
         if not self.is_numbered:
@@ -158,7 +157,7 @@ class _Group:
         return tuple(_only([part], "image") for part in self.image)
 
     def _does_without_caption(self, fields: dict[str, Any], has_texts: bool, bad_texts: list[BadText]) -> bool:
-        if self.captions_only or self.txt or fields.get("caption") is not None:
+        if self.txt or fields.get("caption") is not None:
             return False
         if bad_texts and not has_texts:
             raise bad_texts[0].fault
@@ -203,7 +202,7 @@ class _Dotted:
     extensions: list[str] = field(default_factory=list)
     kinds: set[str] = field(default_factory=set)
     images: list[_Part] = field(default_factory=list)
-    """Those that are numbered, as `1.jpg` after the key."""
+    """Numbered images, named `1.jpg` after the key."""
 
     @property
     def number(self) -> int:
@@ -220,12 +219,10 @@ class _Dotted:
 
 
 class SampleGatherer:
-    """Takes the members of one shard in file order and groups them by key, also where other keys come between."""
+    """Groups the members of one shard, given in file order, by key, also where other keys come between."""
 
-    def __init__(self, limits: ReaderLimits, *, captions_only: bool = False) -> None:
-        """`captions_only` asks for samples of one image and a caption; conversations and documents are not read."""
+    def __init__(self, limits: ReaderLimits) -> None:
         self.limits = limits
-        self.captions_only = captions_only
         self.last_key = ""
         self.members = 0
         self._groups: list[_Group] = []  # in file order
@@ -236,7 +233,7 @@ class SampleGatherer:
         self._held = 0
 
     def add(self, member: TarMember, read: Callable[[], bytes]) -> None:
-        """Raises ShardOverflow when the limits of the whole shard are reached."""
+        """Adds a member. Raises ShardOverflow when the limits of the whole shard are reached."""
         if self.members == self.limits.max_members:
             raise ShardOverflow(f"more than {self.limits.max_members:,} members, the rest is not read")
         if member.is_folder:
@@ -279,8 +276,8 @@ class SampleGatherer:
         self._ignored[what if what in self._ignored or len(self._ignored) < MAX_IGNORED_KINDS else "others"] += 1
 
     def _group(self, key: str, kind: str, extension: str) -> _Group:
-        """The group that a member joins. A part that its key already has begins a second sample of that key if the
-        first is whole or other keys came between; else it is one part too many of the first."""
+        """Returns the group that a member joins. A part that its key already has begins a second sample of that key if
+        the first is whole or other keys came between; else it is one part too many of the first."""
         group, is_same_run = self._open.get(key), key == self.last_key
         self.last_key = key
         if group is not None:
@@ -289,7 +286,7 @@ class SampleGatherer:
                 return group
             if not is_same_run and not repeats and not group.is_whole():
                 return group
-        group = self._open[key] = _Group(key, captions_only=self.captions_only)
+        group = self._open[key] = _Group(key)
         self._groups.append(group)
         return group
 
@@ -313,9 +310,8 @@ class SampleGatherer:
             raise ShardOverflow(f"texts and names over {self.limits.max_held_bytes:,} bytes, the rest is not read")
 
     def finish(self) -> Gathered:
-        """The samples in file order, and what became of every other member."""
-        if not self.captions_only:
-            self._give_numbered_images()
+        """Returns the samples in file order, and what became of every other member."""
+        self._give_numbered_images()
         found = Gathered([], list(self._unsafe), self._ignored)
         used = set()
         for group in filter(lambda group: group.members, self._groups):  # the last has none if it made an overflow
@@ -335,7 +331,7 @@ class SampleGatherer:
         return found
 
     def _give_numbered_images(self) -> None:
-        """To the sample whose key they begin with, if it asks for them."""
+        """Gives numbered images to the sample whose key they begin with, if it has places for them."""
         numbered: dict[str, dict[str, _Dotted]] = {}
         for stem, dotted in self._dotted.items():
             if dotted.images and dotted.kinds == {"image"}:

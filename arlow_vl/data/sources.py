@@ -1,4 +1,4 @@
-"""What loaders read: data sets by name, and how many items of each a batch holds."""
+"""Sources of loaders: named data sets, and how many items of each a batch holds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ Collate = Callable[[list[Any]], Batch]
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Items by index. `fingerprint` differs when any item does; `key(i)` names an item to people.
+    """Items by index. `fingerprint` differs when any item does; `key(i)` names an item in messages.
 
     `__getitem__` may raise ImageError or TextError for an item that cannot be used. To be packed into rows a data set
-    tells `length(i)`, see `rows.Length`, without reading the item. One that has several items of a sample, in a row,
-    tells `sample_of(i)`, the sample's number.
+    has `length(i)`, see `rows.Length`, which does not read the item. One whose samples have several consecutive items
+    has `sample_of(i)`, the sample's number.
     """
 
     fingerprint: str
@@ -33,13 +33,13 @@ class Source:
     name: str
     """Names the source in sample keys and metrics."""
     dataset: Dataset
-    """Where the items come from."""
+    """Items of the source."""
     samples_per_batch: int = 1
     """Items in each batch; where rows are packed, the mixture decides instead."""
     max_bad: int = 0
-    """Samples whose image may turn out unusable in an epoch while a run goes on; one more ends it."""
+    """Limit on the samples whose image turns out unusable in an epoch of a run; one more ends the run."""
     max_bad_texts: int = 0
-    """The same of texts."""
+    """Limit on the texts that turn out unusable in an epoch of a run; one more ends the run."""
 
     def __post_init__(self) -> None:
         if len(self.dataset) == 0:
@@ -50,13 +50,13 @@ class Source:
             )
 
     def are_of_one_sample(self, first: int, second: int) -> bool:
-        """Of two different items."""
+        """Returns True if two different items belong to one sample."""
         sample_of = getattr(self.dataset, "sample_of", None)
         return sample_of is not None and sample_of(first) == sample_of(second)
 
 
 def with_different_names(sources: Sequence[Source]) -> tuple[Source, ...]:
-    """The sources. Raises ValueError where two have one name, or there is none."""
+    """Returns the sources. Raises ValueError if two have one name, or there is none."""
     names = [source.name for source in sources]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"sources need different names and at least one source, got {names}")

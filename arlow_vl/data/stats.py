@@ -1,4 +1,4 @@
-"""Counts of a source, out of its indexes: samples, images, texts, lengths, languages, sizes, what is unusable."""
+"""Statistics of a source from its indexes: samples, images, texts, lengths, languages, sizes, what is unusable."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,11 @@ from arlow_vl.printing import number_of, visible
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 MOST_LOOKED_AT = 10_000
-"""Samples whose words and images' headers are read; where there are more, so many spread evenly."""
+"""Most samples whose words and image headers are read; where there are more, they are spread evenly."""
 
 
 def stats_of(indexes: Sequence[Index]) -> dict[str, Any]:
-    """What docs/data.md lists, for programs."""
+    """Returns the statistics that docs/data.md lists, for programs."""
     samples = IndexedSamples(indexes)
     headers = [index.header for index in indexes]
     totals = Counter[str]()
@@ -51,7 +51,7 @@ def _lengths(indexes: Sequence[Index]) -> np.ndarray:
 
 
 def _quantiles(values: Any) -> dict[str, float]:
-    """By share, as `{"0.5": 63.0}`; empty where there are no values."""
+    """Returns quantiles by share, as `{"0.5": 63.0}`; empty where there are no values."""
     values = np.asarray(values)
     return {f"{share:g}": float(np.quantile(values, share)) for share in QUANTILES} if len(values) else {}
 
@@ -99,7 +99,7 @@ def _images(samples: IndexedSamples) -> Iterator[bytes | None]:
 
 
 def told_stats(stats: dict[str, Any]) -> Iterator[str]:
-    """The same for people."""
+    """Yields the same as lines for people."""
     texts = ", ".join(f"{count:,} of task {task}" for task, count in stats["texts"].items() if count)
     yield f"samples      {stats['samples']:,}"
     yield f"images       {stats['images']:,}, {stats['image_bytes'] / 2**20:,.1f} MiB"

@@ -1,4 +1,4 @@
-"""One forward pass over a plain tar: where each member lies, and the first damage. Nothing is extracted or followed."""
+"""Forward pass over a plain tar: the place of each member, and the first damage. Nothing is extracted or followed."""
 
 import os
 import re
@@ -21,7 +21,7 @@ PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=]{1,1024})=")
 
 
 class TarDamage(ValueError):
-    """From here on the tar cannot be read; what was yielded before is whole."""
+    """Damage from which on the tar cannot be read; what was yielded before is whole."""
 
 
 class TarMember(NamedTuple):
@@ -62,7 +62,7 @@ def tar_members(descriptor: int) -> Iterator[TarMember]:
 
 
 def _read_header(descriptor: int, position: int) -> bytes:
-    """A block of 512 bytes whose checksum holds, or the zeros that begin the end marker."""
+    """Returns a block of 512 bytes whose checksum holds, or the zeros that begin the end marker."""
     block = os.pread(descriptor, BLOCK, position)
     if len(block) < BLOCK:
         raise TarDamage(f"ends {'inside a header' if block else 'without the end marker'} at byte {position:,}")
@@ -83,7 +83,7 @@ def _checksum_holds(block: bytes) -> bool:
 
 
 def _number(field: bytes) -> int | None:
-    """An octal field, or GNU's base-256 form of a large one; None if it is neither."""
+    """Reads an octal field, or GNU's base-256 form of a large one; None if it is neither."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.split(b"\0", 1)[0].strip()
@@ -103,7 +103,7 @@ def _data_size(block: bytes, kind: bytes, pax_size: bytes | None, position: int)
 
 
 def _after_sparse_map(descriptor: int, position: int) -> int:
-    """GNU's old sparse files go on with blocks of their map; the members after them are still wanted."""
+    """Returns where the data of an old GNU sparse file begin: blocks of its map lie between its header and them."""
     continues, position = os.pread(descriptor, 1, position + 482), position + BLOCK
     while continues not in (b"", b"\0"):
         continues, position = os.pread(descriptor, 1, position + 504), position + BLOCK
@@ -111,7 +111,7 @@ def _after_sparse_map(descriptor: int, position: int) -> int:
 
 
 def _read_extended(descriptor: int, kind: bytes, offset: int, size: int) -> dict[bytes, bytes]:
-    """What a pax header or a GNU long name says about the next member; a link's long target says nothing of use."""
+    """Returns what a pax header or a GNU long name says of the next member; a link's long target is not used."""
     if size > MAX_EXTENDED_BYTES:
         raise TarDamage(
             f"extended header at byte {offset - BLOCK:,} has {size:,} bytes, the limit is {MAX_EXTENDED_BYTES:,}"

@@ -19,7 +19,7 @@ from vision.near_names import did_you_mean_file
 MAX_LINE_BYTES = 16 * 2**20
 MAX_FILE_BYTES = 2**30
 MAX_JSON_MEMORY = 128 * 2**20
-VALUE_BYTES = 64  # of memory that a parsed JSON value takes beside its characters, roughly
+VALUE_BYTES = 64  # memory that a parsed JSON value takes beside its characters, roughly
 KEYS_SHOWN = 5
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 """Byte-order marks, with which no UTF-8 begins."""
@@ -28,9 +28,9 @@ JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # matches
 
 
 class Unusable(ValueError):
-    """Why a line, a text or a sample is skipped, as one stable snake_case word; `detail` goes on from an example.
+    """Reason why a line, text or sample is skipped, as one stable snake_case word; `detail` continues an example.
 
-    `image_files` are those that were looked for and cannot be used as they are: put in order, they mend the sample.
+    `image_files` were looked for and cannot be used as they are: once repaired, they make the sample usable.
     """
 
     def __init__(self, reason: str, detail: str = "", image_files: Sequence[str] = ()) -> None:
@@ -41,14 +41,14 @@ class Unusable(ValueError):
 
 @dataclass
 class LineTally:
-    """Lines of a text file that were used, and by reason those that were not; blank ones are no lines."""
+    """Counts of the lines of a text file that were used and, by reason, skipped; blank lines do not count."""
 
     used: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
-    """For each reason the first line that it hit, as `line 3`."""
+    """First line that each reason hit, as `line 3`."""
     unit: str = "line"
-    """What the file is made of: lines, rows or documents."""
+    """Unit of the file: line, row or document."""
 
     def skip(self, number: int, fault: Unusable, count: int = 1) -> None:
         """Counts a line, or `count` of them from line `number` on."""
@@ -56,7 +56,7 @@ class LineTally:
         self.examples.setdefault(str(fault), f"{self.unit} {number:,}{fault.detail}")
 
     def report(self, path: str | Path, max_bad_fraction: float) -> None:
-        """Says on standard error which lines are skipped. Raises DataError if they are too large a share."""
+        """Reports on standard error which lines are skipped. Raises DataError if they are too large a share."""
         if not self.skipped:
             return
         where = visible(str(path))
@@ -66,9 +66,9 @@ class LineTally:
 
 
 def read_jsonl(path: str | Path, lines: LineTally, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[str]:
-    """The string under "text" of every line. What is skipped is counted in `lines`, whose `report` tells and limits it.
+    """Yields the string under "text" of every line. `lines` counts what is skipped; its `report` limits it.
 
-    A line over `max_line_bytes` is passed by without being held in memory.
+    A line over `max_line_bytes` is skipped without being held in memory.
     """
     with open_regular(path) as file:
         yield from documents_of_lines(file, lines, max_line_bytes=max_line_bytes)
@@ -77,7 +77,7 @@ def read_jsonl(path: str | Path, lines: LineTally, *, max_line_bytes: int = MAX_
 def documents_of_lines(
     file: BufferedReader, lines: LineTally, *, end: float = math.inf, max_line_bytes: int = MAX_LINE_BYTES
 ) -> Iterator[str]:
-    """The documents of the lines that begin where the file stands or later, but before byte `end`."""
+    """Yields the documents of the lines that begin at the file's position or later, but before byte `end`."""
     number = 0
     while (end == math.inf or file.tell() < end) and (line := file.readline(max_line_bytes + 1)):
         number += 1
@@ -103,7 +103,7 @@ def skip_line(file: BufferedReader) -> None:
 
 
 def open_regular(path: str | Path) -> BufferedReader:
-    """Raises DataError for what is missing or no regular file, so that no pipe or device is ever waited for."""
+    """Opens a regular file. Raises DataError for anything else, so that no pipe or device is ever waited for."""
     if not Path(path).exists():
         advice = did_you_mean_file(path, "`arlow data fetch` gets the real data")
         raise DataError(f"no such file or folder: {visible(str(path))}; {visible(advice)}")
@@ -126,7 +126,7 @@ def refuse_equal_columns(path: str | Path, columns: Sequence[str]) -> None:
 
 
 def clean_caption(raw: bytes | str) -> str:
-    """The caption without a byte-order mark and surrounding white space. Special-token strings in it stay plain text.
+    """Returns the caption without byte-order mark and surrounding white space. Special-token strings stay plain text.
 
     Raises:
         Unusable: it is not UTF-8, holds a NUL or is empty.
@@ -140,7 +140,7 @@ def clean_caption(raw: bytes | str) -> str:
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """A JSON object. Raises Unusable for anything else, and for one that would take too much memory."""
+    """Parses a JSON object. Raises Unusable for anything else, and for one that would take too much memory."""
     most = len(raw) * (1 + 3 * VALUE_BYTES)  # so that short lines, which is most of them, are not counted through
     if most > MAX_JSON_MEMORY and json_memory(raw) > MAX_JSON_MEMORY:
         raise Unusable("bad_json")
@@ -155,14 +155,14 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def json_memory(raw: bytes) -> int:
-    """Bytes that a JSON value takes once it is parsed, roughly. Commas and brackets inside its strings do not count."""
+    """Estimates the bytes that a parsed JSON value takes. Commas and brackets inside its strings do not count."""
     bare = JSON_STRING.sub(b"", raw)
     values = bare.count(b",") + bare.count(b":") + bare.count(b"[") + 3 * bare.count(b"{")
     return len(raw) + VALUE_BYTES * values
 
 
 def has_lone_surrogate(raw: bytes, value: Any) -> bool:
-    """Whether the value parsed from `raw` holds half a surrogate pair, which no UTF-8 can write."""
+    """Returns True if the value parsed from `raw` holds half a surrogate pair, which UTF-8 cannot encode."""
     if not LONE_SURROGATE.search(raw):
         return False
     try:
@@ -180,7 +180,7 @@ def _decode(raw: bytes) -> str:
 
 
 def keys_of(value: dict[str, Any]) -> str:
-    """`, which has the keys 'content', 'id'`: what a JSON object holds in place of the key that was looked for."""
+    """Lists the keys of a JSON object that lacks the one looked for: `, which has the keys 'content', 'id'`."""
     if not value:
         return ", which has no keys"
     shown = ", ".join(repr(key[:30]) for key in list(value)[:KEYS_SHOWN])
@@ -199,12 +199,12 @@ def _document(line: bytes) -> str:
 
 
 def decode_document(raw: bytes) -> str:
-    """A document that lies in a file or a column as UTF-8. Raises Unusable."""
+    """Decodes a document from UTF-8. Raises Unusable if it is not UTF-8, is empty or holds a NUL."""
     return check_document(_decode(raw))
 
 
 def check_document(text: str) -> str:
-    """The text as it is. Raises Unusable if it is empty or holds a NUL."""
+    """Returns the text as it is. Raises Unusable if it is empty or holds a NUL."""
     if "\0" in text:
         raise Unusable("nul_in_text")
     if not text.strip():

@@ -1,6 +1,6 @@
-"""Where documents lie: files of JSON lines, texts and columns of strings, alone, in folders, by globs, at addresses.
+"""Files of documents: JSON lines, texts and columns of strings, alone, in folders, by globs, at addresses.
 
-What lies at an address is fetched whole into the cache (see `data.remote`) and read there.
+A file at an address is fetched whole into the cache (see `data.remote`) and read there.
 """
 
 import glob
@@ -30,7 +30,7 @@ from arlow_vl.errors import DataError
 Format = Literal["lines", "text", "parquet", "arrow", "damaged"]
 Compression = Literal["gzip", "zstd"]
 PART_BYTES = 2**28
-"""A larger file is read in parts, by several processes where there are."""
+"""Bytes over which a file is read in parts, by several processes where there are."""
 COMPRESSED = (".gz", ".zst")
 LINES = (".jsonl", ".ndjson")
 NAMES = ".jsonl .ndjson .txt (also as .gz or .zst), .json.gz .json.zst, .parquet .arrow"
@@ -39,7 +39,7 @@ MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x28\xb5\x2f\xfd", ".zst"),
     (b"PAR1", ".parquet"),
     (b"ARROW1", ".arrow"),
-    (b"\xff\xff\xff\xff", ".arrow"),  # of Arrow's stream format
+    (b"\xff\xff\xff\xff", ".arrow"),  # Arrow's stream format
 )
 
 
@@ -52,23 +52,23 @@ class TextPart:
     """Bytes, roughly, that are read."""
     start: int = 0
     end: int | None = None
-    """None: the whole file is read from `start`."""
+    """None: the file is read to its end."""
 
 
 class TextFiles(list[Path]):
-    """Files in their order. Those that came from addresses stay in the cache until this is closed, or is no more."""
+    """Files in their order. Those that came from addresses stay cached until this is closed or garbage-collected."""
 
     held: tuple[Held, ...] = ()
 
     def close(self) -> None:
-        """Lets the cache have room for others' files."""
+        """Releases the files in the cache, which may then leave it."""
         for held in self.held:
             held.close()
 
 
 def text_files(sources: Sequence[str | Path]) -> TextFiles:
-    """The files of each source in sorted order; a source is a file, a folder, a saved Hugging Face dataset, a glob, a
-    range, or an address as for shards.
+    """Returns the files of each source in sorted order. A source is a file, a folder, a saved Hugging Face dataset, a
+    glob, a range, or an address as for shards.
 
     Raises:
         DataError: a source holds no text, cannot be fetched, or a file comes twice.
@@ -96,7 +96,7 @@ def text_files(sources: Sequence[str | Path]) -> TextFiles:
 
 
 def told_text(source: str | Path) -> str:
-    """The source for messages: an address without what is secret in it."""
+    """Returns the source for messages: an address without its secrets."""
     return told(source) if isinstance(source, str) and is_address(source) else str(source)
 
 
@@ -144,7 +144,7 @@ def _is_text(path: Path) -> bool:
 
 
 def _dataset_files(folder: Path) -> list[Path]:
-    """The files of what `datasets` wrote by `save_to_disk`, in its order."""
+    """Returns the files that `save_to_disk` of `datasets` wrote, in its order."""
     try:
         names = [entry["filename"] for entry in json.loads((folder / "state.json").read_text())["_data_files"]]
         files = [folder / Path(name).name for name in names]
@@ -157,7 +157,7 @@ def _dataset_files(folder: Path) -> list[Path]:
 
 
 def format_of(path: Path) -> tuple[Format, Compression | None]:
-    """How a file is to be read: by its first bytes, and where they say nothing, by its name."""
+    """Finds out how to read a file: by its first bytes, and where they say nothing, by its name."""
     with open_regular(path) as file:
         first = file.read(8)
     refuse_utf16(path, first)
@@ -183,7 +183,7 @@ def _without_compression(name: str) -> tuple[str, bool]:
 
 
 def parts_of(path: Path, part_bytes: int = PART_BYTES) -> Iterator[TextPart]:
-    """A file as parts of `part_bytes`, roughly. Compressed text, plain texts and Arrow files are one part."""
+    """Splits a file into parts of roughly `part_bytes`. Compressed text, plain texts and Arrow files are one part."""
     size = path.stat().st_size
     content, compression = format_of(path)
     if size <= part_bytes or compression is not None or content not in ("lines", "parquet"):

@@ -1,4 +1,4 @@
-"""Documents of one text file, or of a part of one, whatever its format; faults are counted, memory is bounded."""
+"""Reader of the documents of a text file, or part of one, of any format; faults are counted, memory is bounded."""
 
 import gzip
 import hashlib
@@ -19,10 +19,10 @@ from arlow_vl.data.text import (
 from arlow_vl.data.text_files import Compression, TextPart, format_of
 
 MAX_TEXT_BYTES = 64 * 2**20
-"""Of a plain text, which is one document."""
+"""Limit on a plain text, which is one document."""
 MAX_CELL_BYTES = 16 * 2**20
 ROWS_AT_ONCE = 32
-MOST_EXPANSION = 1000  # over which gzip cannot go by much, and zstd far
+MOST_EXPANSION = 1000  # gzip cannot exceed it by much, zstd by far
 FREE_EXPANSION = 64 * 2**20
 FILE_FAULTS = ("truncated_file", "damaged_file", "expands_too_far")
 """Reasons that end a file early."""
@@ -46,7 +46,7 @@ class DocumentReader:
         return self._done if self._hashed is None else self._hashed.count
 
     def sha256(self) -> str:
-        """Of the whole file, once its documents were read: what was streamed is not read again."""
+        """Returns the SHA-256 of the whole file once its documents were read; what was streamed is not read again."""
         if self._hashed is not None:
             return self._hashed.hexdigest()
         with open_regular(self.part.path) as file:
@@ -82,14 +82,14 @@ class DocumentReader:
             except ExpandsTooFar as error:
                 self._fault("expands_too_far", f": {error}")
             except (zlib.error, gzip.BadGzipFile, ValueError, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the decoder's
+                if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the decoder
                     raise
                 cut = "Truncated" in str(error)
                 self._fault("truncated_file" if cut else "damaged_file", f": {str(error)[:100]}")
             self._hashed.read_on()
 
     def _fault(self, reason: str, detail: str) -> None:
-        """Counts what ends a file early as one more line, behind those that were read."""
+        """Counts the fault that ends a file early as one more line, after those that were read."""
         self.tally.skip(self.tally.used + self.tally.skipped.total() + 1, Unusable(reason, detail))
 
     def _whole_text(self, file: io.BufferedReader) -> Iterator[str]:
@@ -118,7 +118,7 @@ class DocumentReader:
             self._fault("damaged_file", f": {' '.join(str(error).split())[:100]}")
 
     def _cells(self, first: int, batch: Any) -> Iterator[str]:
-        """The strings of column "text"; `first` is the number of the batch's first row, from 0."""
+        """Yields the strings of column "text"; `first` is the number of the batch's first row, from 0."""
         import pyarrow
 
         place = batch.schema.get_field_index("text")  # -1 where there is none, or more than one
@@ -163,7 +163,7 @@ def is_text(kind: Any) -> bool:
 
 
 def parquet_batches(part: TextPart) -> Iterator[tuple[int, Any, float]]:
-    """(number of its first row, batch, share of the part that is read); of column "text" alone where there is one."""
+    """Yields (number of the first row, batch, share of the part that is read), with column "text" alone if there."""
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(part.path, pre_buffer=False, buffer_size=CHUNK) as file:
@@ -181,14 +181,14 @@ def parquet_batches(part: TextPart) -> Iterator[tuple[int, Any, float]]:
 
 
 class UnreadRows(NamedTuple):
-    """Stands for rows that hold no text, which are counted and not read."""
+    """Placeholder for rows without a text, which are counted and not read."""
 
     schema: Any
     num_rows: int
 
 
 def arrow_batches(part: TextPart) -> Iterator[tuple[int, Any, float]]:
-    """As `parquet_batches`, of a file in Arrow's file or stream format, which is mapped."""
+    """Yields the same as `parquet_batches` for a file in Arrow's file or stream format, which is mapped."""
     import pyarrow
 
     with pyarrow.memory_map(str(part.path)) as file:
@@ -203,14 +203,14 @@ def arrow_batches(part: TextPart) -> Iterator[tuple[int, Any, float]]:
 
 
 def skip_to_line(file: io.BufferedReader, start: int) -> None:
-    """Stands where the first line begins that begins at `start` or later."""
+    """Moves the file to the first line that begins at `start` or later."""
     file.seek(max(0, start - 1))
     if start and file.read(1) != b"\n":
         skip_line(file)
 
 
 class HashedFile(io.RawIOBase):
-    """A file that is hashed and counted while it is read."""
+    """A file whose bytes are hashed and counted while it is read."""
 
     def __init__(self, raw: io.FileIO) -> None:
         self.raw = raw
@@ -227,7 +227,7 @@ class HashedFile(io.RawIOBase):
         return count
 
     def read_on(self) -> None:
-        """Reads what a fault in the data, or what follows the last document, left unread."""
+        """Reads the rest of the file, which a fault or the end of the last document left unread."""
         while self.read(CHUNK):
             pass
 
@@ -236,11 +236,11 @@ class HashedFile(io.RawIOBase):
 
 
 class ExpandsTooFar(ValueError):
-    """A compressed file that was made to fill disks or memories."""
+    """Error for a compressed file that was made to fill disks or memory."""
 
 
 class Decompressed(io.RawIOBase):
-    """The text of a compressed file. Raises ExpandsTooFar."""
+    """Stream of the text of a compressed file. Reading raises ExpandsTooFar where it expands without bound."""
 
     def __init__(self, stream: Any, packed: HashedFile) -> None:
         self.stream = stream
@@ -261,10 +261,10 @@ class Decompressed(io.RawIOBase):
 
 
 class ZstdStream:
-    """What Zstandard data hold, up to the byte at which they are cut or damaged; then the decoder's OSError.
+    """Stream of Zstandard data up to the byte at which they are cut or damaged; then the decoder's OSError.
 
-    The decoder drops what it has in hand when it meets an error, so the data are then read once more to that place,
-    and from there byte by byte.
+    The decoder drops its buffer when it meets an error, so the data are then read again up to that place, and from
+    there byte by byte.
     """
 
     def __init__(self, file: HashedFile) -> None:

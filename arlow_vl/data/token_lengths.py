@@ -1,4 +1,4 @@
-"""How many tokens each text of a data set has, counted once and then mapped: rows are planned without a tokenizer.
+"""Token counts of the texts of a data set, made once and then mapped, so that rows are planned without a tokenizer.
 
 A file holds three arrays as `np.save` writes them: where the texts of each sample begin, the tokens of each text, and
 the number of images of each sample.
@@ -26,7 +26,7 @@ class TokenLengths:
     """The lengths of a data set's samples, by their numbers."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ValueError or OSError for a file that is none of ours, or not there."""
+        """Maps a file. Raises ValueError or OSError if it is foreign or missing."""
         with open(path, "rb") as file:
             self.starts, self.tokens, self.images = (_mapped(path, file) for _ in range(3))
 
@@ -47,13 +47,13 @@ def token_lengths(
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TokenLengths:
-    """The lengths of that name, from the first folder that holds them; else counted, into the first that takes them.
+    """Returns the lengths from the first folder that has them, else counts them into the first that can be written.
 
     Args:
-        name: Differs where any sample, text or setting does.
-        length: Gives those of a sample.
+        name: Name of the lengths, which differs where any sample, text or setting does.
+        length: Returns the length of a sample.
         workers: Processes that count.
-        progress: Told the samples that are counted, and all.
+        progress: Called with the number of samples counted so far, and of all.
     """
     paths = [folder / f"token-lengths-{name[:16]}.bin" for folder in folders]
     for path in paths:
@@ -75,7 +75,7 @@ def token_lengths(
 def _counted(
     samples: int, length: Callable[[int], Length], workers: int, progress: Callable[[int, int], None]
 ) -> list[np.ndarray]:
-    """Texts of each sample, tokens of each text, images of each sample."""
+    """Counts the texts of each sample, the tokens of each text and the images of each sample."""
     parts: dict[int, list[np.ndarray]] = {}
     starts = range(0, samples, SAMPLES_AT_ONCE)
     work, done = partial(_of_some, samples, length), 0
@@ -101,7 +101,7 @@ def _write(counted: Sequence[np.ndarray], file: BinaryIO) -> None:
 
 
 def _mapped(path: Path, file: BinaryIO) -> Any:
-    """The array that begins where the file stands, which then stands behind it."""
+    """Maps the array at the file's position, and moves the file to the end of it."""
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f"{path.name} is of another version")

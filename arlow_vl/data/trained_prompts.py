@@ -1,12 +1,11 @@
-"""How a model was asked in training, kept in its folder, so that an evaluation can say where it asks otherwise.
+"""Prompts that a model was trained on, kept in its folder, so that an evaluation can say where it asks otherwise.
 
-trained_prompts.json counts by task what stands behind the question in what a user says: the last line, or nothing
-where there is one line alone. What is said with the image of a caption is counted whole, mostly nothing:
+trained_prompts.json counts, by task, the instructions after the question in a user's turn: the last line, or nothing
+where there is only one. Words beside the image of a caption are counted whole, mostly nothing:
 
     {"question": {"": 380, "Answer the question using a single word or phrase.": 132}, "caption": {"": 512}}
 
-Wordings that are seldom are summed up: what somebody said once is no way of asking, and goes into no folder that may be
-shared.
+Rare wordings are summed up: a sentence said once is no instruction, and must not get into a folder that may be shared.
 """
 
 import json
@@ -27,9 +26,9 @@ FILE = "trained_prompts.json"
 LOOKED_AT = 512
 """Samples of a source, spread evenly."""
 SELDOM = 0.01
-"""A wording of a smaller share of the texts was not learnt."""
+"""Share of the texts below which a wording counts as not learnt."""
 FEWEST = 5
-"""A wording of fewer texts is not kept either."""
+"""Number of texts below which a wording is not kept either."""
 OTHERS = "(others)"
 """Stands for the wordings that are not kept."""
 ALIKE = {"question": ("question", "conversation"), "caption": ("caption",)}
@@ -39,14 +38,14 @@ ALIKE = {"question": ("question", "conversation"), "caption": ("caption",)}
 @dataclass(frozen=True)
 class TrainedPrompts:
     counts: Mapping[str, Mapping[str, int]]
-    """By task: how many of the texts that were looked at have which wording."""
+    """Number of the texts that were looked at, by task and wording."""
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the file, as what else belongs to a model folder is written."""
+        """Writes the file into a model folder."""
         write_whole(Path(folder) / FILE, json_text(self.counts, indent=1) + "\n")
 
     def told_difference(self, kind: str, instruction: str) -> str:
-        """A sentence where training asked seldom or never so; empty where it did, or where nothing is known."""
+        """Returns a sentence if training seldom or never used this instruction; empty if it did or nothing is known."""
         found: Counter[str] = Counter()
         wording = _last_line(instruction) if kind == "question" else instruction.strip()
         for task in ALIKE.get(kind, ()):
@@ -65,7 +64,7 @@ class TrainedPrompts:
 
 
 def prompts_of(sources: Iterable[IndexedSamples]) -> TrainedPrompts:
-    """Looks at samples of each source."""
+    """Counts the wordings in samples of each source."""
     found: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for samples in sources:
         count = min(LOOKED_AT, len(samples))
@@ -83,7 +82,7 @@ def _frequent(found: Counter[str]) -> dict[str, int]:
 
 
 def read_trained_prompts(folder: Path) -> TrainedPrompts | None:
-    """None of a folder that does not say. Raises CheckpointError for a file that is damaged."""
+    """Reads the counts of a model folder, None if it has none. Raises CheckpointError for a damaged file."""
     path = folder / FILE
     try:
         counts = json.loads(path.read_bytes())

@@ -1,41 +1,46 @@
-"""Every sample of some sources, read as training reads it and every image decoded: what is usable, and what is not.
+"""Verifying of sources: every sample is read as training reads it, and every image is decoded.
 
-One process reads the sources and hands images in bunches to those that decode. The results come in any order, so faults
-are sorted by the number of their sample in the end: what is found never depends on how many processes there are.
+One process reads the sources and hands bunches of images to those that decode. Results come in any order, so
+faults are kept by the number of their sample: what is found never depends on how many processes there are.
 """
 
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arlow_vl.data.bad_share import MAX_BAD_FRACTION, BadTexts, refuse_bad_share, refuse_bad_texts
+from arlow_vl.data.bad_share import MAX_BAD_FRACTION
 from arlow_vl.data.file_names import names_of
 from arlow_vl.data.formats.detect import Source, open_source
+from arlow_vl.data.formats.tally import Tally
+from arlow_vl.data.formats.webdataset import read_shard
 from arlow_vl.data.index.header import SHARDS
 from arlow_vl.data.index.images import read_range
 from arlow_vl.data.processes import in_processes
+from arlow_vl.data.remote_cache import told_damage
 from arlow_vl.data.samples import ImageRef, Sample
-from arlow_vl.data.shard_faults import INDEX_NAME, ShardFault, other_sha256, shard_fault
+from arlow_vl.data.shard_faults import INDEX_NAME, ShardFault, other_sha256
 from arlow_vl.data.shard_samples import BadSample, FoundSample
-from arlow_vl.data.shards import Account, bad_texts_of, gather_shard, regular_shards
+from arlow_vl.data.shards import regular_shards
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
 BUNCH_SAMPLES = 64
 BUNCH_BYTES = 2**24
-"""Of images that lie in records and so go to another process themselves."""
+"""Most bytes of images in a bunch that are held in records, and so are sent to another process."""
 FEW = 2
-"""Bunches for which no process is started."""
+"""Number of bunches up to which no process is started."""
+
+OTHER_SHA256 = f"SHA-256 differs from {INDEX_NAME}"
 
 Image = ImageRef | bytes
 Bunch = list[tuple[int, tuple[Image, ...]]]
 """Numbers of samples, with their images."""
 Progress = Callable[[int, int, int], None]
-"""Told samples decoded so far, files read, and files in all."""
+"""Called with the samples decoded so far, the files read, and the number of files."""
 
 
 class CheckedSample(NamedTuple):
@@ -45,49 +50,41 @@ class CheckedSample(NamedTuple):
     """`shard.tar:key`; without the shard where its format has none."""
     key: str
     members: int
-    """Members of its shard; annotations elsewhere."""
+    """Number of its members in a shard, or of its annotations."""
     texts: int
     questions: int
-    """Of its texts."""
+    """Number of its texts that are questions."""
 
 
 @dataclass
-class Verified(Account):
-    """Some sources of any format; its samples are `CheckedSample`s."""
+class Verified:
+    """Some sources, read to the end: the usable samples, and by source what was left out."""
 
-    sources: dict[str, "Verified"] = field(default_factory=dict)
-    """Of several sources together, what each holds."""
+    sources: dict[str, Tally]
+    """The tally of each source."""
+    samples: list[CheckedSample] = field(default_factory=list)
+    """The usable samples of all sources in file order; none where the sources are text alone."""
+    members: int = 0
+    """Members of the shards that were read, folders included."""
+    tally: Tally = field(init=False)
+    """The tallies of all sources together."""
+
+    def __post_init__(self) -> None:
+        self.tally = Tally()
+        for tally in self.sources.values():
+            self.tally.unit = tally.unit
+            self.tally.add(tally)
 
     @property
-    def questions(self) -> int:
-        return sum(sample.questions for sample in self.samples)
-
-    @property
-    def texts(self) -> int:
-        """Questions too."""
-        return sum(sample.texts for sample in self.samples)
-
-    def add_bad_texts(self, bad: Sequence[BadSample]) -> None:
-        self.bad_questions += [text for text in bad if text.task == "question"]
-        self.bad_texts += [text for text in bad if text.task != "question"]
+    def keys(self) -> list[str]:
+        """Keys of the samples in file order; one that several shards or sources use is written `shard.tar:key`."""
+        uses = Counter(sample.key for sample in self.samples)
+        return [sample.key if uses[sample.key] == 1 else sample.name for sample in self.samples]
 
     def check(self, max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
-        """Raises DataError if too large a share of the samples, questions or other texts of a source is unusable."""
-        for source, found in self.sources.items():
-            found._check(visible(source), max_bad_fraction)
-
-    def _check(self, source: str, max_bad_fraction: float) -> None:
-        where = f"{source}: "
-        skipped, examples = self.skipped, self.examples
-        for fault in self.faults:
-            if fault.missing:
-                skipped["behind_a_shard_fault"] += fault.missing
-                examples.setdefault("behind_a_shard_fault", f"{fault.shard}: {fault.reason}")
-        refuse_bad_share("samples", len(self.samples), skipped, examples, max_bad_fraction, where=where)
-        bad = map(BadTexts.of, self.bad_questions + self.bad_texts)
-        refuse_bad_texts(self.questions, self.texts - self.questions, bad, max_bad_fraction, where=where)
-        if not self.samples:
-            raise DataError(f"{where}nothing there can be used; name other data")
+        """Raises DataError if a source holds nothing usable, or too large a share of what it holds is unusable."""
+        for source, tally in self.sources.items():
+            tally.check(source, max_bad_fraction)
 
 
 def verify_sources(
@@ -100,10 +97,10 @@ def verify_sources(
 ) -> Verified:
     """Reads every sample, decodes every image, and compares the SHA-256 of shards with `index.json`.
 
-    That nothing is usable is a result, not an error. `images` and `format` are those of `open_source`.
+    It is no error if nothing is usable. `images` and `format` are those of `open_source`.
 
     Raises:
-        DataError: nothing is there, or nothing that is known; or one file is named twice.
+        DataError: a source is missing or of no known format, or a file is named twice.
     """
     reading = _Reading([(str(path), open_source(path, images=images, format=format)) for path in paths])
     tasks = reading.tasks()
@@ -113,8 +110,7 @@ def verify_sources(
     for task, found in in_processes(_do, chain(first, tasks), workers if len(first) > FEW else 1):
         if isinstance(task, Path):
             if found:
-                fault = ShardFault(str(task), f"SHA-256 differs from {INDEX_NAME}")
-                reading.add_fault(reading.source_of_shard[task], fault)
+                reading.add_other_sha256(task)
             continue
         faults |= found
         decoded += len(task)
@@ -123,7 +119,7 @@ def verify_sources(
 
 
 class _Reading:
-    """The sources while they are read: all that is found but the faults of images."""
+    """Sources while they are read: collects all but the faults of images."""
 
     def __init__(self, sources: Sequence[tuple[str, Source]]) -> None:
         self.sources = sources
@@ -133,11 +129,12 @@ class _Reading:
         self.source_of_shard = dict(shards)
         self.names = names_of(regular_shards(self.source_of_shard) if shards else []) | names_of(others)
         self.ready, self.files = 0, len(self.names)
-        self.found = {path: Verified() for path, _ in sources}
-        self._faults: dict[str, dict[str, ShardFault]] = {path: {} for path, _ in sources}
+        self.tallies = {path: Tally() for path, _ in sources}
+        self.samples: dict[str, list[CheckedSample]] = {path: [] for path, _ in sources}
+        self.members = 0
 
     def tasks(self) -> Iterator[Bunch | Path]:
-        """Bunches of images to decode, and shards whose SHA-256 is to be compared."""
+        """Yields bunches of images to decode, then shards whose SHA-256 is to be compared."""
         bunch: Bunch = []
         held = 0
         for number, images in enumerate(self._images()):
@@ -151,7 +148,7 @@ class _Reading:
         yield from (path for path in self.source_of_shard if path.with_name(INDEX_NAME).is_file())
 
     def _images(self) -> Iterator[tuple[Image, ...]]:
-        """Of each sample, which is added to the usable ones."""
+        """Yields the images of each sample, which is added to the usable ones."""
         for path, source in self.sources:
             if source.format == SHARDS:
                 for shard in source.files:
@@ -162,52 +159,46 @@ class _Reading:
                 self.ready += 1
 
     def _read_shard(self, source: str, path: Path) -> Iterator[tuple[Image, ...]]:
-        found, prefix = self.found[source], f"{self.names[path]}:"
-        shard, members, damage = gather_shard(path)
-        found.members += members
-        found.ignored.update(shard.ignored)
-        found.bad += [bad._replace(name=f"{prefix}{bad.name}") for bad in shard.bad]
-        if fault := shard_fault(path, damage, len(shard.samples), sum(bad.count for bad in shard.bad)):
-            self.add_fault(source, fault)
-        for sample in shard.samples:
-            name = f"{prefix}{sample.key}"
-            found.add_bad_texts(bad_texts_of(name, sample))
-            found.samples.append(_of_shard(sample, name))
+        found, members = read_shard(path, self.names[path], self.tallies[source])
+        self.members += members
+        for sample in found:
+            self.samples[source].append(_of_shard(sample, f"{self.names[path]}:{sample.key}"))
             yield tuple(ImageRef(str(path), image.offset, image.size) for image in sample.images)
 
     def _read_source(self, path: str, source: Source) -> Iterator[tuple[Image, ...]]:
-        found, prefix = self.found[path], f"{self.names[Path(path)]}:" if len(self.sources) > 1 else ""
+        prefix = f"{self.names[Path(path)]}:" if len(self.sources) > 1 else ""
         for sample in source.iterate():
-            found.samples.append(_of_source(sample, f"{prefix}{sample.key}"))
+            self.samples[path].append(_of_source(sample, f"{prefix}{sample.key}"))
             yield sample.images
-        tally = source.tally
-        found.ignored.update(tally.ignored)
-        found.bad += [bad._replace(name=f"{prefix}{bad.name}") for bad in tally.bad]
-        found.add_bad_texts([bad._replace(name=f"{prefix}{bad.name}") for bad in tally.bad_texts])
-        for fault in tally.faults:
-            self.add_fault(path, fault)
+        self.tallies[path].add(source.tally, prefix)
 
-    def add_fault(self, source: str, fault: ShardFault) -> None:
-        before = self._faults[source].get(fault.shard)
-        if before is not None:
-            fault = ShardFault(fault.shard, f"{before.reason}; {fault.reason}", before.missing + fault.missing)
-        self._faults[source][fault.shard] = fault
+    def add_other_sha256(self, shard: Path) -> None:
+        """Adds to the fault of a shard, if it has one, that its SHA-256 is not the one in its index.json."""
+        faults, fault = self.tallies[self.source_of_shard[shard]].faults, ShardFault(str(shard), OTHER_SHA256)
+        for number, before in enumerate(faults):
+            if before.shard == fault.shard:
+                faults[number] = replace(before, reason=f"{before.reason}; {OTHER_SHA256}")
+                return
+        faults.append(fault)
 
     def finish(self, faults: dict[int, tuple[str, str]]) -> Verified:
-        """Samples with a faulty image become bad ones."""
-        total, numbers = Verified(sources=self.found), count()
-        for source, found in self.found.items():
+        """Returns all that was found, once samples with a faulty image are bad ones."""
+        samples, numbers = [], count()
+        for source, tally in self.tallies.items():
             usable = []
-            for sample, number in zip(found.samples, numbers, strict=False):
+            for sample, number in zip(self.samples[source], numbers, strict=False):
                 if number in faults:
                     reason, detail = faults[number]
-                    found.bad.append(BadSample(sample.name, reason, sample.members, detail=detail))
+                    tally.bad.append(BadSample(sample.name, reason, sample.members, detail=detail))
                 else:
                     usable.append(sample)
-            found.samples = usable
-            found.faults = [*self._faults[source].values()]
-            total.add(found)
-        return total
+            tally.samples = len(usable)
+            tally.texts = sum(sample.texts for sample in usable)
+            tally.questions = sum(sample.questions for sample in usable)
+            held = dict(self.sources)[source].held
+            tally.faults = [replace(fault, shard=told_damage(fault.shard, held)) for fault in tally.faults]
+            samples += usable
+        return Verified(self.tallies, samples, self.members)
 
 
 def _of_shard(sample: FoundSample, name: str) -> CheckedSample:
@@ -228,14 +219,14 @@ def _refuse_twice(files: Sequence[Path]) -> None:
 
 
 def _do(task: Bunch | Path) -> Any:
-    """Whether the SHA-256 of a shard is another; of a bunch the faults, by the number of the sample."""
+    """Returns True if a shard has another SHA-256; for a bunch, the faults by the number of the sample."""
     if isinstance(task, Path):
         return other_sha256(task)
     return {number: fault for number, images in task if (fault := _image_fault(images))}
 
 
 def _image_fault(images: tuple[Image, ...]) -> tuple[str, str] | None:
-    """Reason and detail of the first image that cannot be used."""
+    """Returns reason and detail for the first image that cannot be used; None if all can."""
     from vision.decoding.image import ImageError, decode_image
 
     for number, image in enumerate(images):

@@ -1,67 +1,34 @@
-"""Text, and folders of tokenised text, read as training reads them: what is usable, and what is not."""
+"""Verifying of text and of folders of tokenised text, which are read as training reads them."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from arlow_vl.data.bad_share import MAX_BAD_FRACTION, refuse_bad_share
 from arlow_vl.data.file_names import names_of
 from arlow_vl.data.formats.conversations import CONVERSATION_FIELDS, IMAGE_FIELDS
+from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.processes import in_processes
 from arlow_vl.data.remote import is_address, is_file_address
+from arlow_vl.data.remote_cache import told_damage
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.data.shard_samples import BadSample
-from arlow_vl.data.shards import counted, examples_of, in_brackets
 from arlow_vl.data.text import MAX_LINE_BYTES, LineTally, Unusable, open_regular, parse_object
 from arlow_vl.data.text_files import COMPRESSED, LINES, TextFiles, TextPart, text_files
 from arlow_vl.data.text_readers import FILE_FAULTS, DocumentReader
 from arlow_vl.data.tokens.manifest import NAME, Manifest
 from arlow_vl.data.tokens.reader import TokenizedText
+from arlow_vl.data.verify import Verified
 from arlow_vl.errors import DataError
-from arlow_vl.printing import number_of, visible
 from vision.whole_files import sha256_of_file
 
 TEXT = "text"
-"""The format under which text is named."""
+"""Name of the format of text."""
 Progress = Callable[[int, int, int], None]
-"""Told documents read so far, files read, and files in all."""
-
-
-@dataclass
-class VerifiedText:
-    """Some text: every line, row or document is usable or bad, or behind a fault of its file."""
-
-    documents: int = 0
-    bad: list[BadSample] = field(default_factory=list)
-    """Lines, rows and documents that are skipped."""
-    faults: list[ShardFault] = field(default_factory=list)
-    """Damage to files and to shards of tokens: what is behind it nobody can count."""
-    sources: dict[str, "VerifiedText"] = field(default_factory=dict)
-    """Of several sources together, what each holds."""
-
-    def add(self, other: "VerifiedText") -> None:
-        self.documents += other.documents
-        self.bad += other.bad
-        self.faults += other.faults
-
-    def summary(self) -> str:
-        """`9,871 documents can be used, 129 skipped (empty_text 60, bad_json 69), 1 shard fault`."""
-        skipped, faults = counted(self.bad), len(self.faults)
-        told = f"{number_of(self.documents, 'document')} can be used, {skipped.total():,} skipped{in_brackets(skipped)}"
-        return f"{told}, {number_of(faults, 'shard fault')}" if faults else told
-
-    def check(self, max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
-        """Raises DataError if too large a share of a source is unusable."""
-        for source, found in self.sources.items():
-            where, skipped, examples = f"{visible(source)}: ", counted(found.bad), examples_of(found.bad)
-            what = "lines, rows or documents"
-            refuse_bad_share(what, found.documents, skipped, examples, max_bad_fraction, where=where)
-            if not found.documents:
-                raise DataError(f"{where}nothing there can be used; name other data")
+"""Called with the documents read so far, the files read, and the number of files."""
 
 
 class _Task(NamedTuple):
@@ -71,12 +38,12 @@ class _Task(NamedTuple):
     path: Path
     shard: int | None = None
     name: str = ""
-    """Of the file, as others of the same name are told apart from it."""
+    """Name of the file, with folders where other files have the same one."""
 
 
 @dataclass
 class _NamedTally(LineTally):
-    """Names everything that is skipped."""
+    """A tally that names everything that is skipped."""
 
     name: str = ""
     bad: list[BadSample] = field(default_factory=list)
@@ -87,7 +54,7 @@ class _NamedTally(LineTally):
 
 
 def is_text(path: str | Path, format: str | None = None) -> bool:
-    """Whether a source is text alone: where it says so itself, or `format` does."""
+    """Returns True if a source is text alone: by `format` or, without one, by its own name or content."""
     path = Path(path)
     if format is not None or path.is_dir():
         return format == TEXT or (format is None and _is_tokenised(path))
@@ -105,7 +72,7 @@ def _is_tokenised(folder: Path) -> bool:
 
 
 def _begins_with_text(path: Path) -> bool:
-    """Whether the first record is a text without any place for an image."""
+    """Returns True if the first record is a text without any place for an image."""
     with open_regular(path) as file:
         line = file.readline(MAX_LINE_BYTES)
     try:
@@ -121,30 +88,32 @@ def verify_text(
     *,
     workers: int = 1,
     progress: Progress = lambda documents, ready, files: None,
-) -> VerifiedText:
+) -> Verified:
     """Reads every document; of tokenised text, compares the SHA-256 of shards with the manifest.
 
     Raises:
         DataError: a source is not there or holds no text, or a file comes twice.
     """
-    found = VerifiedText(sources={str(source): VerifiedText() for source in sources})
-    held = TextFiles()  # until all are read
-    tasks = [task for source in found.sources for task in _tasks(source, found.sources[source], held)]
+    found = {str(source): Tally("document") for source in sources}
+    held = TextFiles()  # stay in the cache until all are read
+    tasks = [task for source, tally in found.items() for task in _tasks(source, tally, held)]
     names = names_of(task.path for task in tasks)
     tasks = [task._replace(name=names[task.path]) for task in tasks]
     parts, documents = {}, 0
     for task, part in in_processes(_verify, tasks, max(1, min(workers, len(tasks)))):
         parts[task] = part
-        documents += part.documents
+        documents += part.samples
         progress(documents, len(parts), len(tasks))
     for task in tasks:
-        found.sources[task.source].add(parts[task])
-    for part in found.sources.values():
-        found.add(part)
-    return found
+        found[task.source].add(parts[task])
+    for tally in found.values():
+        tally.faults = [replace(fault, shard=told_damage(fault.shard, held.held)) for fault in tally.faults]
+    for one in held.held if not documents else ():
+        one.is_damaged = True
+    return Verified(found)
 
 
-def _tasks(source: str, found: VerifiedText, held: TextFiles) -> Iterator[_Task]:
+def _tasks(source: str, tally: Tally, held: TextFiles) -> Iterator[_Task]:
     if is_address(source) or is_file_address(source) or not _is_tokenised(Path(source)):
         files = text_files([source])
         held.held += files.held
@@ -153,12 +122,12 @@ def _tasks(source: str, found: VerifiedText, held: TextFiles) -> Iterator[_Task]
     try:
         shards = len(TokenizedText(Path(source)).manifest.shards)
     except DataError as error:
-        found.faults.append(ShardFault(source, str(error)))
+        tally.faults.append(ShardFault(source, str(error)))
         return
     yield from (_Task(source, Path(source), number) for number in range(shards))
 
 
-def _verify(task: _Task) -> VerifiedText:
+def _verify(task: _Task) -> Tally:
     if task.shard is not None:
         return _verify_shard(task.path, task.shard)
     reader = DocumentReader(TextPart(task.path, task.path.stat().st_size))
@@ -166,10 +135,10 @@ def _verify(task: _Task) -> VerifiedText:
     reader.tally = tally
     documents = sum(1 for _ in reader)
     faults = [ShardFault(str(task.path), f"{bad.reason}{bad.detail}") for bad in tally.bad if bad.reason in FILE_FAULTS]
-    return VerifiedText(documents, tally.bad, faults)
+    return Tally(samples=documents, bad=tally.bad, faults=faults)
 
 
-def _verify_shard(folder: Path, number: int) -> VerifiedText:
+def _verify_shard(folder: Path, number: int) -> Tally:
     manifest = Manifest.read(folder)
     shard = manifest.shards[number]
     path = folder / f"{shard.name}.bin"
@@ -185,11 +154,11 @@ def _verify_shard(folder: Path, number: int) -> VerifiedText:
         if (begins != manifest.bos_token_id).any() or (ends != manifest.eos_token_id).any():
             reasons.append("documents do not begin with bos and end with eos where its .idx says")
     if reasons:
-        return VerifiedText(faults=[ShardFault(str(path), "; ".join(reasons), shard.documents)])
-    return VerifiedText(shard.documents)
+        return Tally(faults=[ShardFault(str(path), "; ".join(reasons), shard.documents)])
+    return Tally(samples=shard.documents)
 
 
 def _bounds(starts: np.ndarray, end: int, *, least: int) -> bool:
-    """Whether they go from 0 to the end in steps of at least so much."""
+    """Returns True if the starts go from 0 to the end in steps of at least `least`."""
     steps = np.diff(starts.astype(np.int64))
     return bool(starts[0] == 0 and starts[-1] == end and (steps >= least).all())

@@ -34,19 +34,19 @@ from arlow_vl.printing import visible
 logger = logging.getLogger(__name__)
 
 HANG_SECONDS = 120.0
-"""A worker that is busy with one item for so long is replaced, unless bytes arrive that the item lies in."""
+"""Seconds after which a worker busy with one item is replaced, unless bytes of that item are still arriving."""
 TASKS_AHEAD = 3
-"""Tasks that a worker has at once: one that it reads, one to go on with, one that waits to be taken."""
+"""Tasks that a worker has at once: one that it reads, one to read next, one whose result waits to be taken."""
 KEY_BYTES = 1024
 
 At = Callable[[str], None]
-"""Is told the key of each item before it is read, so that a death can be named."""
+"""Called with the key of each item before it is read, so that an error can name where a worker died."""
 Read = Callable[[Any, At], Any]
 _HEADER = struct.Struct("<QQ?")  # a result: number of the task, bytes, whether it is an error
 
 
 class Pool:
-    """Maps tasks to `read(task, at)`, in order, by `workers` processes; with 0 of them here.
+    """Maps tasks to `read(task, at)`, in order, by `workers` processes; 0: in this process.
 
     Tasks are read at most `TASKS_AHEAD` a worker before their results are taken. What `read` raises is raised here, at
     its task. A worker that dies or hangs is replaced and its tasks are read again.
@@ -61,9 +61,9 @@ class Pool:
         self.workers: list[Worker] = []
         self._sent = 0
         self._done: dict[int, tuple[bool, Any]] = {}
-        """By the task's number: whether it is an error, and the result."""
+        """Results by task number: (True: it is an error, the result)."""
         self._faults: dict[int, str] = {}
-        """What a task has done to a worker, in a sentence."""
+        """Sentences, by task number, about a worker that died or hung at the task."""
         with contextlib.ExitStack() as stack:
             stack.callback(self.close)
             for number in range(workers):
@@ -83,7 +83,7 @@ class Pool:
         self.workers = []
 
     def results(self, tasks: Iterable[Any]) -> Iterator[Any]:
-        """The result of each task."""
+        """Yields the result of each task, in order."""
         if not self.workers:
             yield from (self.read(task, _nowhere) for task in tasks)
             return
@@ -96,7 +96,7 @@ class Pool:
             yield self._take(under_way.popleft())
 
     def begin(self, task: Any) -> Callable[[], Any]:
-        """Starts a task. What is returned waits for its result; without workers it computes it."""
+        """Starts a task and returns a function that waits for its result; without workers it computes it."""
         if not self.workers:
             return lambda: self.read(task, _nowhere)
         number = self._send(task)
@@ -155,12 +155,12 @@ class Pool:
 
 
 class Worker:
-    """A process, the tasks that it has, and how to talk to it."""
+    """A worker process with its tasks and the connection to it."""
 
     def __init__(self, read: Read, number: int, others: Iterable["Worker"]) -> None:
         self.number = number
         self.tasks: dict[int, Any] = {}
-        """By number, the oldest first: that is the one it is reading."""
+        """Tasks by number, the oldest first, which is the one that it is reading."""
         self.sent_at = 0.0
         self.status = mmap.mmap(-1, 8 + KEY_BYTES)  # shared: when it began with which key
         self.socket, theirs = socket.socketpair()
@@ -181,11 +181,11 @@ class Worker:
         return self.status[8:].split(b"\0", 1)[0].decode(errors="replace")
 
     def idle_seconds(self) -> float:
-        """Since it began with an item, heard of bytes for it, or got or gave a task, whichever was last."""
+        """Seconds since it began an item, received bytes for it, or was given a task or gave a result."""
         return time.monotonic() - max(self.sent_at, struct.unpack_from("<d", self.status)[0])
 
     def send(self, number: int, task: Any) -> None:
-        """A worker that is dead takes it too: `receive` says so."""
+        """Sends a task. That a worker is dead is no error here, but in `receive`."""
         self.tasks[number] = task
         self.sent_at = time.monotonic()
         message = pickle.dumps((number, task))
@@ -193,7 +193,7 @@ class Worker:
             self.socket.sendall(struct.pack("<Q", len(message)) + message)
 
     def receive(self) -> tuple[int, bool, Any]:
-        """The next result: number, whether it is an error, value. Raises EOFError if the worker is no more."""
+        """Returns the next result: number, True for an error, value. Raises EOFError if the worker is dead."""
         header, descriptors, _, _ = socket.recv_fds(self.socket, _HEADER.size, 1)
         if len(header) < _HEADER.size or not descriptors:
             raise EOFError
@@ -207,7 +207,7 @@ class Worker:
         return number, is_error, _unpacked(memoryview(content))
 
     def died(self) -> str:
-        """`died (SIGKILL)`."""
+        """Describes how the worker ended: `died (SIGKILL)`."""
         self.process.join(1)
         code = self.process.exitcode
         return f"died ({signal.Signals(-code).name if code and code < 0 else f'exit status {code}'})"
@@ -221,8 +221,8 @@ class Worker:
 def _serve(
     read: Read, connection: socket.socket, inherited: Iterable[socket.socket], status: mmap.mmap, parent: int
 ) -> None:
-    """A worker's life: ends when the other side is closed, or the process that forked it is no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the one that trains decides
+    """Runs a worker until the other side is closed or the process that forked it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the process that trains decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with(parent)
     gc.freeze()  # a collection would touch, and so copy, every object that was shared
@@ -258,7 +258,7 @@ def _serve(
 
 
 def _message(connection: socket.socket) -> bytes:
-    """The next task as bytes; empty when there will be none."""
+    """Returns the next task as bytes; empty when there will be none."""
     length = _exactly(connection, 8)
     return _exactly(connection, struct.unpack("<Q", length)[0]) if length else b""
 
@@ -278,7 +278,7 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
 
 
 class _Pickler(pickle.Pickler):
-    """Tensors go as numpy arrays, whose bytes are taken out of the pickle."""
+    """Pickler that writes tensors as numpy arrays, whose bytes are kept out of the pickle."""
 
     def reducer_override(self, value: Any) -> Any:
         torch = sys.modules.get("torch")
@@ -297,7 +297,8 @@ def _bfloat16(values: Any) -> Any:
 
 
 def _packed(value: Any) -> tuple[int, int]:
-    """A memory file of a value: the number of its parts, their sizes, the parts. The first part is the pickle."""
+    """Writes a value into a memory file: the number of its parts, their sizes, the parts. The first part is the pickle;
+    returns the descriptor and the bytes."""
     buffers: list[pickle.PickleBuffer] = []
     with io.BytesIO() as stream:
         _Pickler(stream, protocol=5, buffer_callback=buffers.append).dump(value)
@@ -315,7 +316,7 @@ def _packed(value: Any) -> tuple[int, int]:
 
 
 def _unpacked(content: memoryview) -> Any:
-    """The value, whose arrays lie in `content` and keep it."""
+    """Returns the value, whose arrays lie in `content` and keep it alive."""
     (count,) = struct.unpack_from("<Q", content)
     sizes = struct.unpack_from(f"<{count}Q", content, 8)
     pickled, *buffers = (content[place : place + size] for place, size in zip(_places(sizes), sizes, strict=True))
@@ -323,7 +324,7 @@ def _unpacked(content: memoryview) -> Any:
 
 
 def _places(sizes: Any) -> list[int]:
-    """Where each part begins: at multiples of 64, as arrays are faster there."""
+    """Returns where each part begins: at multiples of 64 bytes, as aligned arrays are faster."""
     places, end = [], 8 * (len(sizes) + 1)
     for size in sizes:
         places.append(-(-end // 64) * 64)

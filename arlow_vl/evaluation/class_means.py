@@ -1,7 +1,7 @@
-"""Naming without language: the caption whose training images lie, on average, nearest to an image.
+"""A captioning baseline without language: the caption whose training images have the mean features nearest to an image.
 
-What a linear reading of the encoder's features can name, in closed form. A model whose captions of known things score
-less has not learnt to read what its encoder gives it.
+It shows, in closed form, what a linear classifier on the encoder's features can name. A model whose captions of known
+things score lower has not learnt to use its encoder's features.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def nearest_class_means(
     train_captions: Sequence[str],
     test_features: Float[np.ndarray, "test dim"],
 ) -> list[str]:
-    """For each test image the training caption with the nearest mean of features."""
+    """Returns for each test image the training caption with the nearest mean of features."""
     return [first for (first,) in captions_by_mean(train_features, train_captions, test_features, 1)]
 
 
@@ -27,10 +27,10 @@ def captions_by_mean(
     test_features: Float[np.ndarray, "test dim"],
     count: int,
 ) -> list[list[str]]:
-    """For each test image `count` training captions with the nearest means, nearest first, by cosine from the centre.
+    """Returns for each test image the `count` training captions with the nearest means, nearest first.
 
-    Nearness is measured where images of one caption spread alike in all directions (linear discriminant analysis):
-    the features are whitened by their covariance within captions.
+    The measure is the cosine of centred features, whitened by their covariance within captions (linear discriminant
+    analysis).
     """
     captions, of_train = np.unique(np.asarray(train_captions), return_inverse=True)
     means = class_means_of(train_features, of_train)
@@ -45,7 +45,7 @@ def captions_by_mean(
 def class_means_of(
     features: Float[np.ndarray, "rows dim"], classes: Int[np.ndarray, " rows"]
 ) -> Float[np.ndarray, "classes dim"]:
-    """The mean of each class; classes are numbered from 0 and none is empty."""
+    """Returns the mean of each class; classes are numbered from 0 and none is empty."""
     means = np.zeros((int(classes.max()) + 1, features.shape[1]))
     np.add.at(means, classes, features.astype(np.float64))
     return means / np.bincount(classes)[:, None]
@@ -54,8 +54,8 @@ def class_means_of(
 def whitening_within(
     features: Float[np.ndarray, "rows dim"], classes: Int[np.ndarray, " rows"]
 ) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, "dim dim"]]:
-    """The centre of all rows, and a matrix behind which rows of one class spread alike in all directions:
-    `(rows - centre) @ matrix`."""
+    """Returns the centre of all rows and a whitening matrix: within a class, `(rows - centre) @ matrix` has a spherical
+    covariance."""
     rows = features.astype(np.float64)
     means = class_means_of(rows, classes)
     covariance = shrunk_covariance(rows - means[classes], freedom=max(len(rows) - len(means), 1))
@@ -63,14 +63,14 @@ def whitening_within(
 
 
 def shrunk_covariance(residuals: Float[np.ndarray, "rows dim"], *, freedom: int) -> Float[np.ndarray, "dim dim"]:
-    """The covariance of rows whose mean is zero, drawn towards a multiple of the identity.
+    """Returns the covariance of rows of mean zero, shrunk towards a multiple of the identity.
 
-    How far follows from the data: oracle approximating shrinkage (Chen et al., 2010, arXiv:0907.4698, equation 23).
+    The data decide by how much: oracle approximating shrinkage (Chen et al., 2010, arXiv:0907.4698, equation 23).
     """
     dim = residuals.shape[1]
     sample = residuals.T @ residuals / freedom
     trace, of_square = np.trace(sample), (sample * sample).sum()
-    if trace == 0:  # one image a caption: nothing is known of the spread
+    if trace == 0:  # one image per caption: the spread is unknown
         return np.eye(dim)
     away = (freedom + 1 - 2 / dim) * (of_square - trace**2 / dim)
     amount = min(1.0, ((1 - 2 / dim) * of_square + trace**2) / away) if away > 0 else 1.0

@@ -1,4 +1,4 @@
-"""Two result folders of the same tasks, compared sample by sample; and what a comparison would need.
+"""Compares two result folders of the same tasks, sample by sample, and tells how many images a comparison needs.
 
 captions-test-known, second minus first
 metric               images  first  second  second minus first         bootstrap p  t-test p  effect
@@ -34,16 +34,16 @@ class Comparison:
     second: float
     test: PairedTest
     asked_otherwise: tuple[str, ...] = ()
-    """Keys of the task that were others for the second model, of those that decide what a model is asked."""
+    """Keys of the task, of those that decide what a model is asked, on which the two results differ."""
     kind: str = "caption"
-    """Of the task."""
+    """Kind of the task."""
     is_share: bool = False
-    """Printed in per cent, as `arlow evaluate` does."""
+    """True: printed in per cent, as `arlow evaluate` does."""
 
 
 @dataclass(frozen=True)
 class Power:
-    """What one metric of one task can show."""
+    """Power analysis of one metric of one task."""
 
     task: str
     metric: str
@@ -51,30 +51,27 @@ class Power:
     spread: float
     """Standard deviation over images of the difference."""
     required: int | None
-    """Images that the difference asked for needs; None: the metric has no such difference, or the images no spread."""
+    """Images needed to detect the given difference; None: the metric cannot differ by so much, or the spread is 0."""
     detectable: float
-    """The smallest difference that the images show."""
+    """The smallest difference that the evaluated images can detect."""
 
 
-def compare_folders(
-    first: Path, second: Path, *, task: str | None = None, resamples: int = 1000, seed: int = 0
-) -> list[Comparison]:
+def compare_folders(first: Path, second: Path, *, task: str | None = None) -> list[Comparison]:
     """Compares all tasks, or one of them, in every metric.
 
     Raises:
-        DataError: the folders hold other tasks, samples or references, or a file is broken.
+        DataError: the folders differ in tasks, samples or references, or a file is broken.
         ValueError: a folder holds no predictions, or a task too few images.
     """
     found = []
     for name, pair in read_pairs(first, second, task).items():
         measures, (ours, theirs) = sums_of_models(pair)
-        images = len(next(iter(ours.values())))
-        weights = bootstrap.draw_weights(images, resamples=resamples, seed=seed)
+        weights = bootstrap.draw_weights(len(next(iter(ours.values()))))
         for label, of in measures.items():
             one, other = ours[label], theirs[label]
-            before, after = (float(of.metric(sums.sum(axis=0))) for sums in (one, other))
-            test = paired_test(other, one, of.metric, weights)
-            told = asked_otherwise(*pair), pair[0].task.kind, of.is_share
+            before, after = (float(of.metric.value(sums.sum(axis=0))) for sums in (one, other))
+            test = paired_test(other, one, of.metric.value, weights)
+            told = asked_otherwise(*pair), pair[0].task.kind, of.metric.is_share
             found.append(Comparison(name, label, before, after, test, *told))
     return found
 
@@ -82,8 +79,10 @@ def compare_folders(
 def power_of_folders(
     first: Path, second: Path | None, *, difference: float, power: float, task: str | None = None
 ) -> list[Power]:
-    """What a difference needs, of two folders as they were measured, or of one and another whose errors would have
-    nothing to do with its own, which is more than two models about the same images ever need in practice.
+    """Estimates how many images it takes to detect a difference, for each metric of each task.
+
+    With two folders the spread is that of their measured difference. With one, a second model with independent errors
+    is assumed, which overstates what two models on the same images need.
 
     Raises:
         As `compare_folders` and `power.required_images`; ValueError: no metric can differ by so much.
@@ -92,12 +91,12 @@ def power_of_folders(
     found, largest = [], 0.0
     for name, results in read_pairs(first, second, task).items():
         measures, sums = sums_of_models(results)
-        for label, of_label in measures.items():
-            most = math.inf if of_label.most is None else of_label.most
+        for label, (_, metric) in measures.items():
+            most = math.inf if metric.most is None else metric.most
             largest = max(largest, most)
             rows = [of[label] for of in sums]
-            is_any = np.any([is_scored(of, of_label.metric) for of in rows], axis=0)
-            values = [jackknife_values(of[is_any], of_label.metric) for of in rows]
+            is_any = np.any([is_scored(of, metric.value) for of in rows], axis=0)
+            values = [jackknife_values(of[is_any], metric.value) for of in rows]
             if len(values[0]) < 2:
                 raise ValueError(f"{name}, {label}: a spread needs two images at least; evaluate more")
             spread = spread_of(values[1] - values[0]) if second else math.sqrt(2) * spread_of(values[0])
@@ -108,16 +107,16 @@ def power_of_folders(
     if difference > largest:
         raise ValueError(
             f"no metric here can differ by {difference:g}, {largest:g} is the most; "
-            "shares go from 0 to 1: 0.02 is two points of per cent"
+            "shares go from 0 to 1, so 0.02 is two percentage points"
         )
     return found
 
 
 def read_pairs(first: Path, second: Path | None, task: str | None) -> dict[str, list[Results]]:
-    """The tasks of the folders by name, the second's samples in the first's order.
+    """Returns each task's results in the first and, if given, the second folder, by name, samples in one order.
 
     Raises:
-        DataError: they hold other tasks, or other samples or references of one.
+        DataError: the folders differ in tasks, or in the samples or references of one.
     """
     folders = [first] if second is None else [first, second]
     tasks = [{one.task.name: one for one in read_results(folder)} for folder in folders]
@@ -139,7 +138,11 @@ def read_pairs(first: Path, second: Path | None, task: str | None) -> dict[str, 
 
 
 def in_order(first: Results, second: Results, *folders: Path | None) -> Results:
-    """The second with its model's rows in the order of the first's, and asked for the metrics of the first's task."""
+    """Returns the second results with the rows in the first's order, and the metrics and groups of the first's task.
+
+    Raises:
+        DataError: the two differ in the kind of task, the samples, or what was asked about one.
+    """
     where = f"{folders[0]} and {folders[1]}, task {visible(first.task.name)}:"
     if first.task.kind != second.task.kind:
         kinds = f"one is of kind {first.task.kind}, the other {second.task.kind}"
@@ -162,14 +165,16 @@ def in_order(first: Results, second: Results, *folders: Path | None) -> Results:
 
 
 def asked_otherwise(first: Results, second: Results) -> tuple[str, ...]:
-    """What of a task may differ between two models that are compared, and must be said."""
+    """Returns the keys of the task that may differ between compared models, and do; the comparison names them."""
     keys = "instruction", "decoding", "likelihood", "perplexity"
     return tuple(key for key in keys if getattr(first.task, key) != getattr(second.task, key))
 
 
 def sums_of_models(results: Sequence[Results]) -> tuple[dict[str, Measure], list[dict[str, np.ndarray]]]:
-    """The measures by title, also of each group, and each model's sums image by image. What a single image has a sample
-    of, of several, cannot be tested and is left out."""
+    """Returns the measures by title, of all samples and of each group, and each model's sums by image.
+
+    A measure that only one of several images has a sample of cannot be tested and is left out.
+    """
     groups = groups_of(results[0].task, results[0].systems)
     measures: dict[str, Measure] = {}
     found = []
@@ -180,14 +185,14 @@ def sums_of_models(results: Sequence[Results]) -> tuple[dict[str, Measure], list
             for group, mask in groups.items():
                 label = title if group == ALL else f"{title}, {group}"
                 of_images = sums_by_image(of.statistics * mask[:, None], images)
-                if is_scored(of_images, of.metric).sum() >= min(2, len(of_images)):
+                if is_scored(of_images, of.metric.value).sum() >= min(2, len(of_images)):
                     measures[label], sums[label] = of, of_images
         found.append(sums)
     return measures, found
 
 
 def format_comparisons(found: Sequence[Comparison], first: Path, second: Path) -> str:
-    """A table for each task."""
+    """Formats a table for each task."""
     blocks = [f"first: {visible(str(first))}\nsecond: {visible(str(second))}"]
     for task in dict.fromkeys(comparison.task for comparison in found):
         of_task = [comparison for comparison in found if comparison.task == task]
@@ -203,7 +208,8 @@ def format_comparisons(found: Sequence[Comparison], first: Path, second: Path) -
             lines.append([title, format_count(test.images, test.images), *numbers, difference, *tests, effect])
         few = few_note(one.test.images for one in of_task)
         told = ", ".join(of_task[0].asked_otherwise)
-        otherwise = [f"the second was asked with another {told}: the difference is of that, too"] if told else []
+        note = f"the second was asked with another {told}, which may account for a part of the difference"
+        otherwise = [note] if told else []
         blocks.append("\n".join([visible(task), *otherwise, *columns(lines), *few]))
     return "\n\n".join([*blocks, legend(one.kind for one in found)])
 
@@ -213,8 +219,8 @@ def format_p(p: float) -> str:
 
 
 def format_power(found: Sequence[Power], *, difference: float, power: float) -> str:
-    """A table of all tasks, and how to read it."""
-    lines = [["task", "metric", "images", "spread", f"images for {difference:g}", "smallest that these show"]]
+    """Formats one table of all tasks, and a note on how to read it."""
+    lines = [["task", "metric", "images", "spread", f"images for {difference:g}", "smallest detectable"]]
     for one in found:
         required = "-" if one.required is None else f"{one.required:,}"
         detectable = f"{one.detectable:.3g}" if one.spread > 0 else "-"

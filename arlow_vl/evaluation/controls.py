@@ -1,4 +1,4 @@
-"""What a model must beat: answers from no image, from a wrong image, or from the most similar training image."""
+"""Controls that a model must beat: answers from no image, from a wrong one, or from the most similar training image."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,10 +10,10 @@ ROWS_AT_ONCE = 1024
 
 
 def most_frequent(texts: Iterable[str]) -> str:
-    """The most frequent of training captions or answers; of equally frequent ones the first by the alphabet.
+    """Returns the most frequent of training captions or answers; of equally frequent ones the first in sort order.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there are no texts.
     """
     counts = Counter(texts)
     if not counts:
@@ -26,10 +26,10 @@ def nearest_neighbour(
     train_captions: Sequence[str],
     test_features: Float[np.ndarray, "test dim"],
 ) -> list[str]:
-    """For each test image the caption of the training image with the most similar features, by cosine.
+    """Returns for each test image the caption of the training image with the most similar features, by cosine.
 
     Raises:
-        ValueError: features and captions of training differ in number, or there are none.
+        ValueError: training features and captions differ in number, or there are none.
     """
     if not len(train_features) == len(train_captions) > 0:
         raise ValueError(f"{len(train_features)} training features need as many captions, got {len(train_captions)}")
@@ -47,9 +47,9 @@ def normalise_rows(features: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray,
 
 
 def question_prior(train: Iterable[tuple[str, str]], questions: Sequence[str]) -> list[str]:
-    """Answers from the question alone: the most frequent answer to its exact wording in training.
+    """Answers each question from its wording alone, with the most frequent training answer to that exact wording.
 
-    A wording that training lacks gets the most frequent answer of all.
+    A wording that is not in the training data gets the most frequent answer overall.
     """
     by_question = defaultdict(list)
     for question, answer in train:
@@ -60,10 +60,11 @@ def question_prior(train: Iterable[tuple[str, str]], questions: Sequence[str]) -
 
 
 def shuffle_images(keys: Sequence[str], labels: Sequence[str], *, seed: int = 0) -> list[int]:
-    """For each sample the position of one whose image to show instead; `labels` are captions, or the keys themselves.
+    """Returns for each sample the position of one whose image to show instead.
 
-    Samples of one image (one key) are all shown the same other one, and every image is used. None gets itself;
-    none gets one of its own label, as far as the commonest label leaves that possible.
+    `keys` name the images; `labels` are captions, or the keys themselves. All samples of one image are shown the same
+    other one, and every image is used. None is shown its own image, nor one with its own label as far as the most
+    frequent label leaves that possible.
 
     Raises:
         ValueError: there are fewer than two images.

@@ -1,4 +1,4 @@
-"""Where the model looked while it wrote each word: the cross-attention's heat over the image (see `heat_maps`)."""
+"""Cross-attention weights over the image for each word that a model writes (`heat_maps` draws them)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,45 +15,44 @@ from arlow_vl.models.arlow.segments import SegmentTable
 from vision.forms.native_resolution import unpatchify
 from vision.places import grid_of
 from vision.projector import PerceiverLayer, PerceiverResampler
-from vision.transform import ImageTransform
+from vision.transform import MAX_GRID, ImageTransform
 
 
 @dataclass(frozen=True)
 class WordHeat:
-    """One word that the model wrote, and how it spread its attention over the encoder's tokens meanwhile."""
+    """A word that the model wrote, and its cross-attention over the encoder's tokens."""
 
     word: str
     heat: Tensor
-    """(encoder tokens,) float32, sums to 1: mean over heads, the chosen layers and the word's tokens."""
+    """(encoder tokens,) float32, sums to 1: the mean over heads, the chosen layers and the word's tokens."""
 
     @property
     def peak(self) -> float:
-        """How many times the even share the most attended encoder token got."""
+        """The largest weight, as a multiple of the uniform weight."""
         return float(self.heat.max() * self.heat.numel())
 
 
 @dataclass(frozen=True)
 class View:
-    """One way in which the encoder saw the image: as a whole, or cut into tiles (put together again here)."""
+    """One form in which the encoder saw the image: as a whole, or cut into tiles, which are put together again here."""
 
     label: str
     image: Image.Image
     places: Tensor
-    """(rows, columns) int64: which of the image's encoder tokens stands for each patch."""
+    """(rows, columns) int64: index of each patch among the image's encoder tokens."""
 
 
 def encoder_views(
     images: dict[str, Tensor], transform: ImageTransform, tokens: int, *, prefix_tokens: int = 0
 ) -> list[View]:
-    """The views of one image in the image processor's form, the most detailed last.
+    """Returns the views of one image, given as the image processor's outputs, the most detailed last.
 
-    `tokens` is how many encoder tokens the decoder reads of it, `prefix_tokens` how many of each tile's stand in front
-    of its patches.
+    `tokens` is the number of encoder tokens of the image, `prefix_tokens` the number before each tile's patches.
     """
     pixel_values = images["pixel_values"]
     if "image_grids" in images:
         (native,) = unpatchify(pixel_values, images["image_grids"])
-        grid = grid_of(tokens - prefix_tokens, *native.shape[1:])  # a net may give fewer tokens than there are patches
+        grid = grid_of(tokens - prefix_tokens, *native.shape[1:])  # an encoder may merge patches
         places = torch.arange(tokens)[prefix_tokens:].view(grid)
         return [View("native resolution", transform.image_of(native), places)]
     count, _, height, width = pixel_values.shape
@@ -63,7 +62,7 @@ def encoder_views(
     whole = View("the whole", transform.image_of(pixel_values[0]), places[0])
     if count == 1:
         return [whole]
-    columns = int((images["tile_ids"][1:] - 1 == torch.arange(count - 1)).sum())  # those of the first row
+    columns = int(((images["tile_ids"][1:] - 1) % MAX_GRID).max()) + 1
     mosaic = pixel_values[1:].unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
     cut = places[1:].unflatten(0, (-1, columns)).permute(0, 2, 1, 3).flatten(2, 3).flatten(0, 1)
     label = f"{(count - 1) // columns} x {columns} tiles"
@@ -73,22 +72,23 @@ def encoder_views(
 def views_under(
     words: Sequence[WordHeat], images: dict[str, Tensor], model: Any, transform: ImageTransform
 ) -> list[View]:
-    """The views of one image on which the heat of these words lies."""
-    vision = model.model.vision
-    tokens = words[0].heat.numel() if words else vision.num_patches
-    return encoder_views(
-        images, transform, tokens, prefix_tokens=vision.num_prefix_tokens if vision.prefix_tokens else 0
-    )
+    """Returns the views of one image over which the heat of `words` is drawn; `words` may be empty."""
+    if words:
+        tokens = words[0].heat.numel()
+    else:
+        on_device = {name: value.to(model.device) for name, value in images.items()}
+        tokens = read_image_tokens(model, on_device).num_encoder_tokens
+    return encoder_views(images, transform, tokens, prefix_tokens=model.model.vision.num_kept_prefix_tokens)
 
 
 @dataclass(frozen=True)
 class Written:
-    """What the model wrote about one image, and where it looked at each token."""
+    """An answer about one image, with the cross-attention weights of each of its tokens."""
 
     prompt: Tensor
     """(1, T) int64."""
     ids: Tensor
-    """(1, N) int64, the end of the answer included."""
+    """(1, N) int64, the end token included."""
     heat: Tensor
     """(layers, N, encoder tokens) float32; each row sums to 1."""
 
@@ -102,7 +102,7 @@ def explain_completion(
     layers: Sequence[int],
     max_new_tokens: int,
 ) -> list[WordHeat]:
-    """Lets the model answer about one image, greedily, and reads the heat of each word: the mean over the layers.
+    """Generates an answer about one image greedily, and returns the heat of each word, the mean over the layers.
 
     Raises:
         As `write_and_watch`.
@@ -121,9 +121,9 @@ def write_and_watch(
     layers: Sequence[int],
     max_new_tokens: int,
 ) -> Written:
-    """Lets the model answer about one image, greedily, and reads where each layer looked.
+    """Generates an answer about one image greedily, and returns it with each layer's cross-attention weights.
 
-    What is read of a perceiver's latents is spread over the encoder's tokens as its last layer read those.
+    Weights on a perceiver's latents are mapped to encoder tokens by the attention of the perceiver's last layer.
     `images` are the image inputs of `forward`.
 
     Raises:
@@ -140,7 +140,7 @@ def write_and_watch(
 
 
 def refuse_other_layers(model: Any, layers: Sequence[int]) -> None:
-    """Raises ValueError for a layer that has no cross-attention block."""
+    """Raises ValueError for a layer without a cross-attention block."""
     blocks = list(model.gate_openings())
     for layer in layers:
         if layer not in blocks:
@@ -148,17 +148,21 @@ def refuse_other_layers(model: Any, layers: Sequence[int]) -> None:
 
 
 class ImageTokens(NamedTuple):
-    """What the decoder reads of one image."""
+    """The states of one image that the decoder attends to."""
 
     states: Tensor
     """(P, D)."""
     of_latents: Tensor | None = None
-    """(P, K) float32: how each of a perceiver's latents was read off the K encoder tokens; None without latents."""
+    """(P, K) float32: attention of each perceiver latent over the K encoder tokens; None without a perceiver."""
+
+    @property
+    def num_encoder_tokens(self) -> int:
+        return len(self.states) if self.of_latents is None else self.of_latents.shape[1]
 
 
 @torch.inference_mode()
 def read_image_tokens(model: Any, images: dict[str, Tensor]) -> ImageTokens:
-    """Of one image, its image inputs of `forward`. A perceiver's last layer tells where its latents come from."""
+    """Encodes one image, given as image inputs of `forward`, and records the attention of a perceiver's last layer."""
     of_latents: list[Tensor] = []
     projector = model.model.projector
     hooks = []
@@ -175,16 +179,16 @@ def read_image_tokens(model: Any, images: dict[str, Tensor]) -> ImageTokens:
 
 @torch.inference_mode()
 def watch(model: Any, ids: Tensor, count: int, images: Sequence[ImageTokens], *, layers: Sequence[int]) -> list[Tensor]:
-    """Where each layer looked while the last `count` of the (1, T) ids were written, from one forward pass over them.
+    """Computes each layer's cross-attention weights for the last `count` of the (1, T) ids, in one forward pass.
 
-    `images` are those of the `<image>`s, in order. For each of the last ones, which the end of the text sees, there is
-    a (layers, count, encoder tokens) float32; together they sum to 1.
+    `images` are those of the `<image>` tokens, in order. Returns a (layers, count, encoder tokens) float32 tensor for
+    each image that the end of the text attends to, which are the last ones; together their rows sum to 1.
     """
     heats: dict[int, Tensor] = {}
 
     def look(layer: int, attn: Any, states: Tensor, tokens: Tensor, segments: Any) -> None:
-        # The last run of text reaches to the end, and reads the last run of encoder tokens, by a mask all of them.
-        # What is read at a token is what the next one is written from.
+        # The last text run ends the row and attends to the last image run, or with a mask to all encoder tokens.
+        # The weights at a token are those from which the next one is predicted.
         seen = tokens[-int(segments.key_runs.lengths[-1]) :] if isinstance(segments, SegmentTable) else tokens
         heats[layer] = mean_weights(attn, states.flatten(0, -2)[-count - 1 : -1], seen)
 
@@ -211,7 +215,7 @@ def watch(model: Any, ids: Tensor, count: int, images: Sequence[ImageTokens], *,
 
 
 def mean_weights(attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-    """(Q, K) float32 attention weights of one image group, the mean over heads: what the kernels never write out."""
+    """Returns (Q, K) float32 attention weights of one image group, the mean over heads; kernels do not return them."""
     query = attn.q_norm(attn._heads(attn.q_proj(hidden_states))).flatten(0, -3)
     key = attn.k_norm(attn._heads(attn.k_proj(encoder_hidden_states)))
     key = key.repeat_interleave(attn.num_key_value_groups, dim=1)
@@ -220,7 +224,7 @@ def mean_weights(attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor
 
 
 def latent_weights(layer: PerceiverLayer, latents: Tensor, tokens: Tensor, lengths: Any) -> Tensor:
-    """(latents, K) float32: how a perceiver's layer spreads each latent's attention over the tokens of one image."""
+    """Returns (latents, K) float32: each latent's attention over the tokens of one image, in one perceiver layer."""
     query = layer.q_proj(layer.latent_norm(latents[0])).unflatten(-1, (layer.num_heads, -1)).float()
     key, _ = layer.kv_proj(layer.token_norm(tokens)).float().chunk(2, dim=-1)
     scores = torch.einsum("lhd,khd->hlk", query, key.unflatten(-1, (layer.num_heads, -1)))
@@ -228,12 +232,12 @@ def latent_weights(layer: PerceiverLayer, latents: Tensor, tokens: Tensor, lengt
 
 
 def words_of(tokenizer: Any, ids: Sequence[int], heat: Tensor) -> list[WordHeat]:
-    """Joins the tokens of a word; `heat` is (tokens, encoder tokens). Special tokens are left out."""
+    """Averages the heat, (tokens, encoder tokens), over the tokens of each word. Special tokens are left out."""
     return [WordHeat(word, heat[places].mean(0)) for word, places in word_places(tokenizer, ids)]
 
 
 def word_places(tokenizer: Any, ids: Sequence[int]) -> list[tuple[str, list[int]]]:
-    """The words, and where the tokens of each stand. Special tokens are left out."""
+    """Returns each word with the positions of its tokens. Special tokens are left out."""
     groups: list[list[int]] = []
     for place, token in enumerate(ids):
         if token in tokenizer.all_special_ids:

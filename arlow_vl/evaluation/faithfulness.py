@@ -1,12 +1,12 @@
-"""Do the heat maps of `explain` show what a word was written from? Hide encoder tokens and see.
+"""Tests whether the heat maps of `explain` are faithful, by hiding encoder tokens (deletion).
 
-The tokens that a word attended to most are hidden from the decoder, a growing share of them, and the fall of the word's
-log-probability is measured (deletion; Petsiuk et al., 2018, arXiv:1806.07421). Heat that means something makes it fall
-more than hiding as many tokens at random does, and hiding those attended to least makes it fall less. The last is
-insertion, too: with the least attended 7/8 hidden, the most attended 1/8 are all that is shown.
+A growing share of the tokens that a word attended to most is hidden from the decoder, and the fall of the word's
+log-probability is measured (Petsiuk et al., 2018, arXiv:1806.07421). If the heat is faithful, that fall is larger than
+the one from hiding as many random tokens, and hiding the least attended ones causes a smaller one. The latter is also
+insertion: with the least attended 7/8 hidden, only the most attended 1/8 are shown.
 
-A hidden token is taken out of what the decoder, or a perceiver, attends to; the encoder has still seen its patch. One
-token always stays.
+A hidden token is removed from what the decoder, or a perceiver, attends to; the encoder has still seen its patch. At
+least one token stays.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +21,9 @@ from torch import Tensor
 
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.explain import Written, word_places, write_and_watch
+from arlow_vl.evaluation.metrics.sums import mean
 from arlow_vl.evaluation.numbers import format_number, legend
-from arlow_vl.evaluation.statistics import Interval, difference_interval, draw_weights, mean, metric_interval
+from arlow_vl.evaluation.statistics import Interval, difference_interval, draw_weights, metric_interval
 from arlow_vl.evaluation.tasks.predictions import read_json, write_json
 from arlow_vl.printing import number_of, visible
 from vision.projector import PerceiverResampler
@@ -32,9 +33,9 @@ ORDERS = ("most", "random", "least")
 RANDOM_ORDERS, ROWS_AT_ONCE = 8, 32
 
 Falls = dict[str, np.ndarray]
-"""By order of hiding, (words, shares): how much of each word's log-probability is gone, in nats."""
+"""Falls of each word's log-probability in nats, (words, shares), by order of hiding."""
 LogProbabilities = Callable[[Tensor], Tensor]
-"""From (rows, encoder tokens) bool, True: shown, to (rows, N): the log-probability of each written token."""
+"""Maps masks of shown tokens, (rows, encoder tokens) bool, to (rows, N): the log-probability of each written token."""
 
 
 def hiding_falls(
@@ -44,10 +45,12 @@ def hiding_falls(
     *,
     seed: int = 0,
 ) -> Falls:
-    """Hides tokens by each word's heat and at random; `places` are where each word's tokens stand in what was written.
+    """Measures the falls when tokens are hidden by each word's heat, and at random.
+
+    `places` are the positions of each word's tokens in the answer.
 
     Raises:
-        ValueError: the image has a single token, of which nothing can be hidden.
+        ValueError: the image has a single token, so nothing can be hidden.
     """
     words, tokens = heat.shape
     if tokens < 2:
@@ -62,7 +65,7 @@ def hiding_falls(
     falls = (values[:1] - values[1:]).unflatten(0, (len(orders), len(SHARES))).double().cpu()
 
     def of_words(rows: Callable[[int], slice]) -> np.ndarray:
-        """Mean over the rows of orders, sum over the word's tokens."""
+        """Returns the mean over the given orders of the sum over each word's tokens."""
         per_word = [falls[rows(word), :, list(at)].sum(-1).mean(0) for word, at in enumerate(places)]
         return torch.stack(per_word).numpy() if per_word else np.zeros((0, len(SHARES)))
 
@@ -74,14 +77,14 @@ def hiding_falls(
 
 
 def hide_first(order: Tensor, share: float) -> Bool[Tensor, " tokens"]:
-    """True for the tokens that stay: all but the first of the order; one at least is hidden and one stays."""
+    """Returns a mask that hides (False) the first share of the order; at least one token is hidden and one stays."""
     count = min(max(round(share * len(order)), 1), len(order) - 1)
     return torch.ones(len(order), dtype=torch.bool).index_fill_(0, order[:count], False)
 
 
 @torch.inference_mode()
 def hideable_image(model: Any, images: Mapping[str, Tensor]) -> Callable[[Tensor], dict[str, Tensor]]:
-    """What the decoder reads of one image, once for each row of a mask of shown tokens: arguments of `forward`."""
+    """Encodes one image; returns a function from masks of shown tokens, one a row, to the arguments of `forward`."""
     read: list[tuple[Tensor, ...]] = []
     projector = model.model.projector
     hook = projector.register_forward_pre_hook(lambda _, args: read.append(args))
@@ -107,7 +110,7 @@ def hideable_image(model: Any, images: Mapping[str, Tensor]) -> Callable[[Tensor
 def written_log_probabilities(
     model: Any, written: Written, image: Callable[[Tensor], dict[str, Tensor]]
 ) -> LogProbabilities:
-    """The function that `hiding_falls` asks: what was written, under parts of the image."""
+    """Returns the function that `hiding_falls` calls: the answer's log-probabilities, given parts of the image."""
     ids = torch.cat([written.prompt, written.ids], 1)
 
     @torch.inference_mode()
@@ -131,7 +134,7 @@ def falls_of_image(
     layers: Sequence[int],
     max_new_tokens: int,
 ) -> dict[int, Falls]:
-    """Lets the model write about one image and hides by the heat of each layer in turn.
+    """Generates an answer about one image, and measures the falls by the heat of each layer in turn.
 
     Raises:
         As `write_and_watch` and `hiding_falls`.
@@ -148,28 +151,29 @@ def falls_of_image(
 
 @dataclass(frozen=True)
 class HeatTest:
-    """One layer's heat, over all words of all images. Intervals are bootstrapped over images."""
+    """The test of one layer's heat, over all words of all images. Intervals are bootstrapped over images."""
 
     layer: int
     images: int
     words: int
     falls: dict[str, list[Interval]]
-    """By order of hiding, one a share of `SHARES`, in nats of a word."""
+    """Mean fall of a word at each of `SHARES`, in nats, by order of hiding."""
     over_random: Interval
-    """The fall under the most attended minus that under random tokens, mean over shares: above zero, heat points at
-    what matters."""
+    """Fall from hiding the most attended tokens minus that from hiding random ones, the mean over shares; above zero,
+    the heat marks tokens that matter."""
     over_least: Interval
+    """The same, minus the fall from hiding the least attended tokens."""
 
 
-def evaluate_heat(falls: Sequence[Mapping[int, Falls]], *, resamples: int = 1000, seed: int = 0) -> list[HeatTest]:
-    """The test of each layer; `falls` has an entry an image (`falls_of_image`).
+def evaluate_heat(falls: Sequence[Mapping[int, Falls]]) -> list[HeatTest]:
+    """Tests the heat of each layer; `falls` has an entry for each image (`falls_of_image`).
 
     Raises:
-        ValueError: fewer than two images, or the model wrote no word about any.
+        ValueError: there are fewer than two images, or the model wrote no word about any.
     """
     if len(falls) < 2:
         raise ValueError(f"an interval over images needs two images at least, got {len(falls)}; give more")
-    weights = draw_weights(len(falls), resamples=resamples, seed=seed)
+    weights = draw_weights(len(falls))
     found = []
     for layer in falls[0]:
         words = [len(of_image[layer]["most"]) for of_image in falls]
@@ -177,7 +181,7 @@ def evaluate_heat(falls: Sequence[Mapping[int, Falls]], *, resamples: int = 1000
             raise ValueError("the model wrote no word about these images, so there is no heat to test; train it longer")
 
         def sums(order: str, share: int | None, layer: int = layer, words: Sequence[int] = words) -> np.ndarray:
-            """(images, 2): the falls of the words, at one share or their mean, and how many words."""
+            """Returns (images, 2): the sum of the words' falls, at one share or averaged over all, and their number."""
             values = [of_image[layer][order] for of_image in falls]
             totals = [(of.mean(axis=1) if share is None else of[:, share]).sum() for of in values]
             return np.column_stack([totals, words]).astype(np.float64)
@@ -200,12 +204,12 @@ def evaluate_heat(falls: Sequence[Mapping[int, Falls]], *, resamples: int = 1000
 
 
 def write_heat_tests(path: Path, tests: Sequence[HeatTest]) -> None:
-    """Writes heat.json, which `arlow report` draws."""
+    """Writes the tests as heat.json, which `arlow report` draws."""
     write_json(path, {"shares": SHARES, "layers": [asdict(test) for test in tests]})
 
 
 def read_heat_tests(path: Path) -> list[HeatTest]:
-    """Raises DataError for a file that `write_heat_tests` has not written."""
+    """Reads heat.json. Raises DataError for a file that `write_heat_tests` did not write."""
     values = read_json(path)
     try:
         if tuple(values["shares"]) != SHARES:
@@ -228,7 +232,7 @@ def _interval(of: Mapping[str, Any]) -> Interval:
 
 
 def format_heat_tests(tests: Sequence[HeatTest]) -> str:
-    """A block a layer: the curves, then what the most attended tokens have over others."""
+    """Formats a block for each layer: the curves, then the differences from the most attended tokens to the others."""
     looked_at = f"{number_of(tests[0].images, 'image')}, {number_of(tests[0].words, 'word')}"
     blocks = [f"{looked_at}; fall of a word's log-probability, in nats"]
     for test in tests:

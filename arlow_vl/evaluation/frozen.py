@@ -1,6 +1,6 @@
-"""Whether images left the text model alone: the bytes of its tensors, and the bits of its logits.
+"""Verifies that the vision stage left the text model unchanged: the bytes of its tensors, the bits of its logits.
 
-`arlow verify-frozen` prints what `verify_frozen` finds.
+`arlow verify-frozen` prints the checks of `verify_frozen`.
 """
 
 import gc
@@ -28,23 +28,23 @@ from arlow_vl.models.folders import (
 )
 from arlow_vl.printing import number_of
 
-# The cross-attention blocks are no part of the exported text model; the rest is bookkeeping.
+# The exported text model has no cross-attention blocks; the other keys are bookkeeping.
 NOT_COMPARED = {"use_cross_attention", "architectures", "transformers_version", "_name_or_path"}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One claim about a vision-language checkpoint."""
+    """A claim about a vision-language checkpoint, and the finding."""
 
     claim: str
     holds: bool
     found: str
-    """What was compared, or the first things that differ."""
+    """The things that were compared, or the first that differ."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Random text that both models read. Its `<image>` tokens are only words to the text model."""
+    """Random text that both models read; to the text model `<image>` tokens are ordinary tokens."""
 
     input_ids: Tensor
     position_ids: Tensor
@@ -57,19 +57,19 @@ class Probe:
 
     @property
     def untouched(self) -> Tensor:
-        """(B, T) bool, True on tokens with no image up to them in their own document."""
+        """(B, T) bool, True for tokens with no image at or before them in their own document."""
         documents = (self.position_ids == 0).cumsum(1)
         same_document = documents[:, :, None] == documents[:, None]
         return ~(same_document & self.is_image[:, None]).tril().any(-1)
 
 
 def verify_frozen(text_checkpoint: Path, checkpoint: Path, *, text: Path | None = None) -> list[Check]:
-    """Compares a vision-language model with the text model that it was built from; one of them is in memory at a time.
+    """Compares a vision-language model with the text model that it was built from, with one in memory at a time.
 
-    With `text`, also on held-out text, by the text model's tokenizer.
+    With `text`, also compares them on held-out text, encoded by the text model's tokenizer.
 
     Raises:
-        CheckpointError: a folder does not hold a model of its kind that can be used.
+        CheckpointError: a folder does not hold a usable model of its kind.
         DataError: the text cannot be read.
     """
     text_config = check_folder(text_checkpoint, "arlow", may_be_quantised=False)
@@ -83,7 +83,7 @@ def verify_frozen(text_checkpoint: Path, checkpoint: Path, *, text: Path | None 
     before = measure_text(text_model, tokenizer, rows) if rows else None
     del text_model
     gc.collect()
-    model = load_weights(ArlowVLForConditionalGeneration, checkpoint, dtype=dtype)  # a stage may have widened it
+    model = load_weights(ArlowVLForConditionalGeneration, checkpoint, dtype=dtype)  # a stage may have saved a wider one
     return [
         compare_tensors("every frozen tensor has its SHA-256", original, hash_text_tensors(checkpoint, original)),
         *compare_logits(model, probes, expected),
@@ -110,7 +110,7 @@ def compare_tensors(claim: str, original: Hashes, current: Hashes) -> Check:
 
 
 def make_probes(text_config: ArlowConfig, config: Any) -> list[Probe]:
-    """A batch of three rows, the second without an image, and a packed row of three documents, likewise."""
+    """Returns a batch of three rows and a packed row of three documents; the second row or document has no image."""
     image, size = config.image_token_id, config.vision_config.input_size
     vocab_size = min(text_config.vocab_size, config.text_config.vocab_size)
     dice = torch.Generator().manual_seed(0)
@@ -131,17 +131,17 @@ def make_probes(text_config: ArlowConfig, config: Any) -> list[Probe]:
 
 @torch.no_grad()
 def logits_of(model: Any, probe: Probe, *, look: bool = False, instead: dict | None = None) -> Tensor:
-    """What the model makes of a probe: with its images where `look` is set, with other parameters `instead`."""
+    """Computes the logits of a probe: with its images if `look`, and with the parameters in `instead` replaced."""
     settings = {"position_ids": probe.position_ids, "use_cache": False}
     if look:
         settings |= {"input_ids": probe.input_ids, "pixel_values": probe.pixel_values}
-    else:  # an `<image>` id without its image is refused; its embedding is a word
+    else:  # the model refuses an `<image>` id without its image, but not its embedding
         settings["inputs_embeds"] = model.get_input_embeddings()(probe.input_ids)
     return functional_call(model, instead or {}, (), settings).logits
 
 
 def compare_logits(model: ArlowVLForConditionalGeneration, probes: list[Probe], expected: list[Tensor]) -> list[Check]:
-    """With gates closed and as they are; `expected` is what the text model makes of each probe."""
+    """Compares with closed gates and with the gates as they are; `expected` are the text model's logits by probe."""
     everything = [torch.ones_like(probe.is_image) for probe in probes]
     untouched = [probe.untouched for probe in probes]
     opening = max(abs(gate) for gates in model.gate_openings().values() for gate in gates)
@@ -157,7 +157,7 @@ def compare_logits(model: ArlowVLForConditionalGeneration, probes: list[Probe], 
 
 
 def compare_bits(claim: str, expected: list[Tensor], found: list[Tensor], where: list[Tensor]) -> Check:
-    """Bit for bit, so that -0 is not 0 and a NaN is itself."""
+    """Compares logits bit for bit, so that -0 differs from 0 and a NaN equals itself."""
     differing, tokens, largest = 0, 0, 0.0
     for was, now, mask in zip(expected, found, where, strict=True):
         if was.shape != now.shape or was.dtype != now.dtype:

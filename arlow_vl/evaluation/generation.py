@@ -1,4 +1,4 @@
-"""Lets a model complete prompts about images, batch by batch, greedily. On a CPU a row leaves its batch at its end."""
+"""Completes prompts about images in batches. In greedy search on a CPU a row leaves its batch when its answer ends."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,10 +15,10 @@ Progress = Callable[[int, int], None]
 
 
 class RefuseNonFinite(LogitsProcessor):
-    """Lets nothing be written out of logits that say nothing; suppressed tokens are -inf and no fault."""
+    """Stops generation from logits that are not finite. Suppressed tokens are -inf, which is no fault."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Raises CheckpointError for a row whose best logit is not finite; NaN is the best of any row that has one."""
+        """Raises CheckpointError for a row whose largest logit is not finite; `amax` propagates NaN."""
         if not scores.amax(-1).isfinite().all():
             raise CheckpointError(NOT_FINITE)
         return scores
@@ -27,10 +27,10 @@ class RefuseNonFinite(LogitsProcessor):
 def write_greedily(
     model: Any, tokenizer: Any, prompt: dict[str, Tensor], images: dict[str, Tensor], *, max_new_tokens: int
 ) -> Tensor:
-    """(B, new) int64: what the model writes behind `input_ids` until an answer's end.
+    """Returns the tokens that the model generates after `input_ids`, as (B, new) int64, padded after an answer's end.
 
     Raises:
-        CheckpointError: its logits are not finite.
+        CheckpointError: the model's logits are not finite.
     """
     generated = model.generate(
         **prompt,
@@ -44,15 +44,15 @@ def write_greedily(
 
 
 class Continuation(NamedTuple):
-    """What a model wrote behind a prompt."""
+    """Tokens that a model generated after a prompt."""
 
     ids: list[int]
-    """Without the end. What an own `stopping_criteria` ended is followed by padding where others of its batch go on."""
+    """All but the end token; padded if a custom `stopping_criteria` ended the row before others of its batch."""
     has_ended: bool
-    """By a token that ends an answer, not for its length."""
+    """True: an end token was generated; False: the length or a stopping criterion cut the answer."""
     nats: list[float] | None
-    """The log-probability of each token under the model, whatever processors made of its logits, that of the end behind
-    them; None of beams and of what is streamed."""
+    """Log-probability of each token, then of the end token, under the model's own logits, before any processor.
+    None for beam search and for streaming."""
 
 
 @torch.inference_mode()
@@ -65,10 +65,10 @@ def continue_batch(
     *,
     settings: Mapping[str, Any],
 ) -> list[Continuation]:
-    """Lets the model go on behind some prompts, together.
+    """Generates a continuation of each prompt, in one batch.
 
-    `images` are those of each prompt, as `pack` takes them; an image that several prompts show is encoded once.
-    `settings` are keywords of `generate`; an answer ends at its `eos_token_id`, or the model's own.
+    `images` are those of each prompt, as `pack` takes them; an image that several prompts share is encoded once.
+    `settings` are keyword arguments of `generate`; an answer ends at its `eos_token_id`, by default the model's.
 
     Raises:
         CheckpointError: the model's logits are not finite.
@@ -77,7 +77,7 @@ def continue_batch(
     inputs = {name: tensor.to(device) for name, tensor in pad_left(prompts, pad).items()}
     steps: list[Tensor] = []  # (B,) each
     has_beams = settings.get("num_beams", model.generation_config.num_beams) not in (None, 1)
-    if not has_beams and "streamer" not in settings:  # which a search of our own would be left without
+    if not has_beams and "streamer" not in settings:  # a custom search would not feed the streamer
         leaves = _rows_leave(len(prompts), model)
         search = partial(_search_greedily, pad_token_id=pad) if leaves else GenerationMixin._sample
         settings = {**settings, "custom_generate": partial(_remember, steps, search)}
@@ -100,7 +100,10 @@ def continue_batch(
 
 
 def _rows_leave(rows: int, model: Any) -> bool:
-    """Not on a GPU, where a step of fewer rows takes as long, and would wait for the device to say who has ended."""
+    """True if rows should leave the batch when they end.
+
+    Not on a GPU: a step of fewer rows takes as long there, and knowing who has ended would mean waiting for the device.
+    """
     return rows > 1 and model.generation_config.use_cache is not False and model.device.type == "cpu"
 
 
@@ -112,9 +115,9 @@ def _remember(
     logits_processor: Callable[[Tensor, Tensor], Tensor],
     **inputs: Any,
 ) -> Any:
-    """A search in `generate` that keeps in `steps` how likely each token is by the logits that no processor has seen.
+    """Runs a search of `generate` and appends to `steps` each token's log-probability under the unprocessed logits.
 
-    `generate` puts the processors of its caller behind its own, which leave another distribution.
+    A logits processor of the caller could not do that: `generate` runs it after its own, which change the distribution.
     """
 
     def process(input_ids: Tensor, logits: Tensor) -> Tensor:
@@ -136,9 +139,9 @@ def _search_greedily(
     pad_token_id: int,
     **inputs: Any,
 ) -> Tensor:
-    """Greedy search in `generate`, whose rows leave the cache at their end: those that go on are fewer.
+    """Greedy search for `generate` that drops rows from the cache when they end, so that later steps are smaller.
 
-    Processors and criteria see all rows as ever, a row that has left with padding as its text and zeros as its logits.
+    Processors and stopping criteria still see all rows: a dropped one has padding as tokens and zeros as logits.
     """
     rows, held = len(input_ids), torch.arange(len(input_ids))
     goes_on = torch.ones(rows, dtype=torch.bool)
@@ -153,10 +156,10 @@ def _search_greedily(
         goes_on &= ~stopping_criteria(input_ids, None)
         if not goes_on.any():
             return input_ids
-        if attention_mask is not None:  # which rows without padding may do without
+        if attention_mask is not None:  # absent where no row is padded
             attention_mask = torch.nn.functional.pad(attention_mask, (0, 1), value=1)
         stays = goes_on[held]
-        # Taking rows out of the cache copies it: not for one of many.
+        # Dropping rows copies the cache, so wait until an eighth of them has ended.
         if isinstance(cache, DynamicCache) and 8 * stays.sum() <= 7 * len(stays):
             kept = stays.nonzero()[:, 0]
             cache.batch_select_indices(kept)
@@ -177,7 +180,9 @@ def write_batch(
     max_new_tokens: int,
     num_beams: int = 1,
 ) -> list[tuple[str, float | None]]:
-    """What the model writes behind each prompt, and how likely it was in nats, its end included; None for beams.
+    """Generates a text after each prompt, and returns it with its log-probability in nats, the end token included.
+
+    The log-probability is None for beam search.
 
     Raises:
         As `continue_batch`.

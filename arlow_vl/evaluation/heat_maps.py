@@ -1,9 +1,9 @@
-"""The sheet of `arlow explain`: the image under each word's heat, with the scale of the colours.
+"""Draws the sheet of `arlow explain`: the image under each word's heat, with a colour scale.
 
-Heat is drawn so that it can be read on any image. The image turns grey and keeps a third of its contrast; over it lies
-a colour that only grows brighter with the attention. The brightest image under no attention is then still darker than
-the darkest under full attention, and a place on black and one on white differ by the same step of brightness. The
-colours follow the square root of the attention, so that four times the even share stands out beside forty times.
+Heat is drawn so that it is legible on any image. The image turns grey and keeps a third of its contrast; over it lies a
+colour that grows brighter with the attention. So the brightest image without attention is still darker than the
+darkest with full attention, and the same attention adds the same brightness on black and on white. The colours follow
+the square root of the attention, so that four times the uniform weight stands out beside forty times.
 """
 
 import math
@@ -30,16 +30,16 @@ RAMP = torch.tensor(
     ],
     dtype=torch.float32,
 )
-COLOUR_SHARE = 0.68  # of what is seen; the rest is the grey image
-LOWEST_TOP = 2.0  # times the even share; below it, an almost even spread would look like a finding
+COLOUR_SHARE = 0.68  # of a pixel; the rest is the grey image
+LOWEST_TOP = 2.0  # times the uniform weight; a lower top would make a nearly uniform spread look like a finding
 
 
 def draw_explanation(
     original: Image.Image, views: Sequence[View], words: Sequence[WordHeat], *, title: str
 ) -> Image.Image:
-    """A strip of what came and what the encoder saw, and below it the last view once a word, under its heat.
+    """Draws a strip with the image and the encoder's views, and below it the last view under the heat of each word.
 
-    One scale holds for all words, so that colours can be compared.
+    All words share one scale, so that colours can be compared.
     """
     rows, width = math.ceil(len(words) / COLUMNS), GAP + COLUMNS * (CELL + GAP)
     head = GAP + 26 + STRIP + 2 * GAP + 6
@@ -67,7 +67,7 @@ def draw_views(sheet: Image.Image, original: Image.Image, views: Sequence[View],
 
 
 def draw_scale(sheet: Image.Image, corner: tuple[int, int], top: float, *, places: int) -> None:
-    """A bar of the colours, without an image under them, and the numbers that they stand for."""
+    """Draws a bar of the colours, without an image under them, and the numbers that they stand for."""
     (x, y), draw = corner, ImageDraw.Draw(sheet)
     colours = ramp_colours(torch.linspace(0, 1, BAR_WIDTH)).round().byte().expand(BAR_HEIGHT, -1, -1)
     sheet.paste(Image.fromarray(colours.contiguous().numpy()), (x, y))
@@ -83,7 +83,7 @@ def draw_scale(sheet: Image.Image, corner: tuple[int, int], top: float, *, place
 
 
 def under_heat(view: View, heat: Float[Tensor, " tokens"], *, top: float) -> Image.Image:
-    """The view in grey under the colour of each place's attention; `top` times the even share is the brightest."""
+    """Colours the grey view by each patch's attention, brightest at `top` times the uniform weight."""
     shares = (heat[view.places] * heat.numel() / top).clamp(0, 1).sqrt()
     map_of_heat = Image.fromarray((shares * 255).round().byte().numpy())
     smooth = map_of_heat.resize(view.image.size, Image.Resampling.BILINEAR)
@@ -94,14 +94,14 @@ def under_heat(view: View, heat: Float[Tensor, " tokens"], *, top: float) -> Ima
 
 
 def ramp_colours(position: Float[Tensor, " places"]) -> Float[Tensor, "places 3"]:
-    """Red, green and blue, 0 to 255, of positions from 0 to 1 on the ramp."""
+    """Returns red, green and blue, 0 to 255, at positions from 0 to 1 on the ramp."""
     position = position.clamp(0, 1) * (len(RAMP) - 1)
     below = position.floor().long().clamp(max=len(RAMP) - 2)
     return torch.lerp(RAMP[below], RAMP[below + 1], (position - below)[:, None])
 
 
 def with_grid(view: View) -> Image.Image:
-    """The borders of the patches: a white and a black line beside each other, of which one is seen on any image."""
+    """Draws the borders of the patches: a white line beside a black one, so that one is visible on any image."""
     lined = view.image.copy()
     draw = ImageDraw.Draw(lined, "RGBA")
     rows, columns = view.places.shape
@@ -118,7 +118,7 @@ def with_grid(view: View) -> Image.Image:
 def write(
     sheet: Image.Image, corner: tuple[int, int], text: str, size: int, colour: tuple[int, int, int], width: int
 ) -> None:
-    """One line of text, cut short with an ellipsis where it would leave its width."""
+    """Writes one line of text, cut short with an ellipsis where it exceeds its width."""
     draw, shown = ImageDraw.Draw(sheet), visible(text)
     while shown and draw.textlength(shown, font=font(size)) > width:
         shown = shown.removesuffix("…")[:-1].rstrip() + "…" if len(shown) > 1 else ""

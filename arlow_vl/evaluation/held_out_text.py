@@ -1,4 +1,4 @@
-"""What a model makes of held-out text, to the last bit: its loss, and the SHA-256 of every logit."""
+"""Measures a model on held-out text to the last bit: its loss, and the SHA-256 of all logits."""
 
 import hashlib
 import tempfile
@@ -17,26 +17,26 @@ ROW_LENGTH, ROWS_AT_ONCE, MOST_ROWS = 256, 16, 256
 
 @dataclass(frozen=True)
 class Rows:
-    """Held-out text as rows of token ids, its documents one after another."""
+    """Held-out text as packed rows of token ids."""
 
     ids: list[np.ndarray]
     tokens_per_byte: float
     unigram_entropy: float
-    """Nats a token of the best model that looks at no context."""
+    """Nats per token of the best model without context."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Of one model on one text."""
+    """Measurement of one model on one text."""
 
     loss: float
-    """Nats a token."""
+    """Nats per token."""
     bits_per_byte: float
     logits_sha256: str
 
 
 def read_rows(text: Path, tokenizer: Any) -> Rows:
-    """Up to `MOST_ROWS` rows of a text in any of its formats. Raises DataError for text that gives none."""
+    """Packs a text, in any format, into up to `MOST_ROWS` rows. Raises DataError for text that yields none."""
     with tempfile.TemporaryDirectory() as cache:
         packed = pack_documents(text, tokenizer, ROW_LENGTH, Path(cache))
         entropy = unigram_entropy(packed.token_counts(len(tokenizer)))
@@ -45,7 +45,7 @@ def read_rows(text: Path, tokenizer: Any) -> Rows:
 
 @torch.inference_mode()
 def measure_text(model: Any, tokenizer: Any, rows: Rows) -> HeldOut:
-    """Reads the rows without any image."""
+    """Measures the model on the rows, without any image."""
     nats, tokens, digest = 0.0, 0, hashlib.sha256()
     ends = document_ends(tokenizer)
     for first in range(0, len(rows.ids), ROWS_AT_ONCE):
@@ -62,7 +62,7 @@ def measure_text(model: Any, tokenizer: Any, rows: Rows) -> HeldOut:
 
 
 def describe_text(before: HeldOut, after: HeldOut, rows: Rows) -> str:
-    """Both measurements, beside what single tokens alone would give."""
+    """Describes both measurements, beside the loss of token frequencies alone."""
     return (
         f"{before.bits_per_byte!r} bits a byte before, {after.bits_per_byte!r} after; {before.loss:.4f} nats a token "
         f"(single tokens: {rows.unigram_entropy:.4f}); SHA-256 of all logits {before.logits_sha256[:12]} before, "

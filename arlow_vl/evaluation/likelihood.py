@@ -1,9 +1,9 @@
-"""How likely a model finds given answers: multiple choice, yes or no, and ranking, by log-probability.
+"""Log-probabilities of given answers, for multiple choice, yes-or-no questions and ranking.
 
-An answer is encoded as training encodes it, behind its prompt by the chat template; its end is not counted, as
-lm-eval counts none. A prompt is read once for all its answers: the first token of each is read off its last logits, and
-the rest behind copies of its cache. Prompts that show the same images share them (`image_index`), so that ten questions
-about one image encode it once.
+An answer is encoded as in training, after its prompt by the chat template. Its end token is not counted, as in lm-eval.
+A prompt is read once for all its answers: its last logits give the first token of each, and copies of its cache are
+extended by the rest. Prompts with the same images share them (`image_index`), so that ten questions about one image
+encode it once.
 """
 
 import copy
@@ -19,11 +19,11 @@ from arlow_vl.data.samples import Message
 from arlow_vl.errors import CheckpointError
 
 Pack = Callable[[Sequence[Any]], dict[str, Tensor]]
-"""The image inputs of the model for some images, each given once."""
+"""Turns distinct images into the image inputs of `forward`."""
 Normalise = Literal["none", "characters", "bytes"]
-"""What of an answer its log-probability is divided by: lm-eval's acc, acc_norm and acc_bytes."""
+"""The length of an answer by which its log-probability is divided; as lm-eval's acc, acc_norm and acc_bytes."""
 MOST_LOGITS = 2**27
-"""Of one pass of the model where every token has its logits: 512 MiB in float32."""
+"""Largest number of logits of a forward pass that returns those of every token: 512 MiB in float32."""
 NOT_FINITE = (
     "the model's logits are not finite, so its weights are damaged or it has diverged in training; "
     "copy the model folder again, or use an earlier one"
@@ -31,42 +31,42 @@ NOT_FINITE = (
 
 
 class Choices(NamedTuple):
-    """A prompt with the answers that are compared."""
+    """A prompt with the answers to compare."""
 
     messages: Sequence[Message]
     images: Sequence[Any]
-    """One for each image part, as `Pack` takes them; equal ones are one image."""
+    """One for each image part, as `Pack` takes them; equal ones count as one image."""
     answers: Sequence[str]
 
 
 class LogProbability(NamedTuple):
-    """Of one answer."""
+    """Log-probability and length of one answer."""
 
     nats: float
-    """Sum over its tokens."""
+    """The sum over its tokens."""
     tokens: int
     bytes: int
 
 
 class Candidate(NamedTuple):
-    """Ids that may follow a prompt, one at least."""
+    """A continuation of a prompt, of one token at least."""
 
     prompt: Sequence[int]
     images: Sequence[Any]
-    """As in `Choices`."""
+    """Images as in `Choices`."""
     ids: Sequence[int]
 
 
 class Likelihood(NamedTuple):
-    """Of a candidate."""
+    """Log-probability of a candidate."""
 
     nats: float
     is_greedy: bool
-    """Greedy search writes it: each of its tokens is the likeliest at its place."""
+    """True: greedy search would generate it, as each of its tokens is the most likely one."""
 
 
 class _Prompt(NamedTuple):
-    """What one row of a batch reads, with the (number of the candidate, its ids) behind it."""
+    """One row of a batch, with its candidates as (index, ids)."""
 
     ids: list[int]
     images: tuple[Any, ...]
@@ -74,10 +74,10 @@ class _Prompt(NamedTuple):
 
 
 def answer_ids(tokenizer: Any, messages: Sequence[Message], answer: str) -> tuple[list[int], list[int]]:
-    """Ids of a prompt, and of an answer behind it without its end.
+    """Returns the ids of a prompt, and those of an answer after it without the end token.
 
     Raises:
-        ValueError: the answer has no token, or the chat template is none that `encode_messages` takes.
+        ValueError: the answer has no token, or `encode_messages` does not support the chat template.
     """
     ids, labels = encode_messages(tokenizer, [*messages, {"role": "assistant", "content": answer}])
     end = max(place for place, label in enumerate(labels) if label != IGNORED)
@@ -88,7 +88,7 @@ def answer_ids(tokenizer: Any, messages: Sequence[Message], answer: str) -> tupl
 
 
 def likeliest(answers: Sequence[str], nats: Sequence[float], normalise: Normalise) -> int:
-    """Place of the answer with the highest log-probability, normalised; the first of equals."""
+    """Returns the index of the answer with the highest normalised log-probability; the first of equals."""
     lengths = {"none": lambda answer: 1, "characters": len, "bytes": lambda answer: len(answer.encode())}
     scores = [one / lengths[normalise](answer) for answer, one in zip(answers, nats, strict=True)]
     return scores.index(max(scores))
@@ -98,7 +98,7 @@ def likeliest(answers: Sequence[str], nats: Sequence[float], normalise: Normalis
 def log_probabilities(
     model: Any, tokenizer: Any, questions: Sequence[Choices], pack: Pack, *, batch_size: int = 64
 ) -> list[list[LogProbability]]:
-    """The log-probability of each answer to each question.
+    """Computes the log-probability of each answer to each question.
 
     Raises:
         CheckpointError: the model's logits are not finite.
@@ -118,7 +118,7 @@ def log_probabilities(
 def likelihoods(
     model: Any, pad_token_id: int, candidates: Sequence[Candidate], pack: Pack, *, batch_size: int = 64
 ) -> list[Likelihood]:
-    """How likely each candidate is behind its prompt; a prompt is read once for all its candidates.
+    """Computes the log-probability of each candidate after its prompt; a prompt is read once for all its candidates.
 
     Raises:
         CheckpointError: the model's logits are not finite.
@@ -145,7 +145,7 @@ def likelihoods(
 
 
 def _prompts(candidates: Sequence[Candidate]) -> list[_Prompt]:
-    """Prompts that differ in what they read or show."""
+    """Groups candidates by prompt; prompts are equal if their ids and images are."""
     prompts: dict[tuple, _Prompt] = {}
     for number, candidate in enumerate(candidates):
         read, images = tuple(candidate.prompt), tuple(candidate.images)
@@ -155,26 +155,26 @@ def _prompts(candidates: Sequence[Candidate]) -> list[_Prompt]:
 
 
 class _Behind(NamedTuple):
-    """What stands behind prompts that a cache holds."""
+    """Reads candidates after prompts that a cache holds."""
 
     model: Any
     cache: DynamicCache | None
     mask: Tensor
-    """(B, T) of the prompts."""
+    """(B, T) attention mask of the prompts."""
     pad_token_id: int
     batch_size: int
 
     def read(self, answers: Sequence[tuple[int, tuple[int, ...]]]) -> dict[tuple[int, tuple[int, ...]], Likelihood]:
-        """By row of the prompts and ids of an answer: the likelihood of all its tokens but the first.
+        """Returns, by (row of the prompt, ids of the answer), the likelihood of all its tokens but the first.
 
-        The last token of an answer is not read, for nothing follows it, so answers that differ there share a row.
+        The last token of an answer is not read, as nothing follows it, so answers that differ there alone share a row.
         """
         found = dict.fromkeys(answers, Likelihood(0.0, True))
         sharing: dict[tuple[int, tuple[int, ...]], list[tuple[int, ...]]] = {}
         for row, ids in found:
             if len(ids) > 1:
                 sharing.setdefault((row, ids[:-1]), []).append(ids)
-        rows = sorted(sharing, key=lambda key: -len(key[1]))  # little padding
+        rows = sorted(sharing, key=lambda key: -len(key[1]))  # similar lengths together: little padding
         while rows:
             count = rows_within(self.model, len(rows[0][1]), self.batch_size)
             some, rows = rows[:count], rows[count:]
@@ -188,7 +188,7 @@ class _Behind(NamedTuple):
         return found
 
     def _logits(self, rows: Sequence[tuple[int, tuple[int, ...]]]) -> Tensor:
-        """Behind each token of some rows, padded on their right."""
+        """Returns the logits after each token of some rows, padded on the right."""
         width, device = max(len(ids) for _, ids in rows), self.mask.device
         places = torch.tensor([row for row, _ in rows], device=device)
         cache = copy.deepcopy(self.cache)
@@ -200,19 +200,19 @@ class _Behind(NamedTuple):
 
 
 def rows_within(model: Any, tokens: int, batch_size: int) -> int:
-    """Rows of so many tokens, at most `batch_size`, whose logits are not more than `MOST_LOGITS`; one at least."""
+    """Returns how many rows of so many tokens fit into `MOST_LOGITS`: at least 1, at most `batch_size`."""
     return max(1, min(batch_size, MOST_LOGITS // (max(1, tokens) * model.config.get_text_config().vocab_size)))
 
 
 def finite_log_probabilities(logits: Tensor) -> Tensor:
-    """Of (..., V) logits, float32 at least. Raises CheckpointError for logits that say nothing."""
+    """Returns the log-softmax of (..., V) logits, in float32 at least. Raises CheckpointError if one is not finite."""
     if not logits.isfinite().all():
         raise CheckpointError(NOT_FINITE)
     return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, Tensor]:
-    """(B, T) int64 ids and attention mask, the prompts' ends in the last column."""
+    """Returns (B, T) int64 ids and attention mask of prompts padded on the left."""
     width = max(map(len, rows))
     return {
         "input_ids": torch.tensor([[pad_token_id] * (width - len(row)) + list(row) for row in rows]),
@@ -221,7 +221,7 @@ def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, Tens
 
 
 def shared_images(of_rows: Sequence[Sequence[Any]], pack: Pack, device: torch.device) -> dict[str, Tensor]:
-    """The image inputs of a batch: each image once, and which of them each `<image>` stands for."""
+    """Returns the image inputs of a batch: each image once, and `image_index`, the image of each `<image>` token."""
     number: dict[Any, int] = {}
     index = [number.setdefault(image, len(number)) for images in of_rows for image in images]
     if not index:

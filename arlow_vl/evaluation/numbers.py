@@ -1,4 +1,4 @@
-"""How figures are printed: their decimals, their intervals, and a star where a difference is one."""
+"""Formats figures for tables: decimals, intervals, and a star at a difference whose interval excludes zero."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,39 +8,39 @@ from arlow_vl.evaluation.statistics import LEVEL
 
 LARGE = 1e6
 FEWEST = 10
-"""Images, or documents, that a figure needs to tell something of others than these."""
+"""Images, or documents, below which a figure is marked as based on few."""
 
 
 def legend(kinds: Iterable[str] = ()) -> str:
-    """Below tables of what `format_interval` makes, of tasks of these kinds; none: of images."""
+    """Returns the legend of tables with `format_interval` cells, for tasks of these kinds; none given: for images."""
     drawn = sorted({"documents" if kind == "text" else "images" for kind in kinds}, reverse=True) or ["images"]
     return f"[low, high]: {LEVEL:.0%} bootstrap interval over {' or '.join(drawn)}. * it leaves out zero."
 
 
 def format_number(value: float | int, digits: int, *, is_signed: bool = False) -> str:
-    """The number with so many decimals; zero has no minus, and what would not fit a column is written as 1.2e+30."""
+    """Formats a number with so many decimals. Zero has no minus; from `LARGE` on it is written as 1.2e+30."""
     if math.isfinite(value) and abs(value) >= LARGE:
         return f"{value:{'+' if is_signed else ''}.3g}"
     return f"{round(value, digits) + 0.0:{'+' if is_signed else ''}.{digits}f}"  # -0.0 + 0.0 is 0.0
 
 
 def format_count(count: int, images: int) -> str:
-    """The number of items, or of images, behind a figure, marked where the images are few."""
+    """Formats the number of items or images behind a figure, marked "(few)" below `FEWEST` images."""
     return f"{count:,}{' (few)' if images < FEWEST else ''}"
 
 
 def few_note(images: Iterable[int], shown: str = "image") -> list[str]:
-    """What the mark of `format_count` means, where one of the figures has it."""
+    """Returns the note that explains the mark of `format_count`; empty where no figure has it."""
     return [f"(few): fewer than {FEWEST} {shown}s, a score that says little"] if min(images) < FEWEST else []
 
 
 def scale_of(*, is_percent: bool) -> tuple[int, int]:
-    """What a score is multiplied by before it is printed, and its decimals then."""
+    """Returns the factor by which a score is multiplied for print, and its number of decimals."""
     return (100, 1) if is_percent else (1, 3)
 
 
 def format_interval(interval: Mapping[str, Any], *, is_percent: bool, is_difference: bool = False) -> str:
-    """As "0.512 [0.480, 0.541]", a difference with its sign and "*" if zero lies outside."""
+    """Formats an interval as "0.512 [0.480, 0.541]"; a difference has its sign, and "*" if zero lies outside."""
     scale, digits = scale_of(is_percent=is_percent)
     estimate, low, high = (
         format_number(scale * interval[name], digits, is_signed=is_difference) for name in ("estimate", "low", "high")
@@ -50,6 +50,6 @@ def format_interval(interval: Mapping[str, Any], *, is_percent: bool, is_differe
 
 
 def is_outside_zero(difference: Mapping[str, Any]) -> bool:
-    """True for a difference whose interval leaves out zero also as it is printed."""
+    """True for a difference whose interval excludes zero, also after rounding for print."""
     printed = [round(difference[name], 3) for name in ("low", "high")]  # 0.1% is 0.001, too
     return difference["outside_zero"] and (printed[0] > 0 or printed[1] < 0)

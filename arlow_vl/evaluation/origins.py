@@ -1,4 +1,4 @@
-"""The runs that a model came out of, by the files beside it, and the images that they say it was trained on."""
+"""Finds the runs that produced a model, from the files beside it, and the images that their recipes trained it on."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ METRICS, CONFIG = "metrics.csv", "config.yaml"
 
 
 def runs_of(model: Path) -> list[Path]:
-    """Run folders from the first stage to the one that the model is the product of, as far as they are there."""
+    """Returns the run folders from the first stage to the one that produced the model, as far as they exist."""
     found: list[Path] = []
     run = model.parent
     while ((run / METRICS).is_file() or (run / CONFIG).is_file()) and run not in found:
@@ -32,22 +32,25 @@ def runs_of(model: Path) -> list[Path]:
 
 
 def read_recipe(run: Path) -> dict[str, Any]:
-    """The recipe of a run as plain values; empty where there is none that can be read."""
+    """Returns the recipe of a run as plain values; empty if there is none or it cannot be read."""
     try:
         recipe = yaml.safe_load((run / CONFIG).read_text("utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
-        return {}  # what is beside a model is told where it can be
+        return {}  # the files beside a model are optional
     return recipe if isinstance(recipe, dict) else {}
 
 
 def started_from(recipe: dict[str, Any]) -> str:
-    """The model folder that a run starts from; empty where its weights are random."""
+    """Returns the model folder that a run starts from; empty if its weights were random."""
     named = next((recipe[name] for name in ("checkpoint", "text_checkpoint") if recipe.get(name)), "")
     return named if isinstance(named, str) else ""
 
 
 def _seen_from(path: str, run: Path) -> Iterator[Path]:
-    """The folder as it is named, or below one that holds the run. Recipes have paths as seen from where they ran."""
+    """Yields the existing folders that a path may mean: relative to here, or to a parent of the run.
+
+    Paths in a recipe are relative to the directory in which it ran, which is not recorded.
+    """
     if path:
         yield from (place for place in _places(path, run) if place.is_dir())
 
@@ -58,18 +61,18 @@ def _places(path: str, run: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class TrainedImages:
-    """Images that a model was trained on, as the recipes of its runs name them."""
+    """Images that a model was trained on, according to the recipes of its runs."""
 
     sources: tuple[str, ...] = ()
-    """Those that are counted below, each once: two that read the same files have the name of the first."""
+    """Sources of `indexes`, each once: of several that read the same files, the first."""
     indexes: tuple[Index, ...] = ()
-    """Each once, though several sources and runs read the same files."""
+    """Their indexes, each once, even if several sources and runs read the same files."""
     not_checked: tuple[str, ...] = ()
-    """A sentence for each source, or model before, whose images are not known."""
+    """A sentence for each source or earlier model whose images are not known."""
 
 
 def trained_images(model: Path) -> TrainedImages:
-    """What lies ready: nothing is indexed for it, and no source is read that would take long."""
+    """Collects the training images from ready indexes; builds no index, and reads no source that takes long."""
     sources: dict[tuple[Path, ...], str] = {}
     indexes: dict[Path, Index] = {}
     not_checked = []
@@ -98,14 +101,14 @@ def _image_sources(recipe: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _indexes_of(source: dict[str, Any], run: Path) -> Sequence[Index]:
-    """Raises DataError where the source is not there, or is not ready to be asked."""
+    """Returns the ready indexes of a source. Raises DataError if the source does not exist or has no ready index."""
     data, images, format = source["data"], source.get("images"), source.get("format")
     if is_address(data):
         return ready_indexes(data, images=images, format=format)
     places = [place for place in _places(data, run) if place_of(place).base.is_dir()]
     if not places:
         raise DataError(f"no such file or folder: {visible(data)}")
-    # A run in runs/photos that reads photos/train.csv: the data's folder has a namesake.
+    # For a run in runs/photos that reads photos/train.csv, runs/photos is another folder of that name.
     place = next(filter(is_there, places), places[0])
     root = next(_seen_from(images, run), None) if isinstance(images, str) else None
     return ready_indexes(place, images=root, format=format)

@@ -1,7 +1,7 @@
-"""Two systems on the same samples: their difference with an interval, two tests, and its size.
+"""Compares two systems on the same samples: the difference with an interval, two significance tests, an effect size.
 
-Samples of one image are not independent, so images are what is drawn again and counted: sums are added up image by
-image first. The tests hold for any metric of sums, also for those that are no mean of samples (BLEU, POPE's F1).
+Samples of one image are not independent, so the unit of resampling and counting is the image: sums are added up by
+image first. The tests hold for any metric of sums, also for those that are no mean over samples (BLEU, POPE's F1).
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from arlow_vl.evaluation.statistics import NOISE, Interval, Metric, summarise, with_value
+from arlow_vl.evaluation.statistics import NOISE, Interval, ValueOfSums, summarise, with_value
 
 
 @dataclass(frozen=True)
@@ -24,36 +24,38 @@ class PairedTest:
     t_test_p: float
     """Two-sided, of the paired t-test over images (see `jackknife_values`)."""
     effect: float
-    """Mean difference of an image over its standard deviation (Cohen's d of pairs); 0 where there is no difference."""
+    """Mean difference per image over its standard deviation (Cohen's d of pairs); 0 where there is no difference."""
     images: int
-    """Images that have a sample to score."""
+    """Images with a sample that the metric scores."""
 
 
 def sums_by_image(
     sums: Float[np.ndarray, "samples columns"], images: Sequence[str]
 ) -> Float[np.ndarray, "images columns"]:
-    """Adds up the rows of each image; images in the order of their first sample."""
+    """Adds up the rows of each image; images come in the order of their first sample."""
     place = {image: row for row, image in enumerate(dict.fromkeys(images))}
     rows = np.zeros((len(place), sums.shape[1]))
     np.add.at(rows, [place[image] for image in images], sums)
     return rows
 
 
-def is_scored(sums: Float[np.ndarray, "images columns"], metric: Metric) -> Bool[np.ndarray, " images"]:
-    """True for images that have a sample of the metric: it has a value of the image alone."""
+def is_scored(sums: Float[np.ndarray, "images columns"], metric: ValueOfSums) -> Bool[np.ndarray, " images"]:
+    """True for images with a sample that the metric scores: its value on that image alone is no NaN."""
     return ~np.isnan(metric(sums))
 
 
 def paired_test(
     sums: Float[np.ndarray, "images columns"],
     others: Float[np.ndarray, "images columns"],
-    metric: Metric,
+    metric: ValueOfSums,
     weights: Float[np.ndarray, "resamples images"],
 ) -> PairedTest:
-    """Tests `sums` minus `others`, rows of the same images; `weights` are of `statistics.draw_weights`.
+    """Tests the metric of `sums` minus that of `others`, rows of the same images.
+
+    `weights` are those of `statistics.draw_weights`.
 
     Raises:
-        ValueError: fewer than two images have a sample of the metric.
+        ValueError: fewer than two images have a sample that the metric scores.
     """
     is_either = is_scored(sums, metric) | is_scored(others, metric)
     ours, theirs = sums[is_either], others[is_either]
@@ -66,24 +68,24 @@ def paired_test(
 
 
 def bootstrap_p(resampled: Float[np.ndarray, " resamples"]) -> float:
-    """Two-sided p of "no difference", from resampled differences."""
+    """Returns the two-sided p-value of "no difference", from resampled differences."""
     found = with_value(resampled)
     tail = min(int((found <= NOISE).sum()), int((found >= -NOISE).sum()))
     return min(1.0, 2 * (tail + 1) / (len(found) + 1))
 
 
-def jackknife_values(sums: Float[np.ndarray, "images columns"], metric: Metric) -> Float[np.ndarray, " images"]:
-    """What each image adds to the metric: n times its value on all images, minus n - 1 times that without the image.
+def jackknife_values(sums: Float[np.ndarray, "images columns"], metric: ValueOfSums) -> Float[np.ndarray, " images"]:
+    """Tukey's jackknife pseudo-values: n times the metric on all images, minus n - 1 times that without each image.
 
-    Of a mean these are the values of the images themselves, so that the t-test is the usual one; of any other metric
-    their mean is nearly the metric and their variance over n that of the metric (Tukey's pseudo-values).
+    For a mean these are the images' own values, so the t-test is the usual one. For any other metric their mean
+    approximates the metric, and their variance over n its variance.
     """
     total, images = sums.sum(axis=0), len(sums)
     return images * metric(total) - (images - 1) * np.asarray(metric(total - sums))
 
 
 def t_test(differences: Float[np.ndarray, " images"]) -> tuple[float, float]:
-    """Two-sided p of "their mean is 0", and the mean over the standard deviation."""
+    """Returns the two-sided p-value of "the mean is 0", and the mean over the standard deviation."""
     mean, spread = float(differences.mean()), float(differences.std(ddof=1))
     if abs(mean) <= NOISE:
         return 1.0, 0.0
@@ -94,8 +96,11 @@ def t_test(differences: Float[np.ndarray, " images"]) -> tuple[float, float]:
 
 
 def student_t_p(t: float, degrees: int) -> float:
-    """The share of Student's t distribution beyond t on both sides: the incomplete beta function I_x(degrees/2, 1/2)
-    with x = degrees / (degrees + t^2), as a continued fraction (Numerical Recipes, 6.4)."""
+    """Returns the two-sided tail probability of Student's t distribution.
+
+    It is the incomplete beta function I_x(degrees/2, 1/2) with x = degrees / (degrees + t^2), as a continued fraction
+    (Numerical Recipes, 6.4).
+    """
     if t == 0:
         return 1.0
     a, b, x = degrees / 2, 0.5, degrees / (degrees + t * t)
@@ -107,7 +112,7 @@ def student_t_p(t: float, degrees: int) -> float:
 
 
 def _beta_fraction(a: float, b: float, x: float) -> float:
-    """Lentz's method; a few dozen terms are enough on this side of (a + 1) / (a + b + 2)."""
+    """Evaluates the continued fraction by Lentz's method; below (a + 1) / (a + b + 2) a few dozen terms are enough."""
     c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
     fraction = d
     for m in range(1, 1000):

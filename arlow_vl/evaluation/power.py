@@ -1,7 +1,7 @@
-"""How many images a difference of a given size needs to be seen, from the spread of what was measured.
+"""Power analysis: the number of images that it takes to detect a difference of a given size.
 
-For the paired t-test over images: normal quantiles, and Guenther's correction for the t distribution (Guenther, 1981,
-The American Statistician 35(4)).
+The test is the paired t-test over images, approximated by normal quantiles with Guenther's correction for the t
+distribution (Guenther, 1981, The American Statistician 35(4)).
 """
 
 import math
@@ -12,18 +12,18 @@ import numpy as np
 from arlow_vl.evaluation.statistics import LEVEL
 
 SMALLEST = 1e-9
-"""Of the differences that are asked for; below it numbers of images are beyond counting."""
+"""The smallest difference that may be asked for; below it the number of images overflows."""
 _NORMAL = NormalDist()
 Z_LEVEL = _NORMAL.inv_cdf((1 + LEVEL) / 2)
 
 
 def required_images(difference: float, spread: float, *, power: float) -> int:
-    """Images at which the paired t-test sees a true difference with this probability.
+    """Returns the number of images at which the paired t-test detects a true difference with probability `power`.
 
-    `spread` is the standard deviation of the difference over images (`paired.jackknife_values`), in the same scale.
+    `spread` is the standard deviation over images of the difference (`paired.jackknife_values`), on the same scale.
 
     Raises:
-        ValueError: the difference is not positive, or the power not between 0 and 1.
+        ValueError: the difference is not positive, or the power not from 0.5 to below 1.
     """
     _refuse(difference, power)
     needed = ((Z_LEVEL + _NORMAL.inv_cdf(power)) * spread / difference) ** 2 + Z_LEVEL**2 / 2
@@ -31,10 +31,10 @@ def required_images(difference: float, spread: float, *, power: float) -> int:
 
 
 def detectable_difference(images: int, spread: float, *, power: float) -> float:
-    """The smallest true difference that so many images show with this probability; infinite for fewer than three.
+    """Returns the smallest true difference that `images` detect with probability `power`; infinite for too few images.
 
     Raises:
-        ValueError: the power is not between 0 and 1.
+        ValueError: the power is not from 0.5 to below 1.
     """
     _refuse(1.0, power)
     left = images - Z_LEVEL**2 / 2
@@ -42,7 +42,7 @@ def detectable_difference(images: int, spread: float, *, power: float) -> float:
 
 
 def spread_of(values: np.ndarray) -> float:
-    """Standard deviation over images."""
+    """Returns the standard deviation over images, with one degree of freedom taken off."""
     return float(values.std(ddof=1))
 
 

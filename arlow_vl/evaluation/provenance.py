@@ -1,7 +1,7 @@
-"""Where evaluated data come from, in their own words; nothing is said of data that say nothing.
+"""Sources and licences of evaluated data, as the data state them.
 
 A sample's .json may name its `source` and `license`. The index.json beside the shards may hold the same for a whole
-folder, and a `summary`: a sentence or two on what the folder holds, which stands above the scores.
+folder, and a `summary`, a sentence or two about the folder, which is printed above the scores.
 """
 
 import json
@@ -17,8 +17,10 @@ NOT_STATED = "not stated"
 
 
 def describe_sources(samples: Iterable[Sample]) -> tuple[list[dict[str, str]], str]:
-    """A row for each source and licence: {name, license, use}, where use counts images ("146 images"); and the
-    summaries of their folders, each once."""
+    """Returns a row for each source and licence, {name, license, use}, and the summaries of their folders, each once.
+
+    `use` is the number of images, as "146 images".
+    """
     counts: Counter[tuple[str, str]] = Counter()
     notes: dict[Path | None, dict[str, str]] = {}
     for sample in samples:
@@ -36,11 +38,11 @@ def describe_sources(samples: Iterable[Sample]) -> tuple[list[dict[str, str]], s
 
 
 def read_note(folder: Path) -> dict[str, str]:
-    """The texts among the entries of a folder's index.json; empty where it has none that can be read."""
+    """Returns those of source, license and summary that a folder's index.json states; empty if it cannot be read."""
     try:
         index: Any = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}  # the reader of the shards names a broken one
+        return {}  # the reader of the shards reports a broken one
     if not isinstance(index, dict):
         return {}
     return {name: index[name] for name in ("source", "license", "summary") if isinstance(index.get(name), str)}

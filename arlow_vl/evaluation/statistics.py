@@ -1,8 +1,8 @@
-"""Paired bootstrap: how far a score, or the difference of two systems, moves when the samples are drawn again.
+"""Paired bootstrap intervals of a score, and of the difference of two systems.
 
-Every metric here is a function of sums over samples (of n-grams, of points, of questions), so a resample is a row of
-weights and a metric of many resamples is one matrix product. Systems share the rows: that makes it paired (Koehn, 2004,
-W04-3250).
+Every metric here is a function of sums over samples (of n-grams, points or questions), so a resample is a row of
+weights, and the sums of all resamples are one matrix product. All systems share the rows, which makes the bootstrap
+paired (Koehn, 2004, W04-3250).
 """
 
 from collections.abc import Callable
@@ -11,19 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from arlow_vl.evaluation.metrics.sums import Values, mean
+from arlow_vl.evaluation.metrics.sums import Values
 
 LEVEL = 0.95
+RESAMPLES, SEED = 1000, 0
 NOISE = 1e-9
-"""Below this a difference is only the order in which float64 numbers were added, which processors choose."""
+"""Largest difference that is taken for rounding: processors add float64 numbers in different orders."""
 
-Metric = Callable[[np.ndarray], Values]
-"""From sums of sample statistics, (..., statistics), to values, (...); NaN of sums that hold nothing to score."""
+ValueOfSums = Callable[[np.ndarray], Values]
+"""Turns sums of sample statistics, (..., statistics), into values, (...); NaN where there is nothing to score."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value on all samples, with the percentile interval of the resamples that have one."""
+    """A value on all samples, with the percentile interval over the resamples in which it is defined."""
 
     estimate: float
     low: float
@@ -34,8 +35,10 @@ class Interval:
         return self.low > NOISE or self.high < -NOISE
 
 
-def draw_weights(samples: int, *, resamples: int = 1000, seed: int = 0) -> Float[np.ndarray, "resamples samples"]:
-    """How often each sample occurs in each of the resamples, which are as large as the original."""
+def draw_weights(
+    samples: int, *, resamples: int = RESAMPLES, seed: int = SEED
+) -> Float[np.ndarray, "resamples samples"]:
+    """Draws resamples as large as the original; returns how often each sample occurs in each of them."""
     drawn = np.random.default_rng(seed).integers(samples, size=(resamples, samples))
     drawn += samples * np.arange(resamples)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=resamples * samples)
@@ -43,7 +46,9 @@ def draw_weights(samples: int, *, resamples: int = 1000, seed: int = 0) -> Float
 
 
 def metric_interval(
-    statistics: Float[np.ndarray, "samples statistics"], metric: Metric, weights: Float[np.ndarray, "resamples samples"]
+    statistics: Float[np.ndarray, "samples statistics"],
+    metric: ValueOfSums,
+    weights: Float[np.ndarray, "resamples samples"],
 ) -> Interval:
     return summarise(metric(statistics.sum(axis=0)), metric(weights @ statistics))
 
@@ -51,10 +56,10 @@ def metric_interval(
 def difference_interval(
     statistics: Float[np.ndarray, "samples statistics"],
     others: Float[np.ndarray, "samples statistics"],
-    metric: Metric,
+    metric: ValueOfSums,
     weights: Float[np.ndarray, "resamples samples"],
 ) -> Interval:
-    """Of one system's metric minus another's, on the same resamples."""
+    """Returns the interval of one system's metric minus another's, on the same resamples."""
     return summarise(
         metric(statistics.sum(axis=0)) - metric(others.sum(axis=0)),
         metric(weights @ statistics) - metric(weights @ others),
@@ -62,25 +67,15 @@ def difference_interval(
 
 
 def summarise(estimate: Values | float, resampled: Values) -> Interval:
-    """The value on all samples with the interval of its values on the resamples."""
+    """Returns the value on all samples with the interval of its values on the resamples."""
     low, high = np.quantile(with_value(resampled), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(estimate), float(low), float(high))
 
 
 def with_value(resampled: Values) -> Float[np.ndarray, " drawn"]:
-    """The values of the resamples that have one. Of a group on k images one resample in about e^k has drawn none of
-    them: it tells nothing of the group."""
+    """Returns the values that are no NaN.
+
+    A resample may hold no image of a group: for a group of k images about one in e^k does, and says nothing about it.
+    """
     resampled = np.asarray(resampled)
     return resampled[~np.isnan(resampled)]
-
-
-__all__ = [
-    "Interval",
-    "Metric",
-    "difference_interval",
-    "draw_weights",
-    "mean",
-    "metric_interval",
-    "summarise",
-    "with_value",
-]

@@ -1,5 +1,7 @@
-"""The files of a model folder: whether they are there, and their hashes. Importing this takes no seconds, so a command
-can refuse a wrong folder before it loads what would open a right one."""
+"""Checks that the files of a model folder are there, and their hashes.
+
+Importing this is fast, so a command can refuse a wrong folder before it loads the libraries that open a right one.
+"""
 
 import hashlib
 import json
@@ -10,7 +12,7 @@ from arlow_vl.printing import visible
 from vision.whole_files import sha256_of_file
 
 NEEDED = ("config.json", "model.safetensors")
-"""Either may be an index of several files instead."""
+"""Files that a model folder must hold; either may be an index of several files instead."""
 DECIDING = (".safetensors", ".json", ".jinja")
 """Suffixes of the files that decide what a model answers."""
 NOT_DECIDING = ("checksums.json", "trained_prompts.json")
@@ -39,27 +41,24 @@ def refuse_other_kind(folder: Path, found: object, expected: str) -> None:
 
 
 def refuse_text_model(folder: Path) -> None:
-    """As `refuse_missing_files`, and where a model is to see images and config.json says that it is text alone."""
+    """Raises CheckpointError as `refuse_missing_files`, and where config.json is that of a text model."""
     refuse_missing_files(folder)
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError):
-        return  # told by who opens the folder
+        return  # whoever opens the folder reports it
     if isinstance(config, dict) and config.get("model_type") == "arlow":
         refuse_other_kind(folder, "arlow", "arlow_vl")
 
 
 def refuse_working_folder(out: Path) -> None:
-    """Raises ValueError for the folder that the process is in: a new one takes its place, and a shell would go on in
-    the old."""
+    """Raises ValueError for the working directory: a new folder would take its place, and the shell stay in the old."""
     if out.exists() and out.samefile("."):
-        raise ValueError(
-            f"{out} is the folder that you are in, whose place a whole new one would take; name a new folder"
-        )
+        raise ValueError(f"{out} is the working directory, which the new folder would replace; name a new folder")
 
 
 def refuse_full_folder(out: Path) -> None:
-    """Raises ValueError for a place where something lies already, or the working folder."""
+    """Raises ValueError for a place where something lies already, or the working directory."""
     refuse_working_folder(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out} exists already and is not empty; name a new folder")

@@ -70,7 +70,7 @@ def load_vision_language_model(folder: Path, *, may_be_quantised: bool = True) -
 
 
 def load_text_model(folder: Path) -> tuple[Any, Any]:
-    """The model in eval mode, and its tokenizer. Raises CheckpointError likewise."""
+    """The model in eval mode, and its tokenizer. Raises CheckpointError if the folder holds no such model."""
     check_folder(folder, "arlow")
     tokenizer = load_tokenizer(folder)
     return load_weights(ArlowForCausalLM, folder), tokenizer
@@ -88,7 +88,7 @@ def load_tokenizer(folder: Path) -> TokenizersBackend:
     with one_sentence(folder, "the tokenizer"):
         if kind is None or kind in OWN_TOKENIZERS:
             return ArlowTokenizerFast.from_pretrained(folder)
-        # Not the class that the folder names: some put rules of their own in the place of the file's.
+        # Not the class that the folder names: some replace the rules of the file by their own.
         return TokenizersBackend.from_pretrained(folder, local_files_only=True)
 
 
@@ -107,7 +107,7 @@ def check_folder(folder: Path, expected: str, *, may_be_quantised: bool = True) 
     if not may_be_quantised:
         refuse_fewer_bits(folder, config)
     check_generation(folder, config.get_text_config().vocab_size)
-    if getattr(config, "quantization_config", None) is None:  # whose tensors have names and values of their own
+    if getattr(config, "quantization_config", None) is None:  # quantised tensors have names and values of their own
         refuse_larger_sizes(folder, config)
         refuse_other_tensors(folder, config, MODELS[expected])
         refuse_non_finite(folder)
@@ -123,7 +123,7 @@ def load_weights(model_class: Any, folder: Path, *, dtype: Any = "auto") -> Any:
     try:
         with one_sentence(folder, "the weights"):
             model = model_class.from_pretrained(folder, dtype=dtype)
-    except ImportError as error:  # of weights in fewer bits alone
+    except ImportError as error:  # raised for quantised weights alone
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"{folder} holds weights in fewer bits, whose library is missing ({reason:.200}); for int8 and nf4 "
@@ -134,7 +134,7 @@ def load_weights(model_class: Any, folder: Path, *, dtype: Any = "auto") -> Any:
 
 @contextmanager
 def one_sentence(place: Path, part: str) -> Iterator[None]:
-    """Around what transformers makes of a folder's files. Raises CheckpointError in place of all that it may raise."""
+    """Turns whatever transformers raises about a folder's files into a CheckpointError of one sentence."""
     try:
         yield
     except CheckpointError as error:
@@ -173,7 +173,7 @@ def check_generation(folder: Path, vocab_size: int) -> None:
 
 
 def refuse_other_tensors(folder: Path, config: PreTrainedConfig, model_class: Any) -> None:
-    """Compares the weights' headers with the model that the configuration describes, built without memory."""
+    """Raises CheckpointError unless the weights' headers fit the configuration's model, built on the meta device."""
     with one_sentence(folder / "config.json", "the model"), torch.device("meta"):
         model = model_class(config)
     missing, unexpected, misshaped = other_tensors(model, found := tensor_shapes(folder))
@@ -199,8 +199,12 @@ def whole_numbers(folder: Path, model: Any) -> list[str]:
 def other_tensors(
     model: Any, found: Mapping[str, tuple[int, ...]]
 ) -> tuple[list[str], list[str], dict[str, tuple[int, ...]]]:
-    """Of the shapes of tensors by name: the names that a model misses, those that it does not know, and those that have
-    another shape, with the one that it has. Tied weights may be missing."""
+    """Compares shapes of tensors by name with those of a model.
+
+    Returns:
+        Names that are missing, but for tied weights; names that the model does not have; and the model's shape of
+        tensors that were found with another one.
+    """
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     missing = [name for name in expected if name not in found and name not in model.all_tied_weights_keys]
     unexpected = [name for name in found if name not in expected]
@@ -221,14 +225,14 @@ def refuse_non_finite(folder: Path) -> None:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Both ends of its range are; in one pass and without a copy, for a NaN is both."""
+    """True if smallest and largest value are finite: one pass without a copy, since a NaN becomes both."""
     if not tensor.is_floating_point() or tensor.element_size() == 1 or not tensor.numel():
         return True
     return all(math.isfinite(end) for end in tensor.aminmax())
 
 
 def named(names: list[str]) -> str:
-    """The first few, and how many more there are."""
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 
@@ -256,7 +260,7 @@ def as_dtype(tensor: Tensor, name: str | None) -> Tensor:
 
 
 def text_name(name: str) -> str | None:
-    """What the text model calls a tensor of either model; None for those that it does not share."""
+    """The text model's name for a tensor of either model; None for one that it does not share."""
     if "cross_block" in name.split(".") or name.startswith(("model.vision.", "model.projector.")):
         return None
     return name.replace("model.language_model.", "model.", 1)
@@ -273,7 +277,7 @@ def sha256_of(tensor: Tensor) -> str:
 
 
 def sha256_of_weights(folder: Path) -> str:
-    """Of the weights file; of several, of the lines that `sha256sum` prints for them."""
+    """SHA-256 of the weights file; of several files, that of the lines that `sha256sum` prints for them."""
     paths = weight_files(folder)
     if len(paths) == 1:
         return sha256_of_file(paths[0])
@@ -312,7 +316,7 @@ def _save_in(
     try:
         if folder.is_dir() and any(folder.iterdir()):
             raise ResourceError(f"{folder} is there already and is not empty; name another folder")
-        for left in partial.iterdir():  # by a kill
+        for left in partial.iterdir():  # by a killed process
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         model, *others = parts
         model.save_pretrained(partial, **({} if shard_size is None else {"max_shard_size": shard_size}))
@@ -324,7 +328,7 @@ def _save_in(
             if path.is_file()
         }
         (partial / CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n")
-        for path in partial.rglob("*.safetensors"):  # safetensors lets nobody else read what it writes
+        for path in partial.rglob("*.safetensors"):  # safetensors writes files that only their owner can read
             with contextlib.suppress(OSError):  # a file system without modes, where all files have the same
                 path.chmod((partial / CHECKSUMS).stat().st_mode)
         if finish:
@@ -343,8 +347,10 @@ def _unsaved(folder: Path, error: Exception) -> ResourceError:
 
 
 def refuse_changed_weights(folder: Path) -> None:
-    """Raises CheckpointError where weights or tokenizer are no longer what `save_folder` wrote: one wrong bit trains on
-    as if nothing were. Settings may be edited, and a folder without checksums says nothing."""
+    """Raises CheckpointError where weights or tokenizer differ from what `save_folder` wrote.
+
+    Training would not notice a wrong bit. Settings may be edited, and a folder without checksums is not checked.
+    """
     if (folder / CHECKSUMS).is_file() and (changes := find_changes(folder, but=(*SETTINGS, CHECKSUMS))):
         raise CheckpointError(
             f"{'; '.join(changes[:NAMED])}; {COPY_AGAIN}, or remove {CHECKSUMS} if the change is meant"
@@ -354,7 +360,7 @@ def refuse_changed_weights(folder: Path) -> None:
 def find_changes(folder: Path, *, but: Iterable[str] = ()) -> list[str]:
     """Sentences on the files that are no longer what `save_folder` wrote; none: the folder is whole.
 
-    Files named in `but` are not looked at.
+    Files named in `but` are not checked.
 
     Raises:
         CheckpointError: the folder has no checksums, or they are damaged.

@@ -22,7 +22,7 @@ class OpenModel:
     model: Any
     tokenizer: Any
     processor: Any
-    """None of a text model."""
+    """None for a text model."""
 
 
 def open_model(
@@ -52,17 +52,17 @@ def open_model(
         raise CheckpointError(f"device meta computes nothing; {DEVICES}")
     try:
         model = model.to(torch.device(device), PRECISIONS[precision] if precision else None)
-    except (RuntimeError, AssertionError) as error:  # torch's own words for a device that is not there
+    except (RuntimeError, AssertionError) as error:  # as torch raises for a device that is not there
         reason = str(error).splitlines()[0].rstrip(".")
         raise CheckpointError(f"device {visible(device)} cannot be used: {reason}; {DEVICES} that is here") from None
     return OpenModel(model, tokenizer, processor)
 
 
 def _refuse_unknown_device(device: str) -> None:
-    """Before any weight is read."""
+    """Raises CheckpointError for a name that torch does not know, before any weight is read."""
     try:
         torch.device("cpu" if device == "auto" else device)
-    except RuntimeError:  # whose sentence lists all that torch was ever ported to
+    except RuntimeError:  # its message lists every backend that torch has had
         raise CheckpointError(
             f"device {visible(device)} cannot be used: torch knows none so called; {DEVICES}"
         ) from None

@@ -1,4 +1,4 @@
-"""What a model folder answers in a process of its own: the proof that what was written is what was meant.
+"""Logits of a model folder in a process of its own: the proof that a written model is the one that was meant.
 
 `python -m arlow_vl.models.probe FOLDER OUT` loads a folder as a user's program does, by transformers' Auto classes, and
 writes its logits for inputs that follow from the configuration alone.
@@ -25,7 +25,7 @@ ROWS, TOKENS = 2, 24
 SIDE = 40
 """Height and width of the probe's images, in pixels."""
 FINE, COARSE = 1e-4, 2e-2
-"""Of the largest logit: what the order of summation may change from float32 on, and in anything shorter."""
+"""Differences that the order of summation may make, as shares of the largest logit: in float32, in shorter dtypes."""
 
 
 @torch.inference_mode()
@@ -47,29 +47,29 @@ def probe_logits(model: Any) -> Float[Tensor, "rows text vocab"]:
     return model(**inputs, use_cache=False).logits.float().cpu()
 
 
-def check_written(model: Any, folder: Path, told: Path | None = None) -> float:
-    """Loads the folder in a fresh process and compares its logits with the model's; the largest difference.
+def check_written(model: Any, folder: Path, final: Path | None = None) -> float:
+    """Loads the folder in a fresh process and returns the largest difference of its logits from the model's.
 
-    `told` is the name that it will have, for sentences.
+    `final` is the name that the folder will have, for messages; None: `folder`.
 
     Raises:
-        CheckpointError: the folder cannot be loaded there, or answers otherwise.
+        CheckpointError: the folder cannot be loaded there, or answers differently.
     """
-    expected, told = probe_logits(model), told or folder
+    expected, final = probe_logits(model), final or folder
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "logits.safetensors"
         command = [sys.executable, "-m", "arlow_vl.models.probe", str(folder), str(file)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise CheckpointError(f"{told} was written but cannot be loaded in a fresh process: {reason:.400}")
+            raise CheckpointError(f"{final} was written but cannot be loaded in a fresh process: {reason:.400}")
         found = load_file(file)["logits"]
     difference = (found - expected).abs().max().item()
     is_short = model.dtype.itemsize < 4 or getattr(model.config, "quantization_config", None) is not None
     allowed = (COARSE if is_short else FINE) * max(expected.abs().max().item(), 1)
     if not difference <= allowed:  # NaN is no small difference
         raise CheckpointError(
-            f"{told} answers otherwise in a fresh process: logits differ by {difference:.3g}, {allowed:.3g} are "
+            f"{final} answers differently in a fresh process: logits differ by {difference:.3g}, {allowed:.3g} are "
             "allowed; do not use it"
         )
     return difference

@@ -1,4 +1,4 @@
-"""Linear layers in 8 or 4 bits: weights alone, what is computed stays in the model's dtype.
+"""Linear layers in 8 or 4 bits: only weights are quantised, products are computed in the model's dtype.
 
 torchao's 4 bits are not offered: for machines without its CUDA kernels they lie in a byte each, and save nothing
 (experiments/benchmarks/results/low_precision.md).
@@ -14,9 +14,8 @@ from transformers.utils import is_bitsandbytes_available, is_torchao_available
 from arlow_vl.errors import CheckpointError
 
 Scheme = Literal["int8", "nf4"]
-SCHEMES: tuple[Scheme, ...] = ("int8", "nf4")
 NF4_BLOCK, NF4_ROWS = 64, 32
-"""bitsandbytes' kernel for CPUs with AVX512-BF16 takes rows of whole blocks, and so many rows at a time."""
+"""Weights of a block, and rows: bitsandbytes' kernel for CPUs with AVX512-BF16 takes only multiples of both."""
 HEAD = "lm_head"
 
 
@@ -41,8 +40,10 @@ def quantisation(scheme: Scheme, kept: list[str] | None = None) -> TorchAoConfig
 
 
 def unfit_for_nf4(model: nn.Module) -> list[str]:
-    """Names of the linear layers that a processor with AVX512-BF16 could not run in nf4. They stay as they are on
-    every machine, so that a folder made on one can be used on the other."""
+    """Names of the linear layers that a processor with AVX512-BF16 could not run in nf4.
+
+    They stay as they are on every machine, so that a folder made on one can be used on another.
+    """
 
     def fits(layer: nn.Linear) -> bool:
         return layer.in_features % NF4_BLOCK == 0 and layer.out_features % NF4_ROWS == 0

@@ -76,6 +76,13 @@ class KeepBest(Callback):
             (self.run_dir / STOPPED).unlink(missing_ok=True)
             finish_replacing(self.run_dir / FOLDER)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes over the best model where the checkpoint, of an earlier version without `keep_best`, names none."""
+        if self.column is None and self.best is None:
+            facts = facts_of(self.run_dir / FOLDER)
+            if facts and facts["step"] <= trainer.global_step:
+                self.best = facts
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.column is None:
             return

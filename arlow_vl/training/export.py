@@ -145,7 +145,7 @@ def open_source(path: Path) -> Source:
 
 
 def trained_of(folder: Path, run: Path | None, recipe: dict[str, Any]) -> str:
-    """What the weights of a run's `best` or `hf` are, in words; empty of another folder."""
+    """Returns words on the weights of a run's `best` or `hf`; empty for any other folder."""
     steps = dict(flat(recipe)).get("run.max_steps")
     if run is None or steps is None:
         return ""
@@ -159,7 +159,7 @@ def trained_of(folder: Path, run: Path | None, recipe: dict[str, Any]) -> str:
 
 
 def prompts_of(checkpoint: dict[str, Any], run: Path) -> list[TrainedPrompts]:
-    """How a run's data ask. A checkpoint of an earlier version does not say; then its product does."""
+    """Returns how a run's data ask, from its checkpoint; from `hf` if the checkpoint is of an earlier version."""
     if "trained_prompts" in checkpoint:
         return [TrainedPrompts(counts) for counts in checkpoint["trained_prompts"]]
     return [*filter(None, [read_trained_prompts(run / "hf")])]

@@ -41,7 +41,7 @@ def takes_muon(name: str, parameter: nn.Parameter) -> bool:
 
 
 def moments_of(name: str, parameter: nn.Parameter, optim: OptimConfig) -> int:
-    """How many numbers the optimizer keeps of each of a parameter's."""
+    """Returns the number of moments that the optimizer keeps of a parameter: 1 for Muon, else 2."""
     return 1 if optim.optimizer == "muon" and takes_muon(name, parameter) else 2
 
 

@@ -1,4 +1,4 @@
-"""What packing and the segment table save: `python -m experiments.benchmarks.attention`.
+"""Savings by packing and the segment table: `python -m experiments.benchmarks.attention`.
 
 Packed against padded training steps; cross-attention over many images against a dense mask; on a GPU the varlen
 kernel against SDPA. Some five minutes on two quiet cores.

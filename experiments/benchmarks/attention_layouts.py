@@ -24,7 +24,7 @@ class Document:
 @dataclass(frozen=True)
 class Batch:
     inputs: dict[str, Tensor]
-    """What `ArlowForCausalLM.forward` takes."""
+    """Arguments of `ArlowForCausalLM.forward`."""
     places: dict[int, tuple[int, int]]
     """Row and first column of each document, by its number."""
 

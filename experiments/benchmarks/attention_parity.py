@@ -48,7 +48,7 @@ def drawn(number: int, dtype: torch.dtype):
 
 
 def outcomes(number: int, documents: list[Document], model, dice: Random) -> dict[str, Outcome]:
-    """What each path gives; the gate is given every form, its peers take turns with them."""
+    """Returns the outcome of each path; the gate gets every layout, its peers take turns with them."""
     results = {}
     for path, implementation in IMPLEMENTATIONS.items():
         model.set_attn_implementation(implementation)

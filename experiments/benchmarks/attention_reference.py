@@ -1,6 +1,7 @@
 """The decoder by its definition, in float64: loops over documents, heads and image groups, explicit softmax.
 
-Nothing of `segments.py` or `attention.py` in `arlow_vl/models/arlow` is called: this is what they are measured against.
+Nothing of `segments.py`, `segment_building.py` or `attention.py` in `arlow_vl/models/arlow` is called: this is what
+they are measured against.
 """
 
 import math
@@ -21,12 +22,12 @@ GROUPS = ("logits", "text gradient", "image gradient", "cross-block gradient", "
 SLOWEST_WAVE = 0.1
 """Radians between the numbers of two images that follow each other; the fastest wave has 1."""
 NOISE = 1e-10
-"""Of the largest entry of all groups: what the reference may be off by."""
+"""Error that the reference may have, as a share of the largest entry of all groups."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a way of computing gave for a list of documents, in an order that does not depend on the way."""
+    """Results of one way of computing for a list of documents, in an order that does not depend on the way."""
 
     values: dict[str, list[Tensor]]
     """The tensors of each of GROUPS; groups that the way does not have are absent."""
@@ -138,7 +139,7 @@ def target_count(documents: list[Document]) -> int:
 
 
 def reference(model: ArlowForCausalLM, documents: list[Document]) -> Outcome:
-    """What `measured` must give, from the same (rounded) weights and images, in float64 on the CPU."""
+    """Returns what `measured` must give, from the same (rounded) weights and images, in float64 on the CPU."""
     weights = {name: x.detach().cpu().double().requires_grad_() for name, x in model.named_parameters()}
     leaves = [
         [x.detach().to(model.dtype).to(torch.double, copy=True).requires_grad_() for x in document.images]

@@ -19,7 +19,8 @@ from transformers.models.mllama.modeling_mllama import MllamaTextCrossAttention,
 from arlow_vl import ArlowConfig
 from arlow_vl.models.arlow.documents import document_ids
 from arlow_vl.models.arlow.layers_arlow import ArlowGroupedCrossAttention
-from arlow_vl.models.arlow.segments import build_segment_table, flatten_images
+from arlow_vl.models.arlow.segment_building import build_segment_table
+from arlow_vl.models.arlow.segments import flatten_images
 from experiments.benchmarks.loss_memory import resident_mib
 from experiments.benchmarks.measure import alternate, table
 

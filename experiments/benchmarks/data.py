@@ -56,7 +56,7 @@ Batches = Callable[[], Iterable[Mapping[str, Any]]]
 class Size:
     shards: int
     samples: int
-    """Of a shard that is read end to end."""
+    """Samples of a shard that is read from end to end."""
     simulated_shards: int
     simulated: int
     """Samples of a simulated shard."""
@@ -132,7 +132,7 @@ class Loaders:
 
 
 def cpu_seconds() -> float:
-    """Of this process and of those that it has waited for."""
+    """Returns the CPU time of this process and of those that it has waited for."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
@@ -221,7 +221,7 @@ def resident(process: str) -> int:
 
 
 def plain_pillow(data: bytes, size: int, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """What most code does: open, RGB, resize, scale, normalise."""
+    """Does what most code does: open, RGB, resize, scale, normalise."""
     image = Image.open(io.BytesIO(data)).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     return (torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 - mean) / std
 

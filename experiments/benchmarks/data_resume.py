@@ -52,7 +52,7 @@ class Examples:
 
 
 class Life(NamedTuple):
-    """How a process runs, and before which of its batches it is killed (None: it goes to the end)."""
+    """Settings of a process, and the batch before which it is killed (None: it runs to the end)."""
 
     workers: int
     ranks: int

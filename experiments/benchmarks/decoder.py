@@ -145,7 +145,7 @@ def in_mixed_precision(step: Callable[..., None]) -> Callable[[], None]:
 
 
 def train_flops() -> float:
-    """Of one step: six a weight of a product and token, and causal attention's scores and sums."""
+    """Returns the FLOPs of one step: six per weight of a product and token, and causal attention's scores and sums."""
     width, hidden, layers = SHAPE["intermediate_size"], SHAPE["hidden_size"], SHAPE["num_hidden_layers"]
     keys = SHAPE["num_key_value_heads"] * SHAPE["head_dim"]
     weights = layers * (2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * width) + hidden * SHAPE["vocab_size"]

@@ -1,4 +1,4 @@
-"""How long an evaluation takes beside its peers.
+"""Duration of an evaluation beside its peers.
 
     python -m experiments.benchmarks.evaluate
 

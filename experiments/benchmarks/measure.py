@@ -26,7 +26,7 @@ class Timings:
         return statistics.median(self.seconds[case])
 
     def ratios(self, case: str, peer: str) -> list[float]:
-        """How many times as fast as the peer, round by round, sorted."""
+        """Ratios of the peer's seconds to the case's, one per round, sorted."""
         return sorted(theirs / ours for ours, theirs in zip(self.seconds[case], self.seconds[peer], strict=True))
 
     def speed_over(self, case: str, peer: str) -> dict[str, float]:
@@ -59,7 +59,7 @@ def alternate(
 
 
 def machine() -> dict[str, object]:
-    """What a figure must be read with."""
+    """Returns the facts that a figure must be read with."""
     processor = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -143,7 +143,7 @@ def bad_bodies() -> list[bytes]:
 
 @dataclass
 class Load:
-    """What came of a load."""
+    """Results of a load."""
 
     statuses: Counter = field(default_factory=Counter)
     """By kind of request and status; 0 where the connection was cut, as some of ours are."""
@@ -156,7 +156,7 @@ class Load:
 
     @property
     def growth(self) -> float:
-        """Of the median memory, from the second quarter of the time to the last."""
+        """Growth of the median memory from the second quarter of the time to the last."""
         quarter = len(self.rss) // 4
         early, late = statistics.median(self.rss[quarter : 2 * quarter]), statistics.median(self.rss[-quarter:])
         return late / early - 1

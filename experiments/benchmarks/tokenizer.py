@@ -1,4 +1,4 @@
-"""How fast the tokenizers encode, beside Qwen2's of transformers with the same vocabulary and merges.
+"""Encoding speed of the tokenizers, beside Qwen2's of transformers with the same vocabulary and merges.
 
     python -m experiments.benchmarks.tokenizer
 

@@ -66,7 +66,7 @@ def cached(models: dict, rounds: int) -> list[Row]:
 
 
 def peak_mib(case: str, images: int, toy: bool) -> float:
-    """Of one step over what the process held before; run it in a process of its own, since a peak only grows."""
+    """Returns the memory that one step adds to the process; run it in its own process, since a peak only grows."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     models = build(TOY_SHAPE, TOY_ENCODER) if toy else build(SHAPE, ENCODER)

@@ -1,4 +1,4 @@
-"""What a run of 2.7 billion parameters takes on 8 and on 512 GPUs, as a table: arithmetic, nothing is measured.
+"""Table of what a run of 2.7 billion parameters takes on 8 and on 512 GPUs: arithmetic, nothing is measured.
 
 python -m experiments.cluster.arithmetic
 """
@@ -7,9 +7,9 @@ PARAMETERS = 2.7e9
 PEAK = 989e12
 """Operations a second of an H100 in bf16, dense, by its data sheet."""
 STEP_BYTES = 4 + 4 + 8
-"""Of a parameter: float32 weight and gradient, two moments of AdamW."""
+"""Bytes of a parameter: float32 weight and gradient, two moments of AdamW."""
 SAVED_BYTES = 4 + 8
-"""Of a parameter in a checkpoint."""
+"""Bytes of a parameter in a checkpoint."""
 DISK = 2e9
 """Bytes a second that all processes together can write: one slow shared file system."""
 TOKENS_OF_AN_IMAGE = 256

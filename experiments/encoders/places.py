@@ -1,4 +1,4 @@
-"""What the places of image tokens are worth: which of two squares is left of, or above, the other.
+"""Value of the positions of image tokens: which of two squares is left of, or above, the other.
 
 Four coloured squares lie on a grid of 6 x 6 patches. A row names each pair of colours and answers whether the first is
 left, right, above or below of the second. Features are made here instead of by an encoder: they tell of a patch its

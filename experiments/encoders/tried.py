@@ -64,13 +64,13 @@ BUDGET = 256  # patches of an image in its native resolution
 
 @dataclass(frozen=True)
 class Tried:
-    """What came of one net."""
+    """Result of one net."""
 
     timm_name: str
     image_size: tuple[int, int] | None = None
     """Height and width, its own; None: it was refused."""
     tokens: int = 0
-    """Of an image of that size, without class and register tokens."""
+    """Tokens of an image of that size, without class and register tokens."""
     width: int = 0
     patch_size: int | None = None
     """Pixels; None: a feature map, or patches that are not square."""

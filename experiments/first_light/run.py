@@ -1,4 +1,4 @@
-"""What `make demo` runs: real data, text stage, vision stage, captions, answers, report; finished parts once."""
+"""Steps of `make demo`: real data, text stage, vision stage, captions, answers, report. Finished ones are skipped."""
 
 import os
 import shutil

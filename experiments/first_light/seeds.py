@@ -63,7 +63,7 @@ def spread(scores: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> dict[str, d
 
 
 def estimates(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Of every metric, group and system of a task."""
+    """Returns the estimates of every metric, group and system of a task."""
     return {
         ", ".join((metric, *(() if group == ALL else (group,)), TITLES.get(system, system))): interval["estimate"]
         for metric, of in scores["metrics"].items()

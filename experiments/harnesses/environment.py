@@ -1,7 +1,7 @@
-"""A throw-away environment with a harness and this package; commands in it, without a network; a table of scores.
+"""Makes a temporary environment with a harness and this package, runs commands in it offline, and tabulates scores.
 
-The environment sees the packages of the one that starts it, so that torch is not fetched again; what a harness wants in
-another version, pip puts into the environment alone.
+The environment sees the packages of the one that starts it, so that torch is not downloaded again; pip installs other
+versions that a harness needs into the environment alone.
 """
 
 import json
@@ -33,18 +33,18 @@ class Row(NamedTuple):
     ours: float
     """Computed by this package from the same predictions."""
     evaluate: str = ""
-    """How many predictions are those of `arlow evaluate`, where it asked the same."""
+    """Number of predictions that equal those of `arlow evaluate`; empty if it did not ask the same."""
 
 
 def make_environment(folder: Path, packages: Sequence[str]) -> Path:
-    """Its Python. What is already there is kept."""
+    """Makes the environment, or updates an existing one, and returns its Python."""
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
         (site,) = folder.glob("lib/python*/site-packages")
         (site / "of_the_project.pth").write_text(sysconfig.get_path("purelib") + "\n")
         run_in(python, "-m", "pip", "install", "--quiet", *packages)
-    source = folder / "source"  # a build leaves files beside what it builds
+    source = folder / "source"  # a copy, as a build leaves files beside its source
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir()
     for name in PACKAGE:
@@ -55,7 +55,7 @@ def make_environment(folder: Path, packages: Sequence[str]) -> Path:
 
 
 def run_in(python: Path, *words: str, **variables: str) -> None:
-    """Raises SystemExit with the end of what a command said that failed."""
+    """Runs a command in the environment. Raises SystemExit with the end of its output if it fails."""
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     print("$", " ".join(words), flush=True)
     done = subprocess.run(
@@ -89,7 +89,7 @@ def report(name: str, rows: Sequence[Row], versions: dict[str, str]) -> None:
 
 
 def table(values: dict[str, Any]) -> str:
-    """A results file in Markdown."""
+    """Formats a results file in Markdown."""
     lines = [
         "| run | metric | harness | ours, same predictions | as `arlow evaluate` |",
         "| --- | --- | --- | --- | --- |",

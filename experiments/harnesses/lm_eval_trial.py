@@ -34,14 +34,14 @@ def images(doc):
 
 
 class Function(str):
-    """A function that a task names."""
+    """The name of a function, which YAML tags with `!function`."""
 
 
 yaml.SafeDumper.add_representer(Function, lambda dumper, value: dumper.represent_scalar("!function", str(value)))
 
 
 def write_tasks(folder: Path, data: Path) -> None:
-    """The tasks as lm-eval has them."""
+    """Writes the tasks in lm-eval's format."""
     folder.mkdir(exist_ok=True)
     (folder / "media.py").write_text(MEDIA)
     about_image = {"doc_to_image": Function("media.images"), "doc_to_text": "<image>{{question}}"}
@@ -93,7 +93,7 @@ def write_tasks(folder: Path, data: Path) -> None:
 
 
 def scores(folder: Path, name: str, ours: dict[str, dict[str, str]]) -> Row:
-    """lm-eval's score of a task, and ours from the samples that it wrote."""
+    """Returns lm-eval's score of a task, and ours from the samples that it wrote."""
     (results,) = folder.rglob("results_*.json")
     (samples,) = folder.rglob(f"samples_arlow_{name}_*.jsonl")
     found = json.loads(results.read_text())["results"][f"arlow_{name}"]

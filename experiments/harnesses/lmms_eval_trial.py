@@ -14,7 +14,7 @@ from experiments.harnesses.environment import OFFLINE, Row, make_environment, re
 from experiments.harnesses.lm_eval_trial import MEDIA, Function
 from experiments.harnesses.local_tasks import MAX_NEW_TOKENS, evaluate_ours, write_local_tasks
 
-PACKAGES = ("lmms-eval>=0.7.3", "filelock<4")  # it reaches into filelock._api, which 4 has no more
+PACKAGES = ("lmms-eval>=0.7.3", "filelock<4")  # it imports filelock._api, which 4 no longer has
 FUNCTIONS = """
 
 def question(doc, lmms_eval_specific_kwargs=None):
@@ -27,7 +27,7 @@ def score(doc, results):
 
 
 def write_tasks(folder: Path, data: Path) -> None:
-    """The tasks as lmms-eval has them."""
+    """Writes the tasks in lmms-eval's format."""
     folder.mkdir(exist_ok=True)
     (folder / "media.py").write_text(MEDIA + FUNCTIONS)
     shared = {
@@ -59,7 +59,7 @@ def write_tasks(folder: Path, data: Path) -> None:
 
 
 def scores(folder: Path, name: str, questions: list[dict], ours: dict[str, str]) -> Row:
-    """lmms-eval's score of a task, and ours from the samples that it wrote."""
+    """Returns lmms-eval's score of a task, and ours from the samples that it wrote."""
     (results,) = folder.rglob("*_results.json")
     (samples,) = folder.rglob(f"*_samples_arlow_{name}.jsonl")
     found = json.loads(results.read_text())["results"][f"arlow_{name}"]

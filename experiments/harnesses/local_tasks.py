@@ -1,4 +1,4 @@
-"""Small tasks on local files, in the forms of the harnesses and as ours: questions about images, endings of texts.
+"""Writes small tasks on local files for the harnesses and for `arlow evaluate`.
 
 questions.jsonl   id, image (a file), question, answer, choices (all answers of the set)
 endings.jsonl     context, choices (four endings, one of which is the text's own), label
@@ -25,13 +25,13 @@ LIMIT, MAX_NEW_TOKENS = 24, 6
 WORDS_BEFORE, WORDS_ENDING, ENDINGS = 16, 6, 4
 PASSAGE_WORDS, PASSAGES = WORDS_BEFORE + WORDS_ENDING, 40
 DOCUMENT_WORDS = 700
-"""More tokens than the model of the demonstration reads at once."""
+"""Long enough to exceed the context of the demonstration's model."""
 OURS = "easy-vqa"
-"""The shipped task whose prompts the questions have."""
+"""The shipped task whose prompts the questions use."""
 
 
 def write_local_tasks(folder: Path, ids: Collection[str]) -> dict[str, list[dict[str, Any]]]:
-    """Writes the files, of the questions those with these ids, and returns the rows of each."""
+    """Writes the files, with only the questions that have these ids, and returns the rows of each."""
     folder.mkdir(parents=True, exist_ok=True)
     documents = [json.loads(line)["text"] for line in TEXT.read_text(encoding="utf-8").splitlines()]
     rows = {
@@ -49,7 +49,7 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def evaluate_ours(model: Path, folder: Path) -> dict[str, dict[str, str]]:
-    """What `arlow evaluate` answers to the questions, by id: in the model's words, and the likeliest of the choices."""
+    """Returns the answers of `arlow evaluate` by id: under "questions" as generated, under "choices" the likeliest."""
     choices = sorted({row["answer"] for row in _questions(folder / "images")})
     ways = {
         "questions": {"decoding": {"max_new_tokens": MAX_NEW_TOKENS}},
@@ -63,7 +63,7 @@ def evaluate_ours(model: Path, folder: Path) -> dict[str, dict[str, str]]:
 
 
 def write_task(path: Path, how: dict[str, Any]) -> Path:
-    """The questions as a task of `arlow evaluate`."""
+    """Writes the questions as a task of `arlow evaluate`."""
     values = {
         "name": path.stem,
         "title": "Questions of easy-VQA",
@@ -96,13 +96,13 @@ def _questions(folder: Path) -> list[dict[str, Any]]:
 
 
 def _passages(text: str, size: int) -> list[list[str]]:
-    """The words of a text, so many at a time; the rest is left out."""
+    """Splits a text into passages of `size` words; the rest is left out."""
     words = text.split()
     return [words[start : start + size] for start in range(0, len(words) - size + 1, size)]
 
 
 def _endings(passages: list[list[str]]) -> list[dict[str, Any]]:
-    """Passages that lost their ending, with those of others to choose from."""
+    """Returns passages without their endings, with this and other endings to choose from."""
     dice, rows = random.Random(0), []
     for passage in passages:
         others = dice.sample([other for other in passages if other is not passage], ENDINGS - 1)

@@ -18,7 +18,7 @@ from arlow_vl.evaluation.metrics.answers import exact_match
 from experiments.harnesses.environment import OFFLINE, Row, make_environment, report, run_in, versions_in
 from experiments.harnesses.local_tasks import evaluate_ours, write_local_tasks
 
-# What importing its run.py takes; of its requirements those are left out that single benchmarks or other models need.
+# Packages that its run.py imports; those of its requirements that only single benchmarks or models need are left out.
 PACKAGES = tuple(
     """anls antlr4-python3-runtime==4.11.1 apted colormath datasets decord distance editdistance einops imageio ipdb
     jieba json_repair latex2sympy2-extended levenshtein math-verify matplotlib nest_asyncio nltk num2words omegaconf
@@ -26,11 +26,11 @@ PACKAGES = tuple(
     scikit-learn sentencepiece sty tabulate termcolor timeout-decorator validators xlsxwriter zss""".split()
 )
 SET = "arlow_questions"
-"""No set of its own; it takes such a file for multiple choice."""
+"""Name of our set; VLMEvalKit treats a file of an unknown name as multiple choice."""
 
 
 def write_set(path: Path, questions: list[dict]) -> None:
-    """Questions with lettered choices, as VLMEvalKit has them."""
+    """Writes questions with lettered choices, in VLMEvalKit's format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     letters = string.ascii_uppercase[: len(questions[0]["choices"])]
     with open(path, "w", newline="", encoding="utf-8") as file:
@@ -43,7 +43,7 @@ def write_set(path: Path, questions: list[dict]) -> None:
 
 
 def scores(python: Path, output: Path, questions: list[dict]) -> Row:
-    """VLMEvalKit's score, and ours: the answer is the text of the right choice."""
+    """Returns VLMEvalKit's score, and ours, by which the answer is the text of the right choice."""
     (table,) = (output / "arlow_vl").glob("*_acc.csv")
     with open(table, newline="", encoding="utf-8") as file:
         (found,) = csv.DictReader(file)

@@ -1,4 +1,4 @@
-"""Scenes of twelve things without words, encoded once, and what the models are trained and tested on."""
+"""Training and test data of all models: scenes of twelve things without words, whose images are encoded once."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ from vision.features import FeatureCache, encoder_fingerprint
 from vision.transform import ImageTransform
 
 THINGS = 12
-"""Of 32: with so few steps more things would leave all models near zero."""
+"""Things in use, of 32; with so few steps, more would leave all models near zero."""
 KINDS = ("presence", "colour", "count", "relation")
 SEED = 0
-"""Of the scenes; the seeds of training are others."""
+"""Seed of the scenes, not of training."""
 
 
 class Shown(NamedTuple):
-    """An image and all that is said of it."""
+    """An image with its scene and questions."""
 
     image: str
     """SHA-256 of its PNG."""
@@ -55,7 +55,7 @@ class Item(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A row for each item, padded on the right."""
+    """A batch with a row for each item, padded on the right."""
 
     input_ids: Int[Tensor, "batch text"]
     labels: Int[Tensor, "batch text"]
@@ -64,19 +64,21 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """The same for every model."""
+    """Data that all models share."""
 
     splits: dict[str, list[Shown]]
     features: FeatureCache
     tokenizer: Any
     captions: list[Item]
-    """Of training, as the questions."""
+    """Captions of the training split."""
     questions: list[Item]
+    """Questions of the training split."""
     validation: list[Item]
+    """Captions and questions of the validation split."""
     width: int
-    """Of the features."""
+    """Width of the features."""
     side: int
-    """Rows, and columns, of patches."""
+    """Number of rows, and of columns, of patches."""
 
     def batch(self, items: Sequence[Item]) -> Batch:
         width, pad = max(len(item.ids) for item in items), self.tokenizer.pad_token_id
@@ -85,21 +87,21 @@ class Data:
         return Batch(ids, labels, self.images([item.image for item in items]))
 
     def images(self, names: Sequence[str]) -> Float[Tensor, "batch images patches features"]:
-        """Features of one image a row."""
+        """Returns features with one image per row."""
         return self.features.get(names)["image_features"][:, None]
 
     def prompts(self, questions: Iterable[str | None]) -> list[list[int]]:
-        """Ids up to where the answer begins; None asks for a caption."""
+        """Encodes prompts, up to where the answer begins; None asks for a caption."""
         return [encode_prompt(self.tokenizer, about_image(question)) for question in questions]
 
 
 def make_data(
     drawings: Drawings, encoder: VisionEncoder, transform: ImageTransform, tokenizer: Any, folder: Path, sizes: dict
 ) -> Data:
-    """Paints the scenes, encodes what `folder` lacks, and tokenises training and validation.
+    """Paints the scenes, encodes images that `folder` lacks, and tokenises training and validation.
 
     Args:
-        sizes: Images by split: train, validation and tests.
+        sizes: Number of images of each split.
     """
     painted = {split: paint(drawings, split, count) for split, count in sizes.items()}
     images = {shown.image: png for some in painted.values() for shown, png in some}
@@ -114,7 +116,7 @@ def make_data(
 
 
 def paint(drawings: Drawings, split: Split, count: int) -> list[tuple[Shown, bytes]]:
-    """So many images with their PNGs; twins of which one shows a word are left out."""
+    """Paints `count` images, returned with their PNGs; twins of which one shows a word are left out."""
     painter = Painter({noun: its for noun, its in drawings.of(split).items() if noun in NOUNS[:THINGS]})
     found, number = [], 0
     while len(found) < count:

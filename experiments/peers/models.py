@@ -1,4 +1,4 @@
-"""One text model, four ways to show it images: each reads the same features through the same kind of projector."""
+"""Builds the compared models: one text model, shown images in four ways through the same kind of projector."""
 
 import math
 from collections.abc import Callable
@@ -28,12 +28,12 @@ OPENING = 0.95
 
 
 class Peer(nn.Module):
-    """A decoder behind a linear projector with places; how text gets to the images is its child's.
+    """A decoder behind a linear projector with places; subclasses define how text reads the images.
 
     Args:
         decoder: A causal language model of transformers, whose frozen weights require no gradient.
         features: Width of the encoder's features.
-        side: Rows, and columns, of patches.
+        side: Number of rows, and of columns, of patches.
     """
 
     def __init__(self, decoder: Any, features: int, side: int) -> None:
@@ -53,7 +53,7 @@ class Peer(nn.Module):
         images: Float[Tensor, "batch images patches dim"],
         cache: Any = None,
     ) -> Float[Tensor, "batch text dim"]:
-        """States of text that has read the images of its row; a cache that was filled before knows them already."""
+        """Computes the states of text that reads the images of its row; a filled cache holds the images already."""
         raise NotImplementedError
 
     def new_cache(self) -> Any:
@@ -63,7 +63,7 @@ class Peer(nn.Module):
         return self.decoder.get_output_embeddings()(states)
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
-        """The loss, in nats a token; logits are made where a label counts, and nowhere else."""
+        """Computes the loss in nats per token, with logits only where a label counts."""
         states = self.read(batch.input_ids, self.encode(batch.features))
         labels = batch.labels[:, 1:]
         counts = labels != IGNORED
@@ -71,7 +71,7 @@ class Peer(nn.Module):
 
 
 class Arlow(Peer):
-    """Gated cross-attention blocks in front of some layers."""
+    """Gated cross-attention blocks before some layers."""
 
     def read(self, input_ids, images, cache=None):
         is_first = cache is None or cache.get_seq_length() == 0
@@ -80,14 +80,14 @@ class Arlow(Peer):
 
 
 class EarlyFusion(Peer):
-    """Image tokens among the text, in the place of its `<image>`s (LLaVA, arXiv:2304.08485)."""
+    """Image tokens in the text, in place of its `<image>`s (LLaVA, arXiv:2304.08485)."""
 
     def __init__(self, decoder: Any, features: int, side: int, image_token_id: int) -> None:
         super().__init__(decoder, features, side)
         self.image_token_id = image_token_id
 
     def read(self, input_ids, images, cache=None):
-        """The `<image>`s stand together, at the same place of every row."""
+        """Computes the states of the text; its `<image>`s are adjacent, and at the same position in every row."""
         states = self.decoder.get_input_embeddings()(input_ids)
         is_first = cache is None or cache.get_seq_length() == 0
         (places,) = (input_ids[0] == self.image_token_id).nonzero(as_tuple=True)
@@ -106,7 +106,7 @@ class Mllama(Peer):
     def read(self, input_ids, images, cache=None):
         is_first = cache is None or cache.get_seq_length() == 0
         tokens = images.flatten(1, 2)
-        # Without a mask transformers' SDPA would take these layers for causal ones.
+        # Without a mask, SDPA in transformers would treat these layers as causal.
         sees = torch.ones(1, 1, input_ids.shape[1], tokens.shape[1], dtype=torch.bool)
         return self.decoder.model(
             input_ids,
@@ -130,7 +130,7 @@ class CrossAttention(Peer):
 
 
 def build_arlow(text: Path, features: int, side: int, *, opening: float = OPENING, **changes: Any) -> Peer:
-    """Blocks that the text model has not are new ones."""
+    """Builds Arlow; blocks that the text model lacks are initialised anew."""
     peer = Arlow(ArlowForCausalLM.from_pretrained(text, **changes), features, side)
     return train_only(open_gates(peer, opening), lambda name: ".cross_block." in name)
 
@@ -140,7 +140,7 @@ def build_arlow_trained(text: Path, features: int, side: int) -> Peer:
 
 
 def build_arlow_anew(text: Path, features: int, side: int) -> Peer:
-    """With blocks of their own for each seed."""
+    """Builds Arlow with blocks that are drawn anew for each seed."""
     peer = build_arlow(text, features, side)
     for name, module in peer.decoder.named_modules():
         if ".cross_block." in name and isinstance(module, nn.Linear):
@@ -165,7 +165,7 @@ def build_early_fusion_frozen(text: Path, features: int, side: int) -> Peer:
 
 
 def build_mllama(text: Path, features: int, side: int) -> Peer:
-    """Its cross-attention layers stand where Arlow's blocks stand, in front of the text model's layers."""
+    """Builds Mllama with cross-attention layers where Arlow has its blocks, before the text model's layers."""
     part, in_front_of = read_text_part(text), ArlowConfig.from_pretrained(text).cross_attention_layers
     fields = {name: value for name, value in part.config.to_dict().items() if name in MLLAMA_FIELDS}
     fields["num_hidden_layers"] += len(in_front_of)
@@ -195,7 +195,7 @@ MLLAMA_FIELDS = (
 
 
 def build_cross_attention(text: Path, features: int, side: int) -> Peer:
-    """GPT-2's decoder of the text model's width, depth and vocabulary, from scratch: none that is pretrained fits."""
+    """Builds GPT-2's decoder with the text model's width, depth and vocabulary, untrained as no pretrained one fits."""
     config = read_text_part(text).config
     decoder = GPT2LMHeadModel(
         GPT2Config(
@@ -224,7 +224,7 @@ BUILDERS: dict[str, Callable[[Path, int, int], Peer]] = {
     "cross-attention from scratch": build_cross_attention,
     "early fusion, decoder frozen": build_early_fusion_frozen,
 }
-"""By name, from (text model, width of the features, rows of patches)."""
+"""Builders by name; arguments are (text model, width of the features, rows of patches)."""
 VARIANTS: dict[str, Callable[[Path, int, int], Peer]] = {
     "Arlow, gates closed at the start": partial(build_arlow, opening=0.0),
     "Arlow, gates half open": partial(build_arlow, opening=0.5),
@@ -233,11 +233,11 @@ VARIANTS: dict[str, Callable[[Path, int, int], Peer]] = {
     "Arlow, decoder trained too": build_arlow_trained,
     "Mllama, gates open at the start": build_mllama_open,
 }
-"""What may be the reason of a difference, at Arlow's rate."""
+"""Builders of variants that may explain a difference, trained at Arlow's rate."""
 
 
 def train_only(peer: Peer, of_decoder: Callable[[str], bool]) -> Peer:
-    """Freezes the decoder but for the names that are chosen; the projector is trained."""
+    """Freezes the decoder except parameters whose names are chosen; the projector is trained."""
     for name, parameter in peer.decoder.named_parameters():
         parameter.requires_grad_(of_decoder(name))
     return peer

@@ -1,9 +1,9 @@
-"""Arlow beside three other ways to show images to a text model: the same text model, features, data and budget.
+"""Compares Arlow with three other ways to show images to a text model, at the same features, data and budget.
 
     make demo                                   # once: text model, drawings, encoder weights
     python -m experiments.peers.run
 
-Every run is kept in the folder of the results, and one that was stopped goes on where it was.
+Every run is kept in the folder of the results, and a stopped experiment resumes after the last complete one.
 """
 
 import argparse
@@ -40,23 +40,23 @@ ROUNDS = 7
 
 @dataclass(frozen=True)
 class Study:
-    """What all runs share, and what they gave."""
+    """Inputs that all runs share, and the folder of their figures."""
 
     text: Path
-    """The text model of all but the one from scratch."""
+    """The text model of all models but the one from scratch."""
     data: Data
     rows: Rows
-    """Of held-out text."""
+    """Rows of held-out text."""
     plan: Plan
     runs: Path
-    """A file for each run that has ended."""
+    """Folder with a file for each complete run."""
 
     def build(self, name: str, seed: int) -> Peer:
         torch.manual_seed(seed)
         return (BUILDERS | VARIANTS)[name](self.text, self.data.width, self.data.side).eval()
 
     def search(self, name: str, rate: float) -> float:
-        """Validation loss of a short run."""
+        """Returns the validation loss of a short run."""
 
         def run() -> dict[str, Any]:
             peer = self.build(name, 0)
@@ -66,7 +66,7 @@ class Study:
         return self.kept(f"{name}, search, {rate:g}", run)["loss"]
 
     def score(self, name: str, rate: float, seed: int) -> dict[str, Any]:
-        """Scores of a model trained with this seed, and of its text before and after."""
+        """Trains a model with this seed; returns its scores, and its loss on text before and after."""
 
         def run() -> dict[str, Any]:
             peer = self.build(name, seed)
@@ -80,7 +80,7 @@ class Study:
         return self.kept(f"{name}, seed {seed}, {rate:g}", run)
 
     def speed(self, images: int) -> dict[str, Any]:
-        """Steps a second with so many images a row."""
+        """Measures steps per second with `images` images per row."""
 
         def run() -> dict[str, Any]:
             peers = {name: self.build(name, 0) for name in BUILDERS}
@@ -91,7 +91,7 @@ class Study:
         return self.kept(f"speed, {images}", run)
 
     def kept(self, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What a run gave, from its file where it has ended."""
+        """Returns the figures of a run, from its file if it is complete."""
         path = self.runs / f"{name}.json"
         if not path.exists():
             start = time.time()
@@ -101,7 +101,7 @@ class Study:
 
 
 def measure(study: Study) -> dict[str, Any]:
-    """Figures of all models: the search, the scores by seed, the controls, the speed."""
+    """Measures all models: the search, the scores by seed, the controls, the speed."""
     models: dict[str, Any] = {}
     for name in BUILDERS:
         losses = search(lambda rate, name=name: study.search(name, rate))

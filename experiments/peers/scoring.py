@@ -1,4 +1,4 @@
-"""What a model says of test images, and what can be said without one."""
+"""Scores a model's captions and answers on test images, and controls without a model."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ from experiments.peers.models import Peer
 SLOTS = ("thing", "colour", "count", "relation")
 TESTS = ("test-new", "test-pairs")
 ANSWERED = 64
-"""Rows at once."""
+"""Batch size of generation."""
 MOST_TOKENS = 40
-"""Of an answer."""
+"""Maximum number of tokens of an answer."""
 TEXT_ROWS = 32
-"""Of held-out text, 256 tokens each."""
+"""Rows of held-out text, 256 tokens each."""
 
 
 def scores_of(peer: Peer, data: Data) -> dict[str, Any]:
-    """Shares of what is right: captions of every test, captions with another image shown, answers by kind."""
+    """Computes the shares that are right: captions of each test, captions of another image, answers by kind."""
     found: dict[str, Any] = {}
     for split in TESTS:
         shown = data.splits[split]
@@ -42,8 +42,11 @@ def scores_of(peer: Peer, data: Data) -> dict[str, Any]:
 
 
 def controls_of(data: Data) -> dict[str, Any]:
-    """The same scores of the nearest training image's caption, of the most frequent caption, and of the answer that
-    training gives most often to a wording."""
+    """Computes the same scores for controls.
+
+    These are the nearest training image's caption, the most frequent caption, and the most frequent training answer to
+    a wording.
+    """
     train = data.splits["train"]
     captions = [shown.caption for shown in train]
     features = data.features.mean([shown.image for shown in train]).numpy()
@@ -69,11 +72,11 @@ def asked_of(data: Data, split: str) -> list[Asked]:
 
 def told_scenes(captions: Sequence[str], shown: Sequence[Shown]) -> dict[str, float]:
     scores = scene_scores(captions, [one.scene for one in shown])
-    return {"whole": scores.whole, **{slot: scores.slots[slot] for slot in SLOTS if slot in scores.slots}}
+    return {"whole": scores["whole scene"], **{slot: scores[slot] for slot in SLOTS if slot in scores}}
 
 
 def answers(peer: Peer, data: Data, questions: Sequence[str | None], images: Sequence[str]) -> list[str]:
-    """Greedy; prompts of one length go together, so that nothing is padded."""
+    """Answers greedily; a batch has prompts of one length, so that nothing is padded."""
     prompts, ends = data.prompts(questions), torch.tensor(stop_token_ids(data.tokenizer))
     alike, said = defaultdict(list), [""] * len(prompts)
     for place, prompt in enumerate(prompts):
@@ -89,7 +92,7 @@ def answers(peer: Peer, data: Data, questions: Sequence[str | None], images: Seq
 
 @torch.inference_mode()
 def greedy(peer: Peer, input_ids: torch.Tensor, features: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """(B, answer) ids, up to where every row has had one of `ends`."""
+    """Generates (B, answer) ids until each row has one of `ends`."""
     images, cache, tokens = peer.encode(features), peer.new_cache(), []
     is_done = torch.zeros(len(input_ids), dtype=torch.bool)
     while len(tokens) < MOST_TOKENS and not is_done.all():
@@ -100,5 +103,5 @@ def greedy(peer: Peer, input_ids: torch.Tensor, features: torch.Tensor, ends: to
 
 
 def text_of(peer: Peer, data: Data, rows: Rows) -> HeldOut:
-    """What the decoder makes of held-out text without any image."""
+    """Measures the decoder on held-out text without images."""
     return measure_text(peer.decoder, data.tokenizer, replace(rows, ids=rows.ids[:TEXT_ROWS]))

@@ -1,4 +1,4 @@
-"""The figures as one table: a line a measure, a column a model."""
+"""Formats the figures as a table with a row per measure and a column per model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ SPLITS = {"test-new": "new draws", "test-pairs": "held-out pairs"}
 
 
 def told(figures: dict[str, Any]) -> str:
-    """Title, machine, table."""
+    """Formats the title, the machine and the tables in Markdown."""
     machine, plan, models = figures["machine"], figures["plan"], figures["models"]
     text = (
         f"# Arlow beside other ways to show images\n\n{machine['processor']}, {machine['instructions']}, one thread; "
@@ -73,7 +73,7 @@ def rows(figures: dict[str, Any]) -> list[list[str]]:
 
 
 def spread(values: list[float | None], form: str) -> str:
-    """Mean [smallest, largest], the mean alone where all are equal."""
+    """Formats values as "mean [smallest, largest]", or the mean alone if all are equal."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"

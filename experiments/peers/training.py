@@ -1,4 +1,4 @@
-"""The same optimizer and batches for every model: training, the search for its rate, and the speed of a step."""
+"""Trains every model with the same optimizer and batches; searches its learning rate, and times its steps."""
 
 import itertools
 import time
@@ -19,9 +19,9 @@ from experiments.peers.models import Peer
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 TRIED = (2, 5)
-"""The rates that the search begins with; where the best is the first or the last of those tried, it goes further."""
+"""Range of the rates that the search begins with; while the best of those tried is at an end, the range grows."""
 VALIDATED = 64
-"""Rows at once."""
+"""Batch size of validation."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class Plan:
 
     steps: int = 250
     search_steps: int = 80
-    """Of each rate that is tried."""
+    """Steps for each rate that is tried."""
     captions: int = 8
-    """Of a step."""
+    """Captions per step."""
     questions: int = 4
-    """Of a step."""
+    """Questions per step."""
     seeds: tuple[int, ...] = (1, 2, 3)
-    """The search has seed 0."""
+    """Seeds of the scored runs; the search uses seed 0."""
 
 
 def optimizer_of(peer: Peer, lr: float) -> AdamW:
-    """As `arlow fit` has it: no decay but of matrices, and the gates, Mllama's too, ten times as fast."""
+    """Builds the optimizer of `arlow fit`: only matrices decay, and gates (Mllama's, too) learn ten times as fast."""
     optim, groups = OptimConfig(lr=lr), {}
     for name, parameter in peer.named_parameters():
         if parameter.requires_grad:
@@ -60,7 +60,7 @@ def optimizer_of(peer: Peer, lr: float) -> AdamW:
 
 
 def train_step(peer: Peer, optimizer: AdamW, batch: Batch) -> float:
-    """The loss before it."""
+    """Makes an optimizer step, and returns the loss before it."""
     loss = peer(batch)
     loss.backward()
     nn.utils.clip_grad_norm_([p for p in peer.parameters() if p.grad is not None], OptimConfig().grad_clip)
@@ -70,7 +70,7 @@ def train_step(peer: Peer, optimizer: AdamW, batch: Batch) -> float:
 
 
 def fit(peer: Peer, data: Data, plan: Plan, *, lr: float, steps: int, seed: int) -> dict[str, Any]:
-    """Trains for so many steps; the CPU seconds that this took, and the mean loss of each tenth of the steps."""
+    """Trains a model; returns the CPU seconds of training and the mean loss of each tenth of the steps."""
     optimizer = optimizer_of(peer.train(), lr)
     schedule = build_schedule(optimizer, OptimConfig(lr=lr, warmup_steps=steps // 10), steps)
     captions = endless(data.captions, plan.captions, seed)
@@ -86,7 +86,7 @@ def fit(peer: Peer, data: Data, plan: Plan, *, lr: float, steps: int, seed: int)
 
 
 def endless(items: Sequence[Item], number: int, seed: int) -> Iterator[list[Item]]:
-    """So many at a time, epoch after epoch, each in an order of its own."""
+    """Yields `number` items at a time, epoch after epoch, shuffled anew in each."""
     dice = torch.Generator().manual_seed(seed)
     places = itertools.chain.from_iterable(
         torch.randperm(len(items), generator=dice).tolist() for _ in itertools.count()
@@ -97,13 +97,13 @@ def endless(items: Sequence[Item], number: int, seed: int) -> Iterator[list[Item
 
 @torch.inference_mode()
 def validation_loss(peer: Peer, data: Data) -> float:
-    """Nats a token, the mean over batches."""
+    """Returns the validation loss in nats per token, the mean over batches."""
     batches = [data.validation[start : start + VALIDATED] for start in range(0, len(data.validation), VALIDATED)]
     return sum(peer(data.batch(items)).item() for items in batches) / len(batches)
 
 
 def search(loss_of: Callable[[float], float]) -> dict[float, float]:
-    """Validation loss by rate, around the best of `RATES`."""
+    """Returns the validation loss by rate, for rates around the best of `RATES`."""
     first, last, losses = *TRIED, {}
     while True:
         losses |= {rate: loss_of(rate) for rate in RATES[first:last] if rate not in losses}
@@ -117,7 +117,7 @@ def search(loss_of: Callable[[float], float]) -> dict[float, float]:
 
 
 def speeds(peers: dict[str, Peer], data: Data, plan: Plan, *, images: int, rounds: int) -> Timings:
-    """CPU seconds of a step over as many images as in training, in rows of so many, each with one caption."""
+    """Times a step, in CPU seconds, over as many images as in training: `images` per row, each row with one caption."""
     count = max(1, (plan.captions + plan.questions) // images)
     chosen, rows = data.splits["train"][: count * images], []
     for shown in chosen[::images]:

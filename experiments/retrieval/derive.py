@@ -35,7 +35,7 @@ SPLITS = ("train", "validation", "test-known", "test-novel")
 COUNT, COUNT_OF_MEANS = 3, 5
 """Captions that an image is given, of nearest images and of nearest means."""
 MOST_CHARACTERS = 60
-"""Of a caption in a prompt; one in thirty is longer."""
+"""Characters of a caption in a prompt, at most; one in thirty is longer."""
 NEIGHBOURS = "neighbours.jsonl"
 
 
@@ -123,7 +123,7 @@ def _sample(split: Split, number: int, given: Sequence[str]) -> Sample:
 
 
 def question_of(given: Sequence[str]) -> str:
-    """What stands in the prompt behind the image."""
+    """Returns the prompt that follows the image."""
     return f"Similar images: {'; '.join(map(shortened, given)) or 'none'}."
 
 

@@ -29,7 +29,7 @@ from vision.projector import UnitLinear
 
 BATCH, GENERATED, NEW_TOKENS = 64, 64, 24
 Seen = tuple[str, tuple[str, ...]]
-"""What the model sees: SHA-256 of an image, and captions of similar ones."""
+"""Inputs of the model: SHA-256 of an image, and captions of similar ones."""
 
 
 class CaptionProjector(nn.Module):

@@ -90,7 +90,7 @@ def ranks(neighbours: list[dict[str, Any]]) -> list[float]:
 
 
 def result_text(figures: Mapping[str, Any]) -> str:
-    """What pretrained.md says of the figures of pretrained.json."""
+    """Returns the text of pretrained.md for the figures of pretrained.json."""
     host = figures["machine"]
     places = [str(place + 1) for place in range(COUNT_OF_MEANS)]
     rows = [[f"{split}, own caption", *shares(of), f"{sum(of):.1f}"] for split, of in figures["ranks"].items()]

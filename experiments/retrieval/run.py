@@ -25,7 +25,7 @@ RECIPES, RUNS = Path(__file__).parent, Path("runs/retrieval")
 RESULTS, DERIVED = RUNS / "results", RUNS / "data"
 CAPTIONS, FEATURES = Path("data/captions"), Path("data/features")
 SEARCHES = {"cosine": False, "whitened": True}
-"""How neighbours are found; True: by whitened features."""
+"""Searches for neighbours; True: by whitened features."""
 PROMPT, ENCODED = "captions in the prompt", "captions among the encoder's states"
 GIVEN = "whitened"
 """Whose neighbours both models with captions are given."""
@@ -120,7 +120,7 @@ def write_result() -> None:
 
 
 def result_text(figures: Mapping[str, Any]) -> str:
-    """What result.md says of the figures of result.json."""
+    """Returns the text of result.md for the figures of result.json."""
     host, found = figures["machine"], figures["hits"]
     shares = [
         [search, *(f"{100 * some:.1f}% ({100 * first:.1f}%)" for first, some in of.values())]

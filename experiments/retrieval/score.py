@@ -13,7 +13,7 @@ from experiments.benchmarks.measure import table
 
 CIDER, EXACT = "cider_d", "vqa_exact_match"
 Outputs = Mapping[str, str]
-"""What a system wrote, by the image's key."""
+"""Texts that a system wrote, by the image's key."""
 
 
 def read_outputs(folder: Path) -> dict[str, str]:

@@ -43,7 +43,7 @@ class Run:
 
     @property
     def parameters(self) -> int:
-        """Of matrices that text goes through; the embedding counts once, as the head."""
+        """Weights of the matrices that text passes through; the embedding counts once, as the head."""
         fields = fields_of_shape(self.hidden_size, self.layers)
         heads, keys = (n * fields["head_dim"] for n in (fields["num_attention_heads"], fields["num_key_value_heads"]))
         layer = self.hidden_size * (2 * heads + 2 * keys + 3 * fields["intermediate_size"])

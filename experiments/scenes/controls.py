@@ -1,9 +1,8 @@
-"""What scores on scenes are worth: copying the nearest training image's caption, answers from the question alone, and
-answers from the image alone.
+"""Controls for scores on scenes: the nearest training image's caption, answers from the question or the image alone.
 
     python -m experiments.scenes.controls data/scenes --out experiments/scenes/controls.md
 
-The nearest image is that of the highest cosine between colours of 16 x 16 cells, less their mean over training.
+The nearest image has the highest cosine between colours of 16 x 16 cells, less their mean over training.
 """
 
 import argparse
@@ -63,14 +62,14 @@ def caption_lines(folder: Path, train: Sequence[Sample], tests: Sequence[str]) -
         copied = nearest_neighbour(features - mean, captions, np.stack([cells(sample) for sample in its]) - mean)
         scores = scene_scores(copied, scenes)
         constant = scene_scores([usual] * len(its), scenes)
-        slots = " | ".join(percent(scores.slots.get(slot)) for slot in SLOTS)
-        shares = f"{percent(scores.named_falsely)} | {percent(constant.whole)}"
-        lines.append(f"| {split} | {len(its):,} | {percent(scores.whole)} | {slots} | {shares} |")
+        slots = " | ".join(percent(scores.get(slot)) for slot in SLOTS)
+        shares = f"{percent(scores['named falsely'])} | {percent(constant['whole scene'])}"
+        lines.append(f"| {split} | {len(its):,} | {percent(scores['whole scene'])} | {slots} | {shares} |")
     return lines
 
 
 def answer_lines(folder: Path, train: Sequence[Sample], tests: Sequence[str]) -> list[str]:
-    """Exact answers by the most frequent answer that training gives to each wording, else to the kind of question."""
+    """Scores the most frequent training answer to each wording, or for a new wording that to the kind of question."""
     known = list(asked([*train, *samples(folder / "comparisons", "train")]))
     lines = [f"| split | questions | {' | '.join(YES_NO + OTHERS)} |", "| --- " * (len(YES_NO + OTHERS) + 2) + "|"]
     for split in tests:
@@ -89,7 +88,7 @@ def prior_score(known: Sequence[Asked], questions: Sequence[Asked], kind: str) -
 
 
 def unheard_lines(folder: Path, tests: Sequence[str]) -> list[str]:
-    """Exact answers of one who knows the scene, and hears all of a question but the things that it names."""
+    """Scores exact answers from the scene and the question without the names of its things."""
     lines = [f"| split | {' | '.join(OPEN)} |", "| --- " * (len(OPEN) + 1) + "|"]
     for split in tests:
         scenes = [scene(sample) for sample in samples(folder, split)]
@@ -99,7 +98,7 @@ def unheard_lines(folder: Path, tests: Sequence[str]) -> list[str]:
 
 
 def unheard_shares(of: Scene, kind: str) -> list[float]:
-    """For each question that may be asked about a scene, the chance among the answers that its wording has there."""
+    """Returns the chance of guessing each question about a scene, among the answers to its wording without names."""
     answers = defaultdict(set)
     questions = {asked for is_turned in (False, True) for asked in open_questions(of, is_turned) if asked.kind == kind}
     for asked in questions:
@@ -108,7 +107,7 @@ def unheard_shares(of: Scene, kind: str) -> list[float]:
 
 
 def unheard(question: str, of: Scene) -> str:
-    """Without names of things and words; "is" and "are", one thing and several stay apart."""
+    """Replaces names of things and words in a question; singular and plural stay distinct."""
     for group in of.groups:
         for name, blank in ((CONCEPTS[group.noun].nouns, "things"), (group.noun, "thing")):
             question = re.sub(rf"\b{name}\b", blank, question)

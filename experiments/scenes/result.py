@@ -1,4 +1,4 @@
-"""The rows of the tables here and in experiments/smollm2, out of what `arlow evaluate` wrote.
+"""Extracts the rows of the tables here and in experiments/smollm2 from the results of `arlow evaluate`.
 
 python -m experiments.scenes.result runs/scenes/results --out experiments/scenes/result.json
 """
@@ -26,8 +26,11 @@ FEW = 10  # items, below which a score says little
 
 
 def read_scores(results: Path) -> dict[str, Any]:
-    """What is kept of a folder of results: of each split the whole scenes and the slots, of each kind of question,
-    those about two images too, the exact answers; of the model and its controls."""
+    """Reads the scores of the model and its controls from a folder of results.
+
+    These are the whole scenes and slots of each split, and the exact answers to each kind of question, with those about
+    two images.
+    """
     captions = {}
     for split in SPLITS:
         if (results / split).is_dir():
@@ -58,7 +61,7 @@ def read_json(path: Path) -> Any:
 
 
 def rows(scores: dict[str, Any]) -> list[str]:
-    """Lines of a README's tables: of captions, then of answers."""
+    """Formats the lines of a README's tables: captions, then answers."""
     lines = []
     slots = [slot for slot in SLOTS if any(slot in found for found in scores["captions"].values())]
     for split, found in scores["captions"].items():
@@ -79,7 +82,7 @@ def percent(score: dict[str, Any]) -> str:
 
 
 def interval(score: dict[str, Any]) -> str:
-    """In percent, with the interval over images."""
+    """Formats a score in percent, with its interval over images."""
     return f"{percent(score)} [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
 
 

@@ -30,7 +30,7 @@ HYPERNYM = "@"
 class Noun(NamedTuple):
     word: str
     above: str
-    """Where the synset of what it is a kind of stands."""
+    """Position of the synset that it is a kind of."""
     meaning: str
 
 

@@ -38,7 +38,7 @@ DOCUMENTS_AT_ONCE = 64
 
 @dataclass
 class Source:
-    """Where the run takes model and text from."""
+    """Model and text of the run."""
 
     recipe: str
     """The YAML of a text stage: its tokenizer, model, train_text, row_length and policy are used."""

@@ -67,7 +67,7 @@ def test_a_decoder_of_another_make_learns_to_see_and_comes_back_bit_for_bit(tmp_
     assert run("explain", FOX, "--model", product, "--max-new-tokens", 4, "--out", tmp_path / "heat.png") == 0
 
     assert run("export", product, "--as", "llama", "--out", tmp_path / "back") == 0
-    told = "only the text part leaves: encoder, projector and cross-attention blocks stay behind"
+    told = "only the text part is exported: encoder, projector and cross-attention blocks stay behind"
     assert told in capsys.readouterr().out
     was, now = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "back"))
     assert was.keys() == now.keys() and all(torch.equal(now[key], tensor) for key, tensor in was.items())
@@ -113,9 +113,9 @@ def test_the_folder_that_one_is_in_is_no_place_for_a_model(source, tmp_path, cap
     monkeypatch.chdir(tmp_path / "here")
     for out in (".", tmp_path / "here"):
         assert run("import", source, "--out", out) == 2
-        told = f"{out} is the folder that you are in, whose place a whole new one would take; name a new folder"
+        told = f"{out} is the working directory, which the new folder would replace; name a new folder"
         assert sentence(capsys) == f"arlow: {told}"
-    with pytest.raises(ValueError, match="is the folder that you are in"):
+    with pytest.raises(ValueError, match="is the working directory"):
         save_folder((), Path("."))
     assert not list(tmp_path.glob("**/.*")) and run("import", source, "--out", "model") == 0
 

@@ -1,10 +1,71 @@
-"""Tiny archives of the three kinds that packages come in."""
+"""Shards as their reader sees them, a tiny encoder, and tiny archives of the three kinds that packages come in."""
 
 import io
 import tarfile
 import zipfile
+from typing import NamedTuple
 
 import pytest
+
+from arlow_vl.data.formats.tally import Tally
+from arlow_vl.data.formats.webdataset import read
+from arlow_vl.data.samples import Sample, Text
+from tests.tiny_runs import SAMPLES
+from vision.encoder import VisionEncoder
+from vision.transform import ImageTransform
+
+SHARD = SAMPLES / "captions" / "train-000000.tar"
+
+
+class Scan(NamedTuple):
+    """All that was read of some shards."""
+
+    samples: list[Sample]
+    tally: Tally
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys within the shard."""
+        return [sample.key.partition(":")[2] for sample in self.samples]
+
+    @property
+    def captions(self) -> list[str]:
+        return [answer_of(text) for sample in self.samples for text in sample.texts if text.task == "caption"]
+
+    @property
+    def outcome(self) -> tuple[list[str], dict[str, int], int]:
+        """Keys of the samples, bad samples by reason, and the number of faults."""
+        return self.keys, dict(self.tally.skipped), len(self.tally.faults)
+
+
+def answer_of(text: Text) -> str:
+    return text.messages[-1]["content"]
+
+
+def read_shards(*paths) -> Scan:
+    tally = Tally()
+    return Scan(list(read(paths, None, tally)), tally)
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """Reads the bytes of a shard, `a.tar`."""
+
+    def scan_bytes(data: bytes) -> Scan:
+        (tmp_path / "a.tar").write_bytes(data)
+        return read_shards(tmp_path / "a.tar")
+
+    return scan_bytes
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return VisionEncoder("test_vit", image_size=32).requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def transform(encoder):
+    return ImageTransform(encoder.data_config)
 
 
 def tar_bytes(members, mode):

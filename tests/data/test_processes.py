@@ -39,7 +39,7 @@ def test_an_error_comes_out_as_it_was(workers):
 
 
 def test_a_worker_that_is_killed_is_one_sentence():
-    with pytest.raises(ResourceError, match="a worker process was killed, perhaps for want of memory"):
+    with pytest.raises(ResourceError, match="a worker process was killed, perhaps for lack of memory"):
         dict(in_processes(killed, range(3), 2))
 
 

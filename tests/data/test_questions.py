@@ -5,8 +5,8 @@ import json
 import pytest
 
 from arlow_vl.data.questions import Question, read_questions
-from arlow_vl.data.shards import check_questions, scan_shard
 from arlow_vl.errors import DataError
+from tests.data.conftest import answer_of
 from tests.outside_data import samples, tar_of
 
 GOOD = {"question": "Is it red?", "answer": "yes", "kind": "yes/no"}
@@ -54,14 +54,14 @@ def test_anything_but_a_list_is_one_fault(value):
     assert read_questions(value) == ((), [(0, "questions_not_a_list")])
 
 
-def test_bad_questions_of_a_shard_are_named_and_limited(tmp_path):
+def test_bad_questions_of_a_shard_are_named_and_limited(scan):
     fields = {"source": "x", "questions": [GOOD, GOOD | {"answer": 3}]}
-    (tmp_path / "a.tar").write_bytes(tar_of(*samples("a"), ("a.json", json.dumps(fields).encode()), *samples("b")))
-    found = scan_shard(tmp_path / "a.tar")
+    found = scan(tar_of(*samples("a"), ("a.json", json.dumps(fields).encode()), *samples("b")))
     assert found.keys == ["a", "b"]
     assert found.samples[0].fields == {"source": "x"}
-    assert [[entry.answer for entry in sample.questions] for sample in found.samples] == [["yes"], []]
-    assert [(bad.name, bad.reason) for bad in found.bad_questions] == [("a.tar:a, question 1", "answer_not_text")]
-    check_questions(found, 0.5)
+    answers = [answer_of(text) for sample in found.samples for text in sample.texts if text.task == "question"]
+    assert answers == ["yes"]
+    assert [(bad.name, bad.reason) for bad in found.tally.bad_questions] == [("a.tar:a, question 1", "answer_not_text")]
+    found.tally.check("a.tar", 0.5)
     with pytest.raises(DataError, match=r"1 of 2 questions is unusable.*answer_not_text 1 \(as a\.tar:a, question 1\)"):
-        check_questions(found)
+        found.tally.check("a.tar")

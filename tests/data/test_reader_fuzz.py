@@ -2,14 +2,16 @@
 
 import json
 import random
+from collections import Counter
 
 import pytest
 
-from arlow_vl.data.shard_samples import ReaderLimits, split_name
-from arlow_vl.data.shards import ShardScan, scan_shard
+from arlow_vl.data.shard_samples import BadSample, ReaderLimits, split_name
+from arlow_vl.data.shards import gather_shard
 from arlow_vl.data.tar_members import TarDamage, tar_members
 from arlow_vl.data.text import LineTally, read_jsonl
-from arlow_vl.data.verify import Verified, verify_sources
+from arlow_vl.data.verify import verify_sources
+from tests.data.conftest import read_shards
 from tests.outside_data import END_MARKER, JPEG, samples, tar_header, tar_member, tar_of
 
 KEYS = ["a", "b", "c", "photo", "v1.0/a", ".a", "__MACOSX/a", "../a", "", "a\x1b", "é"]
@@ -77,12 +79,10 @@ def count_members(path) -> tuple[int, bool]:
     return members, False
 
 
-def check_counts(found: ShardScan | Verified, members: int) -> None:
-    assert found.members == members
-    used = sum(sample.members for sample in found.samples)
-    assert used + sum(bad.members for bad in found.bad) + found.ignored.total() == members
-    assert sum(found.skipped.values()) == sum(bad.count for bad in found.bad)
-    assert len({sample.key for sample in found.samples}) == len(found.samples)
+def check_counts(samples, bad: list[BadSample], ignored: Counter[str], members: int) -> None:
+    used = sum(sample.members for sample in samples)
+    assert used + sum(one.members for one in bad) + ignored.total() == members
+    assert len({sample.key for sample in samples}) == len(samples)
 
 
 @pytest.mark.parametrize("seed", range(150))
@@ -90,17 +90,18 @@ def test_every_member_is_of_a_sample_or_skipped_or_ignored_or_behind_a_fault(tmp
     dice, path = random.Random(seed), tmp_path / "a.tar"
     whole = b"".join(random_member(dice) for _ in range(dice.randint(0, 40)))
     path.write_bytes(mutated(dice, whole + END_MARKER))
-    members, is_damaged = count_members(path)
-    found = scan_shard(path)
-    check_counts(found, members)
-    assert bool(found.faults) == is_damaged
+    found, members, damage = gather_shard(path)
+    assert (members, bool(damage)) == count_members(path)
+    check_counts(*found, members)
     for sample in found.samples:
-        assert split_name(sample.image_name)[0] == sample.key
-        assert sample.text
+        assert all(split_name(image.name)[0] == sample.key for image in sample.images)
+        assert sample.caption or sample.questions or sample.texts
         assert all(part for question in sample.questions for part in question)
     verified = verify_sources([path])
-    check_counts(verified, members)
-    assert len(verified.samples) + verified.skipped.total() == len(found.samples) + found.skipped.total()
+    tally = verified.tally
+    assert verified.members == members
+    check_counts(verified.samples, tally.bad, tally.ignored, members)
+    assert tally.samples + tally.skipped.total() == len(found.samples) + sum(bad.count for bad in found.bad)
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -108,9 +109,9 @@ def test_the_counts_add_up_where_a_shard_is_over_its_limits(tmp_path, seed):
     dice, path = random.Random(seed), tmp_path / "a.tar"
     path.write_bytes(b"".join(random_member(dice) for _ in range(40)) + END_MARKER)
     limits = ReaderLimits(max_held_bytes=dice.randint(500, 30_000), max_members=dice.randint(1, 60))
-    found = scan_shard(path, limits)
-    assert found.faults or found.members == count_members(path)[0]
-    check_counts(found, found.members)
+    found, members, damage = gather_shard(path, limits)
+    assert damage or members == count_members(path)[0]
+    check_counts(*found, members)
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -120,7 +121,7 @@ def test_samples_in_any_order_are_whole_or_counted(tmp_path, seed):
     members = samples(*keys)
     dice.shuffle(members)
     path.write_bytes(tar_of(*members))
-    assert sorted(scan_shard(path).keys) == sorted(keys)
+    assert sorted(read_shards(path).keys) == sorted(keys)
 
 
 @pytest.mark.parametrize("seed", range(150))
@@ -148,7 +149,8 @@ def test_no_questions_in_json_are_a_traceback(tmp_path, seed):
     entries = [value() for _ in range(5)]
     fields = json.dumps({"questions": entries if dice.random() < 0.9 else value()})
     path.write_bytes(tar_of(*samples("a"), ("a.json", fields.encode())))
-    found = scan_shard(path)
+    found = read_shards(path)
+    bad = found.tally.bad_questions
     assert found.keys == ["a"]
-    if found.bad_questions and found.bad_questions[0].reason != "questions_not_a_list":
-        assert len(found.samples[0].questions) + len(found.bad_questions) == 5
+    if bad and bad[0].reason != "questions_not_a_list":
+        assert found.tally.questions + len(bad) == 5

@@ -15,24 +15,12 @@ from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.prompts import IGNORED
 from arlow_vl.data.sample_dataset import CACHED_TEXT_BYTES, EncodedSample, EncodedText, SampleDataset
 from arlow_vl.errors import DataError
+from tests.data.conftest import SHARD
 from tests.outside_data import tar_of
 from tests.tiny_runs import SAMPLES, tiny_tokenizer
 from vision.decoding.image import ImageError
-from vision.encoder import VisionEncoder
-from vision.transform import ImageTransform
 
 PAD, END, IMAGE = 3, 6, 7
-SHARD = SAMPLES / "captions" / "train-000000.tar"
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return VisionEncoder("test_vit", image_size=32).requires_grad_(False).eval()
-
-
-@pytest.fixture(scope="module")
-def transform(encoder):
-    return ImageTransform(encoder.data_config)
 
 
 @pytest.fixture(scope="module")

@@ -7,39 +7,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arlow_vl.data.shards import ShardScan, scan_shard
 from tests.outside_data import (
+    BODY,
     END_MARKER,
     JPEG,
+    KEYS,
+    WHOLE,
     pax_header,
     samples,
     tar_header,
     tar_member,
-    tar_of,
     with_checksum,
     written_by_tarfile,
 )
 
-KEYS = ["0", "1", "2", "3"]
-FOUR = samples(*KEYS)
-WHOLE = tar_of(*FOUR)
-BODY = WHOLE[: -len(END_MARKER)]
 SAMPLE_BYTES = len(BODY) // 4
-
-
-@pytest.fixture
-def scan(tmp_path):
-    """Scans the bytes of a shard."""
-
-    def scan_bytes(data: bytes) -> ShardScan:
-        (tmp_path / "a.tar").write_bytes(data)
-        return scan_shard(tmp_path / "a.tar")
-
-    return scan_bytes
-
-
-def outcome(found: ShardScan) -> tuple[list[str], dict[str, int], int]:
-    return found.keys, dict(found.skipped), len(found.faults)
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -51,7 +33,7 @@ def test_every_dialect_of_tar_is_read(scan, tar_format):
 @pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"4", b"6"])
 def test_links_devices_and_fifos_leave_their_sample_incomplete(scan, kind):
     found = scan(tar_header("a.jpg", 0, kind) + tar_member("a.txt", b"x") + WHOLE)
-    assert outcome(found) == (KEYS, {"missing_image": 1}, 0)
+    assert found.outcome == (KEYS, {"missing_image": 1}, 0)
 
 
 def test_sparse_members_leave_their_sample_incomplete(scan):
@@ -59,7 +41,7 @@ def test_sparse_members_leave_their_sample_incomplete(scan):
     gnu[482] = 1  # a block of its map follows
     members = with_checksum(gnu) + bytes(512) + b"x" * 512 + tar_member("a.txt", b"x")
     members += pax_header("GNU.sparse.major", b"1") + tar_member("b.jpg", JPEG) + tar_member("b.txt", b"x")
-    assert outcome(scan(members + WHOLE)) == (KEYS, {"missing_image": 2}, 0)
+    assert scan(members + WHOLE).outcome == (KEYS, {"missing_image": 2}, 0)
 
 
 DAMAGE = {
@@ -86,38 +68,38 @@ DAMAGE = {
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damage_is_one_fault_and_what_was_whole_before_is_used(scan, kind):
     data, keys = DAMAGE[kind]
-    assert outcome(scan(data)) == (keys, {}, 1)
+    assert scan(data).outcome == (keys, {}, 1)
 
 
 def test_a_broken_header_checksum_is_named_with_its_place_and_the_sample_before(scan):
     place = WHOLE.index(b"2.jpg")
     found = scan(WHOLE[:place] + b"X" + WHOLE[place + 1 :])
     assert found.keys == ["0", "1"]
-    assert found.faults[0].reason == f"header checksum at byte {place:,} after sample 1"
+    assert found.tally.faults[0].reason == f"header checksum at byte {place:,} after sample 1"
 
 
 def test_a_lost_part_is_counted_beside_the_fault(scan):
     place = WHOLE.index(b"2.txt")
-    assert outcome(scan(WHOLE[:place] + bytes(512) + WHOLE[place + 512 :])) == (["0", "1"], {"missing_text": 1}, 1)
+    assert scan(WHOLE[:place] + bytes(512) + WHOLE[place + 512 :]).outcome == (["0", "1"], {"missing_text": 1}, 1)
 
 
 def test_a_compressed_shard_is_a_fault_that_says_so(scan):
-    assert "gzip" in scan(gzip.compress(WHOLE)).faults[0].reason
+    assert "gzip" in scan(gzip.compress(WHOLE)).tally.faults[0].reason
 
 
 def test_a_shard_with_an_end_marker_alone_is_no_fault(scan):
-    assert outcome(scan(END_MARKER)) == ([], {}, 0)
+    assert scan(END_MARKER).outcome == ([], {}, 0)
 
 
 def test_padding_after_the_end_marker_is_no_fault(scan):
-    assert outcome(scan(WHOLE + bytes(10_240)))[2] == 0
+    assert scan(WHOLE + bytes(10_240)).outcome[2] == 0
 
 
 def test_old_tars_with_signed_checksums_are_read(scan):
     block = bytearray(tar_header("é.jpg", len(JPEG)))
     block[148:156] = b"%06o\0 " % (int(block[148:154], 8) - 2 * 256)
     data = bytes(block) + tar_member("", JPEG)[512:] + tar_member("é.txt", b"x") + END_MARKER
-    assert outcome(scan(data)) == (["é"], {}, 0)
+    assert scan(data).outcome == (["é"], {}, 0)
 
 
 def test_a_pax_size_goes_before_the_headers(scan):
@@ -127,7 +109,7 @@ def test_a_pax_size_goes_before_the_headers(scan):
         + tar_member("", JPEG)[512:]
         + tar_member("a.txt", b"x")
     )
-    assert outcome(scan(members + END_MARKER)) == (["a"], {}, 0)
+    assert scan(members + END_MARKER).outcome == (["a"], {}, 0)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -149,5 +131,5 @@ def test_no_mutation_of_a_shard_loses_a_sample_silently(scan, data):
                 half = len(shard) // 2 // 512 * 512
                 shard = shard[half:] + shard[:half]
     found = scan(bytes(shard))
-    assert found.keys == KEYS or found.skipped or found.faults
-    assert set(found.keys) <= set(KEYS) or found.skipped
+    assert found.keys == KEYS or found.tally.skipped or found.tally.faults
+    assert set(found.keys) <= set(KEYS) or found.tally.skipped

@@ -6,31 +6,19 @@ import shutil
 import pytest
 
 from arlow_vl.data.collate import SampleCollate
+from arlow_vl.data.formats.webdataset import read_whole
 from arlow_vl.data.images import DecodedImages, cache_sample_images
 from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.loader import ResumableLoader
 from arlow_vl.data.sample_dataset import SampleDataset
 from arlow_vl.data.sequential import SequentialLoader
-from arlow_vl.data.shards import scan_shards
 from arlow_vl.data.sources import Source
 from arlow_vl.errors import DataError
-from tests.tiny_runs import SAMPLES, tiny_tokenizer
-from vision.encoder import VisionEncoder
-from vision.transform import ImageTransform
+from tests.data.conftest import SHARD
+from tests.tiny_runs import tiny_tokenizer
 
 PAD = 3
-SHARD = SAMPLES / "captions" / "train-000000.tar"
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return VisionEncoder("test_vit", image_size=32).requires_grad_(False).eval()
-
-
-@pytest.fixture(scope="module")
-def transform(encoder):
-    return ImageTransform(encoder.data_config)
 
 
 @pytest.fixture
@@ -39,11 +27,12 @@ def spoilt(tmp_path):
 
     def spoilt(*numbers: int):
         path = tmp_path / SHARD.name
-        data, samples = bytearray(SHARD.read_bytes()), scan_shards([SHARD]).samples
+        data, samples = bytearray(SHARD.read_bytes()), read_whole([SHARD])
         for sample in (samples[number] for number in numbers):
-            data[sample.image_offset : sample.image_offset + 12] = bytes(12)
+            start = sample.images[0].offset
+            data[start : start + 12] = bytes(12)
         path.write_bytes(data)
-        return path, [samples[number].name for number in numbers]
+        return path, [samples[number].key for number in numbers]
 
     return spoilt
 
@@ -69,7 +58,7 @@ def test_where_none_may_be_bad_a_bad_image_is_an_error_that_names_it(spoilt, tra
 @pytest.mark.parametrize("samples_per_batch", [1, 4])
 def test_for_a_bad_image_its_neighbour_stands_in_and_it_is_counted_once(spoilt, transform, samples_per_batch, caplog):
     path, bad = spoilt(2, 3)
-    keys = [sample.name for sample in scan_shards([SHARD]).samples]
+    keys = [sample.key for sample in read_whole([SHARD])]
     loader = batches_of(path, transform, max_bad=2, samples_per_batch=samples_per_batch, num_batches=3 * len(keys))
     whole = list(loader)
     assert all(len(batch["keys"]) == len(batch["pixel_values"]) == samples_per_batch for batch in whole)
@@ -100,14 +89,14 @@ def test_one_bad_image_more_than_is_allowed_ends_the_stream(spoilt, transform):
 
 
 def test_a_stream_of_bad_images_alone_ends(spoilt, transform):
-    path, _ = spoilt(*range(len(scan_shards([SHARD]).samples)))
+    path, _ = spoilt(*range(len(read_whole([SHARD]))))
     with pytest.raises(DataError, match="no sample can be used"):
         list(batches_of(path, transform, max_bad=10**6))
 
 
 def test_validation_leaves_bad_images_out(spoilt, transform):
     path, bad = spoilt(0, 1, 4)
-    keys = [sample.name for sample in scan_shards([SHARD]).samples]
+    keys = [sample.key for sample in read_whole([SHARD])]
     source = source_of(path, transform, max_bad=3, samples_per_batch=2)
     validation = SequentialLoader([source], SampleCollate(source.dataset.images, pad_token_id=PAD))
     for _ in range(2):

@@ -37,14 +37,14 @@ def as_json(value) -> bytes:
 
 def test_a_conversation_alone_makes_a_sample_good(verify):
     found = verify(("a.jpg", JPEG), ("a.json", as_json(chat(1))), ("b.json", as_json(chat(0))))
-    assert (found.keys, found.bad, found.texts) == (["a", "b"], [], 2)
+    assert (found.keys, found.tally.bad, found.tally.texts) == (["a", "b"], [], 2)
 
 
 def test_every_image_of_a_sample_is_decoded(verify):
     images = [("a.0.jpg", JPEG), ("a.1.jpg", CUT), ("b.0.jpg", JPEG), ("b.1.png", PNG)]
     found = verify(*images, ("a.json", as_json(chat(2))), ("b.json", as_json(chat(2))))
     assert found.keys == ["b"]
-    (bad,) = found.bad
+    (bad,) = found.tally.bad
     assert bad[:5] == ("a.tar:a", "image_truncated", 3, 1, ": image 1")
     assert found.members == 6
 
@@ -54,17 +54,17 @@ def test_bad_images_are_skipped_by_reason_and_every_member_is_counted(verify):
     members = [member for key, data in bad.items() for member in ((f"{key}.jpg", data), (f"{key}.txt", b"x"))]
     found = verify(*samples("good"), *members)
     reasons = ["image_empty", "image_not_an_image", "image_too_many_pixels", "image_truncated"]
-    assert (found.keys, sorted(found.skipped)) == (["good"], reasons)
-    assert found.examples["image_truncated"] == "a.tar:cut"
-    assert found.members == sum(sample.members for sample in [*found.samples, *found.bad]) == 10
+    assert (found.keys, sorted(found.tally.skipped)) == (["good"], reasons)
+    assert found.tally.examples["image_truncated"] == "a.tar:cut"
+    assert found.members == sum(sample.members for sample in [*found.samples, *found.tally.bad]) == 10
 
 
 def test_the_sha256_of_the_index_is_compared_and_told_with_other_damage(verify, tmp_path):
     write_index(tmp_path, samples=1, sha256="0" * 64)
-    (fault,) = verify(*samples("0")).faults
+    (fault,) = verify(*samples("0")).tally.faults
     assert fault.reason == "SHA-256 differs from index.json"
     write_index(tmp_path, samples=3, sha256="0" * 64)
-    (fault,) = verify(*samples("0")).faults
+    (fault,) = verify(*samples("0")).tally.faults
     assert fault.reason == "index.json says 3 samples, read 1; SHA-256 differs from index.json"
     assert fault.missing == 2
 
@@ -72,7 +72,7 @@ def test_the_sha256_of_the_index_is_compared_and_told_with_other_damage(verify, 
 def test_nothing_usable_is_a_result(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"")
     found = verify_sources([tmp_path / "a.tar"])
-    assert (found.keys, dict(found.skipped), len(found.faults)) == ([], {}, 1)
+    assert (found.keys, dict(found.tally.skipped), len(found.tally.faults)) == ([], {}, 1)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -83,7 +83,7 @@ def test_what_is_found_does_not_depend_on_the_number_of_processes(tmp_path, work
     told = []
     found = verify_sources([tmp_path], workers=workers, progress=lambda *counts: told.append(counts))
     bad = [f"{shard}.tar:{n:03d}" for shard in "ab" for n in (7, 57, 107)]
-    assert [sample.name for sample in found.bad] == bad
+    assert [sample.name for sample in found.tally.bad] == bad
     assert found.keys == [f"{s}.tar:{n:03d}" for s in "ab" for n in range(150) if n % 50 != 7]
     assert told[-1] == (300, 2, 2)
 
@@ -95,8 +95,8 @@ def test_a_folder_of_images_with_a_table_is_verified_and_files_are_named(tmp_pat
     (tmp_path / "metadata.csv").write_text("\n".join(lines) + "\n")
     found = verify_sources([tmp_path])
     assert len(found.samples) == 1
-    assert found.skipped["image_truncated"] == found.skipped["missing_image_file"] == 1
-    assert found.examples["image_truncated"].endswith(f": {tmp_path}/cut.jpg")
+    assert found.tally.skipped["image_truncated"] == found.tally.skipped["missing_image_file"] == 1
+    assert found.tally.examples["image_truncated"].endswith(f": {tmp_path}/cut.jpg")
 
 
 def test_questions_of_a_question_file_count_as_questions(tmp_path):
@@ -104,8 +104,8 @@ def test_questions_of_a_question_file_count_as_questions(tmp_path):
     records = [{"image": "1.jpg", "question": "Is it?", "answer": answer} for answer in ("yes", "", 3)]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     found = verify_sources([tmp_path / "q.jsonl"])
-    assert found.questions == 1
-    assert (len(found.bad) + len(found.bad_questions) + len(found.bad_texts)) == 2
+    assert found.tally.questions == 1
+    assert len(found.tally.bad) + len(found.tally.bad_texts) == 2
 
 
 def test_images_inside_records_are_decoded(tmp_path):
@@ -115,7 +115,7 @@ def test_images_inside_records_are_decoded(tmp_path):
     rows = [{"image": {"bytes": data, "path": None}, "text": f"no. {n}"} for n, data in enumerate((JPEG, CUT, PNG))]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     found = verify_sources([tmp_path / "a.parquet"])
-    assert (len(found.samples), dict(found.skipped)) == (2, {"image_truncated": 1})
+    assert (len(found.samples), dict(found.tally.skipped)) == (2, {"image_truncated": 1})
 
 
 def test_several_sources_are_one_result_and_their_keys_are_told_apart(tmp_path):
@@ -125,7 +125,13 @@ def test_several_sources_are_one_result_and_their_keys_are_told_apart(tmp_path):
     (tmp_path / "photos" / "0.txt").write_text("a text")
     found = verify_sources([tmp_path / "a.tar", tmp_path / "photos"])
     assert found.keys == ["0"]
-    assert [bad.name.partition(":")[0] for bad in found.bad] == ["a.tar", "photos"]
+    assert [bad.name.partition(":")[0] for bad in found.tally.bad] == ["a.tar", "photos"]
+
+
+def test_keys_that_two_shards_share_are_told_apart(tmp_path):
+    for name, keys in {"a.tar": ("0", "1"), "b.tar": ("1", "2")}.items():
+        (tmp_path / name).write_bytes(tar_of(*samples(*keys)))
+    assert verify_sources([tmp_path / "a.tar", tmp_path / "b.tar"]).keys == ["0", "a.tar:1", "b.tar:1", "2"]
 
 
 def with_table(folder, name: str, *rows: str):
@@ -155,7 +161,7 @@ def test_sources_of_one_name_are_told_apart_by_their_folders(tmp_path):
     tables = [with_table(tmp_path, name, "0.jpg,here", "gone.jpg,away") for name in "ab"]
     found = verify_sources(tables)
     assert found.keys == ["a/captions.csv:0.jpg", "b/captions.csv:0.jpg"]
-    assert [bad.name.partition(": ")[0] for bad in found.bad] == [
+    assert [bad.name.partition(": ")[0] for bad in found.tally.bad] == [
         "a/captions.csv:captions.csv",
         "b/captions.csv:captions.csv",
     ]

@@ -88,8 +88,8 @@ def test_files_of_all_kinds_are_read(tmp_path, workers):
     table = pyarrow.table({"text": ["a", None, "c"]})
     pyarrow.parquet.write_table(table, tmp_path / "e.parquet")
     found = verify_text([tmp_path], workers=workers)
-    assert found.documents == 3 + 1 + 1 + 2
-    assert [(bad.name, bad.reason) for bad in found.bad] == [
+    assert found.tally.samples == 3 + 1 + 1 + 2
+    assert [(bad.name, bad.reason) for bad in found.tally.bad] == [
         ("c.txt: document 1", "not_utf8"),
         ("e.parquet: row 2", "missing_text"),
     ]
@@ -100,7 +100,7 @@ def test_the_limit_is_of_each_text_by_itself_and_texts_of_one_name_are_told_apar
         (tmp_path / name).mkdir()
         write_jsonl(tmp_path / name / "c.jsonl", [*lines, ""])
     found = verify_text([tmp_path / "a", tmp_path / "b"])
-    assert [bad.name for bad in found.bad] == ["a/c.jsonl: line 41", "b/c.jsonl: line 2"]
+    assert [bad.name for bad in found.tally.bad] == ["a/c.jsonl: line 41", "b/c.jsonl: line 2"]
     with pytest.raises(DataError, match=r"/b: 1 of 2 lines, rows or documents is unusable, the limit is 10%"):
         found.check()
     found.check(0.5)

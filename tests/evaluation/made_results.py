@@ -13,7 +13,7 @@ from arlow_vl.evaluation.tasks import predictions
 from arlow_vl.evaluation.tasks.evaluate import score
 from arlow_vl.evaluation.tasks.items import Item, open_samples, read_items
 from arlow_vl.evaluation.tasks.places import place_of
-from arlow_vl.evaluation.tasks.predictions import MODEL, Kept, Prediction
+from arlow_vl.evaluation.tasks.predictions import MODEL, Kept, PredictionRow
 from arlow_vl.evaluation.tasks.task import Task, load_task
 from tests.outside_data import tar_of
 
@@ -78,8 +78,8 @@ def write_results(folder: Path, data: Path, name: str, says: Says, **changes: An
     return score(folder / name, task, facts)
 
 
-def _row(item: Item, output: str, system: str) -> Prediction:
-    return Prediction(
+def _row(item: Item, output: str, system: str) -> PredictionRow:
+    return PredictionRow(
         id=item.id,
         image=item.image,
         prompt=item.question,

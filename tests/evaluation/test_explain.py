@@ -10,6 +10,7 @@ from arlow_vl.evaluation.explain import (
     latent_weights,
     mean_weights,
     read_image_tokens,
+    views_under,
     watch,
     words_of,
 )
@@ -196,6 +197,30 @@ def test_tiles_are_put_together_again_with_their_patches():
     assert max(abs(a - b) for a, b in zip(cut.image.tobytes(), image.tobytes(), strict=True)) <= 1
     assert whole.places.tolist() == [[1, 2], [3, 4]]
     assert cut.places[:2].tolist() == [[6, 7, 11, 12, 16, 17], [8, 9, 13, 14, 18, 19]]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 8), (2, 8), (8, 2), (8, 8)])
+def test_grids_of_eight_tiles_across_keep_their_rows(rows, columns):
+    """Tile ids leave no gap there from one row to the next."""
+    transform = ImageTransform(TRANSFORM, max_tiles=64)
+    image = gradient(8 * rows, 8 * columns)
+    images = dict(pack_images(transform, [prepare_image(transform, image, name="gradient")]))
+    _, cut = encoder_views(images, transform, (1 + rows * columns) * 4)
+    assert cut.label == f"{rows} x {columns} tiles" and cut.image.size == image.size
+    assert max(abs(a - b) for a, b in zip(cut.image.tobytes(), image.tobytes(), strict=True)) <= 1
+
+
+@pytest.mark.parametrize("projector", ["linear", "perceiver"])
+@pytest.mark.parametrize("transform", [None, {"max_tiles": 4}, {"patch_size": 16, "max_patches": 12}])
+def test_an_image_of_which_no_word_was_written_has_its_views(transform, projector):
+    assistant = vision_assistant(projector=projector, transform=transform)
+    model, shape = assistant.model, assistant.processor.image_processor.transform
+    images = assistant.pack([assistant.image(picture("blue", (96, 40)))])
+    images = {name: x.double() if x.is_floating_point() else x for name, x in images.items()}
+    some = explain_completion(model, assistant.tokenizer, about_image(), images, layers=[1], max_new_tokens=8)
+    expected, found = (views_under(words, images, model, shape) for words in (some, []))
+    assert some and [view.label for view in found] == [view.label for view in expected]
+    assert all(torch.equal(one.places, other.places) for one, other in zip(found, expected, strict=True))
 
 
 def test_an_image_in_native_resolution_is_one_view():

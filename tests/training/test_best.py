@@ -10,7 +10,9 @@ from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.folders import find_changes
 from arlow_vl.training.best import replace_folder
-from arlow_vl.training.checkpoint_names import steps_done
+from arlow_vl.training.checkpoint_file import write_checkpoint
+from arlow_vl.training.checkpoint_io import read_checkpoint
+from arlow_vl.training.checkpoint_names import checkpoints, steps_done
 from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.tiny_runs import weights_sha256, write_image_text_recipe, write_text_recipe
@@ -98,6 +100,16 @@ def test_a_run_that_ended_early_goes_on_without_keep_best_and_the_best_model_sta
     assert [str(warning.message) for warning in recwarn if "callbacks used to create" in str(warning.message)] == []
     run(config, tmp_path, *KEEP, *RISING, "--run.max_steps", "16")
     assert steps_of(tmp_path) == 16 and best_of(tmp_path) == best
+
+
+def test_a_best_model_stays_where_the_checkpoint_says_nothing_of_it(config, tmp_path):
+    run(config, tmp_path, *KEEP, *RISING, "--run.watch.patience", "1")
+    best, (newest, *_) = best_of(tmp_path), checkpoints(tmp_path / "checkpoints")
+    checkpoint = read_checkpoint(newest)
+    checkpoint["callbacks"] = {name: state for name, state in checkpoint["callbacks"].items() if name != "KeepBest"}
+    write_checkpoint(checkpoint, newest)
+    run(config, tmp_path, *RISING)
+    assert steps_of(tmp_path) == 12 and best_of(tmp_path) == best
 
 
 def test_a_run_that_ended_early_is_not_made_longer_with_the_same_patience_and_says_so(config, tmp_path, capsys):

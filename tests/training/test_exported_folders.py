@@ -158,7 +158,7 @@ def test_a_folder_that_answers_otherwise_is_not_left(run, tmp_path, monkeypatch,
 
     monkeypatch.setattr(probe.subprocess, "run", tampered)
     assert main(["checkpoint", "export", str(run / "hf"), "--out", str(tmp_path / "bad")]) == 4
-    assert f"{tmp_path / 'bad'} answers otherwise in a fresh process" in capsys.readouterr().err
+    assert f"{tmp_path / 'bad'} answers differently in a fresh process" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -82,7 +82,8 @@ def test_a_text_with_other_words_of_the_same_length_is_named(stopped, tmp_path, 
     path = tmp_path / f"{use}.jsonl"
     path.write_text(path.read_text().replace("cat", "dog"))
     os.utime(path, (time.time() + 9, time.time() + 9))
-    sentence = f"source {use} ({path}) holds other {'training' if use == 'train' else use} data than when the run was"
+    kind = "training" if use == "train" else use
+    sentence = f"source {use} ({path}) holds other {kind} data than at the last start of the run"
     words = ["fit", "--config", config, "--run_dir", str(run)]
     assert main(words) == (2 if use == "train" else 0)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("arlow: ")]

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from arlow_vl.data.shards import scan_shards
+from arlow_vl.data.formats.webdataset import read_whole
 from arlow_vl.errors import DataError
 from arlow_vl.models.folders import load_vision_language_model
 from arlow_vl.training.recipe_parsing import parse_recipe
@@ -89,16 +89,17 @@ def test_a_run_keeps_its_features_as_the_recipe_says(tmp_path):
 
 
 def spoil_a_shard(folder):
-    """A copy of the training captions in which one image of ten is cut, the tar still whole."""
+    """Copies the training captions, one image of ten cut; returns the path, the key of the image, and the samples."""
     shard = next((SAMPLES / "captions").glob("train-*.tar"))
     data = bytearray(shard.read_bytes())
-    samples = scan_shards([shard]).samples
+    samples = read_whole([shard])
     bad = samples[1]
-    end = bad.image_offset + bad.image_size
-    data[end - bad.image_size // 2 : end] = bytes(bad.image_size // 2)
+    image = bad.images[0]
+    end = image.offset + image.size
+    data[end - image.size // 2 : end] = bytes(image.size // 2)
     path = folder / "spoilt-000000.tar"
     path.write_bytes(data)
-    return path, bad, len(samples)
+    return path, bad.key.partition(":")[2], len(samples)
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -111,9 +112,9 @@ def test_a_broken_image_is_skipped_and_counted_or_ends_the_run_as_the_recipe_say
     told = capsys.readouterr().err
     assert "captions" in told and ("truncated 1" in told or "corrupt 1" in told)
     steps = (tmp_path / "tolerant" / "steps.jsonl").read_text()
-    assert len(losses(tmp_path / "tolerant")) == 2 and f":{bad.key}" not in steps
+    assert len(losses(tmp_path / "tolerant")) == 2 and f":{bad}" not in steps
     strict = ["--config", str(config), "--run_dir", str(tmp_path / "strict"), "--max_bad_fraction", "0"]
-    with pytest.raises(DataError, match=f"{bad.key}|image_"):
+    with pytest.raises(DataError, match=f"{bad}|image_"):
         fit(parse_recipe(strict))
 
 

@@ -1,4 +1,4 @@
-"""Files that hold more than one frame, told by their blocks without decoding any."""
+"""Detection of files with more than one frame by their blocks, without decoding any."""
 
 from vision.decoding.parts import MAX_BLOCKS
 
@@ -13,7 +13,7 @@ def is_animated(data: bytes) -> bool:
 
 
 def _gif_frames(data: bytes) -> int:
-    """Counts to two."""
+    """Number of frames, counted up to two."""
     frames, position = 0, 13 + _colour_table(data[10])
     for _ in range(MAX_BLOCKS):
         code = data[position]
@@ -35,7 +35,7 @@ def _colour_table(flags: int) -> int:
 
 
 def _png_frames(data: bytes) -> int:
-    """What the acTL chunk in front of the pixels says."""
+    """Number of frames in the acTL chunk in front of the pixels; 1 without that chunk."""
     position = 8
     while (kind := data[position + 4 : position + 8]) not in (b"IDAT", b"IEND", b""):
         if kind == b"acTL":

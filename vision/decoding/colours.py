@@ -1,4 +1,4 @@
-"""From Pillow's many modes to upright 8-bit RGB on white, strip by strip so that little memory is held twice."""
+"""Conversion of Pillow's modes to upright 8-bit RGB on white, in strips so that little memory is held twice."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -32,7 +32,7 @@ def strips_of(image: Image.Image) -> Iterator[Image.Image]:
 
 
 def upright_rgb(strips: list[Image.Image], header: ImageHeader) -> Image.Image:
-    """The whole image of its strips, which are taken out of the list, the last first, to give their memory back."""
+    """The whole image from its strips, which are taken out of the list, the last first, to free their memory."""
     if len(strips) == 1 and is_ready(strips[0], header):
         return convert_to_srgb(strips[0], header.icc_profile, in_place=True)
     is_on_its_side, levels = header.orientation in ON_ITS_SIDE, grey_range(strips, header)
@@ -58,7 +58,7 @@ def is_ready(image: Image.Image, header: ImageHeader) -> bool:
 def grey_range(strips: list[Image.Image], header: ImageHeader) -> tuple[float, float]:
     """The values that mean black and white in a grey image of more than 8 bits.
 
-    Of 32-bit integers and floats no header tells them (see `_guessed_range`).
+    No header gives them for 32-bit integers and floats (see `_guessed_range`).
 
     Raises:
         ImageFault: pixels that are no finite numbers.
@@ -81,7 +81,7 @@ def _guessed_range(low: float, high: float, maxima: tuple[float, ...]) -> tuple[
     """Black and white of values that lie, but for a few, between `low` and `high`.
 
     It is 0..1, 0..255 or 0..65535, the smallest that holds them. Values that leave it by an eighth are clipped, as
-    resampling overshoots. Far above one range, but still in the darkest sixteenth of the next, neither is believed:
+    resampling overshoots. Far above one range, but still in the darkest sixteenth of the next, neither is assumed:
     0..10 is shown as it is, and not as ten levels of 255. Other values, negative ones too, have their own extremes.
 
     Examples (floats):

@@ -1,6 +1,6 @@
-"""What an image's bytes say before any pixel is decoded, and the same image without all that pixels do not need.
+"""Headers of images, read before any pixel is decoded, and the same image without all that pixels do not need.
 
-Decoders are kept from metadata: text chunks, comments and later frames can cost minutes and gigabytes. What counts of
+Decoders are kept from metadata: text chunks, comments and later frames can cost minutes and gigabytes. What matters of
 it, the EXIF orientation and the colour profile, is read here. On the way every container is checked to be whole.
 """
 
@@ -18,7 +18,7 @@ WEBP_PIXEL_CHUNKS = frozenset({b"ANIM", b"ALPH", b"VP8 ", b"VP8L"})
 
 
 def read_header(data: bytes) -> ImageHeader:
-    """Raises ImageFault for what is no image, of a foreign format, cut short or damaged outside the pixels."""
+    """The header of a file. Raises ImageFault for no image, a foreign format, a cut or damage outside the pixels."""
     if not data:
         raise ImageFault("empty", "0 bytes")
     for magic, reader in READERS:
@@ -31,7 +31,7 @@ def read_header(data: bytes) -> ImageHeader:
 
 
 def is_image(data: bytes) -> bool:
-    """Whether they begin like a file of a known format."""
+    """True if the bytes begin like a file of a known format."""
     return any(magic.match(data) for magic, _ in READERS)
 
 

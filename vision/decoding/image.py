@@ -1,4 +1,4 @@
-"""Bytes become an upright 8-bit RGB image, or an ImageError."""
+"""Decoding of bytes into an upright 8-bit RGB image, or an ImageError."""
 
 import io
 from dataclasses import dataclass
@@ -40,14 +40,14 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLimits:
-    """What one image may cost."""
+    """Limits on the size of one image and the memory to decode it."""
 
     max_bytes: int = 64 * 2**20
     """Bytes of the compressed image."""
     max_pixels: int = 64_000_000
     """Width times height, taken from the header before anything is decoded."""
     max_memory_bytes: int = 300_000_000
-    """Memory to decode and convert the image, estimated before. Pillow takes 4 bytes a pixel for RGB, and as much
+    """Memory to decode and convert the image, estimated beforehand. Pillow takes 4 bytes a pixel for RGB, and as much
     again for what is not upright 8-bit RGB, grey or palette; progressive JPEG and WebP take more."""
     formats: tuple[str, ...] = FORMATS
     """Pillow's names of the formats that may be opened; an MPO is read as the JPEG with which it begins."""
@@ -119,7 +119,7 @@ def _load(header: ImageHeader, limits: ImageLimits) -> list[Image.Image]:
 
 
 def _check_memory(image: Image.Image, header: ImageHeader, limits: ImageLimits) -> None:
-    """Conversion holds the old and the new image, the old one strip by strip."""
+    """Raises ImageFault over the memory limit; conversion holds the old image, strip by strip, and the new."""
     stored = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
     converted = 0 if is_ready(image, header) else 8 if stored == 4 else 4
     rows, pixels = header.height * ROW_BYTES + header.width * 16, header.width * header.height

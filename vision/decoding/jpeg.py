@@ -1,6 +1,6 @@
 """JPEG: the header, checked, and a decoding that notices when the compressed data ends too early.
 
-libjpeg paints what is missing grey and only warns, which Pillow does not hand on. So here the file is fed to Pillow's
+libjpeg paints what is missing grey and only warns, which Pillow does not pass on. So here the file is fed to Pillow's
 decoder piece by piece, a piece for each run of entropy-coded data: up to a restart marker, or up to the end of a scan.
 Behind each run go eight bytes of padding that no decoder needs but to look ahead. Two things can happen:
 
@@ -32,7 +32,7 @@ STUFFED = b"\xff\x00"  # how entropy-coded data writes the byte FF; eight ones a
 PADDING = 8 * STUFFED
 COEFFICIENTS = 64
 ICC = b"ICC_PROFILE\0"
-"""Begins a piece of a colour profile; then come its number, from 1, and how many there are."""
+"""Start of a piece of a colour profile; its number, from 1, and the number of pieces follow."""
 
 
 class Component(NamedTuple):
@@ -52,7 +52,7 @@ class Scan(NamedTuple):
 
 
 def read_jpeg(data: bytes) -> ImageHeader:
-    """Raises ImageFault, also if whole scans or restart intervals are missing."""
+    """The header of a file. Raises ImageFault, also if whole scans or restart intervals are missing."""
     parts: Parts = [b"\xff\xd8"]
     view, position, frame, exif, icc, interval = memoryview(data), 2, None, b"", {}, 0
     scans: list[Scan] = []
@@ -164,7 +164,7 @@ def count_mcus(scan: Scan, components: list[Component], width: int, height: int)
 def decode_whole(image: ImageFile, parts: Parts) -> None:
     """Loads the pixels of an image that was opened from these parts. Raises ImageFault if a run of data is cut.
 
-    What the padding itself can stand for is not noticed: a run that lacks its last bytes, at most three blocks of it.
+    A run that lacks only its last bytes, at most three blocks, is not noticed: the padding can stand for them.
     """
     image.load_prepare()
     ((codec, box, _, arguments),) = image.tile

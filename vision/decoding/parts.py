@@ -1,4 +1,4 @@
-"""What all image formats share: a header, a reason to refuse, a file made of parts, TIFF tags, EXIF orientation."""
+"""Common to all image formats: a header, a reason to refuse, a file made of parts, TIFF tags, EXIF orientation."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 
 class ImageFault(ValueError):
-    """Why an image cannot be used: one stable snake_case word, and what was seen."""
+    """The reason why an image cannot be used: one stable snake_case word, and what was seen."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
@@ -96,7 +96,7 @@ class TagDirectory:
     """The first directory of a TIFF file or of an EXIF block, which has the same form."""
 
     def __init__(self, data: bytes) -> None:
-        """Raises ValueError (struct.error is turned into one) if there is no such directory."""
+        """Reads the directory. Raises ValueError if there is none."""
         order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
         version = int.from_bytes(data[2:4], "little" if order == "<" else "big")
         if order is None or version not in (42, 43):
@@ -125,7 +125,7 @@ class TagDirectory:
         return tags
 
     def place(self, tag: Tag) -> tuple[bytes, int]:
-        """Where a tag's values are: in its entry if they fit, else at an offset in the file."""
+        """The buffer and offset of a tag's values: in its entry if they fit, else in the file."""
         inline = 8 if self.is_big else 4
         if tag.count * TAG_BYTES.get(tag.type, 0) <= inline:
             return tag.entry, len(tag.entry) - inline
@@ -145,7 +145,7 @@ class TagDirectory:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """1 to 8; also 1 for an EXIF block that cannot be read, as what it says of the pixels is lost."""
+    """EXIF orientation, 1 to 8; 1 where the block has none or cannot be read."""
     try:
         values = TagDirectory(exif.removeprefix(b"Exif\0\0")).integers(ORIENTATION)
     except ValueError:

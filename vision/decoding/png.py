@@ -1,4 +1,4 @@
-"""PNG: its chunks, and whether its compressed pixels are all there."""
+"""PNG: its chunks, and a check that all compressed pixels are there."""
 
 import math
 import struct
@@ -57,7 +57,7 @@ def read_png(data: bytes) -> ImageHeader:
 
 
 def _profile(body: bytes) -> bytes:
-    """What an iCCP chunk holds, none of it if it is damaged or over the limit, which ends the unpacking too."""
+    """The profile in an iCCP chunk; empty if it is damaged or over the limit, at which unpacking stops."""
     _, _, packed = body.partition(b"\0")
     try:
         profile = zlib.decompressobj().decompress(packed[1:], MAX_PROFILE_BYTES + 1)
@@ -97,7 +97,7 @@ def refuse_missing_rows(image: Image.Image, parts: Parts) -> None:
 
 
 def _unpacked_bytes(pieces: list[memoryview], most: int) -> int:
-    """How many bytes a zlib stream holds, counted up to `most`."""
+    """Number of bytes that a zlib stream holds, counted up to `most`."""
     unpacking, count = zlib.decompressobj(), 0
     for piece in pieces:
         packed: bytes | memoryview = piece

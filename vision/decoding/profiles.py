@@ -1,4 +1,4 @@
-"""ICC profiles: what the numbers of an image's pixels mean, and the same colours in sRGB, which encoders know.
+"""ICC profiles: conversion of an image's colours to sRGB, which encoders were trained with.
 
 A camera that writes Display P3 or Adobe RGB stores other numbers for the same red. Read as sRGB they look dull.
 """
@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 from vision.decoding.parts import MAX_PROFILE_BYTES
 
 SPACES = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}  # by Pillow's mode; a profile for another mode says nothing
-KEPT = 16  # transforms of the last profiles: the images of a data set share a few
+KEPT = 16  # transforms of the last profiles: the images of a dataset share a few
 SAME_LEVELS = 1  # of 255; a profile that moves no colour further is sRGB, whatever it is called
 STEPS = (0, 8, 16, 32, 64, 96, 128, 160, 192, 224, 240, 255)
 
@@ -32,7 +32,7 @@ def convert_to_srgb(image: Image.Image, icc_profile: bytes, *, in_place: bool = 
 
 @lru_cache(maxsize=KEPT)
 def _transform_to_srgb(icc_profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """None: the pixels are sRGB already, or the profile cannot be used."""
+    """The transform to sRGB; None: the pixels are sRGB already, or the profile cannot be used."""
     if mode not in SPACES or len(icc_profile) > MAX_PROFILE_BYTES:
         return None
     try:

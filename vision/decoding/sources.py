@@ -1,4 +1,4 @@
-"""The one road from whatever holds an image to its upright 8-bit RGB pixels."""
+"""Reading of an image from any source into upright 8-bit RGB pixels; there is no other way."""
 
 import base64
 import binascii
@@ -53,12 +53,12 @@ def read_image(source: Any, *, name: str = "image", limits: ImageLimits = DEFAUL
 
 
 def path_if_there(source: str) -> str | Path:
-    """The path of a file that a person has named, also of one whose name reads like an address, as data:1.jpg."""
+    """The path of a file that a person has named, also of one whose name looks like a URL, as data:1.jpg."""
     return Path(source) if os.path.lexists(source) else source
 
 
 def _read_text(source: str, is_path: bool, name: str, limits: ImageLimits) -> Image.Image:
-    """A str is a URL if it begins like one, else a path; base64 is told by what it holds, where no such file is."""
+    """Reads a string: a URL if it begins like one, else base64 of an image if no such file exists, else a path."""
     url = None if is_path else URL.match(source)
     if url and url[1].lower() == "data":
         return decode_image(_data_of_url(source, name, limits), name=name, limits=limits)
@@ -102,7 +102,7 @@ def _path_of_url(url: str) -> str:
 
 
 def _data_of_url(url: str, name: str, limits: ImageLimits) -> bytes:
-    """What data:[type][;base64],... holds; the type is not looked at, as the bytes say what they are."""
+    """Bytes of data:[type][;base64],...; the type is ignored, as the bytes tell their format."""
     head, comma, body = url.partition(",")
     if not comma:
         raise ImageError(name, "corrupt", "a data: URL without a comma; write data:image/png;base64,...")
@@ -149,7 +149,7 @@ def _undecoded_file(image: ImageFile) -> bytes | None:
 
 
 def _upright(image: Image.Image, limits: ImageLimits) -> Image.Image:
-    """Pixels that Pillow has decoded, by the rules for those that are decoded here."""
+    """Upright RGB from pixels that Pillow has decoded, by the rules for those that are decoded here."""
     check_size(image.width, image.height, limits)
     image.load()
     header = _header_of(image)
@@ -159,7 +159,7 @@ def _upright(image: Image.Image, limits: ImageLimits) -> Image.Image:
 
 
 def _header_of(image: Image.Image) -> ImageHeader:
-    """What Pillow keeps of the file's header, by the rules of `read_tiff`.
+    """The header of an image that Pillow opened, by the rules of `read_tiff`.
 
     A copy of a TIFF has lost its tags: its greys count as 16 bits from black to white, and its integers as signed.
     """
@@ -181,8 +181,8 @@ def _header_of(image: Image.Image) -> ImageHeader:
 def _with_8_bit_key(strip: Image.Image) -> Image.Image:
     """Gives the transparent colour of a PNG with 16 bits a colour the 8 bits that Pillow leaves of its pixels.
 
-    Where all three numbers are below 256 they are taken for those of 8 bits, as nothing tells how many the file had.
-    Nor does anything of a grey PNG of 2 or 4 bits, whose key stays in the file's scale.
+    Three numbers below 256 are taken as 8-bit ones, since nothing tells how many bits the file had. Nor is it known for
+    a grey PNG of 2 or 4 bits, whose key stays in the file's scale.
     """
     key = strip.info.get("transparency")
     if strip.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
@@ -191,7 +191,7 @@ def _with_8_bit_key(strip: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """As the file said, if there was one, else as somebody has set it."""
+    """EXIF orientation from the file, if there was one, else the one set on the image."""
     exif = image.info.get("exif")
     return exif_orientation(exif) if isinstance(exif, bytes) else image.getexif().get(ORIENTATION, 1)
 

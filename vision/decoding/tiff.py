@@ -95,9 +95,9 @@ def _profile(directory: TagDirectory) -> bytes:
 
 
 def _check_raw_size(directory: TagDirectory, width: int, height: int, bits_per_pixel: int) -> None:
-    """Raises ImageFault if strips that are not compressed say themselves that they hold fewer bytes than the image.
+    """Raises ImageFault if the byte counts of uncompressed strips are too small for the image.
 
-    Pillow would go on reading behind them. A count of 0 says nothing: some programs write it for a single strip.
+    Pillow would read on behind them. A count of 0 says nothing: some programs write it for a single strip.
     """
     counts = directory.integers(BYTE_COUNTS[0], most=MAX_STRIPS)
     is_whole_pixels = directory.integers(PHOTOMETRIC) != [YCBCR] and directory.integers(PLANAR) != [SEPARATE_PLANES]
@@ -118,7 +118,7 @@ def _check_jpeg_ends(directory: TagDirectory) -> None:
 
 
 def _check_shared_strips(directory: TagDirectory) -> None:
-    """Strips that share bytes would let a small file be decoded again and again."""
+    """Raises ImageFault for strips that share bytes: a small file would be decoded again and again."""
     for code in BYTE_COUNTS:
         total = sum(directory.integers(code, most=MAX_STRIPS))
         if total > 4 * len(directory.data) + 4096:

@@ -1,4 +1,4 @@
-"""Images together, whatever their sizes, as the encoder takes them: `pixel_values` and what tells them apart."""
+"""Batches of images of any sizes, as the encoder takes them: `pixel_values` and the counts that tell them apart."""
 
 from collections.abc import Sequence
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""Images in their own aspect and, as far as a budget of patches allows, in their own resolution."""
+"""Images in their own aspect ratio and, as far as a budget of patches allows, in their own resolution."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ SCALE_PRECISION = 1e-9  # fine enough for a strip of one pixel by 64 million
 def native_size(width: int, height: int, patch: int, max_patches: int) -> tuple[int, int]:
     """Height and width, multiples of `patch`, within the budget; each side less than a patch over the true aspect.
 
-    An image is not enlarged but to whole patches.
+    An image is enlarged only to whole patches.
     """
     from timm.data.naflex_transforms import get_image_size_for_seq
 
@@ -51,7 +51,7 @@ def patchify(
 def unpatchify(
     patches: Float[Tensor, "patches values"], grids: Int[Tensor, "images 2"]
 ) -> list[Float[Tensor, "3 _ _"]]:
-    """The images of which `patchify` made the patches, bit for bit."""
+    """The images that `patchify` cut into these patches, bit for bit."""
     patch = int((patches.shape[1] // 3) ** 0.5)
     shapes = grids.tolist()
     pieces = patches.split([rows * columns for rows, columns in shapes])

@@ -1,4 +1,4 @@
-"""High resolution by tiling: a thumbnail of the whole image, then a grid of tiles, as many as it deserves."""
+"""High resolution by tiling: a thumbnail of the whole image, then a grid of as many tiles as it needs."""
 
 from itertools import product
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from torch import Tensor
 from vision.transform import MAX_GRID, ImageTransform
 
 AS_SHARP = 0.9
-"""Of two grids with nearly one sharpness the smaller is taken."""
+"""Share of the best sharpness that suffices: of nearly equal grids the smaller is taken."""
 
 
 class Tiles(NamedTuple):

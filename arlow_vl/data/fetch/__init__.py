@@ -1,4 +1,4 @@
-"""Real data and weights out of registry packages: captions, questions, text and two vision backbones."""
+"""Real data and weights from registry packages: captions, questions, text and two vision backbones."""
 
 import importlib.util
 from pathlib import Path

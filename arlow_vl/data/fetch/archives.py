@@ -12,7 +12,7 @@ MAX_MEMBER_BYTES = 256 * 2**20
 
 
 def read_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """Names (without a leading "./") and contents of the regular files that `wanted` accepts, in the archive's order.
+    """Yields names (without "./") and contents of the regular files that `wanted` accepts, in the archive's order.
 
     Links are never followed. The caller has checked the archive's SHA-256.
 
@@ -30,7 +30,7 @@ def read_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple
 
 
 def is_safe_name(name: str) -> bool:
-    """Whether a member name stays inside its archive."""
+    """Returns True if a member name stays inside its archive."""
     path = PurePosixPath(name)
     return not (path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in path.parts[0])
 
@@ -59,7 +59,7 @@ def _read_tar(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
 
 
 def _seek_to_debian_data(file: BinaryIO, archive: Path) -> None:
-    """A .deb is an `ar` archive: a magic line, then members with a header of 60 bytes; the files are in data.tar.*"""
+    """Finds data.tar.* in a .deb, which is an `ar` archive: a magic line, then members with a header of 60 bytes."""
     if file.read(8) == b"!<arch>\n":
         while len(header := file.read(60)) == 60:
             if header[:16].startswith(b"data.tar"):

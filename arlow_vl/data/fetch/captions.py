@@ -1,4 +1,4 @@
-"""Captions as names of things: equal but for case, articles and punctuation means the same thing."""
+"""Captions as names of things: captions that differ in case, articles and punctuation alone name the same thing."""
 
 import re
 
@@ -6,7 +6,7 @@ ARTICLES = {"a", "an", "the"}
 
 
 def caption_name(caption: str) -> str:
-    """The name that images with (nearly) the same caption share: "A cat." and "cat" are both "caption:cat"."""
+    """Returns the name that images with (nearly) the same caption share: "A cat." and "cat" are both "caption:cat"."""
     words = re.findall(r"[^\W_]+", caption.lower())
     while len(words) > 1 and words[0] in ARTICLES:
         words = words[1:]

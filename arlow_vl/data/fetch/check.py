@@ -12,7 +12,9 @@ from arlow_vl.data.fetch.images import NEAR_BITS, WORKERS, difference_hash, hash
 from arlow_vl.data.fetch.shard_files import shards_of
 from arlow_vl.data.fetch.splits import SPLITS
 from arlow_vl.data.fetch.text import normalised
-from arlow_vl.data.shards import ShardSample, read_whole
+from arlow_vl.data.formats.webdataset import read_whole
+from arlow_vl.data.index.images import read_image
+from arlow_vl.data.samples import Sample
 from arlow_vl.data.text import LineTally, read_jsonl
 from arlow_vl.errors import DataError
 
@@ -20,22 +22,29 @@ HELD_OUT = ("validation", "test-known", "test-novel")
 
 
 def check_splits(root: Path) -> dict[str, int]:
-    """Reads the captions and text under `root` as training would; returns the samples of each split.
+    """Reads the captions and text under `root` as training does; returns the samples of each split.
 
     Raises:
         DataError: groups, captions or (near-)duplicate images are on both sides, or a held-out caption is a whole
             line of the text corpus.
     """
-    splits: dict[str, list[ShardSample]] = {split: read_whole(shards_of(root / "captions", split)) for split in SPLITS}
+    splits: dict[str, list[Sample]] = {split: read_whole(shards_of(root / "captions", split)) for split in SPLITS}
     check_groups({split: {sample.fields["group"] for sample in samples} for split, samples in splits.items()})
     _check_captions(splits)
     _check_images(splits)
-    _check_text(root / "text", {normalised(sample.text) for split in HELD_OUT for sample in splits[split]})
+    _check_text(root / "text", {normalised(caption_of(sample)) for split in HELD_OUT for sample in splits[split]})
     return {split: len(samples) for split, samples in splits.items()}
 
 
+def caption_of(sample: Sample) -> str:
+    """Returns the caption, which is the first text of a sample."""
+    caption = sample.texts[0]
+    assert caption.task == "caption"
+    return caption.messages[-1]["content"]
+
+
 def check_groups(groups: dict[str, set[str]]) -> None:
-    """Training shares groups with test-known, and with nothing else; test-known has no others."""
+    """Raises DataError unless training shares groups with test-known alone, and test-known has no others."""
     for one, other in (("train", "validation"), ("train", "test-novel"), ("validation", "test-novel")):
         if both := groups[one] & groups[other]:
             raise DataError(
@@ -47,26 +56,30 @@ def check_groups(groups: dict[str, set[str]]) -> None:
         )
 
 
-def _check_captions(splits: dict[str, list[ShardSample]]) -> None:
-    trained = {caption_name(sample.text) for sample in splits["train"]}
+def _check_captions(splits: dict[str, list[Sample]]) -> None:
+    trained = {caption_name(caption_of(sample)) for sample in splits["train"]}
     for sample in splits["test-novel"]:
-        if caption_name(sample.text) in trained:
-            raise DataError(f"captions: {sample.name} of test-novel has a caption of training ({sample.text!r})")
+        if caption_name(caption_of(sample)) in trained:
+            raise DataError(f"captions: {sample.key} of test-novel has a caption of training ({caption_of(sample)!r})")
 
 
-def _check_images(splits: dict[str, list[ShardSample]]) -> None:
+def _check_images(splits: dict[str, list[Sample]]) -> None:
     train_bits = hashes(splits["train"])
     for split in HELD_OUT:
         distances = hash_distances(train_bits, hashes(splits[split]))
         if (distances <= NEAR_BITS).any():
             row, column = np.unravel_index(distances.argmin(), distances.shape)
-            pair = f"{splits['train'][row].name} and {splits[split][column].name}"
+            pair = f"{splits['train'][row].key} and {splits[split][column].key}"
             raise DataError(f"captions: {pair} are nearly the same image ({distances[row, column]} of 256 bits differ)")
 
 
-def hashes(samples: Sequence[ShardSample]) -> Bool[np.ndarray, "samples 256"]:
+def hashes(samples: Sequence[Sample]) -> Bool[np.ndarray, "samples 256"]:
     with ThreadPoolExecutor(WORKERS) as pool:
-        return np.stack(list(pool.map(lambda sample: difference_hash(sample.read_image(), name=sample.name), samples)))
+        return np.stack(list(pool.map(_hash, samples)))
+
+
+def _hash(sample: Sample) -> Bool[np.ndarray, " 256"]:
+    return difference_hash(read_image(sample.images[0], sample.key), name=sample.key)
 
 
 def _check_text(folder: Path, captions: set[str]) -> None:

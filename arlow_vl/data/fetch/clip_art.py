@@ -26,7 +26,7 @@ MOST_REPEATS = 3
 
 @dataclass(frozen=True)
 class Description:
-    """What an SVG says about itself."""
+    """Metadata of an SVG."""
 
     stem: str
     title: str
@@ -35,7 +35,7 @@ class Description:
 
 
 def read_clip_art(folder: Path) -> Iterator[SourceImage]:
-    """Images whose description (3 to 40 words) or title is rare enough to say something."""
+    """Yields the images whose description (3 to 40 words) or title is rare enough to be a caption."""
     described = [d for d in read_descriptions(folder / CLIP_ART_SVG.file) if not LEFT_OUT.search(d.stem)]
     captions = choose_captions(described)
     by_stem = {d.stem: d for d in described}
@@ -49,7 +49,7 @@ def read_clip_art(folder: Path) -> Iterator[SourceImage]:
 
 
 def read_descriptions(archive: Path) -> Iterator[Description]:
-    """Metadata of every public-domain SVG, by regular expression: the drawings are never parsed."""
+    """Yields metadata of every public-domain SVG, by regular expression: the drawings are never parsed."""
     for name, data in read_members(archive, lambda name: name.startswith(SVG_FOLDER) and name.endswith(".svg")):
         found = re.search(rb"<metadata.*?</metadata>", data, re.DOTALL)
         metadata = found[0].decode("utf-8", errors="replace") if found else ""
@@ -72,7 +72,7 @@ def clean_title(title: str) -> str:
 
 
 def choose_captions(described: list[Description]) -> dict[str, str]:
-    """A caption by stem: the description if it is a rare phrase, else a rare title; without either, none."""
+    """Chooses captions by stem: the description if it is a rare phrase, else a rare title; else no caption."""
     repeats = {field: Counter(getattr(d, field).lower() for d in described) for field in ("title", "description")}
 
     def is_rare(field: str, text: str) -> bool:
@@ -90,7 +90,7 @@ def choose_captions(described: list[Description]) -> dict[str, str]:
 
 
 def flag_caption(d: Description) -> str:
-    """Titles in the folder of flags are bare names ("sweden"): they become the emoji's wording ("flag: sweden")."""
+    """Rewords titles in the folder of flags, which are bare names ("sweden"), as emoji have them ("flag: sweden")."""
     is_bare = "signs_and_symbols/flags/" in d.stem and "flag" not in d.title.lower()
     return f"flag: {d.title}" if is_bare else d.title
 
@@ -118,7 +118,7 @@ def clip_art(d: Description, caption: str, data: bytes) -> SourceImage:
 
 
 def family(stem: str, creator: str) -> str:
-    """What "animals/turban_jure_kodzoman_01" and "turban_2" share: no folder, no (cut) creator, no number."""
+    """Returns the part that "animals/turban_jure_kodzoman_01" and "turban_2" share: no folder, creator or number."""
     name = re.sub(r"[-_ ]*\d*$", "", PurePosixPath(stem).name.lower())
     author = re.sub(r"[^a-z0-9]+", "_", creator.lower()).strip("_")
     for start in (match.start() for match in re.finditer("_", name)):

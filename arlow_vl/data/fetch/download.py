@@ -1,4 +1,4 @@
-"""Package archives by the registries' own clients: pip always, npm and apt-get where they exist."""
+"""Download of package archives by the registries' own clients: pip always, npm and apt-get where they exist."""
 
 import importlib.util
 import shutil
@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 
 def fetch_packages(folder: Path, *, pip_only: bool, say: Say = print) -> PackageSet:
-    """Fills `folder` with verified archives and returns the set that could be had.
+    """Fills `folder` with verified archives and returns the set of packages that could be fetched.
 
     pip's packages are needed. npm's and Debian's are a bonus: where their client is missing or fails, one line says so.
     """
@@ -47,14 +47,14 @@ def fetch_packages(folder: Path, *, pip_only: bool, say: Say = print) -> Package
 
 
 def missing_bytes(folder: Path, *, pip_only: bool) -> int:
-    """Bytes of archives that are not in `folder` yet and that this machine could fetch (by size alone, quickly)."""
+    """Counts the bytes of archives that are not in `folder` yet and that this machine could fetch, without hashing."""
     bonus = [] if pip_only else [packages for packages in (WITH_NPM, WITH_DEBIAN) if _client_exists(packages)]
     wanted = ALWAYS + sum(bonus, () if WITH_NPM in bonus else WITHOUT_NPM)
     return sum(package.size for package in wanted if not (folder / package.file).exists())
 
 
 def fetch_package(folder: Path, package: Package, say: Say = print) -> Path:
-    """The verified archive in `folder`, fetched unless it lies there already.
+    """Returns the verified archive in `folder`, fetched unless it lies there already.
 
     Raises:
         DataError: it cannot be fetched, or what comes is not the file that the SHA-256 names.
@@ -84,7 +84,7 @@ def is_verified(archive: Path, package: Package) -> bool:
 
 
 def _fetch_bonus(folder: Path, packages: Iterable[Package], say: Say) -> bool:
-    """Fetches all of one registry's packages; False with a printed reason where that cannot be."""
+    """Fetches all of one registry's packages; returns False, with a printed reason, where that fails."""
     packages = tuple(packages)
     registry = packages[0].registry
     if not _client_exists(packages) and not all(is_verified(folder / package.file, package) for package in packages):
@@ -112,7 +112,7 @@ def _run_client(folder: Path, package: Package) -> None:
             if archive.exists():
                 break
             if package.registry == "Debian":
-                _try(["apt-get", "update", "-q"], scratch)  # fails for a user who may not; the lists may do as they are
+                _try(["apt-get", "update", "-q"], scratch)  # fails without the right to; old lists may do
             else:
                 time.sleep(attempt)
             complaint = _try(COMMANDS[package.registry](package), scratch)
@@ -127,7 +127,7 @@ def _run_client(folder: Path, package: Package) -> None:
 
 
 def _try(command: list[str], folder: str) -> str | None:
-    """None if the command went well, else its complaint in one short line."""
+    """Runs a command; returns None if it succeeded, else its error in one short line."""
     try:
         done = subprocess.run(
             command,

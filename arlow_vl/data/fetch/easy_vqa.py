@@ -13,7 +13,7 @@ FOLDER = "easy_vqa/data/"
 
 
 def read_easy_vqa(folder: Path) -> dict[str, list[Sample]]:
-    """Samples by split: one an image, with all its questions."""
+    """Returns the samples by split: one for each image, with all its questions."""
 
     def wanted(name: str) -> bool:
         return name.startswith(FOLDER) and (name.endswith("/questions.json") or "/images/" in name)

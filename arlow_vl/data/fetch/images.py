@@ -1,4 +1,4 @@
-"""Source images of packages become small stored images with a hash that finds near-duplicates."""
+"""Drawing of source images as small stored images, with a hash that finds near-duplicates."""
 
 import io
 import os
@@ -37,10 +37,10 @@ class SourceImage:
     names: tuple[str, ...]
     """Names of the thing shown. Images that share a name stay in one split; the first name is the image's own."""
     kind: str | None = None
-    """What kind of thing it is, in a word or two; None where the package does not say."""
+    """Kind of the thing in a word or two; None where the package does not say."""
     flag_of: str | None = None
     on_page: bool = False
-    """It lies somewhere on a white page, whose margins are cut."""
+    """True: the image lies on a white page, whose margins are cut."""
     data: bytes
     """PNG, WebP or SVG."""
 
@@ -50,16 +50,16 @@ class StoredImage:
     """An image as the shards will hold it."""
 
     origin: SourceImage
-    """Without its data."""
+    """Source image, without its data."""
     jpeg: bytes
     bits: Bool[np.ndarray, "256"]
-    """256 bits of the difference hash of the decoded `jpeg`, as bool."""
+    """Difference hash of the decoded `jpeg`."""
 
 
 def draw_all(images: Iterable[SourceImage], progress: Callable[[int], None]) -> tuple[list[StoredImage], Counter]:
-    """Draws every image, in several processes; returns the stored images in order and the reasons of those left out.
+    """Draws every image, in several processes; returns the stored images in order and counts the others by reason.
 
-    Processes, not threads: what draws an SVG lets no other thread run.
+    Processes, not threads: the SVG renderer holds the GIL.
     """
     coming = iter(images)
     batches = enumerate(iter(lambda: list(islice(coming, DRAWN)), []))
@@ -79,7 +79,7 @@ def _draw_batch(batch: tuple[int, list[SourceImage]]) -> list[StoredImage | str]
 
 
 def draw(source: SourceImage) -> StoredImage | str:
-    """The image on white, at most 256 pixels long, as JPEG; or the reason why it cannot be used."""
+    """Returns the image on white as JPEG, at most 256 pixels long, or the reason why it cannot be used."""
     try:
         data = rasterise(source.data) if is_svg(source.data) else source.data
         image = decode_image(data, name=source.key)
@@ -102,12 +102,12 @@ def draw(source: SourceImage) -> StoredImage | str:
 
 
 def is_svg(data: bytes) -> bool:
-    """Whether this is markup; no image format in binary starts like it."""
+    """Returns True for markup, which no binary image format begins like."""
     return data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<"
 
 
 def rasterise(svg: bytes) -> bytes:
-    """PNG of an SVG, 256 pixels wide. Fonts are left out: text would look different on every machine.
+    """Renders an SVG as PNG, 256 pixels wide. Fonts are left out: text would look different on every machine.
 
     Raises:
         ValueError: it is no SVG that can be drawn.
@@ -119,7 +119,7 @@ def rasterise(svg: bytes) -> bytes:
 
 
 def content_box(image: Image.Image) -> tuple[int, int, int, int] | None:
-    """The smallest box around everything that is not white, with a margin of 1/32; None for a white image."""
+    """Returns the smallest box around everything that is not white, with a margin of 1/32; None for a white image."""
     box = ImageChops.invert(image.convert("L")).point(lambda darkness: 255 * (darkness > 8)).getbbox()
     if box is None:
         return None
@@ -129,7 +129,7 @@ def content_box(image: Image.Image) -> tuple[int, int, int, int] | None:
 
 
 def difference_hash(data: bytes, *, name: str) -> Bool[np.ndarray, "256"]:
-    """256 bits: is each cell of a 17 x 16 grey image brighter than its right neighbour?"""
+    """Returns 256 bits: True where a cell of a 17 x 16 grey image is brighter than its right neighbour."""
     grey = decode_image(data, name=name).convert("L")
     small = np.asarray(grey.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.LANCZOS), dtype=np.int16)
     return (small[:, :-1] > small[:, 1:]).ravel()
@@ -138,6 +138,6 @@ def difference_hash(data: bytes, *, name: str) -> Bool[np.ndarray, "256"]:
 def hash_distances(
     left: Bool[np.ndarray, "left bits"], right: Bool[np.ndarray, "right bits"]
 ) -> Int16[np.ndarray, "left right"]:
-    """Differing bits of every pair."""
+    """Counts the differing bits of every pair."""
     signs_left, signs_right = (np.where(bits, 1, -1).astype(np.float32) for bits in (left, right))
     return ((left.shape[-1] - signs_left @ signs_right.T) / 2).astype(np.int16)

@@ -1,4 +1,4 @@
-"""What kind of thing an image shows: one small vocabulary over the fields of all sources."""
+"""Kinds of things that images show: one small vocabulary over the fields of all sources."""
 
 SUBGROUP_KINDS = {
     "animal": "animal",
@@ -70,7 +70,7 @@ CLIP_ART_KINDS = {
 
 
 def kind_of_emoji(group: str, subgroup: str) -> str | None:
-    """By the whole subgroup, else its first word, else the group; the names are emojibase's ("animal-bug")."""
+    """Returns the kind of a subgroup of emojibase ("animal-bug"), else of its first word, else of the group."""
     for name in (subgroup, subgroup.split("-")[0]):
         if name in SUBGROUP_KINDS:
             return SUBGROUP_KINDS[name]
@@ -78,7 +78,7 @@ def kind_of_emoji(group: str, subgroup: str) -> str | None:
 
 
 def kind_of_folder(folder: str, kinds: dict[str, str]) -> str | None:
-    """By the longest known prefix of a path ("animals/mammals/dogs")."""
+    """Returns the kind of the longest known prefix of a path ("animals/mammals/dogs")."""
     parts = folder.split("/")
     prefixes = ("/".join(parts[:length]) for length in range(len(parts), 0, -1))
     return next((kinds[prefix] for prefix in prefixes if prefix in kinds), None)

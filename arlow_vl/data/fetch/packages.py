@@ -1,4 +1,4 @@
-"""What is fetched: every package with its exact version, size, SHA-256 and licence."""
+"""Packages to fetch, each with its exact version, size, SHA-256 and licence."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -15,7 +15,7 @@ class Package:
     file: str
     """Name of the archive, as the registry's client writes it."""
     size: int
-    """Bytes."""
+    """Bytes of the archive."""
     sha256: str
     license: str
     gives: str
@@ -294,7 +294,7 @@ class PackageSet:
 
     @property
     def name(self) -> str:
-        """What a report calls this set: "pip only", "pip + npm" ..."""
+        """Name of this set in reports: "pip only", "pip + npm" ..."""
         used = [registry for registry in REGISTRIES if registry in self.registries]
         return " + ".join(used) if len(used) > 1 else "pip only"
 

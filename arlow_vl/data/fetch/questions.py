@@ -21,7 +21,7 @@ YES_NO = (
 
 
 def ask(images: Sequence[SourceImage]) -> list[list[dict[str, str]]]:
-    """The questions of each image of one split; "kind" is "yes/no" or "other"."""
+    """Returns the questions of each image of one split; "kind" is "yes/no" or "other"."""
     questions = [_open_questions(image) for image in images]
     for question, yes, no in YES_NO:
         for answer, positions in balance(images, lambda p, yes=yes: p.kind in yes, lambda p, no=no: p.kind in no):
@@ -40,7 +40,7 @@ def balance(
     is_yes: Callable[[SourceImage], bool],
     is_no: Callable[[SourceImage], bool],
 ) -> list[tuple[str, list[int]]]:
-    """Positions to answer yes and no, equally many in every source; hashes choose among too many."""
+    """Returns the positions to answer yes and no, equally many in every source; hashes choose where there are more."""
     candidates = defaultdict(lambda: {"yes": [], "no": []})
     for position, image in enumerate(images):
         if is_yes(image) or is_no(image):

@@ -1,4 +1,4 @@
-"""What a fetch leaves on record: the manifest (for resuming and for reports) and the licences."""
+"""Records of a fetch: the manifest (for resuming and for reports) and the licences."""
 
 import json
 import shutil
@@ -14,13 +14,13 @@ MANIFEST = "manifest.json"
 
 
 def fingerprint(packages: PackageSet) -> str:
-    """Names what a build depends on: this code's version and the archives."""
+    """Hashes what a build depends on: this code's version and the archives."""
     parts = [str(BUILD_VERSION), *(package.sha256 for package in packages.packages)]
     return sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def read_manifest(root: Path) -> dict:
-    """An unreadable manifest counts as none: everything is then built again."""
+    """Reads the manifest; an unreadable one counts as none, so everything is built again."""
     try:
         manifest = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -31,7 +31,7 @@ def read_manifest(root: Path) -> dict:
 
 
 def is_finished(root: Path, part: str, expected: str) -> bool:
-    """Whether a part was built from the same packages and its files are still what was written."""
+    """Returns True if a part was built from the same packages and its files have not changed since."""
     built = read_manifest(root)["built"].get(part, {})
     if built.get("fingerprint") != expected:
         return False
@@ -40,10 +40,10 @@ def is_finished(root: Path, part: str, expected: str) -> bool:
 
 
 def begin_part(root: Path, part: str) -> Path:
-    """An empty folder to build a part in.
+    """Makes an empty folder to build a part in.
 
     Raises:
-        DataError: the part's place is taken by files of somebody else.
+        DataError: other files lie where the part belongs.
     """
     if part not in read_manifest(root)["built"] and (root / part).exists() and any((root / part).iterdir()):
         raise DataError(f"{root / part} holds files that {MANIFEST} does not know: move them or choose another --root")
@@ -70,7 +70,7 @@ def finish_part(root: Path, part: str, packages: PackageSet, counts: dict) -> No
 
 
 def record_check(root: Path, expected: str) -> None:
-    """Remembers that the splits of this build were proved."""
+    """Records that the splits of this build were proved not to leak."""
     _write_manifest(root, read_manifest(root) | {"checked": expected})
 
 
@@ -79,7 +79,7 @@ def _write_manifest(root: Path, manifest: dict) -> None:
 
 
 def licences(packages: PackageSet) -> str:
-    """LICENSES.md: a short block a package."""
+    """Returns the text of LICENSES.md: a short block for each package."""
     lines = ["# Licences of the data and weights in this folder", "", f"Set: {packages.name}.", ""]
     for package in packages.packages:
         lines += [f"## {package.name} {package.version} ({package.registry})", ""]

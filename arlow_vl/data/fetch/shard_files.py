@@ -16,7 +16,7 @@ SAMPLES_PER_SHARD = 1000
 class Sample:
     key: str
     extension: str
-    """Of the image, without a dot."""
+    """Extension of the image, without a dot."""
     image: bytes
     text: str
     fields: dict
@@ -45,7 +45,7 @@ def write_shard(path: Path, samples: Sequence[Sample]) -> None:
 
 
 def write_index(folder: Path, index: dict[str, dict], *, summary: str) -> None:
-    """Writes what each shard holds, and beside it what all of them show, for people."""
+    """Writes index.json: the facts of each shard and, for people, a summary of all."""
     facts: dict[str, Any] = {"summary": summary, **index}
     write_whole(folder / "index.json", json.dumps(facts, indent=1, sort_keys=True) + "\n")
 

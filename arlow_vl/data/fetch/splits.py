@@ -1,4 +1,4 @@
-"""Train, validation and two tests without leakage: keyed by thing, fixed by hash, clean of near-duplicates.
+"""Splits into train, validation and two tests without leakage: keyed by thing, fixed by hash, clean of near-duplicates.
 
 `test-known` shows new images of things that training knows from other images; nothing of `test-novel` (name,
 caption, file family, drawing) is in training.
@@ -24,14 +24,14 @@ FEWEST_BITS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Where each image goes."""
+    """Group and split of each image."""
 
     groups: list[str]
     """Group of each image, by position."""
     splits: list[Split | None]
     """Split of each image; None where it is dropped."""
     dropped: Counter
-    """Why images were dropped."""
+    """Number of dropped images by reason."""
 
 
 def plan_splits(images: Sequence[StoredImage]) -> Plan:
@@ -69,7 +69,7 @@ def plan_splits(images: Sequence[StoredImage]) -> Plan:
 
 
 def group_by_names(names: Sequence[Sequence[str]]) -> list[str]:
-    """Joins what shares a name, directly or through others; a group is called after its smallest first name."""
+    """Groups what shares a name, directly or through others; a group is named after its smallest first name."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -88,7 +88,7 @@ def group_by_names(names: Sequence[Sequence[str]]) -> list[str]:
 
 
 def split_of(group: str) -> Split:
-    """The split of a whole group; fixed for ever by its name."""
+    """Returns the split of a whole group, which its name fixes for good."""
     fraction = hash_fraction(group, "split")
     if fraction < NOVEL:
         return "test-novel"
@@ -96,12 +96,12 @@ def split_of(group: str) -> Split:
 
 
 def hash_fraction(text: str, purpose: str) -> float:
-    """A number in [0, 1) that depends on nothing but its arguments."""
+    """Hashes a text to a number in [0, 1), another one for each purpose."""
     return int.from_bytes(sha256(f"{purpose}\n{text}".encode()).digest()[:8]) / 2**64
 
 
 def repeats(items: Sequence[Hashable]) -> list[int]:
-    """Positions of items that came before."""
+    """Returns the positions of items that came before."""
     first: dict[Hashable, int] = {}
     return [position for position, item in enumerate(items) if first.setdefault(item, position) != position]
 
@@ -112,7 +112,7 @@ def hold_out_known(
     splits: Sequence[Split | None],
     bits: Bool[np.ndarray, "images bits"],
 ) -> list[int]:
-    """One image of a tenth of the training groups; training keeps its caption with a clearly other image."""
+    """Chooses one image of a tenth of the training groups; training keeps its caption with a clearly other image."""
     members = defaultdict(list)
     for position, (group, split) in enumerate(zip(groups, splits, strict=True)):
         if split == "train" and hash_fraction(group, "known") < KNOWN:
@@ -127,7 +127,7 @@ def hold_out_known(
 
 
 def _has_clear_mate(position: int, captions: dict[int, str], bits: Bool[np.ndarray, "images bits"]) -> bool:
-    """Whether another image has the same caption and is no near-duplicate."""
+    """Returns True if another image has the same caption and is no near-duplicate."""
     mates = [p for p, caption in captions.items() if p != position and caption == captions[position]]
     if not mates or is_faint(bits[[position]])[0]:
         return False
@@ -135,7 +135,7 @@ def _has_clear_mate(position: int, captions: dict[int, str], bits: Bool[np.ndarr
 
 
 def is_faint(bits: Bool[np.ndarray, "images bits"]) -> Bool[np.ndarray, " images"]:
-    """Whether a hash says little: plain images and horizontal stripes are all alike to it."""
+    """Marks hashes that say little: plain images and horizontal stripes all have similar ones."""
     set_bits = bits.sum(axis=1)
     return (set_bits < FEWEST_BITS) | (set_bits > bits.shape[1] - FEWEST_BITS)
 
@@ -143,7 +143,7 @@ def is_faint(bits: Bool[np.ndarray, "images bits"]) -> Bool[np.ndarray, " images
 def has_near_duplicate(
     bits: Bool[np.ndarray, "images bits"], others: Bool[np.ndarray, "others bits"]
 ) -> Bool[np.ndarray, " images"]:
-    """Whether some other hash lies within 12 bits."""
+    """Marks hashes that some hash of `others` is within 12 bits of."""
     if not len(bits) or not len(others):
         return np.zeros(len(bits), dtype=bool)
     return np.asarray((hash_distances(bits, others) <= NEAR_BITS).any(axis=1))

@@ -15,7 +15,7 @@ FOLDER = "usr/share/tuxpaint/stamps/"
 
 
 def read_stamps(folder: Path, translations: Counter) -> Iterator[SourceImage]:
-    """Every stamp with a sentence; `translations` counts the sentences in other languages, which stay behind."""
+    """Yields every stamp with a sentence; `translations` counts sentences in other languages, which are left out."""
 
     def wanted(name: str) -> bool:
         return name.startswith(FOLDER) and name.endswith((".png", ".svg", ".txt"))
@@ -45,6 +45,6 @@ def stamp(stem: str, sentence: str, data: bytes) -> SourceImage:
 
 
 def family(stem: str) -> str:
-    """ "animals/frog-1" and "animals/frog-2" are one family, "frog"."""
+    """Returns the family of a stem: "frog" for "animals/frog-1" and "animals/frog-2"."""
     name = PurePosixPath(stem).name.lower()
     return re.sub(r"[-_ ]*\d+$", "", name) or name

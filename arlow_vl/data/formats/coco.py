@@ -3,6 +3,8 @@
 All captions of an image are texts of one sample, whose key is the image's id.
 """
 
+import mmap
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
@@ -15,12 +17,16 @@ from arlow_vl.data.formats.json_files import entries_under, id_of, load_json, ob
 from arlow_vl.data.formats.messages import clean_string
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.samples import Sample, Text, caption_text
-from arlow_vl.data.text import Unusable
+from arlow_vl.data.text import Unusable, open_regular
+from arlow_vl.errors import DataError
+from arlow_vl.printing import visible
 
 
 def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
-    """A sample for each image with a caption, in the order of "images"; an id stands for one image in all the files."""
+    """Yields a sample for each image with a caption, in the order of "images"; an id is one image in all the files."""
     used: set[str] = set()
+    for path in files:
+        _refuse_boxes(path)
     for path, called in names_of(files).items():
         value, start = load_json(path), images.of(path)
         lose = partial(tally.leave_out, members=0)
@@ -42,8 +48,19 @@ def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]
             yield tally.use(Sample(key, (image,), tuple(texts), {"file_name": entry["file_name"]}))
 
 
+def _refuse_boxes(path: Path) -> None:
+    """Raises DataError for COCO's instances or keypoints, which lie beside its captions, before a file is parsed."""
+    with open_regular(path) as file:
+        if not os.fstat(file.fileno()).st_size:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(b'"caption"') < 0 <= content.find(b'"bbox"'):
+                what = "annotations of boxes, no captions; name captions_*.json, or another file with captions"
+                raise DataError(f"{visible(str(path))}: {what}")
+
+
 def _captions(where: str, annotations: list[Any], entries: dict[str, Any], tally: Tally) -> dict[str, list[Text]]:
-    """Usable captions by image, in the order of the file."""
+    """Returns the usable captions by image, in the order of the file."""
     captions: dict[str, list[Text]] = defaultdict(list)
     seen: set[str] = set()
     for number, entry in enumerate(annotations, start=1):

@@ -1,4 +1,4 @@
-"""Records with a conversation or caption and the images that it shows, as instruction data come.
+"""Records with a conversation or caption and the images that it shows, as instruction data have them.
 
 {"messages": [{"role": "user", "content": "<image>What is it?"}, ...], "images": ["fox.jpg"]}   trl, LLaMA-Factory
 {"id": "7", "image": "fox.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat?"}, ...]}      LLaVA
@@ -28,11 +28,11 @@ OTHER_MEDIA = ("videos", "video", "audios", "audio")
 TEXT_FIELDS = (*CONVERSATION_FIELDS, "question", *CAPTION_FIELDS)
 ANSWER_FIELDS = ("answer", "answers", "multiple_choice_answer", "answer_type", "kind")
 READ_FIELDS = (*IMAGE_FIELDS, *OTHER_MEDIA, *TEXT_FIELDS, *ANSWER_FIELDS)
-"""All that a sample is made of; of the others what is short is kept beside it."""
+"""Fields that a sample is made of; of the others, short values are kept as facts."""
 
 
 def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
-    """A sample for each record that is whole, named by its file and line."""
+    """Yields a sample for each whole record, named by its file and line."""
     for path, name in names_of(files).items():
         yield from samples_of_records(read_records(path, name, tally), images.of(path), tally)
 
@@ -40,7 +40,7 @@ def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]
 def samples_of_records(
     records: Iterable[tuple[str, dict[str, Any]]], images: ImageRoot, tally: Tally
 ) -> Iterator[Sample]:
-    """The samples of named records; those that are not whole are left out and counted."""
+    """Yields the samples of named records; those that are not whole are left out and counted."""
     for name, record in records:
         try:
             sample = sample_of_record(name, record, images, tally)
@@ -51,7 +51,7 @@ def samples_of_records(
 
 
 def sample_of_record(key: str, record: dict[str, Any], images: ImageRoot, tally: Tally) -> Sample:
-    """Raises Unusable if an image or the text is not there or they do not go together."""
+    """Makes a sample. Raises Unusable if an image or the text is missing or they do not fit together."""
     for name in OTHER_MEDIA:
         if record.get(name):
             raise Unusable("media_not_read", f": it has {name}, and its text would be about what the model never gets")
@@ -62,9 +62,9 @@ def sample_of_record(key: str, record: dict[str, Any], images: ImageRoot, tally:
 
 
 def _images_of(record: dict[str, Any]) -> list[Any]:
-    """What the first field for images that says something lists, as a list.
+    """Returns the images of the first field for images that is not empty, as a list.
 
-    A conversation may do without one, so that there a `path` is not taken for an image's.
+    A conversation may have no image, so its `path` is not taken for an image's.
     """
     is_conversation = any(record.get(name) is not None for name in CONVERSATION_FIELDS)
     for name in IMAGE_FIELDS[:4] if is_conversation else IMAGE_FIELDS:
@@ -92,7 +92,10 @@ def _text_of(record: dict[str, Any], images: list[Any], tally: Tally) -> tuple[T
 
 
 def _llava(turns: Any, images: list[Any]) -> tuple[Text, list[Any]]:
-    """LLaVA's from and value, where `<image>` always is a place: none may be missing or without an image."""
+    """Reads LLaVA's from and value, whose user spells `<image>` for each image.
+
+    Behind the last image `<image>` is a word, as in every form; in a record without images it is a missing image.
+    """
     if not isinstance(turns, list):
         raise Unusable("conversations_not_a_list", f": {type(turns).__name__}")
     if not all(isinstance(turn, dict) for turn in turns):

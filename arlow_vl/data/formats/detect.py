@@ -1,10 +1,11 @@
-"""From a path to a source of samples: which reader it is for is found out, or said in a sentence."""
+"""Detection of the format of a source: finds its reader, or says in a sentence why there is none."""
 
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from arlow_vl.data.file_names import globbed
 from arlow_vl.data.formats import coco, conversations, image_folder, karpathy, tables, vqa, webdataset
@@ -12,10 +13,20 @@ from arlow_vl.data.formats.images import ImageRoot
 from arlow_vl.data.formats.json_files import LINE_SUFFIXES
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.member_names import IMAGE_SUFFIXES
-from arlow_vl.data.remote import hold, is_address, is_file_address, listed, path_of_file_address, ranges, told
-from arlow_vl.data.remote_cache import Held
+from arlow_vl.data.remote import (
+    beside,
+    hold,
+    is_address,
+    is_file_address,
+    listed,
+    name_of,
+    path_of_file_address,
+    ranges,
+    told,
+)
+from arlow_vl.data.remote_cache import Held, telling_addresses, told_damage
 from arlow_vl.data.samples import Sample
-from arlow_vl.data.text import open_regular, refuse_utf16
+from arlow_vl.data.text import MAX_LINE_BYTES, open_regular, refuse_utf16
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 from vision.near_names import did_you_mean_file
@@ -35,7 +46,9 @@ FORMATS: dict[str, Reader] = {
     "conversations": conversations.read,
     "parquet": tables.read,
 }
-HEAD_BYTES = 2**18  # that an annotation file is known by
+HEAD_BYTES = 2**18  # that an annotation file is known by, beside what is inside its long strings
+LONG_STRING = 1024  # bytes, as an image in a data: URL is, and no key
+STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 LOOKED_FOR = (
     ".tar shards, .parquet or .arrow files, a dataset saved with save_to_disk, a captions.csv or metadata.csv (.tsv, "
     ".jsonl), annotation files (.json, .jsonl), or images with a .txt beside each"
@@ -49,8 +62,8 @@ NAME_IMAGES = ("captions", "coco", "vqa", "gqa", "textvqa", "vizwiz", "pope", *k
 SHARE_IMAGES = ("gqa", "textvqa", "vizwiz", "pope", *karpathy.READERS)
 """Formats whose files all ask about the same images."""
 KIND_OF_FORMAT = {"webdataset": "tars", "parquet": "parquet", "captions": "table"}
-"""Which files of a folder a format is of, where those are no annotations."""
-# What the first bytes of a JSON say, in the order in which it is asked.
+"""Kind of the files of a folder that a format reads, where they are no annotations."""
+# Signs of a format in the first bytes of a JSON, in the order in which they are tried.
 SIGNS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     ("conversations", re.compile(rb'"(messages|conversations)"\s*:\s*\[|"images"\s*:\s*\[\s*"')),
     ("vqa", re.compile(rb'"questions"\s*:\s*\[')),
@@ -68,7 +81,7 @@ SIGNS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
 
 @dataclass
 class Source:
-    """Samples of one format. `tally` says what the last `iterate` used and left out."""
+    """Samples of one format. `tally` counts what the last `iterate` used and left out."""
 
     format: str
     files: list[Path]
@@ -76,19 +89,29 @@ class Source:
     images: ImageRoot
     tally: Tally = field(default_factory=Tally)
     held: tuple[Held, ...] = ()
-    """What of the files came from addresses, so that it stays in the cache."""
+    """Cached files that came from addresses, held so that they stay in the cache."""
 
     def iterate(self) -> Iterator[Sample]:
-        """The samples in an order that depends on the files alone, from the first each time.
+        """Yields the samples in an order that depends on the files alone, from the first each time.
 
         Raises:
             DataError: a file is missing or is not what its format wants.
         """
         self.tally = Tally()
-        return FORMATS[self.format](self.files, self.images, self.tally)
+        samples = FORMATS[self.format](self.files, self.images, self.tally)
+        return self._told_by_address(samples) if self.held else samples
+
+    def _told_by_address(self, samples: Iterator[Sample]) -> Iterator[Sample]:
+        """The samples; files with a fault leave the cache when this is closed, and all of which nothing can be used."""
+        with telling_addresses(self.held):
+            yield from samples
+        faults = self.tally.faults
+        faults[:] = [replace(fault, shard=told_damage(fault.shard, self.held)) for fault in faults]
+        for held in self.held if not self.tally.samples else ():
+            held.is_damaged = True
 
     def close(self) -> None:
-        """Lets the cache have room for others' files."""
+        """Releases the files in the cache, which may then leave it."""
         for held in self.held:
             held.close()
 
@@ -96,24 +119,30 @@ class Source:
 def open_source(
     path: str | Path, *, images: str | Path | None = None, format: str | None = None
 ) -> Source:  # the name that pandas, datasets and the command line use
-    """The source at a file, a folder, a glob, a range as `{000..099}`, or an address (see `data.remote`).
+    """Opens the source at a file, a folder, a glob, a range as `{000..099}`, or an address (see `data.remote`).
 
     Args:
         images: The folder that image paths start from; None: the folder of the annotations. No image outside is read.
-        format: One of FORMATS where it should not be found out.
+        format: One of FORMATS; None: it is detected.
 
     Raises:
-        DataError: nothing is there, or nothing that is known.
+        DataError: nothing is there, or no known format.
     """
     if format is not None and format not in FORMATS:
         raise DataError(f"no format is called {visible(repr(format))}; write one of {', '.join(FORMATS)}")
     if is_file_address(path):
         path = path_of_file_address(str(path))
-    held = tuple(map(hold, listed(str(path)))) if is_address(path) else ()
+    addresses = files_at_address(str(path)) if is_address(path) else []
+    held = tuple(map(hold, addresses))
     files = [one.path for one in held] or _files_at(Path(path), format)
-    found = format or _format_of(files, Path(path))
+    with telling_addresses(held):
+        found = format or _format_of(files, Path(path))
+    if found == "vqa" and len(addresses) == 1:
+        held += tuple(map(hold, _annotations_at(addresses[0])))
+        files = [one.path for one in held]
     if found == "vqa":
-        files = _questions_and_answers(files)
+        with telling_addresses(held):
+            files = _questions_and_answers(files)
     if held and images is None and found in NAME_IMAGES:
         raise DataError(f"{told(str(path))}: its images are files; name the folder that their paths start from")
     if images is None:
@@ -125,13 +154,20 @@ def open_source(
     return Source(found, files, ImageRoot(images), held=held)
 
 
+def files_at_address(address: str) -> list[str]:
+    """The addresses of files of one kind that one stands for."""
+    addresses = listed(address)
+    _refuse_kinds(told(address), [Path(name_of(one)) for one in addresses])
+    return addresses
+
+
 def is_there(path: Path) -> bool:
-    """Whether anything lies at a path, which may be a glob or a range: of a range one file is enough."""
+    """Returns True if anything lies at a path, a glob or a range; one file of a range is enough."""
     return any(globbed(one) for one in ranges(str(path)))
 
 
 def _root_of(path: Path, files: list[Path], format: str) -> ImageRoot:
-    """The folder of the annotations; of a glob over several folders each file has its own."""
+    """Returns the folder of the annotations as the root; in a glob over several folders each file has its own."""
     if path.is_dir() or len({file.parent for file in files}) == 1 or format == "vqa":
         return ImageRoot(path if path.is_dir() else files[0].parent)
     if format in SHARE_IMAGES:
@@ -140,7 +176,7 @@ def _root_of(path: Path, files: list[Path], format: str) -> ImageRoot:
 
 
 def _files_at(path: Path, format: str | None) -> list[Path]:
-    """The files of a source, in sorted order."""
+    """Returns the files of a source, in sorted order."""
     if path.is_dir():
         return _files_of_folder(path, format)
     if path.exists():
@@ -154,13 +190,13 @@ def _files_at(path: Path, format: str | None) -> list[Path]:
         raise DataError(f"no such file or folder: {visible(str(path))}; {visible(advice)}")
     if absent := next((one for one, some in found.items() if not some), None):
         raise DataError(f"{visible(absent)} is missing; put it there, or write a range without it")
-    if kinds := {_kind(file) for file in files} - {_kind(files[0])}:
-        names = sorted(kinds | {_kind(files[0])})
-        advice = "name one kind"
-        raise DataError(
-            f"{visible(str(path))}: stands for files of several kinds ({visible(', '.join(names))}); {advice}"
-        )
+    _refuse_kinds(visible(str(path)), files)
     return files
+
+
+def _refuse_kinds(where: str, files: list[Path]) -> None:
+    if len(kinds := sorted(set(map(_kind, files)))) > 1:
+        raise DataError(f"{where}: stands for files of several kinds ({visible(', '.join(kinds))}); name one kind")
 
 
 def _kind(file: Path) -> str:
@@ -168,7 +204,7 @@ def _kind(file: Path) -> str:
 
 
 def _files_of_folder(folder: Path, format: str | None) -> list[Path]:
-    """Raises DataError where the folder holds nothing, or data of which some would not be read."""
+    """Lists the files to read. Raises DataError where there are none, or some data would not be read."""
     if (folder / tables.SAVED_SPLITS).is_file() or (folder / tables.SAVED_STATE).is_file():
         return tables.saved_files(folder)
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
@@ -193,7 +229,7 @@ def _files_of_folder(folder: Path, format: str | None) -> list[Path]:
 
 
 def _data_of_folder(names: list[Path]) -> dict[str, list[Path]]:
-    """The files of a folder by what they are; the first kind is what it stands for."""
+    """Groups the files of a folder by kind; the first kind decides the format."""
     tars = [entry for entry in names if entry.suffix.lower() == ".tar"]
     stems = {entry.stem for entry in tars}
     found = {
@@ -213,14 +249,14 @@ def _data_of_folder(names: list[Path]) -> dict[str, list[Path]]:
 
 
 def _refuse_several(folder: Path, found: dict[str, list[Path]], names: list[Path]) -> None:
-    """Raises DataError where a folder holds data of several kinds, of which but one would be read.
+    """Raises DataError where a folder holds data of several kinds, only one of which would be read.
 
     A .json beside other data is about them, as index.json and dataset_info.json are.
     """
     images = {entry.stem for entry in names if _is_image(entry)}
     texts = [entry for entry in names if entry.suffix.lower() == ".txt" and entry.stem in images]
     lines = [entry for entry in found.get("annotations", []) if entry.suffix.lower() in LINE_SUFFIXES]
-    only_json = list(found) == ["annotations"] and not lines  # texts beside images are what else there is to read
+    only_json = list(found) == ["annotations"] and not lines  # beside which .txt files are another kind
     each = [*([table] for table in found.get("table", [])), found.get("tars"), found.get("parquet"), lines, texts]
     firsts = [files[0].name for files in each if files]
     firsts += [found["annotations"][0].name] if only_json and texts else []
@@ -256,17 +292,33 @@ def _format_of(files: list[Path], path: Path) -> str:
 
 
 def _sign_of(file: Path) -> str:
-    with open_regular(file) as opened:
-        head = opened.read(HEAD_BYTES)
-    refuse_utf16(file, head)
+    head = _head_of(file)
     for name, pattern in SIGNS:
         if pattern.search(head):
             return name
-    raise DataError(f"{visible(str(file))}: no annotations that are known; looked for {ANNOTATIONS}")
+    advice = "where it is one of these, say which (format: in a recipe, --format)"
+    raise DataError(f"{visible(str(file))}: no annotations that are known; looked for {ANNOTATIONS}; {advice}")
+
+
+def _head_of(file: Path) -> bytes:
+    """The first bytes of an annotation file without the inside of long strings; of lines at least the first one."""
+    is_lines = file.suffix.lower() in LINE_SUFFIXES
+    with open_regular(file) as opened:
+        read = opened.read(HEAD_BYTES)
+        refuse_utf16(file, read)
+        while len(head := STRING.sub(_shortened, read)) < HEAD_BYTES and len(read) < MAX_LINE_BYTES:
+            if (is_lines and b"\n" in read) or not (more := opened.read(len(read))):
+                break
+            read += more
+    return head
+
+
+def _shortened(string: re.Match[bytes]) -> bytes:
+    return string[0] if len(string[0]) <= LONG_STRING else b'"..."'
 
 
 def _questions_and_answers(files: list[Path]) -> list[Path]:
-    """The question file and its annotation file, which is found by its name where only the first is given."""
+    """Returns a question file and its annotation file, found by name where only the first is given."""
     by_sign: dict[str, list[Path]] = {}
     for file in files:
         by_sign.setdefault(_sign_of(file), []).append(file)
@@ -275,9 +327,20 @@ def _questions_and_answers(files: list[Path]) -> list[Path]:
         told = ", ".join(file.name for file in files)
         raise DataError(f"{visible(told)}: not one question file with its annotations; name the question file")
     if not answers:
-        name = re.sub(r"(OpenEnded|MultipleChoice)_", "", questions[0].name).replace("questions", "annotations")
+        name = _annotations_of(questions[0].name)
         answers = [questions[0].with_name(name)]
         if name == questions[0].name or not answers[0].is_file():
             advice = "put it there, or name both files by a glob"
             raise DataError(f"{visible(str(questions[0]))}: no annotation file {visible(name)} beside it; {advice}")
     return [questions[0], answers[0]]
+
+
+def _annotations_of(questions: str) -> str:
+    """The name of the annotation file of a question file, as VQAv2 calls them."""
+    return re.sub(r"(OpenEnded|MultipleChoice)_", "", questions).replace("questions", "annotations")
+
+
+def _annotations_at(questions: str) -> list[str]:
+    """The address of the annotation file beside a question file; none where its name is not as VQAv2's."""
+    name = urlsplit(questions).path.rpartition("/")[2]
+    return [beside(questions, other)] if (other := _annotations_of(name)) != name else []

@@ -47,10 +47,10 @@ MAX_CAPTION_BYTES = ReaderLimits.max_text_bytes
 
 
 def read_table(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
-    """A sample for each image; rows that name the same image are its texts. The key is the image's name.
+    """Yields a sample for each image; rows that name the same image are its texts. The key is the image's name.
 
-    A row that holds its image's bytes is a sample by itself, and comes at once. Of the others all are read first, their
-    texts pickled, which takes half of the memory.
+    A row that holds its image's bytes is a sample by itself and is yielded at once. All others are read first, with
+    their texts pickled, which halves the memory.
     """
     by_image: dict[str, tuple[ImageRef, list[bytes]]] = {}
     lost: dict[str, int] = {}
@@ -87,7 +87,7 @@ def read_table(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[S
 
 
 def _lose_image(image: str, lost: dict[str, int], name: str, fault: Unusable, tally: Tally) -> None:
-    """Counts an image that cannot be used once, with all its rows; `lost` says where among the bad samples it is."""
+    """Counts an image that cannot be used once, with all its rows; `lost` has its place among the bad samples."""
     if image in lost:
         before = tally.bad[lost[image]]
         tally.bad[lost[image]] = before._replace(members=before.members + 1)
@@ -97,7 +97,7 @@ def _lose_image(image: str, lost: dict[str, int], name: str, fault: Unusable, ta
 
 
 def _shared_name(source: Any, fault: Unusable) -> str | None:
-    """What other rows call an image that cannot be used: its path or address."""
+    """Returns the name that other rows have for an unusable image: its path or address; else None."""
     if fault.image_files:
         return fault.image_files[0]
     is_name = isinstance(source, str) and source.strip() and source[:5].lower() != "data:"
@@ -112,9 +112,9 @@ def _rows(path: Path, called: str, tally: Tally) -> Iterator[Record]:
 
 
 def _csv_rows(path: Path, called: str, tally: Tally) -> Iterator[Record]:
-    """Raises DataError where no column is an image's or a text's: one sentence is better than a reason a row.
+    """Raises DataError where no column holds images or texts: one sentence is better than a reason for each row.
 
-    Quotes are strict. Else one that nobody closed would make a caption of the rows behind it.
+    Quotes are strict: otherwise an unclosed one would turn the rows after it into a caption.
     """
     with open_regular(path) as file:
         refuse_utf16(path, file.read(2))
@@ -147,7 +147,7 @@ def _csv_rows(path: Path, called: str, tally: Tally) -> Iterator[Record]:
 
 
 def _lose_lines(name: str, error: csv.Error, lines: int, tally: Tally) -> None:
-    """Counts every line that a fault reaches over: each may be a row."""
+    """Counts every line that a fault spans: each may be a row."""
     reached = f" over {lines:,} lines" if lines > 1 else ""
     detail = f": {error}{reached}; close each quote that begins a cell, and write one inside as two"
     tally.leave_out(name, Unusable("bad_csv", detail), count=max(1, lines))
@@ -181,27 +181,27 @@ def _is_utf8(row: dict[str, Any]) -> bool:
 
 
 def _text(row: dict[str, Any], tally: Tally) -> Text:
-    """A question where the row asks one, else a caption."""
+    """Returns a question where the row asks one, else a caption."""
     if row.get(QUESTION):
         return question_text(row, row, tally)
     return caption_text(clean_string(_field(row, CAPTION_FIELDS, "text"), "text"))
 
 
 def _field(row: dict[str, Any], names: tuple[str, ...], what: str) -> Any:
-    """The first of the fields that says something, None where each says nothing."""
+    """Returns the first of these fields that is not empty; None where all are."""
     if not any(name in row for name in names):
         raise Unusable(f"missing_{what}", f"{keys_of(row)}: it belongs under {' or '.join(names[:3])}")
     return next((row[name] for name in names if row.get(name) is not None), None)
 
 
 def caption_files(folder: Path) -> list[Path]:
-    """The .txt files under a folder, which belong to images."""
+    """Returns the .txt files under a folder, which belong to images."""
     paths = [path for path in files_under(folder) if path.lower().endswith(".txt")]
     return [Path(path) for path in paths if system_file(os.path.basename(path)) is None]
 
 
 def read_sidecars(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
-    """A sample for each image with a text file of its name; the key is its path in the folder, without the suffix."""
+    """Yields a sample for each image with a text file of its name; the key is its path in the folder without suffix."""
     texts: dict[str, list[Path]] = {}
     for file in files:
         texts.setdefault(str(file)[: -len(".txt")], []).append(file)

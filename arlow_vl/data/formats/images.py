@@ -1,4 +1,4 @@
-"""The image that a record names: a file under one root folder, or bytes that the record holds itself."""
+"""Images that records name: files under one root folder, or bytes inside the record."""
 
 import base64
 import binascii
@@ -18,7 +18,7 @@ Image = ImageRef | bytes
 
 
 class ImageRoot:
-    """The folder that image paths start from, and that none of them leaves. No file is opened, no address followed.
+    """Folder that image paths start from and never leave. No file is opened, no address followed.
 
     Args:
         beside: Each annotation file under `root` has its images beside it (see `of`).
@@ -29,11 +29,11 @@ class ImageRoot:
         self.beside = beside
 
     def of(self, file: Path) -> "ImageRoot":
-        """Where the paths in an annotation file start."""
+        """Returns the root of the paths in an annotation file."""
         return ImageRoot(file.parent) if self.beside else self
 
     def find(self, source: Any) -> Image:
-        """The image behind a path, a file: or data: URL, bytes, or a {"bytes", "path"} of Hugging Face datasets.
+        """Finds the image behind a path, a file: or data: URL, bytes, or a {"bytes", "path"} of Hugging Face datasets.
 
         Raises:
             Unusable: there is no such file, it is empty or over 64 MiB, it lies outside the root, or `source` is no
@@ -71,7 +71,7 @@ class ImageRoot:
 
 
 def is_usable_file(path: str) -> bool:
-    """Whether a file that an `ImageRoot` could not use is one now."""
+    """Returns True if a file that an `ImageRoot` could not use is usable now."""
     path, status = _spelled(path)
     if status is None or not stat.S_ISREG(status.st_mode):
         return False
@@ -79,8 +79,8 @@ def is_usable_file(path: str) -> bool:
 
 
 def _spelled(path: str) -> tuple[str, os.stat_result | None]:
-    """The file, or the one whose name is the same letters in Unicode's other form: tables and disks of macOS have
-    accents apart, others have them in the letters. None: there is neither."""
+    """Returns the path, or the one with the same letters in Unicode's other form (macOS keeps accents apart, others in
+    the letters), and its status; None: there is neither."""
     forms = [] if path.isascii() else [unicodedata.normalize(form, path) for form in ("NFC", "NFD")]
     for name in (path, *forms):
         try:

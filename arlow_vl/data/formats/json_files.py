@@ -1,4 +1,4 @@
-"""JSON as annotation files hold it: one large object or list, or a record a line."""
+"""JSON of annotation files: one large object or list, or a record on each line."""
 
 import itertools
 import json
@@ -22,14 +22,14 @@ from arlow_vl.printing import visible
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 Record = tuple[str, dict[str, Any]]
-"""The name of a record in messages, as `a.jsonl: line 3`, and what it holds."""
+"""Name of a record in messages, as `a.jsonl: line 3`, and its value."""
 
 
 def load_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """A whole JSON file of at most 1 GiB; parsed it takes up to 10 times its size in memory, until it has been read.
+    """Reads a whole JSON file of at most 1 GiB; parsed it takes up to 10 times its size in memory until it is read.
 
     Args:
-        object_hook: As `json.loads` takes it: what stands in for each object.
+        object_hook: As of `json.loads`: returns what replaces each object.
 
     Raises:
         DataError: it is missing, too large, or no JSON in UTF-8.
@@ -47,7 +47,7 @@ def load_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
 
 
 def entries_under(path: Path, value: Any, key: str) -> list[Any]:
-    """The list under a key of an annotation file. Raises DataError if there is none."""
+    """Returns the list under a key of an annotation file. Raises DataError if there is none."""
     entries = value.get(key) if isinstance(value, dict) else None
     if not isinstance(entries, list):
         raise DataError(f"{visible(str(path))}: no list under {key!r}; name an annotation file that has one")
@@ -55,7 +55,7 @@ def entries_under(path: Path, value: Any, key: str) -> list[Any]:
 
 
 def read_records(path: Path, called: str, tally: Tally) -> Iterator[Record]:
-    """The objects of a .jsonl, a line each, or of the list in a .json; others are counted as bad samples."""
+    """Yields the objects of a .jsonl, one a line, or of the list in a .json; counts other values as bad samples."""
     if path.suffix.lower() in LINE_SUFFIXES:
         yield from read_lines(path, called, tally)
         return
@@ -71,7 +71,7 @@ def read_records(path: Path, called: str, tally: Tally) -> Iterator[Record]:
 
 
 def read_lines(path: Path, called: str, tally: Tally) -> Iterator[Record]:
-    """The objects of a file that holds one a line, whatever its suffix; others are counted as bad samples."""
+    """Yields the objects of a file with one a line, whatever its suffix; counts other lines as bad samples."""
     with open_regular(path) as file:
         refuse_utf16(path, file.peek(2))
         for number in itertools.count(1):
@@ -96,7 +96,7 @@ def read_lines(path: Path, called: str, tally: Tally) -> Iterator[Record]:
 
 
 def id_of(entry: dict[str, Any], key: str) -> str:
-    """An id, which is a string or a whole number. Raises Unusable, as `missing_image_id`, for anything else."""
+    """Returns an id, which is a string or a whole number. Raises Unusable, as `missing_image_id`, for anything else."""
     value = entry.get(key)
     what = {"imageId": "image_id"}.get(key, key)
     if isinstance(value, bool) or not isinstance(value, str | int):
@@ -110,7 +110,7 @@ def id_of(entry: dict[str, Any], key: str) -> str:
 def objects_by_id(
     entries: Iterable[Any], key: str, what: str, leave_out: Callable[[str, Unusable], None]
 ) -> dict[str, dict[str, Any]]:
-    """The objects of a list by their ids, the first of each; `leave_out` hears of every other one, as `{what} 3`."""
+    """Returns the objects of a list by id, the first of each; calls `leave_out` for all others, named `{what} 3`."""
     found: dict[str, dict[str, Any]] = {}
     for number, entry in enumerate(entries, start=1):
         try:
@@ -126,7 +126,7 @@ def objects_by_id(
 
 
 def _without_lone_surrogates(value: Any) -> Any:
-    """The value with None for each string that no UTF-8 can write, so that it is counted as missing where it counts."""
+    """Replaces strings that UTF-8 cannot encode by None, so that they count as missing where they matter."""
     if isinstance(value, dict):
         return {str(_without_lone_surrogates(k)): _without_lone_surrogates(v) for k, v in value.items()}
     if isinstance(value, list):

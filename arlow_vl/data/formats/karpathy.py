@@ -26,7 +26,7 @@ SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
 def read(
     files: list[Path], images: ImageRoot, tally: Tally, *, splits: tuple[str, ...] | None = None
 ) -> Iterator[Sample]:
-    """A sample for each image of the splits (None: of all), in the order of the file."""
+    """Yields a sample for each image of the splits (None: all splits), in the order of the file."""
     seen: set[str] = set()
     for path, called in names_of(files).items():
         for number, entry in enumerate(entries_under(path, load_json(path), "images"), start=1):
@@ -50,7 +50,7 @@ def read(
 
 
 def _name(entry: dict[str, Any]) -> str:
-    """The image's path as the data have it; Flickr's have no folder."""
+    """Returns the image's path as in the data; Flickr's have no folder."""
     folder, name = entry.get("filepath", ""), entry.get("filename")
     if not isinstance(name, str) or not isinstance(folder, str):
         raise Unusable("missing_image" if name is None else "image_not_a_path", ": filepath and filename must be texts")
@@ -75,4 +75,4 @@ READERS: dict[str, Callable[[list[Path], ImageRoot, Tally], Iterator[Sample]]] =
     "karpathy": read,
     **{f"karpathy_{name}": partial(read, splits=splits) for name, splits in SPLITS.items()},
 }
-"""By the name of the format."""
+"""Readers by the name of the format."""

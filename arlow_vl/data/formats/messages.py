@@ -1,11 +1,11 @@
-"""Conversations and documents as outside data write them, turned into a `Text` whose image places are parts.
+"""Reading of conversations and documents of outside data as a `Text` whose image places are parts.
 
     {"role": "user", "content": "<image>\\nWhat is it?"}                 -> an image part and a text part
     {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "fox.jpg"}}, {"type": "text", ...}]}
-    {"role": "user", "content": "How do I write <image>?"}              -> plain text, where nobody sends an image
+    {"role": "user", "content": "How do I write <image>?"}              -> plain text, if the record has no image
 
 A string's `<image>` is a place for as many images as the record lists, and only where no content part is an image:
-data that can say exactly where an image belongs mean by `<image>` the word.
+in data that mark places by parts, `<image>` is just a word.
 """
 
 import itertools
@@ -26,7 +26,7 @@ MAX_KIND_CHARACTERS = 100
 
 
 def clean_string(value: Any, what: str) -> str:
-    """A string that is not empty, cleaned as captions are. Raises Unusable, as `caption_not_text`, for the rest."""
+    """Cleans a string as captions are. Raises Unusable, as `caption_not_text`, if it is empty or no string."""
     if not isinstance(value, str):
         raise Unusable(f"missing_{what}" if value is None else f"{what}_not_text", f": {type(value).__name__}")
     try:
@@ -39,17 +39,17 @@ def clean_string(value: Any, what: str) -> str:
 
 
 def clean_reference(value: Any, what: str = "reference") -> str:
-    """One of several right answers, cleaned. An empty one stands: VQA accuracy counts all who were asked."""
+    """Cleans one of several right answers. An empty one is kept: VQA accuracy counts everybody who was asked."""
     return "" if isinstance(value, str) and not value.strip() else clean_string(value, what)
 
 
 def read_messages(messages: Any, images: Sequence[Any] = ()) -> tuple[Text, list[Any]]:
-    """A conversation, and the images that its places stand for, in order.
+    """Reads a conversation; returns it and the images of its places, in order.
 
     Args:
-        images: What the record lists apart. Each place takes the next one, unless its part brings an image of its own
-            or the "index" of one of these. A conversation in strings that has no place at all shows them at the start
-            of the first user turn, as trl does.
+        images: Images that the record lists apart from the text. Each place takes the next one, unless its part brings
+            an image of its own or the "index" of one of these. A conversation in strings without any place shows them
+            at the start of the first user turn, as trl does.
 
     Raises:
         Unusable: a place has no image or an image no place, the turns are not system?, user, assistant, user, ...,
@@ -75,7 +75,7 @@ def read_messages(messages: Any, images: Sequence[Any] = ()) -> tuple[Text, list
 
 
 def read_document(parts: Any, images: Sequence[Any] = ()) -> tuple[Text, list[Any]]:
-    """A document in text and image parts, or plain text, and the images that its places stand for, in order.
+    """Reads a document in parts, or plain text; returns it and the images of its places, in order.
 
     Raises:
         Unusable: as `read_messages` does.
@@ -92,7 +92,7 @@ def read_document(parts: Any, images: Sequence[Any] = ()) -> tuple[Text, list[An
 
 
 def read_text(entry: Any, images: Sequence[Any] = ()) -> tuple[Text, list[Any]]:
-    """A {"messages" or "document", "task", "references", "kind"}; all but the first may be left out.
+    """Reads a {"messages" or "document", "task", "references", "kind"}; all but the first may be left out.
 
     Raises:
         Unusable: as `read_messages` does, and for fields of other types.
@@ -116,7 +116,7 @@ def read_text(entry: Any, images: Sequence[Any] = ()) -> tuple[Text, list[Any]]:
 
 
 def texts_named_in(fields: dict[str, Any]) -> list[str]:
-    """The fields of a tar's .json that hold conversations or documents: foreign data may name other things so."""
+    """Returns the fields of a tar's .json that hold conversations or documents; one that is no list is foreign data."""
     return [name for name in FIELDS if isinstance(fields.get(name), list)]
 
 
@@ -129,9 +129,9 @@ class BadText(NamedTuple):
 
 
 def read_texts(fields: dict[str, Any], images: int) -> tuple[list[Text], list[BadText]]:
-    """The usable texts under "messages", "document" and "texts", each with a place for every image of the sample.
+    """Returns the usable texts under "messages", "document" and "texts", and the others.
 
-    The second are the others.
+    A usable text has a place for every image of the sample.
     """
     entries: list[Any] = [{name: fields[name]} for name in FIELDS[:2] if name in fields]
     usable, bad = [], []
@@ -147,7 +147,7 @@ def read_texts(fields: dict[str, Any], images: int) -> tuple[list[Text], list[Ba
 
 
 def _task_told(entry: Any) -> Task:
-    """The task of a text that cannot be used, as far as it says."""
+    """Returns the task of an unusable text, "conversation" where it names none."""
     if not isinstance(entry, dict):
         return "conversation"
     told = "document" if entry.get("document") is not None else entry.get("task")
@@ -155,7 +155,7 @@ def _task_told(entry: Any) -> Task:
 
 
 def read_kind(value: Any) -> str:
-    """The name of a group of questions; empty where the data give none."""
+    """Returns the name of a group of questions; empty where the data give none."""
     if value is None:
         return ""
     if not isinstance(value, str) or len(value) > MAX_KIND_CHARACTERS or not value.isprintable():
@@ -200,7 +200,7 @@ def _check_order(roles: list[str]) -> None:
 
 
 def _parts(content: Any) -> list[dict[str, Any]]:
-    """Text and image parts; an image part that brings its image has it under "source", its number under "index"."""
+    """Returns text and image parts; an image part may have its image under "source" or a number under "index"."""
     if isinstance(content, str) or not isinstance(content, list):
         return [{"type": "text", "text": clean_string(content, "content")}]
     return [_part(part) for part in content]
@@ -231,7 +231,7 @@ def _part(part: Any) -> dict[str, Any]:
 
 
 def _split_at_places(parts: list[dict[str, Any]], number: int) -> Iterator[dict[str, Any]]:
-    """The parts with the first `number` spellings of `<image>` as places, and no line ends beside those."""
+    """Splits parts at the first `number` spellings of `<image>`, which become places without line ends beside them."""
     for part in parts:
         if part["type"] == "image":
             number -= 1
@@ -247,8 +247,7 @@ def _split_at_places(parts: list[dict[str, Any]], number: int) -> Iterator[dict[
 
 
 def _take_images(parts: list[dict[str, Any]], role: str, waiting: dict[int, Any]) -> list[Any]:
-    """The images of the parts' places: their own, taken out of the parts, or of those that wait the one of their index,
-    else the first."""
+    """Takes the images of the parts' places: a place's own image, else the waiting one of its index, else the first."""
     taken = []
     for part in parts:
         if part["type"] != "image":
@@ -270,7 +269,7 @@ def _take_images(parts: list[dict[str, Any]], role: str, waiting: dict[int, Any]
 
 
 def _content(parts: list[Part], role: str) -> str | list[Part]:
-    """One string where a turn has no image: templates of text models take nothing else."""
+    """Returns one string where a turn has no image: templates of text models take nothing else."""
     if not any(part["type"] == "image" for part in parts):
         return clean_string("".join(part["text"] for part in parts), "content")
     kept = [part for part in parts if part["type"] == "image" or part["text"].strip()]

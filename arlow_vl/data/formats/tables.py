@@ -1,4 +1,4 @@
-"""Parquet and Arrow files and Hugging Face datasets saved with `save_to_disk`: a row a record, images as bytes in it.
+"""Parquet and Arrow files and Hugging Face datasets saved with `save_to_disk`: a record a row, images as bytes.
 
 An image column holds {"bytes", "path"} as Hugging Face datasets write it, or bytes, or paths; the texts are columns
 named as the fields of `conversations`: messages, conversations, texts, question and answer, text or caption.
@@ -25,13 +25,13 @@ SAVED_STATE, SAVED_SPLITS = "state.json", "dataset_dict.json"
 
 
 def read(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
-    """A sample for each row that is whole, named by its file and row; some rows are in memory at a time."""
+    """Yields a sample for each whole row, named by its file and row; only some rows are in memory at a time."""
     for path, name in names_of(files).items():
         yield from samples_of_records(_rows(path, name, tally), images.of(path), tally)
 
 
 def saved_files(folder: Path) -> list[Path]:
-    """The files of a dataset saved with `save_to_disk`, in its order.
+    """Returns the files of a dataset saved with `save_to_disk`, in its order.
 
     Raises:
         DataError: the folder holds several splits, or its state.json names no files.
@@ -51,7 +51,7 @@ def saved_files(folder: Path) -> list[Path]:
 
 
 def _rows(path: Path, called: str, tally: Tally) -> Iterator[Record]:
-    """Rows with the columns that can matter. Damage to the file is counted; what was whole before it is used.
+    """Yields rows with the columns that can matter. Damage to the file is counted; the rows before it are used.
 
     Raises:
         DataError: pyarrow is not installed, or no column is a text's.
@@ -72,7 +72,7 @@ def _rows(path: Path, called: str, tally: Tally) -> Iterator[Record]:
 
 
 def _rows_of(batch: Any, called: str, done: int, tally: Tally) -> Iterator[Record]:
-    """The rows of a batch behind `done` others. Where one cannot be turned into Python's values each is tried alone."""
+    """Yields the rows of a batch after `done` others. If converting them to Python fails, each is tried alone."""
     batch = batch.select([column.name for column in batch.schema if _can_matter(column)])
     try:
         rows = batch.to_pylist()
@@ -91,7 +91,7 @@ def _rows_of(batch: Any, called: str, done: int, tally: Tally) -> Iterator[Recor
 
 
 def _can_matter(column: Any) -> bool:
-    """Whether a column is read or may hold short facts: other types, as times, need not even be convertible."""
+    """Returns True if a column is read or may hold short facts: other types, as times, need not be convertible."""
     from pyarrow import types
 
     kind = column.type.value_type if types.is_dictionary(column.type) else column.type

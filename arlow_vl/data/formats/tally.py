@@ -1,40 +1,44 @@
-"""What a reader of samples used, and by reason what it left out."""
+"""Counts of what a reader used and, by reason, of what it left out."""
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Literal
 
-from arlow_vl.data.bad_share import MAX_BAD_FRACTION, BadTexts, refuse_bad_share, refuse_bad_texts, told_reasons
+from arlow_vl.data.bad_share import MAX_BAD_FRACTION, BadTexts, refuse_bad_share, refuse_bad_texts
 from arlow_vl.data.samples import Sample, Task
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.data.shard_samples import BadSample
-from arlow_vl.data.shards import counted, examples_of, in_brackets
 from arlow_vl.data.text import Unusable
 from arlow_vl.errors import DataError
 from arlow_vl.printing import number_of, visible
 
-FAULTS_TOLD = 5
+UNITS = {"sample": "samples", "document": "lines, rows or documents"}
+"""Names of all that may be unusable, by `Tally.unit`."""
 
 
 @dataclass
 class Tally:
-    """Every annotation of a source is in one place: a text of a sample, a bad text, or a member of a bad sample."""
+    """Counts of a source. Each annotation is a text of a sample, a bad text, or a member of a bad sample, never two."""
 
+    unit: Literal["sample", "document"] = "sample"
+    """Unit of `samples`: a document where the source is text alone."""
     samples: int = 0
+    """Usable samples."""
     texts: int = 0
-    """Of the samples."""
+    """Usable texts of these samples, questions included."""
     questions: int = 0
-    """Of the texts."""
+    """Usable questions of these samples."""
     bad: list[BadSample] = field(default_factory=list)
     """Samples that are left out; `members` are the texts (in tars, the members) that are lost with one."""
     bad_texts: list[BadSample] = field(default_factory=list)
-    """Texts that are left out while their image may have others: a caption, a question of ten. Each has its task."""
+    """Texts left out of usable samples: one caption of five, one question of ten. Each has its task."""
     faults: list[ShardFault] = field(default_factory=list)
-    """Damage to whole files: what was whole before it is used."""
+    """Damage to whole files; the samples before it are used."""
     ignored: Counter[str] = field(default_factory=Counter)
-    """What makes no sample and was not expected to, by what it is."""
+    """Members that make no sample and were not expected to, by what they are; see `shard_samples.Gathered`."""
 
     def use(self, sample: Sample) -> Sample:
-        """Counts a sample that is used, and gives it back."""
+        """Counts a sample that is used, and returns it."""
         self.samples += 1
         self.texts += len(sample.texts)
         self.questions += sum(text.task == "question" for text in sample.texts)
@@ -48,43 +52,75 @@ class Tally:
         """Counts a text that cannot be used."""
         self.bad_texts.append(BadSample(name, str(fault), detail=fault.detail, task=task))
 
+    def add(self, other: "Tally", prefix: str = "") -> None:
+        """Adds another tally; `prefix` goes before the names of its bad samples and texts."""
+        self.samples += other.samples
+        self.texts += other.texts
+        self.questions += other.questions
+        self.bad += [bad._replace(name=f"{prefix}{bad.name}") for bad in other.bad]
+        self.bad_texts += [bad._replace(name=f"{prefix}{bad.name}") for bad in other.bad_texts]
+        self.faults += other.faults
+        self.ignored.update(other.ignored)
+
+    @property
+    def bad_questions(self) -> list[BadSample]:
+        """The bad texts that are questions."""
+        return [bad for bad in self.bad_texts if bad.task == "question"]
+
+    @property
+    def other_bad_texts(self) -> list[BadSample]:
+        """The bad texts that are no questions: captions, conversations, documents."""
+        return [bad for bad in self.bad_texts if bad.task != "question"]
+
     @property
     def skipped(self) -> Counter[str]:
-        """Samples that are left out, by reason."""
-        skipped = counted(self.bad)
-        skipped.update({"behind_a_shard_fault": missing} if (missing := self._behind_faults()) else {})
-        return skipped
+        """Number of bad samples by reason."""
+        return _counted(self.bad)
 
-    def _behind_faults(self) -> int:
-        return sum(fault.missing for fault in self.faults)
+    @property
+    def examples(self) -> dict[str, str]:
+        """First sample that each reason in `skipped` hit, and how."""
+        first: dict[str, str] = {}
+        for bad in self.bad:
+            first.setdefault(bad.reason, f"{bad.name}{bad.detail}")
+        return first
 
     def summary(self) -> str:
-        """`9,871 used, 129 skipped (missing_image_file 129), 3 texts skipped (empty_text 3)`, and so on."""
-        skipped, texts = self.skipped, counted(self.bad_texts)
-        parts = [f"{self.samples:,} used", f"{skipped.total():,} skipped{in_brackets(skipped)}"]
-        if texts:
-            parts.append(f"{number_of(texts.total(), 'text')} skipped{in_brackets(texts)}")
+        """`9,871 samples can be used, 129 skipped (empty_text 60, image_truncated 69), 1 shard fault`, and so on."""
+        skipped = self.skipped
+        parts = [f"{number_of(self.samples, self.unit)} can be used", f"{skipped.total():,} skipped{_listed(skipped)}"]
         if self.faults:
-            parts.append(number_of(len(self.faults), "fault"))
+            parts.append(number_of(len(self.faults), "shard fault"))
+        for what, bad in (("question", self.bad_questions), ("text", self.other_bad_texts)):
+            if counts := _counted(bad):
+                parts.append(f"{number_of(counts.total(), what)} skipped{_listed(counts)}")
         if self.ignored:
-            parts.append(f"{self.ignored.total():,} ignored{in_brackets(self.ignored)}")
+            parts.append(f"{number_of(self.ignored.total(), 'member')} ignored{_listed(self.ignored)}")
         return ", ".join(parts)
 
-    def told(self) -> str:
-        """The summary with an example of each reason and the first faults."""
-        kinds = {"skipped": self.bad, "texts skipped": self.bad_texts}
-        parts = [f"{what}: {told_reasons(counted(bad), examples_of(bad))}" for what, bad in kinds.items() if bad]
-        parts += [f"{visible(fault.shard)}: {visible(fault.reason)}" for fault in self.faults[:FAULTS_TOLD]]
-        return "; ".join([self.summary(), *parts])
-
-    def check(self, where: str, max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
-        """Raises DataError if no sample is usable, or too large a share of samples, questions or other texts is not."""
-        where = visible(where)
-        if not self.samples:
-            raise DataError(f"{where}: no usable sample: {self.told()}; mend the data")
-        examples = examples_of(self.bad)
+    def check(self, source: str, max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
+        """Raises DataError if too large a share of samples, questions or other texts is unusable, or none is usable."""
+        where = f"{visible(source)}: "
+        skipped, examples = self.skipped, self.examples
         for fault in self.faults:
-            examples.setdefault("behind_a_shard_fault", f"{fault.shard}: {fault.reason}")
-        refuse_bad_share("samples", self.samples, self.skipped, examples, max_bad_fraction, where=f"{where}: ")
-        others = self.texts - self.questions
-        refuse_bad_texts(self.questions, others, map(BadTexts.of, self.bad_texts), max_bad_fraction, where=f"{where}: ")
+            if fault.missing:
+                skipped["behind_a_shard_fault"] += fault.missing
+                examples.setdefault("behind_a_shard_fault", f"{fault.shard}: {fault.reason}")
+        refuse_bad_share(UNITS[self.unit], self.samples, skipped, examples, max_bad_fraction, where=where)
+        others, bad = self.texts - self.questions, map(BadTexts.of, self.bad_texts)
+        refuse_bad_texts(self.questions, others, bad, max_bad_fraction, where=where)
+        if not self.samples:
+            raise DataError(f"{where}nothing there can be used; name other data")
+
+
+def _counted(bad: list[BadSample]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for sample in bad:
+        counts[sample.reason] += sample.count
+    return counts
+
+
+def _listed(counts: Counter[str]) -> str:
+    """Returns ` (empty_text 60, missing_text 2)`, or nothing."""
+    listed = ", ".join(f"{what} {count:,}" for what, count in counts.most_common())
+    return visible(f" ({listed})" if counts else "")

@@ -30,25 +30,25 @@ from arlow_vl.printing import visible
 
 ID_NAMES = ("{id}.jpg", "{id}.png", "{id:012d}.jpg")
 SPLIT_NAMES = ("COCO_{split}_{id:012d}.jpg", "{split}/COCO_{split}_{id:012d}.jpg", "{split}/{id:012d}.jpg")
-"""What the image of an id is called; the split is the question file's data_subtype, as train2014."""
+"""Patterns for the file name of an image id; the split is the question file's data_subtype, as train2014."""
 
 
 _Named = tuple[str, Any, dict[str, Any]]
-"""Where an entry stands, the entry, and what is known of its answers."""
+"""Name of an entry, the entry, and what the data say of its answers."""
 
 
 class _Asked(NamedTuple):
-    """A question and where it stands; `answer` holds what the data say of its answers."""
+    """A question and its name; `answer` holds what the data say of its answers."""
 
     name: str
     entry: dict[str, Any]
     answer: dict[str, Any]
-    """"answer" or "multiple_choice_answer", "answers", "kind"; empty: nobody answered."""
+    """"answer" or "multiple_choice_answer", "answers", "kind"; empty: there is no answer."""
     image_id: str
 
 
 def read_vqa(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
-    """`files` are a question file and the annotation file with its answers."""
+    """Reads a question file and the annotation file with its answers."""
     question_file, annotation_file = files
     questions, annotations = load_json(question_file), load_json(annotation_file, _answers_as_text())
     split = questions.get("data_subtype") if isinstance(questions, dict) else None
@@ -66,7 +66,7 @@ def read_vqa(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sam
 
 
 def read_gqa(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
-    """The questions of one or several files, by their ids."""
+    """Reads the questions of one or several files, by their ids."""
     named = (_gqa_entries(path, called) for path, called in names_of(files).items())
     yield from _samples(_with_image_ids(named, "imageId", tally), _finder(images, None), tally)
 
@@ -85,7 +85,7 @@ def _gqa_answer(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_textvqa(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
-    """The questions under "data" of one or several files."""
+    """Reads the questions under "data" of one or several files."""
     named = (
         _numbered(called, entries_under(path, load_json(path), "data")) for path, called in names_of(files).items()
     )
@@ -93,7 +93,7 @@ def read_textvqa(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator
 
 
 def read_vizwiz(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
-    """The questions in the list of one or several files."""
+    """Reads the questions in the list of one or several files."""
     named = (_numbered(called, _listed(path)) for path, called in names_of(files).items())
     yield from _samples(_with_image_ids(named, "image", tally), images.find, tally)
 
@@ -111,7 +111,7 @@ def _listed(path: Path) -> list[Any]:
 
 
 def read_pope(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sample]:
-    """The questions of one or several files of JSON lines, whatever their suffix: POPE's own is .json."""
+    """Reads the questions of one or several files of JSON lines, whatever their suffix: POPE's own is .json."""
     named = (
         (
             (name, entry | {"question": entry.get("text")}, {"answer": entry.get("label")})
@@ -123,7 +123,7 @@ def read_pope(files: list[Path], images: ImageRoot, tally: Tally) -> Iterator[Sa
 
 
 def _answers_as_text() -> Callable[[dict[str, Any]], Any]:
-    """Keeps of an answer of VQAv2 its text alone, each text once: 4 million objects would take 2 GB."""
+    """Makes a JSON hook that keeps only the text of a VQAv2 answer, each text once: 4 million objects take 2 GB."""
     texts: dict[str, str] = {}
 
     def text_of(entry: dict[str, Any]) -> Any:
@@ -134,7 +134,7 @@ def _answers_as_text() -> Callable[[dict[str, Any]], Any]:
 
 
 def _with_image_ids(files: Iterable[Iterable[_Named]], key: str, tally: Tally) -> Iterator[_Asked]:
-    """The questions of each file. An id is one question's in its file alone: POPE's three each count from 1."""
+    """Yields the questions of each file. Ids are unique within a file alone: POPE's three each count from 1."""
     for named in files:
         seen = set()
         for name, entry, answer in named:
@@ -151,7 +151,7 @@ def _with_image_ids(files: Iterable[Iterable[_Named]], key: str, tally: Tally) -
 
 
 def _samples(asked: Iterator[_Asked], find: Callable[[str], Image], tally: Tally) -> Iterator[Sample]:
-    """A sample for each image, in the order in which the data first ask about one."""
+    """Yields a sample for each image, in the order in which the data first ask about it."""
     by_image: dict[str, list[Text]] = {}
     for question in asked:
         texts = by_image.setdefault(question.image_id, [])
@@ -171,7 +171,7 @@ def _samples(asked: Iterator[_Asked], find: Callable[[str], Image], tally: Tally
 
 
 def question_text(entry: dict[str, Any], answer: dict[str, Any], tally: Tally, *, images: int = 1) -> Text:
-    """The question of an entry about so many images, with what `_Asked.answer` holds. Raises Unusable."""
+    """Makes a question about so many images of an entry and its answers, as in `_Asked.answer`. Raises Unusable."""
     question = _short(entry.get("question"), "question")
     references = _references(answer.get("answers"), tally)
     chosen = answer.get("multiple_choice_answer", answer.get("answer"))
@@ -184,9 +184,9 @@ def question_text(entry: dict[str, Any], answer: dict[str, Any], tally: Tally, *
 
 
 def _references(answers: Any, tally: Tally) -> tuple[str, ...]:
-    """The answers of several people, as strings or under "answer"; one that is no text is no reference.
+    """Returns the answers of several people, as strings or under "answer"; one that is no text is no reference.
 
-    One who gave an empty answer counts as one who was asked, where others gave another.
+    An empty answer is kept where others are not empty: VQA accuracy counts everybody who was asked.
     """
     if answers is None:
         return ()
@@ -213,7 +213,7 @@ def _not_too_long(text: str, what: str) -> str:
 
 
 def _finder(images: ImageRoot, split: str | None) -> Callable[[str], Image]:
-    """Finds the image of an id; the way of writing names that was right last is tried first."""
+    """Finds the image of an id; the pattern of file names that was right last is tried first."""
     patterns = [*(SPLIT_NAMES if split else ()), *ID_NAMES]
 
     def find(key: str) -> Image:

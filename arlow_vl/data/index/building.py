@@ -9,12 +9,12 @@ from typing import Any
 
 from arlow_vl.data.formats.images import is_usable_file
 from arlow_vl.data.index.changed_images import changed_image
-from arlow_vl.data.index.header import SHARDS, bad_samples
+from arlow_vl.data.index.header import SHARDS, bad_samples, outdated
 from arlow_vl.data.index.places import Place, find_index, place_of
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.index.writing import CANNOT_WRITE, Source, write_index
 from arlow_vl.data.processes import in_processes
-from arlow_vl.data.remote import listed, name_of
+from arlow_vl.data.remote import name_of
 from arlow_vl.errors import ResourceError
 from arlow_vl.printing import print_line, visible
 
@@ -73,7 +73,9 @@ def parts_of(place: Place) -> tuple[list[Place], Sequence[Path] | None]:
     The files are None where each part is one file, and for remote data.
     """
     if place.is_remote:  # nothing is fetched before it is needed
-        addresses = listed(place.path)
+        from arlow_vl.data.formats.detect import files_at_address
+
+        addresses = files_at_address(place.path)
         is_shards = place.format == SHARDS or (place.format is None and all(map(_is_tar, addresses)))
         return [place_of(one, format=place.format) for one in addresses] if is_shards else [place], None
     source = _open(place)
@@ -87,9 +89,13 @@ def _is_tar(address: str) -> bool:
 
 
 def _may_be_mended(place: Place, index: Index) -> bool:
-    """Returns True if a file was damaged, or an image file that could not be used can be used now."""
+    """Returns True if a file was damaged, or an image file that could not be used can be used now.
+
+    A damaged remote file has left the cache, and other bytes may come; if the same came again, it stays as it is.
+    """
     if place.is_remote:
-        return False
+        is_damaged = bool(index.header.faults) or not len(index)
+        return is_damaged and outdated(index.folder, index.header) is not None
     if index.header.faults or not index.header.bad.keys() & OF_IMAGE_FILES:
         return bool(index.header.faults)
     try:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from arlow_vl.data.file_names import literal_start
 from arlow_vl.data.index.header import SHARDS, Header, base_of, outdated, read_header
 from arlow_vl.data.index.reading import Index
-from arlow_vl.data.remote import folder_name, is_address, is_file_address, path_of_file_address, pinned, told
+from arlow_vl.data.remote import folder_name, is_address, is_file_address, name_of, path_of_file_address, pinned, told
 from arlow_vl.data.remote_cache import DataCache
 from arlow_vl.printing import visible
 
@@ -51,7 +51,7 @@ class Place(NamedTuple):
 
     @property
     def name(self) -> str:
-        return os.path.basename(told(self.path) if self.is_remote else self.path)
+        return name_of(self.path) if self.is_remote else os.path.basename(self.path)
 
     @property
     def told(self) -> str:
@@ -67,7 +67,7 @@ class Place(NamedTuple):
         variant = f"-{_digest(*map(repr, read_as))}" if read_as else ""
         name = "folder" if os.path.isdir(self.path) else re.sub(r"[*?\[\]{}]", "_", self.name)
         if self.is_remote:
-            name = re.sub(r"[^\w.-]", "_", name.partition("?")[0])[:100]
+            name = re.sub(r"[^\w.-]", "_", name)[:100]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arlow" / "index"
         in_cache = cache / f"{_digest(self.path)}-{name}{variant}"
         return in_cache if self.is_remote else self.base / BESIDE / f"{name}{variant}", in_cache

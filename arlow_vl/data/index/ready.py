@@ -5,8 +5,9 @@ from pathlib import Path
 
 from arlow_vl.data.index.building import parts_of
 from arlow_vl.data.index.header import File, base_of, read_header
-from arlow_vl.data.index.places import WILD, Place, find_index, place_of
+from arlow_vl.data.index.places import Place, find_index, place_of
 from arlow_vl.data.index.reading import Index
+from arlow_vl.data.remote import needs_listing
 from arlow_vl.errors import DataError
 from arlow_vl.printing import number_of
 
@@ -25,7 +26,7 @@ def ready_indexes(
         DataError: the source is missing, has no index that fits it, or checking that would take long.
     """
     place = place_of(path, images, format)
-    if place.is_remote and WILD.search(place.told):
+    if place.is_remote and needs_listing(place.path):
         raise DataError(f"{place.told} would have to be listed over the network")
     places, files = parts_of(place)
     if (changed := sum(map(bytes_to_hash, places))) > most_hashed:

@@ -16,7 +16,7 @@ from arlow_vl.data.index.reading import Index, IndexedSamples
 from arlow_vl.data.prepare.members import members_of, safe_key, write_tar
 from arlow_vl.data.prepare.plan import VALIDATION, PlannedShard, ShardSettings, plan_shards
 from arlow_vl.data.processes import in_processes
-from arlow_vl.data.shards import INDEX_NAME
+from arlow_vl.data.shard_faults import INDEX_NAME
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 from vision.whole_files import remove_remains, write_whole

@@ -27,7 +27,7 @@ MOST_IMAGES, MOST_TEXTS = 16, 16
 """Maximum numbers of images and texts of a sample on the page."""
 
 
-class Sight(NamedTuple):
+class Preprocessing(NamedTuple):
     """Tokenizer and image transform of a model, and the images that its tokens see."""
 
     tokenizer: Any
@@ -47,7 +47,7 @@ class ShownSample:
     more_texts: int
 
 
-def open_sight(folder: Path) -> Sight:
+def open_processor(folder: Path) -> Preprocessing:
     """Opens a model folder, or one with only the tokenizer and the processor. Raises CheckpointError."""
     if any((folder / name).is_file() for name in PROCESSOR_FILES):
         with one_sentence(folder, "the processor and its tokenizer"):
@@ -60,7 +60,7 @@ def open_sight(folder: Path) -> Sight:
         with one_sentence(folder, "config.json"):
             config = json.loads((folder / "config.json").read_text())
             config = config.get("text_config", config)
-    return Sight(tokenizer, transform, config.get("cross_attention_sees") == "all_previous")
+    return Preprocessing(tokenizer, transform, config.get("cross_attention_sees") == "all_previous")
 
 
 def write_preview(
@@ -75,8 +75,8 @@ def write_preview(
     source = IndexedSamples(indexes)
     if not len(source):
         raise DataError(f"{visible(title)}: no usable sample; `arlow data verify` says why")
-    sight = open_sight(folder)
-    shown = list(_shown(source, sight, folder, samples, max_length))
+    processor = open_processor(folder)
+    shown = list(_shown(source, processor, folder, samples, max_length))
     texts = [text for sample in shown for text in sample.texts]
     page = (
         page_environment(Path(__file__).parent)
@@ -91,19 +91,21 @@ def write_preview(
             trained=sum(text.trained for text in texts),
             cut=sum(text.cut > 0 and not text.fault for text in texts),
             unused=sum(text.fault is not None for text in texts),
-            sees_all=sight.sees_all,
+            sees_all=processor.sees_all,
         )
     )
     write_whole(output, page)
     return len(shown)
 
 
-def _shown(source: IndexedSamples, sight: Sight, folder: Path, samples: int, max_length: int) -> Iterator[ShownSample]:
+def _shown(
+    source: IndexedSamples, processor: Preprocessing, folder: Path, samples: int, max_length: int
+) -> Iterator[ShownSample]:
     places = np.arange(min(samples, len(source)))
     for position in shuffled_order(0, "preview", 0, len(source), places).tolist():
         sample, (index, _) = source.sample(position), source.locate(position)
         images, texts = refs(sample), sample.texts
-        if images and sight.transform is None:
+        if images and processor.transform is None:
             raise CheckpointError(
                 f"{folder} holds no processor, and sample {visible(sample.key)} has images; "
                 "name the hf folder of a vision run"
@@ -111,11 +113,12 @@ def _shown(source: IndexedSamples, sight: Sight, folder: Path, samples: int, max
         yield ShownSample(
             key=visible(sample.key),
             source=visible(str(index.base / index.header.source)),
-            images=[shown_image(sight.transform, image, sample.key) for image in images[:MOST_IMAGES]]
-            if sight.transform
+            images=[shown_image(processor.transform, image, sample.key) for image in images[:MOST_IMAGES]]
+            if processor.transform
             else [],
             texts=[
-                shown_text(sight.tokenizer, text, max_length, sees_all=sight.sees_all) for text in texts[:MOST_TEXTS]
+                shown_text(processor.tokenizer, text, max_length, sees_all=processor.sees_all)
+                for text in texts[:MOST_TEXTS]
             ],
             more_images=max(0, len(images) - MOST_IMAGES),
             more_texts=max(0, len(texts) - MOST_TEXTS),

@@ -12,7 +12,7 @@ from arlow_vl.data.sample_dataset import encode_text
 from arlow_vl.data.samples import Text
 from arlow_vl.models.arlow.chat_arlow import IMAGE_TOKEN, control_tokens
 from arlow_vl.models.arlow.documents import document_ids
-from arlow_vl.models.arlow.segments import build_segment_mask, build_segment_table
+from arlow_vl.models.arlow.segment_building import build_segment_mask, build_segment_table
 from arlow_vl.printing import visible
 
 MOST_SHOWN = 4096

@@ -30,7 +30,7 @@ FAINT = 16
 """Alpha of 255 up to which a drawing's rim counts as empty."""
 MOST_PIXELS = 4_000_000
 MEAN_BRIGHTNESS = 176
-"""Of 255: darker drawings are brightened to this mean, so that each shows the colour that a scene gives it."""
+"""Mean brightness, of 255, that darker drawings are brightened to, so that each shows the colour of its scene."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from arlow_vl.data.scenes.vocabulary import COLOURS, Colour
 PALE = ((236, 232, 222), (214, 224, 232), (224, 232, 214), (234, 220, 228), (250, 250, 248), (202, 202, 200))
 PATTERNS = ("plain", "plain", "plain", "stripes", "checks", "dots", "speckles")
 DARKEST = 128
-"""Of 255: brightness of a scene's colour where the drawing is black; where it is white, the colour is full."""
+"""Brightness, of 255, of a scene's colour where the drawing is black; where it is white, the colour is full."""
 INK, LABEL = (24, 24, 32), (252, 252, 246)
 _LINE = np.arange(SIDE)
 Pixels = UInt8[np.ndarray, "height width 3"]

@@ -14,7 +14,7 @@ from typing import Any
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
 from arlow_vl.data.processes import in_processes
 from arlow_vl.data.prompts import document_ends
-from arlow_vl.data.remote_cache import FULL
+from arlow_vl.data.remote_cache import FULL, telling_addresses
 from arlow_vl.data.text_files import parts_of, text_files, told_text
 from arlow_vl.data.tokens.encoding import Encoder
 from arlow_vl.data.tokens.manifest import FORMAT, NAME, Manifest, SourceFile, merged, tokenizer_hash, with_current_times
@@ -53,7 +53,7 @@ def tokenize_text(
         OSError: the disk is full, or cannot be written.
     """
     job = Job(sources, tokenizer, limits)
-    with contextlib.closing(job.files), locked(folder):
+    with contextlib.closing(job.files), telling_addresses(job.files.held), locked(folder):
         if job.is_done(folder, replace=replace):
             Manifest.read(folder).tally.report(job.where, max_bad_fraction)
         else:

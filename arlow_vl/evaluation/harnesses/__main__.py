@@ -50,7 +50,7 @@ HARNESSES: dict[str, Callable[[], None]] = {
 
 
 def main() -> int:
-    """Returns the exit status: of a user's error that of the `arlow` command, 2 where it has none of its own."""
+    """Runs a harness. Returns the exit status; errors have those of the `arlow` command, by default 2."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in HARNESSES:
         print(USAGE, file=sys.stdout if name in ("-h", "--help") else sys.stderr)

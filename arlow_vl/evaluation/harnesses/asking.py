@@ -1,6 +1,6 @@
-"""What every harness asks of a model: what it writes behind prompts, and how likely it finds given continuations.
+"""Answers the requests of harnesses: generates after prompts, and computes log-probabilities of given continuations.
 
-Requests come as an iterator and are taken some at a time, so that the images of a whole benchmark are never in memory.
+Requests come as an iterator and are processed in chunks, so that the images of a benchmark are never all in memory.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ from arlow_vl.serving.decoding import Decoding
 from arlow_vl.serving.writing import write
 
 AT_ONCE = 256
-"""Requests whose images are in memory together."""
-# The harnesses' names for our decoding options.
+"""Number of requests whose images are in memory together."""
+# Names of decoding options in the harnesses.
 MAX_NEW_TOKENS = ("max_new_tokens", "max_gen_toks", "max_tokens")
 STOP = ("until", "stop")
 SAMPLING = ("top_p", "top_k")
@@ -38,13 +38,13 @@ class Request(NamedTuple):
 
     ids: Sequence[int]
     images: Sequence[Any] = ()
-    """One for each `<image>` in `ids`, as the harness gives them."""
+    """One for each `<image>` in `ids`, as the harness passes them."""
     name: str = "request"
-    """Names it to people."""
+    """Name in error messages."""
 
 
 def open_assistant(pretrained: str, *, device: str | None = None, dtype: str | None = None) -> Assistant:
-    """The model of a folder, by the names that harnesses have for its options.
+    """Opens the model of a folder; takes options under the names that harnesses use.
 
     Raises:
         CheckpointError: the folder holds no usable model, or the device cannot be used.
@@ -53,15 +53,39 @@ def open_assistant(pretrained: str, *, device: str | None = None, dtype: str | N
     return Assistant.open(Path(pretrained), device=device or "auto", precision=precision)
 
 
+class HarnessModel:
+    """Base of the models for lm-eval and lmms-eval, which construct them with the same options.
+
+    Args:
+        pretrained: The model folder.
+        device: As torch names it; None: the first accelerator, else the CPU.
+        dtype: The weights' type: float32, bfloat16 or float16; "auto": as they were saved.
+        batch_size: Prompts or continuations in a batch.
+        max_batch_size: Not used; both harnesses pass it for their "auto".
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        device: str | None = None,
+        dtype: str = "auto",
+        batch_size: int | str = 16,
+        max_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.assistant = open_assistant(pretrained, device=device, dtype=dtype)
+        self.batch_size = batch_size_of(batch_size)
+
+
 def batch_size_of(value: Any) -> int:
-    """Raises ValueError for what is no count: lm-eval's "auto" finds none here."""
+    """Parses a batch size. Raises ValueError for anything but a positive number, such as lm-eval's "auto"."""
     if not str(value).isdigit() or int(value) < 1:
         raise ValueError(f"batch_size is a whole number from 1 on, got {value}; give the number of prompts in a batch")
     return int(value)
 
 
 def decoding_of(settings: Mapping[str, Any], *, max_new_tokens: int) -> Decoding:
-    """A harness's generation arguments. One that we have no option for is said and not followed.
+    """Converts a harness's generation arguments; warns about those without an equivalent, and ignores them.
 
     Raises:
         ValueError: a value is out of its range.
@@ -82,7 +106,7 @@ def decoding_of(settings: Mapping[str, Any], *, max_new_tokens: int) -> Decoding
 def answers(
     assistant: Assistant, requests: Iterable[tuple[Request, Decoding]], *, total: int, batch_size: int
 ) -> list[str]:
-    """What the model writes behind each prompt, without special tokens.
+    """Generates a text after each prompt, without special tokens.
 
     Raises:
         ValueError: a prompt with images leaves no room for an answer.
@@ -110,7 +134,7 @@ def answers(
 def log_probabilities(
     assistant: Assistant, candidates: Iterable[tuple[Request, Sequence[int]]], *, total: int, batch_size: int
 ) -> list[Likelihood]:
-    """How likely the model finds ids behind each prompt. What is too long loses its beginning.
+    """Computes the log-probability of each continuation. A text prompt that is too long loses its beginning.
 
     Raises:
         ValueError: a continuation has no token or is longer than the model, or a prompt with images is too long.
@@ -138,10 +162,10 @@ def log_probabilities(
 
 
 def interleaved(text: str, images: int, *, name: str) -> list[Part]:
-    """A text in which `<image>` stands for each image, as text and image parts; without one, the images come first.
+    """Splits a text at its `<image>`s into text and image parts; if it has none, the images come first.
 
     Raises:
-        ValueError: the text has places for another number of images.
+        ValueError: the text has another number of `<image>`s than there are images.
     """
     places = text.count(IMAGE_TOKEN) if images else 0
     if not places:
@@ -158,7 +182,7 @@ def interleaved(text: str, images: int, *, name: str) -> list[Part]:
 
 
 def document_ids(assistant: Assistant, parts: Sequence[Part]) -> list[int]:
-    """Ids of text and images behind bos, where the tokenizer has one; no piece of text is a control token."""
+    """Encodes text and images after bos, if the tokenizer has one; text never becomes control tokens."""
     tokenizer = assistant.tokenizer
     ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
@@ -168,7 +192,7 @@ def document_ids(assistant: Assistant, parts: Sequence[Part]) -> list[int]:
 
 
 class _Images:
-    """Images as the encoder takes them; those with the same pixels are one, whichever requests show them."""
+    """Preprocesses images; those with the same pixels are shared between requests."""
 
     def __init__(self, assistant: Assistant) -> None:
         self.assistant = assistant
@@ -182,21 +206,21 @@ class _Images:
 
 
 def _identity(source: Any) -> Any:
-    """Equal for equal images of which it is cheap to say so."""
+    """Returns a key that is equal for images with the same pixels, as far as that is cheap to find out."""
     if isinstance(source, Image.Image):
-        digest = hashlib.sha256(source.tobytes() + source.getexif().tobytes())  # which may turn it
+        digest = hashlib.sha256(source.tobytes() + source.getexif().tobytes())  # EXIF may rotate it
         return source.mode, source.size, digest.digest()
     return source if isinstance(source, str | bytes) else id(source)
 
 
 def _fitting(assistant: Assistant, request: Request, prepared: _Images, room: int) -> Prompt:
-    """The last tokens of a prompt that find room. Raises ValueError if that would lose an image."""
+    """Cuts a prompt to its last `room` tokens. Raises ValueError if that would lose an image."""
     ids = list(request.ids)
     if len(ids) > room:
         if request.images:
             raise ValueError(
-                f"{request.name}: the prompt has {number_of(len(ids), 'token')} and {room:,} find room, and to cut it "
-                f"would lose an image; the model reads {assistant.max_length:,} with what comes behind the prompt"
+                f"{request.name}: the prompt has {number_of(len(ids), 'token')} and {room:,} fit; cutting it would "
+                f"lose an image; the model reads {assistant.max_length:,} tokens, those after the prompt included"
             )
         _say_once(f"prompts of more than {room:,} tokens lost their beginning, for the model reads no more")
         ids = ids[-room:]
@@ -204,7 +228,10 @@ def _fitting(assistant: Assistant, request: Request, prepared: _Images, room: in
 
 
 def _room_before(assistant: Assistant, request: Request, max_new_tokens: int) -> int:
-    """Tokens of a prompt: all but the answer's, but half of the model's at least, and all but one if it has images."""
+    """Returns the number of tokens available to a prompt.
+
+    A text prompt leaves room for the answer, but has at least half of the model's length; one with images, all but one.
+    """
     length = assistant.max_length
     return length - 1 if request.images else max(length - max_new_tokens, length // 2)
 
@@ -216,7 +243,7 @@ def _by_chunks(
     found: list[T] = []
     while chunk := list(islice(iterator, AT_ONCE)):
         found += some(chunk)
-        if total > 1:  # VLMEvalKit, which asks one at a time, shows its own
+        if total > 1:  # VLMEvalKit sends requests one by one and shows its own progress
             progress(len(found), total)
     return found
 

@@ -1,11 +1,11 @@
-"""Arlow in lm-eval: text as its `hf` model has it, images also by log-probability, which `hf-multimodal` has not.
+"""Arlow in lm-eval: text as with its `hf` model, and images also with log-probabilities, unlike `hf-multimodal`.
 
 lm-eval finds models by name once their module has been imported, and has no entry points, so it is started with
 
     python -m arlow_vl.evaluation.harnesses lm-eval run --model arlow_vl --model_args pretrained=FOLDER --tasks TASK
 
-A task's text has `<image>` where each of its images stands, which is lm-eval's own way. With `--apply_chat_template`
-prompts are those of training (docs/prompts.md), else a plain document.
+As usual in lm-eval, a task's text has `<image>` in place of each image. With `--apply_chat_template` prompts are those
+of training (docs/prompts.md), else plain documents.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,14 +19,13 @@ from lm_eval.api.registry import register_model  # pyrefly: ignore[missing-impor
 
 from arlow_vl.data.prompts import document_ends, encode_rendered, plain_ids
 from arlow_vl.evaluation.harnesses.asking import (
+    HarnessModel,
     Request,
     answers,
-    batch_size_of,
     decoding_of,
     document_ids,
     interleaved,
     log_probabilities,
-    open_assistant,
 )
 from arlow_vl.models.arlow.chat_arlow import (
     IMAGE_TOKEN,
@@ -39,33 +38,17 @@ from arlow_vl.models.arlow.chat_arlow import (
 )
 
 CHAT = "\ufdd2"
-"""Begins a rendered chat, in which control tokens are meant; a noncharacter, which no text holds."""
+"""Marks a rendered chat, whose control tokens count as such; a Unicode noncharacter, which does not occur in text."""
 MAX_GEN_TOKS = 256
-"""lm-eval's own, for tasks that name none."""
+"""lm-eval's default, for tasks that set none."""
 
 
 @register_model("arlow_vl")
-class ArlowLM(LM):
-    """A text model or a vision-language model of this package.
+class ArlowLM(HarnessModel, LM):
+    """A text model or a vision-language model of this package; options as in `HarnessModel`."""
 
-    Args:
-        pretrained: The model folder.
-        device: As torch names it; None: the first accelerator, else the CPU.
-        dtype: Of the weights, float32, bfloat16 or float16; "auto": as they were saved.
-        batch_size: Prompts or continuations in a batch.
-    """
-
-    def __init__(
-        self,
-        pretrained: str,
-        device: str | None = None,
-        dtype: str = "auto",
-        batch_size: int | str = 16,
-        max_batch_size: int | None = None,  # which lm-eval passes on for its "auto"
-    ) -> None:
-        super().__init__()
-        self.assistant = open_assistant(pretrained, device=device, dtype=dtype)
-        self.batch_size = batch_size_of(batch_size)
+    def __init__(self, pretrained: str, **options: Any) -> None:
+        super().__init__(pretrained, **options)
         self.tokenizer = self.assistant.tokenizer
         if not isinstance(self.tokenizer, ChatTokenizer):
             drop_quotes(self.tokenizer.backend_tokenizer)
@@ -73,7 +56,7 @@ class ArlowLM(LM):
         self.MULTIMODAL = self.assistant.sees_images  # lm-eval's name for it
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Nats of each continuation, and whether greedy search writes it."""
+        """Returns the log-probability of each continuation in nats, and whether greedy search would generate it."""
         found = log_probabilities(
             self.assistant, map(self._pair, requests), total=len(requests), batch_size=self.batch_size
         )
@@ -82,7 +65,7 @@ class ArlowLM(LM):
         return [tuple(one) for one in found]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Nats of whole texts behind bos, read in lm-eval's windows: as long as the model, and scored once."""
+        """Returns the log-probability of whole texts after bos, in nats, read in lm-eval's disjoint windows."""
         owners, windows = [], []
         for number, request in enumerate(requests):
             for before, ids in self._windows(request.args[0]):
@@ -95,7 +78,7 @@ class ArlowLM(LM):
         return nats
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """What the model writes, up to the first of the task's stop texts."""
+        """Generates texts, up to the first of the task's stop texts."""
 
         def asked() -> Iterator[tuple[Request, Any]]:
             for request in requests:
@@ -109,7 +92,7 @@ class ArlowLM(LM):
         return texts
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The conversation as training renders it; an answer that is begun is continued where no prompt is added."""
+        """Renders a conversation as in training; without a generation prompt the last answer is left open."""
         messages: list[dict[str, Any]] = []
         for message in chat_history:
             images = message["content"].count(IMAGE_TOKEN) if self.MULTIMODAL else 0
@@ -121,12 +104,12 @@ class ArlowLM(LM):
         return CHAT + render_chat(self.tokenizer, messages, add_generation_prompt=True) + begun
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """What lm-eval writes down of it."""
+        """Returns the template that lm-eval records in its results."""
         return self.tokenizer.chat_template if chat_template else None
 
     @property
     def tokenizer_name(self) -> str:
-        """Part of the name under which lm-eval keeps prompts."""
+        """Name of the tokenizer in lm-eval's cache of prompts."""
         return self._pretrained.replace("/", "__")
 
     def _pair(self, request: Instance) -> tuple[Request, list[int]]:
@@ -135,9 +118,9 @@ class ArlowLM(LM):
         return Request(before, images, _name(request)), ids
 
     def _ids(self, context: str, continuation: str, images: int, name: str) -> tuple[list[int], list[int]]:
-        """Ids of the context, and of the continuation as it is encoded behind it.
+        """Returns the ids of the context, and those of the continuation as encoded after it.
 
-        Space at the end of a context belongs to the continuation, as in lm-eval, but an answer begins without any.
+        As in lm-eval, trailing space of the context moves to the continuation, but the answer in a chat begins without.
         """
         if context.startswith(CHAT):
             context = context.removeprefix(CHAT)
@@ -175,7 +158,7 @@ class ArlowLM(LM):
 
 
 def _parts(request: Instance) -> tuple[str, Any, Sequence[Any]]:
-    """Context, continuation or generation arguments, and images."""
+    """Returns the context, the continuation or generation arguments, and the images of a request."""
     context, other, *media = request.args
     if media and media[0].get("audio"):
         raise ValueError(f"{_name(request)}: the task has audio, and Arlow reads text and images; leave the task out")

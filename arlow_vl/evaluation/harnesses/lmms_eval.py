@@ -17,23 +17,22 @@ from lmms_eval.protocol import ChatMessages  # pyrefly: ignore[missing-import]
 from arlow_vl.data.prompts import encode_prompt
 from arlow_vl.data.samples import Message
 from arlow_vl.evaluation.harnesses.asking import (
+    HarnessModel,
     Request,
     answers,
-    batch_size_of,
     decoding_of,
     interleaved,
     log_probabilities,
-    open_assistant,
 )
 from arlow_vl.evaluation.likelihood import answer_ids
 from arlow_vl.serving.decoding import Decoding
 
 MAX_NEW_TOKENS = 1024
-"""lmms-eval's usual one, for tasks that name none."""
+"""lmms-eval's usual default, for tasks that set none."""
 
 
 def manifest() -> ModelManifest:
-    """What the entry point gives lmms-eval."""
+    """Returns the classes of the model to lmms-eval, which calls this entry point."""
     return ModelManifest(
         model_id="arlow_vl",
         simple_class_path=f"{__name__}.{ArlowSimple.__name__}",
@@ -41,40 +40,24 @@ def manifest() -> ModelManifest:
     )
 
 
-class ArlowSimple(lmms):
+class ArlowSimple(HarnessModel, lmms):
     """Takes a context and images; `<image>` in the context stands for each, else they come first.
 
-    Args:
-        pretrained: The model folder.
-        device: As torch names it; None: the first accelerator, else the CPU.
-        dtype: Of the weights, float32, bfloat16 or float16; "auto": as they were saved.
-        batch_size: Prompts or continuations in a batch.
+    Options as in `HarnessModel`.
     """
 
     is_simple = True
 
-    def __init__(
-        self,
-        pretrained: str,
-        device: str | None = None,
-        dtype: str = "auto",
-        batch_size: int | str = 16,
-        max_batch_size: int | None = None,  # which lmms-eval passes on for an "auto"
-    ) -> None:
-        super().__init__()
-        self.assistant = open_assistant(pretrained, device=device, dtype=dtype)
-        self.batch_size = batch_size_of(batch_size)
-
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """What the model answers, up to the first of the task's stop texts."""
+        """Generates answers, up to the first of the task's stop texts."""
         asked = (self._asked(request) for request in requests)
         return answers(self.assistant, asked, total=len(requests), batch_size=self.batch_size)
 
     def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Minus the nats of each answer, and whether greedy search writes it.
+        """Returns minus the log-probability of each answer in nats, and whether greedy search would generate it.
 
-        lmms-eval 0.7.3 takes the answer with the smallest value, as its own models give a loss. A plain pair it turns
-        into a string, over which its scores of multiple choice stumble with any model; in this class it stays one.
+        lmms-eval 0.7.3 chooses the answer with the smallest value, as its own models return a loss. It turns a plain
+        pair into a string, which breaks its multiple-choice scores with any model; `GenerationResult` keeps it.
         """
 
         def candidates() -> Iterator[tuple[Request, list[int]]]:
@@ -90,7 +73,7 @@ class ArlowSimple(lmms):
         return [GenerationResult(text=(-one.nats, one.is_greedy)) for one in found]
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
-        """Raises ValueError: what a task asks next depends on the answer, and Arlow is asked once."""
+        """Raises ValueError: multi-round tasks, whose next question depends on the answer, are not supported."""
         raise ValueError("the task asks in several rounds, and Arlow's model for lmms-eval in one; leave the task out")
 
     def _asked(self, request: Instance) -> tuple[Request, Decoding]:
@@ -122,7 +105,7 @@ def _with_images(context: str, images: Sequence[Any] | None, name: str) -> tuple
 
 
 def _plain_messages(messages: Any, name: str) -> tuple[list[Message], list[Any]]:
-    """lmms-eval's messages as ours, and their images. Raises ValueError for video and audio."""
+    """Converts lmms-eval's messages, and extracts their images. Raises ValueError for video and audio."""
     chat = ChatMessages(messages=messages)
     images, videos, audios = chat.extract_media()
     if videos or audios:

@@ -1,4 +1,4 @@
-"""Arlow in VLMEvalKit, whose models are a table in its code; this puts one there before its `run.py` looks:
+"""Arlow in VLMEvalKit. Its models are a table in its code; the starter adds Arlow to it and runs its `run.py`:
 
     python -m arlow_vl.evaluation.harnesses vlmevalkit VLMEVALKIT/run.py --model arlow_vl --data POPE
 
@@ -21,8 +21,8 @@ class ArlowVLM(BaseModel):
     Args:
         model_path: The model folder.
         device: As torch names it; None: the first accelerator, else the CPU.
-        dtype: Of the weights; "auto": as they were saved.
-        max_new_tokens: The longest answer.
+        dtype: The weights' type; "auto": as they were saved.
+        max_new_tokens: Maximum number of tokens of an answer.
     """
 
     INTERLEAVE = True
@@ -35,10 +35,10 @@ class ArlowVLM(BaseModel):
         self.decoding = Decoding(max_new_tokens=max_new_tokens)
 
     def generate_inner(self, message: Sequence[dict[str, Any]], dataset: str | None = None) -> str:
-        """The answer to texts and images in their order, by the chat template of the model folder.
+        """Answers texts and images in their order, by the chat template of the model folder.
 
         Raises:
-            ValueError: a part is neither text nor an image, or there is no room for an answer.
+            ValueError: a part is neither text nor an image, or the prompt leaves no room for an answer.
             ImageError: an image cannot be used.
         """
         name = dataset or "message"

@@ -1,6 +1,6 @@
-"""Short answers against reference answers: exact match, F1 of words, ANLS. Each takes the best reference.
+"""Scores of short answers: exact match, F1 of words, ANLS. Each takes the best reference.
 
-By every rule here, nothing is no answer: a prediction of which normalisation leaves nothing scores 0.
+By every rule here, a prediction of which normalisation leaves nothing scores 0.
 """
 
 import re
@@ -11,45 +11,48 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 ANLS_THRESHOLD = 0.5
-"""An answer that is farther than this from a reference, as a share of the longer one's characters, is another one."""
+"""Largest edit distance, as a share of the longer text's characters, at which a similarity counts."""
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
-    """1 if the prediction is a reference, case and space apart (GQA's rule, where all answers are lower case)."""
+    """Returns 1 if the prediction equals a reference apart from case and space, else 0.
+
+    This is GQA's rule, where all answers are lower case.
+    """
     return _is_any(_squeeze(prediction), map(_squeeze, references))
 
 
 def squad_exact_match(prediction: str, references: Sequence[str]) -> float:
-    """1 if the prediction is a reference, also without punctuation and articles (Rajpurkar et al., 2016, D16-1264)."""
+    """Returns 1 if the prediction equals a reference after SQuAD's normalisation (Rajpurkar et al., 2016, D16-1264)."""
     return _is_any(squad_normalise(prediction), map(squad_normalise, references))
 
 
 def squad_f1(prediction: str, references: Sequence[str]) -> float:
-    """F1 of the words in common, as often as both have them, normalised as `squad_exact_match` does."""
+    """Returns the F1 of the words in common, counted with repetitions, after SQuAD's normalisation."""
     return max((_word_f1(squad_normalise(prediction), squad_normalise(text)) for text in references), default=0.0)
 
 
 def squad_normalise(answer: str) -> str:
-    """Lower case without ASCII punctuation, articles and needless space."""
+    """Normalises: lower case, no ASCII punctuation, no articles, single spaces."""
     return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_WITHOUT_PUNCTUATION)).split())
 
 
 def anls(prediction: str, references: Sequence[str]) -> float:
-    """Average normalised Levenshtein similarity of one answer (Biten et al., 2019, arXiv:1905.13648).
+    """Computes the normalised Levenshtein similarity of one answer (ANLS; Biten et al., 2019, arXiv:1905.13648).
 
-    1 minus the edits, as a share of the longer text's characters; 0 where more than half would have to change. Exactly
-    half counts, as in the scorers in use (Robust Reading Competition, mmf, lmms-eval, VLMEvalKit), though not by the
-    paper's formula.
+    It is 1 minus the edits as a share of the longer text's characters; 0 where more than half would have to change.
+    Exactly half counts, as in the scorers in use (Robust Reading Competition, mmf, lmms-eval, VLMEvalKit), though not
+    by the paper's formula.
     """
     predicted = _squeeze(prediction)
     return max((_similarity(predicted, _squeeze(text)) for text in references), default=0.0)
 
 
 def edit_distance(one: str, other: str) -> int:
-    """Characters to insert, delete or replace (Levenshtein); a row of the table at a time."""
+    """Returns the Levenshtein distance in characters, computed a row of the table at a time."""
     letters = np.frombuffer(other.encode("utf-32-le", "surrogatepass"), np.uint32)
     steps = np.arange(len(letters) + 1)
     row = steps

@@ -1,6 +1,6 @@
-"""CIDEr-D, CIDEr, BLEU and ROUGE-L of captions, number for number as the COCO caption scorers give them.
+"""CIDEr-D, CIDEr, BLEU and ROUGE-L of captions, with the same values as the COCO caption scorers.
 
-What papers print as "CIDEr" on COCO is CIDEr-D; the two differ (see `cider_scores`).
+Papers that report "CIDEr" on COCO mean CIDEr-D; the two differ (see `cider_scores`).
 """
 
 import math
@@ -16,7 +16,7 @@ from arlow_vl.evaluation.metrics.rouge import rouge_l
 from arlow_vl.printing import number_of
 
 CIDER_SIGMA = 6.0
-# What the official BLEU adds to its numerators and denominators.
+# The official BLEU adds these to its numerators and denominators.
 TINY, SMALL = 1e-15, 1e-9
 
 
@@ -25,23 +25,23 @@ class CaptionScores:
     """Scores of one system. Lists and rows follow the order of the references."""
 
     cider: float
-    """Mean CIDEr-D, 10 at most for a caption; papers print it times 100."""
+    """Mean CIDEr-D, at most 10; papers print it times 100."""
     cider_per_sample: list[float]
     bleu: list[float]
     """BLEU-1 to BLEU-4 of the corpus, 0 to 1; 0 where no n-gram of that order matches."""
     bleu_counts: Float[np.ndarray, "samples 10"]
-    """Per sample: matching n-grams by order, n-grams by order, words, words of the reference closest in length."""
+    """Columns: matching n-grams of orders 1 to 4, n-grams of orders 1 to 4, words, words of the closest reference."""
     plain_cider_per_sample: list[float]
-    """CIDEr without clipping and without a penalty on length, 10 at most."""
+    """CIDEr without clipping and length penalty, at most 10."""
     rouge_per_sample: list[float]
     """ROUGE-L, 0 to 1."""
 
 
 def caption_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> CaptionScores:
-    """Scores one caption an image; both mappings are by image.
+    """Scores one caption per image; both mappings are by image.
 
     Raises:
-        ValueError: the two do not cover the same images, or an image has no reference.
+        ValueError: there are no captions, the two do not cover the same images, or an image has no reference.
     """
     if not references:
         raise ValueError("there are no captions to score")
@@ -69,28 +69,28 @@ def caption_scores(predictions: Mapping[str, str], references: Mapping[str, Sequ
 
 @dataclass(frozen=True)
 class Matches:
-    """The n-grams of candidates and of their references, and which are the same.
+    """N-grams of candidates and of their references, joined where they are the same.
 
-    Candidate i is caption i of `candidates` and of image i; reference r is caption r of `targets`.
+    Caption i of `candidates` is the candidate of image i; caption r of `targets` is a reference of `image_of[r]`.
     """
 
     candidates: NgramCounts
     targets: NgramCounts
     image_of: Int[np.ndarray, " references"]
-    """Sorted: the references of an image stand together."""
+    """The image of each reference, sorted."""
     in_target: Int[np.ndarray, " matches"]
-    """Entries of `targets` whose n-gram the candidate of the same image has."""
+    """Entries of `targets` whose n-gram occurs in the candidate of the same image."""
     in_candidate: Int[np.ndarray, " matches"]
-    """The candidate's entry of each."""
+    """The corresponding entries of `candidates`."""
 
 
 def match_ngrams(candidates: Sequence[list[str]], targets: Sequence[list[list[str]]]) -> Matches:
-    """Counts and joins; a candidate and a list of references for each image, all cut into words."""
+    """Counts and joins the n-grams of a candidate and a list of references for each image, all tokenised."""
     counts = count_ngrams([*candidates, *(words for group in targets for words in group)])
     ours, theirs = counts.split(len(candidates))
     image_of = np.repeat(np.arange(len(targets)), [len(group) for group in targets])
     keys = ours.caption * counts.num_ngrams + ours.ngram
-    by_key = np.argsort(keys, kind="stable")  # within an order they are sorted already
+    by_key = np.argsort(keys, kind="stable")  # stable: sorted already within an order
     wanted = image_of[theirs.caption] * counts.num_ngrams + theirs.ngram
     place = np.searchsorted(keys, wanted, sorter=by_key)
     entry = by_key[np.minimum(place, len(keys) - 1)] if len(keys) else np.zeros_like(place)
@@ -99,10 +99,10 @@ def match_ngrams(candidates: Sequence[list[str]], targets: Sequence[list[list[st
 
 
 def cider_scores(matches: Matches) -> tuple[Float[np.ndarray, " images"], Float[np.ndarray, " images"]]:
-    """CIDEr-D and CIDEr of each image (Vedantam et al., 2015, arXiv:1411.5726), 10 at most.
+    """Computes CIDEr-D and CIDEr of each image (Vedantam et al., 2015, arXiv:1411.5726), at most 10.
 
-    Both are the mean cosine of tf-idf vectors over the orders and references, with document frequencies of the
-    references. CIDEr-D clips the candidate's weights to the reference's and multiplies with a Gaussian of the
+    Both are the cosine of tf-idf vectors, averaged over n-gram orders and references; document frequencies are those of
+    the references. CIDEr-D clips the candidate's weights to the reference's and multiplies by a Gaussian of the
     difference in length. Words are not stemmed, as in the official code.
     """
     ours, theirs, image_of = matches.candidates, matches.targets, matches.image_of
@@ -111,7 +111,7 @@ def cider_scores(matches: Matches) -> tuple[Float[np.ndarray, " images"], Float[
     seen = np.sort(image_of[theirs.caption] * theirs.num_ngrams + theirs.ngram)
     seen = seen[np.diff(seen, prepend=-1) > 0]
     frequency = np.bincount(seen % max(1, theirs.num_ngrams), minlength=theirs.num_ngrams)
-    # An n-gram of no reference counts as one of a single image.
+    # An n-gram without a reference counts as if one image had it.
     inverse = math.log(images) - np.log(np.maximum(1, frequency))
     weights, target_weights = ours.count * inverse[ours.ngram], theirs.count * inverse[theirs.ngram]
     norms = vector_norms(ours, weights)[image_of] * vector_norms(theirs, target_weights)
@@ -138,14 +138,14 @@ def vector_norms(counts: NgramCounts, weights: Float[np.ndarray, " entries"]) ->
 
 
 def bleu_counts(matches: Matches) -> Float[np.ndarray, "images 10"]:
-    """The rows of `CaptionScores.bleu_counts`. An n-gram counts as often as the reference that has most of it."""
+    """Returns `CaptionScores.bleu_counts`. Matches are clipped to the largest count in any one reference."""
     ours, theirs, image_of = matches.candidates, matches.targets, matches.image_of
     most = np.zeros(len(ours.count))
     np.maximum.at(most, matches.in_candidate, theirs.count[matches.in_target])
     slot = ours.caption * ORDERS + ours.order
     matching = np.bincount(slot, np.minimum(ours.count, most), minlength=len(ours.lengths) * ORDERS)
     available = np.maximum(0, ours.lengths[:, None] - np.arange(ORDERS))
-    # Of references equally near in length, the shorter.
+    # Ties between references equally close in length go to the shorter.
     difference = np.abs(theirs.lengths - ours.lengths[image_of])
     nearest = np.lexsort((theirs.lengths, difference, image_of))
     closest = theirs.lengths[nearest[np.searchsorted(image_of, np.arange(len(ours.lengths)))]]
@@ -153,10 +153,10 @@ def bleu_counts(matches: Matches) -> Float[np.ndarray, "images 10"]:
 
 
 def bleu(totals: Float[np.ndarray, "*batch 10"]) -> Float[np.ndarray, "*batch 4"]:
-    """BLEU-1 to BLEU-4 from sums of `CaptionScores.bleu_counts`.
+    """Computes BLEU-1 to BLEU-4 from sums of `CaptionScores.bleu_counts`.
 
-    Without a matching n-gram of an order the score is 0 from that order on. The official code then gives what its TINY
-    and SMALL come to: up to 0.03 for captions that are too short to hold such an n-gram.
+    Without a matching n-gram of an order the score is 0 from that order on. The official code then returns what TINY
+    and SMALL amount to: up to 0.03 for captions too short for such an n-gram.
     """
     precisions = (totals[..., :ORDERS] + TINY) / (totals[..., ORDERS : 2 * ORDERS] + SMALL)
     ratio = (totals[..., 8] + TINY) / (totals[..., 9] + SMALL)

@@ -1,7 +1,7 @@
-"""CHAIR: of the things that a caption names, those that are not in the image (Rohrbach et al., 2018, arXiv:1809.02156).
+"""CHAIR: the things that a caption names and that are not in the image (Rohrbach et al., 2018, arXiv:1809.02156).
 
-The inventory says which words name which thing, so it decides what can be found. The official one is of COCO's 80
-objects (`data/synonyms.txt` beside the official code); any other will do.
+The inventory lists the words that name each thing, so it decides what can be found. The official one lists COCO's 80
+objects (`data/synonyms.txt` beside the official code); any other works as well.
 
 inventory  {"dog": ["puppy"], "hot dog": [], "bench": []}
 in image   {"dog"}
@@ -15,14 +15,16 @@ from arlow_vl.evaluation.metrics.ptb import tokenize_caption
 
 
 class Inventory:
-    """Things, with the words that name them. One and several of a thing need no synonyms of their own if the plural is
-    regular: -s, -es, -ies for -y, -ves for -f and -fe."""
+    """Things, with the words that name them.
+
+    Regular plurals need no synonym: -s, -es, -ies for -y, -ves for -f and -fe.
+    """
 
     def __init__(self, synonyms: Mapping[str, Sequence[str]]) -> None:
-        """`synonyms` are those of each thing, whose name always names it.
+        """Builds the inventory from the synonyms of each thing; its own name need not be among them.
 
         Raises:
-            ValueError: there is nothing in it, a name has no words, or one names two things.
+            ValueError: there is no thing, a name has no words, or a name stands for two things.
         """
         if not synonyms:
             raise ValueError("the inventory holds no thing; give each thing with its synonyms")
@@ -40,7 +42,7 @@ class Inventory:
             raise ValueError(f"{name!r} names both {other!r} and {thing!r} in the inventory; leave it with one of them")
 
     def named(self, caption: str) -> list[str]:
-        """The things that a caption names, each as often as it does; of names that overlap, the longest."""
+        """Returns the things that a caption names, with repetitions; of overlapping names the longest counts."""
         words, things, place = tokenize_caption(caption), [], 0
         while place < len(words):
             lengths = range(min(self._longest, len(words) - place), 0, -1)
@@ -51,13 +53,13 @@ class Inventory:
         return things
 
     def _find(self, words: tuple[str, ...]) -> str | None:
-        """The thing of a name, its last word in the singular or the plural."""
+        """Returns the thing of a name whose last word is in the singular or the plural; None if there is none."""
         names = ((*words[:-1], last) for last in singulars(words[-1]))
         return next((self._thing_of[name] for name in names if name in self._thing_of), None)
 
 
 def singulars(word: str) -> list[str]:
-    """The word, and what it may be the regular plural of."""
+    """Returns the word, and the words of which it may be the regular plural."""
     found = [word]
     for plural, singular in (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe")):
         if word.endswith(plural) and len(word) > len(plural) + 1:
@@ -67,22 +69,22 @@ def singulars(word: str) -> list[str]:
 
 @dataclass(frozen=True)
 class ChairCounts:
-    """What one caption names."""
+    """Counts of the things that one caption names."""
 
     named: list[str]
-    """Each thing as often as the caption names it."""
+    """Things named, with repetitions."""
     false: list[str]
-    """Those of them that are not in the image."""
+    """Things of `named` that are not in the image."""
     found: int
-    """Different things in the image that the caption names."""
+    """Number of distinct things in the image that the caption names."""
     in_image: int
-    """Different things in the image."""
+    """Number of distinct things in the image."""
 
 
 def chair_counts(caption: str, in_image: Collection[str], inventory: Inventory) -> ChairCounts:
-    """Counts for one caption; `in_image` are things by the names of the inventory.
+    """Counts the things that one caption names; `in_image` uses the names of the inventory.
 
-    The official code takes for these the annotated objects and what the reference captions name:
+    The official code passes the annotated objects and those that the reference captions name:
     `{*annotated, *(thing for caption in references for thing in inventory.named(caption))}`.
     """
     named, there = inventory.named(caption), set(in_image)

@@ -1,16 +1,16 @@
-"""Perplexity and bits per byte of texts longer than a model's context: which window scores which token.
+"""Perplexity and bits per byte, and the sliding windows that score texts longer than a model's context.
 
-With a window of 6 tokens and a stride of 3, a text of 10 tokens is scored in three runs of the model ("-" is context
-alone, "s" is scored; the first token has nothing before it and is scored by no run, unless a start token stands there):
+With a window of 6 tokens and a stride of 3, a text of 10 tokens is scored in three passes of the model ("-": context
+only, "s": scored; the first token has no context and is not scored, so a start token usually stands there):
 
     tokens   0 1 2 3 4 5 6 7 8 9
-    run 1    - s s s s s
-    run 2          - - - s s s
-    run 3            - - - - - s        starts at 4, so that the last window is full as well
+    pass 1   - s s s s s
+    pass 2         - - - s s s
+    pass 3           - - - - - s        starts at 4, so that the last window is full as well
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,14 +18,10 @@ from jaxtyping import Float
 
 from arlow_vl.evaluation.metrics.sums import Values, ratio
 
-LogProbabilities = Callable[[Sequence[int]], Sequence[float]]
-"""From the tokens of a window to the natural logarithm of each token's probability after those before it: one fewer
-than tokens, as the first has none before it."""
-
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens `begin` to `end` are read, those from `score_from` on are scored."""
+    """A window over tokens `begin` to `end` (excluded), in which those from `score_from` on are scored."""
 
     begin: int
     end: int
@@ -33,12 +29,12 @@ class Window:
 
 
 def windows(tokens: int, *, window: int, stride: int) -> Iterator[Window]:
-    """Windows that score each token but the first exactly once, with as much context as the window leaves.
+    """Yields windows that score each token but the first exactly once, with as much context as they allow.
 
-    A stride as long as the window is fastest and gives the least context; a stride of 1 gives every token all of it.
+    The longest stride is the fastest and gives the least context; a stride of 1 gives every token a full window.
 
     Raises:
-        ValueError: a window below two tokens, or a stride that is not from 1 to one less than the window.
+        ValueError: the window is below two tokens, or the stride is not from 1 to one less than the window.
     """
     if window < 2:
         raise ValueError(f"a window needs two tokens at least, one to score and one before it, got {window}")
@@ -51,23 +47,11 @@ def windows(tokens: int, *, window: int, stride: int) -> Iterator[Window]:
         scored = end
 
 
-def text_log_probability(
-    token_ids: Sequence[int], log_probabilities: LogProbabilities, *, window: int, stride: int
-) -> float:
-    """Sum of the log-probabilities of all tokens but the first, in nats."""
-    parts = []
-    for part in windows(len(token_ids), window=window, stride=stride):
-        values = log_probabilities(token_ids[part.begin : part.end])
-        assert len(values) == part.end - part.begin - 1, "a log-probability for each token but the first"
-        parts += values[part.score_from - part.begin - 1 :]
-    return math.fsum(parts)
-
-
 def perplexity(sums: Float[np.ndarray, "*batch 3"]) -> Values:
-    """From sums of (log-probability in nats, scored tokens, UTF-8 bytes)."""
+    """Computes the perplexity from sums of (log-probability in nats, scored tokens, UTF-8 bytes)."""
     return np.exp(-ratio(sums[..., 0], sums[..., 1]))
 
 
 def bits_per_byte(sums: Float[np.ndarray, "*batch 3"]) -> Values:
-    """The same of any tokenizer, so that models with different ones can be compared."""
+    """Computes bits per byte from the same sums; it compares models with different tokenizers."""
     return -ratio(sums[..., 0], sums[..., 2]) / math.log(2)

@@ -1,7 +1,7 @@
-"""How often each n-gram of one to four words occurs in each of many captions, as arrays.
+"""Counts of n-grams of one to four words in many captions, as arrays.
 
-An n-gram is a number: a word is numbered by its first occurrence, a longer n-gram by the pair of the n-gram one word
-shorter and its last word. So counting is sorting, and a test set of 150,000 captions takes seconds.
+Each n-gram has a number: a word by its first occurrence, a longer n-gram by the pair of the n-gram one word shorter and
+its last word. Counting then means sorting, and a test set of 150,000 captions takes seconds.
 """
 
 from collections import defaultdict
@@ -17,20 +17,20 @@ ORDERS = 4
 
 @dataclass(frozen=True)
 class NgramCounts:
-    """An entry for each n-gram of each caption; sorted by caption within an order, the orders one after the other."""
+    """Entries for each n-gram of each caption, sorted by order and then by caption."""
 
     caption: Int[np.ndarray, " entries"]
     ngram: Int[np.ndarray, " entries"]
-    """Below `num_ngrams`; n-grams of two orders never share a number."""
+    """Number of the n-gram, below `num_ngrams`; n-grams of different orders have different numbers."""
     count: Float[np.ndarray, " entries"]
     order: Int[np.ndarray, " entries"]
-    """0 for single words."""
+    """The n-gram's length minus 1."""
     lengths: Int[np.ndarray, " captions"]
-    """Words of each caption."""
+    """Number of words of each caption."""
     num_ngrams: int
 
     def split(self, at: int) -> "tuple[NgramCounts, NgramCounts]":
-        """The captions before `at`, and those from there on, numbered from 0 again."""
+        """Splits into the captions before `at` and those from there on, renumbered from 0."""
         is_first = self.caption < at
         return self._entries(is_first, 0, self.lengths[:at]), self._entries(~is_first, at, self.lengths[at:])
 
@@ -40,7 +40,7 @@ class NgramCounts:
 
 
 def count_ngrams(captions: Sequence[Sequence[str]]) -> NgramCounts:
-    """Counts the n-grams of captions that are cut into words."""
+    """Counts the n-grams of tokenised captions."""
     lengths = np.fromiter(map(len, captions), np.int64, len(captions))
     number_of: defaultdict[str, int] = defaultdict(count().__next__)
     words = np.fromiter(map(number_of.__getitem__, chain.from_iterable(captions)), np.int64)

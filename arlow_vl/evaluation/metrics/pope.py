@@ -1,7 +1,7 @@
-"""POPE: does the model say that things are in an image which are not (Li et al., 2023, arXiv:2305.10355)?
+"""POPE, a test of whether a model claims to see things that are not in the image (Li et al., 2023, arXiv:2305.10355).
 
-Each question is answered by yes or no. "Yes" is the positive class, so a model that always says yes has recall 1, and
-its share of yes tells why.
+Each question is answered with yes or no. "Yes" is the positive class, so a model that always says yes has recall 1; its
+share of yes reveals it.
 """
 
 import re
@@ -18,19 +18,19 @@ COUNTS = ("true yes", "false yes", "false no", "true no", "neither")
 def pope_answer(text: str) -> str:
     """Returns "no" or "yes" by the official rule: "no" if the first sentence has the word no, No or not, else "yes".
 
-    So the official rule takes an empty answer for a yes; `says_neither` counts those.
+    The official rule therefore counts an empty answer as yes; `says_neither` finds such answers.
     """
     words = text.split(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "not", "no"} & set(words) else "yes"
 
 
 def says_neither(text: str) -> bool:
-    """True for an answer that the official rule takes for a yes though it does not hold the word yes."""
+    """True for an answer that the official rule counts as yes although it does not contain the word."""
     return pope_answer(text) == "yes" and "yes" not in re.findall(r"[a-z]+", text.lower())
 
 
 def pope_counts(predictions: Sequence[str], labels: Sequence[str]) -> Float[np.ndarray, "samples 5"]:
-    """Per question which of `COUNTS` it is. "Neither" is counted beside the yes that it is taken for.
+    """Marks for each question which of `COUNTS` it is; "neither" is marked beside the yes as which it counts.
 
     Raises:
         ValueError: a label is neither yes nor no.
@@ -51,17 +51,17 @@ def accuracy(sums: Float[np.ndarray, "*batch 5"]) -> Values:
 
 
 def precision(sums: Float[np.ndarray, "*batch 5"]) -> Values:
-    """Of the answers yes, those that are right; 0 where there is none."""
+    """Returns the share of yes answers that are right; 0 where there is none."""
     return ratio_or_0(sums[..., 0], sums[..., 0] + sums[..., 1], sums[..., :4].sum(axis=-1))
 
 
 def recall(sums: Float[np.ndarray, "*batch 5"]) -> Values:
-    """Of the questions whose answer is yes, those answered so; NaN where there is no such question."""
+    """Returns the share of questions with the label yes that are answered so; NaN where there is none."""
     return ratio(sums[..., 0], sums[..., 0] + sums[..., 2])
 
 
 def f1(sums: Float[np.ndarray, "*batch 5"]) -> Values:
-    """0 where nothing is a yes, neither answer nor label."""
+    """Returns F1; 0 where neither an answer nor a label is yes."""
     right = 2 * sums[..., 0]
     return ratio_or_0(right, right + sums[..., 1] + sums[..., 2], sums[..., :4].sum(axis=-1))
 

@@ -1,7 +1,7 @@
-"""The words of a caption, cut as the official COCO caption evaluation cuts them, without its Java.
+"""Tokenises captions as the official COCO caption evaluation does, without its Java.
 
 That evaluation runs Stanford CoreNLP 3.4.1's Penn Treebank tokeniser, lower-cases, and drops most punctuation. The
-rules here were written from what it answers on caption-like lines; addresses and markup may come out differently.
+rules here were derived from its output on caption-like lines; addresses and markup may come out differently.
 """
 
 import regex
@@ -19,7 +19,7 @@ _ABBREVIATIONS = """
     thurs treas tue tues univ va vs vt wed wis wisc wm wyo
 """.split()
 _STATES = "Ark Az Del Ill La Mass Miss Ore Pa Tex Wash".split()
-# Behind a single letter's full stop these begin a sentence, so that it falls.
+# After a single letter's full stop these begin a sentence, so the stop is dropped.
 _SENTENCE_STARTS = r"""
     A About According Additionally After An As At But Earlier He Her Here However If In It Last Many More Mr\. Ms\.
     Now Once One Other Our She Since So Some Such That The Their Then There These They This We What When While Yet
@@ -54,21 +54,21 @@ _RULES = (
     r"-{5,} | [!?]{2,} | _+ | \*+ | \#+ | @+ | (?P<dropped>[-.…–—“”‘’«»‹›\"'`,:;!?]) | \S",
 )
 _TOKEN = regex.compile("|".join(_RULES), regex.VERBOSE | regex.IGNORECASE)
-# Most captions are words of letters with a full stop at the end, which need no rule but these words do.
+# Most captions are plain words with a full stop at the end, and need no rules unless one of the words below occurs.
 _PLAIN = regex.compile(r"[A-Za-z]+(?:,?\ +[A-Za-z]+)*\.?")
 _CUT = {"cannot", "gonna", "wanna", "gotta", "gimme", "lemme"}
 _KEEPS_STOP = {*_ABBREVIATIONS, *(state.lower() for state in _STATES)}
-# What the Java leaves out: emoji and other characters past U+FFFF, their joiners, control characters.
+# The Java drops emoji and other characters above U+FFFF, their joiners, and control characters.
 _UNREADABLE = regex.compile(
     r"[\U00010000-\U0010FFFF\N{VARIATION SELECTOR-16}\N{ZERO WIDTH JOINER}\N{REPLACEMENT CHARACTER}\x80-\x9f]+"
 )
 
 
 def tokenize_caption(caption: str) -> list[str]:
-    """Lower-cased words; punctuation is left out, brackets are spelt as the Treebank spells them.
+    """Returns the lower-cased words; punctuation is dropped, and brackets are spelt as in the Treebank.
 
-    The Java cuts a whole file: whether "the letter a." keeps its full stop there hangs on the next line's first word.
-    Here each caption is cut as if it stood alone.
+    The Java tokenises a whole file: whether "the letter a." keeps its full stop there depends on the next line's first
+    word. Here each caption is tokenised by itself.
     """
     if _PLAIN.fullmatch(caption):
         plain = caption.replace(",", "").lower().rstrip(".").split()
@@ -79,7 +79,7 @@ def tokenize_caption(caption: str) -> list[str]:
 
 
 def tokenize_by_rules(caption: str) -> list[str]:
-    """What `tokenize_caption` gives, also of captions that every rule is needed for."""
+    """Tokenises by all rules; `tokenize_caption` calls this for captions that its shortcut does not cover."""
     words = []
     for match in _TOKEN.finditer(_UNREADABLE.sub(" ", caption)):
         if match["dropped"] or match["dashes"]:

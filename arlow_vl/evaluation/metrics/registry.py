@@ -1,14 +1,14 @@
-"""The metrics that a task may name: what each needs of a prediction, its sums and its value.
+"""The metrics that a task may name.
 
-A metric is two pure functions: `sums` gives each prediction a row of numbers, `value` reads a sum of rows. So the value
-of all samples, of a group, of an image left out and of a thousand resamples come from one array:
+A metric is two pure functions: `sums` turns each prediction into a row of numbers, `value` a sum of rows into a score.
+So the score of all samples, of a group, of all but one image, and of a thousand resamples come from one array:
 
     sums = metric_sums({"vqa": METRICS["vqa"]}, predictions)["vqa"]     # (predictions, columns)
     METRICS["vqa"].value(sums.sum(axis=0))                              # the score
     METRICS["vqa"].value(weights @ sums)                                # of every resample
 
-Several metrics may share `sums`; `metric_sums` then computes them once. METEOR and SPICE are left out: METEOR needs
-WordNet and a paraphrase table, SPICE a scene-graph parser, both run in Java and on large files.
+Several metrics may share `sums`; `metric_sums` then computes them once. METEOR and SPICE are left out: both need Java
+and large files, METEOR WordNet and a paraphrase table, SPICE a scene-graph parser.
 """
 
 from collections import Counter
@@ -34,32 +34,28 @@ from arlow_vl.printing import visible
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a model said about one sample, and what it is scored against; None: the task has no such thing."""
+    """A model's output for one sample, with its references; fields that do not apply to the task are None."""
 
     id: str
-    """Of the sample, once in a task."""
+    """Name of the sample, unique within a task."""
     image: str
-    """Samples of one image are drawn together when intervals are made; of text, the document."""
+    """Name of the image, or of the document for text; samples of one image are resampled together."""
     text: str | None = None
-    """What the model wrote."""
+    """The text that the model wrote."""
     references: Sequence[str] | None = None
-    """Captions or answers that count as right; of VQA, one of each annotator, empty ones too; of POPE, yes or no."""
+    """Correct captions or answers; for VQA one per annotator, empty ones included; for POPE yes or no."""
     objects: Sequence[str] | None = None
-    """Things in the image by the names of the inventory (CHAIR)."""
+    """Things in the image, by their names in the inventory (CHAIR)."""
     log_probability: float | None = None
-    """In nats, of all scored tokens (perplexity)."""
+    """Sum over all scored tokens, in nats (perplexity)."""
     num_tokens: int | None = None
-    """How many were scored."""
+    """Number of scored tokens."""
     num_bytes: int | None = None
-    """UTF-8 bytes of the text."""
-    answer_type: str | None = None
-    """VQA's: yes/no, number, other."""
-    question_type: str | None = None
-    """VQA's: how the question begins."""
+    """Number of UTF-8 bytes of the text."""
 
     @property
     def scored(self) -> tuple[str, Sequence[str]]:
-        """The text and its references, of a prediction that has them (`metric_sums` has looked)."""
+        """The text and its references; `metric_sums` has checked that they are there."""
         assert self.text is not None and self.references is not None
         return self.text, self.references
 
@@ -69,27 +65,27 @@ Sums = Callable[[Sequence[Prediction]], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
+    """A metric as two functions, with how its score is printed."""
+
     title: str
-    """In tables and results; no other metric has it."""
+    """Name in tables and results, unique among the metrics."""
     needs: tuple[str, ...]
-    """Fields of `Prediction`."""
+    """Fields of `Prediction` that must not be None."""
     sums: Sums
-    """(predictions, columns) float64."""
+    """Returns (predictions, columns) float64."""
     value: Callable[[np.ndarray], Values]
-    """From sums of rows, (..., columns), to values, (...); NaN of sums that hold nothing to score."""
+    """Turns sums of rows, (..., columns), into scores, (...); NaN where there is nothing to score."""
     most: float | None = 1.0
-    """The largest value; None: there is none."""
+    """The largest possible score; None: there is none."""
     is_share: bool = False
-    """Printed as per cent."""
-    higher_is_better: bool | None = True
-    """None: neither way; the value describes the answers."""
+    """True: printed in per cent."""
 
 
 def metric_sums(metrics: Mapping[str, Metric], predictions: Sequence[Prediction]) -> dict[str, np.ndarray]:
-    """The sums of each metric, (predictions, columns).
+    """Computes the sums of each metric, (predictions, columns).
 
     Raises:
-        DataError: there are no predictions, an id stands twice, or one lacks what a metric needs; names it.
+        DataError: there are no predictions, an id occurs twice, or a prediction lacks a field that a metric needs.
     """
     if not predictions:
         raise DataError("there are no predictions to score; run the task first")
@@ -130,7 +126,7 @@ def _mean_of(sums: np.ndarray, *, column: int, samples: int) -> Values:
 
 
 def _false_of(sums: np.ndarray, *, column: int, named: int, samples: int) -> Values:
-    """0 of captions that name nothing."""
+    """Returns the share of named things that are false; 0 where captions name nothing."""
     return ratio_or_0(sums[..., column], sums[..., named], sums[..., samples])
 
 
@@ -162,7 +158,7 @@ def _pope_sums(predictions: Sequence[Prediction]) -> np.ndarray:
 
 
 def _scene_sums(predictions: Sequence[Prediction]) -> np.ndarray:
-    """A caption of the grammar tells its scene in full (docs/scenes.md), so references do."""
+    """Reads the scenes out of the references: a caption of the grammar describes its scene in full (docs/scenes.md)."""
     scenes = []
     for p in predictions:
         scene = parse_caption(p.scored[1][0])
@@ -185,7 +181,6 @@ _likelihood = partial(
     needs=("log_probability", "num_tokens", "num_bytes"),
     sums=_likelihood_sums,
     most=None,
-    higher_is_better=False,
 )
 
 METRICS: Mapping[str, Metric] = {
@@ -208,27 +203,29 @@ METRICS: Mapping[str, Metric] = {
     "pope_precision": _pope(title="precision", value=pope.precision),
     "pope_recall": _pope(title="recall", value=pope.recall),
     "pope_f1": _pope(title="F1", value=pope.f1),
-    "pope_yes_share": _pope(title="share of yes", value=pope.yes_share, higher_is_better=None),
-    "pope_neither_share": _pope(title="neither yes nor no", value=pope.neither_share, higher_is_better=False),
+    "pope_yes_share": _pope(title="share of yes", value=pope.yes_share),
+    "pope_neither_share": _pope(title="neither yes nor no", value=pope.neither_share),
     **{
         f"scene_{part.replace(' ', '_')}": _scenes(
             title=part,
             value=partial(_mean_of, column=2 * place, samples=2 * place + 1),
-            higher_is_better=part != PARTS[-2],
         )
         for place, part in enumerate(PARTS[:-1])
     },
     f"scene_{PARTS[-1].replace(' ', '_')}": _scenes(
-        title=PARTS[-1], value=partial(_false_of, column=-2, named=-1, samples=1), higher_is_better=False
+        title=PARTS[-1], value=partial(_false_of, column=-2, named=-1, samples=1)
     ),
     "perplexity": _likelihood(title="perplexity", value=perplexity),
     "bits_per_byte": _likelihood(title="bits per byte", value=bits_per_byte),
 }
-"""All but CHAIR's, which need an inventory (`chair_metrics`)."""
+"""All metrics by name, except CHAIR's, which need an inventory (`chair_metrics`)."""
 
 
 def chair_metrics(inventory: Inventory) -> dict[str, Metric]:
-    """CHAIR by this inventory. What reference captions name counts as in the image, as in the official code."""
+    """Returns CHAIR's metrics for an inventory.
+
+    Things that reference captions name count as in the image, as in the official code.
+    """
 
     def sums(predictions: Sequence[Prediction]) -> np.ndarray:
         rows = []
@@ -240,9 +237,7 @@ def chair_metrics(inventory: Inventory) -> dict[str, Metric]:
 
     chair = partial(Metric, needs=("text", "objects"), sums=sums, is_share=True)
     return {
-        "chair_i": chair(
-            title="CHAIR, things", value=partial(_false_of, column=1, named=0, samples=3), higher_is_better=False
-        ),
-        "chair_s": chair(title="CHAIR, captions", value=partial(_mean_of, column=2, samples=3), higher_is_better=False),
+        "chair_i": chair(title="CHAIR, things", value=partial(_false_of, column=1, named=0, samples=3)),
+        "chair_s": chair(title="CHAIR, captions", value=partial(_mean_of, column=2, samples=3)),
         "chair_recall": chair(title="things found", value=partial(_mean_of, column=4, samples=5)),
     }

@@ -1,16 +1,16 @@
-"""ROUGE-L of captions, as the COCO scorer gives it (Lin, 2004, W04-1013)."""
+"""ROUGE-L of captions, as the COCO scorer computes it (Lin, 2004, W04-1013)."""
 
 from collections.abc import Sequence
 
 BETA = 1.2
-"""How much recall weighs over precision."""
+"""Weight of recall over precision."""
 
 
 def rouge_l(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """F-measure of the longest common subsequence: the best precision and the best recall of any reference.
+    """Computes the F-measure of the longest common subsequence, from the best precision and the best recall.
 
-    The two may be of different references, as in the COCO scorer. A caption without words scores 0; the COCO scorer
-    takes it for one empty word, which gives 1 beside a reference without words.
+    The two may come from different references, as in the COCO scorer. A caption without words scores 0; the COCO scorer
+    takes it for one empty word, which scores 1 against a reference without words.
     """
     if not candidate:
         return 0.0
@@ -23,10 +23,10 @@ def rouge_l(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> fl
 
 
 def longest_common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
-    """Its length. A bit of an integer stands for each word of `one`, so that a word of `other` is one addition.
+    """Returns the length of the longest common subsequence.
 
-    Hyyrö, 2004, "Bit-parallel LCS-length computation revisited": a row of the usual table rises by 1 at some words;
-    those bits are 0 here, the others 1.
+    An integer has a bit for each word of `one`, so a word of `other` takes one addition (Hyyrö, 2004, "Bit-parallel
+    LCS-length computation revisited"): a row of the usual table rises by 1 at some words; those bits are 0, others 1.
     """
     places: dict[str, int] = {}
     for place, word in enumerate(one):

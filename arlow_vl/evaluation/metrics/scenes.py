@@ -1,15 +1,14 @@
-"""Captions and answers about scenes, scored against what is in the image exactly.
+"""Scores captions and answers about scenes against the exact content of the image.
 
 image      a red car left of two blue cats
 caption    two blue dogs left of a red car
-whole      wrong: some slot is
-things     1 of 2: the car is named, the cats are not, and the dogs are nowhere in the image (CHAIR)
+whole      wrong, as some slot is wrong
+things     1 of 2: the car is named, the cats are not; the dogs are not in the image (CHAIR)
 relation   wrong: the car is not right of the other part
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -19,62 +18,25 @@ from arlow_vl.data.scenes.scene import Part, Scene, Word
 from arlow_vl.evaluation.metrics.vqa import normalise_answer
 
 SLOTS = ("thing", "colour", "count", "relation", "word")
-PARTS = ("whole scene", *SLOTS, "parts swapped", "named falsely")
-"""What `scene_points` counts."""
+NAMED_FALSELY = "named falsely"
+PARTS = ("whole scene", *SLOTS, "parts swapped", NAMED_FALSELY)
+"""Scores of a caption, in the order of `scene_points`."""
 
 
-@dataclass(frozen=True)
-class SceneScores:
-    """Scores of one system's captions, shares from 0 to 1."""
-
-    whole: float
-    """Captions that tell the scene in full and nothing else."""
-    whole_per_sample: list[bool]
-    slots: dict[str, float]
-    """The share that is right of each of `SLOTS`; a slot that no scene has is left out. Things, colours and counts are
-    of the group with the same noun, whatever its place; a relation needs both parts in their order."""
-    swapped: float
-    """Captions that are wrong in the order of the two parts alone."""
-    unreadable: float
-    """Captions that are no sentence of the grammar."""
-    named_falsely: float
-    """Of the things that are named, those that the image does not show (CHAIR_i, Rohrbach et al., 2018,
-    arXiv:1809.02156); 0 where nothing is named."""
-    captions_with_false_things: float
-    """Captions that name one (CHAIR_s)."""
-
-
-def scene_scores(captions: Sequence[str], scenes: Sequence[Scene]) -> SceneScores:
-    """Scores one caption an image.
+def scene_scores(captions: Sequence[str], scenes: Sequence[Scene]) -> dict[str, float]:
+    """Returns the share, 0 to 1, of each of `PARTS`, given one caption per scene; a slot that no scene has is left out.
 
     Raises:
-        ValueError: there are none, or not as many captions as scenes.
+        ValueError: there are no captions, or the numbers differ.
     """
     if not len(captions) == len(scenes) > 0:
         raise ValueError(f"captions ({len(captions)}) and scenes ({len(scenes)}) must be as many, and some")
-    told = [parse_caption(caption) for caption in captions]
-    slots = defaultdict(list)
-    for caption, its_scene, scene in zip(captions, told, scenes, strict=True):
-        for slot, is_right in _slots(caption, its_scene, scene):
-            slots[slot].append(is_right)
-    named = [nouns_named(caption) for caption in captions]
-    false = [
-        [noun for noun in nouns if scene.group_of(noun) is None] for nouns, scene in zip(named, scenes, strict=True)
-    ]
-    whole = [its == scene for its, scene in zip(told, scenes, strict=True)]
-    return SceneScores(
-        _share(whole),
-        whole,
-        {slot: _share(slots[slot]) for slot in SLOTS if slot in slots},
-        _share([_is_swapped(its, scene) for its, scene in zip(told, scenes, strict=True)]),
-        _share([its is None for its in told]),
-        sum(map(len, false)) / max(1, sum(map(len, named))),
-        _share([bool(nouns) for nouns in false]),
-    )
+    points = zip(PARTS, scene_points(captions, scenes).sum(axis=0).tolist(), strict=True)
+    return {part: count / max(1, total) for part, (count, total) in points if total or part == NAMED_FALSELY}
 
 
 def scene_points(captions: Sequence[str], scenes: Sequence[Scene]) -> Float[np.ndarray, "captions parts 2"]:
-    """Of each of `PARTS` what a caption has right (or, of the last two, wrong), and out of how many."""
+    """Returns for each caption and each of `PARTS` how much is right (in the last two: wrong), and out of how much."""
     points = np.zeros((len(captions), len(PARTS), 2))
     for row, (caption, scene) in enumerate(zip(captions, scenes, strict=True)):
         told = parse_caption(caption)
@@ -88,10 +50,10 @@ def scene_points(captions: Sequence[str], scenes: Sequence[Scene]) -> Float[np.n
 
 
 def answer_scores(predictions: Sequence[str], answers: Sequence[str], kinds: Sequence[str]) -> dict[str, float]:
-    """The share of exact answers by kind of question; case, articles, punctuation and "two" for "2" do not count.
+    """Returns the share of exact answers by kind of question, after VQA's normalisation of both.
 
     Raises:
-        ValueError: there are none, or the numbers differ.
+        ValueError: there are no predictions, or the numbers differ.
     """
     if not len(predictions) == len(answers) == len(kinds) > 0:
         raise ValueError(
@@ -104,7 +66,11 @@ def answer_scores(predictions: Sequence[str], answers: Sequence[str], kinds: Seq
 
 
 def _slots(caption: str, told: Scene | None, scene: Scene) -> list[tuple[str, bool]]:
-    """Each slot of the scene with whether the caption has it right."""
+    """Returns each slot of the scene, and whether the caption has it right.
+
+    Things, colours and counts belong to the group with the same noun, whatever its place; a relation needs both parts
+    in their order.
+    """
     groups, nouns = groups_named(caption), nouns_named(caption)
     slots = []
     for group in scene.groups:
@@ -121,7 +87,7 @@ def _slots(caption: str, told: Scene | None, scene: Scene) -> list[tuple[str, bo
 
 
 def _names(scene: Scene) -> list[str]:
-    """What the parts are, without colours, counts and what is written."""
+    """Returns the nouns of the parts, empty for a written word."""
     return [_name(part) for part in scene.parts]
 
 

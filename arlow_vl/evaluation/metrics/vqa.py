@@ -1,26 +1,23 @@
-"""VQA accuracy by the two rules in use, which give different numbers: a result names its rule.
+"""VQA accuracy by the two rules in use. They give different numbers, so a result names its rule.
 
 "official" is the rule of the VQA challenge (Antol et al., 2015, arXiv:1505.00468) as its code has it since 2021
 (GT-Vision-Lab/VQA, commit a013f00): where the annotators' answers differ, they and the prediction are normalised; where
-all agree, nothing is, and the prediction has to be their very letters. Code from before that commit, of which there are
-many copies, always normalises the prediction and takes no more than punctuation from the answers.
+all agree, nothing is, and the prediction has to equal them letter by letter. Code from before that commit, of which
+there are many copies, always normalises the prediction and removes only punctuation from the answers.
 
-"normalised both" normalises everything always, as the harnesses do for TextVQA and VizWiz (mmf, lmms-eval, VLMEvalKit).
-Ten annotators who say "two" give the predictions "two" and "2" 1 and 0 by the first rule, and 1 and 1 by the second.
+"normalised both" always normalises everything, as the harnesses do for TextVQA and VizWiz (mmf, lmms-eval, VLMEvalKit).
+If ten annotators say "two", the predictions "two" and "2" score 1 and 0 by the first rule, and 1 and 1 by the second.
 Two details differ from mmf's TextVQA script: it splits off 's as a word, and drops commas and question marks before it
-looks at the other marks. VizWiz's own script normalises the prediction alone, which is the same for answers that are
-in normal form already.
+handles other punctuation. VizWiz's own script normalises only the prediction, which is the same if the answers are in
+normal form already.
 
-By either rule, nothing is no answer. Normalisation leaves nothing of "A", "the", "?" or an empty prediction, so the
-official code takes each for the answer "A". Here such a prediction is right only if it says what the annotator said:
-"a." for "A", but not "the" or "". Scores tell how many predictions this concerns and what the official code makes of
-them.
+By either rule an empty prediction never matches. Normalisation leaves nothing of "A", "the", "?" or an empty
+prediction, so the official code counts each of them as equal to the answer "A". Here such a prediction is right only if
+it has the annotator's words: "a." for "A", but not "the" or "". `empty_may_match` gives the official behaviour.
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 Rule = Literal["official", "normalised both"]
@@ -41,54 +38,17 @@ _SPELLED_OUT = """
     who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've
     you'll you're you've
 """.split()
-# A word that lacks one of its apostrophes gets it back. The last entry is a slip that the official list holds.
+# Maps a word that lacks one of its apostrophes to the word. The last entry is a slip in the official list.
 CONTRACTIONS = {
     word[:place] + word[place + 1 :]: word for word in _SPELLED_OUT for place in range(len(word)) if word[place] == "'"
 } | {"somebody'd": "somebodyd"}
 
 
-@dataclass(frozen=True)
-class VqaScores:
-    """Scores of one system, 0 to 1."""
-
-    rule: Rule
-    accuracy: float
-    per_sample: list[float]
-    by_kind: dict[str, float]
-    empty_matches: int
-    """Predictions that gain points by the official code only because nothing is left of them and of an answer."""
-    accuracy_with_empty: float
-    """What the official code gives: those points included."""
-
-
-def vqa_scores(
-    predictions: Sequence[str], answers: Sequence[Sequence[str]], kinds: Sequence[str], *, rule: Rule
-) -> VqaScores:
-    """Scores one prediction a question; `answers` are the annotators' answers to each, `kinds` its kind.
-
-    Raises:
-        ValueError: there is no question, the lengths differ, or a question has no answer.
-    """
-    if not len(predictions) == len(answers) == len(kinds) > 0:
-        raise ValueError(
-            f"predictions ({len(predictions)}), answers ({len(answers)}) and kinds ({len(kinds)}) must be as many"
-        )
-    pairs = list(zip(predictions, answers, strict=True))
-    scores = [vqa_accuracy(*pair, rule=rule) for pair in pairs]
-    with_empty = [vqa_accuracy(*pair, rule=rule, empty_may_match=True) for pair in pairs]
-    of_kind = defaultdict(list)
-    for kind, score in zip(kinds, scores, strict=True):
-        of_kind[kind].append(score)
-    by_kind = {kind: sum(values) / len(values) for kind, values in sorted(of_kind.items())}
-    gained = sum(score < official for score, official in zip(scores, with_empty, strict=True))
-    return VqaScores(rule, sum(scores) / len(scores), scores, by_kind, gained, sum(with_empty) / len(with_empty))
-
-
 def vqa_accuracy(prediction: str, answers: Sequence[str], *, rule: Rule, empty_may_match: bool = False) -> float:
-    """Accuracy of one prediction: min(1, matches / 3), averaged over leaving each annotator out.
+    """Computes the accuracy of one prediction: min(1, matches / 3), averaged over leaving each annotator out.
 
-    A single answer (easy-VQA) asks for equality after normalisation of both, by either rule. With `empty_may_match`
-    a prediction of which nothing is left matches every such answer, as in the official code.
+    With a single answer (easy-VQA) it is equality after normalisation of both, by either rule. With `empty_may_match` a
+    prediction of which normalisation leaves nothing matches every such answer, as in the official code.
 
     Raises:
         ValueError: there is no answer.
@@ -108,18 +68,18 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], *, rule: Rule, empty_m
 
 
 def vqa_exact_match(prediction: str, references: Sequence[str]) -> float:
-    """1 if the prediction is a reference after normalisation of both; nothing is no answer."""
+    """Returns 1 if the prediction equals a reference after normalisation of both, else 0; an empty one scores 0."""
     predicted = normalise_answer(prediction)
     return float(bool(predicted) and predicted in map(normalise_answer, references))
 
 
 def spelled(answer: str) -> list[str]:
-    """The words with their articles, without punctuation unless there is nothing else."""
+    """Returns the words, articles included, without punctuation unless there is nothing else."""
     return remove_punctuation(answer).lower().split() or answer.split()
 
 
 def normalise_answer(answer: str) -> str:
-    """Lower case, digits for number words up to ten, no articles, apostrophes put back, no punctuation."""
+    """Normalises: lower case, digits for number words up to ten, no articles, apostrophes restored, no punctuation."""
     words = remove_punctuation(in_one_line(answer)).lower().split()
     numbers = [NUMBERS.get(word, word) for word in words]
     return " ".join(CONTRACTIONS.get(word, word) for word in numbers if word not in ARTICLES)
@@ -130,9 +90,9 @@ def in_one_line(answer: str) -> str:
 
 
 def remove_punctuation(answer: str) -> str:
-    """A mark beside a space vanishes, another becomes a space; all vanish where a comma stands between digits.
+    """Removes a mark next to a space, and replaces others by a space; with a comma between digits removes them all.
 
-    Full stops vanish unless a digit follows. (The official code stops at the 32nd, by an accident of its own.)
+    Full stops are removed unless a digit follows. (The official code stops at the 32nd, by accident.)
     """
     has_thousands = re.search(r"\d,\d", answer) is not None
     cleaned = answer

@@ -1,6 +1,6 @@
-"""Small charts as inline SVG, without scripts: bars with whiskers, curves over steps, gates about zero.
+"""Draws small charts as inline SVG without scripts: bars with whiskers, curves, and gates about zero.
 
-Lengths are percentages, so that a chart takes the width of its place; all text around them is HTML and keeps its size.
+Lengths are percentages, so that a chart fills its container; text is HTML around it and keeps its size.
 """
 
 import math
@@ -15,31 +15,32 @@ from arlow_vl.evaluation.numbers import format_number
 Points = Sequence[tuple[float, float]]
 
 BUCKETS = 160
-"""A curve is drawn with so many points at most, each the mean of its bucket."""
+"""Maximum number of points of a drawn curve; longer ones are averaged in buckets."""
 
 HUGE = 1e30
 
 
 @dataclass(frozen=True)
 class Curve:
+    """A named line of a chart."""
+
     name: str
     style: str
-    """A class of the report's stylesheet: "train" or "validation"."""
+    """CSS class of the report's stylesheet, such as "train"."""
     points: Points
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A chart of curves, as its parts for the template: ticks are (label, per cent from the left or the top)."""
+    """Parts of a chart of curves, for the template; ticks are (label, per cent from the left or the top)."""
 
     svg: Markup
     x_ticks: list[tuple[str, float]]
     y_ticks: list[tuple[str, float]]
-    reference: tuple[str, float] | None
 
 
 def interval_bar(interval: Mapping[str, Any], *, largest: float, label: str) -> Markup:
-    """A bar from zero to the estimate, with a whisker over the interval; `largest` fills the width."""
+    """Draws a bar from zero to the estimate, with a whisker over the interval; `largest` fills the width."""
     value, low, high = (100 * share(interval[name], largest) for name in ("estimate", "low", "high"))
     return Markup(
         '<svg class="bar" role="img" aria-label="{}"><rect class="track" width="100%" height="100%"/>'
@@ -51,7 +52,7 @@ def interval_bar(interval: Mapping[str, Any], *, largest: float, label: str) -> 
 
 
 def gate_bar(value: float | int, *, largest: float | int) -> Markup:
-    """A bar to the left or right of zero."""
+    """Draws a bar to the left or right of zero."""
     width = 50 * share(abs(value), largest)
     return Markup(
         '<svg class="bar" role="img" aria-label="{}"><rect class="track" width="100%" height="100%"/>'
@@ -61,16 +62,16 @@ def gate_bar(value: float | int, *, largest: float | int) -> Markup:
 
 
 def share(value: float | int, largest: float | int) -> float:
-    """The value as a share of the largest, 0 to 1; nothing is drawn for what is no number."""
+    """Returns the value as a share of the largest, clamped to 0 to 1; 0 for NaN."""
     if math.isnan(value) or not 0 < largest < math.inf:
         return 0.0
     return min(max(value / largest, 0.0), 1.0)
 
 
-def plot_curves(curves: Sequence[Curve], *, label: str, reference: tuple[str, float] | None = None) -> Plot:
-    """Curves over steps with a dashed line at the reference, which has a name."""
+def plot_curves(curves: Sequence[Curve], *, label: str) -> Plot:
+    """Draws curves over a common horizontal axis that starts at 0; `label` describes the chart to screen readers."""
     thinned = [(curve, thin(curve.points)) for curve in curves]
-    values = [y for _, points in thinned for _, y in points] + ([reference[1]] if reference else [])
+    values = [y for _, points in thinned for _, y in points]
     steps = [x for _, points in thinned for x, _ in points]
     y_marks, x_marks = tick_marks(min(values), max(values)), tick_marks(0.0, max(steps))
     left, right, bottom, top = 0, max(steps), min(y_marks[0], min(values)), max(y_marks[-1], max(values))
@@ -87,26 +88,21 @@ def plot_curves(curves: Sequence[Curve], *, label: str, reference: tuple[str, fl
     for curve, points in thinned:
         path = " ".join(f"{across(x):.2f},{down(y):.2f}" for x, y in points)
         lines += Markup('<polyline class="{}" points="{}"/>').format(curve.style, path)
-    if reference:
-        lines += Markup('<line class="reference" x1="0" x2="100" y1="{0:.2f}" y2="{0:.2f}"/>').format(
-            down(reference[1])
-        )
     svg = Markup('<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>')
     return Plot(
         svg.format(label, lines),
         [(f"{x:,.0f}", across(x)) for x in x_marks if x <= right],
         [(f"{y + 0.0:g}", down(y)) for y in y_marks],
-        (reference[0], down(reference[1])) if reference else None,
     )
 
 
 def is_drawable(number: float | int) -> bool:
-    """False for NaN, the infinities and numbers beside which every other vanishes."""
+    """False for NaN, infinities, and numbers so large that nothing else would be visible."""
     return abs(number) < HUGE
 
 
 def thin(points: Points) -> Points:
-    """The points themselves if they are few, else means of runs of them."""
+    """Averages runs of points so that at most `BUCKETS` remain; fewer points stay as they are."""
     if len(points) <= BUCKETS:
         return points
     size = math.ceil(len(points) / BUCKETS)
@@ -115,9 +111,9 @@ def thin(points: Points) -> Points:
 
 
 def tick_marks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers that span low to high, `most` at most."""
+    """Returns about `most` round numbers that span low to high."""
     raw = (high - low) / (most - 1)
-    raw = raw if raw > 1e-9 else 1.0  # below what ticks are rounded to
+    raw = raw if raw > 1e-9 else 1.0  # smaller steps vanish in the rounding below
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(magnitude * factor for factor in (1, 2, 2.5, 5, 10, 20) if magnitude * factor >= raw)
     first = math.floor(low / step)

@@ -1,4 +1,4 @@
-"""Learning curves of the runs that an evaluated model came out of, where their files lie beside it."""
+"""Draws learning curves of the runs that produced an evaluated model, if their files lie beside it."""
 
 import csv
 from pathlib import Path
@@ -13,7 +13,7 @@ LOSSES = ("train", "validation")
 
 
 def plot_run(run: Path) -> dict[str, Any] | None:
-    """The losses of a run for the template; None where there is nothing to draw. Raises DataError for a broken file."""
+    """Plots the losses of a run, for the template; None if there are none. Raises DataError for a broken file."""
     if not (run / METRICS).is_file():
         return None
     columns = read_losses(run / METRICS)
@@ -28,7 +28,7 @@ def plot_run(run: Path) -> dict[str, Any] | None:
 
 
 def read_losses(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """Training and validation loss by step."""
+    """Reads training and validation loss by step. Raises DataError for a broken file."""
     columns: dict[str, list[tuple[float, float]]] = {name: [] for name in LOSSES}
     try:
         with path.open(newline="", encoding="utf-8") as file:

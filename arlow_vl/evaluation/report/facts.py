@@ -1,4 +1,4 @@
-"""How the predictions of a task came to be, as metrics.json tells it, for people."""
+"""Describes how the predictions of a task were made, from metrics.json."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from arlow_vl.evaluation.tasks.results import Results
 from arlow_vl.evaluation.tasks.task import Task
 
 Fact = tuple[str, list[str]]
-"""What it is, and the lines that tell it."""
+"""A label and its lines of text."""
 
 
 def facts_of(results: Results) -> list[Fact]:
-    """Raises KeyError or TypeError for a file that `arlow evaluate` has not written so."""
+    """Lists the facts of a task. Raises KeyError or TypeError for a malformed metrics.json."""
     told, task = results.told, results.task
     facts = [("task", [task.name, f"SHA-256 {told['task_sha256']}"])]
     for name, path in (("model", "path"), ("data", "source"), ("training", "path")):
@@ -19,7 +19,7 @@ def facts_of(results: Results) -> list[Fact]:
             facts.append((label, [str(told[name][path]), f"SHA-256 {told[name]['sha256']}"]))
     if told["prompt"]:
         facts.append(("the first prompt", [str(told["prompt"])]))
-    made_with = told.get("made_with", [told])  # as files had it that name one device alone
+    made_with = told.get("made_with", [told])  # older files name a single device
     versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
     return [
         *facts,

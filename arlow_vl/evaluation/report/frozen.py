@@ -1,4 +1,4 @@
-"""The proof that images left the text model alone, where `arlow verify-frozen --output` put it beside results."""
+"""Reads the findings that `arlow verify-frozen --output` saved beside results."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ NAME = "frozen.json"
 
 
 def read_checks(folder: Path) -> list[Check]:
-    """The claims, none where nothing was proved. Raises DataError for a file that is something else."""
+    """Reads the checks; none if there is no file. Raises DataError for a file of another kind."""
     path = folder / NAME
     if not path.is_file():
         return []

@@ -1,4 +1,4 @@
-"""Heat maps of some samples, and the test of whether heat points at what words were written from."""
+"""Draws heat maps of some samples, and the test of whether the heat is faithful (`faithfulness`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ NAMES = {"most": "the most attended", "random": "as many at random", "least": "t
 
 @dataclass(frozen=True)
 class Asked:
-    """A sample whose heat is looked at."""
+    """A sample whose heat is drawn or tested."""
 
     item: Item
     max_new_tokens: int
@@ -42,19 +42,22 @@ class Asked:
 
 @dataclass
 class Heat:
+    """Heat maps and tests of a report."""
+
     maps: list[tuple[str, str]] = field(default_factory=list)
-    """Data URIs, and what the model wrote."""
+    """(data URI of a sheet, text that the model wrote)."""
     tests: list[HeatTest] = field(default_factory=list)
+    """One for each layer; empty: not tested."""
     note: str = ""
-    """A sentence where there is no heat to show."""
+    """The reason why there are no maps; empty if there are."""
 
 
 def look_at_heat(
     folder: Path, results: Sequence[Results], asked: Sequence[Asked], *, model: Path | None, tested: int | None
 ) -> Heat:
-    """Draws the first samples, and hides what was attended to in as many as are to be tested, which heat.json keeps.
+    """Draws the heat of the first samples, and tests it on the first `tested`, which heat.json keeps.
 
-    `tested` 0: no model is opened; None: heat.json is read where it is there.
+    `tested` 0: no model is opened; None: nothing is tested, and an existing heat.json is read.
 
     Raises:
         ValueError: heat cannot be tested on these images (see `evaluate_heat`).
@@ -105,7 +108,7 @@ def _draw(original: Any, said: tuple[Any, ...], settings: dict[str, Any], proces
 
 
 def plot_test(test: HeatTest) -> dict[str, Any]:
-    """The curves of one layer for the template, and their figures."""
+    """Plots the curves of one layer, for the template, and lists their figures."""
     curves = [
         Curve(NAMES[order], order, [(100 * share, of.estimate) for share, of in zip(SHARES, falls, strict=True)])
         for order, falls in test.falls.items()

@@ -1,4 +1,4 @@
-"""What a page shows beside the predictions: images and prompts, out of the data that a task was run on."""
+"""Finds the images and prompts that a page shows beside the predictions, in the data that a task was run on."""
 
 import base64
 import io
@@ -18,26 +18,27 @@ from vision.decoding.image import ImageError
 from vision.decoding.sources import read_image
 
 LARGEST = 320
-"""Pixels of an image's longer side on the page."""
+"""Longer side of an image on the page, in pixels."""
 MOST_IMAGES = 4
-"""Of one sample."""
+"""Maximum number of images shown for a sample."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """The items that a page shows, found again."""
+    """The items that a page shows, read again from the data."""
 
     items: dict[str, Item] = field(default_factory=dict)
-    """By id."""
+    """Items by id."""
     sources: list[dict[str, str]] = field(default_factory=list)
-    """Where the data come from: {name, license, use}."""
+    """Sources of the data (`provenance.describe_sources`): {name, license, use}."""
     summary: str = ""
+    """A sentence or two about the data; empty if they state none."""
     missing: str = ""
-    """A sentence where the data are no longer there, or are no longer those that were evaluated."""
+    """The reason why items cannot be shown: the data are gone or have changed; empty if they can."""
 
 
 def find_material(results: Results, ids: Collection[str]) -> Material:
-    """Reads the data once through; `ids` are of the items that are shown."""
+    """Reads the data once; `ids` are those of the items that are shown."""
     if results.task.kind == "text":
         return Material()
     told = results.told["data"]
@@ -61,7 +62,7 @@ def find_material(results: Results, ids: Collection[str]) -> Material:
 
 
 def image_uris(item: Item) -> tuple[list[str], str]:
-    """The first images of an item as data URIs, and a sentence where one cannot be shown."""
+    """Returns the first images of an item as data URIs, and a sentence if one cannot be shown."""
     try:
         return [thumbnail(image) for image in item.images[:MOST_IMAGES]], ""
     except (DataError, ImageError, OSError) as error:
@@ -69,13 +70,14 @@ def image_uris(item: Item) -> tuple[list[str], str]:
 
 
 def thumbnail(image: PlacedImage) -> str:
-    """The image, small, as PNG or JPEG, whichever is shorter. Raises what reading it raises."""
+    """Returns a small version of an image as a data URI. Raises what reading it raises."""
     small = read_image(image.read_image(), name=image.key)
     small.thumbnail((LARGEST, LARGEST))
     return shortest_uri(small)
 
 
 def shortest_uri(image: Image.Image) -> str:
+    """Returns an image as a data URI, as PNG or JPEG, whichever is shorter."""
     files = {}
     for name, settings in (("png", {"optimize": True}), ("jpeg", {"quality": 85})):
         file = io.BytesIO()

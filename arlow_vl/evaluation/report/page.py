@@ -78,7 +78,7 @@ def shown(value: Any) -> Any:
 
 
 def show_task(results: Results, probed: int) -> tuple[dict[str, Any], list[Asked]]:
-    """What the page shows of a task, and the samples whose heat is looked at."""
+    """Returns what the page shows of a task, and the samples whose heat is tested."""
     told, task = results.told, results.task
     scores, first = told["scores"], next(iter(told["scores"]["metrics"]), None)
     tables = {

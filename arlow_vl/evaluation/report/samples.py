@@ -1,4 +1,4 @@
-"""Which samples a page shows: some that nobody picked, the best, the worst, and those that surprised the model."""
+"""Chooses the samples that a page shows: some by hash, the best, the worst, and the most surprising for the model."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from jaxtyping import Float
 
 from arlow_vl.data.questions import UNNAMED_KIND
 from arlow_vl.evaluation.metrics.vqa import normalise_answer, spelled
-from arlow_vl.evaluation.tasks.measures import Measure, measure
-from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
+from arlow_vl.evaluation.tasks.measures import measure
+from arlow_vl.evaluation.tasks.predictions import MODEL, PredictionRow
 from arlow_vl.evaluation.tasks.results import Results
 
 UNPICKED, PICKED, MOST_ANSWERS = 24, 8, 14
@@ -20,7 +20,7 @@ SOMETHING_ELSE, NOTHING = "something else", "(nothing)"
 
 @dataclass(frozen=True)
 class Sheet:
-    """Samples by their places among the predictions."""
+    """Samples under one heading, by their positions among the predictions."""
 
     title: str
     places: list[int]
@@ -28,7 +28,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Scored:
-    """The task's first metric, of each of the model's predictions alone."""
+    """The task's first metric, for each of the model's predictions by itself."""
 
     title: str
     is_share: bool
@@ -37,7 +37,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Of a kind of question: a row an expected answer, a column a predicted one, the last column all others."""
+    """Confusion table of a kind of question: rows are expected answers, columns predicted ones, the last all others."""
 
     kind: str
     columns: list[str]
@@ -45,15 +45,14 @@ class Confusion:
 
 
 def score_samples(results: Results) -> Scored:
-    """Raises DataError for a prediction without what the metric needs."""
+    """Scores each prediction of the model. Raises DataError for one without what the metric needs."""
     measures = measure(results.task.metrics[:1], results.systems[MODEL])
     title, of = next(iter(measures.items()))
-    assert isinstance(of, Measure)
-    return Scored(title, of.is_share, np.asarray(of.metric(of.statistics), np.float64))
+    return Scored(title, of.metric.is_share, np.asarray(of.metric.value(of.statistics), np.float64))
 
 
 def choose(results: Results, scored: Scored) -> list[Sheet]:
-    """The sheets of a task; one that nothing is on is left out."""
+    """Returns the sheets of a task, without empty ones."""
     rows, points = results.systems[MODEL], scored.points
     order = sorted(range(len(rows)), key=lambda place: _hash_of(rows[place].id))
     best = sorted(order, key=lambda place: -points[place])
@@ -77,28 +76,31 @@ def choose(results: Results, scored: Scored) -> list[Sheet]:
 
 
 def _right_and_wrong(scored: Scored) -> tuple[np.ndarray, np.ndarray]:
-    """An answer is right from a half on; a caption in the best quarter, and wrong in the worst."""
+    """Returns masks of right and wrong samples.
+
+    An answer is right from a score of a half on. A caption counts as right in the best quarter, as wrong in the worst.
+    """
     if scored.is_share:
         return scored.points >= 0.5, scored.points < 0.5
     low, high = np.quantile(scored.points, [0.25, 0.75])
     return (scored.points >= high) & (high > low), (scored.points <= low) & (high > low)
 
 
-def _of_each_kind(rows: Sequence[Prediction], order: Sequence[int]) -> list[int]:
-    """As many of each kind of question, as far as there are."""
+def _of_each_kind(rows: Sequence[PredictionRow], order: Sequence[int]) -> list[int]:
+    """Takes equally many samples of each kind of question, as far as there are."""
     kinds = sorted({row.kind for row in rows})
     each = max(1, UNPICKED // len(kinds))
     return [place for kind in kinds for place in [p for p in order if rows[p].kind == kind][:each]][:UNPICKED]
 
 
-def confusions(rows: Sequence[Prediction]) -> list[Confusion]:
-    """A table for each kind of question."""
+def confusions(rows: Sequence[PredictionRow]) -> list[Confusion]:
+    """Builds a table for each kind of question."""
     kinds = sorted({row.kind for row in rows})
     return [_confusion(kind or UNNAMED_KIND, [row for row in rows if row.kind == kind]) for kind in kinds]
 
 
-def _confusion(kind: str, rows: Sequence[Prediction]) -> Confusion:
-    """Counts of (usual answer, prediction), for the most frequent answers."""
+def _confusion(kind: str, rows: Sequence[PredictionRow]) -> Confusion:
+    """Counts pairs of (most given answer, prediction), for the most frequent answers."""
     pairs = Counter((_cell_of(_most_given(row.references)), _cell_of(row.output)) for row in rows)
     expected: Counter[str] = Counter()
     for (answer, _), count in pairs.items():
@@ -112,7 +114,7 @@ def _confusion(kind: str, rows: Sequence[Prediction]) -> Confusion:
 
 
 def _cell_of(answer: str) -> str:
-    """The answer as it is compared; what normalisation leaves nothing of keeps its words."""
+    """Returns the normalised answer, or its words if normalisation leaves nothing."""
     return normalise_answer(answer) or " ".join(spelled(answer)) or NOTHING
 
 
@@ -124,8 +126,8 @@ def _hash_of(text: str) -> str:
     return sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-def unpicked(rows: Sequence[Prediction], number: int) -> list[int]:
-    """So many places, each of another image, chosen by hash."""
+def unpicked(rows: Sequence[PredictionRow], number: int) -> list[int]:
+    """Returns the positions of `number` samples with different images, chosen by hash."""
     first: dict[str, int] = {}
     for place in sorted(range(len(rows)), key=lambda place: _hash_of(rows[place].id)):
         first.setdefault(rows[place].image, place)

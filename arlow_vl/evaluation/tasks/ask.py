@@ -1,7 +1,7 @@
-"""Lets the model and its controls answer the items of a task; every batch is on disk before the next one is begun.
+"""Lets the model and its controls answer the items of a task; each batch is saved before the next one begins.
 
-Which prompts share a batch depends on the items alone: prompts of one length lie together, and a run that was killed
-and goes on asks in the batches of one that was not.
+Batches depend only on the items: prompts of one length share them, and a run that is resumed after a kill has the
+batches of an uninterrupted one.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.likelihood import Choices, answer_ids, likeliest, log_probabilities
 from arlow_vl.evaluation.tasks.items import Item
 from arlow_vl.evaluation.tasks.places import NO_TRAINING
-from arlow_vl.evaluation.tasks.predictions import AGAIN, MODEL, Kept, Prediction
+from arlow_vl.evaluation.tasks.predictions import AGAIN, MODEL, Kept, PredictionRow
 from arlow_vl.evaluation.tasks.priors import Prior, class_means, nearest_neighbours
 from arlow_vl.evaluation.tasks.task import ANSWERS, OF_FEATURES, PRIORS, Task
 from arlow_vl.printing import visible
@@ -31,40 +31,44 @@ from arlow_vl.printing import visible
 IMAGES_AT_ONCE = 256
 GENERATED = (MODEL, "shuffled", "blank_image", "no_image")
 Advance = Callable[[int], None]
-"""Told how many items were answered more."""
+"""Called with the number of items answered since the last call."""
 
 
 class Asked(NamedTuple):
-    """What the model is shown for an item."""
+    """The prompt and images that the model is shown for an item."""
 
     messages: Sequence[Message]
     images: tuple[str, ...]
-    """SHA-256 of each."""
+    """SHA-256 of each image."""
 
 
 class Answer(NamedTuple):
+    """An answer to an item, by the model or by a control."""
+
     output: str
     log_probability: float | None = None
+    """Log-probability of the output, in nats; None where it is not known."""
     choices: dict[str, float] | None = None
+    """Log-probability of each answer that was compared, in nats; None where the model wrote freely."""
 
 
 @dataclass
 class Asker:
-    """A model with the images as its encoder sees them."""
+    """A model, with the cached encoder features of the images."""
 
     model: Any
     tokenizer: Any
     images: CachedImages
     blank: str
-    """SHA-256 of the image of nothing."""
+    """SHA-256 of the blank image."""
     batch_size: int
     _ids: dict[str, list[int]] = field(default_factory=dict)
 
     def answer(self, task: Task, asked: Sequence[Asked], choices: Sequence[str]) -> "Plan":
-        """A plan by which the same question about the same images is asked once.
+        """Plans the batches; the same question about the same images is asked once.
 
         Raises:
-            DataError: a prompt and what may follow it are longer than the model's positions.
+            DataError: a prompt and its answer do not fit into the model's positions.
         """
         rows: dict[tuple, list[int]] = defaultdict(list)
         for place, one in enumerate(asked):
@@ -73,7 +77,7 @@ class Asker:
         self._refuse_long(task, max((len(ids) for ids, _ in rows), default=0), max(answers, default=0))
         if task.likelihood is None:
             order = sorted(rows, key=lambda key: (len(key[0]), rows[key][0]))
-        else:  # what shares images lies together
+        else:  # prompts with the same images together
             first: dict[tuple[str, ...], int] = {}
             for place, one in enumerate(asked):
                 first.setdefault(one.images, place)
@@ -97,7 +101,7 @@ class Asker:
         return self._ids[key]
 
     def pooled(self, items: Sequence[Item]) -> Float[np.ndarray, "items features"]:
-        """The mean of each item's image tokens, over its images."""
+        """Averages each item's encoder tokens, over all its images."""
         rows = []
         for start in range(0, len(items), IMAGES_AT_ONCE):
             some = items[start : start + IMAGES_AT_ONCE]
@@ -109,7 +113,7 @@ class Asker:
 
 @dataclass(frozen=True)
 class Plan:
-    """Batches of different prompts, with the items that each prompt answers."""
+    """Batches of distinct prompts, with the items that each prompt answers."""
 
     asker: Asker
     task: Task
@@ -118,7 +122,7 @@ class Plan:
     rows: list[tuple[tuple, list[int]]]
 
     def batches(self, done: Collection[int]) -> Iterator[list[tuple[int, Answer]]]:
-        """Items and answers batch by batch; a batch all of whose items are done is passed over."""
+        """Yields (position of the item, answer) pairs by batch; skips batches whose items are all done."""
         size = self.asker.batch_size
         for start in range(0, len(self.rows), size):
             batch = self.rows[start : start + size]
@@ -165,10 +169,10 @@ def run_task(
     keep: Callable[[str], Kept],
     advance: Advance,
 ) -> None:
-    """Answers by the model and by every control. `training` is empty where priors come from the set itself.
+    """Answers the items by the model and by every control. `training` is empty if priors come from the set itself.
 
     Raises:
-        DataError: predictions that are there were asked otherwise, or a prompt is longer than the model's positions.
+        DataError: saved predictions have other questions, or a prompt does not fit into the model's positions.
         CheckpointError: the model's logits are not finite.
     """
     known = training or items
@@ -194,7 +198,7 @@ def run_task(
 
 
 def check_controls(task: Task, items: Sequence[Item], training: Sequence[Item]) -> None:
-    """Raises DataError for a set whose items a control could not answer, or whose answers are one."""
+    """Raises DataError for a set that a control could not answer, or all of whose answers are equal."""
     if not training:
         if "class_means" in task.controls:
             raise DataError(NO_TRAINING)
@@ -206,7 +210,7 @@ def check_controls(task: Task, items: Sequence[Item], training: Sequence[Item]) 
 
 
 def refuse_other_questions(kept: Kept, items: Sequence[Item]) -> None:
-    """Raises DataError for a prediction on disk that has another image, question or reference than its item."""
+    """Raises DataError for a saved prediction whose image, question or references differ from its item's."""
     for item in items:
         row = kept.rows.get(item.id)
         if row and row.asked != _prediction(item, Answer("")).asked:
@@ -217,7 +221,7 @@ def refuse_other_questions(kept: Kept, items: Sequence[Item]) -> None:
 
 
 def choices_of(task: Task, known: Sequence[Item]) -> list[str]:
-    """The answers that are compared. Raises DataError if all known answers are one."""
+    """Returns the answers to compare by likelihood; empty if the model writes. Raises DataError for fewer than two."""
     if task.likelihood is None:
         return []
     if task.likelihood.choices != (ANSWERS,):
@@ -229,7 +233,7 @@ def choices_of(task: Task, known: Sequence[Item]) -> list[str]:
 
 
 def shown_to(system: str, items: Sequence[Item], blank: str) -> list[Asked]:
-    """The prompt and images of each item for the model or one of its image controls."""
+    """Returns the prompt and images of each item, for the model or one of its image controls."""
     if system == "no_image":
         return [Asked(item.blind, ()) for item in items]
     if system == "blank_image":
@@ -240,9 +244,9 @@ def shown_to(system: str, items: Sequence[Item], blank: str) -> list[Asked]:
 
 
 def shuffled(items: Sequence[Item]) -> list[tuple[str, ...]]:
-    """For each item the images of another, or, where one of those is its own, as many of all that are not.
+    """Returns for each item the images of another one.
 
-    An item without images is shown none.
+    If one of those is among the item's own, it gets as many from all that are not. An item without images gets none.
 
     Raises:
         DataError: there is no other image for an item.
@@ -279,8 +283,8 @@ def _prior_answers(system: str, items: Sequence[Item], known: Sequence[Item], pr
     return [answer(item) for item in items]
 
 
-def _prediction(item: Item, answer: Answer) -> Prediction:
-    return Prediction(
+def _prediction(item: Item, answer: Answer) -> PredictionRow:
+    return PredictionRow(
         id=item.id,
         image=item.image,
         prompt=item.question,

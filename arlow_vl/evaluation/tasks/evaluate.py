@@ -1,4 +1,4 @@
-"""Runs tasks with a model and leaves a result folder: predictions of the model and its controls, and their scores."""
+"""Runs tasks with a model, and writes a result folder: predictions of the model and its controls, and their scores."""
 
 import io
 import platform
@@ -39,39 +39,40 @@ from vision.whole_files import sha256_of_file
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a command asks for beside its tasks."""
+    """Options of a command that evaluates tasks."""
 
     model: Path
-    data: Path
+    data: str | Path
     output: Path
     features: Path
-    """Cache of what the encoder makes of images."""
+    """Folder of the encoder's cached features."""
     features_dtype: str = "float16"
     training: str | None = None
+    """Source of text priors; None: the one that each task names."""
     device: str = "auto"
     precision: str | None = None
-    """None: that of the weights."""
+    """dtype of the model; None: that of the weights."""
     batch_size: int = 64
     limit: int | None = None
-    """Items of each task, spread evenly; None: all."""
+    """Number of items of each task, spread evenly over the set; None: all."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """Where the YAMLs of tasks lie, by the task's name; a shipped one needs none."""
+    """Paths of tasks' YAMLs, by the task's name; shipped tasks need none."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task whose data have been read and whose folder is open."""
+    """A task whose data have been read and whose result folder has been opened."""
 
     task: Task
     folder: Path
     items: Sequence[Any]
     training: Training
     facts: dict[str, Any]
-    """What metrics.json says of how the predictions came to be."""
+    """Entries of metrics.json about how the predictions were made."""
 
     @property
     def total(self) -> int:
-        """Predictions of all systems."""
+        """Number of predictions of all systems."""
         return len(self.items) * (1 + len(self.task.controls))
 
     def keep(self, system: str) -> Kept:
@@ -79,13 +80,13 @@ class Prepared:
 
 
 def evaluate_tasks(tasks: Sequence[Task], run: Run) -> dict[str, dict[str, Any]]:
-    """Runs and scores all tasks, prints their tables, and returns what their metrics.json hold.
+    """Runs and scores all tasks, prints their tables, and returns the contents of their metrics.json by task.
 
-    A folder that holds a part of the predictions is gone on with.
+    A folder that holds a part of the predictions is resumed.
 
     Raises:
-        DataError: data are missing or cannot be used; a folder holds another run's predictions.
-        CheckpointError: the model folder cannot be used, or is no model for one of the tasks.
+        DataError: data are missing or cannot be used, or a folder holds another run's predictions.
+        CheckpointError: the model folder cannot be used, or not for one of the tasks.
     """
     refuse_one_name_twice(tasks)
     with predictions.lock(run.output):
@@ -134,7 +135,7 @@ def score(folder: Path, task: Task, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str) -> Prepared:
-    """Reads a task's data and opens its folder."""
+    """Reads a task's data and opens its result folder."""
     place, training = place_of(task, run.data), Training()
     items: Sequence[Any]
     if task.kind == "text":
@@ -177,14 +178,14 @@ def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str)
 
 
 def spread(items: Sequence[Any], limit: int | None) -> Sequence[Any]:
-    """So many of the items, evenly; None: all."""
+    """Returns `limit` of the items, spread evenly; None: all."""
     if limit is None or limit >= len(items):
         return items
     return [items[place * len(items) // limit] for place in range(limit)]
 
 
 def check_length(task: Task, model: Any) -> None:
-    """Raises DataError for answers that are longer than the model's positions."""
+    """Raises DataError if an answer alone may fill the model's positions."""
     positions = model.config.get_text_config().max_position_embeddings
     if task.decoding and task.decoding.max_new_tokens >= positions:
         raise DataError(
@@ -194,7 +195,11 @@ def check_length(task: Task, model: Any) -> None:
 
 
 def make_asker(prepared: Sequence[Prepared], run: Run, model: Any, processor: Any, tokenizer: Any) -> Any:
-    """The model with every image that is shown encoded once, on disk; None where no task shows any."""
+    """Encodes every image of the tasks once, into the cache, and returns the asker; None if no task has images.
+
+    Raises:
+        DataError: an image cannot be used.
+    """
     if not prepared:
         return None
     transform = processor.image_processor.transform
@@ -215,14 +220,14 @@ def make_asker(prepared: Sequence[Prepared], run: Run, model: Any, processor: An
         count = number_of(len(refused), "image")
         raise DataError(
             f"{count} cannot be used, that of {visible(images[sha256].key)} first ({reason}); "
-            "scores leave none out: mend the data (`arlow data verify` lists them)"
+            "scores skip no image: repair the data (`arlow data verify` lists them)"
         )
     shown = CachedImages(cache, lambda image: image.sha256)
     return Asker(model, tokenizer, shown, blank.sha256, run.batch_size)
 
 
 def blank_image(size: Sequence[int], colour: tuple[int, ...]) -> PlacedImage:
-    """An image of one colour, the mean of what the encoder was trained on, so that it sees zeros."""
+    """Returns an image of one colour, (height, width) in pixels; of the mean colour, it is all zeros to the encoder."""
     file = io.BytesIO()
     height, width = size
     Image.new("RGB", (width, height), colour).save(file, "PNG")
@@ -230,7 +235,7 @@ def blank_image(size: Sequence[int], colour: tuple[int, ...]) -> PlacedImage:
 
 
 def describe(run: Run, model: Any, one: Prepared, tokenizer: Any) -> dict[str, Any]:
-    """How the predictions came to be, for people; what decides them stands in run.json too."""
+    """Describes for readers how the predictions were made; what determines them is also in run.json."""
     example = one.items[0]
     prompt = render_chat(tokenizer, example.messages, add_generation_prompt=True) if one.task.kind != "text" else ""
     openings = model.gate_openings() if hasattr(model, "gate_openings") else {}
@@ -256,7 +261,7 @@ def device_name(device: torch.device) -> str:
 
 
 def command_line(run: Run, task: Task) -> str:
-    """The command that makes these predictions again, as a shell takes it."""
+    """Returns the shell command that makes these predictions again."""
     is_shipped = task.name in shipped_tasks() and load_task(task.name) == task
     named = task.name if is_shipped else run.files.get(task.name, f"{task.name}.yaml")
     options = {"model": run.model, "task": named, "data": run.data}

@@ -1,4 +1,4 @@
-"""Samples of a source as items of a task: what is shown, what is asked, and what counts as right."""
+"""Turns the samples of a source into items of a task: images, a prompt, and references."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -12,27 +12,29 @@ from arlow_vl.data.prompts import without_images
 from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.data.samples import Message, Part, Sample, Text, about_images
 from arlow_vl.errors import DataError
-from arlow_vl.evaluation.tasks.places import Place, training_place
+from arlow_vl.evaluation.tasks.places import Place, here_or_address, training_place
 from arlow_vl.evaluation.tasks.task import Task
 from arlow_vl.printing import print_line, visible
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that a system answers."""
+    """One question, or request for a caption, that each system answers."""
 
     id: str
     image: str
-    """Key of the first sample that shows these images: what is asked about one image is not independent."""
+    """Key of the first sample with these images; items of one image are not independent and are resampled together."""
     images: tuple[PlacedImage, ...]
     messages: tuple[Message, ...]
     """The prompt, up to the answer."""
     question: str
-    """As the data word it; empty for a caption."""
+    """The question as worded in the data; empty for a caption."""
     answers: tuple[str, ...]
-    """What a model would be trained to say: the captions, or the answer."""
+    """The texts that a model would be trained on: the captions, or the answer."""
     references: tuple[str, ...]
+    """The texts that count as right."""
     kind: str
+    """Kind of question, as named in the data; empty if it has none."""
 
     @functools.cached_property
     def shown(self) -> tuple[str, ...]:
@@ -46,10 +48,10 @@ class Item:
 
 
 def open_samples(task: Task, place: Place) -> IndexedSamples:
-    """The samples with a text of the task's kind. None is left out: a score is of the whole set.
+    """Opens the samples with a text of the task's kind. None is skipped, as scores are of the whole set.
 
     Raises:
-        DataError: there is no such source, it holds nothing of the kind, or a part of it cannot be used.
+        DataError: there is no such source, it has no text of the kind, or a part of it cannot be used.
     """
     indexes = indexes_of(place.source, images=place.images, format=place.format)
     check_left_out(indexes, 0.0, where=place.source)
@@ -60,7 +62,7 @@ def open_samples(task: Task, place: Place) -> IndexedSamples:
 
 
 def read_items(task: Task, samples: IndexedSamples) -> list[Item]:
-    """The items of all samples, in their order. Raises DataError for an id that comes twice."""
+    """Reads the items of all samples, in their order. Raises DataError for an id that occurs twice."""
     items, seen = [], set()
     first: dict[tuple[str, ...], str] = {}
     for position in range(len(samples)):
@@ -74,7 +76,7 @@ def read_items(task: Task, samples: IndexedSamples) -> list[Item]:
 
 
 def items_of(task: Task, sample: Sample) -> Iterator[Item]:
-    """A caption is one item of its sample, each question another."""
+    """Yields the items of a sample: one for all its captions, or one for each question."""
     images = tuple(PlacedImage(image, sample.key) for image in sample.images)
     if task.kind == "caption":
         captions = tuple(_answer(text) for text in sample.texts)
@@ -94,7 +96,7 @@ def _answer(text: Text) -> str:
 
 
 def _with_instruction(messages: Sequence[Message], instruction: str) -> tuple[tuple[Message, ...], str]:
-    """The prompt with the instruction on a line behind the question, and the question as the data have it."""
+    """Returns the prompt with the instruction on a line after the question, and the question as worded in the data."""
     *before, last = messages
     content = last["content"]
     parts: list[Part] = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
@@ -106,24 +108,25 @@ def _with_instruction(messages: Sequence[Message], instruction: str) -> tuple[tu
 
 @dataclass(frozen=True)
 class Training:
-    """Data that text priors are taken from, mostly what a model was trained on."""
+    """Data from which text priors are taken, usually those that the model was trained on."""
 
     source: str | None = None
     items: Sequence[Item] = ()
-    """Those with a text of the task's kind."""
+    """Items with a text of the task's kind."""
     indexes: Sequence[Index] = ()
-    """With every image, whatever is said of it."""
+    """Indexes of all images, whatever the kind of their texts."""
     sha256: str | None = None
 
 
-def read_training(task: Task, data: Path, named: str | None) -> Training:
-    """What is read at `training_place`."""
+def read_training(task: Task, data: str | Path, named: str | None) -> Training:
+    """Reads the data at `training_place`; without any, priors come from the set itself."""
     place = training_place(task, data, named)
     if place is None:
         if task.training:
-            where = visible(str(data / task.training))
+            place = here_or_address(data)
+            where = task.training if isinstance(place, str) else str(place / task.training)
             what = f"the training data of {task.name}; its priors come from the set itself (see --training)"
-            print_line(f"warning: nothing is at {where}, {what}")
+            print_line(f"warning: nothing is at {visible(where)}, {what}")
         return Training()
     indexes = indexes_of(place.source, images=place.images)
     everything, of_kind = IndexedSamples(indexes), IndexedSamples(indexes, (task.kind,))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The metrics that a task may name, of the table in `metrics.registry`, and predictions as their numbers."""
+"""The names by which a task asks for metrics of `metrics.registry`, and the metrics of its predictions."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,10 @@ from arlow_vl.errors import DataError
 from arlow_vl.evaluation.metrics import registry
 from arlow_vl.evaluation.metrics.ngrams import ORDERS
 from arlow_vl.evaluation.metrics.vqa import vqa_exact_match
-from arlow_vl.evaluation.statistics import Metric
-from arlow_vl.evaluation.tasks.predictions import Prediction
+from arlow_vl.evaluation.tasks.predictions import PredictionRow
 from arlow_vl.printing import visible
 
-Rows = Sequence[Prediction]
+Rows = Sequence[PredictionRow]
 _BLEU = tuple(f"bleu_{order + 1}" for order in range(ORDERS))
 _SCENES = tuple(name for name in registry.METRICS if name.startswith("scene_"))
 _VQA = ("vqa", "vqa_with_empty", "vqa_normalised")
@@ -42,42 +41,39 @@ NAMED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "text": {"perplexity": ("perplexity",), "bits per byte": ("bits_per_byte",)},
 }
-"""By kind of task what its YAML may name, with the metrics that are meant."""
+"""Names that a task's YAML may list, by kind of task, with the metrics that each stands for."""
 
 
 class Measure(NamedTuple):
-    """A metric of one system."""
+    """A metric, with its sums for one system's predictions."""
 
     statistics: Float[np.ndarray, "items statistics"]
-    metric: Metric
-    is_share: bool
-    """Printed as per cent."""
-    most: float | None
-    """The largest value; None: there is none."""
+    metric: registry.Metric
 
 
 def measure(names: Sequence[str], rows: Rows) -> dict[str, Measure]:
-    """The metrics that a task names, by their titles, but those that no item has a sample of: a slot of scenes.
+    """Measures the metrics that a task names, by title; one that no item is a sample of is left out (a slot of scenes).
 
     Raises:
-        DataError: an item lacks what one of them needs, a reference or a log-probability.
+        DataError: an item lacks a reference or log-probability that a metric needs.
     """
     metrics = {part: registry.METRICS[part] for part in _parts(names)}
     sums = registry.metric_sums(metrics, [_scored(row) for row in rows])
     return {
-        metrics[part].title: Measure(of, metrics[part].value, metrics[part].is_share, metrics[part].most)
+        metrics[part].title: Measure(of, metrics[part])
         for part, of in sums.items()
         if not np.isnan(metrics[part].value(of.sum(axis=0)))
     }
 
 
 def check_references(names: Sequence[str], references: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """Looks, before a model answers anything, at what it is to be scored against, by the id of its item.
+    """Checks references, given as (id of the item, texts), before the model answers anything.
 
-    VQA accuracy asks for three others who gave an answer, so that of two or three answers none can be quite right.
+    VQA accuracy compares with all annotators but one and wants three matches: with two or three answers no prediction
+    could score 1.
 
     Raises:
-        DataError: a reference is not one of the metric's kind, or there are too few.
+        DataError: a reference does not suit the metric, or an item has too few.
     """
     parts = _parts(names)
     unanswered = [registry.Prediction(id=of, image=of, text="", references=texts) for of, texts in references]
@@ -91,34 +87,34 @@ def check_references(names: Sequence[str], references: Sequence[tuple[str, Seque
 
 
 def _parts(names: Sequence[str]) -> dict[str, None]:
-    """The metrics that are meant by names, in their order."""
+    """Returns the metrics that the names stand for, in order; a dict serves as an ordered set."""
     meant = {name: parts for kind in NAMED.values() for name, parts in kind.items()}
     return dict.fromkeys(part for name in names for part in meant[name])
 
 
-def _scored(row: Prediction) -> registry.Prediction:
+def _scored(row: PredictionRow) -> registry.Prediction:
     return registry.Prediction(
         id=row.id,
         image=row.image,
         text=row.output,
         references=row.references,
         log_probability=row.log_probability,
-        num_tokens=row.tokens if row.bytes else None,  # of a text that a tokenizer drops there are none
+        num_tokens=row.tokens if row.bytes else None,  # bytes 0: a text that the tokenizer drops
         num_bytes=row.bytes or None,
     )
 
 
 def titled(metric: str, *, is_share: bool) -> str:
-    """The title of a metric with its scale, where that is not 1."""
+    """Returns the title of a metric, with its scale unless that is 1."""
     scale = next((of.most for of in registry.METRICS.values() if of.title == metric and of.most), 1)
     return f"{metric}, %" if is_share else metric if scale == 1 else f"{metric}, {scale:g} at most"
 
 
-def is_exact(row: Prediction) -> bool:
-    """Equal to a reference after VQA's normalisation of both; nothing is no answer."""
+def is_exact(row: PredictionRow) -> bool:
+    """True if the output equals a reference after VQA's normalisation of both; an empty one never does."""
     return bool(vqa_exact_match(row.output, row.references))
 
 
 def first_words(question: str) -> str:
-    """The first two words of a question, which group it as VQA's types do: "how many", "what color"."""
+    """Returns the first two words of a question, a group like VQA's question types: "how many", "what color"."""
     return " ".join(re.findall(r"[\w']+", question.lower())[:2])

@@ -1,4 +1,4 @@
-"""Which items show an image that the model was trained on, byte for byte."""
+"""Finds items whose image the model was trained on, byte for byte."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ ADVICE = "`--training DATA` counts images of DATA, however much that is"
 
 @runtime_checkable
 class Asked(Protocol):
-    """A task with what it asks about, and the data that it takes priors from."""
+    """A task, its items, and the data from which it takes priors."""
 
     @property
     def task(self) -> Task: ...
@@ -28,15 +28,15 @@ class Asked(Protocol):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Of its metrics.json."""
+        """Entries of metrics.json."""
         ...
 
 
 def note_overlaps(prepared: Sequence[Asked], model: Path, named: str | None) -> None:
-    """Counts them in the facts of each task with images, and warns.
+    """Counts items with training images in the facts of each task, and warns.
 
-    The training data are those that the command names. Without any they are the sources of the recipes beside the
-    model, and where these say nothing the training data of the task.
+    The training data are those that the command names, else the sources in the recipes beside the model, else the
+    training data of the task.
     """
     asked = [one for one in prepared if one.task.kind != "text"]
     if not asked:
@@ -63,7 +63,7 @@ def note_overlaps(prepared: Sequence[Asked], model: Path, named: str | None) -> 
 def overlap_of(
     items: Sequence[Item], images: set[str], sources: Sequence[str], not_checked: Sequence[str]
 ) -> dict[str, Any]:
-    """What metrics.json says of it; empty where nothing is known of training."""
+    """Returns the entry for metrics.json; empty if nothing is known about the training data."""
     overlap: dict[str, Any] = {}
     if sources:
         shared = [item.id for item in items if not images.isdisjoint(item.shown)]

@@ -1,12 +1,12 @@
-"""How likely a model finds whole documents, read in windows that overlap.
+"""Log-probabilities of whole documents, read in overlapping windows.
 
     stride 2, window 4, document a b c d e f g
     <bos> a b c            a, b, c count
             b c d e        d, e
                 d e f g    f, g
 
-Every token is predicted once, from at least `window - stride` tokens before it where there are so many. Documents come
-as docs/data.md has them; the bytes of bits per byte are those of their text in UTF-8.
+Each token is predicted once, from at least `window - stride` tokens before it if there are so many. Documents have the
+formats of docs/data.md; bits per byte are relative to their UTF-8 text.
 """
 
 import contextlib
@@ -20,31 +20,36 @@ import torch
 
 from arlow_vl.data.file_names import names_of
 from arlow_vl.data.prompts import document_ends, plain_ids
+from arlow_vl.data.remote_cache import telling_addresses
 from arlow_vl.data.text_files import parts_of, text_files
 from arlow_vl.data.text_readers import DocumentReader
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.likelihood import finite_log_probabilities, rows_within
 from arlow_vl.evaluation.metrics import likelihood
-from arlow_vl.evaluation.tasks.predictions import MODEL, Kept, Prediction
+from arlow_vl.evaluation.tasks.predictions import MODEL, Kept, PredictionRow
 from arlow_vl.evaluation.tasks.task import Perplexity, Task
 from arlow_vl.printing import visible
 
 
 class Document(NamedTuple):
+    """A document of the source, tokenised."""
+
     id: str
-    """File, where two have one name with the folders that tell them apart, and number in it, from 1."""
+    """File name and number in the file, from 1; files of one name also have the folders that distinguish them."""
     text: str
     ids: list[int]
 
 
 class Window(NamedTuple):
+    """Tokens that are read in one row."""
+
     ids: list[int]
     counted: int
-    """Of its last tokens."""
+    """Number of tokens at its end that count."""
 
 
 def read_documents(source: str, tokenizer: Any) -> list[Document]:
-    """All documents of a source. Raises DataError if there is none, or one that cannot be read: none is left out."""
+    """Reads all documents of a source. Raises DataError if there is none, or if one cannot be read."""
     documents = [Document(name, text, plain_ids(tokenizer, [text])[0]) for name, text in _texts(source)]
     if not documents:
         raise DataError(f"{visible(source)}: no document; name text files as docs/data.md has them")
@@ -52,7 +57,7 @@ def read_documents(source: str, tokenizer: Any) -> list[Document]:
 
 
 def hash_documents(source: str) -> str:
-    """SHA-256 of the texts in their order, wherever they lie."""
+    """Returns the SHA-256 of the texts in their order, whatever their file names."""
     digest = hashlib.sha256()
     for _, text in _texts(source):
         digest.update(len(text.encode()).to_bytes(8, "little") + text.encode())
@@ -60,7 +65,7 @@ def hash_documents(source: str) -> str:
 
 
 def _texts(source: str) -> Iterator[tuple[str, str]]:
-    with contextlib.closing(text_files([source])) as files:
+    with contextlib.closing(text_files([source])) as files, telling_addresses(files.held):
         for path, name in names_of(files).items():
             number = 0
             for part in parts_of(path):
@@ -72,14 +77,14 @@ def _texts(source: str) -> Iterator[tuple[str, str]]:
 
 
 def windows(ids: Sequence[int], bos: int, settings: Perplexity) -> Iterator[Window]:
-    """The windows of a document, bos in front of its first."""
+    """Yields the windows of a document that starts with bos."""
     read = [bos, *ids]
     for part in likelihood.windows(len(read), window=settings.window, stride=settings.stride):
         yield Window(read[part.begin : part.end], part.end - part.score_from)
 
 
 def check_window(task: Task, model: Any) -> None:
-    """Raises DataError for windows that are longer than the model's positions."""
+    """Raises DataError if the task's windows are longer than the model's positions."""
     positions = model.config.get_text_config().max_position_embeddings
     if task.perplexity and task.perplexity.window > positions:
         raise DataError(
@@ -90,7 +95,7 @@ def check_window(task: Task, model: Any) -> None:
 
 @torch.inference_mode()
 def log_probability(model: Any, pad: int, some: Sequence[Window]) -> list[float]:
-    """Nats of the counted tokens of each window. Raises CheckpointError for logits that are not finite."""
+    """Returns the nats of the counted tokens of each window. Raises CheckpointError for logits that are not finite."""
     width = max(len(window.ids) for window in some)
     ids = torch.tensor([window.ids + [pad] * (width - len(window.ids)) for window in some], device=model.device)
     mask = torch.tensor([[1] * len(one.ids) + [0] * (width - len(one.ids)) for one in some], device=model.device)
@@ -106,7 +111,7 @@ def log_probability(model: Any, pad: int, some: Sequence[Window]) -> list[float]
 
 
 def document_nats(model: Any, tokenizer: Any, document: Document, settings: Perplexity, batch_size: int) -> float:
-    """The log-probability of a document. Raises CheckpointError for logits that are not finite."""
+    """Computes the log-probability of a document in nats. Raises CheckpointError for logits that are not finite."""
     of_document = list(windows(document.ids, document_ends(tokenizer)[0], settings))
     count = rows_within(model, settings.window, batch_size)
     return sum(
@@ -118,9 +123,9 @@ def document_nats(model: Any, tokenizer: Any, document: Document, settings: Perp
 def bits_per_byte(
     model: Any, tokenizer: Any, documents: Sequence[Document], progress: Callable[[int, int], None]
 ) -> float:
-    """Of all documents together, in windows of half of which the model has seen the half in front.
+    """Computes the bits per byte of all documents together, in windows that overlap by half.
 
-    `progress` is told the documents that are read, and all.
+    `progress` is called with the number of documents read so far and the total.
     """
     window = min(512, model.config.get_text_config().max_position_embeddings)
     settings = Perplexity(window=window, stride=window // 2)
@@ -140,7 +145,7 @@ def run_text_task(
     keep: Callable[[str], Kept],
     advance: Callable[[int], None],
 ) -> None:
-    """The model's log-probability of each document, and that by the frequencies of single tokens in all of them."""
+    """Saves the model's log-probability of each document, and that of a unigram model of all the documents."""
     assert task.perplexity is not None
     kept = keep(MODEL)
     advance(len(kept.rows))
@@ -160,8 +165,8 @@ def run_text_task(
     unigram.finish()
 
 
-def _prediction(document: Document, nats: float) -> Prediction:
-    return Prediction(
+def _prediction(document: Document, nats: float) -> PredictionRow:
+    return PredictionRow(
         id=document.id,
         image=document.id,
         prompt="",

@@ -1,10 +1,10 @@
-"""Where the data of a task lie, and whether they are there: asked before a library that takes seconds is loaded."""
+"""Locates the data of a task and checks that they exist, before libraries that take seconds are loaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from arlow_vl.data.formats.detect import is_there, open_source
-from arlow_vl.data.remote import is_address
+from arlow_vl.data.remote import is_address, is_file_address, path_of_file_address
 from arlow_vl.data.text_files import text_files
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks.task import Task
@@ -14,25 +14,35 @@ NO_TRAINING = "the control class_means needs captions of training data; give --t
 
 @dataclass(frozen=True)
 class Place:
-    """A source, as the formats of docs/formats.md are opened."""
+    """The location of a source, in a format of docs/formats.md."""
 
     source: str
     images: str | None
+    """Folder from which image paths start; None: by the format's own rule."""
     format: str | None
+    """Name of the format; None: detected."""
 
 
-def place_of(task: Task, data: Path) -> Place:
-    """The source of a task: below `data` where that is a folder, else `data` itself, a file, a glob or an address."""
-    if is_address(str(data)):
-        return Place(str(data), None, task.format or None)
+def place_of(task: Task, data: str | Path) -> Place:
+    """Returns the source of a task: below `data` if that is a folder, else `data`, a file, a glob or an address."""
+    data = here_or_address(data)
+    if isinstance(data, str):
+        return Place(data, None, task.format or None)
     folder = data if data.is_dir() else data.parent
     images = folder / task.images
     source = data / task.data if data.is_dir() else data
     return Place(str(source), str(images) if task.images and images.is_dir() else None, task.format or None)
 
 
+def here_or_address(data: str | Path) -> str | Path:
+    """Returns a local path, also for a file: address, or any other address unchanged: a Path would lose its slashes."""
+    if is_file_address(data):
+        data = path_of_file_address(str(data))
+    return data if is_address(data) else Path(data)
+
+
 def refuse_missing_data(task: Task, place: Place) -> None:
-    """Raises DataError where nothing, or nothing of a known format, is there. An address is asked for nothing yet."""
+    """Raises DataError if nothing, or nothing of a known format, is there. Addresses are not checked yet."""
     if is_address(place.source):
         return
     if task.kind == "text":
@@ -41,17 +51,18 @@ def refuse_missing_data(task: Task, place: Place) -> None:
         open_source(place.source, images=place.images, format=place.format).close()
 
 
-def training_place(task: Task, data: Path, named: str | None) -> Place | None:
-    """The training data that the command names, or else those that the task names and that are there."""
+def training_place(task: Task, data: str | Path, named: str | None) -> Place | None:
+    """Returns the training data that the command names, else those that the task names if they exist."""
     if named is not None:
         return Place(named, None, None)
-    if task.training and data.is_dir() and is_there(data / task.training):
+    data = here_or_address(data)
+    if task.training and isinstance(data, Path) and data.is_dir() and is_there(data / task.training):
         return Place(str(data / task.training), place_of(task, data).images, None)
     return None
 
 
-def refuse_missing_training(task: Task, data: Path, named: str | None) -> None:
-    """Raises DataError where they are named and cannot be read, or a control knows nothing but what they say."""
+def refuse_missing_training(task: Task, data: str | Path, named: str | None) -> None:
+    """Raises DataError if the named training data cannot be read, or there are none and a control needs them."""
     place = training_place(task, data, named)
     if place is not None and task.kind != "text":
         refuse_missing_data(task, place)

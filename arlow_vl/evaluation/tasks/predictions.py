@@ -1,11 +1,11 @@
-"""The files of a result folder, which last longer than the run that wrote them.
+"""Reads and writes the files of a result folder.
 
-    <task>/run.json                       what decides the predictions: hashes of model, task and data, and settings
+    <task>/run.json                       what determines the predictions: hashes of model, task and data, and settings
     <task>/<system>/predictions.jsonl     a line for each item: the model's under "model", each control's under its name
     <task>/metrics.json                   the scores, written last
 
-predictions.jsonl grows by whole lines while the model answers, batch by batch in any order; once it is complete it is
-put into the order of the items. What a kill leaves of a line is cut off by the next run.
+predictions.jsonl grows by whole lines while the model answers, batch by batch in any order; once complete it is sorted
+into the order of the items. A partial line that a kill leaves is cut off by the next run.
 """
 
 import contextlib
@@ -27,39 +27,38 @@ MODEL = "model"
 RUN, METRICS, PREDICTIONS, LOCK = "run.json", "metrics.json", "predictions.jsonl", "evaluate.lock"
 SETTINGS, MADE_WITH, UNKNOWN = "settings", "made_with", "unknown"
 OPTIONS = {"items": "--limit", "precision": "--precision", "features": "--features-dtype"}
-"""Of the command, for what its run is decided by."""
+"""Command-line options behind the entries of run.json."""
 NAMED = 3
-"""Fields that a sentence names."""
+"""Largest number of fields that an error names."""
 AGAIN = "run `arlow evaluate` again into another folder"
 ALWAYS = ("id", "image", "prompt", "output", "references")
 """Fields that every line has."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What a system said of one item."""
+class PredictionRow:
+    """A system's answer to one item, a line of predictions.jsonl."""
 
     id: str
     image: str
-    """Names what was shown (`Item.image`): scores are drawn again by images, for what is asked about one is not
-    independent."""
+    """Name of the image (`Item.image`); items of one image are not independent and are resampled together."""
     prompt: str
-    """The question, or empty for a caption."""
+    """The question; empty for a caption."""
     output: str
     references: list[str]
     kind: str = ""
     log_probability: float | None = None
-    """Of the output, in nats; of a text, of the whole document. None where the system knows none."""
+    """Log-probability of the output, or of the whole document, in nats; None where the system has none."""
     choices: dict[str, float] | None = None
-    """The log-probability of each answer that was compared."""
+    """Log-probability of each answer that was compared, in nats."""
     tokens: int | None = None
-    """Of a document, those that were predicted. None of what is no document."""
+    """Number of predicted tokens of a document; None for images."""
     bytes: int | None = None
-    """Of a document."""
+    """Number of UTF-8 bytes of a document; None for images."""
 
     @property
     def asked(self) -> tuple[str, str, str, list[str], str]:
-        """What every system is asked of an item, and what counts as right."""
+        """The fields that all systems share: the question, and its references."""
         return self.id, self.image, self.prompt, self.references, self.kind
 
 
@@ -68,7 +67,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file. Raises DataError for one that is broken or missing."""
+    """Reads the JSON object in a file. Raises DataError if the file is missing or broken."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -83,7 +82,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def lock(output: Path) -> contextlib.AbstractContextManager[None]:
-    """Held while a command writes a result folder. Raises DataError: another would write what this one writes."""
+    """Locks a result folder while a command writes it. Raises DataError if another process holds the lock."""
 
     def refusal(process: str) -> DataError:
         shown = visible(str(output)), visible(process)
@@ -95,14 +94,17 @@ def lock(output: Path) -> contextlib.AbstractContextManager[None]:
 def start(
     folder: Path, run: Mapping[str, Any], settings: Mapping[str, Any], made_with: Mapping[str, Any]
 ) -> list[Mapping[str, Any]]:
-    """Opens the folder of a task for a run, new or the one that it holds a part of.
+    """Opens the folder of a task, to begin a run or to resume the one that it holds.
 
-    `run` decides the predictions: a hash or a number for each name. `settings` holds under the same names what the
-    hashes are of, in words, so that a later run can say what has changed. `made_with` moves them by rounding alone and
-    may be another when a run goes on: all that the predictions were made with are returned, the first one first.
+    `run` has a hash or number for each thing that determines the predictions. `settings` has, under the same names, the
+    values behind the hashes, so that a later run can tell what changed. `made_with` affects only rounding and may
+    differ when a run is resumed.
+
+    Returns:
+        Each `made_with` that the predictions were made with, in order.
 
     Raises:
-        DataError: it holds predictions of another model, task or data, or of nobody knows what.
+        DataError: the folder holds predictions of another model, task or data, or of unknown origin.
     """
     path = folder / RUN
     for place in (folder, *folder.glob("*/")):
@@ -121,17 +123,17 @@ def start(
         told = "; ".join(_told_change(name, was.get(name), now[name]) for name in changed)
         raise DataError(f"{visible(str(folder))} holds predictions of another run ({visible(told)}); {AGAIN}")
     held = before.get(MADE_WITH, [])
-    if (held and (folder / METRICS).exists()) or made_with in held:  # METRICS: there is nothing left to answer
+    if (held and (folder / METRICS).exists()) or made_with in held:  # METRICS: the run was complete
         return held
     write_json(path, {**before, MADE_WITH: [*held, made_with]})
     return [*held, made_with]
 
 
 def _told_change(name: str, was: Any, now: Any) -> str:
-    """What changed under a name of `run`: of a mapping, its fields."""
+    """Describes how an entry of `run` changed; for mappings, which of their fields."""
     if was == UNKNOWN:
         return f"{name} was another"
-    if was == now:  # of the same name, with another hash
+    if was == now:  # same settings, another hash
         return f"{name} holds other bytes than it did"
     if isinstance(was, dict) and isinstance(now, dict):
         above = "" if name == "task" else f"{name}."
@@ -143,7 +145,7 @@ def _told_change(name: str, was: Any, now: Any) -> str:
 
 
 def _fields(values: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
-    """Each value of nested mappings under its path, as `decoding.num_beams`."""
+    """Yields each value of nested mappings with its path, such as `decoding.num_beams`."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _fields(value, f"{above}{name}.")
@@ -156,16 +158,16 @@ def _told_value(value: Any) -> str:
 
 
 class Kept:
-    """The predictions of one system while they come.
+    """The predictions of one system, saved as they come.
 
     Raises:
-        DataError: a line is broken, is there twice, or is of no item.
+        DataError: a line of the file is broken, occurs twice, or belongs to no item.
     """
 
     def __init__(self, folder: Path, system: str, ids: Sequence[str]) -> None:
         self.path = folder / system / PREDICTIONS
         self.ids = list(ids)
-        self.rows: dict[str, Prediction] = {}
+        self.rows: dict[str, PredictionRow] = {}
         self.is_ordered = True
         if self.path.exists():
             self._cut_torn_line()
@@ -178,8 +180,8 @@ class Kept:
                 self.rows[row.id] = row
             self.is_ordered = list(self.rows) == self.ids[: len(self.rows)]
 
-    def add(self, rows: Iterable[Prediction]) -> None:
-        """Keeps rows; those that are there already stay as they are."""
+    def add(self, rows: Iterable[PredictionRow]) -> None:
+        """Appends rows; those that are already saved stay as they are."""
         new = [row for row in rows if row.id not in self.rows]
         if not new:
             return
@@ -191,7 +193,7 @@ class Kept:
         self.is_ordered &= [row.id for row in new] == self.ids[start : len(self.rows)]
 
     def finish(self) -> None:
-        """Puts the complete file into the order of the items."""
+        """Sorts the complete file into the order of the items."""
         assert len(self.rows) == len(self.ids), (len(self.rows), len(self.ids))
         if not self.is_ordered:
             write_whole(self.path, "".join(line_of(self.rows[name]) for name in self.ids))
@@ -202,14 +204,14 @@ class Kept:
             os.truncate(self.path, data.rfind(b"\n") + 1)
 
 
-def line_of(row: Prediction) -> str:
-    """The line of a prediction: fields that mean nothing for it are left out."""
+def line_of(row: PredictionRow) -> str:
+    """Returns the line of a prediction; fields that are None or empty are left out unless every line has them."""
     values = {name: value for name, value in asdict(row).items() if value not in (None, "") or name in ALWAYS}
     return json_text(values, allow_nan=False) + "\n"
 
 
-def read_rows(path: Path) -> list[Prediction]:
-    """The lines of a file. Raises DataError naming the one that is broken, or whose id has come before."""
+def read_rows(path: Path) -> list[PredictionRow]:
+    """Reads the lines of a file. Raises DataError for a line that is broken or repeats an id."""
     rows, seen = [], set()
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
@@ -226,10 +228,10 @@ def read_rows(path: Path) -> list[Prediction]:
     return rows
 
 
-def _row(values: Any) -> Prediction:
+def _row(values: Any) -> PredictionRow:
     if not isinstance(values, dict):
         raise ValueError(f"a {type(values).__name__}, not an object")
-    known = {field.name for field in fields(Prediction)}
+    known = {field.name for field in fields(PredictionRow)}
     if unknown := sorted(values.keys() - known):
         raise ValueError(f"unknown field {unknown[0]!r}")
     if missing := [name for name in ALWAYS if name not in values]:
@@ -247,14 +249,14 @@ def _row(values: Any) -> Prediction:
         raise ValueError("a log-probability is no finite number")
     if not all(isinstance(values.get(name, 0), int) for name in ("tokens", "bytes")):
         raise ValueError("tokens or bytes is no whole number")
-    return Prediction(**values)
+    return PredictionRow(**values)
 
 
-def read_systems(folder: Path, controls: Sequence[str]) -> dict[str, list[Prediction]]:
-    """The predictions of a task, the model's first.
+def read_systems(folder: Path, controls: Sequence[str]) -> dict[str, list[PredictionRow]]:
+    """Reads the predictions of a task by system, the model's first.
 
     Raises:
-        DataError: a control is missing, one was asked other things than the model, or there is nothing to score.
+        DataError: a control is missing, a control's items differ from the model's, or there are no predictions.
     """
     systems = {}
     for name in (MODEL, *controls):

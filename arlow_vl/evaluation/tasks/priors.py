@@ -1,8 +1,8 @@
-"""Answers from no image, or from the most similar image: what a model must beat.
+"""Controls that answer without the image, or from the most similar image.
 
-They are taken from training data where there are any. Else they are taken from the set itself, where no answer is known
-from the item's own image alone. Own answers that other images have, too, are counted: were they left out, the answer of
-an item would always lack one, and a prior from as many yes as no would be wrong every time instead of half of the time.
+Answers come from training data if there are any, else from the set itself; then a text that only the item's own image
+has is not used. The own answers still count if other images have them, too. Otherwise an item's own answer would always
+be one short, and a prior over as many yes as no would be wrong every time instead of half of the time.
 """
 
 from collections import Counter, defaultdict
@@ -16,11 +16,11 @@ from arlow_vl.evaluation.controls import ROWS_AT_ONCE, normalise_rows
 from arlow_vl.evaluation.tasks.items import Item
 
 Pooled = Callable[[Sequence[Item]], Float[np.ndarray, "items features"]]
-"""The mean of each item's image features."""
+"""Averages the image features of each item."""
 
 
 class Prior:
-    """The most frequent answers of training items, or of the other images of a set."""
+    """The most frequent answers, of training items or of the other images of a set."""
 
     def __init__(self, known: Sequence[Item], *, leave_own_out: bool) -> None:
         self.leave_own_out = leave_own_out
@@ -41,11 +41,11 @@ class Prior:
         return answer
 
     def to_question(self, item: Item) -> str:
-        """The most frequent answer to the same wording; to one that is asked once, the most frequent of all."""
+        """Returns the most frequent answer to the same wording, or overall if the wording is asked only once."""
         return self._best(item.question, item) or self.most_frequent(item)
 
     def _best(self, question: str | None, item: Item) -> str | None:
-        """Of equally frequent answers the first by the alphabet."""
+        """Returns the most frequent answer that another image has, too; of equally frequent ones the first sorted."""
         counts = self.of_all if question is None else self.of_question.get(question, Counter())
         own = Counter(a for asked, a in self.of_image.get(item.image, ()) if question in (None, asked))
         if question not in self._ranked:
@@ -54,9 +54,9 @@ class Prior:
 
 
 def nearest_neighbours(items: Sequence[Item], known: Sequence[Item], prior: Prior, pooled: Pooled) -> list[str]:
-    """For each item the answer to the same wording about the image with the most similar features, by cosine.
+    """Returns for each item the answer to the same wording about the image with the most similar features, by cosine.
 
-    A wording that no other image is asked, and an item without images, get the prior's answer.
+    Items whose wording no other image has, and items without images, get the prior's answer.
     """
     seen, known = ([one for one in of if one.images] for of in (items, known))
     nearest = iter(_nearest_answers(seen, known, prior, pooled) if seen and known else map(prior.to_question, seen))
@@ -88,16 +88,16 @@ def _nearest_answers(items: Sequence[Item], known: Sequence[Item], prior: Prior,
 
 
 def class_means(items: Sequence[Item], known: Sequence[Item], prior: Prior, pooled: Pooled) -> list[str]:
-    """For each item the caption whose training images lie nearest on average (see `nearest_class_means`).
+    """Returns for each item the caption whose training images have the nearest mean features (`nearest_class_means`).
 
-    The set's own captions, of which most have one image, have no means.
+    It needs training data: most captions of a test set have a single image.
     """
     assert not prior.leave_own_out
     return nearest_class_means(pooled(known), [item.answers[0] for item in known], pooled(items))
 
 
 def _features(items: Sequence[Item], pooled: Pooled) -> Float[np.ndarray, "items features"]:
-    """Unit rows; an image that several items show is pooled once."""
+    """Returns features of unit length; an image of several items is pooled once."""
     first = {item.image: item for item in reversed(items)}
     rows = dict(zip(first, range(len(first)), strict=True))
     features = normalise_rows(pooled(list(first.values())))

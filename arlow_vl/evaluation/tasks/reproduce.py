@@ -1,4 +1,4 @@
-"""Derives the figures of a result folder again, from its predictions alone, and compares them one by one."""
+"""Recomputes the figures of a result folder from its predictions alone, and compares them one by one."""
 
 import math
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ from vision.whole_files import sha256_of_file
 
 
 class Row(NamedTuple):
-    """One figure or hash."""
+    """A figure or hash, as recomputed."""
 
     what: str
     found: str
     is_equal: bool | None
-    """None: what it was made of is not here."""
+    """None: the model or data that it needs are not here."""
 
     def __str__(self) -> str:
         verdict = {True: "equal", False: "UNEQUAL", None: "not here"}[self.is_equal]
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 def reproduce(folder: Path) -> Iterator[Row]:
-    """A row for each hash and each score of each task of a result folder.
+    """Yields a row for each hash and each score of each task of a result folder.
 
     Raises:
         DataError: the folder holds no results, or a part of them is missing or broken.
@@ -62,7 +62,7 @@ def _rows(results: Results) -> Iterator[Row]:
 
 
 def _is_equal(was: Any, found: Any) -> bool:
-    """True also of figures that differ by rounding: processors add the same numbers in different orders."""
+    """True for equal figures, up to rounding, as processors add the same numbers in different orders."""
     return was == found or (None not in (was, found) and math.isclose(was, found, rel_tol=NOISE, abs_tol=NOISE))
 
 
@@ -77,7 +77,7 @@ def _model(result: dict[str, Any]) -> str | None:
 
 
 def _data(task: Task, data: dict[str, Any]) -> str | None:
-    """The fingerprint of the data where they still are."""
+    """Returns the fingerprint of the data; None if they can no longer be read."""
     try:
         if task.kind == "text":
             return hash_documents(data["source"])

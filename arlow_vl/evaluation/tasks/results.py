@@ -1,4 +1,4 @@
-"""The results of a folder, read whole: what compares them, shows them and derives them again begins here."""
+"""Reads the results of a folder, for comparison, reports and reproduction."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,29 +6,29 @@ from typing import Any
 
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks import predictions
-from arlow_vl.evaluation.tasks.predictions import Prediction
+from arlow_vl.evaluation.tasks.predictions import PredictionRow
 from arlow_vl.evaluation.tasks.task import Task, parse_task
 from arlow_vl.printing import visible
 from vision.whole_files import sha256_of_file
 
 NAMED = 3
-"""Folders that a sentence names."""
+"""Largest number of folders that an error names."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """What a folder holds of one task."""
+    """Results of one task."""
 
     folder: Path
     task: Task
     told: dict[str, Any]
-    """metrics.json: the scores, and how they came to be."""
-    systems: dict[str, list[Prediction]]
+    """Contents of metrics.json: the scores, and how they were made."""
+    systems: dict[str, list[PredictionRow]]
     """The model's predictions first, then those of each control."""
 
 
 def read_results(folder: Path) -> list[Results]:
-    """The tasks of a result folder, by their names, or the one whose own folder this is.
+    """Reads the tasks of a result folder, sorted by name, or the one task whose own folder this is.
 
     Raises:
         DataError: the folder holds no results, or a part of them is missing or broken.
@@ -37,10 +37,10 @@ def read_results(folder: Path) -> list[Results]:
 
 
 def task_folders(folder: Path) -> list[Path]:
-    """The folders of the tasks whose results these are.
+    """Returns the folders of the tasks in a result folder.
 
     Raises:
-        DataError: there are none; where some are one or two steps from here, it names their folder.
+        DataError: there are none; results a level or two away are named.
     """
     if _is_of_task(folder):
         return [folder]
@@ -76,7 +76,7 @@ def _read(folder: Path) -> Results:
 
 
 def refuse_changed(results: Results) -> None:
-    """Raises DataError where predictions are no longer those that were scored."""
+    """Raises DataError if predictions are no longer those that were scored."""
     scored = results.told.get("predictions")
     if not isinstance(scored, dict):
         raise broken(results.folder / predictions.METRICS, "predictions")
@@ -90,10 +90,10 @@ def refuse_changed(results: Results) -> None:
 
 
 def broken(path: Path, what: object) -> DataError:
-    """The error for a part of metrics.json that is not as `arlow evaluate` writes it."""
+    """Returns the error for a part of metrics.json that is missing or malformed."""
     return DataError(f"{visible(str(path))}: {visible(str(what))} is missing or of another kind; {predictions.AGAIN}")
 
 
 def _as_yaml(task: dict[str, Any]) -> dict[str, Any]:
-    """The task as its YAML said it: without the parts that it does not have."""
+    """Returns the task as in its YAML, without the parts that are None."""
     return {name: value for name, value in task.items() if value is not None}

@@ -1,6 +1,6 @@
-"""The scores of a task: the model's beside its controls', with intervals and paired differences, over any group.
+"""Scores a task: the model beside its controls, with intervals and paired differences, for all items and by group.
 
-The same predictions always give the same scores: `score_task` reads nothing else, and resamples by a fixed seed.
+The same predictions always give the same scores: `score_task` reads nothing else, and resamples with a fixed seed.
 """
 
 from collections import Counter
@@ -12,53 +12,52 @@ import numpy as np
 from arlow_vl.data.questions import UNNAMED_KIND
 from arlow_vl.evaluation import statistics as bootstrap
 from arlow_vl.evaluation.numbers import FEWEST
-from arlow_vl.evaluation.statistics import Interval, Metric
+from arlow_vl.evaluation.statistics import Interval, ValueOfSums
 from arlow_vl.evaluation.tasks.measures import first_words, is_exact, measure
-from arlow_vl.evaluation.tasks.predictions import MODEL, Prediction
+from arlow_vl.evaluation.tasks.predictions import MODEL, PredictionRow
 from arlow_vl.evaluation.tasks.task import PRIORS, Task
 
 ALL, PRIOR_WRONG = "all", "where the prior is wrong"
-RESAMPLES, SEED = 1000, 0
-Systems = Mapping[str, Sequence[Prediction]]
+Systems = Mapping[str, Sequence[PredictionRow]]
 
 
 def score_task(task: Task, systems: Systems) -> dict[str, Any]:
-    """By metric and group: the interval of every system, and of the model's difference to every control.
+    """Computes, by metric and group, the interval of every system and of the model's difference to every control.
 
     Raises:
-        DataError: an item has no reference, or not one of the metric's kind.
+        DataError: an item has no reference, or one that does not suit the metric.
     """
     rows = systems[MODEL]
     of_image = {image: place for place, image in enumerate(dict.fromkeys(row.image for row in rows))}
     places = np.array([of_image[row.image] for row in rows])
-    weights = bootstrap.draw_weights(len(of_image), resamples=RESAMPLES, seed=SEED)
+    weights = bootstrap.draw_weights(len(of_image))
     groups = groups_of(task, systems)
     scores: dict[str, Any] = {}
     measures = {system: measure(task.metrics, of) for system, of in systems.items()}
     for part, of_model in measures[MODEL].items():
-        scores[part] = {"is_share": of_model.is_share, "groups": {}}
+        scores[part] = {"is_share": of_model.metric.is_share, "groups": {}}
         for group, mask in groups.items():
             statistics = {
                 system: _by_image(of[part].statistics, mask, places, len(of_image)) for system, of in measures.items()
             }
-            if np.isnan(of_model.metric(statistics[MODEL].sum(axis=0))):
+            if np.isnan(of_model.metric.value(statistics[MODEL].sum(axis=0))):
                 continue  # no scene of the group has the slot
             size = {"items": int(mask.sum()), "images": len(set(places[mask]))}
-            scores[part]["groups"][group] = size | compare(statistics, of_model.metric, weights)
+            scores[part]["groups"][group] = size | compare(statistics, of_model.metric.value, weights)
     return {
         "items": len(rows),
         "images": len(of_image),
         "different_outputs": {name: len({row.output for row in of}) for name, of in systems.items()},
-        "resamples": RESAMPLES,
-        "seed": SEED,
+        "resamples": bootstrap.RESAMPLES,
+        "seed": bootstrap.SEED,
         "level": bootstrap.LEVEL,
         "metrics": scores,
     }
 
 
-def compare(statistics: Mapping[str, np.ndarray], metric: Metric, weights: np.ndarray) -> dict[str, Any]:
-    """Intervals of a metric of every system, and of the model's difference to every control; rows are of images."""
-    values = {name: (metric(of.sum(axis=0)), metric(weights @ of)) for name, of in statistics.items()}
+def compare(statistics: Mapping[str, np.ndarray], value: ValueOfSums, weights: np.ndarray) -> dict[str, Any]:
+    """Computes a metric's interval for each system, and for the model's difference to each control; rows are images."""
+    values = {name: (value(of.sum(axis=0)), value(weights @ of)) for name, of in statistics.items()}
     estimate, resampled = values[MODEL]
     systems = {name: bootstrap.summarise(*of) for name, of in values.items()}
     differences = {
@@ -79,7 +78,7 @@ def fields_of_difference(interval: Interval) -> dict[str, Any]:
 
 
 def groups_of(task: Task, systems: Systems) -> dict[str, np.ndarray]:
-    """(items,) bool for each group that scores are given of, all items first."""
+    """Returns a mask over items, (items,) bool, for each group that is scored; all items come first."""
     rows = systems[MODEL]
     groups = {ALL: np.ones(len(rows), dtype=bool)}
     prior = next((name for name in ("question_prior", *PRIORS) if name in systems), None)
@@ -88,7 +87,7 @@ def groups_of(task: Task, systems: Systems) -> dict[str, np.ndarray]:
         groups |= {PRIOR_WRONG: wrong} if wrong.any() else {}
     if "kind" in task.groups:
         kinds = [row.kind or UNNAMED_KIND for row in rows]
-        for kind in sorted(set(kinds)):  # a kind that the data call "all" does not take the place of all items
+        for kind in sorted(set(kinds)):  # a kind named "all" must not replace the group of all items
             label = f"{kind} (kind)" if kind in (ALL, PRIOR_WRONG) else kind
             groups[label] = np.array([one == kind for one in kinds])
     if "first words" in task.groups:
@@ -96,20 +95,20 @@ def groups_of(task: Task, systems: Systems) -> dict[str, np.ndarray]:
         groups |= {
             f"{word} ...": np.array([one == word for one in words])
             for word, count in sorted(Counter(words).items())
-            if count >= FEWEST  # there are many more of them than kinds
+            if count >= FEWEST  # there are many more of these than kinds
         }
     return groups
 
 
 def _by_image(statistics: np.ndarray, mask: np.ndarray, places: np.ndarray, images: int) -> np.ndarray:
-    """Sums of the items of each image that the group holds."""
+    """Adds up the statistics of each image's items in the group."""
     sums = np.zeros((images, statistics.shape[1]))
     np.add.at(sums, places[mask], statistics[mask])
     return sums
 
 
 def rows_of(scores: Mapping[str, Any]) -> dict[tuple[str, str, str, str], Any]:
-    """Every figure of `score_task` by metric, group, system and end of its interval."""
+    """Flattens the result of `score_task`: figures by metric, group, system and part of the interval."""
     figures = {}
     for metric, of_metric in scores["metrics"].items():
         for group, of_group in of_metric["groups"].items():

@@ -1,4 +1,4 @@
-"""Scores of a task as a table for a terminal: a row a system, a column a metric, then each group."""
+"""Formats the scores of a task as a table for a terminal: rows are systems, columns metrics; the groups follow."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ HIDDEN = ("BLEU-2", "BLEU-3")
 
 
 def format_scores(result: Mapping[str, Any]) -> str:
-    """What metrics.json holds of one task, in plain text."""
+    """Formats the contents of a task's metrics.json as plain text."""
     scores = result["scores"]
     metrics = [name for name in scores["metrics"] if name not in HIDDEN]
     shown = "document" if result["task"]["kind"] == "text" else "image"
@@ -57,12 +57,12 @@ def _table(scores: Mapping[str, Any], shown: list[str]) -> list[str]:
 
 
 def images_of(group: Mapping[str, Any]) -> int:
-    """Images that a group is drawn from again. Older results have its items alone."""
+    """Returns the number of images of a group; older results have only its number of items."""
     return group.get("images", group["items"])
 
 
 def _groups(scores: Mapping[str, Any], metric: str, shown: str) -> list[str]:
-    """The first metric by group: the model and, of its controls, the best one there."""
+    """Formats the first metric by group: the model, and the best control of each group."""
     of = scores["metrics"][metric]
     groups = {name: group for name, group in of["groups"].items() if name != ALL}
     if not groups:

@@ -1,7 +1,7 @@
-"""What a task is, read from a YAML and checked before anything is computed.
+"""Tasks, read from YAML and checked before anything is computed.
 
-A caption or question task shows images and either lets the model write (`decoding`) or compares how likely it finds
-given answers (`likelihood`). A text task measures how likely the model finds whole documents (`perplexity`).
+A caption or question task shows images and either lets the model write (`decoding`) or compares the log-probabilities
+of given answers (`likelihood`). A text task measures the log-probability of whole documents (`perplexity`).
 """
 
 import hashlib
@@ -39,61 +39,61 @@ SHIPPED = Path(__file__).parent
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How the model writes."""
+    """Settings of generation."""
 
     max_new_tokens: int
-    """Tokens of an answer at most."""
+    """Maximum number of tokens of an answer."""
     num_beams: int = 1
-    """Beams of the search; 1 is greedy."""
+    """Number of beams; 1 is greedy search."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood:
-    """Which answers are compared by their log-probability."""
+    """Settings of a comparison of answers by log-probability."""
 
     choices: tuple[str, ...]
-    """The answers; "answers" alone stands for all answers of the training source, or else of the set."""
+    """The answers to compare; "answers" alone stands for all answers of the training source, or else of the set."""
     normalise: Literal["none", "characters", "bytes"] = "none"
-    """What of an answer its log-probability is divided by: lm-eval's acc, acc_norm and acc_bytes."""
+    """The length of an answer by which its log-probability is divided; as lm-eval's acc, acc_norm and acc_bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity:
-    """How documents longer than the model's sight are read."""
+    """Settings of the sliding windows in which long documents are read."""
 
     window: int
-    """Tokens read at once."""
+    """Tokens per window."""
     stride: int
-    """Tokens of a window that count; those in front of them are only read."""
+    """Tokens of a window that count; those before them are context."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A test set with what is asked of it, how, and what the scores stand beside."""
+    """A test set, with what the model is asked, and the metrics and controls."""
 
     name: str
-    """Of its folder among the results."""
+    """Name of the task, and of its folder in the results."""
     title: str = ""
-    """Above its scores; empty: the name."""
+    """Heading of its scores; empty: the name."""
     kind: TaskKind
     data: str
-    """Source (docs/formats.md) below the folder of `--data`."""
+    """Source (docs/formats.md), relative to the folder of `--data`."""
     images: str = ""
-    """Folder below that of `--data` from which image paths start; empty: the format's own rule."""
+    """Folder from which image paths start, relative to that of `--data`; empty: by the format's own rule."""
     format: str = ""
-    """Of the source; empty: found out."""
+    """Format of the source; empty: detected."""
     training: str = ""
-    """Source below the folder of `--data` that text priors are taken from; empty: the set's other images."""
+    """Source of text priors, relative to the folder of `--data`; empty: the set's other images."""
     instruction: str = ""
-    """Words behind each question, or the whole request for a caption."""
+    """Text after each question, or the whole request for a caption."""
     decoding: Decoding | None = None
     likelihood: Likelihood | None = None
     perplexity: Perplexity | None = None
     metrics: tuple[str, ...]
     controls: tuple[str, ...]
-    """No score is given without these beside it."""
+    """Controls, whose scores are printed beside every score of the model."""
     groups: tuple[str, ...] = ()
-    """Scores are given also by the kind of question that the data name, or by a question's first two words."""
+    """Groups to score separately: by the kind of question in the data, or by a question's first two words."""
 
     def __post_init__(self) -> None:
         if not self.title:
@@ -101,17 +101,17 @@ class Task:
 
     @property
     def sha256(self) -> str:
-        """Of all that is said here."""
+        """SHA-256 of all fields."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 def shipped_tasks() -> list[str]:
-    """Names of the tasks that come with the package."""
+    """Returns the names of the tasks that come with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
 def load_task(name: str) -> Task:
-    """A shipped task by its name, or one in a file. Raises DataError for what is no task."""
+    """Loads a shipped task by its name, or one from a file. Raises DataError if it is no valid task."""
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         if name not in (known := shipped_tasks()):
@@ -131,13 +131,13 @@ def load_task(name: str) -> Task:
 
 
 def refuse_one_name_twice(tasks: Sequence[Task]) -> None:
-    """Raises DataError where two tasks would write the same folder."""
+    """Raises DataError if two tasks would write the same folder."""
     if len({task.name for task in tasks}) < len(tasks):
         raise DataError("two tasks have one name, which is their folder's; name each once")
 
 
 def parse_task(values: Any, where: str) -> Task:
-    """The task of a YAML's values. Raises DataError, naming `where` and the field."""
+    """Builds a task from a YAML's values. Raises DataError, naming `where` and the field, for invalid ones."""
     task = _built(Task, values, where)
     if not task.name or not set(task.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_"):
         raise DataError(f"{where}: name must be of a-z, 0-9, - and _, got {task.name!r}")
@@ -186,7 +186,7 @@ def _check_known(values: Any, known: Iterable[str], where: str) -> None:
 
 
 def _built(kind: type, values: Any, where: str) -> Any:
-    """A dataclass of ours from a mapping. Its fields are strings, counts, lists of strings or such dataclasses."""
+    """Builds a dataclass from a mapping; fields are strings, counts, lists of strings, or such dataclasses."""
     if not isinstance(values, dict):
         raise DataError(f"{where}: must be names with values, got {type(values).__name__}; see docs/evaluation.md")
     known = {field.name: field for field in fields(kind)}

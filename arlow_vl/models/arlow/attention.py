@@ -64,14 +64,14 @@ def choose_kernel(
 
 
 def default_attention() -> str:
-    """The gate's name where a varlen kernel could open it; a machine without CUDA only ever runs SDPA behind it."""
+    """`ARLOW_ATTENTION` on a machine with CUDA, else "sdpa", which is all that it would ever run there."""
     return ARLOW_ATTENTION if torch.cuda.is_available() else "sdpa"
 
 
 @functools.cache
 def kernel_for(dtype: torch.dtype, device_type: str, head_dim: int, dropout: float = 0.0) -> KernelChoice:
     """`choose_kernel` with what this machine has; the decision and its reason are logged once."""
-    on_cuda = device_type == "cuda"  # elsewhere the gate is shut, and no kernel is looked for
+    on_cuda = device_type == "cuda"  # elsewhere SDPA is chosen, and no kernel is looked for
     provider = varlen_provider() if on_cuda else None
     flash_attn = flash_attn_state() if on_cuda and provider is None else "not needed"
     choice = choose_kernel(dtype, device_type, head_dim, dropout=dropout, provider=provider, flash_attn=flash_attn)
@@ -81,7 +81,10 @@ def kernel_for(dtype: torch.dtype, device_type: str, head_dim: int, dropout: flo
 
 @functools.cache
 def varlen_provider() -> str | None:
-    """Where the varlen kernel comes from, None where there is none. Imports flash-attn only where torch has none."""
+    """Package of the varlen kernel, "torch" or "flash_attn"; None: there is none.
+
+    Imports flash-attn only where torch has no such kernel.
+    """
     if importlib.util.find_spec("torch.nn.attention.varlen") is not None:
         return "torch"
     return "flash_attn" if flash_attn_state() == "present" else None
@@ -89,12 +92,12 @@ def varlen_provider() -> str | None:
 
 @functools.cache
 def flash_attn_state() -> str:
-    """Whether the flash-attn package is present, absent or broken, and what broke. Imports it."""
+    """State of the flash-attn package: "present", "absent" or "broken (REASON)". Imports it."""
     if importlib.util.find_spec("flash_attn") is None:
         return "absent"
     try:
         importlib.import_module("flash_attn").flash_attn_varlen_func  # noqa: B018
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # as a rule built for another torch
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # usually it was built for another torch
         return f"broken ({' '.join(str(error).split())})"
     return "present"
 
@@ -106,7 +109,7 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def takes_varlen(attn_implementation: str, hidden_states: Tensor, head_dim: int, dropout: float = 0.0) -> bool:
-    """Whether this run's attention takes flat tokens and `cu_seqlens` instead of padded rows and masks."""
+    """True if this run's attention takes flat tokens and `cu_seqlens` instead of padded rows and masks."""
     if attn_implementation in ("eager", "sdpa", "flex_attention"):
         return False
     return _is_varlen(compute_dtype(hidden_states), hidden_states.device.type, head_dim, dropout)
@@ -130,14 +133,14 @@ def refuse_unsafe_flex(attn_implementation: str | None, device_type: str, torch_
         )
 
 
-@torch.compiler.assume_constant_result  # the compiler asks once, instead of tracing how it is found out
+@torch.compiler.assume_constant_result  # evaluated once while compiling, not traced
 def _is_varlen(dtype: torch.dtype, device_type: str, head_dim: int, dropout: float) -> bool:
     return kernel_for(dtype, device_type, head_dim, dropout).kernel == "varlen"
 
 
 @functools.cache
 def _read_varlen_arguments() -> tuple[str, ...]:
-    """What the varlen kernel of this machine takes by name; () is flash-attn's.
+    """Parameter names of this machine's varlen kernel; () for flash-attn's.
 
     torch renamed the arguments of its `varlen_attn` between 2.10 and 2.12, so its signature is read here, once.
     """
@@ -148,13 +151,13 @@ def _read_varlen_arguments() -> tuple[str, ...]:
     return tuple(inspect.signature(varlen_attn).parameters)
 
 
-@torch.compiler.assume_constant_result  # as above: torch 2.11's compiler parts its graph at the search for packages
+@torch.compiler.assume_constant_result  # as above: torch 2.11's compiler breaks its graph at the search for packages
 def _varlen_arguments() -> tuple[str, ...]:
     return _read_varlen_arguments()
 
 
 def _varlen_kernel(q: Tensor, k: Tensor, v: Tensor, queries: Runs, keys: Runs, scale: float, causal: bool) -> Tensor:
-    """Over flat (tokens, heads, head_dim) tensors."""
+    """Runs this machine's varlen kernel over flat (tokens, heads, head_dim) tensors."""
     known = _varlen_arguments()
     runs = queries.cu_seqlens, keys.cu_seqlens, queries.max_seqlen, keys.max_seqlen
     if not known:
@@ -164,7 +167,7 @@ def _varlen_kernel(q: Tensor, k: Tensor, v: Tensor, queries: Runs, keys: Runs, s
     from torch.nn.attention.varlen import varlen_attn
 
     # By the version of torch: causality is a flag or a window of (left, right) with -1 for no end; grouped heads and
-    # the scale are arguments of later ones alone. What cannot be said is done to the operands.
+    # the scale are arguments of later ones alone. What the kernel has no argument for is applied to the operands.
     extra: dict[str, Any] = {"is_causal": causal}
     if "window_size" in known:
         extra = {"window_size": (-1, 0 if causal else -1)}
@@ -189,7 +192,7 @@ def varlen_attention(
     scaling: float,
     is_causal: bool,
 ) -> Tensor:
-    """Flat (tokens, heads, head_dim) in and out; run r of the queries sees run r of the keys."""
+    """Attention over flat (tokens, heads, head_dim) tensors; run r of the queries sees run r of the keys."""
     return _varlen_kernel(query, key, value, query_runs, key_runs, scaling, is_causal)
 
 
@@ -224,7 +227,7 @@ def arlow_attention_forward(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: (B, H, T, Dh) in, (B, T, H, Dh) out; K/V heads are never repeated in memory.
 
-    `text_runs` is given by the model where the gate chose the varlen kernel, and stands in for `attention_mask`.
+    The model gives `text_runs`, in place of `attention_mask`, where the gate chose the varlen kernel.
     """
     is_causal = module.is_causal if is_causal is None else is_causal
     if text_runs is not None:
@@ -256,8 +259,11 @@ def _sdpa(query, key, value, mask: Tensor | None, scale: float | None, dropout: 
 
 
 def _is_better_in_float32(query: Tensor, key: Tensor) -> bool:
-    """On a CPU, gradients of attention in bfloat16 take 3 to 6 times as long as in float32, casts included, for up to
-    some hundred tokens (torch 2.15, Xeon with AMX). From about 250 on they are level, and far above bfloat16 wins."""
+    """True for attention in bfloat16 on a CPU that has gradients and up to `SHORT_ON_CPU` keys.
+
+    Its gradients take 3 to 6 times as long as in float32, casts included, for up to some hundred tokens (torch 2.15,
+    Xeon with AMX). From about 250 on they are level, and far above bfloat16 wins.
+    """
     if query.device.type != "cpu" or not torch.is_grad_enabled() or not (query.requires_grad or key.requires_grad):
         return False
     return compute_dtype(query) == torch.bfloat16 and key.shape[2] <= SHORT_ON_CPU
@@ -292,7 +298,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[Tensor, Tensor]:
-    """Attention by its definition, with weights as a second result."""
+    """Attention by its definition; also returns the weights."""
     key, value = (repeat_kv(states, module.num_key_value_groups) for states in (key, value))
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None and attention_mask.dtype == torch.bool:
@@ -311,10 +317,10 @@ AttentionMaskInterface.register(ARLOW_ATTENTION, sdpa_mask)
 
 
 def packed_causal_mask(documents: Tensor) -> Tensor:
-    """(B, 1, T, T) bool, True where a token of whole rows, of these (B, T) documents, sees another.
+    """(B, 1, T, T) bool causal mask of whole rows, True where a token sees another; `documents` is (B, T).
 
-    What `create_causal_mask` makes of `packed_sequence_mask_function`, whose functions of indices under vmap take 8 to
-    12 ms however small the batch is; this takes 0.03 ms for 3 rows of 32 and 6 for 4 of 1,024.
+    Equals what `create_causal_mask` makes with `packed_sequence_mask_function`, whose functions of indices under vmap
+    take 8 to 12 ms however small the batch is; this takes 0.03 ms for 3 rows of 32 tokens and 6 ms for 4 of 1,024.
     """
     # Padding is a document of its own here: its rows see something, so no softmax is over nothing.
     columns = torch.arange(documents.shape[1], device=documents.device)

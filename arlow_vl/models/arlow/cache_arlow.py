@@ -28,13 +28,13 @@ class CrossAttentionCacheLayer(CacheLayerMixin):
     is_sliding = False
     lengths: Tensor | None = None
     images: Tensor | None = None
-    """(B,) int64, under 'all_previous': how many images each row's document has had, which is the next one's number."""
+    """(B,) int64, under 'all_previous': images so far in each row's document, which is the next one's number."""
     image_starts: Tensor | None = None
     """(B,) int64: the column of each row's first `<image>`, NO_IMAGE where it has none. Columns count all the text."""
     image_ends: Tensor | None = None
     """(B,) int64: the column behind each row's last `<image>`."""
     is_cut = False
-    """True where text was taken back to between two images of a row, of which only the later is held."""
+    """True after a crop to between two images of a row, of which only the later is held."""
 
     def __init__(self, text_layer: CacheLayerMixin):
         """`text_layer` is the decoder's first: it knows how much text the cache holds."""
@@ -48,13 +48,13 @@ class CrossAttentionCacheLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, lengths: Tensor, images: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Replaces what the layer holds; rows that keep their images hand them in again."""
+        """Replaces what the layer holds; rows that keep their images pass them again."""
         self.lazy_initialization(key_states, value_states)
         self.keys, self.values, self.lengths, self.images = key_states, value_states, lengths, images
         return key_states, value_states
 
     def take_turn(self, is_image: Tensor, past: int) -> None:
-        """Notes where the images of a call stand, (B, T) bool behind `past` columns of text."""
+        """Records where the images of a call stand, (B, T) bool behind `past` columns of text."""
         if self.image_starts is None:
             self.image_starts = self.image_ends = torch.full_like(is_image[:, 0], NO_IMAGE, dtype=torch.long)
         has_image = is_image.any(1)
@@ -64,11 +64,10 @@ class CrossAttentionCacheLayer(CacheLayerMixin):
         self.image_ends = torch.where(has_image, ends, self.image_ends)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Takes text back, which the layers in front have done already.
+        """Follows a crop of the text layers in front, which have been cropped already.
 
-        A row that is back in front of its first image sees none again; one that is still behind its last image sees
-        what it saw. Between the two it would see an image that is held no more: the next call is refused
-        (`input_checks`).
+        A row that now ends before its first image sees none again; one that still ends behind its last image sees what
+        it saw. In between it would see an image that is no longer held: the next call is refused (`input_checks`).
         """
         if not tokens_to_remove or self.image_starts is None:
             return
@@ -102,14 +101,14 @@ class CrossAttentionCacheLayer(CacheLayerMixin):
                 setattr(self, name, rows[indices.to(rows.device)])
 
     def prefetch(self) -> None:
-        """Where text layers are offloaded, the one to fetch behind the last of them is the first: this layer stays."""
+        """Prefetches the first text layer, the next one needed where text layers are offloaded; this layer stays."""
         self.text_layer.prefetch()
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length(), 0
 
     def get_seq_length(self) -> int:
-        """The room for encoder tokens that each row has, the longest row's number of them."""
+        """Encoder tokens that each row has room for: the number that the longest row holds."""
         return self.keys.shape[1] if self.is_initialized else 0
 
     def get_max_length(self) -> int:
@@ -119,9 +118,9 @@ class CrossAttentionCacheLayer(CacheLayerMixin):
 def cross_attention_caches(
     cache: Cache | PagedAttentionCache | None, config: ArlowConfig, *, images_come: bool
 ) -> list[CrossAttentionCacheLayer]:
-    """The cache layers of the cross-attention blocks, put behind the decoder's own by the first images.
+    """The cache layers of the cross-attention blocks; the first call with images adds them behind the decoder's own.
 
-    Continuous batching hands in pages instead of a Cache, which hold text alone.
+    Empty for continuous batching, whose pages hold text alone.
     """
     if not isinstance(cache, Cache):
         return []

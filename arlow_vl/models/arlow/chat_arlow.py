@@ -9,7 +9,7 @@ and drops `QUOTE` then, so a quoted text has the ids that it has as plain text:
     "Is <image> a tag?"  ->  "Is <QUOTEimage> a tag?"  ->  the ids of those letters, none of which is `<image>`'s
 
 Some tokens are no control token to the tokenizer ("special": false) and yet one to a chat template that writes them
-(`<think>`, `<tool_call>`, in some models the marks of turns). People's text spells them out; an answer may hold them.
+(`<think>`, `<tool_call>`, in some models the marks of turns). They are quoted in people's text; answers may hold them.
 """
 
 import re
@@ -28,8 +28,8 @@ QUOTE = "\ufdd0\ufdd1"  # noncharacters: Unicode keeps them for use inside a pro
 SOURCE_KEYS = ("image", "url", "path", "base64")
 MARK = re.compile(r"[^\w\s].+[^\w\s]", re.DOTALL)  # <think>, [INST]
 
-# Some templates write the day (Llama 3.2's). With today's, the same data would be other tokens tomorrow, so theirs is
-# always the day that Llama's templates take where nothing tells them another.
+# Some templates write today's date (Llama 3.2's), and the same data would be other tokens tomorrow. So here the date is
+# always the one that Llama's templates default to.
 DAY = {"%d": "26", "%-d": "26", "%e": "26", "%m": "07", "%-m": "7", "%b": "Jul", "%h": "Jul", "%B": "July", "%y": "24"}
 DAY |= {"%Y": "2024", "%C": "20", "%G": "2024", "%g": "24", "%a": "Fri", "%A": "Friday", "%w": "5", "%u": "5"}
 DAY |= {"%j": "208", "%-j": "208", "%U": "29", "%W": "30", "%V": "30", "%F": "2024-07-26", "%D": "07/26/24"}
@@ -37,16 +37,16 @@ DAY |= {"%H": "00", "%-H": "0", "%k": " 0", "%I": "12", "%-I": "12", "%l": "12",
 DAY |= {"%-M": "0", "%S": "00", "%-S": "0", "%f": "000000", "%R": "00:00", "%T": "00:00:00", "%r": "12:00:00 AM"}
 DAY |= {"%c": "Fri Jul 26 00:00:00 2024", "%x": "07/26/24", "%X": "00:00:00", "%z": "", "%Z": ""}
 DAY |= {"%-e": "26", "%-y": "24"}
-TELLS_DAY = "strftime_now"  # what templates call
-PERCENT = QUOTE[0]  # what %% stands for, while codes are replaced
+TELLS_DAY = "strftime_now"  # the function that templates call
+PERCENT = QUOTE[0]  # stands for %% while codes are replaced
 FIXED_DAY = f"{{%- macro {TELLS_DAY}(format) -%}}{{%- set day = format | replace('%%', '{PERCENT}')"
 FIXED_DAY += "".join(f" | replace('{code}', '{value}')" for code, value in DAY.items())
 FIXED_DAY += f" -%}}{{{{ day | replace('{PERCENT}', '%') }}}}"
 FIXED_DAY += "{%- if '%' in day %}{{ raise_exception('the day is not known in the form ' + format) }}{% endif -%}"
 FIXED_DAY += "{%- endmacro %}\n"
 
-# What stands inside `generation` is marked by `return_assistant_tokens_mask=True`: the answer and its end. An answer
-# loses the white space in front of it, which could join the line end of the generation prompt to one token.
+# `return_assistant_tokens_mask=True` marks what stands inside `generation`: the answer and its end. An answer loses its
+# leading white space, which could form one token with the line end of the generation prompt.
 CHAT_TEMPLATE = """\
 {%- macro written(content) -%}
     {%- if content is string -%}
@@ -76,23 +76,23 @@ CHAT_TEMPLATE = """\
 
 
 class ChatTokenizer:
-    """A tokenizer's chats: what people wrote is plain text in them, and bos comes once however they are encoded."""
+    """A mixin for tokenizers: what people wrote stays plain text in a chat, and an encoded chat has one bos."""
 
-    padding_side = "left"  # a batch of prompts ends where the model goes on writing
+    padding_side = "left"  # all prompts of a batch end in the last column, where generation begins
 
     def apply_chat_template(
         self, conversation: Any, tools: Any = None, documents: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """As transformers does it, with control tokens in messages, tools and documents as plain text.
+        """Renders a chat as transformers does, with control tokens in messages, tools and documents as plain text.
 
         Raises:
-            ValueError: a role is no plain word, or a message holds something else than text and images.
+            ValueError: a role is no plain word, or a message holds anything but text and images.
         """
         chat, tools, documents, _ = plain_chat(self, conversation, tools, documents)
         return super().apply_chat_template(chat, tools, documents, *args, **kwargs)  # pyrefly: ignore
 
     def get_chat_template(self, *args: Any, **kwargs: Any) -> str:
-        """The template that a chat is rendered by."""
+        """The template that renders a chat, with a fixed date."""
         return with_fixed_day(super().get_chat_template(*args, **kwargs))  # pyrefly: ignore
 
     def bos_once(self, text: Any, text_pair: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -120,7 +120,7 @@ def plain_chat(
     schemas.
 
     Raises:
-        ValueError: a role is no plain word, or a message holds something else than text and images.
+        ValueError: a role is no plain word, or a message holds anything but text and images.
     """
     pattern = beginnings_of(template_tokens(tokenizer))
     of_answers = beginnings_of(control_tokens(tokenizer))
@@ -138,7 +138,7 @@ def plain_chat(
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
-    """What a chat template steers the model with: `<image>` and all special tokens, whoever added them."""
+    """Tokens by which a chat template steers the model: `<image>` and all special tokens, whoever added them."""
     added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     return frozenset({IMAGE_TOKEN, *tokenizer.all_special_tokens, *added})
 
@@ -146,7 +146,7 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
 def template_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
     """The control tokens, and the other added tokens that the chat template names.
 
-    But for words and spaces, which it has without meaning them: `role`, or the spaces of its own lines.
+    Words and spaces are left out: a template holds them without meaning the token (`role`, or its indentation).
     """
     template = str(tokenizer.chat_template or "")
     added = (token.content for token in tokenizer.added_tokens_decoder.values())
@@ -171,10 +171,10 @@ def quoted(value: Any, pattern: re.Pattern[str]) -> Any:
 
 
 def drop_quotes(backend: Tokenizer) -> None:
-    """Lets a tokenizer drop `QUOTE` after it has split off added tokens; once is enough.
+    """Makes a tokenizer drop `QUOTE` after it has split off added tokens; a second call changes nothing.
 
-    Those that are "normalized" are looked for behind the normalizer. Where a tokenizer has some, as GPT-2's, the quote
-    is dropped by the pre-tokenizer, which leaves a border where it stood: other ids than plain text has, still letters.
+    Added tokens that are "normalized" are found after normalisation. A tokenizer with some, such as GPT-2's, drops the
+    quote in its pre-tokenizer, which splits the text there: the ids are not those of plain text, but still of letters.
     """
     if any(token.normalized for token in backend.get_added_tokens_decoder().values()):
         split, words = pre_tokenizers.Split(QUOTE, "removed"), backend.pre_tokenizer
@@ -191,17 +191,17 @@ def drop_quotes(backend: Tokenizer) -> None:
 
 
 def with_fixed_day(template: str) -> str:
-    """A template for which it is always the same day."""
+    """The template with a fixed date in place of today's."""
     return FIXED_DAY + template if TELLS_DAY in template and not template.startswith(FIXED_DAY) else template
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What `render_chat` renders by: the tokenizer's own template, or `CHAT_TEMPLATE` where it has none."""
+    """The template of `render_chat`: the tokenizer's own, or `CHAT_TEMPLATE` where it has none."""
     return with_fixed_day(tokenizer.get_chat_template() if tokenizer.chat_template else CHAT_TEMPLATE)
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any], *, add_generation_prompt: bool) -> str:
-    """One conversation as text, by `template_of` the tokenizer.
+    """One conversation as text, rendered by `template_of(tokenizer)`.
 
     Raises:
         ValueError: the template refuses the conversation, or `plain_chat` does.
@@ -211,7 +211,7 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any], *, 
 
 
 def render_plain_chat(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Any], *, add_generation_prompt: bool) -> str:
-    """What `plain_chat` gives of one conversation, or its first messages, as text.
+    """Text of one conversation, or of its first messages, as `plain_chat` gives them.
 
     Raises:
         ValueError: the template refuses the conversation.
@@ -257,7 +257,7 @@ def _plain_message(
 def _joined_parts(parts: Sequence[Any], place: int, pattern: re.Pattern[str]) -> tuple[str, list[Any]]:
     """The texts of a message, `<image>` for each image between them, and the images' sources.
 
-    Texts that follow each other are joined before they are quoted, lest two of them make a control token.
+    Texts that follow each other are joined before they are quoted, since two of them could make a control token.
     """
     texts, images = [""], []
     for part in map(_as_mapping, parts):
@@ -273,7 +273,7 @@ def _joined_parts(parts: Sequence[Any], place: int, pattern: re.Pattern[str]) ->
 
 
 def _source_of(part: dict[str, Any]) -> Any:
-    """What the image processor reads an image from, None where the message only says that there is one."""
+    """Source of an image, for the image processor; None where the message only says that there is one."""
     if part["type"] == "image_url":  # OpenAI's form
         url = part.get("image_url")
         return url.get("url") if isinstance(url, Mapping) else url
@@ -284,7 +284,7 @@ def _source_of(part: dict[str, Any]) -> Any:
 
 
 def _as_mapping(value: Any) -> dict[str, Any]:
-    """A message or a part of one as a dictionary of its own, also a client's object."""
+    """A new dictionary of a message or a part of one, which may be an object of a client library."""
     if isinstance(value, Mapping):
         return dict(value)
     if callable(getattr(value, "model_dump", None)):  # pydantic, as OpenAI's client gives them

@@ -1,7 +1,7 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""What can be wrong with a model folder's files, told in one sentence that names the file and what to do.
+"""Checks of a model folder's files; each error is one sentence that names the file and says what to do.
 
-It ships with a checkpoint's code, so `from_pretrained` says the same with and without the package.
+They ship with a checkpoint's code, so `from_pretrained` says the same with and without the package.
 """
 
 import json
@@ -33,11 +33,11 @@ LAYER = re.compile(r"(?:model\.)?(?:language_model\.)?layers\.(\d+)\.")
 
 
 class NamesDamagedFiles:
-    """A mixin for models, in front of transformers' own class."""
+    """A mixin for models whose `from_pretrained` names damaged files; it comes before transformers' class."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """As in transformers; a file that is missing or damaged ends in one sentence that names it."""
+        """Loads as transformers does; raises CheckpointError naming a file that is missing or damaged."""
         if pretrained_model_name_or_path is None:  # nothing but a state_dict
             return super().from_pretrained(None, *model_args, **kwargs)
         with named_faults(pretrained_model_name_or_path, kwargs, cls.config_class):
@@ -48,7 +48,7 @@ class NamesDamagedFiles:
 def named_faults(
     source: str | Path, options: dict[str, Any], config_class: type[PreTrainedConfig] = PreTrainedConfig
 ) -> Iterator[None]:
-    """Around transformers' `from_pretrained(source, **options)`, whose errors may not name the file.
+    """Encloses transformers' `from_pretrained(source, **options)`, whose errors may not name the file.
 
     Raises:
         CheckpointError: the folder has no configuration, a JSON file of another form, a configuration of larger
@@ -73,7 +73,7 @@ def named_faults(
 
 
 def read_own_config(folder: Path, config_class: type[PreTrainedConfig]) -> PreTrainedConfig | None:
-    """The folder's configuration; None for a folder of adapters. Its other JSON files are checked beside it."""
+    """The folder's configuration; None for a folder of adapters. Checks its other JSON files too."""
     if not any((folder / name).is_file() for name in CONFIGS):
         # transformers would build a model of the default sizes
         raise CheckpointError(
@@ -147,7 +147,7 @@ def open_weights(path: Path) -> Iterator[Any]:
 
 
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of a folder's tensors by their names, out of the headers alone."""
+    """Shapes of a folder's tensors by their names, read from the headers alone."""
     shapes = {}
     for path in weight_files(folder):
         with open_weights(path) as file:
@@ -156,7 +156,7 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def refuse_larger_sizes(folder: Path, config: PreTrainedConfig) -> None:
-    """Before anything of these sizes takes minutes or all memory to build.
+    """Refuses a configuration larger than its weights, before building it takes minutes or all memory.
 
     Raises:
         CheckpointError: the decoder's depth, vocabulary or widths are not those of the weights in the folder.

@@ -49,7 +49,7 @@ def unknown_keys(config: PreTrainedConfig, keys: Iterable[str]) -> list[str]:
 
 
 def refuse_unknown_keys(config: PreTrainedConfig, keys: Iterable[str]) -> None:
-    """A misspelt keyword is an error, not an attribute that nobody reads.
+    """Refuses keywords that are no field, which transformers would keep as attributes that nothing reads.
 
     Raises:
         ValueError: naming the key and the closest field.
@@ -61,7 +61,7 @@ def refuse_unknown_keys(config: PreTrainedConfig, keys: Iterable[str]) -> None:
 
 
 def without_unknown_keys(config: PreTrainedConfig, saved: dict[str, Any]) -> dict[str, Any]:
-    """Only what `from_dict` takes: an attribute that was set later and is no field is left out, and told."""
+    """The saved values without those that `from_dict` would refuse: attributes set later, which are logged."""
     for key in unknown_keys(config, saved):
         logger.warning_once(f"{key!r} is no field of {type(config).__name__} and is not saved with it")
         del saved[key]
@@ -70,10 +70,10 @@ def without_unknown_keys(config: PreTrainedConfig, saved: dict[str, Any]) -> dic
 
 @contextmanager
 def naming_fields(config_class: type) -> Iterator[None]:
-    """Around the building of a configuration out of a file, where every value may be anything.
+    """Encloses the building of a configuration from a file, which may hold any value.
 
     Raises:
-        CheckpointError: one sentence with the field, whatever transformers made of the value.
+        CheckpointError: one sentence with the field, whatever transformers raised for the value.
     """
     try:
         yield
@@ -97,13 +97,13 @@ class ArlowConfig(PreTrainedConfig):
       layer, as Llama 3 has it (7 blocks of 0.08 B parameters, each with an MLP of its own); 1 puts one in front of
       every layer as published, 1.64 B more.
     - special tokens: pad (3) differs from eos (2), so that learning to stop is never masked away.
-    - `use_cross_attention` is the one switch of what had two names; the other, `cross_attention`, is still read.
+    - `use_cross_attention` alone switches the blocks on; its other published name, `cross_attention`, is still read.
 
     Every rotary scaling of transformers works (`rope_parameters`); the older `rope_theta` and `rope_scaling` are read.
     """
 
     model_type = "arlow"
-    # What Trainer would gather of every evaluation batch beside the logits.
+    # Outputs that Trainer would otherwise gather from every evaluation batch, beside the logits.
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values", "hidden_states", "attentions"]
     default_theta = 1e5
     base_model_tp_plan: ClassVar[dict[str, str]] = {
@@ -155,7 +155,7 @@ class ArlowConfig(PreTrainedConfig):
     use_cross_attention: bool = True
     cross_attention_interval: int | None = None
     cross_attention_sees: Literal["last_group", "all_previous"] = "last_group"
-    """What a token sees of the images before it in its document; "all_previous" runs on SDPA, with a mask."""
+    """Images that a token sees of those before it in its document; "all_previous" runs on SDPA, with a mask."""
 
     def __post_init__(self, **kwargs):
         refuse_unknown_keys(self, kwargs)
@@ -178,7 +178,7 @@ class ArlowConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As in transformers. Raises CheckpointError with the field that cannot be."""
+        """Builds the configuration as transformers does. Raises CheckpointError naming an unusable field."""
         with naming_fields(cls):
             return super().from_dict(config_dict, **kwargs)
 
@@ -253,7 +253,7 @@ class ArlowConfig(PreTrainedConfig):
             )
 
     def validate_rope(self) -> None:
-        """Part of `@strict`: transformers only logs most of what cannot work, and runs without it."""
+        """Part of `@strict`: refuses rotary parameters that cannot work, most of which transformers only logs."""
         refuse_unusable_rope(self.rope_parameters, self.head_dim, self.max_position_embeddings)
         super().validate_rope()
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PADDING = -1
-"""The number of no document, and of no group of images."""
+"""Document number of padding, and group number of a token that sees no images."""
 
 
 def text_before(is_text: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def text_before(is_text: Tensor) -> Tensor:
 def document_ids(position_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
     """(B, T) int64 document numbers, unique in the batch, PADDING on padding; documents start where positions restart.
 
-    `position_ids` is (B, T); `attention_mask` (B, T) is nonzero on text. Padding inside a document does not part it,
+    `position_ids` is (B, T); `attention_mask` (B, T) is nonzero on text. Padding inside a document does not split it,
     and neither does a gap in its positions: [0, 1, 2, 10, 11, 0, 1] are two documents.
     """
     if attention_mask is None:
@@ -35,12 +35,12 @@ def document_ids(position_ids: Tensor, attention_mask: Tensor | None = None) -> 
 
 
 def first_documents(documents: Tensor) -> Tensor:
-    """(B, 1): the number of each row's first document, which goes on with what a cache holds. PADDING: no text."""
+    """(B, 1): the number of each row's first document, which continues what a cache holds. PADDING: no text."""
     return documents.gather(1, (documents != PADDING).int().argmax(1, keepdim=True))
 
 
-def parts_rows(documents: Tensor) -> bool:
-    """True where a row holds several documents. Costs a sync; while compiling nobody looks, and it may always be so."""
+def has_packed_rows(documents: Tensor) -> bool:
+    """True where a row holds several documents. Waits for the device; while compiling always True, without a check."""
     if torch.compiler.is_compiling():
         return True
     return bool(((documents != PADDING) & (documents != first_documents(documents))).any())

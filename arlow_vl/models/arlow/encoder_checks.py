@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""Checks of the encoder tokens of a call: in shapes, counts and numbers; `input_checks` holds those of its text."""
+"""Checks of a call's encoder tokens: shapes, counts and values. Those of its text are in `input_checks`."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ class Images(NamedTuple):
 def refuse_wrong_images(
     config: ArlowConfig, states: Tensor | None, mask: Tensor | None, lengths: Tensor | None, index: Tensor | None
 ) -> None:
+    """Raises ValueError unless the images of a call, of which one part at least is given, have a form of `Images`."""
     hidden_size = config.hidden_size
     if states is None:
         rest = {"encoder_attention_mask": mask, "encoder_lengths": lengths, "image_index": index}
@@ -64,7 +65,7 @@ def refuse_wrong_images(
 
 
 def refuse_wrong_lengths(lengths: Tensor, count: int) -> None:
-    """Raises ValueError unless flat encoder tokens, so many, are those of images of these (N,) lengths."""
+    """Raises ValueError unless (N,) lengths of images are positive and add up to `count` flat encoder tokens."""
     if type(lengths) is Tensor and lengths.is_cuda:
         fits = (lengths.sum() == count) & (lengths > 0).all()
         torch._assert_async(fits, f"encoder_lengths must be positive and add up to {count}")
@@ -96,10 +97,10 @@ def refuse_wrong_index(image_index: Tensor, count: int) -> None:
 def refuse_missing_images(
     config: ArlowConfig, input_ids: Tensor | None, attention_mask: Any, cache: Cache | None
 ) -> None:
-    """For a call without images: raises ValueError where the text asks for one. Looks on a CPU only."""
+    """Raises ValueError where the text of a call without images asks for one. Checks ids on a CPU only."""
     if input_ids is None or torch.compiler.is_compiling() or type(input_ids) is not Tensor:
         return
-    if input_ids.device.type != "cpu":  # to look would be to wait
+    if input_ids.device.type != "cpu":  # reading ids would wait for the device
         return
     if isinstance(cache, Cache):
         holds_images = any(isinstance(layer, CrossAttentionCacheLayer) for layer in cache.layers)

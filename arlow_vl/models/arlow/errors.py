@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""The failures that a model's own files can meet, each with the exit status that the `arlow` command ends with."""
+"""Errors about data and checkpoints, each with the exit status that the `arlow` command ends with."""
 
 
 class DataError(ValueError):

@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""Generation beside images: they go in with the first step, rows are repeated with theirs, and none is ever written."""
+"""Generation with images: they go in with the first step and repeat with their rows; `<image>` is never written."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,11 @@ from transformers.generation.continuous_batching import PagedAttentionCache
 from .encoder_checks import refuse_wrong_count
 from .segments import image_positions
 
-COUNTS = ("tiles_per_image", "encoder_lengths", "image_grids")  # one row for each image: how much of the rest is its
+COUNTS = (
+    "tiles_per_image",
+    "encoder_lengths",
+    "image_grids",
+)  # an entry for each image: how much of the other inputs is its
 IMAGE_INPUTS = (
     *("pixel_values", "image_features", "encoder_hidden_states", "encoder_attention_mask", "tile_ids"),
     *COUNTS,
@@ -33,13 +37,13 @@ def select_images(images: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]
 
 
 def given_images(inputs: dict) -> dict[str, Tensor]:
-    """The image inputs of a call, but for `image_index`; none where there are, but of zero images."""
+    """The image inputs of a call, but for `image_index`; {} where they hold no image."""
     images = {key: inputs[key] for key in IMAGE_INPUTS if inputs.get(key) is not None}
     return images if images and len(next(iter(images.values()))) else {}
 
 
 def order_of_images(images: dict[str, Tensor], index: Tensor | None) -> Tensor:
-    """Which image each `<image>` stands for, (I,): the index of a call, or each its own."""
+    """(I,) int64: the image that each `<image>` stands for, by the index of a call, or each its own."""
     if index is not None:
         return index
     counts = next((images[key] for key in COUNTS if key in images), next(iter(images.values())))
@@ -61,7 +65,7 @@ class WithoutImageTokens(LogitsProcessor):
 
 
 def _is_empty(cache: Cache | PagedAttentionCache | None) -> bool:
-    """Of a cache that grows; asking a static one would wait for the device in every step."""
+    """True for a growing cache without text; asking a static one would wait for the device in every step."""
     return isinstance(cache, Cache) and not cache.is_compileable and cache.get_seq_length() == 0
 
 
@@ -71,11 +75,11 @@ class CrossAttentionGenerationMixin(GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids, *, inputs_embeds=None, is_first_iteration=False, use_cache=True, **kwargs
     ):
-        """After the first step over a cache the images' keys are in it, and nothing is projected again.
+        """Drops the images after the first step over a cache, which then holds their keys.
 
-        A conversation that goes on over a cache may come with all its images or only with those of its new turns. An
-        assistant model, for which transformers knows no first step, has images too while its cache is empty.
-        transformers lets a model generate from `inputs_embeds` where it finds them named here.
+        A conversation that continues over a cache may come with all its images or only with those of its new turns. An
+        assistant model, for which transformers marks no first step, has images too while its cache is empty.
+        transformers lets a model generate from `inputs_embeds` because they are a parameter here.
         """
         is_first_iteration = is_first_iteration or _is_empty(kwargs.get("cache"))
         if use_cache and not is_first_iteration:
@@ -87,7 +91,7 @@ class CrossAttentionGenerationMixin(GenerationMixin):
         )
 
     def _images_behind_cache(self, input_ids: Tensor, new_tokens: int | None, inputs: dict) -> dict:
-        """What to change in the image inputs where some `<image>`s are in the cache and all images came."""
+        """Changes to the image inputs where all images came and the cache holds some: only the others stay."""
         images = given_images(inputs)
         if new_tokens is None or new_tokens >= input_ids.shape[1] or not images:
             return {}
@@ -104,7 +108,7 @@ class CrossAttentionGenerationMixin(GenerationMixin):
         return (select_images(images, order) if len(order) else dict.fromkeys(images)) | {IMAGE_INDEX: None}
 
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
-        """Beams repeat rows; the images of a row are encoded once and repeated with it, as a block."""
+        """Repeats rows for beams; the images of a row are encoded once and repeated with it, as a block."""
         images = given_images(model_kwargs)
         if expand_size > 1 and images:
             index = model_kwargs.get(IMAGE_INDEX)
@@ -129,14 +133,16 @@ class CrossAttentionGenerationMixin(GenerationMixin):
     def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
         chunk = generation_config.prefill_chunk_size
         if chunk is not None and chunk < input_ids.shape[1] and given_images(model_kwargs):
-            raise ValueError("prefill_chunk_size parts a prompt, and its images would not go with it; leave it out")
+            raise ValueError(
+                "prefill_chunk_size splits a prompt, and its images would not be split with it; leave it out"
+            )
         return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
 
     def _get_logits_processor(self, *args, **kwargs) -> LogitsProcessorList:
         """transformers' list for these settings, with `<image>` forbidden whatever they are.
 
-        First, so that top-k and top-p share out what is left; and last, so that no processor behind allows it again.
-        Assistants and prompt lookup are given the same list, so that no draft holds an `<image>` either.
+        It is forbidden first, so that top-k and top-p choose among the rest, and last, so that no other processor
+        allows it again. Assistants and prompt lookup get the same list, so that no draft holds an `<image>` either.
         """
         processors = super()._get_logits_processor(*args, **kwargs)
         text_config = self.config.get_text_config()

@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""Which of several images a text sees is the first: every encoder token carries the number of its image.
+"""Image numbers: every encoder token carries that of its image, which tells the first of several from the second.
 
 Attention over a group of images knows no order: keys that change places give the same sum, and "the first" and "the
 second" would mean nothing. So waves of the number are added to what the encoder gave, before keys and values are made
@@ -25,7 +25,7 @@ SLOWEST = 0.1
 
 
 def count_images(image_lengths: Tensor, image_index: Tensor | None) -> int:
-    """How many `<image>`s there are to be. Raises ValueError for an index that names an image that did not come."""
+    """Number of `<image>`s that the text must hold. Raises ValueError for an index of an image that did not come."""
     if image_index is None:
         return len(image_lengths)
     refuse_wrong_index(image_index, len(image_lengths))
@@ -33,9 +33,9 @@ def count_images(image_lengths: Tensor, image_index: Tensor | None) -> int:
 
 
 def image_groups(is_image: Tensor, documents: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """(B, T) each: the `<image>` tokens of text, which are to be `count`, and those that end a group of neighbours.
+    """(B, T) bool each: the `<image>` tokens of text, and those that end a group of neighbours.
 
-    The token that follows is the next of text: padding between two `<image>`s does not part their group.
+    Padding between two `<image>`s does not split their group. Raises ValueError unless there are `count`.
     """
     is_text = documents != PADDING
     is_image = is_image & is_text
@@ -44,19 +44,19 @@ def image_groups(is_image: Tensor, documents: Tensor, count: int) -> tuple[Tenso
     following = is_image.shape[1] - 1 - text_before(is_text.flip(1)).flip(1)
     has_following = following < is_image.shape[1]
     following = following.clamp(max=is_image.shape[1] - 1)
-    goes_on = has_following & is_image.gather(1, following) & (documents.gather(1, following) == documents)
-    return is_image, is_image & ~goes_on
+    continues = has_following & is_image.gather(1, following) & (documents.gather(1, following) == documents)
+    return is_image, is_image & ~continues
 
 
 def numbers_in_groups(is_image: Tensor, closes: Tensor) -> Tensor:
-    """(N,) int64: the number of each image in its group, of what `image_groups` gives."""
+    """(N,) int64: the number of each image in its group, from the results of `image_groups`."""
     return _counted_from(F.pad(closes[is_image], (1, 0), value=True)[:-1])
 
 
 def numbers_in_documents(is_image: Tensor, documents: Tensor, cached_images: Tensor | None = None) -> Tensor:
     """(N,) int64: the number of each image in its document.
 
-    `cached_images` is (B,): the images before this call of the document that each row goes on with.
+    `cached_images` is (B,): the number of earlier images in the document that each row continues.
     """
     numbers = _counted_from(F.pad(documents[is_image], (1, 0), value=PADDING).diff() != 0)
     if cached_images is None:
@@ -66,11 +66,11 @@ def numbers_in_documents(is_image: Tensor, documents: Tensor, cached_images: Ten
 
 
 def images_of_last_documents(is_image: Tensor, documents: Tensor, cached_images: Tensor | None = None) -> Tensor:
-    """(B,) int64: how many images the last document of each row has had, which is the one that goes on."""
+    """(B,) int64: the number of images so far in the last document of each row, which later calls continue."""
     columns = torch.arange(documents.shape[1], device=documents.device)
     last_text = torch.where(documents != PADDING, columns, 0).amax(1, keepdim=True)
     last, first = documents.gather(1, last_text), first_documents(documents)
-    images = (is_image & (documents == last)).sum(1)  # a row without text has neither, and goes on as it was
+    images = (is_image & (documents == last)).sum(1)  # a row without text has neither, and keeps its count
     return images if cached_images is None else images + torch.where(last == first, cached_images[:, None], 0)[:, 0]
 
 
@@ -81,14 +81,14 @@ def _counted_from(is_first: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PoolEntries(Movable):
-    """How the encoder tokens of a call become its part of the pool: numbered, projected, put where they are seen."""
+    """Steps from the encoder tokens of a call to its part of the pool: number, project, put where they are seen."""
 
     tokens: Tensor | None = None
     """(E,) int64: the encoder tokens to project, those of an image under two numbers twice; None: as they came."""
     numbers: Tensor | None = None
     """(U,) int64: the number of each image; None: every image is alone."""
     owners: Tensor | None = None
-    """(E,) int64: which of these images each token to project is of."""
+    """(E,) int64: the image, as an index into `numbers`, that each token to project belongs to."""
     places: Tensor | None = None
     """(K,) int64: the projected token of each entry, where texts share images; None: one after another."""
 
@@ -106,18 +106,18 @@ AS_THEY_CAME = PoolEntries()
 def pool_entries(
     image_lengths: Tensor, numbers: Tensor, image_index: Tensor | None = None
 ) -> tuple[Tensor, PoolEntries]:
-    """The (N,) lengths of the images at their places, and how they come there.
+    """(N,) int64 lengths of the images at each `<image>`, and the steps by which they come into the pool.
 
     Args:
         image_lengths: (M,) int64, encoder tokens of each image.
         numbers: (N,) int64, of the image at each `<image>`.
         image_index: (N,) int64, where texts share images: which of the M stands at each `<image>`.
     """
-    several = torch.compiler.is_compiling() or bool(numbers.any())  # a graph looks at no number of its batch
+    several = torch.compiler.is_compiling() or bool(numbers.any())  # a compiled graph reads no value of its batch
     if image_index is None:
         return image_lengths, PoolEntries(numbers=numbers, owners=_owners(image_lengths)) if several else AS_THEY_CAME
-    # The pool is as long as if every place had an image of its own; only the projection before it is done once for
-    # each image and number.
+    # The pool is as long as if every `<image>` had an image of its own; only the projection is done once for each image
+    # and number.
     lengths = image_lengths[image_index]
     if not several:
         return lengths, PoolEntries(places=_tokens_of(image_index, image_lengths))

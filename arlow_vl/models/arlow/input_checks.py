@@ -1,9 +1,9 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
 """Checks of what a caller can get wrong about the decoder's inputs, each refused in a sentence that says what to do.
 
-`refuse_wrong_call` judges a whole call before anything is computed, `refuse_wrong_turn` its images once their places in
-the text are known. Shapes and names are always looked at; ids are looked at on a CPU, and on CUDA by an assertion that
-runs with the kernels, so that nothing waits. Under `torch.compile` nothing is checked: the graph stays whole.
+`refuse_wrong_call` checks a whole call before anything is computed, `refuse_wrong_turn` its images once their places in
+the text are known. Shapes and names are always checked; ids are checked on a CPU, and on CUDA by an assertion that runs
+with the kernels, so that nothing waits. Under `torch.compile` nothing is checked, which would break the graph.
 """
 
 import functools
@@ -42,14 +42,14 @@ class Text(NamedTuple):
 
     @property
     def mask(self) -> Tensor | None:
-        """(B, T) nonzero on text; None where all is, or where a mask of four axes says what sees what."""
+        """(B, T) nonzero on text; None where all is text, or where a mask of four axes stands in for it."""
         if not isinstance(self.attention_mask, Tensor) or self.attention_mask.ndim != 2:
             return None
         return self.attention_mask[:, -self.shape[1] :]
 
 
 def refuse_wrong_call(model, text: Text, images: Images, cache: Cache | None) -> None:
-    """Judges a call of `ArlowModel` before anything is computed.
+    """Checks a call of `ArlowModel` before anything is computed.
 
     Raises:
         ValueError: text, images, mask, positions or cache that this model cannot take, or that do not go together.
@@ -65,11 +65,11 @@ def refuse_wrong_call(model, text: Text, images: Images, cache: Cache | None) ->
         _refuse_wrong_embeddings(text.inputs_embeds, config.hidden_size)
     if any(given is not None for given in images):
         refuse_wrong_images(config, *images)
-    _refuse_wrong_layout(model, text, cache)
+    _refuse_wrong_context(model, text, cache)
 
 
 def refuse_misspelt(forward: Callable, keywords: Iterable[str]) -> None:
-    """Raises TypeError for a keyword that is nearly a parameter of `forward` and would be lost on its way.
+    """Raises TypeError for a keyword that is nearly a parameter of `forward` and would be ignored.
 
     Any other is passed on: transformers, or an attention function of the caller's own, may read it.
     """
@@ -83,7 +83,7 @@ def refuse_misspelt(forward: Callable, keywords: Iterable[str]) -> None:
 
 @functools.cache
 def _parameters(forward: Callable) -> frozenset[str]:
-    """The names that `forward` takes, and those that transformers' models hand on to each other."""
+    """The names that `forward` takes, and those that transformers' models pass to each other."""
     return frozenset(inspect.signature(forward).parameters) | frozenset(TransformersKwargs.__annotations__)
 
 
@@ -94,7 +94,7 @@ def refuse_wrong_turn(
     past: int,
     cross_cache: CrossAttentionCacheLayer | None,
 ) -> None:
-    """Judges the images of a call by their places, (B, T) bool, in its text behind `past` columns of a cache.
+    """Checks the images of a call by their places, (B, T) bool, in its text behind `past` columns of a cache.
 
     Raises:
         ValueError: another number of images than `<image>`s, or a group of images of which a part is in the cache.
@@ -107,11 +107,11 @@ def refuse_wrong_turn(
         )
     refuse_wrong_count(is_image, image_count)
     if past and cross_cache is not None and cross_cache.image_ends is not None:
-        _refuse_parted_groups(is_image, text.attention_mask, past, cross_cache.image_ends)
+        _refuse_split_groups(is_image, text.attention_mask, past, cross_cache.image_ends)
 
 
-def _refuse_parted_groups(is_image: Tensor, mask: Any, past: int, image_ends: Tensor) -> None:
-    """Images that follow each other are one group, and its last token must see all of it."""
+def _refuse_split_groups(is_image: Tensor, mask: Any, past: int, image_ends: Tensor) -> None:
+    """Refuses a group of images that is split between cache and call: its last token must see all of it."""
     batch, width = is_image.shape
     if not isinstance(mask, Tensor) or mask.ndim != 2:
         mask = is_image.new_ones(batch, past + width)
@@ -119,16 +119,16 @@ def _refuse_parted_groups(is_image: Tensor, mask: Any, past: int, image_ends: Te
     columns = torch.arange(past, device=mask.device)
     words_between = (mask[:, :past] & (columns >= image_ends[:, None])).any(1)
     begins_with_image = is_image.gather(1, mask[:, past : past + width].int().argmax(1, keepdim=True))[:, 0]
-    parted = (image_ends >= 0) & ~words_between & begins_with_image
-    if bool(parted.any()):
+    is_split = (image_ends >= 0) & ~words_between & begins_with_image
+    if bool(is_split.any()):
         raise ValueError(
-            f"row {parted.int().argmax().item()} begins with <image> and the text in the cache ends with one: "
+            f"row {is_split.int().argmax().item()} begins with <image> and the text in the cache ends with one: "
             "images that follow each other are one group, so give their <image>s in one call"
         )
 
 
 def refuse_packing_for_flash(text: Text, past: Any, implementation: str) -> None:
-    """transformers' flash attention takes documents or padding, not both. Raises ValueError where a call has both."""
+    """Raises ValueError for a call with documents and padding: transformers' flash attention takes only one of them."""
     if text.attention_mask is not None or (isinstance(past, int) and past):
         raise ValueError(
             f"position_ids restart inside a row, and attn_implementation {implementation!r} cannot part documents "
@@ -172,8 +172,8 @@ def _refuse_ids_outside(input_ids: Tensor, vocab_size: int) -> None:
         torch._assert_async(inside, f"input_ids holds an id outside the vocabulary, 0 to {vocab_size - 1}")
 
 
-def _refuse_wrong_layout(model, text: Text, cache: Cache | None) -> None:
-    """Mask, positions and cache belong to this text and this model."""
+def _refuse_wrong_context(model, text: Text, cache: Cache | None) -> None:
+    """Refuses a mask, positions or a cache that do not belong to this text and this model."""
     batch, width = text.shape
     past = 0
     if cache is not None:
@@ -207,7 +207,7 @@ def _refuse_useless_cache(model, cache: Cache) -> None:
 
 
 def _refuse_wrong_mask(mask: Tensor, batch: int, width: int, past: int | None) -> None:
-    """`past` None: how much a static cache holds is not known without waiting for the device."""
+    """Refuses a mask of another shape. `past` None: a static cache does not tell its length without a sync."""
     if mask.ndim == 4 and mask.shape[0] in (1, batch) and mask.shape[2] == width:
         return
     length_fits = mask.shape[-1] >= width if past is None else mask.shape[-1] == past + width
@@ -231,7 +231,7 @@ def _refuse_foreign_cache(model, cache: Cache, batch: int) -> None:
         return  # the paged one of continuous batching
     own = [layer for layer in cache.layers if not isinstance(layer, CrossAttentionCacheLayer)]
     if not own:
-        return  # grows with the first call
+        return  # it grows with the first call
     if len(own) != config.num_hidden_layers:
         raise ValueError(
             f"the cache has {len(own)} layers and this model {config.num_hidden_layers}; "
@@ -271,7 +271,7 @@ def refuse_wrong_layout(layout, text: Text, images: Images, cache: Any, segments
 
 
 def refuse_wrong_labels(config: ArlowConfig, labels: Tensor | None, text: Tensor | None, logits_to_keep: Any) -> None:
-    """`text` is input_ids or inputs_embeds. Raises ValueError unless each position of it has an id or -100."""
+    """Raises ValueError unless labels have an id or -100 for each position of `text`, input_ids or inputs_embeds."""
     if labels is None or text is None or torch.compiler.is_compiling():
         return
     if labels.dtype != torch.int64:

@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""What a decoder layer is made of: norm, rotary embedding, MLP, self-attention and the gated cross-attention block."""
+"""Parts of a decoder layer: norm, rotary embedding, MLP, self-attention and the gated cross-attention block."""
 
 from collections.abc import Callable, Iterable
 
@@ -63,11 +63,11 @@ class ArlowRotaryEmbedding(nn.Module):
         self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ArlowRotaryEmbedding":
-        """As for every module (`to`, `half`, `to_empty`), but a change of dtype passes the frequencies by."""
+        """Moves and casts as any module does (`to`, `half`, `to_empty`), but keeps the frequencies in float32."""
         before = dict(self.named_buffers(remove_duplicate=False))
         super()._apply(fn, recurse)
         for name, buffer in self.named_buffers(remove_duplicate=False):
-            if buffer.dtype != torch.float32:  # of 8 bits: the angle of position 500 would be off by a radian
+            if buffer.dtype != torch.float32:  # with 8 bits the angle of position 500 would be off by a radian
                 self._buffers[name] = before[name].to(buffer.device)
         return self
 
@@ -188,9 +188,11 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
         segments: SegmentTable | SegmentMask,
         cross_cache: CrossAttentionCacheLayer | None = None,
     ) -> Tensor:
-        """Text that sees an image, (Q, D) with a table, (B, T, D) with a mask; flat (K, D) tokens of new images.
+        """Attends from `hidden_states` to images; the result has their shape.
 
-        The result has the shape of the text.
+        Args:
+            hidden_states: (Q, D), the text that sees an image, with a table; (B, T, D), all text, with a mask.
+            encoder_hidden_states: (K, D), the encoder tokens of new images; None: there are none.
         """
         query = self.q_norm(self._heads(self.q_proj(hidden_states)))
         pool = self._pool(encoder_hidden_states, segments.entries.places, cross_cache)
@@ -198,8 +200,10 @@ class ArlowGroupedCrossAttention(ArlowGroupedQueryAttention):
         return self.o_proj(attend(query, *pool, segments, cross_cache).flatten(-2))
 
     def _pool(self, encoder_hidden_states: Tensor | None, places: Tensor | None, cross_cache):
-        """(K, Hkv, Dh) keys and values: what the cache holds, then this call's images, which alone are projected, and
-        each once however many texts share it."""
+        """(K, Hkv, Dh) keys and values: those in the cache, then those of this call's images.
+
+        An image is projected once, however many texts share it.
+        """
         pools = []
         if cross_cache is not None and cross_cache.is_initialized:
             pools.append((cross_cache.keys.flatten(0, 1), cross_cache.values.flatten(0, 1)))
@@ -287,8 +291,8 @@ class ArlowCrossAttentionBlock(nn.Module):
         if isinstance(segments, SegmentMask):
             seeing = self._read(hidden_states, encoder_hidden_states, segments, cross_cache)
             return torch.where(segments.sees[..., None], seeing, hidden_states)
-        # Gather, compute, put back: norms, MLP and attention cost what the text behind images costs, not what the batch
-        # has; and index_copy leaves the rest as it is, where adding zeros would turn -0 into 0.
+        # Gather, compute, put back: only text that sees an image costs norms, MLP and attention. index_copy leaves the
+        # rest as it is, where adding zeros would turn -0 into 0.
         flat = hidden_states.flatten(0, 1)
         seeing = self._read(flat[segments.query_index], encoder_hidden_states, segments, cross_cache)
         return flat.index_copy(0, segments.query_index, seeing).view_as(hidden_states)

@@ -1,7 +1,7 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""What sees what in a batch of whole rows, made where the batch is made.
+"""Layout of a batch of whole rows: the text and images that each token sees, found where the batch is made.
 
-A model that is given it looks at no number of the batch: its forward pass waits for no device.
+A model that is given it reads no value of the batch, so its forward pass waits for no device.
 """
 
 from dataclasses import dataclass
@@ -10,25 +10,26 @@ from torch import Tensor
 
 from .attention import TextRuns
 from .configuration_arlow import ArlowConfig
-from .documents import document_ids, parts_rows
+from .documents import document_ids, has_packed_rows
 from .runs import Movable
-from .segments import SegmentMask, SegmentTable, build_segments
+from .segment_building import build_segments
+from .segments import SegmentMask, SegmentTable
 
 
 @dataclass(frozen=True)
 class BatchLayout(Movable):
-    """Of B rows of T tokens: what of the text each token sees, and which images. `to` takes it to a device."""
+    """The text and images that each token sees, in B rows of T tokens. `to` moves it to a device."""
 
     documents: Tensor
     """(B, T) int64 from `document_ids`."""
     is_packed: bool
-    """Whether a row holds several documents."""
+    """True: a row holds several documents."""
     text_runs: TextRuns
-    """The documents, for a varlen kernel."""
+    """The documents as runs, for a varlen kernel."""
     segments: SegmentTable | SegmentMask | None
     """None: there is no image."""
     encoder_tokens: int = 0
-    """Of the images together, each counted once."""
+    """Encoder tokens of all images, each image counted once."""
 
     @classmethod
     def of_batch(
@@ -39,7 +40,7 @@ class BatchLayout(Movable):
         image_lengths: Tensor | None = None,
         image_index: Tensor | None = None,
     ) -> "BatchLayout":
-        """What `ArlowModel.forward` would find out of the same arguments.
+        """The layout that `ArlowModel.forward` would find from the same arguments.
 
         Args:
             position_ids: (B, T); where they restart inside a row a new document begins. Padding is a document.
@@ -50,7 +51,7 @@ class BatchLayout(Movable):
             ValueError: another number of images than of `<image>` tokens.
         """
         documents = document_ids(position_ids.expand(input_ids.shape))
-        text = documents, parts_rows(documents), TextRuns.of_documents(documents)
+        text = documents, has_packed_rows(documents), TextRuns.of_documents(documents)
         if image_lengths is None:
             return cls(*text, segments=None)
         is_image = input_ids == config.image_token_id

@@ -9,7 +9,7 @@ of PyTorch, has them for all. Measured, oneDNN's speed over MKL's:
     AMD with AVX2         0.9 to 1.2     0.7 to 0.8                0.4 to 0.9
     Intel with AVX-512    0.87 to 0.98   0.71 to 0.88              0.70
 
-So the first kind of processor takes oneDNN (`choose_product`); everything else goes the way of `nn.Linear`.
+So the first kind of processor takes oneDNN (`choose_product`); everything else runs as `nn.Linear` does.
 
 On AMD with AVX2, MKL multiplies two to eight rows faster as the right factor: W x^T instead of x W^T, one thread,
 weights from memory, times the speed (a decoding step of as many texts is such products):
@@ -40,7 +40,7 @@ from torch._ops import _len_torch_dispatch_stack_pre_dispatch
 from torch.autograd import forward_ad
 
 PLAIN = (Tensor, nn.Parameter)
-"""Quantised, sharded and fake tensors are of other types, and bring kernels of their own."""
+"""Types without kernels of their own, unlike quantised, sharded and fake tensors."""
 SMALL = 2**16
 """Entries of a matrix below which one row's product costs less than oneDNN's call."""
 ALIGNMENT = 64
@@ -52,7 +52,7 @@ class ProductChoice:
     kernel: Literal["onednn", "torch"]
     reason: str
     turns_few_rows: bool = False
-    """Whether a few rows are multiplied as the right factor."""
+    """True: a few rows are multiplied as the right factor."""
 
 
 def choose_product(
@@ -76,7 +76,7 @@ def choose_product(
 
 @functools.cache
 def cpu_vendor() -> str:
-    """The processor's vendor in its own spelling, "AuthenticAMD" or "GenuineIntel"; "" where none is told."""
+    """The processor's vendor in its own spelling, "AuthenticAMD" or "GenuineIntel"; "" where it is not known."""
     path = Path("/proc/cpuinfo")
     if path.is_file():
         with path.open() as lines:
@@ -96,7 +96,7 @@ def product_for(dtype: torch.dtype, device_type: str) -> ProductChoice:
     )
 
 
-@torch.compiler.assume_constant_result  # the compiler asks once, instead of tracing how it is found out
+@torch.compiler.assume_constant_result  # evaluated once while compiling, not traced
 def _prefers_onednn() -> bool:
     return product_for(torch.float32, "cpu").kernel == "onednn"
 
@@ -105,7 +105,7 @@ def _operator(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
 
 
-# The compiler takes oneDNN's own operator for constant weights only: it is given this one, which it does not look into.
+# The compiler takes oneDNN's own operator for constant weights only, so it is given this one, which it does not trace.
 # A checkpoint that ships this file brings a second copy of it into the process; the operator is the first one's.
 if not hasattr(torch.ops.arlow, "linear_product"):
     _LIBRARY = torch.library.Library("arlow", "FRAGMENT")
@@ -115,15 +115,15 @@ if not hasattr(torch.ops.arlow, "linear_product"):
 
 
 def is_transformed() -> bool:
-    """Tells a run inside torch.func (jvp, vmap, grad, hessian), or with forward-mode derivatives."""
+    """True inside torch.func (jvp, vmap, grad, hessian), or with forward-mode derivatives."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _is_observed() -> bool:
-    """Tells a run whose operations somebody differentiates, records or counts.
+    """True where operations are differentiated by torch.func, recorded or counted.
 
-    They know torch's own operations. oneDNN's has no derivative of its own: a jvp through it would be zero, a recorded
-    graph would have no gradient, and its floating-point operations would count for nothing.
+    All these know torch's own operations alone. Through oneDNN's a jvp would be zero, a recorded graph would have no
+    gradient, and its floating-point operations would not be counted.
     """
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting() or is_transformed()
@@ -132,9 +132,9 @@ def _is_observed() -> bool:
 
 
 def takes_onednn(left: Tensor, right: Tensor) -> bool:
-    """Float32 on a CPU of the right kind, outside autocast, unobserved.
+    """True for float32 on a CPU that prefers oneDNN, outside autocast and unobserved.
 
-    Not one row times a small matrix; nor no rows, which oneDNN refuses.
+    False for one row times a small matrix, and for no rows, which oneDNN refuses.
     """
     return (
         _prefers_onednn()
@@ -150,12 +150,12 @@ def takes_onednn(left: Tensor, right: Tensor) -> bool:
 
 
 def onednn_product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`product` where `takes_onednn` holds."""
+    """The `product` on oneDNN, where `takes_onednn` holds."""
     return (torch.ops.arlow.linear_product if torch.compiler.is_compiling() else _operator)(left, right, bias)
 
 
 def turns(left: Tensor, right: Tensor) -> bool:
-    """Tells a product of a few rows on a CPU that takes them faster as the right factor; of no gradient."""
+    """True for a product of a few rows, without gradients, on a CPU that is faster with them as the right factor."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or not _turns_few_rows():
         return False
     outputs, inputs = right.shape
@@ -179,7 +179,7 @@ def _turns_few_rows() -> bool:
 
 
 def turned_product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`product` where `turns` holds."""
+    """The `product` with the rows as the right factor, where `turns` holds."""
     rows = left.reshape(-1, left.shape[-1])
     turned = torch.mm(right, rows.t()) if bias is None else torch.addmm(bias[:, None], right, rows.t())
     return turned.t().contiguous().view(*left.shape[:-1], right.shape[0])
@@ -188,7 +188,7 @@ def turned_product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> T
 def product(left: Tensor, right: Tensor) -> Tensor:
     """left (..., K) times right (N, K) transposed. Any strides: a transpose costs no copy.
 
-    Inside a backward that is itself differentiated (`create_graph=True`) autograd follows it.
+    Inside a backward that is itself differentiated (`create_graph=True`) autograd records it.
     """
     is_followed = torch.is_grad_enabled() and (left.requires_grad or right.requires_grad)
     if is_followed or not takes_onednn(left, right):
@@ -197,9 +197,9 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Adds left (M, K) times right (N, K) transposed to `total` (M, N), where no gradient is followed.
+    """Adds left (M, K) times right (N, K) transposed to `total` (M, N), where no gradient is recorded.
 
-    torch's own kernel adds where it multiplies; a product of its own would be written and read once more.
+    torch's own kernel adds while it multiplies; a separate product would be written and read once more.
     """
     if takes_onednn(left, right):
         total += onednn_product(left, right)
@@ -240,14 +240,14 @@ class ArlowLinear(nn.Linear):
 
 
 def make_plain(model: nn.Module) -> None:
-    """Every `ArlowLinear` in `model` becomes the `nn.Linear` that it extends; parameters stay where they are."""
+    """Turns every `ArlowLinear` in `model` into the `nn.Linear` that it extends; parameters stay where they are."""
     for module in model.modules():
         if type(module) is ArlowLinear:
             module.__class__ = nn.Linear  # pyrefly: ignore[bad-argument-type]
 
 
 def align_weights(model: nn.Module) -> None:
-    """Moves each weight that begins at an odd place in memory to where torch would have put it.
+    """Moves each weight that begins at an unaligned address to an aligned one, as torch's own tensors have.
 
     A safetensors file is mapped into memory, and its weights begin wherever the header and the tensors in front of them
     end. MKL's order of summation follows the alignment of its arrays (its guide, "Obtaining Numerically Reproducible

@@ -4,8 +4,8 @@
 The logits of 1,024 tokens over a vocabulary of 131,072 take half a gigabyte, and a plain loss holds three of them. Here
 a few rows exist at a time, and their gradient is made while they do (the idea of arXiv:2410.10989, section 3.2).
 
-Gradients are summed and kept in float32 until backward knows the scale of the loss. Float16 could not wait: what it
-rounds off below 6e-8, no scale brings back, and above 65,504 it is infinite.
+Gradients are summed and kept in float32 until backward knows the scale of the loss. Float16 could not hold them: no
+scale brings back what it rounds off below 6e-8, and above 65,504 it is infinite.
 """
 
 import torch
@@ -25,20 +25,20 @@ logger = logging.get_logger(__name__)
 IGNORED = -100
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 STEEP = 2.0**15
-"""Times larger, slopes between -1 and 1 fit into float16, and down to 2e-9 they keep all of its digits."""
+"""Factor for slopes in half precision: those between -1 and 1 still fit into float16, and keep its digits to 2e-9."""
 WEIGHT_SLICE = 16384
 """Rows of the head's weight whose gradient is added up at a time, so that no second gradient of full size exists."""
 
 
 def rows_at_a_time(vocab_size: int, device_type: str) -> int:
-    """Few enough rows of float32 logits for the memory (128 MiB, 512 MiB on a GPU), enough for the products' rate."""
+    """Rows of float32 logits to hold at once: few enough for memory (128 MiB, 512 MiB on a GPU), enough for speed."""
     if device_type == "cpu":
         return min(max(2**25 // vocab_size, 64), 256)
     return max(2**27 // vocab_size, 64)
 
 
 def _add_wide_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """`add_product` whose sums nothing rounds to half precision."""
+    """Adds a product as `add_product` does, without rounding sums to half precision."""
     if left.dtype in HALF_DTYPES and left.is_cuda:
         total += torch.mm(left, right.t(), out_dtype=torch.float32)
     else:
@@ -71,7 +71,7 @@ def _loss_and_gradients(
             slope, share = slope.mul_(counts * STEEP), share / STEEP
         del log_probs
         slope = slope.to(weight.dtype)
-        # Float16 has no room for the share either: it waits for the sum.
+        # The share may be too small for float16 as well: it is applied to the sum.
         weighted = (states if is_half else states * share).t()
         for part in range(0, weight.shape[0], WEIGHT_SLICE):
             columns = slice(part, part + WEIGHT_SLICE)
@@ -88,7 +88,7 @@ def _loss_and_gradients(
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Hidden states and weight of any floating dtype; their product is computed in `dtype`."""
+    """`linear_cross_entropy` with its gradients; the product is computed in `dtype`, whatever that of the inputs."""
 
     @staticmethod
     def forward(ctx, hidden_states: Tensor, weight: Tensor, labels: Tensor, divisor: Tensor, dtype) -> Tensor:
@@ -110,9 +110,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def is_plain_matrix(head: nn.Module) -> bool:
-    """Tells a head whose call is the product with its weight and nothing else.
+    """True for a head whose call is the product with its weight and nothing else.
 
-    An adapter, a quantised or sharded weight, a parametrization, a bias, a hook or a replaced forward is more.
+    False with an adapter, a quantised or sharded weight, a parametrization, a bias, a hook or a replaced forward.
     """
     return (
         type(head) in (nn.Linear, ArlowLinear)
@@ -157,7 +157,7 @@ def linear_cross_entropy(
     Args:
         hidden_states: (N, D).
         weight: (V, D).
-        labels: (N,) int64; -100 counts for nothing.
+        labels: (N,) int64; -100 is ignored.
         num_items_in_batch: divides the sum; None: the number of labels that count.
     """
     device_type, dtype = hidden_states.device.type, weight.dtype
@@ -190,9 +190,9 @@ def head_output(
     shift_labels: Tensor | None = None,
     **kwargs,
 ) -> CausalLMOutputWithPast:
-    """Logits of the positions to keep (last n, 0: all; a list; a list a row; a mask), and with `labels` the loss.
+    """Logits of the positions to keep (last n, 0: all; a list; a list per row; a mask), and with `labels` the loss.
 
-    With `skip_logits` the loss alone, in a fraction of the memory and time (`loss.py`).
+    With `skip_logits` the loss alone, in a fraction of the memory and time.
     """
     if skip_logits and labels is None:
         raise ValueError("skip_logits leaves nothing to return without labels; give labels or leave it out")

@@ -21,6 +21,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import default_attention
+from .attention_inputs_arlow import count_positions, find_documents, find_segments, self_attention_inputs
 from .cache_arlow import CrossAttentionCacheLayer, cross_attention_caches
 from .checkpoint_checks import NamesDamagedFiles
 from .configuration_arlow import ArlowConfig
@@ -46,7 +47,6 @@ from .layout import BatchLayout
 from .linear import ArlowLinear, align_weights, make_plain
 from .loss import head_output
 from .segments import SegmentMask, SegmentTable, flatten_images
-from .sight_arlow import count_positions, find_documents, find_segments, sight_of_text
 
 logger = logging.get_logger(__name__)
 
@@ -100,31 +100,31 @@ class ArlowPreTrainedModel(NamesDamagedFiles, PreTrainedModel):
     }
 
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
-        """Arlow's own gate, unless the user asks for another implementation by name."""
+        """The default of `default_attention`, unless the user asks for an implementation by name."""
         return super().get_correct_attn_implementation(requested_attention or default_attention(), is_init_check)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in transformers, with every weight where its products are rounded alike (`align_weights`)."""
+        """Loads as transformers does, and aligns the weights, so that products are rounded alike (`align_weights`)."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        align_weights(loaded[0] if isinstance(loaded, tuple) else loaded)  # behind it, output_loading_info's report
+        align_weights(loaded[0] if isinstance(loaded, tuple) else loaded)  # the tuple's second entry is the report
         return loaded
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str | type = "AutoModel") -> None:
-        """As in transformers, and the configuration too: without its code no Auto class finds the model's."""
+        """Registers the model as transformers does, and its configuration, without which no Auto class finds it."""
         super().register_for_auto_class(auto_class)
         cls.config_class.register_for_auto_class()
 
     def post_init(self) -> None:
-        """Where a quantiser stands by, plain linear layers: bitsandbytes and fp8 pass over every other type."""
+        """Makes linear layers plain where the model will be quantised: bitsandbytes and fp8 skip other types."""
         super().post_init()
         if getattr(self.config, "quantization_config", None) is not None:
             make_plain(self)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal; matrices that write into the residual stream are scaled down by its depth (GPT-2, section 2.3)."""
+        """Draws normal weights, scaled by depth where they write into the residual stream (GPT-2, section 2.3)."""
         super()._init_weights(module)
         if getattr(module, "writes_residual", False):
             text_config = self.config.get_text_config()
@@ -172,7 +172,7 @@ class ArlowModel(ArlowPreTrainedModel):
         layout: BatchLayout | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
-        """Text, and with `encoder_hidden_states` the images that its `<image>` tokens stand for.
+        """Runs the decoder on text and, with `encoder_hidden_states`, on the images that its `<image>`s stand for.
 
         Args:
             input_ids: (B, T) int64.
@@ -184,7 +184,7 @@ class ArlowModel(ArlowPreTrainedModel):
             encoder_lengths: (N,) int64, with flat (K, D) `encoder_hidden_states`: how many of them each image has.
             image_index: (N,) int64, where texts share images: which of the M images each `<image>` stands for.
             segments: which text sees which encoder tokens; None: what the `<image>` tokens of `input_ids` say.
-            layout: all of what sees what in whole rows, ready made; then nothing here waits for the device.
+            layout: documents and segments of whole rows, made beforehand; then nothing here waits for the device.
 
         Raises:
             ValueError: inputs that do not go together (see `input_checks`).
@@ -207,7 +207,7 @@ class ArlowModel(ArlowPreTrainedModel):
             refuse_wrong_layout(layout, text, images, cache, segments)
         documents = find_documents(text, position_ids, images, cache) if layout is None else layout.documents
 
-        # Who sees what: text its images, then text its text.
+        # Images that text sees, then text that text sees.
         cross_caches = cross_attention_caches(cache, self.config, images_come=images.come)
         image_lengths = None
         if encoder_hidden_states is not None:
@@ -218,7 +218,7 @@ class ArlowModel(ArlowPreTrainedModel):
             segments = layout.segments
         if encoder_hidden_states is not None and segments is not None:
             encoder_hidden_states = segments.entries.numbered(encoder_hidden_states)
-        sight = sight_of_text(self, inputs_embeds, text, documents, cache, layout)
+        attention_inputs = self_attention_inputs(self, inputs_embeds, text, documents, cache, layout)
 
         # Layers and norm.
         hidden_states = inputs_embeds
@@ -233,7 +233,7 @@ class ArlowModel(ArlowPreTrainedModel):
                 position_embeddings=position_embeddings,
                 cache=cache,
                 use_cache=use_cache,
-                **({"position_ids": position_ids} | sight | kwargs),
+                **({"position_ids": position_ids} | attention_inputs | kwargs),
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), cache=cache)
 
@@ -284,7 +284,7 @@ class ArlowForCausalLM(ArlowPreTrainedModel, CrossAttentionGenerationMixin):
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """As `ArlowModel.forward`; `labels` (B, T) are shifted inside and -100 counts for nothing.
+        """Runs `ArlowModel.forward` and the head; `labels` (B, T) are shifted inside, and -100 is ignored.
 
         `skip_logits` returns the loss alone, in a fraction of the memory and time.
         """

@@ -1,12 +1,12 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""Which rotary parameters can work. transformers logs most mistakes and computes on; these are refused."""
+"""Rules for rotary parameters. transformers logs most mistakes and continues; here they are refused."""
 
 import math
 from typing import Any
 
 from .spelling import did_you_mean
 
-# The kinds that transformers computes: what each must be given, and what it may be given beside.
+# The parameters that each rope_type of transformers requires, and those that it may have beside them.
 REQUIRED: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
@@ -31,15 +31,15 @@ POSITIVE += ("mscale_all_dim",)
 
 
 def keys_of(kind: str) -> tuple[str, ...]:
-    """All that `rope_parameters` of a kind that transformers has may hold."""
+    """All keys that `rope_parameters` of this rope_type may hold."""
     return (*EVERYWHERE, *REQUIRED[kind], *OPTIONAL.get(kind, ()))
 
 
 def refuse_unusable_rope(rope_parameters: dict[str, Any], head_dim: int, max_position_embeddings: int) -> None:
-    """`rope_parameters` as transformers has completed them, with `rope_type` and `rope_theta`.
+    """Refuses parameters that cannot work; transformers has completed them with `rope_type` and `rope_theta`.
 
     Raises:
-        ValueError: naming the parameter, what it has to do with, and the rule.
+        ValueError: naming the parameter and the rule.
     """
     given = {key: value for key, value in rope_parameters.items() if value is not None}
     kind = given.get("rope_type", "default")

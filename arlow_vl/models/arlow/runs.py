@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""Runs of consecutive entries, and how what describes a batch goes to a device."""
+"""Runs of consecutive entries, and dataclasses of tensors that move to a device."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 class Movable:
-    """A frozen dataclass of tensors that goes to a device with all that has been computed of it."""
+    """A frozen dataclass of tensors that moves to a device together with its cached properties."""
 
     def to(self, device: torch.device | str):
-        """The same on a device. Nothing waits for one that computes: what is copied there is not read back."""
-        # Past __init__: what cached properties hold has no field, and computing it again would wait for the device.
+        """A copy on the device, made without waiting for it."""
+        # Not by __init__: cached properties are no fields, and computing them again would wait for the device.
         moved = object.__new__(type(self))
         vars(moved).update({name: _moved(value, torch.device(device)) for name, value in vars(self).items()})
         return moved
@@ -48,7 +48,7 @@ class Runs(Movable):
         return self.cu_seqlens.shape[0] - 1
 
     def ready(self) -> None:
-        """Computes what `pad`, `unpad` and `padding_mask` ask for."""
+        """Computes and caches what `pad`, `unpad` and `padding_mask` need."""
         _ = self.padding_mask
         if self.is_ragged:
             _ = self.slots
@@ -81,7 +81,7 @@ class Runs(Movable):
         return flat[self.slots] if self.is_ragged else flat
 
     def subset(self, numbers: Tensor) -> tuple[Tensor, "Runs"]:
-        """Some of the runs by their numbers: the entries of theirs, (entries,) int64, and the runs over those alone."""
+        """The runs of these numbers: their entries, (entries,) int64, and the runs over those entries alone."""
         # An entry keeps its place within its run; a run's first one moves from the old offset to the new.
         runs = Runs.of_lengths(self.lengths[numbers])
         shift = torch.repeat_interleave(self.cu_seqlens[numbers] - runs.cu_seqlens[:-1], runs.lengths)
@@ -100,8 +100,8 @@ class PaddedRuns(Movable):
     """Runs of text and of encoder tokens that are padded together."""
 
     query_index: Tensor | None
-    """(entries,) int64: their entries among all; None: they are all."""
+    """(entries,) int64: the entries of these runs among all; None: all of them."""
     query_runs: Runs
-    """Over those entries alone."""
+    """The runs over those entries alone."""
     key_index: Tensor | None
     key_runs: Runs

@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""Parts of sentences: the end of one about a word that nobody knows, and counts."""
+"""Parts of messages: suggestions for an unknown word, and counts."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""Byte-level BPE in readable Python; `tokenization_arlow_fast.py` gives the same ids, sooner.
+"""Byte-level BPE in readable Python; `tokenization_arlow_fast.py` gives the same ids, faster.
 
 A text is cut into pieces by a regex, a piece becomes its UTF-8 bytes with one printable character for each, and
 inside a piece those neighbours are joined first that training joined first (Sennrich et al., 2016, arXiv:1508.07909;
@@ -32,8 +32,8 @@ from .vocabulary_arlow import (
     read_vocab_and_merges,
 )
 
-# Letters and digits that Unicode 17 and 18 brought. They are cut like signs, whatever Unicode an engine was built
-# with: so both tokenizers agree on every character, and a trained one cuts the same way for ever.
+# Letters and digits that are new in Unicode 17 and 18. They are split like signs, whatever Unicode a regex engine was
+# built with: so both tokenizers agree on every character, and a trained one always splits the same way.
 AFTER_UNICODE_16 = """
     558 58B-58C 88F C5C CDC 208F 209D-209F A7CE-A7CF A7D2 A7D4 A7DD-A7F1 AB6C-AB6D 107BB-107BF 10940-10959
     10EC5-10EEE 11B0A 11DB0-11DF1 1246F-1247F 12550-12686 16EA0-16ED3 16FF2-16FF6 187F8-187FF 18CD6-18CDA
@@ -57,7 +57,7 @@ PRETOKENIZE_REGEX = "|".join(
 
 PIECES = regex.compile(PRETOKENIZE_REGEX)
 SURROGATE = regex.compile("[\ud800-\udfff]")
-# What transformers hands down to `_encode_plus` beside its own arguments.
+# Keywords that transformers passes to `_encode_plus` beside its own arguments.
 ENCODE_KEYWORDS = {*inspect.signature(PreTrainedTokenizer._encode_plus).parameters, "split_special_tokens"}
 ENCODE_KEYWORDS |= {"sanitize_control_tokens", "return_offsets_mapping", "src_lang", "tgt_lang"}
 CACHED_PIECES = 2**16
@@ -78,7 +78,7 @@ def well_formed(text: Any) -> Any:
 
 
 def check_call(texts: Any, keywords: dict[str, Any]) -> None:
-    """Both tokenizers refuse what the base class of one of them would pass over in silence.
+    """Refuses calls that the base class of one of the tokenizers would accept silently.
 
     Raises:
         ValueError: there is no text, or a keyword is none that a tokenizer takes.
@@ -87,16 +87,14 @@ def check_call(texts: Any, keywords: dict[str, Any]) -> None:
         isinstance(text, list | tuple) and not text for text in (texts, *texts)
     )
     if empty and not keywords.get("is_split_into_words"):
-        raise ValueError("there is no text to encode, got an empty list; leave the call away for an empty batch")
+        raise ValueError("there is no text to encode, got an empty list; leave out the call for an empty batch")
     unknown = keywords.keys() - ENCODE_KEYWORDS
     if unknown:
         raise ValueError(f"{', '.join(sorted(unknown))} is no argument that a tokenizer call takes; check its spelling")
 
 
 def check_ids(ids: Any) -> None:
-    """Raises:
-    ValueError: not all of the ids are whole numbers from 0 on.
-    """
+    """Raises ValueError unless all ids are whole numbers from 0 on."""
     for index in ids if isinstance(ids, list | tuple) else [ids]:
         try:
             known = operator.index(index) >= 0
@@ -112,7 +110,7 @@ def check_ids(ids: Any) -> None:
 class ArlowTokenizer(ChatTokenizer, PreTrainedTokenizer):
     """Arlow's tokenizer in Python; without arguments it knows the special tokens and the single bytes.
 
-    `tokenizer(text)` puts bos in front unless the text begins with it, never eos; `add_bos_token=False` leaves bos away
+    `tokenizer(text)` puts bos in front unless the text begins with it, never eos; `add_bos_token=False` leaves out bos
     too. Special tokens in the text are read as such, unless `split_special_tokens=True` (per call, or for good) makes
     them plain text; in chats only the template writes them (`chat_arlow.py`). A surrogate is read as U+FFFD. Ids that
     have no entry decode to nothing. Transformers 5 gives `ArlowTokenizerFast` for `AutoTokenizer.from_pretrained`,
@@ -243,18 +241,18 @@ class ArlowTokenizer(ChatTokenizer, PreTrainedTokenizer):
         return self.decoder.get(index, "")
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Bytes that are not UTF-8, such as a character cut in two, become U+FFFD."""
+        """Text of the tokens; bytes that are not UTF-8, such as a character cut in two, become U+FFFD."""
         return b"".join(map(bytes_of_token, tokens)).decode(errors="replace")
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Writes vocab.json and merges.txt; a tokenizer.json that lies there is another's and would win over them."""
+        """Writes vocab.json and merges.txt; removes a tokenizer.json, which would take precedence over them."""
         prefix = f"{filename_prefix}-" if filename_prefix else ""
         Path(save_directory, prefix + BACKEND_FILE).unlink(missing_ok=True)
         return super().save_vocabulary(save_directory, filename_prefix)
 
 
 def bytes_of_token(token: str) -> bytes:
-    """Its bytes; a token added later may hold characters that stand for no byte, and is then taken literally."""
+    """Bytes of a token; one added later may hold characters that stand for no byte, and is then taken literally."""
     if BYTE_OF_CHARACTER.keys() >= set(token):
         return bytes(BYTE_OF_CHARACTER[character] for character in token)
     return token.encode()

@@ -35,7 +35,7 @@ TRAINING_PART = 2**16
 
 
 class ArlowTokenizerFast(ChatTokenizer, TokenizersBackend):
-    """Arlow's tokenizer in Rust, with offsets. It behaves as `ArlowTokenizer` does in all else."""
+    """Arlow's tokenizer in Rust, with offsets. In all else it behaves as `ArlowTokenizer`."""
 
     vocab_files_names = {**VOCAB_FILES_NAMES, "tokenizer_file": BACKEND_FILE}
     slow_tokenizer_class = ArlowTokenizer
@@ -82,7 +82,7 @@ class ArlowTokenizerFast(ChatTokenizer, TokenizersBackend):
 
     @property
     def special_tokens_pattern(self) -> str:
-        """What `ArlowTokenizer` calls `add_bos_token`; both save it under this name."""
+        """The setting `add_bos_token` in the form that both tokenizers save: "bos" or "none"."""
         return "bos" if self.add_bos_token else "none"
 
     def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs) -> BatchEncoding:
@@ -105,7 +105,7 @@ class ArlowTokenizerFast(ChatTokenizer, TokenizersBackend):
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> ArlowTokenizerFast:
-    """A tokenizer with `vocab_size` entries: special tokens, the 256 bytes, then the merges that `texts` ask for.
+    """A tokenizer with `vocab_size` entries: special tokens, the 256 bytes, then the merges learnt from `texts`.
 
     The same texts, in any order, give the same tokenizer. Pairs that occur once are not merged; where that leaves
     fewer entries, one printed line says so.
@@ -140,7 +140,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> ArlowTokenizerFast
 def training_parts(texts: Iterable[str]) -> Iterator[str]:
     """The texts in parts of 64 Ki characters or more, so that one long file does not fill the memory.
 
-    Parts begin where a line does, if not with white space: no piece of the regex reaches over such a place.
+    A part begins at the start of a line that has no white space there: no piece of the regex reaches across it.
     """
     for text in map(well_formed, texts):
         start = 0

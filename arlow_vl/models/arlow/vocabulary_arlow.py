@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""What both tokenizers are made of: special tokens, a character for each byte, and files that are read and checked."""
+"""Common parts of both tokenizers: special tokens, a character for each byte, and the checked reading of files."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from .errors import CheckpointError
 VOCAB_FILES_NAMES = {"vocab_file": "vocab.json", "merges_file": "merges.txt"}
 BACKEND_FILE = "tokenizer.json"
 
-# Their place is their id.
+# The index of each is its id.
 SPECIAL_TOKENS = (
     "<|unk|>",
     "<|startoftext|>",
@@ -61,7 +61,7 @@ def byte_vocab() -> dict[str, int]:
 
 
 def read_vocab_and_merges(files: dict[str, Any]) -> tuple[dict[str, int], Merges]:
-    """What `vocab_file` and `merges_file` hold; `name_or_path` is their folder.
+    """Reads `vocab_file` and `merges_file`; `name_or_path` is their folder.
 
     Raises:
         CheckpointError: one is missing or damaged.
@@ -100,9 +100,7 @@ def read_merges(path: Path) -> Merges:
 
 
 def check_backend_file(path: str | None) -> None:
-    """Raises:
-    CheckpointError: tokenizer.json is there, but holds something else.
-    """
+    """Raises CheckpointError if tokenizer.json is there (None: it is not) and holds something else."""
     if not path:
         return
     content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -130,7 +128,7 @@ def naming_damaged_json(folder: str | Path) -> Iterator[None]:
 
 
 def check_vocab(vocab: dict[str, int], merges: Merges, keywords: dict[str, Any]) -> None:
-    """Refuses a vocabulary that would lose a part of the text, or give it other ids than it was trained to, unseen.
+    """Refuses a vocabulary that would silently lose a part of the text, or give it other ids than in training.
 
     `keywords` name the special tokens, those that were added later, and the folder.
 

@@ -19,7 +19,7 @@ from arlow_vl.models.arlow.configuration_arlow import (
 from arlow_vl.models.arlow.spelling import did_you_mean
 from vision.transform import MAX_CANVAS_PIXELS, ImageTransform
 
-# What a folder holds in the place of code: by it the Auto classes of a process without the package say what is missing.
+# Lies in a model folder in place of code: by it the Auto classes of a process without the package say what is missing.
 NEEDS_PACKAGE = Path(__file__).parent / "needs_arlow_vl.py"
 
 
@@ -42,7 +42,7 @@ class NeedsPackage:
 
 @strict
 class ArlowVisionConfig(NeedsPackage, PreTrainedConfig):
-    """A timm backbone and what its images must look like."""
+    """A timm backbone and the form of its images."""
 
     model_type = "arlow_vision"
     base_config_key = "vision_config"
@@ -51,11 +51,11 @@ class ArlowVisionConfig(NeedsPackage, PreTrainedConfig):
     """Any timm model that gives patch tokens or a feature map."""
     blocks: list[int] | None = None
     """Blocks whose tokens are read, joined on the last axis; of a feature-map net its stages, finer ones folded to the
-    places of the coarsest. None: what comes out of the whole net."""
+    places of the coarsest. None: the output of the whole net."""
     image_size: int | list[int] = 224
     """Height and width of the encoder's input, pixels; one number for both."""
     prefix_tokens: bool = False
-    """Whether the decoder reads the encoder's class and register tokens too."""
+    """True: the decoder reads the encoder's class and register tokens too."""
     transform: dict | None = None
     """Image preprocessing, as `ImageTransform.to_dict` writes it; checkpoint and processor must agree on it.
 
@@ -78,7 +78,7 @@ class ArlowVisionConfig(NeedsPackage, PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As in transformers. Raises CheckpointError with the field that cannot be."""
+        """Builds the configuration as transformers does. Raises CheckpointError naming an unusable field."""
         with naming_fields(cls):
             return super().from_dict(config_dict, **kwargs)
 
@@ -112,12 +112,12 @@ class ArlowVisionConfig(NeedsPackage, PreTrainedConfig):
 
     @property
     def patch_size(self) -> int | None:
-        """Pixels of the side of a patch of images in their native resolution; None: they have one size."""
+        """Pixels of the side of a patch of images in their native resolution; None: all images have one size."""
         return (self.transform or {}).get("patch_size")
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width."""
+        """Height and width of the encoder's input, pixels."""
         height, width = self.image_size if isinstance(self.image_size, list) else [self.image_size] * 2
         return height, width
 
@@ -136,8 +136,11 @@ class ArlowVLConfig(NeedsPackage, PreTrainedConfig):
     projector_latents: int = 64
     """Tokens that a perceiver makes of every image, however many tiles or patches it has."""
     gate_opening: float | int | None = None
-    """How far `from_text_checkpoint` opens the gates of the cross-attention blocks: tanh of each, 0 to below 1; None:
-    as they are there, which is closed. Text without images is the same with any, and open blocks learn sooner."""
+    """Opening of the cross-attention gates that `from_text_checkpoint` sets: tanh of each, from 0 to below 1.
+
+    None: gates stay as they are, which is closed. Text without images is the same with any, and open blocks learn
+    sooner.
+    """
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
@@ -162,13 +165,13 @@ class ArlowVLConfig(NeedsPackage, PreTrainedConfig):
         return without_unknown_keys(self, super().to_dict()) | self.map_to_package("AutoConfig")
 
     def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> None:
-        """As in transformers, with the file that says what the folder needs."""
+        """Saves as transformers does, with the file that says what the folder needs."""
         super().save_pretrained(save_directory, **kwargs)
         shutil.copyfile(NEEDS_PACKAGE, Path(save_directory) / NEEDS_PACKAGE.name)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As in transformers. Raises CheckpointError with the field that cannot be."""
+        """Builds the configuration as transformers does. Raises CheckpointError naming an unusable field."""
         with naming_fields(cls):
             return super().from_dict(config_dict, **kwargs)
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""How the vision-language model makes states for its decoder of images: whole, in tiles, or of native resolution."""
+"""Encoding of images into states for the decoder: images of one size, in tiles, or in native resolution."""
 
 from typing import NamedTuple
 
@@ -17,14 +17,14 @@ from vision.transform import MAX_GRID
 
 
 class EncodedImages(NamedTuple):
-    """Images on their way to the decoder."""
+    """Encoded images, before and after the projector."""
 
     features: Tensor
-    """What the encoder gave, (images, P, F), or flat (K, F) where images differ in length."""
+    """Output of the encoder, (images, P, F), or flat (K, F) where images differ in length."""
     states: Tensor
-    """The same through the projector, in the decoder's width."""
+    """The projected features, in the decoder's width."""
     lengths: Tensor | None
-    """(images,) int64: how many of the flat states are of each; None: they are not flat."""
+    """(images,) int64: the number of flat states of each image; None: states are not flat."""
 
     def decoder_inputs(self) -> dict[str, Tensor]:
         inputs = {"encoder_hidden_states": self.states, "encoder_lengths": self.lengths}
@@ -36,7 +36,7 @@ class EncodedImages(NamedTuple):
 
 
 class ImageEncodingMixin:
-    """`encode_images` of a model that has an encoder and a projector."""
+    """A mixin with `encode_images`, for a model that has an encoder and a projector."""
 
     config: ArlowVLConfig
     vision: VisionEncoder
@@ -51,20 +51,20 @@ class ImageEncodingMixin:
         image_grids: Int[Tensor, "images 2"] | None = None,
         encoder_lengths: Int[Tensor, " images"] | None = None,
     ) -> EncodedImages:
-        """What the encoder and the projector make of images.
+        """Runs images through the encoder and the projector.
 
         Args:
             pixel_values: (N, 3, height, width), images or their tiles, image after image; or with `image_grids`
                 (K, values), the patches of images in their native resolution.
-            image_features: (N, P, F), what the encoder made of images or tiles, instead of pixels; or with
+            image_features: (N, P, F), the encoder's output for images or tiles, instead of pixels; or with
                 `image_grids` and `encoder_lengths` (K, F), its tokens of images in their native resolution.
-            tiles_per_image: How many of the tiles are of each image; None: each is an image.
+            tiles_per_image: Number of tiles of each image; None: each tile is an image.
             tile_ids: The place of each tile (`vision.forms.tiling`); None: all are thumbnails.
             image_grids: Rows and columns of patches of each image, in native resolution.
-            encoder_lengths: How many tokens of `image_features` each image has, in native resolution.
+            encoder_lengths: Number of tokens of `image_features` of each image, in native resolution.
 
-        The counts (`tiles_per_image`, `image_grids`, `encoder_lengths`) tell shapes. They may stay on the CPU, where
-        nobody waits for them.
+        The counts (`tiles_per_image`, `image_grids`, `encoder_lengths`) decide shapes. They may stay on the CPU, so
+        that reading them waits for no device.
 
         Raises:
             ValueError: inputs that do not go together (see `image_checks`).
@@ -96,7 +96,7 @@ class ImageEncodingMixin:
         return self._project(flat, places.expand(len(features), -1, -1).flatten(0, 1), lengths)
 
     def _whole_places(self, features: Tensor, height: int, width: int) -> Tensor:
-        """(P, 2), of the tokens of an image or a tile of this size."""
+        """(P, 2) places of the tokens of an image or a tile of this size, pixels."""
         prefix = self.vision.num_kept_prefix_tokens
         grid = grid_of(features.shape[1] - prefix, height, width)
         return grid_places(*grid, prefix_tokens=prefix, device=features.device)
@@ -114,7 +114,7 @@ class ImageEncodingMixin:
         return features
 
     def _project(self, features: Tensor, places: Tensor, lengths: Tensor | None) -> EncodedImages:
-        """Features with an axis of images, all with the same places, or flat with the places of each and `lengths`."""
+        """Projects features, with an axis of images that share their places, or flat with all places and `lengths`."""
         if not isinstance(self.projector, PerceiverResampler):
             return EncodedImages(features, self.projector(features, places), lengths)
         flat = features

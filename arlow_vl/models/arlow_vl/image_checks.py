@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""What a caller can get wrong about image inputs, each refused in a sentence that says what to do."""
+"""Checks of image inputs: each mistake of a caller is refused in a sentence that says what to do."""
 
 from collections.abc import Collection
 
@@ -75,9 +75,9 @@ def refuse_wrong_tiles(tiles_per_image: Tensor, features: Tensor) -> None:
 
 
 def _are_of(grids: list[list[int]], lengths: list[int], encoder: VisionEncoder, patch_size: int | None) -> bool:
-    """Says whether the tokens can be of the grids.
+    """True if the tokens can be those of the grids.
 
-    Of a net that gives a map only the images are counted: to tell its tokens of a size, it would have to be built anew.
+    For a net that gives a map only the images are counted: it would have to be built anew to tell its tokens of a size.
     """
     if encoder.gives_map or encoder.patch_size is None or patch_size is None:
         return len(grids) == len(lengths)
@@ -97,7 +97,7 @@ def _refuse_wrong_counts(name: str, given: Tensor, counts: Tensor, of: str, valu
 
 
 def refuse_placeless_projector(source: object, missing_keys: Collection[str]) -> None:
-    """Raises CheckpointError for weights of a time when image tokens had no places."""
+    """Raises CheckpointError for weights that were saved before image tokens had places."""
     lacks = {name: any(key.endswith(f"projector.{name}") for key in missing_keys) for name in (PLACES, "norm.weight")}
     if lacks[PLACES] and not lacks["norm.weight"]:
         raise CheckpointError(

@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""Images, however they come, become the image inputs of the model."""
+"""The image processor: images in any form become the image inputs of the model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
@@ -22,7 +22,7 @@ class ArlowImagesKwargs(TypedDict, total=False):
 
 
 class ArlowImageProcessor(NeedsPackage, BaseImageProcessor):
-    """Images, however they come, as the image inputs of the model (see `vision.forms.batches`), float32.
+    """Turns images in any form into the image inputs of the model (see `vision.forms.batches`), float32.
 
     An image is a path, a file:// URL, a data: URL, base64 of a file, the bytes of a file, a PIL image, or an array or
     tensor (uint8, uint16, or floats within 0 to 1; a grid, channels last or channels first): see
@@ -33,7 +33,7 @@ class ArlowImageProcessor(NeedsPackage, BaseImageProcessor):
         settings: The options of `ImageTransform`: background, max_tiles, patch_size and max_patches.
 
     Raises:
-        ValueError: an option that is none of these, or a value that cannot be.
+        ValueError: an option that is none of these, or an unusable value.
     """
 
     model_input_names = ["pixel_values", "tile_ids", "tiles_per_image", "image_grids"]
@@ -49,17 +49,17 @@ class ArlowImageProcessor(NeedsPackage, BaseImageProcessor):
 
     @classmethod
     def of_model(cls, config: ArlowVLConfig) -> "ArlowImageProcessor":
-        """The one whose preprocessing is stored with a model."""
+        """The image processor with the preprocessing that a model's configuration holds."""
         if config.vision_config.transform is None:
             raise ValueError("this model's vision_config has no transform; give ArlowImageProcessor the data config")
         return cls(**_as_settings(ImageTransform.from_dict(config.vision_config.transform)))
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As transformers does it, for `from_pretrained` too: options among `kwargs` go before those of the folder.
+        """Builds it as transformers does, for `from_pretrained` too: options in `kwargs` override the folder's.
 
-        Other keywords are a tokenizer's or a download's. What other image processors take, and misspelt options, are
-        given to the constructor, which refuses them.
+        Other keywords are a tokenizer's or a download's. Options of other image processors, and misspelt ones, go to
+        the constructor, which refuses them.
         """
         given = {key: kwargs.pop(key) for key in [*kwargs] if _is_of_images(key)}
         return super().from_dict({**image_processor_dict, **given}, **kwargs)
@@ -79,7 +79,7 @@ class ArlowImageProcessor(NeedsPackage, BaseImageProcessor):
         flat = enumerate(flat_images(images))
         prepared = [prepare_image(self.transform, image, name=f"image {place}") for place, image in flat]
         if not prepared:
-            raise ValueError("there is no image in images; leave images away where the text has none")
+            raise ValueError("there is no image in images; leave out images where the text has none")
         return BatchFeature(pack_images(self.transform, prepared), tensor_type=return_tensors)
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
@@ -90,7 +90,7 @@ class ArlowImageProcessor(NeedsPackage, BaseImageProcessor):
 
 
 def _is_of_images(key: str) -> bool:
-    """0.8: `max_length`, a tokenizer's, is no `max_tiles`."""
+    """True for an option of images, also a misspelt one; with 0.8, `max_length` is not taken for `max_tiles`."""
     known = (*ImageTransform.OPTIONS, "data_config")
     return key in ImagesKwargs.__annotations__ or closest(key, known, cutoff=0.8) is not None
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""What sees what in a batch with images, out of its numbers on the CPU: no encoder runs for it."""
+"""Layout of a batch with images, from its shapes and counts on the CPU: no encoder runs for it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,10 +17,9 @@ from vision.encoder import VisionEncoder
 def image_lengths(
     config: ArlowVLConfig, encoder: VisionEncoder, images: Mapping[str, Any]
 ) -> Int[Tensor, " images"] | None:
-    """How many tokens the decoder reads of each image; None where no image comes.
+    """Number of tokens that the decoder reads of each image; None where no image comes.
 
-    `images` holds the arguments of `ArlowVLModel.encode_images`, beside anything else. Only shapes and counts are
-    looked at.
+    `images` holds the arguments of `ArlowVLModel.encode_images`, beside anything else. Only shapes and counts are read.
     """
     values = images.get("pixel_values")
     values = images.get("image_features") if values is None else values

@@ -42,7 +42,7 @@ class ArlowVLPreTrainedModel(NeedsPackage, ArlowPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """As transformers does it. Raises CheckpointError for a projector of an earlier kind."""
+        """Loads as transformers does. Raises CheckpointError for a projector of an earlier kind."""
         model, report = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
@@ -62,8 +62,10 @@ class ArlowVLPreTrainedModel(NeedsPackage, ArlowPreTrainedModel):
             init.normal_(module.latents)
 
     def initialize_weights(self) -> None:
-        """Also what of the encoder no checkpoint brought, and the tables that none holds: `from_pretrained` builds on
-        meta and loses them."""
+        """Initialises also what the checkpoint lacks of the encoder, and the tables that no checkpoint holds.
+
+        `from_pretrained` builds on the meta device and loses both.
+        """
         super().initialize_weights()
         for module in self.modules():
             if isinstance(module, VisionEncoder) and not next(module.parameters()).is_meta:
@@ -72,7 +74,7 @@ class ArlowVLPreTrainedModel(NeedsPackage, ArlowPreTrainedModel):
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Names as in state_dict, and those of tables that it leaves out; without what quantised layers add to it."""
+    """Parameters and buffers by name, non-persistent ones too, without what quantised layers add to a state dict."""
     yield from module.named_parameters()
     yield from module.named_buffers()
 
@@ -126,12 +128,12 @@ class ArlowVLModel(ImageEncodingMixin, ArlowVLPreTrainedModel):
         image_index: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MultimodalBaseModelOutputWithPast:
-        """As `ArlowModel.forward`, with one image for each `<image>` of the text, row by row.
+        """Runs `ArlowModel.forward` with one image for each `<image>` of the text, row by row.
 
         With `image_index` the texts share images: each is encoded once, and stands at every `<image>` that names it.
 
-        Images come as arguments of `encode_images`, or as what it made of them. `image_outputs` has what the
-        encoder gave as `last_hidden_state`, and what the decoder read of each image as `pooler_output`.
+        Images come as arguments of `encode_images`, or as its results. `image_outputs` has the encoder's output as
+        `last_hidden_state`, and what the decoder read of each image as `pooler_output`.
         """
         refuse_misspelt(self.forward, kwargs)
         refuse_two_kinds_of_image(pixel_values, image_features, encoder_hidden_states)
@@ -158,11 +160,13 @@ class ArlowVLModel(ImageEncodingMixin, ArlowVLPreTrainedModel):
             **kwargs,
         )
         if torch.is_grad_enabled():
-            # Weights that a batch without images, or with features made earlier, does not enter. The parts that are
+            # Weights that this batch does not use, having no images, or features instead of pixels. The parts that are
             # trained are in training mode, whatever the others are.
             unused = [self.vision] * (pixel_values is None or not came) + [self.projector] * (images is None)
             weights = [weight for part in unused if part.training for weight in part.parameters()]
-            weights = [weight for weight in weights if not hasattr(weight, "device_mesh")]  # nor gathered: see FSDP2
+            weights = [
+                weight for weight in weights if not hasattr(weight, "device_mesh")
+            ]  # FSDP2 has not gathered those
             outputs.last_hidden_state = with_zero_gradients(outputs.last_hidden_state, weights)
         return MultimodalBaseModelOutputWithPast(
             **outputs, image_outputs=None if images is None else images.image_outputs()
@@ -170,7 +174,7 @@ class ArlowVLModel(ImageEncodingMixin, ArlowVLPreTrainedModel):
 
 
 def settings_of_text(settings: GenerationConfig) -> GenerationConfig:
-    """The text model's own settings of generation, as they were before `stop_also_at`."""
+    """The text model's own generation settings, as they were before `stop_also_at`."""
     own = copy.deepcopy(settings)
     for name, value in own.__dict__.pop("of_text", {}).items():
         setattr(own, name, value)
@@ -187,7 +191,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
     def __init__(self, config: ArlowVLConfig):
         super().__init__(config)
         self.model = ArlowVLModel(config)
-        # The text model's class of head: another kernel would round its logits otherwise.
+        # The text model's class of head: another kernel would round its logits differently.
         self.lm_head = ArlowLinear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
@@ -217,7 +221,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         return model
 
     def stop_also_at(self, token_ids: Sequence[int]) -> None:
-        """Ends of an answer beside the text model's own, which `text_model` gives back as they were."""
+        """Adds tokens that end an answer to the text model's own, which `text_model` restores."""
         settings = self.generation_config
         own = settings.eos_token_id
         if not hasattr(settings, "of_text"):  # an attribute of ours, which is saved with the rest
@@ -229,9 +233,9 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
     def text_model(self) -> ArlowForCausalLM:
         """The text model inside, in the same memory, without the cross-attention blocks.
 
-        Images have trained those, and text never enters them. So whatever is left has the bytes of the text
-        checkpoint that a frozen decoder came from, whether that one had (closed) blocks or none. It generates by the
-        settings of that checkpoint.
+        Those were trained with images, and text never enters them. So what is left has the bytes of the text
+        checkpoint that a frozen decoder came from, whether that one had (closed) blocks or none. It generates with
+        the settings of that checkpoint.
         """
         refuse_fewer_bits(self.config._name_or_path or "the model", self.config)
         config = copy.deepcopy(self.config.text_config)
@@ -269,7 +273,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MultimodalCausalLMOutputWithPast:
-        """One image for each `<image>`, row by row, as `ArlowVLModel.encode_images` takes them.
+        """Runs the model and its head, with one image for each `<image>`, row by row, as for `encode_images`.
 
         `labels` and `skip_logits` are those of `ArlowForCausalLM.forward`.
 
@@ -312,7 +316,7 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         return {i: (b.attn_gate.tanh().item(), b.mlp_gate.tanh().item()) for i, b in self._cross_blocks().items()}
 
     def _cross_blocks(self) -> dict[int, Any]:
-        """By layer."""
+        """The cross-attention blocks, by the index of their layer."""
         layers = enumerate(self.model.language_model.layers)
         return {i: layer.cross_block for i, layer in layers if layer.cross_block is not None}
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""Lies in a vision-language model's folder instead of its code, which is the package arlow-vl."""
+"""Stands in a vision-language model's folder for its code, which is the package arlow-vl."""
 
 import arlow_vl  # noqa: F401 - without the package, transformers stops here and names it
 

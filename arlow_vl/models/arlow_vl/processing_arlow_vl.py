@@ -1,5 +1,5 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""Images and text with `<image>` in it become what `ArlowVLForConditionalGeneration` takes."""
+"""The processor: text with `<image>` in it, and images, become inputs of `ArlowVLForConditionalGeneration`."""
 
 import shutil
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ class ArlowProcessor(NeedsPackage, ProcessorMixin):
 
     The text holds one `<image>` for each image. Images are one list for all rows, or a list for each row. Without
     text each image, or each list of images, becomes a row of its own `<image>`s. Rows are padded on the left, so that
-    `generate` goes on where their texts end; a training collator may ask for `padding_side="right"`.
+    `generate` continues where their texts end; a training collator may ask for `padding_side="right"`.
 
     A chat goes through `apply_chat_template`, where only an image part is an image (docs/prompts.md).
     """
@@ -45,14 +45,14 @@ class ArlowProcessor(NeedsPackage, ProcessorMixin):
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         if not isinstance(tokenizer, ChatTokenizer):
             drop_quotes(tokenizer.backend_tokenizer)
-        tokenizer.padding_side = "left"  # many a text model's folder asks for the right, which training wants
+        tokenizer.padding_side = "left"  # many text models' folders ask for the right, as training does
         # One template, whether a chat comes to the processor or to its tokenizer.
         chat_template = tokenizer.chat_template = chat_template or tokenizer.chat_template or CHAT_TEMPLATE
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> "ArlowProcessor":
-        """As transformers does it; where a model lies in the same folder, the processor must fit it (`check_fits`)."""
+        """Loads as transformers does; a model in the same folder must fit the processor (`check_fits`)."""
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if (Path(pretrained_model_name_or_path) / "config.json").is_file():
             values, _ = ArlowVLConfig.get_config_dict(pretrained_model_name_or_path)
@@ -65,13 +65,13 @@ class ArlowProcessor(NeedsPackage, ProcessorMixin):
         return super().to_dict() | self.map_to_package("AutoProcessor")
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> list[str]:
-        """As in transformers, with the file that says what the folder needs."""
+        """Saves as transformers does, with the file that says what the folder needs."""
         files = super().save_pretrained(save_directory, **kwargs)
         shutil.copyfile(NEEDS_PACKAGE, Path(save_directory) / NEEDS_PACKAGE.name)
         return files
 
     def check_fits(self, config: ArlowVLConfig) -> None:
-        """Whether these are the images and the `<image>` that the model was trained with.
+        """Refuses a processor with another `<image>` or preprocessing than the model was trained with.
 
         Raises:
             CheckpointError: naming the first setting that differs, with both values.
@@ -99,7 +99,7 @@ class ArlowProcessor(NeedsPackage, ProcessorMixin):
         documents: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """As transformers does it, with the images of the messages, and all that people wrote as plain text.
+        """Renders a chat as transformers does, with the images of its messages, and what people wrote as plain text.
 
         An image part is `{"type": "image", "image" | "url" | "path" | "base64": ...}`, or OpenAI's `image_url`.
 

@@ -1,7 +1,7 @@
-"""A tokenizer of another make gets the tokens that Arlow needs behind its own, and gives them back at the export.
+"""Tokens that Arlow adds behind those of an imported tokenizer, and takes out again at the export.
 
-No id that it had changes. What was added stands in tokenizer_config.json under "imported", and so travels through every
-stage with the tokenizer.
+No earlier id changes. tokenizer_config.json records what was added under "imported", so every stage keeps the record
+with the tokenizer.
 """
 
 import json
@@ -27,14 +27,14 @@ LARGEST_SPARE_SHARE = 1 / 8  # of the rows; vocabularies are padded to round num
 
 @dataclass(frozen=True)
 class Additions:
-    """What a tokenizer was given."""
+    """Additions that the import made to a tokenizer."""
 
     vocab_size: int
     """Embedding rows that the source has."""
     tokens: dict[str, int] = field(default_factory=dict)
     """Special tokens that it lacked, with their ids."""
     roles: dict[str, str | None] = field(default_factory=dict)
-    """Attributes that were changed or will be, and what they were."""
+    """Attributes that the import changes, with their values before it."""
 
     @property
     def rows(self) -> int:
@@ -51,10 +51,10 @@ def plain_tokenizer(
     backend: Tokenizer | None = None,
     changes: dict[str, str | None] | None = None,
 ) -> TokenizersBackend:
-    """The same ids without a class of its own, whose constructor might build other rules than tokenizer.json holds.
+    """A TokenizersBackend with the source's ids, whose own class might build other rules than tokenizer.json holds.
 
-    `backend` stands in the place of the source's own, `changes` in that of its attributes. Raises CheckpointError for a
-    tokenizer written in Python.
+    `backend` replaces the source's own, `changes` its attributes. Raises CheckpointError for a tokenizer written in
+    Python.
     """
     backend = backend or getattr(source, "backend_tokenizer", None)
     if backend is None:
@@ -67,8 +67,9 @@ def plain_tokenizer(
 
 
 def with_additions(source: TokenizersBackend, vocab_size: int, place: Path) -> tuple[TokenizersBackend, Additions]:
-    """The tokenizer with `<image>`, and a padding token and chat tokens where it lacks them; `vocab_size` rows are
-    the model's.
+    """The tokenizer with `<image>`, and a padding token and chat tokens where it lacks them.
+
+    `vocab_size` is the number of the model's embedding rows.
 
     Raises:
         CheckpointError: tokens and rows do not belong together, there is no end of text, or a token that Arlow needs
@@ -133,7 +134,7 @@ def refuse_missing_rows(vocab: dict[str, int], vocab_size: int, place: Path) -> 
 
 
 def refuse_shared_ids(before: dict[str, int], new: dict[str, int], place: Path) -> None:
-    """Raises CheckpointError where ids were left out: new ones are counted, and so come upon some that are taken."""
+    """Raises CheckpointError where ids have gaps: new ids follow the number of tokens, and so meet used ones."""
     word_of_id = {index: token for token, index in before.items()}
     for token, index in new.items():
         if index in word_of_id:
@@ -162,7 +163,7 @@ def without_additions(tokenizer: PreTrainedTokenizerBase, place: Path) -> tuple[
 
 
 def read_record(record: Any, place: Path) -> tuple[list[str], dict[str, str | None], int]:
-    """Raises CheckpointError if tokenizer_config.json says of the import what cannot be."""
+    """Tokens, roles and embedding rows of the import's record. Raises CheckpointError if it is damaged."""
     match record:
         case {"tokens": [*tokens], "roles": dict(roles), "vocab_size": int(rows)} if (
             all(isinstance(token, str) for token in tokens)

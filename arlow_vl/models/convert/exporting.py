@@ -1,7 +1,7 @@
 """The text part of an Arlow model as a Llama folder; `gguf_writing` makes a GGUF file of it.
 
 Cross-attention blocks, projector and encoder stay behind, and so do the tokens and rows that an import added: a decoder
-that was frozen since then leaves with the bytes that it came with.
+that was frozen since then is exported with the bytes that were imported.
 """
 
 import math
@@ -19,7 +19,7 @@ from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import settings_of_text
 from arlow_vl.models.convert.added_tokens import refuse_missing_rows, without_additions
 from arlow_vl.models.convert.llama_config import llama_config
-from arlow_vl.models.convert.tensors import Tensors, common_dtype, read_tensors, rows_of, untie_nothing
+from arlow_vl.models.convert.tensors import Tensors, common_dtype, read_tensors, rows_of, without_tied_head
 from arlow_vl.models.folders import (
     MODELS,
     TOKEN_IDS,
@@ -37,15 +37,15 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class TextPart:
-    """What leaves."""
+    """The text part of a model, as it is exported."""
 
     folder: Path
-    """Where it comes from."""
+    """The model folder that it comes from."""
     config: LlamaConfig
     tensors: Tensors
-    """By Llama's names."""
+    """Tensors by Llama's names."""
     dtype: torch.dtype
-    """Of all tensors."""
+    """Dtype of all tensors."""
     tokenizer: TokenizersBackend
     generation_config: GenerationConfig
     remarks: list[str]
@@ -70,37 +70,38 @@ def read_text_part(folder: Path, dtype: str | None = None) -> TextPart:
     config = whole.get_text_config()
     own = load_tokenizer(folder)
     tokenizer, rows = without_additions(own, folder)
-    leaving = leaving_ids(own, tokenizer, config.vocab_size if rows is None else rows, config.vocab_size, folder)
-    tensors, remarks = rows_of(read_tensors(folder, text_name), leaving.index), staying(kind, config, leaving)
-    tensors = untie_nothing(tensors, config, folder)
+    ids_out = exported_ids(own, tokenizer, config.vocab_size if rows is None else rows, config.vocab_size, folder)
+    tensors, remarks = rows_of(read_tensors(folder, text_name), ids_out.index), staying(kind, config, ids_out)
+    tensors = without_tied_head(tensors, config, folder)
     target = getattr(torch, dtype) if dtype else common_dtype(tensors)
     tensors = rounded(tensors, target, folder, remarks)
-    ids = {f"{role}_token_id": leaving.moved(getattr(config, f"{role}_token_id")) for role in ("bos", "eos")}
+    ids = {f"{role}_token_id": ids_out.moved(getattr(config, f"{role}_token_id")) for role in ("bos", "eos")}
     ids |= {"pad_token_id": tokenizer.pad_token_id}
     return TextPart(
         folder,
-        llama_config(config, folder, vocab_size=leaving.rows, **ids, dtype=target),
+        llama_config(config, folder, vocab_size=ids_out.rows, **ids, dtype=target),
         tensors,
         target,
         tokenizer,
-        generation_config_of(folder, leaving),
+        generation_config_of(folder, ids_out),
         remarks,
     )
 
 
 @dataclass(frozen=True)
-class LeavingIds:
-    """Which embedding rows leave, and under which ids: tokens behind what the import added move up."""
+class ExportedIds:
+    """Embedding rows that are exported, and their ids: tokens behind those that the import added move up."""
 
     rows: int
+    """Number of exported rows."""
     new_ids: dict[int, int | None]
-    """Of the ids that do not stay the same; None: the token stays behind."""
+    """New id of each id that changes; None if its token is not exported."""
     moves: list[str]
-    """The tokens that move up, and where to."""
+    """Tokens that move up, as `<loc0> to 320`."""
 
     @property
     def index(self) -> Tensor:
-        """(rows,) the number that each row has now."""
+        """(rows,) present id of each exported row."""
         index = torch.arange(self.rows)
         for old, new in self.new_ids.items():
             if new is not None:
@@ -108,20 +109,23 @@ class LeavingIds:
         return index
 
     def moved(self, ids: Any) -> Any:
-        """An id, or a list of ids or of lists of them, without those that stay behind."""
+        """Maps an id, or a list of ids or of id sequences, to the new ids, without those that are not exported."""
         if isinstance(ids, list):
             moved = [self.moved(part) for part in ids]
-            if all(isinstance(part, list) for part in ids):  # a sequence is one as a whole
+            if all(isinstance(part, list) for part in ids):  # a sequence is kept or dropped as a whole
                 return [new for old, new in zip(ids, moved, strict=True) if len(new) == len(old)]
             return [new for new in moved if new is not None]
         new = self.new_ids.get(ids, ids)
         return None if new is None or new >= self.rows else new
 
 
-def leaving_ids(
+def exported_ids(
     own: TokenizersBackend, tokenizer: TokenizersBackend, imported: int, rows: int, place: Path
-) -> LeavingIds:
-    """Of the model's `own` tokenizer and the one that leaves; `imported` of its `rows` embedding rows had the source.
+) -> ExportedIds:
+    """Compares the model's `own` tokenizer with the exported one.
+
+    Args:
+        imported: Embedding rows that the imported source had, of the model's `rows`.
 
     Raises:
         CheckpointError: the model has fewer rows than were imported, or than the tokenizer has tokens.
@@ -137,20 +141,20 @@ def leaving_ids(
     changed = {token: index for token, index in in_order if after.get(token) != index}
     moves = [f"{visible(token):.40} to {after[token]:,}" for token in changed if token in after]
     needed = max([imported, *(index + 1 for index in after.values())])
-    return LeavingIds(needed, {index: after.get(token) for token, index in changed.items()}, moves)
+    return ExportedIds(needed, {index: after.get(token) for token, index in changed.items()}, moves)
 
 
-def staying(kind: str | None, config: ArlowConfig, leaving: LeavingIds) -> list[str]:
-    """What of the model does not leave, or with other ids, as sentences."""
+def staying(kind: str | None, config: ArlowConfig, ids_out: ExportedIds) -> list[str]:
+    """Sentences on the parts of the model that are not exported, or get other ids."""
     remarks = []
     if kind == "arlow_vl":
-        remarks.append("only the text part leaves: encoder, projector and cross-attention blocks stay behind")
+        remarks.append("only the text part is exported: encoder, projector and cross-attention blocks stay behind")
     elif config.cross_attention_layers:
-        remarks.append("only the text part leaves: the cross-attention blocks stay behind")
-    if leaving.moves:
-        remarks.append(f"the tokens that the import added stay behind, so that ids change: {named(leaving.moves)}")
-    elif leaving.rows < config.vocab_size:
-        remarks.append(f"the embedding rows from {leaving.rows:,} on, which the import added, stay behind")
+        remarks.append("only the text part is exported: the cross-attention blocks stay behind")
+    if ids_out.moves:
+        remarks.append(f"the tokens that the import added stay behind, so that ids change: {named(ids_out.moves)}")
+    elif ids_out.rows < config.vocab_size:
+        remarks.append(f"the embedding rows from {ids_out.rows:,} on, which the import added, stay behind")
     return remarks
 
 
@@ -170,24 +174,24 @@ def rounded(tensors: Tensors, dtype: torch.dtype, folder: Path, remarks: list[st
     return converted
 
 
-def generation_config_of(folder: Path, leaving: LeavingIds) -> GenerationConfig:
-    """The text model's settings, with the ids that its tokens leave with."""
+def generation_config_of(folder: Path, ids_out: ExportedIds) -> GenerationConfig:
+    """The text model's settings, with the ids of the exported tokens, and without tokens that are not exported."""
     if not (folder / "generation_config.json").is_file():
         return GenerationConfig()
     with one_sentence(folder, "generation_config.json"):
         settings = settings_of_text(GenerationConfig.from_pretrained(folder))
     for name in (*TOKEN_IDS, "bad_words_ids"):
         if getattr(settings, name, None) is not None:
-            ids = leaving.moved(getattr(settings, name))
+            ids = ids_out.moved(getattr(settings, name))
             setattr(settings, name, None if ids == [] else ids)
     if settings.sequence_bias:
-        biases = [[leaving.moved(ids), ids, bias] for ids, bias in settings.sequence_bias]
+        biases = [[ids_out.moved(ids), ids, bias] for ids, bias in settings.sequence_bias]
         settings.sequence_bias = [[new, bias] for new, ids, bias in biases if len(new) == len(ids)] or None
     return settings
 
 
 def export_llama(folder: Path, out: Path, *, dtype: str | None = None) -> list[str]:
-    """Writes a folder that every tool for Llama reads, and returns what to tell about it.
+    """Writes a folder that every tool for Llama reads, and returns sentences about it.
 
     Raises:
         CheckpointError: as `read_text_part`.

@@ -53,7 +53,7 @@ NO_EXTRA = "needs gguf, which the extra `convert` brings: pip install 'arlow-vl[
 
 
 def open_gguf(path: Path) -> Source:
-    """Raises CheckpointError for a file that is cut, of another architecture, or quantised as nobody reads it."""
+    """Opens a file. Raises CheckpointError for one cut short, of another architecture or unreadable quantisation."""
     reader, metadata = read_header(path)
     names = {tensor.name: llama_name(tensor.name) for tensor in reader.tensors}
     with one_sentence(path, "its metadata"):
@@ -147,7 +147,7 @@ def llama_values(metadata: dict[str, Any], tensors: set[str], path: Path) -> dic
 
 
 def generation_config_of(metadata: dict[str, Any], config: dict[str, Any], path: Path) -> GenerationConfig:
-    """Every token that ends an answer: of the text (eos), of a turn (eot) and of a message (eom)."""
+    """Settings with every token that ends an answer: of the text (eos), of a turn (eot) and of a message (eom)."""
     ends = [config["eos_token_id"]]
     for role in ("eot", "eom"):
         index = metadata.get(f"tokenizer.ggml.{role}_token_id")
@@ -161,7 +161,7 @@ def generation_config_of(metadata: dict[str, Any], config: dict[str, Any], path:
 
 def rope_parameters(values: dict[str, Any], path: Path) -> dict[str, Any]:
     factor = values.get("rope.scaling.factor") or values.get("rope.scale_linear") or 1.0
-    kind = values.get("rope.scaling.type", "none" if factor == 1 else "linear")  # llama.cpp takes a bare factor so
+    kind = values.get("rope.scaling.type", "none" if factor == 1 else "linear")  # as llama.cpp takes a bare factor
     parameters = {"rope_type": "default", "rope_theta": shortest(values.get("rope.freq_base", 10_000.0))}
     if kind == "linear":
         return parameters | {"rope_type": "linear", "factor": shortest(factor)}
@@ -194,7 +194,7 @@ def refuse_quantisations(tensors: Any, path: Path) -> None:
 
 
 def read_values(tensors: Any, names: dict[str, str], config: dict[str, Any], path: Path) -> Tensors:
-    """Float32, or the half precision that all matrices have where the rest fits into it unchanged."""
+    """Tensors in float32, or in the half precision of all matrices where the rest fits into it unchanged."""
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
@@ -224,5 +224,5 @@ def to_llama_order(rows: Tensor, heads: int) -> Tensor:
 
 
 def to_gguf_order(rows: Tensor, heads: int) -> Tensor:
-    """The other way."""
+    """(heads * Dh, ...) rows of a query or key projection, from Llama's order to llama.cpp's."""
     return rows.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2).contiguous()

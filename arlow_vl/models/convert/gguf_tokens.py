@@ -1,7 +1,7 @@
-"""A tokenizer as GGUF's metadata has it, both ways: byte-level BPE ("gpt2") and sentencepiece BPE ("llama").
+"""Tokenizers to and from GGUF's metadata: byte-level BPE ("gpt2") and sentencepiece BPE ("llama").
 
 GGUF names the rule by which text is cut into words (`tokenizer.ggml.pre`), and llama.cpp holds the rules. One that is
-not known here is refused in either direction, since other words give other ids without a sign of it.
+not known here is refused in either direction, since other words silently give other ids.
 """
 
 import json
@@ -47,12 +47,12 @@ ROLE_KEYS = dict(zip(ROLES, ("bos", "eos", "unknown", "padding"), strict=True))
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What GGUF keeps of a tokenizer."""
+    """A tokenizer as GGUF keeps it."""
 
     model: str
     """llama.cpp's name of the algorithm."""
     pre: str
-    """llama.cpp's name of the cut into words."""
+    """llama.cpp's name of the rule that cuts text into words."""
     tokens: list[str]
     types: list[int]
     merges: list[str] | None
@@ -62,10 +62,10 @@ class Vocabulary:
     ids: dict[str, int]
     """GGUF's roles: bos, eos, unknown, padding."""
     remarks: list[str] = field(default_factory=list)
-    """What to tell whoever exports it."""
+    """Sentences for whoever exports it."""
 
     def metadata(self) -> dict[str, Any]:
-        """As a GGUF file has it."""
+        """The fields of a GGUF file."""
         fields = {"model": self.model, "pre": self.pre, "tokens": self.tokens, "token_type": self.types}
         fields |= {"merges": self.merges, "scores": self.scores} | self.flags
         fields |= {f"{role}_token_id": index for role, index in self.ids.items()}
@@ -107,12 +107,12 @@ def tokenizer_of(metadata: dict[str, Any], place: Path) -> TokenizersBackend:
 
 
 def begins_with_bos(kind: str, metadata: dict[str, Any]) -> bool:
-    """llama.cpp's choice where a file makes none."""
+    """True if llama.cpp puts bos in front where a file does not say."""
     return kind == "llama" or cut_of(metadata) in BEGIN_WITH_BOS
 
 
 def cut_of(metadata: dict[str, Any]) -> str | None:
-    """The name of the cut into words, of several that mean the same one of them."""
+    """Name of the rule that cuts text into words, one for all its aliases."""
     pre = metadata.get("tokenizer.ggml.pre")
     return ALIASES.get(pre, pre) if isinstance(pre, str) else None
 
@@ -166,7 +166,7 @@ def sentencepiece(metadata: dict[str, Any], vocab: dict[str, int], types: Sequen
 
 
 def sentencepiece_spaces(*, in_front: bool) -> normalizers.Normalizer:
-    """Spaces as its own sign, and one more in front of a text."""
+    """Writes spaces as sentencepiece's sign, and one more in front of a text."""
     prefix = [normalizers.Prepend(SPACE)] if in_front else []
     return normalizers.Sequence([*prefix, normalizers.Replace(" ", SPACE)])
 
@@ -182,7 +182,7 @@ def merges_by_score(words: Iterable[str], vocab: dict[str, int], scores: Sequenc
 
 
 def vocabulary_of(tokenizer: PreTrainedTokenizerBase, rows: int, place: Path) -> Vocabulary:
-    """What to write of a tokenizer whose model has `rows` embedding rows.
+    """The vocabulary to write for a tokenizer whose model has `rows` embedding rows.
 
     Raises:
         CheckpointError: llama.cpp could not be told how the tokenizer works, or would read other ids.
@@ -228,7 +228,7 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, rows: int, place: Path) ->
 
 
 def refuse_other_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, place: Path) -> None:
-    """Raises CheckpointError where what is written of a tokenizer gives other ids than it."""
+    """Raises CheckpointError where the written vocabulary gives other ids than the tokenizer."""
     texts = probes_of(vocabulary)
     if UNNORMALIZED in vocabulary.remarks:
         texts = (text for text in texts if unicodedata.is_normalized("NFC", text))
@@ -243,7 +243,7 @@ def refuse_other_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary,
 
 
 def probes_of(vocabulary: Vocabulary) -> Iterator[str]:
-    """Whatever may be read otherwise: every token as text, and around those that are found in a text as they stand."""
+    """Texts that may get other ids: every token as text, and added tokens with text around them."""
     yield from (*PLAIN, *CHARACTERS)
     to_text = decoders.ByteLevel().decode
     for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True):
@@ -257,7 +257,7 @@ def probes_of(vocabulary: Vocabulary) -> Iterator[str]:
 
 
 def algorithm_of(spec: dict[str, Any], place: Path) -> tuple[str, str, bool]:
-    """llama.cpp's names of the algorithm and of the cut into words, and whether a space is put in front of a text."""
+    """llama.cpp's names of the algorithm and of the cut into words; True where a space is put in front of a text."""
     if spec["model"]["type"] == "BPE":
         match spec["normalizer"], spec["pre_tokenizer"]:
             case None, {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}:
@@ -312,7 +312,7 @@ def is_space_replacement(normalizer: Any) -> bool:
 
 
 def is_byte(token: str) -> bool:
-    """`<0x0A>`, as sentencepiece writes a byte."""
+    """True for a byte as sentencepiece writes it, such as `<0x0A>`."""
     return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
 
 

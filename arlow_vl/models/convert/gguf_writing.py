@@ -26,7 +26,7 @@ FILE_TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16"}
 
 
 def export_gguf(folder: Path, out: Path, *, dtype: str | None = None) -> list[str]:
-    """Writes the file, and returns what to tell about it. Vectors (norms, biases) are float32 in any case.
+    """Writes the file, and returns sentences about it. Vectors (norms, biases) are float32 in any case.
 
     Raises:
         CheckpointError: as `read_text_part`, or the model has a tokenizer, an activation or rotary parameters that
@@ -34,7 +34,7 @@ def export_gguf(folder: Path, out: Path, *, dtype: str | None = None) -> list[st
         ResourceError: `out` cannot be written.
     """
     try:
-        import gguf  # noqa: F401  before what takes time
+        import gguf  # noqa: F401  before anything that takes time
     except ImportError as error:
         raise ValueError(f"a GGUF file {NO_EXTRA}") from error
     part = read_text_part(folder, dtype)
@@ -50,7 +50,7 @@ def export_gguf(folder: Path, out: Path, *, dtype: str | None = None) -> list[st
 
 
 def write_gguf(partial: Path, out: Path, part: TextPart, vocabulary: Vocabulary) -> None:
-    """Raises ValueError where `out` is there: another process may just have written it."""
+    """Writes `partial` and renames it. Raises ValueError where `out` exists: another process may have written it."""
     import gguf
 
     kind = NAMES_IN_GGUF[part.dtype]
@@ -160,7 +160,7 @@ def add_tensor(writer: Any, name: str, tensor: Tensor, kind: str) -> None:
     from gguf import GGMLQuantizationType
     from gguf.quants import quantize
 
-    if kind == "BF16":  # numpy has no such numbers; of these nothing is lost on the way
+    if kind == "BF16":  # numpy has no bfloat16; through float32 nothing is lost
         writer.add_tensor(
             name, quantize(tensor.float().numpy(), GGMLQuantizationType.BF16), raw_dtype=GGMLQuantizationType.BF16
         )
@@ -169,7 +169,7 @@ def add_tensor(writer: Any, name: str, tensor: Tensor, kind: str) -> None:
 
 
 def llama3_factors(part: TextPart) -> Tensor:
-    """(head_dim / 2,) what llama.cpp divides each frequency by: Llama 3.1's rule, long waves by `factor`."""
+    """(head_dim / 2,) divisors of the frequencies in llama.cpp: Llama 3.1's rule, long waves by `factor`."""
     rope, config = part.rope, part.config
     width = int(config.head_dim or 0)
     frequencies = rope["rope_theta"] ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)

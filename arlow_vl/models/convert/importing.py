@@ -14,7 +14,7 @@ from arlow_vl.models.convert.gguf_files import open_gguf
 from arlow_vl.models.convert.llama_config import arlow_config
 from arlow_vl.models.convert.llama_folders import open_folder
 from arlow_vl.models.convert.sources import Source
-from arlow_vl.models.convert.tensors import common_dtype, refuse_other_shapes, untie_nothing, with_rows
+from arlow_vl.models.convert.tensors import common_dtype, refuse_other_shapes, with_rows, without_tied_head
 from arlow_vl.models.folder_files import refuse_full_folder
 from arlow_vl.models.folders import one_sentence, save_folder
 from arlow_vl.printing import number_of
@@ -22,10 +22,9 @@ from vision.near_names import did_you_mean_file
 
 
 def import_model(source: Path, out: Path, *, cross_attention_interval: int | None = None) -> list[str]:
-    """Writes the text model with its tokenizer into the folder `out`, and returns what to tell about it.
+    """Writes the text model with its tokenizer into the folder `out`, and returns sentences about it.
 
-    `cross_attention_interval` decides in front of which layers the vision stage will put its blocks: of every so
-    many the last.
+    The vision stage will put a cross-attention block in front of every `cross_attention_interval`-th layer.
 
     Raises:
         CheckpointError: the source is damaged, or nothing that Arlow's decoder can be.
@@ -48,7 +47,7 @@ def import_model(source: Path, out: Path, *, cross_attention_interval: int | Non
         bos_token_id=tokenizer.bos_token_id if config.bos_token_id is None else config.bos_token_id,
         eos_token_id=tokenizer.eos_token_id if config.eos_token_id is None else config.eos_token_id,
     )
-    tensors = with_rows(untie_nothing(opened.read_tensors(), config, opened.place), additions.rows)
+    tensors = with_rows(without_tied_head(opened.read_tensors(), config, opened.place), additions.rows)
     dtype = common_dtype(tensors)
     with one_sentence(source, "the weights"):
         model = ArlowForCausalLM.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype)
@@ -57,7 +56,7 @@ def import_model(source: Path, out: Path, *, cross_attention_interval: int | Non
     parameters = sum(tensor.numel() for tensor in tensors.values())
     size = f"{number_of(config.num_hidden_layers, 'layer')}, {parameters:,} parameters"
     size += f" in {str(dtype).removeprefix('torch.')}"
-    return [f"{out}: {size}, from {source}", *told(additions, tokenizer)]
+    return [f"{out}: {size}, from {source}", *sentences_about(additions, tokenizer)]
 
 
 def open_source(path: Path) -> Source:
@@ -85,8 +84,8 @@ def generation_config_of(source: Source) -> GenerationConfig:
     return settings
 
 
-def told(additions: Additions, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """Sentences on the tokens and rows that are new, and on what was there and is used."""
+def sentences_about(additions: Additions, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Sentences on the tokens and rows that are new, and on those of the source that are used."""
     vocab = tokenizer.get_vocab()
     old = len(vocab) - len(additions.tokens)
     named = ", ".join(f"{token} ({index:,})" for token, index in additions.tokens.items())

@@ -1,4 +1,4 @@
-"""Llama's configuration and Arlow's: the same fields by the same names, and what the one cannot say of the other."""
+"""Llama's configuration to and from Arlow's: shared fields, and refusals of values that one of them cannot express."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -25,8 +25,8 @@ SHARED = (
 def arlow_config(values: Mapping[str, Any], place: Path, **changes: Any) -> ArlowConfig:
     """The text model that a Llama or Mistral `config.json` describes, without cross-attention blocks.
 
-    `values` are what the file at `place` holds. Keys that transformers' own Llama does not read count for nothing
-    here either. `changes` are fields of ArlowConfig.
+    `values` are what the file at `place` holds. Keys that transformers' own Llama does not read are ignored here too.
+    `changes` are fields of ArlowConfig.
 
     Raises:
         CheckpointError: it is another architecture, or a field has a value that Arlow's decoder has no form for.
@@ -54,7 +54,7 @@ def arlow_config(values: Mapping[str, Any], place: Path, **changes: Any) -> Arlo
     fields = {name: getattr(source, name) for name in SHARED if hasattr(source, name)}
     fields["attention_dropout"] = fields.get("attention_dropout") or 0.0
     rope = dict(fields.get("rope_parameters") or {})
-    if rope.get("rope_type") in REQUIRED:  # "finetuned" of YaRN's first checkpoints is read by nobody
+    if rope.get("rope_type") in REQUIRED:  # nothing reads "finetuned" of YaRN's first checkpoints
         fields["rope_parameters"] = {key: rope[key] for key in keys_of(rope["rope_type"]) if rope.get(key) is not None}
     fields |= {"use_cross_attention": False, **changes}
     try:

@@ -1,4 +1,4 @@
-"""A folder of Llama's as a source: config.json, safetensors and a tokenizer, as save_pretrained writes them."""
+"""A Llama folder as a source: config.json, safetensors and a tokenizer, as save_pretrained writes them."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ CONVERT = "convert it to a tokenizer.json with the tools that it was made for"
 
 
 def open_folder(folder: Path) -> Source:
-    """Raises CheckpointError for a folder that lacks a file, or holds a damaged one."""
+    """Opens a folder. Raises CheckpointError for one that lacks a file, or holds a damaged one."""
     for needed in ("config.json", WEIGHTS):
         if not (folder / needed).is_file() and not (needed == WEIGHTS and (folder / INDEX).is_file()):
             raise CheckpointError(f"{folder} holds no {needed}{hint(folder, needed)}")
@@ -48,7 +48,7 @@ def open_folder(folder: Path) -> Source:
 
 
 def hint(folder: Path, needed: str) -> str:
-    """The end of a sentence about a folder that lacks a file."""
+    """The end of a message about a folder that lacks a file."""
     gguf = next(folder.glob("*.gguf"), None)
     if gguf is not None:
         return f"; name its GGUF file, {gguf.name}"
@@ -67,8 +67,10 @@ def read_tokenizer(folder: Path) -> TokenizersBackend:
 
 
 def read_backend(folder: Path) -> TokenizersBackend:
-    """Not of the class that the folder names: LlamaTokenizer, GPT2Tokenizer and others put rules of their own in the
-    place of the file's."""
+    """The tokenizer by the rules of its file.
+
+    The class that the folder names is not used: LlamaTokenizer, GPT2Tokenizer and others bring rules of their own.
+    """
     with one_sentence(folder, "the tokenizer"):
         return TokenizersBackend.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
@@ -121,7 +123,7 @@ def refuse_other_rules(proto: Any, path: Path) -> None:
 
 
 def probes_of(proto: Any, *, in_front: bool) -> Iterator[str]:
-    """Texts with every piece that a text can have."""
+    """Texts that hold every piece of the vocabulary."""
     yield from (*PLAIN, *CHARACTERS)
     for piece in proto.pieces:
         text = piece.piece.replace(SPACE, " ")
@@ -132,7 +134,7 @@ def probes_of(proto: Any, *, in_front: bool) -> Iterator[str]:
 
 
 def with_sentencepiece_spaces(backend: Tokenizer, *, in_front: bool) -> Tokenizer:
-    """What transformers makes of tokenizer.model, in the words of Llama 2's tokenizer.json: GGUF knows those alone."""
+    """The backend with spaces handled as in Llama 2's tokenizer.json, the only rules that GGUF knows."""
     backend = Tokenizer.from_str(json.dumps(json.loads(backend.to_str()) | {"pre_tokenizer": None}))
     backend.normalizer = sentencepiece_spaces(in_front=in_front)
     return backend

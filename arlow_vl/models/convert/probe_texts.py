@@ -8,7 +8,7 @@ PLAIN = (
     *("I'm It'LL", "in 1998, 12345 cats (x)!?\n", "漢字かな 한국어", "ünï ẞ", "\ufb01 \uff21 \u2460"),
     *("e\u0301 \u1112\u1161\u11ab", "🎉👩\u200d👧"),
 )
-# With every byte that UTF-8 can have, a character each.
+# A character for every byte that UTF-8 can have.
 CHARACTERS = (
     *map(chr, range(1, 0xC0)),
     *map(chr, range(0xC0, 0x800, 0x40)),
@@ -25,7 +25,7 @@ def around(token: str) -> tuple[str, ...]:
 def first_difference(
     texts: Iterable[str], encode: Callable[[list[str]], Ids], other: Callable[[list[str]], Ids]
 ) -> tuple[str, Sequence[int], Sequence[int]] | None:
-    """The first text of which two tokenizers make other ids, with those of each."""
+    """The first text that two tokenizers encode differently, with the ids of each; None: there is none."""
     unique = list(dict.fromkeys(texts))
     rows = zip(unique, encode(unique), other(unique), strict=True)
     return next((row for row in rows if row[1] != row[2]), None)

@@ -1,4 +1,4 @@
-"""What is known of a checkpoint of another make before a weight is read."""
+"""A Llama-shaped checkpoint before its weights are read."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from arlow_vl.models.convert.tensors import Tensors
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint of another make."""
+    """A Llama-shaped checkpoint to import: its configuration and shapes, and functions that read the rest."""
 
     place: Path
-    """What messages name: its config.json, or the GGUF file."""
+    """The file that messages name: config.json, or the GGUF file."""
     config: Mapping[str, Any]
-    """As Llama's config.json has it."""
+    """Values as in Llama's config.json."""
     shapes: Mapping[str, tuple[int, ...]]
-    """Of its tensors, by Llama's names."""
+    """Shapes of its tensors, by Llama's names."""
     generation_config: GenerationConfig | None
     read_tokenizer: Callable[[], TokenizersBackend]
     read_tensors: Callable[[], Tensors]

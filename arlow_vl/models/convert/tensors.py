@@ -1,4 +1,4 @@
-"""A decoder's tensors, by the names that Llama and Arlow share: read, compared, given rows and relieved of them."""
+"""A decoder's tensors, by the names that Llama and Arlow share: read, compared, with rows added or removed."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ def read_tensors(folder: Path, rename: Callable[[str], str | None]) -> Tensors:
 
 
 def decoder_name(name: str) -> str | None:
-    """None for tables that old checkpoints hold and that the configuration says as well."""
+    """The name as it is; None for tables of old checkpoints that follow from the configuration."""
     return None if name.endswith("rotary_emb.inv_freq") else name
 
 
@@ -49,8 +49,8 @@ def refuse_other_shapes(shapes: Shapes, config: ArlowConfig, place: Path) -> Non
         raise CheckpointError(f"{place}: the weights are not those of its configuration, {faults}")
 
 
-def untie_nothing(tensors: Tensors, config: ArlowConfig, place: Path) -> Tensors:
-    """The tensors without a head that is the embedding again. Raises CheckpointError for one that only should be."""
+def without_tied_head(tensors: Tensors, config: ArlowConfig, place: Path) -> Tensors:
+    """The tensors without a tied head. Raises CheckpointError for one that differs from the embedding."""
     if not config.tie_word_embeddings or HEAD not in tensors:
         return tensors
     if not torch.equal(tensors[HEAD], tensors[EMBEDDING]):
@@ -69,7 +69,7 @@ def common_dtype(tensors: Tensors) -> torch.dtype:
 
 
 def with_rows(tensors: Tensors, rows: int) -> Tensors:
-    """Embedding and head with `rows` rows; those that there were keep their bytes.
+    """The tensors, with embedding and head widened to `rows` rows; old rows keep their bytes.
 
     A new row is the mean of the others, so that its logit is the mean of all and never the largest (Hewitt, 2021,
     "Initializing New Word Embeddings for Pretrained Language Models").
@@ -84,5 +84,5 @@ def with_rows(tensors: Tensors, rows: int) -> Tensors:
 
 
 def rows_of(tensors: Tensors, index: Tensor) -> Tensors:
-    """Embedding and head with the rows of these numbers, in this order."""
+    """Returns the tensors, with the rows of embedding and head that `index` names, in its order."""
     return {name: tensor[index] if name in (EMBEDDING, HEAD) else tensor for name, tensor in tensors.items()}

@@ -61,7 +61,7 @@ def state_of(run: Run) -> str:
 
 
 def told_best(run: Run) -> str:
-    """What lies in `best`; empty where nothing does."""
+    """Returns words on what lies in `best`; empty if nothing does."""
     if not run.best:
         return ""
     column, value, step = (run.best[name] for name in ("column", "value", "step"))

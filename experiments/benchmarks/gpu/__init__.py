@@ -1,1 +1,1 @@
-"""What only a GPU can tell, in sections of a quarter of an hour together (see `__main__`)."""
+"""Measurements that need a GPU, in sections that take a quarter of an hour together (see `__main__`)."""

@@ -75,7 +75,7 @@ def text_work(config: ArlowConfig, tokens: int, row: int) -> Work:
 
 
 def image_work(config: ArlowConfig, *, tokens: int, images: int, patches: int, encoder: tuple[int, int, int]) -> Work:
-    """What images add, where `tokens` read one each: blocks, projector, and the frozen encoder's way forward.
+    """Returns the work that images add, where `tokens` read one each: blocks, projector, the frozen encoder forward.
 
     `encoder` is the entries of its matrices, its width and depth.
     """

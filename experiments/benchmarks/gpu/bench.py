@@ -1,4 +1,4 @@
-"""What a section measures with: the device, how long it may take, and the rates that everything is quoted against."""
+"""Tools of a section: the device, the time it may take, and the rates that everything is quoted against."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -60,7 +60,7 @@ class Bench:
         return 1 if self.toy else 10
 
     def has(self, seconds: float) -> bool:
-        """Whether so much is left for one thing more."""
+        """Returns True if that many seconds are left."""
         return self.toy or time.monotonic() + seconds < self.ends
 
     def synchronise(self) -> None:
@@ -109,7 +109,7 @@ class Bench:
 
     @property
     def datasheet(self) -> tuple[float, float]:
-        """What utilisation is a share of: the card's, or what was measured where the card is none of these."""
+        """Rates that utilisation is a share of: the card's, or the measured ones for an unknown card."""
         known = (rates for card, rates in DATASHEET.items() if card in self.name)
         return next(known, (self.matmul, self.bandwidth))
 
@@ -133,5 +133,5 @@ class Bench:
 
 
 def graphs() -> int:
-    """How many graphs torch's compiler has made so far."""
+    """Returns the number of graphs that torch's compiler has made so far."""
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]

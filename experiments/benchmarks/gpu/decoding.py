@@ -55,7 +55,7 @@ def decoding(bench: Bench) -> Iterator[Figure]:
 
 
 def tokens_per_second(bench: Bench, model: Any, inputs: dict[str, torch.Tensor], cache: str) -> float:
-    """Of greedy decoding behind a prompt: what many tokens take, less what the first takes with the prompt."""
+    """Returns the rate of greedy decoding: the time of many tokens, less that of the prompt and the first."""
     tokens = TOY_TOKENS if bench.toy else TOKENS
     options = {"do_sample": False, "cache_implementation": "static"} if cache == "static" else {"do_sample": False}
 

@@ -23,7 +23,7 @@ GOAL_OVER_TEXT = 0.95
 GOALS_OVER_MLLAMA = {1: 1.1, 4: 1.5, 16: 2.0}
 """By images a row."""
 IMAGES = 256
-"""Of a step, however many a row."""
+"""Images of a step, however many a row."""
 GOAL_CACHED = 0.9
 
 
@@ -97,7 +97,7 @@ def images_a_row(bench: Bench) -> Iterator[Figure]:
 
 
 def cached_features(bench: Bench) -> Iterator[Figure]:
-    """What the frozen encoder costs in the step, and what reading its features costs instead."""
+    """Compares the cost of the frozen encoder in a step with that of reading its features."""
     shape = bench.shape("0.1b")
     model: Any = bench.make(lambda: build_arlow(shape, TOY_ENCODER if bench.toy else ENCODER))
     images, rows = (2, 1) if bench.toy else (4, 16)

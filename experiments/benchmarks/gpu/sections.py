@@ -45,7 +45,7 @@ def run_sections(sections: Sequence[Section], out: Path, *, seconds: float, toy:
 
 
 def run_in_process(section: Section, out: Path, *, limit: float, toy: bool, command: str) -> bool:
-    """Whether it came to its end."""
+    """Returns True if the section came to its end."""
     result = Result(out, section.name, command, limit)
     if limit <= 0:
         result.end("not started: the time of all sections was spent")
@@ -86,7 +86,7 @@ def fill(result: "Result", figures: Iterator[Figure]) -> None:
 
 
 class Result:
-    """What a section found, in `NAME.json` and as a table in `NAME.md`."""
+    """Findings of a section, in `NAME.json` and as a table in `NAME.md`."""
 
     def __init__(self, out: Path, name: str, command: str, limit: float) -> None:
         self.out, self.limit, self.began = out, limit, time.monotonic()
@@ -95,7 +95,7 @@ class Result:
 
     @classmethod
     def read(cls, out: Path, name: str, command: str, limit: float) -> "Result":
-        """What a process left that was ended."""
+        """Reads what a process left that was ended."""
         result = cls(out, name, command, limit)
         path = out / f"{name}.json"
         if path.is_file():

@@ -15,7 +15,8 @@ from arlow_vl.data.fetch.records import (
     record_check,
 )
 from arlow_vl.data.fetch.shard_files import Sample, write_index, write_shards
-from arlow_vl.data.shards import scan_shards
+from arlow_vl.data.formats.webdataset import read_whole
+from arlow_vl.data.index.images import read_image
 from arlow_vl.data.verify import verify_sources
 from arlow_vl.errors import DataError, ResourceError
 
@@ -106,7 +107,7 @@ def test_too_little_room_is_told_before_anything_is_fetched(tmp_path, monkeypatc
 
 def samples(count):
     shard = next((SAMPLES / "easy-vqa").glob("train-*.tar"))
-    image = scan_shards([shard]).samples[0].read_image()
+    image = read_image(read_whole([shard])[0].images[0])
     return [Sample(key=f"k{n}", extension="png", image=image, text=f"text {n}", fields={"n": n}) for n in range(count)]
 
 
@@ -124,5 +125,5 @@ def test_shards_and_their_index_pass_the_reader(tmp_path, monkeypatch):
     scan = verify_sources(sorted(tmp_path.glob("*.tar")))
     assert sorted(scan.keys) == sorted(f"k{n}" for n in range(30))
     assert scan.keys != [f"k{n}" for n in range(30)]
-    assert not scan.skipped
-    assert not scan.faults
+    assert not scan.tally.skipped
+    assert not scan.tally.faults

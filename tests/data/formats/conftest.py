@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arlow_vl.data.formats.detect import Source, open_source
-from arlow_vl.data.samples import Sample, image_places
+from arlow_vl.data.samples import Sample, Text
 from tests.outside_data import JPEG
 
 
@@ -61,6 +61,15 @@ class Folder:
 @pytest.fixture
 def folder(tmp_path) -> Folder:
     return Folder(tmp_path)
+
+
+def image_places(text: Text) -> int:
+    """Returns the number of images that a text has a place for."""
+    parts = list(text.document)
+    for message in text.messages:
+        if isinstance(message["content"], list):
+            parts += message["content"]
+    return sum(part["type"] == "image" for part in parts)
 
 
 def told(sample: Sample) -> list[list[tuple[str, str]]]:

@@ -80,3 +80,14 @@ def test_reading_again_gives_the_same_samples_and_counts(folder):
     samples = folder.read("c.json")
     assert list(folder.source.iterate()) == samples
     assert folder.source.tally.samples == 1
+
+
+def test_boxes_beside_captions_are_refused_before_the_captions_are_read(folder):
+    folder.images("a.jpg").write("captions_train.json", {"images": IMAGES, "annotations": [caption(1, 9, "x")]})
+    folder.write(
+        "instances_train.json", {"images": IMAGES, "annotations": [{"id": 1, "image_id": 9, "bbox": [1, 2, 3, 4]}]}
+    )
+    with pytest.raises(DataError, match=r"instances_train\.json: annotations of boxes, no captions; name captions_\*"):
+        folder.read("")
+    assert folder.source.tally.samples == 0
+    assert len(folder.read("captions_*.json", images=folder.path)) == 1

@@ -8,7 +8,6 @@ import pytest
 
 from arlow_vl.data.formats.detect import FORMATS, open_source
 from arlow_vl.data.index.places import place_of
-from arlow_vl.data.shards import scan_shards
 from arlow_vl.errors import DataError
 from tests.outside_data import samples, tar_of
 
@@ -50,6 +49,19 @@ def test_the_format_is_found_out(folder, kind):
     assert all(file.is_file() for file in source.files)
 
 
+LONG = "data:image/png;base64," + "A" * 400_000
+LLAVA = {"id": "1", "image": LONG, "conversations": []}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    {"a.jsonl": [LLAVA], "a.json": [LLAVA], "b.json": [{"text": LONG.replace("A", '\\"text\\": '), **LLAVA}]}.items(),
+)
+def test_annotations_behind_an_image_in_their_record_are_found(folder, name, content):
+    folder.write(name, content)
+    assert open_source(folder.path / name).format == "conversations"
+
+
 SENTENCES = {
     "an empty folder": ({}, "", r"nothing to read in this folder; looked for \.tar shards"),
     "images alone": ({"a.jpg": b""}, "", r"images without a text; write a metadata\.csv"),
@@ -57,7 +69,7 @@ SENTENCES = {
     "a glob of nothing": ({}, "*.tar", r"no such file or folder: .*\*\.tar"),
     "a glob of several kinds": ({"a.tar": b"", "a.csv": b""}, "a.*", r"files of several kinds \(\.csv, \.tar\)"),
     "a file of no kind": ({"a.docx": b""}, "a.docx", r"a\.docx: of no kind that is known; name \.tar"),
-    "foreign JSON": ({"a.json": {"a": 1}}, "a.json", r"no annotations that are known; looked for messages"),
+    "foreign JSON": ({"a.json": {"a": 1}}, "a.json", r"no annotations that are known; looked for messages.*format:"),
     "several formats": ({"a.json": COCO, "b.json": [CHAT]}, "", r"several formats: a\.json \(coco\), b\.json \(conv"),
     "two tables": ({"metadata.csv": "", "captions.csv": ""}, "", r"several kinds \(captions\.csv, metadata\.csv\)"),
     "a table and tars": ({"metadata.csv": "", "a.tar": b""}, "", r"\(metadata\.csv, a\.tar\), of which one would be"),
@@ -120,9 +132,7 @@ def test_a_root_that_is_no_folder_is_one_sentence(folder):
 def test_a_source_with_nothing_usable_says_why(folder):
     folder.write("a.tar", tar_of(("0.txt", b"x"), ("1.txt", b"x")))
     folder.read("a.tar")
-    with pytest.raises(
-        DataError, match=r"x: no usable sample: 0 used, 2 skipped \(missing_image 2\); skipped: .*as a\.tar:0"
-    ):
+    with pytest.raises(DataError, match=r"x: 2 of 2 samples are unusable, .*: missing_image 2 \(as a\.tar:0"):
         folder.source.tally.check("x")
 
 
@@ -130,7 +140,7 @@ def test_the_summary_counts_texts_too(folder):
     questions = b'{"questions": [{"question": "?", "answer": ""}, {"question": "?", "answer": "yes"}]}'
     folder.write("a.tar", tar_of(*samples("0"), ("0.json", questions), ("0.cls", b"")))
     folder.read("a.tar")
-    summary = "1 used, 0 skipped, 1 text skipped (empty_answer 1), 1 ignored (.cls 1)"
+    summary = "1 sample can be used, 0 skipped, 1 question skipped (empty_answer 1), 1 member ignored (.cls 1)"
     assert folder.source.tally.summary() == summary
     with pytest.raises(DataError, match=r"1 of 2 questions is unusable, .* empty_answer 1 \(as a\.tar:0, question 0\)"):
         folder.source.tally.check("x")
@@ -140,7 +150,7 @@ def test_the_summary_counts_texts_too(folder):
 def test_the_shards_of_the_samples_are_a_source(name, task):
     source = open_source(ROOT / "tests/samples" / name)
     samples = list(source.iterate())
-    assert len(samples) == len(scan_shards(source.files).samples) == source.tally.samples
+    assert len(samples) == source.tally.samples
     assert task in {text.task for text in samples[0].texts}
     source.tally.check(name, 0.0)
 

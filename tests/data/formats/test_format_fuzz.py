@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from arlow_vl.data.formats.detect import Source, open_source
-from arlow_vl.data.samples import image_places
 from arlow_vl.errors import DataError
+from tests.data.formats.conftest import image_places
 from tests.outside_data import JPEG, tar_of
 
 REASON = re.compile(r"[a-z][a-z0-9_]*")

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arlow_vl.data.formats.detect import open_source
-from arlow_vl.data.shards import scan_shard
 from tests.data.formats.conftest import told
 from tests.outside_data import JPEG, samples, tar_of, write_index
 
@@ -57,7 +56,6 @@ def test_questions_do_without_a_caption(folder):
     questions = {"questions": [{"question": "Red?", "answer": "yes"}]}
     (sample,) = reads(folder, ("a.jpg", JPEG), ("a.json", as_json(questions)))
     assert told(sample) == [[("user", "[image]Red?"), ("assistant", "yes")]]
-    assert scan_shard(folder.path / "a.tar").skipped == {"missing_text": 1}
 
 
 def test_numbered_images_are_those_of_a_conversation_in_their_order(folder):
@@ -196,4 +194,5 @@ def test_shards_of_one_name_in_two_folders_keep_their_keys_apart(folder):
 def test_an_index_that_counts_more_samples_is_a_fault_that_counts_them(folder):
     write_index(folder.path, samples=9)
     assert len(reads(folder, ("k.jpg", JPEG), ("k.json", as_json({"messages": chat(1)})))) == 1
-    assert folder.skipped == {"behind_a_shard_fault": 8}
+    (fault,) = folder.source.tally.faults
+    assert (fault.missing, folder.skipped) == (8, {})

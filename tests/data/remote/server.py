@@ -1,5 +1,6 @@
 """A server that does what servers do wrong, and what tests of remote files have in common."""
 
+import gzip
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,8 +13,10 @@ STALLED = Patience(stall_seconds=0.3, retry_seconds=0.2, first_pause=0.01)
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files` by path. `answers` of a path are used up first: a status, "stall", "cut", bytes, seconds, or
-    "slow", a tenth of the bytes every 0.25 s."""
+    """Serves `files` by path. `answers` of a path are used up first: a status, "stall", "cut", bytes, seconds, "slow",
+    a tenth of the bytes every 0.25 s, "encoded", packed in transit, "stored encoded", as if they were, or "/...", a
+    redirection.
+    """
 
     daemon_threads = True
 
@@ -38,11 +41,20 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(answer, float):
             time.sleep(answer)
             answer = self.server.files[path]
+        if str(answer).startswith("/"):
+            self.send_response(302)
+            self.send_header("Location", answer)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if isinstance(answer, int):
             self.send_error(answer)
             return
         content = answer if isinstance(answer, bytes) else self.server.files[path]
+        content = gzip.compress(content) if answer == "encoded" else content
         self.send_response(200)
+        if str(answer).endswith("encoded"):
+            self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if answer == "stall":

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import gzip
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from arlow_vl.data import remote
 from arlow_vl.data.formats.detect import open_source
+from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.remote_cache import DataCache
 from arlow_vl.data.remote_fetch import Patience, told
 from arlow_vl.data.workers import Pool
@@ -53,6 +55,7 @@ def test_a_fault_that_passes_costs_another_try(server, cache, fault):
         (404, r"there is no such file \(1 try in \d\.\d s\); see whether the address is right and you may read it"),
         (403, r"answered 403 .*\(1 try in"),
         (400, r"answered 400 .*\(1 try in"),
+        ("/a.bin", r"redirects in a circle \(1 try in"),
     ],
 )
 def test_a_fault_that_stays_is_named_with_address_tries_and_seconds(server, cache, fault, sentence):
@@ -60,6 +63,27 @@ def test_a_fault_that_stays_is_named_with_address_tries_and_seconds(server, cach
     with pytest.raises(DataError, match=f"^http://127.0.0.1:{server.server_port}/a.bin: {sentence}"):
         fetched(server.url("a.bin"), cache, STALLED if fault == "stall" else SHORT)
     assert left_over(cache) == [] and not list(cache.folder.rglob("a.bin"))
+
+
+@pytest.mark.parametrize(("name", "answer"), [("a.txt", "encoded"), ("a.txt.gz", "stored encoded")])
+def test_a_file_is_as_its_name_says_whatever_a_server_calls_its_encoding(server, cache, name, answer):
+    server.files[f"/{name}"] = content = gzip.compress(b"text") if name.endswith(".gz") else b"text"
+    server.always[f"/{name}"] = answer
+    assert fetched(server.url(name), cache) == content
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    {
+        "https://h/a%20b%25.tar?x=%41": "a b%.tar",
+        "https://h/caf%C3%A9.tar": "café.tar",
+        "https://h/s%2Fa.tar": "s%2Fa.tar",
+        "https://h/%FF.tar": "%FF.tar",
+        "s3://b/a%20b.tar": "a%20b.tar",
+    }.items(),
+)
+def test_a_file_of_a_web_server_has_the_name_that_it_has_there(address, name):
+    assert remote.name_of(address) == name
 
 
 def test_nobody_listening_is_named(cache, server):
@@ -300,6 +324,8 @@ def test_ranges_are_complete_ordered_and_without_repetition(first, more, width):
         "https://h/{0..9999999}.tar": "stands for over 100,000 files; write a shorter range",
         "https://h/": "names no file; write the address of one",
         "https://h/a/..": "names no file",
+        "https://h/%2E%2E": "names no file",
+        "https://h/a%00.tar": "names no file",
         "file://other/a.tar": "a file on another machine is not opened; write file:///folder/file",
     }.items(),
 )
@@ -323,10 +349,15 @@ class Shelf(fsspec.AbstractFileSystem):
     seconds: ClassVar[float] = 0.0
 
     def ls(self, path, detail=True, **_):
-        found = [{"name": name, "size": len(data), "type": "file"} for name, data in self.content.items()]
+        if path not in ("s", "s/folder", *self.content):
+            raise FileNotFoundError(path)
+        found: list[dict] = [{"name": "s/folder", "size": 0, "type": "directory"}]
+        found += [{"name": name, "size": len(data), "type": "file"} for name, data in self.content.items()]
         return found if detail else [entry["name"] for entry in found]
 
     def _open(self, path, mode="rb", **_):
+        if path not in self.content:
+            raise FileNotFoundError(path)
         time.sleep(self.seconds)
         return io.BytesIO(self.content[path])
 
@@ -336,8 +367,19 @@ def test_a_file_system_that_lists_takes_wildcards(cache, monkeypatch):
     monkeypatch.setattr(Shelf, "content", {"s/b.tar": b"b", "s/a.tar": b"a", "s/c.txt": b"c"})
     assert remote.listed("shelf://s/*.tar") == ["shelf://s/a.tar", "shelf://s/b.tar"]
     assert fetched("shelf://s/b.tar", cache) == b"b"
+    assert remote.listed("shelf://s/[af]*") == ["shelf://s/a.tar"]
     with pytest.raises(DataError, match="no file is there by this name; see whether the wildcard is right"):
         remote.listed("shelf://s/*.png")
+    for format in (None, "webdataset"):
+        with pytest.raises(DataError, match=r"shelf://s/\*: stands for files of several kinds \(\.tar, \.txt\)"):
+            indexes_of("shelf://s/*", format=format)
+
+
+def test_a_folder_at_an_address_is_one_sentence(cache, monkeypatch):
+    fsspec.register_implementation("shelf", Shelf, clobber=True)
+    with pytest.raises(DataError, match=r"shelf://s/folder: is a folder; name a file in it"):
+        fetched("shelf://s/folder", cache)
+    assert left_over(cache) == []
 
 
 def test_a_file_system_without_an_asynchronous_form_is_given_up_when_it_stalls(cache, monkeypatch):

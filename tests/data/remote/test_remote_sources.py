@@ -13,10 +13,12 @@ from arlow_vl.data.index.images import read_image
 from arlow_vl.data.index.places import place_of
 from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.index.ready import ready_indexes
+from arlow_vl.data.index.told import check_left_out
 from arlow_vl.data.loader import ResumableLoader
 from arlow_vl.data.samples import ImageRef
 from arlow_vl.data.sources import Source
 from arlow_vl.errors import DataError
+from tests.data.remote.server import fetched
 from tests.outside_data import JPEG, tar_of
 
 
@@ -62,12 +64,77 @@ def test_a_second_start_asks_nobody_until_an_image_is_read(server, cache):
     assert server.asked[asked:] == ["/s/train-0.tar", "/s/train-1.tar"]
 
 
+def test_a_range_at_an_address_is_ready_once_it_is_indexed(server, cache):
+    address = shards_of(server)
+    with pytest.raises(DataError, match=r"train-0\.tar has no index"):
+        ready_indexes(address)
+    assert server.asked == []
+    indexes_of(address)
+    assert len(ready_indexes(address)) == 2
+
+
 def test_index_json_is_heard_on_the_number_of_samples_too(server, cache):
     address = shards_of(server, number=1)
     server.files["/s/index.json"] = json.dumps({"train-0.tar": {"samples": 5}}).encode()
     (index,) = indexes_of(address)
     (fault,) = index.header.faults
     assert fault.reason == "index.json says 5 samples, read 3" and fault.missing == 2
+
+
+def test_shards_with_spaces_in_their_names_are_those_of_here_and_held_to_index_json(server, cache, tmp_path):
+    shards_of(server, number=1)
+    content = server.files["/s/train-0.tar"]
+    (tmp_path / "a b.tar").write_bytes(content)
+    server.files["/s/a%20b.tar"] = content
+    assert all_of(indexes_of(server.url("s/a%20b.tar")))[0].key == all_of(indexes_of(tmp_path / "a b.tar"))[0].key
+    server.files |= {"/t/a%20b.tar": content, "/t/index.json": json.dumps({"a b.tar": {"bytes": 5}}).encode()}
+    with pytest.raises(DataError, match=r"where the index\.json beside it says 5"):
+        fetched(server.url("t/a%20b.tar"), cache)
+
+
+def test_the_annotations_of_questions_at_an_address_are_fetched_from_beside_them(server, cache, tmp_path):
+    asked = {"questions": [{"question_id": 1, "image_id": 9, "question": "Is it red?"}]}
+    said = {"annotations": [{"question_id": 1, "multiple_choice_answer": "yes", "answers": []}]}
+    server.files["/q/v2_OpenEnded_x_questions.json"] = json.dumps(asked).encode()
+    (tmp_path / "9.jpg").write_bytes(JPEG)
+    address = server.url("q/v2_OpenEnded_x_questions.json?token=questions")
+    with pytest.raises(DataError, match=r"/q/v2_x_annotations\.json: there is no such file"):
+        indexes_of(address, images=tmp_path)
+    server.files["/q/v2_x_annotations.json"] = json.dumps(said).encode()
+    (index,) = indexes_of(address, images=tmp_path)
+    assert [text.task for text in index.sample(0).texts] == ["question"]
+
+
+PAGE = b"<html>Please log in</html>"
+
+
+@pytest.mark.parametrize("name", ["train-0.tar", "chats.json", "chats.jsonl"])
+def test_a_page_that_came_for_a_file_is_asked_for_again(server, cache, tmp_path, name):
+    shards_of(server, number=1)
+    chat = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    server.files |= {"/s/chats.json": json.dumps([chat]).encode(), "/s/chats.jsonl": json.dumps(chat).encode()}
+    server.answers[f"/s/{name}"] = [PAGE]
+    with pytest.raises(DataError) as fault:
+        check_left_out(indexes_of(server.url(f"s/{name}"), images=tmp_path if "chats" in name else None), where="x")
+    assert str(cache.folder) not in str(fault.value) and not list(cache.folder.rglob(name))
+    (index,) = indexes_of(server.url(f"s/{name}"), images=tmp_path if "chats" in name else None)
+    assert len(index) and not index.header.faults
+
+
+def test_half_of_a_shard_is_asked_for_again_until_the_same_came_twice(server, cache):
+    address = shards_of(server, number=1)
+    whole = server.files["/s/train-0.tar"]
+    server.files["/s/train-0.tar"] = whole[: len(whole) // 2]
+    (index,) = indexes_of(address)
+    (fault,) = index.header.faults
+    assert fault.shard == server.url("s/train-0.tar") and len(index) == 1
+    assert images_of([index])  # which fetches it again
+    assert indexes_of(address)[0].header.faults
+    assert server.count("s/train-0.tar") == 2
+    next(cache.folder.rglob("train-0.tar")).unlink()
+    server.files["/s/train-0.tar"] = whole
+    (index,) = indexes_of(address)
+    assert len(index) == 3 and not index.header.faults
 
 
 def test_the_commands_take_addresses(server, cache, tmp_path, capsys):

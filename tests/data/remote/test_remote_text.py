@@ -80,6 +80,17 @@ def test_a_source_of_text_beside_images_may_lie_at_an_address(texts, server, tmp
     assert {key.partition(":")[0] for step in steps for key in step["keys"]} == {"captions", "replay"}
 
 
+@pytest.mark.parametrize("name", ["a-0.jsonl.gz", "a.jsonl"])
+def test_a_page_that_came_for_a_text_is_asked_for_again(texts, server, cache, tmp_path, capsys, name):
+    server.files["/a.jsonl"] = (texts / "a-0.jsonl").read_bytes()
+    server.answers[f"/{name}"] = [page := b"<html>Please log in</html>", page]
+    assert main(["data", "verify", server.url(name), "--workers", "1", "--format", "text"]) == 3
+    with pytest.raises(DataError):
+        tokenize_text([server.url(name)], tiny_tokenizer(), tmp_path / "out")
+    assert tokenize_text([server.url(name)], tiny_tokenizer(), tmp_path / "out").manifest.used == 20
+    assert server.count(name) == 3
+
+
 def test_verify_reads_text_at_an_address(texts, server, capsys):
     server.files["/bad.txt"] = b"\xff"
     assert main(["data", "verify", server.url("a-{0..2}.jsonl.gz"), "--workers", "1"]) == 0

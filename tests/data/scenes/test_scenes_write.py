@@ -15,12 +15,12 @@ from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.images import read_image
 from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.sample_dataset import SampleDataset
-from arlow_vl.data.samples import image_places
 from arlow_vl.data.scenes import write
 from arlow_vl.data.scenes.grammar import caption_of, parse_caption
 from arlow_vl.data.scenes.samples import scene_of
 from arlow_vl.data.scenes.splits import SPLITS
 from arlow_vl.errors import DataError
+from tests.data.formats.conftest import image_places
 from tests.data.scenes.made_drawings import made_drawings
 from tests.tiny_runs import tiny_tokenizer
 from vision.encoder import VisionEncoder

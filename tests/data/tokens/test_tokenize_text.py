@@ -155,7 +155,10 @@ def test_a_killed_process_is_named_and_the_next_run_goes_on(tmp_path, texts, mon
         return write_part(part, *rest)
 
     monkeypatch.setattr(write, "write_part", killed)
-    with pytest.raises(ResourceError, match=r"the process that read .*c\.jsonl died \(exit status -9\).*to go on"):
+    with pytest.raises(
+        ResourceError,
+        match=r"the process that read .*c\.jsonl died \(exit status -9\).*run the command again to resume",
+    ):
         tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", workers=2, limits=SMALL)
     monkeypatch.undo()
     text = tokenize_text([texts], tiny_tokenizer(), tmp_path / "out", workers=2, limits=SMALL)

@@ -147,7 +147,7 @@ def answer(assistant, request):
         (lambda a, i: batch_size_of("auto"), "batch_size is a whole number from 1 on, got auto"),
         (lambda a, i: decoding_of({"max_gen_toks": 0}, max_new_tokens=1), "max_new_tokens is at least 1, got 0"),
         (lambda a, i: score(a, Request([40], name="t 1"), []), "t 1: a continuation has from 1 to 1,024 tokens, got 0"),
-        (lambda a, i: answer(a, Request([40] * 2000, i[:1], "t 2")), "t 2: the prompt has 2,000 tokens and 1,023 find"),
+        (lambda a, i: answer(a, Request([40] * 2000, i[:1], "t 2")), "t 2: the prompt has 2,000 tokens and 1,023 fit"),
         (lambda a, i: answer(a, Request([40], [b"no image"], "t 3")), "t 3"),
         (lambda a, i: open_assistant("no/such/folder"), "no/such/folder holds no config.json"),
     ],

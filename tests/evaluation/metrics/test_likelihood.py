@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arlow_vl.evaluation.metrics.likelihood import bits_per_byte, perplexity, text_log_probability, windows
+from arlow_vl.evaluation.metrics.likelihood import bits_per_byte, perplexity, windows
 
 sizes = st.integers(2, 9).flatmap(lambda window: st.tuples(st.just(window), st.integers(1, window - 1)))
 
@@ -26,6 +26,15 @@ def test_every_token_but_the_first_is_scored_once_in_a_window_as_full_as_can_be(
 def test_the_windows_are_those_of_the_picture():
     found = [(part.begin, part.end, part.score_from) for part in windows(10, window=6, stride=3)]
     assert found == [(0, 6, 1), (3, 9, 6), (4, 10, 9)]
+
+
+def text_log_probability(tokens, log_probabilities, *, window, stride):
+    """The sum over all tokens but the first, read in windows."""
+    parts = []
+    for part in windows(len(tokens), window=window, stride=stride):
+        of_window = log_probabilities(tokens[part.begin : part.end])  # one fewer than tokens
+        parts += of_window[part.score_from - part.begin - 1 :]
+    return math.fsum(parts)
 
 
 def bigrams(tokens):

@@ -1,5 +1,7 @@
 """Captions and answers about scenes are right, or wrong in the slot that is."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,8 @@ from arlow_vl.data.scenes.draws import Draws
 from arlow_vl.data.scenes.grammar import caption_of
 from arlow_vl.data.scenes.scene import Group, Scene, Word
 from arlow_vl.data.scenes.splits import draw_scene
-from arlow_vl.evaluation.metrics.scenes import PARTS, SLOTS, answer_scores, scene_points, scene_scores
+from arlow_vl.evaluation.metrics.registry import METRICS, Prediction, metric_sums
+from arlow_vl.evaluation.metrics.scenes import PARTS, SLOTS, answer_scores, scene_scores
 
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 SCENE = Scene((Group("car", "red", 1), Group("cat", "blue", 2)), "left of")
@@ -17,8 +20,7 @@ SCENES = [draw_scene(Draws(number), "train") for number in range(40)]
 
 def test_captions_of_the_grammar_are_right_in_every_slot():
     scores = scene_scores([caption_of(scene) for scene in SCENES], SCENES)
-    assert (scores.whole, scores.swapped, scores.unreadable, scores.named_falsely) == (1, 0, 0, 0)
-    assert scores.slots == dict.fromkeys(("thing", "colour", "count", "relation", "word"), 1.0)
+    assert scores == dict.fromkeys(("whole scene", *SLOTS), 1) | {"parts swapped": 0, "named falsely": 0}
 
 
 @pytest.mark.parametrize(
@@ -36,38 +38,47 @@ def test_captions_of_the_grammar_are_right_in_every_slot():
 )
 def test_each_slot_is_scored_by_itself(caption, wrong):
     scores = scene_scores([caption], [SCENE])
-    assert scores.whole == 0
-    assert scores.slots == {"thing": 1, "colour": 1, "count": 1, "relation": 1} | wrong
+    assert scores["whole scene"] == 0
+    slots = {slot: scores[slot] for slot in SLOTS if slot in scores}  # nothing is written in this scene
+    assert slots == {"thing": 1, "colour": 1, "count": 1, "relation": 1} | wrong
 
 
 def test_parts_in_the_wrong_order_are_counted():
-    assert scene_scores(["two blue cats left of a red car"], [SCENE]).swapped == 1
-    assert scene_scores(["two blue cats above a red car"], [SCENE]).swapped == 0
+    assert scene_scores(["two blue cats left of a red car"], [SCENE])["parts swapped"] == 1
+    assert scene_scores(["two blue cats above a red car"], [SCENE])["parts swapped"] == 0
 
 
 def test_things_that_are_not_there_are_counted_of_those_named():
     scores = scene_scores(["a red car left of two blue dogs", "some cat with a dog and a dog"], [SCENE, SCENE])
-    assert scores.named_falsely == 3 / 5
-    assert scores.captions_with_false_things == 1
-    assert scores.unreadable == 0.5
+    assert scores["named falsely"] == 3 / 5
 
 
 def test_a_caption_that_names_nothing_names_nothing_falsely():
-    scores = scene_scores(["hello"], [SCENE])
-    assert (scores.named_falsely, scores.captions_with_false_things, scores.unreadable) == (0, 0, 1)
+    assert scene_scores(["hello"], [SCENE])["named falsely"] == 0
 
 
 def test_written_words_are_a_slot():
     scene = Scene((Word("moon"), Group("cat", "red", 1)), "above")
     scores = scene_scores(['the word "noon" above a red cat'], [scene])
-    assert scores.slots == {"thing": 1, "colour": 1, "count": 1, "relation": 1, "word": 0}
+    assert [scores[slot] for slot in SLOTS] == [1, 1, 1, 1, 0]
 
 
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=5))
 def test_shares_lie_between_0_and_1_whatever_is_said(captions):
     scores = scene_scores(captions, SCENES[: len(captions)])
-    shares = [scores.whole, scores.swapped, scores.unreadable, scores.named_falsely, *scores.slots.values()]
-    assert all(0 <= share <= 1 for share in shares)
+    assert all(0 <= share <= 1 for share in scores.values())
+
+
+def test_the_shares_are_the_values_of_the_metrics():
+    said = ["two blue cats left of a red car", "a red car left of two blue dogs", "hello", caption_of(SCENE)]
+    metrics = {part: METRICS[f"scene_{part.replace(' ', '_')}"] for part in PARTS}
+    predictions = [
+        Prediction(id=str(place), image="one", text=caption, references=[caption_of(SCENE)])
+        for place, caption in enumerate(said)
+    ]
+    sums = metric_sums(metrics, predictions)
+    values = {part: float(metric.value(sums[part].sum(axis=0))) for part, metric in metrics.items()}
+    assert {part: value for part, value in values.items() if not math.isnan(value)} == scene_scores(said, [SCENE] * 4)
 
 
 def test_answers_are_exact_but_for_case_articles_and_number_words():
@@ -84,13 +95,3 @@ def test_numbers_that_differ_are_refused():
         scene_scores([], [])
     with pytest.raises(ValueError, match=r"predictions \(1\), answers \(2\) and kinds \(1\) must be as many"):
         answer_scores(["a"], ["a", "b"], ["c"])
-
-
-def test_points_of_captions_add_up_to_the_scores():
-    said = ["two blue cats left of a red car", "a red car left of two blue dogs", "hello", caption_of(SCENE)]
-    scenes = [SCENE] * len(said)
-    scores, points = scene_scores(said, scenes), scene_points(said, scenes).sum(axis=0)
-    shares = {part: right / all_ for part, (right, all_) in zip(PARTS, points.tolist(), strict=True) if all_}
-    expected = {"whole scene": scores.whole, "parts swapped": scores.swapped, "named falsely": scores.named_falsely}
-    assert shares == pytest.approx(expected | scores.slots)
-    assert set(SLOTS) - shares.keys() == {"word"}  # nothing is written in these scenes

@@ -4,7 +4,7 @@ import pytest
 
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks.items import read_training
-from arlow_vl.evaluation.tasks.places import Place, refuse_missing_training, training_place
+from arlow_vl.evaluation.tasks.places import Place, place_of, refuse_missing_training, training_place
 from arlow_vl.evaluation.tasks.task import parse_task
 from tests.evaluation.tasks.conftest import write
 from tests.evaluation.tasks.made_sets import shard
@@ -36,3 +36,12 @@ def test_a_range_of_training_data_with_a_gap_is_refused(tmp_path):
     write(tmp_path, {"train-0.tar": shard("train")})
     with pytest.raises(DataError, match=r"train-1\.tar is missing; put it there, or write a range without it"):
         refuse_missing_training(task_with("train-{0..1}.tar"), tmp_path, None)
+
+
+def test_data_at_an_address_are_named_as_they_came(tmp_path):
+    task = parse_task(TASK | {"images": "images", "training": "train-0.tar"}, "task")
+    folder = write(tmp_path, {"images/a.jpg": JPEG, "train-0.tar": shard("train")})
+    assert place_of(task, "https://h/a/b.tar") == Place("https://h/a/b.tar", None, None)
+    assert training_place(task, "https://h/a/b.tar", None) is None
+    assert place_of(task, f"file://{folder}") == place_of(task, folder)
+    assert training_place(task, f"file://{folder}", None) == training_place(task, folder, None) is not None

@@ -13,7 +13,7 @@ import pytest
 from arlow_vl.cli import main
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.report.facts import facts_of
-from arlow_vl.evaluation.tasks.predictions import Kept, Prediction, line_of, read_rows, start
+from arlow_vl.evaluation.tasks.predictions import Kept, PredictionRow, line_of, read_rows, start
 from arlow_vl.evaluation.tasks.results import read_results
 from arlow_vl.stopping import end_by_sigterm
 from tests.evaluation.tasks.conftest import write
@@ -292,7 +292,7 @@ def test_a_line_holds_the_fields_that_mean_something_for_it(whole):
     assert all(line.keys() - {"kind"} == always | {"log_probability"} for line in lines)
     prior = (whole / "mine" / "question_prior" / "predictions.jsonl").read_text().splitlines()
     assert all(json.loads(line).keys() - {"kind"} == always for line in prior)
-    document = Prediction(id="a", image="a", prompt="", output="", references=[], tokens=0, bytes=0)
+    document = PredictionRow(id="a", image="a", prompt="", output="", references=[], tokens=0, bytes=0)
     assert fields_of(document) == always | {"tokens", "bytes"}
 
 
@@ -302,11 +302,11 @@ def test_the_fields_of_a_line_are_those_that_are_documented():
     documented = [
         name for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)
     ]
-    assert sorted(documented) == sorted(field.name for field in fields(Prediction))
+    assert sorted(documented) == sorted(field.name for field in fields(PredictionRow))
 
 
 def test_rows_are_read_as_they_were_kept(tmp_path):
-    row = Prediction(id="a", image="b", prompt='"\u2028\n', output="é 😀", references=["x"], log_probability=-0.1)
+    row = PredictionRow(id="a", image="b", prompt='"\u2028\n', output="é 😀", references=["x"], log_probability=-0.1)
     kept = Kept(tmp_path, "model", ["a", "c"])
     kept.add([row])
     assert Kept(tmp_path, "model", ["a", "c"]).rows == {"a": row}
@@ -328,7 +328,7 @@ def test_a_row_that_is_added_is_not_compared_with_all_before_it(tmp_path):
     number = 300
     kept = Kept(tmp_path, "model", [Counted(place) for place in range(number)])
     for place in range(number):
-        kept.add([Prediction(id=Counted(place), image="a", prompt="", output="", references=[])])
+        kept.add([PredictionRow(id=Counted(place), image="a", prompt="", output="", references=[])])
     assert kept.is_ordered and Counted.compared < 10 * number
 
 
@@ -371,3 +371,8 @@ def test_settings_that_say_nothing_are_no_traceback(tmp_path, settings):
     (tmp_path / "run.json").write_text(json.dumps({"task": "a", "settings": settings}))
     with pytest.raises(DataError, match=r"holds predictions of another run \(task was another\)"):
         start(tmp_path, {"task": "b"}, {"task": "told"}, {})
+
+
+def test_data_at_an_address_are_those_of_the_folder(whole, evaluate, folder, tmp_path):
+    assert evaluate(tmp_path / "results", data=f"file://{folder}/data/test-{{000000..000000}}.tar") == 0
+    assert scores_of(tmp_path / "results") == scores_of(whole)

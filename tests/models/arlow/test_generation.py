@@ -234,5 +234,5 @@ def test_a_prompt_with_images_is_read_in_one_piece(model, prompts):
     prompts["input_ids"][0, 4] = IMAGE
     inputs = prompts | {"encoder_hidden_states": torch.randn(1, 5, 64)}
     assert torch.equal(tokens(model, inputs, prefill_chunk_size=9), tokens(model, inputs))
-    with pytest.raises(ValueError, match="prefill_chunk_size parts a prompt"):
+    with pytest.raises(ValueError, match="prefill_chunk_size splits a prompt"):
         tokens(model, inputs, prefill_chunk_size=4)

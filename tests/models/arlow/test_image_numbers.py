@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from arlow_vl.models.arlow.documents import PADDING
 from arlow_vl.models.arlow.image_numbers import AS_THEY_CAME, number_waves
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
-from arlow_vl.models.arlow.segments import build_segment_mask, build_segment_table
+from arlow_vl.models.arlow.segment_building import build_segment_mask, build_segment_table
 from tests.conftest import open_gates
 from tests.models.arlow.test_segments import laid_out, layouts
 

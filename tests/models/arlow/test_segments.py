@@ -9,14 +9,8 @@ from hypothesis import strategies as st
 
 from arlow_vl.models.arlow import segments
 from arlow_vl.models.arlow.documents import PADDING, document_ids, documents_of_keys
-from arlow_vl.models.arlow.segments import (
-    Runs,
-    SegmentTable,
-    build_segment_mask,
-    build_segment_table,
-    cached_segments,
-    flatten_images,
-)
+from arlow_vl.models.arlow.segment_building import build_segment_mask, build_segment_table, cached_segments
+from arlow_vl.models.arlow.segments import Runs, SegmentTable, flatten_images
 
 
 def seen_images(tokens: list[str], documents: list[int]) -> list[list[int]]:

@@ -509,7 +509,7 @@ def test_an_arlow_model_is_exported_without_its_cross_attention(tmp_path):
     from tests.tiny_runs import write_text_checkpoint
 
     lines = export_llama(write_text_checkpoint(tmp_path / "arlow"), tmp_path / "back")
-    assert "only the text part leaves: the cross-attention blocks stay behind" in lines
+    assert "only the text part is exported: the cross-attention blocks stay behind" in lines
     arlow, words = load_text_model(tmp_path / "arlow")
     llama, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path / "back"), load(tmp_path / "back")
     text = "the cat sat <image> on <|im_end|> mats"

@@ -1,7 +1,7 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
-"""What the text of a call sees: where its tokens stand, which documents they are, which images and text each sees.
+"""Positions, documents, image segments and self-attention mask of a call.
 
-`ArlowModel.forward` asks these questions in this order. `model` is that ArlowModel.
+The functions stand in the order in which `ArlowModel.forward` calls them; `model` is that ArlowModel.
 """
 
 from typing import Any
@@ -14,24 +14,19 @@ from transformers.masking_utils import create_causal_mask, packed_sequence_mask_
 
 from .attention import ARLOW_ATTENTION, TextRuns, packed_causal_mask, refuse_unsafe_flex, takes_varlen
 from .cache_arlow import CrossAttentionCacheLayer
-from .documents import document_ids, documents_of_keys, parts_rows
+from .documents import document_ids, documents_of_keys, has_packed_rows
 from .encoder_checks import Images
 from .image_numbers import count_images
 from .input_checks import Text, refuse_packing_for_flash, refuse_wrong_turn
 from .layout import BatchLayout
-from .segments import (
-    SegmentMask,
-    SegmentTable,
-    build_segments,
-    cached_segments,
-    image_positions,
-)
+from .segment_building import build_segments, cached_segments
+from .segments import SegmentMask, SegmentTable, image_positions
 
 
 def count_positions(
     inputs_embeds: Tensor, attention_mask: Tensor | None, cache: Cache | PagedAttentionCache | None
 ) -> Tensor:
-    """(B, T) or (1, T) int64, counted from the first token of text, so that left padding changes nothing."""
+    """(B, T) or (1, T) int64 positions, counted from the first token of text, so that left padding changes nothing."""
     width = inputs_embeds.shape[1]
     if attention_mask is not None and attention_mask.ndim == 2:
         return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -width:]
@@ -42,9 +37,9 @@ def count_positions(
 def find_documents(
     text: Text, position_ids: Tensor, images: Images, cache: Cache | PagedAttentionCache | None
 ) -> Tensor | None:
-    """(B, T) from `document_ids`.
+    """(B, T) int64 document numbers (`document_ids`).
 
-    None for a step of one token, which goes on with the document before it, and for continuous batching's pages.
+    None for a decoding step of one token, which continues the document in the cache, and for continuous batching.
     """
     is_paged = cache is not None and not isinstance(cache, Cache)
     if is_paged or (text.shape[1] == 1 and images.encoder_hidden_states is None):
@@ -61,7 +56,11 @@ def find_segments(
     given: SegmentTable | SegmentMask | None,
     cross_caches: list[CrossAttentionCacheLayer],
 ) -> SegmentTable | SegmentMask | None:
-    """What the text of this call sees of the images in the cache and of this call's, whose lengths come."""
+    """The images that the text of this call sees, of those in the cache and of this call's; None: there are none.
+
+    `image_lengths` is (M,) int64, the encoder tokens of each image of this call, None: none comes. `given` are segments
+    that the caller made. The `cross_caches` record where the images of this call stand.
+    """
     cross_cache = cross_caches[0] if cross_caches else None
     cached = cross_cache if cross_cache is not None and cross_cache.is_initialized else None
     is_eager = not torch.compiler.is_compiling()
@@ -74,14 +73,14 @@ def find_segments(
     batch, width = text.shape
     if image_lengths is not None:  # counts may have stayed on the CPU
         image_lengths = image_lengths.to((text.inputs_embeds if text.input_ids is None else text.input_ids).device)
-    # Where images stand: the cache notes it, to be cropped later. A table made by hand says so by its runs.
+    # The cache records where images stand, for a later crop. In a table made by hand, runs begin there.
     if isinstance(given, SegmentTable):
         is_image = given.first_seeing(batch, width)
     elif image_lengths is None:  # packed text behind a cache: its later documents see none of the images there
         is_image, image_lengths = torch.zeros_like(documents, dtype=torch.bool), documents.new_zeros(0)
     else:
         is_image = image_positions(model.config, model.embed_tokens, *text[:3])
-    # A graph looks at no number of its batch, so a compiled call is not held against what the cache has.
+    # A compiled graph reads no value of its batch, so a compiled call is not checked against the cache.
     if is_eager:
         past = int(cross_cache.text_layer.get_seq_length()) if cross_cache is not None else 0
         if given is None:
@@ -93,13 +92,13 @@ def find_segments(
 
     assert documents is not None
     segments = build_segments(model.config, is_image, documents, image_lengths, image_index, cached)
-    if cached is not None and segments.is_empty:  # no block will run, and hand the cache what it keeps
+    if cached is not None and segments.is_empty:  # no block will run and update the cache
         for layer in cross_caches:
             layer.lengths = segments.kept_lengths
     return segments
 
 
-def sight_of_text(
+def self_attention_inputs(
     model,
     inputs_embeds: Tensor,
     text: Text,
@@ -107,7 +106,7 @@ def sight_of_text(
     cache: Cache | PagedAttentionCache | None,
     layout: BatchLayout | None,
 ) -> dict[str, Any]:
-    """What tells the self-attention of this call which text sees which: a mask, or runs for a varlen kernel."""
+    """Keyword arguments for every self-attention layer: a mask, or runs of documents for a varlen kernel."""
     implementation = str(model.config._attn_implementation)
     refuse_unsafe_flex(implementation, inputs_embeds.device.type, torch.__version__)
     if documents is not None and _runs_varlen(model, inputs_embeds, text.attention_mask, cache):
@@ -129,22 +128,22 @@ def sight_of_text(
         cache=cache,
         and_mask_function=same_document,
     )
-    sight: dict[str, Any] = {"attention_mask": mask}
-    if "flash" in implementation:  # transformers' own kernels take no such mask, and look as well
-        sight["position_ids"] = None
+    inputs: dict[str, Any] = {"attention_mask": mask}
+    if "flash" in implementation:  # its own kernels take no such mask, and look for documents too
+        inputs["position_ids"] = None
         if packed:
             refuse_packing_for_flash(text, past, implementation)
             runs = _text_runs(documents, layout).runs
-            sight |= {f"cu_seq_lens_{side}": runs.cu_seqlens for side in "qk"}
-            sight |= {f"max_length_{side}": runs.max_seqlen for side in "qk"}
-    return sight
+            inputs |= {f"cu_seq_lens_{side}": runs.cu_seqlens for side in "qk"}
+            inputs |= {f"max_length_{side}": runs.max_seqlen for side in "qk"}
+    return inputs
 
 
 def is_packed(text: Text, documents: Tensor | None, layout: BatchLayout | None = None) -> bool:
-    """Whether a row holds several documents. Positions that were counted here never restart: nobody has to look."""
+    """True where a row holds several documents. Positions that were counted here never restart and need no check."""
     if layout is not None:
         return torch.compiler.is_compiling() or layout.is_packed
-    return documents is not None and text.position_ids is not None and text.shape[1] > 1 and parts_rows(documents)
+    return documents is not None and text.position_ids is not None and text.shape[1] > 1 and has_packed_rows(documents)
 
 
 def _text_runs(documents: Tensor, layout: BatchLayout | None) -> TextRuns:
@@ -154,7 +153,7 @@ def _text_runs(documents: Tensor, layout: BatchLayout | None) -> TextRuns:
 def _runs_varlen(
     model, inputs_embeds: Tensor, attention_mask: Tensor | None, cache: Cache | PagedAttentionCache | None
 ) -> bool:
-    """Whole texts do where the gate opens the kernel; a step over a cache has one query and would gain nothing."""
+    """True for whole texts if `takes_varlen`; a step over a filled cache has one query and would gain nothing."""
     if attention_mask is not None and attention_mask.ndim != 2:
         return False
     if isinstance(cache, Cache):
