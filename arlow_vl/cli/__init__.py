@@ -1,4 +1,4 @@
-"""The `arlow` command: a module a subcommand, with `add_parser(arlow)`; heavy imports wait inside its verbs."""
+"""The `arlow` command: a module per subcommand, with `add_parser(arlow)`; heavy imports wait until a command runs."""
 
 import argparse
 import errno
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except STOPS as stop:
         if sys.stdout.isatty():
-            print()  # behind a line of progress
+            print()  # after a progress line
         print_line(f"arlow: {sentence_of_stop(stop, getattr(args, 'again', ''))}", file=sys.stderr)
         return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else ENDED
 
@@ -66,12 +66,12 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     try:
         return build_parser().parse_args(words)
     except SystemExit:
-        flush_output()  # of the help and the version argparse tells no fault
+        flush_output()  # argparse ignores errors when it prints the help or the version
         raise
 
 
 def one_line(message: str, words: Sequence[str]) -> str:
-    """The message without line breaks; those inside a name that was typed are shown as escapes."""
+    """Returns the message without line breaks; those inside a name that was typed are shown as escapes."""
     for word in words:
         if (shown := visible(word)) != word:
             message = message.replace(word, shown)
@@ -79,7 +79,7 @@ def one_line(message: str, words: Sequence[str]) -> str:
 
 
 def sentence_of(error: Exception) -> str:
-    """What a full disk says of itself is a number and, of some calls, no name: people are told what to do."""
+    """Returns the sentence for an error; where memory or a disk is full it says what to do."""
     if is_out_of_memory(error):
         first = str(error).strip().partition("\n")[0] or type(error).__name__
         return f"no memory is left ({first:.200}); a smaller --batch-size takes less, of commands that have one"
@@ -90,7 +90,7 @@ def sentence_of(error: Exception) -> str:
 
 
 def exit_status(error: Exception) -> int | None:
-    """The exit status for a user's error, None for a fault of ours (which keeps its traceback)."""
+    """Returns the exit status for a user's error, None for a bug of ours (which keeps its traceback)."""
     from vision.decoding.image import ImageError
 
     if hasattr(error, "exit_code"):
@@ -105,16 +105,16 @@ def exit_status(error: Exception) -> int | None:
 
 
 def quiet_warnings() -> None:
-    """Without torch's warnings about torchao's enums, and bitsandbytes' about a kernel that it does without.
+    """Hides torch's warnings about torchao's enums, and bitsandbytes' about a kernel that it does without.
 
-    A filter: torch sets the levels of its loggers when it loads.
+    A filter, as torch sets the levels of its loggers when it loads.
     """
     for name in ("torch.utils._pytree", "bitsandbytes.backends.cpu.ops"):
         logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def open_closed_streams() -> None:
-    """Python has None for a standard stream that was closed, and the next file that is opened would get its number."""
+    """Opens standard streams that were closed: the next file that is opened would get their number."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # to the end of the process
@@ -124,12 +124,12 @@ def run() -> None:
     open_closed_streams()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     end_by_sigterm()
-    # OpenMP reads it when torch loads. Else its threads spin while they wait for each other, which on cores that others
-    # use keeps the one that is waited for from running: training beside three busy processes was 8 to 11 times slower.
-    # On cores that were nearly idle a step took 2 to 5% longer so: 389 and 369 ms against 380 and 350, in turn.
+    # OpenMP reads it when torch loads. By default its threads spin while they wait for each other, which on busy cores
+    # keeps the thread they wait for from running: training beside three busy processes was 8 to 11 times slower. On
+    # nearly idle cores a step takes 2 to 5% longer with it: 389 and 369 ms against 380 and 350, measured in turn.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     tell_of_output()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers', for a second of loading
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers shows them for a second of loading
     quiet_warnings()
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""What every command that asks a model has in common: the model's options, and those of decoding."""
+"""Options that all commands that ask a model share: of the model and of decoding."""
 
 import argparse
 from pathlib import Path
@@ -17,62 +17,83 @@ OPTIONS = {
         for name in ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
     },
 }
-"""Of the fields of `Decoding`, for its sentences."""
+"""The command-line options of the fields of `Decoding`, for its error messages."""
 
 
 def add_model_options(parser: Parser, *, model: str) -> None:
-    """`model` says in the help what folder is meant."""
+    """Adds the options of the model; `model` is the help of --model."""
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help=model)
     add_device_options(parser)
 
 
 def add_device_options(parser: Parser) -> None:
     parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the first accelerator, else the CPU)"
+        "--device", default="auto", help="cpu, cuda, cuda:1 or mps (default: the first accelerator, else the CPU)"
     )
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "float16"),
-        help="of the weights (default: as they were saved)",
+        help="dtype of the weights (default: as they were saved)",
     )
 
 
 def add_decoding_options(parser: Parser, *, max_new_tokens: int) -> None:
-    group = parser.add_argument_group("decoding", "The likeliest token is taken each time, unless told otherwise.")
+    group = parser.add_argument_group(
+        "decoding", "The likeliest token is taken each time, unless an option says otherwise."
+    )
     group.add_argument(
         "--max-new-tokens",
         type=positive_int,
         default=max_new_tokens,
         metavar="N",
-        help=f"longest answer (default: {max_new_tokens} tokens)",
+        help=f"longest answer, in tokens (default: {max_new_tokens})",
     )
     parser.set_defaults(default_max_new_tokens=max_new_tokens)
     group.add_argument(
-        "--beams", type=positive_int, default=1, metavar="N", help="search with so many beams (default: 1)"
+        "--beams", type=positive_int, default=1, metavar="N", help="number of beams; above 1: beam search (default: 1)"
     )
     group.add_argument(
-        "--temperature", type=float, default=0.0, metavar="T", help="draw tokens, the wilder the higher (default: 0)"
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="above 0, up to 2: sample tokens, the more freely the higher (default: 0)",
     )
     group.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest tokens of this share together"
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="sample from the likeliest tokens that together have probability P (default: 1, all)",
     )
-    group.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from so many of the likeliest tokens")
     group.add_argument(
-        "--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1: what was said becomes less likely"
+        "--top-k", type=int, default=0, metavar="K", help="sample from the K likeliest tokens (default: 0, all)"
     )
-    group.add_argument("--seed", type=int, metavar="N", help="of the draws, for the same answer again")
+    group.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="above 1: tokens that were read or written become less likely (default: 1)",
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="seed of the sampling, for the same answer again (default: a new one each time)",
+    )
     group.add_argument(
         "--stop",
         type=any_text,
         action="append",
         default=[],
         metavar="TEXT",
-        help="end the answer here; may be repeated",
+        help="end the answer before this text; may be repeated",
     )
 
 
 def decoding_of(args: argparse.Namespace) -> "Decoding":
-    """Raises ValueError in words of the command line."""
+    """Returns the decoding options. Raises ValueError, with the names of the command line."""
     from arlow_vl.serving.decoding import Decoding
 
     try:
@@ -94,7 +115,7 @@ def decoding_of(args: argparse.Namespace) -> "Decoding":
 
 
 def open_assistant(args: argparse.Namespace, *, needs_images: bool = False) -> "Assistant":
-    """Raises CheckpointError."""
+    """Opens the model that the options name. Raises CheckpointError."""
     from arlow_vl.models.opened import open_model
     from arlow_vl.serving.assistant import Assistant
 

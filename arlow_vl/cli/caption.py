@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from arlow_vl.serving.decoding import Decoding
 
 ASKED = ("model", "precision", "question", "seed", "stop")
-"""Of what decides an answer, the options that are called as they are kept."""
+"""Settings of an answer file whose options have the same names."""
 
 
 def add_parser(arlow: Parser) -> None:
@@ -33,10 +33,14 @@ def add_parser(arlow: Parser) -> None:
         "--out",
         type=output_file,
         metavar="FILE",
-        help="write JSON lines here, an image each; started again, it goes on where it stopped",
+        help="write JSON lines to this file, one per image; run again, it resumes where it stopped",
     )
-    parser.add_argument("--question", type=some_text, help="ask this instead of captioning")
-    parser.add_argument("--batch-size", type=positive_int, default=32, metavar="N", help="images at once (default: 32)")
+    parser.add_argument(
+        "--question", type=some_text, metavar="TEXT", help="question to ask about each image instead of captioning it"
+    )
+    parser.add_argument(
+        "--batch-size", type=positive_int, default=32, metavar="N", help="images per batch (default: 32)"
+    )
     add_decoding_options(parser, max_new_tokens=32)
     parser.set_defaults(run=run)
 
@@ -50,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if found.others:
         told = f"{number_of(found.others, 'file')} beside the images left out, as no image"
         print_line(f"arlow: {told}", file=sys.stderr)
-    named = found.paths if args.out is None else list(dict.fromkeys(found.paths))  # a file has a line an image
+    named = found.paths if args.out is None else list(dict.fromkeys(found.paths))  # a file has one line per image
     paths = faults.from_the_first_good(named)  # before any weight is read
     if not paths:
         return DATA
@@ -66,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Faults:
-    """Images that cannot be read: told when they are met, and counted."""
+    """Reports and counts images that cannot be read."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -76,11 +80,11 @@ class Faults:
 
         self.count += 1
         if sys.stdout.isatty():
-            print("\r\033[K", end="", flush=True)  # the line of progress moves out of the way
+            print("\r\033[K", end="", flush=True)  # clears the progress line
         print_line(f"arlow: {sentence_of(path, error)}", file=sys.stderr)
 
     def from_the_first_good(self, paths: Sequence[str]) -> Sequence[str]:
-        """The paths without the bad ones in front."""
+        """Returns the paths from the first readable image on."""
         from arlow_vl.serving.image_files import UNREADABLE
         from vision.decoding.sources import path_if_there, read_image
 
@@ -94,7 +98,7 @@ class Faults:
 
 
 def batches(args: argparse.Namespace, decoding: "Decoding", paths: Sequence[str], faults: Faults) -> Iterator[Any]:
-    """Batches of (path, what is written about it)."""
+    """Yields batches of (path, answer)."""
     from arlow_vl.errors import ResourceError, is_out_of_memory
     from arlow_vl.serving.captioning import answer_images
 

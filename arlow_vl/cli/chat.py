@@ -1,4 +1,4 @@
-"""`arlow chat`: turns with a model in a terminal, with images, its tokens shown as they come."""
+"""`arlow chat`: a conversation with a model in a terminal, with images, its tokens shown as they come."""
 
 import argparse
 import io
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 COMMANDS = """\
 /image PATH  show an image with the next turn; an empty turn then asks for a caption
-/reset       begin anew
+/reset       start over
 /quit        end (so does Ctrl-D); Ctrl-C stops an answer"""
 
 
@@ -28,7 +28,7 @@ def add_parser(arlow: Parser) -> None:
         description=f"Talk with a model in a terminal. Within the chat:\n\n{COMMANDS}",
     )
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files that the first turn shows")
-    add_model_options(parser, model="model folder of a text model, or of a vision-language model")
+    add_model_options(parser, model="folder of a text or vision-language model (hf/ of a run)")
     add_decoding_options(parser, max_new_tokens=256)
     parser.set_defaults(run=run)
 
@@ -65,18 +65,18 @@ def run(args: argparse.Namespace) -> None:
             elif line or conversation.waiting:
                 say(conversation, line)
         except (ValueError, OSError) as error:
-            if hasattr(error, "exit_code"):  # of the model, and not of a turn
+            if hasattr(error, "exit_code"):  # an error of the model, not of a turn
                 raise
             print_line(f"arlow: {error}", file=sys.stderr)
 
 
 def turns() -> Iterator[str]:
-    """Lines without surrounding space, of a person or of a pipe, until there are no more.
+    """Yields lines without surrounding space, from a terminal or a pipe, until the end of the input.
 
-    Those of a pipe are printed, so that what comes out reads as the conversation that a terminal would show.
+    Lines of a pipe are printed, so that the output reads as the conversation that a terminal would show.
     """
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no UTF-8 costs itself alone
+        sys.stdin.reconfigure(errors="surrogateescape")  # a line that is not UTF-8 is refused by itself
     if not sys.stdin.isatty():
         for line in map(str.strip, sys.stdin):
             print_line(f"> {line}".rstrip())
@@ -102,7 +102,7 @@ def show(conversation: "Conversation", path: str) -> None:
 
 
 def say(conversation: "Conversation", text: str) -> None:
-    """Prints an answer as it comes; Ctrl-C ends it. Raises ValueError of a text that is no UTF-8."""
+    """Prints an answer as it comes; Ctrl-C stops it. Raises ValueError for a text that is not UTF-8."""
     if not text.isascii() and any(0xD800 <= ord(letter) < 0xE000 for letter in text):
         raise ValueError("the line is not UTF-8; write it again")
     pieces = conversation.answer(text)

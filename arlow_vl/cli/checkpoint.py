@@ -1,4 +1,4 @@
-"""`arlow checkpoint`: is a checkpoint whole? And the text model out of a vision-language one."""
+"""`arlow checkpoint`: verifies checkpoints, and exports models out of them."""
 
 import argparse
 import re
@@ -15,7 +15,7 @@ EXPORT_EXAMPLE = "arlow checkpoint export-text runs/first-light/vision/hf text-m
 def add_parser(arlow: Parser) -> None:
     verbs = arlow.add_command("checkpoint", "verify and export checkpoints", VERIFY_EXAMPLE, EXPORT_EXAMPLE)
     verify = verbs.add_command(
-        "verify", "compare checkpoints and model folders with their SHA-256; exit 4 if one is damaged", VERIFY_EXAMPLE
+        "verify", "check checkpoints and model folders against their SHA-256; exit 4 if one is damaged", VERIFY_EXAMPLE
     )
     verify.add_argument(
         "path", type=Path, metavar="PATH", help="a checkpoint, a folder of them, a model folder or a run folder"
@@ -37,18 +37,28 @@ def add_parser(arlow: Parser) -> None:
         "--out", type=output_folder, required=True, metavar="DIR", help="folder to write, which must not exist"
     )
     whole.add_argument(
-        "--precision", choices=("float32", "bfloat16", "float16"), help="of the weights (default: theirs)"
+        "--precision", choices=("float32", "bfloat16", "float16"), help="dtype of the weights (default: their own)"
     )
-    whole.add_argument("--quantize", choices=("int8", "nf4"), help="fewer bits for the decoder's linear layers")
-    whole.add_argument("--text", metavar="SOURCE", help="documents on which the change of bits per byte is measured")
+    whole.add_argument("--quantize", choices=("int8", "nf4"), help="quantize the decoder's linear layers")
     whole.add_argument(
-        "--shard-size", type=file_size, metavar="SIZE", help="weights come in files of at most so much, as 2GB"
+        "--text", metavar="SOURCE", help="documents on which bits per byte are measured before and after"
     )
     whole.add_argument(
-        "--scores", type=Path, metavar="RESULTS", help="--output of `arlow evaluate`: scores and controls for the card"
+        "--shard-size", type=file_size, metavar="SIZE", help="largest size of a weight file, such as 2GB"
     )
-    whole.add_argument("--license", default="", help="for the card, as the hub names it: apache-2.0 (default: none)")
-    whole.add_argument("--push", metavar="REPO", help="put the folder on the hub, as name or organisation/name")
+    whole.add_argument(
+        "--scores",
+        type=Path,
+        metavar="RESULTS",
+        help="result folder of `arlow evaluate`, for scores and controls on the card",
+    )
+    whole.add_argument(
+        "--license",
+        default="",
+        metavar="NAME",
+        help="license on the card, as the hub names it: apache-2.0 (default: none)",
+    )
+    whole.add_argument("--push", metavar="REPO", help="upload the folder to the hub, as name or organisation/name")
     whole.set_defaults(run=run_export)
     export = verbs.add_command(
         "export-text", "take the text model and its tokenizer out of a vision-language one", EXPORT_EXAMPLE
@@ -59,7 +69,7 @@ def add_parser(arlow: Parser) -> None:
 
 
 def file_size(text: str) -> str:
-    """The type of a size in words of transformers, such as 2GB."""
+    """The type of a size as transformers writes it, such as 2GB."""
     if not re.fullmatch(r"[1-9]\d*[KMGT]B", text):
         raise argparse.ArgumentTypeError(f"is a whole number of KB, MB, GB or TB, as 2GB, got {text!r}")
     return text
@@ -111,7 +121,7 @@ def run_export(args: argparse.Namespace) -> None:
 
 
 def push(folder: Path, repository: str) -> None:
-    """Raises ValueError where the hub refuses or cannot be reached; the folder stays."""
+    """Uploads a folder to the hub. Raises ValueError if it refuses or cannot be reached; the folder stays."""
     from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars
 
@@ -120,7 +130,7 @@ def push(folder: Path, repository: str) -> None:
         hub = HfApi()
         hub.create_repo(repository, exist_ok=True)
         hub.upload_folder(repo_id=repository, folder_path=folder)
-    except Exception as error:  # of the hub's own kinds, of its HTTP library, of the system
+    except Exception as error:  # errors of the hub's client, of its HTTP library, or of the system
         reason = " ".join(str(error).split())
         raise ValueError(f"{folder} is written, but was not put on the hub: {reason:.300}") from error
     print_line(f"https://huggingface.co/{repository}")
@@ -133,7 +143,7 @@ def run_export_text(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.output} exists already; name a new folder")
     model, processor = load_vision_language_model(args.checkpoint, may_be_quantised=False)
     tokenizer = processor.tokenizer
-    tokenizer._set_processor_class(None)  # the processor stays behind
+    tokenizer._set_processor_class(None)  # the text model has no processor
     tokenizer.init_kwargs.pop("processor_class", None)
     save_folder((model.text_model(), tokenizer), args.output)
     print_line(args.output)

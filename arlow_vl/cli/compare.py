@@ -15,7 +15,7 @@ def add_parser(arlow: Parser) -> None:
     )
     parser.add_argument("first", type=Path, metavar="FIRST", help="result folder of `arlow evaluate`")
     parser.add_argument("second", type=Path, metavar="SECOND", help="result folder of the model to compare with it")
-    parser.add_argument("--task", help="this task alone (default: all)")
+    parser.add_argument("--task", metavar="TASK", help="this task alone (default: all)")
     parser.set_defaults(run=run)
 
 

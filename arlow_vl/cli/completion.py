@@ -1,11 +1,11 @@
-"""`arlow completion`: a script by which a shell completes commands, options and their choices."""
+"""`arlow completion`: a script with which a shell completes commands, options and their choices."""
 
 import argparse
 from collections.abc import Iterator
 
 from arlow_vl.cli.parser import Parser
 
-# Words that are no option and no command are completed as files, by the shell's default.
+# Other words than options and commands are completed as files, which is the shell's default.
 SCRIPT = """\
 # Completion of the arlow command, written by `arlow completion {shell}`.
 {begin}_arlow() {{
@@ -34,13 +34,13 @@ BEGIN = {"bash": "", "zsh": "autoload -U +X compinit && compinit\nautoload -U +X
 def add_parser(arlow: Parser) -> None:
     parser = arlow.add_command(
         "completion",
-        "print a script by which a shell completes this command",
+        "print a script with which a shell completes this command",
         "arlow completion bash",
         "arlow completion zsh",
-        description="Print a script by which a shell completes commands, options and their choices. For bash, write it "
-        "to ~/.local/share/bash-completion/completions/arlow; for zsh, to a file that ~/.zshrc sources.",
+        description="Print a script with which a shell completes commands, options and their choices. For bash, write "
+        "it to ~/.local/share/bash-completion/completions/arlow; for zsh, to a file that ~/.zshrc sources.",
     )
-    parser.add_argument("shell", choices=tuple(BEGIN), help="whose script")
+    parser.add_argument("shell", choices=tuple(BEGIN), help="shell that the script is for")
     parser.set_defaults(run=run)
 
 
@@ -73,14 +73,14 @@ def script(arlow: Parser, shell: str) -> str:
 
 
 def parsers_below(parser: Parser) -> Iterator[Parser]:
-    """This one and all of its commands'."""
+    """Yields this parser and those of all its commands."""
     yield parser
     for below in parser.commands.choices.values() if parser.commands else ():
         yield from parsers_below(below)
 
 
 def commands_of(parser: Parser) -> list[str]:
-    """Commands, or the choices of words that stand by themselves."""
+    """Returns the commands, or the choices of positional arguments."""
     if parser.commands:
         return list(parser.commands.choices)
     given = [action for action in parser._actions if not action.option_strings and action.choices is not None]

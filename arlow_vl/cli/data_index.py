@@ -1,4 +1,4 @@
-"""`arlow data index`, and what the commands that read sources have in common."""
+"""`arlow data index`, and options and progress of all commands that read sources."""
 
 import argparse
 import os
@@ -12,31 +12,38 @@ from arlow_vl.printing import number_of, print_line
 from arlow_vl.progress import Display
 from arlow_vl.stopping import AGAIN
 
-DATA = 3  # the exit status where data are bad
+DATA = 3  # exit status for bad data
 LISTED = 50
-"""Bad samples and texts that are named for people."""
+"""Most bad samples and texts that are named for people."""
 EXAMPLE = "arlow data index shards/"
 
 
 def add_parser(verbs: Parser) -> None:
     index = verbs.add_command(
         "index",
-        "make the index of sources beside them, so that a run starts at once",
+        "write the indexes of sources beside them, so that a run starts at once",
         EXAMPLE,
         "arlow data index captions.json --images photos/",
-        description="Ends with 0 where training may start, with 3 where a file is damaged or too much is unusable.",
+        description="Write the indexes of sources beside them. Exits with 0 "
+        "if training may start, with 3 if a file is damaged or too much is unusable.",
     )
-    index.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists them")
+    index.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists the formats"
+    )
     add_source_options(index)
     add_limit_option(index)
     index.set_defaults(run=run, again=AGAIN)
 
 
 def add_source_options(command: Parser) -> None:
-    command.add_argument("--images", type=Path, metavar="ROOT", help="folder that paths of images start from")
-    command.add_argument("--format", metavar="NAME", help="format of the source (default: found out)")
+    command.add_argument("--images", type=Path, metavar="ROOT", help="folder that image paths are relative to")
+    command.add_argument("--format", metavar="NAME", help="format of the source (default: detected)")
     command.add_argument(
-        "--workers", type=positive_int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)"
+        "--workers",
+        type=positive_int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes (default: one per core)",
     )
 
 
@@ -72,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 def indexes_with_progress(
     source: str, args: argparse.Namespace, *, is_told: bool = True, may_be_empty: bool = False
 ) -> Any:
-    """The indexes of a source, made where they lack. Raises DataError if none of its samples is usable."""
+    """Returns the indexes of a source, and writes missing ones. Raises DataError if no sample is usable."""
     from arlow_vl.data.index.building import indexes_of
     from arlow_vl.data.index.told import refuse_nothing
 
@@ -84,7 +91,7 @@ def indexes_with_progress(
 
 
 class IndexProgress:
-    """`index: 3 of 40 files, 3,000 samples, 8,400 samples/s`, of what had no index yet."""
+    """`index: 3 of 40 files, 3,000 samples, 8,400 samples/s`, counting what had no index yet."""
 
     def __init__(self) -> None:
         self.display = Display()

@@ -11,7 +11,7 @@ from arlow_vl.printing import number_of, print_line
 
 MOST_BITS = 14
 LISTED = 50
-"""Pairs of a kind that are named for people."""
+"""Most pairs of a kind that are named for people."""
 
 
 def add_parser(verbs: Parser) -> None:
@@ -20,11 +20,11 @@ def add_parser(verbs: Parser) -> None:
         "find images of B that are in A, or nearly, and duplicates within each",
         "arlow data overlap training/ test/",
         "arlow data overlap 'shards/train-*.tar' 'shards/test-*.tar' --json",
-        description="Lists pairs of images with the same bytes or nearly the same look, and the share of B that is in "
-        "A. Ends with 0 whatever it finds.",
+        description="List pairs of images with the same bytes or nearly the same look, and the share of B that is in "
+        "A. Exits with 0 whatever it finds.",
     )
-    overlap.add_argument("first", metavar="A", help="folder, file or glob; docs/formats.md lists them")
-    overlap.add_argument("second", metavar="B", help="another one")
+    overlap.add_argument("first", metavar="A", help="folder, file or glob; docs/formats.md lists the formats")
+    overlap.add_argument("second", metavar="B", help="source to compare with A")
     add_source_options(overlap)
     overlap.add_argument(
         "--max-bits",
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def report_of(found: Any) -> dict[str, Any]:
-    """All that was found, for programs; docs/data.md says what each key means."""
+    """Returns all findings for programs; docs/data.md explains each key."""
     sides = {
         name: {
             "samples": side.samples,
@@ -80,7 +80,7 @@ def report_of(found: Any) -> dict[str, Any]:
 
 
 def told(found: Any, first: str, second: str) -> Iterator[str]:
-    """The same for people: counts, then up to a limit the pairs, across first."""
+    """Yields the findings for people: counts, then pairs up to a limit, those of A and B first."""
     for name, side in (("A", found.first), ("B", found.second)):
         exact = sum(pair.exact for pair in side.pairs)
         pairs = f"{exact:,} exact and {len(side.pairs) - exact:,} near duplicates within"

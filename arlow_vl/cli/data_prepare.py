@@ -1,4 +1,4 @@
-"""`arlow data prepare`: shards out of any source."""
+"""`arlow data prepare`: writes the samples of any source as shards."""
 
 import argparse
 import re
@@ -19,21 +19,28 @@ def add_parser(verbs: Parser) -> None:
         "write the samples of a source as shards",
         EXAMPLE,
         "arlow data prepare questions.json --images photos/ --out shards --validation 0.02",
-        description="Interrupted and run again, it keeps the shards that are whole and goes on.",
+        description="Write the samples of a source as shards. Interrupted and run again, it keeps complete shards "
+        "and resumes.",
     )
-    prepare.add_argument("source", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists them")
+    prepare.add_argument("source", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists the formats")
     prepare.add_argument("--out", type=output_folder, required=True, metavar="DIR", help="folder to fill")
     size = prepare.add_mutually_exclusive_group()
     size.add_argument(
-        "--shard-size", type=byte_count, default=2**28, metavar="BYTES", help="of a shard at most (default: 256MiB)"
+        "--shard-size",
+        type=byte_count,
+        default=2**28,
+        metavar="BYTES",
+        help="largest size of a shard, such as 1GB (default: 256MiB)",
     )
-    size.add_argument("--samples-per-shard", type=positive_int, metavar="N", help="samples of a shard")
+    size.add_argument(
+        "--samples-per-shard", type=positive_int, metavar="N", help="samples per shard, instead of a size"
+    )
     prepare.add_argument(
         "--validation",
         type=share,
         default=0.0,
         metavar="SHARE",
-        help="of the images to be kept apart as validation-*.tar; an image is never on both sides (default: 0)",
+        help="share of the images to set aside as validation-*.tar; no image is in both parts (default: 0)",
     )
     add_source_options(prepare)
     add_limit_option(prepare)

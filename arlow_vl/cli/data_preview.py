@@ -1,4 +1,4 @@
-"""`arlow data preview`: a page of samples as the model sees them."""
+"""`arlow data preview`: writes a page of samples as the model sees them."""
 
 import argparse
 from pathlib import Path
@@ -15,21 +15,27 @@ def add_parser(verbs: Parser) -> None:
         "preview",
         "write a page of samples as the model sees them",
         EXAMPLE,
-        description="Images as the encoder gets them, tokens with the trained ones coloured, and which of them see "
-        "which image, on one page without scripts.",
+        description="Write one page without scripts that shows images as the encoder gets them, tokens with the "
+        "trained ones coloured, and which tokens see which image.",
     )
-    preview.add_argument("source", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists them")
+    preview.add_argument("source", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists the formats")
     preview.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="model folder, or one with tokenizer and processor"
+        "--model",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="model folder, or a folder of a tokenizer and a processor",
     )
     preview.add_argument("--out", type=output_file, required=True, metavar="FILE", help="page to write (.html)")
-    preview.add_argument("--samples", type=positive_int, default=24, metavar="N", help="samples drawn (default: 24)")
+    preview.add_argument(
+        "--samples", type=positive_int, default=24, metavar="N", help="samples on the page (default: 24)"
+    )
     preview.add_argument(
         "--max-length",
         type=positive_int,
         default=128,
         metavar="N",
-        help="tokens of a text at most, as in a recipe (default: 128)",
+        help="longest text, in tokens, as in a recipe (default: 128)",
     )
     add_source_options(preview)
     preview.set_defaults(run=run)

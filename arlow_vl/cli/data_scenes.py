@@ -1,4 +1,4 @@
-"""`arlow data scenes`: images whose truth is exact, composed of fetched drawings."""
+"""`arlow data scenes`: composes images of fetched drawings, with exact captions, questions and answers."""
 
 import argparse
 from pathlib import Path
@@ -13,22 +13,29 @@ EXAMPLE = "arlow data scenes --root data --out data/scenes"
 def add_parser(verbs: Parser) -> None:
     scenes = verbs.add_command(
         "scenes",
-        "compose scenes with captions, questions and their exact truth out of fetched drawings",
+        "compose scenes of fetched drawings, with captions, questions and their exact truth",
         EXAMPLE,
         "arlow data scenes --root data --out scenes --train 100000 --workers 8",
-        description="Interrupted and run again, it keeps the shards that are whole and goes on; see docs/scenes.md.",
+        description="Compose scenes of fetched drawings; see docs/scenes.md. Interrupted and run again, it keeps "
+        "complete shards and resumes.",
     )
     scenes.add_argument(
-        "--root", type=Path, default=Path("data"), help="folder that `arlow data fetch` filled (default: data)"
+        "--root",
+        type=Path,
+        default=Path("data"),
+        metavar="DIR",
+        help="folder that `arlow data fetch` filled (default: data)",
     )
     scenes.add_argument("--out", type=output_folder, required=True, metavar="DIR", help="folder to fill")
     scenes.add_argument(
-        "--train", type=positive_int, default=20_000, metavar="N", help="images of training (default: 20000)"
+        "--train", type=positive_int, default=20_000, metavar="N", help="training images (default: 20000)"
     )
     scenes.add_argument(
         "--test", type=positive_int, default=1000, metavar="N", help="images of each other split (default: 1000)"
     )
-    scenes.add_argument("--seed", type=int, default=0, help="another number gives other scenes (default: 0)")
+    scenes.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed; another one gives other scenes (default: 0)"
+    )
     scenes.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes (default: 1)")
     scenes.set_defaults(run=run, again=AGAIN)
 

@@ -1,4 +1,4 @@
-"""`arlow data stats`: what a source holds."""
+"""`arlow data stats`: counts what a source holds."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ def add_parser(verbs: Parser) -> None:
     stats = verbs.add_command(
         "stats", "count samples, images, texts, lengths and sizes of a source", EXAMPLE, f"{EXAMPLE} --json"
     )
-    stats.add_argument("source", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists them")
+    stats.add_argument("source", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists the formats")
     add_source_options(stats)
     stats.add_argument("--json", action="store_true", help="print one JSON object")
     stats.set_defaults(run=run)

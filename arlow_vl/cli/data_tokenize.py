@@ -1,4 +1,4 @@
-"""`arlow data tokenize`: text of any size to memory-mapped tokens."""
+"""`arlow data tokenize`: turns text of any size into memory-mapped tokens."""
 
 import argparse
 from pathlib import Path
@@ -17,8 +17,8 @@ def add_parser(data: Parser) -> None:
         "turn text into tokens on disk, which recipes name as train_text",
         EXAMPLE,
         "arlow data tokenize 'https://host/text/{000..099}.jsonl.zst' --tokenizer runs/text/hf --out tokens",
-        description="Interrupted and run again, it goes on where it was. "
-        "A run on the folder never tokenises, and starts as soon on a terabyte as on a page.",
+        description="Turn text into tokens on disk. Interrupted and run again, it resumes where it was. A run on the "
+        "folder tokenizes nothing, and starts as fast on a terabyte as on a page.",
     )
     tokenize.add_argument(
         "sources",
@@ -28,9 +28,7 @@ def add_parser(data: Parser) -> None:
         "'text'), or .txt (a document a file); or a folder that datasets' save_to_disk wrote",
     )
     tokenize.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="folder of a saved tokenizer")
-    tokenize.add_argument(
-        "--out", type=output_folder, required=True, metavar="DIR", help="folder for the tokens, of its own"
-    )
+    tokenize.add_argument("--out", type=output_folder, required=True, metavar="DIR", help="folder for the tokens alone")
     tokenize.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes (default: 1)")
     tokenize.add_argument(
         "--shard-tokens",
@@ -53,7 +51,7 @@ def run_tokenize(args: argparse.Namespace) -> None:
     from arlow_vl.data.remote import is_address, listed
     from arlow_vl.data.text_files import text_files
 
-    # What is misspelt is told before the seconds that imports take.
+    # Misspelt sources are reported before imports that take seconds.
     text_files([source for source in args.sources if not is_address(source)])
     for source in args.sources:
         if is_address(source):
@@ -81,5 +79,5 @@ def run_tokenize(args: argparse.Namespace) -> None:
 
 
 def megabytes(count: int, is_whole: bool) -> int:
-    """Rounded up for the whole, down for a part of it: so a line of progress is told to be the last one at the end."""
+    """Rounds up for the total and down for a part, so that progress reaches the total only at the end."""
     return -(-count // MEGABYTE) if is_whole else count // MEGABYTE

@@ -25,9 +25,12 @@ def add_parser(verbs: Parser) -> None:
         "read sources as training would, decode every image and say what is unusable",
         EXAMPLE,
         "arlow data verify corpus.parquet --format text",
-        description="Ends with 0 where training may start, with 3 where a file is damaged or too much is unusable.",
+        description="Read sources as training would and decode every image. Exits with "
+        "0 if training may start, with 3 if a file is damaged or too much is unusable.",
     )
-    verify.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists them")
+    verify.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists the formats"
+    )
     add_source_options(verify)
     verify.add_argument("--json", action="store_true", help="print one JSON object that names every bad sample")
     add_limit_option(verify)
@@ -65,7 +68,7 @@ def verified_samples(args: argparse.Namespace, how: dict[str, Any]) -> tuple[dic
 
 
 def verified_text(args: argparse.Namespace, how: dict[str, Any]) -> "tuple[dict[str, Any], Verified] | None":
-    """None: the sources are no text. Raises DataError where only some are."""
+    """Returns report and findings, None if the sources are not text. Raises DataError if only some are."""
     from arlow_vl.data.verify_text import is_text, verify_text
     from arlow_vl.errors import DataError
 
@@ -85,7 +88,7 @@ def verified_text(args: argparse.Namespace, how: dict[str, Any]) -> "tuple[dict[
 
 
 def report_of(found: "Verified") -> dict[str, Any]:
-    """Returns all that was found, for programs; docs/data.md says what each key means."""
+    """Returns all findings for programs; docs/data.md explains each key."""
     tally = found.tally
     return {
         "keys": found.keys,
@@ -102,7 +105,7 @@ def report_of(found: "Verified") -> dict[str, Any]:
 
 
 def told(found: "Verified") -> Iterator[str]:
-    """Yields the same for people: a line of counts, then a line for each fault and, up to a limit, each bad sample."""
+    """Yields the findings for people: counts, then a line for each fault and, up to a limit, each bad sample."""
     tally = found.tally
     yield tally.summary()
     if tally.texts > tally.samples > 0:
@@ -120,7 +123,7 @@ def told(found: "Verified") -> Iterator[str]:
 
 
 class VerifyProgress:
-    """`verify: 3 of 40 files, 3,000 samples, 840 samples/s`, of what takes long."""
+    """`verify: 3 of 40 files, 3,000 samples, 840 samples/s`, shown if it takes long."""
 
     def __init__(self) -> None:
         self.display = Display()
@@ -135,6 +138,6 @@ class VerifyProgress:
             self.is_shown = True
 
     def clear(self) -> None:
-        """Takes the moving line off a terminal."""
+        """Clears the progress line of a terminal."""
         if self.is_shown and self.display.on_terminal:
             self.display.show("")

@@ -1,4 +1,4 @@
-"""`arlow demo`: a page on which people show a model images, ask it, and see where it looked."""
+"""`arlow demo`: serves a page on which people show a model images, ask about them and see where it looked."""
 
 import argparse
 import threading
@@ -18,7 +18,7 @@ def add_parser(arlow: Parser) -> None:
         "each word. It is `arlow serve` with a page at /.",
     )
     add_server_options(parser)
-    parser.add_argument("--open", action="store_true", help="open the page in the browser once it is there")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser once the server is ready")
     parser.set_defaults(run=run)
 
 
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
         page = f"{server.url}/"
         print_line(f"the page of {args.name} is at {page} on {device}, end with Ctrl+C")
         if args.open:
-            # Some browsers of a terminal do not return before they are closed.
+            # Some browsers of a terminal return only when they are closed.
             threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
 
     server.run(on_ready=tell)

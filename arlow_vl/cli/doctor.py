@@ -1,4 +1,4 @@
-"""`arlow doctor`: what this machine has and lacks, and which kernels and precision Arlow picks or advises on it."""
+"""`arlow doctor`: shows what this machine has and lacks, and the kernels and precision that Arlow uses on it."""
 
 import argparse
 import os
@@ -19,13 +19,13 @@ PAYS_IN_BF16 = {
     "amx_bf16": "AMX multiplies bf16 at 411 GFLOP/s a core where float32 has 116, measured on a Xeon",
     "avx512_bf16": "AVX512-BF16: training ran 1.5 to 1.7 times as fast as in float32, measured on an EPYC",
 }
-"""Flags of a processor on which training in bf16-mixed is faster than in float32, and what was measured."""
+"""Processor flags with which training in bf16-mixed is faster than in float32, and the measurement."""
 
 
 def add_parser(arlow: Parser) -> None:
     parser = arlow.add_command(
         "doctor",
-        "show versions, hardware, kernels and the advised precision of this machine, and what is missing for what",
+        "show this machine's versions, hardware, kernels and advised precision, and what is missing for what",
         "arlow doctor",
         "arlow doctor --json",
     )
@@ -68,7 +68,10 @@ def versions() -> dict[str, str]:
 
     from arlow_vl.models.arlow.attention import flash_attn_state
 
-    found = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with the CUDA it was built for
+    found = {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }  # includes the CUDA version it was built for
     found |= {name: version_of(name) for name in ("transformers", "timm")}
     flash_attn = flash_attn_state()
     if flash_attn == "present":
@@ -95,14 +98,14 @@ def machine() -> dict[str, str]:
 
 
 def cpu_field(name: str) -> str:
-    """A field of Linux's description of the first processor, "" elsewhere."""
+    """Returns a field of Linux's description of the first processor, "" elsewhere."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 def advise_precision(flags: Sequence[str]) -> tuple[str, str]:
-    """`precision` of a recipe that trains on a CPU with these flags, and why."""
+    """Returns the `precision` for a recipe that trains on a CPU with these flags, and the reason."""
     for flag, reason in PAYS_IN_BF16.items():
         if flag in flags:
             return "bf16-mixed", reason
@@ -113,7 +116,7 @@ def advise_precision(flags: Sequence[str]) -> tuple[str, str]:
 
 
 def product_table() -> list[dict[str, str]]:
-    """The kernel of a linear layer's product on this CPU; it is the function that every layer asks."""
+    """Returns the kernel of a linear layer's product on this CPU, by the function that every layer calls."""
     import torch
 
     from arlow_vl.models.arlow.linear import product_for
@@ -123,7 +126,7 @@ def product_table() -> list[dict[str, str]]:
 
 
 def attention_table() -> list[dict[str, Any]]:
-    """The gate's answer for each case; it is the function that every attention asks."""
+    """Returns the attention kernel of each case, by the function that every attention calls."""
     import torch
 
     from arlow_vl.models.arlow.attention import kernel_for

@@ -1,4 +1,4 @@
-"""`arlow evaluate`: let a model answer test sets beside its controls, and score what it says."""
+"""`arlow evaluate`: lets a model answer test sets, and scores its answers beside controls."""
 
 import argparse
 from pathlib import Path
@@ -15,39 +15,46 @@ def add_parser(arlow: Parser) -> None:
         "answer and score test sets, beside controls",
         "arlow evaluate --model runs/first-light/vision/hf --task easy-vqa --output results",
         "arlow evaluate --model runs/first-light/vision/hf --task easy-vqa --limit 200 --output results",
-        description="Answers and scores test sets, beside controls. A task is one that comes with the package (see "
-        "docs/evaluation.md) or a .yaml. The same command again goes on where it was stopped; `arlow report` "
-        "shows what it found.",
+        description="Answer and score test sets, beside controls. A task is one that comes with the package (see "
+        "docs/evaluation.md) or a .yaml file. Stopped and run again, it resumes; `arlow report` shows the results.",
     )
     add_model_options(parser, model="model folder (hf/ of a run)")
     parser.add_argument(
-        "--task", action="append", required=True, help="name or .yaml of a task; may be given several times"
+        "--task", action="append", required=True, metavar="TASK", help="name or .yaml of a task; may be repeated"
     )
     parser.add_argument(
         "--data",
         default="data",
-        help="folder that the tasks' data lie in, or the data of one task (default: data)",
+        metavar="DATA",
+        help="folder of the tasks' data, or the data of one task (default: data)",
     )
-    parser.add_argument("--output", type=output_folder, required=True, help="folder for predictions and scores")
+    parser.add_argument(
+        "--output", type=output_folder, required=True, metavar="DIR", help="folder for predictions and scores"
+    )
     parser.add_argument(
         "--features",
         type=output_folder,
         default=Path("data/features"),
+        metavar="DIR",
         help="cache of encoder features (default: data/features)",
     )
     parser.add_argument(
         "--features-dtype",
         choices=("float16", "bfloat16", "float32"),
         default="float16",
-        help="as what they are kept, cache_dtype of the run's recipe (default: float16)",
+        help="dtype of the cached features, cache_dtype of the run's recipe (default: float16)",
     )
     parser.add_argument(
         "--training",
         metavar="DATA",
-        help="what the model was trained on: for priors and overlap (default: for overlap, by the run's recipe)",
+        help="training data of the model, for priors and overlap (default: for overlap, that of the run's recipe)",
     )
-    parser.add_argument("--batch-size", type=positive_int, default=64, help="prompts answered at once (default: 64)")
-    parser.add_argument("--limit", type=positive_int, help="items of each task, spread evenly (default: all)")
+    parser.add_argument(
+        "--batch-size", type=positive_int, default=64, metavar="N", help="prompts per batch (default: 64)"
+    )
+    parser.add_argument(
+        "--limit", type=positive_int, metavar="N", help="items of each task, spread evenly (default: all)"
+    )
     parser.set_defaults(run=run, again=AGAIN)
 
 

@@ -1,4 +1,4 @@
-"""`arlow explain`: draw where the model looked while it wrote each word."""
+"""`arlow explain`: draws where the model looked while it wrote each word."""
 
 import argparse
 from pathlib import Path
@@ -18,11 +18,19 @@ def add_parser(arlow: Parser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="image file")
     add_model_options(parser, model="model folder (hf/ of a vision run)")
     parser.add_argument(
-        "--out", type=output_file, default=Path("explain.png"), help="PNG to write (default: explain.png)"
+        "--out",
+        type=output_file,
+        default=Path("explain.png"),
+        metavar="FILE",
+        help="PNG to write (default: explain.png)",
     )
-    parser.add_argument("--layer", type=int, help="this layer's cross-attention alone (default: the mean of all)")
-    parser.add_argument("--question", type=some_text, help="ask this instead of captioning")
-    parser.add_argument("--max-new-tokens", type=positive_int, default=32, help="longest caption (default: 32 tokens)")
+    parser.add_argument(
+        "--layer", type=int, metavar="N", help="cross-attention of this layer alone (default: the mean of all layers)"
+    )
+    parser.add_argument("--question", type=some_text, metavar="TEXT", help="question to ask instead of captioning")
+    parser.add_argument(
+        "--max-new-tokens", type=positive_int, default=32, metavar="N", help="longest answer, in tokens (default: 32)"
+    )
     parser.set_defaults(run=run)
 
 

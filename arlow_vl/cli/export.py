@@ -1,4 +1,4 @@
-"""`arlow export`: the text part of a model for tools that know nothing of Arlow."""
+"""`arlow export`: writes the text part of a model for tools that do not know Arlow."""
 
 import argparse
 from pathlib import Path
@@ -17,11 +17,13 @@ def add_parser(arlow: Parser) -> None:
         "arlow export runs/first-light/text/hf --as gguf --dtype bfloat16 --out model.gguf",
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="model folder (hf/ of a text or vision run)")
-    parser.add_argument("--as", dest="form", choices=("llama", "gguf"), required=True, help="a folder, or a file")
+    parser.add_argument(
+        "--as", dest="form", choices=("llama", "gguf"), required=True, help="llama: a folder; gguf: a file"
+    )
     parser.add_argument(
         "--out", type=new_path, required=True, metavar="PATH", help="folder or file to write, which must be new"
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="of the tensors (default: the model's own)")
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype of the tensors (default: the model's own)")
     parser.set_defaults(run=run)
 
 

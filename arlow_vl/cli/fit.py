@@ -1,4 +1,4 @@
-"""`arlow fit`: runs a recipe, or goes on with a run that was stopped."""
+"""`arlow fit`: runs a recipe, or resumes a run that was stopped."""
 
 import argparse
 import sys
@@ -21,7 +21,7 @@ DRY_RUN = "--dry-run"
 def add_parser(arlow: Parser) -> None:
     # Everything after `fit` is the recipe parser's: with another prefix character no argument is an option here.
     parser = arlow.add_command(
-        "fit", "train by a recipe; started again, it goes on", *EXAMPLES, prefix_chars="\0", add_help=False
+        "fit", "train by a recipe; run again, it resumes", *EXAMPLES, prefix_chars="\0", add_help=False
     )
     parser.add_argument("arguments", nargs="*")
     parser.set_defaults(run=run_fit, again=AGAIN)
@@ -55,7 +55,7 @@ def run_fit(args: argparse.Namespace) -> int | None:
 
 
 def refuse_early(recipe: "Recipe") -> None:
-    """Raises ValueError for a run that cannot begin or go on; of several processes one of each machine says why."""
+    """Raises ValueError for a run that cannot start or resume; of several processes, one per machine says why."""
     from arlow_vl.cli import USAGE
     from arlow_vl.training.launch import find_place, starts_processes
     from arlow_vl.training.refusals import refuse_before_loading
@@ -78,14 +78,14 @@ def run_dry(recipe: "Recipe") -> None:
 
 
 def print_help() -> None:
-    """The keys of both kinds of recipe, as `--key value` overrides."""
+    """Prints the keys of both kinds of recipe, as `--key value` overrides."""
     from arlow_vl.training.recipe import RECIPES
     from arlow_vl.training.recipe_parsing import build_parser
 
     sys.stdout.write(
         "usage: arlow fit --config RECIPE.yaml [--dry-run] [--KEY VALUE ...]\n\n"
-        "A stopped run goes on with the same command.\n"
-        "--dry-run says what a run would train, what a step holds and what memory it takes, and ends.\n"
+        "A stopped run resumes with the same command.\n"
+        "--dry-run says what a run would train, what a step holds and how much memory it takes, and trains nothing.\n"
     )
     sys.stdout.write("\n  ".join(["\nexamples:", *EXAMPLES]) + "\n")
     for stage, recipe_class in RECIPES.items():

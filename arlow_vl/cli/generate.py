@@ -1,4 +1,4 @@
-"""`arlow generate`: go on with a text, or answer it."""
+"""`arlow generate`: continues a text, or answers it."""
 
 import argparse
 
@@ -10,13 +10,15 @@ from arlow_vl.printing import print_piece
 def add_parser(arlow: Parser) -> None:
     parser = arlow.add_command(
         "generate",
-        "go on with a text, or answer it",
+        "continue a text, or answer it",
         'arlow generate "The first" --model runs/first-light/text/hf',
         'arlow generate "Who are you?" --chat --model runs/smollm2 --temperature 0.8 --top-p 0.9 --seed 1',
     )
-    parser.add_argument("text", type=any_text, metavar="TEXT", help="what the model goes on with, in quotes")
-    add_model_options(parser, model="model folder of a text model, or of a vision-language model")
-    parser.add_argument("--chat", action="store_true", help="the text is a user's turn, by the model's chat template")
+    parser.add_argument("text", type=any_text, metavar="TEXT", help="text to continue, in quotes")
+    add_model_options(parser, model="folder of a text or vision-language model (hf/ of a run)")
+    parser.add_argument(
+        "--chat", action="store_true", help="answer the text as a user's turn, by the model's chat template"
+    )
     add_decoding_options(parser, max_new_tokens=64)
     parser.set_defaults(run=run)
 

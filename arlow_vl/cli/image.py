@@ -1,4 +1,4 @@
-"""`arlow image`: look at an image as the readers see it."""
+"""`arlow image`: shows an image as the readers see it."""
 
 import argparse
 import json
@@ -39,7 +39,7 @@ def run_check(args: argparse.Namespace) -> None:
 
 @contextmanager
 def silent_libraries() -> Iterator[None]:
-    """Closes standard error to libtiff, which writes its own lines there, so that an error is our one line."""
+    """Silences libtiff, which writes lines of its own to standard error, so that an error is one line of ours."""
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)

@@ -1,4 +1,4 @@
-"""`arlow import`: a pretrained Llama-shaped model becomes an Arlow text model."""
+"""`arlow import`: turns a pretrained Llama-shaped model into an Arlow text model."""
 
 import argparse
 import sys
@@ -11,12 +11,12 @@ from arlow_vl.printing import print_line
 def add_parser(arlow: Parser) -> None:
     parser = arlow.add_command(
         "import",
-        "make a text model of a pretrained Llama, SmolLM2, TinyLlama or Mistral",
+        "turn a pretrained Llama, SmolLM2, TinyLlama or Mistral into a text model",
         "arlow import SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2 --cross-attention-interval 5",
         "arlow import downloads/TinyLlama-1.1B-Chat-v1.0 --out tinyllama",
     )
     parser.add_argument(
-        "source", type=Path, metavar="SOURCE", help="a folder of config.json, safetensors and tokenizer, or a GGUF file"
+        "source", type=Path, metavar="SOURCE", help="folder of config.json, safetensors and tokenizer, or GGUF file"
     )
     parser.add_argument(
         "--out", type=output_folder, required=True, metavar="DIR", help="folder to write, which must be new or empty"

@@ -1,4 +1,4 @@
-"""What this machine lacks, what that is needed for, and what to do about it."""
+"""Things that this machine lacks, their uses, and what to do about it."""
 
 import os
 import re
@@ -28,15 +28,15 @@ USES = {
     "lm-eval": "lm-eval with `--model arlow_vl`",
     "lmms-eval": "lmms-eval with `--model arlow_vl`",
 }
-"""Of the package's extras."""
+"""The use of each of the package's extras."""
 OF_EXTRA = re.compile(r"""(?P<name>[\w.-]+(\[\w+\])?).*;.*\bextra == ["'](?P<extra>[\w-]+)["']""")
-"""`onnx>=1.18; extra == "demo"`."""
+"""Matches a requirement such as `onnx>=1.18; extra == "demo"`."""
 CUDA_ONLY = {"flash"}
 DEMO_BYTES = 2.5e9  # experiments/first_light/run.py: data and runs
 
 
 class Missing(NamedTuple):
-    """`onnx, for ``make demo``: pip install 'arlow-vl[demo]'`."""
+    """One thing that is missing, shown as `onnx, for ``make demo``: pip install 'arlow-vl[demo]'`."""
 
     what: str
     use: str
@@ -48,7 +48,7 @@ def missing_things() -> list[Missing]:
 
 
 def missing_packages() -> Iterator[Missing]:
-    """The extras of the package that are not, or not wholly, installed."""
+    """Yields the extras of the package that are not, or not completely, installed."""
     import torch
 
     for extra, use in USES.items():
@@ -58,7 +58,7 @@ def missing_packages() -> Iterator[Missing]:
 
 
 def packages_of(extra: str) -> list[str]:
-    """What an extra adds; empty of one that the installed version does not have yet, or where none is installed."""
+    """Returns the packages of an extra; empty if the installed version lacks it, or none is installed."""
     try:
         required = requires("arlow-vl") or []
     except PackageNotFoundError:
@@ -103,7 +103,7 @@ def little_disk() -> Iterator[Missing]:
 
 
 def cores() -> int:
-    """That this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

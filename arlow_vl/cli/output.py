@@ -1,4 +1,4 @@
-"""Standard output that says so where it cannot be written, as a full disk does of no file."""
+"""Standard output that reports when it cannot be written, as on a full disk."""
 
 import io
 import os
@@ -8,7 +8,7 @@ from arlow_vl.errors import ResourceError
 
 
 class Output(io.TextIOWrapper):
-    """Raises ResourceError in place of OSError, and has it at hand where a library passes over it."""
+    """Raises ResourceError in place of OSError, and keeps it in `fault`, as libraries may ignore it."""
 
     fault: ResourceError | None = None
 
@@ -25,7 +25,7 @@ class Output(io.TextIOWrapper):
             raise self._told(error) from error
 
     def _told(self, error: OSError) -> ResourceError:
-        """What is left of it is let go, as Python would try once more, and complain, at its end."""
+        """Returns the error, and drops the rest of the output, which Python would try to write again at its end."""
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, self.fileno())
         os.close(nothing)
@@ -37,7 +37,7 @@ class Output(io.TextIOWrapper):
 
 
 def tell_of_output() -> None:
-    """Puts an `Output` in the place of Python's; a terminal that lacks a letter is shown its number."""
+    """Replaces `sys.stdout` by an `Output`; characters that its encoding lacks are shown as escapes."""
     out = sys.stdout
     if isinstance(out, io.TextIOWrapper):
         how = {"encoding": out.encoding, "line_buffering": out.line_buffering, "write_through": out.write_through}
@@ -45,7 +45,7 @@ def tell_of_output() -> None:
 
 
 def flush_output() -> None:
-    """Raises ResourceError where something of what was printed could not be written."""
+    """Raises ResourceError if anything that was printed could not be written."""
     sys.stdout.flush()
     if fault := getattr(sys.stdout, "fault", None):
         raise fault

@@ -30,16 +30,16 @@ class Parser(argparse.ArgumentParser):
         self._words: list[str] = []
 
     def add_command(self, name: str, summary: str, *examples: str, **settings: Any) -> "Parser":
-        """A command below this one; `summary` is its line in the help of this one and heads its own."""
+        """Adds a command below this one; `summary` is its line in the help of this one and heads its own."""
         if self.commands is None:
             self.commands = self.add_subparsers(dest="command", required=True, metavar="COMMAND")
         settings.setdefault("description", f"{summary[0].upper()}{summary[1:]}.")
         return self.commands.add_parser(name, help=summary, examples=examples, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, but words that nobody knows are refused by the command that they were meant for.
+        """Parses like argparse, but unknown words are refused by the command that they were meant for.
 
-        Nothing at all, where a command is expected, is answered with the help and exit status 2.
+        Where a command is expected and no word is given, prints the help and exits with status 2.
         """
         self._words = list(args)
         if not self._words and self.commands is not None:
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
         return known, unknown
 
     def _refuse_own_input(self, known: argparse.Namespace) -> None:
-        """Raises UsageError where a file to write is one that is read, which would be lost."""
+        """Raises UsageError if a file to write is also read, as it would be lost."""
         for writes in (action for action in self._actions if action.type is output_file):
             out = getattr(known, writes.dest)
             if out is None or not out.is_file():
@@ -76,7 +76,7 @@ class Parser(argparse.ArgumentParser):
         return next((word for word in self._option_words() if not self._is_known(word)), None)
 
     def _option_words(self) -> Iterable[str]:
-        """The words that argparse takes for options of this command, without their values."""
+        """Yields the words that argparse takes for options of this command, without their values."""
         for word in self._words:
             is_option = len(word) > 1 and word.startswith("-") and " " not in word
             if word == "--" or (self.commands is not None and not is_option):
@@ -85,7 +85,7 @@ class Parser(argparse.ArgumentParser):
                 yield word.partition("=")[0]
 
     def _is_known(self, word: str) -> bool:
-        """An option, the beginning of one, or a short one with its value."""
+        """Returns True for an option, the beginning of one, or a short one with its value."""
         names = self._option_string_actions
         return any(name.startswith(word) for name in names) or (word[1] != "-" and word[:2] in names)
 
@@ -130,13 +130,13 @@ def any_text(text: str) -> str:
     """The type of texts that a model reads or writes, which may be empty."""
     try:
         text.encode()
-    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8 came as halves of characters
+    except UnicodeEncodeError:  # bytes that are not UTF-8 come as lone surrogates
         raise argparse.ArgumentTypeError("is not UTF-8; give text in UTF-8") from None
     return text
 
 
 def output_file(text: str) -> Path:
-    """The type of a file to write; folders that lack are made when it is written."""
+    """The type of a file to write; missing folders are created when it is written."""
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{path} is a folder; name a file")
@@ -145,7 +145,7 @@ def output_file(text: str) -> Path:
 
 
 def output_folder(text: str) -> Path:
-    """The type of a folder to write into, which is made where it lacks."""
+    """The type of a folder to write into, which is created if it is missing."""
     path = Path(text)
     if path.exists() and not path.is_dir():
         raise argparse.ArgumentTypeError(f"{path} is a file; name a folder")

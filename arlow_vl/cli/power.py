@@ -1,4 +1,4 @@
-"""`arlow power`: how many images a difference between two models needs."""
+"""`arlow power`: computes how many images a difference between two models needs."""
 
 import argparse
 from pathlib import Path
@@ -19,10 +19,14 @@ def add_parser(arlow: Parser) -> None:
     parser.add_argument("first", type=Path, metavar="FIRST", help="result folder of `arlow evaluate`")
     parser.add_argument("second", type=Path, metavar="SECOND", nargs="?", help="result folder of another model")
     parser.add_argument(
-        "--difference", type=float, required=True, help="to be seen, in the metric's scale: 0.02 is 2%% of accuracy"
+        "--difference",
+        type=float,
+        required=True,
+        metavar="D",
+        help="difference to be seen, in the metric's scale: 0.02 is 2%% of accuracy",
     )
-    parser.add_argument("--power", type=float, default=0.8, help="probability of seeing it (default: 0.8)")
-    parser.add_argument("--task", help="this task alone (default: all)")
+    parser.add_argument("--power", type=float, default=0.8, metavar="P", help="probability of seeing it (default: 0.8)")
+    parser.add_argument("--task", metavar="TASK", help="this task alone (default: all)")
     parser.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""`arlow report`: a page of a run folder, or of a result folder with its scores and images."""
+"""`arlow report`: writes a page about a run folder, or about a result folder with its scores and images."""
 
 import argparse
 from pathlib import Path
@@ -17,9 +17,13 @@ def add_parser(arlow: Parser) -> None:
         "their controls, samples with what everybody said of them, heat maps, learning curves, and how to do it again.",
     )
     parser.add_argument("results", type=Path, metavar="FOLDER", help="run folder of `arlow fit`, or result folder")
-    parser.add_argument("--output", type=output_file, help="page to write (default: FOLDER/report.html)")
+    parser.add_argument(
+        "--output", type=output_file, metavar="FILE", help="page to write (default: FOLDER/report.html)"
+    )
     results = parser.add_argument_group("for a result folder")
-    results.add_argument("--model", type=Path, help="where the model lies now, for heat maps (default: where it lay)")
+    results.add_argument(
+        "--model", type=Path, metavar="DIR", help="where the model lies now, for heat maps (default: where it lay)"
+    )
     results.add_argument(
         "--heat",
         type=number_of_images,

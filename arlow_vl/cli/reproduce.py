@@ -1,4 +1,4 @@
-"""`arlow reproduce`: derive every figure of a result folder again, and say which are equal."""
+"""`arlow reproduce`: derives every figure of a result folder again, and says which are equal."""
 
 import argparse
 from collections import Counter
@@ -13,8 +13,8 @@ def add_parser(arlow: Parser) -> None:
         "reproduce",
         "derive the figures of results again from their predictions",
         "arlow reproduce results",
-        description="Derives every figure of a result folder again from its predictions, and compares the hashes of "
-        "model and data where they are still there. Prints of each whether it is equal, and ends with status 3 if "
+        description="Derive every figure of a result folder again from its predictions, and compare the hashes of "
+        "model and data where they are still there. Prints for each whether it is equal, and exits with 3 if "
         "anything is not.",
     )
     parser.add_argument("results", type=Path, metavar="RESULT_DIR", help="result folder of `arlow evaluate`")

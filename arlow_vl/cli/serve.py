@@ -1,4 +1,4 @@
-"""`arlow serve`: a model behind an OpenAI-compatible HTTP interface."""
+"""`arlow serve`: serves a model over an OpenAI-compatible HTTP interface."""
 
 import argparse
 import importlib.util
@@ -21,29 +21,55 @@ def add_parser(arlow: Parser) -> None:
         "serve",
         "serve a text or vision-language model over HTTP, OpenAI-compatible",
         "arlow serve runs/first-light/vision/hf --port 8000",
-        "arlow serve runs/first-light/text/hf --host 0.0.0.0 --api-key SECRET --device cuda --precision bfloat16",
+        "arlow serve runs/first-light/text/hf --host 0.0.0.0 --api-key SECRET-KEY --device cuda --precision bfloat16",
     )
     add_server_options(parser)
     parser.set_defaults(run=run)
 
 
 def add_server_options(parser: Parser) -> None:
-    parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="a model folder of either kind (hf/ of a run)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0: a free one (default: 8000)")
-    parser.add_argument("--name", type=some_text, default="arlow", help="the model's name for clients (default: arlow)")
     parser.add_argument(
-        "--api-key", help=f"what clients must send; better in {KEY_VARIABLE}, which no process list shows"
+        "model", type=Path, metavar="MODEL_DIR", help="folder of a text or vision-language model (hf/ of a run)"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1, this machine)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=8000, metavar="N", help="port to listen on; 0: a free one (default: 8000)"
+    )
+    parser.add_argument(
+        "--name", type=some_text, default="arlow", metavar="NAME", help="the model's name for clients (default: arlow)"
+    )
+    parser.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help=f"key that clients must send; better in {KEY_VARIABLE}, which no process list shows",
     )
     add_device_options(parser)
-    parser.add_argument("--max-batch", type=positive_int, default=16, help="answers written at once (default: 16)")
-    parser.add_argument("--max-waiting", type=positive_int, default=64, help="requests in the queue (default: 64)")
-    parser.add_argument("--max-tokens", type=positive_int, default=1024, help="longest answer (default: 1024)")
-    parser.add_argument("--max-images", type=positive_int, default=8, help="images of a request (default: 8)")
-    parser.add_argument("--max-body-mb", type=positive_int, default=32, help="size of a request (default: 32)")
-    parser.add_argument("--request-seconds", type=positive_int, default=300, help="time of a request (default: 300)")
     parser.add_argument(
-        "--drain-seconds", type=positive_int, default=30, help="time for running answers after SIGTERM (default: 30)"
+        "--max-batch", type=positive_int, default=16, metavar="N", help="answers written at once (default: 16)"
+    )
+    parser.add_argument(
+        "--max-waiting", type=positive_int, default=64, metavar="N", help="requests that may wait (default: 64)"
+    )
+    parser.add_argument(
+        "--max-tokens", type=positive_int, default=1024, metavar="N", help="longest answer, in tokens (default: 1024)"
+    )
+    parser.add_argument(
+        "--max-images", type=positive_int, default=8, metavar="N", help="images per request (default: 8)"
+    )
+    parser.add_argument(
+        "--max-body-mb", type=positive_int, default=32, metavar="N", help="largest request, in MiB (default: 32)"
+    )
+    parser.add_argument(
+        "--request-seconds", type=positive_int, default=300, metavar="N", help="time limit of a request (default: 300)"
+    )
+    parser.add_argument(
+        "--drain-seconds",
+        type=positive_int,
+        default=30,
+        metavar="N",
+        help="time for running answers to finish after SIGTERM (default: 30)",
     )
 
 
@@ -55,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def open_server(args: argparse.Namespace, *, has_page: bool = False) -> tuple["Server", str]:
-    """A server that is ready to run, and the device that its model is on. Raises ValueError and CheckpointError."""
+    """Returns a server that is ready to run, and its model's device. Raises ValueError and CheckpointError."""
     if importlib.util.find_spec("uvicorn") is None:
         raise ValueError("serving needs uvicorn; pip install 'arlow-vl[serve]'")
     from arlow_vl.models.folder_files import refuse_missing_files
@@ -87,7 +113,7 @@ def open_server(args: argparse.Namespace, *, has_page: bool = False) -> tuple["S
 
 
 def checked_key(key: str | None, host: str) -> str | None:
-    """The API key, or None where none is needed. Raises ValueError."""
+    """Returns the API key, or None if none is needed. Raises ValueError."""
     from arlow_vl.printing import visible
     from arlow_vl.serving.listening import is_loopback
 

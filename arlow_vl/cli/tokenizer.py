@@ -1,4 +1,4 @@
-"""`arlow tokenizer`: train the tokenizer on text."""
+"""`arlow tokenizer`: trains a tokenizer on text."""
 
 import argparse
 import contextlib
@@ -29,12 +29,18 @@ def add_parser(arlow: Parser) -> None:
         ".parquet or .arrow (the document under 'text'), or .txt (a document a file)",
     )
     train.add_argument(
-        "--vocab-size", type=positive_int, required=True, metavar="N", help="entries, special tokens included"
+        "--vocab-size",
+        type=positive_int,
+        required=True,
+        metavar="N",
+        help="entries of the vocabulary, special tokens included",
     )
     train.add_argument(
         "--output", type=output_folder, required=True, metavar="DIR", help="folder for the tokenizer's files"
     )
-    train.add_argument("--max-bytes", type=positive_int, metavar="N", help="learn from the first N bytes of text only")
+    train.add_argument(
+        "--max-bytes", type=positive_int, metavar="N", help="learn from the first N bytes of text only (default: all)"
+    )
     train.add_argument(
         "--max-bad-fraction",
         type=share,
@@ -69,7 +75,7 @@ def run_train(args: argparse.Namespace) -> None:
 def usable_documents(
     files: Iterable[Path], where: str, max_bytes: int | None, tally: Counter[str], *, max_bad_fraction: float
 ) -> Iterator[str]:
-    """The files' first bytes; then warns of what was skipped, before anything is learnt.
+    """Yields the files' documents up to `max_bytes`, then warns of what was skipped, before anything is learnt.
 
     Raises:
         DataError: too much was skipped.
@@ -91,7 +97,7 @@ def usable_documents(
 
 
 def first_bytes(documents: Iterator[str], limit: int | None, tally: Counter[str]) -> Iterator[str]:
-    """The documents up to `limit` bytes of UTF-8, the last one cut at a whole character; `tally` counts them."""
+    """Yields documents up to `limit` bytes of UTF-8, the last cut at a whole character; `tally` counts them."""
     for document in documents:
         raw = document.encode()
         if limit is not None and tally["bytes"] + len(raw) > limit:

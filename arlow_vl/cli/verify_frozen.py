@@ -1,4 +1,4 @@
-"""`arlow verify-frozen`: is the text model inside a vision-language checkpoint what it was?"""
+"""`arlow verify-frozen`: checks that the text model inside a vision-language model is unchanged."""
 
 import argparse
 from pathlib import Path
@@ -17,14 +17,14 @@ def add_parser(arlow: Parser) -> None:
     parser.add_argument("text_checkpoint", type=Path, metavar="TEXT_CHECKPOINT", help="hf folder of the text run")
     parser.add_argument("checkpoint", type=Path, metavar="VL_CHECKPOINT", help="hf folder of the vision run")
     parser.add_argument(
-        "--text", type=Path, metavar="DATA", help="held-out text: bits a byte and every logit, before and after"
+        "--text", type=Path, metavar="DATA", help="held-out text, to compare bits per byte and every logit"
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument(
         "--output",
         type=output_file,
         metavar="FILE",
-        help="keep the findings as JSON; `arlow report RESULTS` shows RESULTS/frozen.json",
+        help="write the findings as JSON; `arlow report RESULTS` shows RESULTS/frozen.json",
     )
     parser.set_defaults(run=run)
 

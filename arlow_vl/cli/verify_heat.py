@@ -1,4 +1,4 @@
-"""`arlow verify-heat`: do the heat maps of `arlow explain` point at what the words were written from?"""
+"""`arlow verify-heat`: tests if heat maps of `arlow explain` point at what the words were written from."""
 
 import argparse
 from pathlib import Path
@@ -16,16 +16,18 @@ def add_parser(arlow: Parser) -> None:
         "least, and measure how far the word's log-probability falls, by layer. Heat maps mean something where the "
         "most attended matter most.",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, two at least")
-    parser.add_argument("--model", type=Path, required=True, help="model folder (hf/ of a vision run)")
-    parser.add_argument("--layer", type=int, help="this layer's heat alone (default: each layer's)")
-    parser.add_argument("--question", type=some_text, help="ask this instead of captioning")
-    parser.add_argument("--max-new-tokens", type=positive_int, default=32, help="longest caption (default: 32 tokens)")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, at least two")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="model folder (hf/ of a vision run)")
+    parser.add_argument("--layer", type=int, metavar="N", help="heat of this layer alone (default: of each layer)")
+    parser.add_argument("--question", type=some_text, metavar="TEXT", help="question to ask instead of captioning")
+    parser.add_argument(
+        "--max-new-tokens", type=positive_int, default=32, metavar="N", help="longest answer, in tokens (default: 32)"
+    )
     parser.add_argument(
         "--output",
         type=output_file,
         metavar="FILE",
-        help="keep the figures; `arlow report RESULTS` shows RESULTS/heat.json",
+        help="write the figures as JSON; `arlow report RESULTS` shows RESULTS/heat.json",
     )
     parser.set_defaults(run=run)
 

@@ -1,4 +1,4 @@
-"""`arlow vqa`: answer a question about an image, or about several together."""
+"""`arlow vqa`: answers a question about an image, or about several together."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ def add_parser(arlow: Parser) -> None:
         'arlow vqa left.jpg right.jpg "are they the same?" --model runs/first-light/vision/hf --choices yes no',
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files; the question is about all of them")
-    parser.add_argument("question", type=some_text, metavar="QUESTION", help="the last word of the line, in quotes")
+    parser.add_argument("question", type=some_text, metavar="QUESTION", help="question, in quotes, after the images")
     add_model_options(parser, model="model folder (hf/ of a vision run)")
     parser.add_argument(
         "--choices", nargs="+", type=some_text, metavar="ANSWER", help="print how likely each of these answers is"

@@ -1,1 +1,1 @@
-"""A trained model in use: answers for the commands, the OpenAI-compatible server and the page."""
+"""Inference with a trained model, for the commands, the OpenAI-compatible server and the demo page."""

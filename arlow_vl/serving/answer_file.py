@@ -1,10 +1,10 @@
-"""Answers as JSON lines that grow while a job runs, so that a job that was stopped goes on where it was.
+"""JSON lines of answers that are appended while a job runs, so that a stopped job resumes where it was.
 
-captions.jsonl              {"image": "photos/fox.jpg", "caption": "a fox in the snow", ...}    a line an image
-captions.jsonl.meta.json    {"weights": "9f86d0...", "question": null, "decoding": {...}}       how they were asked for
+captions.jsonl              {"image": "photos/fox.jpg", "caption": "a fox in the snow", ...}    one line per image
+captions.jsonl.meta.json    {"weights": "9f86d0...", "question": null, "decoding": {...}}       their settings
 
-Lines are added in one write, so a kill leaves at most the beginning of a line, which is taken off before the file is
-gone on with.
+Lines are added in one write, so a killed process leaves at most a partial last line, which is removed when the job
+resumes.
 """
 
 import json
@@ -24,15 +24,14 @@ META = ".meta.json"
 
 
 class AnswerFile:
-    """An open file of answers; one process at a time has it."""
+    """An open answer file, locked by one process at a time."""
 
     def __init__(self, path: Path, asked: Mapping[str, Any], options: Mapping[str, str] = {}) -> None:
-        """Opens or begins a file for answers that are asked for as `asked` says; `options` are the names of its keys
-        for people, as the command line spells them.
+        """Opens or creates a file for answers with the settings `asked`; `options` maps names of settings to the
+        command-line options that error messages show.
 
         Raises:
-            DataError: the file holds something else, answers that were asked for in another way, or another process
-                writes it.
+            DataError: the file holds something else, or answers with other settings, or another process is writing it.
             OSError: it cannot be written.
         """
         self.path = path
@@ -42,7 +41,7 @@ class AnswerFile:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)  # waits for no pipe
         try:
             if not stat.S_ISREG(os.fstat(self._file).st_mode):
-                raise DataError(f"{self._name} is a device or a pipe, which cannot be gone on with; name a file")
+                raise DataError(f"{self._name} is a device or a pipe, where no job could resume; name a file")
             self._lock()
             remove_remains(path.parent, meta.name, seconds=0)  # of a process that was killed
             if os.fstat(self._file).st_size == 0:
@@ -61,7 +60,7 @@ class AnswerFile:
         os.close(self._file)
 
     def add(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Raises OSError, with the file as it was before. An interrupt behind the last byte keeps the lines."""
+        """Appends lines. An OSError leaves the file as it was; an interrupt after the last byte keeps the lines."""
         lines = list(lines)
         names = {line["image"] for line in lines}
         before = os.fstat(self._file).st_size
@@ -95,7 +94,7 @@ class AnswerFile:
                 raise ValueError
         except (OSError, ValueError):
             raise DataError(
-                f"{self._name} is there, and {visible(meta.name)} beside it does not say how it was written; "
+                f"{self._name} exists, but {visible(meta.name)} beside it does not say how it was written; "
                 "name another file, or remove it"
             ) from None
         different = [name for name in {**found, **asked} if found.get(name) != asked.get(name)]
@@ -104,7 +103,7 @@ class AnswerFile:
             raise DataError(f"{self._name} was written in another way ({told}); name another file, or remove it")
 
     def _read_done(self) -> set[str]:
-        """The images that have their line. The beginning of a line that a kill has left is taken off."""
+        """Returns the images that have a line, and removes a partial last line that a killed process left."""
         done: set[str] = set()
         end = 0
         with open(self._file, "rb", closefd=False) as file:
@@ -123,7 +122,7 @@ class AnswerFile:
         except (ValueError, KeyError, TypeError, RecursionError):
             image = None
         if not isinstance(image, str):
-            raise DataError(f"{self._name}: line {number:,} is no answer about an image; name another file")
+            raise DataError(f"{self._name}: line {number:,} is not an answer about an image; name another file")
         return image
 
     @property
@@ -132,12 +131,12 @@ class AnswerFile:
 
 
 def left_to_do(paths: Iterable[str], done: Collection[str]) -> list[str]:
-    """The paths that are not done, each once."""
+    """Returns the paths that are not done, each once."""
     return [path for path in dict.fromkeys(paths) if path not in done]
 
 
 def _told(name: str, found: Any, asked: Any, options: Mapping[str, str]) -> str:
-    """`--beams 3, now 1`; of a mapping only what differs in it."""
+    """Describes a changed setting, as `--beams 3, now 1`; of a mapping, only the keys that differ."""
     if isinstance(found, dict) and isinstance(asked, dict):
         different = [key for key in {**found, **asked} if found.get(key) != asked.get(key)]
         return ", ".join(_told(key, found.get(key), asked.get(key), options) for key in different)

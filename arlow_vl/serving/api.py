@@ -1,4 +1,4 @@
-"""The server's endpoints, as an ASGI application: OpenAI's completions and heat maps, by one engine."""
+"""The server's endpoints as an ASGI application: OpenAI's completions, and heat maps, on one engine."""
 
 import asyncio
 import contextlib
@@ -28,9 +28,9 @@ from arlow_vl.serving.requests import HeatRequest, Request, RequestReader
 
 logger = logging.getLogger(__name__)
 
-LARGE_BODY = 2**20  # bytes of a request, behind which memory is given back
-TRIM_SECONDS = 1.0  # from a large request's end, so that one time serves for many
-READERS = 2  # threads that decode images and encode text, and so images that are held decoded at once
+LARGE_BODY = 2**20  # bytes of a request after which freed memory is returned to the system
+TRIM_SECONDS = 1.0  # from a large request's end, so that one call serves for many
+READERS = 2  # threads that decode images and encode text; also the most images held decoded at once
 STATUS: dict[Fault, int] = {"late": 504, "stopped": 503, "model": 500, "request": 400}
 Read = TypeVar("Read")
 Give = Callable[[Exchange, Read, asyncio.Task, float], Awaitable[None]]
@@ -49,10 +49,10 @@ class Api:
         limits: ServerLimits = DEFAULT_SERVER_LIMITS,
         has_page: bool = False,
     ) -> None:
-        """`name` is the model's for clients, `has_page` adds the page for people at `/`. Without `api_key` only
-        requests to a loopback name, and from no page of another site, are answered: see `_check_origin`."""
+        """`name` is the model's name for clients; `has_page` serves the demo page at `/`. Without `api_key`, only
+        requests to a loopback name, and none from a page of another site, are answered: see `_check_origin`."""
         self._engine, self.name, self._limits = engine, name, limits
-        self._tokenizer = copy.deepcopy(assistant.tokenizer)  # the reader's threads encode with theirs meanwhile
+        self._tokenizer = copy.deepcopy(assistant.tokenizer)  # the reader's threads use the assistant's own
         self._heat_maps = HeatMaps(assistant, self._tokenizer)
         self._sees_images, self._page = assistant.sees_images, page_files() if has_page else {}
         self._reader = RequestReader(assistant, name, limits)
@@ -64,7 +64,7 @@ class Api:
         self.in_progress = 0
         """Requests that are being read or answered."""
         self.is_draining = False
-        """True: what is in progress ends, nothing else begins."""
+        """True: requests in progress finish, new ones are refused."""
         self._routes: dict[str, tuple[str, Callable[[Exchange], Any]]] = {
             "/health": ("GET", self._health),
             "/v1/models": ("GET", self._models),
@@ -87,10 +87,10 @@ class Api:
             pass
         except Refusal as refusal:
             await exchange.reply(refusal.status, refusal.body(), refusal.headers)
-        except Exception:  # a fault of ours is told like any other error, and looked up in the log
+        except Exception:  # a bug of ours: the client gets an error too, the log has the traceback
             logger.exception("a request failed")
             if not exchange.is_started:
-                fault = Refusal(500, "the server failed to answer, the reason is in its log; other requests go on")
+                fault = Refusal(500, "the server failed to answer; its log has the reason")
                 await exchange.reply(fault.status, fault.body())
         finally:
             self.in_progress -= 1
@@ -107,12 +107,13 @@ class Api:
         await handle(exchange)
 
     def _check_origin(self, exchange: Exchange) -> None:
-        """A name of somebody's own, bound to this machine's address, is in Host; another page is in Origin."""
+        """Refuses what a web page of another site may cause: Host shows a foreign name that was bound to this machine's
+        address, Origin shows the page. Raises Refusal."""
         if self._key is not None:
             return
         host = exchange.headers.get("host", "localhost").lower()
         name = host.rpartition(":")[0] if ":" in host.rpartition("]")[2] else host
-        if not is_loopback(name.strip("[]")):  # an address cannot be bound to another one
+        if not is_loopback(name.strip("[]")):  # unlike a name, an address cannot be bound to another one
             raise Refusal(403, "without an API key the server answers to localhost alone; start it with --api-key")
         origin = exchange.headers.get("origin")
         if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
@@ -149,7 +150,7 @@ class Api:
         await exchange.reply_bytes(200, file.body, file.content_type, file.headers)
 
     async def _settings(self, exchange: Exchange) -> None:
-        """What the page has to know."""
+        """Sends the settings that the page needs."""
         limits = self._limits
         most = {"max_images": limits.max_images, "max_tokens": limits.max_new_tokens, "max_body": limits.max_body_bytes}
         await exchange.reply(200, {"model": self.name, "sees_images": self._sees_images, **most})
@@ -164,7 +165,7 @@ class Api:
         await self._serve(exchange, self._reader.heat, self._give_heat)
 
     async def _serve(self, exchange: Exchange, read: Callable[[bytes], Read], give: Give[Read]) -> None:
-        """Reads a body within bounds, and gives what it asks for while the client is there."""
+        """Reads a body within the limits and answers it, as long as the client is connected."""
         deadline = time.monotonic() + self._limits.request_seconds
         self._check_readiness()
         kind = exchange.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -195,7 +196,7 @@ class Api:
             raise _busy()
 
     async def _in_pool(self, do: Callable[[], Read], gone: asyncio.Task, deadline: float) -> Read:
-        """What a reader's thread makes of it."""
+        """Runs `do` in a reader's thread. Raises Refusal at the deadline, and ClientGone when the client has left."""
         reading = asyncio.get_running_loop().run_in_executor(self._pool, do)
         left = deadline - time.monotonic()
         await asyncio.wait({reading, gone}, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
@@ -233,13 +234,13 @@ class Api:
         await exchange.reply_bytes(200, body, "application/json")
 
     def close(self) -> None:
-        """Ends the threads that read requests."""
+        """Stops the threads that read requests."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextlib.contextmanager
 def _asked(submit: Callable[..., Asked], gone: asyncio.Task) -> Iterator[AsyncIterator[Any]]:
-    """The events of what is submitted to the engine, which is cancelled at the end. Raises Refusal."""
+    """Submits a request to the engine, gives its events, and cancels it at the end. Raises Refusal."""
     loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
     try:
         asked = submit(deliver=lambda event: loop.call_soon_threadsafe(events.put_nowait, event))
@@ -255,8 +256,12 @@ def _asked(submit: Callable[..., Asked], gone: asyncio.Task) -> Iterator[AsyncIt
 
 
 async def _events(events: "asyncio.Queue[Event | None]") -> AsyncIterator[Any]:
-    """Pieces and the end of an answer, or what came of work. Raises Refusal where it failed, ClientGone where nobody is
-    there."""
+    """Yields the pieces and the end of an answer, or the result of work.
+
+    Raises:
+        Refusal: the request failed.
+        ClientGone: the client has left.
+    """
     while True:
         event = await events.get()
         if event is None:
@@ -280,7 +285,7 @@ async def _whole(exchange: Exchange, reply: Reply, events: AsyncIterator[Piece |
 async def _stream(
     exchange: Exchange, reply: Reply, events: AsyncIterator[Piece | Finished], *, includes_usage: bool
 ) -> None:
-    """Server-sent events. The status waits for the first one; what fails later is told in an event."""
+    """Sends server-sent events. The status waits for the first one; a later failure is sent as an event."""
     event = await anext(events)
     await exchange.start(200, {"content-type": "text/event-stream", "cache-control": "no-cache"})
     if (first := reply.first_chunk()) is not None:
@@ -301,7 +306,7 @@ def _digest(key: str) -> bytes:
 
 
 def _busy() -> Refusal:
-    return Refusal(429, "as many requests wait as may; try again in a moment", code="queue_full", Retry_After="1")
+    return Refusal(429, "the queue of requests is full; try again in a moment", code="queue_full", Retry_After="1")
 
 
 def _stopping() -> Refusal:

@@ -1,4 +1,4 @@
-"""What the engine is asked for: answers, and work that is done at one go."""
+"""Requests to the engine: answers, and other work that is done in one go."""
 
 import time
 from collections.abc import Callable
@@ -13,19 +13,19 @@ from arlow_vl.serving.text_stream import TextStream
 
 
 class Asked:
-    """A request on its way."""
+    """A request that waits in the engine or is being answered."""
 
     def __init__(self, deliver: Callable[[Event], None], seconds: float) -> None:
         self.deliver, self.deadline = deliver, time.monotonic() + seconds
         self.is_cancelled = False
 
     def cancel(self) -> None:
-        """Frees the slot at the next token. Nothing is delivered any more. Any thread may call it."""
+        """Frees the slot at the next token; no more events are delivered. Any thread may call it."""
         self.is_cancelled = True
 
 
 class Answer(Asked):
-    """What was asked, and the state of the answer, which the engine's thread alone changes."""
+    """A requested answer and its state, which only the engine's thread changes."""
 
     def __init__(self, prompt: Prompt, decoding: Decoding, deliver: Callable[[Event], None], seconds: float) -> None:
         super().__init__(deliver, seconds)
@@ -39,7 +39,7 @@ class Answer(Asked):
 
 
 class Work(Asked):
-    """Something else that the model is asked for, at one go."""
+    """Other work for the model, done in one go between two tokens of the answers."""
 
     def __init__(self, do: Callable[[ImageEncoder], Any], deliver: Callable[[Event], None], seconds: float) -> None:
         super().__init__(deliver, seconds)

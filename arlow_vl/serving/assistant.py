@@ -1,6 +1,6 @@
-"""An open model that is asked: conversations and texts in, prompts out; what it writes is `writing`'s matter.
+"""An open model and its prompts, made of conversations, texts and images; `writing` generates the answers.
 
-An image goes in by the one road of `vision.forms.batches.prepare_image`, a conversation by the chat template of the
+An image is prepared by `vision.forms.batches.prepare_image`, a conversation is rendered by the chat template of the
 model folder, so that a served model reads what training and evaluation read.
 """
 
@@ -23,7 +23,7 @@ from vision.forms.batches import pack_images, prepare_image
 
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
-    """An image as the encoder takes it. The same object in several prompts is one image, encoded once a batch."""
+    """An image as the encoder takes it. The same object in several prompts is encoded once per batch."""
 
     pixels: Any
     """A tensor or tiles, as `prepare_image` gives them."""
@@ -32,7 +32,7 @@ class PreparedImage:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model reads before it writes."""
+    """The token ids and images that the model reads before it writes."""
 
     ids: tuple[int, ...]
     images: tuple[PreparedImage, ...] = ()
@@ -40,14 +40,14 @@ class Prompt:
 
 
 class Assistant:
-    """A model folder of either kind, ready to be asked."""
+    """An open text or vision-language model with its tokenizer and, if it has one, its processor."""
 
     def __init__(self, opened: OpenModel) -> None:
         self.model, self.tokenizer, self.processor = opened.model, opened.tokenizer, opened.processor
 
     @classmethod
     def open(cls, folder: Path, *, device: str = "auto", precision: str | None = None) -> "Assistant":
-        """Raises CheckpointError (see `open_model`)."""
+        """Opens a model folder. Raises CheckpointError (see `open_model`)."""
         return cls(open_model(folder, device=device, precision=precision))
 
     @property
@@ -56,7 +56,7 @@ class Assistant:
 
     @property
     def max_length(self) -> int:
-        """Tokens that a prompt and its answer may have together."""
+        """The most tokens that a prompt and its answer may have together."""
         return self.model.config.get_text_config().max_position_embeddings
 
     @cached_property
@@ -66,15 +66,15 @@ class Assistant:
         configured = ends if isinstance(ends, list) else [ends]
         try:
             of_template = stop_token_ids(self.tokenizer)
-        except ValueError:  # a template to train by must say more than one to be asked by
+        except ValueError:  # a template that training refuses may still render prompts
             of_template = [self.tokenizer.eos_token_id]
         return frozenset(end for end in (*configured, *of_template) if end is not None)
 
     def image(self, source: Any, *, name: str = "image", limits: ImageLimits = DEFAULT_LIMITS) -> PreparedImage:
-        """Reads and prepares an image, in whatever form it comes (see `read_image`).
+        """Reads and prepares an image in any form that `read_image` takes.
 
         Raises:
-            ImageError: naming the image.
+            ImageError: the image cannot be read; the message names it.
             ValueError: the model is a text model.
         """
         if not self.sees_images:
@@ -84,15 +84,15 @@ class Assistant:
         return PreparedImage(prepare_image(transform, source, name=name, limits=limits), name)
 
     def pack(self, images: Sequence[PreparedImage]) -> dict[str, Tensor]:
-        """The image inputs of the model."""
+        """Returns the model's image inputs for a batch of images."""
         return pack_images(self.processor.image_processor.transform, [image.pixels for image in images])
 
     def chat(self, messages: Sequence[Message], images: Sequence[PreparedImage] = ()) -> Prompt:
-        """The prompt of a conversation that the model is to answer; `images` are those of its image parts, in order.
+        """Returns the prompt of a conversation to be answered; `images` are those of its image parts, in order.
 
         Raises:
-            ValueError: the number of images is another than that of the image parts, or the prompt leaves no room for
-                an answer.
+            ValueError: the number of images differs from that of the image parts, or the prompt leaves no room for an
+                answer.
         """
         contents = [message["content"] for message in messages if isinstance(message["content"], list)]
         places = sum(part["type"] == "image" for content in contents for part in content)
@@ -101,10 +101,24 @@ class Assistant:
         return self._checked(encode_prompt(self.tokenizer, messages), images)
 
     def text(self, text: str) -> Prompt:
-        """A text that the model is to go on with, behind bos where the tokenizer has one; no part of it is a control
-        token. Raises ValueError where it leaves no room."""
-        bos = self.tokenizer.bos_token_id
-        return self._checked([*([] if bos is None else [bos]), *plain_ids(self.tokenizer, [text])[0]], ())
+        """Returns the prompt of a text to be continued.
+
+        It begins as `tokenizer(text)` does, an empty one as documents do; no part of the text is a control token.
+
+        Raises:
+            ValueError: the text leaves no room for a continuation.
+        """
+        ids = [*self._text_prefix, *plain_ids(self.tokenizer, [text])[0]]
+        if not ids:
+            ends = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+            ids = [token for token in ends if token is not None][:1]
+        return self._checked(ids, ())
+
+    @cached_property
+    def _text_prefix(self) -> list[int]:
+        """The tokens that the tokenizer puts in front of a text: bos, or none."""
+        ids = self.tokenizer("a")["input_ids"]
+        return ids[: ids.index(plain_ids(self.tokenizer, ["a"])[0][0])]
 
     def _checked(self, ids: list[int], images: Sequence[PreparedImage]) -> Prompt:
         if not ids:

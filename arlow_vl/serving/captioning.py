@@ -1,4 +1,4 @@
-"""The same question about many images, or a caption of each, batch by batch, while the next are read."""
+"""Captions of many images, or answers to one question about each, batch by batch while the next images are read."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -27,9 +27,9 @@ def answer_images(
     batch_size: int,
     on_fault: OnFault,
 ) -> Iterator[list[tuple[str, Written]]]:
-    """Batches of paths and answers, in order; `on_fault` is told each image that cannot be read.
+    """Yields batches of paths and answers, in order; `on_fault` is called for each image that cannot be read.
 
-    Of images, at most three batches are in memory.
+    At most three batches of images are in memory.
 
     Raises:
         ValueError: the question leaves no room for an answer.
@@ -55,18 +55,18 @@ def answer_images(
 
 
 def as_line(path: str, question: str | None, written: Written) -> dict[str, Any]:
-    """An answer as it stands in a file."""
+    """Returns an answer as a line of an answer file."""
     what = {"caption": one_line(written)} if question is None else {"question": question, "answer": one_line(written)}
     return {"image": path, **what, "finish_reason": written.finish_reason, "nats": written.nats}
 
 
 def one_line(written: Written) -> str:
-    """An answer's words, a space between them."""
+    """Returns an answer's words, separated by single spaces."""
     return " ".join(written.text.split())
 
 
 def asked_as(folder: Path, question: str | None, decoding: Decoding, precision: str | None) -> dict[str, Any]:
-    """All that decides what a model folder answers about an image.
+    """Returns all settings that decide what a model folder answers about an image.
 
     Raises:
         CheckpointError: the folder holds no vision-language model.

@@ -1,4 +1,4 @@
-"""Turns about images and texts: what was said, and the images that were shown meanwhile."""
+"""A conversation with a model: its messages and the images that they show."""
 
 from collections.abc import Generator
 from contextlib import closing
@@ -10,7 +10,7 @@ from arlow_vl.serving.writing import stream
 
 
 class Conversation:
-    """A chat with a model that goes on turn by turn. A turn that fails leaves it as it was before the turn."""
+    """A chat with a model, turn by turn. A turn that fails leaves it unchanged."""
 
     def __init__(self, assistant: Assistant, decoding: Decoding) -> None:
         self.assistant, self.decoding = assistant, decoding
@@ -20,16 +20,16 @@ class Conversation:
         self.images: list[PreparedImage] = []
 
     def show(self, path: str) -> None:
-        """Raises ImageError, OSError, or ValueError of a text model."""
+        """Adds an image to the next turn. Raises ImageError, OSError, or ValueError for a text model."""
         self.waiting.append(self.assistant.image(path, name=path))
 
     def reset(self) -> None:
         self.waiting, self.messages, self.images = [], [], []
 
     def answer(self, text: str) -> Generator[str, None, None]:
-        """Pieces of the answer to a turn of the waiting images and a text; "" asks for a caption of the images.
+        """Yields pieces of the answer to a turn of the waiting images and a text; "" asks for a caption of the images.
 
-        An answer that is closed before its end is kept as far as it came.
+        An answer that is closed before its end is kept as far as it was written.
 
         Raises:
             ValueError: the turn is empty, or the conversation leaves no room for an answer.

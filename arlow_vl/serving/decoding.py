@@ -1,4 +1,4 @@
-"""How an answer is written: one set of options for every command, the server and the page."""
+"""Decoding options, the same for every command, the server and the page."""
 
 import math
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_BEAMS = 64
-MAX_TEMPERATURE = 2  # OpenAI's; far above 1 all tokens are about as likely as each other
+MAX_TEMPERATURE = 2  # OpenAI's; far above 1 all tokens become about equally likely
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """Greedy unless told otherwise.
+    """Decoding options of an answer; the defaults are greedy.
 
     Raises:
         ValueError: a value is out of its range, or beams and sampling are both asked for.
@@ -21,17 +21,17 @@ class Decoding:
     """The longest answer, in tokens."""
     num_beams: int = 1
     temperature: float = 0.0
-    """0: the likeliest token always; above it, tokens are drawn."""
+    """0: always the likeliest token; above 0, tokens are sampled."""
     top_p: float = 1.0
-    """Draw from the likeliest tokens that together have this share; 1: from all."""
+    """Sample from the likeliest tokens that together have this probability; 1: from all."""
     top_k: int = 0
-    """Draw from so many of the likeliest tokens; 0: from all."""
+    """Sample from this many of the likeliest tokens; 0: from all."""
     repetition_penalty: float = 1.0
     """Divides the logits of tokens that were read or written (Keskar et al., 2019, arXiv:1909.05858); 1: none."""
     seed: int | None = None
-    """Of the draws; None: other ones each time."""
+    """Seed of the sampling; None: a new one each time."""
     stop: tuple[str, ...] = ()
-    """Texts that end an answer and are no part of it."""
+    """Texts that end an answer and are not part of it."""
 
     def __post_init__(self) -> None:
         ranges = {
@@ -59,7 +59,7 @@ class Decoding:
             object.__setattr__(self, name, float(getattr(self, name)))
 
     def generate_settings(self) -> dict[str, Any]:
-        """As the keywords of transformers' `generate`; seed and stop are not among them."""
+        """Returns the keywords of transformers' `generate`, without seed and stop."""
         settings: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams}
         settings["repetition_penalty"] = self.repetition_penalty
         if self.temperature == 0:
@@ -68,12 +68,12 @@ class Decoding:
         return {**settings, "do_sample": True, **sampling}
 
     def search_settings(self) -> dict[str, Any]:
-        """The same for an answer whose draws are ours: `generate` then searches among what they leave."""
+        """Returns the keywords for an answer that `drawing` samples: `generate` then searches among the tokens left."""
         return self.generate_settings() | {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
 def check_choices(answers: Sequence[str]) -> None:
-    """Raises ValueError unless there are two or more that differ by more than space around them, which some chat
-    templates take off."""
+    """Raises ValueError unless there are two or more answers that differ by more than the space around them, which
+    some chat templates strip."""
     if len(answers) < 2 or len({answer.strip() for answer in answers}) < len(answers):
         raise ValueError(f"choices are two different answers or more, got {', '.join(map(repr, answers)) or 'none'}")

@@ -1,4 +1,4 @@
-"""Sampling whose draws belong to the prompt, not to the batch: a seed writes the same answer in any company."""
+"""Sampling with random numbers per prompt, not per batch: a seed gives the same answer in any batch."""
 
 import torch
 from torch import Tensor
@@ -6,13 +6,13 @@ from transformers import LogitsProcessor, TemperatureLogitsWarper, TopKLogitsWar
 
 from arlow_vl.serving.decoding import Decoding
 
-LEAST_TEMPERATURE = 1e-4  # a lower one draws the same tokens, and float32 could not divide by it
+LEAST_TEMPERATURE = 1e-4  # a lower one samples the same tokens, and float32 could not divide by it
 
 
 class Draw(LogitsProcessor):
-    """Draws the next token of every row and leaves it alone possible, for greedy search to take.
+    """Samples the next token of every row and masks all others, so that greedy search takes it.
 
-    Step k of every row uses the k-th number that follows the seed, by inversion of the distribution function.
+    Step k of every row uses the k-th random number of the seed, by inversion of the cumulative distribution.
     """
 
     def __init__(self, decoding: Decoding) -> None:
@@ -39,7 +39,7 @@ class Draw(LogitsProcessor):
 
 
 def token_at(scores: Tensor, numbers: Tensor) -> Tensor:
-    """(B, 1) int64: for each row of (B, V) scores the token where its share of the whole passes a number in [0, 1)."""
+    """(B, 1) int64: for each row of (B, V) scores, the token at which the cumulative probability passes its number."""
     device = scores.device
     if device.type == "mps":  # it has no float64
         scores = scores.cpu()

@@ -1,7 +1,7 @@
-"""Many answers at once: one thread owns the model, and requests join and leave between two tokens.
+"""Continuous batching: one thread owns the model, and requests join and leave the batch between two tokens.
 
-This is continuous batching (Yu et al., 2022, Orca, OSDI 22) over the model's own forward and cache. transformers has it
-for text only, in pages that hold no images.
+The method is Orca's (Yu et al., 2022, OSDI 22), over the model's own forward and cache. transformers has it for text
+only, in pages that hold no images.
 """
 
 import copy
@@ -28,16 +28,16 @@ from arlow_vl.serving.text_stream import TextStream
 
 logger = logging.getLogger(__name__)
 
-PREFILL_TOKENS = 4096  # prompts are read together up to so many tokens with padding, while the running rows wait
+PREFILL_TOKENS = 4096  # prompts are read together up to this many tokens, padding included, while running rows wait
 MESSAGES: dict[Fault, str] = {
     "late": "the answer was not finished within the time that a request may take; ask for fewer tokens, or later again",
     "stopped": "the server is shutting down and ended this answer; ask again when it is back",
-    "model": "the model could not write this answer, the reason is in the server's log; the other answers go on",
+    "model": "the model could not write this answer; the reason is in the server's log",
 }
 
 
 class Busy(RuntimeError):
-    """As many requests wait as may."""
+    """The queue is full."""
 
 
 class Stopping(RuntimeError):
@@ -45,13 +45,13 @@ class Stopping(RuntimeError):
 
 
 class Engine:
-    """Answers prompts. All methods but those of its thread may be called from any thread."""
+    """Answers prompts. The public methods may be called from any thread."""
 
     def __init__(self, assistant: Assistant, *, max_batch: int = 16, max_waiting: int = 64) -> None:
-        """Raises CheckpointError where the model folder's generation config sets what the engine does not honour."""
+        """Raises CheckpointError if the generation config sets an option that the engine cannot honour."""
         refuse_unhonoured(assistant.model.generation_config)
         self._assistant, self._model = assistant, assistant.model.eval()
-        self._tokenizer = copy.deepcopy(assistant.tokenizer)  # others encode with theirs meanwhile
+        self._tokenizer = copy.deepcopy(assistant.tokenizer)  # other threads encode with the assistant's own
         self._stop_ids = assistant.stop_ids
         self.max_batch, self.max_waiting = max_batch, max_waiting
         text_config = self._model.config.get_text_config()
@@ -60,7 +60,7 @@ class Engine:
         self._rows = Rows(self._model, self._tokenizer.pad_token_id or 0)
         self._running: list[Answer] = []
         self._joining: list[Answer] = []
-        """Taken out of the queue, and not among the running yet."""
+        """Taken out of the queue, but not running yet."""
         self._waiting: deque[Answer] = deque()
         self._works: deque[Work] = deque()
         self._changed = threading.Condition()
@@ -80,7 +80,7 @@ class Engine:
 
     @property
     def load(self) -> tuple[int, int]:
-        """Answers that are written, and requests that wait."""
+        """Numbers of answers being written and of requests waiting."""
         return len(self._running) + len(self._joining), len(self._waiting) + len(self._works)
 
     def submit(
@@ -95,14 +95,15 @@ class Engine:
         """Puts a request in the queue.
 
         Args:
-            deliver: Is called by the engine's thread, which it must not keep waiting: some `Piece`s, then one
-                `Finished` or `Failed`.
-            seconds: How long the answer may take from now on, waiting included.
-            top_logprobs: Gives the log-probability of each token and of so many of the likeliest; None: of none.
+            deliver: Called by the engine's thread, which it must not block, with some `Piece`s and then one `Finished`
+                or `Failed`.
+            seconds: Time limit of the answer from now on, waiting included.
+            top_logprobs: Report the log-probability of each token and of this many of the likeliest; None: of none.
 
         Raises:
-            ValueError: beams are asked for, or no token fits behind the prompt.
-            Busy, Stopping: not now.
+            ValueError: beams are asked for, or `max_new_tokens` do not fit after the prompt.
+            Busy: the queue is full.
+            Stopping: the engine takes no more requests.
         """
         if decoding.num_beams > 1:
             raise ValueError(
@@ -128,10 +129,11 @@ class Engine:
         """Puts work in the queue, which the engine's thread does between two tokens of the answers.
 
         Args:
-            do: Gives the value that one `Done` delivers. It may raise Refusal, whose sentence a `Failed` has.
+            do: Returns the value that one `Done` delivers. It may raise Refusal, whose message a `Failed` then has.
 
         Raises:
-            Busy, Stopping: not now.
+            Busy: the queue is full.
+            Stopping: the engine takes no more requests.
         """
         work = Work(do, deliver, seconds)
         self._queue(work)
@@ -150,7 +152,7 @@ class Engine:
             self._changed.notify()
 
     def write(self, prompt: Prompt, decoding: Decoding) -> Iterator[Event]:
-        """The events of one answer, as they come; one that is not read to its end is cancelled."""
+        """Yields the events of one answer as they come; an answer that is not read to its end is cancelled."""
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         answer = self.submit(prompt, decoding, events.put)
         try:
@@ -170,7 +172,7 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
 
-    # What follows runs in the engine's thread.
+    # The methods below run in the engine's thread.
 
     @torch.inference_mode()
     def _work(self) -> None:
@@ -185,7 +187,7 @@ class Engine:
                 self._admit()
                 if self._running:
                     self._step()
-            except Exception as error:  # the rows' cache is in no known state: they end, and the engine goes on
+            except Exception as error:  # the cache may be inconsistent: the running rows end, and the engine continues
                 self._end_all(error)
         for asked in self._all_asked():
             self._fail(asked, "stopped")
@@ -194,7 +196,7 @@ class Engine:
         self._works.clear()
 
     def _all_asked(self) -> list[Asked]:
-        """Everything that somebody waits for."""
+        """All requests that a client waits for."""
         return [*self._running, *self._joining, *self._waiting, *self._works]
 
     def _end_all(self, error: Exception) -> None:
@@ -204,7 +206,7 @@ class Engine:
         self._running, self._joining = [], []
 
     def _drop_ended(self) -> None:
-        """Lets go of answers that nobody waits for any more, or that took too long."""
+        """Removes requests that were cancelled or took too long."""
         now = time.monotonic()
         with self._changed:
             for asked in self._all_asked():
@@ -222,7 +224,7 @@ class Engine:
         self._running = answers
 
     def _do_work(self) -> None:
-        """One at a time: answers go on for a token between two of them."""
+        """Does one piece of work; the answers get a token between two of them."""
         if not self._works:
             return
         work = self._works[0]
@@ -233,11 +235,11 @@ class Engine:
         except Exception as error:  # whatever it is, no answer is touched by it
             logger.error("work failed: %s", error, exc_info=error)
             event = Failed("model", MESSAGES["model"])
-        self._works.popleft()  # before it is told: whoever hears of it finds its place free
+        self._works.popleft()  # before it is delivered: its receiver finds the place free
         self._tell(work, event)
 
     def _admit(self) -> None:
-        """Reads the prompts of the next requests, as many as there is room for, and lets them join."""
+        """Reads the prompts of the next requests, as many as fit, and adds them to the running rows."""
         with self._changed:
             self._joining = _next_group(self._waiting, self.max_batch - len(self._running))
         for answers, read in self._read(self._joining):
@@ -248,7 +250,7 @@ class Engine:
         self._joining = []
 
     def _read(self, group: list[Answer]) -> Iterator[tuple[list[Answer], ReadPrompts]]:
-        """The prompts of a group, read together; one that fails ends its own answer alone."""
+        """Reads the prompts of a group together; one that fails ends only its own answer."""
         if not group:
             return
         images = [answer.prompt.images for answer in group]
@@ -289,8 +291,8 @@ class Engine:
         self._keep([answer for answer in self._running if not answer.is_cancelled])
 
     def _best(self, logits: Tensor) -> tuple[list[int], list[bool]]:
-        """The best token but `<image>` of each row, and whether the row's logits say anything."""
-        is_finite = logits.amax(-1).isfinite()  # NaN is the greatest of any row that has one
+        """Returns the likeliest token but `<image>` of each row, and whether the row's logits are finite."""
+        is_finite = logits.amax(-1).isfinite()  # the maximum of a row with a NaN is NaN
         if self._image_token_id is not None:
             logits = logits.clone()
             logits[:, self._image_token_id] = -torch.inf
@@ -326,12 +328,12 @@ class Engine:
             return
         try:
             asked.deliver(event)
-        except RuntimeError:  # whoever asked has gone, and the event loop with it
+        except RuntimeError:  # the receiver has gone, and its event loop with it
             asked.is_cancelled = True
 
 
 def _next_group(waiting: deque[Answer], room: int) -> list[Answer]:
-    """Takes the first requests out of the queue whose prompts are read together."""
+    """Takes the next requests out of the queue whose prompts are read together."""
     group: list[Answer] = []
     longest = 0
     while waiting and len(group) < room:

@@ -1,4 +1,4 @@
-"""What an answer says of itself while it is written."""
+"""Events that the engine delivers while it answers."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,44 +9,44 @@ Fault = Literal["late", "stopped", "model", "request"]
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """How likely the model found the token that it wrote, before any decoding option."""
+    """The log-probability of a token that was written, before any decoding option."""
 
     token_id: int
     logprob: float
-    """Nats."""
+    """In nats."""
     top: tuple[tuple[int, float], ...] = ()
-    """The likeliest tokens at this place, with theirs."""
+    """The likeliest tokens at this position, with their log-probabilities."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """More text. Held-back text may bring several tokens at once, and some tokens bring no text."""
+    """The next text of an answer. Text that was held back may bring several tokens; some tokens bring no text."""
 
     text: str
     tokens: tuple[TokenLogprob, ...] = ()
-    """Of the tokens written since the last piece, where they were asked for."""
+    """The tokens written since the last piece, if log-probabilities or ids were asked for."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The whole answer has been given."""
+    """The end of an answer."""
 
     reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
-    """With the token that ended it."""
+    """Including the token that ended it."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """Work other than an answer has been done, and this came of it."""
+    """The result of work other than an answer."""
 
     value: Any
 
 
 @dataclass(frozen=True)
 class Failed:
-    """No more comes, because of a limit, of the server's end, of the model or of what was asked."""
+    """The end of a request that failed: by a time limit, a shutdown, the model or the request itself."""
 
     fault: Fault
     message: str

@@ -1,4 +1,4 @@
-"""One HTTP exchange over ASGI: a body that comes in bounds, and an answer whole or as events."""
+"""One HTTP exchange over ASGI: a request body read within limits, and a response sent whole or as events."""
 
 import asyncio
 import time
@@ -11,22 +11,25 @@ from arlow_vl.serving.replies import as_json
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-IGNORED_BYTES, IGNORED_SECONDS = 64 * 2**20, 5  # of a refused body, which a client sends on before it looks
+IGNORED_BYTES, IGNORED_SECONDS = (
+    64 * 2**20,
+    5,
+)  # of a refused body, which a client may send whole before it reads the response
 
 
 class ClientGone(Exception):
-    """Nobody is there to be answered."""
+    """The client has closed the connection."""
 
 
 class HeldBytes:
-    """The bytes of all bodies that are being read; the event loop alone changes them."""
+    """The size of all bodies that are being read or answered; only the event loop changes it."""
 
     def __init__(self) -> None:
         self.bytes = 0
 
 
 class Exchange:
-    """A request and its answer."""
+    """A request and its response."""
 
     def __init__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         self.method, self.path = scope["method"], scope["path"]
@@ -35,14 +38,14 @@ class Exchange:
         self._body_is_read = self.method in ("GET", "HEAD")
         self._ignores_rest = True
         self.is_started = False
-        """True when the head of an answer was sent."""
+        """True once the head of a response was sent."""
 
     async def body(self, limits: ServerLimits, held: HeldBytes) -> bytes:
-        """The whole body. `held` grows by its length, which the caller takes back.
+        """Returns the whole body. `held` grows by its length, which the caller subtracts afterwards.
 
         Raises:
-            Refusal: it is too large, too slow, or too much is being read at once.
-            ClientGone: the connection ended before it.
+            Refusal: it is too large or too slow, or too much is being read at once.
+            ClientGone: the connection ended before the body.
         """
         length = self.headers.get("content-length", "")
         if length.isdigit() and int(length) > limits.max_body_bytes:
@@ -74,19 +77,19 @@ class Exchange:
                 held.bytes -= size
 
     async def gone(self) -> None:
-        """Returns when the client has left. For an exchange whose body was read."""
+        """Returns when the client has left. The body must have been read."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
     async def reply(self, status: int, values: dict[str, Any], headers: dict[str, str] | None = None) -> None:
-        """An answer in JSON, as `reply_bytes`."""
+        """Sends a whole response in JSON, as `reply_bytes` does."""
         await self.reply_bytes(status, as_json(values), "application/json", headers)
 
     async def reply_bytes(
         self, status: int, body: bytes, content_type: str, headers: dict[str, str] | None = None
     ) -> None:
-        """A whole answer. What of a body was not read yet is ignored, within bounds, so that the client, which may send
-        all of it before it reads, gets the answer."""
+        """Sends a whole response. What is left of an unread body is read and dropped, within limits, as a client that
+        sends all of it first would not get the response otherwise."""
         closes = {} if self._body_is_read else {"connection": "close"}
         length = {"content-type": content_type, "content-length": str(len(body))}
         await self.start(status, {**length, **closes, **(headers or {})})
@@ -97,7 +100,7 @@ class Exchange:
             await self._send({"type": "http.response.body", "body": b""})
 
     async def start(self, status: int, headers: dict[str, str]) -> None:
-        """Sends the head of an answer. Nobody is to take it for another type than it says."""
+        """Sends the head of a response. `nosniff` keeps browsers from guessing another content type."""
         self.is_started = True
         headers = {"x-content-type-options": "nosniff", **headers}
         pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]

@@ -1,4 +1,4 @@
-"""The JSON of a request, field by field: each is taken once, and what nobody took is refused by name."""
+"""JSON fields of a request: each is taken once, and a field that nobody took is refused by its name."""
 
 import json
 from collections import Counter
@@ -12,11 +12,11 @@ from arlow_vl.serving.refusals import Refusal
 
 SHOWN = 60  # characters of a client's own words in a message
 MAX_DIGITS, MAX_SIZE = 400, 1e300  # of a number
-MAX_DEPTH = 100  # of lists and objects in each other; deeper ones may be read and yet be too deep to be shown
+MAX_DEPTH = 100  # of nested lists and objects; deeper ones may be parsed and yet be too deep to be shown
 
 
 def shown(value: Any) -> str:
-    """A client's value in a message."""
+    """Returns a client's value for a message, shortened and escaped."""
     if value == "":
         return "an empty string"
     text = value if isinstance(value, str) else json.dumps(value)
@@ -24,7 +24,7 @@ def shown(value: Any) -> str:
 
 
 def parse_object(body: bytes, max_values: int) -> dict[str, Any]:
-    """The JSON object of a body. Raises Refusal."""
+    """Parses a body that must be a JSON object. Raises Refusal."""
     if body.count(b",") + body.count(b"[") + body.count(b"{") > max_values:
         raise Refusal(413, f"the JSON holds over {max_values:,} values; send fewer")
     try:
@@ -69,7 +69,7 @@ def _whole_number(digits: str) -> int:
 
 
 def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """What a name means that stands twice no two readers agree on."""
+    """Builds an object. Raises ValueError for a name that comes twice, which JSON readers treat differently."""
     values = dict(pairs)
     if len(values) < len(pairs):
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
@@ -78,7 +78,7 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class Fields:
-    """The members of a JSON object at `path`, "" for that of the body. null counts as absent."""
+    """The members of the JSON object at `path`, "" for the body itself. null counts as absent."""
 
     def __init__(self, values: Any, path: str = "") -> None:
         if not isinstance(values, dict):
@@ -91,11 +91,11 @@ class Fields:
         return f"{self._path}.{name}" if self._path else name
 
     def refuse(self, name: str, problem: str, code: str | None = None) -> Refusal:
-        """A refusal of a field, to be raised."""
+        """Returns the refusal of a field, for the caller to raise."""
         return Refusal(400, f"{self.path(name)} {problem}", self.path(name), code)
 
     def take(self, name: str) -> Any:
-        """Any value, None if absent."""
+        """Returns any value, None if absent."""
         self._taken.add(name)
         return self._values.pop(name, None)
 
@@ -108,7 +108,7 @@ class Fields:
         return checked_text(value, self.path(name))
 
     def flag(self, name: str) -> bool:
-        """False if absent."""
+        """Returns a boolean, False if absent."""
         value = self.take(name)
         if value is not None and not isinstance(value, bool):
             raise self.refuse(name, f"must be true or false, got {shown(value)}")
@@ -132,7 +132,7 @@ class Fields:
         return value
 
     def neutral(self, name: str, allowed: Iterable[Any], instead: str = "leave it out") -> None:
-        """Takes a field that nothing here honours. Raises Refusal unless it asks for nothing."""
+        """Takes a field that is not supported. Raises Refusal unless it asks for nothing, by a value in `allowed`."""
         value = self.take(name)
         if value is not None and not any(value == one and type(value) is type(one) for one in allowed):
             raise self.refuse(name, f"is not supported; {instead}", "unsupported_parameter")
@@ -147,7 +147,7 @@ class Fields:
 
 
 def checked_text(text: str, path: str) -> str:
-    """The text, if it is one that can be encoded. Raises Refusal."""
+    """Returns the text. Raises Refusal if it cannot be encoded as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:

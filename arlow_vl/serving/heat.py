@@ -1,4 +1,4 @@
-"""Heat maps over HTTP: where the model looked while it wrote an answer, in numbers that a page can draw.
+"""Heat maps over HTTP: where the model looked while it wrote an answer, as numbers that a page can draw.
 
 They are those of `arlow explain` (see `evaluation.explain`): one forward pass over the prompt and the answer, the mean
 over all layers with cross-attention, their heads and the tokens of a word.
@@ -20,24 +20,26 @@ from arlow_vl.serving.refusals import Refusal
 from arlow_vl.serving.requests import HeatRequest
 
 MAX_NUMBERS = 2**20  # tokens of the answer times encoder tokens of the images
-LARGEST = 512  # pixels of the longer side of a view that is sent
-DIGITS = 3  # behind the point, of heat in times the even share
+LARGEST = 512  # pixels of the longer side of an image that is sent
+DIGITS = 3  # decimals of the heat, in multiples of the even share
 
 
 class HeatMaps:
-    """Looks at answers of one model."""
+    """Computes heat maps of one model's answers."""
 
     def __init__(self, assistant: Assistant, tokenizer: Any) -> None:
-        """`tokenizer` is a copy that encodes nothing meanwhile."""
+        """`tokenizer` must be a copy that no other thread encodes with."""
         self._assistant, self._model, self._tokenizer = assistant, assistant.model, tokenizer
         self.layers = list(self._model.gate_openings()) if assistant.sees_images else []
 
     def look(self, request: HeatRequest, encoder: ImageEncoder) -> list[Tensor]:
-        """(tokens, encoder tokens) float32 for each of the last images, which the answer saw. For the engine's thread.
+        """(tokens, encoder tokens) float32 for each of the last images, which the answer saw.
+
+        Runs in the engine's thread.
 
         Raises:
             Refusal: the maps would be too large.
-            RuntimeError: the model's weights are no numbers.
+            RuntimeError: the heat is not finite.
         """
         images = self._images(request, encoder)
         places = sum(len(one.states) if one.of_latents is None else one.of_latents.shape[1] for one in images)
@@ -56,13 +58,13 @@ class HeatMaps:
 
     def _images(self, request: HeatRequest, encoder: ImageEncoder) -> list[ImageTokens]:
         shown = request.prompt.images
-        if self._model.config.projector == "perceiver":  # what its latents read is asked for anew
+        if self._model.config.projector == "perceiver":  # the attention of its latents is not cached
             return [read_image_tokens(self._model, encoder.pack([image])) for image in shown]
         states = encoder.encode(shown)
         return [ImageTokens(states[image]) for image in shown]
 
     def describe(self, request: HeatRequest, heat: list[Tensor]) -> dict[str, Any]:
-        """The reply: words, and for each the numbers of every view, row by row, in times the even share."""
+        """Returns the reply: each word with the heat of every view, row by row, in multiples of the even share."""
         views, start = [], 0
         first = len(request.prompt.images) - len(heat)
         for number, (image, part) in enumerate(zip(request.prompt.images[first:], heat, strict=True), first):

@@ -1,4 +1,4 @@
-"""Many image files: found in folders and by globs, and read in the background while others are asked about."""
+"""Many image files: found in folders and by globs, and read ahead in the background."""
 
 import glob
 import os
@@ -15,22 +15,22 @@ from vision.decoding.header import is_image
 from vision.decoding.image import ImageError
 
 BEGINNING = 4096
-"""Bytes of a file without a known suffix that say whether it is an image."""
+"""Bytes at the start of a file without a known suffix that show whether it is an image."""
 UNREADABLE = (ImageError, OSError)
-"""What costs an image, and not the others."""
+"""Errors of one image, after which the others are still read."""
 
 T = TypeVar("T")
 
 
 class FoundImages(NamedTuple):
     paths: list[str]
-    """As they were typed, or below the folder that was; those of a folder sorted."""
+    """Paths as typed, or below the folder that was typed; the files of a folder are sorted."""
     others: int
-    """Files of folders and globs that are no images."""
+    """Number of files in folders and globs that are not images."""
 
 
 def find_images(sources: Sequence[str]) -> FoundImages:
-    """The images of files, folders with all below them, and globs. A file that is named is taken whatever it is.
+    """Finds the images of files, folders with all below them, and globs. A file that is named is taken unchecked.
 
     Raises:
         ValueError: a glob matches nothing, or a folder holds no image.
@@ -66,7 +66,7 @@ def _files_of_glob(source: str) -> Iterator[str]:
 
 
 def _files_below(folder: str) -> Iterator[str]:
-    """Regular files, without what operating systems and editors hide."""
+    """Yields regular files, without hidden ones and those of operating systems and editors."""
     root = os.path.abspath(folder)
     for path in files_under(root, hidden=False):
         if system_file(os.path.basename(path)) in (None, "no_extension") and os.path.isfile(path):
@@ -74,7 +74,7 @@ def _files_below(folder: str) -> Iterator[str]:
 
 
 def _is_image(path: str) -> bool:
-    """By its suffix, else by how it begins."""
+    """Decides by the suffix, else by the first bytes."""
     if Path(path).suffix.lower().removeprefix(".") in IMAGE_SUFFIXES:
         return True
     try:
@@ -87,9 +87,9 @@ def _is_image(path: str) -> bool:
 def read_ahead(
     read: Callable[[str], T], paths: Iterable[str], *, ahead: int, threads: int | None = None
 ) -> Iterator[tuple[str, T | ImageError | OSError]]:
-    """Each path with what `read` makes of it, in order, or with the error that it raises.
+    """Yields each path with the result of `read`, or with the error that it raised, in order.
 
-    At most `ahead` are read and not taken yet, so memory does not grow with the number of files.
+    At most `ahead` results wait to be taken, so memory does not grow with the number of files.
     """
     waiting: deque[tuple[str, Future[T]]] = deque()
     pool = ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1))
@@ -112,7 +112,7 @@ def _taken(path: str, future: Future[T]) -> tuple[str, T | ImageError | OSError]
 
 
 def sentence_of(path: str, error: Exception) -> str:
-    """What is wrong with an image, its name in front."""
+    """Returns the sentence about an image that cannot be read, which begins with its path."""
     if isinstance(error, OSError) and error.strerror:
         return f"{visible(path)}: cannot be read ({error.strerror})"
     return str(error)

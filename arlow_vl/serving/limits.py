@@ -1,4 +1,4 @@
-"""What the server lets one client, and all of them together, cost."""
+"""Limits on what one client, and all clients together, may cost the server."""
 
 from dataclasses import dataclass
 
@@ -7,27 +7,27 @@ from vision.decoding.image import DEFAULT_LIMITS, ImageLimits
 
 @dataclass(frozen=True, kw_only=True)
 class ServerLimits:
-    """Every bound of the server.
+    """All limits of the server.
 
     Raises:
-        ValueError: a bound is below what one request takes.
+        ValueError: a limit is not positive, or below what one request needs.
     """
 
     max_body_bytes: int = 32 * 2**20
-    """Of one request, images in base64 included."""
+    """Size of one request's body, images in base64 included."""
     max_held_bytes: int = 128 * 2**20
-    """Of the bodies of all requests that are being read."""
+    """Total size of the bodies that are being read or answered."""
     max_values: int = 500_000
     """Values in a request's JSON, which take far more memory than their text."""
     max_images: int = 8
-    """Of one request."""
+    """Images of one request."""
     image: ImageLimits = DEFAULT_LIMITS
     max_new_tokens: int = 1024
-    """The longest answer that may be asked for, in tokens."""
+    """Longest answer that may be asked for, in tokens."""
     request_seconds: float = 300
-    """From a request's first byte to the last of its answer."""
+    """Time from a request's first byte to the last byte of its answer."""
     read_seconds: float = 30
-    """For a client to send its head, its body, or to take what was written to it."""
+    """Time for a client to send a head, to send a body, or to read what was written to it."""
     max_connections: int = 256
 
     def __post_init__(self) -> None:

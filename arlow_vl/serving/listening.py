@@ -1,4 +1,4 @@
-"""Where a server listens. Light to import: an address that cannot be had is refused before anything is loaded."""
+"""Listening sockets. Light to import, so that an unusable address is refused before anything is loaded."""
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ def is_loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that will listen there; port 0 takes a free one. Raises ValueError where there is none to be had."""
+    """Binds a socket to an address; port 0 takes a free one. Raises ValueError if the address cannot be used."""
     if not 0 <= port < 2**16:
         raise ValueError(f"--port must be from 0 to 65535, got {port}")
     try:
@@ -32,7 +32,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def begin_to_listen(listener: socket.socket) -> None:
-    """Lets clients connect. Raises ValueError where another program that was bound meanwhile came first."""
+    """Lets clients connect. Raises ValueError if another program has begun to listen there since `listen`."""
     try:
         listener.listen()
     except OSError as error:

@@ -1,13 +1,13 @@
-"""Memory that large requests took goes back to the system."""
+"""Returns the memory of large requests to the operating system."""
 
 import ctypes
 import sys
 
 
 def give_back() -> None:
-    """Returns what was freed. Without it glibc keeps it, in a pool for each thread, for as long as the process runs.
+    """Returns freed memory, which glibc otherwise keeps in a pool per thread for as long as the process runs.
 
-    Takes some milliseconds; any thread may call it. Elsewhere than on Linux with glibc it does nothing.
+    Takes some milliseconds; any thread may call it. Does nothing except on Linux with glibc.
     """
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""The next token of one row, by the model's settings, the row's own decoding options and its own draws."""
+"""Choice of the next token of one row, by the model's settings, the row's decoding options and its own sampling."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,23 +22,25 @@ from arlow_vl.serving.drawing import LEAST_TEMPERATURE, token_at
 
 
 class NextToken:
-    """`processors` as `processors_of` gives them, and behind them what a draw leaves to draw from."""
+    """Chooses the tokens of one row: applies `processors`, as `processors_of` returns them, then samples."""
 
     def __init__(self, decoding: Decoding, prompt_ids: Sequence[int], processors: Sequence[LogitsProcessor]) -> None:
         only_forbid_images = all(isinstance(processor, WithoutImageTokens) for processor in processors)
         self.takes_best = decoding.temperature == 0 and only_forbid_images
-        """True where the token is the best but `<image>`, whatever was read."""
+        """True if the choice is always the likeliest token but `<image>`, whatever was read."""
         self._draws = decoding.temperature > 0
         self._generator = torch.Generator()
         if decoding.seed is None:
             self._generator.seed()
         else:
-            self._generator.manual_seed(decoding.seed)  # as `drawing.Draw`: a seed writes the same here and there
+            self._generator.manual_seed(
+                decoding.seed
+            )  # as in `drawing.Draw`, so that a seed gives the same answer in both
         self._read: Any = torch.tensor([list(prompt_ids)])
         self._processors = LogitsProcessorList([*processors, *_warpers(decoding)])
 
     def choose(self, logits: Tensor) -> int:
-        """From the (V,) float32 logits behind what was read and chosen so far."""
+        """Returns the next token, given the (V,) float32 logits after what was read and chosen so far."""
         scores = self._processors(self._read.to(logits.device), logits[None])
         if self._draws:
             number = torch.rand(1, generator=self._generator, dtype=torch.float64)
@@ -52,8 +54,8 @@ class NextToken:
 def processors_of(
     assistant: Assistant, decoding: Decoding, prompt_length: int, device: torch.device
 ) -> LogitsProcessorList:
-    """What `generate` does to logits for the commands: by the model folder's generation config, with `decoding` over
-    it, and `<image>` forbidden first and last."""
+    """Returns the logits processors that `generate` uses for the commands: those of the model folder's generation
+    config, overridden by `decoding`, with `<image>` masked first and last."""
     model = assistant.model
     settings = decoding.search_settings() | {"eos_token_id": sorted(assistant.stop_ids)}
     config, _ = model._prepare_generation_config(None, **settings, pad_token_id=assistant.tokenizer.pad_token_id)
@@ -63,7 +65,7 @@ def processors_of(
 
 
 def refuse_unhonoured(settings: GenerationConfig) -> None:
-    """Raises CheckpointError for what a model folder sets and no row of many can be given."""
+    """Raises CheckpointError for settings of a generation config that the rows of a batch cannot honour."""
     for name, plain in (("guidance_scale", 1), ("max_time", None), ("stop_strings", None)):
         value = getattr(settings, name, None)
         if value not in (None, plain):

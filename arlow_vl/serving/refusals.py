@@ -1,4 +1,4 @@
-"""What a client is told that cannot be served, in the shape of OpenAI's errors: one sentence and the field."""
+"""Errors for clients, in the shape of OpenAI's: one sentence and the field that it is about."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_e
 
 
 class Refusal(Exception):
-    """A request that gets no answer. The message goes to the client, so it names nothing of this machine."""
+    """A request that is refused. The message goes to the client, so it must not name anything of this machine."""
 
     def __init__(
         self, status: int, message: str, param: str | None = None, code: str | None = None, **headers: str

@@ -1,4 +1,4 @@
-"""What was computed of late, in a bounded number of bytes."""
+"""A cache of recent results, bounded in bytes."""
 
 import threading
 from collections import OrderedDict
@@ -10,7 +10,7 @@ Value = TypeVar("Value")
 
 
 class Remembered(Generic[Key, Value]):
-    """A dictionary that forgets what was used longest ago when it holds over `max_bytes`. Threads may share it."""
+    """A least-recently-used cache of at most `max_bytes`. Thread-safe."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes, self.bytes = max_bytes, 0
@@ -25,7 +25,7 @@ class Remembered(Generic[Key, Value]):
             return self._entries[key][0]
 
     def put(self, key: Key, value: Value, size: int) -> None:
-        """`size` is what the entry takes, in bytes; one that is over the bound alone is not kept."""
+        """Adds an entry of `size` bytes; one that exceeds the limit by itself is not kept."""
         with self._lock:
             if key in self._entries:
                 self.bytes -= self._entries.pop(key)[1]

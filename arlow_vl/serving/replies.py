@@ -1,4 +1,4 @@
-"""Answers in the shapes of OpenAI's chat and completion endpoints."""
+"""Answers in the formats of OpenAI's chat and completion endpoints."""
 
 import json
 import time
@@ -29,14 +29,14 @@ class Reply:
         }
 
     def whole(self, pieces: Sequence[Piece], end: Finished) -> Values:
-        """The body of an answer that was asked for at once."""
+        """Returns the body of an answer that is not streamed."""
         text, tokens = "".join(piece.text for piece in pieces), [token for piece in pieces for token in piece.tokens]
         content = {"message": {"role": "assistant", "content": text}} if self._is_chat else {"text": text}
         choice = {"index": 0, **content, **self._of_tokens(tokens), "finish_reason": end.reason}
         return {**self._head, "choices": [choice], "usage": usage(end)}
 
     def first_chunk(self) -> Values | None:
-        """Says who speaks, in a chat."""
+        """Returns the chunk of a chat that names the role; None for a completion."""
         return self._chunk({"role": "assistant", "content": ""}, "", None) if self._is_chat else None
 
     def chunk(self, piece: Piece) -> Values:
@@ -57,7 +57,7 @@ class Reply:
         return self._head | ({"object": "chat.completion.chunk"} if self._is_chat else {})
 
     def _of_tokens(self, tokens: Sequence[TokenLogprob]) -> Values:
-        """`token_ids` where they were asked for, as vLLM names them."""
+        """Returns `logprobs` and, if they were asked for, `token_ids`, which is vLLM's name."""
         ids = {"token_ids": [one.token_id for one in tokens]} if self._has_token_ids else {}
         return {"logprobs": self._logprobs(tokens), **ids}
 
@@ -85,7 +85,7 @@ def usage(end: Finished) -> Values:
 
 
 def as_event(values: Values) -> bytes:
-    """One server-sent event."""
+    """Returns one server-sent event."""
     return b"data: " + as_json(values) + b"\n\n"
 
 

@@ -1,4 +1,4 @@
-"""What a client asks for: the fields of OpenAI's chat and completion requests become a prompt and decoding options."""
+"""Requests of OpenAI's chat and completion API, read into prompts and decoding options."""
 
 import binascii
 import hashlib
@@ -22,10 +22,10 @@ from vision.decoding.image import ImageError
 from vision.decoding.sources import from_base64
 
 MAX_STOPS, MAX_STOP_CHARACTERS = 4, 200
-ADDRESS_SHOWN = 60  # characters of an address that is refused
+ADDRESS_SHOWN = 60  # characters of a refused address that a message shows
 MAX_TOP_LOGPROBS = 20
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-# Options of OpenAI's that nothing here honours, with the values that ask for nothing.
+# Options of OpenAI's and vLLM's that are not supported, with the values that ask for nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "frequency_penalty": (0, 0.0),
@@ -39,13 +39,18 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
+    "parallel_tool_calls": (True, False),
+    "service_tier": ("auto", "default"),
+    "metadata": ({},),
+    "min_p": (0, 0.0),
+    "ignore_eos": (False,),
 }
 NO_BEAMS = "answers are written together and token by token here; leave it out, or use `arlow caption` or `arlow vqa`"
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request that can be answered."""
+    """A valid request for an answer."""
 
     prompt: Prompt
     decoding: Decoding
@@ -53,29 +58,29 @@ class Request:
     includes_usage: bool
     top_logprobs: int | None
     has_token_ids: bool
-    """True where the answer tells the ids of its tokens."""
+    """True: the answer includes the ids of its tokens."""
 
 
 @dataclass(frozen=True)
 class HeatRequest:
-    """An answer whose heat maps are asked for."""
+    """A valid request for the heat maps of an answer."""
 
     prompt: Prompt
     token_ids: tuple[int, ...]
-    """Of the answer."""
+    """The answer's tokens."""
 
 
 class RequestReader:
-    """Reads the bodies of requests to one model. Several threads may use it."""
+    """Reads the bodies of requests to one model. Thread-safe."""
 
     def __init__(self, assistant: Assistant, name: str, limits: ServerLimits) -> None:
         self._assistant, self.name, self._limits = assistant, name, limits
         self._images: Remembered[bytes, PreparedImage] = Remembered(IMAGE_MEMORY)
-        self._tokenizer_lock = threading.Lock()  # an encoding sets the tokenizer's options for its own text
+        self._tokenizer_lock = threading.Lock()  # each call sets options of the shared tokenizer
         self._max_characters = assistant.max_length * max(map(len, assistant.tokenizer.get_vocab()))
 
     def chat(self, body: bytes) -> Request:
-        """A body of /v1/chat/completions. Raises Refusal."""
+        """Reads a body of /v1/chat/completions. Raises Refusal."""
         asked = Fields(parse_object(body, self._limits.max_values))
         self._check_model(asked)
         messages, images = self._messages(asked)
@@ -87,7 +92,7 @@ class RequestReader:
         return self._request(asked, lambda: self._assistant.chat(messages, images), "messages", top_logprobs)
 
     def heat(self, body: bytes) -> HeatRequest:
-        """A body of /v1/heat. Raises Refusal."""
+        """Reads a body of /v1/heat. Raises Refusal."""
         asked = Fields(parse_object(body, self._limits.max_values))
         self._check_model(asked)
         if not self._assistant.sees_images:
@@ -115,7 +120,7 @@ class RequestReader:
         return tuple(given)
 
     def completion(self, body: bytes) -> Request:
-        """A body of /v1/completions. Raises Refusal."""
+        """Reads a body of /v1/completions. Raises Refusal."""
         asked = Fields(parse_object(body, self._limits.max_values))
         self._check_model(asked)
         text = asked.take("prompt")
@@ -137,7 +142,7 @@ class RequestReader:
             raise Refusal(404, message, "model", "model_not_found")
 
     def _request(self, asked: Fields, encode: Callable[[], Prompt], param: str, top_logprobs: int | None) -> Request:
-        """Reads the options before anything is encoded."""
+        """Reads the options, and only then encodes the prompt."""
         is_stream, has_token_ids = asked.flag("stream"), asked.flag("return_token_ids")
         options = Fields(asked.take("stream_options") or {}, "stream_options")
         includes_usage = options.flag("include_usage")
@@ -171,9 +176,10 @@ class RequestReader:
             raise Refusal(400, visible(str(error)), param) from None
 
     def _settings(self, asked: Fields) -> tuple[dict[str, Any], int | None]:
-        """Fields of Decoding that were given, and the longest answer that was asked for."""
+        """Returns the fields of Decoding that were given, and the longest answer that was asked for, in tokens."""
         settings: dict[str, Any] = {name: asked.number(name) for name in ("temperature", "top_p", "repetition_penalty")}
-        settings["top_k"] = asked.whole("top_k", 0, 2**31)
+        top_k = asked.whole("top_k", -1, 2**31)
+        settings["top_k"] = 0 if top_k == -1 else top_k  # vLLM's value for all tokens
         settings["seed"] = asked.whole("seed", 0, 2**64 - 1)
         settings["stop"] = _stop(asked)
         most = [asked.whole(name, 1, self._limits.max_new_tokens) for name in ("max_tokens", "max_completion_tokens")]
@@ -182,7 +188,7 @@ class RequestReader:
         return {name: value for name, value in settings.items() if value is not None}, most[0] or most[1]
 
     def _check_length(self, characters: int, param: str = "prompt") -> None:
-        """Before it is encoded, which takes a while: so many characters have more tokens than the model reads."""
+        """Refuses text that is certainly too long for the model, before it is encoded, which takes a while."""
         if characters > self._max_characters:
             message = (
                 f"{characters:,} characters of text are more than the {self._assistant.max_length:,} tokens that the "
@@ -211,7 +217,7 @@ class RequestReader:
         return [message for message, _, _ in read], [self._image(url, place) for place, url in places]
 
     def _image(self, url: str, place: str) -> PreparedImage:
-        """The prepared image of a data: URL, the same object for the same bytes."""
+        """Returns the prepared image of a data: URL, the same object for the same bytes."""
         data = _image_data(url, place, self._limits.image.max_bytes)
         digest = hashlib.sha256(data).digest()
         if (known := self._images.get(digest)) is not None:
@@ -248,7 +254,7 @@ def _stop(asked: Fields) -> tuple[str, ...] | None:
 
 
 def _message(message: Any, path: str, max_parts: int) -> tuple[Message, list[tuple[str, str]], int]:
-    """A message for the chat template, the places and URLs of its images, and the number of its characters."""
+    """Returns a message for the chat template, the places and URLs of its images, and its number of characters."""
     given = Fields(message, path)
     role = given.text("role")
     if role not in ROLES:
@@ -268,14 +274,15 @@ def _message(message: Any, path: str, max_parts: int) -> tuple[Message, list[tup
         characters = sum(len(part.get("text", "")) for part in content)
     else:
         raise given.refuse("content", "must be a string or a list of parts")
-    given.neutral("tool_calls", ([],))
+    for name in ("tool_calls", "annotations"):
+        given.neutral(name, ([],))
     given.take("name")
     given.end()
     return {"role": ROLES[role], "content": content}, urls, characters
 
 
 def _part(part: Any, path: str) -> tuple[Part, tuple[str, str] | None]:
-    """A part for the chat template, and the place and URL of its image."""
+    """Returns a part for the chat template, and the place and URL of its image."""
     given = Fields(part, path)
     kind, url = given.text("type"), None
     if kind == "text":
@@ -300,7 +307,7 @@ def _part(part: Any, path: str) -> tuple[Part, tuple[str, str] | None]:
 
 
 def _image_data(url: str, place: str, max_bytes: int) -> bytes:
-    """The bytes in a data: URL; nothing else is opened, neither addresses nor files. Raises Refusal."""
+    """Returns the bytes of a data: URL; no address and no file is opened. Raises Refusal."""
     head, comma, body = url.partition(",")
     if not (head[:5].lower() == "data:" and head.lower().endswith(";base64") and comma):
         scheme = shown(head if len(head) <= ADDRESS_SHOWN else f"{head[:ADDRESS_SHOWN]}...")
@@ -308,7 +315,7 @@ def _image_data(url: str, place: str, max_bytes: int) -> bytes:
         raise Refusal(400, message, place, "invalid_image_url")
     try:
         text = unquote_to_bytes(body) if "%" in body else body.encode("ascii")
-        # Twice: line breaks may stand between, and what is larger is not decoded.
+        # Twice, as there may be line breaks; anything larger is not decoded.
         if len(text) > 2 * max_bytes + 4 or len(data := from_base64(text)) > max_bytes:
             raise Refusal(400, f"{place}: over {max_bytes:,} bytes, which is the limit", place, "too_large")
         return data

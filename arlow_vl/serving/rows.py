@@ -1,6 +1,6 @@
-"""The rows that are being written: one cache for all of them, which rows join and leave between two tokens.
+"""The key-value cache of all running rows, which rows join and leave between two tokens.
 
-A new row's prompt is read in a cache of its own, which is then put below that of the running rows. Texts end in the
+A new row's prompt is read into a cache of its own, which is then appended to that of the running rows. Texts end in the
 last column, so the shorter ones get padding on their left, which the attention mask hides and positions do not count:
 
     running      a a a a a 1            a a a a a 1
@@ -23,17 +23,17 @@ from arlow_vl.models.arlow.cache_arlow import CrossAttentionCacheLayer
 from arlow_vl.serving.assistant import PreparedImage
 
 States = dict[PreparedImage, Tensor]
-"""Of each image the encoder tokens in the decoder's width, (P, D)."""
+"""The (P, D) encoder tokens of each image, in the decoder's width."""
 
 
 class Images(NamedTuple):
-    """What a cross-attention block holds of the images of B rows."""
+    """The cached keys and values of one cross-attention block for the images of B rows."""
 
     keys: Tensor
     """(B, P, Hkv, Dh), padded on the right."""
     values: Tensor
     lengths: Tensor
-    """(B,) int64: the encoder tokens of each row."""
+    """(B,) int64: the number of encoder tokens of each row."""
 
 
 class ReadPrompts(NamedTuple):
@@ -43,7 +43,7 @@ class ReadPrompts(NamedTuple):
     mask: Tensor
     """(rows, T) int64, 1 on text."""
     logits: Tensor
-    """(rows, V) float32, behind the last token of each."""
+    """(rows, V) float32, after the last token of each row."""
 
 
 class Rows:
@@ -61,7 +61,7 @@ class Rows:
     def read(
         self, prompts: Sequence[Sequence[int]], images: Sequence[Sequence[PreparedImage]], states: States
     ) -> ReadPrompts:
-        """Reads prompts beside the running rows, which stay as they are, also where this fails."""
+        """Reads prompts into a cache of their own; the running rows stay as they are, even if this fails."""
         device = self._model.device
         inputs = {name: x.to(device) for name, x in pad_left(prompts, self._pad).items()}
         cache = DynamicCache(config=self._config)
@@ -69,7 +69,7 @@ class Rows:
         return ReadPrompts(cache, inputs["attention_mask"], logits)
 
     def join(self, read: ReadPrompts) -> None:
-        """Makes what was read the last rows."""
+        """Appends rows that were read to the running rows."""
         if self._cache is None:
             self._cache, self._mask = read.cache, read.mask
             return
@@ -89,14 +89,14 @@ class Rows:
         self._mask = torch.cat([F.pad(x, (columns - x.shape[1], 0)) for x in (self._mask, read.mask)])
 
     def step(self, tokens: Sequence[int]) -> Tensor:
-        """Reads one token more of each row and gives the (B, V) logits behind it."""
+        """Reads one more token of each row and returns the (B, V) logits after it."""
         assert self._cache is not None
         self._mask = F.pad(self._mask, (0, 1), value=1)
         ids = torch.tensor(tokens, device=self._mask.device)[:, None]
         return self._forward(ids, self._mask, self._cache, {})
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Lets the other rows go, and the padding that they alone had need of."""
+        """Drops all other rows, and padding that only they needed."""
         if not rows:
             self._cache, self._mask = None, self._mask[:0, :0]
             return
@@ -122,7 +122,7 @@ class Rows:
         return cache.layers[: self._config.num_hidden_layers]
 
     def _held_images(self, cache: Any) -> list[Images]:
-        """Of each cross-attention block; none where no row has an image."""
+        """Returns the images of each cross-attention block; empty if no row has an image."""
         layers = cache.layers[self._config.num_hidden_layers :]
         return [Images(layer.keys, layer.values, layer.lengths) for layer in layers if layer.is_initialized]
 
@@ -136,12 +136,12 @@ class Rows:
 
 
 def _pad_columns(states: Tensor, columns: int) -> Tensor:
-    """(B, Hkv, T, Dh) with zeros in front of the text."""
+    """(B, Hkv, T, Dh) with zeros before the text."""
     return F.pad(states, (0, 0, columns - states.shape[2], 0))
 
 
 def _pad_images(held: list[Images], like: list[Images], rows: int, room: int) -> list[Images]:
-    """Images with so much room a row; where these rows have none, zeros in the shape of the other rows' images."""
+    """Pads images to `room` encoder tokens per row; rows without images get zeros in the shape of `like`."""
     if not held:
         shape = rows, room, *like[0].keys.shape[2:]
         return [Images(x.keys.new_zeros(shape), x.values.new_zeros(shape), x.lengths.new_zeros(rows)) for x in like]
@@ -149,12 +149,12 @@ def _pad_images(held: list[Images], like: list[Images], rows: int, room: int) ->
 
 
 def _pad_tokens(states: Tensor, room: int) -> Tensor:
-    """(B, P, Hkv, Dh) with zeros behind the encoder tokens."""
+    """(B, P, Hkv, Dh) with zeros after the encoder tokens."""
     return F.pad(states, (0, 0, 0, 0, 0, room - states.shape[1]))
 
 
 def _images(of_rows: Sequence[Sequence[PreparedImage]], states: States) -> dict[str, Tensor]:
-    """The image inputs of prompts, each image once however many rows show it."""
+    """Returns the image inputs of prompts, each image once however many rows show it."""
     number: dict[PreparedImage, int] = {}
     index = [number.setdefault(image, len(number)) for images in of_rows for image in images]
     if not index:

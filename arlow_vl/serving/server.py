@@ -1,7 +1,7 @@
-"""The process around the API: a listening socket, connections in bounds, and an end without lost answers.
+"""The server process: a listening socket, limits on connections, and a shutdown that loses no answers.
 
-uvicorn speaks HTTP. It bounds neither how long a client may take for the head of a request or to read its answer, nor
-how many connections lie idle; `bounded_protocol` adds that.
+uvicorn speaks HTTP. It limits neither the time a client takes to send the head of a request or to read its response,
+nor the number of idle connections; `bounded_protocol` adds that.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from arlow_vl.serving.listening import begin_to_listen
 from arlow_vl.serving.refusals import Refusal
 from arlow_vl.serving.replies import as_json
 
-LINGER = 1.0  # seconds in which what a refused client still sends is read, or it would lose the answer
-TICK = 0.05  # seconds between two looks at a server that starts or drains
+LINGER = 1.0  # seconds in which a refused client may still send; closing at once would lose the response
+TICK = 0.05  # seconds between two checks of a server that starts or drains
 FULL = Refusal(
     503,
     "the server has as many connections as it may; try again in a moment",
@@ -34,7 +34,7 @@ NO_HTTP = Refusal(400, "this is no request of HTTP/1.1; send one header Host, an
 
 
 class Server:
-    """Runs an API until SIGTERM or SIGINT, or `drain`; then what is in progress ends within `drain_seconds`."""
+    """Runs an API until SIGTERM, SIGINT or `drain`; requests in progress then have `drain_seconds` to finish."""
 
     def __init__(
         self, api: Api, engine: Engine, listener: socket.socket, limits: ServerLimits, *, drain_seconds: float = 30
@@ -51,7 +51,7 @@ class Server:
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Serves until it is told to end; `on_ready` is called when clients can connect.
+        """Serves until it is shut down; `on_ready` is called when clients can connect.
 
         Raises:
             ValueError: another program took the address while the model was loaded.
@@ -64,7 +64,7 @@ class Server:
                 self._api.close()
 
     def drain(self) -> None:
-        """Begins to end. Any thread may call it, and a signal does."""
+        """Begins the shutdown. Any thread may call it; the signals do."""
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._begin_draining)
 
@@ -85,7 +85,7 @@ class Server:
             timeout_graceful_shutdown=5,
         )
         self._uvicorn = uvicorn.Server(config)
-        self._uvicorn.capture_signals = self._signals  # its own would end the process by the signal, not with 0
+        self._uvicorn.capture_signals = self._signals  # uvicorn's own would end the process by the signal, not with 0
         telling = self._loop.create_task(self._tell(on_ready))
         await self._uvicorn.serve(sockets=[self._listener])
         telling.cancel()
@@ -121,12 +121,12 @@ class Server:
         began = time.monotonic()
         while self._api.in_progress and time.monotonic() - began < self._drain_seconds:
             await asyncio.sleep(TICK)
-        await asyncio.get_running_loop().run_in_executor(None, self._engine.stop)  # tells those that still wait
+        await asyncio.get_running_loop().run_in_executor(None, self._engine.stop)  # tells the clients that still wait
         self._uvicorn.should_exit = True
 
 
 def _last_answer(refusal: Refusal) -> bytes:
-    """The bytes of an answer with which a connection ends, for where no application is asked."""
+    """Returns the bytes of a response that ends a connection before the application is called."""
     body = as_json(refusal.body())
     length = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
     lines = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}"]
@@ -135,10 +135,10 @@ def _last_answer(refusal: Refusal) -> bytes:
 
 
 def bounded_protocol(max_connections: int, seconds: float) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP/1.1 protocol with bounds on connections.
+    """Returns uvicorn's HTTP/1.1 protocol with limits on connections.
 
-    One over `max_connections` gets a 503 and is closed. One that takes over `seconds` for the head of a request, or to
-    read what was written to it, is cut off.
+    A connection over `max_connections` gets a 503 and is closed. One that takes more than `seconds` to send the head of
+    a request, or to read what was written to it, is cut off.
     """
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -161,11 +161,11 @@ def bounded_protocol(max_connections: int, seconds: float) -> type[asyncio.Proto
                 self.await_head()
 
         def send_400_response(self, msg: str) -> None:
-            """Of what is no HTTP; uvicorn would say it in plain text."""
+            """Answers what is not HTTP in JSON; uvicorn's own answer is plain text."""
             if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
                 self.transport.write(_last_answer(NO_HTTP))
             self.is_over = True
-            if self.cycle is not None:  # as when a client leaves: nothing may be written behind the end
+            if self.cycle is not None:  # as when a client leaves: nothing may be written after the end
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
             self.transport.write_eof()
@@ -176,7 +176,7 @@ def bounded_protocol(max_connections: int, seconds: float) -> type[asyncio.Proto
             self.await_head()
 
         def await_head(self) -> None:
-            """The clock runs from the end of one request until the whole head of the next is there."""
+            """Keeps the timer running from the end of one request until the whole head of the next has come."""
             is_answering = self.cycle is not None and not self.cycle.response_complete
             if is_answering and self.head_timer is not None:
                 self.head_timer.cancel()

@@ -1,6 +1,6 @@
-"""Tokens as text while they come: pieces that never change again, up to a text at which the answer ends.
+"""Tokens decoded while they come: pieces of text that never change again, up to a stop text.
 
-A token may hold a part of a character, or begin a stop text. Such a piece is held back until what follows decides:
+A token may hold a part of a character, or begin a stop text. Such text is held back until the next tokens decide:
 
     tokens   "Hel" "lo" "\\xe2\\x82" "\\xac" " E" "ND" ...     with the stop text "END"
     pieces   "Hel" "lo" ""         "€"    " "  and stopped
@@ -12,23 +12,23 @@ from typing import Any
 from arlow_vl.data.prompts import CUT_CHARACTER
 
 CONTEXT = 8
-"""Tokens of the prompt that are decoded in front: some decoders drop the space with which a text begins."""
+"""Tokens of the prompt that are decoded in front: some decoders drop a space at the beginning of a text."""
 
 
 class TextStream:
-    """The text of one answer."""
+    """Decodes one answer, token by token."""
 
     def __init__(self, tokenizer: Any, stop: Sequence[str] = (), *, prompt: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
         self.stop = tuple(stop)
         self.is_stopped = False
-        """A stop text came; it is no part of the pieces, and nothing is added any more."""
+        """True once a stop text came; it is not part of the pieces, and nothing is added after it."""
         self._ids = list(prompt[-CONTEXT:])
-        self._start, self._end = 0, len(self._ids)  # those between are decoded once more, in front of what is not yet
+        self._start, self._end = 0, len(self._ids)  # these are decoded again, as context of the tokens after them
         self._held = ""
 
     def push(self, token_id: int) -> str:
-        """The next piece, often empty."""
+        """Adds a token and returns the next piece of text, often empty."""
         if self.is_stopped:
             return ""
         self._ids.append(token_id)
@@ -39,7 +39,7 @@ class TextStream:
         return self._let_go(text)
 
     def rest(self) -> str:
-        """What was held back, once the answer has ended."""
+        """Returns the text that was held back, once the answer has ended."""
         if self.is_stopped:
             return ""
         piece = self._let_go(self._undecoded())
@@ -52,7 +52,7 @@ class TextStream:
         return decode_plainly(self.tokenizer, self._ids[self._start :])[len(known) :]
 
     def _let_go(self, text: str) -> str:
-        """All but an end that may begin a stop text."""
+        """Returns the text up to an end that may begin a stop text, which is held back."""
         text = self._held + text
         places = [place for place in map(text.find, self.stop) if place >= 0]
         if places:
@@ -69,5 +69,5 @@ class TextStream:
 
 
 def decode_plainly(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Text without special tokens, no space of it tidied away."""
+    """Decodes without special tokens, and without tidying spaces."""
     return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,4 +1,4 @@
-"""What an open model writes: many prompts together, one token by token, or which of some answers is the likeliest."""
+"""Answers of an open model: to many prompts in batches, to one token by token, or the likeliest of given ones."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ from arlow_vl.serving.text_stream import TextStream
 
 @dataclass(frozen=True)
 class Written:
-    """An answer."""
+    """A generated answer."""
 
     text: str
-    """As it came, white space included."""
+    """The text as generated, white space included."""
     ids: tuple[int, ...]
-    """Its tokens without the end, with those of a stop text."""
+    """Its tokens, without the end token and with those of a stop text."""
     finish_reason: Literal["stop", "length"]
-    """"stop": by an end token or a stop text; "length": it was cut at `max_new_tokens` or the model's length."""
+    """"stop": ended by an end token or a stop text; "length": cut at `max_new_tokens` or the model's length."""
     nats: float | None
-    """Its log-probability under the model, the end token included, before penalties, temperature and the like; None of
-    beams."""
+    """Its log-probability under the model, including the end token, before penalties, temperature and the like; None
+    for beam search."""
 
 
 def write(
@@ -45,11 +45,11 @@ def write(
     batch_size: int = 32,
     on_progress: Progress | None = None,
 ) -> list[Written]:
-    """An answer to each prompt: those of like length are written together, an image that they share is encoded once.
+    """Answers each prompt: those of similar length form a batch, in which a shared image is encoded once.
 
-    No answer depends on its batch, but for the order in which floats are added, and under the rotary scalings dynamic
-    and longrope, which follow the longest row; draws do neither where a seed is given: each prompt has its own from the
-    seed on.
+    No answer depends on its batch, except for the order in which floats are added and under the rotary scalings dynamic
+    and longrope, which follow the longest row. With a seed, sampling does not either: each prompt has its own random
+    numbers from the seed on.
 
     Raises:
         CheckpointError: the model's logits are not finite.
@@ -69,9 +69,9 @@ def write(
 
 
 def stream(assistant: Assistant, prompt: Prompt, decoding: Decoding) -> Generator[str, None, None]:
-    """Pieces of an answer as its tokens come; joined they are `write`'s text. Beams have one piece, at the end.
+    """Yields pieces of an answer as its tokens come; joined they are `write`'s text. Beam search yields one.
 
-    Closing the iterator ends the writing.
+    Closing the iterator ends the generation.
 
     Raises:
         CheckpointError: the model's logits are not finite.
@@ -110,7 +110,7 @@ def stream(assistant: Assistant, prompt: Prompt, decoding: Decoding) -> Generato
 def choose(
     assistant: Assistant, messages: Sequence[Message], images: Sequence[PreparedImage], answers: Sequence[str]
 ) -> list[float]:
-    """The probability of each answer to a conversation, among them: they sum to 1.
+    """Returns the probability of each answer to a conversation among the given ones; they sum to 1.
 
     Raises:
         ValueError: there are fewer than two answers, two are the same, one is empty, or they do not fit the model.
@@ -155,7 +155,7 @@ def _continue(
 
 
 def _written(tokenizer: Any, prompt: Prompt, continued: Continuation, stop: Sequence[str]) -> Written:
-    """The text of a continuation, which ends with the first token that completes a stop text."""
+    """Returns the answer of a continuation, which ends with the first token that completes a stop text."""
     pieces = TextStream(tokenizer, stop, prompt=prompt.ids)
     text, count = "", len(continued.ids)
     for place, token in enumerate(continued.ids):
@@ -172,7 +172,7 @@ def _written(tokenizer: Any, prompt: Prompt, continued: Continuation, stop: Sequ
 
 
 class _StopTexts(StoppingCriteria):
-    """Ends each row at a stop text. Beams change their rows, so theirs are read anew in each step."""
+    """Ends each row at a stop text. Beam search reorders its rows, so these are decoded anew in each step."""
 
     def __init__(self, tokenizer: Any, prompts: Sequence[Prompt], decoding: Decoding) -> None:
         self.begin = [
@@ -196,7 +196,7 @@ class _StopTexts(StoppingCriteria):
 
 
 class _Over(StoppingCriteria):
-    """Ends all rows when nobody waits for them any more."""
+    """Ends all rows once nobody waits for them."""
 
     def __init__(self, is_over: Event) -> None:
         self.is_over = is_over

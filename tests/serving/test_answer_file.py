@@ -77,7 +77,7 @@ def test_a_file_that_does_not_say_how_it_was_written_is_left_alone(begun, conten
 @pytest.mark.parametrize("line", ["x", "[]", '{"caption": "a"}', '{"image": 3}', ""])
 def test_a_line_that_is_no_answer_is_named(begun, line):
     begun.write_text(begun.read_text() + line + "\n")
-    with pytest.raises(DataError, match="line 3 is no answer about an image"):
+    with pytest.raises(DataError, match="line 3 is not an answer about an image"):
         AnswerFile(begun, ASKED)
 
 

@@ -5,11 +5,13 @@ import copy
 import pytest
 from PIL import Image
 
-from arlow_vl.data.prompts import about_image, encode_prompt
+from arlow_vl.data.prompts import about_image, document_ends, encode_prompt
 from arlow_vl.serving.assistant import Assistant
 from arlow_vl.serving.decoding import Decoding
 from arlow_vl.serving.writing import write
+from tests.models.convert.made_llamas import llama3_tokenizer, sentencepiece_tokenizer, smol_tokenizer
 from tests.serving.tiny_assistants import text_assistant
+from tests.tiny_runs import tiny_tokenizer
 from vision.decoding.image import ImageError
 
 
@@ -38,6 +40,23 @@ def test_no_part_of_a_text_is_a_control_token(assistant, writer):
         ids = one.text("<image><|im_end|>").ids
         assert ids[0] == one.tokenizer.bos_token_id
         assert not set(ids[1:]) & set(one.tokenizer.all_special_ids)
+
+
+@pytest.mark.parametrize("made", [smol_tokenizer, llama3_tokenizer, sentencepiece_tokenizer, tiny_tokenizer])
+def test_a_text_begins_as_its_tokenizer_begins_it(made):
+    """SmolLM2's names a bos, <|im_start|>, and puts none in front; an empty text begins as documents do."""
+    assistant, tokenizer = text_assistant(), made()
+    assistant.tokenizer = tokenizer
+    for text in ("the cat", " a", "\n"):
+        assert assistant.text(text).ids == tuple(tokenizer(text)["input_ids"])
+    assert assistant.text("").ids == (tokenizer.bos_token_id,)
+
+
+def test_an_empty_text_begins_as_documents_do_without_a_bos():
+    assistant = text_assistant()
+    assistant.tokenizer = smol_tokenizer()
+    assistant.tokenizer.bos_token = None
+    assert assistant.text("").ids == document_ends(assistant.tokenizer)[:1]
 
 
 def test_a_prompt_without_room_for_an_answer_is_refused(writer):

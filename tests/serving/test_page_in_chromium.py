@@ -1,9 +1,14 @@
 """The page of `arlow demo` as people use it, in a real browser without a window."""
 
+import contextlib
 import os
 import re
 import shutil
+import socket
+import socketserver
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -197,6 +202,27 @@ def test_images_are_dropped_and_pasted_anywhere(demo, visit):
     assert [image.get_attribute("alt") for image in page.locator("#tray img").all()] == ["dropped.png", "pasted.png"]
 
 
+def test_a_question_waits_until_its_images_are_read(demo, visit):
+    page = visit(demo)
+    options(page, max_tokens=5)
+    page.fill("#question", "the cat")
+    page.evaluate("""() => {
+        const read = FileReader.prototype.readAsDataURL;
+        FileReader.prototype.readAsDataURL = function (file) { window.goOn = () => read.call(this, file); };
+    }""")
+    page.set_input_files("#files", [image_file("red.png")])
+    sent = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    page.focus("#question")
+    page.keyboard.press("Enter")
+    page.evaluate("goOn()")
+    expect(page.locator("#tray li")).to_have_count(1)
+    page.keyboard.press("Enter")
+    expected = told(demo, image_part("red"), text_part("the cat"), max_tokens=5)
+    assert answered(page).locator(".text").text_content() == expected
+    assert [url.rpartition("/")[2] for url in sent] == ["completions", "heat"]
+
+
 def test_what_the_server_refuses_stands_beside_the_image_and_the_rest_stays_usable(demo, visit):
     page = visit(demo)
     files = {
@@ -304,7 +330,7 @@ def test_a_key_is_asked_for_and_kept_in_memory_alone(visit):
     with live(text_assistant(), api_key=KEY, has_page=True) as running:
         page = visit(running, is_locked=True)
         page.fill("#key", "some-other-key")
-        page.click("text=Go on")
+        page.click("text=Continue")
         expect(page.locator("#lock-problem")).to_contain_text("this is not the server's key")
         page.fill("#key", KEY)
         page.keyboard.press("Enter")
@@ -326,6 +352,73 @@ def test_a_server_that_has_gone_is_told(visit):
     page.click("#send")
     expect(page.locator("#problem")).to_contain_text("the server does not answer; see whether it still runs")
     expect(page.locator("#question")).to_have_value("the cat")
+
+
+class Cutting(socketserver.BaseRequestHandler):
+    """Passes on what a browser and the server say, and closes the connection within answers of one path."""
+
+    def handle(self):
+        path = b""
+
+        def ask() -> None:
+            nonlocal path
+            while data := self.request.recv(2**16):
+                path = data.split(b" ")[1] if data.startswith((b"GET ", b"POST ")) else path
+                there.sendall(data)
+
+        with socket.create_connection(("127.0.0.1", self.server.behind)) as there:
+            threading.Thread(target=ask, daemon=True).start()
+            left = 1500  # bytes: the head and some of the body
+            while data := there.recv(2**16):
+                if path == self.server.cut:
+                    data, left = data[:left], left - len(data)
+                self.request.sendall(data)
+                if left <= 0:
+                    return
+
+
+@contextlib.contextmanager
+def cutting(running, path: str):
+    """A way to the server on which answers of `path` break off, until its `cut` is another."""
+    socketserver.ThreadingTCPServer.daemon_threads = True
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Cutting) as way:
+        way.behind, way.cut = running.port, path.encode()
+        way.server = SimpleNamespace(url=f"http://127.0.0.1:{way.server_address[1]}")
+        threading.Thread(target=way.serve_forever, daemon=True).start()
+        yield way
+        way.shutdown()
+
+
+def test_an_answer_that_breaks_off_is_told_and_kept_for_the_next_question(demo, visit):
+    with cutting(demo, "/v1/chat/completions") as way:
+        page = visit(way)
+        show(page, image_file("red.png"))
+        options(page, max_tokens=30, temperature=1.5, seed=4)
+        page.click("#caption")
+        expect(page.locator(".answer .error")).to_have_text(
+            "the answer broke off, as the server ended it or the network did"
+        )
+        half = answered(page).locator(".text").text_content()
+        whole = told(demo, image_part("red"), max_tokens=30, temperature=1.5, seed=4)
+        assert whole.startswith(half) and 0 < len(half) < len(whole)
+        way.cut = b""
+        page.fill("#question", "the cat")
+        page.click("#send")
+        sent = [{"role": "user", "content": [image_part("red")]}, {"role": "assistant", "content": half}]
+        body = {"model": "arlow", "messages": [*sent, {"role": "user", "content": "the cat"}]}
+        asked = {**body, "max_tokens": 30, "temperature": 1.5, "seed": 4}
+        expected = demo.ask("POST", "/v1/chat/completions", asked)[1]["choices"][0]["message"]["content"]
+        assert answered(page, 2).locator(".text").text_content() == expected.strip()
+        assert page.locator(".cursor").count() == 0
+
+
+def test_heat_maps_that_break_off_are_told(demo, visit):
+    with cutting(demo, "/v1/heat") as way:
+        page = visit(way)
+        show(page, image_file("red.png"))
+        options(page, max_tokens=5)
+        page.click("#caption")
+        expect(page.locator(".answer .note").last).to_contain_text("no heat maps: the answer broke off")
 
 
 def test_another_site_cannot_use_the_server(demo, visit):

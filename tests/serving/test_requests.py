@@ -105,8 +105,29 @@ def test_what_is_not_said_is_greedy_and_as_long_as_may_be(reader):
 
 
 def test_messages_that_a_client_sends_back_are_taken(reader):
-    """With the fields that OpenAI's client adds to an answer, all of them null."""
-    answer = {"role": "assistant", "content": "a dog", "refusal": None, "annotations": None, "tool_calls": None}
+    """With the fields that OpenAI's client adds to an answer, null or empty."""
+    nothing = dict.fromkeys(("refusal", "audio", "function_call", "tool_calls"))
+    answer = {"role": "assistant", "content": "a dog", "annotations": [], **nothing}
     chat = [{"role": "developer", "content": "be short"}, {"role": "user", "content": "a"}, answer]
     chat.append({"role": "user", "content": [{"type": "text", "text": "why?"}]})
     assert isinstance(read(reader, "chat", {"model": "arlow", "messages": chat}), Request)
+
+
+NOTHING = {
+    "parallel_tool_calls": [True, False],
+    "service_tier": ["auto", "default"],
+    "metadata": [{}],
+    "min_p": [0, 0.0],
+    "ignore_eos": [False],
+    "top_k": [-1, 0],
+}
+SOMETHING = {"service_tier": "flex", "metadata": {"a": "b"}, "min_p": 0.1, "ignore_eos": True, "top_k": -2}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_a_field_that_asks_for_nothing_is_taken_and_another_value_refused(reader, name):
+    body = {"model": "arlow", "messages": [{"role": "user", "content": "a"}]}
+    for value in NOTHING[name]:
+        assert read(reader, "chat", body | {name: value}).decoding == Decoding(max_new_tokens=50)
+    if name in SOMETHING:
+        assert name in str(read(reader, "chat", body | {name: SOMETHING[name]}))

@@ -1,1 +1,1 @@
-"""The page for people that `arlow demo` serves: a client of the API in HTML, CSS and JavaScript, without a library."""
+"""The page of `arlow demo`: a client of the API in plain HTML, CSS and JavaScript."""

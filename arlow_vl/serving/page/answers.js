@@ -39,12 +39,12 @@ export class Answer {
     const times = [`first token after ${((this.first - this.#began) / 1000).toFixed(2)} s`];
     if (this.ids.length > 1) times.push(`${((this.last - this.first) / (this.ids.length - 1)).toFixed(0)} ms a token`);
     times.push(`${count} token${count === 1 ? "" : "s"}`);
-    if (this.reason === "length") times.push("cut at the most tokens");
+    if (this.reason === "length") times.push("cut at max tokens");
     if (this.isStopped) times.push("stopped");
     this.note.textContent = times.join(" · ");
   }
 
-  /** `failure` is why it ended before its end. */
+  /** `failure` is the error that ended the answer early, if any. */
   end(failure) {
     this.isStopped = failure?.name === "AbortError";
     this.words.replaceChildren(this.text.trim() || make("em", { textContent: "The model wrote nothing." }));
@@ -96,7 +96,7 @@ export class Answer {
     this.reveal();
   }
 
-  /** Scrolls there, to its beginning where it is long; unless people have gone on to another turn. */
+  /** Scrolls to the answer, to its beginning where it is long; not if another turn has begun below it. */
   reveal() {
     if (this.element.nextElementSibling) return;
     const isLong = this.element.offsetHeight > window.innerHeight / 2;
@@ -105,13 +105,13 @@ export class Answer {
 
   #figures = make("div", { className: "maps" });
 
-  /** Makes each word a button. One of them can be reached with Tab, the others from there with the arrow keys. */
+  /** Makes each word a button. Tab reaches one of them, the arrow keys the others. */
   #wrapWords(words, choose) {
     const text = this.text.trim(), parts = [], buttons = [];
     let end = 0;
     for (const word of words) {
       const start = text.indexOf(word.word, end);
-      if (start < 0) continue; // half a character, which the whole text shows otherwise
+      if (start < 0) continue; // half a character, which the whole text shows as another
       const button = make("button", { type: "button", className: "word", textContent: word.word, tabIndex: -1 });
       button.title = `peak ${word.peak.toFixed(1)} times even`;
       button.onclick = button.onfocus = button.onpointerenter = () => {
@@ -131,7 +131,7 @@ export class Answer {
       event.preventDefault();
       next.focus();
     };
-    // The word that was read off one place more than any other, so that there is something to see at once.
+    // Shows at first the word with the highest peak.
     const peaks = words.map((word) => word.peak);
     buttons[peaks.indexOf(Math.max(...peaks))]?.onclick();
   }

@@ -3,7 +3,7 @@
 let key = ""; // in memory alone
 export const useKey = (given) => { key = given; };
 
-/** What the server would not or could not do, in its own sentence. */
+/** An error that the server or the connection reports, as a sentence for people. */
 export class Refused extends Error {
   constructor(status, { message, param = null }) {
     super(message);
@@ -13,6 +13,7 @@ export class Refused extends Error {
 }
 
 const GONE = "the server does not answer; see whether it still runs, then try again";
+const BROKEN = "the answer broke off, as the server ended it or the network did";
 
 async function request(path, body, signal) {
   const headers = { "content-type": "application/json" };
@@ -29,9 +30,18 @@ async function request(path, body, signal) {
   throw new Refused(response.status, told.error ?? { message: `the server answered with status ${response.status}` });
 }
 
-export const settings = async () => (await request("settings")).json();
+/** Awaits a part of a response. Throws Refused where the connection broke. */
+async function received(part, signal) {
+  try {
+    return await part;
+  } catch (error) {
+    throw signal?.aborted ? error : new Refused(0, { message: BROKEN });
+  }
+}
 
-export const heatOf = async (body, signal) => (await request("v1/heat", body, signal)).json();
+export const settings = async () => received((await request("settings")).json());
+
+export const heatOf = async (body, signal) => received((await request("v1/heat", body, signal)).json(), signal);
 
 /** The chunks of an answer, one a token or a few. Leaving the loop, or the signal, ends the writing on the server. */
 export async function* answer(body, signal) {
@@ -39,8 +49,8 @@ export async function* answer(body, signal) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let unread = "";
   for (;;) {
-    const { value, done } = await reader.read();
-    if (done) throw new Refused(0, { message: "the answer broke off, as the server ended it or the network did" });
+    const { value, done } = await received(reader.read(), signal);
+    if (done) throw new Refused(0, { message: BROKEN });
     const events = (unread + value).split("\n\n");
     unread = events.pop();
     for (const event of events) {

@@ -1,4 +1,4 @@
-"""The files of the page, as they are sent."""
+"""Files of the page of `arlow demo`, with their content types and headers."""
 
 from dataclasses import dataclass
 from importlib.resources import files
@@ -21,13 +21,15 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class PageFile:
+    """A file as it is sent."""
+
     body: bytes
     content_type: str
     headers: dict[str, str]
 
 
 def page_files() -> dict[str, PageFile]:
-    """By their address."""
+    """Returns the files by their path on the server."""
     return {"/": _read("index.html"), **{f"/{name}": _read(name) for name in NAMES}}
 
 

@@ -1,5 +1,5 @@
-// The page of `arlow demo`: turns with a model about images, and where it looked for each word that it wrote.
-// What a model or a person wrote is only ever set as text, never as HTML.
+// The page of `arlow demo`: a chat with a model about images, and where it looked for each word that it wrote.
+// Text of a model or a person is only ever set as text, never as HTML.
 
 import { Answer, make } from "./answers.js";
 import { answer, Refused, settings, useKey } from "./asking.js";
@@ -8,11 +8,11 @@ import { examples } from "./examples.js";
 const at = (id) => document.getElementById(id);
 const fields = [...at("options").querySelectorAll("input")];
 
-let server = null; // what the server says of itself
+let server = null; // its settings
 let messages = []; // the conversation, as the API takes it
 let shown = []; // its images, in order
 let tray = []; // images of the next turn: { name, url, problem }
-let running = null; // ends the answer that is being written
+let running = null; // AbortController of the answer that is being written
 
 // Images
 
@@ -32,6 +32,7 @@ async function addFiles(files) {
   for (const file of files) {
     const image = { name: file.name || "pasted image", url: "", problem: "" };
     tray.push(image);
+    update(); // nothing is sent before it is read
     try {
       image.url = await readFile(file);
     } catch {
@@ -67,7 +68,7 @@ function drawTray() {
   update();
 }
 
-// What is wrong
+// Problems
 
 function complain(sentence) {
   at("problem").textContent = sentence;
@@ -82,7 +83,7 @@ function clearProblems() {
   }
 }
 
-/** Tells the server's sentence beside the image or field that it is about. `turn` is the number of the last message. */
+/** Shows the server's sentence beside the image or field that it is about. `turn` is the number of the last message. */
 function tell(error, turn) {
   if (error.name === "AbortError") return; // stopped
   if (error.status === 401) return askForKey();
@@ -118,7 +119,7 @@ function showQuestion(images, text) {
 
 function decoding() {
   const given = fields.filter((field) => field.value !== "" || field.validity.badInput);
-  // What is no number at all is sent as it is, for the server to refuse it by name.
+  // What is not a number is sent as "?", for the server to refuse it by its name.
   return Object.fromEntries(given.map((field) => [field.name, field.validity.badInput ? "?" : Number(field.value)]));
 }
 
@@ -139,8 +140,8 @@ async function send(text) {
   tray = [];
   at("question").value = "";
   const failure = await write(asked, written);
-  if (!question.isConnected) return; // begun anew meanwhile
-  if (failure && !written.ids.length) { // nothing came: the turn is taken back, to be mended or asked again
+  if (!question.isConnected) return; // a new conversation has begun meanwhile
+  if (failure && !written.ids.length) { // nothing came: the turn is taken back, to be corrected or asked again
     question.remove();
     written.element.remove();
     shown.splice(-images.length, images.length);
@@ -156,7 +157,7 @@ async function send(text) {
   if (shown.length && written.ids.length) await written.look(asked);
 }
 
-/** Fills an answer as it comes. Gives the reason why it ended before its end: the server's, or an AbortError. */
+/** Fills an answer as it comes. Returns the error that ended it early, a Refused or an AbortError, else null. */
 async function write(asked, written) {
   const wanted = { stream: true, stream_options: { include_usage: true }, return_token_ids: true };
   running = new AbortController();
@@ -177,7 +178,7 @@ async function write(asked, written) {
 
 function beginAnew() {
   running?.abort();
-  tray = [...shown, ...tray]; // the images are at hand for another question
+  tray = [...shown, ...tray]; // the images stay for another question
   [messages, shown] = [[], []];
   at("turns").replaceChildren();
   running = null;
@@ -194,7 +195,7 @@ function update() {
   at("anew").hidden = !hasBegun;
   at("stop").hidden = running === null;
   at("send").hidden = running !== null;
-  const isRead = tray.every((image) => image.url); // one that was not cannot be sent
+  const isRead = tray.every((image) => image.url); // an unread image cannot be sent
   at("send").disabled = !server || !isRead || (!at("question").value.trim() && !tray.length);
   at("caption").hidden = !server?.sees_images;
   at("caption").disabled = !isRead || !tray.length || running !== null;
