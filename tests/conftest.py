@@ -36,6 +36,7 @@ def only_hands_out() -> bool:
 
 
 if not only_hands_out():
+    import hypothesis
     import torch
 
     # Heavy libraries first: the import hook then has only our own modules to rewrite.
@@ -43,6 +44,8 @@ if not only_hands_out():
 
     from tests import shapes
 
+    hypothesis.settings.register_profile("busy machine", deadline=None)
+    hypothesis.settings.load_profile("busy machine")
     torch.set_num_threads(1)  # on busy cores, two threads wait for each other at every small product
     shapes.install(["vision", *(f"arlow_vl.{name}" for name in CHECKED.split())])
 

@@ -1,7 +1,7 @@
 """Shares of sources: kept by every prefix, by samples and by tokens, under schedules and over resumes."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from arlow_vl.data.mixing import ONE, Draws, Mixture, integer_shares, scheduled, weights_by_size
@@ -16,7 +16,6 @@ def test_shares_add_up_to_the_whole(weights):
     assert all(share >= 0 for share in shares)
 
 
-@settings(deadline=None)
 @given(weights_of_sources)
 def test_every_prefix_is_within_one_sample_of_each_share(weights):
     shares, draws = integer_shares(weights), Draws.none(len(weights))
@@ -27,7 +26,6 @@ def test_every_prefix_is_within_one_sample_of_each_share(weights):
             assert abs(drawn - count * share / ONE) <= 1
 
 
-@settings(deadline=None)
 @given(weights_of_sources, st.randoms(use_true_random=False))
 def test_by_tokens_every_prefix_is_within_the_longest_sample_of_each_share(weights, random):
     sources = range(len(weights))
@@ -42,7 +40,6 @@ def test_by_tokens_every_prefix_is_within_the_longest_sample_of_each_share(weigh
             assert abs(tokens[i] - sum(tokens) * shares[i] / ONE) <= 50
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(weights_of_sources.map(lambda some: (some * 4)[:4]), st.integers(1, 60)), max_size=6))
 def test_weights_that_change_cost_no_source_more_than_two_samples(stages):
     draws, due = Draws.none(4), [0.0] * 4

@@ -16,7 +16,7 @@ def test_a_bijection_has_every_number_once(size, seed):
     assert sorted(bijection(_round_keys(seed), size, np.arange(size))) == list(range(size))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data(), size=st.integers(1, 300), seed=st.integers(0, 9), epoch=st.integers(0, 3))
 def test_an_epoch_has_every_sample_once_whatever_the_sizes_of_blocks_and_buffers(data, size, seed, epoch):
     block = data.draw(st.integers(1, 20))

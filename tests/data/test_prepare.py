@@ -65,7 +65,7 @@ def texts_about(draw, images: int) -> Text:
 IMAGES = st.lists(st.sampled_from([JPEG, JPEG + b"x", png(1, 1, b"0"), b"what is this"]), max_size=3)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.dictionaries(st.text(LETTERS, max_size=8), IMAGES, min_size=1, max_size=4), st.data())
 def test_every_sample_is_read_again_as_it_was(tmp_path_factory, made, data):
     members, expected = [], {}
@@ -207,7 +207,7 @@ def test_texts_that_no_reader_takes_are_told_and_left_out(tmp_path):
 LINKS = st.lists(st.lists(st.integers(0, 30), max_size=4), min_size=1, max_size=25)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(LINKS, st.floats(0.05, 0.9))
 def test_no_image_is_on_both_sides(tmp_path_factory, links, share):
     folder = tmp_path_factory.mktemp("linked")

@@ -49,7 +49,7 @@ def test_a_sample_has_one_line_in_every_epoch_and_after_every_start(tmp_path):
 
 
 @given(st.lists(st.tuples(st.sampled_from("st"), st.text(max_size=20))), st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_kill_at_any_byte_loses_and_doubles_nothing(tmp_path_factory, names, data):
     path = tmp_path_factory.mktemp("run") / "quarantine.jsonl"
     first = Quarantine(path)

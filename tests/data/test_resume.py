@@ -53,7 +53,7 @@ def test_the_runs_cross_epochs_have_bad_items_and_small_states(whole):
         assert whole[mode]["state_bytes"] < 2000
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.sampled_from(["padded", "packed"]), st.lists(st.tuples(st.integers(1, 4), st.integers(0, 20)), max_size=4))
 def test_any_number_of_ranks_may_go_on_from_any_round_that_leaves_them_equal_shares(mode, lives):
     steps = 3

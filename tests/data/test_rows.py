@@ -21,7 +21,7 @@ budgets = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(samples, budgets)
 def test_every_text_is_in_exactly_one_row_or_counted_and_no_row_is_over_its_budget(lengths, budget):
     rows, counts = pack_rows(lengths, budget)
@@ -48,7 +48,7 @@ def test_every_text_is_in_exactly_one_row_or_counted_and_no_row_is_over_its_budg
         assert piece.tokens == sum(min(tokens[text], budget.tokens) for text in piece.texts)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(samples, budgets)
 def test_the_texts_of_a_sample_stay_together_where_a_row_has_room_for_them(lengths, budget):
     rows, _ = pack_rows(lengths, budget)

@@ -112,7 +112,7 @@ def test_a_pax_size_goes_before_the_headers(scan):
     assert scan(members + END_MARKER).outcome == (["a"], {}, 0)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_mutation_of_a_shard_loses_a_sample_silently(scan, data):
     shard = bytearray(WHOLE)

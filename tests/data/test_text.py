@@ -107,7 +107,7 @@ def test_a_fifo_is_refused_and_not_waited_for(tmp_path):
         next(read_jsonl(tmp_path / "a.jsonl", LineTally()))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=60) | st.text(max_size=30).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_a_caption_is_clean_utf8_or_unusable(raw):
     try:
@@ -125,7 +125,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(JSON_VALUES)
 def test_any_line_gives_its_text_or_is_counted(read, value):
     texts, skipped = read(f"{json.dumps(value)}\n{json.dumps({'text': value})}\n".encode())

@@ -79,7 +79,7 @@ def test_the_hash_is_that_of_the_file(tmp_path, name):
     assert reader.sha256() == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), max_size=9), st.integers(9, 90))
 def test_parts_of_a_file_hold_each_line_once(tmp_path, texts, part_bytes):
     path = tmp_path / "a.jsonl"

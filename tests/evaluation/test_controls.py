@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from arlow_vl.evaluation.controls import most_frequent, nearest_neighbour, question_prior, shuffle_images
@@ -50,7 +50,6 @@ def test_the_prior_answers_by_exact_wording_and_else_with_the_usual_answer():
     assert question_prior(train, ["what color?", "What color?", "any?"]) == ["teal", "yes", "yes"]
 
 
-@settings(deadline=None)
 @given(labels)
 def test_no_image_is_shown_for_itself_and_each_is_shown_once(of_images):
     keys = [str(i) for i in range(len(of_images))]
@@ -59,7 +58,6 @@ def test_no_image_is_shown_for_itself_and_each_is_shown_once(of_images):
     assert all(place != other for place, other in enumerate(shown))
 
 
-@settings(deadline=None)
 @given(labels)
 def test_equal_captions_are_exchanged_only_as_far_as_they_must(of_images):
     keys = [str(i) for i in range(len(of_images))]

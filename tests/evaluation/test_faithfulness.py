@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from arlow_vl.cli import main
@@ -52,7 +52,6 @@ def test_heat_that_points_elsewhere_is_found_out():
     assert falls["least"].tolist() == [[10.0] * 5]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 20), min_size=2, max_size=24))
 def test_of_parts_that_add_up_the_most_attended_take_most_away(parts):
     weights = torch.tensor(parts, dtype=torch.float32)

@@ -93,7 +93,7 @@ def test_where_no_image_is_the_sentence_says_so(photos, source, sentence):
         find_images(["photos", source])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.booleans(), max_size=30), st.integers(1, 8), st.integers(1, 4))
 def test_images_come_in_order_and_no_more_than_a_few_are_waiting(good, ahead, threads):
     paths = [str(number) for number in range(len(good))]

@@ -49,7 +49,7 @@ def read(reader, path: str, values: dict) -> Request | Refusal:
         return refusal
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(messages, max_size=2), options)
 def test_any_chat_is_a_request_or_a_refusal(reader, chat, extra):
     found = read(reader, "chat", {"model": "arlow", "messages": chat, **extra})
@@ -60,21 +60,21 @@ def test_any_chat_is_a_request_or_a_refusal(reader, chat, extra):
         assert len(found.prompt.ids) + found.decoding.max_new_tokens <= 128
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(values, options)
 def test_any_completion_is_a_request_or_a_refusal(reader, prompt, extra):
     found = read(reader, "completion", {"model": "arlow", "prompt": prompt, **extra})
     assert isinstance(found, Request) or 400 <= found.status < 500
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_refusal(reader, body):
     with pytest.raises(Refusal):
         reader.chat(body)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.floats(0, 2),
     st.floats(0, 1, exclude_min=True),

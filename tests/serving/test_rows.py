@@ -74,7 +74,7 @@ schedules = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(schedule=schedules)
 @torch.inference_mode()
 def test_rows_that_join_and_leave_have_the_logits_of_each_alone(cases, schedule):

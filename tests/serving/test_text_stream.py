@@ -1,7 +1,7 @@
 """Tokens become pieces of text that never change, up to a stop text."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
@@ -18,7 +18,6 @@ def streamed(tokenizer, ids, **settings):
     return [*pieces, stream.rest()], stream
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 299), max_size=30))
 def test_the_pieces_of_any_tokens_are_their_text(ids):
     tokenizer = tiny_tokenizer()
@@ -26,7 +25,6 @@ def test_the_pieces_of_any_tokens_are_their_text(ids):
     assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-@settings(deadline=None)
 @given(TEXTS, TEXTS, st.lists(st.text("ab €", min_size=1, max_size=3), max_size=3))
 def test_an_answer_ends_where_a_stop_text_begins_and_shows_no_part_of_it(before, behind, stops):
     tokenizer = tiny_tokenizer()

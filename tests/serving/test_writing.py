@@ -24,7 +24,7 @@ DECODINGS = {
     "a stop text": {"stop": ("e", " s")},
     "beams with a stop text": {"num_beams": 2, "stop": ("e",)},
 }
-few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

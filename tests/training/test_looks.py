@@ -162,7 +162,7 @@ def test_a_look_at_a_model_that_diverged_says_so_and_the_run_decides(configs, tm
 token = st.integers(0, 50)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     prompt=st.lists(token, min_size=2, max_size=9),
     answers=st.lists(st.lists(token, min_size=1, max_size=50), min_size=1, max_size=3),
@@ -177,7 +177,7 @@ def test_a_conversation_is_parted_in_front_of_its_last_answer(prompt, answers):
     assert reference == answers[-1][:NEW_TOKENS]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ids=st.lists(token, min_size=2, max_size=300))
 def test_a_text_that_is_all_learnt_is_parted_in_its_middle(ids):
     before, reference = prompt_and_reference(EncodedText(ids, [IGNORED, *ids[1:]]))
@@ -186,7 +186,7 @@ def test_a_text_that_is_all_learnt_is_parted_in_its_middle(ids):
     assert len(before) <= 64 and len(reference) <= NEW_TOKENS
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), is_cut=st.booleans())
 def test_the_longest_document_of_a_row_is_taken(lengths, is_cut):
     documents = [[1, *range(10, 9 + length)] for length in lengths]

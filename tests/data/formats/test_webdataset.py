@@ -166,7 +166,7 @@ def test_words_alone_are_a_sample_without_images(folder):
     assert (sample.images, [text.task for text in sample.texts]) == ((), ["conversation", "document"])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.permutations(["k.json", "k.0.jpg", "k.1.PNG", "other.jpg", "other.txt", "k.mask.gif"]))
 def test_members_may_lie_in_any_order(tmp_path_factory, names):
     contents = {"k.json": as_json({"messages": chat(1, 2)}), "other.txt": b"x"}

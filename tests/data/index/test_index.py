@@ -44,7 +44,7 @@ FIELDS = st.dictionaries(WORDS, st.one_of(WORDS, st.integers(), st.none()), max_
 SAMPLES = st.lists(st.tuples(WORDS, st.lists(st.binary(min_size=1, max_size=9), max_size=3), FIELDS), max_size=6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SAMPLES, st.data(), st.sampled_from([1, 3]))
 def test_every_sample_comes_back_as_it_was(tmp_path_factory, made, data, threads):
     folder = tmp_path_factory.mktemp("source")

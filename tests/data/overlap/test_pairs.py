@@ -44,7 +44,7 @@ def random_prints(seed: int, number: int, density: float, colours: int) -> np.nd
     st.sampled_from([1, 2, 6]),
     st.sampled_from([0, 5, MOST_BITS]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_near_pairs_are_those_of_comparing_all_with_all(seed, number, density, colours, most_bits):
     prints = random_prints(seed, number, density, colours)
     small, finding.SMALL = finding.SMALL, 16  # so that parts are parted

@@ -170,7 +170,7 @@ def test_native_resolution_says_its_patches(tmp_path):
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_token_sees_the_last_group_before_it_or_all_images(is_image):
     last, every, number = [], [], 0
     group: tuple[int, ...] = ()

@@ -53,13 +53,13 @@ def fast():
     return tiktoken_encode(json.dumps(spec()))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(TEXTS | LONG_WORDS)
 def test_tiktoken_gives_the_tokenizers_ids(text):
     assert fast()(text) == expected([text])[0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TEXTS)
 def test_tiktoken_gives_the_ids_under_llama_3s_regex(text):
     backend, encode = llama3()

@@ -78,7 +78,7 @@ def test_greedy_search_writes_what_is_called_greedy(assistant, images):
     assert [one.is_greedy for one in found] == [True, False]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.text(alphabet="ab <>", min_size=1), min_size=1, max_size=4))
 def test_text_and_images_keep_their_order(pieces):
     text = "<image>".join(pieces)

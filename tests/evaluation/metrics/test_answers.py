@@ -5,7 +5,7 @@ import string
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from arlow_vl.evaluation.metrics.answers import (
@@ -47,7 +47,6 @@ def edits(one, other):
     return row[-1]
 
 
-@settings(deadline=None)
 @given(answers, st.lists(answers, min_size=1, max_size=4))
 def test_squads_scores_are_those_of_the_best_reference(prediction, references):
     expected = [squad_reference(prediction, truth) for truth in references]
@@ -55,13 +54,11 @@ def test_squads_scores_are_those_of_the_best_reference(prediction, references):
     assert squad_f1(prediction, references) == pytest.approx(max(f1 for _, f1 in expected))
 
 
-@settings(deadline=None)
 @given(answers, answers)
 def test_the_edit_distance_is_the_textbooks(one, other):
     assert edit_distance(one, other) == edits(one, other)
 
 
-@settings(deadline=None)
 @given(answers, st.lists(answers, min_size=1, max_size=3))
 def test_anls_is_the_share_of_characters_that_need_no_edit_from_a_half_on(prediction, references):
     best = 0.0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from arlow_vl.evaluation.metrics.captions import bleu, bleu_counts, caption_scores, cider_scores, match_ngrams
@@ -93,7 +93,6 @@ captions = st.lists(st.sampled_from("a dog runs home over the hill".split()), ma
 samples = st.lists(st.tuples(captions, st.lists(captions, min_size=1, max_size=4)), min_size=1, max_size=5)
 
 
-@settings(deadline=None)
 @given(samples)
 def test_any_captions_score_as_the_definitions_say(pairs):
     candidates, targets = (list(column) for column in zip(*pairs, strict=True))
@@ -112,7 +111,6 @@ def test_cider_without_clipping_rewards_a_repeated_word_and_cider_d_does_not():
     assert cider_scores(repeated)[0][0] < cider_scores(said_once)[0][0] / 2
 
 
-@settings(deadline=None)
 @given(captions, captions)
 def test_the_longest_common_subsequence_is_the_textbooks(one, other):
     assert longest_common_subsequence(one, other) == plain_scorers.common_subsequence(one, other)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from arlow_vl.evaluation.metrics.vqa import CONTRACTIONS, normalise_answer, vqa_accuracy
@@ -73,14 +73,12 @@ def test_answers_are_normalised_as_the_official_evaluation_does(answer, normalis
     assert normalise_answer(answer) == normalised
 
 
-@settings(deadline=None)
 @given(answers)
 def test_normalising_twice_is_normalising_once(answer):
     once = normalise_answer(answer)
     assert normalise_answer(once) == once
 
 
-@settings(deadline=None)
 @given(answers, st.lists(answers, min_size=1, max_size=10), st.sampled_from(["official", "normalised both"]))
 def test_any_texts_have_an_accuracy(prediction, given_answers, rule):
     assert 0 <= vqa_accuracy(prediction, given_answers, rule=rule) <= 1
@@ -137,7 +135,6 @@ def test_who_gave_an_empty_answer_counts_among_the_ten(rule):
 
 
 @RULES
-@settings(deadline=None)
 @given(prediction=answers, given_answers=st.lists(answers, min_size=1, max_size=10))
 def test_only_predictions_of_which_nothing_is_left_differ_from_the_official_code(rule, prediction, given_answers):
     strict = vqa_accuracy(prediction, given_answers, rule=rule)

@@ -61,7 +61,7 @@ def both_ways(loaded, monkeypatch, rows, seed, criterion=None):
 
 
 @given(rows=ROWS, seed=st.integers(0, 1000))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_rows_that_leave_write_what_they_write_where_all_stay(loaded, monkeypatch, rows, seed):
     leaving, staying, calls = both_ways(loaded, monkeypatch, rows, seed)
     for ours, theirs in zip(leaving, staying, strict=True):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from arlow_vl.data.prompts import about_image, encode_prompt
@@ -57,7 +57,6 @@ def made(triples):
     return [item(number, *triple) for number, triple in enumerate(triples)]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(2, 12), st.data())
 def test_windows_count_every_token_once_and_see_what_they_may(length, window, data):
     stride = data.draw(st.integers(1, window - 1))
@@ -102,7 +101,6 @@ def test_documents_of_two_files_of_one_name_are_told_apart_by_their_folders(tmp_
     assert ids == ["a/0.jsonl:1", "a/0.jsonl:2", "b/0.jsonl:1", "c.txt:1"]
 
 
-@settings(deadline=None)
 @given(ITEMS)
 def test_a_prior_knows_no_answer_from_the_own_image_alone(triples):
     items = made(triples)
@@ -126,7 +124,6 @@ def test_a_prior_from_as_many_yes_as_no_is_right_half_of_the_time():
     assert [prior.to_question(one) for one in items] == ["no"] * 10
 
 
-@settings(deadline=None)
 @given(ITEMS, ITEMS)
 def test_a_prior_from_training_is_that_of_the_plain_functions(train, test):
     known, items = made(train), made(test)
@@ -162,7 +159,6 @@ def test_an_item_without_images_is_shown_none_and_has_the_priors_answer():
     assert shown[2] == () and sorted(shown) == sorted(one.shown for one in items)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=12).filter(lambda images: len(set(images)) > 1))
 def test_no_item_is_shown_its_own_image_when_images_are_shuffled(images):
     items = [item(number, image, "p", "red") for number, image in enumerate(images)]
@@ -171,7 +167,6 @@ def test_no_item_is_shown_its_own_image_when_images_are_shuffled(images):
     assert Counter(a.images for a in asked).keys() == {one.shown for one in items}
 
 
-@settings(deadline=None)
 @given(st.sets(st.sets(st.integers(0, 5), min_size=1, max_size=3).map(frozenset), min_size=2, max_size=12))
 def test_no_item_is_shown_one_of_its_own_images_when_several_are_shuffled(of_items):
     items = []

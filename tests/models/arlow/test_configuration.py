@@ -238,7 +238,7 @@ def possible_configurations(draw) -> ArlowConfig:
         reject()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(possible_configurations())
 def test_a_configuration_that_constructs_builds_a_model_that_runs_and_survives_its_file(config):
     model = ArlowForCausalLM(config).eval()

@@ -131,7 +131,7 @@ def test_a_flash_kernel_of_transformers_is_told_the_documents_and_looks_for_none
 
 
 @given(lengths=st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), min_size=1, max_size=3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_mask_of_packed_rows_is_transformers_own(lengths):
     width = max(map(sum, lengths))
     rows = [[number for number, length in enumerate(row) for _ in range(length)] for row in lengths]

@@ -83,7 +83,7 @@ def loss_and_gradients(model, inputs, **more) -> list[torch.Tensor]:
 KERNELS = {"sdpa": contextlib.nullcontext, "eager": contextlib.nullcontext, "arlow": varlen_by_definition}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @pytest.mark.parametrize("sees", ["last_group", "all_previous"])
 @pytest.mark.parametrize("kernel", KERNELS)
 @given(case=batches())
@@ -99,7 +99,7 @@ def test_loss_and_gradients_are_the_same_bit_for_bit(kernel, sees, case):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0, equal_nan=True)  # NaN: no label counts
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @pytest.mark.parametrize("sees", ["last_group", "all_previous"])
 @given(case=batches())
 def test_a_training_step_waits_for_no_device(sees, case):
@@ -113,7 +113,7 @@ def test_a_training_step_waits_for_no_device(sees, case):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(case=batches())
 def test_a_training_step_waits_for_no_gpu(dtype, case):
     model = built("last_group", "cuda").to(dtype)

@@ -35,7 +35,7 @@ def twins(in_features: int, out_features: int, bias: bool) -> tuple[ArlowLinear,
 
 
 @given(rows=st.lists(sizes, min_size=1, max_size=3), in_features=sizes, out_features=sizes, bias=st.booleans())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_values_and_gradients_equal_those_of_a_float64_linear(rows, in_features, out_features, bias):
     ours, reference = twins(in_features, out_features, bias)
     states = torch.randn(*rows, in_features, requires_grad=True)

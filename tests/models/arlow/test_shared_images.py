@@ -37,7 +37,7 @@ def loss_and_gradients(model, **inputs):
     return output.logits, gradients | {"encoder": encoder.grad}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @pytest.mark.parametrize("sees", ["last_group", "all_previous"])
 @given(case=texts_and_images(), lengths=st.lists(st.integers(1, 4), min_size=3, max_size=3))
 def test_logits_and_gradients_are_those_of_images_that_came_for_each_text(small_config, sees, case, lengths):

@@ -124,7 +124,7 @@ def loss_and_gradients(model, inputs) -> list[torch.Tensor]:
 CASES = pytest.mark.parametrize(("form", "projector"), [(form, name) for form in FORMS for name in PROJECTORS])
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @CASES
 @given(items=samples(), packed=st.booleans(), cached=st.booleans())
 def test_loss_and_gradients_are_the_same_bit_for_bit(form, projector, items, packed, cached):

@@ -101,7 +101,7 @@ def test_every_tensor_comes_back_bit_for_bit_out_of_gguf(folders, tmp_path):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_tokenizer_out_of_gguf_gives_the_same_ids(name, data):
     tokenizer, other = through_gguf(name)
@@ -120,7 +120,7 @@ def through_gguf(name: str, made={}):  # noqa: B006 - hypothesis asks for it at 
     return made[name]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(heads=st.integers(1, 4), half=st.integers(1, 5), bias=st.booleans())
 def test_the_order_of_query_and_key_rows_is_llama_cpps_and_back(heads, half, bias):
     rows = torch.arange(heads * 2 * half)

@@ -137,7 +137,7 @@ def tokenizers(folders):
 ODD = [" in 1998, 12345  cats", "<s>a</s> <|eot_id|>", "  \n\n x", "ẞ中文🎉", "<|im_", "image>"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(max_size=40) | st.lists(st.sampled_from(ODD)).map("".join))
 def test_every_text_has_the_ids_that_it_had(tokenizers, text):
     ids = [tokenizer(text)["input_ids"] for tokenizer in tokenizers]

@@ -62,7 +62,7 @@ def mutated(draw, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("kind", SEEDS)
 def test_mutated_bytes_are_an_image_or_an_image_error(kind):
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(data=mutated(SEEDS[kind]))
     def check(data):
         with warnings.catch_warnings():
@@ -77,20 +77,20 @@ def test_mutated_bytes_are_an_image_or_an_image_error(kind):
     check()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=200), st.sampled_from([seed[:12] for seed in SEEDS.values()]))
 def test_random_bytes_after_a_signature_are_an_image_error(data, signature):
     with pytest.raises(ImageError):
         decode_image(signature + data, name="a")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=80))
 def test_an_orientation_is_1_to_8_whatever_the_exif_holds(data):
     assert 1 <= exif_orientation(b"Exif\0\0II*\0" + data) <= 8
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.binary(max_size=9), max_size=6), st.integers(0, 60), st.integers(0, 60))
 def test_a_spliced_file_reads_as_the_joined_parts(parts, start, size):
     file = SplicedFile(parts)

@@ -111,7 +111,7 @@ def test_a_cut_jpeg_in_a_tiff_is_refused():
     assert refusal(data[:place] + b"\0\0" + data[place + 2 :]) == "truncated"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     look=st.sampled_from(["flat", "noise", "gradient", "black"]),
