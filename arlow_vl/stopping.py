@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
-AGAIN = "the same command goes on"
+AGAIN = "the same command continues"
 
 
 class Ended(SystemExit):
@@ -36,7 +36,7 @@ def told_when_stopped(held: Callable[[], str]) -> Iterator[None]:
 
 
 def sentence_of_stop(stop: BaseException, advice: str = "") -> str:
-    """Returns `interrupted`, or `ended by SIGTERM; out.jsonl holds 40 images ..., and the same command goes on`.
+    """Returns `interrupted`, or `ended by SIGTERM; out.jsonl holds 40 images ..., and the same command continues`.
 
     `advice` is added if the stop has no note on how far the work got.
     """

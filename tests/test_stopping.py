@@ -37,10 +37,10 @@ def test_a_signal_that_the_starter_ignores_stays_ignored():
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), Ended(143)])
 def test_advice_is_for_where_nothing_says_how_far_it_came(stop):
-    assert sentence_of_stop(stop, "the same command goes on").endswith("; the same command goes on")
+    assert sentence_of_stop(stop, "the same command continues").endswith("; the same command continues")
     with pytest.raises(STOPS), told_when_stopped(lambda: "two of three are done"):
         raise stop
-    assert sentence_of_stop(stop, "the same command goes on").endswith("; two of three are done")
+    assert sentence_of_stop(stop, "the same command continues").endswith("; two of three are done")
 
 
 def test_another_end_is_told_nothing():

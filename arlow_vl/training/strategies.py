@@ -68,7 +68,7 @@ def refuse_wrong_engine(recipe: Recipe) -> None:
         advice = f"set it to {fits}, and the batches {fits / batches:.3g} times smaller to keep the step's size"
         if steps_done(recipe.run_dir):
             fitting = ", ".join(str(count) for count in range(1, batches + 1) if batches % count == 0)
-            advice = f"a begun run keeps it, so this one goes on with a number that divides it ({fitting})"
+            advice = f"a begun run keeps it, so this one resumes with a number that divides it ({fitting})"
         raise ValueError(
             f"run.accumulate_grad_batches is {batches}, the batches of a step over all devices, which {ranks} data "
             f"ranks cannot share evenly; {advice}"

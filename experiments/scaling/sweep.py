@@ -1,7 +1,7 @@
 """Three small decoders by the dial of sizes, a line through their losses over compute, and the next one beside it.
 
 Run it with `python -m experiments.scaling.sweep` where `make demo` has fetched its text, or name two files of text.
-Every run is a recipe that this writes and `arlow fit` runs; a sweep that was stopped goes on where it was.
+Every run is a recipe that this writes and `arlow fit` runs; a sweep that was stopped continues where it was.
 """
 
 import argparse

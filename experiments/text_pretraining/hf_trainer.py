@@ -7,7 +7,7 @@ tokenizer, model, text, row length and policy from the same recipe; steps, batch
         --output_dir runs/hf-trainer --max_steps 1200 --per_device_train_batch_size 16 --learning_rate 2e-3 \\
         --warmup_steps 60 --logging_steps 10 --save_steps 100 [--bf16 | --fp16] [--gradient_checkpointing]
 
-A run that was stopped goes on, along the same curve, with `--resume_from_checkpoint last`.
+A run that was stopped resumes, along the same curve, with `--resume_from_checkpoint last`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -148,7 +148,7 @@ def test_what_stops_a_job_leaves_whole_lines_and_it_says_how_to_go_on(
     assert status == 128 + number
     done = len(lines_of(out))
     assert done == 5
-    sentence = f"arlow: {told}; c.jsonl holds {number_of(done, 'image')}, and the same command goes on"
+    sentence = f"arlow: {told}; c.jsonl holds {number_of(done, 'image')}, and the same command continues"
     assert capsys.readouterr().err.splitlines()[-1] == sentence
     assert caption(models, "scans", "--out", "c.jsonl") == 0
     assert len({line["image"] for line in lines_of(out)}) == len(lines_of(out)) == 103
@@ -164,7 +164,7 @@ def test_a_job_that_keeps_nothing_says_what_would(photos, models, ended_by_sigte
 
     monkeypatch.setattr("arlow_vl.cli.caption.print_line", show_and_kill)
     assert caption(models, "scans", "--batch-size", "2") == 143
-    told = "arlow: ended by SIGTERM; done with 1 of 3 images; with --out FILE the same command goes on"
+    told = "arlow: ended by SIGTERM; done with 1 of 3 images; with --out FILE the same command continues"
     assert capsys.readouterr().err.splitlines()[-1] == told
 
 

@@ -43,7 +43,7 @@ def test_a_begun_run_is_told_on_how_many_devices_it_can_go_on(config, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "step-000003.ckpt").touch()
     words = ["--config", config, "--run_dir", str(tmp_path / "run"), "--run.engine.accelerator", "cpu"]
-    with pytest.raises(ValueError, match=r"a begun run keeps it, so this one goes on with a number .* \(1, 2\)$"):
+    with pytest.raises(ValueError, match=r"a begun run keeps it, so this one resumes with a number .* \(1, 2\)$"):
         refuse_wrong_engine(parse_recipe([*words, "--run.engine.devices", "4"]))
 
 

@@ -99,7 +99,7 @@ def test_a_run_that_is_stopped_says_how_far_it_came(whole, evaluate, tmp_path, m
     held = sum(len(content.splitlines()) for content in files_of(tmp_path).values())
     sentence = capsys.readouterr().err.splitlines()[-1]
     found = re.fullmatch(
-        rf"arlow: {told}; {tmp_path} holds (\d+) of 48 predictions, and the same command goes on", sentence
+        rf"arlow: {told}; {tmp_path} holds (\d+) of 48 predictions, and the same command continues", sentence
     )
     assert found and held - 4 <= int(found[1]) <= held == 8  # the batch under way is not counted
     assert evaluate(tmp_path) == 0
