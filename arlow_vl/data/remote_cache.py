@@ -198,7 +198,7 @@ class DataCache:
 
 
 def _left(path: Path) -> bool:
-    """Removes a file that no process reads; returns False if one does, or may."""
+    """Removes a file that no process reads; returns False if one does or may, or where it cannot be removed."""
     try:
         descriptor = _opened(path)
     except OSError:
@@ -208,7 +208,9 @@ def _left(path: Path) -> bool:
             return False
         path.unlink(missing_ok=True)
         _stamp_of(path).unlink(missing_ok=True)
-    except BlockingIOError:
+    except OSError as error:
+        if not isinstance(error, (BlockingIOError, PermissionError)) and error.errno != errno.EROFS:
+            raise
         return False
     finally:
         os.close(descriptor)
