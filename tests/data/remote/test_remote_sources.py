@@ -137,6 +137,26 @@ def test_half_of_a_shard_is_asked_for_again_until_the_same_came_twice(server, ca
     assert len(index) == 3 and not index.header.faults
 
 
+def test_a_half_shard_that_came_twice_is_asked_for_no_more(server, cache):
+    address = shards_of(server, number=1)
+    server.files["/s/train-0.tar"] = server.files["/s/train-0.tar"][:-2000]
+    made = [indexes_of(address)[0] for _ in range(3)]
+    assert all(index.header.faults for index in made)
+    assert server.count("s/train-0.tar") == 2
+
+
+def test_a_start_without_the_network_uses_the_index_of_a_half_shard(server, cache, capsys):
+    address = shards_of(server)
+    half = server.files["/s/train-0.tar"]
+    server.files["/s/train-0.tar"] = half[: len(half) // 2]
+    indexes_of(address)
+    server.files.clear()
+    assert list(map(len, indexes_of(address))) == [1, 3]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {server.url('s/train-0.tar')}: there is no such file (1 try in ")
+    assert line.endswith("; what is indexed of it is used")
+
+
 def test_the_commands_take_addresses(server, cache, tmp_path, capsys):
     address = shards_of(server)
     assert main(["data", "index", address, "--workers", "1"]) == 0
