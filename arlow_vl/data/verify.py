@@ -4,6 +4,7 @@ One process reads the sources and hands bunches of images to those that decode. 
 faults are kept by the number of their sample: what is found never depends on how many processes there are.
 """
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -102,20 +103,24 @@ def verify_sources(
     Raises:
         DataError: a source is missing or of no known format, or a file is named twice.
     """
-    reading = _Reading([(str(path), open_source(path, images=images, format=format)) for path in paths])
-    tasks = reading.tasks()
-    first = list(islice(tasks, FEW + 1))
-    faults: dict[int, tuple[str, str]] = {}
-    decoded = 0
-    for task, found in in_processes(_do, chain(first, tasks), workers if len(first) > FEW else 1):
-        if isinstance(task, Path):
-            if found:
-                reading.add_other_sha256(task)
-            continue
-        faults |= found
-        decoded += len(task)
-        progress(decoded, reading.ready, reading.files)
-    return reading.finish(faults)
+    with contextlib.ExitStack() as stack:
+        sources = [open_source(path, images=images, format=format) for path in paths]
+        for source in sources:
+            stack.callback(source.close)
+        reading = _Reading(list(zip(map(str, paths), sources, strict=True)))
+        tasks = reading.tasks()
+        first = list(islice(tasks, FEW + 1))
+        faults: dict[int, tuple[str, str]] = {}
+        decoded = 0
+        for task, found in in_processes(_do, chain(first, tasks), workers if len(first) > FEW else 1):
+            if isinstance(task, Path):
+                if found:
+                    reading.add_other_sha256(task)
+                continue
+            faults |= found
+            decoded += len(task)
+            progress(decoded, reading.ready, reading.files)
+        return reading.finish(faults)
 
 
 class _Reading:

@@ -17,6 +17,7 @@ from arlow_vl.data.index.told import check_left_out
 from arlow_vl.data.loader import ResumableLoader
 from arlow_vl.data.samples import ImageRef
 from arlow_vl.data.sources import Source
+from arlow_vl.data.verify import verify_sources
 from arlow_vl.errors import DataError
 from tests.data.remote.server import fetched
 from tests.outside_data import JPEG, tar_of
@@ -155,6 +156,15 @@ def test_a_start_without_the_network_uses_the_index_of_a_half_shard(server, cach
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {server.url('s/train-0.tar')}: there is no such file (1 try in ")
     assert line.endswith("; what is indexed of it is used")
+
+
+def test_verify_lets_go_of_what_it_has_read_and_of_half_a_shard(server, cache):
+    address = shards_of(server)
+    server.files["/s/train-1.tar"] = server.files["/s/train-1.tar"][:-2000]
+    found = verify_sources([address])
+    assert [fault.shard for fault in found.tally.faults] == [server.url("s/train-1.tar")]
+    assert [path.name for path in cache.folder.rglob("*.tar")] == ["train-0.tar"]
+    assert cache._make_room(cache.most_bytes)
 
 
 def test_the_commands_take_addresses(server, cache, tmp_path, capsys):
