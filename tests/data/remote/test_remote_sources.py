@@ -167,6 +167,27 @@ def test_verify_lets_go_of_what_it_has_read_and_of_half_a_shard(server, cache):
     assert cache._make_room(cache.most_bytes)
 
 
+def test_what_is_said_of_an_address_keeps_its_secrets(server, cache, tmp_path, capsys):
+    shards_of(server, number=1)
+    half = server.files["/s/train-0.tar"]
+    coco = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": "a"}]}
+    server.files |= {
+        "/s/empty.tar": half[:512],
+        "/s/a1.json": json.dumps(coco).encode(),
+        "/s/a2.json": json.dumps([{"image": "a.jpg", "caption": "a"}]).encode(),
+    }
+    place = f"http://user:secret@127.0.0.1:{server.server_port}/s/"
+    shard, lines = f"{place}empty.tar?token=secret", f"{place}a{{1..2}}.json?token=secret"
+    for verb in (["index"], ["verify"], ["prepare", "--out", str(tmp_path / "out")]):
+        assert main(["data", *verb, shard, "--workers", "1"]) == 3
+    assert main(["data", "verify", shard, shard, "--workers", "1"]) == 3
+    assert main(["data", "index", lines, "--images", str(tmp_path), "--workers", "1"]) == 3
+    said = "".join(capsys.readouterr())
+    assert "secret" not in said
+    assert f"{server.url('s/empty.tar')}: no sample can be used: " in said
+    assert f"{server.url('s/a{1..2}.json')}: holds annotations of several formats" in said
+
+
 def test_the_commands_take_addresses(server, cache, tmp_path, capsys):
     address = shards_of(server)
     assert main(["data", "index", address, "--workers", "1"]) == 0
