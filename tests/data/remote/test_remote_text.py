@@ -133,11 +133,6 @@ def test_half_of_a_text_leaves_the_cache_though_the_limit_allows_it(texts, serve
     assert not list(cache.folder.rglob("a.jsonl.gz"))
 
 
-def test_verify_lets_go_of_what_it_has_read(texts, server, cache):
-    found = verify_text([server.url("a-0.jsonl.gz")])
-    assert found.tally.samples == 20 and cache._make_room(cache.most_bytes)
-
-
 def test_verify_reads_text_at_an_address(texts, server, capsys):
     server.files["/bad.txt"] = b"\xff"
     assert main(["data", "verify", server.url("a-{0..2}.jsonl.gz"), "--workers", "1"]) == 0
