@@ -59,6 +59,7 @@ def add_limit_option(command: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from arlow_vl.data.index.told import check_left_out, faults_of, told
+    from arlow_vl.data.text_files import told_text
     from arlow_vl.errors import DataError
 
     status = 0
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         if faults_of(indexes):
             status = DATA
         try:
-            check_left_out(indexes, args.max_bad_fraction, where=source)
+            check_left_out(indexes, args.max_bad_fraction, where=told_text(source))
         except DataError as error:
             print_line(f"arlow: {error}", file=sys.stderr)
             status = DATA
@@ -82,11 +83,12 @@ def indexes_with_progress(
     """Returns the indexes of a source, and writes missing ones. Raises DataError if no sample is usable."""
     from arlow_vl.data.index.building import indexes_of
     from arlow_vl.data.index.told import refuse_nothing
+    from arlow_vl.data.text_files import told_text
 
     told: dict[str, Any] = {"progress": IndexProgress()} if is_told else {}
     indexes = indexes_of(source, images=args.images, format=args.format, workers=args.workers, **told)
     if not may_be_empty:
-        refuse_nothing(indexes, source)
+        refuse_nothing(indexes, told_text(source))
     return indexes
 
 

@@ -46,13 +46,15 @@ def bits(text: str) -> int:
 
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.data.overlap.sources import overlap_of
+    from arlow_vl.data.text_files import told_text
     from arlow_vl.progress import ProgressLine
 
     is_told = not args.json
     indexes = [indexes_with_progress(source, args, is_told=is_told) for source in (args.first, args.second)]
     how: dict[str, Any] = {"progress": ProgressLine("overlap", "images")} if is_told else {}
     found = overlap_of(*indexes, most_bits=args.max_bits, workers=args.workers, **how)
-    for line in [json.dumps(report_of(found))] if args.json else told(found, args.first, args.second):
+    names = told_text(args.first), told_text(args.second)
+    for line in [json.dumps(report_of(found))] if args.json else told(found, *names):
         print_line(line)
 
 

@@ -51,16 +51,17 @@ def run(args: argparse.Namespace) -> None:
     from arlow_vl.data.index.told import check_left_out, report_left_out
     from arlow_vl.data.prepare.plan import ShardSettings
     from arlow_vl.data.prepare.write import prepare
+    from arlow_vl.data.text_files import told_text
     from arlow_vl.progress import ProgressLine
 
     per_shard = args.samples_per_shard
     settings = ShardSettings(
         shard_size=2**40 if per_shard else args.shard_size, samples_per_shard=per_shard, validation=args.validation
     )
-    indexes = indexes_with_progress(args.source, args)
-    if line := report_left_out(args.source, indexes):
+    indexes, where = indexes_with_progress(args.source, args), told_text(args.source)
+    if line := report_left_out(where, indexes):
         print_line(line)
-    check_left_out(indexes, args.max_bad_fraction, where=args.source)
+    check_left_out(indexes, args.max_bad_fraction, where=where)
     made = prepare(indexes, args.out, settings, workers=args.workers, progress=ProgressLine("prepare", "samples"))
     kept = f", {made.kept:,} of them were there" if made.kept else ""
     apart = f", {made.validation:,} of the samples for validation" if args.validation else ""

@@ -43,9 +43,10 @@ def add_parser(verbs: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.data.preview.page import write_preview
+    from arlow_vl.data.text_files import told_text
 
     indexes = indexes_with_progress(args.source, args)
-    how = {"title": args.source, "samples": args.samples, "max_length": args.max_length}
+    how = {"title": told_text(args.source), "samples": args.samples, "max_length": args.max_length}
     count = write_preview(indexes, args.model, args.out, **how)
     there = number_of(sum(map(len, indexes)), "sample")
     print_line(f"{args.out}: {count:,} of {there}, {args.out.stat().st_size / 2**20:.1f} MiB")

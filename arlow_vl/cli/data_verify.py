@@ -69,6 +69,7 @@ def verified_samples(args: argparse.Namespace, how: dict[str, Any]) -> tuple[dic
 
 def verified_text(args: argparse.Namespace, how: dict[str, Any]) -> "tuple[dict[str, Any], Verified] | None":
     """Returns report and findings, None if the sources are not text. Raises DataError if only some are."""
+    from arlow_vl.data.text_files import told_text
     from arlow_vl.data.verify_text import is_text, verify_text
     from arlow_vl.errors import DataError
 
@@ -76,7 +77,8 @@ def verified_text(args: argparse.Namespace, how: dict[str, Any]) -> "tuple[dict[
     if not texts:
         return None
     if others := [source for source in args.sources if source not in texts]:
-        raise DataError(f"{texts[0]} is text alone, and {others[0]} is not; verify them one after the other")
+        text, other = told_text(texts[0]), told_text(others[0])
+        raise DataError(f"{text} is text alone, and {other} is not; verify them one after the other")
     found = verify_text(texts, **how)
     report = {
         "documents": found.tally.samples,

@@ -3,11 +3,14 @@
 import argparse
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from arlow_vl.cli.parser import Parser, output_folder, positive_int, share
 from arlow_vl.printing import number_of, print_line
+
+if TYPE_CHECKING:
+    from arlow_vl.data.text_files import TextFiles
 
 MOST_ENTRIES = 2**20  # more than any model has; the training takes memory for all of them at once
 EXAMPLE = "arlow tokenizer train data/text/train.jsonl --vocab-size 4096 --output tokenizer"
@@ -73,7 +76,7 @@ def run_train(args: argparse.Namespace) -> None:
 
 
 def usable_documents(
-    files: Iterable[Path], where: str, max_bytes: int | None, tally: Counter[str], *, max_bad_fraction: float
+    files: "TextFiles", where: str, max_bytes: int | None, tally: Counter[str], *, max_bad_fraction: float
 ) -> Iterator[str]:
     """Yields the files' documents up to `max_bytes`, then warns of what was skipped, before anything is learnt.
 
@@ -82,7 +85,7 @@ def usable_documents(
         ValueError: `max_bytes` cut the first character.
     """
     from arlow_vl.data.text_files import TextPart
-    from arlow_vl.data.text_readers import DocumentReader
+    from arlow_vl.data.text_readers import DocumentReader, mark_damaged
     from arlow_vl.data.tokens.manifest import merged
 
     readers: list[DocumentReader] = []
@@ -93,7 +96,9 @@ def usable_documents(
             yield from readers[-1]
 
     yield from first_bytes(read(), max_bytes, tally)
-    merged([(reader.part.path, reader.tally) for reader in readers]).report(where, max_bad_fraction)
+    tallies = [(reader.part.path, reader.tally) for reader in readers]
+    mark_damaged(files, tallies)
+    merged(tallies).report(where, max_bad_fraction)
 
 
 def first_bytes(documents: Iterator[str], limit: int | None, tally: Counter[str]) -> Iterator[str]:

@@ -63,16 +63,20 @@ class Held:
 
 
 def told_damage(said: str, held: Iterable[Held]) -> str:
-    """Returns a sentence about damage with addresses for cache paths; marks the files that it names as damaged."""
-    for one in held:
-        one.is_damaged |= one.path.name in said
-        said = said.replace(visible(str(one.path)), one.address)
+    """Returns a sentence with addresses for cache paths; marks a file as damaged that is all it names or begins with.
+
+    Readers begin so what they say of a file: `/cache/host-9f86/a.jsonl: is UTF-16 text; save it as UTF-8`.
+    """
+    for one in sorted(held, key=lambda one: -len(one.path.name)):  # a.jsonl.gz before a.jsonl
+        path = visible(str(one.path))
+        one.is_damaged |= f"{said}: ".startswith(f"{path}: ")
+        said = said.replace(path, one.address)
     return said
 
 
 @contextlib.contextmanager
 def telling_addresses(held: Collection[Held]) -> Iterator[None]:
-    """Names addresses instead of cached files in a DataError, and closes the files that it names."""
+    """Names addresses instead of cached files in a DataError, and closes the file that it is about."""
     try:
         yield
     except DataError as error:
@@ -198,7 +202,7 @@ class DataCache:
 
 
 def _left(path: Path) -> bool:
-    """Removes a file that no process reads; returns False if one does, or may."""
+    """Removes a file that no process reads; returns False if one does or may, or where it cannot be removed."""
     try:
         descriptor = _opened(path)
     except OSError:
@@ -208,7 +212,9 @@ def _left(path: Path) -> bool:
             return False
         path.unlink(missing_ok=True)
         _stamp_of(path).unlink(missing_ok=True)
-    except BlockingIOError:
+    except OSError as error:
+        if not isinstance(error, (BlockingIOError, PermissionError)) and error.errno != errno.EROFS:
+            raise
         return False
     finally:
         os.close(descriptor)

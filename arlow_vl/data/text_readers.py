@@ -4,7 +4,9 @@ import gzip
 import hashlib
 import io
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from arlow_vl.data.text import (
@@ -16,7 +18,7 @@ from arlow_vl.data.text import (
     open_regular,
     skip_line,
 )
-from arlow_vl.data.text_files import Compression, TextPart, format_of
+from arlow_vl.data.text_files import Compression, TextFiles, TextPart, format_of
 
 MAX_TEXT_BYTES = 64 * 2**20
 """Limit on a plain text, which is one document."""
@@ -145,6 +147,18 @@ class DocumentReader:
                     continue
                 self.tally.used += 1
                 yield document
+
+
+def mark_damaged(files: TextFiles, tallies: Iterable[tuple[Path, LineTally]]) -> None:
+    """Lets those files leave the cache that end early by a fault, or of which nothing could be used."""
+    used: Counter[Path] = Counter()
+    faulty = set()
+    for path, tally in tallies:
+        used[path] += tally.used
+        if not tally.skipped.keys().isdisjoint(FILE_FAULTS):
+            faulty.add(path)
+    for held in files.held:
+        held.is_damaged |= held.path in used and (held.path in faulty or not used[held.path])
 
 
 def document_of_cell(cell: bytes | None) -> str:

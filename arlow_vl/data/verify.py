@@ -4,6 +4,7 @@ One process reads the sources and hands bunches of images to those that decode. 
 faults are kept by the number of their sample: what is found never depends on how many processes there are.
 """
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +21,13 @@ from arlow_vl.data.formats.webdataset import read_shard
 from arlow_vl.data.index.header import SHARDS
 from arlow_vl.data.index.images import read_range
 from arlow_vl.data.processes import in_processes
+from arlow_vl.data.remote import is_address
 from arlow_vl.data.remote_cache import told_damage
 from arlow_vl.data.samples import ImageRef, Sample
 from arlow_vl.data.shard_faults import INDEX_NAME, ShardFault, other_sha256
 from arlow_vl.data.shard_samples import BadSample, FoundSample
 from arlow_vl.data.shards import regular_shards
+from arlow_vl.data.text_files import told_text
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
@@ -84,7 +87,7 @@ class Verified:
     def check(self, max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
         """Raises DataError if a source holds nothing usable, or too large a share of what it holds is unusable."""
         for source, tally in self.sources.items():
-            tally.check(source, max_bad_fraction)
+            tally.check(told_text(source), max_bad_fraction)
 
 
 def verify_sources(
@@ -102,20 +105,24 @@ def verify_sources(
     Raises:
         DataError: a source is missing or of no known format, or a file is named twice.
     """
-    reading = _Reading([(str(path), open_source(path, images=images, format=format)) for path in paths])
-    tasks = reading.tasks()
-    first = list(islice(tasks, FEW + 1))
-    faults: dict[int, tuple[str, str]] = {}
-    decoded = 0
-    for task, found in in_processes(_do, chain(first, tasks), workers if len(first) > FEW else 1):
-        if isinstance(task, Path):
-            if found:
-                reading.add_other_sha256(task)
-            continue
-        faults |= found
-        decoded += len(task)
-        progress(decoded, reading.ready, reading.files)
-    return reading.finish(faults)
+    with contextlib.ExitStack() as stack:
+        sources = [open_source(path, images=images, format=format) for path in paths]
+        for source in sources:
+            stack.callback(source.close)
+        reading = _Reading(list(zip(map(str, paths), sources, strict=True)))
+        tasks = reading.tasks()
+        first = list(islice(tasks, FEW + 1))
+        faults: dict[int, tuple[str, str]] = {}
+        decoded = 0
+        for task, found in in_processes(_do, chain(first, tasks), workers if len(first) > FEW else 1):
+            if isinstance(task, Path):
+                if found:
+                    reading.add_other_sha256(task)
+                continue
+            faults |= found
+            decoded += len(task)
+            progress(decoded, reading.ready, reading.files)
+        return reading.finish(faults)
 
 
 class _Reading:
@@ -124,10 +131,11 @@ class _Reading:
     def __init__(self, sources: Sequence[tuple[str, Source]]) -> None:
         self.sources = sources
         shards = [(file, path) for path, source in sources if source.format == SHARDS for file in source.files]
-        others = [Path(path) for path, source in sources if source.format != SHARDS]
-        _refuse_twice([*(file for file, _ in shards), *others])
+        others = [path for path, source in sources if source.format != SHARDS]
+        _refuse_twice([*(str(file) for file, _ in shards), *others])
         self.source_of_shard = dict(shards)
-        self.names = names_of(regular_shards(self.source_of_shard) if shards else []) | names_of(others)
+        self.names = names_of(regular_shards(self.source_of_shard) if shards else [])
+        self.names |= names_of(map(told_text, others))
         self.ready, self.files = 0, len(self.names)
         self.tallies = {path: Tally() for path, _ in sources}
         self.samples: dict[str, list[CheckedSample]] = {path: [] for path, _ in sources}
@@ -166,7 +174,7 @@ class _Reading:
             yield tuple(ImageRef(str(path), image.offset, image.size) for image in sample.images)
 
     def _read_source(self, path: str, source: Source) -> Iterator[tuple[Image, ...]]:
-        prefix = f"{self.names[Path(path)]}:" if len(self.sources) > 1 else ""
+        prefix = f"{self.names[Path(told_text(path))]}:" if len(self.sources) > 1 else ""
         for sample in source.iterate():
             self.samples[path].append(_of_source(sample, f"{prefix}{sample.key}"))
             yield sample.images
@@ -212,10 +220,10 @@ def _of_source(sample: Sample, name: str) -> CheckedSample:
     return CheckedSample(name, sample.key, len(sample.texts), len(sample.texts), questions)
 
 
-def _refuse_twice(files: Sequence[Path]) -> None:
-    uses = Counter(map(os.path.abspath, files))
+def _refuse_twice(files: Sequence[str]) -> None:
+    uses = Counter(file if is_address(file) else os.path.abspath(file) for file in files)
     if twice := [path for path, count in uses.items() if count > 1]:
-        raise DataError(f"{visible(twice[0])} is named twice; name each source once")
+        raise DataError(f"{visible(told_text(twice[0]))} is named twice; name each source once")
 
 
 def _do(task: Bunch | Path) -> Any:

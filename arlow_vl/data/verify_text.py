@@ -1,5 +1,6 @@
 """Verifying of text and of folders of tokenised text, which are read as training reads them."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from arlow_vl.data.formats.conversations import CONVERSATION_FIELDS, IMAGE_FIELD
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.processes import in_processes
 from arlow_vl.data.remote import is_address, is_file_address
-from arlow_vl.data.remote_cache import told_damage
+from arlow_vl.data.remote_cache import telling_addresses, told_damage
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.data.shard_samples import BadSample
 from arlow_vl.data.text import MAX_LINE_BYTES, LineTally, Unusable, open_regular, parse_object
@@ -95,21 +96,23 @@ def verify_text(
         DataError: a source is not there or holds no text, or a file comes twice.
     """
     found = {str(source): Tally("document") for source in sources}
-    held = TextFiles()  # stay in the cache until all are read
-    tasks = [task for source, tally in found.items() for task in _tasks(source, tally, held)]
-    names = names_of(task.path for task in tasks)
-    tasks = [task._replace(name=names[task.path]) for task in tasks]
-    parts, documents = {}, 0
-    for task, part in in_processes(_verify, tasks, max(1, min(workers, len(tasks)))):
-        parts[task] = part
-        documents += part.samples
-        progress(documents, len(parts), len(tasks))
-    for task in tasks:
-        found[task.source].add(parts[task])
-    for tally in found.values():
-        tally.faults = [replace(fault, shard=told_damage(fault.shard, held.held)) for fault in tally.faults]
-    for one in held.held if not documents else ():
-        one.is_damaged = True
+    with contextlib.closing(TextFiles()) as files:  # which stay in the cache until all are read
+        tasks = [task for source, tally in found.items() for task in _tasks(source, tally, files)]
+        names = names_of(task.path for task in tasks)
+        tasks = [task._replace(name=names[task.path]) for task in tasks]
+        parts, documents = {}, 0
+        with telling_addresses(files.held):
+            for task, part in in_processes(_verify, tasks, max(1, min(workers, len(tasks)))):
+                parts[task] = part
+                documents += part.samples
+                progress(documents, len(parts), len(tasks))
+        for task in tasks:
+            found[task.source].add(parts[task])
+        for tally in found.values():
+            tally.faults = [replace(fault, shard=told_damage(fault.shard, files.held)) for fault in tally.faults]
+        unusable = {task.path for task in tasks if not parts[task].samples}
+        for held in files.held:
+            held.is_damaged |= held.path in unusable
     return Verified(found)
 
 

@@ -27,6 +27,7 @@ from arlow_vl.data.remote import (
 from arlow_vl.data.remote_cache import Held, telling_addresses, told_damage
 from arlow_vl.data.samples import Sample
 from arlow_vl.data.text import MAX_LINE_BYTES, open_regular, refuse_utf16
+from arlow_vl.data.text_files import told_text
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 from vision.near_names import did_you_mean_file
@@ -136,7 +137,7 @@ def open_source(
     held = tuple(map(hold, addresses))
     files = [one.path for one in held] or _files_at(Path(path), format)
     with telling_addresses(held):
-        found = format or _format_of(files, Path(path))
+        found = format or _format_of(files, path)
     if found == "vqa" and len(addresses) == 1:
         held += tuple(map(hold, _annotations_at(addresses[0])))
         files = [one.path for one in held]
@@ -271,7 +272,7 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower()[1:] in IMAGE_SUFFIXES
 
 
-def _format_of(files: list[Path], path: Path) -> str:
+def _format_of(files: list[Path], path: str | Path) -> str:
     suffix = _kind(files[0])
     if suffix == ".tar":
         return "webdataset"
@@ -279,15 +280,16 @@ def _format_of(files: list[Path], path: Path) -> str:
         return "parquet"
     if suffix in image_folder.DELIMITERS:
         return "captions"
-    if suffix == ".txt" and path.is_dir():
+    if suffix == ".txt" and Path(path).is_dir():
         return "sidecars"
     if suffix not in (".json", *LINE_SUFFIXES):
         raise DataError(f"{visible(str(files[0]))}: of no kind that is known; name {LOOKED_FOR}")
     found = {file: _sign_of(file) for file in files}
     formats = {"vqa" if sign == "vqa answers" else sign for sign in found.values()}
     if len(formats) > 1:
-        told = ", ".join(f"{file.name} ({sign})" for file, sign in list(found.items())[:4])
-        raise DataError(f"{visible(str(path))}: holds annotations of several formats: {visible(told)}; name one file")
+        some = ", ".join(f"{file.name} ({sign})" for file, sign in list(found.items())[:4])
+        where = visible(told_text(path))
+        raise DataError(f"{where}: holds annotations of several formats: {visible(some)}; name one file")
     return formats.pop()
 
 

@@ -110,7 +110,10 @@ class Tally:
         others, bad = self.texts - self.questions, map(BadTexts.of, self.bad_texts)
         refuse_bad_texts(self.questions, others, bad, max_bad_fraction, where=where)
         if not self.samples:
-            raise DataError(f"{where}nothing there can be used; name other data")
+            said = "nothing there can be used; name other data"
+            if self.faults:
+                said = f"no {self.unit} can be used: {visible(self.faults[0].reason)}"
+            raise DataError(f"{where}{said}")
 
 
 def _counted(bad: list[BadSample]) -> Counter[str]:

@@ -3,23 +3,25 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from arlow_vl.data.formats.images import is_usable_file
 from arlow_vl.data.index.changed_images import changed_image
-from arlow_vl.data.index.header import SHARDS, bad_samples, outdated
+from arlow_vl.data.index.header import SHARDS, bad_samples
 from arlow_vl.data.index.places import Place, find_index, place_of
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.index.writing import CANNOT_WRITE, Source, write_index
 from arlow_vl.data.processes import in_processes
-from arlow_vl.data.remote import name_of
-from arlow_vl.errors import ResourceError
+from arlow_vl.data.remote import PATIENCE, hold, name_of, told
+from arlow_vl.errors import DataError, ResourceError
 from arlow_vl.printing import print_line, visible
 
 OF_IMAGE_FILES = {"missing_image_file", "image_empty", "image_too_large", "image_unreadable"}
 """Reasons to leave out a sample that may no longer hold when its image files have been repaired."""
+ONE_TRY = replace(PATIENCE, retry_seconds=0.0)
 Progress = Callable[[int, int, int], None]
 """Called with the samples indexed so far, the parts that are ready, and all parts."""
 
@@ -48,10 +50,12 @@ def indexes_of(
     """
     places, files = parts_of(place_of(path, images, format))
     found = {place: find_index(place, files)[0] for place in places}
+    came_anew = _came_anew(found)
     missing = [
         place
         for place, index in found.items()
         if index is None
+        or place in came_anew
         or _may_be_mended(place, index)
         or (compares_images and _has_changed_image(place, index, workers))
     ]
@@ -89,13 +93,9 @@ def _is_tar(address: str) -> bool:
 
 
 def _may_be_mended(place: Place, index: Index) -> bool:
-    """Returns True if a file was damaged, or an image file that could not be used can be used now.
-
-    A damaged remote file has left the cache, and other bytes may come; if the same came again, it stays as it is.
-    """
+    """Returns True if a local file was damaged, or an image file that could not be used can be used now."""
     if place.is_remote:
-        is_damaged = bool(index.header.faults) or not len(index)
-        return is_damaged and outdated(index.folder, index.header) is not None
+        return False
     if index.header.faults or not index.header.bad.keys() & OF_IMAGE_FILES:
         return bool(index.header.faults)
     try:
@@ -103,6 +103,37 @@ def _may_be_mended(place: Place, index: Index) -> bool:
         return any(is_usable_file(file) for bad in left_out for file in bad.get("image_files", ()))
     except (OSError, ValueError):  # the list is damaged
         return True
+
+
+def _came_anew(found: Mapping[Place, Index | None]) -> set[Place]:
+    """Returns the places at addresses whose damaged files, which have left the cache, come with other bytes now.
+
+    If the same bytes come, they stay in the cache and the index as it is. So does the index where they cannot be
+    fetched: a warning says so, and no other file is asked for.
+    """
+    came = set()
+    try:
+        for place, index in found.items():
+            if place.is_remote and index is not None and _comes_anew(place, index):
+                came.add(place)
+    except (DataError, ResourceError) as error:
+        print_line(f"warning: {error}; what is indexed of it is used", file=sys.stderr)
+    return came
+
+
+def _comes_anew(place: Place, index: Index) -> bool:
+    from arlow_vl.data.formats.detect import files_at_address
+
+    damaged = {fault.shard for fault in index.header.faults}
+    if len(index) and not damaged:
+        return False
+    known = {file.sha256 for file in index.header.files}
+    for address in files_at_address(place.path):
+        if not len(index) or told(address) in damaged:
+            with hold(address, patience=ONE_TRY) as held:
+                if held.sha256 not in known:
+                    return True
+    return False
 
 
 def _has_changed_image(place: Place, index: Index, threads: int) -> bool:

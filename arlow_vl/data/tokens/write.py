@@ -15,7 +15,8 @@ from arlow_vl.data.bad_share import MAX_BAD_FRACTION
 from arlow_vl.data.processes import in_processes
 from arlow_vl.data.prompts import document_ends
 from arlow_vl.data.remote_cache import FULL, telling_addresses
-from arlow_vl.data.text_files import parts_of, text_files, told_text
+from arlow_vl.data.text_files import TextFiles, parts_of, text_files, told_text
+from arlow_vl.data.text_readers import mark_damaged
 from arlow_vl.data.tokens.encoding import Encoder
 from arlow_vl.data.tokens.manifest import FORMAT, NAME, Manifest, SourceFile, merged, tokenizer_hash, with_current_times
 from arlow_vl.data.tokens.plan import PLAN, Plan, bounds_of, is_as_noted, refuse_change
@@ -52,25 +53,24 @@ def tokenize_text(
         ResourceError: a process was killed.
         OSError: the disk is full, or cannot be written.
     """
-    job = Job(sources, tokenizer, limits)
-    with contextlib.closing(job.files), telling_addresses(job.files.held), locked(folder):
-        if job.is_done(folder, replace=replace):
-            Manifest.read(folder).tally.report(job.where, max_bad_fraction)
-        else:
-            job.prepare(folder, replace=replace)
-            with nothing_half_written(folder):
-                facts = job.run(folder, workers, progress)
-            job.finish(folder, facts, max_bad_fraction)
+    with contextlib.closing(text_files(sources)) as files, telling_addresses(files.held):
+        job = Job(", ".join(map(told_text, sources)), files, tokenizer, limits)
+        with locked(folder):
+            if job.is_done(folder, replace=replace):
+                Manifest.read(folder).tally.report(job.where, max_bad_fraction)
+            else:
+                job.prepare(folder, replace=replace)
+                with nothing_half_written(folder):
+                    facts = job.run(folder, workers, progress)
+                job.finish(folder, facts, max_bad_fraction)
     return TokenizedText(folder)
 
 
 class Job:
     """The parts and shards that files become: decided by text and settings, never by the number of processes."""
 
-    def __init__(self, sources: Sequence[str | Path], tokenizer: Any, limits: TokenLimits) -> None:
-        self.tokenizer = tokenizer
-        self.where = ", ".join(map(told_text, sources))
-        self.files = text_files(sources)
+    def __init__(self, where: str, files: TextFiles, tokenizer: Any, limits: TokenLimits) -> None:
+        self.where, self.files, self.tokenizer = where, files, tokenizer
         self.sources = {path: SourceFile.at(path) for path in self.files}
         self.parts = [part for path in self.files for part in parts_of(path, limits.part_bytes)]
         bos, eos = document_ends(tokenizer)
@@ -207,7 +207,9 @@ class Job:
 
     def finish(self, folder: Path, facts: list[PartFacts], max_bad_fraction: float) -> None:
         """Writes the manifest, unless too much of the text was unusable or it changed while it was read."""
-        tally = merged([(part.path, fact.tally) for part, fact in zip(self.parts, facts, strict=False)])
+        tallies = [(part.path, fact.tally) for part, fact in zip(self.parts, facts, strict=False)]
+        mark_damaged(self.files, tallies)
+        tally = merged(tallies)
         tally.report(self.where, max_bad_fraction)
         for source in self.sources.values():
             refuse_change(source)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.data.samples import Sample
+from arlow_vl.data.text_files import told_text
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.provenance import describe_sources
 from arlow_vl.evaluation.tasks.items import Item, items_of, open_samples
@@ -48,7 +49,8 @@ def find_material(results: Results, ids: Collection[str]) -> Material:
     except (DataError, OSError) as error:
         return Material(missing=f"Images are not shown, as the data cannot be read: {error}")
     if samples.fingerprint != told["sha256"]:
-        return Material(missing=f"Images are not shown: {place.source} holds other data than were evaluated.")
+        where = told_text(place.source)
+        return Material(missing=f"Images are not shown: {where} holds other data than were evaluated.")
     wanted, items = set(ids), {}
 
     def read() -> Iterator[Sample]:

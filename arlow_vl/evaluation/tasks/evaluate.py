@@ -13,6 +13,7 @@ from PIL import Image
 
 from arlow_vl.data.images import CachedImages
 from arlow_vl.data.sample_dataset import PlacedImage
+from arlow_vl.data.text_files import told_text
 from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.numbers import legend
@@ -158,7 +159,7 @@ def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str)
         "task_sha256": task.sha256,
         "model": {"path": str(run.model), "sha256": model_sha256},
         "data": {**asdict(place), "sha256": data_sha256, "items": len(items)},
-        "training": {"path": training.source, "sha256": training.sha256},
+        "training": {"path": training.source and told_text(training.source), "sha256": training.sha256},
         "overlap": {},
         "asked_otherwise": otherwise,
         "precision": str(model.dtype).removeprefix("torch."),
@@ -264,8 +265,8 @@ def command_line(run: Run, task: Task) -> str:
     """Returns the shell command that makes these predictions again."""
     is_shipped = task.name in shipped_tasks() and load_task(task.name) == task
     named = task.name if is_shipped else run.files.get(task.name, f"{task.name}.yaml")
-    options = {"model": run.model, "task": named, "data": run.data}
-    options |= {"training": run.training, "precision": run.precision, "limit": run.limit}
+    options = {"model": run.model, "task": named, "data": told_text(run.data)}
+    options |= {"training": run.training and told_text(run.training), "precision": run.precision, "limit": run.limit}
     options |= {"device": run.device, "batch-size": run.batch_size, "features-dtype": run.features_dtype}
     words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     return shlex.join(["arlow", "evaluate", *words, "--output", str(run.output)])

@@ -11,6 +11,7 @@ from arlow_vl.data.index.told import check_left_out
 from arlow_vl.data.prompts import without_images
 from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.data.samples import Message, Part, Sample, Text, about_images
+from arlow_vl.data.text_files import told_text
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks.places import Place, here_or_address, training_place
 from arlow_vl.evaluation.tasks.task import Task
@@ -54,10 +55,11 @@ def open_samples(task: Task, place: Place) -> IndexedSamples:
         DataError: there is no such source, it has no text of the kind, or a part of it cannot be used.
     """
     indexes = indexes_of(place.source, images=place.images, format=place.format)
-    check_left_out(indexes, 0.0, where=place.source)
+    where = told_text(place.source)
+    check_left_out(indexes, 0.0, where=where)
     samples = IndexedSamples(indexes, (task.kind,))  # type: ignore[arg-type]
     if not len(samples):
-        raise DataError(f"{visible(place.source)}: no sample has a {task.kind}, which task {task.name} asks for")
+        raise DataError(f"{visible(where)}: no sample has a {task.kind}, which task {task.name} asks for")
     return samples
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from arlow_vl.data.index.ready import shared_images
+from arlow_vl.data.text_files import told_text
 from arlow_vl.evaluation.origins import TrainedImages, trained_images
 from arlow_vl.evaluation.tasks.items import Item, Training
 from arlow_vl.evaluation.tasks.task import Task
@@ -67,5 +68,5 @@ def overlap_of(
     overlap: dict[str, Any] = {}
     if sources:
         shared = [item.id for item in items if not images.isdisjoint(item.shown)]
-        overlap = {"items": len(shared), "first": shared[0] if shared else "", "sources": list(sources)}
+        overlap = {"items": len(shared), "first": shared[0] if shared else "", "sources": list(map(told_text, sources))}
     return overlap | ({"not_checked": list(not_checked)} if not_checked else {})

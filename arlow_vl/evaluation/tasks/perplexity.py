@@ -21,7 +21,7 @@ import torch
 from arlow_vl.data.file_names import names_of
 from arlow_vl.data.prompts import document_ends, plain_ids
 from arlow_vl.data.remote_cache import telling_addresses
-from arlow_vl.data.text_files import parts_of, text_files
+from arlow_vl.data.text_files import parts_of, text_files, told_text
 from arlow_vl.data.text_readers import DocumentReader
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.likelihood import finite_log_probabilities, rows_within
@@ -52,7 +52,7 @@ def read_documents(source: str, tokenizer: Any) -> list[Document]:
     """Reads all documents of a source. Raises DataError if there is none, or if one cannot be read."""
     documents = [Document(name, text, plain_ids(tokenizer, [text])[0]) for name, text in _texts(source)]
     if not documents:
-        raise DataError(f"{visible(source)}: no document; name text files as docs/data.md has them")
+        raise DataError(f"{visible(told_text(source))}: no document; name text files as docs/data.md has them")
     return documents
 
 

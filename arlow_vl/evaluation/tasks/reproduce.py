@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from arlow_vl.data.text_files import told_text
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.statistics import NOISE
 from arlow_vl.evaluation.tasks import predictions
@@ -49,7 +50,8 @@ def _rows(results: Results) -> Iterator[Row]:
     task, told, name = results.task, results.told, results.task.name
     yield _compared(f"{name}: task", told["task_sha256"], task.sha256)
     yield _compared(f"{name}: model {told['model']['path']}", told["model"]["sha256"], _model(told))
-    yield _compared(f"{name}: data {told['data']['source']}", told["data"]["sha256"], _data(task, told["data"]))
+    source = told_text(told["data"]["source"])
+    yield _compared(f"{name}: data {source}", told["data"]["sha256"], _data(task, told["data"]))
     for system, sha256 in told["predictions"].items():
         found = sha256_of_file(results.folder / system / predictions.PREDICTIONS)
         yield _compared(f"{name}: predictions of {system}", sha256, found)

@@ -98,7 +98,7 @@ def test_a_damaged_table_is_a_fault_that_is_named(folder, keep):
     assert folder.read("a.parquet") == []
     (fault,) = folder.source.tally.faults
     assert "a.parquet" in fault.shard and fault.reason.startswith("unreadable: ")
-    with pytest.raises(DataError, match=r"a\.parquet: nothing there can be used; name other data"):
+    with pytest.raises(DataError, match=r"a\.parquet: no sample can be used: unreadable: "):
         folder.source.tally.check("a.parquet")
 
 

@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import ClassVar
 
 import fsspec
@@ -269,6 +270,20 @@ def test_a_cache_that_can_only_be_read_gives_what_it_has(server, cache, monkeypa
 
     monkeypatch.setattr(os, "utime", utime)
     assert fetched(server.url("a.bin"), cache) == b"bytes" and server.count("a.bin") == 1
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_damaged_file_stays_in_a_cache_that_cannot_be_written(server, cache, monkeypatch, number):
+    server.files["/a.bin"] = b"bytes"
+    held = remote.hold(server.url("a.bin"), cache=cache, patience=SHORT)
+    held.is_damaged = True
+
+    def unlink(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    held.close()
+    assert held.path.read_bytes() == b"bytes"
 
 
 def test_a_file_larger_than_the_cache_is_not_taken_in(server, cache):

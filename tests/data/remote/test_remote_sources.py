@@ -17,6 +17,7 @@ from arlow_vl.data.index.told import check_left_out
 from arlow_vl.data.loader import ResumableLoader
 from arlow_vl.data.samples import ImageRef
 from arlow_vl.data.sources import Source
+from arlow_vl.data.verify import verify_sources
 from arlow_vl.errors import DataError
 from tests.data.remote.server import fetched
 from tests.outside_data import JPEG, tar_of
@@ -135,6 +136,56 @@ def test_half_of_a_shard_is_asked_for_again_until_the_same_came_twice(server, ca
     server.files["/s/train-0.tar"] = whole
     (index,) = indexes_of(address)
     assert len(index) == 3 and not index.header.faults
+
+
+def test_a_half_shard_that_came_twice_is_asked_for_no_more(server, cache):
+    address = shards_of(server, number=1)
+    server.files["/s/train-0.tar"] = server.files["/s/train-0.tar"][:-2000]
+    made = [indexes_of(address)[0] for _ in range(3)]
+    assert all(index.header.faults for index in made)
+    assert server.count("s/train-0.tar") == 2
+
+
+def test_a_start_without_the_network_uses_the_index_of_a_half_shard(server, cache, capsys):
+    address = shards_of(server)
+    half = server.files["/s/train-0.tar"]
+    server.files["/s/train-0.tar"] = half[: len(half) // 2]
+    indexes_of(address)
+    server.files.clear()
+    assert list(map(len, indexes_of(address))) == [1, 3]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {server.url('s/train-0.tar')}: there is no such file (1 try in ")
+    assert line.endswith("; what is indexed of it is used")
+
+
+def test_verify_lets_go_of_what_it_has_read_and_of_half_a_shard(server, cache):
+    address = shards_of(server)
+    server.files["/s/train-1.tar"] = server.files["/s/train-1.tar"][:-2000]
+    found = verify_sources([address])
+    assert [fault.shard for fault in found.tally.faults] == [server.url("s/train-1.tar")]
+    assert [path.name for path in cache.folder.rglob("*.tar")] == ["train-0.tar"]
+    assert cache._make_room(cache.most_bytes)
+
+
+def test_what_is_said_of_an_address_keeps_its_secrets(server, cache, tmp_path, capsys):
+    shards_of(server, number=1)
+    half = server.files["/s/train-0.tar"]
+    coco = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": "a"}]}
+    server.files |= {
+        "/s/empty.tar": half[:512],
+        "/s/a1.json": json.dumps(coco).encode(),
+        "/s/a2.json": json.dumps([{"image": "a.jpg", "caption": "a"}]).encode(),
+    }
+    place = f"http://user:secret@127.0.0.1:{server.server_port}/s/"
+    shard, lines = f"{place}empty.tar?token=secret", f"{place}a{{1..2}}.json?token=secret"
+    for verb in (["index"], ["verify"], ["prepare", "--out", str(tmp_path / "out")]):
+        assert main(["data", *verb, shard, "--workers", "1"]) == 3
+    assert main(["data", "verify", shard, shard, "--workers", "1"]) == 3
+    assert main(["data", "index", lines, "--images", str(tmp_path), "--workers", "1"]) == 3
+    said = "".join(capsys.readouterr())
+    assert "secret" not in said
+    assert f"{server.url('s/empty.tar')}: no sample can be used: " in said
+    assert f"{server.url('s/a{1..2}.json')}: holds annotations of several formats" in said
 
 
 def test_the_commands_take_addresses(server, cache, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Text at an address is tokenised as the same text here is, fetched once, and refused in a sentence."""
 
+import functools
 import gzip
 import hashlib
 import inspect
@@ -14,6 +15,7 @@ from arlow_vl.data.packing import tokenised
 from arlow_vl.data.remote import PATIENCE
 from arlow_vl.data.text_files import text_files
 from arlow_vl.data.tokens.write import tokenize_text
+from arlow_vl.data.verify_text import verify_text
 from arlow_vl.errors import DataError, ResourceError
 from tests.data.remote.server import SHORT
 from tests.tiny_runs import sentences, tiny_tokenizer, write_image_text_recipe, write_jsonl, write_text_recipe
@@ -89,6 +91,46 @@ def test_a_page_that_came_for_a_text_is_asked_for_again(texts, server, cache, tm
         tokenize_text([server.url(name)], tiny_tokenizer(), tmp_path / "out")
     assert tokenize_text([server.url(name)], tiny_tokenizer(), tmp_path / "out").manifest.used == 20
     assert server.count(name) == 3
+
+
+UTF16 = '{"text": "a"}'.encode("utf-16")
+
+
+def test_text_that_is_refused_as_a_whole_is_told_by_its_address_and_leaves_the_cache(texts, server, cache, tmp_path):
+    server.files["/a.jsonl"] = UTF16
+    tokenize = functools.partial(tokenize_text, tokenizer=tiny_tokenizer(), folder=tmp_path / "out")
+    for read in (tokenize, verify_text):
+        with pytest.raises(DataError) as fault:
+            read([server.url("a.jsonl")])
+        assert str(fault.value) == f"{server.url('a.jsonl')}: is UTF-16 text; save it as UTF-8"
+        assert not list(cache.folder.rglob("a.jsonl"))
+
+
+def test_what_is_wrong_with_one_file_costs_no_other(texts, server, cache):
+    server.files |= {"/21.jsonl": UTF16, "/1.jsonl": (texts / "a-0.jsonl").read_bytes()}
+    with pytest.raises(DataError, match=r"/21\.jsonl: is UTF-16"):
+        verify_text([server.url("1.jsonl"), server.url("21.jsonl")])
+    assert [path.name for path in cache.folder.rglob("*.jsonl")] == ["1.jsonl"]
+
+
+def test_a_file_stays_in_the_cache_where_a_limit_or_the_folder_for_tokens_is_what_is_wrong(
+    texts, server, cache, tmp_path
+):
+    server.files["/a.jsonl"] = (texts / "a-0.jsonl").read_bytes() + 9 * b"{}\n"
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.jsonl").touch()
+    for folder, sentence in (("out", r"9 of 29 lines are unusable"), ("full", r"holds other files \(a\.jsonl\)")):
+        with pytest.raises(DataError, match=sentence):
+            tokenize_text([server.url("a.jsonl")], tiny_tokenizer(), tmp_path / folder)
+    text = tokenize_text([server.url("a.jsonl")], tiny_tokenizer(), tmp_path / "out", max_bad_fraction=0.5)
+    assert text.manifest.used == 20 and server.count("a.jsonl") == 1
+
+
+def test_half_of_a_text_leaves_the_cache_though_the_limit_allows_it(texts, server, cache, tmp_path):
+    server.files["/a.jsonl.gz"] = server.files["/a-0.jsonl.gz"][:-12]
+    text = tokenize_text([server.url("a.jsonl.gz")], tiny_tokenizer(), tmp_path / "out", max_bad_fraction=0.5)
+    assert text.manifest.skipped == {"truncated_file": 1}
+    assert not list(cache.folder.rglob("a.jsonl.gz"))
 
 
 def test_verify_reads_text_at_an_address(texts, server, capsys):

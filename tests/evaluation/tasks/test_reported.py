@@ -3,11 +3,14 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
 from arlow_vl.cli import main
 from arlow_vl.evaluation.faithfulness import SHARES
+from arlow_vl.evaluation.tasks.evaluate import Run, command_line
+from arlow_vl.evaluation.tasks.task import load_task
 from arlow_vl.models.folders import save_folder
 from tests.evaluation.test_faithfulness import tiny_model
 from tests.tiny_runs import SAMPLES
@@ -74,6 +77,13 @@ def test_the_command_to_do_it_again_is_the_one_that_was_run(page, results, talke
     assert (options["--model"], options["--task"], options["--limit"]) == (str(talker), "easy-vqa", "4")
     assert (options["--data"], options["--output"]) == (str(SAMPLES), str(results))
     assert " ".join(told) in page
+
+
+def test_the_command_to_do_it_again_keeps_the_secrets_of_addresses():
+    address = "https://user:secret@host/a.tar?token=secret"
+    run = Run(model=Path("m"), data=address, training=address, output=Path("o"), features=Path("f"))
+    told = command_line(run, load_task("easy-vqa"))
+    assert "--data https://host/a.tar --training https://host/a.tar " in told and "secret" not in told
 
 
 def test_everything_is_equal_when_it_is_derived_again(results, capsys):
