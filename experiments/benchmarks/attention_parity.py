@@ -83,7 +83,7 @@ def largest_errors(layouts: int, dtypes: tuple[torch.dtype, ...]) -> tuple[Error
 
 
 def flex_errors(layouts: int) -> None:
-    """Prints a line a layout: outputs only, since flex has no backward on a CPU."""
+    """Prints a line for each layout and form: outputs only, since flex has no backward on a CPU."""
     for number in range(layouts):
         documents, model, _ = drawn(3 * number, torch.float32)
         model.set_attn_implementation("flex_attention")

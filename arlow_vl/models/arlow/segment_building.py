@@ -11,6 +11,7 @@ from .cache_arlow import CrossAttentionCacheLayer
 from .configuration_arlow import ArlowConfig
 from .documents import PADDING, first_documents, text_before
 from .image_numbers import (
+    AS_THEY_CAME,
     count_images,
     image_groups,
     images_of_last_documents,
@@ -164,7 +165,8 @@ def cached_segments(lengths: Tensor, width: int) -> SegmentMask:
     """
     sees = lengths[:, None] > 0
     mask = torch.arange(width, device=lengths.device) < lengths[:, None, None]
-    return SegmentMask(sees, mask | ~sees[..., None], None, None, lengths)
+    # Given although it is the default, which torch's compiler cannot read out of the constructor.
+    return SegmentMask(sees, mask | ~sees[..., None], None, None, lengths, AS_THEY_CAME)
 
 
 def build_segment_mask(

@@ -144,8 +144,11 @@ def test_tables_said_again_and_again_are_read_in_linear_time():
     seconds = []
     for count in (2_000, 16_000):
         repeated = data[:2] + count * table + data[2:]
-        began = time.process_time()
-        pieces = list(_pieces(read_jpeg(repeated).parts))
-        seconds.append(time.process_time() - began)
+        tries = []
+        for _ in range(3):  # a busy machine makes one slow, not all
+            began = time.process_time()
+            pieces = list(_pieces(read_jpeg(repeated).parts))
+            tries.append(time.process_time() - began)
+        seconds.append(min(tries))
         assert len(pieces[0]) > 67 * count
     assert seconds[1] < 24 * seconds[0] + 0.1  # 64 times, where each copies all before it
