@@ -165,7 +165,6 @@ def cached_segments(lengths: Tensor, width: int) -> SegmentMask:
     """
     sees = lengths[:, None] > 0
     mask = torch.arange(width, device=lengths.device) < lengths[:, None, None]
-    # Given although it is the default, which torch's compiler cannot read out of the constructor.
     return SegmentMask(sees, mask | ~sees[..., None], None, None, lengths, AS_THEY_CAME)
 
 

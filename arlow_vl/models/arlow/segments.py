@@ -162,7 +162,7 @@ class SegmentMask(Movable):
     """(B, room) int64: what a cache keeps of the pool, anything behind a row's `kept_lengths`; None: what it holds."""
     kept_lengths: Tensor
     """(B,) int64: the number of encoder tokens that a later token of the row will see."""
-    entries: PoolEntries = AS_THEY_CAME
+    entries: PoolEntries
     """Steps by which this call's encoder tokens come into the pool."""
     kept_images: Tensor | None = None
     """(B,) int64: the number of images so far in the document that each row continues; None: as before."""
