@@ -108,14 +108,14 @@ class Assistant:
         Raises:
             ValueError: the text leaves no room for a continuation.
         """
-        ids = [*self._text_prefix, *plain_ids(self.tokenizer, [text])[0]]
+        ids = [*self.text_prefix, *plain_ids(self.tokenizer, [text])[0]]
         if not ids:
             ends = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
             ids = [token for token in ends if token is not None][:1]
         return self._checked(ids, ())
 
     @cached_property
-    def _text_prefix(self) -> list[int]:
+    def text_prefix(self) -> list[int]:
         """The tokens that the tokenizer puts in front of a text: bos, or none."""
         ids = self.tokenizer("a")["input_ids"]
         return ids[: ids.index(plain_ids(self.tokenizer, ["a"])[0][0])]

@@ -182,9 +182,8 @@ def interleaved(text: str, images: int, *, name: str) -> list[Part]:
 
 
 def document_ids(assistant: Assistant, parts: Sequence[Part]) -> list[int]:
-    """Encodes text and images after bos, if the tokenizer has one; text never becomes control tokens."""
-    tokenizer = assistant.tokenizer
-    ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    """Encodes text and images, begun as the tokenizer begins a text; text never becomes control tokens."""
+    tokenizer, ids = assistant.tokenizer, list(assistant.text_prefix)
     image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     for part in parts:
         ids += [image] if part["type"] == "image" else plain_ids(tokenizer, [part["text"]])[0]

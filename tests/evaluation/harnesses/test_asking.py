@@ -20,6 +20,8 @@ from arlow_vl.evaluation.harnesses.asking import (
 )
 from arlow_vl.serving.decoding import Decoding
 from arlow_vl.serving.writing import write
+from tests.models.convert.made_llamas import llama3_tokenizer, smol_tokenizer
+from tests.serving.tiny_assistants import text_assistant
 
 GREEDY = Decoding(max_new_tokens=5)
 
@@ -94,6 +96,15 @@ def test_without_images_the_image_token_is_text(assistant):
     ids = document_ids(assistant, interleaved("Is <image> a tag?", 0, name="t"))
     assert assistant.tokenizer.convert_tokens_to_ids("<image>") not in ids
     assert assistant.tokenizer.decode(ids, skip_special_tokens=True) == "Is <image> a tag?"
+
+
+@pytest.mark.parametrize("made", [smol_tokenizer, llama3_tokenizer])
+def test_a_document_begins_as_its_tokenizer_begins_a_text(made):
+    """As lm-eval's own model has it. SmolLM2's names a bos and puts none in front."""
+    assistant = text_assistant()
+    assistant.tokenizer = made()
+    assert document_ids(assistant, interleaved("the cat", 0, name="t")) == assistant.tokenizer("the cat")["input_ids"]
+    assert document_ids(assistant, []) == list(assistant.text_prefix)
 
 
 @pytest.mark.parametrize(
