@@ -35,7 +35,7 @@ def take_lock(file: Any, *, is_shared: bool = False, waits: bool = False) -> boo
 
 
 @functools.cache  # once per place
-def tell_unlocked(place: Path) -> None:
+def warn_unlocked(place: Path) -> None:
     """Warns that no lock keeps a second writer, which would do damage, out of a place."""
     print_line(
         f"warning: {place} is on a file system without locks; make sure that no other process writes there",
@@ -54,7 +54,7 @@ def one_process(path: Path, refusal: Callable[[str], Exception]) -> Iterator[Non
     with open(path, "a+") as file:
         try:
             if not take_lock(file):
-                tell_unlocked(path.parent)
+                warn_unlocked(path.parent)
         except BlockingIOError:
             file.seek(0)
             raise refusal(file.read().strip() or "?") from None

@@ -26,7 +26,7 @@ def _end(number: int, frame: Any) -> None:
 
 
 @contextlib.contextmanager
-def told_when_stopped(held: Callable[[], str]) -> Iterator[None]:
+def note_when_stopped(held: Callable[[], str]) -> Iterator[None]:
     """Adds `held()`, how far the work got and what to do, as a note to a stop inside the block."""
     try:
         yield

@@ -20,7 +20,7 @@ class OneOfEachKey(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def told_fault(error: yaml.YAMLError) -> str:
+def describe_yaml_error(error: yaml.YAMLError) -> str:
     """Returns `line 3, column 1: a tab, and YAML takes spaces; write spaces in its place`."""
     mark = getattr(error, "problem_mark", None)
     if mark is None:  # of the loader's own errors, and of characters that YAML does not allow

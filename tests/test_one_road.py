@@ -21,7 +21,7 @@ from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcess
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 from arlow_vl.models.folders import save_folder
-from arlow_vl.models.opened import OpenModel
+from arlow_vl.models.open_model import OpenModel
 from arlow_vl.serving.assistant import Assistant
 from tests.conftest import open_gates
 from tests.data.test_prompts import TOKENIZERS

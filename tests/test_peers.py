@@ -13,7 +13,7 @@ from experiments.peers import run
 from experiments.peers.data import Batch, make_data
 from experiments.peers.models import BUILDERS, VARIANTS, Peer
 from experiments.peers.scoring import greedy
-from experiments.peers.table import told
+from experiments.peers.table import format_table
 from experiments.peers.training import RATES, Plan, search
 from tests.data.scenes.made_drawings import made_drawings
 from tests.tiny_runs import sentences, write_jsonl, write_text_checkpoint
@@ -127,7 +127,7 @@ def test_all_models_take_two_steps_and_fill_a_column(study, monkeypatch):
             assert (before == after) == (name in FROZEN), name
         losses = [seed["loss"] for seed in model["seeds"].values()]
         assert losses[0] != losses[1], name
-    lines = told(figures).splitlines()
+    lines = format_table(figures).splitlines()
     assert {line.count("|") for line in lines if line.startswith("|")} == {len(BUILDERS) + 3, 8}
     assert set(figures["speed"]) == {"1", "4"}
 
@@ -139,7 +139,7 @@ def test_a_run_that_was_kept_is_not_run_again(study):
 
 def test_the_table_and_the_readme_are_made_of_the_figures():
     figures = json.loads((FOLDER / "result.json").read_text())
-    table = told(figures)
+    table = format_table(figures)
     assert (FOLDER / "result.md").read_text() == table + "\n"
     readme = (FOLDER / "README.md").read_text()
     for line in (line for line in table.splitlines() if line.startswith("|")):

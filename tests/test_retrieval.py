@@ -232,7 +232,7 @@ def test_scores_are_those_of_the_same_images_and_a_system_does_not_differ_from_i
     assert found["systems"]["right"]["exact, %"] == 100 and found["systems"]["wrong"]["CIDEr-D"]["estimate"] == 0
     assert found["differences"]["right - wrong"] == found["systems"]["right"]["CIDEr-D"]
     assert set(found["differences"]["right - right"].values()) == {0}
-    assert "| wrong | 0.000 [0.000, 0.000], 0.0% |" in score.told({"known": found})
+    assert "| wrong | 0.000 [0.000, 0.000], 0.0% |" in score.format_table({"known": found})
 
 
 def test_shares_of_what_was_copied_are_by_the_place_of_the_caption_given():

@@ -22,7 +22,7 @@ def test_a_power_law_is_found_and_carried_on():
 def test_the_last_run_is_predicted_and_does_not_pull_the_line():
     runs = sweep.planned()
     losses = [8 * run.compute**-0.05 for run in runs]
-    text, figures = sweep.told(runs, [*losses[:-1], 2 * losses[-1]])
+    text, figures = sweep.report(runs, [*losses[:-1], 2 * losses[-1]])
     assert figures["line"] == pytest.approx((math.log(8), -0.05))
     assert text.count("(fitted) | +0.00% |") + text.count("(fitted) | -0.00% |") == 3
     assert "(predicted) | +100.00% |" in text

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from arlow_vl import cli
-from arlow_vl.stopping import STOPS, Ended, end_by_sigterm, sentence_of_stop, told_when_stopped
+from arlow_vl.stopping import STOPS, Ended, end_by_sigterm, note_when_stopped, sentence_of_stop
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def handlers():
 @pytest.mark.parametrize(("number", "told"), [(signal.SIGTERM, "ended by SIGTERM"), (signal.SIGINT, "interrupted")])
 def test_the_command_says_what_stopped_it(monkeypatch, capsys, number, told):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    monkeypatch.setattr(cli, "tell_of_output", lambda: None)  # pytest has its own standard output
+    monkeypatch.setattr(cli, "install_output", lambda: None)  # pytest has its own standard output
     monkeypatch.setattr(cli, "build_parser", lambda: os.kill(os.getpid(), number))
     with pytest.raises(SystemExit) as end:
         cli.run()
@@ -38,12 +38,12 @@ def test_a_signal_that_the_starter_ignores_stays_ignored():
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), Ended(143)])
 def test_advice_is_for_where_nothing_says_how_far_it_came(stop):
     assert sentence_of_stop(stop, "the same command continues").endswith("; the same command continues")
-    with pytest.raises(STOPS), told_when_stopped(lambda: "two of three are done"):
+    with pytest.raises(STOPS), note_when_stopped(lambda: "two of three are done"):
         raise stop
     assert sentence_of_stop(stop, "the same command continues").endswith("; two of three are done")
 
 
 def test_another_end_is_told_nothing():
-    with pytest.raises(SystemExit) as end, told_when_stopped(lambda: "two of three are done"):
+    with pytest.raises(SystemExit) as end, note_when_stopped(lambda: "two of three are done"):
         raise SystemExit(1)
     assert not hasattr(end.value, "__notes__")

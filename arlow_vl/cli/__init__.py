@@ -10,7 +10,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from arlow_vl.cli.output import flush_output, tell_of_output
+from arlow_vl.cli.exit_status import DATA, ENDED, INTERRUPTED, RESOURCES, USAGE
+from arlow_vl.cli.output import flush_output, install_output
 from arlow_vl.cli.parser import Parser
 from arlow_vl.errors import is_out_of_memory
 from arlow_vl.printing import print_line, visible
@@ -22,7 +23,6 @@ SUBCOMMANDS = """
     image checkpoint export serve verify_frozen verify_heat doctor completion
 """.split()
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-USAGE, DATA, RESOURCES, INTERRUPTED, ENDED = 2, 3, 6, 130, 143
 
 
 def build_parser() -> Parser:
@@ -128,7 +128,7 @@ def run() -> None:
     # keeps the thread they wait for from running: training beside three busy processes was 8 to 11 times slower. On
     # nearly idle cores a step takes 2 to 5% longer with it: 389 and 369 ms against 380 and 350, measured in turn.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    tell_of_output()
+    install_output()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers shows them for a second of loading
     quiet_warnings()

@@ -5,11 +5,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from arlow_vl.cli.asking import OPTIONS, add_decoding_options, add_model_options, decoding_of, open_assistant
+from arlow_vl.cli.exit_status import DATA
+from arlow_vl.cli.model_options import OPTIONS, add_decoding_options, add_model_options, decoding_of, open_assistant
 from arlow_vl.cli.parser import Parser, output_file, positive_int, some_text
 from arlow_vl.printing import number_of, print_line
 from arlow_vl.progress import ProgressLine
-from arlow_vl.stopping import AGAIN, told_when_stopped
+from arlow_vl.stopping import AGAIN, note_when_stopped
 
 if TYPE_CHECKING:
     from arlow_vl.serving.decoding import Decoding
@@ -31,6 +32,7 @@ def add_parser(arlow: Parser) -> None:
     add_model_options(parser, model="model folder (hf/ of a vision run)")
     parser.add_argument(
         "--out",
+        "--output",
         type=output_file,
         metavar="FILE",
         help="write JSON lines to this file, one per image; run again, it resumes where it stopped",
@@ -46,14 +48,13 @@ def add_parser(arlow: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from arlow_vl.cli import DATA
     from arlow_vl.models.folder_files import refuse_text_model
     from arlow_vl.serving.image_files import find_images
 
     decoding, found, faults = decoding_of(args), find_images(args.images), Faults()
     if found.others:
-        told = f"{number_of(found.others, 'file')} beside the images left out, as no image"
-        print_line(f"arlow: {told}", file=sys.stderr)
+        note = f"{number_of(found.others, 'file')} beside the images left out, as no image"
+        print_line(f"arlow: {note}", file=sys.stderr)
     named = found.paths if args.out is None else list(dict.fromkeys(found.paths))  # a file has one line per image
     paths = faults.from_the_first_good(named)  # before any weight is read
     if not paths:
@@ -64,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         write_captions(args, decoding, paths, faults)
     if faults.count and len(named) > 1:
-        told = f"{faults.count:,} of {number_of(len(named), 'image')} could not be read and have no caption"
-        print_line(f"arlow: {told}", file=sys.stderr)
+        note = f"{faults.count:,} of {number_of(len(named), 'image')} could not be read and have no caption"
+        print_line(f"arlow: {note}", file=sys.stderr)
     return DATA if faults.count else 0
 
 
@@ -75,7 +76,7 @@ class Faults:
     def __init__(self) -> None:
         self.count = 0
 
-    def tell(self, path: str, error: Exception) -> None:
+    def report_failure(self, path: str, error: Exception) -> None:
         from arlow_vl.serving.image_files import sentence_of
 
         self.count += 1
@@ -93,7 +94,7 @@ class Faults:
                 read_image(path_if_there(path))
                 return paths[place:]
             except UNREADABLE as error:
-                self.tell(path, error)
+                self.report_failure(path, error)
         return []
 
 
@@ -103,7 +104,7 @@ def batches(args: argparse.Namespace, decoding: "Decoding", paths: Sequence[str]
     from arlow_vl.serving.captioning import answer_images
 
     assistant = open_assistant(args, needs_images=True)
-    how: dict[str, Any] = {"batch_size": args.batch_size, "on_fault": faults.tell}
+    how: dict[str, Any] = {"batch_size": args.batch_size, "on_fault": faults.report_failure}
     try:
         yield from answer_images(assistant, paths, args.question, decoding, **how)
     except (RuntimeError, MemoryError) as error:
@@ -120,7 +121,7 @@ def print_captions(args: argparse.Namespace, decoding: "Decoding", paths: Sequen
 
     done = 0
     of_all = f"of {number_of(len(paths), 'image')}; with --out FILE {AGAIN}"
-    with told_when_stopped(lambda: f"done with {done:,} {of_all}"):
+    with note_when_stopped(lambda: f"done with {done:,} {of_all}"):
         for batch in batches(args, decoding, paths, faults):
             for path, written in batch:
                 print_line(f"{path}: {one_line(written)}")
@@ -134,7 +135,7 @@ def write_captions(args: argparse.Namespace, decoding: "Decoding", paths: Sequen
     asked = asked_as(args.model, args.question, decoding, args.precision)
     with AnswerFile(args.out, asked, {name: f"--{name}" for name in ASKED} | OPTIONS) as file:
         to_do, line, done = left_to_do(paths, file.done), ProgressLine("captions", "images"), 0
-        with told_when_stopped(lambda: f"{args.out} holds {number_of(len(file.done), 'image')}, and {AGAIN}"):
+        with note_when_stopped(lambda: f"{args.out} holds {number_of(len(file.done), 'image')}, and {AGAIN}"):
             for batch in batches(args, decoding, to_do, faults) if to_do else ():
                 file.add(as_line(path, args.question, written) for path, written in batch)
                 done += len(batch)

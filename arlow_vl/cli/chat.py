@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from arlow_vl.cli.asking import add_decoding_options, add_model_options, decoding_of, open_assistant
+from arlow_vl.cli.model_options import add_decoding_options, add_model_options, decoding_of, open_assistant
 from arlow_vl.cli.parser import Parser
 from arlow_vl.printing import print_line, print_piece
 

@@ -34,7 +34,12 @@ def add_parser(arlow: Parser) -> None:
         help="a run folder, one of its checkpoints (of one process or of many), or hf",
     )
     whole.add_argument(
-        "--out", type=output_folder, required=True, metavar="DIR", help="folder to write, which must not exist"
+        "--out",
+        "--output",
+        type=output_folder,
+        required=True,
+        metavar="DIR",
+        help="folder to write, which must not exist",
     )
     whole.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), help="dtype of the weights (default: their own)"

@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from arlow_vl.cli.data_index import add_source_options, indexes_with_progress
 from arlow_vl.cli.parser import Parser
+from arlow_vl.cli.source_options import add_source_options, indexes_with_progress
 from arlow_vl.printing import number_of, print_line
 
 MOST_BITS = 14
@@ -46,15 +46,17 @@ def bits(text: str) -> int:
 
 def run(args: argparse.Namespace) -> None:
     from arlow_vl.data.overlap.sources import overlap_of
-    from arlow_vl.data.text_files import told_text
+    from arlow_vl.data.text_files import shown_source
     from arlow_vl.progress import ProgressLine
 
-    is_told = not args.json
-    indexes = [indexes_with_progress(source, args, is_told=is_told) for source in (args.first, args.second)]
-    how: dict[str, Any] = {"progress": ProgressLine("overlap", "images")} if is_told else {}
+    shows_progress = not args.json
+    indexes = [
+        indexes_with_progress(source, args, shows_progress=shows_progress) for source in (args.first, args.second)
+    ]
+    how: dict[str, Any] = {"progress": ProgressLine("overlap", "images")} if shows_progress else {}
     found = overlap_of(*indexes, most_bits=args.max_bits, workers=args.workers, **how)
-    names = told_text(args.first), told_text(args.second)
-    for line in [json.dumps(report_of(found))] if args.json else told(found, *names):
+    names = shown_source(args.first), shown_source(args.second)
+    for line in [json.dumps(report_of(found))] if args.json else report_lines(found, *names):
         print_line(line)
 
 
@@ -81,7 +83,7 @@ def report_of(found: Any) -> dict[str, Any]:
     return {**sides, "b_in_a": b_in_a, "is_complete": found.is_complete}
 
 
-def told(found: Any, first: str, second: str) -> Iterator[str]:
+def report_lines(found: Any, first: str, second: str) -> Iterator[str]:
     """Yields the findings for people: counts, then pairs up to a limit, those of A and B first."""
     for name, side in (("A", found.first), ("B", found.second)):
         exact = sum(pair.exact for pair in side.pairs)

@@ -3,8 +3,8 @@
 import argparse
 import re
 
-from arlow_vl.cli.data_index import add_limit_option, add_source_options, indexes_with_progress
 from arlow_vl.cli.parser import Parser, output_folder, positive_int, share
+from arlow_vl.cli.source_options import add_limit_option, add_source_options, indexes_with_progress
 from arlow_vl.printing import number_of, print_line
 from arlow_vl.stopping import AGAIN
 
@@ -23,7 +23,7 @@ def add_parser(verbs: Parser) -> None:
         "and resumes.",
     )
     prepare.add_argument("source", metavar="SOURCE", help="folder, file or glob; docs/formats.md lists the formats")
-    prepare.add_argument("--out", type=output_folder, required=True, metavar="DIR", help="folder to fill")
+    prepare.add_argument("--out", "--output", type=output_folder, required=True, metavar="DIR", help="folder to fill")
     size = prepare.add_mutually_exclusive_group()
     size.add_argument(
         "--shard-size",
@@ -48,17 +48,17 @@ def add_parser(verbs: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from arlow_vl.data.index.told import check_left_out, report_left_out
+    from arlow_vl.data.index.report import check_left_out, report_left_out
     from arlow_vl.data.prepare.plan import ShardSettings
     from arlow_vl.data.prepare.write import prepare
-    from arlow_vl.data.text_files import told_text
+    from arlow_vl.data.text_files import shown_source
     from arlow_vl.progress import ProgressLine
 
     per_shard = args.samples_per_shard
     settings = ShardSettings(
         shard_size=2**40 if per_shard else args.shard_size, samples_per_shard=per_shard, validation=args.validation
     )
-    indexes, where = indexes_with_progress(args.source, args), told_text(args.source)
+    indexes, where = indexes_with_progress(args.source, args), shown_source(args.source)
     if line := report_left_out(where, indexes):
         print_line(line)
     check_left_out(indexes, args.max_bad_fraction, where=where)

@@ -26,7 +26,7 @@ def add_parser(verbs: Parser) -> None:
         metavar="DIR",
         help="folder that `arlow data fetch` filled (default: data)",
     )
-    scenes.add_argument("--out", type=output_folder, required=True, metavar="DIR", help="folder to fill")
+    scenes.add_argument("--out", "--output", type=output_folder, required=True, metavar="DIR", help="folder to fill")
     scenes.add_argument(
         "--train", type=positive_int, default=20_000, metavar="N", help="training images (default: 20000)"
     )

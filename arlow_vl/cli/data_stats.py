@@ -3,8 +3,8 @@
 import argparse
 import json
 
-from arlow_vl.cli.data_index import add_source_options, indexes_with_progress
 from arlow_vl.cli.parser import Parser
+from arlow_vl.cli.source_options import add_source_options, indexes_with_progress
 from arlow_vl.printing import print_line
 
 EXAMPLE = "arlow data stats shards/"
@@ -21,8 +21,8 @@ def add_parser(verbs: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from arlow_vl.data.stats import stats_of, told_stats
+    from arlow_vl.data.stats import format_stats, stats_of
 
-    stats = stats_of(indexes_with_progress(args.source, args, is_told=not args.json))
-    for line in [json.dumps(stats)] if args.json else told_stats(stats):
+    stats = stats_of(indexes_with_progress(args.source, args, shows_progress=not args.json))
+    for line in [json.dumps(stats)] if args.json else format_stats(stats):
         print_line(line)

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from arlow_vl.cli.parser import Parser, output_folder, positive_int, share
+from arlow_vl.cli.parser import Parser, output_folder, positive_int
+from arlow_vl.cli.source_options import add_limit_option
 from arlow_vl.printing import number_of, print_line
 from arlow_vl.stopping import AGAIN
 
@@ -28,7 +29,9 @@ def add_parser(data: Parser) -> None:
         "'text'), or .txt (a document a file); or a folder that datasets' save_to_disk wrote",
     )
     tokenize.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="folder of a saved tokenizer")
-    tokenize.add_argument("--out", type=output_folder, required=True, metavar="DIR", help="folder for the tokens alone")
+    tokenize.add_argument(
+        "--out", "--output", type=output_folder, required=True, metavar="DIR", help="folder for the tokens alone"
+    )
     tokenize.add_argument("--workers", type=positive_int, default=1, metavar="N", help="processes (default: 1)")
     tokenize.add_argument(
         "--shard-tokens",
@@ -37,13 +40,7 @@ def add_parser(data: Parser) -> None:
         metavar="N",
         help="a shard ends with the document that brings it to N tokens (default: 67,108,864)",
     )
-    tokenize.add_argument(
-        "--max-bad-fraction",
-        type=share,
-        default=0.1,
-        metavar="SHARE",
-        help="largest share of the lines, rows or documents that may be unusable (default: 0.1)",
-    )
+    add_limit_option(tokenize, of="the lines, rows or documents")
     tokenize.set_defaults(run=run_tokenize, again=AGAIN)
 
 

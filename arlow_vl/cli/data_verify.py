@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from arlow_vl.cli.data_index import DATA, LISTED, add_limit_option, add_source_options
+from arlow_vl.cli.exit_status import DATA
 from arlow_vl.cli.parser import Parser
+from arlow_vl.cli.source_options import LISTED, add_limit_option, add_source_options
 from arlow_vl.printing import number_of, print_line
 from arlow_vl.progress import Display
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     how: dict[str, Any] = {"workers": args.workers} | ({} if args.json else {"progress": line})
     report, found = verified_text(args, how) or verified_samples(args, how)
     line.clear()
-    for text in [json.dumps(report)] if args.json else told(found):
+    for text in [json.dumps(report)] if args.json else report_lines(found):
         print_line(text)
     if found.tally.faults:
         faults = number_of(len(found.tally.faults), "fault")
@@ -69,7 +70,7 @@ def verified_samples(args: argparse.Namespace, how: dict[str, Any]) -> tuple[dic
 
 def verified_text(args: argparse.Namespace, how: dict[str, Any]) -> "tuple[dict[str, Any], Verified] | None":
     """Returns report and findings, None if the sources are not text. Raises DataError if only some are."""
-    from arlow_vl.data.text_files import told_text
+    from arlow_vl.data.text_files import shown_source
     from arlow_vl.data.verify_text import is_text, verify_text
     from arlow_vl.errors import DataError
 
@@ -77,7 +78,7 @@ def verified_text(args: argparse.Namespace, how: dict[str, Any]) -> "tuple[dict[
     if not texts:
         return None
     if others := [source for source in args.sources if source not in texts]:
-        text, other = told_text(texts[0]), told_text(others[0])
+        text, other = shown_source(texts[0]), shown_source(others[0])
         raise DataError(f"{text} is text alone, and {other} is not; verify them one after the other")
     found = verify_text(texts, **how)
     report = {
@@ -106,7 +107,7 @@ def report_of(found: "Verified") -> dict[str, Any]:
     }
 
 
-def told(found: "Verified") -> Iterator[str]:
+def report_lines(found: "Verified") -> Iterator[str]:
     """Yields the findings for people: counts, then a line for each fault and, up to a limit, each bad sample."""
     tally = found.tally
     yield tally.summary()

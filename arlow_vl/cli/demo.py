@@ -27,11 +27,11 @@ def run(args: argparse.Namespace) -> None:
 
     server, device = open_server(args, has_page=True)
 
-    def tell() -> None:
+    def announce() -> None:
         page = f"{server.url}/"
         print_line(f"the page of {args.name} is at {page} on {device}, end with Ctrl+C")
         if args.open:
             # Some browsers of a terminal return only when they are closed.
             threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
 
-    server.run(on_ready=tell)
+    server.run(on_ready=announce)

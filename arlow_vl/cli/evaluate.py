@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from arlow_vl.cli.asking import add_model_options
+from arlow_vl.cli.model_options import add_model_options
 from arlow_vl.cli.parser import Parser, output_folder, positive_int
 from arlow_vl.printing import print_line
 from arlow_vl.stopping import AGAIN
@@ -71,11 +71,11 @@ def run(args: argparse.Namespace) -> None:
         refuse_missing_data(task, place_of(task, args.data))
         refuse_missing_training(task, args.data, args.training)
 
-    from arlow_vl.evaluation.tasks.evaluate import Run, evaluate_tasks  # loads torch, which takes seconds
+    from arlow_vl.evaluation.tasks.evaluate import EvaluationOptions, evaluate_tasks  # loads torch, which takes seconds
 
     evaluate_tasks(
         tasks,
-        Run(
+        EvaluationOptions(
             model=args.model,
             data=args.data,
             output=args.output,

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from arlow_vl.cli.asking import add_model_options
+from arlow_vl.cli.model_options import add_model_options
 from arlow_vl.cli.parser import Parser, output_file, positive_int, some_text
 from arlow_vl.printing import print_line
 
@@ -19,6 +19,7 @@ def add_parser(arlow: Parser) -> None:
     add_model_options(parser, model="model folder (hf/ of a vision run)")
     parser.add_argument(
         "--out",
+        "--output",
         type=output_file,
         default=Path("explain.png"),
         metavar="FILE",
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     from arlow_vl.evaluation.explain import explain_completion, views_under  # loads torch, which takes seconds
     from arlow_vl.evaluation.heat_maps import draw_explanation
     from arlow_vl.evaluation.numbers import format_number
-    from arlow_vl.models.opened import open_model
+    from arlow_vl.models.open_model import open_model
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
     opened = open_model(args.model, device=args.device, precision=args.precision, needs_images=True)

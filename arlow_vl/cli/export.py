@@ -21,7 +21,12 @@ def add_parser(arlow: Parser) -> None:
         "--as", dest="form", choices=("llama", "gguf"), required=True, help="llama: a folder; gguf: a file"
     )
     parser.add_argument(
-        "--out", type=new_path, required=True, metavar="PATH", help="folder or file to write, which must be new"
+        "--out",
+        "--output",
+        type=new_path,
+        required=True,
+        metavar="PATH",
+        help="folder or file to write, which must be new",
     )
     parser.add_argument("--dtype", choices=DTYPES, help="dtype of the tensors (default: the model's own)")
     parser.set_defaults(run=run)

@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from arlow_vl.cli.exit_status import USAGE
 from arlow_vl.cli.parser import Parser
 from arlow_vl.printing import print_line
 from arlow_vl.stopping import AGAIN
@@ -56,7 +57,6 @@ def run_fit(args: argparse.Namespace) -> int | None:
 
 def refuse_early(recipe: "Recipe") -> None:
     """Raises ValueError for a run that cannot start or resume; of several processes, one per machine says why."""
-    from arlow_vl.cli import USAGE
     from arlow_vl.training.launch import find_place, starts_processes
     from arlow_vl.training.refusals import refuse_before_loading
 

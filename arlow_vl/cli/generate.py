@@ -2,7 +2,7 @@
 
 import argparse
 
-from arlow_vl.cli.asking import add_decoding_options, add_model_options, decoding_of, open_assistant
+from arlow_vl.cli.model_options import add_decoding_options, add_model_options, decoding_of, open_assistant
 from arlow_vl.cli.parser import Parser, any_text
 from arlow_vl.printing import print_piece
 

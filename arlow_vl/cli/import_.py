@@ -19,7 +19,12 @@ def add_parser(arlow: Parser) -> None:
         "source", type=Path, metavar="SOURCE", help="folder of config.json, safetensors and tokenizer, or GGUF file"
     )
     parser.add_argument(
-        "--out", type=output_folder, required=True, metavar="DIR", help="folder to write, which must be new or empty"
+        "--out",
+        "--output",
+        type=output_folder,
+        required=True,
+        metavar="DIR",
+        help="folder to write, which must be new or empty",
     )
     parser.add_argument(
         "--cross-attention-interval",

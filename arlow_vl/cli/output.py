@@ -16,15 +16,15 @@ class Output(io.TextIOWrapper):
         try:
             return super().write(text)
         except OSError as error:
-            raise self._told(error) from error
+            raise self._failed(error) from error
 
     def flush(self) -> None:
         try:
             super().flush()
         except OSError as error:
-            raise self._told(error) from error
+            raise self._failed(error) from error
 
-    def _told(self, error: OSError) -> ResourceError:
+    def _failed(self, error: OSError) -> ResourceError:
         """Returns the error, and drops the rest of the output, which Python would try to write again at its end."""
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, self.fileno())
@@ -36,7 +36,7 @@ class Output(io.TextIOWrapper):
         return self.fault
 
 
-def tell_of_output() -> None:
+def install_output() -> None:
     """Replaces `sys.stdout` by an `Output`; characters that its encoding lacks are shown as escapes."""
     out = sys.stdout
     if isinstance(out, io.TextIOWrapper):

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arlow_vl.cli.asking import add_device_options
+from arlow_vl.cli.model_options import add_device_options
 from arlow_vl.cli.parser import Parser, positive_int, some_text
 
 if TYPE_CHECKING:

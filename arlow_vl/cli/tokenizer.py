@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from arlow_vl.cli.parser import Parser, output_folder, positive_int, share
+from arlow_vl.cli.parser import Parser, output_folder, positive_int
+from arlow_vl.cli.source_options import add_limit_option
 from arlow_vl.printing import number_of, print_line
 
 if TYPE_CHECKING:
@@ -44,30 +45,24 @@ def add_parser(arlow: Parser) -> None:
     train.add_argument(
         "--max-bytes", type=positive_int, metavar="N", help="learn from the first N bytes of text only (default: all)"
     )
-    train.add_argument(
-        "--max-bad-fraction",
-        type=share,
-        default=0.1,
-        metavar="SHARE",
-        help="largest share of the lines, rows or documents that may be unusable (default: 0.1)",
-    )
+    add_limit_option(train, of="the lines, rows or documents")
     train.set_defaults(run=run_train)
 
 
 def run_train(args: argparse.Namespace) -> None:
     if args.vocab_size > MOST_ENTRIES:
         raise ValueError(f"--vocab-size must be at most {MOST_ENTRIES:,}, got {args.vocab_size:,}")
-    from arlow_vl.data.remote_cache import telling_addresses
-    from arlow_vl.data.text_files import text_files, told_text
+    from arlow_vl.data.remote_cache import naming_addresses
+    from arlow_vl.data.text_files import shown_source, text_files
     from arlow_vl.models.folder_files import refuse_full_folder
 
     refuse_full_folder(args.output)  # models were trained with the tokenizer that may lie there
     tally: Counter[str] = Counter()
-    with contextlib.closing(text_files(args.texts)) as files, telling_addresses(files.held):
+    with contextlib.closing(text_files(args.texts)) as files, naming_addresses(files.held):
         from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer  # loads torch, which takes seconds
         from arlow_vl.models.folders import save_folder
 
-        where = ", ".join(map(told_text, args.texts))
+        where = ", ".join(map(shown_source, args.texts))
         documents = usable_documents(files, where, args.max_bytes, tally, max_bad_fraction=args.max_bad_fraction)
         tokenizer = train_tokenizer(documents, args.vocab_size)
     save_folder([tokenizer], args.output)

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from arlow_vl.cli.asking import add_decoding_options, add_model_options, decoding_of, open_assistant
+from arlow_vl.cli.model_options import add_decoding_options, add_model_options, decoding_of, open_assistant
 from arlow_vl.cli.parser import Parser, some_text
 from arlow_vl.printing import print_line
 

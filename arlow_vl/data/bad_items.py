@@ -96,11 +96,11 @@ class BadItems:
         if is_named:
             logger.warning(f"source {self.source}: {fault.sentence}; it is skipped")
 
-    def _refuse_too_many(self, counts: Counter[str], told: str) -> None:
+    def _refuse_too_many(self, counts: Counter[str], listed: str) -> None:
         for some, limit in zip(parted(counts), (self.max_bad, self.max_bad_texts), strict=True):
             if some.total() > limit:
                 raise DataError(
-                    f"{told}source {self.source}: {summary_of(some)}, the limit is {limit:,} (max_bad_fraction); "
+                    f"{listed}source {self.source}: {summary_of(some)}, the limit is {limit:,} (max_bad_fraction); "
                     "`arlow data verify` lists all such samples"
                 )
 
@@ -175,8 +175,8 @@ def parted(counts: Counter[str]) -> tuple[Counter[str], Counter[str]]:
 
 def summary_of(counts: Counter[str]) -> str:
     """`3 samples skipped (truncated 2, corrupt 1), 1 text skipped (text_without_room 1)`."""
-    told = []
+    listed = []
     for some, what in zip(parted(counts), ("sample", "text"), strict=True):
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in some.most_common())
-        told += [f"{number_of(some.total(), what)} skipped ({reasons})"] if some else []
-    return ", ".join(told)
+        listed += [f"{number_of(some.total(), what)} skipped ({reasons})"] if some else []
+    return ", ".join(listed)

@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from arlow_vl.data.samples import Task
+from arlow_vl.data.samples import TextTask
 from arlow_vl.errors import DataError
 from arlow_vl.printing import number_of, visible
 
 MAX_BAD_FRACTION = 0.1
 """Default limit on the unusable share."""
-REASONS_TOLD = 5
+REASONS_SHOWN = 5
 HINTS = {
     "missing_image_file": "; is images (--images) the folder that image paths start from?",
     "missing_image": "; text without images is read as kind: text (--format text)",
@@ -22,7 +22,7 @@ HINTS = {
 class BadTexts(NamedTuple):
     """Texts of a task that cannot be used for one reason."""
 
-    task: Task | None
+    task: TextTask | None
     reason: str
     count: int
     example: str
@@ -54,7 +54,7 @@ def refuse_bad_share(
         raise DataError(
             f"{where}{bad:,} of {bad + used:,} {what} {'is' if bad == 1 else 'are'} unusable, "
             f"the limit is {max_bad_fraction:.0%}: "
-            f"{told_reasons(skipped, examples)}; {advice}{HINTS.get(skipped.most_common(1)[0][0], '')}"
+            f"{format_reasons(skipped, examples)}; {advice}{HINTS.get(skipped.most_common(1)[0][0], '')}"
         )
 
 
@@ -76,8 +76,8 @@ def refuse_bad_texts(
         refuse_bad_share(what, used, skipped, examples, max_bad_fraction, where=where)
 
 
-def told_reasons(skipped: Counter[str], examples: Mapping[str, str]) -> str:
+def format_reasons(skipped: Counter[str], examples: Mapping[str, str]) -> str:
     """Lists the commonest reasons with an example each: `empty_text 60 (as a.tar:17), missing_text 2 (as a.tar:9)`."""
-    told = [f"{reason} {count:,} (as {examples[reason]})" for reason, count in skipped.most_common(REASONS_TOLD)]
-    more = len(skipped) - len(told)
-    return visible(", ".join([*told, *([f"{number_of(more, 'reason')} more"] if more else [])]))
+    listed = [f"{reason} {count:,} (as {examples[reason]})" for reason, count in skipped.most_common(REASONS_SHOWN)]
+    more = len(skipped) - len(listed)
+    return visible(", ".join([*listed, *([f"{number_of(more, 'reason')} more"] if more else [])]))

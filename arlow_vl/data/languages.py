@@ -46,7 +46,7 @@ def _identifier() -> Any:
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=LEAST_CONFIDENCE)
 
 
-def told_languages(languages: dict[str, int] | None) -> str:
+def format_languages(languages: dict[str, int] | None) -> str:
     """`en 812, de 3, not sure 40`, or what to install."""
     if languages is None:
         return f"not told; {INSTALL}"

@@ -27,9 +27,9 @@ from arlow_vl.data.order import BLOCK, BUFFER
 from arlow_vl.data.rows import (
     WINDOW_ROWS,
     WINDOW_SAMPLES,
-    Plan,
     RowBudget,
     Take,
+    WindowPlan,
     Windows,
     WindowState,
     indices,
@@ -47,7 +47,7 @@ COUNTED_SAMPLES = 10**6
 STAND_INS = 64
 """Samples after an unusable one that are tried in its place in a row."""
 
-Task = list[list[Take]]
+PlannedBatch = list[list[Take]]
 """A batch before it is read: what each of its rows holds; one row where rows are not packed."""
 
 
@@ -125,7 +125,7 @@ class ResumableLoader:
         self._refuse_too_few()
         after: collections.deque[WindowState | None] = collections.deque()
 
-        def tasks(planner: Pool) -> Iterator[Task]:
+        def tasks(planner: Pool) -> Iterator[PlannedBatch]:
             for task, state in self._own_tasks(planner):
                 after.append(state)
                 yield task
@@ -147,7 +147,7 @@ class ResumableLoader:
         assert batch is not None  # else `note` has raised
         return batch
 
-    def _own_tasks(self, planner: Pool) -> Iterator[tuple[Task, WindowState | None]]:
+    def _own_tasks(self, planner: Pool) -> Iterator[tuple[PlannedBatch, WindowState | None]]:
         """Yields this rank's batches from the position on, with the window's state after each round of all ranks."""
         tasks = self._tasks(self.position, self.window, planner)
         for position in range(self.position, self.num_batches, self.ranks):
@@ -181,7 +181,7 @@ class ResumableLoader:
 
     def _tasks(
         self, position: int, window: WindowState | None, planner: Pool
-    ) -> Iterator[tuple[Task, WindowState | None]]:
+    ) -> Iterator[tuple[PlannedBatch, WindowState | None]]:
         """Yields the batches of all ranks."""
         if self.packing is None:
             yield from ((self._fixed_shares(number), None) for number in range(position, self.num_batches))
@@ -191,19 +191,19 @@ class ResumableLoader:
         while len(batch := list(islice(rows, self.packing.rows_per_batch))) == self.packing.rows_per_batch:
             yield [row for row, _ in batch], batch[-1][1]
 
-    def _plan(self, window: WindowState, at: At) -> Plan | None:
+    def _plan(self, window: WindowState, at: At) -> WindowPlan | None:
         assert self.windows
         at(f"the plan of window {window.window}")
         return self.windows.plan(window)
 
-    def _fixed_shares(self, position: int) -> Task:
+    def _fixed_shares(self, position: int) -> PlannedBatch:
         takes = []
         for number, source in enumerate(self.sources):
             first = position * source.samples_per_batch
             takes += [Take(number, sample) for sample in range(first, first + source.samples_per_batch)]
         return [takes]
 
-    def _read(self, task: Task, at: At) -> tuple[Batch | None, list[Fault]]:
+    def _read(self, task: PlannedBatch, at: At) -> tuple[Batch | None, list[Fault]]:
         """Reads a batch; returns it with its faults. The batch is None where there are more faults than allowed."""
         faults: list[Fault] = []
         rows: list[list[Any]] = []
@@ -223,7 +223,7 @@ class ResumableLoader:
             raise DataError("no sample of a batch can be used, nor one that fits its place; raise rows_per_batch")
         return {**self.collate(rows if self.packing else rows[0]), "keys": keys}, faults
 
-    def _indices(self, task: Task) -> dict[tuple[int, int], int]:
+    def _indices(self, task: PlannedBatch) -> dict[tuple[int, int], int]:
         """Returns the items of a batch by source and number; computed at once, as one costs as much as hundreds."""
         found = {}
         for number, source in enumerate(self.sources):

@@ -67,7 +67,7 @@ class Mixture:
         part = (step - first) / (last - first)
         return {name: old[name] + part * (new[name] - old[name]) for name in old}
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """`shares of samples: a 75%, b 25%`; where they change, those of each step that is given."""
         parts = []
         for step, weights in self.schedule:

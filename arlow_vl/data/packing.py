@@ -17,7 +17,7 @@ from arlow_vl.data.bad_share import MAX_BAD_FRACTION
 from arlow_vl.data.prompts import IGNORED, document_ends
 from arlow_vl.data.remote import is_address, is_file_address, path_of_file_address
 from arlow_vl.data.sources import Batch
-from arlow_vl.data.text_files import PART_BYTES, told_text
+from arlow_vl.data.text_files import PART_BYTES, shown_source
 from arlow_vl.data.tokens.manifest import NAME, tokenizer_hash, with_current_times
 from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.data.tokens.shards import TokenLimits
@@ -136,7 +136,7 @@ def pack_documents(
     rows = PackedRows(text, row_length, max_tokens)
     if not len(rows):
         raise DataError(
-            f"{told_text(texts)} has {number_of(rows.facts.tokens, 'token')}, fewer than one row of {row_length}; "
+            f"{shown_source(texts)} has {number_of(rows.facts.tokens, 'token')}, fewer than one row of {row_length}; "
             "add text or lower row_length"
         )
     return rows
@@ -160,7 +160,7 @@ def tokenised(
     if not (folder / NAME).is_file():
         return _tokenised_once(texts, tokenizer, cache_folder, max_tokens, max_bad_fraction)
     text = _tokenised_before(folder, tokenizer, max_tokens)
-    text.manifest.tally.report(told_text(texts), max_bad_fraction)
+    text.manifest.tally.report(shown_source(texts), max_bad_fraction)
     return text
 
 
@@ -193,7 +193,7 @@ def _tokenised_once(
         limits=TokenLimits(max_tokens=max_tokens),
         workers=len(os.sched_getaffinity(0)),
         max_bad_fraction=max_bad_fraction,
-        progress=_Progress(f"tokenising {Path(told_text(texts)).name}"),
+        progress=_Progress(f"tokenising {Path(shown_source(texts)).name}"),
         replace=True,
     )
 

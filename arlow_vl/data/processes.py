@@ -66,7 +66,7 @@ def in_processes(
                     processes[connection].join()
                     status = processes[connection].exitcode
                     raise ResourceError(_death(named(running[connection]) if named else "", status)) from None
-                if kind == "told":
+                if kind == "sent_at":
                     assert report is not None
                     report(running[connection], value)
                     continue
@@ -82,10 +82,10 @@ def in_processes(
             process.join()
 
 
-def _start(work: Callable[..., Any], tells: bool, processes: dict[Connection, Any]) -> Connection:
+def _start(work: Callable[..., Any], sends_progress: bool, processes: dict[Connection, Any]) -> Connection:
     """Starts a process that waits for tasks. The work is sent once: it may hold the indexes of a thousand shards."""
     ours, theirs = CONTEXT.Pipe()
-    process = CONTEXT.Process(target=_serve, args=(work, tells, theirs, os.getpid()), daemon=True)
+    process = CONTEXT.Process(target=_serve, args=(work, sends_progress, theirs, os.getpid()), daemon=True)
     process.start()
     theirs.close()
     processes[ours] = process
@@ -101,24 +101,24 @@ def _death(name: str, status: int) -> str:
     )
 
 
-def _serve(work: Callable[..., Any], tells: bool, connection: Connection, parent: int) -> None:
+def _serve(work: Callable[..., Any], sends_progress: bool, connection: Connection, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # with SIGTERM
     end_with(parent)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads were the parent's
-    told = 0.0
+    sent_at = 0.0
 
-    def tell(value: Any) -> None:
-        nonlocal told
-        if time.monotonic() - told > SECONDS_BETWEEN_REPORTS:
-            told = time.monotonic()
-            connection.send(("told", value))
+    def send_progress(value: Any) -> None:
+        nonlocal sent_at
+        if time.monotonic() - sent_at > SECONDS_BETWEEN_REPORTS:
+            sent_at = time.monotonic()
+            connection.send(("sent_at", value))
 
     try:
         while True:
             task = connection.recv()
             try:
-                answer = "done", work(task, tell) if tells else work(task)
+                answer = "done", work(task, send_progress) if sends_progress else work(task)
             except Exception as error:  # it is raised where the result is awaited
                 answer = "raised", portable(error)
             connection.send(answer)

@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import fsspec
 
 from arlow_vl.data.remote_cache import DataCache, Held, full_disk, partial_file
-from arlow_vl.data.remote_fetch import MissingFile, OtherBytes, Patience, fetch, glob_of, told, with_tries
+from arlow_vl.data.remote_fetch import MissingFile, OtherBytes, Patience, fetch, glob_of, with_tries, without_secrets
 from arlow_vl.data.shard_faults import INDEX_NAME, MAX_INDEX_BYTES
 from arlow_vl.errors import DataError
 from vision.whole_files import put_in_place, sha256_of_file
@@ -57,7 +57,9 @@ def path_of_file_address(address: str) -> str:
     """Returns the path of a file: address. Raises DataError for one of another machine."""
     parts = urlsplit(address)
     if parts.netloc not in ("", "localhost"):
-        raise DataError(f"{told(address)}: a file on another machine is not opened; write file:///folder/file")
+        raise DataError(
+            f"{without_secrets(address)}: a file on another machine is not opened; write file:///folder/file"
+        )
     return unquote(parts.path)
 
 
@@ -78,10 +80,14 @@ def listed(address: str) -> list[str]:
         addresses = list(ranges(address))
     elif needs_listing(address):
         if scheme.startswith("http"):
-            raise DataError(f"{told(address)}: web servers give no list; write a range as train-{{000000..000099}}.tar")
+            raise DataError(
+                f"{without_secrets(address)}: web servers give no list; write a range as train-{{000000..000099}}.tar"
+            )
         addresses = with_tries(address, lambda: glob_of(address, PATIENCE), PATIENCE)
         if not addresses:
-            raise DataError(f"{told(address)}: no file is there by this name; see whether the wildcard is right")
+            raise DataError(
+                f"{without_secrets(address)}: no file is there by this name; see whether the wildcard is right"
+            )
     else:
         addresses = [address]
     for one in addresses:
@@ -102,13 +108,13 @@ def ranges(text: str) -> Iterator[str]:
         DataError: a range counts down, or it would be over 100,000 names.
     """
     if math.prod(int(last) - int(first) + 1 for first, last in RANGE.findall(text)) > MOST_LISTED:
-        raise DataError(f"{told(text)}: stands for over {MOST_LISTED:,} files; write a shorter range")
+        raise DataError(f"{without_secrets(text)}: stands for over {MOST_LISTED:,} files; write a shorter range")
     if not (found := RANGE.search(text)):
         yield text
         return
     first, last = found.groups()
     if int(first) > int(last):
-        raise DataError(f"{told(text)}: the range {found[0]} counts down; write the smaller number first")
+        raise DataError(f"{without_secrets(text)}: the range {found[0]} counts down; write the smaller number first")
     width = max(len(first), len(last)) if first[0] == "0" else 0
     for number in range(int(first), int(last) + 1):
         yield from ranges(f"{text[: found.start()]}{number:0{width}d}{text[found.end() :]}")
@@ -119,9 +125,13 @@ def checked_scheme(address: str) -> str:
     found = ADDRESS.match(address)
     scheme = (found[1] or "pipe").lower() if found else ""
     if scheme == "pipe":
-        raise DataError(f"{told(address)}: no command is run to read data; name a file, a folder or an address")
+        raise DataError(
+            f"{without_secrets(address)}: no command is run to read data; name a file, a folder or an address"
+        )
     if scheme in NO_SERVERS or scheme not in {*fsspec.available_protocols(), *fsspec.registry}:
-        raise DataError(f"{told(address)}: {scheme}:// is not read from; write https://, s3:// or a path, for example")
+        raise DataError(
+            f"{without_secrets(address)}: {scheme}:// is not read from; write https://, s3:// or a path, for example"
+        )
     return scheme
 
 
@@ -137,7 +147,9 @@ def name_of(address: str) -> str:
         with contextlib.suppress(UnicodeDecodeError):
             name = name if "/" in (there := unquote(name, errors="strict")) else there
     if not name or name.startswith(".") or re.search(r"[\\\0-\x1f]", name) or len(name.encode()) > 180:
-        raise DataError(f"{told(address)}: names no file; write the address of one, or a range or wildcard for many")
+        raise DataError(
+            f"{without_secrets(address)}: names no file; write the address of one, or a range or wildcard for many"
+        )
     return name
 
 
@@ -155,7 +167,9 @@ def pinned(address: str, sha256: str) -> str:
 def unpinned(address: str) -> tuple[str, str | None]:
     plain, pin, sha256 = address.partition(PIN)
     if pin and not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise DataError(f"{told(address)}: a SHA-256 has 64 digits of 0-9 and a-f; write it in full or leave it out")
+        raise DataError(
+            f"{without_secrets(address)}: a SHA-256 has 64 digits of 0-9 and a-f; write it in full or leave it out"
+        )
     return plain, sha256 or None
 
 
@@ -169,7 +183,7 @@ def hold(address: str, *, cache: DataCache | None = None, patience: Patience = P
         ResourceError: there is no room for it.
     """
     held = _held(address, cache or DataCache.of_environment(), patience)
-    held.address = told(address)
+    held.address = without_secrets(address)
     return held
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from arlow_vl.data.beating import beat
+from arlow_vl.data.heartbeat import beat
 from arlow_vl.errors import DataError, ResourceError
 from arlow_vl.locks import take_lock
 from arlow_vl.printing import visible
@@ -75,7 +75,7 @@ def told_damage(said: str, held: Iterable[Held]) -> str:
 
 
 @contextlib.contextmanager
-def telling_addresses(held: Collection[Held]) -> Iterator[None]:
+def naming_addresses(held: Collection[Held]) -> Iterator[None]:
     """Names addresses instead of cached files in a DataError, and closes the file that it is about."""
     try:
         yield

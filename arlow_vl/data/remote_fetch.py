@@ -13,7 +13,7 @@ import fsspec
 from fsspec.asyn import get_loop, sync
 from fsspec.callbacks import Callback
 
-from arlow_vl.data.beating import BEAT
+from arlow_vl.data.heartbeat import BEAT
 from arlow_vl.errors import DataError, ResourceError
 from arlow_vl.printing import visible
 
@@ -53,7 +53,7 @@ class _Stalled(Exception):
     pass
 
 
-def told(address: str) -> str:
+def without_secrets(address: str) -> str:
     """Returns the address for messages, without password, query and fragment, which may hold secrets."""
     shown = address.partition("#")[0]
     if "://" in shown:
@@ -83,7 +83,7 @@ def with_tries(address: str, once: Callable[[], Result], patience: Patience) -> 
         seconds = time.monotonic() - began
         if is_final or seconds + pause > patience.retry_seconds:
             count = f"{tries} {'try' if tries == 1 else 'tries'} in {seconds:.1f} s"
-            raise kind(f"{told(address)}: {reason} ({count}); {_advice(kind, reason)}")
+            raise kind(f"{without_secrets(address)}: {reason} ({count}); {_advice(kind, reason)}")
         time.sleep(pause * random.uniform(0.5, 1.0))  # not all processes at once
         pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -99,7 +99,7 @@ def fetch(address: str, partial: Path, *, most_bytes: int, patience: Patience) -
     _bounded(files, "get_file", (path, str(partial)), {"callback": arrivals}, arrivals, patience)
     if partial.is_dir():  # which file systems make where a folder lies
         partial.rmdir()
-        raise DataError(f"{told(address)}: is a folder; name a file in it, or write a wildcard as *.tar")
+        raise DataError(f"{without_secrets(address)}: is a folder; name a file in it, or write a wildcard as *.tar")
 
 
 def glob_of(address: str, patience: Patience) -> list[str]:
@@ -129,7 +129,7 @@ class _Arrivals(Callback):
             self.beat()
         if self.bytes > self.most_bytes:
             raise ResourceError(
-                f"{told(self.address)}: is over {self.most_bytes:,} bytes, the limit; "
+                f"{without_secrets(self.address)}: is over {self.most_bytes:,} bytes, the limit; "
                 "ARLOW_DATA_CACHE_GIB sets it for shards and annotations"
             )
 
@@ -177,7 +177,9 @@ def _file_system(address: str) -> tuple[Any, str]:
         options = kind._get_kwargs_from_urls(address) | (_http_options(address) if scheme in ("http", "https") else {})
         return kind(**options), kind._strip_protocol(address)
     except ImportError as error:
-        raise DataError(f"{told(address)}: cannot be read ({visible(str(error))}); install what it names") from None
+        raise DataError(
+            f"{without_secrets(address)}: cannot be read ({visible(str(error))}); install what it names"
+        ) from None
 
 
 def _http_options(address: str) -> dict[str, Any]:
@@ -218,7 +220,7 @@ def _reason(error: Exception, address: str) -> str:
         return "broke off in the middle"
     if name == "ServerDisconnectedError":
         return "closed the connection without an answer"
-    text = str(error).partition("\n")[0].replace(address, told(address))[:200]
+    text = str(error).partition("\n")[0].replace(address, without_secrets(address))[:200]
     return visible(f"failed ({name}{': ' if text else ''}{text})")
 
 

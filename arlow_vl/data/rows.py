@@ -186,14 +186,14 @@ class WindowState:
         return {**vars(self), "draws": self.draws.plain(), "weights": [*self.weights], "counts": dict(self.counts)}
 
 
-class Plan(NamedTuple):
+class WindowPlan(NamedTuple):
     """A window's rows in their order, and the state after the last one."""
 
     rows: list[list[Take]]
     after: WindowState
 
 
-Begin = Callable[[WindowState], Callable[[], Plan | None]]
+Begin = Callable[[WindowState], Callable[[], WindowPlan | None]]
 
 
 class Windows:
@@ -250,9 +250,9 @@ class Windows:
         """
         begin = begin or (lambda some: lambda: self.plan(some))
         plan = begin(state)()
-        told: set[str] = set()
+        warned: set[str] = set()
         while plan is not None:
-            self._tell(Counter(dict(plan.after.counts)) - Counter(dict(state.counts)), told)
+            self._warn_of_unfit(Counter(dict(plan.after.counts)) - Counter(dict(state.counts)), warned)
             wait = begin(plan.after)
             for done in range(state.done, len(plan.rows)):
                 after = replace(state, done=done + 1) if done + 1 < len(plan.rows) else plan.after
@@ -273,7 +273,7 @@ class Windows:
             plan = self.plan(plan.after)
         return min(rows, most)
 
-    def plan(self, state: WindowState) -> Plan | None:
+    def plan(self, state: WindowState) -> WindowPlan | None:
         """Plans the window that a state is in; None where all sources are used up."""
         draws, counts = state.draws.copy(), Counter(dict(state.counts))
         drawn, lengths = self._draw(draws, state.weights)
@@ -285,7 +285,9 @@ class Windows:
         order = permutation(self.seed, "rows", state.window, size=len(rows))
         takes = [[Take(*drawn[piece.sample], *piece[1:]) for piece in rows[place]] for place in order]
         begun = state.row_number + len(rows)
-        return Plan(takes, WindowState(draws, self._weights(begun), state.window + 1, begun, 0, tuple(counts.items())))
+        return WindowPlan(
+            takes, WindowState(draws, self._weights(begun), state.window + 1, begun, 0, tuple(counts.items()))
+        )
 
     def _refuse_unfit(self, drawn: Sequence[tuple[int, int]], fitting: set[int]) -> None:
         """Raises DataError for a source of which many samples were drawn, and none fits into a row."""
@@ -298,12 +300,12 @@ class Windows:
                 )
 
     @staticmethod
-    def _tell(unfit: Counter[str], told: set[str]) -> None:
+    def _warn_of_unfit(unfit: Counter[str], warned: set[str]) -> None:
         """Reports once by source and reason that something does not fit, as soon as a window shows it."""
-        for what in sorted(unfit.keys() - told):
+        for what in sorted(unfit.keys() - warned):
             name, _, reason = what.rpartition(": ")
             print_line(f"source {name}: {unfit[what]:,} {REASONS[reason]}, of the first that are read", file=sys.stderr)
-        told |= unfit.keys()
+        warned |= unfit.keys()
 
     def _draw(self, draws: Draws, weights: Sequence[Number]) -> tuple[list[tuple[int, int]], list[Length]]:
         """Draws a window's samples, advancing `draws`; returns (source, number) and length of each."""

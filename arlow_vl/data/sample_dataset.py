@@ -120,9 +120,9 @@ class SampleDataset:
         The counts lie beside the index, or in `folder` where that cannot be written.
         """
         beside = [index.folder.parent for index in self.samples.indexes[:1]]
-        told = {"progress": progress} if progress else {}
+        reporting = {"progress": progress} if progress else {}
         name, length = self.fingerprint, self._length
-        self.token_lengths = token_lengths(name, [*beside, folder], len(self), length, workers=workers, **told)
+        self.token_lengths = token_lengths(name, [*beside, folder], len(self), length, workers=workers, **reporting)
 
     def length(self, index: int) -> tuple[tuple[int, ...], int]:
         """Tokens of each text and the number of images; a text that cannot be used has none."""
@@ -224,7 +224,7 @@ class Look(NamedTuple):
     """Texts whose end does not fit."""
     is_all: bool
 
-    def told(self, max_length: int) -> list[str]:
+    def warnings(self, max_length: int) -> list[str]:
         """Returns a sentence for each kind of text that will not be learnt whole."""
         drawn = "" if self.is_all else " that were drawn"
         found = {
@@ -241,8 +241,8 @@ def encode_text(tokenizer: Any, text: Text, max_length: int | None) -> EncodedTe
 
 
 def _text_key(sample: Sample, text: int) -> str:
-    tells = len(sample.texts) > 1 or sample.texts[text].task == "question"
-    return f"{sample.key}?{text}" if tells else sample.key
+    has_number = len(sample.texts) > 1 or sample.texts[text].task == "question"
+    return f"{sample.key}?{text}" if has_number else sample.key
 
 
 def _text_starts(samples: IndexedSamples) -> np.ndarray:

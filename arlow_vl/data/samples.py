@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 MAX_FACT_CHARACTERS = 1000
-Task = Literal["caption", "question", "conversation", "document"]
-TASKS: tuple[Task, ...] = ("caption", "question", "conversation", "document")
+TextTask = Literal["caption", "question", "conversation", "document"]
+TASKS: tuple[TextTask, ...] = ("caption", "question", "conversation", "document")
 Message = dict[str, Any]
 Part = dict[str, str]
 """`{"type": "image"}` is the place of an image, `{"type": "text", "text": ...}` a piece of text."""
@@ -38,7 +38,7 @@ class ImageRef(NamedTuple):
 class Text:
     """A conversation or a document; its image places take the sample's images in their order, all of them."""
 
-    task: Task
+    task: TextTask
     """Task that the text teaches; a source may select some tasks only."""
     messages: tuple[Message, ...] = ()
     """Roles and content as transformers' chat templates take them; empty for a document."""

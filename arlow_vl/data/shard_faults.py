@@ -24,8 +24,8 @@ class ShardFault:
 def shard_fault(path: Path, damage: list[str], usable: int, bad: int) -> ShardFault | None:
     """Returns the damage and the differences from the index.json beside a shard as one fault; None: there is none."""
     differences, missing = _differences_from_index(path, usable, usable + bad)
-    told = [*damage, *differences]
-    return ShardFault(str(path), "; ".join(told), missing) if told else None
+    reasons = [*damage, *differences]
+    return ShardFault(str(path), "; ".join(reasons), missing) if reasons else None
 
 
 def _index_entry(path: Path) -> dict[str, Any]:

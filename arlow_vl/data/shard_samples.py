@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from arlow_vl.data.formats.messages import BadText, read_texts, texts_named_in
 from arlow_vl.data.member_names import NUMBERED_IMAGE, UNSAFE_NAME, kind_of, split_name, system_file
 from arlow_vl.data.questions import Question, read_questions
-from arlow_vl.data.samples import Task, Text
+from arlow_vl.data.samples import Text, TextTask
 from arlow_vl.data.tar_members import TarMember
 from arlow_vl.data.text import Unusable, clean_caption, has_lone_surrogate, json_memory, keys_of, parse_object
 
@@ -79,7 +79,7 @@ class BadSample(NamedTuple):
     """Continuation of the name in a message."""
     image_files: tuple[str, ...] = ()
     """Image files to repair, as in `Unusable`."""
-    task: Task | None = None
+    task: TextTask | None = None
     """Task of a text; None: this is a sample."""
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from arlow_vl.data.index.images import read_image
 from arlow_vl.data.index.reading import Index, IndexedSamples
-from arlow_vl.data.index.told import faults_of, left_out, texts_left_out
-from arlow_vl.data.languages import languages_of, told_languages
+from arlow_vl.data.index.report import faults_of, left_out, texts_left_out
+from arlow_vl.data.languages import format_languages, languages_of
 from arlow_vl.data.samples import TASKS, Sample
 from arlow_vl.errors import DataError
 from arlow_vl.printing import number_of, visible
@@ -98,21 +98,21 @@ def _images(samples: IndexedSamples) -> Iterator[bytes | None]:
                 yield None
 
 
-def told_stats(stats: dict[str, Any]) -> Iterator[str]:
+def format_stats(stats: dict[str, Any]) -> Iterator[str]:
     """Yields the same as lines for people."""
     texts = ", ".join(f"{count:,} of task {task}" for task, count in stats["texts"].items() if count)
     yield f"samples      {stats['samples']:,}"
     yield f"images       {stats['images']:,}, {stats['image_bytes'] / 2**20:,.1f} MiB"
     yield f"texts        {texts or 'none'}"
-    yield f"characters   {stats['characters']:,}; a sample: {_told_quantiles(stats['characters_per_sample'])}"
+    yield f"characters   {stats['characters']:,}; a sample: {_format_quantiles(stats['characters_per_sample'])}"
     looked_at = min(stats["samples"], MOST_LOOKED_AT)
-    yield f"languages    {told_languages(stats['languages'])} (of {number_of(looked_at, 'sample')} looked at)"
+    yield f"languages    {format_languages(stats['languages'])} (of {number_of(looked_at, 'sample')} looked at)"
     sizes = stats["sizes"]
     if sizes["images_looked_at"]:
         formats = ", ".join(f"{name} {count:,}" for name, count in sizes["formats"].items())
         yield f"formats      {formats or 'none'} (of {number_of(sizes['images_looked_at'], 'image')} looked at)"
-        yield f"width        {_told_quantiles(sizes['width'])}"
-        yield f"height       {_told_quantiles(sizes['height'])}"
+        yield f"width        {_format_quantiles(sizes['width'])}"
+        yield f"height       {_format_quantiles(sizes['height'])}"
     for name, counts in (("unreadable", sizes["unreadable"]), ("bad", stats["bad"]), ("bad texts", stats["bad_texts"])):
         if counts:
             yield f"{name:<12} {', '.join(f'{visible(reason)} {count:,}' for reason, count in counts.items())}"
@@ -121,7 +121,7 @@ def told_stats(stats: dict[str, Any]) -> Iterator[str]:
     yield f"fingerprint  {stats['fingerprint']}"
 
 
-def _told_quantiles(quantiles: dict[str, float]) -> str:
+def _format_quantiles(quantiles: dict[str, float]) -> str:
     """`12 to 4,012 (5% up to 20, half up to 63, 95% up to 180)`."""
     if not quantiles:
         return "none"

@@ -11,7 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from arlow_vl.data.bad_share import refuse_bad_share, told_reasons
+from arlow_vl.data.bad_share import format_reasons, refuse_bad_share
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 from vision.near_names import did_you_mean_file
@@ -62,7 +62,7 @@ class LineTally:
         where = visible(str(path))
         refuse_bad_share(f"{self.unit}s", self.used, self.skipped, self.examples, max_bad_fraction, where=f"{where}: ")
         counts = f"{self.skipped.total():,} of {self.skipped.total() + self.used:,} {self.unit}s are skipped"
-        print(f"{where}: {counts}: {told_reasons(self.skipped, self.examples)}", file=sys.stderr)
+        print(f"{where}: {counts}: {format_reasons(self.skipped, self.examples)}", file=sys.stderr)
 
 
 def read_jsonl(path: str | Path, lines: LineTally, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[str]:

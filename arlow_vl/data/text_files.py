@@ -21,7 +21,7 @@ from arlow_vl.data.remote import (
     name_of,
     path_of_file_address,
     ranges,
-    told,
+    without_secrets,
 )
 from arlow_vl.data.remote_cache import Held
 from arlow_vl.data.text import open_regular, refuse_utf16
@@ -81,7 +81,7 @@ def text_files(sources: Sequence[str | Path]) -> TextFiles:
             addresses = listed(str(source))
             if name_of(addresses[0]) == "manifest.json":
                 advice = "copy their folder to this machine, or name the address of the text"
-                raise DataError(f"{told(str(source))}: tokens are mapped, not fetched; {advice}")
+                raise DataError(f"{without_secrets(str(source))}: tokens are mapped, not fetched; {advice}")
             held = tuple(map(hold, addresses))
             files.held += held
             files += [one.path for one in held]
@@ -95,9 +95,9 @@ def text_files(sources: Sequence[str | Path]) -> TextFiles:
     return files
 
 
-def told_text(source: str | Path) -> str:
+def shown_source(source: str | Path) -> str:
     """Returns the source for messages: an address without its secrets."""
-    return told(source) if isinstance(source, str) and is_address(source) else str(source)
+    return without_secrets(source) if isinstance(source, str) and is_address(source) else str(source)
 
 
 def _files_of(source: Path) -> list[Path]:

@@ -44,7 +44,7 @@ class TrainedPrompts:
         """Writes the file into a model folder."""
         write_whole(Path(folder) / FILE, json_text(self.counts, indent=1) + "\n")
 
-    def told_difference(self, kind: str, instruction: str) -> str:
+    def describe_difference(self, kind: str, instruction: str) -> str:
         """Returns a sentence if training seldom or never used this instruction; empty if it did or nothing is known."""
         found: Counter[str] = Counter()
         wording = _last_line(instruction) if kind == "question" else instruction.strip()

@@ -27,7 +27,7 @@ from arlow_vl.data.samples import ImageRef, Sample
 from arlow_vl.data.shard_faults import INDEX_NAME, ShardFault, other_sha256
 from arlow_vl.data.shard_samples import BadSample, FoundSample
 from arlow_vl.data.shards import regular_shards
-from arlow_vl.data.text_files import told_text
+from arlow_vl.data.text_files import shown_source
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
@@ -87,7 +87,7 @@ class Verified:
     def check(self, max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
         """Raises DataError if a source holds nothing usable, or too large a share of what it holds is unusable."""
         for source, tally in self.sources.items():
-            tally.check(told_text(source), max_bad_fraction)
+            tally.check(shown_source(source), max_bad_fraction)
 
 
 def verify_sources(
@@ -135,7 +135,7 @@ class _Reading:
         _refuse_twice([*(str(file) for file, _ in shards), *others])
         self.source_of_shard = dict(shards)
         self.names = names_of(regular_shards(self.source_of_shard) if shards else [])
-        self.names |= names_of(map(told_text, others))
+        self.names |= names_of(map(shown_source, others))
         self.ready, self.files = 0, len(self.names)
         self.tallies = {path: Tally() for path, _ in sources}
         self.samples: dict[str, list[CheckedSample]] = {path: [] for path, _ in sources}
@@ -174,7 +174,7 @@ class _Reading:
             yield tuple(ImageRef(str(path), image.offset, image.size) for image in sample.images)
 
     def _read_source(self, path: str, source: Source) -> Iterator[tuple[Image, ...]]:
-        prefix = f"{self.names[Path(told_text(path))]}:" if len(self.sources) > 1 else ""
+        prefix = f"{self.names[Path(shown_source(path))]}:" if len(self.sources) > 1 else ""
         for sample in source.iterate():
             self.samples[path].append(_of_source(sample, f"{prefix}{sample.key}"))
             yield sample.images
@@ -223,7 +223,7 @@ def _of_source(sample: Sample, name: str) -> CheckedSample:
 def _refuse_twice(files: Sequence[str]) -> None:
     uses = Counter(file if is_address(file) else os.path.abspath(file) for file in files)
     if twice := [path for path, count in uses.items() if count > 1]:
-        raise DataError(f"{visible(told_text(twice[0]))} is named twice; name each source once")
+        raise DataError(f"{visible(shown_source(twice[0]))} is named twice; name each source once")
 
 
 def _do(task: Bunch | Path) -> Any:

@@ -14,7 +14,7 @@ from arlow_vl.data.formats.conversations import CONVERSATION_FIELDS, IMAGE_FIELD
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.processes import in_processes
 from arlow_vl.data.remote import is_address, is_file_address
-from arlow_vl.data.remote_cache import telling_addresses, told_damage
+from arlow_vl.data.remote_cache import naming_addresses, told_damage
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.data.shard_samples import BadSample
 from arlow_vl.data.text import MAX_LINE_BYTES, LineTally, Unusable, open_regular, parse_object
@@ -101,7 +101,7 @@ def verify_text(
         names = names_of(task.path for task in tasks)
         tasks = [task._replace(name=names[task.path]) for task in tasks]
         parts, documents = {}, 0
-        with telling_addresses(files.held):
+        with naming_addresses(files.held):
             for task, part in in_processes(_verify, tasks, max(1, min(workers, len(tasks)))):
                 parts[task] = part
                 documents += part.samples

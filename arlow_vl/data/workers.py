@@ -26,7 +26,7 @@ from itertools import islice
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from arlow_vl.data.beating import BEAT
+from arlow_vl.data.heartbeat import BEAT
 from arlow_vl.data.processes import end_with, portable
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from arlow_vl.errors import DataError
-from arlow_vl.evaluation import statistics as bootstrap
+from arlow_vl.evaluation import bootstrap
 from arlow_vl.evaluation.numbers import few_note, format_count, format_interval, format_number, legend, scale_of
 from arlow_vl.evaluation.paired import PairedTest, is_scored, jackknife_values, paired_test, sums_by_image
 from arlow_vl.evaluation.power import detectable_difference, required_images, spread_of
@@ -71,8 +71,8 @@ def compare_folders(first: Path, second: Path, *, task: str | None = None) -> li
             one, other = ours[label], theirs[label]
             before, after = (float(of.metric.value(sums.sum(axis=0))) for sums in (one, other))
             test = paired_test(other, one, of.metric.value, weights)
-            told = asked_otherwise(*pair), pair[0].task.kind, of.metric.is_share
-            found.append(Comparison(name, label, before, after, test, *told))
+            how = asked_otherwise(*pair), pair[0].task.kind, of.metric.is_share
+            found.append(Comparison(name, label, before, after, test, *how))
     return found
 
 
@@ -207,9 +207,9 @@ def format_comparisons(found: Sequence[Comparison], first: Path, second: Path) -
             title = visible(titled(one.metric, is_share=one.is_share))
             lines.append([title, format_count(test.images, test.images), *numbers, difference, *tests, effect])
         few = few_note(one.test.images for one in of_task)
-        told = ", ".join(of_task[0].asked_otherwise)
-        note = f"the second was asked with another {told}, which may account for a part of the difference"
-        otherwise = [note] if told else []
+        changes = ", ".join(of_task[0].asked_otherwise)
+        note = f"the second was asked with another {changes}, which may account for a part of the difference"
+        otherwise = [note] if changes else []
         blocks.append("\n".join([visible(task), *otherwise, *columns(lines), *few]))
     return "\n\n".join([*blocks, legend(one.kind for one in found)])
 
@@ -229,8 +229,8 @@ def format_power(found: Sequence[Power], *, difference: float, power: float) -> 
     note = f"At a power of {power:.0%} and p below {1 - bootstrap.LEVEL:.2g}, by the paired t-test over images."
     few = few_note(one.images for one in found)
     none = ["-: the metric has no such difference, or nothing differs over these images"]
-    told = none if any(one.required is None for one in found) else []
-    return "\n".join([*columns(lines), *few, *told, "", note])
+    without_share = none if any(one.required is None for one in found) else []
+    return "\n".join([*columns(lines), *few, *without_share, "", note])
 
 
 def columns(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -20,10 +20,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from arlow_vl.errors import DataError
+from arlow_vl.evaluation.bootstrap import Interval, difference_interval, draw_weights, metric_interval
 from arlow_vl.evaluation.explain import Written, word_places, write_and_watch
 from arlow_vl.evaluation.metrics.sums import mean
 from arlow_vl.evaluation.numbers import format_number, legend
-from arlow_vl.evaluation.statistics import Interval, difference_interval, draw_weights, metric_interval
 from arlow_vl.evaluation.tasks.predictions import read_json, write_json
 from arlow_vl.printing import number_of, visible
 from vision.projector import PerceiverResampler

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from arlow_vl.evaluation.statistics import LEVEL
+from arlow_vl.evaluation.bootstrap import LEVEL
 
 LARGE = 1e6
 FEWEST = 10

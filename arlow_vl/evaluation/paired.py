@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from arlow_vl.evaluation.statistics import NOISE, Interval, ValueOfSums, summarise, with_value
+from arlow_vl.evaluation.bootstrap import NOISE, Interval, ValueOfSums, summarise, with_value
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def paired_test(
 ) -> PairedTest:
     """Tests the metric of `sums` minus that of `others`, rows of the same images.
 
-    `weights` are those of `statistics.draw_weights`.
+    `weights` are those of `bootstrap.draw_weights`.
 
     Raises:
         ValueError: fewer than two images have a sample that the metric scores.

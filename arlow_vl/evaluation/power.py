@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from arlow_vl.evaluation.statistics import LEVEL
+from arlow_vl.evaluation.bootstrap import LEVEL
 
 SMALLEST = 1e-9
 """The smallest difference that may be asked for; below it the number of images overflows."""

@@ -181,8 +181,8 @@ def refuse_other_tensors(folder: Path, config: PreTrainedConfig, model_class: An
     wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     wrong["of whole numbers, which would be taken for weights"] = whole_numbers(folder, model)
     if any(wrong.values()):
-        told = [f"{len(names):,} tensors {kind}, first {names[0]}" for kind, names in wrong.items() if names]
-        raise misfit(folder, "; ".join(told))
+        counts = [f"{len(names):,} tensors {kind}, first {names[0]}" for kind, names in wrong.items() if names]
+        raise misfit(folder, "; ".join(counts))
 
 
 def whole_numbers(folder: Path, model: Any) -> list[str]:

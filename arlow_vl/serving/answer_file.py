@@ -16,7 +16,7 @@ from typing import Any
 
 from arlow_vl.errors import DataError
 from arlow_vl.json_text import json_text
-from arlow_vl.locks import take_lock, tell_unlocked
+from arlow_vl.locks import take_lock, warn_unlocked
 from arlow_vl.printing import visible
 from vision.whole_files import remove_remains, write_whole
 
@@ -83,7 +83,7 @@ class AnswerFile:
     def _lock(self) -> None:
         try:
             if not take_lock(self._file):
-                tell_unlocked(self.path)
+                warn_unlocked(self.path)
         except BlockingIOError:
             raise DataError(f"{self._name} is being written by another process; wait for it or name another") from None
 
@@ -99,8 +99,8 @@ class AnswerFile:
             ) from None
         different = [name for name in {**found, **asked} if found.get(name) != asked.get(name)]
         if different:
-            told = ", ".join(_told(name, found.get(name), asked.get(name), options) for name in different)
-            raise DataError(f"{self._name} was written in another way ({told}); name another file, or remove it")
+            changes = ", ".join(_describe_change(name, found.get(name), asked.get(name), options) for name in different)
+            raise DataError(f"{self._name} was written in another way ({changes}); name another file, or remove it")
 
     def _read_done(self) -> set[str]:
         """Returns the images that have a line, and removes a partial last line that a killed process left."""
@@ -135,11 +135,11 @@ def left_to_do(paths: Iterable[str], done: Collection[str]) -> list[str]:
     return [path for path in dict.fromkeys(paths) if path not in done]
 
 
-def _told(name: str, found: Any, asked: Any, options: Mapping[str, str]) -> str:
+def _describe_change(name: str, found: Any, asked: Any, options: Mapping[str, str]) -> str:
     """Describes a changed setting, as `--beams 3, now 1`; of a mapping, only the keys that differ."""
     if isinstance(found, dict) and isinstance(asked, dict):
         different = [key for key in {**found, **asked} if found.get(key) != asked.get(key)]
-        return ", ".join(_told(key, found.get(key), asked.get(key), options) for key in different)
+        return ", ".join(_describe_change(key, found.get(key), asked.get(key), options) for key in different)
     return visible(f"{options.get(name, name)} {_short(found)}, now {_short(asked)}")
 
 

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from arlow_vl.serving.asked import Asked
 from arlow_vl.serving.assistant import Assistant
 from arlow_vl.serving.engine import MESSAGES, Busy, Engine, Stopping
 from arlow_vl.serving.events import Done, Event, Failed, Fault, Finished, Piece
 from arlow_vl.serving.exchange import ClientGone, Exchange, HeldBytes, Receive, Send
 from arlow_vl.serving.heat import HeatMaps
+from arlow_vl.serving.jobs import Job
 from arlow_vl.serving.limits import DEFAULT_SERVER_LIMITS, ServerLimits
 from arlow_vl.serving.listening import is_loopback
 from arlow_vl.serving.memory import give_back
@@ -239,7 +239,7 @@ class Api:
 
 
 @contextlib.contextmanager
-def _asked(submit: Callable[..., Asked], gone: asyncio.Task) -> Iterator[AsyncIterator[Any]]:
+def _asked(submit: Callable[..., Job], gone: asyncio.Task) -> Iterator[AsyncIterator[Any]]:
     """Submits a request to the engine, gives its events, and cancels it at the end. Raises Refusal."""
     loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
     try:

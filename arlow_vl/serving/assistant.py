@@ -14,7 +14,7 @@ from torch import Tensor
 
 from arlow_vl.data.prompts import encode_prompt, plain_ids, stop_token_ids
 from arlow_vl.data.samples import Message
-from arlow_vl.models.opened import OpenModel, open_model
+from arlow_vl.models.open_model import OpenModel, open_model
 from arlow_vl.printing import number_of
 from vision.decoding.image import DEFAULT_LIMITS, ImageLimits
 from vision.decoding.sources import path_if_there

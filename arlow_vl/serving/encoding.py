@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from arlow_vl.serving.assistant import Assistant, PreparedImage
-from arlow_vl.serving.remembered import Remembered
+from arlow_vl.serving.result_cache import ResultCache
 from arlow_vl.serving.rows import States
 
 IMAGES_AT_ONCE = 8  # through the encoder
@@ -18,7 +18,7 @@ class ImageEncoder:
 
     def __init__(self, assistant: Assistant) -> None:
         self._assistant, self._model = assistant, assistant.model
-        self._states: Remembered[PreparedImage, Tensor] = Remembered(IMAGE_MEMORY)
+        self._states: ResultCache[PreparedImage, Tensor] = ResultCache(IMAGE_MEMORY)
 
     def encode(self, images: Sequence[PreparedImage]) -> States:
         """Returns the encoder tokens of images, cached or encoded now."""

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arlow_vl.serving.asked import Answer, Asked, Work
 from arlow_vl.serving.assistant import Assistant, Prompt
 from arlow_vl.serving.decoding import Decoding
 from arlow_vl.serving.encoding import ImageEncoder
 from arlow_vl.serving.events import Done, Event, Failed, Fault, Finished, FinishReason, Piece, TokenLogprob
+from arlow_vl.serving.jobs import Answer, Job, Work
 from arlow_vl.serving.next_token import NextToken, processors_of, refuse_unhonoured
 from arlow_vl.serving.refusals import Refusal
 from arlow_vl.serving.rows import ReadPrompts, Rows
@@ -139,16 +139,16 @@ class Engine:
         self._queue(work)
         return work
 
-    def _queue(self, asked: Answer | Work) -> None:
+    def _queue(self, job: Answer | Work) -> None:
         with self._changed:
             if self._is_stopping:
                 raise Stopping
             if self.is_full:
                 raise Busy
-            if isinstance(asked, Work):
-                self._works.append(asked)
+            if isinstance(job, Work):
+                self._works.append(job)
             else:
-                self._waiting.append(asked)
+                self._waiting.append(job)
             self._changed.notify()
 
     def write(self, prompt: Prompt, decoding: Decoding) -> Iterator[Event]:
@@ -189,13 +189,13 @@ class Engine:
                     self._step()
             except Exception as error:  # the cache may be inconsistent: the running rows end, and the engine continues
                 self._end_all(error)
-        for asked in self._all_asked():
-            self._fail(asked, "stopped")
+        for job in self._all_jobs():
+            self._fail(job, "stopped")
         self._running, self._joining, self._rows = [], [], Rows(self._model, 0)
         self._waiting.clear()
         self._works.clear()
 
-    def _all_asked(self) -> list[Asked]:
+    def _all_jobs(self) -> list[Job]:
         """All requests that a client waits for."""
         return [*self._running, *self._joining, *self._waiting, *self._works]
 
@@ -209,9 +209,9 @@ class Engine:
         """Removes requests that were cancelled or took too long."""
         now = time.monotonic()
         with self._changed:
-            for asked in self._all_asked():
-                if now > asked.deadline:
-                    self._fail(asked, "late")
+            for job in self._all_jobs():
+                if now > job.deadline:
+                    self._fail(job, "late")
             self._waiting = deque(answer for answer in self._waiting if not answer.is_cancelled)
             self._works = deque(work for work in self._works if not work.is_cancelled)
         self._keep([answer for answer in self._running if not answer.is_cancelled])
@@ -236,7 +236,7 @@ class Engine:
             logger.error("work failed: %s", error, exc_info=error)
             event = Failed("model", MESSAGES["model"])
         self._works.popleft()  # before it is delivered: its receiver finds the place free
-        self._tell(work, event)
+        self._send(work, event)
 
     def _admit(self) -> None:
         """Reads the prompts of the next requests, as many as fit, and adds them to the running rows."""
@@ -311,25 +311,25 @@ class Engine:
                 reason = "stop" if answer.stream.is_stopped else "length"
         if text or (reason and answer.unreported):
             tokens, answer.unreported = tuple(answer.unreported), []
-            self._tell(answer, Piece(text, tokens))
+            self._send(answer, Piece(text, tokens))
         if reason:
-            self._tell(answer, Finished(reason, len(answer.prompt.ids), answer.written))
+            self._send(answer, Finished(reason, len(answer.prompt.ids), answer.written))
             answer.is_cancelled = True
 
-    def _fail(self, asked: Asked, fault: Fault, why: object = None) -> None:
+    def _fail(self, job: Job, fault: Fault, why: object = None) -> None:
         if why is not None:
             error = why if isinstance(why, BaseException) else None
             logger.error("an answer failed: %s", why, exc_info=error)
-        self._tell(asked, Failed(fault, MESSAGES[fault]))
-        asked.is_cancelled = True
+        self._send(job, Failed(fault, MESSAGES[fault]))
+        job.is_cancelled = True
 
-    def _tell(self, asked: Asked, event: Event) -> None:
-        if asked.is_cancelled:
+    def _send(self, job: Job, event: Event) -> None:
+        if job.is_cancelled:
             return
         try:
-            asked.deliver(event)
+            job.deliver(event)
         except RuntimeError:  # the receiver has gone, and its event loop with it
-            asked.is_cancelled = True
+            job.is_cancelled = True
 
 
 def _next_group(waiting: deque[Answer], room: int) -> list[Answer]:

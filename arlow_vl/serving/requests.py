@@ -16,7 +16,7 @@ from arlow_vl.serving.encoding import IMAGE_MEMORY, image_bytes
 from arlow_vl.serving.fields import Fields, checked_text, parse_object, shown
 from arlow_vl.serving.limits import ServerLimits
 from arlow_vl.serving.refusals import Refusal
-from arlow_vl.serving.remembered import Remembered
+from arlow_vl.serving.result_cache import ResultCache
 from vision.decoding.animation import is_animated
 from vision.decoding.image import ImageError
 from vision.decoding.sources import from_base64
@@ -75,7 +75,7 @@ class RequestReader:
 
     def __init__(self, assistant: Assistant, name: str, limits: ServerLimits) -> None:
         self._assistant, self.name, self._limits = assistant, name, limits
-        self._images: Remembered[bytes, PreparedImage] = Remembered(IMAGE_MEMORY)
+        self._images: ResultCache[bytes, PreparedImage] = ResultCache(IMAGE_MEMORY)
         self._tokenizer_lock = threading.Lock()  # each call sets options of the shared tokenizer
         self._max_characters = assistant.max_length * max(map(len, assistant.tokenizer.get_vocab()))
 

@@ -86,11 +86,11 @@ class Server:
         )
         self._uvicorn = uvicorn.Server(config)
         self._uvicorn.capture_signals = self._signals  # uvicorn's own would end the process by the signal, not with 0
-        telling = self._loop.create_task(self._tell(on_ready))
+        announcing = self._loop.create_task(self._announce(on_ready))
         await self._uvicorn.serve(sockets=[self._listener])
-        telling.cancel()
+        announcing.cancel()
 
-    async def _tell(self, on_ready: Callable[[], None]) -> None:
+    async def _announce(self, on_ready: Callable[[], None]) -> None:
         while not self._uvicorn.started:
             await asyncio.sleep(TICK)
         on_ready()

@@ -124,12 +124,12 @@ class Checkpointing(Callback):
         self.validation_is_due = step % self.run.validate_every == 0
         if step % self.run.checkpoint_every == 0 or step == self.run.max_steps:
             self._save(trainer)
-        self._stop_if_told(trainer)
+        self._stop_if_asked(trainer)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._stop_if_told(trainer)
+        self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.should_stop and self.saved_step < trainer.global_step:
@@ -150,7 +150,7 @@ class Checkpointing(Callback):
             os.kill(os.getpid(), number)
         self.signal = number
 
-    def _stop_if_told(self, trainer: Trainer) -> None:
+    def _stop_if_asked(self, trainer: Trainer) -> None:
         """Saves and raises SystemExit if a signal came (128 + its number) or the time is over (75)."""
         hours = (time.monotonic() - self.began) / 3600
         is_over = self.run.max_hours is not None and hours >= self.run.max_hours

@@ -69,15 +69,15 @@ def scores_of(folder: Path, sha256: str | None) -> list[dict[str, Any]]:
     results = read_results(folder)
     for one in results:
         try:
-            is_of_model = one.told["model"]["sha256"] == sha256
-            _metrics_of(one.told), format_scores(one.told)
+            is_of_model = one.metrics_json["model"]["sha256"] == sha256
+            _metrics_of(one.metrics_json), format_scores(one.metrics_json)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise broken(one.folder / METRICS, repr(error)) from None
         if not is_of_model:
             raise CheckpointError(
                 f"{folder} holds scores of another model ({one.task.name}); evaluate the one that is exported"
             )
-    return [one.told for one in results]
+    return [one.metrics_json for one in results]
 
 
 def _metrics_of(result: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from arlow_vl.data.quarantine import Quarantine
 from arlow_vl.data.sample_dataset import SampleDataset
 from arlow_vl.data.sequential import SequentialLoader
 from arlow_vl.data.sources import Batch, Collate, Source
-from arlow_vl.data.text_files import told_text
+from arlow_vl.data.text_files import shown_source
 from arlow_vl.data.trained_prompts import TrainedPrompts, prompts_of
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.layout import BatchLayout
@@ -102,8 +102,10 @@ class StageData(LightningDataModule):
             if reader.bad:
                 print_line(f"source {reader.source}: {reader.summary()}", file=sys.stderr)
         unfit = self.training.window.counts if self.training.window else ()
-        if told := ", ".join(f"{what} {count:,}" for what, count in unfit if count):
-            print_line(f"packed rows, in all: {told}; raise packing.row_tokens or packing.row_images", file=sys.stderr)
+        if listed := ", ".join(f"{what} {count:,}" for what, count in unfit if count):
+            print_line(
+                f"packed rows, in all: {listed}; raise packing.row_tokens or packing.row_images", file=sys.stderr
+            )
 
 
 class TextData(StageData):
@@ -116,7 +118,7 @@ class TextData(StageData):
         self.validation_rows = pack(recipe.validation_text, tokenizer, recipe.row_length, folder)
         rows = pack(recipe.train_text, tokenizer, recipe.row_length, folder, max_tokens=recipe.max_tokens)
         for path, packed in ((recipe.train_text, rows), (recipe.validation_text, self.validation_rows)):
-            print_line(f"{told_text(path)}: {packed.summary()}", file=sys.stderr)
+            print_line(f"{shown_source(path)}: {packed.summary()}", file=sys.stderr)
         sources = (
             Source(name=name, dataset=dataset, samples_per_batch=recipe.batch_size)
             for name, dataset in (("train", rows), ("validation", self.validation_rows))

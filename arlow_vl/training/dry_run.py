@@ -19,7 +19,7 @@ from arlow_vl.training.operations import Counts, operations_of, pairs_of
 from arlow_vl.training.optimizers import moments_of
 from arlow_vl.training.policy import Policy
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe
-from arlow_vl.training.schedule import told_of_schedule
+from arlow_vl.training.schedule import schedule_warnings
 from arlow_vl.training.settings import OptimConfig
 from arlow_vl.training.steps import COMPUTE_DTYPES
 
@@ -40,7 +40,7 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
         yield f"compiled: {len(blocks_of(model))} blocks, each by itself"
     yield f"memory: {memory_of(model, recipe.optim)}"
     yield from step_of(stage, recipe)
-    yield from told_of_schedule(recipe.optim, recipe.run.max_steps)
+    yield from schedule_warnings(recipe.optim, recipe.run.max_steps)
 
 
 def table_of(model: nn.Module, policy: Policy) -> Iterator[str]:
@@ -75,8 +75,8 @@ def memory_of(model: nn.Module, optim: OptimConfig) -> str:
     parts |= {"moving average": 4 * sum(p.numel() for p in trained.values())} if optim.ema else {}
     total = sum(parts.values())
     unit, size_of_one, digits = ("GiB", 2**30, 2) if total >= 2**30 else ("MiB", 2**20, 1)
-    told = ", ".join(f"{name} {size / size_of_one:.{digits}f}" for name, size in parts.items())
-    return f"{total / size_of_one:.{digits}f} {unit} and the activations ({told})"
+    listed = ", ".join(f"{name} {size / size_of_one:.{digits}f}" for name, size in parts.items())
+    return f"{total / size_of_one:.{digits}f} {unit} and the activations ({listed})"
 
 
 def step_of(stage: Stage, recipe: Recipe) -> Iterator[str]:
@@ -89,8 +89,8 @@ def step_of(stage: Stage, recipe: Recipe) -> Iterator[str]:
     means = {"tokens": counts.tokens, "tokens that are learnt": counts.labels, "images": counts.images}
     means = {what: count / len(batches) for what, count in means.items()}
     shape = "x".join(map(str, batches[0]["input_ids"].shape))
-    told = ", ".join(f"{per_step * mean:,.0f} {what}" for what, mean in means.items() if mean)
-    yield f"step: {told}; {per_step} batch{'es' * (per_step > 1)} of {shape}"
+    listed = ", ".join(f"{per_step * mean:,.0f} {what}" for what, mean in means.items() if mean)
+    yield f"step: {listed}; {per_step} batch{'es' * (per_step > 1)} of {shape}"
     needed = per_step * operations_of(stage.module.model).of(counts, pairs) / len(batches)
     size, unit = (1e12, "TFLOP") if needed >= 1e12 else (1e9, "GFLOP")
     yield f"operations: about {needed / size:,.3f} {unit} a step"

@@ -13,13 +13,13 @@ from arlow_vl.data.collate import LayoutOf, PackedRowsCollate, SampleCollate
 from arlow_vl.data.images import CachedImages, DecodedImages
 from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.reading import Index, IndexedSamples
-from arlow_vl.data.index.told import check_left_out, left_out, report_left_out
+from arlow_vl.data.index.report import check_left_out, left_out, report_left_out
 from arlow_vl.data.loader import Packing
 from arlow_vl.data.order import shuffled_order
 from arlow_vl.data.packing import tokenised
 from arlow_vl.data.rows import ENOUGH, RowBudget
 from arlow_vl.data.sample_dataset import SampleDataset
-from arlow_vl.data.samples import TASKS, ImageRef, Task
+from arlow_vl.data.samples import TASKS, ImageRef, TextTask
 from arlow_vl.data.sources import Source
 from arlow_vl.data.tokens.documents import TokenDocuments
 from arlow_vl.data.tokens.reader import TokenizedText
@@ -31,7 +31,7 @@ from arlow_vl.training.ranks import is_first
 from arlow_vl.training.recipe import ImageTextRecipe, PackingConfig, SourceConfig
 from arlow_vl.training.settings import mixture_of
 
-TASKS_OF_KIND: dict[str, tuple[Task, ...]] = {
+TASKS_OF_KIND: dict[str, tuple[TextTask, ...]] = {
     "captions": ("caption",),
     "questions": ("question",),
     "conversations": ("conversation",),
@@ -50,7 +50,7 @@ class CheckedSource:
     bad: int = 0
     """Unusable samples, which are left out."""
 
-    def tell(self, sentence: str) -> None:
+    def warn(self, sentence: str) -> None:
         print_line(f"source {self.config.name}: {sentence}", file=sys.stderr)
 
 
@@ -81,8 +81,8 @@ def _checked(config: SourceConfig, recipe: ImageTextRecipe, tokenizer: Any) -> C
     except DataError as error:
         hint = "; `arlow data fetch` gets the data of experiments/" if str(error).startswith("no such file") else ""
         raise DataError(f"{where}: {error}{hint}") from error
-    if told := report_left_out(where, indexes):
-        print_line(told, file=sys.stderr)
+    if report := report_left_out(where, indexes):
+        print_line(report, file=sys.stderr)
     tasks = TASKS_OF_KIND[config.kind]
     check_left_out(indexes, recipe.max_bad_fraction, where=where, tasks=tasks)
     samples, bad = IndexedSamples(indexes, tasks), left_out(index.header for index in indexes)
@@ -93,7 +93,7 @@ def _checked(config: SourceConfig, recipe: ImageTextRecipe, tokenizer: Any) -> C
             f"{where}: none of its {number_of(count, 'sample')} has a usable {kind}; set kind to what they have"
         )
     if without := count - len(samples):
-        source.tell(f"{without:,} of {count:,} samples have no {kind} and are left out")
+        source.warn(f"{without:,} of {count:,} samples have no {kind} and are left out")
     return source
 
 
@@ -166,7 +166,7 @@ class ImageTextData(StageData):
             sizes = {source.name: len(source.dataset) for source in training}
             packing = packing_of(recipe.packing, recipe.sources, sizes, recipe.run.accumulate_grad_batches)
             if len(sizes) > 1:
-                print_line(packing.mixture.told(), file=sys.stderr)
+                print_line(packing.mixture.describe(), file=sys.stderr)
         super().__init__(recipe, training, validation, training_collate, validation_collate=collate, packing=packing)
 
 
@@ -187,8 +187,8 @@ def _source(
         look = dataset.look(recipe.run.seed)
     except DataError as error:
         raise DataError(f"source {config.name}: {error}") from error
-    for sentence in look.told(recipe.max_length):
-        source.tell(sentence)
+    for sentence in look.warnings(recipe.max_length):
+        source.warn(sentence)
     if recipe.packing and isinstance(dataset, SampleDataset) and not one_text:
         line = ProgressLine(f"tokens of {config.name}", "samples")
         dataset.count_tokens(recipe.run_dir / "packed", workers=max(1, recipe.run.workers), progress=line)

@@ -34,7 +34,7 @@ COMMAND = (sys.executable, str(Path(sysconfig.get_path("scripts"), "arlow")), "f
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessRank:
     """Position of this process in its run."""
 
     rank: int = 0
@@ -52,7 +52,7 @@ class Place:
         return self.rank == 0
 
 
-def find_place(engine: EngineConfig, variables: Mapping[str, str] = os.environ) -> Place:
+def find_place(engine: EngineConfig, variables: Mapping[str, str] = os.environ) -> ProcessRank:
     """Returns the place of this process, read from the launcher's environment variables.
 
     Raises:
@@ -85,13 +85,13 @@ def find_place(engine: EngineConfig, variables: Mapping[str, str] = os.environ) 
                     f"{name} is {number}, but {asked}, so the highest is {most - 1}: set run.engine.devices and "
                     f"nodes to what the launcher starts, or unset {name}"
                 )
-        return Place(rank, local_rank, wanted, launcher)  # pyrefly: ignore[bad-argument-type]
+        return ProcessRank(rank, local_rank, wanted, launcher)  # pyrefly: ignore[bad-argument-type]
     if wanted > 1:
         raise ValueError(
             f"{asked}, but this is one process: start it with `arlow fit`, "
             "or on several nodes with torchrun or srun (experiments/cluster)"
         )
-    return Place()
+    return ProcessRank()
 
 
 def starts_processes(engine: EngineConfig, variables: Mapping[str, str] = os.environ) -> bool:
@@ -145,12 +145,12 @@ def start_processes(count: int, arguments: Sequence[str], *, command: Sequence[s
 def _status_of(processes: Sequence[subprocess.Popen]) -> int:
     """Waits until all have ended, or `GRACE_SECONDS` after one has failed, and returns the exit status of the run."""
     failed_at = None
-    told: set[int] = set()
+    reported: set[int] = set()
     while True:
         codes = [process.poll() for process in processes]
         for rank, code in enumerate(codes):
-            if code is not None and code < 0 and rank not in told:
-                told.add(rank)
+            if code is not None and code < 0 and rank not in reported:
+                reported.add(rank)
                 name = signal.Signals(-code).name
                 print_line(f"arlow: the process of rank {rank} died ({name}), so the run ends", file=sys.stderr)
         failures = [code for code in codes if code]

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from PIL import Image
 
 from arlow_vl.training.logs import metrics_of, validation_of
-from arlow_vl.training.look import Look
+from arlow_vl.training.look_results import Look
 from arlow_vl.training.recipe import Recipe, to_plain
 from arlow_vl.training.steps import Reading
 

@@ -49,15 +49,15 @@ class LineFile:
 
     def write(self, line: str) -> None:
         """Appends a line. Raises ResourceError naming the file; an incomplete line is dropped when the run resumes."""
-        with self._told(), open(self.path, "a", encoding="utf-8") as file:
+        with self._naming_file(), open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def sync(self) -> None:
-        with self._told(), open(self.path, "a") as file:
+        with self._naming_file(), open(self.path, "a") as file:
             os.fsync(file.fileno())
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _naming_file(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -67,7 +67,7 @@ class LineFile:
             ) from error
 
 
-def tell_gaps(path: Path, steps: Sequence[int], done: int) -> None:
+def warn_of_gaps(path: Path, steps: Sequence[int], done: int) -> None:
     """Prints a warning if a log with these steps lacks some of the `done` ones; the run itself is unharmed."""
     if lacking := sorted(set(range(1, done + 1)) - set(steps)):
         print_line(
@@ -95,7 +95,7 @@ class StepLog(Callback):
             return found[-1] <= step
 
         self.lines.keep(is_before)
-        tell_gaps(self.lines.path, found, step)
+        warn_of_gaps(self.lines.path, found, step)
 
     def step_read(self, reading: Reading) -> None:
         line: dict[str, Any] = {"step": reading.step, "loss": reading.loss.hex(), "keys": reading.keys}
@@ -171,7 +171,7 @@ class MetricsFile(Callback):
             return int(number) < step or (int(number) == step and not is_validation)
 
         self.lines.keep(is_before)
-        tell_gaps(self.lines.path, found, step)
+        warn_of_gaps(self.lines.path, found, step)
         text = self.lines.path.read_text("utf-8")
         if not text:
             self.lines.write(",".join(self.columns))

@@ -29,8 +29,8 @@ def refuse_too_large(model: nn.Module, recipe: Recipe) -> None:
     parts, there = least_bytes(model, recipe), memory_of(device_type_of(recipe.run.engine))
     if sum(parts.values()) <= there:
         return
-    told = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())
-    raise ResourceError(f"the run needs more than the {_gib(there)} GiB of memory ({told} GiB); {advice(recipe)}")
+    listed = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())
+    raise ResourceError(f"the run needs more than the {_gib(there)} GiB of memory ({listed} GiB); {advice(recipe)}")
 
 
 def least_bytes(model: nn.Module, recipe: Recipe) -> dict[str, int]:

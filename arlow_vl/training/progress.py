@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ProgressBar
 
 from arlow_vl.printing import visible
 from arlow_vl.progress import SECONDS_BETWEEN_LINES, Display
-from arlow_vl.training.look import Look
+from arlow_vl.training.look_results import Look
 from arlow_vl.training.steps import Reading
 
 WAIT_WORTH_A_WORD = 0.05

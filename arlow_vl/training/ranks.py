@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from arlow_vl.printing import print_line
-from arlow_vl.training.launch import LOST, Place, end_with_starter
+from arlow_vl.training.launch import LOST, ProcessRank, end_with_starter
 from arlow_vl.training.settings import EngineConfig
 
 JOIN_SECONDS = 300
@@ -51,7 +51,7 @@ def data_rank(engine: EngineConfig) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def joined(place: Place, device_type: str, *, seconds: int = JOIN_SECONDS) -> Iterator[None]:
+def joined(place: ProcessRank, device_type: str, *, seconds: int = JOIN_SECONDS) -> Iterator[None]:
     """Connects the processes of a run while it lasts; only the first one prints.
 
     Raises:
@@ -77,13 +77,13 @@ def joined(place: Place, device_type: str, *, seconds: int = JOIN_SECONDS) -> It
     if device_type == "cuda":
         torch.cuda.set_device(place.local_rank)
     try:
-        with _silent(not place.is_first), _telling_failures(place):
+        with _silent(not place.is_first), _reporting_failures(place):
             yield
     finally:
         dist.destroy_process_group()
 
 
-def _meet(place: Place, seconds: int) -> Any:
+def _meet(place: ProcessRank, seconds: int) -> Any:
     """Returns the store of the run once all processes have joined it. Raises ValueError if some do not in time."""
     address = os.environ.get("MASTER_ADDR") or "localhost"
     port = os.environ.setdefault("MASTER_PORT", PORT)
@@ -118,7 +118,7 @@ def _meet(place: Place, seconds: int) -> Any:
     return store
 
 
-def _wait_until_there(place: Place, address: str, port: int, seconds: int) -> None:
+def _wait_until_there(place: ProcessRank, address: str, port: int, seconds: int) -> None:
     """Waits until the first process answers. Raises OSError if it does not, without torch's stack traces."""
     hosts = place.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     end = time.monotonic() + seconds
@@ -145,7 +145,7 @@ def _silent(is_silent: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _telling_failures(place: Place) -> Iterator[None]:
+def _reporting_failures(place: ProcessRank) -> Iterator[None]:
     """Reports an error of several processes once: the first process does if it has the same, else this one.
 
     A process that only lost the connection to another one ends with `LOST`.
@@ -173,7 +173,7 @@ def _is_lost_peer(error: BaseException) -> bool:
     return type(error) in (RuntimeError, dist.DistBackendError) and any(word in str(error) for word in words)
 
 
-def _say_failure(place: Place, sentence: str) -> None:
+def _say_failure(place: ProcessRank, sentence: str) -> None:
     with contextlib.suppress(RuntimeError):
         dist.distributed_c10d._get_default_store().set(f"failed/{place.rank}", sentence)
 
@@ -202,24 +202,24 @@ def first_prepares(what: str, prepare: Callable[[], Any]) -> Any:
             result = prepare()
         except BaseException as error:
             status = error.code if isinstance(error, SystemExit) else getattr(error, "exit_code", 2)
-            _tell(store, name, {"status": status})
+            _send(store, name, {"status": status})
             raise
-        _tell(store, name, {"result": result})
+        _send(store, name, {"result": result})
         return result
     try:
         store.wait([name], datetime.timedelta(days=PREPARING_DAYS))
-        told = json.loads(store.get(name))
+        message = json.loads(store.get(name))
         store.set(f"{name}/read/{dist.get_rank()}", "")
     except (RuntimeError, OSError) as error:  # the store ended with the first process
         raise SystemExit(LOST) from error
-    if "status" in told:
-        raise SystemExit(told["status"])
-    return told["result"]
+    if "status" in message:
+        raise SystemExit(message["status"])
+    return message["result"]
 
 
-def _tell(store: Any, name: str, told: dict[str, Any]) -> None:
+def _send(store: Any, name: str, message: dict[str, Any]) -> None:
     """Sends a message and waits until all have read it, as the store ends with the first process."""
-    store.set(name, json.dumps(told))
+    store.set(name, json.dumps(message))
     with contextlib.suppress(RuntimeError, OSError):  # a lost process is reported elsewhere
         readers = [f"{name}/read/{rank}" for rank in range(1, world_size())]
         store.wait(readers, datetime.timedelta(seconds=READING_SECONDS))
@@ -238,9 +238,9 @@ def largest(number: int) -> int:
     """Returns the maximum over all processes."""
     if world_size() == 1:
         return number
-    told = torch.tensor(number)
-    dist.all_reduce(told, dist.ReduceOp.MAX)
-    return int(told)
+    largest_number = torch.tensor(number)
+    dist.all_reduce(largest_number, dist.ReduceOp.MAX)
+    return int(largest_number)
 
 
 def summed(numbers: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from arlow_vl.models.arlow.spelling import did_you_mean
-from arlow_vl.yaml_text import OneOfEachKey, told_fault
+from arlow_vl.yaml_text import OneOfEachKey, describe_yaml_error
 from vision.near_names import did_you_mean_file
 
 MAY_BE_INFINITE = ("optim.grad_clip",)
@@ -29,7 +29,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ValueError(f"recipe {path} is not YAML: it is not text in UTF-8 ({error})") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"recipe {path} is not YAML: {told_fault(error)}") from error
+        raise ValueError(f"recipe {path} is not YAML: {describe_yaml_error(error)}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold keys and values, as the recipes in experiments/ do")
     _refuse_loops(values, path, set(), set())

@@ -18,7 +18,7 @@ from arlow_vl.training.recipe import RECIPES, Recipe, TextRecipe
 from arlow_vl.training.recipe_files import read_yaml, refuse_unknown_keys, refuse_unknown_option, refuse_wrong_shapes
 from arlow_vl.training.settings import OptimConfig
 from arlow_vl.training.sizes import lr_of_width, with_size
-from arlow_vl.yaml_text import told_fault
+from arlow_vl.yaml_text import describe_yaml_error
 
 
 def parse_recipe(argv: list[str], *, look: Callable[[Recipe], None] = lambda recipe: None) -> Recipe:
@@ -178,7 +178,7 @@ def _set_inner(values: dict[str, Any], names: list[str], text: str) -> None:
     try:
         values[names[-1]] = get_loader("yaml")(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"--{'.'.join(names)} is not YAML: {told_fault(error)}") from error
+        raise ValueError(f"--{'.'.join(names)} is not YAML: {describe_yaml_error(error)}") from error
 
 
 def recipe_of_values(values: Mapping[str, Any], *, where: str) -> Recipe:

@@ -26,7 +26,7 @@ from arlow_vl.training.build import Stage, build_stage, finish_model
 from arlow_vl.training.callbacks import BadItemsCheck, Checkpointing, FrozenTensorsCheck
 from arlow_vl.training.checkpoint_io import ArlowCheckpointIO, newest_good, remove_leftovers
 from arlow_vl.training.checkpoint_names import checkpoints, step_of, steps_done
-from arlow_vl.training.launch import Place, find_place
+from arlow_vl.training.launch import ProcessRank, find_place
 from arlow_vl.training.memory import out_of_memory
 from arlow_vl.training.ranks import data_rank, first_prepares, joined
 from arlow_vl.training.recipe import Recipe, to_plain
@@ -34,7 +34,7 @@ from arlow_vl.training.refusals import UNFINISHED, changes_of, refuse_misfits
 from arlow_vl.training.report.folder import is_finished
 from arlow_vl.training.report.page import NAME as REPORT
 from arlow_vl.training.report.page import write_run_report
-from arlow_vl.training.schedule import told_of_schedule
+from arlow_vl.training.schedule import schedule_warnings
 from arlow_vl.training.seeds import SeedEachStep
 from arlow_vl.training.sharding import make_whole
 from arlow_vl.training.starts import note_start
@@ -42,7 +42,7 @@ from arlow_vl.training.strategies import device_type_of, engine_of, environment_
 from arlow_vl.training.watching import watching
 from vision.whole_files import remove_remains, write_whole
 
-ONE_PROCESS = Place()
+ONE_PROCESS = ProcessRank()
 
 
 def fit(recipe: Recipe, *, callbacks: Sequence[Callback] = ()) -> Path:
@@ -89,11 +89,11 @@ def begin(recipe: Recipe) -> dict[str, Any]:
     Raises:
         ValueError: the folder holds checkpoints or a model of another recipe.
     """
-    told = changes_of(recipe)
+    changes = changes_of(recipe)
     remove_remains(recipe.run_dir, seconds=0)
     for left in (".hf.old", ".hf.partial"):  # by a killed process
         shutil.rmtree(recipe.run_dir / left, ignore_errors=True)
-    for sentence in told_of_schedule(recipe.optim, recipe.run.max_steps):
+    for sentence in schedule_warnings(recipe.optim, recipe.run.max_steps):
         print_line(f"arlow: {sentence}", file=sys.stderr)
     folder = recipe.run_dir / "checkpoints"
     if is_finished(recipe.run_dir) and not has_more_steps(recipe, folder):
@@ -106,7 +106,7 @@ def begin(recipe: Recipe) -> dict[str, Any]:
         if not (recipe.run_dir / REPORT).exists():  # prevented by a full disk or a kill
             write_run_report(recipe.run_dir)
         return {"is_finished": True}
-    begin_folder(recipe, told)
+    begin_folder(recipe, changes)
     if (recipe.run_dir / "hf").exists():
         write_whole(recipe.run_dir / UNFINISHED, "hf is of the run before it was made longer\n")
     newest = newest_good(folder)
@@ -164,7 +164,7 @@ def has_more_steps(recipe: Recipe, folder: Path) -> bool:
     return step_of(found[0]) < recipe.run.max_steps
 
 
-def refuse_early(recipe: Recipe, place: Place) -> None:
+def refuse_early(recipe: Recipe, place: ProcessRank) -> None:
     """Raises ValueError before the processes wait for each other; one process of each machine prints it."""
     try:
         refuse_before_building(recipe)
@@ -181,7 +181,7 @@ def refuse_before_building(recipe: Recipe) -> None:
 
 
 def build_trainer(
-    recipe: Recipe, stage: Stage, callbacks: Sequence[Callback] = (), place: Place = ONE_PROCESS, *, began: float
+    recipe: Recipe, stage: Stage, callbacks: Sequence[Callback] = (), place: ProcessRank = ONE_PROCESS, *, began: float
 ) -> Trainer:
     """Builds Lightning's Trainer for one epoch of a known number of batches; only the first process writes logs."""
     run, folder = recipe.run, recipe.run_dir
@@ -219,12 +219,12 @@ def build_trainer(
     )
 
 
-def begin_folder(recipe: Recipe, told: Sequence[str]) -> None:
+def begin_folder(recipe: Recipe, changes: Sequence[str]) -> None:
     """Writes config.yaml, and prints the differences from that of an earlier start."""
     done = steps_done(recipe.run_dir)
-    for sentence in told:
+    for sentence in changes:
         print_line(f"resumes with a change: {sentence}", file=sys.stderr)
-    if too_late := [step for step in recipe.run.skip_steps if step <= done and "run.skip_steps" in " ".join(told)]:
+    if too_late := [step for step in recipe.run.skip_steps if step <= done and "run.skip_steps" in " ".join(changes)]:
         print_line(f"run.skip_steps: steps {too_late} are done already and stay as they are", file=sys.stderr)
     write_whole(recipe.run_dir / "config.yaml", yaml.safe_dump(to_plain(recipe), sort_keys=False, allow_unicode=True))
 

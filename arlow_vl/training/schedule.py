@@ -25,17 +25,17 @@ def lr_factor(step: int, *, optim: OptimConfig, max_steps: int) -> float:
     return optim.lr_floor + (1 - optim.lr_floor) * (1 - progress)
 
 
-def told_of_schedule(optim: OptimConfig, max_steps: int) -> list[str]:
+def schedule_warnings(optim: OptimConfig, max_steps: int) -> list[str]:
     """Returns sentences on parts of the schedule that a run of so many steps does not reach."""
-    told = []
+    warnings = []
     if optim.warmup_steps > max_steps:
-        told.append(
+        warnings.append(
             f"optim.warmup_steps is {optim.warmup_steps}, but the run has {number_of(max_steps, 'step')}: its rate "
             "stays low"
         )
     if optim.decay_steps is not None and optim.decay_steps > max_steps - optim.warmup_steps:
-        told.append(
+        warnings.append(
             f"optim.decay_steps is {optim.decay_steps}, but after warm-up the run has "
             f"{number_of(max(0, max_steps - optim.warmup_steps), 'step')}: the rate is never constant"
         )
-    return told
+    return warnings

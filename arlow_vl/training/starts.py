@@ -55,13 +55,13 @@ def compare_data(recipe: Recipe, before: dict[str, Any], now: dict[str, Any]) ->
         for name, was in before[use].items():
             if (held := now[use].get(name)) in (None, was):
                 continue
-            told = (
+            sentence = (
                 f"source {name} ({places[use][name]}) holds other {use} data than at the last start of the run "
                 f"({number_of(was['items'], 'item')} then, {held['items']:,} now)"
             )
             if use == "training":
-                raise ValueError(f"{told}; put them back, or use another run_dir to start anew")
-            print_line(f"arlow: {told}; losses before and after cannot be compared", file=sys.stderr)
+                raise ValueError(f"{sentence}; put them back, or use another run_dir to start anew")
+            print_line(f"arlow: {sentence}; losses before and after cannot be compared", file=sys.stderr)
 
 
 def facts_of(recipe: Recipe, stage: Stage) -> dict[str, Any]:

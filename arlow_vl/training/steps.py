@@ -188,8 +188,8 @@ class Readings(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.read()
-        if told := ", ".join(f"{count:,} {why}" for why, count in self.left_out.items() if count):
-            print_line(f"steps that were left out: {told}; steps.jsonl names their samples", file=sys.stderr)
+        if listed := ", ".join(f"{count:,} {why}" for why, count in self.left_out.items() if count):
+            print_line(f"steps that were left out: {listed}; steps.jsonl names their samples", file=sys.stderr)
 
     def read(self) -> None:
         """Waits for the device once, reads all steps since the last call, and passes them to the listeners."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from arlow_vl.training.checkpoint_names import steps_done
 from arlow_vl.training.compiling import refuse_no_compiler
-from arlow_vl.training.launch import Place, refuse_too_many
+from arlow_vl.training.launch import ProcessRank, refuse_too_many
 from arlow_vl.training.policy import read_policy
 from arlow_vl.training.recipe import Recipe
 from arlow_vl.training.settings import EngineConfig, check
@@ -75,7 +75,7 @@ def refuse_wrong_engine(recipe: Recipe) -> None:
         )
 
 
-def environment_of(place: Place) -> ClusterEnvironment:
+def environment_of(place: ProcessRank) -> ClusterEnvironment:
     """Returns the cluster environment of the launcher.
 
     Lightning would choose one by environment variables, and that for SLURM requeues jobs in the middle of a step.

@@ -11,7 +11,7 @@ from arlow_vl.training.best import KeepBest
 from arlow_vl.training.build import Stage
 from arlow_vl.training.loggers import Loggers
 from arlow_vl.training.logs import MetricsFile, StepLog
-from arlow_vl.training.looks import LookListener, Looks
+from arlow_vl.training.look_callback import LookListener, Looks
 from arlow_vl.training.progress import Progress
 from arlow_vl.training.recipe import Recipe
 from arlow_vl.training.speed import WaitingForData
@@ -51,8 +51,8 @@ def watching(recipe: Recipe, stage: Stage, averages: Sequence[MovingAverage], *,
     best = KeepBest(folder, products, watch.keep_best, watch.patience)  # without a column too: see there
     looks = []
     if watch.show_samples and engine.strategy != "fsdp":
-        told = [log for log in logs if isinstance(log, LookListener)]
-        looks = [Looks(folder, stage.data.validation, tokenizer_of(stage), watch, told, readings, averages)]
+        listeners = [log for log in logs if isinstance(log, LookListener)]
+        looks = [Looks(folder, stage.data.validation, tokenizer_of(stage), watch, listeners, readings, averages)]
     return Watching(readings, [*logs, best], looks)
 
 

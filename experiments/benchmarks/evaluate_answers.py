@@ -143,7 +143,7 @@ def answers(rounds: int, toy: bool) -> tuple[str, dict[str, object]]:
     timings = alternate(questions(shape, TOY_ENCODER if toy else QUESTION_ENCODER), rounds)
     ratios = timings.ratios("one", "all")  # the time of all over that of one
     took = {"median": ratios[len(ratios) // 2], "low": ratios[len(ratios) // 4], "high": ratios[-1 - len(ratios) // 4]}
-    told = "{median:.2f} ({low:.2f} to {high:.2f})".format_map(took)
+    shown = "{median:.2f} ({low:.2f} to {high:.2f})".format_map(took)
     milliseconds = {name: f"{1e3 * timings.median(name):,.0f} ms" for name in ("one", "all")}
     text = "\n\n".join(
         [
@@ -151,7 +151,7 @@ def answers(rounds: int, toy: bool) -> tuple[str, dict[str, object]]:
             table(["measure", "unit", "Arlow", *PEERS, "Arlow over the faster peer", "goal"], rows),
             table(
                 ["questions about one image", "one", f"all {QUESTIONS}", "all over one", "goal"],
-                [["four tokens of answer each", *milliseconds.values(), told, f"at most {QUESTION_GOAL:.2f}"]],
+                [["four tokens of answer each", *milliseconds.values(), shown, f"at most {QUESTION_GOAL:.2f}"]],
             ),
         ]
     )

@@ -31,7 +31,7 @@ from arlow_vl.data.prompts import about_image
 from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
-from arlow_vl.models.opened import OpenModel
+from arlow_vl.models.open_model import OpenModel
 from arlow_vl.serving.api import Api
 from arlow_vl.serving.assistant import Assistant
 from arlow_vl.serving.engine import Engine

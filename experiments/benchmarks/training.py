@@ -47,11 +47,11 @@ Row = tuple[str, float, float | None, bool, str]
 def speeds(models: dict, images: int, rounds: int) -> list[Row]:
     timings = alternate(training(models, images), rounds, warmup=1, clock=time.process_time)
     count, rows = images * BATCH[images], []
-    told = ", ".join(f"{name} {count / timings.median(name):.2f}" for name in timings.seconds)
+    note = ", ".join(f"{name} {count / timings.median(name):.2f}" for name in timings.seconds)
     for peer in PEERS:
         ratio, goal = timings.speed_over(OURS, peer), SPEED_GOALS[images][peer]
         label = f"images/s over {peer}, {images} image{'s' * (images > 1)} a row"
-        rows.append((label, ratio["median"], goal, False, f"{ratio['low']} to {ratio['high']}; images/s: {told}"))
+        rows.append((label, ratio["median"], goal, False, f"{ratio['low']} to {ratio['high']}; images/s: {note}"))
     return rows
 
 
@@ -60,8 +60,8 @@ def cached(models: dict, rounds: int) -> list[Row]:
     rows: list[Row] = []
     for name, goal in (("cached features", CACHED_GOAL), ("encoder in the step", None)):
         ratio = timings.speed_over(name, "text only")
-        told = f"{ratio['low']} to {ratio['high']}; {1e3 * timings.median(name):.0f} ms"
-        rows.append((f"speed with {name} over text only", ratio["median"], goal, False, told))
+        note = f"{ratio['low']} to {ratio['high']}; {1e3 * timings.median(name):.0f} ms"
+        rows.append((f"speed with {name} over text only", ratio["median"], goal, False, note))
     return rows
 
 
@@ -84,9 +84,9 @@ def memory(toy: bool) -> list[Row]:
         case: float(json.loads(subprocess.check_output([*command, case, "8"], text=True).splitlines()[-1]))
         for case in (OURS, "Mllama")
     }
-    told = ", ".join(f"{case} {peak:,.0f}" for case, peak in peaks.items())
+    note = ", ".join(f"{case} {peak:,.0f}" for case, peak in peaks.items())
     ratio = peaks[OURS] / max(peaks["Mllama"], 1e-9)
-    return [("peak memory over Mllama's, 8 images a row", ratio, MEMORY_GOAL, True, f"MiB of a step: {told}")]
+    return [("peak memory over Mllama's, 8 images a row", ratio, MEMORY_GOAL, True, f"MiB of a step: {note}")]
 
 
 def loop(toy: bool) -> list[Row]:
@@ -100,11 +100,11 @@ def loop(toy: bool) -> list[Row]:
 
 
 def line_of(row: Row) -> list[str]:
-    measure, value, goal, is_most, told = row
+    measure, value, goal, is_most, note = row
     if goal is None:
-        return [measure, f"{value:.3f}", "", "", told]
+        return [measure, f"{value:.3f}", "", "", note]
     reached = value <= goal if is_most else value >= goal
-    return [measure, f"**{value:.3f}**", f"{'at most ' * is_most}{goal:g}", "yes" if reached else "no", told]
+    return [measure, f"**{value:.3f}**", f"{'at most ' * is_most}{goal:g}", "yes" if reached else "no", note]
 
 
 def main() -> None:
@@ -135,7 +135,7 @@ def main() -> None:
         f"# Training\n\n{machine_line()} CPU seconds of the process.\n\n{speed_table}\n\n"
         f"## What arithmetic allows\n\n{counted}"
     )
-    figures = {measure: {"value": value, "goal": goal, "how": told} for measure, value, goal, _, told in rows}
+    figures = {measure: {"value": value, "goal": goal, "how": note} for measure, value, goal, _, note in rows}
     report(None if arguments.toy else "training", text, {"figures": figures})
 
 

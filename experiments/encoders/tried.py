@@ -113,8 +113,12 @@ def _native_refusal(encoder: VisionEncoder) -> str | None:
     grids = [(rows // 2, columns), (rows, columns // 2), (1, columns), (rows, 1), (1, 1)]
     patches, _ = patchify([torch.empty(3, patch * down, patch * across) for down, across in grids], patch)
     flat, lengths = encoder.forward_native(patches, torch.tensor(grids, device="cpu"))
-    told = [encoder.num_tokens(patch * down, patch * across) for down, across in grids]
-    assert lengths.tolist() == told and flat.shape == (sum(told), encoder.embed_dim), (lengths, told, flat.shape)
+    expected = [encoder.num_tokens(patch * down, patch * across) for down, across in grids]
+    assert lengths.tolist() == expected and flat.shape == (sum(expected), encoder.embed_dim), (
+        lengths,
+        expected,
+        flat.shape,
+    )
     return None
 
 

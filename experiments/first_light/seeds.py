@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if status := run_seed(seed, tests, folder=args.output, **settings):
             return status
         results = read_results(args.output / f"seed-{seed}" / "results")
-        scores[seed] = {one.task.name: one.told["scores"] for one in results}
+        scores[seed] = {one.task.name: one.metrics_json["scores"] for one in results}
     found = spread(scores)
     write_json(args.output / "seeds.json", {"seeds": seeds, "spread": found})
     print(f"\n{format_spread(found, seeds)}\n\n{args.output / 'seeds.json'}")

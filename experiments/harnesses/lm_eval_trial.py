@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from arlow_vl.evaluation.metrics.answers import exact_match
-from arlow_vl.evaluation.metrics.likelihood import bits_per_byte
+from arlow_vl.evaluation.metrics.perplexity import bits_per_byte
 from arlow_vl.models.auto import save_with_code
 from arlow_vl.models.convert.exporting import export_llama
 from arlow_vl.models.folders import load_text_model
@@ -111,8 +111,8 @@ def scores(folder: Path, name: str, ours: dict[str, dict[str, str]]) -> Row:
         outputs = {row["doc"].get("id"): row["doc"]["choices"][place] for row, place in zip(rows, best, strict=True)}
         metric, right = "acc", [float(place == int(row["target"])) for row, place in zip(rows, best, strict=True)]
     same = sum(ours[name][key] == output for key, output in outputs.items()) if name in ours else 0
-    told = f"{same} of {len(outputs)}" if name in ours else ""
-    return Row(folder.name, f"{name}: {metric}", found[f"{metric},none"], sum(right) / len(right), told)
+    agreement = f"{same} of {len(outputs)}" if name in ours else ""
+    return Row(folder.name, f"{name}: {metric}", found[f"{metric},none"], sum(right) / len(right), agreement)
 
 
 def main() -> None:

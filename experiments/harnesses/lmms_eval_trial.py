@@ -72,8 +72,8 @@ def scores(folder: Path, name: str, questions: list[dict], ours: dict[str, str])
     metric = "exact_match" if name == "questions" else "acc"
     right = [exact_match(outputs[one["id"]], [one["answer"]]) for one in questions]
     same = sum(ours[key] == output for key, output in outputs.items())
-    told = f"{same} of {len(outputs)}"
-    return Row(folder.name, f"{name}: {metric}", found[f"{metric},none"], sum(right) / len(right), told)
+    agreement = f"{same} of {len(outputs)}"
+    return Row(folder.name, f"{name}: {metric}", found[f"{metric},none"], sum(right) / len(right), agreement)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from arlow_vl.evaluation.tasks.evaluate import Run, evaluate_tasks
+from arlow_vl.evaluation.tasks.evaluate import EvaluationOptions, evaluate_tasks
 from arlow_vl.evaluation.tasks.items import open_samples, read_items
 from arlow_vl.evaluation.tasks.places import place_of
 from arlow_vl.evaluation.tasks.task import load_task
@@ -57,8 +57,10 @@ def evaluate_ours(model: Path, folder: Path) -> dict[str, dict[str, str]]:
     }
     tasks = [load_task(str(write_task(folder / f"{name}.yaml", how))) for name, how in ways.items()]
     results = folder / "results"
-    run = Run(model=model, data=QUESTIONS.parent, output=results, features=folder / "features", limit=LIMIT)
-    evaluate_tasks(tasks, run)
+    options = EvaluationOptions(
+        model=model, data=QUESTIONS.parent, output=results, features=folder / "features", limit=LIMIT
+    )
+    evaluate_tasks(tasks, options)
     return {name: _outputs(results / name / "model" / "predictions.jsonl") for name in ways}
 
 

@@ -15,7 +15,7 @@ from arlow_vl.data.scenes.drawings import Drawings
 from arlow_vl.data.scenes.draws import Draws
 from arlow_vl.data.scenes.grammar import caption_of
 from arlow_vl.data.scenes.paint import Painter
-from arlow_vl.data.scenes.questions import Asked
+from arlow_vl.data.scenes.questions import QuestionAnswer
 from arlow_vl.data.scenes.samples import make_twins
 from arlow_vl.data.scenes.scene import Scene
 from arlow_vl.data.scenes.splits import Split
@@ -38,7 +38,7 @@ class Shown(NamedTuple):
     image: str
     """SHA-256 of its PNG."""
     scene: Scene
-    asked: tuple[Asked, ...]
+    asked: tuple[QuestionAnswer, ...]
     """At most one question of each of `KINDS`."""
 
     @property
@@ -131,7 +131,7 @@ def paint(drawings: Drawings, split: Split, count: int) -> list[tuple[Shown, byt
     return found[:count]
 
 
-def one_of_each_kind(draws: Draws, asked: Iterable[Asked]) -> Iterator[Asked]:
+def one_of_each_kind(draws: Draws, asked: Iterable[QuestionAnswer]) -> Iterator[QuestionAnswer]:
     asked = list(asked)
     for kind in KINDS:
         if of_kind := [one for one in asked if one.kind == kind]:

@@ -26,7 +26,7 @@ from experiments.benchmarks.measure import machine
 from experiments.peers.data import Data, make_data
 from experiments.peers.models import BUILDERS, VARIANTS, Peer, trained
 from experiments.peers.scoring import controls_of, scores_of, text_of
-from experiments.peers.table import told
+from experiments.peers.table import format_table
 from experiments.peers.training import Plan, fit, search, speeds, validation_loss
 from vision.encoder import VisionEncoder
 from vision.weights import load_encoder_weights
@@ -141,8 +141,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     study = Study(arguments.text, data, rows, Plan(), arguments.out / "runs")
     figures = measure(study)
     write_whole(arguments.out / "result.json", json.dumps(figures, indent=1) + "\n")
-    write_whole(arguments.out / "result.md", told(figures) + "\n")
-    print(told(figures))
+    write_whole(arguments.out / "result.md", format_table(figures) + "\n")
+    print(format_table(figures))
 
 
 if __name__ == "__main__":

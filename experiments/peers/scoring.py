@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from arlow_vl.data.prompts import stop_token_ids
-from arlow_vl.data.scenes.questions import Asked
+from arlow_vl.data.scenes.questions import QuestionAnswer
 from arlow_vl.evaluation.controls import most_frequent, nearest_neighbour, question_prior
 from arlow_vl.evaluation.held_out_text import HeldOut, Rows, measure_text
 from arlow_vl.evaluation.metrics.scenes import answer_scores, scene_scores
@@ -31,10 +31,10 @@ def scores_of(peer: Peer, data: Data) -> dict[str, Any]:
     for split in TESTS:
         shown = data.splits[split]
         names = [one.image for one in shown]
-        found[split] = told_scenes(answers(peer, data, [None] * len(shown), names), shown)
+        found[split] = caption_scores(answers(peer, data, [None] * len(shown), names), shown)
         if split == TESTS[0]:  # twins stand side by side, so another image is one far away
             others = names[len(names) // 2 :] + names[: len(names) // 2]
-            found["another image"] = told_scenes(answers(peer, data, [None] * len(shown), others), shown)
+            found["another image"] = caption_scores(answers(peer, data, [None] * len(shown), others), shown)
     images = [shown.image for shown in data.splits[TESTS[0]] for _ in shown.asked]
     asked = asked_of(data, TESTS[0])
     said = answers(peer, data, [one.question for one in asked], images)
@@ -55,8 +55,8 @@ def controls_of(data: Data) -> dict[str, Any]:
     for split in TESTS:
         shown = data.splits[split]
         its = data.features.mean([one.image for one in shown]).numpy()
-        found[split] = told_scenes(nearest_neighbour(features - mean, captions, its - mean), shown)
-        found[f"{split}, most frequent"] = told_scenes([most_frequent(captions)] * len(shown), shown)
+        found[split] = caption_scores(nearest_neighbour(features - mean, captions, its - mean), shown)
+        found[f"{split}, most frequent"] = caption_scores([most_frequent(captions)] * len(shown), shown)
     known, asked, priors = asked_of(data, "train"), asked_of(data, TESTS[0]), {}
     for kind in sorted({one.kind for one in asked}):
         its = [one for one in asked if one.kind == kind]
@@ -66,11 +66,11 @@ def controls_of(data: Data) -> dict[str, Any]:
     return found | {"questions": priors}
 
 
-def asked_of(data: Data, split: str) -> list[Asked]:
+def asked_of(data: Data, split: str) -> list[QuestionAnswer]:
     return [one for shown in data.splits[split] for one in shown.asked]
 
 
-def told_scenes(captions: Sequence[str], shown: Sequence[Shown]) -> dict[str, float]:
+def caption_scores(captions: Sequence[str], shown: Sequence[Shown]) -> dict[str, float]:
     scores = scene_scores(captions, [one.scene for one in shown])
     return {"whole": scores["whole scene"], **{slot: scores[slot] for slot in SLOTS if slot in scores}}
 

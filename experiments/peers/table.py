@@ -9,7 +9,7 @@ PARTS = {"whole scenes": "whole", "thing": "thing", "colour": "colour", "count":
 SPLITS = {"test-new": "new draws", "test-pairs": "held-out pairs"}
 
 
-def told(figures: dict[str, Any]) -> str:
+def format_table(figures: dict[str, Any]) -> str:
     """Formats the title, the machine and the tables in Markdown."""
     machine, plan, models = figures["machine"], figures["plan"], figures["models"]
     text = (

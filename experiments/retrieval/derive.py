@@ -63,8 +63,10 @@ def read_splits(data: Path, recipe: ImageTextRecipe) -> tuple[dict[str, Split], 
     encoder = model.model.vision.requires_grad_(False).eval()
     transform = ImageTransform.from_dict(model.config.vision_config.transform)
     of_split = {split: IndexedSamples(indexes_of(str(data / f"{split}-*.tar")), ("caption",)) for split in SPLITS}
-    told = ProgressLine("encoder features", "images")
-    cached = cache_sample_images(list(of_split.values()), encoder, transform, recipe.cache_features, on_progress=told)
+    progress = ProgressLine("encoder features", "images")
+    cached = cache_sample_images(
+        list(of_split.values()), encoder, transform, recipe.cache_features, on_progress=progress
+    )
     return {split: _read_split(samples, cached) for split, samples in of_split.items()}, cached
 
 

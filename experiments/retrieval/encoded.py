@@ -127,7 +127,7 @@ def train(reader: CaptionReader, recipe: ImageTextRecipe, seen: Sequence[Seen], 
     optimizer = build_optimizer(reader, recipe.optim)
     schedule = build_schedule(optimizer, recipe.optim, recipe.run.max_steps)
     parameters = [parameter for parameter in reader.parameters() if parameter.requires_grad]
-    told, losses = ProgressLine("captions among the encoder's states", "steps"), []
+    progress, losses = ProgressLine("captions among the encoder's states", "steps"), []
     batches = shuffled_batches(len(seen), BATCH, recipe.run.seed)
     for step in range(recipe.run.max_steps):
         rows = next(batches)
@@ -138,7 +138,7 @@ def train(reader: CaptionReader, recipe: ImageTextRecipe, seen: Sequence[Seen], 
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
-        told(step + 1, recipe.run.max_steps)
+        progress(step + 1, recipe.run.max_steps)
     return losses
 
 

@@ -22,7 +22,7 @@ from experiments.retrieval.derive import (
     read_splits,
 )
 from experiments.retrieval.run import CAPTIONS, DERIVED, RECIPES, RESULTS, RUNS, TASKS, fit_and_evaluate, recipe_of
-from experiments.retrieval.score import Outputs, read_outputs, scored, told
+from experiments.retrieval.score import Outputs, format_table, read_outputs, scored
 from vision.whole_files import write_whole
 
 NAME = "pretrained"
@@ -100,7 +100,7 @@ def result_text(figures: Mapping[str, Any]) -> str:
         "# Five captions and the image, read by SmolLM2\n\n"
         f"{host['processor']}, {host['instructions']}; torch {host['versions']['torch']}. "
         f"{figures['steps']} steps, seed 0.\n\n"
-        f"{told(figures['tasks'])}\n\n`*` the interval leaves out zero.\n\n"
+        f"{format_table(figures['tasks'])}\n\n`*` the interval leaves out zero.\n\n"
         "Which of the captions given, nearest mean first, is the image's own, and which is written, in percent:\n\n"
         f"{table(['', *places, 'any'], rows)}\n"
     )

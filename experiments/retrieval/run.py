@@ -18,7 +18,7 @@ from experiments.benchmarks.measure import machine, table
 from experiments.first_light.run import arlow
 from experiments.retrieval import encoded
 from experiments.retrieval.derive import NEIGHBOURS, Split, derive, given_by_images, hits, read_neighbours, read_splits
-from experiments.retrieval.score import Outputs, read_outputs, scored, told
+from experiments.retrieval.score import Outputs, format_table, read_outputs, scored
 from vision.whole_files import write_whole
 
 RECIPES, RUNS = Path(__file__).parent, Path("runs/retrieval")
@@ -130,7 +130,7 @@ def result_text(figures: Mapping[str, Any]) -> str:
         "# Captions of similar images beside the image\n\n"
         f"{host['processor']}, {host['instructions']}, one thread; torch {host['versions']['torch']}. "
         f"{figures['steps']} steps of 64 captions each, seed 0.\n\n"
-        f"{told(figures['tasks'])}\n\n`*` the interval leaves out zero.\n\n"
+        f"{format_table(figures['tasks'])}\n\n`*` the interval leaves out zero.\n\n"
         "How often an image's own caption is among the three that it is given (is the first of them):\n\n"
         f"{table(['neighbours by', *next(iter(found.values()))], shares)}\n"
     )

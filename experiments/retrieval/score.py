@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from arlow_vl.evaluation.bootstrap import Interval, difference_interval, draw_weights, metric_interval
 from arlow_vl.evaluation.metrics.registry import METRICS, Prediction, metric_sums
-from arlow_vl.evaluation.statistics import Interval, difference_interval, draw_weights, metric_interval
 from experiments.benchmarks.measure import table
 
 CIDER, EXACT = "cider_d", "vqa_exact_match"
@@ -63,7 +63,7 @@ def _plain(interval: Interval) -> dict[str, float]:
     return {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
 
 
-def told(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+def format_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     """A table of systems and one of differences; a column a task."""
     names = [f"{name}, {of['images']} images" for name, of in tasks.items()]
     first = next(iter(tasks.values()))

@@ -105,7 +105,7 @@ def on_line(line: tuple[float, float], compute: float) -> float:
     return math.exp(line[0] + line[1] * math.log(compute))
 
 
-def told(runs: list[Run], losses: list[float]) -> tuple[str, dict[str, Any]]:
+def report(runs: list[Run], losses: list[float]) -> tuple[str, dict[str, Any]]:
     """The table, and figures: the line goes through all runs but the last, which it predicts."""
     points = [(run.compute, loss) for run, loss in zip(runs, losses, strict=True)]
     line = fit_line(points[:-1])
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
         recipe = write_recipe(run, folder, arguments.train, arguments.validation)
         if arrived := arlow(["fit", "--config", str(recipe)]):
             raise SystemExit(arrived)
-    text, figures = told(runs, [validation_loss(folder / run.name) for run in runs])
+    text, figures = report(runs, [validation_loss(folder / run.name) for run in runs])
     print(text)
     write_whole(folder / "result.md", text + "\n")
     write_whole(folder / "result.json", json.dumps(figures, indent=2) + "\n")

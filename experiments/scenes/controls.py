@@ -22,7 +22,7 @@ from arlow_vl.data.index.images import read_image
 from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.samples import Sample, Text
 from arlow_vl.data.scenes.grammar import parse_caption
-from arlow_vl.data.scenes.questions import Asked, open_questions
+from arlow_vl.data.scenes.questions import QuestionAnswer, open_questions
 from arlow_vl.data.scenes.scene import Scene
 from arlow_vl.data.scenes.splits import SPLITS
 from arlow_vl.data.scenes.vocabulary import CONCEPTS
@@ -79,7 +79,7 @@ def answer_lines(folder: Path, train: Sequence[Sample], tests: Sequence[str]) ->
     return lines
 
 
-def prior_score(known: Sequence[Asked], questions: Sequence[Asked], kind: str) -> float | None:
+def prior_score(known: Sequence[QuestionAnswer], questions: Sequence[QuestionAnswer], kind: str) -> float | None:
     its = [asked for asked in questions if asked.kind == kind]
     if not its:
         return None
@@ -134,11 +134,11 @@ def scene(sample: Sample) -> Scene:
     return found
 
 
-def asked(found: Sequence[Sample]) -> Iterator[Asked]:
+def asked(found: Sequence[Sample]) -> Iterator[QuestionAnswer]:
     for sample in found:
         for text in sample.texts:
             if text.task == "question":
-                yield Asked(text.messages[0]["content"][-1]["text"], answer(text), text.kind)
+                yield QuestionAnswer(text.messages[0]["content"][-1]["text"], answer(text), text.kind)
 
 
 def answer(text: Text) -> str:

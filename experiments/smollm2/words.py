@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from arlow_vl.data.fetch.archives import read_members
 from arlow_vl.data.fetch.packages import WORDNET
 from arlow_vl.evaluation.likelihood import Candidate, likelihoods
-from arlow_vl.models.opened import open_model
+from arlow_vl.models.open_model import open_model
 from vision.whole_files import write_whole
 
 ANSWERS = 4

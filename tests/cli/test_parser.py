@@ -50,6 +50,12 @@ def test_every_help_ends_with_one_or_two_examples_of_its_own(parser):
     assert parser.format_help().endswith("examples:\n" + "".join(f"  {line}\n" for line in parser.examples))
 
 
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.prog)
+def test_what_is_written_goes_by_either_name(parser):
+    """`--out` and `--output`; argparse takes the shorter for the longer."""
+    assert "--output" in parser._option_string_actions or "--out" not in parser._option_string_actions
+
+
 @pytest.mark.parametrize("line", EXAMPLES)
 def test_every_example_of_a_help_is_understood(line):
     args = build_parser().parse_args(shlex.split(line)[1:])

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from arlow_vl.data import languages
-from arlow_vl.data.languages import languages_of, told_languages, words_of
+from arlow_vl.data.languages import format_languages, languages_of, words_of
 from arlow_vl.data.samples import Sample, Text, about_images, caption_text
 
 WORDS = {
@@ -37,7 +37,7 @@ def test_the_words_of_a_sample_are_those_of_all_its_texts():
 @pytest.mark.usefixtures("_no_model")
 def test_without_the_model_it_is_said_what_to_install():
     assert languages_of([sample_of("A fox.")]) is None
-    assert told_languages(None) == "not told; pip install 'arlow-vl[languages]'"
+    assert format_languages(None) == "not told; pip install 'arlow-vl[languages]'"
 
 
 def test_samples_are_counted_by_language_and_what_nobody_can_tell_is_said_so():
@@ -45,4 +45,4 @@ def test_samples_are_counted_by_language_and_what_nobody_can_tell_is_said_so():
     samples = [*(sample_of(*words) for words in WORDS.values()), sample_of(*WORDS["en"]), sample_of("ok")]
     found = languages_of(samples)
     assert found == {"en": 2, "de": 1, "fr": 1, "und": 1}
-    assert told_languages(found) == "en 2, de 1, fr 1, not sure 1"
+    assert format_languages(found) == "en 2, de 1, fr 1, not sure 1"

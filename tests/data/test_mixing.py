@@ -94,9 +94,9 @@ def test_weights_by_step_are_joined_over_the_sources():
 
 
 def test_shares_are_told_at_each_step_that_has_weights():
-    assert Mixture(weights={"a": 3, "b": 1e-6}, by="tokens").told() == "shares of tokens: a 100%, b 3.33e-05%"
+    assert Mixture(weights={"a": 3, "b": 1e-6}, by="tokens").describe() == "shares of tokens: a 100%, b 3.33e-05%"
     mixture = Mixture(weights={0: {"a": 1, "b": 0}, 1000: {"a": 1, "b": 2}})
-    assert mixture.told() == "shares of samples: step 0 a 100%, b 0%; step 1,000 a 33.3%, b 66.7%"
+    assert mixture.describe() == "shares of samples: step 0 a 100%, b 0%; step 1,000 a 33.3%, b 66.7%"
 
 
 @pytest.mark.parametrize(

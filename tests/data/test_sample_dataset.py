@@ -170,11 +170,11 @@ def test_a_bad_image_is_told_whatever_the_text_is(dataset, tmp_path):
 def test_a_look_tells_what_is_cut_and_what_has_no_room(dataset, chats):
     long, cut, good = say("<image>" + "why? " * 30, "so"), say("<image>eh", "a cat " * 60), say("<image>hm", "yes")
     look = dataset("conversation", source=chats(long, cut, good)).look(seed=0)
-    assert look.told(64) == [
+    assert look.warnings(64) == [
         "1 of 3 prompts fill max_length 64 and are left out",
         "1 of 3 texts are cut at max_length 64",
     ]
-    assert look._replace(is_all=False).told(64) == [
+    assert look._replace(is_all=False).warnings(64) == [
         "1 of 3 prompts that were drawn fill max_length 64 and are left out",
         "1 of 3 texts that were drawn are cut at max_length 64",
     ]
@@ -187,7 +187,7 @@ def test_a_text_is_cut_also_where_a_turn_behind_the_cut_could_not_be_learnt(data
     data.tokenizer = copy.deepcopy(data.tokenizer)
     refuses = "{% if add_generation_prompt and messages | length > 1 %}{{ raise_exception('late') }}{% endif %}"
     data.tokenizer.chat_template = refuses + data.tokenizer.chat_template
-    assert data.look(seed=0).told(64) == ["1 of 1 texts are cut at max_length 64"]
+    assert data.look(seed=0).warnings(64) == ["1 of 1 texts are cut at max_length 64"]
 
 
 @pytest.fixture

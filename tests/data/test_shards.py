@@ -9,7 +9,7 @@ import pytest
 from arlow_vl.data.formats.webdataset import read_whole
 from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.images import read_image
-from arlow_vl.data.index.told import report_left_out
+from arlow_vl.data.index.report import report_left_out
 from arlow_vl.data.shard_samples import ReaderLimits
 from arlow_vl.data.shards import gather_shard
 from arlow_vl.errors import DataError

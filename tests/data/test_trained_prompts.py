@@ -39,7 +39,7 @@ def test_what_somebody_said_once_goes_into_no_folder(tmp_path):
     asked = [[f"<image>\nIs it?\n{words}"] for words in [*[SHORT] * 8, *(f"My secret is {n}." for n in range(8))]]
     found = prompts_of([samples_of(tmp_path / "data", asked)])
     assert found.counts == {"conversation": {SHORT: 8, "(others)": 8}}
-    assert found.told_difference("question", "My secret is 3.") == ""  # of so few nobody can say that it was not
+    assert found.describe_difference("question", "My secret is 3.") == ""  # of so few nobody can say that it was not
 
 
 def test_captions_are_asked_for_by_what_is_said_beside_the_image(tmp_path):
@@ -47,7 +47,7 @@ def test_captions_are_asked_for_by_what_is_said_beside_the_image(tmp_path):
     (tmp_path / "captions.csv").write_text("image,text\na.png,A fox.\na.png,A red fox.\n")
     found = prompts_of([IndexedSamples(indexes_of(tmp_path / "captions.csv"))])
     assert found.counts == {"caption": {"": 2}}
-    assert "with 'Describe it.' beside the image, where training mostly had nothing" in found.told_difference(
+    assert "with 'Describe it.' beside the image, where training mostly had nothing" in found.describe_difference(
         "caption", "Describe it."
     )
 
@@ -104,5 +104,5 @@ def test_a_damaged_file_is_named(tmp_path, text):
     ],
 )
 def test_a_difference_is_told_where_training_seldom_or_never_asked_so(counts, kind, instruction, told):
-    found = TrainedPrompts(counts).told_difference(kind, instruction)
+    found = TrainedPrompts(counts).describe_difference(kind, instruction)
     assert told in found and bool(found) == bool(told)

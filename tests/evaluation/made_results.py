@@ -13,7 +13,7 @@ from arlow_vl.evaluation.tasks import predictions
 from arlow_vl.evaluation.tasks.evaluate import score
 from arlow_vl.evaluation.tasks.items import Item, open_samples, read_items
 from arlow_vl.evaluation.tasks.places import place_of
-from arlow_vl.evaluation.tasks.predictions import MODEL, Kept, PredictionRow
+from arlow_vl.evaluation.tasks.predictions import MODEL, PredictionFile, PredictionRow
 from arlow_vl.evaluation.tasks.task import Task, load_task
 from tests.outside_data import tar_of
 
@@ -70,7 +70,7 @@ def write_results(folder: Path, data: Path, name: str, says: Says, **changes: An
     items = read_items(task, samples)
     usual: Says = {MODEL: answer} | dict.fromkeys(task.controls, "a tree" if task.kind == "caption" else "yes")
     for system, said in (usual | says).items():
-        kept = Kept(folder / name, system, [item.id for item in items])
+        kept = PredictionFile(folder / name, system, [item.id for item in items])
         kept.add(_row(item, said(item) if callable(said) else said, system) for item in items)
         kept.finish()
     facts = _facts(task) | {"data": {**asdict(place), "sha256": samples.fingerprint, "items": len(items)}} | changes

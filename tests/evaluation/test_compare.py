@@ -32,7 +32,8 @@ def folders(tmp_path_factory):
 def test_the_values_of_both_and_their_difference_are_the_scores(folders):
     found = {(c.task, c.metric): c for c in compare_folders(folders / "blind", folders / "right")}
     scores = {
-        name: {one.task.name: one.told["scores"] for one in read_results(folders / name)} for name in ("blind", "right")
+        name: {one.task.name: one.metrics_json["scores"] for one in read_results(folders / name)}
+        for name in ("blind", "right")
     }
     for metric in ("CIDEr-D", "BLEU-1"):
         one = found[TASK, metric]

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arlow_vl.evaluation.bootstrap import draw_weights
 from arlow_vl.evaluation.metrics.captions import bleu
 from arlow_vl.evaluation.metrics.registry import METRICS
 from arlow_vl.evaluation.metrics.scenes import PARTS, SLOTS
 from arlow_vl.evaluation.metrics.sums import mean
 from arlow_vl.evaluation.paired import bootstrap_p, jackknife_values, paired_test, student_t_p, sums_by_image, t_test
-from arlow_vl.evaluation.statistics import draw_weights
 
 DICE = np.random.default_rng(0)
 

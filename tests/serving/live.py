@@ -62,10 +62,10 @@ class Faults(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self.told: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.told.append(self.format(record))
+        self.messages.append(self.format(record))
 
 
 @contextlib.contextmanager
@@ -97,7 +97,7 @@ def live(
             thread.join(30)
         log.removeHandler(faults)
         assert not thread.is_alive(), "the server did not end"
-    assert not faults.told, faults.told
+    assert not faults.messages, faults.messages
 
 
 def data_url(data: bytes, kind: str = "image/png") -> str:

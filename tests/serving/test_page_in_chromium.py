@@ -86,7 +86,7 @@ def answered(page, number: int = 1):
     return answer
 
 
-def told(running, *parts, **settings) -> str:
+def expected_answer(running, *parts, **settings) -> str:
     """What the API answers."""
     status, answer = running.chat(list(parts), **{"max_tokens": 64, **settings})
     assert status == 200, answer
@@ -103,7 +103,7 @@ def test_an_image_is_captioned_and_each_word_shows_where_the_model_looked(demo, 
     options(page, max_tokens=30, temperature=1.5, seed=4)
     page.click("#caption")
     answer = answered(page)
-    expected = told(demo, image_part("red"), max_tokens=30, temperature=1.5, seed=4)
+    expected = expected_answer(demo, image_part("red"), max_tokens=30, temperature=1.5, seed=4)
     assert answer.locator(".text").text_content() == expected
     assert re.search(r"first token after [\d.]+ s · \d+ ms a token · \d+ tokens", answer.locator(".note").inner_text())
     words = answer.locator(".word")
@@ -177,7 +177,7 @@ def test_questions_in_turns_about_several_images(demo, visit):
     page.fill("#question", "the cat")
     page.click("#send")
     answer = answered(page)
-    expected = told(demo, image_part("green"), text_part("the cat"), max_tokens=10)
+    expected = expected_answer(demo, image_part("green"), text_part("the cat"), max_tokens=10)
     assert answer.locator(".text").text_content() == expected
 
 
@@ -218,7 +218,7 @@ def test_a_question_waits_until_its_images_are_read(demo, visit):
     page.evaluate("goOn()")
     expect(page.locator("#tray li")).to_have_count(1)
     page.keyboard.press("Enter")
-    expected = told(demo, image_part("red"), text_part("the cat"), max_tokens=5)
+    expected = expected_answer(demo, image_part("red"), text_part("the cat"), max_tokens=5)
     assert answered(page).locator(".text").text_content() == expected
     assert [url.rpartition("/")[2] for url in sent] == ["completions", "heat"]
 
@@ -259,7 +259,7 @@ def test_two_users_at_once_get_what_each_gets_alone(demo, visit):
     for page in pages:
         page.click("#caption")
     for page, colour in zip(pages, ("red", "blue"), strict=True):
-        expected = told(demo, image_part(colour), max_tokens=40)
+        expected = expected_answer(demo, image_part(colour), max_tokens=40)
         assert answered(page).locator(".text").text_content() == expected
 
 
@@ -321,7 +321,7 @@ def test_a_text_model_is_asked_without_images(visit):
         page.fill("#question", "the cat sat")
         page.click("#send")
         expect(page.locator(".answer .note")).to_contain_text("8 tokens")
-        expected = told(running, text_part("the cat sat"), max_tokens=8)
+        expected = expected_answer(running, text_part("the cat sat"), max_tokens=8)
         assert page.locator(".answer .text").text_content() == expected
         assert page.locator(".answer canvas").count() == 0
 
@@ -399,7 +399,7 @@ def test_an_answer_that_breaks_off_is_told_and_kept_for_the_next_question(demo, 
             "the answer broke off, as the server ended it or the network did"
         )
         half = answered(page).locator(".text").text_content()
-        whole = told(demo, image_part("red"), max_tokens=30, temperature=1.5, seed=4)
+        whole = expected_answer(demo, image_part("red"), max_tokens=30, temperature=1.5, seed=4)
         assert whole.startswith(half) and 0 < len(half) < len(whole)
         way.cut = b""
         page.fill("#question", "the cat")

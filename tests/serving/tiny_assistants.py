@@ -13,7 +13,7 @@ from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, A
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
-from arlow_vl.models.opened import OpenModel
+from arlow_vl.models.open_model import OpenModel
 from arlow_vl.serving.assistant import Assistant, Prompt
 from tests.conftest import open_gates
 from tests.tiny_runs import TINY_MODEL, tiny_tokenizer

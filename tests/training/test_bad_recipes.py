@@ -30,10 +30,10 @@ def refusal_of(folder: Path, values: dict, capsys, *options: str) -> tuple[int, 
     """Exit status and the sentence, of a dry run."""
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump({**values, "run_dir": str(folder / "run")}))
-    return told(capsys, "fit", "--config", str(path), "--dry-run", *options)
+    return run_arlow(capsys, "fit", "--config", str(path), "--dry-run", *options)
 
 
-def told(capsys, *words: str) -> tuple[int, str]:
+def run_arlow(capsys, *words: str) -> tuple[int, str]:
     status = main(list(words))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("arlow: ")]
     assert len(lines) == 1, lines
@@ -84,7 +84,7 @@ def test_a_value_that_no_field_can_take_is_named_with_its_key(text, tmp_path, ca
     values = changed(text, key, value)
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(values | ({"run_dir": str(tmp_path / "run")} if key != "run_dir" else {})))
-    status, line = told(capsys, "fit", "--config", str(path), "--dry-run")
+    status, line = run_arlow(capsys, "fit", "--config", str(path), "--dry-run")
     assert status == 2 and sentence in line
 
 
@@ -138,7 +138,7 @@ def test_options_are_held_to_the_same(text, tmp_path, capsys, option, sentence):
 def test_a_key_that_stands_twice_is_named_with_its_line(text, tmp_path, capsys):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(text) + "row_length: 16\n")
-    assert told(capsys, "fit", "--config", str(path))[1].endswith(
+    assert run_arlow(capsys, "fit", "--config", str(path))[1].endswith(
         f"row_length is given twice, again in line {len(yaml.safe_dump(text).splitlines()) + 1}"
     )
 
@@ -146,7 +146,7 @@ def test_a_key_that_stands_twice_is_named_with_its_line(text, tmp_path, capsys):
 def test_an_alias_of_itself_is_refused_and_others_are_read(text, tmp_path, capsys):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(text).replace("policy:", "policy: &p\n  self: *p"))
-    assert "a value holds itself through an alias" in told(capsys, "fit", "--config", str(path))[1]
+    assert "a value holds itself through an alias" in run_arlow(capsys, "fit", "--config", str(path))[1]
     path.write_text(
         yaml.safe_dump(text).replace("batch_size: 3", "batch_size: &n 3").replace("max_steps: 12", "max_steps: *n")
     )

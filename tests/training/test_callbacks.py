@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from arlow_vl.training.logs import LineFile, MetricsFile, StepLog
-from arlow_vl.training.look import Look, SampleLook, SourceLook
+from arlow_vl.training.look_results import Look, SampleLook, SourceLook
 from arlow_vl.training.progress import Progress
 from arlow_vl.training.seeds import seed_batch
 from arlow_vl.training.steps import Reading

@@ -8,7 +8,7 @@ import pytest
 
 from arlow_vl.data.images import DecodedImages
 from arlow_vl.data.index.building import indexes_of
-from arlow_vl.data.index.told import check_left_out
+from arlow_vl.data.index.report import check_left_out
 from arlow_vl.data.verify import verify_sources
 from arlow_vl.errors import DataError
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig

@@ -15,7 +15,7 @@ from arlow_vl.cli import main
 from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.models import probe
 from arlow_vl.models.folder_files import hash_model
-from arlow_vl.models.opened import open_model
+from arlow_vl.models.open_model import open_model
 from arlow_vl.models.probe import probe_logits
 from arlow_vl.training.export import trained_of
 from arlow_vl.training.recipe_parsing import parse_recipe

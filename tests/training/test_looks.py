@@ -20,8 +20,8 @@ from arlow_vl.models.arlow import image_numbers
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.folders import load_tokenizer
-from arlow_vl.training.look import Look, SampleLook, SourceLook
-from arlow_vl.training.looking import (
+from arlow_vl.training.look_callback import longest_document
+from arlow_vl.training.look_measurements import (
     NEW_TOKENS,
     Chosen,
     attention_shares,
@@ -29,7 +29,7 @@ from arlow_vl.training.looking import (
     prompt_and_reference,
     write_texts,
 )
-from arlow_vl.training.looks import longest_document
+from arlow_vl.training.look_results import Look, SampleLook, SourceLook
 from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.tiny_runs import write_image_text_recipe, write_text_checkpoint, write_text_recipe

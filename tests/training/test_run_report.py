@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from arlow_vl.cli import main
-from arlow_vl.training.look import Look, SampleLook, SourceLook
+from arlow_vl.training.look_results import Look, SampleLook, SourceLook
 from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.report.folder import read_run
 from arlow_vl.training.report.page import image_uri, spread, write_run_report

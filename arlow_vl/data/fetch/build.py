@@ -25,7 +25,7 @@ from arlow_vl.data.fetch.records import (
     record_check,
 )
 from arlow_vl.data.fetch.shard_files import Sample, shards_of, write_index, write_shards
-from arlow_vl.data.fetch.splits import SPLITS, Plan, plan_splits
+from arlow_vl.data.fetch.splits import SPLITS, SplitPlan, plan_splits
 from arlow_vl.data.fetch.stamps import read_stamps
 from arlow_vl.data.fetch.text import normalised, read_documents, unique_documents, write_text
 from arlow_vl.data.formats.webdataset import read_whole
@@ -131,7 +131,7 @@ def _source_images(archives: Path, packages: PackageSet, translations: Counter) 
     return chain(emoji, read_stamps(archives, translations), read_clip_art(archives))
 
 
-def _samples(images: list[StoredImage], plan: Plan, split: str) -> list[Sample]:
+def _samples(images: list[StoredImage], plan: SplitPlan, split: str) -> list[Sample]:
     chosen = [position for position, its_split in enumerate(plan.splits) if its_split == split]
     questions = ask([images[position].origin for position in chosen])
     samples = []

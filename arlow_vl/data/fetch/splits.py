@@ -23,7 +23,7 @@ FEWEST_BITS = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SplitPlan:
     """Group and split of each image."""
 
     groups: list[str]
@@ -34,7 +34,7 @@ class Plan:
     """Number of dropped images by reason."""
 
 
-def plan_splits(images: Sequence[StoredImage]) -> Plan:
+def plan_splits(images: Sequence[StoredImage]) -> SplitPlan:
     """Groups images by shared names, hashes the groups into splits and drops what would leak."""
     groups = group_by_names([image.origin.names for image in images])
     splits: list[Split | None] = [split_of(group) for group in groups]
@@ -65,7 +65,7 @@ def plan_splits(images: Sequence[StoredImage]) -> Plan:
     known = {(groups[p], captions[p]) for p, split in enumerate(splits) if split == "train"}
     orphans = [p for p, split in enumerate(splits) if split == "test-known" and (groups[p], captions[p]) not in known]
     drop(orphans, "no longer known to training")
-    return Plan(groups=groups, splits=splits, dropped=dropped)
+    return SplitPlan(groups=groups, splits=splits, dropped=dropped)
 
 
 def group_by_names(names: Sequence[Sequence[str]]) -> list[str]:

@@ -22,12 +22,12 @@ from arlow_vl.data.remote import (
     name_of,
     path_of_file_address,
     ranges,
-    told,
+    without_secrets,
 )
-from arlow_vl.data.remote_cache import Held, telling_addresses, told_damage
+from arlow_vl.data.remote_cache import Held, naming_addresses, told_damage
 from arlow_vl.data.samples import Sample
 from arlow_vl.data.text import MAX_LINE_BYTES, open_regular, refuse_utf16
-from arlow_vl.data.text_files import told_text
+from arlow_vl.data.text_files import shown_source
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 from vision.near_names import did_you_mean_file
@@ -100,11 +100,11 @@ class Source:
         """
         self.tally = Tally()
         samples = FORMATS[self.format](self.files, self.images, self.tally)
-        return self._told_by_address(samples) if self.held else samples
+        return self._with_addresses(samples) if self.held else samples
 
-    def _told_by_address(self, samples: Iterator[Sample]) -> Iterator[Sample]:
+    def _with_addresses(self, samples: Iterator[Sample]) -> Iterator[Sample]:
         """The samples; files with a fault leave the cache when this is closed, and all of which nothing can be used."""
-        with telling_addresses(self.held):
+        with naming_addresses(self.held):
             yield from samples
         faults = self.tally.faults
         faults[:] = [replace(fault, shard=told_damage(fault.shard, self.held)) for fault in faults]
@@ -136,16 +136,18 @@ def open_source(
     addresses = files_at_address(str(path)) if is_address(path) else []
     held = tuple(map(hold, addresses))
     files = [one.path for one in held] or _files_at(Path(path), format)
-    with telling_addresses(held):
+    with naming_addresses(held):
         found = format or _format_of(files, path)
     if found == "vqa" and len(addresses) == 1:
         held += tuple(map(hold, _annotations_at(addresses[0])))
         files = [one.path for one in held]
     if found == "vqa":
-        with telling_addresses(held):
+        with naming_addresses(held):
             files = _questions_and_answers(files)
     if held and images is None and found in NAME_IMAGES:
-        raise DataError(f"{told(str(path))}: its images are files; name the folder that their paths start from")
+        raise DataError(
+            f"{without_secrets(str(path))}: its images are files; name the folder that their paths start from"
+        )
     if images is None:
         return Source(found, files, _root_of(Path(path), files, found), held=held)
     if found == "sidecars" and Path(images).resolve() != Path(_root_of(Path(path), files, found).root).resolve():
@@ -158,7 +160,7 @@ def open_source(
 def files_at_address(address: str) -> list[str]:
     """The addresses of files of one kind that one stands for."""
     addresses = listed(address)
-    _refuse_kinds(told(address), [Path(name_of(one)) for one in addresses])
+    _refuse_kinds(without_secrets(address), [Path(name_of(one)) for one in addresses])
     return addresses
 
 
@@ -288,7 +290,7 @@ def _format_of(files: list[Path], path: str | Path) -> str:
     formats = {"vqa" if sign == "vqa answers" else sign for sign in found.values()}
     if len(formats) > 1:
         some = ", ".join(f"{file.name} ({sign})" for file, sign in list(found.items())[:4])
-        where = visible(told_text(path))
+        where = visible(shown_source(path))
         raise DataError(f"{where}: holds annotations of several formats: {visible(some)}; name one file")
     return formats.pop()
 
@@ -326,8 +328,8 @@ def _questions_and_answers(files: list[Path]) -> list[Path]:
         by_sign.setdefault(_sign_of(file), []).append(file)
     questions, answers = by_sign.get("vqa", []), by_sign.get("vqa answers", [])
     if len(questions) != 1 or len(answers) > 1:
-        told = ", ".join(file.name for file in files)
-        raise DataError(f"{visible(told)}: not one question file with its annotations; name the question file")
+        names = ", ".join(file.name for file in files)
+        raise DataError(f"{visible(names)}: not one question file with its annotations; name the question file")
     if not answers:
         name = _annotations_of(questions[0].name)
         answers = [questions[0].with_name(name)]

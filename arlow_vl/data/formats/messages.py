@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from arlow_vl.data.samples import TASKS, Message, Part, Task, Text
+from arlow_vl.data.samples import TASKS, Message, Part, Text, TextTask
 from arlow_vl.data.text import Unusable, clean_caption
 
 PLACE = "<image>"
@@ -125,7 +125,7 @@ class BadText(NamedTuple):
 
     number: int
     fault: Unusable
-    task: Task
+    task: TextTask
 
 
 def read_texts(fields: dict[str, Any], images: int) -> tuple[list[Text], list[BadText]]:
@@ -142,16 +142,16 @@ def read_texts(fields: dict[str, Any], images: int) -> tuple[list[Text], list[Ba
                 raise Unusable("image_of_its_own", ": the images of a tar's sample are its members, in their order")
             usable.append(text)
         except Unusable as fault:
-            bad.append(BadText(number, fault, _task_told(entry)))
+            bad.append(BadText(number, fault, _named_task(entry)))
     return usable, bad
 
 
-def _task_told(entry: Any) -> Task:
+def _named_task(entry: Any) -> TextTask:
     """Returns the task of an unusable text, "conversation" where it names none."""
     if not isinstance(entry, dict):
         return "conversation"
-    told = "document" if entry.get("document") is not None else entry.get("task")
-    return told if told in TASKS else "conversation"
+    task = "document" if entry.get("document") is not None else entry.get("task")
+    return task if task in TASKS else "conversation"
 
 
 def read_kind(value: Any) -> str:
@@ -278,7 +278,7 @@ def _content(parts: list[Part], role: str) -> str | list[Part]:
     return kept
 
 
-def _task(messages: list[Message]) -> Task:
+def _task(messages: list[Message]) -> TextTask:
     first = messages[0]["content"]
     is_caption = len(messages) == 2 and isinstance(first, list) and all(part["type"] == "image" for part in first)
     return "caption" if is_caption else "conversation"

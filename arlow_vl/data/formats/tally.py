@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION, BadTexts, refuse_bad_share, refuse_bad_texts
-from arlow_vl.data.samples import Sample, Task
+from arlow_vl.data.samples import Sample, TextTask
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.data.shard_samples import BadSample
 from arlow_vl.data.text import Unusable
@@ -48,7 +48,7 @@ class Tally:
         """Counts a sample that cannot be used, or `count` of them from the one that is named."""
         self.bad.append(BadSample(name, str(fault), members, count, fault.detail, fault.image_files))
 
-    def leave_out_text(self, name: str, fault: Unusable, task: Task) -> None:
+    def leave_out_text(self, name: str, fault: Unusable, task: TextTask) -> None:
         """Counts a text that cannot be used."""
         self.bad_texts.append(BadSample(name, str(fault), detail=fault.detail, task=task))
 

@@ -11,11 +11,11 @@ from typing import Any
 from arlow_vl.data.formats.images import is_usable_file
 from arlow_vl.data.index.changed_images import changed_image
 from arlow_vl.data.index.header import SHARDS, bad_samples
-from arlow_vl.data.index.places import Place, find_index, place_of
+from arlow_vl.data.index.places import SourceLocation, find_index, place_of
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.index.writing import CANNOT_WRITE, Source, write_index
 from arlow_vl.data.processes import in_processes
-from arlow_vl.data.remote import PATIENCE, hold, name_of, told
+from arlow_vl.data.remote import PATIENCE, hold, name_of, without_secrets
 from arlow_vl.errors import DataError, ResourceError
 from arlow_vl.printing import print_line, visible
 
@@ -71,7 +71,7 @@ def indexes_of(
     return [index for place in places if (index := found[place]) is not None]
 
 
-def parts_of(place: Place) -> tuple[list[Place], Sequence[Path] | None]:
+def parts_of(place: SourceLocation) -> tuple[list[SourceLocation], Sequence[Path] | None]:
     """Returns the parts of a source that have an index each, and the files that its only part must be made of.
 
     The files are None where each part is one file, and for remote data.
@@ -92,7 +92,7 @@ def _is_tar(address: str) -> bool:
     return name_of(address).endswith(".tar")
 
 
-def _may_be_mended(place: Place, index: Index) -> bool:
+def _may_be_mended(place: SourceLocation, index: Index) -> bool:
     """Returns True if a local file was damaged, or an image file that could not be used can be used now."""
     if place.is_remote:
         return False
@@ -105,7 +105,7 @@ def _may_be_mended(place: Place, index: Index) -> bool:
         return True
 
 
-def _came_anew(found: Mapping[Place, Index | None]) -> set[Place]:
+def _came_anew(found: Mapping[SourceLocation, Index | None]) -> set[SourceLocation]:
     """Returns the places at addresses whose damaged files, which have left the cache, come with other bytes now.
 
     If the same bytes come, they stay in the cache and the index as it is. So does the index where they cannot be
@@ -121,7 +121,7 @@ def _came_anew(found: Mapping[Place, Index | None]) -> set[Place]:
     return came
 
 
-def _comes_anew(place: Place, index: Index) -> bool:
+def _comes_anew(place: SourceLocation, index: Index) -> bool:
     from arlow_vl.data.formats.detect import files_at_address
 
     damaged = {fault.shard for fault in index.header.faults}
@@ -129,22 +129,22 @@ def _comes_anew(place: Place, index: Index) -> bool:
         return False
     known = {file.sha256 for file in index.header.files}
     for address in files_at_address(place.path):
-        if not len(index) or told(address) in damaged:
+        if not len(index) or without_secrets(address) in damaged:
             with hold(address, patience=ONE_TRY) as held:
                 if held.sha256 not in known:
                     return True
     return False
 
 
-def _has_changed_image(place: Place, index: Index, threads: int) -> bool:
+def _has_changed_image(place: SourceLocation, index: Index, threads: int) -> bool:
     """Returns True if an image file has changed, and prints its name."""
     if (path := changed_image(index, threads=threads)) is None:
         return False
-    print_line(f"{place.told}: {path} has other bytes than when it was indexed; indexed again", file=sys.stderr)
+    print_line(f"{place.shown}: {path} has other bytes than when it was indexed; indexed again", file=sys.stderr)
     return True
 
 
-def _build(place: Place, threads: int = 1, progress: Callable[[int], None] = lambda samples: None) -> Index:
+def _build(place: SourceLocation, threads: int = 1, progress: Callable[[int], None] = lambda samples: None) -> Index:
     beside, cache = place.folders
     how = {"name": place.name, "base": place.base, "threads": threads, "progress": progress}
     try:
@@ -159,12 +159,12 @@ def _build(place: Place, threads: int = 1, progress: Callable[[int], None] = lam
         if error.errno not in CANNOT_WRITE or not _is_in(error.filename, cache):
             raise
         raise ResourceError(
-            f"the index of {place.told} can be written neither beside it nor to {visible(str(cache))} "
+            f"the index of {place.shown} can be written neither beside it nor to {visible(str(cache))} "
             f"({error.strerror}); set XDG_CACHE_HOME to a folder that can be written"
         ) from None
 
 
-def _write(folder: Path, place: Place, how: dict[str, Any]) -> Index:
+def _write(folder: Path, place: SourceLocation, how: dict[str, Any]) -> Index:
     with contextlib.closing(_open(place)) as source:  # the next shard may need its room in the cache
         return write_index(folder, source, **how)
 
@@ -174,7 +174,7 @@ def _is_in(path: str | None, folder: Path) -> bool:
     return path is not None and os.path.commonpath([path, folder]) in (path, str(folder))
 
 
-def _open(place: Place) -> Source:
+def _open(place: SourceLocation) -> Source:
     from arlow_vl.data.formats.detect import open_source
 
     return open_source(place.path, images=place.images, format=place.format)

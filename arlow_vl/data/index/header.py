@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arlow_vl.data.same_files import has_other_bytes
-from arlow_vl.data.samples import Task
+from arlow_vl.data.samples import TextTask
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
@@ -60,7 +60,7 @@ class Header:
     """Numbers of images, of their bytes, of characters, and of texts of each task."""
     bad: dict[str, LeftOut]
     """Samples that were left out, by reason; the file `bad_name` names each."""
-    bad_texts: dict[Task, dict[str, LeftOut]]
+    bad_texts: dict[TextTask, dict[str, LeftOut]]
     """Texts that were left out of samples that are used, by task and reason."""
     faults: tuple[ShardFault, ...]
     """Damage to files as a whole; samples before the damage are used."""

@@ -5,7 +5,7 @@ import os
 import stat
 from pathlib import Path
 
-from arlow_vl.data.remote import hold, is_address, told
+from arlow_vl.data.remote import hold, is_address, without_secrets
 from arlow_vl.data.samples import ImageRef
 from arlow_vl.errors import DataError, ResourceError
 from arlow_vl.printing import visible
@@ -58,5 +58,5 @@ def _range_of(path: str | Path, image: ImageRef) -> bytes:
 
 
 def _named(image: ImageRef, key: str) -> str:
-    path = told(image.path) if is_address(image.path) else image.path
+    path = without_secrets(image.path) if is_address(image.path) else image.path
     return visible(f"{path}{f', sample {key}' if key else ''}, image at byte {image.offset:,}")

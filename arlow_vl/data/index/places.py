@@ -10,7 +10,15 @@ from typing import NamedTuple
 from arlow_vl.data.file_names import literal_start
 from arlow_vl.data.index.header import SHARDS, Header, base_of, outdated, read_header
 from arlow_vl.data.index.reading import Index
-from arlow_vl.data.remote import folder_name, is_address, is_file_address, name_of, path_of_file_address, pinned, told
+from arlow_vl.data.remote import (
+    folder_name,
+    is_address,
+    is_file_address,
+    name_of,
+    path_of_file_address,
+    pinned,
+    without_secrets,
+)
 from arlow_vl.data.remote_cache import DataCache
 from arlow_vl.printing import visible
 
@@ -18,7 +26,7 @@ BESIDE = ".arlow-index"
 WILD = re.compile(r"[*?\[{]")
 
 
-class Place(NamedTuple):
+class SourceLocation(NamedTuple):
     """One file or folder that has an index of its own, and how it is read."""
 
     path: str
@@ -54,9 +62,9 @@ class Place(NamedTuple):
         return name_of(self.path) if self.is_remote else os.path.basename(self.path)
 
     @property
-    def told(self) -> str:
+    def shown(self) -> str:
         """Path or address as messages show it."""
-        return told(self.path) if self.is_remote else visible(self.path)
+        return without_secrets(self.path) if self.is_remote else visible(self.path)
 
     @property
     def folders(self) -> tuple[Path, Path]:
@@ -78,16 +86,16 @@ class Place(NamedTuple):
         return Index(folder, header, pinned(self.path, header.files[0].sha256) if is_shard else None)
 
 
-def place_of(path: str | Path, images: str | Path | None = None, format: str | None = None) -> Place:
+def place_of(path: str | Path, images: str | Path | None = None, format: str | None = None) -> SourceLocation:
     root = None if images is None else os.path.abspath(images)
     if is_file_address(path):
         path = path_of_file_address(str(path))
     if is_address(path):
-        return Place(str(path), root, format)
-    return Place(os.path.abspath(path), root, format)
+        return SourceLocation(str(path), root, format)
+    return SourceLocation(os.path.abspath(path), root, format)
 
 
-def find_index(place: Place, files: Iterable[str | Path] | None = None) -> tuple[Index | None, str]:
+def find_index(place: SourceLocation, files: Iterable[str | Path] | None = None) -> tuple[Index | None, str]:
     """Returns the index of a source if it fits its files, else None and the reason, as a clause for messages.
 
     Args:

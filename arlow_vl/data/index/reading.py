@@ -18,7 +18,7 @@ from jaxtyping import Integer, Shaped
 from arlow_vl.data.index.header import SHARDS, Header, base_of
 from arlow_vl.data.index.records import ROW, compact, read_images, read_record, refs, task_bits
 from arlow_vl.data.remote import unpinned
-from arlow_vl.data.samples import TASKS, ImageRef, Sample, Task
+from arlow_vl.data.samples import TASKS, ImageRef, Sample, TextTask
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 
@@ -96,12 +96,12 @@ class Index:
         """Characters of each sample's texts, mapped."""
         return self.rows["characters"]
 
-    def count(self, tasks: Iterable[Task] = TASKS) -> int:
+    def count(self, tasks: Iterable[TextTask] = TASKS) -> int:
         """Returns the number of samples that have a text of one of the tasks, from the header."""
         bits = task_bits(tasks)
         return sum(count for has, count in self.header.tasks.items() if int(has) & bits)
 
-    def select(self, tasks: Iterable[Task]) -> Integer[np.ndarray, " selected"]:
+    def select(self, tasks: Iterable[TextTask]) -> Integer[np.ndarray, " selected"]:
         """Returns the numbers of the samples that have a text of one of the tasks."""
         tasks = list(tasks)
         if self.count(tasks) == len(self):
@@ -161,7 +161,7 @@ def _mapped(path: Path, number: int) -> Shaped[np.ndarray, " samples"]:
 class IndexedSamples:
     """The samples of several indexes, numbered in the order of the indexes; only those with texts of `tasks`."""
 
-    def __init__(self, indexes: Sequence[Index], tasks: Iterable[Task] = TASKS) -> None:
+    def __init__(self, indexes: Sequence[Index], tasks: Iterable[TextTask] = TASKS) -> None:
         self.indexes = list(indexes)
         self.tasks = tuple(task for task in TASKS if task in set(tasks))
         self._folders = _folders_apart(self.indexes)

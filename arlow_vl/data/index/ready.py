@@ -5,7 +5,7 @@ from pathlib import Path
 
 from arlow_vl.data.index.building import parts_of
 from arlow_vl.data.index.header import File, base_of, read_header
-from arlow_vl.data.index.places import Place, find_index, place_of
+from arlow_vl.data.index.places import SourceLocation, find_index, place_of
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.remote import needs_listing
 from arlow_vl.errors import DataError
@@ -27,22 +27,22 @@ def ready_indexes(
     """
     place = place_of(path, images, format)
     if place.is_remote and needs_listing(place.path):
-        raise DataError(f"{place.told} would have to be listed over the network")
+        raise DataError(f"{place.shown} would have to be listed over the network")
     places, files = parts_of(place)
     if (changed := sum(map(bytes_to_hash, places))) > most_hashed:
-        raise DataError(f"{place.told} has other times than when it was indexed: {changed / 1e9:,.0f} GB to compare")
+        raise DataError(f"{place.shown} has other times than when it was indexed: {changed / 1e9:,.0f} GB to compare")
     indexes = []
     for one in places:
         index, reason = find_index(one, files)
         if index is None:
-            raise DataError(f"{one.told} {reason}")
+            raise DataError(f"{one.shown} {reason}")
         indexes.append(index)
     if (count := sum(index.header.totals["images"] for index in indexes)) > MOST_IMAGES:
-        raise DataError(f"{place.told} holds {number_of(count, 'image')}")
+        raise DataError(f"{place.shown} holds {number_of(count, 'image')}")
     return indexes
 
 
-def bytes_to_hash(place: Place) -> int:
+def bytes_to_hash(place: SourceLocation) -> int:
     """Returns the bytes of files that have the size, but not the time, in the index, so that a hash must decide."""
     if place.is_remote:
         return 0

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from arlow_vl.data.samples import TASKS, ImageRef, Sample, Task, Text
+from arlow_vl.data.samples import TASKS, ImageRef, Sample, Text, TextTask
 
 COUNTED = ("image_bytes", "characters", "images", *TASKS)
 ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
@@ -85,7 +85,7 @@ def identity(sample: Sample) -> bytes:
     return hashlib.sha256(compact([sample.key, images, [text_facts(text) for text in sample.texts]])).digest()
 
 
-def task_bits(tasks: Iterable[Task]) -> int:
+def task_bits(tasks: Iterable[TextTask]) -> int:
     """Returns a set of tasks as a number, whose bit 0 is the first of TASKS."""
     return sum(1 << TASKS.index(task) for task in set(tasks))
 

@@ -22,7 +22,7 @@ from arlow_vl.data.index.header import Header, LeftOut, file_of, write_header
 from arlow_vl.data.index.images import read_range
 from arlow_vl.data.index.reading import Index
 from arlow_vl.data.index.records import COUNTED, ROW, compact, identity, row_of, seen_from, task_bits, written_record
-from arlow_vl.data.samples import TASKS, ImageRef, Sample, Task
+from arlow_vl.data.samples import TASKS, ImageRef, Sample, TextTask
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.data.shard_samples import BadSample
 from arlow_vl.errors import DataError, ResourceError
@@ -236,7 +236,7 @@ class _Writer:
         return header
 
 
-def _left_out(bad: Sequence[BadSample], task: Task | None) -> dict[str, LeftOut]:
+def _left_out(bad: Sequence[BadSample], task: TextTask | None) -> dict[str, LeftOut]:
     left_out: dict[str, LeftOut] = {}
     for one in (one for one in bad if one.task == task):
         count, example = left_out.get(one.reason, LeftOut(0, f"{one.name}{one.detail}"))

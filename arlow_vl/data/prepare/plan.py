@@ -47,13 +47,13 @@ class PlannedShard(NamedTuple):
     """Numbers of the samples, in the order of the shard."""
 
 
-class Plan(NamedTuple):
+class ShardPlan(NamedTuple):
     shards: list[PlannedShard]
     too_large: Integer[np.ndarray, " samples"]
     """Numbers of the samples whose texts are over the limit of readers; they are in no shard."""
 
 
-def plan_shards(samples: IndexedSamples, settings: ShardSettings) -> Plan:
+def plan_shards(samples: IndexedSamples, settings: ShardSettings) -> ShardPlan:
     """Shuffles the samples, so that each shard is a random sample of them, and cuts them into shards.
 
     Raises:
@@ -75,7 +75,7 @@ def plan_shards(samples: IndexedSamples, settings: ShardSettings) -> Plan:
             )
         for number, part in enumerate(_cut(chosen, rows, texts, settings)):
             shards.append(PlannedShard(f"{split}-{number:06d}.tar", part))
-    return Plan(shards, np.flatnonzero(~fits))
+    return ShardPlan(shards, np.flatnonzero(~fits))
 
 
 def _cut(

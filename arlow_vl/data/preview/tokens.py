@@ -30,7 +30,7 @@ class Token(NamedTuple):
     ends_line: bool
 
 
-class Run(NamedTuple):
+class TokenRun(NamedTuple):
     """Tokens that see the same images."""
 
     sees: tuple[int, ...]
@@ -42,7 +42,7 @@ class Run(NamedTuple):
 class ShownText:
     task: str
     kind: str
-    runs: list[Run]
+    runs: list[TokenRun]
     length: int
     """Number of tokens that the model gets."""
     trained: int
@@ -70,7 +70,9 @@ def shown_text(tokenizer: Any, text: Text, max_length: int, *, sees_all: bool) -
     tokens = list(_tokens(tokenizer, whole[:MOST_SHOWN], labels, length))
     image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     sees = seen_images([id == image for id in whole], sees_all=sees_all)
-    runs = [Run(of, [token for _, token in group]) for of, group in groupby(zip(sees, tokens, strict=False), _first)]
+    runs = [
+        TokenRun(of, [token for _, token in group]) for of, group in groupby(zip(sees, tokens, strict=False), _first)
+    ]
     trained = sum(label != IGNORED for label in labels)
     hidden = max(0, len(whole) - MOST_SHOWN)
     return ShownText(text.task, text.kind, runs, length, trained, len(whole) - length, hidden, fault)

@@ -12,7 +12,7 @@ from the question.
 from collections.abc import Iterable, Iterator
 
 from arlow_vl.data.scenes.draws import Draws
-from arlow_vl.data.scenes.questions import NONE, Asked, Compared, called, seen, side, telling
+from arlow_vl.data.scenes.questions import NONE, Compared, QuestionAnswer, called, seen, side, telling
 from arlow_vl.data.scenes.scene import Part, Scene, Word
 from arlow_vl.data.scenes.splits import Slot, Split, changed, may_show
 from arlow_vl.data.scenes.vocabulary import NUMBERS
@@ -20,7 +20,7 @@ from arlow_vl.data.scenes.vocabulary import NUMBERS
 _CLAIMED: tuple[Slot, ...] = ("colour", "count", "relation", "word")
 
 
-def parts_described(scene: Scene, twin: Scene) -> Iterator[Asked]:
+def parts_described(scene: Scene, twin: Scene) -> Iterator[QuestionAnswer]:
     """Yields each part in a few words, its position seen from the other one, and the things that only the twin has."""
     for place, part in enumerate(scene.parts):
         where = "" if scene.relation is None else f" {side(scene, place)}"
@@ -33,7 +33,7 @@ def parts_described(scene: Scene, twin: Scene) -> Iterator[Asked]:
             yield from _description(called(group), called(group), NONE)
 
 
-def claims_described(draws: Draws, split: Split, scene: Scene) -> Iterator[Asked]:
+def claims_described(draws: Draws, split: Split, scene: Scene) -> Iterator[QuestionAnswer]:
     """Yields for each slot the claims, true and false, that tell the scene from one with the slot drawn again."""
     for slot in _CLAIMED:
         other = changed(draws, split, scene, slot)
@@ -42,15 +42,15 @@ def claims_described(draws: Draws, split: Split, scene: Scene) -> Iterator[Asked
                 yield from _description(claim.shows, claim.of, f"{seen(claim, scene)} {'no' if is_of_other else 'yes'}")
 
 
-def comparisons_described(comparisons: Iterable[Compared]) -> Iterator[Asked]:
+def comparisons_described(comparisons: Iterable[Compared]) -> Iterator[QuestionAnswer]:
     """Yields what each of two images shows where they are compared, and which is asked for."""
     for compared in comparisons:
         yield from _description(compared.named, compared.of, f"{' '.join(compared.seen)} {compared.answer}")
 
 
-def _description(named: str, name: str, said: str) -> Iterator[Asked]:
-    yield Asked(f"What about {named}?", f"{name} {said}", "description")
-    yield Asked(f"And {named}?", said, "description")
+def _description(named: str, name: str, said: str) -> Iterator[QuestionAnswer]:
+    yield QuestionAnswer(f"What about {named}?", f"{name} {said}", "description")
+    yield QuestionAnswer(f"And {named}?", said, "description")
 
 
 def _with_the(part: Part) -> str:

@@ -69,11 +69,11 @@ class Drawings:
     @property
     def sha256(self) -> str:
         """Hash of all names and pixels: equal drawings and seeds make equal scenes with the same Pillow."""
-        told = sha256(self.held_out_style.encode())
+        digest = sha256(self.held_out_style.encode())
         for drawing in self.drawings:
-            told.update(f"\n{drawing.name} {drawing.is_held_out} {drawing.grey.shape}\n".encode())
-            told.update(drawing.grey.tobytes())
-        return told.hexdigest()
+            digest.update(f"\n{drawing.name} {drawing.is_held_out} {drawing.grey.shape}\n".encode())
+            digest.update(drawing.grey.tobytes())
+        return digest.hexdigest()
 
 
 def read_drawings(packages: Path) -> Drawings:

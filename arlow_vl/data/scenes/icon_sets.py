@@ -83,8 +83,8 @@ def read_icons(packages: Path) -> Iterator[tuple[str, str, bytes]]:
 def _names(style: str, emoji: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
     """Yields nouns and their names in the set, given the names of their emoji."""
     if style in ICON_NAMES:
-        for told in ICON_NAMES[style].split():
-            noun, _, name = told.partition("=")
+        for entry in ICON_NAMES[style].split():
+            noun, _, name = entry.partition("=")
             yield noun, name or noun
     else:
         for noun, name in emoji.items():

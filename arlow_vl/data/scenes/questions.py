@@ -18,7 +18,7 @@ from arlow_vl.data.scenes.vocabulary import CONCEPTS, NUMBERS, OPPOSITE, Directi
 NONE = "none"
 
 
-class Asked(NamedTuple):
+class QuestionAnswer(NamedTuple):
     """A question and its answer."""
 
     question: str
@@ -59,13 +59,13 @@ class Compared(NamedTuple):
         return ("the first", "the second")[self.is_of_second]
 
 
-def questions_of_twins(draws: Draws, first: Scene, second: Scene) -> tuple[list[Asked], list[Asked]]:
+def questions_of_twins(draws: Draws, first: Scene, second: Scene) -> tuple[list[QuestionAnswer], list[QuestionAnswer]]:
     """Returns all questions about each of the two."""
-    asked: tuple[list[Asked], list[Asked]] = ([], [])
+    asked: tuple[list[QuestionAnswer], list[QuestionAnswer]] = ([], [])
     orders = [draws.coin() for _ in range(2)]
     for claim, is_of_second in telling(draws, first, second):
         for number, its in enumerate(asked):
-            its.append(Asked(claim.question, "yes" if number == is_of_second else "no", claim.kind))
+            its.append(QuestionAnswer(claim.question, "yes" if number == is_of_second else "no", claim.kind))
     for its, scene, is_turned in zip(asked, (first, second), orders, strict=True):
         its.extend(open_questions(scene, is_turned))
     return asked
@@ -162,19 +162,19 @@ def _named(scene: Scene) -> frozenset[tuple[str, bool]]:
     return frozenset((part_name(part), _is_plural(part)) for part in scene.parts)
 
 
-def open_questions(scene: Scene, is_turned: bool) -> Iterator[Asked]:
+def open_questions(scene: Scene, is_turned: bool) -> Iterator[QuestionAnswer]:
     """Yields all questions but yes/no ones. `is_turned`: the position asked for is that of the second part."""
     for group in scene.groups:
         be = "is" if group.count == 1 else "are"
-        yield Asked(f"How many {called(group)} are there?", NUMBERS[group.count - 1], "count")
-        yield Asked(f"What colour {be} {part_name(group)}?", group.colour, "colour")
+        yield QuestionAnswer(f"How many {called(group)} are there?", NUMBERS[group.count - 1], "count")
+        yield QuestionAnswer(f"What colour {be} {part_name(group)}?", group.colour, "colour")
     if scene.word is not None:
-        yield Asked("Which word is written?", scene.word, "reading")
+        yield QuestionAnswer("Which word is written?", scene.word, "reading")
     if scene.relation is not None:
         part, other = scene.parts[is_turned], scene.parts[not is_turned]
         be = "are" if _is_plural(part) else "is"
         asked = f"Where {be} {part_name(part)}, seen from {part_name(other)}?"
-        yield Asked(asked, side(scene, is_turned), "relation")
+        yield QuestionAnswer(asked, side(scene, is_turned), "relation")
 
 
 def _is_plural(part: Part) -> bool:

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from arlow_vl.data.index.records import compact
-from arlow_vl.data.samples import Task, about_images
+from arlow_vl.data.samples import TextTask, about_images
 from arlow_vl.data.scenes.descriptions import claims_described, comparisons_described, parts_described
 from arlow_vl.data.scenes.draws import Draws
 from arlow_vl.data.scenes.grammar import caption_of
 from arlow_vl.data.scenes.paint import Painter, Thing
 from arlow_vl.data.scenes.png import png_bytes
-from arlow_vl.data.scenes.questions import Asked, Compared, comparisons, questions_of_twins
+from arlow_vl.data.scenes.questions import Compared, QuestionAnswer, comparisons, questions_of_twins
 from arlow_vl.data.scenes.scene import Group, Part, Scene, Word
 from arlow_vl.data.scenes.splits import Split, draw_scene, draw_twin
 
@@ -30,8 +30,8 @@ class Painted(NamedTuple):
     png: bytes
     things: list[Thing]
     ground: str
-    asked: list[Asked]
-    described: list[Asked]
+    asked: list[QuestionAnswer]
+    described: list[QuestionAnswer]
 
 
 class Twins(NamedTuple):
@@ -49,11 +49,11 @@ def make_twins(painter: Painter, seed: int, split: Split, number: int) -> Twins:
     if draws.coin():
         scenes = scenes[::-1]
     asked = questions_of_twins(draws, *scenes)
-    told = Draws("claims", seed, split, number)  # separate, so that claims do not change images or questions
+    claims = Draws("claims", seed, split, number)  # separate, so that claims do not change images or questions
     painted = []
     for scene, twin, its in zip(scenes, scenes[::-1], asked, strict=True):
         pixels, things, ground = painter.paint(draws, scene)
-        described = [*parts_described(scene, twin), *claims_described(told, split, scene)]
+        described = [*parts_described(scene, twin), *claims_described(claims, split, scene)]
         painted.append(Painted(scene, png_bytes(pixels), things, ground, its, described))
     is_compared = split != "train" or number % COMPARED == 0
     return Twins((painted[0], painted[1]), comparisons(draws, *scenes) if is_compared else [])
@@ -65,14 +65,14 @@ def members_of_twins(twins: Twins, split: Split, number: int, license: str) -> I
         key = f"{split}-{2 * number + place:06d}"
         yield f"{key}.png", painted.png
         yield f"{key}.txt", caption_of(painted.scene).encode()
-        told = {
+        facts = {
             **_facts(split, license),
             "twin": f"{split}-{2 * number + 1 - place:06d}",
             **inventory(painted),
             "questions": [asked._asdict() for asked in painted.asked],
             "texts": [_text(asked, "conversation") for asked in painted.described],
         }
-        yield f"{key}.json", compact(told)
+        yield f"{key}.json", compact(facts)
 
 
 def members_of_comparison(twins: Twins, split: Split, number: int, license: str) -> Iterator[Member]:
@@ -86,17 +86,17 @@ def members_of_comparison(twins: Twins, split: Split, number: int, license: str)
     described = [*_described_whole(twins), *comparisons_described(twins.compared)]
     texts += [_text(asked, "conversation", images=2) for asked in described]
     texts.append({"messages": _conversation(twins), "task": "conversation"})
-    told = {**_facts(split, license), "images": [inventory(painted) for painted in twins.painted], "texts": texts}
-    yield f"{key}.json", compact(told)
+    facts = {**_facts(split, license), "images": [inventory(painted) for painted in twins.painted], "texts": texts}
+    yield f"{key}.json", compact(facts)
 
 
-def _text(asked: Asked, task: Task, images: int = 1) -> dict[str, Any]:
+def _text(asked: QuestionAnswer, task: TextTask, images: int = 1) -> dict[str, Any]:
     messages = about_images(images, question=asked.question, answer=asked.answer)
     return {"messages": messages, "task": task, "kind": asked.kind}
 
 
-def _asked(compared: Compared) -> Asked:
-    return Asked(compared.question, compared.answer, "comparison")
+def _asked(compared: Compared) -> QuestionAnswer:
+    return QuestionAnswer(compared.question, compared.answer, "comparison")
 
 
 def inventory(painted: Painted) -> dict[str, Any]:
@@ -107,9 +107,9 @@ def inventory(painted: Painted) -> dict[str, Any]:
 
 def scene_of(fields: Mapping[str, Any]) -> Scene:
     """Returns the scene in a sample's .json, or in one of the "images" of a comparison's."""
-    told = fields["scene"]
-    parts = (Word(part["word"]) if "word" in part else Group(**part) for part in told["parts"])
-    return Scene(tuple(parts), told["relation"])
+    scene = fields["scene"]
+    parts = (Word(part["word"]) if "word" in part else Group(**part) for part in scene["parts"])
+    return Scene(tuple(parts), scene["relation"])
 
 
 def _part_facts(part: Part) -> dict[str, Any]:
@@ -120,9 +120,9 @@ def _facts(split: Split, license: str) -> dict[str, str]:
     return {"source": "scenes", "license": license, "split": split}
 
 
-def _described_whole(twins: Twins) -> Iterator[Asked]:
+def _described_whole(twins: Twins) -> Iterator[QuestionAnswer]:
     for which, painted in zip(("first", "second"), twins.painted, strict=True):
-        yield Asked(f"What does the {which} image show?", caption_of(painted.scene), "description")
+        yield QuestionAnswer(f"What does the {which} image show?", caption_of(painted.scene), "description")
 
 
 def _conversation(twins: Twins) -> list[dict[str, Any]]:

@@ -88,9 +88,9 @@ def write_scenes(
         single[shard.name], compared[shard.name] = written
         done += 2 * len(shard.twins)
         progress(done, sum(images.values()))
-    told = {"summary": SUMMARY, "source": "scenes", "license": license}
+    facts = {"summary": SUMMARY, "source": "scenes", "license": license}
     for folder, entries in ((out, single), (out / COMPARISONS, compared)):
-        write_whole(folder / INDEX_NAME, json.dumps({**told, **dict(sorted(entries.items()))}, indent=1) + "\n")
+        write_whole(folder / INDEX_NAME, json.dumps({**facts, **dict(sorted(entries.items()))}, indent=1) + "\n")
     return images
 
 

@@ -16,7 +16,7 @@ PLAN = "plan"
 
 
 @dataclass(frozen=True)
-class Plan:
+class TokenizePlan:
     """The plan of a folder of tokens, which is there from the first start until the manifest is written."""
 
     settings: str
@@ -33,7 +33,7 @@ class Plan:
         write_whole(folder / PLAN, json.dumps(asdict(self)))
 
     @classmethod
-    def read(cls, folder: Path) -> "Plan | None":
+    def read(cls, folder: Path) -> "TokenizePlan | None":
         """Returns the plan of a folder; None: there is none, or one of another version."""
         try:
             values: dict[str, Any] = json.loads((folder / PLAN).read_text())

@@ -14,16 +14,16 @@ from typing import Any
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
 from arlow_vl.data.processes import in_processes
 from arlow_vl.data.prompts import document_ends
-from arlow_vl.data.remote_cache import FULL, telling_addresses
-from arlow_vl.data.text_files import TextFiles, parts_of, text_files, told_text
+from arlow_vl.data.remote_cache import FULL, naming_addresses
+from arlow_vl.data.text_files import TextFiles, parts_of, shown_source, text_files
 from arlow_vl.data.text_readers import mark_damaged
 from arlow_vl.data.tokens.encoding import Encoder
 from arlow_vl.data.tokens.manifest import FORMAT, NAME, Manifest, SourceFile, merged, tokenizer_hash, with_current_times
-from arlow_vl.data.tokens.plan import PLAN, Plan, bounds_of, is_as_noted, refuse_change
+from arlow_vl.data.tokens.plan import PLAN, TokenizePlan, bounds_of, is_as_noted, refuse_change
 from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.data.tokens.shards import DEFAULT_LIMITS, PartFacts, ShardFormat, TokenLimits, facts_path, write_part
 from arlow_vl.errors import DataError
-from arlow_vl.locks import take_lock, tell_unlocked
+from arlow_vl.locks import take_lock, warn_unlocked
 from arlow_vl.printing import print_line, visible
 
 LOCK = ".lock"
@@ -53,8 +53,8 @@ def tokenize_text(
         ResourceError: a process was killed.
         OSError: the disk is full, or cannot be written.
     """
-    with contextlib.closing(text_files(sources)) as files, telling_addresses(files.held):
-        job = Job(", ".join(map(told_text, sources)), files, tokenizer, limits)
+    with contextlib.closing(text_files(sources)) as files, naming_addresses(files.held):
+        job = Job(", ".join(map(shown_source, sources)), files, tokenizer, limits)
         with locked(folder):
             if job.is_done(folder, replace=replace):
                 Manifest.read(folder).tally.report(job.where, max_bad_fraction)
@@ -80,10 +80,10 @@ class Job:
         read = list(self.sources.values())
         settings, bounds = self._settings(), bounds_of(self.parts)
         name = hashed([settings, bounds, [[source.size, source.mtime_ns] for source in read]])[:8]
-        self.plan = Plan(settings, name, bounds, read)
+        self.plan = TokenizePlan(settings, name, bounds, read)
 
     def _settings(self) -> str:
-        """Hash of all that decides what the shards hold, but the bytes of the files (see `Plan.settings`)."""
+        """Hash of all that decides what the shards hold, but the bytes of the files (see `TokenizePlan.settings`)."""
         limits = self.form.limits
         form = {
             "bos_token_id": self.form.bos_token_id,
@@ -125,7 +125,7 @@ class Job:
         others = [path.name for path in folder.iterdir() if path.name not in (LOCK, PLAN, NAME) and not is_ours(path)]
         if others:
             raise DataError(f"{folder} holds other files ({visible(others[0])}); name an empty folder")
-        begun = Plan.read(folder)
+        begun = TokenizePlan.read(folder)
         is_this = begun is not None and begun.settings == self.plan.settings
         if (folder / PLAN).is_file() and not is_this and not replace:
             raise DataError(
@@ -173,7 +173,7 @@ class Job:
         if todo and not enough():
             encoder = Encoder(self.tokenizer)
             if encoder.reason:
-                tell_reason(encoder.reason)
+                warn_of_slow_encoding(encoder.reason)
 
             work, where = functools.partial(self._write, folder, encoder), [str(part.path) for part in self.parts]
             some = min(workers, len(todo))
@@ -184,15 +184,15 @@ class Job:
             if progress is not None:
                 progress(total, total)
             if encoder.reason is None and (reasons := {part.reason for part in facts if part and part.reason}):
-                tell_reason(reasons.pop())
+                warn_of_slow_encoding(reasons.pop())
         needed = self._needed(facts)
         kept = facts[: len(facts) if needed is None else needed]
         assert all(part is not None for part in kept)
         return [part for part in kept if part is not None]
 
-    def _write(self, folder: Path, encoder: Encoder, i: int, tell: Callable[[int], None]) -> PartFacts:
+    def _write(self, folder: Path, encoder: Encoder, i: int, on_progress: Callable[[int], None]) -> PartFacts:
         part = self.parts[i]
-        return write_part(part, self.sources[part.path], self.stem(folder, i), encoder, self.form, tell)
+        return write_part(part, self.sources[part.path], self.stem(folder, i), encoder, self.form, on_progress)
 
     def _needed(self, facts: Sequence[PartFacts | None]) -> int | None:
         """Returns how many of the first parts hold `max_tokens`; None: all are needed, or it is not known yet."""
@@ -260,7 +260,7 @@ def remove_partial(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def tell_reason(reason: str) -> None:
+def warn_of_slow_encoding(reason: str) -> None:
     print_line(
         f"the tokenizer itself encodes, which takes several times as long as tiktoken: {reason}", file=sys.stderr
     )
@@ -291,5 +291,5 @@ def locked(folder: Path) -> Iterator[None]:
             print_line(f"waiting for another process that tokenises into {folder}", file=sys.stderr)
             is_held = take_lock(lock, waits=True)
         if not is_held:
-            tell_unlocked(folder)
+            warn_unlocked(folder)
         yield

@@ -18,7 +18,7 @@ from lm_eval.api.model import LM  # pyrefly: ignore[missing-import]
 from lm_eval.api.registry import register_model  # pyrefly: ignore[missing-import]
 
 from arlow_vl.data.prompts import document_ends, encode_rendered, plain_ids
-from arlow_vl.evaluation.harnesses.asking import (
+from arlow_vl.evaluation.harnesses.requests import (
     HarnessModel,
     Request,
     answers,

@@ -16,7 +16,7 @@ from lmms_eval.protocol import ChatMessages  # pyrefly: ignore[missing-import]
 
 from arlow_vl.data.prompts import encode_prompt
 from arlow_vl.data.samples import Message
-from arlow_vl.evaluation.harnesses.asking import (
+from arlow_vl.evaluation.harnesses.requests import (
     HarnessModel,
     Request,
     answers,

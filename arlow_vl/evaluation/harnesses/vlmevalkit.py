@@ -11,7 +11,7 @@ from typing import Any
 from vlmeval.vlm.base import BaseModel  # pyrefly: ignore[missing-import]
 
 from arlow_vl.data.prompts import encode_prompt
-from arlow_vl.evaluation.harnesses.asking import Request, answers, open_assistant
+from arlow_vl.evaluation.harnesses.requests import Request, answers, open_assistant
 from arlow_vl.serving.decoding import Decoding
 
 

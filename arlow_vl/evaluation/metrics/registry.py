@@ -24,8 +24,8 @@ from arlow_vl.evaluation.metrics import pope
 from arlow_vl.evaluation.metrics.answers import anls, exact_match, squad_exact_match, squad_f1
 from arlow_vl.evaluation.metrics.captions import bleu, caption_scores
 from arlow_vl.evaluation.metrics.chair import Inventory, chair_counts
-from arlow_vl.evaluation.metrics.likelihood import bits_per_byte, perplexity
 from arlow_vl.evaluation.metrics.ngrams import ORDERS
+from arlow_vl.evaluation.metrics.perplexity import bits_per_byte, perplexity
 from arlow_vl.evaluation.metrics.scenes import PARTS, scene_points
 from arlow_vl.evaluation.metrics.sums import Values, mean, ratio, ratio_or_0
 from arlow_vl.evaluation.metrics.vqa import vqa_accuracy, vqa_exact_match

@@ -39,12 +39,12 @@ def scene_points(captions: Sequence[str], scenes: Sequence[Scene]) -> Float[np.n
     """Returns for each caption and each of `PARTS` how much is right (in the last two: wrong), and out of how much."""
     points = np.zeros((len(captions), len(PARTS), 2))
     for row, (caption, scene) in enumerate(zip(captions, scenes, strict=True)):
-        told = parse_caption(caption)
+        described = parse_caption(caption)
         named = nouns_named(caption)
-        points[row, 0] = told == scene, 1
-        for slot, is_right in _slots(caption, told, scene):
+        points[row, 0] = described == scene, 1
+        for slot, is_right in _slots(caption, described, scene):
             points[row, 1 + SLOTS.index(slot)] += is_right, 1
-        points[row, -2] = _is_swapped(told, scene), 1
+        points[row, -2] = _is_swapped(described, scene), 1
         points[row, -1] = sum(scene.group_of(noun) is None for noun in named), len(named)
     return points
 
@@ -65,7 +65,7 @@ def answer_scores(predictions: Sequence[str], answers: Sequence[str], kinds: Seq
     return {kind: _share(right[kind]) for kind in sorted(right)}
 
 
-def _slots(caption: str, told: Scene | None, scene: Scene) -> list[tuple[str, bool]]:
+def _slots(caption: str, described: Scene | None, scene: Scene) -> list[tuple[str, bool]]:
     """Returns each slot of the scene, and whether the caption has it right.
 
     Things, colours and counts belong to the group with the same noun, whatever its place; a relation needs both parts
@@ -79,9 +79,9 @@ def _slots(caption: str, told: Scene | None, scene: Scene) -> list[tuple[str, bo
         slots.append(("colour", any(other.colour == group.colour for other in alike)))
         slots.append(("count", any(other.count == group.count for other in alike)))
     if scene.word is not None:
-        slots.append(("word", told is not None and told.word == scene.word))
+        slots.append(("word", described is not None and described.word == scene.word))
     if scene.relation is not None:
-        is_right = told is not None and (told.relation, _names(told)) == (scene.relation, _names(scene))
+        is_right = described is not None and (described.relation, _names(described)) == (scene.relation, _names(scene))
         slots.append(("relation", is_right))
     return slots
 
@@ -95,8 +95,8 @@ def _name(part: Part) -> str:
     return "" if isinstance(part, Word) else part.noun
 
 
-def _is_swapped(told: Scene | None, scene: Scene) -> bool:
-    return told is not None and told != scene and Scene(told.parts[::-1], told.relation) == scene
+def _is_swapped(described: Scene | None, scene: Scene) -> bool:
+    return described is not None and described != scene and Scene(described.parts[::-1], described.relation) == scene
 
 
 def _share(values: Sequence[bool]) -> float:

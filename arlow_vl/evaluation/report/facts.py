@@ -11,23 +11,23 @@ Fact = tuple[str, list[str]]
 
 def facts_of(results: Results) -> list[Fact]:
     """Lists the facts of a task. Raises KeyError or TypeError for a malformed metrics.json."""
-    told, task = results.told, results.task
-    facts = [("task", [task.name, f"SHA-256 {told['task_sha256']}"])]
+    metrics, task = results.metrics_json, results.task
+    facts = [("task", [task.name, f"SHA-256 {metrics['task_sha256']}"])]
     for name, path in (("model", "path"), ("data", "source"), ("training", "path")):
-        if told[name][path]:
+        if metrics[name][path]:
             label = "training data, for priors" if name == "training" else name
-            facts.append((label, [str(told[name][path]), f"SHA-256 {told[name]['sha256']}"]))
-    if told["prompt"]:
-        facts.append(("the first prompt", [str(told["prompt"])]))
-    made_with = told.get("made_with", [told])  # older files name a single device
-    versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
+            facts.append((label, [str(metrics[name][path]), f"SHA-256 {metrics[name]['sha256']}"]))
+    if metrics["prompt"]:
+        facts.append(("the first prompt", [str(metrics["prompt"])]))
+    made_with = metrics.get("made_with", [metrics])  # older files name a single device
+    versions = ", ".join(f"{name} {version}" for name, version in metrics["versions"].items())
     return [
         *facts,
         ("how", [describe_decoding(task)]),
-        ("priors come from", [str(told["prior"])]),
-        ("device", [f"{one['device']}, {told['precision']}, batches of {one['batch_size']}" for one in made_with]),
+        ("priors come from", [str(metrics["prior"])]),
+        ("device", [f"{one['device']}, {metrics['precision']}, batches of {one['batch_size']}" for one in made_with]),
         ("versions", [versions]),
-        ("predictions", [f"{name} SHA-256 {sha256}" for name, sha256 in told["predictions"].items()]),
+        ("predictions", [f"{name} SHA-256 {sha256}" for name, sha256 in metrics["predictions"].items()]),
     ]
 
 

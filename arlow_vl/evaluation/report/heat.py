@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from arlow_vl.evaluation.bootstrap import Interval
 from arlow_vl.evaluation.explain import explain_completion, views_under
 from arlow_vl.evaluation.faithfulness import (
     ORDERS,
@@ -19,7 +20,6 @@ from arlow_vl.evaluation.heat_maps import draw_explanation
 from arlow_vl.evaluation.numbers import format_number
 from arlow_vl.evaluation.report.charts import Curve, Plot, plot_curves
 from arlow_vl.evaluation.report.material import shortest_uri
-from arlow_vl.evaluation.statistics import Interval
 from arlow_vl.evaluation.tasks.items import Item
 from arlow_vl.evaluation.tasks.results import Results
 from arlow_vl.models.folder_files import hash_model
@@ -33,7 +33,7 @@ NAMES = {"most": "the most attended", "random": "as many at random", "least": "t
 
 
 @dataclass(frozen=True)
-class Asked:
+class HeatSample:
     """A sample whose heat is drawn or tested."""
 
     item: Item
@@ -53,7 +53,7 @@ class Heat:
 
 
 def look_at_heat(
-    folder: Path, results: Sequence[Results], asked: Sequence[Asked], *, model: Path | None, tested: int | None
+    folder: Path, results: Sequence[Results], asked: Sequence[HeatSample], *, model: Path | None, tested: int | None
 ) -> Heat:
     """Draws the heat of the first samples, and tests it on the first `tested`, which heat.json keeps.
 
@@ -67,7 +67,7 @@ def look_at_heat(
         heat.tests = read_heat_tests(folder / NAME)
     if tested == 0 or not asked:
         return heat
-    path = model or Path(results[0].told["model"]["path"])
+    path = model or Path(results[0].metrics_json["model"]["path"])
     heat.note = _why_not(path, results)
     if heat.note:
         return heat
@@ -94,7 +94,7 @@ def look_at_heat(
 def _why_not(path: Path, results: Sequence[Results]) -> str:
     if not path.is_dir():
         return f"Heat maps need the model, and {path} is no longer there; `arlow report --model FOLDER` names it."
-    if hash_model(path) != results[0].told["model"]["sha256"]:
+    if hash_model(path) != results[0].metrics_json["model"]["sha256"]:
         return f"Heat maps are not drawn: {path} is not the model that was evaluated."
     return ""
 

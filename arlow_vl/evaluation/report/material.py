@@ -9,11 +9,11 @@ from PIL import Image
 
 from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.data.samples import Sample
-from arlow_vl.data.text_files import told_text
+from arlow_vl.data.text_files import shown_source
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.provenance import describe_sources
 from arlow_vl.evaluation.tasks.items import Item, items_of, open_samples
-from arlow_vl.evaluation.tasks.places import Place
+from arlow_vl.evaluation.tasks.places import TaskData
 from arlow_vl.evaluation.tasks.results import Results
 from vision.decoding.image import ImageError
 from vision.decoding.sources import read_image
@@ -42,14 +42,14 @@ def find_material(results: Results, ids: Collection[str]) -> Material:
     """Reads the data once; `ids` are those of the items that are shown."""
     if results.task.kind == "text":
         return Material()
-    told = results.told["data"]
-    place = Place(told["source"], told["images"], told["format"])
+    data = results.metrics_json["data"]
+    place = TaskData(data["source"], data["images"], data["format"])
     try:
         samples = open_samples(results.task, place)
     except (DataError, OSError) as error:
         return Material(missing=f"Images are not shown, as the data cannot be read: {error}")
-    if samples.fingerprint != told["sha256"]:
-        where = told_text(place.source)
+    if samples.fingerprint != data["sha256"]:
+        where = shown_source(place.source)
         return Material(missing=f"Images are not shown: {where} holds other data than were evaluated.")
     wanted, items = set(ids), {}
 

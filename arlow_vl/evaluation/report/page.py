@@ -13,7 +13,7 @@ from arlow_vl.evaluation.report.charts import gate_bar, interval_bar
 from arlow_vl.evaluation.report.curves import plot_run
 from arlow_vl.evaluation.report.facts import facts_of
 from arlow_vl.evaluation.report.frozen import read_checks
-from arlow_vl.evaluation.report.heat import CHOICE_TOKENS, MAPS, Asked, look_at_heat, plot_test
+from arlow_vl.evaluation.report.heat import CHOICE_TOKENS, MAPS, HeatSample, look_at_heat, plot_test
 from arlow_vl.evaluation.report.material import Material, find_material, image_uris
 from arlow_vl.evaluation.report.samples import Scored, choose, confusions, score_samples, unpicked
 from arlow_vl.evaluation.tasks import predictions
@@ -52,13 +52,16 @@ def write_report(folder: Path, output: Path, *, model: Path | None = None, teste
         sections.append(section)
         asked.append(probes)
     heat = look_at_heat(folder, seeing, take_turns(asked), model=model, tested=tested)
-    where = model or Path(results[0].told["model"]["path"])
+    where = model or Path(results[0].metrics_json["model"]["path"])
     page = (
         page_environment(Path(__file__).parent, finalize=shown)
         .get_template(TEMPLATE)
         .render(
             sections=sections,
-            models={told["model"]["sha256"]: told["model"]["path"] for told in (one.told for one in results)},
+            models={
+                metrics["model"]["sha256"]: metrics["model"]["path"]
+                for metrics in (one.metrics_json for one in results)
+            },
             plots=[plot for plot in map(plot_run, runs_of(where)) if plot],
             gates=next((section["gates"] for section in sections if section["gates"]), []),
             checks=read_checks(folder),
@@ -77,10 +80,10 @@ def shown(value: Any) -> Any:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def show_task(results: Results, probed: int) -> tuple[dict[str, Any], list[Asked]]:
+def show_task(results: Results, probed: int) -> tuple[dict[str, Any], list[HeatSample]]:
     """Returns what the page shows of a task, and the samples whose heat is tested."""
-    told, task = results.told, results.task
-    scores, first = told["scores"], next(iter(told["scores"]["metrics"]), None)
+    metrics, task = results.metrics_json, results.task
+    scores, first = metrics["scores"], next(iter(metrics["scores"]["metrics"]), None)
     tables = {
         name: {group: metric_rows(of_group, is_percent=of["is_share"]) for group, of_group in of["groups"].items()}
         for name, of in scores["metrics"].items()
@@ -92,11 +95,11 @@ def show_task(results: Results, probed: int) -> tuple[dict[str, Any], list[Asked
         "kind": task.kind,
         "shown": "document" if task.kind == "text" else "image",
         "facts": facts_of(results),
-        "command": told.get("command"),
-        "gates": gate_bars(told.get("gates", {})),
-        "overlap": told["overlap"].get("items", 0),
-        "not_checked": told["overlap"].get("not_checked", []),
-        "asked_otherwise": told.get("asked_otherwise", ""),
+        "command": metrics.get("command"),
+        "gates": gate_bars(metrics.get("gates", {})),
+        "overlap": metrics["overlap"].get("items", 0),
+        "not_checked": metrics["overlap"].get("not_checked", []),
+        "asked_otherwise": metrics.get("asked_otherwise", ""),
         "scores": scores,
         "tables": tables,
         "titles": {name: titled(name, is_share=of["is_share"]) for name, of in scores["metrics"].items()},
@@ -127,7 +130,7 @@ def show_task(results: Results, probed: int) -> tuple[dict[str, Any], list[Asked
     ]
     tokens = task.decoding.max_new_tokens if task.decoding else CHOICE_TOKENS
     found = [material.items[rows[place].id] for place in probes if rows[place].id in material.items]
-    return section, [Asked(item, tokens) for item in found if len(item.images) == 1]
+    return section, [HeatSample(item, tokens) for item in found if len(item.images) == 1]
 
 
 def card(results: Results, scored: Scored, place: int, material: Material) -> dict[str, Any]:
@@ -151,7 +154,7 @@ def card(results: Results, scored: Scored, place: int, material: Material) -> di
     }
 
 
-def take_turns(asked: Sequence[Sequence[Asked]]) -> list[Asked]:
+def take_turns(asked: Sequence[Sequence[HeatSample]]) -> list[HeatSample]:
     """The tasks' first samples, then their second ones, and so on."""
     longest = max(map(len, asked), default=0)
     return [of[turn] for turn in range(longest) for of in asked if turn < len(of)]

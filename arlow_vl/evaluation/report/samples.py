@@ -57,8 +57,8 @@ def choose(results: Results, scored: Scored) -> list[Sheet]:
     order = sorted(range(len(rows)), key=lambda place: _hash_of(rows[place].id))
     best = sorted(order, key=lambda place: -points[place])
     is_right, is_wrong = _right_and_wrong(scored)
-    told = [place for place in order if rows[place].log_probability is not None]
-    by_likelihood = sorted(told, key=lambda place: rows[place].log_probability or 0.0)
+    likely = [place for place in order if rows[place].log_probability is not None]
+    by_likelihood = sorted(likely, key=lambda place: rows[place].log_probability or 0.0)
     sheets = [
         Sheet("Chosen by the hash of their names: nobody picked them", _of_each_kind(rows, order)),
         Sheet(f"The best by {scored.title}: these are picked", best[:PICKED]),

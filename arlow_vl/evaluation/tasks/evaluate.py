@@ -13,33 +13,33 @@ from PIL import Image
 
 from arlow_vl.data.images import CachedImages
 from arlow_vl.data.sample_dataset import PlacedImage
-from arlow_vl.data.text_files import told_text
+from arlow_vl.data.text_files import shown_source
 from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.numbers import legend
 from arlow_vl.evaluation.tasks import perplexity, predictions
-from arlow_vl.evaluation.tasks.ask import Asker, check_controls, run_task
-from arlow_vl.evaluation.tasks.items import Training, open_samples, read_items, read_training
+from arlow_vl.evaluation.tasks.answering import Asker, check_controls, run_task
+from arlow_vl.evaluation.tasks.items import PriorData, open_samples, read_items, read_training
 from arlow_vl.evaluation.tasks.measures import check_references
 from arlow_vl.evaluation.tasks.overlap import note_overlaps
 from arlow_vl.evaluation.tasks.places import place_of
-from arlow_vl.evaluation.tasks.predictions import Kept
+from arlow_vl.evaluation.tasks.predictions import PredictionFile
 from arlow_vl.evaluation.tasks.scoring import score_task
 from arlow_vl.evaluation.tasks.table import format_scores
 from arlow_vl.evaluation.tasks.task import OF_FEATURES, Task, load_task, refuse_one_name_twice, shipped_tasks
 from arlow_vl.models.arlow.chat_arlow import render_chat
 from arlow_vl.models.folder_files import hash_model
-from arlow_vl.models.opened import PRECISIONS, open_model
+from arlow_vl.models.open_model import PRECISIONS, open_model
 from arlow_vl.printing import number_of, print_line, visible
 from arlow_vl.progress import ProgressLine
-from arlow_vl.stopping import AGAIN, told_when_stopped
+from arlow_vl.stopping import AGAIN, note_when_stopped
 from arlow_vl.versions import version_of
 from vision.features import FeatureCache, encoder_fingerprint
 from vision.whole_files import sha256_of_file
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class EvaluationOptions:
     """Options of a command that evaluates tasks."""
 
     model: Path
@@ -67,7 +67,7 @@ class Prepared:
     task: Task
     folder: Path
     items: Sequence[Any]
-    training: Training
+    training: PriorData
     facts: dict[str, Any]
     """Entries of metrics.json about how the predictions were made."""
 
@@ -76,11 +76,11 @@ class Prepared:
         """Number of predictions of all systems."""
         return len(self.items) * (1 + len(self.task.controls))
 
-    def keep(self, system: str) -> Kept:
-        return Kept(self.folder, system, [item.id for item in self.items])
+    def keep(self, system: str) -> PredictionFile:
+        return PredictionFile(self.folder, system, [item.id for item in self.items])
 
 
-def evaluate_tasks(tasks: Sequence[Task], run: Run) -> dict[str, dict[str, Any]]:
+def evaluate_tasks(tasks: Sequence[Task], run: EvaluationOptions) -> dict[str, dict[str, Any]]:
     """Runs and scores all tasks, prints their tables, and returns the contents of their metrics.json by task.
 
     A folder that holds a part of the predictions is resumed.
@@ -94,7 +94,7 @@ def evaluate_tasks(tasks: Sequence[Task], run: Run) -> dict[str, dict[str, Any]]
         return _evaluate(tasks, run)
 
 
-def _evaluate(tasks: Sequence[Task], run: Run) -> dict[str, dict[str, Any]]:
+def _evaluate(tasks: Sequence[Task], run: EvaluationOptions) -> dict[str, dict[str, Any]]:
     is_text = [task.kind == "text" for task in tasks]
     opened = open_model(run.model, device=run.device, precision=run.precision, needs_images=not all(is_text))
     model, processor, tokenizer = opened.model, opened.processor, opened.tokenizer
@@ -113,7 +113,7 @@ def _evaluate(tasks: Sequence[Task], run: Run) -> dict[str, dict[str, Any]]:
             progress(done, total)
 
     results = {}
-    with told_when_stopped(lambda: f"{run.output} holds {done:,} of {number_of(total, 'prediction')}, and {AGAIN}"):
+    with note_when_stopped(lambda: f"{run.output} holds {done:,} of {number_of(total, 'prediction')}, and {AGAIN}"):
         for one in prepared:
             if one.task.kind == "text":
                 perplexity.run_text_task(one.task, one.items, model, tokenizer, run.batch_size, one.keep, advance)
@@ -135,9 +135,9 @@ def score(folder: Path, task: Task, facts: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str) -> Prepared:
+def prepare(task: Task, run: EvaluationOptions, model: Any, tokenizer: Any, model_sha256: str) -> Prepared:
     """Reads a task's data and opens its result folder."""
-    place, training = place_of(task, run.data), Training()
+    place, training = place_of(task, run.data), PriorData()
     items: Sequence[Any]
     if task.kind == "text":
         perplexity.check_window(task, model)
@@ -152,14 +152,14 @@ def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str)
         items = spread(everything, run.limit)
         check_controls(task, items, training.items)
     prompts = read_trained_prompts(run.model)
-    otherwise = prompts.told_difference(task.kind, task.instruction) if prompts else ""
+    otherwise = prompts.describe_difference(task.kind, task.instruction) if prompts else ""
     if otherwise:
         print_line(f"warning: {task.name} is {otherwise}")
     facts: dict[str, Any] = {
         "task_sha256": task.sha256,
         "model": {"path": str(run.model), "sha256": model_sha256},
         "data": {**asdict(place), "sha256": data_sha256, "items": len(items)},
-        "training": {"path": training.source and told_text(training.source), "sha256": training.sha256},
+        "training": {"path": training.source and shown_source(training.source), "sha256": training.sha256},
         "overlap": {},
         "asked_otherwise": otherwise,
         "precision": str(model.dtype).removeprefix("torch."),
@@ -173,8 +173,8 @@ def prepare(task: Task, run: Run, model: Any, tokenizer: Any, model_sha256: str)
     made_with = {"device": device_name(torch.device(run.device)), "batch_size": run.batch_size}
     facts["made_with"] = held = predictions.start(folder, identity, settings, made_with)
     if len(held) > 1:
-        told = ", then ".join(f"{one['device']} in batches of {one['batch_size']}" for one in held)
-        print_line(f"warning: {task.name} is answered on {told}, whose rounding may differ")
+        devices = ", then ".join(f"{one['device']} in batches of {one['batch_size']}" for one in held)
+        print_line(f"warning: {task.name} is answered on {devices}, whose rounding may differ")
     return Prepared(task, folder, items, training, facts)
 
 
@@ -195,7 +195,7 @@ def check_length(task: Task, model: Any) -> None:
         )
 
 
-def make_asker(prepared: Sequence[Prepared], run: Run, model: Any, processor: Any, tokenizer: Any) -> Any:
+def make_asker(prepared: Sequence[Prepared], run: EvaluationOptions, model: Any, processor: Any, tokenizer: Any) -> Any:
     """Encodes every image of the tasks once, into the cache, and returns the asker; None if no task has images.
 
     Raises:
@@ -235,7 +235,7 @@ def blank_image(size: Sequence[int], colour: tuple[int, ...]) -> PlacedImage:
     return PlacedImage(file.getvalue(), "the blank image")
 
 
-def describe(run: Run, model: Any, one: Prepared, tokenizer: Any) -> dict[str, Any]:
+def describe(run: EvaluationOptions, model: Any, one: Prepared, tokenizer: Any) -> dict[str, Any]:
     """Describes for readers how the predictions were made; what determines them is also in run.json."""
     example = one.items[0]
     prompt = render_chat(tokenizer, example.messages, add_generation_prompt=True) if one.task.kind != "text" else ""
@@ -261,12 +261,12 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} ({name})"
 
 
-def command_line(run: Run, task: Task) -> str:
+def command_line(run: EvaluationOptions, task: Task) -> str:
     """Returns the shell command that makes these predictions again."""
     is_shipped = task.name in shipped_tasks() and load_task(task.name) == task
     named = task.name if is_shipped else run.files.get(task.name, f"{task.name}.yaml")
-    options = {"model": run.model, "task": named, "data": told_text(run.data)}
-    options |= {"training": run.training and told_text(run.training), "precision": run.precision, "limit": run.limit}
+    options = {"model": run.model, "task": named, "data": shown_source(run.data)}
+    options |= {"training": run.training and shown_source(run.training), "precision": run.precision, "limit": run.limit}
     options |= {"device": run.device, "batch-size": run.batch_size, "features-dtype": run.features_dtype}
     words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     return shlex.join(["arlow", "evaluate", *words, "--output", str(run.output)])

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.index.reading import Index, IndexedSamples
-from arlow_vl.data.index.told import check_left_out
+from arlow_vl.data.index.report import check_left_out
 from arlow_vl.data.prompts import without_images
 from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.data.samples import Message, Part, Sample, Text, about_images
-from arlow_vl.data.text_files import told_text
+from arlow_vl.data.text_files import shown_source
 from arlow_vl.errors import DataError
-from arlow_vl.evaluation.tasks.places import Place, here_or_address, training_place
+from arlow_vl.evaluation.tasks.places import TaskData, here_or_address, training_place
 from arlow_vl.evaluation.tasks.task import Task
 from arlow_vl.printing import print_line, visible
 
@@ -48,14 +48,14 @@ class Item:
         return without_images(self.messages)
 
 
-def open_samples(task: Task, place: Place) -> IndexedSamples:
+def open_samples(task: Task, place: TaskData) -> IndexedSamples:
     """Opens the samples with a text of the task's kind. None is skipped, as scores are of the whole set.
 
     Raises:
         DataError: there is no such source, it has no text of the kind, or a part of it cannot be used.
     """
     indexes = indexes_of(place.source, images=place.images, format=place.format)
-    where = told_text(place.source)
+    where = shown_source(place.source)
     check_left_out(indexes, 0.0, where=where)
     samples = IndexedSamples(indexes, (task.kind,))  # type: ignore[arg-type]
     if not len(samples):
@@ -109,7 +109,7 @@ def _with_instruction(messages: Sequence[Message], instruction: str) -> tuple[tu
 
 
 @dataclass(frozen=True)
-class Training:
+class PriorData:
     """Data from which text priors are taken, usually those that the model was trained on."""
 
     source: str | None = None
@@ -120,7 +120,7 @@ class Training:
     sha256: str | None = None
 
 
-def read_training(task: Task, data: str | Path, named: str | None) -> Training:
+def read_training(task: Task, data: str | Path, named: str | None) -> PriorData:
     """Reads the data at `training_place`; without any, priors come from the set itself."""
     place = training_place(task, data, named)
     if place is None:
@@ -129,7 +129,7 @@ def read_training(task: Task, data: str | Path, named: str | None) -> Training:
             where = task.training if isinstance(place, str) else str(place / task.training)
             what = f"the training data of {task.name}; its priors come from the set itself (see --training)"
             print_line(f"warning: nothing is at {visible(where)}, {what}")
-        return Training()
+        return PriorData()
     indexes = indexes_of(place.source, images=place.images)
     everything, of_kind = IndexedSamples(indexes), IndexedSamples(indexes, (task.kind,))  # type: ignore[arg-type]
-    return Training(place.source, read_items(task, of_kind), indexes, everything.fingerprint)
+    return PriorData(place.source, read_items(task, of_kind), indexes, everything.fingerprint)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from arlow_vl.data.index.ready import shared_images
-from arlow_vl.data.text_files import told_text
+from arlow_vl.data.text_files import shown_source
 from arlow_vl.evaluation.origins import TrainedImages, trained_images
-from arlow_vl.evaluation.tasks.items import Item, Training
+from arlow_vl.evaluation.tasks.items import Item, PriorData
 from arlow_vl.evaluation.tasks.task import Task
 from arlow_vl.printing import number_of, print_line
 
@@ -25,7 +25,7 @@ class Asked(Protocol):
     def items(self) -> Sequence[Any]: ...
 
     @property
-    def training(self) -> Training: ...
+    def training(self) -> PriorData: ...
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -68,5 +68,9 @@ def overlap_of(
     overlap: dict[str, Any] = {}
     if sources:
         shared = [item.id for item in items if not images.isdisjoint(item.shown)]
-        overlap = {"items": len(shared), "first": shared[0] if shared else "", "sources": list(map(told_text, sources))}
+        overlap = {
+            "items": len(shared),
+            "first": shared[0] if shared else "",
+            "sources": list(map(shown_source, sources)),
+        }
     return overlap | ({"not_checked": list(not_checked)} if not_checked else {})

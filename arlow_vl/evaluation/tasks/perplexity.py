@@ -20,13 +20,13 @@ import torch
 
 from arlow_vl.data.file_names import names_of
 from arlow_vl.data.prompts import document_ends, plain_ids
-from arlow_vl.data.remote_cache import telling_addresses
-from arlow_vl.data.text_files import parts_of, text_files, told_text
+from arlow_vl.data.remote_cache import naming_addresses
+from arlow_vl.data.text_files import parts_of, shown_source, text_files
 from arlow_vl.data.text_readers import DocumentReader
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.likelihood import finite_log_probabilities, rows_within
-from arlow_vl.evaluation.metrics import likelihood
-from arlow_vl.evaluation.tasks.predictions import MODEL, Kept, PredictionRow
+from arlow_vl.evaluation.metrics.perplexity import windows
+from arlow_vl.evaluation.tasks.predictions import MODEL, PredictionFile, PredictionRow
 from arlow_vl.evaluation.tasks.task import Perplexity, Task
 from arlow_vl.printing import visible
 
@@ -52,7 +52,7 @@ def read_documents(source: str, tokenizer: Any) -> list[Document]:
     """Reads all documents of a source. Raises DataError if there is none, or if one cannot be read."""
     documents = [Document(name, text, plain_ids(tokenizer, [text])[0]) for name, text in _texts(source)]
     if not documents:
-        raise DataError(f"{visible(told_text(source))}: no document; name text files as docs/data.md has them")
+        raise DataError(f"{visible(shown_source(source))}: no document; name text files as docs/data.md has them")
     return documents
 
 
@@ -65,7 +65,7 @@ def hash_documents(source: str) -> str:
 
 
 def _texts(source: str) -> Iterator[tuple[str, str]]:
-    with contextlib.closing(text_files([source])) as files, telling_addresses(files.held):
+    with contextlib.closing(text_files([source])) as files, naming_addresses(files.held):
         for path, name in names_of(files).items():
             number = 0
             for part in parts_of(path):
@@ -76,10 +76,10 @@ def _texts(source: str) -> Iterator[tuple[str, str]]:
                 reader.tally.report(path, 0.0)
 
 
-def windows(ids: Sequence[int], bos: int, settings: Perplexity) -> Iterator[Window]:
+def document_windows(ids: Sequence[int], bos: int, settings: Perplexity) -> Iterator[Window]:
     """Yields the windows of a document that starts with bos."""
     read = [bos, *ids]
-    for part in likelihood.windows(len(read), window=settings.window, stride=settings.stride):
+    for part in windows(len(read), window=settings.window, stride=settings.stride):
         yield Window(read[part.begin : part.end], part.end - part.score_from)
 
 
@@ -112,7 +112,7 @@ def log_probability(model: Any, pad: int, some: Sequence[Window]) -> list[float]
 
 def document_nats(model: Any, tokenizer: Any, document: Document, settings: Perplexity, batch_size: int) -> float:
     """Computes the log-probability of a document in nats. Raises CheckpointError for logits that are not finite."""
-    of_document = list(windows(document.ids, document_ends(tokenizer)[0], settings))
+    of_document = list(document_windows(document.ids, document_ends(tokenizer)[0], settings))
     count = rows_within(model, settings.window, batch_size)
     return sum(
         sum(log_probability(model, tokenizer.pad_token_id, of_document[start : start + count]))
@@ -142,7 +142,7 @@ def run_text_task(
     model: Any,
     tokenizer: Any,
     batch_size: int,
-    keep: Callable[[str], Kept],
+    keep: Callable[[str], PredictionFile],
     advance: Callable[[int], None],
 ) -> None:
     """Saves the model's log-probability of each document, and that of a unigram model of all the documents."""

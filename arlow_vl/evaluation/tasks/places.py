@@ -13,7 +13,7 @@ NO_TRAINING = "the control class_means needs captions of training data; give --t
 
 
 @dataclass(frozen=True)
-class Place:
+class TaskData:
     """The location of a source, in a format of docs/formats.md."""
 
     source: str
@@ -23,15 +23,15 @@ class Place:
     """Name of the format; None: detected."""
 
 
-def place_of(task: Task, data: str | Path) -> Place:
+def place_of(task: Task, data: str | Path) -> TaskData:
     """Returns the source of a task: below `data` if that is a folder, else `data`, a file, a glob or an address."""
     data = here_or_address(data)
     if isinstance(data, str):
-        return Place(data, None, task.format or None)
+        return TaskData(data, None, task.format or None)
     folder = data if data.is_dir() else data.parent
     images = folder / task.images
     source = data / task.data if data.is_dir() else data
-    return Place(str(source), str(images) if task.images and images.is_dir() else None, task.format or None)
+    return TaskData(str(source), str(images) if task.images and images.is_dir() else None, task.format or None)
 
 
 def here_or_address(data: str | Path) -> str | Path:
@@ -41,7 +41,7 @@ def here_or_address(data: str | Path) -> str | Path:
     return data if is_address(data) else Path(data)
 
 
-def refuse_missing_data(task: Task, place: Place) -> None:
+def refuse_missing_data(task: Task, place: TaskData) -> None:
     """Raises DataError if nothing, or nothing of a known format, is there. Addresses are not checked yet."""
     if is_address(place.source):
         return
@@ -51,13 +51,13 @@ def refuse_missing_data(task: Task, place: Place) -> None:
         open_source(place.source, images=place.images, format=place.format).close()
 
 
-def training_place(task: Task, data: str | Path, named: str | None) -> Place | None:
+def training_place(task: Task, data: str | Path, named: str | None) -> TaskData | None:
     """Returns the training data that the command names, else those that the task names if they exist."""
     if named is not None:
-        return Place(named, None, None)
+        return TaskData(named, None, None)
     data = here_or_address(data)
     if task.training and isinstance(data, Path) and data.is_dir() and is_there(data / task.training):
-        return Place(str(data / task.training), place_of(task, data).images, None)
+        return TaskData(str(data / task.training), place_of(task, data).images, None)
     return None
 
 

@@ -120,8 +120,8 @@ def start(
         kept = before.get(SETTINGS)
         was = {**before, **(kept if isinstance(kept, dict) and kept else dict.fromkeys(settings, UNKNOWN))}
         now = json.loads(json.dumps({**run, **settings}))  # as it would be read: a list for a tuple
-        told = "; ".join(_told_change(name, was.get(name), now[name]) for name in changed)
-        raise DataError(f"{visible(str(folder))} holds predictions of another run ({visible(told)}); {AGAIN}")
+        changes = "; ".join(_describe_change(name, was.get(name), now[name]) for name in changed)
+        raise DataError(f"{visible(str(folder))} holds predictions of another run ({visible(changes)}); {AGAIN}")
     held = before.get(MADE_WITH, [])
     if (held and (folder / METRICS).exists()) or made_with in held:  # METRICS: the run was complete
         return held
@@ -129,7 +129,7 @@ def start(
     return [*held, made_with]
 
 
-def _told_change(name: str, was: Any, now: Any) -> str:
+def _describe_change(name: str, was: Any, now: Any) -> str:
     """Describes how an entry of `run` changed; for mappings, which of their fields."""
     if was == UNKNOWN:
         return f"{name} was another"
@@ -140,8 +140,8 @@ def _told_change(name: str, was: Any, now: Any) -> str:
         before, after = dict(_fields(was, above)), dict(_fields(now, above))
         different = [field for field in {**before, **after} if before.get(field) != after.get(field)]
         rest = [f"{len(different) - NAMED:,} more"] if len(different) > NAMED else []
-        return ", ".join([_told_change(one, before.get(one), after.get(one)) for one in different[:NAMED]] + rest)
-    return f"{OPTIONS.get(name, name)} was {_told_value(was)}, is {_told_value(now)}"
+        return ", ".join([_describe_change(one, before.get(one), after.get(one)) for one in different[:NAMED]] + rest)
+    return f"{OPTIONS.get(name, name)} was {_format_value(was)}, is {_format_value(now)}"
 
 
 def _fields(values: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
@@ -153,11 +153,11 @@ def _fields(values: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
             yield f"{above}{name}", value
 
 
-def _told_value(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return "not set" if value is None else f"{value!r:.80}"
 
 
-class Kept:
+class PredictionFile:
     """The predictions of one system, saved as they come.
 
     Raises:

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arlow_vl.data.text_files import told_text
+from arlow_vl.data.text_files import shown_source
 from arlow_vl.errors import DataError
-from arlow_vl.evaluation.statistics import NOISE
+from arlow_vl.evaluation.bootstrap import NOISE
 from arlow_vl.evaluation.tasks import predictions
 from arlow_vl.evaluation.tasks.items import open_samples
 from arlow_vl.evaluation.tasks.perplexity import hash_documents
-from arlow_vl.evaluation.tasks.places import Place
+from arlow_vl.evaluation.tasks.places import TaskData
 from arlow_vl.evaluation.tasks.results import Results, broken, read_results
 from arlow_vl.evaluation.tasks.scoring import rows_of, score_task
 from arlow_vl.evaluation.tasks.task import Task
@@ -47,15 +47,15 @@ def reproduce(folder: Path) -> Iterator[Row]:
 
 
 def _rows(results: Results) -> Iterator[Row]:
-    task, told, name = results.task, results.told, results.task.name
-    yield _compared(f"{name}: task", told["task_sha256"], task.sha256)
-    yield _compared(f"{name}: model {told['model']['path']}", told["model"]["sha256"], _model(told))
-    source = told_text(told["data"]["source"])
-    yield _compared(f"{name}: data {source}", told["data"]["sha256"], _data(task, told["data"]))
-    for system, sha256 in told["predictions"].items():
+    task, metrics, name = results.task, results.metrics_json, results.task.name
+    yield _compared(f"{name}: task", metrics["task_sha256"], task.sha256)
+    yield _compared(f"{name}: model {metrics['model']['path']}", metrics["model"]["sha256"], _model(metrics))
+    source = shown_source(metrics["data"]["source"])
+    yield _compared(f"{name}: data {source}", metrics["data"]["sha256"], _data(task, metrics["data"]))
+    for system, sha256 in metrics["predictions"].items():
         found = sha256_of_file(results.folder / system / predictions.PREDICTIONS)
         yield _compared(f"{name}: predictions of {system}", sha256, found)
-    before, now = rows_of(told["scores"]), rows_of(score_task(task, results.systems))
+    before, now = rows_of(metrics["scores"]), rows_of(score_task(task, results.systems))
     for key in {**before, **now}:
         figure, was, found = ", ".join(key), before.get(key), now.get(key)
         is_equal = _is_equal(was, found)
@@ -69,8 +69,8 @@ def _is_equal(was: Any, found: Any) -> bool:
 
 
 def _compared(what: str, was: str, found: str | None) -> Row:
-    told = (found or was)[:12] + (f" (was {was[:12]})" if found not in (None, was) else "")
-    return Row(visible(what), told, None if found is None else found == was)
+    metrics = (found or was)[:12] + (f" (was {was[:12]})" if found not in (None, was) else "")
+    return Row(visible(what), metrics, None if found is None else found == was)
 
 
 def _model(result: dict[str, Any]) -> str | None:
@@ -83,6 +83,6 @@ def _data(task: Task, data: dict[str, Any]) -> str | None:
     try:
         if task.kind == "text":
             return hash_documents(data["source"])
-        return open_samples(task, Place(data["source"], data["images"], data["format"])).fingerprint
+        return open_samples(task, TaskData(data["source"], data["images"], data["format"])).fingerprint
     except (DataError, OSError):
         return None

@@ -21,7 +21,7 @@ class Results:
 
     folder: Path
     task: Task
-    told: dict[str, Any]
+    metrics_json: dict[str, Any]
     """Contents of metrics.json: the scores, and how they were made."""
     systems: dict[str, list[PredictionRow]]
     """The model's predictions first, then those of each control."""
@@ -68,16 +68,16 @@ def _tasks_in(folder: Path) -> list[Path]:
 
 def _read(folder: Path) -> Results:
     where = folder / predictions.METRICS
-    told = predictions.read_json(where)
-    if not isinstance(told.get("task"), dict):
+    metrics_json = predictions.read_json(where)
+    if not isinstance(metrics_json.get("task"), dict):
         raise broken(where, "task")
-    task = parse_task(_as_yaml(told["task"]), visible(str(where)))
-    return Results(folder, task, told, predictions.read_systems(folder, task.controls))
+    task = parse_task(_as_yaml(metrics_json["task"]), visible(str(where)))
+    return Results(folder, task, metrics_json, predictions.read_systems(folder, task.controls))
 
 
 def refuse_changed(results: Results) -> None:
     """Raises DataError if predictions are no longer those that were scored."""
-    scored = results.told.get("predictions")
+    scored = results.metrics_json.get("predictions")
     if not isinstance(scored, dict):
         raise broken(results.folder / predictions.METRICS, "predictions")
     for system in results.systems:

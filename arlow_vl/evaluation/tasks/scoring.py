@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from arlow_vl.data.questions import UNNAMED_KIND
-from arlow_vl.evaluation import statistics as bootstrap
+from arlow_vl.evaluation import bootstrap
+from arlow_vl.evaluation.bootstrap import Interval, ValueOfSums
 from arlow_vl.evaluation.numbers import FEWEST
-from arlow_vl.evaluation.statistics import Interval, ValueOfSums
 from arlow_vl.evaluation.tasks.measures import first_words, is_exact, measure
 from arlow_vl.evaluation.tasks.predictions import MODEL, PredictionRow
 from arlow_vl.evaluation.tasks.task import PRIORS, Task

@@ -38,8 +38,8 @@ def format_scores(result: Mapping[str, Any]) -> str:
     lines += _groups(scores, metrics[0], shown)
     if shared := result.get("overlap", {}).get("items"):
         lines.append(f"warning: {shared:,} of {number_of(scores['items'], 'item')} show an image of the training data")
-    if told := result.get("asked_otherwise"):
-        lines.append(f"warning: {visible(told)}")
+    if warning := result.get("asked_otherwise"):
+        lines.append(f"warning: {visible(warning)}")
     return "\n".join(lines)
 
 

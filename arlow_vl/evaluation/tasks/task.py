@@ -17,7 +17,7 @@ from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks.measures import NAMED
 from arlow_vl.models.arlow.spelling import did_you_mean
 from arlow_vl.printing import visible
-from arlow_vl.yaml_text import OneOfEachKey, told_fault
+from arlow_vl.yaml_text import OneOfEachKey, describe_yaml_error
 from vision.near_names import did_you_mean_file
 
 TaskKind = Literal["caption", "question", "text"]
@@ -123,7 +123,7 @@ def load_task(name: str) -> Task:
         advice = did_you_mean_file(path, "name the .yaml of a task")
         raise DataError(f"{visible(str(path))}: {error.strerror}; {visible(advice)}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        fault = told_fault(error) if isinstance(error, yaml.YAMLError) else str(error)
+        fault = describe_yaml_error(error) if isinstance(error, yaml.YAMLError) else str(error)
         raise DataError(f"{visible(str(path))} is not YAML: {visible(fault)}") from None
     except RecursionError:
         raise DataError(f"{visible(str(path))}: no task, it is nested too deep; see docs/evaluation.md") from None

@@ -42,8 +42,8 @@ def refuse_other_shapes(shapes: Shapes, config: ArlowConfig, place: Path) -> Non
     with torch.device("meta"):
         model = ArlowForCausalLM(config)
     missing, unknown, misshaped = other_tensors(model, shapes)
-    told = [f"{name} ({list(shapes[name])}, not {list(shape)})" for name, shape in misshaped.items()]
-    wrong = {"missing": missing, "that Llama does not have": unknown, "of another shape": told}
+    listed = [f"{name} ({list(shapes[name])}, not {list(shape)})" for name, shape in misshaped.items()]
+    wrong = {"missing": missing, "that Llama does not have": unknown, "of another shape": listed}
     if any(wrong.values()):
         faults = "; ".join(f"{len(names):,} tensors {kind}: {named(names)}" for kind, names in wrong.items() if names)
         raise CheckpointError(f"{place}: the weights are not those of its configuration, {faults}")

@@ -12,8 +12,8 @@ import yaml
 from arlow_vl.data.quarantine import NAME as QUARANTINE
 from arlow_vl.errors import DataError
 from arlow_vl.training.best import FOLDER, facts_of, read_stopped
-from arlow_vl.training.look import Look
-from arlow_vl.training.looks import FILE as LOOKS
+from arlow_vl.training.look_callback import FILE as LOOKS
+from arlow_vl.training.look_results import Look
 from arlow_vl.training.refusals import UNFINISHED
 from arlow_vl.training.starts import FILE as STARTS
 
@@ -23,7 +23,7 @@ STEPS_NAMED = 20
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """Content of a run folder."""
 
     folder: Path
@@ -46,7 +46,7 @@ class Run:
         return int(max((points[-1][0] for points in self.columns.values() if points), default=0))
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunFolder:
     """Reads a run folder. Raises DataError naming the file, and the line, that no run writes."""
     left_out: dict[str, list[dict[str, Any]]] = {}
     for line in read_lines(folder / "steps.jsonl", lambda line: line if "left_out" in line else None):
@@ -56,7 +56,7 @@ def read_run(folder: Path) -> Run:
     for fault in read_lines(folder / QUARANTINE, lambda line: line):
         if "more" not in fault:
             quarantined.setdefault((fault["source"], fault["reason"]), []).append(fault["key"])
-    return Run(
+    return RunFolder(
         folder=folder,
         config=read_config(folder / "config.yaml"),
         columns=read_columns(folder / "metrics.csv"),

@@ -11,8 +11,8 @@ from arlow_vl.evaluation.numbers import format_number
 from arlow_vl.evaluation.report.charts import Curve, Plot, is_drawable, plot_curves
 from arlow_vl.pages import page_environment
 from arlow_vl.printing import number_of
-from arlow_vl.training.look import SampleLook
-from arlow_vl.training.report.folder import STEPS_NAMED, Points, Run, flat, read_run
+from arlow_vl.training.look_results import SampleLook
+from arlow_vl.training.report.folder import STEPS_NAMED, Points, RunFolder, flat, read_run
 from vision.whole_files import write_whole
 
 NAME, TEMPLATE = "report.html", "run.html"
@@ -35,7 +35,7 @@ def write_run_report(folder: Path, output: Path | None = None) -> Path:
         number_of=number_of,
         title=folder.resolve().name,
         state=state_of(run),
-        best=told_best(run),
+        best=describe_best(run),
         headlines=headlines(run),
         plots=[plot for plot in (chart(*parts) for parts in charts_of(run)) if plot],
         sources=looks_by_source(run),
@@ -52,7 +52,7 @@ def write_run_report(folder: Path, output: Path | None = None) -> Path:
     return output
 
 
-def state_of(run: Run) -> str:
+def state_of(run: RunFolder) -> str:
     steps = f"{run.step:,} of {number_of(run.config['run']['max_steps'], 'step')}"
     if run.stopped and run.is_finished:
         best = run.stopped["best"]
@@ -60,7 +60,7 @@ def state_of(run: Run) -> str:
     return f"finished, {steps}" if run.is_finished else f"{steps} so far"
 
 
-def told_best(run: Run) -> str:
+def describe_best(run: RunFolder) -> str:
     """Returns words on what lies in `best`; empty if nothing does."""
     if not run.best:
         return ""
@@ -70,7 +70,7 @@ def told_best(run: Run) -> str:
     return f"The best model by {column}{of_some} ({value:.4g}, step {step:,}) lies in"
 
 
-def headlines(run: Run) -> list[dict[str, str]]:
+def headlines(run: RunFolder) -> list[dict[str, str]]:
     """The last value of each validation column, and the medians of speed."""
     found = []
     for name, points in run.columns.items():
@@ -93,7 +93,7 @@ def headlines(run: Run) -> list[dict[str, str]]:
     return found
 
 
-def charts_of(run: Run) -> list[tuple[str, str, Mapping[str, Points]]]:
+def charts_of(run: RunFolder) -> list[tuple[str, str, Mapping[str, Points]]]:
     """Title, unit, and curves by name."""
     columns = run.columns
 
@@ -148,7 +148,7 @@ def chart(title: str, unit: str, curves: Mapping[str, Points]) -> dict[str, Any]
     return {"title": title, "unit": unit, "plot": plot, "names": names}
 
 
-def looks_by_source(run: Run) -> list[dict[str, Any]]:
+def looks_by_source(run: RunFolder) -> list[dict[str, Any]]:
     """By source its samples, each with what was written at some of the steps."""
     by_source: dict[str, dict[str, list[tuple[int, SampleLook]]]] = {}
     for look in run.looks:
@@ -188,7 +188,7 @@ def image_uri(folder: Path, path: str) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
-def left_out_rows(run: Run) -> list[dict[str, Any]]:
+def left_out_rows(run: RunFolder) -> list[dict[str, Any]]:
     return [
         {
             "reason": reason,

@@ -44,7 +44,7 @@ class Work:
         device = self.products / (PRODUCTS * bench.matmul) + self.attention / (ATTENTION * bench.matmul)
         return max(device + self.bytes_between[form] / bench.bandwidth, self.layers * KERNELS[form] * LAUNCH)
 
-    def told(self, bench: Bench, form: str) -> str:
+    def describe(self, bench: Bench, form: str) -> str:
         moved, rate = self.bytes_between[form], bench.matmul
         parts = self.products / (PRODUCTS * rate), self.attention / (ATTENTION * rate), moved / bench.bandwidth
         return (

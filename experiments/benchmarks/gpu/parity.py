@@ -63,7 +63,7 @@ def dtype_gate(bench: Bench) -> Iterator[Figure]:
     """Every dtype, autocast and an explicit request: the kernel that was promised is the one that ran."""
     cases = [(dtype, None, "arlow") for dtype in (torch.float32, *HALF)]
     cases += [(torch.float32, torch.bfloat16, "arlow"), (torch.bfloat16, None, "sdpa")]
-    held, told = 0, []
+    held, notes = 0, []
     for dtype, autocast, implementation in cases:
         model = small_decoder(64, 4, dtype=dtype).to(bench.device)
         model.set_attn_implementation(implementation)
@@ -74,5 +74,5 @@ def dtype_gate(bench: Bench) -> Iterator[Figure]:
             model(ids, use_cache=False)
         kernel = "varlen" if any("varlen" in name for name in ran.names) else "sdpa"
         held += kernel == promised
-        told.append(f"{dtype}{f' under autocast to {autocast}' if autocast else ''}, {implementation}: {kernel}")
-    yield Figure("cases in which the promised kernel ran", held, "cases", goal=len(cases), note="; ".join(told))
+        notes.append(f"{dtype}{f' under autocast to {autocast}' if autocast else ''}, {implementation}: {kernel}")
+    yield Figure("cases in which the promised kernel ran", held, "cases", goal=len(cases), note="; ".join(notes))

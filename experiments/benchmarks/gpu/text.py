@@ -90,7 +90,7 @@ def in_form(bench: Bench, label: str, cases: dict[str, Callable], work: Work, go
         note += f", {memory[case] / 2**30:.1f} GiB, graphs {made}, and {again} more while measured"
         if case == ours:
             over = (f"{timings.speed_over(ours, peer)['median']:.2f} x {peer}" for peer in cases if peer != ours)
-            note += f", {', '.join(over)}; {work.told(bench, form)}"
+            note += f", {', '.join(over)}; {work.describe(bench, form)}"
         yield Figure(
             measure=f"{case}, {label}",
             value=100 * rate / peak,

@@ -72,7 +72,7 @@ def image_places(text: Text) -> int:
     return sum(part["type"] == "image" for part in parts)
 
 
-def told(sample: Sample) -> list[list[tuple[str, str]]]:
+def turns_of(sample: Sample) -> list[list[tuple[str, str]]]:
     """Every text as (role, words) with `[image]` for a place, for short comparisons."""
     return [
         [(message["role"], written(message["content"])) for message in text.messages]

@@ -3,7 +3,7 @@
 import pytest
 
 from arlow_vl.errors import DataError
-from tests.data.formats.conftest import told
+from tests.data.formats.conftest import turns_of
 
 IMAGES = [{"id": 9, "file_name": "a.jpg"}, {"id": 4, "file_name": "b.jpg"}]
 
@@ -18,8 +18,8 @@ def test_five_captions_of_an_image_are_one_sample(folder):
     folder.write("captions.json", {"info": {}, "images": IMAGES, "annotations": annotations})
     first, second = folder.read("captions.json")
     assert (first.key, second.key, folder.source.format) == ("9", "4", "coco")
-    assert [text[-1][1] for text in told(first)] == ["caption 1", "caption 3"]
-    assert [text[-1][1] for text in told(second)] == ["caption 0", "caption 2", "caption 4"]
+    assert [text[-1][1] for text in turns_of(first)] == ["caption 1", "caption 3"]
+    assert [text[-1][1] for text in turns_of(second)] == ["caption 0", "caption 2", "caption 4"]
     assert {text.task for text in first.texts} == {"caption"}
     assert first.fields == {"file_name": "a.jpg"}
 
@@ -41,7 +41,7 @@ def test_every_annotation_is_used_or_left_out_by_reason(folder):
     images = [*IMAGES, {"id": 9, "file_name": "c.jpg"}, {"id": 5, "file_name": "a.jpg"}, 3]
     folder.write("captions.json", {"images": images, "annotations": annotations})
     (sample,) = folder.read("captions.json")
-    assert told(sample) == [[("user", "[image]"), ("assistant", "good")]]
+    assert turns_of(sample) == [[("user", "[image]"), ("assistant", "good")]]
     assert folder.skipped == {"missing_image_file": 1, "duplicate_id": 1, "missing_text": 1, "entry_not_an_object": 1}
     assert folder.texts_skipped == {
         "duplicate_id": 1,

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from arlow_vl.data.formats.messages import read_texts
-from tests.data.formats.conftest import told
+from tests.data.formats.conftest import turns_of
 from tests.outside_data import JPEG
 
 
@@ -24,7 +24,7 @@ def test_a_chat_shows_images_in_later_turns_and_keeps_their_order(folder):
     ]
     folder.write("chat.jsonl", [{"id": "7", "messages": messages, "images": ["a.jpg", "b.jpg"], "source": "us"}])
     (sample,) = folder.read("chat.jsonl")
-    assert told(sample) == [
+    assert turns_of(sample) == [
         [
             ("system", "Be brief."),
             ("user", "[image]What is it?"),
@@ -171,13 +171,13 @@ def test_a_record_becomes_a_conversation_or_is_left_out_by_reason(folder, kind):
     folder.images("a.jpg", "sub/b.jpg").write("empty.jpg", b"")
     folder.write("r.jsonl", [record])
     samples = folder.read("r.jsonl", format="conversations")
-    users = [words for sample in samples for role, words in told(sample)[0] if role == "user"]
+    users = [words for sample in samples for role, words in turns_of(sample)[0] if role == "user"]
     assert users == [result] or folder.skipped == {result: 1}
 
 
 def test_answers_that_spell_a_place_stay_text(folder):
     folder.images("a.jpg").write("r.jsonl", [TURNS["an answer about the word"][0]])
-    assert told(folder.read("r.jsonl")[0])[0][-1] == ("assistant", "Write <image>.")
+    assert turns_of(folder.read("r.jsonl")[0])[0][-1] == ("assistant", "Write <image>.")
 
 
 def test_images_inside_a_record_are_bytes(folder):
@@ -198,7 +198,10 @@ def test_an_absolute_path_and_a_dotted_one_are_taken_inside_the_root(folder):
 def test_images_may_lie_under_another_root(folder):
     folder.images("pictures/a.jpg").write("r.jsonl", [{"image": "a.jpg", "question": "What?", "answer": "A fox."}])
     (sample,) = folder.read("r.jsonl", images=folder.path / "pictures")
-    assert (told(sample), sample.texts[0].task) == ([[("user", "[image]What?"), ("assistant", "A fox.")]], "question")
+    assert (turns_of(sample), sample.texts[0].task) == (
+        [[("user", "[image]What?"), ("assistant", "A fox.")]],
+        "question",
+    )
 
 
 def test_a_question_with_several_peoples_answers_has_them_as_references_and_its_kind(folder):
@@ -237,7 +240,7 @@ def test_a_text_written_into_a_tars_json_is_read_as_the_same_text(folder, kind):
 def test_a_conversation_has_the_image_that_any_field_names(folder, fields):
     folder.images("f.png").write("a.jsonl", [{**fields, "messages": asks("What?")}])
     (sample,) = folder.read("a.jsonl")
-    assert told(sample)[0][0] == ("user", "[image]What?")
+    assert turns_of(sample)[0][0] == ("user", "[image]What?")
 
 
 def test_the_path_of_a_conversation_is_not_taken_for_an_image(folder):

@@ -9,12 +9,12 @@ import pytest
 
 from arlow_vl.data.formats.detect import open_source
 from arlow_vl.errors import DataError
-from tests.data.formats.conftest import told
+from tests.data.formats.conftest import turns_of
 from tests.outside_data import JPEG
 
 
 def captions(samples) -> dict[str, list[str]]:
-    return {sample.key: [text[-1][1] for text in told(sample)] for sample in samples}
+    return {sample.key: [text[-1][1] for text in turns_of(sample)] for sample in samples}
 
 
 @pytest.mark.parametrize(

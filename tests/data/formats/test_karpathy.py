@@ -3,7 +3,7 @@
 import pytest
 
 from arlow_vl.errors import DataError
-from tests.data.formats.conftest import told
+from tests.data.formats.conftest import turns_of
 
 
 def entry(name, split, *sentences, **more):
@@ -21,7 +21,7 @@ def test_a_split_is_read_with_all_sentences_of_its_images(folder):
     folder.write("dataset_coco.json", {"images": images, "dataset": "coco"})
     (sample,) = folder.read("dataset_coco.json", format="karpathy_test")
     assert sample.key == "val2014/a.jpg"
-    assert told(sample) == [
+    assert turns_of(sample) == [
         [("user", "[image]"), ("assistant", "A fox.")],
         [("user", "[image]"), ("assistant", "Snow.")],
     ]
@@ -71,7 +71,7 @@ def test_vizwiz_names_its_images(folder):
     folder.write("val.json", [asked, asked | {"image": "VizWiz_val_00000001.jpg", "question": None}])
     (sample,) = folder.read("val.json")
     assert folder.source.format == "vizwiz"
-    assert told(sample) == [[("user", "[image]What is it?"), ("assistant", "fox")]]
+    assert turns_of(sample) == [[("user", "[image]What is it?"), ("assistant", "fox")]]
     assert sample.texts[0].references == ("fox",) * 6 + ("unanswerable",) * 4
     assert sample.texts[0].kind == "other"
     assert folder.texts_skipped == {"missing_question": 1}
@@ -83,7 +83,7 @@ def test_popes_lines_are_questions_whatever_the_suffix(folder):
     folder.write("coco_pope_random.json", line % (1, "yes") + line % (2, "no") + line % (2, "no") + "{\n")
     (sample,) = folder.read("coco_pope_random.json")
     assert folder.source.format == "pope"
-    assert told(sample) == [
+    assert turns_of(sample) == [
         [("user", "[image]Is there a fox?"), ("assistant", "yes")],
         [("user", "[image]Is there a fox?"), ("assistant", "no")],
     ]

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from arlow_vl.errors import DataError
-from tests.data.formats.conftest import told
+from tests.data.formats.conftest import turns_of
 from tests.outside_data import JPEG
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -32,7 +32,7 @@ def test_images_come_as_bytes_from_every_kind_of_table(folder, name, write):
     path = folder.path / name
     write(path, table) if write else parquet.write_table(table, path, row_group_size=50)
     found = folder.read(name)
-    assert [told(sample)[0][1][1] for sample in found] == [f"caption {n}" for n in range(70)]
+    assert [turns_of(sample)[0][1][1] for sample in found] == [f"caption {n}" for n in range(70)]
     assert {sample.images for sample in found} == {(JPEG,)}
     assert (found[69].key, found[69].fields, folder.source.format) == (f"{name}: row 70", {"id": 69}, "parquet")
 
@@ -43,7 +43,7 @@ def test_conversations_with_several_images_and_paths_are_read(folder):
     parquet.write_table(pyarrow.Table.from_pylist(rows), folder.path / "a.parquet")
     first, second = folder.read("a.parquet")
     assert (first.images[0], first.images[1].path) == (JPEG, str(folder.path / "x/b.jpg"))
-    assert told(first)[0][0] == ("user", "[image][image]What?")
+    assert turns_of(first)[0][0] == ("user", "[image][image]What?")
     assert second.images == ()
 
 
@@ -64,7 +64,7 @@ def test_a_saved_dataset_is_a_folder_and_its_files_come_in_its_order(folder):
     for name, text in (("data-00001.arrow", "second"), ("data-00000.arrow", "first")):
         stream(folder.path / name, pyarrow.table({"image": [IMAGE], "text": [text]}))
     folder.write("state.json", {"_data_files": [{"filename": f"data-0000{n}.arrow"} for n in (0, 1)]})
-    assert [told(sample)[0][1][1] for sample in folder.read()] == ["first", "second"]
+    assert [turns_of(sample)[0][1][1] for sample in folder.read()] == ["first", "second"]
 
 
 def test_a_saved_dataset_of_several_splits_asks_for_one(folder):

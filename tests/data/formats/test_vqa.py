@@ -5,7 +5,7 @@ import json
 import pytest
 
 from arlow_vl.errors import DataError
-from tests.data.formats.conftest import told
+from tests.data.formats.conftest import turns_of
 
 QUESTIONS = "v2_OpenEnded_mscoco_train2014_questions.json"
 ANNOTATIONS = "v2_mscoco_train2014_annotations.json"
@@ -33,7 +33,7 @@ def test_ten_answers_are_references_and_the_datas_choice_is_trained_on(folder):
     )
     (sample,) = folder.read(QUESTIONS)
     assert sample.key == "7"
-    assert told(sample) == [
+    assert turns_of(sample) == [
         [("user", "[image]What is it?"), ("assistant", "fox")],
         [("user", "[image]Is it red?"), ("assistant", "yes")],
     ]
@@ -109,12 +109,15 @@ def test_gqa_and_textvqa_are_read(folder):
     entry = {"semantic": [], "imageId": "n1", "question": "Red?", "answer": "yes", "types": {"structural": "verify"}}
     folder.write("gqa.json", {"1": entry, "2": {**entry, "answer": ["a"]}, "3": None})
     (sample,) = folder.read("gqa.json")
-    assert (told(sample), sample.texts[0].kind) == ([[("user", "[image]Red?"), ("assistant", "yes")]], "verify")
+    assert (turns_of(sample), sample.texts[0].kind) == ([[("user", "[image]Red?"), ("assistant", "yes")]], "verify")
     assert folder.texts_skipped == {"answer_not_text": 1, "entry_not_an_object": 1}
     data = [{"question_id": 1, "image_id": "n1", "question": "Make?", "answers": ["nokia", "toshiba", "nokia"]}]
     folder.write("t.json", {"dataset_name": "textvqa", "data": data})
     (sample,) = folder.read("t.json")
-    assert (told(sample)[0][1], sample.texts[0].references) == (("assistant", "nokia"), ("nokia", "toshiba", "nokia"))
+    assert (turns_of(sample)[0][1], sample.texts[0].references) == (
+        ("assistant", "nokia"),
+        ("nokia", "toshiba", "nokia"),
+    )
 
 
 def test_a_question_file_without_its_annotations_is_one_sentence(folder):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arlow_vl.data.formats.detect import open_source
-from tests.data.formats.conftest import told
+from tests.data.formats.conftest import turns_of
 from tests.outside_data import JPEG, samples, tar_of, write_index
 
 
@@ -37,7 +37,7 @@ def image_bytes(sample) -> list[bytes]:
 def test_a_caption_and_each_question_are_texts_of_one_sample(folder):
     questions = [{"question": "Red?", "answer": "yes", "kind": "yes/no"}, {"question": "?", "answer": ["a"]}]
     (sample,) = reads(folder, *samples("x/0"), ("x/0.json", as_json({"questions": questions, "source": "us"})))
-    assert told(sample) == [
+    assert turns_of(sample) == [
         [("user", "[image]"), ("assistant", "caption x/0")],
         [("user", "[image]Red?"), ("assistant", "yes")],
     ]
@@ -49,13 +49,13 @@ def test_a_caption_and_each_question_are_texts_of_one_sample(folder):
 def test_img2datasets_tars_are_read(folder):
     fields = {"caption": "a cat", "url": "http://x/a.jpg", "key": "000000000", "status": "success", "exif": "{}"}
     (sample,) = reads(folder, ("000000000.jpg", JPEG), ("000000000.txt", b"a cat"), ("000000000.json", as_json(fields)))
-    assert (told(sample)[0][1], sample.fields["url"]) == (("assistant", "a cat"), "http://x/a.jpg")
+    assert (turns_of(sample)[0][1], sample.fields["url"]) == (("assistant", "a cat"), "http://x/a.jpg")
 
 
 def test_questions_do_without_a_caption(folder):
     questions = {"questions": [{"question": "Red?", "answer": "yes"}]}
     (sample,) = reads(folder, ("a.jpg", JPEG), ("a.json", as_json(questions)))
-    assert told(sample) == [[("user", "[image]Red?"), ("assistant", "yes")]]
+    assert turns_of(sample) == [[("user", "[image]Red?"), ("assistant", "yes")]]
 
 
 def test_numbered_images_are_those_of_a_conversation_in_their_order(folder):
@@ -63,7 +63,7 @@ def test_numbered_images_are_those_of_a_conversation_in_their_order(folder):
     members = [*images[::-1], ("k.json", as_json({"messages": chat(*images)})), *samples("other")]
     sample, other = sorted(reads(folder, *members), key=lambda sample: sample.key)
     assert image_bytes(sample) == [data for _, data in images]
-    assert told(sample) == [[("user", "[image]" * 12 + "What?"), ("assistant", "A fox.")]]
+    assert turns_of(sample) == [[("user", "[image]" * 12 + "What?"), ("assistant", "A fox.")]]
     assert (other.key, folder.skipped, dict(folder.source.tally.ignored)) == ("a.tar:other", {}, {})
 
 

@@ -23,7 +23,7 @@ from arlow_vl.data import remote
 from arlow_vl.data.formats.detect import open_source
 from arlow_vl.data.index.building import indexes_of
 from arlow_vl.data.remote_cache import DataCache
-from arlow_vl.data.remote_fetch import Patience, told
+from arlow_vl.data.remote_fetch import Patience, without_secrets
 from arlow_vl.data.workers import Pool
 from arlow_vl.errors import DataError, ResourceError
 from tests.data.remote.server import SHORT, STALLED, fetched, left_over
@@ -131,7 +131,7 @@ def test_an_address_with_its_sha256_takes_no_other_bytes(server, cache):
 
 
 def test_messages_keep_passwords_and_queries_to_themselves(server, cache):
-    assert told("https://me:secret@host/a.tar?token=secret#sha256=0") == "https://host/a.tar"
+    assert without_secrets("https://me:secret@host/a.tar?token=secret#sha256=0") == "https://host/a.tar"
     with pytest.raises(DataError) as fault:
         fetched(server.url("gone.bin?token=secret"), cache)
     assert "secret" not in str(fault.value)

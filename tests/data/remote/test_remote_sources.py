@@ -13,7 +13,7 @@ from arlow_vl.data.index.images import read_image
 from arlow_vl.data.index.places import place_of
 from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.index.ready import ready_indexes
-from arlow_vl.data.index.told import check_left_out
+from arlow_vl.data.index.report import check_left_out
 from arlow_vl.data.loader import ResumableLoader
 from arlow_vl.data.samples import ImageRef
 from arlow_vl.data.sources import Source

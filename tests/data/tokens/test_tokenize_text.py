@@ -16,7 +16,7 @@ from arlow_vl.data import processes
 from arlow_vl.data.packing import PackedRows, pack_documents
 from arlow_vl.data.tokens import shards, write
 from arlow_vl.data.tokens.manifest import tokenizer_hash
-from arlow_vl.data.tokens.plan import Plan
+from arlow_vl.data.tokens.plan import TokenizePlan
 from arlow_vl.data.tokens.reader import TokenizedText
 from arlow_vl.data.tokens.shards import TokenLimits
 from arlow_vl.data.tokens.write import tokenize_text
@@ -246,7 +246,7 @@ def test_the_hash_of_the_settings_is_that_of_folders_begun_by_earlier_versions(t
     form = {"bos_token_id": BOS, "eos_token_id": EOS, "dtype": "uint16", "shard_tokens": 100, "max_tokens": None}
     paths = [str(path.resolve()) for path in sorted(texts.iterdir())]
     settings = json.dumps([[1, tokenizer_hash(tokenizer), form, 900], paths])
-    plan = Plan.read(tmp_path / "out")
+    plan = TokenizePlan.read(tmp_path / "out")
     assert plan is not None and plan.settings == hashlib.sha256(settings.encode()).hexdigest()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arlow_vl.evaluation.harnesses.asking import open_assistant
+from arlow_vl.evaluation.harnesses.requests import open_assistant
 from tests.evaluation.tasks.conftest import model_folder
 from tests.tiny_runs import write_text_checkpoint
 

@@ -15,16 +15,22 @@ from arlow_vl.data.prompts import about_image, encode_prompt
 from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation import likelihood
+from arlow_vl.evaluation.bootstrap import difference_interval, draw_weights, metric_interval
 from arlow_vl.evaluation.controls import most_frequent, question_prior
 from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.metrics.captions import caption_scores
 from arlow_vl.evaluation.metrics.pope import pope_answer
 from arlow_vl.evaluation.metrics.vqa import vqa_accuracy
-from arlow_vl.evaluation.statistics import difference_interval, draw_weights, metric_interval
-from arlow_vl.evaluation.tasks.ask import check_controls, shown_to
+from arlow_vl.evaluation.tasks.answering import check_controls, shown_to
 from arlow_vl.evaluation.tasks.items import Item, open_samples, read_items
 from arlow_vl.evaluation.tasks.measures import check_references, measure
-from arlow_vl.evaluation.tasks.perplexity import Document, document_nats, log_probability, read_documents, windows
+from arlow_vl.evaluation.tasks.perplexity import (
+    Document,
+    document_nats,
+    document_windows,
+    log_probability,
+    read_documents,
+)
 from arlow_vl.evaluation.tasks.places import place_of
 from arlow_vl.evaluation.tasks.predictions import MODEL, PredictionRow
 from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
@@ -62,7 +68,7 @@ def test_windows_count_every_token_once_and_see_what_they_may(length, window, da
     stride = data.draw(st.integers(1, window - 1))
     ids = list(range(1, length + 1))
     counted, seen = [], []
-    for part in windows(ids, 0, Perplexity(window=window, stride=stride)):
+    for part in document_windows(ids, 0, Perplexity(window=window, stride=stride)):
         assert len(part.ids) <= window and part.counted < len(part.ids)
         counted += part.ids[-part.counted :]
         seen += [len(part.ids) - part.counted + place for place in range(part.counted)]
@@ -72,7 +78,7 @@ def test_windows_count_every_token_once_and_see_what_they_may(length, window, da
 
 def test_a_documents_probability_is_that_of_a_plain_loop(loaded):
     model, tokenizer = loaded
-    parts = list(windows(list(range(30, 60)), tokenizer.bos_token_id, Perplexity(window=8, stride=3)))
+    parts = list(document_windows(list(range(30, 60)), tokenizer.bos_token_id, Perplexity(window=8, stride=3)))
     expected = []
     for part in parts:
         with torch.inference_mode():
@@ -91,7 +97,7 @@ def test_a_document_of_many_windows_is_read_a_few_at_a_time_where_their_logits_a
     handle = model.lm_head.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     assert document_nats(model, tokenizer, document, how, 64) == pytest.approx(whole, abs=1e-9)
     handle.remove()
-    assert max(rows) == 3 and sum(rows) == len(list(windows(document.ids, 0, how)))
+    assert max(rows) == 3 and sum(rows) == len(list(document_windows(document.ids, 0, how)))
 
 
 def test_documents_of_two_files_of_one_name_are_told_apart_by_their_folders(tmp_path, loaded):

@@ -4,7 +4,7 @@ import pytest
 
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.tasks.items import read_training
-from arlow_vl.evaluation.tasks.places import Place, place_of, refuse_missing_training, training_place
+from arlow_vl.evaluation.tasks.places import TaskData, place_of, refuse_missing_training, training_place
 from arlow_vl.evaluation.tasks.task import parse_task
 from tests.evaluation.tasks.conftest import write
 from tests.evaluation.tasks.made_sets import shard
@@ -20,7 +20,7 @@ def task_with(training):
 def test_training_data_of_a_task_may_be_whatever_a_recipe_names(tmp_path, training):
     folder = write(tmp_path / "set[1]", {f"train-{number}.tar": shard("train") for number in (0, 1)})
     refuse_missing_training(task_with(training), folder, None)
-    assert training_place(task_with(training), folder, None) == Place(str(folder / training), None, None)
+    assert training_place(task_with(training), folder, None) == TaskData(str(folder / training), None, None)
     assert training_place(task_with("gone-{0..1}.tar"), folder, None) is None
 
 
@@ -41,7 +41,7 @@ def test_a_range_of_training_data_with_a_gap_is_refused(tmp_path):
 def test_data_at_an_address_are_named_as_they_came(tmp_path):
     task = parse_task(TASK | {"images": "images", "training": "train-0.tar"}, "task")
     folder = write(tmp_path, {"images/a.jpg": JPEG, "train-0.tar": shard("train")})
-    assert place_of(task, "https://h/a/b.tar") == Place("https://h/a/b.tar", None, None)
+    assert place_of(task, "https://h/a/b.tar") == TaskData("https://h/a/b.tar", None, None)
     assert training_place(task, "https://h/a/b.tar", None) is None
     assert place_of(task, f"file://{folder}") == place_of(task, folder)
     assert training_place(task, f"file://{folder}", None) == training_place(task, folder, None) is not None

@@ -9,7 +9,7 @@ import pytest
 
 from arlow_vl.cli import main
 from arlow_vl.evaluation.faithfulness import SHARES
-from arlow_vl.evaluation.tasks.evaluate import Run, command_line
+from arlow_vl.evaluation.tasks.evaluate import EvaluationOptions, command_line
 from arlow_vl.evaluation.tasks.task import load_task
 from arlow_vl.models.folders import save_folder
 from tests.evaluation.test_faithfulness import tiny_model
@@ -81,7 +81,7 @@ def test_the_command_to_do_it_again_is_the_one_that_was_run(page, results, talke
 
 def test_the_command_to_do_it_again_keeps_the_secrets_of_addresses():
     address = "https://user:secret@host/a.tar?token=secret"
-    run = Run(model=Path("m"), data=address, training=address, output=Path("o"), features=Path("f"))
+    run = EvaluationOptions(model=Path("m"), data=address, training=address, output=Path("o"), features=Path("f"))
     told = command_line(run, load_task("easy-vqa"))
     assert "--data https://host/a.tar --training https://host/a.tar " in told and "secret" not in told
 

@@ -13,7 +13,7 @@ import pytest
 from arlow_vl.cli import main
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.report.facts import facts_of
-from arlow_vl.evaluation.tasks.predictions import Kept, PredictionRow, line_of, read_rows, start
+from arlow_vl.evaluation.tasks.predictions import PredictionFile, PredictionRow, line_of, read_rows, start
 from arlow_vl.evaluation.tasks.results import read_results
 from arlow_vl.stopping import end_by_sigterm
 from tests.evaluation.tasks.conftest import write
@@ -81,7 +81,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(whole, evaluate, tmp_pat
 
 @pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM")])
 def test_a_run_that_is_stopped_says_how_far_it_came(whole, evaluate, tmp_path, monkeypatch, capsys, number, told):
-    before, add = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)], Kept.add
+    before, add = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)], PredictionFile.add
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background process lacks
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_by_sigterm()
@@ -92,7 +92,7 @@ def test_a_run_that_is_stopped_says_how_far_it_came(whole, evaluate, tmp_path, m
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Kept, "add", add_and_stop)
+        patched.setattr(PredictionFile, "add", add_and_stop)
         assert evaluate(tmp_path) == 128 + number
     for one, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
         signal.signal(one, handler)
@@ -307,9 +307,9 @@ def test_the_fields_of_a_line_are_those_that_are_documented():
 
 def test_rows_are_read_as_they_were_kept(tmp_path):
     row = PredictionRow(id="a", image="b", prompt='"\u2028\n', output="é 😀", references=["x"], log_probability=-0.1)
-    kept = Kept(tmp_path, "model", ["a", "c"])
+    kept = PredictionFile(tmp_path, "model", ["a", "c"])
     kept.add([row])
-    assert Kept(tmp_path, "model", ["a", "c"]).rows == {"a": row}
+    assert PredictionFile(tmp_path, "model", ["a", "c"]).rows == {"a": row}
 
 
 class Counted(str):
@@ -326,7 +326,7 @@ class Counted(str):
 
 def test_a_row_that_is_added_is_not_compared_with_all_before_it(tmp_path):
     number = 300
-    kept = Kept(tmp_path, "model", [Counted(place) for place in range(number)])
+    kept = PredictionFile(tmp_path, "model", [Counted(place) for place in range(number)])
     for place in range(number):
         kept.add([PredictionRow(id=Counted(place), image="a", prompt="", output="", references=[])])
     assert kept.is_ordered and Counted.compared < 10 * number

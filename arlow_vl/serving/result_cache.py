@@ -9,7 +9,7 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class Remembered(Generic[Key, Value]):
+class ResultCache(Generic[Key, Value]):
     """A least-recently-used cache of at most `max_bytes`. Thread-safe."""
 
     def __init__(self, max_bytes: int) -> None:

@@ -20,8 +20,7 @@ from arlow_vl.errors import CheckpointError
 from arlow_vl.json_text import json_text
 from arlow_vl.training.averaging import MovingAverage
 from arlow_vl.training.logs import LineFile
-from arlow_vl.training.look import Look, SampleLook, SourceLook
-from arlow_vl.training.looking import (
+from arlow_vl.training.look_measurements import (
     Chosen,
     attention_shares,
     evaluating,
@@ -30,6 +29,7 @@ from arlow_vl.training.looking import (
     prompt_and_reference,
     write_texts,
 )
+from arlow_vl.training.look_results import Look, SampleLook, SourceLook
 from arlow_vl.training.settings import WatchConfig
 from arlow_vl.training.steps import Readings, step_ends
 from vision.decoding.image import decode_image

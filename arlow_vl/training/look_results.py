@@ -78,9 +78,9 @@ class Look:
             for sample in source.samples[:1]:
                 parts.append(f"writes {_short(sample.written)} for {_short(sample.reference)}")
         for source in self.sources:
-            told = [f"{source.different} different of {len(source.samples)} texts"] if len(source.samples) > 1 else []
-            told += [] if source.image_use is None else [f"a wrong image costs {source.image_use:.3f} nats"]
-            parts += [f"{source.name}: {', '.join(told)}"] if told else []
+            words = [f"{source.different} different of {len(source.samples)} texts"] if len(source.samples) > 1 else []
+            words += [] if source.image_use is None else [f"a wrong image costs {source.image_use:.3f} nats"]
+            parts += [f"{source.name}: {', '.join(words)}"] if words else []
         return f"step {self.step:,}  {'; '.join(parts)}"
 
     def to_plain(self) -> dict[str, Any]:

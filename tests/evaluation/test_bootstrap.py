@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from arlow_vl.evaluation.bootstrap import Interval, difference_interval, draw_weights, metric_interval, summarise
 from arlow_vl.evaluation.metrics.captions import bleu, caption_scores
 from arlow_vl.evaluation.metrics.sums import mean
-from arlow_vl.evaluation.statistics import Interval, difference_interval, draw_weights, metric_interval, summarise
 
 
 def points(values):

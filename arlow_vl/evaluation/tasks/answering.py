@@ -23,7 +23,7 @@ from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.likelihood import Choices, answer_ids, likeliest, log_probabilities
 from arlow_vl.evaluation.tasks.items import Item
 from arlow_vl.evaluation.tasks.places import NO_TRAINING
-from arlow_vl.evaluation.tasks.predictions import AGAIN, MODEL, Kept, PredictionRow
+from arlow_vl.evaluation.tasks.predictions import AGAIN, MODEL, PredictionFile, PredictionRow
 from arlow_vl.evaluation.tasks.priors import Prior, class_means, nearest_neighbours
 from arlow_vl.evaluation.tasks.task import ANSWERS, OF_FEATURES, PRIORS, Task
 from arlow_vl.printing import visible
@@ -34,7 +34,7 @@ Advance = Callable[[int], None]
 """Called with the number of items answered since the last call."""
 
 
-class Asked(NamedTuple):
+class ShownPrompt(NamedTuple):
     """The prompt and images that the model is shown for an item."""
 
     messages: Sequence[Message]
@@ -64,7 +64,7 @@ class Asker:
     batch_size: int
     _ids: dict[str, list[int]] = field(default_factory=dict)
 
-    def answer(self, task: Task, asked: Sequence[Asked], choices: Sequence[str]) -> "Plan":
+    def answer(self, task: Task, asked: Sequence[ShownPrompt], choices: Sequence[str]) -> "PromptBatches":
         """Plans the batches; the same question about the same images is asked once.
 
         Raises:
@@ -82,7 +82,7 @@ class Asker:
             for place, one in enumerate(asked):
                 first.setdefault(one.images, place)
             order = sorted(rows, key=lambda key: (first[key[1]], len(key[0]), rows[key][0]))
-        return Plan(self, task, asked, choices, [(key, rows[key]) for key in order])
+        return PromptBatches(self, task, asked, choices, [(key, rows[key]) for key in order])
 
     def _refuse_long(self, task: Task, prompt: int, choice: int) -> None:
         positions = self.model.config.get_text_config().max_position_embeddings
@@ -112,12 +112,12 @@ class Asker:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PromptBatches:
     """Batches of distinct prompts, with the items that each prompt answers."""
 
     asker: Asker
     task: Task
-    asked: Sequence[Asked]
+    asked: Sequence[ShownPrompt]
     choices: Sequence[str]
     rows: list[tuple[tuple, list[int]]]
 
@@ -166,7 +166,7 @@ def run_task(
     items: Sequence[Item],
     training: Sequence[Item],
     asker: Asker,
-    keep: Callable[[str], Kept],
+    keep: Callable[[str], PredictionFile],
     advance: Advance,
 ) -> None:
     """Answers the items by the model and by every control. `training` is empty if priors come from the set itself.
@@ -209,7 +209,7 @@ def check_controls(task: Task, items: Sequence[Item], training: Sequence[Item]) 
     choices_of(task, training or items)
 
 
-def refuse_other_questions(kept: Kept, items: Sequence[Item]) -> None:
+def refuse_other_questions(kept: PredictionFile, items: Sequence[Item]) -> None:
     """Raises DataError for a saved prediction whose image, question or references differ from its item's."""
     for item in items:
         row = kept.rows.get(item.id)
@@ -232,15 +232,15 @@ def choices_of(task: Task, known: Sequence[Item]) -> list[str]:
     return choices
 
 
-def shown_to(system: str, items: Sequence[Item], blank: str) -> list[Asked]:
+def shown_to(system: str, items: Sequence[Item], blank: str) -> list[ShownPrompt]:
     """Returns the prompt and images of each item, for the model or one of its image controls."""
     if system == "no_image":
-        return [Asked(item.blind, ()) for item in items]
+        return [ShownPrompt(item.blind, ()) for item in items]
     if system == "blank_image":
-        return [Asked(item.messages, (blank,) * len(item.images)) for item in items]
+        return [ShownPrompt(item.messages, (blank,) * len(item.images)) for item in items]
     if system == "shuffled":
-        return [Asked(item.messages, images) for item, images in zip(items, shuffled(items), strict=True)]
-    return [Asked(item.messages, item.shown) for item in items]
+        return [ShownPrompt(item.messages, images) for item, images in zip(items, shuffled(items), strict=True)]
+    return [ShownPrompt(item.messages, item.shown) for item in items]
 
 
 def shuffled(items: Sequence[Item]) -> list[tuple[str, ...]]:

@@ -12,7 +12,7 @@ from arlow_vl.serving.next_token import NextToken
 from arlow_vl.serving.text_stream import TextStream
 
 
-class Asked:
+class Job:
     """A request that waits in the engine or is being answered."""
 
     def __init__(self, deliver: Callable[[Event], None], seconds: float) -> None:
@@ -24,7 +24,7 @@ class Asked:
         self.is_cancelled = True
 
 
-class Answer(Asked):
+class Answer(Job):
     """A requested answer and its state, which only the engine's thread changes."""
 
     def __init__(self, prompt: Prompt, decoding: Decoding, deliver: Callable[[Event], None], seconds: float) -> None:
@@ -38,7 +38,7 @@ class Answer(Asked):
         self.unreported: list[TokenLogprob] = []
 
 
-class Work(Asked):
+class Work(Job):
     """Other work for the model, done in one go between two tokens of the answers."""
 
     def __init__(self, do: Callable[[ImageEncoder], Any], deliver: Callable[[Event], None], seconds: float) -> None:

@@ -4,15 +4,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-from arlow_vl.data.bad_share import MAX_BAD_FRACTION, BadTexts, refuse_bad_share, refuse_bad_texts, told_reasons
+from arlow_vl.data.bad_share import MAX_BAD_FRACTION, BadTexts, format_reasons, refuse_bad_share, refuse_bad_texts
 from arlow_vl.data.index.header import Header, LeftOut, bad_samples
 from arlow_vl.data.index.reading import Index
-from arlow_vl.data.samples import TASKS, Task
+from arlow_vl.data.samples import TASKS, TextTask
 from arlow_vl.data.shard_faults import ShardFault
 from arlow_vl.errors import DataError
 from arlow_vl.printing import number_of, visible
 
-FAULTS_TOLD = 5
+FAULTS_SHOWN = 5
 
 
 def left_out(headers: Iterable[Header]) -> dict[str, LeftOut]:
@@ -48,7 +48,7 @@ def summary(indexes: Sequence[Index]) -> str:
     return ", ".join([*parts, number_of(faults, "fault")])
 
 
-def told(indexes: Sequence[Index], most: int) -> Iterable[str]:
+def report_lines(indexes: Sequence[Index], most: int) -> Iterable[str]:
     """Yields the summary, then a line for each fault and, up to `most`, for each bad sample or text."""
     yield summary(indexes)
     for fault in faults_of(indexes):
@@ -69,7 +69,7 @@ def refuse_nothing(indexes: Sequence[Index], where: str) -> None:
         reason = f"no sample can be used: {visible(faults[0].reason)}" if faults else "holds no sample; name other data"
         raise DataError(f"{visible(where)}: {reason}")
     counts = Counter({reason: one.count for reason, one in bad.items()})
-    reasons = told_reasons(counts, {reason: one.example for reason, one in bad.items()})
+    reasons = format_reasons(counts, {reason: one.example for reason, one in bad.items()})
     advice = "; images (--images) names the folder that image paths start from" if "missing_image_file" in bad else ""
     raise DataError(f"{visible(where)}: none of {number_of(_total(bad), 'sample')} can be used: {reasons}{advice}")
 
@@ -79,7 +79,7 @@ def check_left_out(
     max_bad_fraction: float = MAX_BAD_FRACTION,
     *,
     where: str,
-    tasks: Sequence[Task] = TASKS,
+    tasks: Sequence[TextTask] = TASKS,
 ) -> None:
     """Raises DataError if no sample is usable, or too large a share of samples or of texts of these tasks is not."""
     headers = [index.header for index in indexes]
@@ -90,8 +90,8 @@ def check_left_out(
             bad["behind_a_shard_fault"] = LeftOut(before.count + fault.missing, before.example)
     counts = Counter({reason: one.count for reason, one in bad.items()})
     examples = {reason: one.example for reason, one in bad.items()}
-    told = f"{visible(where)}: "
-    refuse_bad_share("samples", sum(map(len, indexes)), counts, examples, max_bad_fraction, where=told)
+    shown = f"{visible(where)}: "
+    refuse_bad_share("samples", sum(map(len, indexes)), counts, examples, max_bad_fraction, where=shown)
     used = {task: sum(header.totals[task] for header in headers) for task in tasks}
     texts = [
         BadTexts(task, reason, *one)
@@ -100,7 +100,7 @@ def check_left_out(
         for reason, one in header.bad_texts.get(task, {}).items()
     ]
     questions = used.pop("question", 0)
-    refuse_bad_texts(questions, sum(used.values()), texts, max_bad_fraction, where=told)
+    refuse_bad_texts(questions, sum(used.values()), texts, max_bad_fraction, where=shown)
     refuse_nothing(indexes, where)
 
 
@@ -110,10 +110,10 @@ def report_left_out(where: str, indexes: Sequence[Index]) -> str | None:
     for what, lost in (("skipped", left_out(headers)), ("texts skipped", texts_left_out(headers))):
         if lost:
             counts = Counter({reason: one.count for reason, one in lost.items()})
-            parts.append(f"{what}: {told_reasons(counts, {reason: one.example for reason, one in lost.items()})}")
+            parts.append(f"{what}: {format_reasons(counts, {reason: one.example for reason, one in lost.items()})}")
     faults = faults_of(indexes)
-    parts += [f"{visible(fault.shard)}: {visible(fault.reason)}" for fault in faults[:FAULTS_TOLD]]
-    parts += [f"{number_of(len(faults) - FAULTS_TOLD, 'fault')} more"] if len(faults) > FAULTS_TOLD else []
+    parts += [f"{visible(fault.shard)}: {visible(fault.reason)}" for fault in faults[:FAULTS_SHOWN]]
+    parts += [f"{number_of(len(faults) - FAULTS_SHOWN, 'fault')} more"] if len(faults) > FAULTS_SHOWN else []
     return "; ".join([f"{visible(where)}: {summary(indexes)}", *parts]) if parts else None
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arlow_vl.evaluation.metrics.likelihood import bits_per_byte, perplexity, windows
+from arlow_vl.evaluation.metrics.perplexity import bits_per_byte, perplexity, windows
 
 sizes = st.integers(2, 9).flatmap(lambda window: st.tuples(st.just(window), st.integers(1, window - 1)))
 

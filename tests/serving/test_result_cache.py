@@ -2,11 +2,11 @@
 
 import pytest
 
-from arlow_vl.serving.remembered import Remembered
+from arlow_vl.serving.result_cache import ResultCache
 
 
 def test_what_was_used_longest_ago_is_forgotten_first():
-    memory = Remembered(10)
+    memory = ResultCache(10)
     for name in "abc":
         memory.put(name, name.upper(), 4)
         memory.get("a")
@@ -19,7 +19,7 @@ def test_what_was_used_longest_ago_is_forgotten_first():
 
 @pytest.mark.parametrize("size", [1, 5])
 def test_memory_never_holds_more_than_its_bound(size):
-    memory = Remembered(12)
+    memory = ResultCache(12)
     for number in range(50):
         memory.put(number, number, size)
         assert memory.bytes <= 12 and memory.bytes == size * len(memory)

@@ -116,7 +116,7 @@ def decoding_of(args: argparse.Namespace) -> "Decoding":
 
 def open_assistant(args: argparse.Namespace, *, needs_images: bool = False) -> "Assistant":
     """Opens the model that the options name. Raises CheckpointError."""
-    from arlow_vl.models.opened import open_model
+    from arlow_vl.models.open_model import open_model
     from arlow_vl.serving.assistant import Assistant
 
     opened = open_model(args.model, device=args.device, precision=args.precision, needs_images=needs_images)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arlow_vl.data.prompts import about_image, encode_prompt, plain_ids
-from arlow_vl.evaluation.harnesses.asking import (
+from arlow_vl.evaluation.harnesses.requests import (
     Request,
     answers,
     batch_size_of,
