@@ -32,7 +32,7 @@ USES = {
 OF_EXTRA = re.compile(r"""(?P<name>[\w.-]+(\[\w+\])?).*;.*\bextra == ["'](?P<extra>[\w-]+)["']""")
 """Matches a requirement such as `onnx>=1.18; extra == "demo"`."""
 CUDA_ONLY = {"flash"}
-DEMO_BYTES = 2.5e9  # experiments/first_light/run.py: data and runs
+DEMO_BYTES = 2.4e9  # experiments/first_light/run.py: data and runs
 
 
 class Missing(NamedTuple):

@@ -132,7 +132,7 @@ def test_threads_that_do_not_fit_the_cores_are_told(monkeypatch):
 def test_a_disk_that_is_full_is_told(monkeypatch):
     monkeypatch.setattr("arlow_vl.cli.missing.free_bytes", lambda: 10**9)
     (found,) = little_disk()
-    assert found.what == "disk space, 1.0 GB are free here" and "2.5 GB" in found.use
+    assert found.what == "disk space, 1.0 GB are free here" and "2.4 GB" in found.use
 
 
 def test_what_is_missing_stands_below_the_tables(found, capsys):
