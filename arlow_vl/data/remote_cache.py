@@ -62,16 +62,20 @@ class Held:
     __del__ = close
 
 
-def told_damage(said: str, held: Iterable[Held]) -> str:
-    """Returns a sentence with addresses for cache paths; marks a file as damaged that is all it names or begins with.
-
-    Readers begin so what they say of a file: `/cache/host-9f86/a.jsonl: is UTF-16 text; save it as UTF-8`.
-    """
+def with_addresses(message: str, held: Iterable[Held]) -> str:
+    """Returns the message with addresses for paths in the cache."""
     for one in sorted(held, key=lambda one: -len(one.path.name)):  # a.jsonl.gz before a.jsonl
-        path = visible(str(one.path))
-        one.is_damaged |= f"{said}: ".startswith(f"{path}: ")
-        said = said.replace(path, one.address)
-    return said
+        message = message.replace(visible(str(one.path)), one.address)
+    return message
+
+
+def mark_damaged(message: str, held: Iterable[Held]) -> None:
+    """Marks the file that a reader's message is about, so that it leaves the cache.
+
+    Such a message is the file's path, or begins with it: `/cache/host-9f86/a.jsonl: is UTF-16 text; save it as UTF-8`.
+    """
+    for one in held:
+        one.is_damaged |= f"{message}: ".startswith(f"{visible(str(one.path))}: ")
 
 
 @contextlib.contextmanager
@@ -80,11 +84,11 @@ def naming_addresses(held: Collection[Held]) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        said = told_damage(str(error), held)
+        mark_damaged(str(error), held)
         for one in held:
             if one.is_damaged:
                 one.close()
-        raise type(error)(said) from None
+        raise type(error)(with_addresses(str(error), held)) from None
 
 
 class _Entry(NamedTuple):

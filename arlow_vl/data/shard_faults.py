@@ -1,9 +1,11 @@
 """Damage to a shard as a whole, and its differences from the index.json beside it."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from arlow_vl.data.remote_cache import Held, mark_damaged, with_addresses
 from arlow_vl.data.text import Unusable, parse_object
 from vision.whole_files import sha256_of_file
 
@@ -67,3 +69,12 @@ def other_sha256(path: Path) -> bool:
     if expected is None:
         return False
     return sha256_of_file(path) != expected
+
+
+def faults_at_addresses(faults: Iterable[ShardFault], held: Collection[Held]) -> list[ShardFault]:
+    """Returns the faults with addresses for cached files, which are marked as damaged."""
+    at_addresses = []
+    for fault in faults:
+        mark_damaged(fault.shard, held)
+        at_addresses.append(replace(fault, shard=with_addresses(fault.shard, held)))
+    return at_addresses

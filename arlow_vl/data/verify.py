@@ -22,9 +22,8 @@ from arlow_vl.data.index.header import SHARDS
 from arlow_vl.data.index.images import read_range
 from arlow_vl.data.processes import in_processes
 from arlow_vl.data.remote import is_address
-from arlow_vl.data.remote_cache import told_damage
 from arlow_vl.data.samples import ImageRef, Sample
-from arlow_vl.data.shard_faults import INDEX_NAME, ShardFault, other_sha256
+from arlow_vl.data.shard_faults import INDEX_NAME, ShardFault, faults_at_addresses, other_sha256
 from arlow_vl.data.shard_samples import BadSample, FoundSample
 from arlow_vl.data.shards import regular_shards
 from arlow_vl.data.text_files import shown_source
@@ -204,7 +203,7 @@ class _Reading:
             tally.texts = sum(sample.texts for sample in usable)
             tally.questions = sum(sample.questions for sample in usable)
             held = dict(self.sources)[source].held
-            tally.faults = [replace(fault, shard=told_damage(fault.shard, held)) for fault in tally.faults]
+            tally.faults = faults_at_addresses(tally.faults, held)
             samples += usable
         return Verified(self.tallies, samples, self.members)
 

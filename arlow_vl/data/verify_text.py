@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ from arlow_vl.data.formats.conversations import CONVERSATION_FIELDS, IMAGE_FIELD
 from arlow_vl.data.formats.tally import Tally
 from arlow_vl.data.processes import in_processes
 from arlow_vl.data.remote import is_address, is_file_address
-from arlow_vl.data.remote_cache import naming_addresses, told_damage
-from arlow_vl.data.shard_faults import ShardFault
+from arlow_vl.data.remote_cache import naming_addresses
+from arlow_vl.data.shard_faults import ShardFault, faults_at_addresses
 from arlow_vl.data.shard_samples import BadSample
 from arlow_vl.data.text import MAX_LINE_BYTES, LineTally, Unusable, open_regular, parse_object
 from arlow_vl.data.text_files import COMPRESSED, LINES, TextFiles, TextPart, text_files
@@ -109,7 +109,7 @@ def verify_text(
         for task in tasks:
             found[task.source].add(parts[task])
         for tally in found.values():
-            tally.faults = [replace(fault, shard=told_damage(fault.shard, files.held)) for fault in tally.faults]
+            tally.faults = faults_at_addresses(tally.faults, files.held)
         unusable = {task.path for task in tasks if not parts[task].samples}
         for held in files.held:
             held.is_damaged |= held.path in unusable

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,8 +24,9 @@ from arlow_vl.data.remote import (
     ranges,
     without_secrets,
 )
-from arlow_vl.data.remote_cache import Held, naming_addresses, told_damage
+from arlow_vl.data.remote_cache import Held, naming_addresses
 from arlow_vl.data.samples import Sample
+from arlow_vl.data.shard_faults import faults_at_addresses
 from arlow_vl.data.text import MAX_LINE_BYTES, open_regular, refuse_utf16
 from arlow_vl.data.text_files import shown_source
 from arlow_vl.errors import DataError
@@ -107,7 +108,7 @@ class Source:
         with naming_addresses(self.held):
             yield from samples
         faults = self.tally.faults
-        faults[:] = [replace(fault, shard=told_damage(fault.shard, self.held)) for fault in faults]
+        faults[:] = faults_at_addresses(faults, self.held)
         for held in self.held if not self.tally.samples else ():
             held.is_damaged = True
 
