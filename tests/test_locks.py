@@ -13,7 +13,8 @@ from arlow_vl.cli import main
 from arlow_vl.errors import CheckpointError, DataError, ResourceError
 from arlow_vl.locks import one_process, one_writer, take_lock
 from arlow_vl.models.convert.gguf_writing import export_gguf
-from arlow_vl.models.folders import find_changes, load_text_model, save_folder
+from arlow_vl.models.folder_writing import find_changes, save_folder
+from arlow_vl.models.folders import load_text_model
 from arlow_vl.training import export
 from tests.forked import by_fork
 from tests.tiny_runs import tiny_tokenizer, write_text_checkpoint
@@ -105,7 +106,7 @@ def test_a_file_system_without_modes_takes_a_model(tmp_path, monkeypatch):
 WRITE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from arlow_vl.models.folders import save_folder
+from arlow_vl.models.folder_writing import save_folder
 from tests.tiny_runs import tiny_tokenizer
 save_folder([tiny_tokenizer()], Path(sys.argv[1]), finish=lambda _: os.kill(os.getpid(), signal.SIGKILL))
 """

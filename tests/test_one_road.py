@@ -20,7 +20,7 @@ from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
-from arlow_vl.models.folders import save_folder
+from arlow_vl.models.folder_writing import save_folder
 from arlow_vl.models.open_model import OpenModel
 from arlow_vl.serving.assistant import Assistant
 from tests.conftest import open_gates

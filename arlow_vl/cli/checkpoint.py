@@ -82,7 +82,7 @@ def file_size(text: str) -> str:
 
 def run_verify(args: argparse.Namespace) -> None:
     from arlow_vl.errors import CheckpointError
-    from arlow_vl.models.folders import CHECKSUMS, find_changes
+    from arlow_vl.models.folder_writing import CHECKSUMS, find_changes
     from arlow_vl.training.checkpoint_io import find_damage
     from arlow_vl.training.checkpoint_names import checkpoints
 
@@ -142,7 +142,8 @@ def push(folder: Path, repository: str) -> None:
 
 
 def run_export_text(args: argparse.Namespace) -> None:
-    from arlow_vl.models.folders import load_vision_language_model, save_folder
+    from arlow_vl.models.folder_writing import save_folder
+    from arlow_vl.models.folders import load_vision_language_model
 
     if args.output.exists():
         raise ValueError(f"{args.output} exists already; name a new folder")

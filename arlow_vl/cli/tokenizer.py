@@ -60,7 +60,7 @@ def run_train(args: argparse.Namespace) -> None:
     tally: Counter[str] = Counter()
     with contextlib.closing(text_files(args.texts)) as files, naming_addresses(files.held):
         from arlow_vl.models.arlow.tokenization_arlow_fast import train_tokenizer  # loads torch, which takes seconds
-        from arlow_vl.models.folders import save_folder
+        from arlow_vl.models.folder_writing import save_folder
 
         where = ", ".join(map(shown_source, args.texts))
         documents = usable_documents(files, where, args.max_bytes, tally, max_bad_fraction=args.max_bad_fraction)

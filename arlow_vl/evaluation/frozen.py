@@ -16,16 +16,8 @@ from arlow_vl.evaluation.held_out_text import HeldOut, Rows, describe_text, meas
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
-from arlow_vl.models.folders import (
-    NAMED,
-    Hashes,
-    check_folder,
-    hash_tensor,
-    hash_text_tensors,
-    load_tokenizer,
-    load_weights,
-    named,
-)
+from arlow_vl.models.folder_hashes import Hashes, hash_tensor, hash_text_tensors
+from arlow_vl.models.folders import MOST_NAMED, check_folder, load_tokenizer, load_weights, named
 from arlow_vl.printing import number_of
 
 # The exported text model has no cross-attention blocks; the other keys are bookkeeping.
@@ -182,6 +174,6 @@ def compare_export(model: ArlowVLForConditionalGeneration, original: Hashes, tex
     was, now = text_config.to_dict(), text_model.config.to_dict()
     changed = [key for key in was | now if key not in NOT_COMPARED and was.get(key) != now.get(key)]
     if check.holds and changed:
-        values = ", ".join(f"{key} {now.get(key)!r}, was {was.get(key)!r}" for key in changed[:NAMED])
+        values = ", ".join(f"{key} {now.get(key)!r}, was {was.get(key)!r}" for key in changed[:MOST_NAMED])
         return Check(claim, False, f"the configuration differs: {values}")
     return check

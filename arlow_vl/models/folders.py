@@ -1,14 +1,10 @@
-"""Opens, checks, hashes and writes a model folder. Every command that takes one comes through here.
+"""Opens and checks a model folder. Every command that takes one comes through here.
 
 Nothing that a folder says is believed: its JSON may hold anything, and its weights may be of another model.
 """
 
-import contextlib
-import hashlib
-import json
 import math
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, TokenizersBackend
 
-from arlow_vl.errors import CheckpointError, ResourceError
-from arlow_vl.locks import being_written, one_writer
+from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.checkpoint_checks import (
     COPY_AGAIN,
     misfit,
@@ -37,23 +32,25 @@ from arlow_vl.models.auto import (
     ArlowTokenizerFast,
     ArlowVLForConditionalGeneration,
 )
-from arlow_vl.models.folder_files import refuse_missing_files, refuse_other_kind, refuse_working_folder
-from vision.whole_files import put_in_place, sha256_of_file
+from arlow_vl.models.folder_files import refuse_missing_files, refuse_other_kind
 
 MODELS: dict[str, Any] = {"arlow": ArlowForCausalLM, "arlow_vl": ArlowVLForConditionalGeneration}
 OWN_TOKENIZERS = ("ArlowTokenizer", "ArlowTokenizerFast")
-CHECKSUMS = "checksums.json"
-SETTINGS = ("config.json", "generation_config.json", "chat_template.jinja", "tokenizer_config.json")
-NAMED = 3  # tensors that a sentence names
-TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "suppress_tokens")
-TOKEN_IDS += ("begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id")
-# A value of the kind that belongs to settings for which transformers has no default.
-KINDS = {"max_new_tokens": 1, "min_new_tokens": 0, "max_time": 0.0, "min_p": 0.0, "top_h": 0.0, "guidance_scale": 1.0}
-KINDS |= dict.fromkeys(("output_attentions", "output_hidden_states", "output_logits", "renormalize_logits"), False)
-KINDS |= dict.fromkeys(("token_healing", "disable_compile", "low_memory", "use_mtp", "is_assistant"), False)
+MOST_NAMED = 3
+"""Most tensors or files that an error names."""
+TOKEN_IDS = """
+    bos_token_id eos_token_id pad_token_id decoder_start_token_id suppress_tokens begin_suppress_tokens
+    forced_bos_token_id forced_eos_token_id
+""".split()
+SWITCHES = """
+    output_attentions output_hidden_states output_logits renormalize_logits token_healing disable_compile low_memory
+    use_mtp is_assistant
+""".split()
+NUMBERS = {"max_new_tokens": 1, "min_new_tokens": 0, "max_time": 0.0, "min_p": 0.0, "top_h": 0.0, "guidance_scale": 1.0}
+VALUES_OF_KIND = NUMBERS | dict.fromkeys(SWITCHES, False)
+"""A value of the kind that belongs to each setting for which transformers has no default."""
 # All that values out of a file have been seen to raise on their way through transformers and timm.
 UNUSABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError, OSError)
-Hashes = Mapping[str, tuple[str, str]]  # name -> dtype, SHA-256
 
 
 def load_vision_language_model(folder: Path, *, may_be_quantised: bool = True) -> tuple[Any, Any]:
@@ -152,7 +149,7 @@ def check_generation(folder: Path, vocab_size: int) -> None:
     if not path.is_file():
         return
     values = {key: value for key, value in read_object(path).items() if value is not None}
-    for key, default in (GenerationConfig._get_default_generation_params() | KINDS).items():
+    for key, default in (GenerationConfig._get_default_generation_params() | VALUES_OF_KIND).items():
         numbers = {bool: bool, int: int, float: (int, float)}.get(type(default))
         value = values.get(key, default)
         fits = not numbers or (isinstance(value, numbers) and isinstance(value, bool) == isinstance(default, bool))
@@ -233,154 +230,5 @@ def is_finite(tensor: Tensor) -> bool:
 
 def named(names: list[str]) -> str:
     """The first few names, and how many more there are."""
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
-
-
-def hash_text_tensors(folder: Path, original: Hashes | None = None) -> dict[str, tuple[str, str]]:
-    """SHA-256 of the text model's tensors in a checkpoint of either kind, by its names for them, one at a time.
-
-    A tensor all of whose values the dtype in `original` can hold is hashed in that: float32 holds bfloat16 exactly.
-    """
-    hashes = {}
-    for path in weight_files(folder):
-        with open_weights(path) as file:
-            text_names = {key: text_name(key) for key in file.keys()}  # noqa: SIM118 - a file is no dict
-            for key, new in text_names.items():
-                if new:
-                    dtype = (original or {}).get(new, (None, ""))[0]
-                    hashes[new] = hash_tensor(as_dtype(file.get_tensor(key), dtype))
-    return hashes
-
-
-def as_dtype(tensor: Tensor, name: str | None) -> Tensor:
-    """The tensor in the dtype of that name, if that changes no value of it."""
-    converted = tensor if name is None else tensor.to(getattr(torch, name))
-    return converted if torch.equal(converted.to(tensor.dtype), tensor) else tensor
-
-
-def text_name(name: str) -> str | None:
-    """The text model's name for a tensor of either model; None for one that it does not share."""
-    if "cross_block" in name.split(".") or name.startswith(("model.vision.", "model.projector.")):
-        return None
-    return name.replace("model.language_model.", "model.", 1)
-
-
-def hash_tensor(tensor: Tensor) -> tuple[str, str]:
-    return str(tensor.dtype).removeprefix("torch."), sha256_of(tensor)
-
-
-def sha256_of(tensor: Tensor) -> str:
-    """SHA-256 of a tensor's bytes."""
-    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(data.data).hexdigest()
-
-
-def sha256_of_weights(folder: Path) -> str:
-    """SHA-256 of the weights file; of several files, that of the lines that `sha256sum` prints for them."""
-    paths = weight_files(folder)
-    if len(paths) == 1:
-        return sha256_of_file(paths[0])
-    lines = "".join(f"{sha256_of_file(path)}  {path.name}\n" for path in paths)
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def save_folder(
-    parts: Iterable[Any], folder: Path, *, shard_size: str | None = None, finish: Callable[[Path], Any] | None = None
-) -> None:
-    """Writes a model and what belongs to it, with the checksums of all files, whole or not at all.
-
-    It is written under another name, forced onto the disk, and renamed. `parts` begin with the model, whose weights
-    come in files of at most `shard_size` ("2GB"; None: transformers' own bound). `finish` is given the folder before it
-    has its name: what it raises leaves nothing, and what it writes has no checksum.
-
-    Raises:
-        ValueError: the folder is the one that the process is in.
-        DataError: another process writes the same folder.
-        ResourceError: there is no room or no permission, or the folder is there; then nothing has the final name.
-    """
-    refuse_working_folder(folder)
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        with one_writer(partial, is_folder=True, refusal=being_written(folder)):
-            _save_in(partial, parts, folder, shard_size, finish)
-    except OSError as error:
-        if isinstance(error, ResourceError):
-            raise
-        raise _unsaved(folder, error) from error
-
-
-def _save_in(
-    partial: Path, parts: Iterable[Any], folder: Path, shard_size: str | None, finish: Callable[[Path], Any] | None
-) -> None:
-    try:
-        if folder.is_dir() and any(folder.iterdir()):
-            raise ResourceError(f"{folder} is there already and is not empty; name another folder")
-        for left in partial.iterdir():  # by a killed process
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        model, *others = parts
-        model.save_pretrained(partial, **({} if shard_size is None else {"max_shard_size": shard_size}))
-        for part in others:
-            part.save_pretrained(partial)
-        checksums = {
-            str(path.relative_to(partial)): {"sha256": sha256_of_file(path), "size": path.stat().st_size}
-            for path in sorted(partial.rglob("*"))
-            if path.is_file()
-        }
-        (partial / CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n")
-        for path in partial.rglob("*.safetensors"):  # safetensors writes files that only their owner can read
-            with contextlib.suppress(OSError):  # a file system without modes, where all files have the same
-                path.chmod((partial / CHECKSUMS).stat().st_mode)
-        if finish:
-            finish(partial)
-        put_in_place(partial, folder)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        # A full disk has an error of its own in safetensors, and in tokenizers a plain Exception.
-        if isinstance(error, SafetensorError) or type(error) is Exception:
-            raise _unsaved(folder, error) from error
-        raise
-
-
-def _unsaved(folder: Path, error: Exception) -> ResourceError:
-    return ResourceError(f"cannot save {folder}: {error}; nothing was left there, so make room and repeat")
-
-
-def refuse_changed_weights(folder: Path) -> None:
-    """Raises CheckpointError where weights or tokenizer differ from what `save_folder` wrote.
-
-    Training would not notice a wrong bit. Settings may be edited, and a folder without checksums is not checked.
-    """
-    if (folder / CHECKSUMS).is_file() and (changes := find_changes(folder, but=(*SETTINGS, CHECKSUMS))):
-        raise CheckpointError(
-            f"{'; '.join(changes[:NAMED])}; {COPY_AGAIN}, or remove {CHECKSUMS} if the change is meant"
-        )
-
-
-def find_changes(folder: Path, *, but: Iterable[str] = ()) -> list[str]:
-    """Sentences on the files that are no longer what `save_folder` wrote; none: the folder is whole.
-
-    Files named in `but` are not checked.
-
-    Raises:
-        CheckpointError: the folder has no checksums, or they are damaged.
-    """
-    if not (folder / CHECKSUMS).is_file():
-        raise CheckpointError(
-            f"{folder} has no {CHECKSUMS}, so nothing says what its files were; `arlow fit` and `arlow checkpoint "
-            "export-text` write it"
-        )
-    changes = []
-    for name, saved in read_object(folder / CHECKSUMS).items():
-        if not isinstance(saved, dict) or not {"sha256", "size"} <= saved.keys() or ".." in Path(name).parts:
-            raise CheckpointError(f"{folder / CHECKSUMS}: the entry of {name!r} is damaged; {COPY_AGAIN}")
-        path = folder / name
-        if name in but:
-            continue
-        if not path.is_file():
-            changes.append(f"{path}: missing")
-        elif path.stat().st_size != saved["size"]:
-            changes.append(f"{path}: {path.stat().st_size:,} bytes, {saved['size']:,} were saved")
-        elif sha256_of_file(path) != saved["sha256"]:
-            changes.append(f"{path}: SHA-256 differs from what was saved")
-    return changes
+    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more

@@ -8,7 +8,9 @@ from typing import Any
 
 from arlow_vl.data.prompts import about_image
 from arlow_vl.models.arlow.checkpoint_checks import read_object
-from arlow_vl.models.folders import CHECKSUMS, check_folder, sha256_of_weights
+from arlow_vl.models.folder_hashes import sha256_of_weights
+from arlow_vl.models.folder_writing import CHECKSUMS
+from arlow_vl.models.folders import check_folder
 from arlow_vl.serving.assistant import Assistant, Prompt
 from arlow_vl.serving.decoding import Decoding
 from arlow_vl.serving.image_files import read_ahead

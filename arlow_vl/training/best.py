@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from arlow_vl.models.folders import save_folder
+from arlow_vl.models.folder_writing import save_folder
 from arlow_vl.printing import print_line
 from arlow_vl.training.build import finish_model
 from arlow_vl.training.components import is_adapter

@@ -19,7 +19,9 @@ from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcess
 from arlow_vl.models.arlow_vl.layout_arlow_vl import layout_of
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
-from arlow_vl.models.folders import as_dtype, check_folder, load_tokenizer, load_weights, refuse_changed_weights
+from arlow_vl.models.folder_hashes import as_dtype
+from arlow_vl.models.folder_writing import refuse_changed_weights
+from arlow_vl.models.folders import check_folder, load_tokenizer, load_weights
 from arlow_vl.progress import ProgressLine
 from arlow_vl.training.adapters import merge_adapters
 from arlow_vl.training.compiling import blocks_of, compile_blocks

@@ -13,7 +13,8 @@ from arlow_vl.errors import CheckpointError
 from arlow_vl.evaluation.tasks import perplexity
 from arlow_vl.models.arlow.checkpoint_checks import refuse_fewer_bits
 from arlow_vl.models.folder_files import hash_model
-from arlow_vl.models.folders import save_folder, sha256_of_weights
+from arlow_vl.models.folder_hashes import sha256_of_weights
+from arlow_vl.models.folder_writing import save_folder
 from arlow_vl.models.open_model import PRECISIONS, open_model
 from arlow_vl.models.probe import check_written
 from arlow_vl.models.quantising import Scheme, load_quantised

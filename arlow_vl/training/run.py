@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from arlow_vl.errors import DivergenceError, ResourceError, is_out_of_memory
 from arlow_vl.locks import one_process
-from arlow_vl.models.folders import save_folder
+from arlow_vl.models.folder_writing import save_folder
 from arlow_vl.printing import print_line
 from arlow_vl.training.averaging import MovingAverage
 from arlow_vl.training.best import stopped_early

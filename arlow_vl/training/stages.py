@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from arlow_vl.models.folders import sha256_of
+from arlow_vl.models.folder_hashes import sha256_of
 from arlow_vl.training.adapters import add_adapters
 from arlow_vl.training.components import block_count, component_of, is_adapter, is_treated, unread_names
 from arlow_vl.training.policy import COMPONENTS, Policy, read_policy

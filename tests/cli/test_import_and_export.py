@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
 from arlow_vl.cli import main
 from arlow_vl.models.auto import save_with_code
-from arlow_vl.models.folders import load_text_model, save_folder
+from arlow_vl.models.folder_writing import save_folder
+from arlow_vl.models.folders import load_text_model
 from tests.models.convert.made_llamas import TOKENIZERS, write_llama
 from tests.tiny_runs import SAMPLES, TINY_MODEL, write_image_text_recipe, write_text_recipe
 

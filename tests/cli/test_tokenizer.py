@@ -10,7 +10,7 @@ import pytest
 from arlow_vl.cli import build_parser
 from arlow_vl.errors import DataError
 from arlow_vl.models.arlow.tokenization_arlow import ArlowTokenizer
-from arlow_vl.models.folders import find_changes
+from arlow_vl.models.folder_writing import find_changes
 from arlow_vl.printing import number_of
 
 TEXT = "The cat sat on the mat, and the cat saw that the mat was flat.\n" * 20

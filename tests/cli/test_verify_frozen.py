@@ -12,7 +12,8 @@ from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
-from arlow_vl.models.folders import hash_text_tensors, load_text_model
+from arlow_vl.models.folder_hashes import hash_text_tensors
+from arlow_vl.models.folders import load_text_model
 from tests.conftest import open_gates
 from tests.tiny_runs import tiny_tokenizer, write_text_checkpoint
 

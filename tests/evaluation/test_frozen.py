@@ -21,7 +21,8 @@ from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
-from arlow_vl.models.folders import hash_text_tensors, load_weights
+from arlow_vl.models.folder_hashes import hash_text_tensors
+from arlow_vl.models.folders import load_weights
 from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.conftest import open_gates

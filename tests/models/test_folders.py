@@ -21,17 +21,9 @@ from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcess
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
 from arlow_vl.models.auto import ArlowTokenizerFast
-from arlow_vl.models.folders import (
-    CHECKSUMS,
-    check_folder,
-    find_changes,
-    hash_text_tensors,
-    load_text_model,
-    load_tokenizer,
-    load_vision_language_model,
-    save_folder,
-    sha256_of_weights,
-)
+from arlow_vl.models.folder_hashes import hash_text_tensors, sha256_of_weights
+from arlow_vl.models.folder_writing import CHECKSUMS, find_changes, save_folder
+from arlow_vl.models.folders import check_folder, load_text_model, load_tokenizer, load_vision_language_model
 from tests.tiny_runs import SAMPLES, tiny_tokenizer, write_image_text_recipe, write_text_checkpoint
 
 ANYTHING = (

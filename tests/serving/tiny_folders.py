@@ -9,7 +9,7 @@ from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
 from arlow_vl.models.arlow_vl.image_processing_arlow_vl import ArlowImageProcessor
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.arlow_vl.processing_arlow_vl import ArlowProcessor
-from arlow_vl.models.folders import save_folder
+from arlow_vl.models.folder_writing import save_folder
 from tests.tiny_runs import tiny_tokenizer, write_text_checkpoint
 
 WIDE = {"attention_dropout": 0.0, "initializer_range": 0.3, "max_position_embeddings": 128}  # it says various things

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 
 from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
-from arlow_vl.models.folders import find_changes
+from arlow_vl.models.folder_writing import find_changes
 from arlow_vl.training.best import replace_folder
 from arlow_vl.training.checkpoint_file import write_checkpoint
 from arlow_vl.training.checkpoint_io import read_checkpoint

@@ -9,7 +9,7 @@ import torch
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from arlow_vl.errors import CheckpointError
-from arlow_vl.models.folders import find_changes, save_folder
+from arlow_vl.models.folder_writing import find_changes, save_folder
 from arlow_vl.training.best import finish_replacing, replace_folder
 from arlow_vl.training.checkpoint_file import write_checkpoint
 from arlow_vl.training.checkpoint_io import find_damage, newest_good, read_checkpoint, remove_leftovers

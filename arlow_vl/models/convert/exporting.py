@@ -20,16 +20,9 @@ from arlow_vl.models.arlow_vl.modeling_arlow_vl import settings_of_text
 from arlow_vl.models.convert.added_tokens import refuse_missing_rows, without_additions
 from arlow_vl.models.convert.llama_config import llama_config
 from arlow_vl.models.convert.tensors import Tensors, common_dtype, read_tensors, rows_of, without_tied_head
-from arlow_vl.models.folders import (
-    MODELS,
-    TOKEN_IDS,
-    check_folder,
-    load_tokenizer,
-    named,
-    one_sentence,
-    save_folder,
-    text_name,
-)
+from arlow_vl.models.folder_hashes import text_name
+from arlow_vl.models.folder_writing import save_folder
+from arlow_vl.models.folders import MODELS, TOKEN_IDS, check_folder, load_tokenizer, named, one_sentence
 from arlow_vl.printing import number_of, visible
 
 DTYPES = ("float32", "float16", "bfloat16")

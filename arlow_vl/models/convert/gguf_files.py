@@ -20,7 +20,8 @@ from arlow_vl.errors import CheckpointError
 from arlow_vl.models.convert.gguf_tokens import tokenizer_of
 from arlow_vl.models.convert.sources import Source
 from arlow_vl.models.convert.tensors import Tensors
-from arlow_vl.models.folders import UNUSABLE, as_dtype, is_finite, named, one_sentence
+from arlow_vl.models.folder_hashes import as_dtype
+from arlow_vl.models.folders import UNUSABLE, is_finite, named, one_sentence
 
 OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 INNER = {

@@ -16,7 +16,8 @@ from arlow_vl.models.convert.llama_folders import open_folder
 from arlow_vl.models.convert.sources import Source
 from arlow_vl.models.convert.tensors import common_dtype, refuse_other_shapes, with_rows, without_tied_head
 from arlow_vl.models.folder_files import refuse_full_folder
-from arlow_vl.models.folders import one_sentence, save_folder
+from arlow_vl.models.folder_writing import save_folder
+from arlow_vl.models.folders import one_sentence
 from arlow_vl.printing import number_of
 from vision.near_names import did_you_mean_file
 

@@ -12,7 +12,7 @@ from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
 from arlow_vl.models.auto import ArlowImageProcessor, ArlowProcessor, ArlowVLForConditionalGeneration
-from arlow_vl.models.folders import save_folder
+from arlow_vl.models.folder_writing import save_folder
 from tests.conftest import open_gates
 from tests.tiny_runs import TINY_MODEL, tiny_tokenizer
 

@@ -11,7 +11,7 @@ from arlow_vl.cli import main
 from arlow_vl.evaluation.faithfulness import SHARES
 from arlow_vl.evaluation.tasks.evaluate import EvaluationOptions, command_line
 from arlow_vl.evaluation.tasks.task import load_task
-from arlow_vl.models.folders import save_folder
+from arlow_vl.models.folder_writing import save_folder
 from tests.evaluation.test_faithfulness import tiny_model
 from tests.tiny_runs import SAMPLES
 

@@ -21,7 +21,8 @@ from arlow_vl.models.convert.exporting import export_llama
 from arlow_vl.models.convert.gguf_tokens import vocabulary_of
 from arlow_vl.models.convert.importing import import_model
 from arlow_vl.models.convert.llama_folders import read_tokenizer
-from arlow_vl.models.folders import find_changes, load_text_model, load_tokenizer
+from arlow_vl.models.folder_writing import find_changes
+from arlow_vl.models.folders import load_text_model, load_tokenizer
 from tests.data.test_prompts import marks_tokenizer
 from tests.models.convert.made_llamas import TOKENIZERS, smol_tokenizer, write_llama
 from tests.tiny_runs import sentences
