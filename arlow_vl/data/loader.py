@@ -113,7 +113,7 @@ class ResumableLoader:
             self.windows = Windows(
                 names, datasets, packing.budget, packing.mixture, seed=seed, rows_per_step=packing.rows_per_step
             )
-            self.window = self.windows.begin()
+            self.window = self.windows.first_state()
             mixture = [packing.mixture.by, dict(packing.mixture.epochs)]
             parts.append([asdict(packing.budget), packing.rows_per_batch, mixture, WINDOW_ROWS, WINDOW_SAMPLES])
         self.fingerprint = hashlib.sha256(json.dumps([seed, BLOCK, BUFFER, parts]).encode()).hexdigest()

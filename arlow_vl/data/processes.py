@@ -66,7 +66,7 @@ def in_processes(
                     processes[connection].join()
                     status = processes[connection].exitcode
                     raise ResourceError(_death(named(running[connection]) if named else "", status)) from None
-                if kind == "sent_at":
+                if kind == "progress":
                     assert report is not None
                     report(running[connection], value)
                     continue
@@ -112,7 +112,7 @@ def _serve(work: Callable[..., Any], sends_progress: bool, connection: Connectio
         nonlocal sent_at
         if time.monotonic() - sent_at > SECONDS_BETWEEN_REPORTS:
             sent_at = time.monotonic()
-            connection.send(("sent_at", value))
+            connection.send(("progress", value))
 
     try:
         while True:

@@ -193,7 +193,8 @@ class WindowPlan(NamedTuple):
     after: WindowState
 
 
-Begin = Callable[[WindowState], Callable[[], WindowPlan | None]]
+PlanAhead = Callable[[WindowState], Callable[[], WindowPlan | None]]
+"""Starts to plan a window, and returns a function that waits for the plan."""
 
 
 class Windows:
@@ -227,7 +228,7 @@ class Windows:
         epochs = (mixture.epochs.get(name) for name in names)
         self.most = [None if e is None else round(e * len(d)) for e, d in zip(epochs, datasets, strict=True)]
 
-    def begin(self) -> WindowState:
+    def first_state(self) -> WindowState:
         return WindowState(Draws.none(len(self.names)), self._weights(0))
 
     def resume(self, plain: dict[str, Any]) -> WindowState:
@@ -242,18 +243,18 @@ class Windows:
         weights = self.mixture.at(row_number // self.rows_per_step)
         return tuple(weights[name] for name in self.names)
 
-    def rows(self, state: WindowState, begin: Begin | None = None) -> Iterator[tuple[list[Take], WindowState]]:
+    def rows(self, state: WindowState, plan_ahead: PlanAhead | None = None) -> Iterator[tuple[list[Take], WindowState]]:
         """Yields each row from a state on, with the state after it; ends when all sources are used up.
 
-        `begin` starts to plan a window and returns a function that waits for the plan, so the next window may be
-        planned elsewhere while this one is read. Without it a window is planned when its first row is asked for.
+        With `plan_ahead` the next window is planned, perhaps in another process, while this one is read. Without it a
+        window is planned when its first row is asked for.
         """
-        begin = begin or (lambda some: lambda: self.plan(some))
-        plan = begin(state)()
+        plan_ahead = plan_ahead or (lambda some: lambda: self.plan(some))
+        plan = plan_ahead(state)()
         warned: set[str] = set()
         while plan is not None:
             self._warn_of_unfit(Counter(dict(plan.after.counts)) - Counter(dict(state.counts)), warned)
-            wait = begin(plan.after)
+            wait = plan_ahead(plan.after)
             for done in range(state.done, len(plan.rows)):
                 after = replace(state, done=done + 1) if done + 1 < len(plan.rows) else plan.after
                 yield plan.rows[done], after

@@ -298,7 +298,7 @@ class SampleGatherer:
             return _Part(extension, member)
         raw = read()
         try:
-            value = clean_caption(raw) if kind == "txt" else _fields(raw)
+            value = clean_caption(raw) if kind == "txt" else _parse_json_member(raw)
         except Unusable as fault:
             return _Part(extension, None, str(fault), fault.detail)
         self._hold(sys.getsizeof(value) if kind == "txt" else json_memory(raw))
@@ -343,7 +343,7 @@ class SampleGatherer:
                     del self._dotted[stem]
 
 
-def _fields(raw: bytes) -> dict[str, Any]:
+def _parse_json_member(raw: bytes) -> dict[str, Any]:
     fields = parse_object(raw)
     if has_lone_surrogate(raw, fields):
         raise Unusable("bad_json")

@@ -94,7 +94,7 @@ def windows(*datasets, budget, weights=None, seed=0, rows_per_step=8, **mixture)
 
 
 def fill(made: Windows, count: int, *, of: str = "tokens") -> float:
-    rows = [row for row, _ in itertools.islice(made.rows(made.begin()), count)]
+    rows = [row for row, _ in itertools.islice(made.rows(made.first_state()), count)]
     return sum(getattr(take, of) for row in rows for take in row) / (len(rows) * getattr(made.budget, of))
 
 
@@ -136,22 +136,22 @@ def stream(made: Windows, state: WindowState, count: int):
 def test_rows_from_any_state_on_are_those_of_the_whole_stream(by, monkeypatch):
     monkeypatch.setattr("arlow_vl.data.rows.WINDOW_ROWS", 8)
     made = windows(*mixed, budget=RowBudget(tokens=64, images=4), by=by)
-    whole = stream(made, made.begin(), 60)
+    whole = stream(made, made.first_state(), 60)
     for position in range(61):
-        state = whole[position - 1][1] if position else made.begin()
+        state = whole[position - 1][1] if position else made.first_state()
         state = made.resume(json.loads(json.dumps(state.plain())))
         assert stream(made, state, min(12, 60 - position)) == whole[position : position + 12]
 
 
 def test_a_state_is_small_wherever_it_is():
     made = windows(*mixed, budget=RowBudget(tokens=64, images=4))
-    assert max(len(json.dumps(state.plain())) for _, state in stream(made, made.begin(), 400)) < 400
+    assert max(len(json.dumps(state.plain())) for _, state in stream(made, made.first_state(), 400)) < 400
 
 
 def test_shares_hold_by_tokens_over_rows():
     made = windows(*mixed, budget=RowBudget(tokens=256, images=8), weights={"s0": 3, "s1": 1}, by="tokens")
     tokens = Counter()
-    for row, _ in stream(made, made.begin(), 300):
+    for row, _ in stream(made, made.first_state(), 300):
         for take in row:
             tokens[take.source] += take.tokens
     assert tokens[0] / tokens.total() == pytest.approx(0.75, abs=0.01)
@@ -161,7 +161,7 @@ def test_a_schedule_moves_the_shares():
     made = windows(
         *mixed, budget=RowBudget(tokens=64, images=4), weights={0: {"s0": 1, "s1": 0}, 40: {"s0": 0, "s1": 1}}
     )
-    sources = [take.source for row, _ in stream(made, made.begin(), 800) for take in row]
+    sources = [take.source for row, _ in stream(made, made.first_state(), 800) for take in row]
     assert set(sources[:50]) == {0}
     assert set(sources[-50:]) == {1}
 
@@ -173,8 +173,8 @@ def test_new_weights_hold_from_the_next_window_on_and_lose_nothing(monkeypatch):
         for w in ({"s0": 1, "s1": 1}, {"s0": 1, "s1": 0})
     )
     for position in (0, 1, 5, 20):
-        before = stream(old, old.begin(), position)
-        state = before[-1][1] if before else old.begin()
+        before = stream(old, old.first_state(), position)
+        state = before[-1][1] if before else old.first_state()
         rows = [row for row, _ in before] + [row for row, _ in stream(new, new.resume(state.plain()), 60)]
         for source in (0, 1):
             numbers = sorted(take.number for row in rows for take in row if take.source == source)
@@ -186,22 +186,22 @@ def test_new_weights_hold_from_the_next_window_on_and_lose_nothing(monkeypatch):
 
 def test_epochs_use_a_source_up_and_the_others_go_on_alone():
     made = windows(*mixed, budget=RowBudget(tokens=64, images=4), epochs={"s1": 2})
-    drawn = Counter(take.source for row, _ in stream(made, made.begin(), 400) for take in row)
+    drawn = Counter(take.source for row, _ in stream(made, made.first_state(), 400) for take in row)
     assert drawn[1] == 2 * 70
     made = windows(*mixed, budget=RowBudget(tokens=64, images=4), epochs={"s0": 0.5, "s1": 2})
-    numbers = Counter((take.source, take.number) for row, _ in stream(made, made.begin(), 400) for take in row)
+    numbers = Counter((take.source, take.number) for row, _ in stream(made, made.first_state(), 400) for take in row)
     assert numbers == Counter([(0, n) for n in range(25)] + [(1, n) for n in range(140)])
 
 
 def test_what_does_not_fit_is_counted_in_the_state():
     made = windows(Lengths([(100, 0), (5, 9), (8, 0)]), budget=RowBudget(tokens=64, images=4), epochs={"s0": 1})
-    counts = dict(stream(made, made.begin(), 99)[-1][1].counts)
+    counts = dict(stream(made, made.first_state(), 99)[-1][1].counts)
     assert counts == {"s0: texts_cut": 1, "s0: images_left_out": 1}
 
 
 def test_what_does_not_fit_is_told_by_source_as_soon_as_it_is_seen(capsys):
     made = windows(Lengths([(5, 9), (8, 0)]), Lengths([(100, 0)] * 3), budget=RowBudget(tokens=64, images=4))
-    next(made.rows(made.begin()))
+    next(made.rows(made.first_state()))
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(" ")[2].partition(":")[0] for line in lines] == ["s0", "s1"]
     assert "samples have more images than a row takes (packing.row_images) and are left out" in lines[0]
@@ -211,7 +211,7 @@ def test_what_does_not_fit_is_told_by_source_as_soon_as_it_is_seen(capsys):
 def test_a_source_of_which_no_sample_fits_is_refused_though_others_do():
     made = windows(Lengths([(8, 0)] * 50), Lengths([(5, 9)] * 20), budget=RowBudget(tokens=64, images=4))
     with pytest.raises(DataError, match=r"source s1: no sample fits into a row of .* and 4 images; raise packing"):
-        made.plan(made.begin())
+        made.plan(made.first_state())
 
 
 def test_numbers_of_samples_go_on_over_epochs():
@@ -224,7 +224,7 @@ def test_data_of_which_nothing_fits_are_refused():
     with pytest.raises(
         DataError, match="source s0: no sample fits into a row of 64 tokens and 4 images; raise packing"
     ):
-        next(made.rows(made.begin()))
+        next(made.rows(made.first_state()))
 
 
 def test_sources_without_lengths_and_weights_of_others_are_refused():

@@ -93,7 +93,7 @@ def test_a_plan_tokenises_nothing_and_a_text_that_is_read_is_tokenised_once(shar
     dataset = dataset_of(shard, transform)
     dataset.count_tokens(tmp_path / "run")
     loader = loader_of(dataset, 0)
-    assert loader.windows is not None and loader.windows.plan(loader.windows.begin()) is not None
+    assert loader.windows is not None and loader.windows.plan(loader.windows.first_state()) is not None
     assert tokenised(dataset) == 0
     batches = list(loader)
     assert tokenised(dataset) <= sum(len(texts) for batch in batches for row in batch["rows"] for texts, _ in row)
