@@ -8,8 +8,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from arlow_vl.cli import main
-from arlow_vl.cli.serve import checked_key
+from arlow_vl.cli import build_parser, main
+from arlow_vl.cli.serve import checked_key, open_server
 from arlow_vl.serving.listening import is_loopback
 from experiments.benchmarks.serving_load import KINDS, run_load, start_server, write_model
 from tests.tiny_runs import write_text_checkpoint
@@ -113,3 +113,15 @@ def test_a_minute_of_good_bad_and_hostile_requests_is_no_500_and_no_growth(tmp_p
     assert refused <= {400, 404, 413, 415, 429}, load.statuses
     assert load.growth < 0.1, load.rss  # a minute is short: pools of memory still fill
     assert threading.active_count() < 50
+
+
+def test_each_limit_of_the_command_line_is_the_servers(tmp_path):
+    words = "--max-batch 3 --max-waiting 5 --max-tokens 7 --max-images 2 --max-body-mb 4 --request-seconds 9"
+    words += " --drain-seconds 11 --port 0 --device cpu"
+    args = build_parser().parse_args(["serve", str(write_text_checkpoint(tmp_path / "text")), *words.split()])
+    server, device = open_server(args)
+    server._listener.close()
+    limits, engine = server._limits, server._engine
+    assert (engine.max_batch, engine.max_waiting, server._drain_seconds, device) == (3, 5, 11, "cpu")
+    assert (limits.max_new_tokens, limits.max_images, limits.request_seconds) == (7, 2, 9)
+    assert limits.max_body_bytes == 4 * 2**20
