@@ -28,11 +28,11 @@ SRUN = {"SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}
     [
         (ONE, {}, ProcessRank()),
         (ONE, {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, ProcessRank()),
-        (ONE, {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, ProcessRank(launcher="torchrun")),
+        (ONE, {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, ProcessRank()),
         (ONE, {"WORLD_SIZE": "", "RANK": ""}, ProcessRank()),
-        (EIGHT, TORCHRUN, ProcessRank(5, 1, 8, "torchrun")),
-        (EIGHT, SRUN, ProcessRank(5, 1, 8, "srun")),
-        (EIGHT, TORCHRUN | SRUN, ProcessRank(5, 1, 8, "torchrun")),  # torchrun inside of srun
+        (EIGHT, TORCHRUN, ProcessRank(5, 1, 8)),
+        (EIGHT, SRUN, ProcessRank(5, 1, 8)),
+        (EIGHT, TORCHRUN | SRUN | {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"}, ProcessRank(5, 1, 8)),  # one a machine
     ],
 )
 def test_a_process_finds_its_place(engine, variables, place):
@@ -107,7 +107,7 @@ def test_a_meeting_place_that_cannot_be_reached_is_told_in_time(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "9")
     with (
         pytest.raises(ValueError, match=r"rank 1 cannot reach the run's meeting place 127.0.0.1:9 within 2 seconds"),
-        joined(ProcessRank(1, 1, 2, "torchrun"), "cpu", seconds=2),
+        joined(ProcessRank(1, 1, 2), "cpu", seconds=2),
     ):
         pass
 
@@ -117,7 +117,7 @@ def test_torch_has_not_printed_stack_traces_before(monkeypatch, capfd):
     for rank in (0, 1):
         with (
             pytest.raises(ValueError, match=f"rank {rank} cannot reach the run's meeting place nowhere.invalid"),
-            joined(ProcessRank(rank, rank, 2, "torchrun"), "cpu", seconds=1),
+            joined(ProcessRank(rank, rank, 2), "cpu", seconds=1),
         ):
             pass
     assert not capfd.readouterr().err
@@ -133,7 +133,7 @@ def test_the_first_process_says_how_many_came(monkeypatch):
         pytest.raises(
             ValueError, match=rf"only 1 of 2 processes joined 127.0.0.1:{port} within 2 seconds; start as many"
         ),
-        joined(ProcessRank(0, 0, 2, "torchrun"), "cpu", seconds=2),
+        joined(ProcessRank(0, 0, 2), "cpu", seconds=2),
     ):
         pass
 
