@@ -138,16 +138,41 @@ def test_the_first_process_says_how_many_came(monkeypatch):
         pass
 
 
-def test_under_slurm_every_process_gets_the_cores_that_the_job_has_for_it(tmp_path):
-    for name, prints in {"srun": '"$@"', "scontrol": "node01"}.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\necho {prints}\n")
-        (tmp_path / name).chmod(0o755)
+def start_batch_script(folder: Path, srun: str) -> subprocess.Popen:
+    """Starts `run.sbatch` with a shell script as srun. A job that goes back into the queue leaves a file `requeued`."""
+    for name, script in {"srun": srun, "scontrol": f"[ $1 = requeue ] && : > {folder}/requeued; echo node01"}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
     job = {"JOB_ID": "7", "JOB_NODELIST": "node01", "JOB_NUM_NODES": "1", "NTASKS_PER_NODE": "8", "CPUS_PER_TASK": "12"}
-    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | {f"SLURM_{name}": value for name, value in job.items()}
+    variables = {"PATH": f"{folder}:{os.environ['PATH']}"} | {f"SLURM_{name}": value for name, value in job.items()}
     script = Path(__file__).parents[2] / "experiments/cluster/run.sbatch"
-    told = subprocess.run(["bash", script, "--config", "a.yaml"], env=variables, capture_output=True, text=True)
-    assert not told.returncode, told.stderr
-    assert "--cpus-per-task=12 arlow fit --config a.yaml --run.engine.nodes 1 --run.engine.devices 8" in told.stdout
+    command = ["bash", str(script), "--config", "a.yaml"]
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_under_slurm_every_process_gets_the_cores_that_the_job_has_for_it(tmp_path):
+    script = start_batch_script(tmp_path, 'echo "$@"')
+    told, failure = script.communicate()
+    assert not script.returncode, failure
+    assert "--cpus-per-task=12 arlow fit --config a.yaml --run.engine.nodes 1 --run.engine.devices 8" in told
+
+
+@pytest.mark.parametrize(
+    ("status", "is_requeued"), [(0, False), (2, False), (6, False), (75, True), (138, True), (143, True)]
+)
+def test_a_job_that_was_signalled_goes_back_into_the_queue_only_where_its_run_was_stopped(
+    tmp_path, status, is_requeued
+):
+    wait = f"while [ ! -e {tmp_path}/ends ]; do sleep 0.02; done; exit {status}"
+    script = start_batch_script(tmp_path, f": > {tmp_path}/began; {wait}")
+    while not (tmp_path / "began").exists() and script.poll() is None:
+        time.sleep(0.02)
+    for _ in range(2):
+        script.terminate()
+        time.sleep(0.05)
+    (tmp_path / "ends").touch()
+    assert script.wait(20) == status
+    assert (tmp_path / "requeued").exists() == is_requeued
 
 
 def test_the_arithmetic_in_the_cluster_readme_is_what_its_command_prints():
