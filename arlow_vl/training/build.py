@@ -32,6 +32,7 @@ from arlow_vl.training.memory import refuse_too_large
 from arlow_vl.training.model_fields import config_of, vision_config_of
 from arlow_vl.training.modules import ImageTextModule, StageModule, TextModule
 from arlow_vl.training.policy import read_policy
+from arlow_vl.training.ranks import is_first
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe
 from arlow_vl.training.stages import check_policy, stays
 from vision.transform import ImageTransform
@@ -90,7 +91,8 @@ def check_beginning(folder: Path, expected: str) -> Any:
             these.
     """
     config = check_folder(folder, expected, may_be_quantised=False)
-    refuse_changed_weights(folder)
+    if is_first():  # the others build after it, and train what it has loaded
+        refuse_changed_weights(folder)
     return config
 
 
