@@ -32,8 +32,10 @@ from arlow_vl.training.memory import refuse_too_large
 from arlow_vl.training.model_fields import config_of, vision_config_of
 from arlow_vl.training.modules import ImageTextModule, StageModule, TextModule
 from arlow_vl.training.policy import read_policy
+from arlow_vl.training.ranks import is_first
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe
 from arlow_vl.training.stages import check_policy, stays
+from arlow_vl.training.strategies import device_type_of
 from vision.transform import ImageTransform
 from vision.weights import load_encoder_weights
 
@@ -90,7 +92,8 @@ def check_beginning(folder: Path, expected: str) -> Any:
             these.
     """
     config = check_folder(folder, expected, may_be_quantised=False)
-    refuse_changed_weights(folder)
+    if is_first():  # the others build after it, and train what it has loaded
+        refuse_changed_weights(folder)
     return config
 
 
@@ -201,7 +204,7 @@ def token_fields(tokenizer: Any, folder: Path) -> dict[str, Any]:
 def build_image_text(recipe: ImageTextRecipe) -> Stage:
     """Builds the stage of an image-text recipe, from a text checkpoint or a vision-language model.
 
-    With `cache_features`, the frozen encoder's features are computed here.
+    With `cache_features`, the frozen encoder's features are computed here, on the device of the run.
     """
     tokenizer, config = image_text_beginning(recipe)
     refuse_beyond_positions("max_length", recipe.max_length, config)
@@ -212,7 +215,7 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
     transform = ImageTransform.from_dict(model.config.vision_config.transform)
     images: DecodedImages | CachedImages = DecodedImages(transform)
     if recipe.cache_features:
-        encoder.requires_grad_(False).eval()
+        encoder.requires_grad_(False).eval().to(device_type_of(recipe.run.engine))
         images = cache_sample_images(
             [source.samples for source in sources if isinstance(source.samples, IndexedSamples)],
             encoder,
@@ -221,6 +224,7 @@ def build_image_text(recipe: ImageTextRecipe) -> Stage:
             dtype=getattr(torch, recipe.cache_dtype),
             on_progress=ProgressLine("encoder features", "images"),
         )
+        encoder.to("cpu")  # where models are built
         check_refused_images(sources, images.refused, recipe.max_bad_fraction)
     data = ImageTextData(recipe, sources, tokenizer, images, partial(layout_of, model.config, encoder))
     return Stage(ImageTextModule(model, recipe), data, (model, processor))

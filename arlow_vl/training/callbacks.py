@@ -69,7 +69,9 @@ class BadItemsCheck(Callback):
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 """Signals of a person, a closed terminal, or a scheduler that needs the machine."""
-
+ONE_STOP_SECONDS = 2.0
+"""Time in which further signals belong to the first: a scheduler sends one to `arlow fit` and to its processes, which
+get it again from `arlow fit`."""
 
 OVER = 1000
 """Number beyond all signals, for the end of `run.max_hours`."""
@@ -78,7 +80,7 @@ TIME_IS_OVER = 75
 
 
 class Checkpointing(Callback):
-    """Saves every n steps, after the last step, and on a signal to stop; a second signal ends the process at once.
+    """Saves every n steps, after the last step, and on a signal to stop; a later signal ends the process at once.
 
     A checkpoint is saved before the validation of its step and notes that this is due, so a resumed run validates
     first. Must come after the logs in Trainer's list, so that they have every step of a checkpoint, and after early
@@ -92,6 +94,7 @@ class Checkpointing(Callback):
         self.readings = readings
         self.began = began
         self.signal: int | None = None
+        self.signalled_at = 0.0
         self.saved_step = 0
         self.validation_is_due = False
 
@@ -145,10 +148,11 @@ class Checkpointing(Callback):
         self.readings.go_on()
 
     def _note(self, number: int, frame: Any) -> None:
-        if self.signal is not None:
+        if self.signal is None:
+            self.signal, self.signalled_at = number, time.monotonic()
+        elif time.monotonic() - self.signalled_at > ONE_STOP_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.signal = number
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         """Saves and raises SystemExit if a signal came (128 + its number) or the time is over (75)."""

@@ -18,7 +18,7 @@ from arlow_vl.errors import CheckpointError
 from arlow_vl.printing import print_line
 from arlow_vl.training.checkpoint_file import find_file_damage, first_line, write_checkpoint
 from arlow_vl.training.checkpoint_names import PARTIAL, checkpoints, remove, step_of
-from arlow_vl.training.sharded_checkpoints import REST, Like, find_folder_damage, read_sharded
+from arlow_vl.training.sharded_checkpoints import REST, find_folder_damage, read_sharded
 from vision.whole_files import remove_remains
 
 
@@ -37,10 +37,8 @@ class ArlowCheckpointIO(CheckpointIO):
         remove(Path(path))
 
 
-def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", like: Like | None = None) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, map_location: Any = "cpu") -> dict[str, Any]:
     """Returns the content of a checkpoint after verifying it; loads tensors and plain values only, never code.
-
-    `like` is for a folder: its tensors are sharded as those of the run are. None: they are whole.
 
     Raises:
         CheckpointError: the path is an address, or the file is missing or damaged.
@@ -51,7 +49,7 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", like: Like |
     if damage:
         raise CheckpointError(f"checkpoint {path} is damaged ({damage}); use another one")
     if Path(path).is_dir():
-        return read_sharded(read_checkpoint(Path(path) / REST), Path(path), like)
+        return read_sharded(read_checkpoint(Path(path) / REST), Path(path), like=None)
     try:
         return torch.load(path, map_location=map_location, weights_only=True)  # ignores the mark and hash
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:  # whole, but never written by us

@@ -16,7 +16,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from arlow_vl.printing import number_of, print_line
 from arlow_vl.training.settings import EngineConfig
@@ -43,8 +42,6 @@ class ProcessRank:
     """Number among the processes of its machine, and of its device there."""
     world_size: int = 1
     """Number of processes."""
-    launcher: Literal["none", "torchrun", "srun"] = "none"
-    """Launcher whose environment variables gave the ranks."""
 
     @property
     def is_first(self) -> bool:
@@ -85,7 +82,7 @@ def find_place(engine: EngineConfig, variables: Mapping[str, str] = os.environ) 
                     f"{name} is {number}, but {asked}, so the highest is {most - 1}: set run.engine.devices and "
                     f"nodes to what the launcher starts, or unset {name}"
                 )
-        return ProcessRank(rank, local_rank, wanted, launcher)  # pyrefly: ignore[bad-argument-type]
+        return ProcessRank(rank, local_rank, wanted)
     if wanted > 1:
         raise ValueError(
             f"{asked}, but this is one process: start it with `arlow fit`, "

@@ -199,7 +199,7 @@ def build_trainer(
         Checkpointing(folder / "checkpoints", run, watch.readings, began=began),
     ]
     engine = engine_of(recipe)
-    engine["plugins"] += [ArlowCheckpointIO(), environment_of(place)]
+    engine["plugins"] += [ArlowCheckpointIO(), environment_of(place, run.engine)]
     return Trainer(
         **engine,
         max_epochs=1,  # the loader's length ends the run; with max_steps, a last checkpoint would resume past its end

@@ -20,7 +20,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from arlow_vl.training.checkpoint_io import read_checkpoint
 from arlow_vl.training.ranks import is_first, whole
 from arlow_vl.training.settings import EngineConfig
-from arlow_vl.training.sharded_checkpoints import Like, ShardedWriter, in_parts_like
+from arlow_vl.training.sharded_checkpoints import REST, Like, ShardedWriter, in_parts_like, read_sharded
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -64,10 +64,16 @@ class ShardedStrategy(ModelParallelStrategy):
         self.writer.begin(checkpoint, Path(filepath))
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads a checkpoint that any engine with any number of processes has written."""
+        """Reads a checkpoint that any engine with any number of processes has written.
+
+        The tensors of a folder are not hashed again: the first process has verified all of it (`newest_good`), and each
+        reads only its own shards.
+        """
         like = Like(self.lightning_module.model, self.optimizers)
         path = Path(checkpoint_path)
-        return read_checkpoint(path, like=like) if path.is_dir() else in_parts_like(read_checkpoint(path), like)
+        if path.is_dir():
+            return read_sharded(read_checkpoint(path / REST), path, like)
+        return in_parts_like(read_checkpoint(path), like)
 
     def teardown(self) -> None:
         if self.writer is not None:

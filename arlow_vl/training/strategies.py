@@ -1,14 +1,10 @@
 """Engine of a run: its devices, its Lightning strategy, and checks of both."""
 
+import os
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
+from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
@@ -75,14 +71,52 @@ def refuse_wrong_engine(recipe: Recipe) -> None:
         )
 
 
-def environment_of(place: ProcessRank) -> ClusterEnvironment:
-    """Returns the cluster environment of the launcher.
+class LaunchedEnvironment(ClusterEnvironment):
+    """Ranks of one of several processes, as `find_place` has read and checked them.
 
-    Lightning would choose one by environment variables, and that for SLURM requeues jobs in the middle of a step.
+    Lightning's own environments read the launcher's variables again, by other rules: that for SLURM refuses a step that
+    is smaller than its job, and requeues jobs in the middle of a step.
     """
-    if place.launcher == "srun":
-        return SLURMEnvironment(auto_requeue=False)
-    return TorchElasticEnvironment() if place.launcher == "torchrun" else LightningEnvironment()
+
+    creates_processes_externally = True
+
+    def __init__(self, place: ProcessRank, engine: EngineConfig) -> None:
+        self.place, self.engine = place, engine
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    @property
+    def main_address(self) -> str:
+        return os.environ["MASTER_ADDR"]  # set by `joined`
+
+    @property
+    def main_port(self) -> int:
+        return int(os.environ["MASTER_PORT"])
+
+    def world_size(self) -> int:
+        return self.place.world_size
+
+    def set_world_size(self, size: int) -> None:
+        """Does nothing: the number is the launcher's."""
+
+    def global_rank(self) -> int:
+        return self.place.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """Does nothing: the rank is the launcher's."""
+
+    def local_rank(self) -> int:
+        return self.place.local_rank
+
+    def node_rank(self) -> int:
+        return self.place.rank // self.engine.devices
+
+
+def environment_of(place: ProcessRank, engine: EngineConfig) -> ClusterEnvironment:
+    """Returns the cluster environment of this process. Lightning would choose one by environment variables."""
+    return LaunchedEnvironment(place, engine) if place.world_size > 1 else LightningEnvironment()
 
 
 class HalfPrecisionOfBatches(HalfPrecision):

@@ -1,7 +1,10 @@
-"""Seeds, log files and progress lines by themselves; `test_run.py` has them at work."""
+"""Seeds, log files, progress lines and signals by themselves; `test_run.py` has them at work."""
 
 import csv
+import os
 import random
+import signal
+import time
 import tracemalloc
 from dataclasses import replace
 
@@ -9,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from arlow_vl.training.callbacks import Checkpointing
 from arlow_vl.training.logs import LineFile, MetricsFile, StepLog
 from arlow_vl.training.look_results import Look, SampleLook, SourceLook
 from arlow_vl.training.progress import Progress
 from arlow_vl.training.seeds import seed_batch
-from arlow_vl.training.steps import Reading
+from arlow_vl.training.settings import RunConfig
+from arlow_vl.training.steps import Reading, Readings
 
 
 def draws(seed: int, batch_idx: int) -> tuple[float, ...]:
@@ -148,3 +153,18 @@ def test_a_log_gets_no_line_before_its_time(capsys):
     for step in range(1, 50):
         progress.step_read(replace(READING, step=step))
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_within_two_seconds_are_one_stop_and_a_later_one_ends_the_process(tmp_path, monkeypatch, second):
+    clock, ended = [100.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(os, "kill", lambda _, number: ended.append(number))
+    run = RunConfig(max_steps=1, validate_every=1, checkpoint_every=1)
+    stop = Checkpointing(tmp_path, run, Readings([], every=1), began=0.0)
+    for seconds in (0.0, 0.02, 1.9, 2.1):
+        assert not ended
+        clock[0] = 100.0 + seconds
+        stop._note(second if seconds else signal.SIGTERM, None)
+    assert (ended, stop.signal) == ([second], signal.SIGTERM)

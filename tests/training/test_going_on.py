@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.folders import load_text_model, load_vision_language_model
+from arlow_vl.training.build import check_beginning
 from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
-from tests.tiny_runs import write_image_text_recipe, write_text_recipe
+from tests.tiny_runs import write_image_text_recipe, write_text_checkpoint, write_text_recipe
 
 SHORT = ["--run.max_steps", "2", "--run.validate_every", "2"]
 
@@ -133,6 +134,15 @@ def test_a_model_that_is_not_whole_is_refused_by_the_tensors_name(text, tmp_path
     with pytest.raises(CheckpointError, match=sentence):
         run(without(config, "tokenizer", "model", checkpoint=str(damaged)), tmp_path / "run")
     assert not (tmp_path / "run" / "steps.jsonl").exists()
+
+
+def test_the_first_process_alone_hashes_what_a_run_begins_with(tmp_path, monkeypatch):
+    folder = write_text_checkpoint(tmp_path / "text")
+    (folder / "checksums.json").write_text(json.dumps({"model.safetensors": {"size": 1, "sha256": ""}}))
+    with pytest.raises(CheckpointError, match="1 were saved"):
+        check_beginning(folder, "arlow")
+    monkeypatch.setattr("arlow_vl.training.build.is_first", lambda: False)
+    check_beginning(folder, "arlow")
 
 
 def test_a_vision_language_model_is_no_text_checkpoint_and_the_other_way_round(text, vision, tmp_path):

@@ -28,11 +28,11 @@ SRUN = {"SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}
     [
         (ONE, {}, ProcessRank()),
         (ONE, {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, ProcessRank()),
-        (ONE, {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, ProcessRank(launcher="torchrun")),
+        (ONE, {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, ProcessRank()),
         (ONE, {"WORLD_SIZE": "", "RANK": ""}, ProcessRank()),
-        (EIGHT, TORCHRUN, ProcessRank(5, 1, 8, "torchrun")),
-        (EIGHT, SRUN, ProcessRank(5, 1, 8, "srun")),
-        (EIGHT, TORCHRUN | SRUN, ProcessRank(5, 1, 8, "torchrun")),  # torchrun inside of srun
+        (EIGHT, TORCHRUN, ProcessRank(5, 1, 8)),
+        (EIGHT, SRUN, ProcessRank(5, 1, 8)),
+        (EIGHT, TORCHRUN | SRUN | {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"}, ProcessRank(5, 1, 8)),  # one a machine
     ],
 )
 def test_a_process_finds_its_place(engine, variables, place):
@@ -107,7 +107,7 @@ def test_a_meeting_place_that_cannot_be_reached_is_told_in_time(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "9")
     with (
         pytest.raises(ValueError, match=r"rank 1 cannot reach the run's meeting place 127.0.0.1:9 within 2 seconds"),
-        joined(ProcessRank(1, 1, 2, "torchrun"), "cpu", seconds=2),
+        joined(ProcessRank(1, 1, 2), "cpu", seconds=2),
     ):
         pass
 
@@ -117,7 +117,7 @@ def test_torch_has_not_printed_stack_traces_before(monkeypatch, capfd):
     for rank in (0, 1):
         with (
             pytest.raises(ValueError, match=f"rank {rank} cannot reach the run's meeting place nowhere.invalid"),
-            joined(ProcessRank(rank, rank, 2, "torchrun"), "cpu", seconds=1),
+            joined(ProcessRank(rank, rank, 2), "cpu", seconds=1),
         ):
             pass
     assert not capfd.readouterr().err
@@ -133,21 +133,46 @@ def test_the_first_process_says_how_many_came(monkeypatch):
         pytest.raises(
             ValueError, match=rf"only 1 of 2 processes joined 127.0.0.1:{port} within 2 seconds; start as many"
         ),
-        joined(ProcessRank(0, 0, 2, "torchrun"), "cpu", seconds=2),
+        joined(ProcessRank(0, 0, 2), "cpu", seconds=2),
     ):
         pass
 
 
-def test_under_slurm_every_process_gets_the_cores_that_the_job_has_for_it(tmp_path):
-    for name, prints in {"srun": '"$@"', "scontrol": "node01"}.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\necho {prints}\n")
-        (tmp_path / name).chmod(0o755)
+def start_batch_script(folder: Path, srun: str) -> subprocess.Popen:
+    """Starts `run.sbatch` with a shell script as srun. A job that goes back into the queue leaves a file `requeued`."""
+    for name, script in {"srun": srun, "scontrol": f"[ $1 = requeue ] && : > {folder}/requeued; echo node01"}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
     job = {"JOB_ID": "7", "JOB_NODELIST": "node01", "JOB_NUM_NODES": "1", "NTASKS_PER_NODE": "8", "CPUS_PER_TASK": "12"}
-    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | {f"SLURM_{name}": value for name, value in job.items()}
+    variables = {"PATH": f"{folder}:{os.environ['PATH']}"} | {f"SLURM_{name}": value for name, value in job.items()}
     script = Path(__file__).parents[2] / "experiments/cluster/run.sbatch"
-    told = subprocess.run(["bash", script, "--config", "a.yaml"], env=variables, capture_output=True, text=True)
-    assert not told.returncode, told.stderr
-    assert "--cpus-per-task=12 arlow fit --config a.yaml --run.engine.nodes 1 --run.engine.devices 8" in told.stdout
+    command = ["bash", str(script), "--config", "a.yaml"]
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_under_slurm_every_process_gets_the_cores_that_the_job_has_for_it(tmp_path):
+    script = start_batch_script(tmp_path, 'echo "$@"')
+    told, failure = script.communicate()
+    assert not script.returncode, failure
+    assert "--cpus-per-task=12 arlow fit --config a.yaml --run.engine.nodes 1 --run.engine.devices 8" in told
+
+
+@pytest.mark.parametrize(
+    ("status", "is_requeued"), [(0, False), (2, False), (6, False), (75, True), (138, True), (143, True)]
+)
+def test_a_job_that_was_signalled_goes_back_into_the_queue_only_where_its_run_was_stopped(
+    tmp_path, status, is_requeued
+):
+    wait = f"while [ ! -e {tmp_path}/ends ]; do sleep 0.02; done; exit {status}"
+    script = start_batch_script(tmp_path, f": > {tmp_path}/began; {wait}")
+    while not (tmp_path / "began").exists() and script.poll() is None:
+        time.sleep(0.02)
+    for _ in range(2):
+        script.terminate()
+        time.sleep(0.05)
+    (tmp_path / "ends").touch()
+    assert script.wait(20) == status
+    assert (tmp_path / "requeued").exists() == is_requeued
 
 
 def test_the_arithmetic_in_the_cluster_readme_is_what_its_command_prints():

@@ -1,13 +1,19 @@
 """Folders of checkpoints that are whole or absent, and of which every damage is told."""
 
+import json
+
 import pytest
 import torch
+from lightning.pytorch import LightningModule
+from torch import nn
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from arlow_vl.errors import CheckpointError, ResourceError
 from arlow_vl.training.checkpoint_io import find_damage, newest_good, read_checkpoint, remove_leftovers
 from arlow_vl.training.checkpoint_names import checkpoints
+from arlow_vl.training.settings import EngineConfig
 from arlow_vl.training.sharded_checkpoints import ShardedWriter
+from arlow_vl.training.sharding import ShardedStrategy
 
 VALUES = torch.arange(12.0).reshape(4, 3)
 
@@ -45,6 +51,18 @@ def test_every_damage_of_every_file_is_told_and_nothing_is_loaded(saved, name, d
     assert name in told or (name == "manifest.json" and "differs" in told)  # then it is the file that it speaks of
     with pytest.raises(CheckpointError, match="is damaged"):
         read_checkpoint(saved)
+
+
+def test_a_process_that_resumes_reads_its_own_parts_alone(mesh, saved):
+    manifest = saved / "manifest.json"
+    facts = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(facts | {"__1_0.distcp": facts["__0_0.distcp"]}))
+    assert "__1_0.distcp" in find_damage(saved)  # which the first process tells before any resumes
+    module = LightningModule()
+    module.model = nn.ModuleDict({"a": nn.ParameterDict({"b": distribute_tensor(VALUES * 0, mesh, [Shard(0)])})})
+    strategy = ShardedStrategy(EngineConfig(strategy="fsdp"))
+    strategy.connect(module)
+    assert torch.equal(strategy.load_checkpoint(saved)["state_dict"]["a.b"].full_tensor(), VALUES)
 
 
 def test_what_a_killed_save_has_left_is_no_checkpoint_and_goes(saved):

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
+from arlow_vl.training.launch import ProcessRank, find_place
 from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
-from arlow_vl.training.strategies import refuse_wrong_engine
+from arlow_vl.training.settings import EngineConfig
+from arlow_vl.training.strategies import environment_of, refuse_wrong_engine
 from tests.tiny_runs import write_text_recipe
 
 LORA = '{"decoder": {"treatment": "lora", "rank": 2}, "cross_attention": "frozen"}'
@@ -56,3 +59,22 @@ def test_a_gpu_that_is_not_there_is_told_before_the_run_has_a_folder(config, tmp
     ):
         fit(recipe)
     assert not run.exists()
+
+
+def test_lightning_gets_the_ranks_that_were_found_and_changes_none():
+    environment = environment_of(ProcessRank(rank=5, local_rank=1, world_size=8), EngineConfig(devices=4, nodes=2))
+    environment.set_global_rank(0)
+    environment.set_world_size(1)
+    ranks = environment.global_rank(), environment.local_rank(), environment.node_rank(), environment.world_size()
+    assert ranks == (5, 1, 1, 8)
+
+
+@pytest.mark.parametrize("job", [{}, {"NTASKS_PER_NODE": "8", "NNODES": "4"}], ids=["no tasks a node", "larger job"])
+def test_a_step_of_slurm_trains_whatever_its_job_asked_for(monkeypatch, job):
+    for name, value in ({"NTASKS": "2", "PROCID": "0", "LOCALID": "0", "NODEID": "0"} | job).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    engine = EngineConfig(devices=2)
+    environment = environment_of(find_place(engine), engine)
+    environment.validate_settings(num_devices=2, num_nodes=1)
+    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", plugins=[environment], logger=False)
+    assert (trainer.global_rank, trainer.local_rank, trainer.world_size) == (0, 0, 2)

@@ -10,9 +10,11 @@ from safetensors.torch import load_file
 from arlow_vl.data.formats.webdataset import read_whole
 from arlow_vl.errors import DataError
 from arlow_vl.models.folders import load_vision_language_model
+from arlow_vl.training.build import build_image_text
 from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.tiny_runs import SAMPLES, write_encoder_weights, write_image_text_recipe
+from vision.encoder import VisionEncoder
 
 # One word of each: how an image reaches the encoder, what of the encoder is read, what brings it to the decoder.
 SETTINGS = {
@@ -59,6 +61,15 @@ def test_a_run_from_the_cache_has_the_losses_of_one_from_pixels(runs, setting):
     assert len(from_pixels) == 2
     # In other batches the encoder's products round differently.
     assert from_cache == pytest.approx(from_pixels, rel=1e-5)
+
+
+def test_features_are_computed_on_the_device_of_the_run(tmp_path, monkeypatch):
+    devices = []
+    monkeypatch.setattr(VisionEncoder, "to", lambda self, device: devices.append(device) or self)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**40, 2**40))
+    options = ["--config", str(write_recipe(tmp_path, {})), "--run.engine.accelerator", "cuda"]
+    build_image_text(parse_recipe(options))
+    assert devices == ["cuda", "cpu"]
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
