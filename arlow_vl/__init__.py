@@ -5,7 +5,6 @@ Only the `arlow` command skips this until a subcommand needs a model, so that it
 
 import importlib
 import sys
-import sysconfig
 from pathlib import Path
 
 
@@ -17,9 +16,12 @@ def __getattr__(name: str):
 
 
 def _is_the_command() -> bool:
-    """Returns True in a process started as the installed `arlow` command, not as another script of that name."""
-    started = getattr(sys.modules.get("__main__"), "__file__", None)
-    return started is not None and Path(started).resolve() == Path(sysconfig.get_path("scripts"), "arlow").resolve()
+    """Returns True in a process started as `python -m arlow_vl.cli` or by the script of the `arlow` command, wherever
+    that was installed, but not by another script of its name."""
+    if sys.argv[:1] == ["-m"]:  # while Python looks for the module
+        return sys.orig_argv[-len(sys.argv) :][:1] == ["arlow_vl.cli"]
+    script = Path(getattr(sys.modules.get("__main__"), "__file__", None) or "").resolve()
+    return script.name == "arlow" and script.is_file() and b"from arlow_vl.cli import run" in script.read_bytes()
 
 
 if not _is_the_command():

@@ -80,6 +80,27 @@ def bfloat16_by_default():
 
 
 @pytest.fixture
+def without_float64(monkeypatch):
+    """The tensors' device has none, as Apple's GPUs: only what `cpu` has copied can be widened."""
+    import torch
+
+    cpu, double = torch.Tensor.cpu, torch.Tensor.double
+
+    def copied(tensor):
+        copy = cpu(tensor).clone()
+        copy.is_copy = True
+        return copy
+
+    def widened(tensor):
+        if not hasattr(tensor, "is_copy"):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return double(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", copied)
+    monkeypatch.setattr(torch.Tensor, "double", widened)
+
+
+@pytest.fixture
 def small_config():
     from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 

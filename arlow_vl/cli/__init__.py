@@ -2,7 +2,7 @@
 
 import argparse
 import errno
-import importlib
+import importlib.util
 import logging
 import os
 import re
@@ -122,6 +122,9 @@ def open_closed_streams() -> None:
 
 def run() -> None:
     open_closed_streams()
+    if importlib.util.find_spec("fcntl") is None:
+        print_line("arlow: this is neither Linux nor macOS (no fcntl); on Windows, use WSL", file=sys.stderr)
+        sys.exit(USAGE)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     end_by_sigterm()
     # OpenMP reads it when torch loads. By default its threads spin while they wait for each other, which on busy cores

@@ -9,8 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from arlow_vl.cli.missing import cores, free_bytes, missing_things
+from arlow_vl.cli.missing import free_bytes, missing_things
 from arlow_vl.cli.parser import Parser
+from arlow_vl.cores import cores
 from arlow_vl.versions import version_of
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import NamedTuple
 
+from arlow_vl.cores import cores
 from arlow_vl.versions import ABSENT, version_of
 
 USES = {
@@ -100,11 +101,6 @@ def little_disk() -> Iterator[Missing]:
             f"`make demo`, which takes {DEMO_BYTES / 1e9:.1f} GB beside the environment",
             "free some, or run it on another disk",
         )
-
-
-def cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_bytes() -> int:

@@ -1,12 +1,12 @@
 """Options and progress of the commands that read sources."""
 
 import argparse
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from arlow_vl.cli.parser import Parser, positive_int, share
+from arlow_vl.cores import cores
 from arlow_vl.printing import number_of
 from arlow_vl.progress import Display
 
@@ -20,7 +20,7 @@ def add_source_options(command: Parser) -> None:
     command.add_argument(
         "--workers",
         type=positive_int,
-        default=os.cpu_count() or 1,
+        default=cores(),
         metavar="N",
         help="processes (default: one per core)",
     )

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 
+from arlow_vl.cores import cores
 from arlow_vl.data.bad_share import MAX_BAD_FRACTION
 from arlow_vl.data.prompts import IGNORED, document_ends
 from arlow_vl.data.remote import is_address, is_file_address, path_of_file_address
@@ -191,7 +191,7 @@ def _tokenised_once(
         tokenizer,
         _cached(texts, tokenizer, cache_folder, max_tokens),
         limits=TokenLimits(max_tokens=max_tokens),
-        workers=len(os.sched_getaffinity(0)),
+        workers=cores(),
         max_bad_fraction=max_bad_fraction,
         progress=_Progress(f"tokenising {Path(shown_source(texts)).name}"),
         replace=True,

@@ -1,9 +1,9 @@
 """A pool of processes that reads ahead: tasks go in, their results come out in the same order, whatever happens.
 
-Workers are forked. They share the index and the tokenizer with the process that trains, start in milliseconds and need
-no pickling of data sets, where a spawned one would import torch for seconds. They use one thread and no device. A
-worker's result lies in memory of its own (memfd) that is mapped here, not copied: one copy in all. The kernel frees it
-with its last user, so that a kill leaves nothing behind.
+Workers are forked, which is safe on Linux alone. They share the index and the tokenizer with the process that trains,
+start in milliseconds and need no pickling of data sets, where a spawned one would import torch for seconds. They use
+one thread and no device. A worker's result lies in memory of its own (memfd) that is mapped here, not copied: one copy
+in all. The kernel frees it with its last user, so that a kill leaves nothing behind.
 """
 
 import collections

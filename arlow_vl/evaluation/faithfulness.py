@@ -62,7 +62,7 @@ def hiding_falls(
     shown = torch.stack([hide_first(order, share) for order in orders for share in SHARES])
     every = torch.ones(1, tokens, dtype=torch.bool)
     values = log_probabilities(torch.cat([every, shown]))
-    falls = (values[:1] - values[1:]).unflatten(0, (len(orders), len(SHARES))).double().cpu()
+    falls = (values[:1] - values[1:]).unflatten(0, (len(orders), len(SHARES))).cpu().double()
 
     def of_words(rows: Callable[[int], slice]) -> np.ndarray:
         """Returns the mean over the given orders of the sum over each word's tokens."""

@@ -90,7 +90,7 @@ def continue_batch(
     written = generated[:, inputs["input_ids"].shape[1] :].tolist()
     ends = settings.get("eos_token_id", model.generation_config.eos_token_id)
     ends = set(ends) if isinstance(ends, list) else {ends}
-    nats = torch.stack(steps, dim=1).double().tolist() if steps else None
+    nats = torch.stack(steps, dim=1).tolist() if steps else None
     continued = []
     for row, ids in enumerate(written):
         end = next((place for place, token in enumerate(ids) if token in ends), None)

@@ -11,11 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from arlow_vl.printing import number_of, print_line
 from arlow_vl.training.settings import EngineConfig
@@ -29,7 +27,7 @@ GRACE_SECONDS = 10.0
 PROCESSES_A_CORE = 4
 """Limit of processes for each core; more than one is slow, but lets a laptop try a run of a cluster."""
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-COMMAND = (sys.executable, str(Path(sysconfig.get_path("scripts"), "arlow")), "fit")
+COMMAND = (sys.executable, "-P", "-m", "arlow_vl.cli", "fit")  # -P: no module of the current folder
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,8 @@ class RunConfig:
     threads: int | None = None
     """CPU threads of torch in each process; null: OMP_NUM_THREADS, else the cores, shared by the processes on a CPU."""
     workers: int = 0
-    """Processes that read batches ahead; 0: the training process reads them. A run may resume with another number."""
+    """Processes that read batches ahead, on Linux; 0: the training process reads them. A run may resume with another
+    number."""
     skip_steps: list[int] = field(default_factory=list)
     """Optimizer steps, counted from 1, whose batches are skipped without training, as they are bad."""
     max_hours: float | None = None

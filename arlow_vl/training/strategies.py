@@ -1,6 +1,7 @@
 """Engine of a run: its devices, its Lightning strategy, and checks of both."""
 
 import os
+import sys
 from typing import Any
 
 import torch
@@ -26,8 +27,14 @@ def device_type_of(engine: EngineConfig) -> str:
 
 
 def refuse_wrong_engine(recipe: Recipe) -> None:
-    """Raises ValueError if devices are missing, or do not suit the precision, optimizer, policy or batch count."""
+    """Raises ValueError if devices are missing, or do not suit the precision, optimizer, policy or batch count, or if
+    this system has no workers."""
     run, engine = recipe.run, recipe.run.engine
+    check(
+        run.workers == 0 or sys.platform == "linux",
+        f"run.workers is {run.workers}, but processes that read ahead are forked, which is safe on Linux alone; "
+        "set it to 0",
+    )
     device_type = device_type_of(engine)
     if device_type == "cuda":
         there = torch.cuda.device_count()

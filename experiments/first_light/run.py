@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-ARLOW = Path(sys.executable).with_name("arlow")
+ARLOW = (sys.executable, "-P", "-m", "arlow_vl.cli")
 RUNS = Path("runs/first-light")
 RECIPES = Path(__file__).parent
 DATA, TOKENIZER, TEXT, VISION, RESULTS = (
@@ -81,7 +81,7 @@ def disk_space(free: int) -> str:
 def arlow(words: list) -> int:
     """Runs one command and returns its exit status; when it is to stop, it saves first, and is waited for."""
     signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to the command too
-    with subprocess.Popen([ARLOW, *map(str, words)]) as command:
+    with subprocess.Popen([*ARLOW, *map(str, words)]) as command:
         signal.signal(signal.SIGTERM, lambda number, _: command.send_signal(number))
         return command.wait()
 

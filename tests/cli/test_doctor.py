@@ -16,7 +16,8 @@ import transformers
 
 from arlow_vl.cli import main
 from arlow_vl.cli.doctor import advise_precision
-from arlow_vl.cli.missing import USES, cores, little_disk, missing_packages, odd_threads
+from arlow_vl.cli.missing import USES, little_disk, missing_packages, odd_threads
+from arlow_vl.cores import cores
 from arlow_vl.models.arlow.attention import kernel_for
 from arlow_vl.models.arlow.linear import cpu_vendor, product_for
 

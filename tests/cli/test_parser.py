@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from arlow_vl.cli import build_parser, main
+from arlow_vl.cli import build_parser, main, run
 from arlow_vl.cli.parser import Parser
 from arlow_vl.evaluation.tasks.task import shipped_tasks
 from tests.tiny_runs import SAMPLES
@@ -201,6 +201,14 @@ def test_control_characters_of_names_never_reach_the_terminal(words, capsys):
     (line,) = (shown.err + shown.out).splitlines()
     assert all(character.isprintable() for character in line)
     assert r"\x1b[31mred\rback\nline\u202efdp" in line
+
+
+def test_a_system_without_file_locks_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with pytest.raises(SystemExit) as end:
+        run()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "arlow: this is neither Linux nor macOS (no fcntl); on Windows, use WSL\n"
 
 
 def test_the_help_comes_in_less_than_a_second():

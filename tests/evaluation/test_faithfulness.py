@@ -46,6 +46,10 @@ def test_a_planted_dependence_is_found_by_the_heat_that_points_at_it():
     assert 0 < falls["random"].mean() < 10
 
 
+def test_falls_are_the_same_on_a_device_without_float64(without_float64):
+    assert hiding_falls(one_hot(), [[0, 1]], needs_one_token)["most"].tolist() == [[10.0] * 5]
+
+
 def test_heat_that_points_elsewhere_is_found_out():
     falls = hiding_falls(1 - one_hot(), [[0, 1]], needs_one_token)
     assert falls["most"].tolist() == [[0.0] * 5]

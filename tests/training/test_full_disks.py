@@ -156,7 +156,7 @@ def room_for(size: int) -> Iterator[None]:
 def test_text_that_has_no_room_as_tokens_leaves_nothing_half_written(tmp_path, capsys, workers, monkeypatch):
     # Several parts, which processes write at once.
     monkeypatch.setattr(packing, "TokenLimits", partial(TokenLimits, part_bytes=30_000))
-    monkeypatch.setattr(packing.os, "sched_getaffinity", lambda process: range(workers))
+    monkeypatch.setattr(packing, "cores", lambda: workers)
     config = str(write_text_recipe(tmp_path, train_text=str(write_jsonl(tmp_path / "long.jsonl", sentences(2000)))))
     with room_for(20_000):
         assert main(["fit", "--config", config]) == 6

@@ -1,6 +1,7 @@
 """Who started a run's processes, what cannot be, and how they end together."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import torch.distributed as dist
 
 from arlow_vl.training import ranks
-from arlow_vl.training.launch import LOST, ProcessRank, find_place, start_processes, starts_processes
+from arlow_vl.training.launch import COMMAND, LOST, ProcessRank, find_place, start_processes, starts_processes
 from arlow_vl.training.ranks import joined
 from arlow_vl.training.settings import EngineConfig
 from experiments.cluster.arithmetic import table
@@ -71,6 +72,16 @@ def test_arlow_fit_starts_the_processes_of_one_machine_unless_a_launcher_has():
 def run(count: int, code: str) -> int:
     program = f"import os, sys, time; rank = int(os.environ['RANK']); {code}"
     return start_processes(count, [], command=[sys.executable, "-c", program])
+
+
+def test_the_processes_of_a_run_need_no_script_and_take_nothing_from_the_current_folder(tmp_path):
+    (tmp_path / "vision.py").write_text("raise SystemExit('another vision')")
+    python, *words, _ = COMMAND
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [python, "-X", "importtime", *words, "--version"]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.stdout.startswith("arlow "), ran.stderr
+    assert not re.search(r"\| +torch$", ran.stderr, re.MULTILINE)  # what takes seconds waits, as in the `arlow` command
 
 
 def test_the_status_of_a_run_is_that_of_the_process_that_failed_and_not_of_those_that_lost_it(monkeypatch):

@@ -42,6 +42,13 @@ def test_combinations_that_cannot_be_are_refused(config, tmp_path, options, sent
         refuse_wrong_engine(recipe)
 
 
+def test_workers_are_refused_where_forking_is_not_safe(config, tmp_path, monkeypatch):
+    recipe = parse_recipe(["--config", config, "--run_dir", str(tmp_path / "run"), "--run.workers", "2"])
+    monkeypatch.setattr("sys.platform", "darwin")
+    with pytest.raises(ValueError, match=r"run.workers is 2, .* forked, which is safe on Linux alone; set it to 0"):
+        refuse_wrong_engine(recipe)
+
+
 def test_a_begun_run_is_told_on_how_many_devices_it_can_go_on(config, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "step-000003.ckpt").touch()

@@ -1,7 +1,6 @@
 """Drawing of source images as small stored images, with a hash that finds near-duplicates."""
 
 import io
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int16
 from PIL import Image, ImageChops
 
+from arlow_vl.cores import cores
 from arlow_vl.data.processes import in_processes
 from vision.decoding.image import ImageError, decode_image
 
@@ -19,7 +19,7 @@ SHORTEST_LONG_SIDE = 16
 JPEG_QUALITY = 92
 HASH_SIDE = 16
 NEAR_BITS = 12  # two images whose hashes differ in no more bits are near-duplicates
-WORKERS = min(8, os.cpu_count() or 1)
+WORKERS = min(8, cores())
 DRAWN = 16
 """Images that a process draws at once."""
 

@@ -51,6 +51,10 @@ class Encoder:
         except OtherTokenizer as error:
             self._fast, self.reason = None, str(error)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process makes it again of the tokenizer, as tiktoken's part cannot be pickled."""
+        return Encoder, (self.tokenizer,)
+
     def __call__(self, texts: list[str]) -> Iterator[list[int]]:
         """Yields the ids of each text."""
         if self._unchecked > 0 and self._fast is not None:

@@ -106,7 +106,8 @@ def log_probability(model: Any, pad: int, some: Sequence[Window]) -> list[float]
         end = len(window.ids)
         start = end - window.counted
         of_row = finite_log_probabilities(logits[row, start - 1 - first : end - 1 - first])
-        nats.append(of_row.gather(1, ids[row, start:end, None]).double().sum().item())
+        chosen = of_row.gather(1, ids[row, start:end, None]).cpu()  # not every device has float64
+        nats.append(chosen.double().sum().item())
     return nats
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import pickle
 import sys
 import unicodedata
 
@@ -87,6 +88,12 @@ def test_white_space_too_long_for_tiktoken_goes_to_the_tokenizer():
 
 def test_arlows_own_tokenizer_needs_no_fallback():
     encoder = Encoder(tokenizer())
+    assert list(encoder(sentences(5))) == expected(sentences(5))
+    assert encoder.reason is None
+
+
+def test_an_encoder_reaches_a_process_that_is_not_forked():
+    encoder = pickle.loads(pickle.dumps(Encoder(tokenizer())))
     assert list(encoder(sentences(5))) == expected(sentences(5))
     assert encoder.reason is None
 

@@ -87,3 +87,10 @@ def test_a_model_that_is_to_use_no_cache_or_beams_by_its_own_settings_does(loade
     found, _, calls = both_ways(loaded, monkeypatch, rows, 1)
     assert [one.ids for one in found] == [one.ids for one in expected]
     assert set(calls) == {3}
+
+
+def test_answers_have_their_log_probabilities_on_a_device_without_float64(loaded, without_float64):
+    model, tokenizer = loaded
+    how = {"max_new_tokens": 3, "do_sample": False}
+    (one,) = continue_batch(model, tokenizer, [[9, 10]], [[]], Pack(), settings=how)
+    assert one.nats is not None and len(one.nats) == len(one.ids) + one.has_ended

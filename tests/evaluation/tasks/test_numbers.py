@@ -88,6 +88,14 @@ def test_a_documents_probability_is_that_of_a_plain_loop(loaded):
     assert log_probability(model, tokenizer.pad_token_id, parts) == pytest.approx(expected, abs=1e-9)
 
 
+def test_a_documents_probability_is_the_same_on_a_device_without_float64(loaded, request):
+    model, tokenizer = loaded
+    parts = list(document_windows(list(range(30, 60)), tokenizer.bos_token_id, Perplexity(window=8, stride=3)))
+    expected = log_probability(model, tokenizer.pad_token_id, parts)
+    request.getfixturevalue("without_float64")
+    assert log_probability(model, tokenizer.pad_token_id, parts) == expected
+
+
 def test_a_document_of_many_windows_is_read_a_few_at_a_time_where_their_logits_are_many(loaded, monkeypatch):
     model, tokenizer = loaded
     document, how = Document("a", "", list(range(30, 90))), Perplexity(window=8, stride=3)
