@@ -21,6 +21,7 @@ from arlow_vl.progress import ProgressLine
 from arlow_vl.serving.assistant import Assistant, PreparedImage, Prompt
 from arlow_vl.serving.decoding import Decoding
 from arlow_vl.serving.writing import write
+from vision.decoding.sources import read_image
 
 AT_ONCE = 256
 """Number of requests whose images are in memory together."""
@@ -191,25 +192,21 @@ def document_ids(assistant: Assistant, parts: Sequence[Part]) -> list[int]:
 
 
 class _Images:
-    """Preprocesses images; those with the same pixels are shared between requests."""
+    """Preprocesses images; those with the same pixels, as the model is shown them, are shared between requests."""
 
     def __init__(self, assistant: Assistant) -> None:
         self.assistant = assistant
         self.prepared: dict[Any, PreparedImage] = {}
 
     def __call__(self, source: Any, name: str) -> PreparedImage:
-        key = _identity(source)
+        if isinstance(source, Image.Image):  # palette, transparency, profile and EXIF count, too
+            source = read_image(source, name=name)
+            key = source.size, hashlib.sha256(source.tobytes()).digest()
+        else:
+            key = source if isinstance(source, str | bytes) else id(source)
         if key not in self.prepared:
             self.prepared[key] = self.assistant.image(source, name=name)
         return self.prepared[key]
-
-
-def _identity(source: Any) -> Any:
-    """Returns a key that is equal for images with the same pixels, as far as that is cheap to find out."""
-    if isinstance(source, Image.Image):
-        digest = hashlib.sha256(source.tobytes() + source.getexif().tobytes())  # EXIF may rotate it
-        return source.mode, source.size, digest.digest()
-    return source if isinstance(source, str | bytes) else id(source)
 
 
 def _fitting(assistant: Assistant, request: Request, prepared: _Images, room: int) -> Prompt:

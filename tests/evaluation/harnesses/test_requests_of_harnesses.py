@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from arlow_vl.data.prompts import about_image, encode_prompt, plain_ids
 from arlow_vl.evaluation.harnesses.requests import (
@@ -47,6 +48,28 @@ def test_answers_are_those_of_the_server_in_any_order_and_form_of_image(assistan
     assert answers(assistant, reversed(requests), total=3, batch_size=8) == expected[::-1]
     as_bytes = [(request._replace(images=[as_png(request.images[0])]), how) for request, how in requests]
     assert answers(assistant, as_bytes, total=3, batch_size=2) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: image.putpalette([0, 0, 255, 255, 255, 0]),
+        lambda image: image.info.update(transparency=1),
+        lambda image: image.getexif().update({0x0112: 6}),
+    ],
+)
+def test_images_are_told_apart_by_all_that_is_shown_of_them(assistant, change):
+    """Palettes, transparency and orientation, where the pixels in memory are the same numbers."""
+    image = Image.new("P", (64, 64))
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.paste(1, (0, 0, 20, 40))
+    other = image.copy()
+    change(other)
+    assert other.tobytes() == image.tobytes()
+    apart = [score(assistant, asked(assistant, "the cat", one), [40])[0].nats for one in (image, other)]
+    pairs = [(asked(assistant, "the cat", one), [40]) for one in (image, other)]
+    together = [one.nats for one in log_probabilities(assistant, pairs, total=2, batch_size=1)]
+    assert together == apart and apart[0] != apart[1]
 
 
 def test_each_request_is_answered_by_its_own_options(assistant, images):
