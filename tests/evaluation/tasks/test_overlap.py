@@ -56,7 +56,7 @@ def test_sources_of_the_runs_recipe_are_compared_without_being_named(evaluate, f
     said, overlap = evaluate()
     assert "warning: 4 of 4 items of mine show an image of the training data, byte for byte" in said
     sources = [str(folder / "other"), str(seen)]
-    assert overlap == {"items": 4, "first": "test-000000.tar:test-000000?0", "sources": sources}
+    assert overlap == {"items": 4, "first": "test-000000.tar:test-000001?0", "sources": sources}
 
 
 def test_sources_without_a_common_image_are_no_warning(evaluate, folder):
