@@ -10,6 +10,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from PIL import Image
 
 from arlow_vl.data.prompts import plain_ids
@@ -107,7 +108,7 @@ def decoding_of(settings: Mapping[str, Any], *, max_new_tokens: int) -> Decoding
 def answers(
     assistant: Assistant, requests: Iterable[tuple[Request, Decoding]], *, total: int, batch_size: int
 ) -> list[str]:
-    """Generates a text after each prompt, without special tokens.
+    """Generates a text after each prompt, without special tokens. What is drawn follows `torch.manual_seed`.
 
     Raises:
         ValueError: a prompt with images leaves no room for an answer.
@@ -125,7 +126,13 @@ def answers(
         order = sorted(range(len(chunk)), key=lambda place: repr(chunk[place][1]))
         for decoding, places in groupby(order, key=lambda place: chunk[place][1]):
             places = list(places)
-            written = write(assistant, [prompts[place] for place in places], decoding, batch_size=batch_size)
+            written = write(
+                assistant,
+                [prompts[place] for place in places],
+                decoding,
+                batch_size=batch_size,
+                dice=torch.default_generator,  # harnesses seed it
+            )
             found |= {place: one.text for place, one in zip(places, written, strict=True)}
         return [found[place] for place in range(len(chunk))]
 

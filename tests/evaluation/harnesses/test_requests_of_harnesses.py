@@ -80,6 +80,18 @@ def test_each_request_is_answered_by_its_own_options(assistant, images):
     assert stopped == whole[: whole.index(whole[1])]
 
 
+def test_what_is_drawn_follows_the_seed_of_the_harness_and_repeats_differ(assistant, images):
+    repeats = [(asked(assistant, "the cat", images[0]), Decoding(max_new_tokens=5, temperature=1))] * 4
+
+    def drawn(seed):
+        torch.manual_seed(seed)
+        return answers(assistant, repeats, total=4, batch_size=4)
+
+    first = drawn(1234)
+    assert len(set(first)) > 1
+    assert drawn(1234) == first != drawn(5678)
+
+
 def test_log_probabilities_do_not_depend_on_what_else_is_asked(assistant, images):
     model = assistant.model
     pairs = [(asked(assistant, "the cat", image), ids) for image in images for ids in ([40], [40, 41, 42], [43])]
