@@ -10,6 +10,7 @@ from PIL import Image
 
 from arlow_vl.data.prompts import about_image, encode_prompt, plain_ids
 from arlow_vl.evaluation.harnesses.requests import (
+    Converted,
     Request,
     answers,
     batch_size_of,
@@ -44,10 +45,10 @@ def test_answers_are_those_of_the_server_in_any_order_and_form_of_image(assistan
     ]
     expected = [one.text for one in write(assistant, prompts, GREEDY)]
     requests = [(asked(assistant, text, image), GREEDY) for text, image in zip(texts, images, strict=True)]
-    assert answers(assistant, requests, total=3, batch_size=2) == expected
-    assert answers(assistant, reversed(requests), total=3, batch_size=8) == expected[::-1]
+    assert answers(assistant, requests, batch_size=2) == expected
+    assert answers(assistant, requests[::-1], batch_size=8) == expected[::-1]
     as_bytes = [(request._replace(images=[as_png(request.images[0])]), how) for request, how in requests]
-    assert answers(assistant, as_bytes, total=3, batch_size=2) == expected
+    assert answers(assistant, as_bytes, batch_size=2) == expected
 
 
 @pytest.mark.parametrize(
@@ -68,15 +69,15 @@ def test_images_are_told_apart_by_all_that_is_shown_of_them(assistant, change):
     assert other.tobytes() == image.tobytes()
     apart = [score(assistant, asked(assistant, "the cat", one), [40])[0].nats for one in (image, other)]
     pairs = [(asked(assistant, "the cat", one), [40]) for one in (image, other)]
-    together = [one.nats for one in log_probabilities(assistant, pairs, total=2, batch_size=1)]
+    together = [one.nats for one in log_probabilities(assistant, pairs, batch_size=1)]
     assert together == apart and apart[0] != apart[1]
 
 
 def test_each_request_is_answered_by_its_own_options(assistant, images):
     request = asked(assistant, "the cat", images[0])
-    whole, short = answers(assistant, [(request, GREEDY), (request, Decoding(max_new_tokens=1))], total=2, batch_size=4)
+    whole, short = answers(assistant, [(request, GREEDY), (request, Decoding(max_new_tokens=1))], batch_size=4)
     assert whole.startswith(short) and whole != short
-    (stopped,) = answers(assistant, [(request, Decoding(max_new_tokens=5, stop=(whole[1],)))], total=1, batch_size=4)
+    (stopped,) = answers(assistant, [(request, Decoding(max_new_tokens=5, stop=(whole[1],)))], batch_size=4)
     assert stopped == whole[: whole.index(whole[1])]
 
 
@@ -85,7 +86,7 @@ def test_what_is_drawn_follows_the_seed_of_the_harness_and_repeats_differ(assist
 
     def drawn(seed):
         torch.manual_seed(seed)
-        return answers(assistant, repeats, total=4, batch_size=4)
+        return answers(assistant, repeats, batch_size=4)
 
     first = drawn(1234)
     assert len(set(first)) > 1
@@ -95,7 +96,7 @@ def test_what_is_drawn_follows_the_seed_of_the_harness_and_repeats_differ(assist
 def test_log_probabilities_do_not_depend_on_what_else_is_asked(assistant, images):
     model = assistant.model
     pairs = [(asked(assistant, "the cat", image), ids) for image in images for ids in ([40], [40, 41, 42], [43])]
-    together = log_probabilities(assistant, pairs, total=len(pairs), batch_size=4)
+    together = log_probabilities(assistant, pairs, batch_size=4)
     for (request, ids), found in zip(pairs, together, strict=True):
         pixels = assistant.pack([assistant.image(request.images[0])])
         with torch.inference_mode():
@@ -111,7 +112,7 @@ def test_greedy_search_writes_what_is_called_greedy(assistant, images):
     prompt = assistant.chat(about_image("the cat"), [assistant.image(images[0])])
     (written,) = write(assistant, [prompt], GREEDY)
     first, second = list(written.ids), [written.ids[0] + 1, *written.ids[1:]]
-    found = log_probabilities(assistant, [(request, first), (request, second)], total=2, batch_size=2)
+    found = log_probabilities(assistant, [(request, first), (request, second)], batch_size=2)
     assert [one.is_greedy for one in found] == [True, False]
 
 
@@ -169,18 +170,35 @@ def test_an_argument_that_is_not_followed_is_said_once(caplog):
 def test_a_long_text_loses_its_beginning_and_leaves_room(text_folder, caplog):
     assistant = open_assistant(str(text_folder), device="cpu")  # reads 64 tokens
     (long,) = plain_ids(assistant.tokenizer, ["the cat sat on a mat and saw one big red dog " * 8])
-    got = answers(assistant, [(Request(long), Decoding(max_new_tokens=10))], total=1, batch_size=1)
-    assert got == answers(assistant, [(Request(long[-54:]), Decoding(max_new_tokens=10))], total=1, batch_size=1)
+    got = answers(assistant, [(Request(long), Decoding(max_new_tokens=10))], batch_size=1)
+    assert got == answers(assistant, [(Request(long[-54:]), Decoding(max_new_tokens=10))], batch_size=1)
     assert "prompts of more than 54 tokens lost their beginning" in caplog.text
     assert score(assistant, Request(long), [40, 41]) == score(assistant, Request(long[-63:]), [40, 41])
 
 
+def test_what_is_too_long_is_refused_before_anything_is_answered(assistant, images, monkeypatch):
+    prompts, long = [asked(assistant, "the cat", images[0])] * 300, asked(assistant, "why " * 1100, images[0])
+    monkeypatch.setattr("arlow_vl.evaluation.harnesses.requests.write", lambda *_, **__: pytest.fail("it answers"))
+    with pytest.raises(ValueError, match="cutting it would lose an image"):
+        answers(assistant, [(prompt, GREEDY) for prompt in [*prompts, long]], batch_size=1)
+    likelihoods = "arlow_vl.evaluation.harnesses.requests.likelihoods"
+    monkeypatch.setattr(likelihoods, lambda *_, **__: pytest.fail("it answers"))
+    with pytest.raises(ValueError, match="a continuation has from 1 to 1,024 tokens, got 0"):
+        log_probabilities(assistant, [*((prompt, [40]) for prompt in prompts), (prompts[0], [])], batch_size=1)
+
+
+def test_requests_are_converted_anew_each_time_they_are_gone_through():
+    converted = Converted([1, 2], lambda one: (one, object()))
+    assert len(converted) == 2 and [one for one, _ in converted] == [1, 2]
+    assert next(iter(converted))[1] is not next(iter(converted))[1]
+
+
 def score(assistant, request, ids):
-    return log_probabilities(assistant, [(request, ids)], total=1, batch_size=1)
+    return log_probabilities(assistant, [(request, ids)], batch_size=1)
 
 
 def answer(assistant, request):
-    return answers(assistant, [(request, GREEDY)], total=1, batch_size=1)
+    return answers(assistant, [(request, GREEDY)], batch_size=1)
 
 
 @pytest.mark.parametrize(
