@@ -23,6 +23,7 @@ from arlow_vl.evaluation.harnesses.requests import (
     HarnessModel,
     Request,
     answers,
+    begin_turn,
     decoding_of,
     document_ids,
     interleaved,
@@ -129,7 +130,7 @@ class ArlowLM(HarnessModel, LM):
             before = encode_rendered(self.tokenizer, body)
             both = encode_rendered(
                 self.tokenizer,
-                body + self._quoted(continuation.lstrip() if body[-1:].isspace() else continuation),
+                body + self._quoted(begin_turn(continuation) if body[-1:].isspace() else continuation),
             )
         else:
             body = context.rstrip() if continuation else context

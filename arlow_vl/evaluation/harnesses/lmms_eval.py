@@ -21,6 +21,7 @@ from arlow_vl.evaluation.harnesses.requests import (
     HarnessModel,
     Request,
     answers,
+    begin_turn,
     decoding_of,
     interleaved,
     log_probabilities,
@@ -77,7 +78,7 @@ class ArlowSimple(HarnessModel, lmms):
         doc, name = self._doc(*place), _name(*place)
         answer = continuation(doc) if callable(continuation) else continuation
         messages, images = _with_images(context, doc_to_visual(doc), name)
-        prompt, ids = answer_ids(self.assistant.tokenizer, messages, answer)
+        prompt, ids = answer_ids(self.assistant.tokenizer, messages, begin_turn(answer))
         return Request(prompt, images, name), ids
 
     def _request(self, messages: Sequence[Message], images: Sequence[Any], name: str) -> Request:

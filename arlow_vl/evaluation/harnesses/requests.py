@@ -215,6 +215,12 @@ def document_ids(assistant: Assistant, parts: Sequence[Part]) -> list[int]:
     return ids
 
 
+def begin_turn(answer: str) -> str:
+    """Returns an answer without the space that harnesses put between it and its question: in training no turn begins
+    with one."""
+    return answer.lstrip()
+
+
 class _Images:
     """Preprocesses images; those with the same pixels, as the model is shown them, are shared between requests."""
 

@@ -14,12 +14,14 @@ from arlow_vl.evaluation.harnesses.requests import (
     Request,
     answers,
     batch_size_of,
+    begin_turn,
     decoding_of,
     document_ids,
     interleaved,
     log_probabilities,
     open_assistant,
 )
+from arlow_vl.evaluation.likelihood import answer_ids
 from arlow_vl.serving.decoding import Decoding
 from arlow_vl.serving.writing import write
 from tests.models.convert.made_llamas import llama3_tokenizer, smol_tokenizer
@@ -132,6 +134,12 @@ def test_without_images_the_image_token_is_text(assistant):
     ids = document_ids(assistant, interleaved("Is <image> a tag?", 0, name="t"))
     assert assistant.tokenizer.convert_tokens_to_ids("<image>") not in ids
     assert assistant.tokenizer.decode(ids, skip_special_tokens=True) == "Is <image> a tag?"
+
+
+def test_an_answer_begins_its_turn_as_in_training_by_a_template_that_trims_nothing():
+    tokenizer, question = smol_tokenizer(), [{"role": "user", "content": "Is it red?"}]
+    trained = answer_ids(tokenizer, question, "yes")
+    assert answer_ids(tokenizer, question, " yes") != trained == answer_ids(tokenizer, question, begin_turn(" yes"))
 
 
 @pytest.mark.parametrize("made", [smol_tokenizer, llama3_tokenizer])
