@@ -16,6 +16,7 @@ from lm_eval import utils  # pyrefly: ignore[missing-import]
 from lm_eval.api.instance import Instance  # pyrefly: ignore[missing-import]
 from lm_eval.api.model import LM  # pyrefly: ignore[missing-import]
 from lm_eval.api.registry import register_model  # pyrefly: ignore[missing-import]
+from lm_eval.models.utils import normalize_gen_kwargs  # pyrefly: ignore[missing-import]
 
 from arlow_vl.data.prompts import document_ends, encode_rendered, plain_ids
 from arlow_vl.evaluation.harnesses.requests import (
@@ -114,6 +115,8 @@ class ArlowLM(HarnessModel, LM):
     def _asked(self, request: Instance) -> tuple[Request, Decoding]:
         context, settings, images = _parts(request)
         ids = self._ids(context, "", len(images), _name(request))[0]
+        given = {name: value for name, value in settings.items() if value is not None}
+        settings = normalize_gen_kwargs(given, MAX_GEN_TOKS)  # which of several names of the length counts
         return Request(ids, images, _name(request)), decoding_of(settings, max_new_tokens=MAX_GEN_TOKS)
 
     def _ids(self, context: str, continuation: str, images: int, name: str) -> tuple[list[int], list[int]]:

@@ -115,7 +115,7 @@ def decoding_of(settings: Mapping[str, Any], *, max_new_tokens: int) -> Decoding
     temperature = float(known.get("temperature", 1.0 if known.get("do_sample") else 0.0))
     if known.get("do_sample", True) and temperature > 0:
         found |= {"temperature": temperature} | {name: known[name] for name in SAMPLING if name in known}
-    stop = next((known[name] for name in STOP if name in known), ())
+    stop = next((known[name] for name in STOP if known.get(name)), ())
     texts = (stop,) if isinstance(stop, str) else tuple(stop)
     longest = next((known[name] for name in MAX_NEW_TOKENS if name in known), max_new_tokens)
     return Decoding(max_new_tokens=int(longest), stop=tuple(filter(None, texts)), **found)

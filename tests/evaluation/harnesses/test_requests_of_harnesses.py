@@ -158,6 +158,7 @@ def test_a_document_begins_as_its_tokenizer_begins_a_text(made):
         ({"max_gen_toks": 3, "do_sample": False, "temperature": 0.7}, {"max_new_tokens": 3}),
         ({"until": "\n"}, {"stop": ("\n",)}),
         ({"until": ["a", "", "b"], "top_p": None, "temperature": 0}, {"stop": ("a", "b")}),
+        ({"until": [], "stop": "a"}, {"stop": ("a",)}),
         ({"do_sample": True}, {"temperature": 1.0}),
         ({"temperature": 0.5, "top_p": 0.9, "num_beams": 1}, {"temperature": 0.5, "top_p": 0.9}),
         ({"temperature": 0, "top_p": 0}, {}),
