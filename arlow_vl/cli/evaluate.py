@@ -53,7 +53,10 @@ def add_parser(arlow: Parser) -> None:
         "--batch-size", type=positive_int, default=64, metavar="N", help="prompts per batch (default: 64)"
     )
     parser.add_argument(
-        "--limit", type=positive_int, metavar="N", help="items of each task, spread evenly (default: all)"
+        "--limit",
+        type=positive_int,
+        metavar="N",
+        help="items of each task, one at random of each of N equal parts of its data (default: all)",
     )
     parser.set_defaults(run=run, again=AGAIN)
 

@@ -11,6 +11,7 @@ from arlow_vl.data.index.reading import Index, IndexedSamples
 from arlow_vl.data.index.report import faults_of, left_out, texts_left_out
 from arlow_vl.data.languages import format_languages, languages_of
 from arlow_vl.data.samples import TASKS, Sample
+from arlow_vl.data.stratified import stratified_places
 from arlow_vl.errors import DataError
 from arlow_vl.printing import number_of, visible
 
@@ -84,9 +85,7 @@ def _sizes(samples: IndexedSamples) -> dict[str, Any]:
 
 
 def _looked_at(samples: IndexedSamples) -> Iterator[Sample]:
-    looked_at = min(len(samples), MOST_LOOKED_AT)
-    for number in range(looked_at):
-        yield samples.sample(number * len(samples) // looked_at)
+    return map(samples.sample, stratified_places(len(samples), MOST_LOOKED_AT))
 
 
 def _images(samples: IndexedSamples) -> Iterator[bytes | None]:

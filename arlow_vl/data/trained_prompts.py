@@ -17,6 +17,7 @@ from typing import Any
 
 from arlow_vl.data.index.reading import IndexedSamples
 from arlow_vl.data.samples import Message, Text
+from arlow_vl.data.stratified import stratified_places
 from arlow_vl.errors import CheckpointError
 from arlow_vl.json_text import json_text
 from arlow_vl.printing import number_of, visible
@@ -67,9 +68,8 @@ def prompts_of(sources: Iterable[IndexedSamples]) -> TrainedPrompts:
     """Counts the wordings in samples of each source."""
     found: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for samples in sources:
-        count = min(LOOKED_AT, len(samples))
-        for place in range(count):
-            for text in samples.sample(place * len(samples) // count).texts:
+        for place in stratified_places(len(samples), LOOKED_AT):
+            for text in samples.sample(place).texts:
                 found[text.task].update(_wordings(text))
     return TrainedPrompts({task: _frequent(of) for task, of in sorted(found.items()) if of})
 

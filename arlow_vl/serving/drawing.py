@@ -12,16 +12,19 @@ LEAST_TEMPERATURE = 1e-4  # a lower one samples the same tokens, and float32 cou
 class Draw(LogitsProcessor):
     """Samples the next token of every row and masks all others, so that greedy search takes it.
 
-    Step k of every row uses the k-th random number of the seed, by inversion of the cumulative distribution.
+    Step k of every row uses the k-th random number of the seed, by inversion of the cumulative distribution. Without a
+    seed each row has numbers of its own, those of `dice`, or where that is None, of the operating system's seed.
     """
 
-    def __init__(self, decoding: Decoding) -> None:
+    def __init__(self, decoding: Decoding, dice: torch.Generator | None = None) -> None:
         self.has_seed = decoding.seed is not None
-        self.dice = torch.Generator()
-        if decoding.seed is None:
-            self.dice.seed()
+        if decoding.seed is not None:
+            self.dice = torch.Generator().manual_seed(decoding.seed)
+        elif dice is not None:
+            self.dice = dice
         else:
-            self.dice.manual_seed(decoding.seed)
+            self.dice = torch.Generator()
+            self.dice.seed()
         self.warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(max(decoding.temperature, LEAST_TEMPERATURE))]
         if decoding.top_k:
             self.warpers.append(TopKLogitsWarper(decoding.top_k))

@@ -43,13 +43,14 @@ def write(
     decoding: Decoding,
     *,
     batch_size: int = 32,
+    dice: torch.Generator | None = None,
     on_progress: Progress | None = None,
 ) -> list[Written]:
     """Answers each prompt: those of similar length form a batch, in which a shared image is encoded once.
 
     No answer depends on its batch, except for the order in which floats are added and under the rotary scalings dynamic
     and longrope, which follow the longest row. With a seed, sampling does not either: each prompt has its own random
-    numbers from the seed on.
+    numbers from the seed on. Without one they are those of `dice`, or new ones each time.
 
     Raises:
         CheckpointError: the model's logits are not finite.
@@ -61,7 +62,7 @@ def write(
         places = list(places)
         for start in range(0, len(places), batch_size):
             batch = places[start : start + batch_size]
-            written = _write_batch(assistant, [prompts[place] for place in batch], decoding, room)
+            written = _write_batch(assistant, [prompts[place] for place in batch], decoding, room, dice)
             found |= zip(batch, written, strict=True)
             if on_progress:
                 on_progress(len(found), len(prompts))
@@ -129,19 +130,26 @@ def choose(
     return torch.tensor([answer.nats for answer in found], dtype=torch.float64).softmax(0).tolist()
 
 
-def _write_batch(assistant: Assistant, prompts: Sequence[Prompt], decoding: Decoding, room: int) -> list[Written]:
+def _write_batch(
+    assistant: Assistant, prompts: Sequence[Prompt], decoding: Decoding, room: int, dice: torch.Generator | None
+) -> list[Written]:
     settings = {}
     if decoding.stop:
         settings["stopping_criteria"] = [_StopTexts(assistant.tokenizer, prompts, decoding)]
-    continued = _continue(assistant, prompts, decoding, room, settings)
+    continued = _continue(assistant, prompts, decoding, room, settings, dice)
     return [_written(assistant.tokenizer, *pair, decoding.stop) for pair in zip(prompts, continued, strict=True)]
 
 
 def _continue(
-    assistant: Assistant, prompts: Sequence[Prompt], decoding: Decoding, room: int, settings: dict[str, Any]
+    assistant: Assistant,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
+    room: int,
+    settings: dict[str, Any],
+    dice: torch.Generator | None = None,
 ) -> list[Continuation]:
     if decoding.temperature > 0:
-        settings = {**settings, "logits_processor": [Draw(decoding)]}
+        settings = {**settings, "logits_processor": [Draw(decoding, dice)]}
     return continue_batch(
         assistant.model,
         assistant.tokenizer,

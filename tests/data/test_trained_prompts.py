@@ -58,6 +58,12 @@ def test_a_large_source_is_looked_at_all_over(tmp_path):
     assert counts == {"early": LOOKED_AT // 2, "late": LOOKED_AT // 2}
 
 
+def test_of_two_wordings_by_turns_both_are_seen(tmp_path):
+    asked = [[f"<image>\nIs it?\n{'odd' if n % 2 else 'even'}"] for n in range(2 * LOOKED_AT)]
+    counts = prompts_of([samples_of(tmp_path / "data", asked)]).counts["conversation"]
+    assert min(counts["odd"], counts["even"]) > LOOKED_AT // 3
+
+
 @given(
     st.dictionaries(st.sampled_from(["question", "caption"]), st.dictionaries(st.text(), st.integers(1)), min_size=1)
 )

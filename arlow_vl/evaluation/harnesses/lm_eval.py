@@ -16,12 +16,15 @@ from lm_eval import utils  # pyrefly: ignore[missing-import]
 from lm_eval.api.instance import Instance  # pyrefly: ignore[missing-import]
 from lm_eval.api.model import LM  # pyrefly: ignore[missing-import]
 from lm_eval.api.registry import register_model  # pyrefly: ignore[missing-import]
+from lm_eval.models.utils import normalize_gen_kwargs  # pyrefly: ignore[missing-import]
 
 from arlow_vl.data.prompts import document_ends, encode_rendered, plain_ids
 from arlow_vl.evaluation.harnesses.requests import (
+    Converted,
     HarnessModel,
     Request,
     answers,
+    begin_turn,
     decoding_of,
     document_ids,
     interleaved,
@@ -36,6 +39,7 @@ from arlow_vl.models.arlow.chat_arlow import (
     quoted,
     render_chat,
 )
+from arlow_vl.serving.decoding import Decoding
 
 CHAT = "\ufdd2"
 """Marks a rendered chat, whose control tokens count as such; a Unicode noncharacter, which does not occur in text."""
@@ -57,9 +61,7 @@ class ArlowLM(HarnessModel, LM):
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Returns the log-probability of each continuation in nats, and whether greedy search would generate it."""
-        found = log_probabilities(
-            self.assistant, map(self._pair, requests), total=len(requests), batch_size=self.batch_size
-        )
+        found = log_probabilities(self.assistant, Converted(requests, self._pair), batch_size=self.batch_size)
         for request, one in zip(requests, found, strict=True):
             self.cache_hook.add_partial("loglikelihood", request.args, tuple(one))
         return [tuple(one) for one in found]
@@ -71,7 +73,7 @@ class ArlowLM(HarnessModel, LM):
             for before, ids in self._windows(request.args[0]):
                 owners.append(number)
                 windows.append((Request(before, name=_name(request)), ids))
-        found = log_probabilities(self.assistant, windows, total=len(windows), batch_size=self.batch_size)
+        found = log_probabilities(self.assistant, windows, batch_size=self.batch_size)
         nats = [0.0] * len(requests)
         for owner, one in zip(owners, found, strict=True):
             nats[owner] += one.nats
@@ -79,14 +81,7 @@ class ArlowLM(HarnessModel, LM):
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Generates texts, up to the first of the task's stop texts."""
-
-        def asked() -> Iterator[tuple[Request, Any]]:
-            for request in requests:
-                context, settings, images = _parts(request)
-                ids = self._ids(context, "", len(images), _name(request))[0]
-                yield Request(ids, images, _name(request)), decoding_of(settings, max_new_tokens=MAX_GEN_TOKS)
-
-        texts = answers(self.assistant, asked(), total=len(requests), batch_size=self.batch_size)
+        texts = answers(self.assistant, Converted(requests, self._asked), batch_size=self.batch_size)
         for request, text in zip(requests, texts, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, text)
         return texts
@@ -117,6 +112,13 @@ class ArlowLM(HarnessModel, LM):
         before, ids = self._ids(context, continuation, len(images), _name(request))
         return Request(before, images, _name(request)), ids
 
+    def _asked(self, request: Instance) -> tuple[Request, Decoding]:
+        context, settings, images = _parts(request)
+        ids = self._ids(context, "", len(images), _name(request))[0]
+        given = {name: value for name, value in settings.items() if value is not None}
+        settings = normalize_gen_kwargs(given, MAX_GEN_TOKS)  # which of several names of the length counts
+        return Request(ids, images, _name(request)), decoding_of(settings, max_new_tokens=MAX_GEN_TOKS)
+
     def _ids(self, context: str, continuation: str, images: int, name: str) -> tuple[list[int], list[int]]:
         """Returns the ids of the context, and those of the continuation as encoded after it.
 
@@ -131,7 +133,7 @@ class ArlowLM(HarnessModel, LM):
             before = encode_rendered(self.tokenizer, body)
             both = encode_rendered(
                 self.tokenizer,
-                body + self._quoted(continuation.lstrip() if body[-1:].isspace() else continuation),
+                body + self._quoted(begin_turn(continuation) if body[-1:].isspace() else continuation),
             )
         else:
             body = context.rstrip() if continuation else context

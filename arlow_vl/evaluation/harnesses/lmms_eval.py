@@ -6,7 +6,7 @@ Prompts are those of training, by the chat template of the model folder (docs/pr
 chat model is taken where a task has messages; `--force_simple` takes the other one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lmms_eval.api.instance import GenerationResult, Instance  # pyrefly: ignore[missing-import]
@@ -17,9 +17,11 @@ from lmms_eval.protocol import ChatMessages  # pyrefly: ignore[missing-import]
 from arlow_vl.data.prompts import encode_prompt
 from arlow_vl.data.samples import Message
 from arlow_vl.evaluation.harnesses.requests import (
+    Converted,
     HarnessModel,
     Request,
     answers,
+    begin_turn,
     decoding_of,
     interleaved,
     log_probabilities,
@@ -50,8 +52,7 @@ class ArlowSimple(HarnessModel, lmms):
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Generates answers, up to the first of the task's stop texts."""
-        asked = (self._asked(request) for request in requests)
-        return answers(self.assistant, asked, total=len(requests), batch_size=self.batch_size)
+        return answers(self.assistant, Converted(requests, self._asked), batch_size=self.batch_size)
 
     def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
         """Returns minus the log-probability of each answer in nats, and whether greedy search would generate it.
@@ -59,17 +60,8 @@ class ArlowSimple(HarnessModel, lmms):
         lmms-eval 0.7.3 chooses the answer with the smallest value, as its own models return a loss. It turns a plain
         pair into a string, which breaks its multiple-choice scores with any model; `GenerationResult` keeps it.
         """
-
-        def candidates() -> Iterator[tuple[Request, list[int]]]:
-            for request in requests:
-                context, continuation, doc_to_visual, *place = request.args
-                doc, name = self._doc(*place), _name(*place)
-                answer = continuation(doc) if callable(continuation) else continuation
-                messages, images = _with_images(context, doc_to_visual(doc), name)
-                prompt, ids = answer_ids(self.assistant.tokenizer, messages, answer)
-                yield Request(prompt, images, name), ids
-
-        found = log_probabilities(self.assistant, candidates(), total=len(requests), batch_size=self.batch_size)
+        candidates = Converted(requests, self._candidate)
+        found = log_probabilities(self.assistant, candidates, batch_size=self.batch_size)
         return [GenerationResult(text=(-one.nats, one.is_greedy)) for one in found]
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
@@ -80,6 +72,14 @@ class ArlowSimple(HarnessModel, lmms):
         context, settings, doc_to_visual, *place = request.args
         messages, images = _with_images(context, doc_to_visual(self._doc(*place)), _name(*place))
         return self._request(messages, images, _name(*place)), decoding_of(settings, max_new_tokens=MAX_NEW_TOKENS)
+
+    def _candidate(self, request: Instance) -> tuple[Request, list[int]]:
+        context, continuation, doc_to_visual, *place = request.args
+        doc, name = self._doc(*place), _name(*place)
+        answer = continuation(doc) if callable(continuation) else continuation
+        messages, images = _with_images(context, doc_to_visual(doc), name)
+        prompt, ids = answer_ids(self.assistant.tokenizer, messages, begin_turn(answer))
+        return Request(prompt, images, name), ids
 
     def _request(self, messages: Sequence[Message], images: Sequence[Any], name: str) -> Request:
         return Request(encode_prompt(self.assistant.tokenizer, messages), images, name)

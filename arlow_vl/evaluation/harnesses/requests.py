@@ -1,15 +1,18 @@
 """Answers the requests of harnesses: generates after prompts, and computes log-probabilities of given continuations.
 
-Requests come as an iterator and are processed in chunks, so that the images of a benchmark are never all in memory.
+Requests are processed in chunks, so that the images of a benchmark are never all in memory. The lengths of all are
+checked before the first chunk, so that one that is too long does not end a run after hours.
 """
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from PIL import Image
 
 from arlow_vl.data.prompts import plain_ids
@@ -21,6 +24,7 @@ from arlow_vl.progress import ProgressLine
 from arlow_vl.serving.assistant import Assistant, PreparedImage, Prompt
 from arlow_vl.serving.decoding import Decoding
 from arlow_vl.serving.writing import write
+from vision.decoding.sources import read_image
 
 AT_ONCE = 256
 """Number of requests whose images are in memory together."""
@@ -41,6 +45,20 @@ class Request(NamedTuple):
     """One for each `<image>` in `ids`, as the harness passes them."""
     name: str = "request"
     """Name in error messages."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Requests of a harness, converted each time they are gone through, so that their images are not kept."""
+
+    requests: Sequence[Any]
+    convert: Callable[[Any], tuple]
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __iter__(self) -> Iterator[tuple]:
+        return map(self.convert, self.requests)
 
 
 def open_assistant(pretrained: str, *, device: str | None = None, dtype: str | None = None) -> Assistant:
@@ -97,16 +115,16 @@ def decoding_of(settings: Mapping[str, Any], *, max_new_tokens: int) -> Decoding
     temperature = float(known.get("temperature", 1.0 if known.get("do_sample") else 0.0))
     if known.get("do_sample", True) and temperature > 0:
         found |= {"temperature": temperature} | {name: known[name] for name in SAMPLING if name in known}
-    stop = next((known[name] for name in STOP if name in known), ())
+    stop = next((known[name] for name in STOP if known.get(name)), ())
     texts = (stop,) if isinstance(stop, str) else tuple(stop)
     longest = next((known[name] for name in MAX_NEW_TOKENS if name in known), max_new_tokens)
     return Decoding(max_new_tokens=int(longest), stop=tuple(filter(None, texts)), **found)
 
 
 def answers(
-    assistant: Assistant, requests: Iterable[tuple[Request, Decoding]], *, total: int, batch_size: int
+    assistant: Assistant, requests: Converted | Sequence[tuple[Request, Decoding]], *, batch_size: int
 ) -> list[str]:
-    """Generates a text after each prompt, without special tokens.
+    """Generates a text after each prompt, without special tokens. What is drawn follows `torch.manual_seed`.
 
     Raises:
         ValueError: a prompt with images leaves no room for an answer.
@@ -114,25 +132,31 @@ def answers(
         CheckpointError: the model's logits are not finite.
     """
 
+    def fitted(request: Request, decoding: Decoding) -> tuple[int, ...]:
+        return _fitting(assistant, request, _room_before(assistant, request, decoding.max_new_tokens))
+
     def some(chunk: list[tuple[Request, Decoding]]) -> list[str]:
         prepared = _Images(assistant)
-        prompts = [
-            _fitting(assistant, request, prepared, _room_before(assistant, request, decoding.max_new_tokens))
-            for request, decoding in chunk
-        ]
+        prompts = [Prompt(fitted(request, decoding), prepared.of(request)) for request, decoding in chunk]
         found: dict[int, str] = {}
         order = sorted(range(len(chunk)), key=lambda place: repr(chunk[place][1]))
         for decoding, places in groupby(order, key=lambda place: chunk[place][1]):
             places = list(places)
-            written = write(assistant, [prompts[place] for place in places], decoding, batch_size=batch_size)
+            written = write(
+                assistant,
+                [prompts[place] for place in places],
+                decoding,
+                batch_size=batch_size,
+                dice=torch.default_generator,  # harnesses seed it
+            )
             found |= {place: one.text for place, one in zip(places, written, strict=True)}
         return [found[place] for place in range(len(chunk))]
 
-    return _by_chunks(requests, some, ProgressLine("writing", "answers"), total)
+    return _by_chunks(requests, fitted, some, ProgressLine("writing", "answers"))
 
 
 def log_probabilities(
-    assistant: Assistant, candidates: Iterable[tuple[Request, Sequence[int]]], *, total: int, batch_size: int
+    assistant: Assistant, candidates: Converted | Sequence[tuple[Request, Sequence[int]]], *, batch_size: int
 ) -> list[Likelihood]:
     """Computes the log-probability of each continuation. A text prompt that is too long loses its beginning.
 
@@ -142,23 +166,24 @@ def log_probabilities(
         CheckpointError: the model's logits are not finite.
     """
 
+    def fitted(request: Request, ids: Sequence[int]) -> tuple[int, ...]:
+        if not 0 < len(ids) <= assistant.max_length:
+            raise ValueError(
+                f"{request.name}: a continuation has from 1 to {assistant.max_length:,} tokens, got {len(ids):,}; "
+                "leave it out"
+            )
+        return _fitting(assistant, request, assistant.max_length + 1 - len(ids))
+
     def some(chunk: list[tuple[Request, Sequence[int]]]) -> list[Likelihood]:
-        prepared, rows = _Images(assistant), []
-        for request, ids in chunk:
-            if not 0 < len(ids) <= assistant.max_length:
-                raise ValueError(
-                    f"{request.name}: a continuation has from 1 to {assistant.max_length:,} tokens, got {len(ids):,}; "
-                    "leave it out"
-                )
-            prompt = _fitting(assistant, request, prepared, assistant.max_length + 1 - len(ids))
-            rows.append(Candidate(prompt.ids, prompt.images, ids))
+        prepared = _Images(assistant)
+        rows = [Candidate(fitted(request, ids), prepared.of(request), ids) for request, ids in chunk]
         order = sorted(range(len(rows)), key=lambda place: len(rows[place].prompt))
         in_order = [rows[place] for place in order]
         pad = assistant.tokenizer.pad_token_id
         found = likelihoods(assistant.model, pad, in_order, assistant.pack, batch_size=batch_size)
         return [one for _, one in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
 
-    return _by_chunks(candidates, some, ProgressLine("scoring", "continuations"), total)
+    return _by_chunks(candidates, fitted, some, ProgressLine("scoring", "continuations"))
 
 
 def interleaved(text: str, images: int, *, name: str) -> list[Part]:
@@ -190,29 +215,34 @@ def document_ids(assistant: Assistant, parts: Sequence[Part]) -> list[int]:
     return ids
 
 
+def begin_turn(answer: str) -> str:
+    """Returns an answer without the space that harnesses put between it and its question: in training no turn begins
+    with one."""
+    return answer.lstrip()
+
+
 class _Images:
-    """Preprocesses images; those with the same pixels are shared between requests."""
+    """Preprocesses images; those with the same pixels, as the model is shown them, are shared between requests."""
 
     def __init__(self, assistant: Assistant) -> None:
         self.assistant = assistant
         self.prepared: dict[Any, PreparedImage] = {}
 
-    def __call__(self, source: Any, name: str) -> PreparedImage:
-        key = _identity(source)
+    def of(self, request: Request) -> tuple[PreparedImage, ...]:
+        return tuple(self._prepare(image, request.name) for image in request.images)
+
+    def _prepare(self, source: Any, name: str) -> PreparedImage:
+        if isinstance(source, Image.Image):  # palette, transparency, profile and EXIF count, too
+            source = read_image(source, name=name)
+            key = source.size, hashlib.sha256(source.tobytes()).digest()
+        else:
+            key = source if isinstance(source, str | bytes) else id(source)
         if key not in self.prepared:
             self.prepared[key] = self.assistant.image(source, name=name)
         return self.prepared[key]
 
 
-def _identity(source: Any) -> Any:
-    """Returns a key that is equal for images with the same pixels, as far as that is cheap to find out."""
-    if isinstance(source, Image.Image):
-        digest = hashlib.sha256(source.tobytes() + source.getexif().tobytes())  # EXIF may rotate it
-        return source.mode, source.size, digest.digest()
-    return source if isinstance(source, str | bytes) else id(source)
-
-
-def _fitting(assistant: Assistant, request: Request, prepared: _Images, room: int) -> Prompt:
+def _fitting(assistant: Assistant, request: Request, room: int) -> tuple[int, ...]:
     """Cuts a prompt to its last `room` tokens. Raises ValueError if that would lose an image."""
     ids = list(request.ids)
     if len(ids) > room:
@@ -223,7 +253,7 @@ def _fitting(assistant: Assistant, request: Request, prepared: _Images, room: in
             )
         _say_once(f"prompts of more than {room:,} tokens lost their beginning, for the model reads no more")
         ids = ids[-room:]
-    return Prompt(tuple(ids), tuple(prepared(image, request.name) for image in request.images))
+    return tuple(ids)
 
 
 def _room_before(assistant: Assistant, request: Request, max_new_tokens: int) -> int:
@@ -236,14 +266,19 @@ def _room_before(assistant: Assistant, request: Request, max_new_tokens: int) ->
 
 
 def _by_chunks(
-    items: Iterable[Any], some: Callable[[list[Any]], list[T]], progress: ProgressLine, total: int
+    items: Converted | Sequence[tuple],
+    fitted: Callable[..., Any],
+    some: Callable[[list[Any]], list[T]],
+    progress: ProgressLine,
 ) -> list[T]:
+    for item in items:
+        fitted(*item)
     iterator: Iterator[Any] = iter(items)
     found: list[T] = []
     while chunk := list(islice(iterator, AT_ONCE)):
         found += some(chunk)
-        if total > 1:  # VLMEvalKit sends requests one by one and shows its own progress
-            progress(len(found), total)
+        if len(items) > 1:  # VLMEvalKit sends requests one by one and shows its own progress
+            progress(len(found), len(items))
     return found
 
 

@@ -51,5 +51,5 @@ class ArlowVLM(BaseModel):
         ]
         images = [part["value"] for part in message if part["type"] == "image"]
         ids = encode_prompt(self.assistant.tokenizer, [{"role": "user", "content": content}])
-        (text,) = answers(self.assistant, [(Request(ids, images, name), self.decoding)], total=1, batch_size=1)
+        (text,) = answers(self.assistant, [(Request(ids, images, name), self.decoding)], batch_size=1)
         return text

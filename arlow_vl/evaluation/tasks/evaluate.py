@@ -13,6 +13,7 @@ from PIL import Image
 
 from arlow_vl.data.images import CachedImages
 from arlow_vl.data.sample_dataset import PlacedImage
+from arlow_vl.data.stratified import stratified_places
 from arlow_vl.data.text_files import shown_source
 from arlow_vl.data.trained_prompts import read_trained_prompts
 from arlow_vl.errors import DataError
@@ -55,7 +56,7 @@ class EvaluationOptions:
     """dtype of the model; None: that of the weights."""
     batch_size: int = 64
     limit: int | None = None
-    """Number of items of each task, spread evenly over the set; None: all."""
+    """Number of items of each task, one at random of each equal part of the set; None: all."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Paths of tasks' YAMLs, by the task's name; shipped tasks need none."""
 
@@ -138,18 +139,18 @@ def score(folder: Path, task: Task, facts: dict[str, Any]) -> dict[str, Any]:
 def prepare(task: Task, run: EvaluationOptions, model: Any, tokenizer: Any, model_sha256: str) -> Prepared:
     """Reads a task's data and opens its result folder."""
     place, training = place_of(task, run.data), PriorData()
-    items: Sequence[Any]
+    everything: Sequence[Any]
     if task.kind == "text":
         perplexity.check_window(task, model)
-        documents = perplexity.read_documents(place.source, tokenizer)
-        items, data_sha256 = spread(documents, run.limit), perplexity.hash_documents(place.source)
+        everything = perplexity.read_documents(place.source, tokenizer)
+        items, data_sha256 = drawn(everything, run.limit), perplexity.hash_documents(place.source)
     else:
         samples = open_samples(task, place)
         everything, data_sha256 = read_items(task, samples), samples.fingerprint
         check_length(task, model)
         check_references(task.metrics, [(item.id, item.references) for item in everything])
         training = read_training(task, run.data, run.training)
-        items = spread(everything, run.limit)
+        items = drawn(everything, run.limit)
         check_controls(task, items, training.items)
     prompts = read_trained_prompts(run.model)
     otherwise = prompts.describe_difference(task.kind, task.instruction) if prompts else ""
@@ -165,7 +166,8 @@ def prepare(task: Task, run: EvaluationOptions, model: Any, tokenizer: Any, mode
         "precision": str(model.dtype).removeprefix("torch."),
     }
     identity = {"task": task.sha256, "model": model_sha256, "data": data_sha256, "training": training.sha256}
-    identity |= {"items": len(items), "precision": facts["precision"]}
+    count = len(items) if len(items) == len(everything) else f"{len(items)} at random"
+    identity |= {"items": count, "precision": facts["precision"]}
     if task.kind != "text":
         identity["features"] = facts["features_dtype"] = run.features_dtype
     folder = run.output / task.name
@@ -178,11 +180,9 @@ def prepare(task: Task, run: EvaluationOptions, model: Any, tokenizer: Any, mode
     return Prepared(task, folder, items, training, facts)
 
 
-def spread(items: Sequence[Any], limit: int | None) -> Sequence[Any]:
-    """Returns `limit` of the items, spread evenly; None: all."""
-    if limit is None or limit >= len(items):
-        return items
-    return [items[place * len(items) // limit] for place in range(limit)]
+def drawn(items: Sequence[Any], limit: int | None) -> Sequence[Any]:
+    """Returns `limit` of the items, drawn by `stratified_places`; None: all."""
+    return items if limit is None else [items[place] for place in stratified_places(len(items), limit)]
 
 
 def check_length(task: Task, model: Any) -> None:

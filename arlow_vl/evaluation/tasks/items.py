@@ -17,6 +17,8 @@ from arlow_vl.evaluation.tasks.places import TaskData, here_or_address, training
 from arlow_vl.evaluation.tasks.task import Task
 from arlow_vl.printing import print_line, visible
 
+SET_ITSELF = "the set itself (see --training)"
+
 
 @dataclass(frozen=True)
 class Item:
@@ -113,23 +115,33 @@ class PriorData:
     """Data from which text priors are taken, usually those that the model was trained on."""
 
     source: str | None = None
+    """Source of `items`; None: there are none, and priors come from the set itself."""
     items: Sequence[Item] = ()
     """Items with a text of the task's kind."""
-    indexes: Sequence[Index] = ()
-    """Indexes of all images, whatever the kind of their texts."""
     sha256: str | None = None
+    compared: str | None = None
+    """Source with whose images those of the task are compared."""
+    indexes: Sequence[Index] = ()
+    """Its indexes of all images, whatever the kind of their texts."""
 
 
 def read_training(task: Task, data: str | Path, named: str | None) -> PriorData:
-    """Reads the data at `training_place`; without any, priors come from the set itself."""
+    """Reads the data at `training_place`, or where those that the command names have no text of the task's kind, the
+    task's own; without any, priors come from the set itself."""
     place = training_place(task, data, named)
     if place is None:
         if task.training:
             place = here_or_address(data)
             where = task.training if isinstance(place, str) else str(place / task.training)
-            what = f"the training data of {task.name}; its priors come from the set itself (see --training)"
+            what = f"the training data of {task.name}; its priors come from {SET_ITSELF}"
             print_line(f"warning: nothing is at {visible(where)}, {what}")
         return PriorData()
     indexes = indexes_of(place.source, images=place.images)
     everything, of_kind = IndexedSamples(indexes), IndexedSamples(indexes, (task.kind,))  # type: ignore[arg-type]
-    return PriorData(place.source, read_items(task, of_kind), indexes, everything.fingerprint)
+    if len(of_kind):
+        return PriorData(place.source, read_items(task, of_kind), everything.fingerprint, place.source, indexes)
+    other = PriorData() if named is None else read_training(task, data, None)
+    origin = f"{visible(shown_source(other.source))}, as the task says" if other.source else SET_ITSELF
+    where = visible(shown_source(place.source))
+    print_line(f"warning: no sample of {where} has a {task.kind}; the priors of {task.name} come from {origin}")
+    return replace(other, compared=place.source, indexes=indexes)

@@ -49,8 +49,8 @@ def note_overlaps(prepared: Sequence[Asked], model: Path, named: str | None) -> 
     found: dict[tuple[str, ...], set[str]] = {}
     for one in asked:
         sources, indexes = trained.sources, trained.indexes
-        if not sources and one.training.source is not None:
-            sources, indexes = (one.training.source,), tuple(one.training.indexes)
+        if not sources and one.training.compared is not None:
+            sources, indexes = (one.training.compared,), tuple(one.training.indexes)
         if sources not in found:
             found[sources] = {sha256.hex() for sha256 in shared_images(indexes, wanted)}
         one.facts["overlap"] = overlap = overlap_of(one.items, found[sources], sources, trained.not_checked)

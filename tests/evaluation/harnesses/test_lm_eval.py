@@ -11,6 +11,7 @@ from lm_eval.api.registry import get_model  # noqa: E402
 from arlow_vl.data.prompts import about_image, encode_prompt  # noqa: E402
 from arlow_vl.evaluation.harnesses.lm_eval import ArlowLM  # noqa: E402
 from arlow_vl.evaluation.likelihood import Choices, log_probabilities  # noqa: E402
+from arlow_vl.serving.decoding import Decoding  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,20 @@ def test_what_is_written_ends_before_a_stop_text(model, images):
 
     whole = ask([])
     assert len(whole) > 1 and ask([whole[1]]) == whole[: whole.index(whole[1])]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"max_gen_toks": 3, "max_new_tokens": 9, "temperature": None}, {"max_new_tokens": 3}),
+        ({"max_completion_tokens": 3}, {"max_new_tokens": 3}),
+        ({}, {"max_new_tokens": 256}),
+        ({"do_sample": True, "until": "a"}, {"max_new_tokens": 256, "temperature": 1.0, "stop": ("a",)}),
+        ({"do_sample": False, "temperature": 0.7, "stop": "a"}, {"max_new_tokens": 256, "stop": ("a",)}),
+    ],
+)
+def test_generation_arguments_mean_what_they_do_to_lm_evals_own_models(text_model, given, expected):
+    assert text_model._asked(instance("generate_until", "the cat", given))[1] == Decoding(**expected)
 
 
 @pytest.mark.parametrize("context", ["", "the cat", "the cat sat on ", "<image> is a tag"])

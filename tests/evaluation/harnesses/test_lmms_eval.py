@@ -64,6 +64,16 @@ def test_the_likeliest_answer_has_the_smallest_value_and_survives_lmms_eval(mode
     assert all(isinstance(loss, float) and loss > 0 and isinstance(greedy, bool) for loss, greedy in found)
 
 
+def test_a_template_that_trims_nothing_sees_no_space_before_an_answer(model, images, monkeypatch):
+    with_docs(model, images)
+    tokenizer = model.assistant.tokenizer
+    monkeypatch.setattr(tokenizer, "chat_template", tokenizer.chat_template.replace(" | trim", ""))
+    asked = [
+        instance("loglikelihood", "Is it red?", word, visual, 0, "task", "test") for word in ("sing", " sing", "\nsing")
+    ]
+    assert len({one.text for one in model.loglikelihood(asked)}) == 1
+
+
 def test_lmms_eval_finds_both_kinds_by_the_manifest():
     registry = ModelRegistryV2()
     registry.register_manifest(manifest())

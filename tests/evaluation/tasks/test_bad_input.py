@@ -150,7 +150,7 @@ def test_a_set_that_overlaps_training_is_warned_of_and_counted(evaluate, folder,
     assert "warning: 4 of 4 items of mine show an image of the training data" in said
     metrics = json.loads((tmp_path / "results" / "mine" / "metrics.json").read_text())
     sources = [str(folder / "data" / "test-000000.tar")]
-    assert metrics["overlap"] == {"items": 4, "first": "test-000000.tar:test-000000?0", "sources": sources}
+    assert metrics["overlap"] == {"items": 4, "first": "test-000000.tar:test-000001?0", "sources": sources}
     assert metrics["prior"] == "training data"
 
 

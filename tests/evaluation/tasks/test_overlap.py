@@ -56,7 +56,7 @@ def test_sources_of_the_runs_recipe_are_compared_without_being_named(evaluate, f
     said, overlap = evaluate()
     assert "warning: 4 of 4 items of mine show an image of the training data, byte for byte" in said
     sources = [str(folder / "other"), str(seen)]
-    assert overlap == {"items": 4, "first": "test-000000.tar:test-000000?0", "sources": sources}
+    assert overlap == {"items": 4, "first": "test-000000.tar:test-000001?0", "sources": sources}
 
 
 def test_sources_without_a_common_image_are_no_warning(evaluate, folder):
@@ -129,6 +129,25 @@ def test_the_data_that_the_command_names_are_compared_alone(evaluate, folder):
     write_recipe(folder / "runs/x", folder / "gone")
     said, overlap = evaluate(training=folder / "seen")
     assert overlap["items"] == 4 and overlap["sources"] == [str(folder / "seen")] and "not checked" not in said
+
+
+def test_named_data_without_questions_are_compared_and_the_tasks_own_give_the_priors(evaluate, folder):
+    write(folder, {"own.yaml": yaml.safe_dump(TASK | {"training": "own.tar"}), "data/own.tar": shard("own")})
+    said, overlap = evaluate(task=folder / "own.yaml", training=folder / "other")
+    told = f"no sample of {folder / 'other'} has a question; the priors of mine come from {folder}/data/own.tar"
+    assert f"warning: {told}, as the task says" in said
+    assert overlap == {"items": 0, "first": "", "sources": [str(folder / "other")]}
+    metrics = json.loads((folder / "results" / "mine" / "metrics.json").read_text())
+    assert metrics["prior"] == "training data" and metrics["training"]["path"] == f"{folder}/data/own.tar"
+
+
+def test_where_no_training_data_have_questions_the_priors_come_from_the_set_and_that_is_said(evaluate, folder):
+    said, overlap = evaluate(training=folder / "other")
+    assert f"no sample of {folder / 'other'} has a question; the priors of mine come from the set itself" in said
+    assert overlap["sources"] == [str(folder / "other")]
+    metrics = json.loads((folder / "results" / "mine" / "metrics.json").read_text())
+    assert metrics["prior"] == "the other images of the set"
+    assert metrics["training"] == {"path": None, "sha256": None}
 
 
 @pytest.mark.parametrize("content", ["- 1\n", "sources: 3\n", "sources: [3, {data: 4}]\n", "a: b: c\n", "\t"])
