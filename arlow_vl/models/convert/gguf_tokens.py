@@ -75,10 +75,16 @@ class Vocabulary:
 def tokenizer_of(metadata: dict[str, Any], place: Path) -> TokenizersBackend:
     """The tokenizer that a GGUF file describes. Raises CheckpointError for one that cannot be built exactly."""
     kind, tokens = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.tokens")
-    types = metadata.get("tokenizer.ggml.token_type") or []
     if not isinstance(tokens, list) or kind not in ("gpt2", "llama"):
         raise CheckpointError(f"{place}: tokenizer.ggml.model {kind!r:.60} cannot be read; known are gpt2 and llama")
-    types = types if len(types) == len(tokens) else [NORMAL] * len(tokens)
+    for key in ("token_type", "scores"):
+        values = metadata.get(f"tokenizer.ggml.{key}")
+        if values is not None and len(values) != len(tokens):
+            raise CheckpointError(
+                f"{place}: tokenizer.ggml.{key} has {len(values):,} entries for {len(tokens):,} tokens; "
+                "download it again"
+            )
+    types = metadata.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens)
     while types and types[-1] == UNUSED:  # rows without a token
         tokens, types = tokens[:-1], types[:-1]
     vocab = {token: index for index, token in enumerate(tokens)}
@@ -140,6 +146,12 @@ def byte_level(metadata: dict[str, Any], vocab: dict[str, int], types: Sequence[
     lost = [part for merge in merges for part in (*merge, "".join(merge)) if part not in vocab]
     if lost or not all(len(merge) == 2 for merge in merges):
         raise CheckpointError(f"{place}: tokenizer.ggml.merges do not fit tokenizer.ggml.tokens; download it again")
+    unmade = 0 if merges else sum(len(word) > 1 and kind == NORMAL for word, kind in zip(vocab, types, strict=True))
+    if unmade:
+        raise CheckpointError(
+            f"{place}: tokenizer.ggml.merges are missing, without which no text becomes one of the {unmade:,} tokens "
+            "of more than one byte; download it again, or import the model's safetensors folder"
+        )
     backend = Tokenizer(BPE(vocab=vocab, merges=merges, ignore_merges=name in ("llama-bpe", "tekken")))
     backend.pre_tokenizer, backend.decoder = cut, decoders.ByteLevel()
     return backend
@@ -147,10 +159,8 @@ def byte_level(metadata: dict[str, Any], vocab: dict[str, int], types: Sequence[
 
 def sentencepiece(metadata: dict[str, Any], vocab: dict[str, int], types: Sequence[int], place: Path) -> Tokenizer:
     scores = metadata.get("tokenizer.ggml.scores")
-    if not isinstance(scores, list) or len(scores) < len(vocab):
-        raise CheckpointError(
-            f"{place}: tokenizer.ggml.scores lacks some of the {len(vocab):,} tokens; download it again"
-        )
+    if not isinstance(scores, list):
+        raise CheckpointError(f"{place}: tokenizer.ggml.scores are missing; download it again")
     words = [token for token, kind in zip(vocab, types, strict=True) if kind == NORMAL]
     unknown = next((token for token, kind in zip(vocab, types, strict=True) if kind == UNKNOWN), None)
     merges = merges_by_score(words, vocab, scores)

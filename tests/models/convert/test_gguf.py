@@ -235,7 +235,7 @@ def test_whatever_the_bytes_of_the_header_are_it_is_read_or_refused_in_one_sente
 
 
 STRING, UINT32 = gguf.GGUFValueType.STRING, gguf.GGUFValueType.UINT32
-FLOAT32, BOOL = gguf.GGUFValueType.FLOAT32, gguf.GGUFValueType.BOOL
+FLOAT32, BOOL, ARRAY = gguf.GGUFValueType.FLOAT32, gguf.GGUFValueType.BOOL, gguf.GGUFValueType.ARRAY
 
 
 @pytest.mark.parametrize(
@@ -270,6 +270,30 @@ FLOAT32, BOOL = gguf.GGUFValueType.FLOAT32, gguf.GGUFValueType.BOOL
 def test_metadata_that_arlow_cannot_be_is_refused_by_key_and_value(plain, tmp_path, key, value, sentence):
     path = rewrite(plain, tmp_path / "other.gguf", change=lambda fields: fields.update({key: value}))
     assert sentence in refusal(path, tmp_path / "out")
+
+
+TYPE = "tokenizer.ggml.token_type"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda fields: fields.pop("tokenizer.ggml.merges"),
+            "tokenizer.ggml.merges are missing, without which no text becomes one of the 61 tokens of more than one",
+        ),
+        (
+            lambda fields: fields.update({TYPE: (fields[TYPE][0][:-1], fields[TYPE][1])}),
+            "tokenizer.ggml.token_type has 319 entries for 320 tokens; download it again",
+        ),
+        (
+            lambda fields: fields.update({"tokenizer.ggml.scores": ([0.0] * 321, [ARRAY, FLOAT32])}),
+            "tokenizer.ggml.scores has 321 entries for 320 tokens; download it again",
+        ),
+    ],
+)
+def test_a_vocabulary_of_which_a_part_lacks_is_refused(plain, tmp_path, change, sentence):
+    assert sentence in refusal(rewrite(plain, tmp_path / "other.gguf", change=change), tmp_path / "out")
 
 
 def test_a_rotary_factor_without_a_type_is_linear_as_in_llama_cpp(tmp_path):
