@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import gguf
@@ -340,13 +341,32 @@ def test_every_token_that_ends_an_answer_is_read(plain, tmp_path):
     assert settings["eos_token_id"] == [2, 7, 9]
 
 
-def test_the_end_of_a_turn_that_the_export_writes_comes_back(plain, tmp_path):
-    import_model(plain, tmp_path / "arlow")
-    was, now = (
-        json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
-        for folder in (plain.parent / "arlow", tmp_path / "arlow")
-    )
-    assert now == was and len(was) == 2
+@pytest.mark.parametrize(
+    ("ends", "back", "lost"),
+    [([2, 0], [2, 0], []), ([2, 5, 0], [2, 5, 0], []), (0, [2, 0], []), ([2, 5, 0, 7, 9], [2, 5, 0], [7, 9])],
+)
+def test_the_ends_of_a_text_come_back_or_are_told(plain, tmp_path, ends, back, lost):
+    folder = shutil.copytree(plain.parent / "arlow", tmp_path / "arlow")
+    settings = json.loads((folder / "generation_config.json").read_text()) | {"eos_token_id": ends}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    lines = export_gguf(folder, tmp_path / "model.gguf")
+    assert open_gguf(tmp_path / "model.gguf").generation_config.eos_token_id == back
+    words = ", ".join(load_tokenizer(folder).convert_ids_to_tokens(lost))
+    told = [f"llama.cpp will not end a text at {words}: GGUF has fields for three ends"]
+    assert [line for line in lines if "will not end" in line] == told * bool(lost)
+
+
+@pytest.mark.parametrize("end", ["eot", "eom"])
+def test_llama_cpp_stops_at_every_end_that_is_written(plain, tmp_path, end):
+    prompt, forbidden = [5, *range(60, 120, 10)], parts_of_characters(load_tokenizer(plain.parent / "arlow"))
+    written, _ = complete(server(plain), prompt, 6, forbidden)
+    last = next(place for place, token in enumerate(written) if place and token not in written[:place])
+    ends = {"eot": [2, written[last]], "eom": [2, 0, written[last]]}[end]
+    folder = shutil.copytree(plain.parent / "arlow", tmp_path / "arlow")
+    settings = json.loads((folder / "generation_config.json").read_text()) | {"eos_token_id": ends}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    export_gguf(folder, tmp_path / "model.gguf")
+    assert complete(server(tmp_path / "model.gguf"), prompt, 6, forbidden)[0] == written[: last + 1]
 
 
 def test_a_quantisation_that_nobody_reads_is_refused_by_name(plain, tmp_path):
