@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase, TokenizersBackend
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.tokenization_arlow import PRETOKENIZE_REGEX
 from arlow_vl.models.convert.probe_texts import CHARACTERS, PLAIN, around, first_difference
+from arlow_vl.models.folders import refuse_other_template
 
 CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -97,13 +98,14 @@ def tokenizer_of(metadata: dict[str, Any], place: Path) -> TokenizersBackend:
             if not 0 <= index < len(tokens):
                 raise CheckpointError(f"{place}: tokenizer.ggml.{key}_token_id {index:,} is no token of the vocabulary")
             names[role] = tokens[index]
+    refuse_other_template(template := metadata.get("tokenizer.chat_template"), place)
     build = byte_level if kind == "gpt2" else sentencepiece
     backend = build(metadata, vocab, types, place)
     backend.add_special_tokens([plain(token) for token, kind in zip(tokens, types, strict=True) if kind == CONTROL])
     backend.add_tokens([plain(token) for token, kind in zip(tokens, types, strict=True) if kind == USER_DEFINED])
     return TokenizersBackend(
         tokenizer_object=backend,
-        chat_template=metadata.get("tokenizer.chat_template"),
+        chat_template=template,
         add_bos_token=bool(metadata.get("tokenizer.ggml.add_bos_token", begins_with_bos(kind, metadata)))
         and "bos_token" in names,
         add_eos_token=bool(metadata.get("tokenizer.ggml.add_eos_token", False)) and "eos_token" in names,

@@ -291,6 +291,10 @@ TYPE = "tokenizer.ggml.token_type"
             lambda fields: fields.update({"tokenizer.ggml.scores": ([0.0] * 321, [ARRAY, FLOAT32])}),
             "tokenizer.ggml.scores has 321 entries for 320 tokens; download it again",
         ),
+        (
+            lambda fields: fields.update({"tokenizer.chat_template": (3, [UINT32])}),
+            "chat_template must be a string, or strings by their names, got 3; correct it, or remove it there",
+        ),
     ],
 )
 def test_a_vocabulary_of_which_a_part_lacks_is_refused(plain, tmp_path, change, sentence):

@@ -253,6 +253,18 @@ def test_what_arlow_cannot_be_is_refused_by_field_and_value(tmp_path, changes, s
     assert sentence in told
 
 
+@pytest.mark.parametrize("template", [3, True, {"default": 3}])
+def test_a_chat_template_that_is_no_text_is_refused_before_anything_is_written(tmp_path, template):
+    source = write_llama(tmp_path / "source")
+    (source / "chat_template.jinja").unlink()
+    config = read_json(source / "tokenizer_config.json")
+    (source / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    sentence = f"{source / 'tokenizer_config.json'}: chat_template must be a string, or strings by their names, got "
+    assert refusal(source, tmp_path / "out").startswith(f"{sentence}{template!r}")
+    with pytest.raises(CheckpointError, match="chat_template must be a string"):
+        load_tokenizer(source)
+
+
 def test_mistral_without_a_window_is_imported(tmp_path):
     source = write_llama(tmp_path / "source")
     config = read_json(source / "config.json") | {"model_type": "mistral", "sliding_window": None}
