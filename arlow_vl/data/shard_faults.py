@@ -60,15 +60,18 @@ def _differences_from_index(path: Path, usable: int, seen: int) -> tuple[list[st
     return differences, max(0, entry.get("samples", seen) - seen)
 
 
+def recorded_sha256(path: Path) -> str | None:
+    """Returns the SHA-256 that the index.json beside a shard says; None: it says none, or cannot be read."""
+    try:
+        return _index_entry(path).get("sha256")
+    except ValueError:
+        return None  # shard_fault names it
+
+
 def other_sha256(path: Path) -> bool:
     """Returns True if a shard does not have the SHA-256 of the index.json beside it; without one it is not read."""
-    try:
-        expected = _index_entry(path).get("sha256")
-    except ValueError:
-        return False  # shard_fault names it
-    if expected is None:
-        return False
-    return sha256_of_file(path) != expected
+    expected = recorded_sha256(path)
+    return expected is not None and sha256_of_file(path) != expected
 
 
 def faults_at_addresses(faults: Iterable[ShardFault], held: Collection[Held]) -> list[ShardFault]:

@@ -84,9 +84,21 @@ def load_tokenizer(folder: Path) -> TokenizersBackend:
     kind = read_object(config).get("tokenizer_class") if config.is_file() else None
     with one_sentence(folder, "the tokenizer"):
         if kind is None or kind in OWN_TOKENIZERS:
-            return ArlowTokenizerFast.from_pretrained(folder)
-        # Not the class that the folder names: some replace the rules of the file by their own.
-        return TokenizersBackend.from_pretrained(folder, local_files_only=True)
+            tokenizer = ArlowTokenizerFast.from_pretrained(folder)
+        else:  # not the class that the folder names: some replace the rules of the file by their own
+            tokenizer = TokenizersBackend.from_pretrained(folder, local_files_only=True)
+    refuse_other_template(tokenizer.chat_template, config)
+    return tokenizer
+
+
+def refuse_other_template(template: Any, place: Path) -> None:
+    """Raises CheckpointError unless a chat template is a string, or strings by their names; None: there is none."""
+    texts = template.values() if isinstance(template, dict) else [template]
+    if template is not None and not all(isinstance(text, str) for text in texts):
+        raise CheckpointError(
+            f"{place}: chat_template must be a string, or strings by their names, got {template!r:.60}; correct it, or "
+            "remove it there"
+        )
 
 
 def check_folder(folder: Path, expected: str, *, may_be_quantised: bool = True) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from arlow_vl.data.images import CachedImages, DecodedImages, cache_sample_images
 from arlow_vl.data.index.reading import IndexedSamples
@@ -132,7 +133,21 @@ def image_text_beginning(recipe: ImageTextRecipe) -> tuple[Any, Any]:
     beginning = recipe.checkpoint or recipe.text_checkpoint
     assert beginning is not None  # see the recipe
     config = check_beginning(beginning, "arlow_vl" if recipe.checkpoint else "arlow")
+    if recipe.text_checkpoint:
+        refuse_unsaveable_settings(beginning / "generation_config.json")
     return load_tokenizer(beginning), config
+
+
+def refuse_unsaveable_settings(path: Path) -> None:
+    """Raises CheckpointError for settings of generation that transformers reads, but not saves beside other ends."""
+    try:
+        if path.is_file():
+            GenerationConfig.from_pretrained(path.parent).validate(strict=True)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: these settings contradict each other, so the trained model could not be saved; correct them: "
+            f"{' '.join(str(error).split()):.400}"
+        ) from error
 
 
 def refuse_beyond_positions(key: str, tokens: int, config: Any, *, otherwise: str = "") -> None:

@@ -172,6 +172,16 @@ def test_killed_and_run_again_it_goes_on(shards, tmp_path, shards_there):
     assert {name: data for name, data in files_of(out).items() if not name.endswith(".partial")} == whole
 
 
+def test_a_shard_that_is_not_what_index_json_says_is_written_again(shards, tmp_path):
+    indexes, out = indexes_of(shards), tmp_path / "out"
+    count = prepare(indexes, out, SMALL).shards
+    whole = files_of(out)
+    path = sorted(out.glob("*.tar"))[0]
+    path.write_bytes(path.read_bytes().replace(b"\xff\xd8", b"\xff\xd9"))
+    assert prepare(indexes, out, SMALL).kept == count - 1
+    assert files_of(out) == whole
+
+
 def test_a_folder_of_other_shards_is_refused(shards, tmp_path):
     indexes, out = indexes_of(shards), tmp_path / "out"
     prepare(indexes, out, SMALL)

@@ -1,6 +1,8 @@
 """What a recipe can say that no run could do: one sentence that names the key, before anything is computed."""
 
 import copy
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -194,3 +196,14 @@ def test_a_schedule_that_does_not_come_to_its_rate_is_told(text, tmp_path, capsy
     path.write_text(yaml.safe_dump(text | {"run_dir": str(tmp_path / "run"), "optim": optim}))
     assert main(["fit", "--config", str(path), "--dry-run"]) == 0
     assert "optim.warmup_steps is 100, but the run has 12 steps" in capsys.readouterr().out
+
+
+def test_settings_of_generation_that_could_not_be_saved_at_the_end_are_refused_at_the_start(
+    image_text, tmp_path, capsys
+):
+    text = shutil.copytree(image_text["text_checkpoint"], tmp_path / "text")
+    settings = json.loads((text / "generation_config.json").read_text())
+    (text / "generation_config.json").write_text(json.dumps(settings | {"temperature": 0.4}))
+    status, sentence = refusal_of(tmp_path, changed(image_text, "text_checkpoint", str(text)), capsys)
+    assert status == 4
+    assert f"{text / 'generation_config.json'}: these settings contradict each other" in sentence

@@ -16,7 +16,7 @@ from arlow_vl.data.index.reading import Index, IndexedSamples
 from arlow_vl.data.prepare.members import members_of, safe_key, write_tar
 from arlow_vl.data.prepare.plan import VALIDATION, PlannedShard, ShardSettings, plan_shards
 from arlow_vl.data.processes import in_processes
-from arlow_vl.data.shard_faults import INDEX_NAME
+from arlow_vl.data.shard_faults import INDEX_NAME, other_sha256
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 from vision.whole_files import remove_remains, write_whole
@@ -79,9 +79,12 @@ def prepare(
 
 
 def write_shard(out: Path, samples: IndexedSamples, shard: PlannedShard) -> tuple[dict[str, Any], bool]:
-    """Writes a shard and its index; returns its entry for index.json, and True if it was there and was kept."""
+    """Writes a shard and its index; returns its entry for index.json, and True if it was there and was kept.
+
+    One that is not what index.json says is written again: reading it would take its damage for data.
+    """
     path = out / shard.name
-    was_there = path.exists()
+    was_there = path.exists() and not other_sha256(path)
     if not was_there:
         write_whole(path, lambda file: write_tar(file, _members(samples, shard)))
     (index,) = indexes_of(path)

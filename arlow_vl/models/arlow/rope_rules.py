@@ -104,10 +104,10 @@ def _refuse_misfits(given: dict[str, Any], kind: str, head_dim: int, max_positio
             f"rope_parameters: original_max_position_embeddings must be an integer of at least 2, got {original!r}; "
             "left out, it is max_position_embeddings"
         )
-    if original > max_position_embeddings:
+    if original > max_position_embeddings and "factor" not in given:
         raise ValueError(
-            f"rope_parameters: original_max_position_embeddings ({original}) must not exceed "
-            f"max_position_embeddings ({max_position_embeddings}): scaling makes texts longer than in pretraining"
+            f"rope_parameters: original_max_position_embeddings ({original}) must not exceed max_position_embeddings "
+            f"({max_position_embeddings}): without a factor, rope_type {kind!r} takes their ratio; give factor"
         )
 
 

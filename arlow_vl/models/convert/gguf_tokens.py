@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase, TokenizersBackend
 from arlow_vl.errors import CheckpointError
 from arlow_vl.models.arlow.tokenization_arlow import PRETOKENIZE_REGEX
 from arlow_vl.models.convert.probe_texts import CHARACTERS, PLAIN, around, first_difference
+from arlow_vl.models.folders import refuse_other_template
 
 CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -75,10 +76,16 @@ class Vocabulary:
 def tokenizer_of(metadata: dict[str, Any], place: Path) -> TokenizersBackend:
     """The tokenizer that a GGUF file describes. Raises CheckpointError for one that cannot be built exactly."""
     kind, tokens = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.tokens")
-    types = metadata.get("tokenizer.ggml.token_type") or []
     if not isinstance(tokens, list) or kind not in ("gpt2", "llama"):
         raise CheckpointError(f"{place}: tokenizer.ggml.model {kind!r:.60} cannot be read; known are gpt2 and llama")
-    types = types if len(types) == len(tokens) else [NORMAL] * len(tokens)
+    for key in ("token_type", "scores"):
+        values = metadata.get(f"tokenizer.ggml.{key}")
+        if values is not None and len(values) != len(tokens):
+            raise CheckpointError(
+                f"{place}: tokenizer.ggml.{key} has {len(values):,} entries for {len(tokens):,} tokens; "
+                "download it again"
+            )
+    types = metadata.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens)
     while types and types[-1] == UNUSED:  # rows without a token
         tokens, types = tokens[:-1], types[:-1]
     vocab = {token: index for index, token in enumerate(tokens)}
@@ -91,13 +98,14 @@ def tokenizer_of(metadata: dict[str, Any], place: Path) -> TokenizersBackend:
             if not 0 <= index < len(tokens):
                 raise CheckpointError(f"{place}: tokenizer.ggml.{key}_token_id {index:,} is no token of the vocabulary")
             names[role] = tokens[index]
+    refuse_other_template(template := metadata.get("tokenizer.chat_template"), place)
     build = byte_level if kind == "gpt2" else sentencepiece
     backend = build(metadata, vocab, types, place)
     backend.add_special_tokens([plain(token) for token, kind in zip(tokens, types, strict=True) if kind == CONTROL])
     backend.add_tokens([plain(token) for token, kind in zip(tokens, types, strict=True) if kind == USER_DEFINED])
     return TokenizersBackend(
         tokenizer_object=backend,
-        chat_template=metadata.get("tokenizer.chat_template"),
+        chat_template=template,
         add_bos_token=bool(metadata.get("tokenizer.ggml.add_bos_token", begins_with_bos(kind, metadata)))
         and "bos_token" in names,
         add_eos_token=bool(metadata.get("tokenizer.ggml.add_eos_token", False)) and "eos_token" in names,
@@ -140,6 +148,12 @@ def byte_level(metadata: dict[str, Any], vocab: dict[str, int], types: Sequence[
     lost = [part for merge in merges for part in (*merge, "".join(merge)) if part not in vocab]
     if lost or not all(len(merge) == 2 for merge in merges):
         raise CheckpointError(f"{place}: tokenizer.ggml.merges do not fit tokenizer.ggml.tokens; download it again")
+    unmade = 0 if merges else sum(len(word) > 1 and kind == NORMAL for word, kind in zip(vocab, types, strict=True))
+    if unmade:
+        raise CheckpointError(
+            f"{place}: tokenizer.ggml.merges are missing, without which no text becomes one of the {unmade:,} tokens "
+            "of more than one byte; download it again, or import the model's safetensors folder"
+        )
     backend = Tokenizer(BPE(vocab=vocab, merges=merges, ignore_merges=name in ("llama-bpe", "tekken")))
     backend.pre_tokenizer, backend.decoder = cut, decoders.ByteLevel()
     return backend
@@ -147,10 +161,8 @@ def byte_level(metadata: dict[str, Any], vocab: dict[str, int], types: Sequence[
 
 def sentencepiece(metadata: dict[str, Any], vocab: dict[str, int], types: Sequence[int], place: Path) -> Tokenizer:
     scores = metadata.get("tokenizer.ggml.scores")
-    if not isinstance(scores, list) or len(scores) < len(vocab):
-        raise CheckpointError(
-            f"{place}: tokenizer.ggml.scores lacks some of the {len(vocab):,} tokens; download it again"
-        )
+    if not isinstance(scores, list):
+        raise CheckpointError(f"{place}: tokenizer.ggml.scores are missing; download it again")
     words = [token for token, kind in zip(vocab, types, strict=True) if kind == NORMAL]
     unknown = next((token for token, kind in zip(vocab, types, strict=True) if kind == UNKNOWN), None)
     merges = merges_by_score(words, vocab, scores)

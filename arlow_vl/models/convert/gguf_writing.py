@@ -13,7 +13,7 @@ from arlow_vl.errors import CheckpointError, ResourceError
 from arlow_vl.locks import being_written, one_writer
 from arlow_vl.models.convert.exporting import TextPart, read_text_part, summary
 from arlow_vl.models.convert.gguf_files import INNER, NO_EXTRA, OUTER, to_gguf_order
-from arlow_vl.models.convert.gguf_tokens import CONTROL, Vocabulary, vocabulary_of
+from arlow_vl.models.convert.gguf_tokens import Vocabulary, vocabulary_of
 from arlow_vl.printing import visible
 from vision.whole_files import put_in_place
 
@@ -22,6 +22,8 @@ GGUF_OF_OUTER = {name: key for key, name in OUTER.items()}
 LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
 GENERATION_TAG = re.compile(r"\{%-?\s*(?:generation|endgeneration)\s*-?%\}")  # transformers' own, for masks in training
 NAMES_IN_GGUF = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+END_ROLES = ("eot", "eom")
+"""GGUF's fields for tokens beside eos that end a text: of a turn, of a message."""
 FILE_TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16"}
 
 
@@ -46,7 +48,12 @@ def export_gguf(folder: Path, out: Path, *, dtype: str | None = None) -> list[st
             write_gguf(partial, out, part, vocabulary)
     except OSError as error:
         raise ResourceError(f"cannot write {out}: {error}; nothing was left there, so make room and repeat") from error
-    return [f"{out}: GGUF, {summary(part)}", *part.remarks, *vocabulary.remarks]
+    return [
+        f"{out}: GGUF, {summary(part)}",
+        *part.remarks,
+        *vocabulary.remarks,
+        *sentences_about_ends(vocabulary, part),
+    ]
 
 
 def write_gguf(partial: Path, out: Path, part: TextPart, vocabulary: Vocabulary) -> None:
@@ -125,20 +132,27 @@ def add_vocabulary(writer: Any, vocabulary: Vocabulary, part: TextPart) -> None:
         writer.add_bool(f"tokenizer.ggml.{name}", value)
     for role, index in vocabulary.ids.items():
         writer.add_uint32(f"tokenizer.ggml.{role}_token_id", index)
-    ends = part.generation_config.eos_token_id
-    others = [
-        index
-        for index in (ends if isinstance(ends, list) else [])
-        if index != vocabulary.ids.get("eos") and CONTROL in vocabulary.types[index : index + 1]
-    ]
-    if others:
-        writer.add_eot_token_id(others[0])
+    for role, index in zip(END_ROLES, other_ends(vocabulary, part), strict=False):
+        writer.add_uint32(f"tokenizer.ggml.{role}_token_id", index)
     templates = part.tokenizer.chat_template or {}
     if isinstance(templates, str):
         templates = {"default": templates}
     plain = [{"name": name, "template": GENERATION_TAG.sub("", text)} for name, text in templates.items()]
     if plain:
         writer.add_chat_template(plain)
+
+
+def other_ends(vocabulary: Vocabulary, part: TextPart) -> list[int]:
+    """Tokens beside eos that end a text."""
+    ends = part.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    return [end for end in dict.fromkeys(ends) if end not in (None, vocabulary.ids.get("eos"))]
+
+
+def sentences_about_ends(vocabulary: Vocabulary, part: TextPart) -> list[str]:
+    """Sentences on ends of text that GGUF has no field for."""
+    lost = [visible(vocabulary.tokens[index]) for index in other_ends(vocabulary, part)[len(END_ROLES) :]]
+    return [f"llama.cpp will not end a text at {', '.join(lost)}: GGUF has fields for three ends"] if lost else []
 
 
 def gguf_name(name: str) -> str:

@@ -21,6 +21,10 @@ from arlow_vl.models.folders import one_sentence
 from arlow_vl.printing import number_of
 from vision.near_names import did_you_mean_file
 
+ONLY_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+ONLY_BEAMS = ("early_stopping", "length_penalty")
+"""Settings of generation that nothing else reads."""
+
 
 def import_model(source: Path, out: Path, *, cross_attention_interval: int | None = None) -> list[str]:
     """Writes the text model with its tokenizer into the folder `out`, and returns sentences about it.
@@ -52,12 +56,12 @@ def import_model(source: Path, out: Path, *, cross_attention_interval: int | Non
     dtype = common_dtype(tensors)
     with one_sentence(source, "the weights"):
         model = ArlowForCausalLM.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype)
-    model.generation_config = generation_config_of(opened)
+    model.generation_config, remarks = generation_config_of(opened)
     save_folder((model, tokenizer), out)
     parameters = sum(tensor.numel() for tensor in tensors.values())
     size = f"{number_of(config.num_hidden_layers, 'layer')}, {parameters:,} parameters"
     size += f" in {str(dtype).removeprefix('torch.')}"
-    return [f"{out}: {size}, from {source}", *sentences_about(additions, tokenizer)]
+    return [f"{out}: {size}, from {source}", *sentences_about(additions, tokenizer), *remarks]
 
 
 def open_source(path: Path) -> Source:
@@ -70,19 +74,34 @@ def open_source(path: Path) -> Source:
     return open_folder(path)
 
 
-def generation_config_of(source: Source) -> GenerationConfig:
-    """The source's settings. Raises CheckpointError for some that transformers would not save."""
+def generation_config_of(source: Source) -> tuple[GenerationConfig, list[str]]:
+    """The source's settings without those that nothing reads, and a sentence about these.
+
+    Many published files give a temperature and do not sample. transformers reads them, but saves none in which anything
+    was changed, and every vision stage adds tokens that end a text.
+
+    Raises:
+        CheckpointError: the settings contradict each other in another way.
+    """
     if source.generation_config is None:
         names = ("bos_token_id", "eos_token_id", "pad_token_id")
-        return GenerationConfig(**{name: source.config.get(name) for name in names})
-    settings = copy.deepcopy(source.generation_config)
+        return GenerationConfig(**{name: source.config.get(name) for name in names}), []
+    settings, default = copy.deepcopy(source.generation_config), GenerationConfig._get_default_generation_params()
+    unread = () if settings.do_sample else ONLY_SAMPLING
+    unread += ONLY_BEAMS if settings.num_beams in (None, 1) else ()
+    values = {name: getattr(settings, name) for name in unread}
+    values = {name: value for name, value in values.items() if value is not None and value != default.get(name)}
+    for name in values:
+        setattr(settings, name, None)
     try:
         settings.validate(strict=True)
     except ValueError as error:
         raise CheckpointError(
             f"{source.place.with_name('generation_config.json')}: {' '.join(str(error).split()):.400}"
         ) from error
-    return settings
+    named = ", ".join(f"{name} {value!r}" for name, value in values.items())
+    reason = "it asks for no sampling or no beams, which alone read that"
+    return settings, [f"generation_config.json: {named} left out, as {reason}"] if values else []
 
 
 def sentences_about(additions: Additions, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

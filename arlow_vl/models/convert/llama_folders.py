@@ -17,7 +17,7 @@ from arlow_vl.models.convert.gguf_tokens import NORMAL, SPACE, USER_DEFINED, sen
 from arlow_vl.models.convert.probe_texts import CHARACTERS, PLAIN, around, first_difference
 from arlow_vl.models.convert.sources import Source
 from arlow_vl.models.convert.tensors import Tensors, decoder_name, read_tensors
-from arlow_vl.models.folders import check_generation, one_sentence, refuse_non_finite
+from arlow_vl.models.folders import check_generation, one_sentence, refuse_non_finite, refuse_other_template
 
 GENERATION = "generation_config.json"
 CONVERT = "convert it to a tokenizer.json with the tools that it was made for"
@@ -72,7 +72,9 @@ def read_backend(folder: Path) -> TokenizersBackend:
     The class that the folder names is not used: LlamaTokenizer, GPT2Tokenizer and others bring rules of their own.
     """
     with one_sentence(folder, "the tokenizer"):
-        return TokenizersBackend.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = TokenizersBackend.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    refuse_other_template(tokenizer.chat_template, folder / "tokenizer_config.json")
+    return tokenizer
 
 
 def read_pieces(folder: Path) -> TokenizersBackend:

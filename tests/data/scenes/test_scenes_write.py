@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from collections import Counter
 from dataclasses import replace
@@ -77,6 +78,29 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(drawings, folder, tmp_path
     write.write_scenes(drawings, out, SIZES)
     assert bytes_of(out) == bytes_of(folder)
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:5000] + b"x" + data[5001:], lambda data: data[:5000], lambda data: b""]
+)
+@pytest.mark.parametrize("place", [".", "comparisons"])
+def test_a_damaged_shard_is_made_again_and_the_others_are_kept(drawings, folder, tmp_path, damage, place):
+    out = shutil.copytree(folder, tmp_path / "again")
+    path = out / place / "test-new-000000.tar"
+    path.write_bytes(damage(path.read_bytes()))
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.tar") if path.name != "test-new-000000.tar"}
+    write.write_scenes(drawings, out, SIZES)
+    assert bytes_of(out) == bytes_of(folder)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize("index", ["", "[]", "{}"])
+def test_shards_that_no_index_json_knows_are_made_again(drawings, folder, tmp_path, index):
+    out = shutil.copytree(folder, tmp_path / "again")
+    (out / "index.json").write_text(index)
+    (out / "train-000000.tar").write_bytes(b"")
+    write.write_scenes(drawings, out, SIZES)
+    assert bytes_of(out) == bytes_of(folder)
 
 
 def test_another_seed_gives_other_scenes(drawings, folder, tmp_path):

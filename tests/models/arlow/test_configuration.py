@@ -135,8 +135,8 @@ IMPOSSIBLE = [
     ({"rope_parameters": {"rope_type": "dynamic", "factr": 2.0}}, "has no 'factr'; did you mean factor?"),
     ({"rope_parameters": {"full_attention": {"factor": 2.0}}}, "rope_type 'default' has no 'full_attention'"),
     (
-        {"rope_parameters": YARN | {"original_max_position_embeddings": 4096}},
-        "original_max_position_embeddings (4096) must not exceed max_position_embeddings (2048)",
+        {"rope_parameters": LONGROPE | {"factor": None, "original_max_position_embeddings": 4096}},
+        "original_max_position_embeddings (4096) must not exceed max_position_embeddings (2048): without a factor",
     ),
     ({"rope_parameters": YARN | {"original_max_position_embeddings": 1}}, "must be an integer of at least 2, got 1"),
     ({"rope_parameters": YARN | {"beta_slow": 40}}, "beta_slow (40) must be below beta_fast (32)"),

@@ -22,6 +22,7 @@ SIZES = {
 }
 HALF = SIZES["hidden_size"] // SIZES["num_attention_heads"] // 2
 BEFORE = {"original_max_position_embeddings": 16}
+BEYOND = {"original_max_position_embeddings": 128}  # a model whose max_position_embeddings somebody has lowered
 SCALINGS = [
     {"rope_type": "default"},
     {"rope_type": "linear", "factor": 4.0},
@@ -31,6 +32,8 @@ SCALINGS = [
     {"rope_type": "yarn", "factor": 4, **BEFORE, "mscale": 0.7, "mscale_all_dim": 1.0, "truncate": False},
     {"rope_type": "longrope", "factor": 4.0, **BEFORE, "short_factor": [1.5] * HALF, "long_factor": [3.0] * HALF},
     {"rope_type": "llama3", "factor": 4.0, **BEFORE, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    {"rope_type": "llama3", "factor": 4.0, **BEYOND, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    {"rope_type": "yarn", "factor": 4.0, **BEYOND},
     {"rope_type": "proportional", "partial_rotary_factor": 0.5},
     {"rope_type": "proportional", "partial_rotary_factor": 0.25, "factor": 2.0},
 ]

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import gguf
@@ -235,7 +236,7 @@ def test_whatever_the_bytes_of_the_header_are_it_is_read_or_refused_in_one_sente
 
 
 STRING, UINT32 = gguf.GGUFValueType.STRING, gguf.GGUFValueType.UINT32
-FLOAT32, BOOL = gguf.GGUFValueType.FLOAT32, gguf.GGUFValueType.BOOL
+FLOAT32, BOOL, ARRAY = gguf.GGUFValueType.FLOAT32, gguf.GGUFValueType.BOOL, gguf.GGUFValueType.ARRAY
 
 
 @pytest.mark.parametrize(
@@ -270,6 +271,34 @@ FLOAT32, BOOL = gguf.GGUFValueType.FLOAT32, gguf.GGUFValueType.BOOL
 def test_metadata_that_arlow_cannot_be_is_refused_by_key_and_value(plain, tmp_path, key, value, sentence):
     path = rewrite(plain, tmp_path / "other.gguf", change=lambda fields: fields.update({key: value}))
     assert sentence in refusal(path, tmp_path / "out")
+
+
+TYPE = "tokenizer.ggml.token_type"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda fields: fields.pop("tokenizer.ggml.merges"),
+            "tokenizer.ggml.merges are missing, without which no text becomes one of the 61 tokens of more than one",
+        ),
+        (
+            lambda fields: fields.update({TYPE: (fields[TYPE][0][:-1], fields[TYPE][1])}),
+            "tokenizer.ggml.token_type has 319 entries for 320 tokens; download it again",
+        ),
+        (
+            lambda fields: fields.update({"tokenizer.ggml.scores": ([0.0] * 321, [ARRAY, FLOAT32])}),
+            "tokenizer.ggml.scores has 321 entries for 320 tokens; download it again",
+        ),
+        (
+            lambda fields: fields.update({"tokenizer.chat_template": (3, [UINT32])}),
+            "chat_template must be a string, or strings by their names, got 3; correct it, or remove it there",
+        ),
+    ],
+)
+def test_a_vocabulary_of_which_a_part_lacks_is_refused(plain, tmp_path, change, sentence):
+    assert sentence in refusal(rewrite(plain, tmp_path / "other.gguf", change=change), tmp_path / "out")
 
 
 def test_a_rotary_factor_without_a_type_is_linear_as_in_llama_cpp(tmp_path):
@@ -316,13 +345,32 @@ def test_every_token_that_ends_an_answer_is_read(plain, tmp_path):
     assert settings["eos_token_id"] == [2, 7, 9]
 
 
-def test_the_end_of_a_turn_that_the_export_writes_comes_back(plain, tmp_path):
-    import_model(plain, tmp_path / "arlow")
-    was, now = (
-        json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
-        for folder in (plain.parent / "arlow", tmp_path / "arlow")
-    )
-    assert now == was and len(was) == 2
+@pytest.mark.parametrize(
+    ("ends", "back", "lost"),
+    [([2, 0], [2, 0], []), ([2, 5, 0], [2, 5, 0], []), (0, [2, 0], []), ([2, 5, 0, 7, 9], [2, 5, 0], [7, 9])],
+)
+def test_the_ends_of_a_text_come_back_or_are_told(plain, tmp_path, ends, back, lost):
+    folder = shutil.copytree(plain.parent / "arlow", tmp_path / "arlow")
+    settings = json.loads((folder / "generation_config.json").read_text()) | {"eos_token_id": ends}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    lines = export_gguf(folder, tmp_path / "model.gguf")
+    assert open_gguf(tmp_path / "model.gguf").generation_config.eos_token_id == back
+    words = ", ".join(load_tokenizer(folder).convert_ids_to_tokens(lost))
+    told = [f"llama.cpp will not end a text at {words}: GGUF has fields for three ends"]
+    assert [line for line in lines if "will not end" in line] == told * bool(lost)
+
+
+@pytest.mark.parametrize("end", ["eot", "eom"])
+def test_llama_cpp_stops_at_every_end_that_is_written(plain, tmp_path, end):
+    prompt, forbidden = [5, *range(60, 120, 10)], parts_of_characters(load_tokenizer(plain.parent / "arlow"))
+    written, _ = complete(server(plain), prompt, 6, forbidden)
+    last = next(place for place, token in enumerate(written) if place and token not in written[:place])
+    ends = {"eot": [2, written[last]], "eom": [2, 0, written[last]]}[end]
+    folder = shutil.copytree(plain.parent / "arlow", tmp_path / "arlow")
+    settings = json.loads((folder / "generation_config.json").read_text()) | {"eos_token_id": ends}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    export_gguf(folder, tmp_path / "model.gguf")
+    assert complete(server(tmp_path / "model.gguf"), prompt, 6, forbidden)[0] == written[: last + 1]
 
 
 def test_a_quantisation_that_nobody_reads_is_refused_by_name(plain, tmp_path):

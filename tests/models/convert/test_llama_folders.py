@@ -253,6 +253,40 @@ def test_what_arlow_cannot_be_is_refused_by_field_and_value(tmp_path, changes, s
     assert sentence in told
 
 
+@pytest.mark.parametrize("template", [3, True, {"default": 3}])
+def test_a_chat_template_that_is_no_text_is_refused_before_anything_is_written(tmp_path, template):
+    source = write_llama(tmp_path / "source")
+    (source / "chat_template.jinja").unlink()
+    config = read_json(source / "tokenizer_config.json")
+    (source / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    sentence = f"{source / 'tokenizer_config.json'}: chat_template must be a string, or strings by their names, got "
+    assert refusal(source, tmp_path / "out").startswith(f"{sentence}{template!r}")
+    with pytest.raises(CheckpointError, match="chat_template must be a string"):
+        load_tokenizer(source)
+
+
+def test_settings_that_nothing_reads_are_left_out_and_told(tmp_path):
+    source = write_llama(tmp_path / "source")
+    settings = read_json(source / "generation_config.json")
+    unread = {"temperature": 0.6, "top_p": 0.9, "do_sample": False, "length_penalty": 2.0}
+    (source / "generation_config.json").write_text(json.dumps(settings | unread))
+    lines = import_model(source, tmp_path / "arlow")
+    assert (
+        "generation_config.json: temperature 0.6, top_p 0.9, length_penalty 2.0 left out, as it asks for no sampling "
+        "or no beams, which alone read that"
+    ) in lines
+    kept = read_json(tmp_path / "arlow" / "generation_config.json")
+    assert not {"temperature", "top_p", "length_penalty"} & kept.keys() and kept.items() >= settings.items()
+
+
+def test_settings_of_sampling_are_kept_where_it_is_asked_for(tmp_path):
+    source = write_llama(tmp_path / "source")
+    settings = read_json(source / "generation_config.json") | {"temperature": 0.6, "top_k": 50, "do_sample": True}
+    (source / "generation_config.json").write_text(json.dumps(settings))
+    assert not [line for line in import_model(source, tmp_path / "arlow") if "left out" in line]
+    assert read_json(tmp_path / "arlow" / "generation_config.json").items() >= settings.items()
+
+
 def test_mistral_without_a_window_is_imported(tmp_path):
     source = write_llama(tmp_path / "source")
     config = read_json(source / "config.json") | {"model_type": "mistral", "sliding_window": None}
