@@ -2,11 +2,13 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 ROWS_AT_ONCE = 1024
+Key = TypeVar("Key", str, tuple[str, ...])
 
 
 def most_frequent(texts: Iterable[str]) -> str:
@@ -59,12 +61,12 @@ def question_prior(train: Iterable[tuple[str, str]], questions: Sequence[str]) -
     return [answer_to.get(question, usual) for question in questions]
 
 
-def shuffle_images(keys: Sequence[str], labels: Sequence[str], *, seed: int = 0) -> list[int]:
+def shuffle_images(keys: Sequence[Key], labels: Sequence[str], *, seed: int = 0) -> list[int]:
     """Returns for each sample the position of one whose image to show instead.
 
-    `keys` name the images; `labels` are captions, or the keys themselves. All samples of one image are shown the same
-    other one, and every image is used. None is shown its own image, nor one with its own label as far as the most
-    frequent label leaves that possible.
+    `keys` name the images; `labels` are captions, or names of what is not to be shown for one another. All samples of
+    one image are shown the same other one, and every image is used. None is shown its own image, nor one with its own
+    label as far as the most frequent label leaves that possible.
 
     Raises:
         ValueError: there are fewer than two images.

@@ -28,7 +28,7 @@ def format_scores(result: Mapping[str, Any]) -> str:
     """Formats the contents of a task's metrics.json as plain text."""
     scores = result["scores"]
     metrics = [name for name in scores["metrics"] if name not in HIDDEN]
-    shown = "document" if result["task"]["kind"] == "text" else "image"
+    shown = shown_in(result)
     size = f"{number_of(scores['items'], 'item')}, {number_of(scores['images'], shown)}"
     lines = [f"{visible(result['task']['title'])} ({size})"]
     if scores["images"] < FEWEST:
@@ -54,6 +54,14 @@ def _table(scores: Mapping[str, Any], shown: list[str]) -> list[str]:
         cells = [_cell(of, ALL, "differences", system) for of in metrics.values()]
         table.append([f"  model minus {TITLES.get(system, visible(system))}", *cells])
     return _aligned(table)
+
+
+def shown_in(result: Mapping[str, Any]) -> str:
+    """Returns what items are resampled by: document, image, or image group where items share images with others.
+
+    Older results do not say it, and took items of different images for independent.
+    """
+    return result.get("shown", "document" if result["task"]["kind"] == "text" else "image")
 
 
 def images_of(group: Mapping[str, Any]) -> int:

@@ -22,7 +22,7 @@ from arlow_vl.evaluation.metrics.captions import caption_scores
 from arlow_vl.evaluation.metrics.pope import pope_answer
 from arlow_vl.evaluation.metrics.vqa import vqa_accuracy
 from arlow_vl.evaluation.tasks.answering import check_controls, shown_to
-from arlow_vl.evaluation.tasks.items import Item, open_samples, read_items
+from arlow_vl.evaluation.tasks.items import Item, join_by_images, open_samples, read_items, share_images
 from arlow_vl.evaluation.tasks.measures import check_references, measure
 from arlow_vl.evaluation.tasks.perplexity import (
     Document,
@@ -57,6 +57,12 @@ def loaded(model_folder):
 def item(number, image, question, answer):
     images = (PlacedImage(f"bytes of image {image}".encode(), f"image {image}"),)
     return Item(str(number), f"image {image}", images, (), question, (answer,), (answer,), "")
+
+
+def of_images(name, answer="red"):
+    """An item that shows an image for each letter of its name, and asks about all."""
+    images = tuple(PlacedImage(letter.encode(), name) for letter in name)
+    return Item(name, name, images, (), "p", (answer,), (answer,), "")
 
 
 def made(triples):
@@ -121,6 +127,32 @@ def test_a_prior_knows_no_answer_from_the_own_image_alone(triples):
         asked = {other.answers[0] for other in others if other.question == one.question}
         known = [of.answers[0] for of in items if of.question == one.question and of.answers[0] in asked]
         assert prior.to_question(one) == (most_frequent(known) if known else usual)
+
+
+PAIRS = st.lists(st.sampled_from(["ab", "ac", "bc", "cd", "de", "ef", "fa"]), min_size=2, max_size=7, unique=True)
+
+
+@given(PAIRS, st.data())
+def test_no_answer_comes_from_an_item_that_shows_one_of_the_own_images(names, data):
+    items = join_by_images([of_images(name, data.draw(WORDS)) for name in names])
+    task = parse_task(TASK | {"controls": ["no_image", "most_frequent"]}, "t")
+    others = [[other for other in items if not set(other.id) & set(one.id)] for one in items]
+    if not all(others):
+        with pytest.raises(DataError, match="every item shows one of those of"):
+            check_controls(task, items, [])
+        return
+    check_controls(task, items, [])
+    prior = Prior(items, leave_own_out=True)
+    angles = dict(zip(names, data.draw(st.permutations(range(7))), strict=False))
+
+    def pooled(some):
+        return np.array([[math.cos(0.1 * angles[one.id]), math.sin(0.1 * angles[one.id])] for one in some])
+
+    nearest = nearest_neighbours(items, items, prior, pooled)
+    for one, of, found in zip(items, others, nearest, strict=True):
+        assert prior.most_frequent(one) in {other.answers[0] for other in of}
+        away = [(abs(angles[other.id] - angles[one.id]), other.answers[0]) for other in of]
+        assert found in {answer for angle, answer in away if angle == min(away)[0]}
 
 
 def test_a_prior_from_as_many_yes_as_no_is_right_half_of_the_time():
@@ -196,6 +228,14 @@ def test_samples_that_show_the_same_bytes_are_of_one_image(tmp_path):
     items = read_items(task, open_samples(task, place_of(task, tmp_path)))
     assert [one.id[-3:] for one in items] == ["a?0", "a?1", "b?0", "b?1", "c?0", "c?1", "d?0", "d?1"]
     assert [one.image[-1] for one in items] == ["a", "a", "b", "b", "a", "a", "d", "d"]
+
+
+def test_items_that_share_images_directly_or_through_others_are_of_one_group():
+    items = join_by_images([of_images(name) for name in ("ab", "cd", "eb", "fg", "fe", "h", "hh")])
+    names = {one.id: one.image for one in items}
+    assert names == {"ab": "ab", "cd": "cd", "eb": "ab", "fg": "ab", "fe": "ab", "h": "h", "hh": "h"}
+    assert share_images(join_by_images([of_images("ab"), of_images("bc")]))
+    assert not share_images(join_by_images([of_images("ab"), of_images("ba"), of_images("cd")]))
 
 
 @pytest.mark.parametrize(

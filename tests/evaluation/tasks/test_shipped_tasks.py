@@ -7,6 +7,7 @@ import pytest
 
 from arlow_vl.cli import main
 from arlow_vl.evaluation.tasks.predictions import read_rows
+from arlow_vl.evaluation.tasks.table import format_scores
 from arlow_vl.evaluation.tasks.task import load_task, shipped_tasks
 from tests.evaluation.tasks.made_sets import write_sets
 
@@ -94,6 +95,15 @@ def test_pope_says_yes_or_no_and_tells_how_likely_each_is(results):
         assert row.output == max(row.choices, key=row.choices.get)
     metrics = json.loads((results / "pope-random" / "metrics.json").read_text())["scores"]["metrics"]
     assert list(metrics) == ["POPE accuracy", "precision", "recall", "F1", "share of yes"]
+
+
+def test_pairs_that_share_their_images_are_one_image_group_and_show_no_difference(results):
+    metrics = json.loads((results / "scenes-comparisons" / "metrics.json").read_text())
+    assert (metrics["shown"], metrics["scores"]["items"], metrics["scores"]["images"]) == ("image group", 6, 1)
+    size, warning, *rows = format_scores(metrics).splitlines()
+    assert size.endswith("(6 items, 1 image group)")
+    assert warning == "warning: fewer than 10 image groups, scores that say little"
+    assert not any("*" in row for row in rows)
 
 
 def test_answers_come_from_the_training_data_where_all_of_them_are_compared(results):
