@@ -60,7 +60,9 @@ def paired_test(
     is_either = is_scored(sums, metric) | is_scored(others, metric)
     ours, theirs = sums[is_either], others[is_either]
     if len(ours) < 2:
-        raise ValueError(f"a difference needs two images at least to be tested, got {len(ours)}; evaluate more")
+        raise ValueError(
+            f"a difference needs two images or documents at least to be tested, got {len(ours)}; evaluate more"
+        )
     resampled = np.asarray(metric(weights @ sums) - metric(weights @ others))
     difference = summarise(metric(sums.sum(axis=0)) - metric(others.sum(axis=0)), resampled)
     of_images = jackknife_values(ours, metric) - jackknife_values(theirs, metric)

@@ -25,7 +25,7 @@ from arlow_vl.evaluation.tasks.overlap import note_overlaps
 from arlow_vl.evaluation.tasks.places import place_of
 from arlow_vl.evaluation.tasks.predictions import PredictionFile
 from arlow_vl.evaluation.tasks.scoring import score_task
-from arlow_vl.evaluation.tasks.table import format_scores
+from arlow_vl.evaluation.tasks.table import format_scores, shown_in
 from arlow_vl.evaluation.tasks.task import OF_FEATURES, Task, load_task, refuse_one_name_twice, shipped_tasks
 from arlow_vl.models.arlow.chat_arlow import render_chat
 from arlow_vl.models.folder_files import hash_model
@@ -122,7 +122,7 @@ def _evaluate(tasks: Sequence[Task], run: EvaluationOptions) -> dict[str, dict[s
             results[one.task.name] = score(one.folder, one.task, one.facts | describe(run, model, one, tokenizer))
     for result in results.values():
         print(f"\n{format_scores(result)}")
-    print(f"\n{legend(task.kind for task in tasks)}")
+    print(f"\n{legend(map(shown_in, results.values()))}")
     return results
 
 

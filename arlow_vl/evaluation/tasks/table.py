@@ -82,7 +82,7 @@ def _groups(scores: Mapping[str, Any], metric: str, shown: str) -> list[str]:
         cells = [_cell(of, name, "systems", system) for system in (MODEL, best)]
         size = format_count(group["items"], images_of(group))
         table.append([f"  {visible(name)}", size, *cells, TITLES.get(best, visible(best))])
-    return [*_aligned(table), *few_note(map(images_of, groups.values()), shown)]
+    return [*_aligned(table), *few_note(map(images_of, groups.values()), f"{shown}s")]
 
 
 def _cell(of: Mapping[str, Any], group: str, what: str, system: str) -> str:
