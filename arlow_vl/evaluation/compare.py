@@ -6,7 +6,7 @@ CIDEr-D, 10 at most  146     1.204  1.391   +0.187 [+0.051, +0.320] *  0.008    
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation import bootstrap
 from arlow_vl.evaluation.metrics import registry
+from arlow_vl.evaluation.metrics.sums import Values
 from arlow_vl.evaluation.numbers import (
     few_note,
     format_count,
@@ -24,7 +25,14 @@ from arlow_vl.evaluation.numbers import (
     plurals,
     scale_of,
 )
-from arlow_vl.evaluation.paired import PairedTest, is_scored, jackknife_values, paired_test, sums_by_image
+from arlow_vl.evaluation.paired import (
+    PairedTest,
+    is_scored,
+    jackknife_values,
+    number_images,
+    paired_test,
+    sums_by_image,
+)
 from arlow_vl.evaluation.power import detectable_difference, required_images, spread_of
 from arlow_vl.evaluation.tasks.measures import Measure, measure, titled
 from arlow_vl.evaluation.tasks.predictions import MODEL
@@ -84,14 +92,28 @@ def compare_folders(first: Path, second: Path, *, task: str | None = None) -> li
     found = []
     for name, pair in read_pairs(first, second, task).items():
         measures, (ours, theirs) = sums_of_models(pair)
-        weights = bootstrap.draw_weights(len(next(iter(ours.values()))))
+        resampled = resampled_differences(measures, ours, theirs)
         for label, of in measures.items():
             one, other = ours[label], theirs[label]
             before, after = (float(of.metric.value(sums.sum(axis=0))) for sums in (one, other))
-            test = paired_test(other, one, of.metric.value, weights)
+            test = paired_test(other, one, of.metric.value, resampled[label])
             how = asked_otherwise(*pair), shown_in(pair[0].metrics_json), of.metric.is_share
             found.append(Comparison(name, label, before, after, test, *how, is_of_other_tokens(of, pair)))
     return found
+
+
+def resampled_differences(
+    measures: Mapping[str, Measure], ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns their value minus ours on each resample, by label."""
+
+    def differences(weights: np.ndarray) -> dict[str, Values]:
+        pairs = (
+            (label, of.metric.value, weights @ ours[label], weights @ theirs[label]) for label, of in measures.items()
+        )
+        return {label: value(other) - value(one) for label, value, one, other in pairs}
+
+    return bootstrap.resample(len(next(iter(ours.values()))), differences)
 
 
 def power_of_folders(
@@ -207,11 +229,11 @@ def sums_of_models(results: Sequence[Results]) -> tuple[dict[str, Measure], list
     found = []
     for one in results:
         rows, sums = one.systems[MODEL], {}
-        images = [row.image for row in rows]
+        images = number_images([row.image for row in rows])
         for title, of in measure(one.task.metrics, rows).items():
             for group, mask in groups.items():
                 label = title if group == ALL else f"{title}, {group}"
-                of_images = sums_by_image(of.statistics * mask[:, None], images)
+                of_images = sums_by_image(of.statistics, images, mask)
                 if is_scored(of_images, of.metric.value).sum() >= min(2, len(of_images)):
                     measures[label], sums[label] = of, of_images
         found.append(sums)
