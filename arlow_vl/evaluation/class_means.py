@@ -9,8 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from arlow_vl.evaluation.controls import normalise_rows
-
 MOST_SIMILARITIES = 2**22
 """Largest number of similarities that are in memory at once, 32 MB; those of a single image may be more."""
 
@@ -50,6 +48,11 @@ def captions_by_mean(
             nearest[start : start + rows, place] = best
             similar[np.arange(len(best)), best] = -np.inf
     return captions[nearest].tolist()
+
+
+def normalise_rows(features: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows dim"]:
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.maximum(norms, np.finfo(features.dtype).tiny)
 
 
 def class_means_of(

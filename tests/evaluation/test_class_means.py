@@ -5,7 +5,7 @@ import pytest
 
 from arlow_vl.evaluation import class_means
 from arlow_vl.evaluation.class_means import captions_by_mean, nearest_class_means, shrunk_covariance
-from arlow_vl.evaluation.controls import nearest_neighbour
+from experiments.plain_controls import nearest_neighbour
 
 
 def spread_captions(rng, rows):

@@ -18,9 +18,9 @@ from arlow_vl.data.images import CachedImages
 from arlow_vl.data.prompts import encode_prompt
 from arlow_vl.data.samples import Message
 from arlow_vl.errors import DataError
-from arlow_vl.evaluation.controls import shuffle_images
 from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.likelihood import Choices, answer_ids, likeliest, log_probabilities
+from arlow_vl.evaluation.shuffling import shuffle_images
 from arlow_vl.evaluation.tasks.items import Item
 from arlow_vl.evaluation.tasks.places import NO_TRAINING
 from arlow_vl.evaluation.tasks.predictions import AGAIN, MODEL, PredictionFile, PredictionRow

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from arlow_vl.evaluation.class_means import nearest_class_means
-from arlow_vl.evaluation.controls import ROWS_AT_ONCE, normalise_rows
+from arlow_vl.evaluation.class_means import nearest_class_means, normalise_rows
 from arlow_vl.evaluation.tasks.items import Item
 
+ROWS_AT_ONCE = 1024
 Pooled = Callable[[Sequence[Item]], Float[np.ndarray, "items features"]]
 """Averages the image features of each item."""
 

@@ -16,7 +16,6 @@ from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation import bootstrap, likelihood
 from arlow_vl.evaluation.bootstrap import difference_interval, draw_weights, metric_interval
-from arlow_vl.evaluation.controls import most_frequent, question_prior
 from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.metrics.captions import caption_scores
 from arlow_vl.evaluation.metrics.pope import pope_answer
@@ -38,6 +37,7 @@ from arlow_vl.evaluation.tasks.scoring import as_fields, compare, fields_of_diff
 from arlow_vl.evaluation.tasks.table import format_scores
 from arlow_vl.evaluation.tasks.task import Perplexity, parse_task
 from arlow_vl.models.folders import load_vision_language_model
+from experiments.plain_controls import most_frequent, question_prior
 from tests.evaluation.completions import complete_prompt
 from tests.evaluation.tasks.conftest import image_bytes, lines, write
 from tests.evaluation.tasks.test_likelihood import Pack, plain
