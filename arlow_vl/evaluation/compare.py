@@ -38,7 +38,7 @@ from arlow_vl.evaluation.tasks.measures import Measure, measure, titled
 from arlow_vl.evaluation.tasks.predictions import MODEL
 from arlow_vl.evaluation.tasks.results import Results, read_results, refuse_changed
 from arlow_vl.evaluation.tasks.scoring import ALL, fields_of_difference, groups_of
-from arlow_vl.evaluation.tasks.table import shown_in
+from arlow_vl.evaluation.tasks.table import aligned, shown_in
 from arlow_vl.printing import number_of, visible
 
 OTHER_TOKENS = "the models have other tokenizers, and perplexity is of their tokens: compare bits per byte"
@@ -56,7 +56,7 @@ class Comparison:
     asked_otherwise: tuple[str, ...] = ()
     """Keys of the task, of those that decide what a model is asked, on which the two results differ."""
     shown: str = "image"
-    """What is resampled and counted (`table.shown_in`)."""
+    """Unit that is resampled and counted (`table.shown_in`)."""
     is_share: bool = False
     """True: printed in per cent, as `arlow evaluate` does."""
     is_of_other_tokens: bool = False
@@ -264,7 +264,7 @@ def format_comparisons(found: Sequence[Comparison], first: Path, second: Path) -
         otherwise = [note] if changes else []
         if any(one.is_of_other_tokens for one in of_task):
             otherwise.append(OTHER_TOKENS)
-        blocks.append("\n".join([visible(task), *otherwise, *columns(lines), *few]))
+        blocks.append("\n".join([visible(task), *otherwise, *aligned(lines), *few]))
     return "\n\n".join([*blocks, legend(one.shown for one in found)])
 
 
@@ -289,9 +289,4 @@ def format_power(found: Sequence[Power], *, difference: float, power: float) -> 
     without_share = none if any(one.required is None for one in found) else []
     if any(one.is_of_other_tokens for one in found):
         without_share = [*without_share, f"-: {OTHER_TOKENS}"]
-    return "\n".join([*columns(lines), *few, *without_share, "", note])
-
-
-def columns(lines: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*aligned(lines), *few, *without_share, "", note])
