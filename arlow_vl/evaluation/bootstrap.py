@@ -5,8 +5,9 @@ weights, and the sums of all resamples are one matrix product. All systems share
 paired (Koehn, 2004, W04-3250).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +19,10 @@ RESAMPLES, SEED = 1000, 0
 NOISE = 1e-9
 """Largest difference that is taken for rounding: processors add float64 numbers in different orders."""
 
+MOST_WEIGHTS = 2**22
+"""Largest number of weights that are in memory at once, 32 MB; a single resample may have more."""
+
+Key = TypeVar("Key")
 ValueOfSums = Callable[[np.ndarray], Values]
 """Turns sums of sample statistics, (..., statistics), into values, (...); NaN where there is nothing to score."""
 
@@ -39,10 +44,27 @@ def draw_weights(
     samples: int, *, resamples: int = RESAMPLES, seed: int = SEED
 ) -> Float[np.ndarray, "resamples samples"]:
     """Draws resamples as large as the original; returns how often each sample occurs in each of them."""
-    drawn = np.random.default_rng(seed).integers(samples, size=(resamples, samples))
-    drawn += samples * np.arange(resamples)[:, None]
-    counts = np.bincount(drawn.ravel(), minlength=resamples * samples)
-    return counts.reshape(resamples, samples).astype(np.float64)
+    return np.concatenate(list(weights_in_blocks(samples, resamples=resamples, seed=seed)))
+
+
+def weights_in_blocks(
+    samples: int, *, resamples: int = RESAMPLES, seed: int = SEED
+) -> Iterator[Float[np.ndarray, "some samples"]]:
+    """Yields the rows of `draw_weights`, as many at once as `MOST_WEIGHTS` allows."""
+    rng, most = np.random.default_rng(seed), max(1, MOST_WEIGHTS // samples)
+    for start in range(0, resamples, most):
+        rows = min(most, resamples - start)
+        drawn = rng.integers(samples, size=(rows, samples))
+        drawn += samples * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * samples).reshape(rows, samples).astype(np.float64)
+
+
+def resample(
+    samples: int, values: Callable[[Float[np.ndarray, "some samples"]], Mapping[Key, Values]]
+) -> dict[Key, Float[np.ndarray, " resamples"]]:
+    """Returns each of some values on all resamples; `values` computes them for a block of weights."""
+    blocks = [values(weights) for weights in weights_in_blocks(samples)]
+    return {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
 
 
 def metric_interval(

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from arlow_vl.evaluation.controls import normalise_rows
+MOST_SIMILARITIES = 2**22
+"""Largest number of similarities that are in memory at once, 32 MB; those of a single image may be more."""
 
 
 def nearest_class_means(
@@ -38,8 +39,20 @@ def captions_by_mean(
     of_caption, of_image = (
         normalise_rows((rows.astype(np.float64) - centre) @ whiten) for rows in (means, test_features)
     )
-    nearest = np.argsort(-(of_image @ of_caption.T), axis=1, kind="stable")[:, :count]
+    nearest = np.empty((len(of_image), min(count, len(captions))), dtype=np.int64)
+    rows = max(1, MOST_SIMILARITIES // len(captions))
+    for start in range(0, len(of_image), rows):
+        similar = of_image[start : start + rows] @ of_caption.T
+        for place in range(nearest.shape[1]):
+            best = similar.argmax(axis=1)  # of equal ones the first
+            nearest[start : start + rows, place] = best
+            similar[np.arange(len(best)), best] = -np.inf
     return captions[nearest].tolist()
+
+
+def normalise_rows(features: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows dim"]:
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.maximum(norms, np.finfo(features.dtype).tiny)
 
 
 def class_means_of(

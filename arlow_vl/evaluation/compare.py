@@ -6,7 +6,7 @@ CIDEr-D, 10 at most  146     1.204  1.391   +0.187 [+0.051, +0.320] *  0.008    
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,14 +14,34 @@ import numpy as np
 
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation import bootstrap
-from arlow_vl.evaluation.numbers import few_note, format_count, format_interval, format_number, legend, scale_of
-from arlow_vl.evaluation.paired import PairedTest, is_scored, jackknife_values, paired_test, sums_by_image
+from arlow_vl.evaluation.metrics import registry
+from arlow_vl.evaluation.metrics.sums import Values
+from arlow_vl.evaluation.numbers import (
+    few_note,
+    format_count,
+    format_interval,
+    format_number,
+    legend,
+    plurals,
+    scale_of,
+)
+from arlow_vl.evaluation.paired import (
+    PairedTest,
+    is_scored,
+    jackknife_values,
+    number_images,
+    paired_test,
+    sums_by_image,
+)
 from arlow_vl.evaluation.power import detectable_difference, required_images, spread_of
 from arlow_vl.evaluation.tasks.measures import Measure, measure, titled
 from arlow_vl.evaluation.tasks.predictions import MODEL
 from arlow_vl.evaluation.tasks.results import Results, read_results, refuse_changed
 from arlow_vl.evaluation.tasks.scoring import ALL, fields_of_difference, groups_of
+from arlow_vl.evaluation.tasks.table import aligned, shown_in
 from arlow_vl.printing import number_of, visible
+
+OTHER_TOKENS = "the models have other tokenizers, and perplexity is of their tokens: compare bits per byte"
 
 
 @dataclass(frozen=True)
@@ -35,10 +55,12 @@ class Comparison:
     test: PairedTest
     asked_otherwise: tuple[str, ...] = ()
     """Keys of the task, of those that decide what a model is asked, on which the two results differ."""
-    kind: str = "caption"
-    """Kind of the task."""
+    shown: str = "image"
+    """Unit that is resampled and counted (`table.shown_in`)."""
     is_share: bool = False
     """True: printed in per cent, as `arlow evaluate` does."""
+    is_of_other_tokens: bool = False
+    """True for perplexities over the tokens of two tokenizers: no test can compare them."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +76,10 @@ class Power:
     """Images needed to detect the given difference; None: the metric cannot differ by so much, or the spread is 0."""
     detectable: float
     """The smallest difference that the evaluated images can detect."""
+    shown: str = "image"
+    """As in `Comparison`."""
+    is_of_other_tokens: bool = False
+    """As in `Comparison`."""
 
 
 def compare_folders(first: Path, second: Path, *, task: str | None = None) -> list[Comparison]:
@@ -66,14 +92,28 @@ def compare_folders(first: Path, second: Path, *, task: str | None = None) -> li
     found = []
     for name, pair in read_pairs(first, second, task).items():
         measures, (ours, theirs) = sums_of_models(pair)
-        weights = bootstrap.draw_weights(len(next(iter(ours.values()))))
+        resampled = resampled_differences(measures, ours, theirs)
         for label, of in measures.items():
             one, other = ours[label], theirs[label]
             before, after = (float(of.metric.value(sums.sum(axis=0))) for sums in (one, other))
-            test = paired_test(other, one, of.metric.value, weights)
-            how = asked_otherwise(*pair), pair[0].task.kind, of.metric.is_share
-            found.append(Comparison(name, label, before, after, test, *how))
+            test = paired_test(other, one, of.metric.value, resampled[label])
+            how = asked_otherwise(*pair), shown_in(pair[0].metrics_json), of.metric.is_share
+            found.append(Comparison(name, label, before, after, test, *how, is_of_other_tokens(of, pair)))
     return found
+
+
+def resampled_differences(
+    measures: Mapping[str, Measure], ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns their value minus ours on each resample, by label."""
+
+    def differences(weights: np.ndarray) -> dict[str, Values]:
+        pairs = (
+            (label, of.metric.value, weights @ ours[label], weights @ theirs[label]) for label, of in measures.items()
+        )
+        return {label: value(other) - value(one) for label, value, one, other in pairs}
+
+    return bootstrap.resample(len(next(iter(ours.values()))), differences)
 
 
 def power_of_folders(
@@ -91,19 +131,22 @@ def power_of_folders(
     found, largest = [], 0.0
     for name, results in read_pairs(first, second, task).items():
         measures, sums = sums_of_models(results)
-        for label, (_, metric) in measures.items():
+        shown = shown_in(results[0].metrics_json)
+        for label, of in measures.items():
+            metric = of.metric
             most = math.inf if metric.most is None else metric.most
             largest = max(largest, most)
-            rows = [of[label] for of in sums]
-            is_any = np.any([is_scored(of, metric.value) for of in rows], axis=0)
-            values = [jackknife_values(of[is_any], metric.value) for of in rows]
+            rows = [of_model[label] for of_model in sums]
+            is_any = np.any([is_scored(row, metric.value) for row in rows], axis=0)
+            values = [jackknife_values(row[is_any], metric.value) for row in rows]
             if len(values[0]) < 2:
-                raise ValueError(f"{name}, {label}: a spread needs two images at least; evaluate more")
+                raise ValueError(f"{name}, {label}: a spread needs two {shown}s at least; evaluate more")
             spread = spread_of(values[1] - values[0]) if second else math.sqrt(2) * spread_of(values[0])
             is_possible = difference <= most and spread > 0
             needs = required_images(difference, spread, power=power) if is_possible else None
             seen = detectable_difference(len(values[0]), spread, power=power)
-            found.append(Power(name, label, len(values[0]), spread, needs, seen))
+            how = shown, is_of_other_tokens(of, results)
+            found.append(Power(name, label, len(values[0]), spread, needs, seen, *how))
     if difference > largest:
         raise ValueError(
             f"no metric here can differ by {difference:g}, {largest:g} is the most; "
@@ -170,6 +213,12 @@ def asked_otherwise(first: Results, second: Results) -> tuple[str, ...]:
     return tuple(key for key in keys if getattr(first.task, key) != getattr(second.task, key))
 
 
+def is_of_other_tokens(of: Measure, results: Sequence[Results]) -> bool:
+    """True for the perplexity of models that cut a document into different numbers of tokens."""
+    first, *others = ([row.tokens for row in one.systems[MODEL]] for one in results)
+    return of.metric is registry.METRICS["perplexity"] and any(tokens != first for tokens in others)
+
+
 def sums_of_models(results: Sequence[Results]) -> tuple[dict[str, Measure], list[dict[str, np.ndarray]]]:
     """Returns the measures by title, of all samples and of each group, and each model's sums by image.
 
@@ -180,11 +229,11 @@ def sums_of_models(results: Sequence[Results]) -> tuple[dict[str, Measure], list
     found = []
     for one in results:
         rows, sums = one.systems[MODEL], {}
-        images = [row.image for row in rows]
+        images = number_images([row.image for row in rows])
         for title, of in measure(one.task.metrics, rows).items():
             for group, mask in groups.items():
                 label = title if group == ALL else f"{title}, {group}"
-                of_images = sums_by_image(of.statistics * mask[:, None], images)
+                of_images = sums_by_image(of.statistics, images, mask)
                 if is_scored(of_images, of.metric.value).sum() >= min(2, len(of_images)):
                     measures[label], sums[label] = of, of_images
         found.append(sums)
@@ -196,22 +245,27 @@ def format_comparisons(found: Sequence[Comparison], first: Path, second: Path) -
     blocks = [f"first: {visible(str(first))}\nsecond: {visible(str(second))}"]
     for task in dict.fromkeys(comparison.task for comparison in found):
         of_task = [comparison for comparison in found if comparison.task == task]
-        lines = [["metric", "images", "first", "second", "second minus first", "bootstrap p", "t-test p", "effect"]]
+        shown = plurals(one.shown for one in of_task)
+        lines = [["metric", shown, "first", "second", "second minus first", "bootstrap p", "t-test p", "effect"]]
         for one in of_task:
             test, (scale, digits) = one.test, scale_of(is_percent=one.is_share)
             numbers = [format_number(scale * value, digits) for value in (one.first, one.second)]
             tests = [format_p(p) for p in (test.bootstrap_p, test.t_test_p)]
-            effect = format_number(test.effect, 2, is_signed=True)
+            tests.append(format_number(test.effect, 2, is_signed=True))
             interval = fields_of_difference(test.difference)
             difference = format_interval(interval, is_percent=one.is_share, is_difference=True)
+            if one.is_of_other_tokens:
+                difference, tests = difference.removesuffix(" *"), ["-"] * len(tests)
             title = visible(titled(one.metric, is_share=one.is_share))
-            lines.append([title, format_count(test.images, test.images), *numbers, difference, *tests, effect])
-        few = few_note(one.test.images for one in of_task)
+            lines.append([title, format_count(test.images, test.images), *numbers, difference, *tests])
+        few = few_note((one.test.images for one in of_task), shown)
         changes = ", ".join(of_task[0].asked_otherwise)
         note = f"the second was asked with another {changes}, which may account for a part of the difference"
         otherwise = [note] if changes else []
-        blocks.append("\n".join([visible(task), *otherwise, *columns(lines), *few]))
-    return "\n\n".join([*blocks, legend(one.kind for one in found)])
+        if any(one.is_of_other_tokens for one in of_task):
+            otherwise.append(OTHER_TOKENS)
+        blocks.append("\n".join([visible(task), *otherwise, *aligned(lines), *few]))
+    return "\n\n".join([*blocks, legend(one.shown for one in found)])
 
 
 def format_p(p: float) -> str:
@@ -220,19 +274,19 @@ def format_p(p: float) -> str:
 
 def format_power(found: Sequence[Power], *, difference: float, power: float) -> str:
     """Formats one table of all tasks, and a note on how to read it."""
-    lines = [["task", "metric", "images", "spread", f"images for {difference:g}", "smallest detectable"]]
+    shown = plurals(one.shown for one in found)
+    lines = [["task", "metric", shown, "spread", f"{shown} for {difference:g}", "smallest detectable"]]
     for one in found:
         required = "-" if one.required is None else f"{one.required:,}"
         detectable = f"{one.detectable:.3g}" if one.spread > 0 else "-"
-        numbers = [format_count(one.images, one.images), format_number(one.spread, 3), required, detectable]
-        lines.append([visible(one.task), visible(one.metric), *numbers])
-    note = f"At a power of {power:.0%} and p below {1 - bootstrap.LEVEL:.2g}, by the paired t-test over images."
-    few = few_note(one.images for one in found)
-    none = ["-: the metric has no such difference, or nothing differs over these images"]
+        numbers = [format_number(one.spread, 3), required, detectable]
+        if one.is_of_other_tokens:
+            numbers = ["-"] * len(numbers)
+        lines.append([visible(one.task), visible(one.metric), format_count(one.images, one.images), *numbers])
+    note = f"At a power of {power:.0%} and p below {1 - bootstrap.LEVEL:.2g}, by the paired t-test over {shown}."
+    few = few_note((one.images for one in found), shown)
+    none = [f"-: the metric has no such difference, or nothing differs over these {shown}"]
     without_share = none if any(one.required is None for one in found) else []
-    return "\n".join([*columns(lines), *few, *without_share, "", note])
-
-
-def columns(lines: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    if any(one.is_of_other_tokens for one in found):
+        without_share = [*without_share, f"-: {OTHER_TOKENS}"]
+    return "\n".join([*aligned(lines), *few, *without_share, "", note])

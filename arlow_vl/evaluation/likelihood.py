@@ -8,7 +8,7 @@ encode it once.
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +17,10 @@ from transformers import DynamicCache
 from arlow_vl.data.prompts import IGNORED, encode_messages
 from arlow_vl.data.samples import Message
 from arlow_vl.errors import CheckpointError
+from arlow_vl.evaluation.tasks.task import Normalise
 
 Pack = Callable[[Sequence[Any]], dict[str, Tensor]]
 """Turns distinct images into the image inputs of `forward`."""
-Normalise = Literal["none", "characters", "bytes"]
-"""The length of an answer by which its log-probability is divided; as lm-eval's acc, acc_norm and acc_bytes."""
 MOST_LOGITS = 2**27
 """Largest number of logits of a forward pass that returns those of every token: 512 MiB in float32."""
 NOT_FINITE = (

@@ -11,10 +11,14 @@ FEWEST = 10
 """Images, or documents, below which a figure is marked as based on few."""
 
 
-def legend(kinds: Iterable[str] = ()) -> str:
-    """Returns the legend of tables with `format_interval` cells, for tasks of these kinds; none given: for images."""
-    drawn = sorted({"documents" if kind == "text" else "images" for kind in kinds}, reverse=True) or ["images"]
-    return f"[low, high]: {LEVEL:.0%} bootstrap interval over {' or '.join(drawn)}. * it leaves out zero."
+def legend(shown: Iterable[str] = ()) -> str:
+    """Returns the legend of tables with `format_interval` cells, by what is resampled; none given: images."""
+    return f"[low, high]: {LEVEL:.0%} bootstrap interval over {plurals(shown)}. * it leaves out zero."
+
+
+def plurals(shown: Iterable[str]) -> str:
+    """Returns "images or documents" for the two; none given: images."""
+    return " or ".join(sorted({f"{one}s" for one in shown}, reverse=True)) or "images"
 
 
 def format_number(value: float | int, digits: int, *, is_signed: bool = False) -> str:
@@ -29,9 +33,9 @@ def format_count(count: int, images: int) -> str:
     return f"{count:,}{' (few)' if images < FEWEST else ''}"
 
 
-def few_note(images: Iterable[int], shown: str = "image") -> list[str]:
+def few_note(images: Iterable[int], shown: str = "images") -> list[str]:
     """Returns the note that explains the mark of `format_count`; empty where no figure has it."""
-    return [f"(few): fewer than {FEWEST} {shown}s, a score that says little"] if min(images) < FEWEST else []
+    return [f"(few): fewer than {FEWEST} {shown}, a score that says little"] if min(images) < FEWEST else []
 
 
 def scale_of(*, is_percent: bool) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from arlow_vl.evaluation.bootstrap import NOISE, Interval, ValueOfSums, summarise, with_value
 
@@ -29,13 +29,20 @@ class PairedTest:
     """Images with a sample that the metric scores."""
 
 
-def sums_by_image(
-    sums: Float[np.ndarray, "samples columns"], images: Sequence[str]
-) -> Float[np.ndarray, "images columns"]:
-    """Adds up the rows of each image; images come in the order of their first sample."""
+def number_images(images: Sequence[str]) -> Int[np.ndarray, " samples"]:
+    """Numbers the images from 0 in the order of their first sample."""
     place = {image: row for row, image in enumerate(dict.fromkeys(images))}
-    rows = np.zeros((len(place), sums.shape[1]))
-    np.add.at(rows, [place[image] for image in images], sums)
+    return np.array([place[image] for image in images])
+
+
+def sums_by_image(
+    sums: Float[np.ndarray, "samples columns"],
+    images: Int[np.ndarray, " samples"],
+    mask: Bool[np.ndarray, " samples"],  # True: counts
+) -> Float[np.ndarray, "images columns"]:
+    """Adds up the rows of each image; `images` are those of `number_images`."""
+    rows = np.zeros((int(images.max()) + 1, sums.shape[1]))
+    np.add.at(rows, images[mask], sums[mask])
     return rows
 
 
@@ -48,11 +55,11 @@ def paired_test(
     sums: Float[np.ndarray, "images columns"],
     others: Float[np.ndarray, "images columns"],
     metric: ValueOfSums,
-    weights: Float[np.ndarray, "resamples images"],
+    resampled: Float[np.ndarray, " resamples"],
 ) -> PairedTest:
     """Tests the metric of `sums` minus that of `others`, rows of the same images.
 
-    `weights` are those of `bootstrap.draw_weights`.
+    `resampled` is that difference on each resample of the images (`bootstrap.resample`).
 
     Raises:
         ValueError: fewer than two images have a sample that the metric scores.
@@ -60,8 +67,9 @@ def paired_test(
     is_either = is_scored(sums, metric) | is_scored(others, metric)
     ours, theirs = sums[is_either], others[is_either]
     if len(ours) < 2:
-        raise ValueError(f"a difference needs two images at least to be tested, got {len(ours)}; evaluate more")
-    resampled = np.asarray(metric(weights @ sums) - metric(weights @ others))
+        raise ValueError(
+            f"a difference needs two images or documents at least to be tested, got {len(ours)}; evaluate more"
+        )
     difference = summarise(metric(sums.sum(axis=0)) - metric(others.sum(axis=0)), resampled)
     of_images = jackknife_values(ours, metric) - jackknife_values(theirs, metric)
     return PairedTest(difference, bootstrap_p(resampled), *t_test(of_images), len(ours))

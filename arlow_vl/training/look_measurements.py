@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from arlow_vl.data.sample_dataset import EncodedSample, EncodedText, PlacedImage
-from arlow_vl.evaluation.controls import shuffle_images
 from arlow_vl.evaluation.explain import mean_weights
 from arlow_vl.evaluation.generation import write_greedily
 from arlow_vl.evaluation.likelihood import pad_left
+from arlow_vl.evaluation.shuffling import shuffle_images
 from arlow_vl.training.compiling import as_written
 
 NEW_TOKENS = 32

@@ -9,11 +9,11 @@ import torch
 
 from arlow_vl.data.prompts import stop_token_ids
 from arlow_vl.data.scenes.questions import QuestionAnswer
-from arlow_vl.evaluation.controls import most_frequent, nearest_neighbour, question_prior
 from arlow_vl.evaluation.held_out_text import HeldOut, Rows, measure_text
 from arlow_vl.evaluation.metrics.scenes import answer_scores, scene_scores
 from experiments.peers.data import Data, Shown
 from experiments.peers.models import Peer
+from experiments.plain_controls import most_frequent, nearest_neighbour, question_prior
 
 SLOTS = ("thing", "colour", "count", "relation")
 TESTS = ("test-new", "test-pairs")

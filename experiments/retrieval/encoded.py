@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from arlow_vl.data.images import CachedImages
 from arlow_vl.data.prompts import IGNORED, encode_messages, encode_prompt, plain_ids
 from arlow_vl.data.samples import about_images
-from arlow_vl.evaluation.controls import shuffle_images
+from arlow_vl.evaluation.shuffling import shuffle_images
 from arlow_vl.progress import ProgressLine
 from arlow_vl.training.build import image_text_products
 from arlow_vl.training.optimizers import build_optimizer, build_schedule

@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from arlow_vl.data.fetch.images import NEAR_BITS, hash_distances
-from arlow_vl.evaluation.class_means import captions_by_mean, whitening_within
-from arlow_vl.evaluation.controls import normalise_rows
+from arlow_vl.evaluation.class_means import captions_by_mean, normalise_rows, whitening_within
 
 FOLDS = 10
 """Parts of training whose whitening is fitted on the others."""

@@ -26,8 +26,8 @@ from arlow_vl.data.scenes.questions import QuestionAnswer, open_questions
 from arlow_vl.data.scenes.scene import Scene
 from arlow_vl.data.scenes.splits import SPLITS
 from arlow_vl.data.scenes.vocabulary import CONCEPTS
-from arlow_vl.evaluation.controls import most_frequent, nearest_neighbour, question_prior
 from arlow_vl.evaluation.metrics.scenes import SLOTS, answer_scores, scene_scores
+from experiments.plain_controls import most_frequent, nearest_neighbour, question_prior
 
 CELLS = 16
 YES_NO = ("presence", "count yes/no", "relation yes/no")

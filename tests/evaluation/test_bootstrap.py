@@ -1,9 +1,20 @@
 """Intervals: of which width, paired, and the same on every run."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from arlow_vl.evaluation.bootstrap import Interval, difference_interval, draw_weights, metric_interval, summarise
+from arlow_vl.evaluation import bootstrap
+from arlow_vl.evaluation.bootstrap import (
+    Interval,
+    difference_interval,
+    draw_weights,
+    metric_interval,
+    resample,
+    summarise,
+    weights_in_blocks,
+)
 from arlow_vl.evaluation.metrics.captions import bleu, caption_scores
 from arlow_vl.evaluation.metrics.sums import mean
 
@@ -24,6 +35,27 @@ def values():
 
 def test_every_resample_is_as_large_as_the_original(weights):
     assert (weights.sum(axis=1) == 400).all()
+
+
+def test_resamples_in_blocks_are_those_that_are_drawn_at_once(monkeypatch):
+    drawn = np.random.default_rng(0).integers(7, size=(10, 7))
+    monkeypatch.setattr(bootstrap, "MOST_WEIGHTS", 3 * 7 + 1)
+    blocks = list(weights_in_blocks(7, resamples=10))
+    assert [len(block) for block in blocks] == [3, 3, 3, 1]
+    expected = [np.bincount(row, minlength=7) for row in drawn]
+    np.testing.assert_array_equal(np.concatenate(blocks), expected)
+    np.testing.assert_array_equal(draw_weights(7, resamples=10), expected)
+
+
+def test_the_resamples_of_many_images_are_not_in_memory_together():
+    """A thousand of 20,000 are 160 MB, and were drawn in three times as much."""
+    rows = points(np.arange(20_000.0))
+    tracemalloc.start()
+    values = resample(20_000, lambda weights: {"mean": mean(weights @ rows)})["mean"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(values) == bootstrap.RESAMPLES and values.mean() == pytest.approx(10_000, rel=1e-3)
+    assert peak < 160e6
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_approximation(weights, values):

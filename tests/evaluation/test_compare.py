@@ -11,8 +11,11 @@ from arlow_vl.cli import main
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation import compare
 from arlow_vl.evaluation.compare import compare_folders, power_of_folders, sums_of_models
-from arlow_vl.evaluation.tasks.predictions import MODEL
+from arlow_vl.evaluation.tasks import predictions
+from arlow_vl.evaluation.tasks.evaluate import score
+from arlow_vl.evaluation.tasks.predictions import MODEL, PredictionFile, PredictionRow
 from arlow_vl.evaluation.tasks.results import read_results
+from arlow_vl.evaluation.tasks.task import load_task
 from arlow_vl.models.folder_files import sha256_of_file
 from tests.evaluation.made_results import CAPTIONS as TASK
 from tests.evaluation.made_results import QUESTIONS, but_teal, write_data, write_results
@@ -296,3 +299,42 @@ def test_a_command_that_cannot_be_run_says_so_in_a_sentence(folders, words, sent
     assert main([word.format(**paths) for word in words]) in (2, 3)
     shown = capsys.readouterr().err
     assert sentence in shown and shown.count("\n") == 1
+
+
+def write_text_results(folder, tokens):
+    """Twelve documents of forty bytes, of which the model cuts each into so many tokens."""
+    task = load_task("text-perplexity")
+    for system in (MODEL, *task.controls):
+        kept = PredictionFile(folder / task.name, system, [f"d:{number}" for number in range(12)])
+        kept.add(
+            PredictionRow(
+                id=name,
+                image=name,
+                prompt="",
+                output="",
+                references=[],
+                tokens=tokens,
+                bytes=40,
+                log_probability=-30.0 - tokens - number / 9,
+            )
+            for number, name in enumerate(kept.ids)
+        )
+    predictions.write_json(folder / task.name / predictions.RUN, {})
+    score(folder / task.name, task, {})
+    return folder
+
+
+def test_perplexities_of_other_tokens_are_not_tested_and_documents_are_called_so(tmp_path, capsys):
+    one, same, other = (write_text_results(tmp_path / str(n), of) for n, of in enumerate((10, 10, 12)))
+    assert main(["compare", str(one), str(same)]) == 0
+    assert "tokenizers" not in capsys.readouterr().out
+    assert main(["compare", str(one), str(other)]) == 0
+    found = capsys.readouterr().out
+    assert "the models have other tokenizers, and perplexity is of their tokens: compare bits per byte" in found
+    rows = {cells[0]: cells[1:] for cells in (re.split(" {2,}", line) for line in found.splitlines())}
+    assert rows["metric"][0] == "documents" and "images" not in found
+    assert "*" not in rows["perplexity"][3] and rows["perplexity"][4:] == ["-"] * 3
+    assert "*" in rows["bits per byte"][3] and "-" not in rows["bits per byte"][4:]
+    assert main(["power", str(one), str(other), "--difference", "0.1"]) == 0
+    needs = capsys.readouterr().out
+    assert re.search(r"perplexity +12 +- +- +-\n", needs) and "documents for 0.1" in needs and "images" not in needs

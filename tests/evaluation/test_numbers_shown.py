@@ -156,6 +156,6 @@ def test_a_star_stands_only_where_the_printed_interval_leaves_out_zero(low, high
 
 
 def test_below_tables_stands_over_what_the_intervals_were_drawn():
-    assert "interval over images." in legend() and "interval over images." in legend(["caption", "question"])
-    assert "interval over documents." in legend(["text", "text"])
-    assert "interval over images or documents." in legend(["text", "caption"])
+    assert "interval over images." in legend() and "interval over images." in legend(["image", "image"])
+    assert "interval over documents." in legend(["document", "document"])
+    assert "interval over images or documents." in legend(["document", "image"])

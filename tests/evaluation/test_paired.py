@@ -12,13 +12,25 @@ from arlow_vl.evaluation.metrics.captions import bleu
 from arlow_vl.evaluation.metrics.registry import METRICS
 from arlow_vl.evaluation.metrics.scenes import PARTS, SLOTS
 from arlow_vl.evaluation.metrics.sums import mean
-from arlow_vl.evaluation.paired import bootstrap_p, jackknife_values, paired_test, student_t_p, sums_by_image, t_test
+from arlow_vl.evaluation.paired import (
+    bootstrap_p,
+    jackknife_values,
+    number_images,
+    paired_test,
+    student_t_p,
+    sums_by_image,
+    t_test,
+)
 
 DICE = np.random.default_rng(0)
 
 
 def points(values):
     return np.stack([values, np.ones(len(values))], axis=1)
+
+
+def compared(sums, others, metric, weights):
+    return paired_test(sums, others, metric, metric(weights @ sums) - metric(weights @ others))
 
 
 # Two-sided 5% and 1% points of the t distribution, from the printed tables (Fisher and Yates).
@@ -57,7 +69,7 @@ def test_of_a_mean_the_jackknife_gives_back_the_values():
 
 def test_the_test_of_a_mean_is_the_paired_t_test():
     one, other = DICE.normal(size=(2, 40))
-    found = paired_test(points(one), points(other), mean, draw_weights(40))
+    found = compared(points(one), points(other), mean, draw_weights(40))
     differences = one - other
     t = differences.mean() / (differences.std(ddof=1) / math.sqrt(40))
     assert found.t_test_p == pytest.approx(student_t_p(t, 39))
@@ -68,10 +80,10 @@ def test_the_test_of_a_mean_is_the_paired_t_test():
 def test_questions_about_one_image_count_as_one_image():
     """Ten questions that rise and fall together are no more evidence than one."""
     one, other = DICE.normal(size=(2, 30))
-    images = [f"image-{i}" for i in range(30) for _ in range(10)]
-    many = [sums_by_image(points(np.repeat(values, 10)), images) for values in (one, other)]
-    found = paired_test(*many, mean, draw_weights(30))
-    alone = paired_test(points(one), points(other), mean, draw_weights(30))
+    images = number_images([f"image-{i}" for i in range(30) for _ in range(10)])
+    many = [sums_by_image(points(np.repeat(values, 10)), images, np.ones(300, dtype=bool)) for values in (one, other)]
+    found = compared(*many, mean, draw_weights(30))
+    alone = compared(points(one), points(other), mean, draw_weights(30))
     assert (found.t_test_p, found.effect, found.images) == (
         pytest.approx(alone.t_test_p),
         pytest.approx(alone.effect),
@@ -81,8 +93,9 @@ def test_questions_about_one_image_count_as_one_image():
 
 
 def test_sums_of_an_image_are_added_wherever_its_rows_stand():
-    rows = sums_by_image(np.array([[1.0, 1], [2, 1], [4, 1]]), ["b", "a", "b"])
-    np.testing.assert_array_equal(rows, [[5, 2], [2, 1]])
+    sums, images = np.array([[1.0, 1], [2, 1], [4, 1]]), number_images(["b", "a", "b"])
+    np.testing.assert_array_equal(sums_by_image(sums, images, np.ones(3, dtype=bool)), [[5, 2], [2, 1]])
+    np.testing.assert_array_equal(sums_by_image(sums, images, images == 1), [[0, 0], [2, 1]])
 
 
 def test_without_a_difference_one_test_in_twenty_is_below_a_twentieth():
@@ -93,7 +106,7 @@ def test_without_a_difference_one_test_in_twenty_is_below_a_twentieth():
     for _ in range(250):
         one, other = (dice.normal(size=(40, 1)) + dice.normal(size=(40, 3)) / 2 for _ in range(2))
         rows = [np.column_stack([values.sum(axis=1), np.full(40, 3.0)]) for values in (one, other)]
-        test = paired_test(*rows, mean, weights)
+        test = compared(*rows, mean, weights)
         found.append((test.t_test_p, test.bootstrap_p, t_test((one - other).ravel())[0]))
     of_images, resampled, of_questions = (np.array(found) < 0.05).mean(axis=0)
     assert (of_images, resampled) == pytest.approx((0.05, 0.05), abs=0.042)
@@ -117,13 +130,13 @@ def test_a_bleu_that_is_no_mean_has_the_spread_that_resampling_gives():
 
 def test_a_system_does_not_differ_from_itself():
     rows = points(DICE.normal(size=20))
-    found = paired_test(rows, rows, mean, draw_weights(20))
+    found = compared(rows, rows, mean, draw_weights(20))
     assert (found.bootstrap_p, found.t_test_p, found.effect) == (1, 1, 0)
 
 
 def test_a_steady_difference_is_certain():
     rows = points(np.zeros(20))
-    found = paired_test(points(np.ones(20)), rows, mean, draw_weights(20, resamples=99))
+    found = compared(points(np.ones(20)), rows, mean, draw_weights(20, resamples=99))
     assert (found.bootstrap_p, found.t_test_p, found.effect) == (0.02, 0, math.inf)
 
 
@@ -135,7 +148,7 @@ def test_resamples_without_an_image_of_the_group_are_no_evidence_against_a_diffe
     ours, theirs, weights = np.zeros((60, 2)), np.zeros((60, 2)), draw_weights(60)
     ours[:3], theirs[:3, 1] = 4, 4
     drawn = int((weights[:, :3].sum(axis=1) > 0).sum())
-    found = paired_test(ours, theirs, mean, weights)
+    found = compared(ours, theirs, mean, weights)
     assert drawn < 1000 and found.bootstrap_p == 2 / (drawn + 1) and found.difference.is_outside_zero
 
 
@@ -145,12 +158,12 @@ def test_images_without_the_slot_that_is_scored_are_not_tested():
     ours, theirs = np.zeros((9, 2 * len(PARTS))), np.zeros((9, 2 * len(PARTS)))
     for rows, right in ((ours, [1, 1, 0]), (theirs, [0, 1, 0])):
         rows[:, 1], rows[:3, 2 * len(SLOTS)], rows[:3, 2 * len(SLOTS) + 1] = 1, right, 1
-    found = paired_test(ours, theirs, word, draw_weights(9))
-    alone = paired_test(points(np.array([1.0, 1, 0])), points(np.array([0.0, 1, 0])), mean, draw_weights(3))
+    found = compared(ours, theirs, word, draw_weights(9))
+    alone = compared(points(np.array([1.0, 1, 0])), points(np.array([0.0, 1, 0])), mean, draw_weights(3))
     assert (found.images, found.t_test_p, found.effect) == (3, alone.t_test_p, alone.effect)
 
 
 def test_one_image_is_no_test():
-    with pytest.raises(ValueError, match="two images at least to be tested, got 1"):
-        paired_test(points(np.ones(1)), points(np.zeros(1)), mean, draw_weights(1))
+    with pytest.raises(ValueError, match="two images or documents at least to be tested, got 1"):
+        compared(points(np.ones(1)), points(np.zeros(1)), mean, draw_weights(1))
     assert t_test(np.array([0.0, 0.0])) == (1, 0)

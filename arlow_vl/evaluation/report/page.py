@@ -21,7 +21,7 @@ from arlow_vl.evaluation.tasks.measures import titled
 from arlow_vl.evaluation.tasks.predictions import MODEL
 from arlow_vl.evaluation.tasks.results import Results, broken, read_results, refuse_changed
 from arlow_vl.evaluation.tasks.scoring import ALL
-from arlow_vl.evaluation.tasks.table import TITLES, images_of
+from arlow_vl.evaluation.tasks.table import TITLES, images_of, shown_in
 from arlow_vl.pages import page_environment
 from arlow_vl.printing import number_of, visible
 from vision.whole_files import write_whole
@@ -93,7 +93,7 @@ def show_task(results: Results, probed: int) -> tuple[dict[str, Any], list[HeatS
         "name": task.name,
         "title": task.title,
         "kind": task.kind,
-        "shown": "document" if task.kind == "text" else "image",
+        "shown": shown_in(metrics),
         "facts": facts_of(results),
         "command": metrics.get("command"),
         "gates": gate_bars(metrics.get("gates", {})),

@@ -18,13 +18,13 @@ from arlow_vl.data.images import CachedImages
 from arlow_vl.data.prompts import encode_prompt
 from arlow_vl.data.samples import Message
 from arlow_vl.errors import DataError
-from arlow_vl.evaluation.controls import shuffle_images
 from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.likelihood import Choices, answer_ids, likeliest, log_probabilities
+from arlow_vl.evaluation.shuffling import shuffle_images
 from arlow_vl.evaluation.tasks.items import Item
 from arlow_vl.evaluation.tasks.places import NO_TRAINING
 from arlow_vl.evaluation.tasks.predictions import AGAIN, MODEL, PredictionFile, PredictionRow
-from arlow_vl.evaluation.tasks.priors import Prior, class_means, nearest_neighbours
+from arlow_vl.evaluation.tasks.priors import Prior, class_means, nearest_neighbours, shown_or_named
 from arlow_vl.evaluation.tasks.task import ANSWERS, OF_FEATURES, PRIORS, Task
 from arlow_vl.printing import visible
 
@@ -202,11 +202,22 @@ def check_controls(task: Task, items: Sequence[Item], training: Sequence[Item]) 
     if not training:
         if "class_means" in task.controls:
             raise DataError(NO_TRAINING)
-        if set(PRIORS) & set(task.controls) and len({item.image for item in items}) < 2:
-            raise DataError("a prior needs answers about two images at least; give a larger set or --training")
+        if set(PRIORS) & set(task.controls):
+            _refuse_without_others(items)
     if "shuffled" in task.controls:
         shuffled(items)
     choices_of(task, training or items)
+
+
+def _refuse_without_others(items: Sequence[Item]) -> None:
+    """Raises DataError if priors from the set itself have no answer for an item, as all items show its images."""
+    prior = Prior(items, leave_own_out=True)
+    for item in {shown_or_named(item): item for item in items}.values():
+        if len(prior.own(item)) == len(items):
+            raise DataError(
+                "a prior needs answers about two images at least, and every item shows one of those of "
+                f"{visible(repr(item.id))}; give a larger set or --training"
+            )
 
 
 def refuse_other_questions(kept: PredictionFile, items: Sequence[Item]) -> None:
@@ -254,14 +265,14 @@ def shuffled(items: Sequence[Item]) -> list[tuple[str, ...]]:
     seen = [item for item in items if item.images]
     labels = [item.image if item.question else item.answers[0] for item in seen]  # equal captions are kept apart
     try:
-        others = shuffle_images([item.image for item in seen], labels)
+        others = shuffle_images([(item.image, *item.image_set) for item in seen], labels)
     except ValueError as error:
         raise DataError(f"{error}; evaluate a larger set") from None
     everything = np.array(list(dict.fromkeys(sha256 for item in seen for sha256 in item.shown)))
     turn = itertools.cycle(np.random.default_rng(0).permutation(everything).tolist())
-    shown: dict[str, tuple[str, ...]] = {}
+    shown: dict[tuple[str, ...], tuple[str, ...]] = {}
     for item, other in zip(seen, others, strict=True):
-        if item.image in shown:
+        if item.image_set in shown:
             continue
         images = tuple(itertools.islice(itertools.cycle(seen[other].shown), len(item.images)))
         if not set(images).isdisjoint(item.shown):
@@ -271,8 +282,8 @@ def shuffled(items: Sequence[Item]) -> list[tuple[str, ...]]:
                     "evaluate a larger set"
                 )
             images = tuple(itertools.islice((one for one in turn if one not in item.shown), len(item.images)))
-        shown[item.image] = images
-    return [shown[item.image] if item.images else () for item in items]
+        shown[item.image_set] = images
+    return [shown[item.image_set] if item.images else () for item in items]
 
 
 def _prior_answers(system: str, items: Sequence[Item], known: Sequence[Item], prior: Prior, asker: Asker) -> list[str]:

@@ -20,13 +20,13 @@ from arlow_vl.errors import DataError
 from arlow_vl.evaluation.numbers import legend
 from arlow_vl.evaluation.tasks import perplexity, predictions
 from arlow_vl.evaluation.tasks.answering import Asker, check_controls, run_task
-from arlow_vl.evaluation.tasks.items import PriorData, open_samples, read_items, read_training
+from arlow_vl.evaluation.tasks.items import PriorData, open_samples, read_items, read_training, share_images
 from arlow_vl.evaluation.tasks.measures import check_references
 from arlow_vl.evaluation.tasks.overlap import note_overlaps
 from arlow_vl.evaluation.tasks.places import place_of
 from arlow_vl.evaluation.tasks.predictions import PredictionFile
 from arlow_vl.evaluation.tasks.scoring import score_task
-from arlow_vl.evaluation.tasks.table import format_scores
+from arlow_vl.evaluation.tasks.table import format_scores, shown_in
 from arlow_vl.evaluation.tasks.task import OF_FEATURES, Task, load_task, refuse_one_name_twice, shipped_tasks
 from arlow_vl.models.arlow.chat_arlow import render_chat
 from arlow_vl.models.folder_files import hash_model
@@ -123,7 +123,7 @@ def _evaluate(tasks: Sequence[Task], run: EvaluationOptions) -> dict[str, dict[s
             results[one.task.name] = score(one.folder, one.task, one.facts | describe(run, model, one, tokenizer))
     for result in results.values():
         print(f"\n{format_scores(result)}")
-    print(f"\n{legend(task.kind for task in tasks)}")
+    print(f"\n{legend(map(shown_in, results.values()))}")
     return results
 
 
@@ -156,10 +156,12 @@ def prepare(task: Task, run: EvaluationOptions, model: Any, tokenizer: Any, mode
     otherwise = prompts.describe_difference(task.kind, task.instruction) if prompts else ""
     if otherwise:
         print_line(f"warning: {task.name} is {otherwise}")
+    shown = "document" if task.kind == "text" else "image group" if share_images(items) else "image"
     facts: dict[str, Any] = {
         "task_sha256": task.sha256,
         "model": {"path": str(run.model), "sha256": model_sha256},
         "data": {**asdict(place), "sha256": data_sha256, "items": len(items)},
+        "shown": shown,
         "training": {"path": training.source and shown_source(training.source), "sha256": training.sha256},
         "overlap": {},
         "asked_otherwise": otherwise,

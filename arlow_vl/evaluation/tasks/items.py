@@ -26,7 +26,8 @@ class Item:
 
     id: str
     image: str
-    """Key of the first sample with these images; items of one image are not independent and are resampled together."""
+    """Key of the first sample that shares an image with this one, itself or through others; such items are not
+    independent and are resampled together."""
     images: tuple[PlacedImage, ...]
     messages: tuple[Message, ...]
     """The prompt, up to the answer."""
@@ -43,6 +44,11 @@ class Item:
     def shown(self) -> tuple[str, ...]:
         """SHA-256 of each image."""
         return tuple(image.sha256 for image in self.images)
+
+    @functools.cached_property
+    def image_set(self) -> tuple[str, ...]:
+        """The same for items that show the same images, in any order."""
+        return tuple(sorted(self.shown))
 
     @property
     def blind(self) -> list[Message]:
@@ -68,15 +74,39 @@ def open_samples(task: Task, place: TaskData) -> IndexedSamples:
 def read_items(task: Task, samples: IndexedSamples) -> list[Item]:
     """Reads the items of all samples, in their order. Raises DataError for an id that occurs twice."""
     items, seen = [], set()
-    first: dict[tuple[str, ...], str] = {}
     for position in range(len(samples)):
         for item in items_of(task, samples.sample(position)):
             if item.id in seen:
                 raise DataError(f"two items have the id {visible(repr(item.id))}; give each sample a key of its own")
             seen.add(item.id)
-            image = first.setdefault(tuple(sorted(item.shown)), item.image) if item.images else item.image
-            items.append(item if image == item.image else replace(item, image=image))
-    return items
+            items.append(item)
+    return join_by_images(items)
+
+
+def join_by_images(items: Sequence[Item]) -> list[Item]:
+    """Gives items that share images, directly or through others, the `image` of the first of them.
+
+    Of items that show A and B, B and C, D and E, the first two are joined.
+    """
+    towards: dict[str, str] = {}  # from each image to one of the same group, and so on to one that leads to itself
+
+    def last(image: str) -> str:
+        while towards.setdefault(image, image) != image:
+            towards[image] = image = towards[towards[image]]
+        return image
+
+    for item in items:
+        for image in item.shown:
+            towards[last(image)] = last(item.shown[0])
+    first: dict[str, str] = {}
+    names = [first.setdefault(last(item.shown[0]), item.image) if item.images else item.image for item in items]
+    return [item if name == item.image else replace(item, image=name) for item, name in zip(items, names, strict=True)]
+
+
+def share_images(items: Sequence[Item]) -> bool:
+    """True if items with different images have one of them in common."""
+    seen = [item for item in items if item.images]
+    return len({item.image_set for item in seen}) > len({item.image for item in seen})
 
 
 def items_of(task: Task, sample: Sample) -> Iterator[Item]:

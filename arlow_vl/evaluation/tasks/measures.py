@@ -18,7 +18,7 @@ Rows = Sequence[PredictionRow]
 _BLEU = tuple(f"bleu_{order + 1}" for order in range(ORDERS))
 _SCENES = tuple(name for name in registry.METRICS if name.startswith("scene_"))
 _VQA = ("vqa", "vqa_with_empty", "vqa_normalised")
-_POPE = ("pope_accuracy", "pope_precision", "pope_recall", "pope_f1", "pope_yes_share")
+_POPE = ("pope_accuracy", "pope_precision", "pope_recall", "pope_f1", "pope_yes_share", "pope_neither_share")
 
 NAMED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "caption": {

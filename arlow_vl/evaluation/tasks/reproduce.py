@@ -26,7 +26,7 @@ class Row(NamedTuple):
     what: str
     found: str
     is_equal: bool | None
-    """None: the model or data that it needs are not here."""
+    """None: the model or data that it needs are not here, or the folder was not scored by the metric."""
 
     def __str__(self) -> str:
         verdict = {True: "equal", False: "UNEQUAL", None: "not here"}[self.is_equal]
@@ -58,8 +58,8 @@ def _rows(results: Results) -> Iterator[Row]:
     before, now = rows_of(metrics["scores"]), rows_of(score_task(task, results.systems))
     for key in {**before, **now}:
         figure, was, found = ", ".join(key), before.get(key), now.get(key)
-        is_equal = _is_equal(was, found)
-        difference = "" if is_equal else f" (was {was!r})"
+        is_equal = _is_equal(was, found) if key[0] in metrics["scores"]["metrics"] else None
+        difference = f" (was {was!r})" if is_equal is False else ""
         yield Row(visible(f"{name}: {figure}"), f"{found!r}{difference}", is_equal)
 
 

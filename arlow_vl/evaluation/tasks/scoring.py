@@ -3,8 +3,9 @@
 The same predictions always give the same scores: `score_task` reads nothing else, and resamples with a fixed seed.
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ import numpy as np
 from arlow_vl.data.questions import UNNAMED_KIND
 from arlow_vl.evaluation import bootstrap
 from arlow_vl.evaluation.bootstrap import Interval, ValueOfSums
+from arlow_vl.evaluation.metrics.sums import Values
 from arlow_vl.evaluation.numbers import FEWEST
+from arlow_vl.evaluation.paired import number_images, sums_by_image
 from arlow_vl.evaluation.tasks.measures import first_words, is_exact, measure
 from arlow_vl.evaluation.tasks.predictions import MODEL, PredictionRow
 from arlow_vl.evaluation.tasks.task import PRIORS, Task
@@ -28,25 +31,35 @@ def score_task(task: Task, systems: Systems) -> dict[str, Any]:
         DataError: an item has no reference, or one that does not suit the metric.
     """
     rows = systems[MODEL]
-    of_image = {image: place for place, image in enumerate(dict.fromkeys(row.image for row in rows))}
-    places = np.array([of_image[row.image] for row in rows])
-    weights = bootstrap.draw_weights(len(of_image))
+    images = number_images([row.image for row in rows])
     groups = groups_of(task, systems)
-    scores: dict[str, Any] = {}
     measures = {system: measure(task.metrics, of) for system, of in systems.items()}
+
+    def by_image() -> Iterator[tuple[tuple[str, str, str], ValueOfSums, np.ndarray]]:
+        """Yields (metric, group, system) with the metric's function and the sums of each image, one after the other."""
+        for part, of_model in measures[MODEL].items():
+            for (group, mask), (system, of) in itertools.product(groups.items(), measures.items()):
+                yield (part, group, system), of_model.metric.value, sums_by_image(of[part].statistics, images, mask)
+
+    estimates = {key: value(sums.sum(axis=0)) for key, value, sums in by_image()}
+    resampled = bootstrap.resample(
+        int(images.max()) + 1, lambda weights: {key: value(weights @ sums) for key, value, sums in by_image()}
+    )
+    scores: dict[str, Any] = {}
     for part, of_model in measures[MODEL].items():
         scores[part] = {"is_share": of_model.metric.is_share, "groups": {}}
         for group, mask in groups.items():
-            statistics = {
-                system: _by_image(of[part].statistics, mask, places, len(of_image)) for system, of in measures.items()
-            }
-            if np.isnan(of_model.metric.value(statistics[MODEL].sum(axis=0))):
+            values = {name: (estimates[part, group, name], resampled[part, group, name]) for name in systems}
+            if np.isnan(values[MODEL][0]):
                 continue  # no scene of the group has the slot
-            size = {"items": int(mask.sum()), "images": len(set(places[mask]))}
-            scores[part]["groups"][group] = size | compare(statistics, of_model.metric.value, weights)
+            size = {"items": int(mask.sum()), "images": len(set(images[mask]))}
+            scores[part]["groups"][group] = size | compare(values)
+            if size["images"] == 1:  # every resample is the same, and shows no difference
+                for difference in scores[part]["groups"][group]["differences"].values():
+                    difference["outside_zero"] = False
     return {
         "items": len(rows),
-        "images": len(of_image),
+        "images": int(images.max()) + 1,
         "different_outputs": {name: len({row.output for row in of}) for name, of in systems.items()},
         "resamples": bootstrap.RESAMPLES,
         "seed": bootstrap.SEED,
@@ -55,9 +68,11 @@ def score_task(task: Task, systems: Systems) -> dict[str, Any]:
     }
 
 
-def compare(statistics: Mapping[str, np.ndarray], value: ValueOfSums, weights: np.ndarray) -> dict[str, Any]:
-    """Computes a metric's interval for each system, and for the model's difference to each control; rows are images."""
-    values = {name: (value(of.sum(axis=0)), value(weights @ of)) for name, of in statistics.items()}
+def compare(values: Mapping[str, tuple[Values, Values]]) -> dict[str, Any]:
+    """Computes a metric's interval for each system, and for the model's difference to each control.
+
+    `values` has the metric on all images and on each resample, by system.
+    """
     estimate, resampled = values[MODEL]
     systems = {name: bootstrap.summarise(*of) for name, of in values.items()}
     differences = {
@@ -98,13 +113,6 @@ def groups_of(task: Task, systems: Systems) -> dict[str, np.ndarray]:
             if count >= FEWEST  # there are many more of these than kinds
         }
     return groups
-
-
-def _by_image(statistics: np.ndarray, mask: np.ndarray, places: np.ndarray, images: int) -> np.ndarray:
-    """Adds up the statistics of each image's items in the group."""
-    sums = np.zeros((images, statistics.shape[1]))
-    np.add.at(sums, places[mask], statistics[mask])
-    return sums
 
 
 def rows_of(scores: Mapping[str, Any]) -> dict[tuple[str, str, str, str], Any]:

@@ -1,6 +1,6 @@
 """Formats the scores of a task as a table for a terminal: rows are systems, columns metrics; the groups follow."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from arlow_vl.evaluation.numbers import FEWEST, few_note, format_count, format_interval
@@ -28,7 +28,7 @@ def format_scores(result: Mapping[str, Any]) -> str:
     """Formats the contents of a task's metrics.json as plain text."""
     scores = result["scores"]
     metrics = [name for name in scores["metrics"] if name not in HIDDEN]
-    shown = "document" if result["task"]["kind"] == "text" else "image"
+    shown = shown_in(result)
     size = f"{number_of(scores['items'], 'item')}, {number_of(scores['images'], shown)}"
     lines = [f"{visible(result['task']['title'])} ({size})"]
     if scores["images"] < FEWEST:
@@ -53,7 +53,15 @@ def _table(scores: Mapping[str, Any], shown: list[str]) -> list[str]:
     for system in first["differences"]:
         cells = [_cell(of, ALL, "differences", system) for of in metrics.values()]
         table.append([f"  model minus {TITLES.get(system, visible(system))}", *cells])
-    return _aligned(table)
+    return aligned(table)
+
+
+def shown_in(result: Mapping[str, Any]) -> str:
+    """Returns what items are resampled by: document, image, or image group where items share images with others.
+
+    Older results do not say it, and took items of different images for independent.
+    """
+    return result.get("shown", "document" if result["task"]["kind"] == "text" else "image")
 
 
 def images_of(group: Mapping[str, Any]) -> int:
@@ -74,7 +82,7 @@ def _groups(scores: Mapping[str, Any], metric: str, shown: str) -> list[str]:
         cells = [_cell(of, name, "systems", system) for system in (MODEL, best)]
         size = format_count(group["items"], images_of(group))
         table.append([f"  {visible(name)}", size, *cells, TITLES.get(best, visible(best))])
-    return [*_aligned(table), *few_note(map(images_of, groups.values()), shown)]
+    return [*aligned(table), *few_note(map(images_of, groups.values()), f"{shown}s")]
 
 
 def _cell(of: Mapping[str, Any], group: str, what: str, system: str) -> str:
@@ -82,6 +90,7 @@ def _cell(of: Mapping[str, Any], group: str, what: str, system: str) -> str:
     return format_interval(interval, is_percent=of["is_share"], is_difference=what == "differences")
 
 
-def _aligned(table: list[list[str]]) -> list[str]:
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Returns the lines of a table, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]

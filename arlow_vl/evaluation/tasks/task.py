@@ -21,6 +21,8 @@ from arlow_vl.yaml_text import OneOfEachKey, describe_yaml_error
 from vision.near_names import did_you_mean_file
 
 TaskKind = Literal["caption", "question", "text"]
+Normalise = Literal["none", "characters", "bytes"]
+"""The length of an answer by which its log-probability is divided; as lm-eval's acc, acc_norm and acc_bytes."""
 IMAGE_CONTROLS = ("shuffled", "blank_image", "no_image")
 PRIORS = ("most_frequent", "question_prior", "nearest_neighbour", "class_means")
 OF_FEATURES = ("nearest_neighbour", "class_means")
@@ -53,8 +55,7 @@ class Likelihood:
 
     choices: tuple[str, ...]
     """The answers to compare; "answers" alone stands for all answers of the training source, or else of the set."""
-    normalise: Literal["none", "characters", "bytes"] = "none"
-    """The length of an answer by which its log-probability is divided; as lm-eval's acc, acc_norm and acc_bytes."""
+    normalise: Normalise = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

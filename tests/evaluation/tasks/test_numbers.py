@@ -14,15 +14,14 @@ from hypothesis import strategies as st
 from arlow_vl.data.prompts import about_image, encode_prompt
 from arlow_vl.data.sample_dataset import PlacedImage
 from arlow_vl.errors import DataError
-from arlow_vl.evaluation import likelihood
+from arlow_vl.evaluation import bootstrap, likelihood
 from arlow_vl.evaluation.bootstrap import difference_interval, draw_weights, metric_interval
-from arlow_vl.evaluation.controls import most_frequent, question_prior
 from arlow_vl.evaluation.generation import write_batch
 from arlow_vl.evaluation.metrics.captions import caption_scores
 from arlow_vl.evaluation.metrics.pope import pope_answer
 from arlow_vl.evaluation.metrics.vqa import vqa_accuracy
 from arlow_vl.evaluation.tasks.answering import check_controls, shown_to
-from arlow_vl.evaluation.tasks.items import Item, open_samples, read_items
+from arlow_vl.evaluation.tasks.items import Item, join_by_images, open_samples, read_items, share_images
 from arlow_vl.evaluation.tasks.measures import check_references, measure
 from arlow_vl.evaluation.tasks.perplexity import (
     Document,
@@ -34,10 +33,11 @@ from arlow_vl.evaluation.tasks.perplexity import (
 from arlow_vl.evaluation.tasks.places import place_of
 from arlow_vl.evaluation.tasks.predictions import MODEL, PredictionRow
 from arlow_vl.evaluation.tasks.priors import Prior, nearest_neighbours
-from arlow_vl.evaluation.tasks.scoring import as_fields, compare, fields_of_difference, groups_of, score_task
+from arlow_vl.evaluation.tasks.scoring import as_fields, compare, fields_of_difference, groups_of, rows_of, score_task
 from arlow_vl.evaluation.tasks.table import format_scores
 from arlow_vl.evaluation.tasks.task import Perplexity, parse_task
 from arlow_vl.models.folders import load_vision_language_model
+from experiments.plain_controls import most_frequent, question_prior
 from tests.evaluation.completions import complete_prompt
 from tests.evaluation.tasks.conftest import image_bytes, lines, write
 from tests.evaluation.tasks.test_likelihood import Pack, plain
@@ -57,6 +57,12 @@ def loaded(model_folder):
 def item(number, image, question, answer):
     images = (PlacedImage(f"bytes of image {image}".encode(), f"image {image}"),)
     return Item(str(number), f"image {image}", images, (), question, (answer,), (answer,), "")
+
+
+def of_images(name, answer="red"):
+    """An item that shows an image for each letter of its name, and asks about all."""
+    images = tuple(PlacedImage(letter.encode(), name) for letter in name)
+    return Item(name, name, images, (), "p", (answer,), (answer,), "")
 
 
 def made(triples):
@@ -129,6 +135,32 @@ def test_a_prior_knows_no_answer_from_the_own_image_alone(triples):
         asked = {other.answers[0] for other in others if other.question == one.question}
         known = [of.answers[0] for of in items if of.question == one.question and of.answers[0] in asked]
         assert prior.to_question(one) == (most_frequent(known) if known else usual)
+
+
+PAIRS = st.lists(st.sampled_from(["ab", "ac", "bc", "cd", "de", "ef", "fa"]), min_size=2, max_size=7, unique=True)
+
+
+@given(PAIRS, st.data())
+def test_no_answer_comes_from_an_item_that_shows_one_of_the_own_images(names, data):
+    items = join_by_images([of_images(name, data.draw(WORDS)) for name in names])
+    task = parse_task(TASK | {"controls": ["no_image", "most_frequent"]}, "t")
+    others = [[other for other in items if not set(other.id) & set(one.id)] for one in items]
+    if not all(others):
+        with pytest.raises(DataError, match="every item shows one of those of"):
+            check_controls(task, items, [])
+        return
+    check_controls(task, items, [])
+    prior = Prior(items, leave_own_out=True)
+    angles = dict(zip(names, data.draw(st.permutations(range(7))), strict=False))
+
+    def pooled(some):
+        return np.array([[math.cos(0.1 * angles[one.id]), math.sin(0.1 * angles[one.id])] for one in some])
+
+    nearest = nearest_neighbours(items, items, prior, pooled)
+    for one, of, found in zip(items, others, nearest, strict=True):
+        assert prior.most_frequent(one) in {other.answers[0] for other in of}
+        away = [(abs(angles[other.id] - angles[one.id]), other.answers[0]) for other in of]
+        assert found in {answer for angle, answer in away if angle == min(away)[0]}
 
 
 def test_a_prior_from_as_many_yes_as_no_is_right_half_of_the_time():
@@ -206,6 +238,14 @@ def test_samples_that_show_the_same_bytes_are_of_one_image(tmp_path):
     assert [one.image[-1] for one in items] == ["a", "a", "b", "b", "a", "a", "d", "d"]
 
 
+def test_items_that_share_images_directly_or_through_others_are_of_one_group():
+    items = join_by_images([of_images(name) for name in ("ab", "cd", "eb", "fg", "fe", "h", "hh")])
+    names = {one.id: one.image for one in items}
+    assert names == {"ab": "ab", "cd": "cd", "eb": "ab", "fg": "ab", "fe": "ab", "h": "h", "hh": "h"}
+    assert share_images(join_by_images([of_images("ab"), of_images("bc")]))
+    assert not share_images(join_by_images([of_images("ab"), of_images("ba"), of_images("cd")]))
+
+
 @pytest.mark.parametrize(
     ("changes", "items", "sentence"),
     [
@@ -270,7 +310,8 @@ def test_an_answer_is_read_as_popes_own_script_reads_it(answer, is_yes):
 def test_pope_counts_what_is_found_and_what_is_invented():
     said = rows("yes", "yes", "no", "no", references=(("yes",), ("no",), ("yes",), ("no",)))
     found = {name: float(of.metric.value(of.statistics.sum(0))) for name, of in measure(["POPE"], said).items()}
-    assert found == {"POPE accuracy": 0.5, "precision": 0.5, "recall": 0.5, "F1": 0.5, "share of yes": 0.5}
+    halves = dict.fromkeys(("POPE accuracy", "precision", "recall", "F1", "share of yes"), 0.5)
+    assert found == halves | {"neither yes nor no": 0}
     assert list(measure(["vqa accuracy", "POPE"], said)) == ["accuracy", *found]
 
 
@@ -320,8 +361,8 @@ def test_first_words_that_differ_are_counted_in_one_go():
     assert {name: int(mask.sum()) for name, mask in groups.items()} == {"all": 40_050, "what colour ...": 50}
 
 
-def test_a_group_on_few_images_is_scored_by_the_resamples_that_hold_one():
-    """Twelve questions on two of 60 images, all answered right, by no control."""
+def test_a_group_on_few_images_is_scored_by_the_resamples_that_hold_one(monkeypatch):
+    """Twelve questions on two of 60 images, all answered right, by no control; in one block of resamples or many."""
     asked = [(f"image {number}", "plain") for number in range(60)] + [
         (f"image {number % 2}", "rare") for number in range(12)
     ]
@@ -335,6 +376,8 @@ def test_a_group_on_few_images_is_scored_by_the_resamples_that_hold_one():
     task = parse_task(TASK | {"metrics": ["exact match"], "controls": ["shuffled", "most_frequent"]}, "t")
     task = replace(task, groups=("kind",))
     found = score_task(task, systems)
+    monkeypatch.setattr(bootstrap, "MOST_WEIGHTS", 7 * 60)
+    assert rows_of(score_task(task, systems)) == pytest.approx(rows_of(found), rel=1e-12)
     rare = found["metrics"]["exact match"]["groups"]["rare"]
     assert (rare["items"], rare["images"]) == (12, 2)
     assert rare["systems"]["model"] == {"estimate": 1, "low": 1, "high": 1}
@@ -415,17 +458,14 @@ def test_a_kind_that_is_called_all_does_not_take_the_place_of_all_items():
     assert groups["all"].all() and groups["all (kind)"].tolist() == [False, True, True]
 
 
-def test_a_group_costs_one_product_a_system_and_has_the_intervals_of_each():
-    rng, products = np.random.default_rng(0), []
-    weights = draw_weights(20, resamples=50)
+def test_a_group_has_the_intervals_of_each_system_and_of_its_difference():
+    rng, weights = np.random.default_rng(0), draw_weights(20, resamples=50)
     statistics = {name: rng.random((20, 2)) for name in (MODEL, "shuffled", "no_image")}
 
     def share(sums):
-        products.append(sums.ndim)
         return sums[..., 0] / sums[..., 1]
 
-    found = compare(statistics, share, weights)
-    assert products.count(2) == 3
+    found = compare({name: (share(of.sum(axis=0)), share(weights @ of)) for name, of in statistics.items()})
     for name, of in statistics.items():
         assert found["systems"][name] == as_fields(metric_interval(of, share, weights))
         if name != MODEL:

@@ -1,12 +1,14 @@
 """Every task that is shipped runs from local files of the true format, beside its controls."""
 
 import json
+import shutil
 from dataclasses import asdict
 
 import pytest
 
 from arlow_vl.cli import main
 from arlow_vl.evaluation.tasks.predictions import read_rows
+from arlow_vl.evaluation.tasks.table import format_scores
 from arlow_vl.evaluation.tasks.task import load_task, shipped_tasks
 from tests.evaluation.tasks.made_sets import write_sets
 
@@ -93,7 +95,29 @@ def test_pope_says_yes_or_no_and_tells_how_likely_each_is(results):
         assert list(row.choices) == ["yes", "no"]
         assert row.output == max(row.choices, key=row.choices.get)
     metrics = json.loads((results / "pope-random" / "metrics.json").read_text())["scores"]["metrics"]
-    assert list(metrics) == ["POPE accuracy", "precision", "recall", "F1", "share of yes"]
+    assert list(metrics) == ["POPE accuracy", "precision", "recall", "F1", "share of yes", "neither yes nor no"]
+
+
+def test_a_folder_from_before_a_metric_came_to_be_reproduces_and_is_shown(results, tmp_path, capsys):
+    shutil.copytree(results / "pope-random", tmp_path / "pope-random")
+    path = tmp_path / "pope-random" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    del metrics["scores"]["metrics"]["neither yes nor no"]
+    path.write_text(json.dumps(metrics))
+    assert main(["reproduce", str(tmp_path)]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if "neither yes nor no" in line]
+    assert rows and all(row.startswith("not here  pope-random: neither yes nor no, ") for row in rows)
+    assert main(["report", str(tmp_path), "--heat", "0"]) == 0
+    assert "neither yes nor no" not in (tmp_path / "report.html").read_text()
+
+
+def test_pairs_that_share_their_images_are_one_image_group_and_show_no_difference(results):
+    metrics = json.loads((results / "scenes-comparisons" / "metrics.json").read_text())
+    assert (metrics["shown"], metrics["scores"]["items"], metrics["scores"]["images"]) == ("image group", 6, 1)
+    size, warning, *rows = format_scores(metrics).splitlines()
+    assert size.endswith("(6 items, 1 image group)")
+    assert warning == "warning: fewer than 10 image groups, scores that say little"
+    assert not any("*" in row for row in rows)
 
 
 def test_answers_come_from_the_training_data_where_all_of_them_are_compared(results):

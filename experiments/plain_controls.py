@@ -1,10 +1,13 @@
-"""Controls that a model must beat: answers from no image, from a wrong one, or from the most similar training image."""
+"""Controls without a model, from training data: the most frequent text, that of the most similar image, and the answer
+to the same wording."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float
+
+from arlow_vl.evaluation.class_means import normalise_rows
 
 ROWS_AT_ONCE = 1024
 
@@ -41,11 +44,6 @@ def nearest_neighbour(
     return captions
 
 
-def normalise_rows(features: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows dim"]:
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(norms, np.finfo(features.dtype).tiny)
-
-
 def question_prior(train: Iterable[tuple[str, str]], questions: Sequence[str]) -> list[str]:
     """Answers each question from its wording alone, with the most frequent training answer to that exact wording.
 
@@ -57,28 +55,3 @@ def question_prior(train: Iterable[tuple[str, str]], questions: Sequence[str]) -
     usual = most_frequent(answer for answers in by_question.values() for answer in answers)
     answer_to = {question: most_frequent(answers) for question, answers in by_question.items()}
     return [answer_to.get(question, usual) for question in questions]
-
-
-def shuffle_images(keys: Sequence[str], labels: Sequence[str], *, seed: int = 0) -> list[int]:
-    """Returns for each sample the position of one whose image to show instead.
-
-    `keys` name the images; `labels` are captions, or the keys themselves. All samples of one image are shown the same
-    other one, and every image is used. None is shown its own image, nor one with its own label as far as the most
-    frequent label leaves that possible.
-
-    Raises:
-        ValueError: there are fewer than two images.
-    """
-    position = {key: place for place, key in reversed(list(enumerate(keys)))}
-    if len(position) < 2:
-        raise ValueError(f"shuffling needs two images at least, got {len(position)}")
-    rng, images = np.random.default_rng(seed), sorted(position)
-    groups = defaultdict(list)
-    for place in rng.permutation(len(images)):
-        groups[labels[position[images[place]]]].append(images[place])
-    # Equal labels lie together, so a turn by the longest run takes every image out of its run.
-    order = [key for group in groups.values() for key in group]
-    longest = max(map(len, groups.values()))
-    turn = longest if longest < len(order) else 1
-    shown = {key: order[(place + turn) % len(order)] for place, key in enumerate(order)}
-    return [position[shown[key]] for key in keys]
