@@ -105,9 +105,15 @@ class ArlowPreTrainedModel(NamesDamagedFiles, PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """Loads as transformers does, and aligns the weights, so that products are rounded alike (`align_weights`)."""
+        """Loads as transformers does, and aligns the weights, so that products are rounded alike (`align_weights`).
+
+        Where the file has a head that differs from the embedding, `tie_word_embeddings` becomes False.
+        """
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        align_weights(loaded[0] if isinstance(loaded, tuple) else loaded)  # the tuple's second entry is the report
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # the tuple's second entry is the report
+        align_weights(model)
+        if model._tied_weights_keys and not model.all_tied_weights_keys:  # transformers warns, and ties nothing
+            model.config.tie_word_embeddings = False
         return loaded
 
     @classmethod
