@@ -312,13 +312,34 @@ class ArlowForCausalLM(ArlowPreTrainedModel, CrossAttentionGenerationMixin):
         return head_output(self, outputs, labels, logits_to_keep, skip_logits=skip_logits, **kwargs)
 
 
-class ArlowForSequenceClassification(GenericForSequenceClassification, ArlowPreTrainedModel): ...
+# The heads of transformers, which would take the decoder from AutoModel: it knows none whose code lies in a folder.
 
 
-class ArlowForTokenClassification(GenericForTokenClassification, ArlowPreTrainedModel): ...
+class ArlowForSequenceClassification(GenericForSequenceClassification, ArlowPreTrainedModel):
+    def __init__(self, config: ArlowConfig):
+        ArlowPreTrainedModel.__init__(self, config)
+        self.model = ArlowModel(config)
+        self.num_labels = config.num_labels
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.post_init()
 
 
-class ArlowForQuestionAnswering(GenericForQuestionAnswering, ArlowPreTrainedModel): ...
+class ArlowForTokenClassification(GenericForTokenClassification, ArlowPreTrainedModel):
+    def __init__(self, config: ArlowConfig):
+        ArlowPreTrainedModel.__init__(self, config)
+        self.model = ArlowModel(config)
+        self.num_labels = config.num_labels
+        self.dropout = nn.Dropout(0.1)
+        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+
+class ArlowForQuestionAnswering(GenericForQuestionAnswering, ArlowPreTrainedModel):
+    def __init__(self, config: ArlowConfig):
+        ArlowPreTrainedModel.__init__(self, config)
+        self.model = ArlowModel(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
 
 
 __all__ = [
