@@ -34,10 +34,10 @@ class NeedsPackage:
             "install arlow-vl where the folder is to be loaded"
         )
 
-    @classmethod
-    def map_to_package(cls, auto_class: str) -> dict[str, dict[str, str]]:
-        """The entry of a folder's settings by which a transformers without this package finds `NEEDS_PACKAGE`."""
-        return {"auto_map": {auto_class: f"{NEEDS_PACKAGE.stem}.{cls.__name__}"}}
+    @staticmethod
+    def map_to_package(**class_names: str) -> dict[str, str]:
+        """A folder's `auto_map`, by which a transformers without this package finds `NEEDS_PACKAGE`."""
+        return {auto_class: f"{NEEDS_PACKAGE.stem}.{name}" for auto_class, name in class_names.items()}
 
 
 @strict
@@ -158,12 +158,16 @@ class ArlowVLConfig(NeedsPackage, PreTrainedConfig):
             raise ValueError(f"projector_latents must be at least 1, got {self.projector_latents}")
         if self.gate_opening is not None and not 0 <= self.gate_opening < 1:
             raise ValueError(f"gate_opening must be from 0 to below 1 (tanh of each gate), got {self.gate_opening}")
+        self.auto_map = self.map_to_package(  # trl looks in it for the Auto class to open a model with
+            AutoConfig="ArlowVLConfig",
+            AutoModel="ArlowVLModel",
+            AutoModelForImageTextToText="ArlowVLForConditionalGeneration",
+        )
         if self.tie_word_embeddings:  # a file in which the two differ is of a model whose head was trained apart
             self.tie_word_embeddings = tie_word_embeddings
 
     def to_dict(self) -> dict[str, Any]:
-        own = without_unknown_keys(self, super().to_dict()) | {"tie_word_embeddings": self.tie_word_embeddings}
-        return own | self.map_to_package("AutoConfig")
+        return without_unknown_keys(self, super().to_dict()) | {"tie_word_embeddings": self.tie_word_embeddings}
 
     def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> None:
         """Saves as transformers does, with the file that says what the folder needs."""

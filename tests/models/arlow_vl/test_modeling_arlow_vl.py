@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer, TrainingArguments
@@ -234,6 +235,19 @@ def test_tying_is_one_value_for_the_whole_model_and_its_decoder(vision_config, s
     assert not config.tie_word_embeddings
     with pytest.raises(CheckpointError, match="tie_word_embeddings"):
         ArlowVLConfig.from_dict(asked.to_dict() | {"text_config": {}, "tie_word_embeddings": "yes"})
+
+
+def test_a_folder_names_the_auto_classes_that_open_it_as_trl_looks_for_them(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    earlier = saved | {"auto_map": {"AutoConfig": saved["auto_map"]["AutoConfig"]}}
+    for values in (saved, earlier):
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        named = transformers.AutoConfig.from_pretrained(tmp_path).auto_map
+        assert named.keys() == {"AutoConfig", "AutoModel", "AutoModelForImageTextToText"}
+    for auto_class, entry in named.items():
+        opened = getattr(transformers, auto_class).from_pretrained(tmp_path, trust_remote_code=True)
+        assert type(opened).__module__.startswith("arlow_vl.") and entry == f"needs_arlow_vl.{type(opened).__name__}"
 
 
 @pytest.mark.parametrize("said", ["as peft says it", "as earlier files do", "nowhere"])
