@@ -16,7 +16,7 @@ from arlow_vl.models.arlow.spelling import did_you_mean
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig, ArlowVLConfig
 from arlow_vl.training.recipe import ImageTextRecipe, Recipe, TextRecipe, first_difference
 
-OF_THE_CHECKPOINT = ("text_config", "vision_config", "tie_word_embeddings")  # set by the text model and by `vision`
+OF_THE_CHECKPOINT = ("text_config", "vision_config")  # set by the text model and by `vision`
 
 
 def check_model_fields(recipe: Recipe) -> None:

@@ -105,9 +105,15 @@ class ArlowPreTrainedModel(NamesDamagedFiles, PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """Loads as transformers does, and aligns the weights, so that products are rounded alike (`align_weights`)."""
+        """Loads as transformers does, and aligns the weights, so that products are rounded alike (`align_weights`).
+
+        Where the file has a head that differs from the embedding, `tie_word_embeddings` becomes False.
+        """
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        align_weights(loaded[0] if isinstance(loaded, tuple) else loaded)  # the tuple's second entry is the report
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # the tuple's second entry is the report
+        align_weights(model)
+        if model._tied_weights_keys and not model.all_tied_weights_keys:  # transformers warns, and ties nothing
+            model.config.tie_word_embeddings = False
         return loaded
 
     @classmethod
@@ -306,13 +312,34 @@ class ArlowForCausalLM(ArlowPreTrainedModel, CrossAttentionGenerationMixin):
         return head_output(self, outputs, labels, logits_to_keep, skip_logits=skip_logits, **kwargs)
 
 
-class ArlowForSequenceClassification(GenericForSequenceClassification, ArlowPreTrainedModel): ...
+# The heads of transformers, which would take the decoder from AutoModel: it knows none whose code lies in a folder.
 
 
-class ArlowForTokenClassification(GenericForTokenClassification, ArlowPreTrainedModel): ...
+class ArlowForSequenceClassification(GenericForSequenceClassification, ArlowPreTrainedModel):
+    def __init__(self, config: ArlowConfig):
+        ArlowPreTrainedModel.__init__(self, config)
+        self.model = ArlowModel(config)
+        self.num_labels = config.num_labels
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.post_init()
 
 
-class ArlowForQuestionAnswering(GenericForQuestionAnswering, ArlowPreTrainedModel): ...
+class ArlowForTokenClassification(GenericForTokenClassification, ArlowPreTrainedModel):
+    def __init__(self, config: ArlowConfig):
+        ArlowPreTrainedModel.__init__(self, config)
+        self.model = ArlowModel(config)
+        self.num_labels = config.num_labels
+        self.dropout = nn.Dropout(0.1)
+        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+
+class ArlowForQuestionAnswering(GenericForQuestionAnswering, ArlowPreTrainedModel):
+    def __init__(self, config: ArlowConfig):
+        ArlowPreTrainedModel.__init__(self, config)
+        self.model = ArlowModel(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
 
 
 __all__ = [

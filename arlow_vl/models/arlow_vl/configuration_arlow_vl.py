@@ -34,10 +34,10 @@ class NeedsPackage:
             "install arlow-vl where the folder is to be loaded"
         )
 
-    @classmethod
-    def map_to_package(cls, auto_class: str) -> dict[str, dict[str, str]]:
-        """The entry of a folder's settings by which a transformers without this package finds `NEEDS_PACKAGE`."""
-        return {"auto_map": {auto_class: f"{NEEDS_PACKAGE.stem}.{cls.__name__}"}}
+    @staticmethod
+    def map_to_package(**class_names: str) -> dict[str, str]:
+        """A folder's `auto_map`, by which a transformers without this package finds `NEEDS_PACKAGE`."""
+        return {auto_class: f"{NEEDS_PACKAGE.stem}.{name}" for auto_class, name in class_names.items()}
 
 
 @strict
@@ -141,9 +141,8 @@ class ArlowVLConfig(NeedsPackage, PreTrainedConfig):
     None: gates stay as they are, which is closed. Text without images is the same with any, and open blocks learn
     sooner.
     """
-    tie_word_embeddings: bool = True
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, tie_word_embeddings: bool = True, **kwargs):
         refuse_unknown_keys(self, kwargs)
         for name, expected in (("text_config", ArlowConfig), ("vision_config", ArlowVisionConfig)):
             part = getattr(self, name) or {}
@@ -159,10 +158,16 @@ class ArlowVLConfig(NeedsPackage, PreTrainedConfig):
             raise ValueError(f"projector_latents must be at least 1, got {self.projector_latents}")
         if self.gate_opening is not None and not 0 <= self.gate_opening < 1:
             raise ValueError(f"gate_opening must be from 0 to below 1 (tanh of each gate), got {self.gate_opening}")
-        self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        self.auto_map = self.map_to_package(  # trl looks in it for the Auto class to open a model with
+            AutoConfig="ArlowVLConfig",
+            AutoModel="ArlowVLModel",
+            AutoModelForImageTextToText="ArlowVLForConditionalGeneration",
+        )
+        if self.tie_word_embeddings:  # a file in which the two differ is of a model whose head was trained apart
+            self.tie_word_embeddings = tie_word_embeddings
 
     def to_dict(self) -> dict[str, Any]:
-        return without_unknown_keys(self, super().to_dict()) | self.map_to_package("AutoConfig")
+        return without_unknown_keys(self, super().to_dict()) | {"tie_word_embeddings": self.tie_word_embeddings}
 
     def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> None:
         """Saves as transformers does, with the file that says what the folder needs."""
@@ -183,6 +188,15 @@ class ArlowVLConfig(NeedsPackage, PreTrainedConfig):
     @num_hidden_layers.setter
     def num_hidden_layers(self, value: int) -> None:
         self.text_config.num_hidden_layers = value
+
+    @property
+    def tie_word_embeddings(self) -> bool:
+        """True: the decoder's head is its embedding. Libraries read and set it here, the text model reads its own."""
+        return self.text_config.tie_word_embeddings
+
+    @tie_word_embeddings.setter
+    def tie_word_embeddings(self, value: bool) -> None:
+        self.text_config.tie_word_embeddings = value
 
     @property
     def image_token_id(self) -> int:

@@ -240,6 +240,8 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         refuse_fewer_bits(self.config._name_or_path or "the model", self.config)
         config = copy.deepcopy(self.config.text_config)
         config.use_cross_attention = False
+        head, embedding = self.lm_head.weight, self.get_input_embeddings().weight
+        config.tie_word_embeddings &= head is embedding or torch.equal(head, embedding)  # a head may be set apart
         with torch.device("meta"):
             text_model = ArlowForCausalLM(config)
         decoder = self.model.language_model

@@ -62,7 +62,7 @@ class ArlowProcessor(NeedsPackage, ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """Settings for processor_config.json; a transformers without this package is sent to `NEEDS_PACKAGE`."""
-        return super().to_dict() | self.map_to_package("AutoProcessor")
+        return super().to_dict() | {"auto_map": self.map_to_package(AutoProcessor=type(self).__name__)}
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> list[str]:
         """Saves as transformers does, with the file that says what the folder needs."""

@@ -36,7 +36,8 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM
 
 folder = sys.argv[1]
 inputs, expected, generated = torch.load(folder + "/expected.pt")
@@ -46,8 +47,9 @@ assert type(model).__module__.startswith("transformers_modules."), type(model)
 assert torch.equal(model(**inputs).logits, expected)
 mask = torch.ones_like(inputs["input_ids"])
 assert torch.equal(model.generate(**inputs, attention_mask=mask, max_new_tokens=4, do_sample=False), generated)
-base = AutoModel.from_pretrained(folder, trust_remote_code=True)
-assert type(base).__name__ == "ArlowModel"
+for auto_class, class_name in model.config.auto_map.items():
+    one = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=True)
+    assert type(one).__name__ == class_name.rpartition(".")[2], auto_class
 older = AutoModelForCausalLM.from_pretrained(folder + "/../older", trust_remote_code=True).eval()
 assert type(older) is not type(model)
 assert torch.equal(older(**inputs).logits, expected)

@@ -1,8 +1,14 @@
 """The vision-language model: built from a text checkpoint, and as one folder."""
 
+import copy
+import json
+import pickle
+
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from arlow_vl.models.arlow.errors import CheckpointError
@@ -215,6 +221,61 @@ def test_the_config_survives_the_trip_through_its_file(vision_config, small_conf
     loaded = ArlowVLConfig.from_pretrained(tmp_path)
     assert loaded.to_dict() == config.to_dict()
     assert loaded.get_text_config().hidden_size == 64
+
+
+def test_tying_is_one_value_for_the_whole_model_and_its_decoder(vision_config, small_config, tmp_path):
+    config = ArlowVLConfig(text_config=small_config, vision_config=vision_config)
+    config.save_pretrained(tmp_path)
+    assert config.tie_word_embeddings and json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"]
+    asked = ArlowVLConfig.from_pretrained(tmp_path, tie_word_embeddings=False)
+    assert not asked.text_config.tie_word_embeddings
+    for twin in (copy.deepcopy(asked), pickle.loads(pickle.dumps(asked)), ArlowVLConfig.from_dict(asked.to_dict())):
+        assert not twin.tie_word_embeddings and not twin.to_dict()["tie_word_embeddings"]
+    config.text_config.tie_word_embeddings = False
+    assert not config.tie_word_embeddings
+    with pytest.raises(CheckpointError, match="tie_word_embeddings"):
+        ArlowVLConfig.from_dict(asked.to_dict() | {"text_config": {}, "tie_word_embeddings": "yes"})
+
+
+def test_a_folder_names_the_auto_classes_that_open_it_as_trl_looks_for_them(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    earlier = saved | {"auto_map": {"AutoConfig": saved["auto_map"]["AutoConfig"]}}
+    for values in (saved, earlier):
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        named = transformers.AutoConfig.from_pretrained(tmp_path).auto_map
+        assert named.keys() == {"AutoConfig", "AutoModel", "AutoModelForImageTextToText"}
+    for auto_class, entry in named.items():
+        opened = getattr(transformers, auto_class).from_pretrained(tmp_path, trust_remote_code=True)
+        assert type(opened).__module__.startswith("arlow_vl.") and entry == f"needs_arlow_vl.{type(opened).__name__}"
+
+
+@pytest.mark.parametrize("said", ["as peft says it", "as earlier files do", "nowhere"])
+def test_a_head_that_was_trained_apart_survives_files_and_the_text_model(model, inputs, tmp_path, said):
+    model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight))
+    if said != "nowhere":
+        model.config.tie_word_embeddings = False
+    expected = model(inputs["input_ids"][1:2]).logits
+    model.save_pretrained(tmp_path / "whole")
+    if said == "as earlier files do":
+        saved = json.loads((tmp_path / "whole" / "config.json").read_text())
+        saved["text_config"]["tie_word_embeddings"] = True
+        (tmp_path / "whole" / "config.json").write_text(json.dumps(saved))
+    loaded = ArlowVLForConditionalGeneration.from_pretrained(tmp_path / "whole").eval()
+    loaded.text_model().save_pretrained(tmp_path / "text")
+    text_model = ArlowForCausalLM.from_pretrained(tmp_path / "text").eval()
+    assert not loaded.config.tie_word_embeddings and not text_model.config.tie_word_embeddings
+    for one in (loaded, model.text_model(), text_model):
+        assert torch.equal(one(inputs["input_ids"][1:2]).logits, expected)
+
+
+def test_a_text_checkpoint_whose_head_differs_from_its_embedding_keeps_both(small_config, vision_config, tmp_path):
+    text_model = ArlowForCausalLM(small_config).eval()
+    text_model.lm_head.weight = nn.Parameter(torch.randn_like(text_model.lm_head.weight))
+    text_model.save_pretrained(tmp_path)
+    model = ArlowVLForConditionalGeneration.from_text_checkpoint(tmp_path, vision_config).eval()
+    input_ids = torch.randint(20, 300, (2, 5))
+    assert torch.equal(model(input_ids).logits, text_model(input_ids).logits)
 
 
 @pytest.mark.parametrize("part", ["whole", "vision_config"])
