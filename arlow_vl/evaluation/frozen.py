@@ -1,9 +1,10 @@
-"""Verifies that the vision stage left the text model unchanged: the bytes of its tensors, the bits of its logits.
+"""Verifies that the vision stage left the text model unchanged: its tensors' bytes, its logits' bits, its words.
 
 `arlow verify-frozen` prints the checks of `verify_frozen`.
 """
 
 import gc
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from transformers import GenerationConfig, TokenizersBackend
 
+from arlow_vl.data.prompts import stop_token_ids
 from arlow_vl.evaluation.held_out_text import HeldOut, Rows, describe_text, measure_text, read_rows
+from arlow_vl.models.arlow.chat_arlow import CHAT_TEMPLATE, drop_quotes
 from arlow_vl.models.arlow.configuration_arlow import ArlowConfig
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
-from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
+from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration, settings_of_text
 from arlow_vl.models.folder_hashes import Hashes, hash_tensor, hash_text_tensors
-from arlow_vl.models.folders import MOST_NAMED, check_folder, load_tokenizer, load_weights, named
+from arlow_vl.models.folders import check_folder, load_tokenizer, load_weights, named
 from arlow_vl.printing import number_of
 
 # The exported text model has no cross-attention blocks; the other keys are bookkeeping.
-NOT_COMPARED = {"use_cross_attention", "architectures", "transformers_version", "_name_or_path"}
+NOT_COMPARED = {"use_cross_attention", "architectures", "transformers_version", "_name_or_path", "_from_model_config"}
+PARTS = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder")  # of a tokenizer.json
+LONGEST_VALUE = 60
+"""Most characters of a changed value that is shown."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +73,17 @@ def verify_frozen(text_checkpoint: Path, checkpoint: Path, *, text: Path | None 
     """
     text_config = check_folder(text_checkpoint, "arlow", may_be_quantised=False)
     config = check_folder(checkpoint, "arlow_vl", may_be_quantised=False)
-    tokenizer = load_tokenizer(text_checkpoint) if text else None
-    rows = read_rows(text, tokenizer) if text else None
+    tokenizer, its = (
+        load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
+        for folder in (text_checkpoint, checkpoint)
+    )
+    rows = read_rows(text, tokenizer or load_tokenizer(text_checkpoint)) if text else None
     original = hash_text_tensors(text_checkpoint)
     probes = make_probes(text_config, config)
     text_model = load_weights(ArlowForCausalLM, text_checkpoint)
     expected, dtype = [logits_of(text_model, probe) for probe in probes], text_model.dtype
     before = measure_text(text_model, tokenizer, rows) if rows else None
+    settings = text_model.generation_config
     del text_model
     gc.collect()
     model = load_weights(ArlowVLForConditionalGeneration, checkpoint, dtype=dtype)  # a stage may have saved a wider one
@@ -80,6 +91,7 @@ def verify_frozen(text_checkpoint: Path, checkpoint: Path, *, text: Path | None 
         compare_tensors("every frozen tensor has its SHA-256", original, hash_text_tensors(checkpoint, original)),
         *compare_logits(model, probes, expected),
         compare_export(model, original, text_config),
+        compare_words((tokenizer, settings), (its, model.generation_config)),
         *([compare_text(model, tokenizer, rows, before)] if rows and before else []),
     ]
 
@@ -171,9 +183,50 @@ def compare_export(model: ArlowVLForConditionalGeneration, original: Hashes, tex
     text_model = model.text_model()
     exported = {name: hash_tensor(tensor) for name, tensor in text_model.named_parameters()}  # tied ones once
     check = compare_tensors(claim, original, exported)
-    was, now = text_config.to_dict(), text_model.config.to_dict()
-    changed = [key for key in was | now if key not in NOT_COMPARED and was.get(key) != now.get(key)]
-    if check.holds and changed:
-        values = ", ".join(f"{key} {now.get(key)!r}, was {was.get(key)!r}" for key in changed[:MOST_NAMED])
-        return Check(claim, False, f"the configuration differs: {values}")
-    return check
+    changes = changes_between(text_config.to_dict(), text_model.config.to_dict())
+    return Check(claim, False, f"the configuration differs: {named(changes)}") if check.holds and changes else check
+
+
+def changes_between(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Names the values that differ, with both of them where they are short."""
+    changes = []
+    for key in was | now:
+        values = f"{key} {now.get(key)!r}, was {was.get(key)!r}"
+        if key not in NOT_COMPARED and was.get(key) != now.get(key):
+            changes.append(values if len(values) <= len(key) + LONGEST_VALUE else key)
+    return changes
+
+
+def compare_words(
+    text: tuple[TokenizersBackend | None, GenerationConfig], vision: tuple[TokenizersBackend | None, GenerationConfig]
+) -> Check:
+    """Compares the tokenizers and the settings of generation, which make of the same logits the same text.
+
+    The vision stage changes two things on purpose: its tokenizer drops the quotes of chats, as Arlow's own always does,
+    and a text also ends where the chat template ends an answer.
+    """
+    (tokenizer, settings), (its, its_settings) = text, vision
+    ends, its_ends = (as_list(of.eos_token_id) for of in (settings, its_settings))
+    allowed = set() if tokenizer is None or its_ends == ends else set(stop_token_ids(tokenizer)) - set(ends)
+    was = words_of(tokenizer) | settings.to_dict() | {"ends of a text": ends}
+    now = words_of(its) | settings_of_text(its_settings).to_dict()
+    now["ends of a text"] = [end for end in its_ends if end not in allowed]
+    changes = changes_between(was, now)
+    claim = "tokenizer, chat template and settings of generation are as before"
+    tokens = 0 if tokenizer is None else len(tokenizer)
+    return Check(claim, not changes, f"these differ: {named(changes)}" if changes else number_of(tokens, "token"))
+
+
+def words_of(tokenizer: TokenizersBackend | None) -> dict[str, Any]:
+    """All of a tokenizer that decides ids, text and chats."""
+    if tokenizer is None:
+        return {}
+    drop_quotes(tokenizer.backend_tokenizer)
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts = {name: spec[name] for name in PARTS} | {f"model.{key}": value for key, value in spec["model"].items()}
+    parts |= {name: getattr(tokenizer, name) for name in ("split_special_tokens", "clean_up_tokenization_spaces")}
+    return parts | tokenizer.special_tokens_map | {"chat_template": tokenizer.chat_template or CHAT_TEMPLATE}
+
+
+def as_list(ids: int | list[int] | None) -> list[int]:
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]

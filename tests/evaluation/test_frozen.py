@@ -13,6 +13,7 @@ from arlow_vl.evaluation.frozen import (
     Probe,
     compare_logits,
     compare_tensors,
+    compare_words,
     logits_of,
     make_probes,
     verify_frozen,
@@ -22,13 +23,13 @@ from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVisionConfig
 from arlow_vl.models.arlow_vl.modeling_arlow_vl import ArlowVLForConditionalGeneration
 from arlow_vl.models.folder_hashes import hash_text_tensors
-from arlow_vl.models.folders import load_weights
+from arlow_vl.models.folders import load_tokenizer, load_weights
 from arlow_vl.training.recipe_parsing import parse_recipe
 from arlow_vl.training.run import fit
 from tests.conftest import open_gates
 from tests.tiny_runs import weights_sha256, write_image_text_recipe
 
-TENSORS, CLOSED, BLIND, UNTOUCHED, EXPORT = range(5)
+TENSORS, CLOSED, BLIND, UNTOUCHED, EXPORT, WORDS = range(6)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,7 @@ def damaged(trained, tmp_path):
         (BLIND, "without images"),
         (UNTOUCHED, "rows without one"),
         (EXPORT, "exported"),
+        (WORDS, "chat template and settings of generation"),
     ],
 )
 def test_after_the_vision_stage_every_claim_holds(checks, index, words):
@@ -133,8 +135,56 @@ def test_a_changed_configuration_is_named(trained, damaged):
     config["text_config"]["rms_norm_eps"] = 1e-3
     path.write_text(json.dumps(config))
     found = verify_frozen(trained[0], damaged)
-    assert [check.holds for check in found] == [True, False, False, False, False]
+    assert [check.holds for check in found] == [True, False, False, False, False, True]
     assert found[EXPORT].found == "the configuration differs: rms_norm_eps 0.001, was 1e-06"
+
+
+def in_json(name, change):
+    """A function that changes a JSON file of a folder."""
+
+    def edit(folder):
+        values = json.loads((folder / name).read_text())
+        change(values)
+        (folder / name).write_text(json.dumps(values))
+
+    return edit
+
+
+def swap_words(spec) -> None:
+    vocab = spec["model"]["vocab"]
+    one, other = sorted(vocab, key=vocab.get)[-2:]
+    vocab[one], vocab[other] = vocab[other], vocab[one]
+
+
+def say_more(folder) -> None:
+    path = folder / "chat_template.jinja"
+    path.write_text("x" + path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("edit", "found"),
+    [
+        (in_json("tokenizer.json", swap_words), "model.vocab"),
+        (in_json("tokenizer.json", lambda spec: spec["model"]["merges"].reverse()), "model.merges"),
+        (
+            in_json("tokenizer_config.json", lambda names: names.update(eos_token="<|pad|>")),
+            "eos_token '<|pad|>', was '<|endoftext|>'",
+        ),
+        (say_more, "chat_template"),
+        (
+            in_json("generation_config.json", lambda of: of.update(repetition_penalty=1.9)),
+            "repetition_penalty 1.9, was None",
+        ),
+        (in_json("generation_config.json", lambda of: of.update(eos_token_id=5)), "ends of a text [5], was [2]"),
+        (in_json("generation_config.json", lambda of: of["eos_token_id"].append(9)), "ends of a text [2, 9], was [2]"),
+        (in_json("generation_config.json", lambda of: of["of_text"].update(eos_token_id=9)), "eos_token_id 9, was 2"),
+    ],
+)
+def test_other_words_of_the_same_logits_are_named(trained, damaged, edit, found):
+    edit(damaged)
+    check = compare_words(*((load_tokenizer(of), GenerationConfig.from_pretrained(of)) for of in (trained[0], damaged)))
+    assert not check.holds
+    assert check.found == f"these differ: {found}"
 
 
 class LeakingModel(ArlowVLForConditionalGeneration):
@@ -178,7 +228,7 @@ def test_a_text_model_that_was_only_widened_holds(models, trained, tmp_path, cha
     wide.save_pretrained(tmp_path / "wide")
     checks = verify_frozen(tmp_path / "text", tmp_path / "wide")
     assert wide.dtype == torch.float32
-    assert [check.holds for check in checks] == [not changed, True, True, True, True]
+    assert [check.holds for check in checks] == [not changed, True, True, True, True, True]
 
 
 def test_a_checkpoint_in_shards_has_the_hashes_of_one_file(models, trained, tmp_path):
