@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from arlow_vl.models.arlow.attention import in_dtype
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig
 from arlow_vl.models.arlow_vl.image_checks import refuse_wrong_images, refuse_wrong_tiles
 from vision.encoder import VisionEncoder
@@ -74,13 +75,13 @@ class ImageEncodingMixin:
             encoder=self.vision,
             patch_size=self.config.vision_config.patch_size or self.vision.patch_size,
         )
-        dtype = self.projector.dtype
         if pixel_values is None:
-            features, lengths = image_features.to(dtype), encoder_lengths
+            features, lengths = image_features.to(self.projector.dtype), encoder_lengths
         elif image_grids is not None:
-            features, lengths = self.vision.forward_native(pixel_values.to(dtype), image_grids)
+            features, lengths = self.vision.forward_native(pixel_values.to(self.vision.dtype), image_grids)
         else:
-            features, lengths = self.vision(pixel_values.to(dtype)), None
+            features, lengths = self.vision(pixel_values.to(self.vision.dtype)), None
+        features = in_dtype(features, self.projector.dtype)
         if lengths is not None:
             prefix = self.vision.num_kept_prefix_tokens
             places = native_places(image_grids, lengths, prefix_tokens=prefix, device=features.device)
