@@ -75,6 +75,11 @@ class VisionEncoder(nn.Module):
         return self.data_config["input_size"][1:]
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What pixels are to be in: the dtype of the first weight that is not quantised."""
+        return next(x.dtype for x in self.parameters() if x.is_floating_point() and x.itemsize > 1)
+
+    @property
     def is_frozen(self) -> bool:
         return not any(parameter.requires_grad for parameter in self.parameters())
 

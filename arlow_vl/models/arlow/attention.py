@@ -108,6 +108,11 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else tensor.dtype
 
 
+def in_dtype(states: Tensor, dtype: torch.dtype) -> Tensor:
+    """States for a part of the model in another dtype; under autocast as they are, since every product casts there."""
+    return states if torch.is_autocast_enabled(states.device.type) else states.to(dtype)
+
+
 def takes_varlen(attn_implementation: str, hidden_states: Tensor, head_dim: int, dropout: float = 0.0) -> bool:
     """True if this run's attention takes flat tokens and `cu_seqlens` instead of padded rows and masks."""
     if attn_implementation in ("eager", "sdpa", "flex_attention"):

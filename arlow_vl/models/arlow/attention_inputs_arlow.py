@@ -70,18 +70,8 @@ def find_segments(
         if not (is_eager and is_packed(text, documents)):
             return cached_segments(cached.lengths, cached.get_seq_length())
 
-    batch, width = text.shape
-    if image_lengths is not None:  # counts may have stayed on the CPU
-        image_lengths = image_lengths.to((text.inputs_embeds if text.input_ids is None else text.input_ids).device)
-    # The cache records where images stand, for a later crop. In a table made by hand, runs begin there.
-    if isinstance(given, SegmentTable):
-        is_image = given.first_seeing(batch, width)
-    elif image_lengths is None:  # packed text behind a cache: its later documents see none of the images there
-        is_image, image_lengths = torch.zeros_like(documents, dtype=torch.bool), documents.new_zeros(0)
-    else:
-        is_image = image_positions(model.config, model.embed_tokens, *text[:3])
-    # A compiled graph reads no value of its batch, so a compiled call is not checked against the cache.
-    if is_eager:
+    is_image, image_lengths = _places_of_images(model, text, documents, image_lengths, given)
+    if is_eager:  # a compiled graph reads no value of its batch, and its call is not checked against the cache
         past = int(cross_cache.text_layer.get_seq_length()) if cross_cache is not None else 0
         if given is None:
             refuse_wrong_turn(is_image, count_images(image_lengths, image_index), text, past, cross_cache)
@@ -96,6 +86,22 @@ def find_segments(
         for layer in cross_caches:
             layer.lengths = segments.kept_lengths
     return segments
+
+
+def _places_of_images(
+    model,
+    text: Text,
+    documents: Tensor | None,
+    image_lengths: Tensor | None,
+    given: SegmentTable | SegmentMask | None,
+) -> tuple[Tensor, Tensor | None]:
+    """(B, T) bool, where the images of a call stand, and their lengths on the device of its text."""
+    if isinstance(given, SegmentTable):  # made by hand: they stand where its runs begin
+        return given.first_seeing(*text.shape), image_lengths
+    if image_lengths is None:  # packed text behind a cache: its later documents see none of the images there
+        return torch.zeros_like(documents, dtype=torch.bool), documents.new_zeros(0)
+    is_image = image_positions(model.config, model.embed_tokens, *text[:3])
+    return is_image, image_lengths.to(is_image.device)  # counts may have stayed on the CPU
 
 
 def self_attention_inputs(

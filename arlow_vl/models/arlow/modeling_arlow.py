@@ -20,7 +20,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import default_attention
+from .attention import default_attention, in_dtype
 from .attention_inputs_arlow import count_positions, find_documents, find_segments, self_attention_inputs
 from .cache_arlow import CrossAttentionCacheLayer, cross_attention_caches
 from .checkpoint_checks import NamesDamagedFiles
@@ -218,6 +218,7 @@ class ArlowModel(ArlowPreTrainedModel):
         image_lengths = None
         if encoder_hidden_states is not None:
             encoder_hidden_states, image_lengths = flatten_images(*images[:3])
+            encoder_hidden_states = in_dtype(encoder_hidden_states, inputs_embeds.dtype)
         if layout is None:
             segments = find_segments(self, text, documents, image_lengths, image_index, segments, cross_caches)
         else:

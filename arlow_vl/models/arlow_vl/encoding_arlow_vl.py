@@ -8,8 +8,9 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from arlow_vl.models.arlow.attention import in_dtype
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig
-from arlow_vl.models.arlow_vl.image_checks import refuse_wrong_images, refuse_wrong_tiles
+from arlow_vl.models.arlow_vl.image_checks import refuse_wrong_features, refuse_wrong_pixels, refuse_wrong_tiles
 from vision.encoder import VisionEncoder
 from vision.places import grid_of, grid_places, native_places, tile_places
 from vision.projector import LinearProjector, MLPProjector, PerceiverResampler
@@ -69,18 +70,22 @@ class ImageEncodingMixin:
         Raises:
             ValueError: inputs that do not go together (see `image_checks`).
         """
-        refuse_wrong_images(
-            *(pixel_values, image_features, image_grids, encoder_lengths),
-            encoder=self.vision,
-            patch_size=self.config.vision_config.patch_size or self.vision.patch_size,
-        )
-        dtype = self.projector.dtype
-        if pixel_values is None:
-            features, lengths = image_features.to(dtype), encoder_lengths
-        elif image_grids is not None:
-            features, lengths = self.vision.forward_native(pixel_values.to(dtype), image_grids)
+        if (pixel_values is None) == (image_features is None):
+            raise ValueError("give pixel_values or image_features (what the encoder made of them), not both")
+        if pixel_values is not None:
+            refuse_wrong_pixels(pixel_values, image_grids)
         else:
-            features, lengths = self.vision(pixel_values.to(dtype)), None
+            patch_size = self.config.vision_config.patch_size or self.vision.patch_size
+            refuse_wrong_features(
+                image_features, image_grids, encoder_lengths, encoder=self.vision, patch_size=patch_size
+            )
+        if pixel_values is None:
+            features, lengths = image_features.to(self.projector.dtype), encoder_lengths
+        elif image_grids is not None:
+            features, lengths = self.vision.forward_native(pixel_values.to(self.vision.dtype), image_grids)
+        else:
+            features, lengths = self.vision(pixel_values.to(self.vision.dtype)), None
+        features = in_dtype(features, self.projector.dtype)
         if lengths is not None:
             prefix = self.vision.num_kept_prefix_tokens
             places = native_places(image_grids, lengths, prefix_tokens=prefix, device=features.device)

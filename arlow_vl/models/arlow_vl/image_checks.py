@@ -22,35 +22,49 @@ def refuse_two_kinds_of_image(
         raise ValueError("give images or the encoder_hidden_states that were made of them, not both")
 
 
-def refuse_wrong_images(
-    pixel_values: Tensor | None,
-    image_features: Tensor | None,
+def refuse_wrong_pixels(pixel_values: Tensor, image_grids: Tensor | None) -> None:
+    """Raises ValueError unless pixels came in one of the forms of `ArlowVLModel.encode_images`."""
+    if torch.compiler.is_compiling():
+        return
+    _refuse_wrong_axes(
+        "pixel_values",
+        pixel_values,
+        axes=4,
+        form="(images, 3, height, width)",
+        counts_name="image_grids",
+        counts=image_grids,
+    )
+    if pixel_values.ndim == 4 and pixel_values.shape[1] != 3:
+        raise ValueError(
+            f"pixel_values must have 3 channels on the second axis, got {tuple(pixel_values.shape)}; "
+            "ArlowImageProcessor makes them of images of any kind"
+        )
+    if image_grids is not None:
+        _refuse_wrong_counts("image_grids", image_grids, image_grids.prod(-1), "patches", pixel_values)
+
+
+def refuse_wrong_features(
+    image_features: Tensor,
     image_grids: Tensor | None,
     encoder_lengths: Tensor | None,
     *,
     encoder: VisionEncoder,
     patch_size: int | None,
 ) -> None:
-    """Raises ValueError unless the images came in one of the forms of `ArlowVLModel.encode_images`.
+    """Raises ValueError unless features came in one of the forms of `ArlowVLModel.encode_images`.
 
     `patch_size` is that of images in native resolution.
     """
     if torch.compiler.is_compiling():
         return
-    if (pixel_values is None) == (image_features is None):
-        raise ValueError("give pixel_values or image_features (what the encoder made of them), not both")
-    if pixel_values is not None:
-        _refuse_wrong_form("pixel_values", pixel_values, "(images, 3, height, width)", "image_grids", image_grids)
-        if pixel_values.ndim == 4 and pixel_values.shape[1] != 3:
-            raise ValueError(
-                f"pixel_values must have 3 channels on the second axis, got {tuple(pixel_values.shape)}; "
-                "ArlowImageProcessor makes them of images of any kind"
-            )
-        if image_grids is not None:
-            _refuse_wrong_counts("image_grids", image_grids, image_grids.prod(-1), "patches", pixel_values)
-        return
-    assert image_features is not None
-    _refuse_wrong_form("image_features", image_features, "(tiles, patches, dim)", "encoder_lengths", encoder_lengths)
+    _refuse_wrong_axes(
+        "image_features",
+        image_features,
+        axes=3,
+        form="(tiles, patches, dim)",
+        counts_name="encoder_lengths",
+        counts=encoder_lengths,
+    )
     if image_features.shape[-1] != encoder.embed_dim:
         raise ValueError(
             f"image_features must be {encoder.embed_dim} wide, as this model's encoder gives them, got "
@@ -84,8 +98,11 @@ def _are_of(grids: list[list[int]], lengths: list[int], encoder: VisionEncoder, 
     return lengths == [encoder.num_tokens(rows * patch_size, columns * patch_size) for rows, columns in grids]
 
 
-def _refuse_wrong_form(name: str, values: Tensor, form: str, counts_name: str, counts: Tensor | None) -> None:
-    if values.ndim != len(form.split(",")) and values.ndim != 2:
+def _refuse_wrong_axes(
+    name: str, values: Tensor, *, axes: int, form: str, counts_name: str, counts: Tensor | None
+) -> None:
+    """Refuses values that have neither `axes` axes, which `form` names, nor two, and these without their counts."""
+    if values.ndim not in (2, axes):
         raise ValueError(f"{name} must be {form}, one after another whatever their rows, got {tuple(values.shape)}")
     if (counts is not None) != (values.ndim == 2):
         raise ValueError(f"{counts_name} goes with {name} of two axes, and only with them, got {tuple(values.shape)}")

@@ -205,6 +205,20 @@ def test_drafts_of_the_first_layers_change_no_token_behind_images(model, inputs)
     assert model.config.to_dict() == before and "num_hidden_layers" not in before
 
 
+@pytest.mark.parametrize("part", ["vision", "projector", "language_model"])
+def test_a_part_in_another_dtype_reads_what_the_others_give(model, inputs, part):
+    open_gates(model)
+    expected = model(**inputs).logits
+    getattr(model.model, part).bfloat16()
+    if part == "language_model":
+        model.lm_head.bfloat16()
+    features = model.model.vision(inputs["pixel_values"].to(model.model.vision.dtype))
+    for images in ({"pixel_values": inputs["pixel_values"]}, {"image_features": features}):
+        logits = model(inputs["input_ids"], **images).logits
+        assert logits.dtype == (torch.bfloat16 if part == "language_model" else torch.float32)
+        torch.testing.assert_close(logits.float(), expected, rtol=0.05, atol=0.05)  # bfloat16 has 8 bits
+
+
 def test_pixels_and_features_together_are_refused(model, inputs):
     with pytest.raises(ValueError, match="pixel_values or image_features"):
         model(**inputs, image_features=torch.zeros(3, 4, 64))
