@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     refuse_text_model(args.model)
 
     from arlow_vl.data.prompts import about_image
-    from arlow_vl.evaluation.explain import explain_completion, views_under  # loads torch, which takes seconds
+    from arlow_vl.evaluation.explain import explain_image  # loads torch, which takes seconds
     from arlow_vl.evaluation.heat_maps import draw_explanation
     from arlow_vl.evaluation.numbers import format_number
     from arlow_vl.models.open_model import open_model
@@ -54,19 +54,12 @@ def run(args: argparse.Namespace) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     opened = open_model(args.model, device=args.device, precision=args.precision, needs_images=True)
     model, processor = opened.model, opened.processor
-    images = dict(processor.image_processor([original], return_tensors="pt"))
     openings = model.gate_openings()
     layers = list(openings) if args.layer is None else [args.layer]
-    words = explain_completion(
-        model,
-        opened.tokenizer,
-        about_image(args.question or None),
-        images,
-        layers=layers,
-        max_new_tokens=args.max_new_tokens,
-    )
+    prompt = about_image(args.question or None)
+    how = {"layers": layers, "max_new_tokens": args.max_new_tokens}
+    words, views = explain_image(model, processor, original, prompt, **how)
     caption = " ".join(word.word for word in words)
-    views = views_under(words, images, model, processor.image_processor.transform)
     read = ", ".join(f"{layer} (gate {format_number(openings[layer][0], 2, is_signed=True)})" for layer in layers)
     sheet = draw_explanation(original, views, words, title=f"{caption}   (cross-attention of layer {read})")
     write_whole(args.out, lambda file: sheet.save(file, "PNG"))

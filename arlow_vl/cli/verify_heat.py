@@ -42,26 +42,14 @@ def run(args: argparse.Namespace) -> None:
     refuse_text_model(args.model)
 
     from arlow_vl.data.prompts import about_image
-    from arlow_vl.evaluation.faithfulness import evaluate_heat, falls_of_image, format_heat_tests, write_heat_tests
+    from arlow_vl.evaluation.faithfulness import AskedImage, format_heat_tests, measure_heat, write_heat_tests
     from arlow_vl.models.folders import load_vision_language_model  # loads torch, which takes seconds
-    from arlow_vl.progress import ProgressLine
 
     model, processor = load_vision_language_model(args.model)
     layers = list(model.gate_openings()) if args.layer is None else [args.layer]
-    progress, falls = ProgressLine("heat", "images"), []
-    for original in originals:
-        falls.append(
-            falls_of_image(
-                model,
-                processor.tokenizer,
-                about_image(args.question or None),
-                dict(processor.image_processor([original], return_tensors="pt")),
-                layers=layers,
-                max_new_tokens=args.max_new_tokens,
-            )
-        )
-        progress(len(falls), len(originals))
-    tests = evaluate_heat(falls)
+    prompt = about_image(args.question or None)
+    asked = (AskedImage(original, prompt, args.max_new_tokens) for original in originals)
+    tests = measure_heat(model, processor, asked, layers=layers, total=len(originals))
     print(format_heat_tests(tests))
     if args.output:
         write_heat_tests(args.output, tests)

@@ -111,6 +111,27 @@ def explain_completion(
     return words_of(tokenizer, written.ids[0].tolist(), written.heat.mean(0))
 
 
+def explain_image(
+    model: Any,
+    processor: Any,
+    image: Image.Image,
+    messages: Sequence[Message],
+    *,
+    layers: Sequence[int],
+    max_new_tokens: int,
+) -> tuple[list[WordHeat], list[View]]:
+    """Returns the words that the model writes about an image with their heat, and the views to draw it over.
+
+    Raises:
+        As `write_and_watch`.
+    """
+    images = dict(processor.image_processor([image], return_tensors="pt"))
+    words = explain_completion(
+        model, processor.tokenizer, messages, images, layers=layers, max_new_tokens=max_new_tokens
+    )
+    return words, views_under(words, images, model, processor.image_processor.transform)
+
+
 @torch.inference_mode()
 def write_and_watch(
     model: Any,

@@ -9,16 +9,18 @@ A hidden token is removed from what the decoder, or a perceiver, attends to; the
 least one token stays.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from PIL import Image
 from torch import Tensor
 
+from arlow_vl.data.samples import Message
 from arlow_vl.errors import DataError
 from arlow_vl.evaluation.bootstrap import Interval, difference_interval, draw_weights, metric_interval
 from arlow_vl.evaluation.explain import Written, word_places, write_and_watch
@@ -26,6 +28,7 @@ from arlow_vl.evaluation.metrics.sums import mean
 from arlow_vl.evaluation.numbers import format_number, legend
 from arlow_vl.evaluation.tasks.predictions import read_json, write_json
 from arlow_vl.printing import number_of, visible
+from arlow_vl.progress import ProgressLine
 from vision.projector import PerceiverResampler
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 0.875)
@@ -149,6 +152,14 @@ def falls_of_image(
     return found
 
 
+class AskedImage(NamedTuple):
+    """An image that the model is asked about, to test its heat."""
+
+    image: Image.Image
+    messages: Sequence[Message]
+    max_new_tokens: int
+
+
 @dataclass(frozen=True)
 class HeatTest:
     """The test of one layer's heat, over all words of all images. Intervals are bootstrapped over images."""
@@ -163,6 +174,23 @@ class HeatTest:
     the heat marks tokens that matter."""
     over_least: Interval
     """The same, minus the fall from hiding the least attended tokens."""
+
+
+def measure_heat(
+    model: Any, processor: Any, asked: Iterable[AskedImage], *, layers: Sequence[int], total: int
+) -> list[HeatTest]:
+    """Lets the model write about each of `total` images, and tests the heat of each layer; shows its progress.
+
+    Raises:
+        As `falls_of_image` and `evaluate_heat`.
+    """
+    progress, falls = ProgressLine("heat", "images"), []
+    for image, messages, max_new_tokens in asked:
+        images = dict(processor.image_processor([image], return_tensors="pt"))
+        how = {"layers": layers, "max_new_tokens": max_new_tokens}
+        falls.append(falls_of_image(model, processor.tokenizer, messages, images, **how))
+        progress(len(falls), total)
+    return evaluate_heat(falls)
 
 
 def evaluate_heat(falls: Sequence[Mapping[int, Falls]]) -> list[HeatTest]:

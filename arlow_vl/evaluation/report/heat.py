@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from arlow_vl.evaluation.bootstrap import Interval
-from arlow_vl.evaluation.explain import explain_completion, views_under
+from arlow_vl.evaluation.explain import explain_image
 from arlow_vl.evaluation.faithfulness import (
     ORDERS,
     SHARES,
+    AskedImage,
     HeatTest,
-    evaluate_heat,
-    falls_of_image,
+    measure_heat,
     read_heat_tests,
     write_heat_tests,
 )
@@ -38,6 +38,10 @@ class HeatSample:
 
     item: Item
     max_new_tokens: int
+
+    def read(self) -> AskedImage:
+        (image,) = self.item.images
+        return AskedImage(read_image(image.read_image(), name=image.key), self.item.messages, self.max_new_tokens)
 
 
 @dataclass
@@ -72,21 +76,14 @@ def look_at_heat(
     if heat.note:
         return heat
     opened, processor = load_vision_language_model(path)
-    falls, layers = [], list(opened.gate_openings())
-    progress = ProgressLine("heat", "images")
-    for number, one in enumerate(asked[: tested or MAPS]):
-        image = one.item.images[0]
-        original = read_image(image.read_image(), name=image.key)
-        inputs = dict(processor.image_processor([original], return_tensors="pt"))
-        settings = {"layers": layers, "max_new_tokens": one.max_new_tokens}
-        said = (opened, processor.tokenizer, one.item.messages, inputs)
-        if number < MAPS:
-            heat.maps.append(_draw(original, said, settings, processor))
-        if tested:
-            falls.append(falls_of_image(*said, **settings))
-        progress(number + 1, min(tested or MAPS, len(asked)))
+    layers, drawn = list(opened.gate_openings()), asked[: min(tested or MAPS, MAPS)]
+    progress = ProgressLine("heat maps", "images")
+    for number, one in enumerate(drawn, start=1):
+        heat.maps.append(draw(opened, processor, one.read(), layers))
+        progress(number, len(drawn))
     if tested:
-        heat.tests = evaluate_heat(falls)
+        some = asked[:tested]
+        heat.tests = measure_heat(opened, processor, (one.read() for one in some), layers=layers, total=len(some))
         write_heat_tests(folder / NAME, heat.tests)
     return heat
 
@@ -99,12 +96,12 @@ def _why_not(path: Path, results: Sequence[Results]) -> str:
     return ""
 
 
-def _draw(original: Any, said: tuple[Any, ...], settings: dict[str, Any], processor: Any) -> tuple[str, str]:
-    model, tokenizer, messages, inputs = said
-    words = explain_completion(model, tokenizer, messages, inputs, **settings)
-    views = views_under(words, inputs, model, processor.image_processor.transform)
+def draw(model: Any, processor: Any, asked: AskedImage, layers: Sequence[int]) -> tuple[str, str]:
+    """Returns the heat map of an image as a data URI, with the text that the model wrote about it."""
+    how = {"layers": layers, "max_new_tokens": asked.max_new_tokens}
+    words, views = explain_image(model, processor, asked.image, asked.messages, **how)
     text = " ".join(word.word for word in words)
-    return shortest_uri(draw_explanation(original, views, words, title=text)), text
+    return shortest_uri(draw_explanation(asked.image, views, words, title=text)), text
 
 
 def plot_test(test: HeatTest) -> dict[str, Any]:

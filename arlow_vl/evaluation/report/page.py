@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +81,44 @@ def shown(value: Any) -> Any:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
+@dataclass(frozen=True)
+class ShownGroup:
+    """A metric's scores of some items."""
+
+    items: int
+    images: int
+    rows: list[dict[str, Any]]
+    """The model's (`metric_rows`), then those of the controls."""
+
+
+@dataclass(frozen=True)
+class ShownMetric:
+    """A metric's scores of all items and of each group."""
+
+    name: str
+    title: str
+    unit: str
+    groups: dict[str, ShownGroup]
+
+
+def shown_metric(name: str, of: Mapping[str, Any]) -> ShownMetric:
+    """Returns what the page shows of a metric in metrics.json."""
+    is_share = of["is_share"]
+    groups = {
+        group: ShownGroup(scores["items"], images_of(scores), metric_rows(scores, is_percent=is_share))
+        for group, scores in of["groups"].items()
+    }
+    return ShownMetric(name, titled(name, is_share=is_share), "%" if is_share else "", groups)
+
+
 def show_task(results: Results, probed: int) -> tuple[dict[str, Any], list[HeatSample]]:
     """Returns what the page shows of a task, and the samples whose heat is tested."""
     metrics, task = results.metrics_json, results.task
-    scores, first = metrics["scores"], next(iter(metrics["scores"]["metrics"]), None)
-    tables = {
-        name: {group: metric_rows(of_group, is_percent=of["is_share"]) for group, of_group in of["groups"].items()}
-        for name, of in scores["metrics"].items()
-    }
-    controls = sorted(tables[first][ALL][1:], key=lambda row: row["value"], reverse=True)
+    scores = metrics["scores"]
+    measured = [shown_metric(name, of) for name, of in scores["metrics"].items()]
+    of_systems = measured[0].groups[ALL].rows
+    controls = sorted(of_systems[1:], key=lambda row: row["value"], reverse=True)
+    controls[1:] = [row for row in controls[1:] if row["system"] == "shuffled"]
     section: dict[str, Any] = {
         "name": task.name,
         "title": task.title,
@@ -101,22 +131,13 @@ def show_task(results: Results, probed: int) -> tuple[dict[str, Any], list[HeatS
         "not_checked": metrics["overlap"].get("not_checked", []),
         "asked_otherwise": metrics.get("asked_otherwise", ""),
         "scores": scores,
-        "tables": tables,
-        "titles": {name: titled(name, is_share=of["is_share"]) for name, of in scores["metrics"].items()},
-        "units": {name: "%" if of["is_share"] else "" for name, of in scores["metrics"].items()},
-        "items": {
-            name: {g: of_g["items"] for g, of_g in of["groups"].items()} for name, of in scores["metrics"].items()
-        },
-        "images": {
-            name: {g: images_of(of_g) for g, of_g in of["groups"].items()} for name, of in scores["metrics"].items()
-        },
-        "headline": {"metric": first, "model": tables[first][ALL][0], "controls": controls[:1]},
+        "metrics": measured,
+        "headline": {"metric": measured[0], "model": of_systems[0], "controls": controls},
         "level": f"{scores['level']:.0%}",
         "sheets": [],
         "confusions": confusions(results.systems[MODEL]) if task.kind == "question" else [],
         "material": Material(),
     }
-    section["headline"]["controls"] += [row for row in controls[1:] if row["system"] == "shuffled"]
     if task.kind == "text":
         return section, []
     scored = score_samples(results)
