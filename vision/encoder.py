@@ -76,7 +76,7 @@ class VisionEncoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What pixels are to be in: the dtype of the first weight that is not quantised."""
+        """The dtype of the first weight that is not quantised, which pixels are to be in."""
         return next(x.dtype for x in self.parameters() if x.is_floating_point() and x.itemsize > 1)
 
     @property

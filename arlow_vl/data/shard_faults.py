@@ -1,13 +1,14 @@
 """Damage to a shard as a whole, and its differences from the index.json beside it."""
 
-from collections.abc import Collection, Iterable
+import json
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from arlow_vl.data.remote_cache import Held, mark_damaged, with_addresses
 from arlow_vl.data.text import Unusable, parse_object
-from vision.whole_files import sha256_of_file
+from vision.whole_files import sha256_of_file, write_whole
 
 INDEX_NAME = "index.json"
 MAX_INDEX_BYTES = 16 * 2**20
@@ -58,6 +59,25 @@ def _differences_from_index(path: Path, usable: int, seen: int) -> tuple[list[st
         if entry.get(what, count) != count:
             differences.append(f"{INDEX_NAME} says {entry[what]:,} {what}, read {count:,}")
     return differences, max(0, entry.get("samples", seen) - seen)
+
+
+def read_entries(folder: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Returns the entries that a folder's index.json has for these shards; none if it is missing or unreadable."""
+    try:
+        found = json.loads((folder / INDEX_NAME).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {name: found[name] for name in names if isinstance(found, dict) and name in found}
+
+
+def write_entries(folder: Path, entries: Mapping[str, Any], **facts: str) -> None:
+    """Writes index.json, which has a few facts and an entry a shard. `is_whole` knows a shard by its entry."""
+    write_whole(folder / INDEX_NAME, json.dumps({**facts, **dict(sorted(entries.items()))}, indent=1) + "\n")
+
+
+def is_whole(path: Path) -> bool:
+    """Returns True if a shard has the bytes that the index.json beside it says, False if that says nothing of it."""
+    return path.is_file() and recorded_sha256(path) == sha256_of_file(path)
 
 
 def recorded_sha256(path: Path) -> str | None:

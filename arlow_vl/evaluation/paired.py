@@ -68,7 +68,8 @@ def paired_test(
     ours, theirs = sums[is_either], others[is_either]
     if len(ours) < 2:
         raise ValueError(
-            f"a difference needs two images or documents at least to be tested, got {len(ours)}; evaluate more"
+            f"a difference needs two images, image groups or documents at least to be tested, got {len(ours)}; "
+            "evaluate more"
         )
     difference = summarise(metric(sums.sum(axis=0)) - metric(others.sum(axis=0)), resampled)
     of_images = jackknife_values(ours, metric) - jackknife_values(theirs, metric)

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from arlow_vl.cores import cores
 from arlow_vl.data.file_names import files_under, globbed
 from arlow_vl.data.member_names import IMAGE_SUFFIXES, system_file
 from arlow_vl.printing import number_of, visible
@@ -92,7 +93,7 @@ def read_ahead(
     At most `ahead` results wait to be taken, so memory does not grow with the number of files.
     """
     waiting: deque[tuple[str, Future[T]]] = deque()
-    pool = ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(threads or min(4, cores()))
     try:
         for path in paths:
             waiting.append((path, pool.submit(read, path)))

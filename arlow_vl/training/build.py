@@ -133,8 +133,7 @@ def image_text_beginning(recipe: ImageTextRecipe) -> tuple[Any, Any]:
     beginning = recipe.checkpoint or recipe.text_checkpoint
     assert beginning is not None  # see the recipe
     config = check_beginning(beginning, "arlow_vl" if recipe.checkpoint else "arlow")
-    if recipe.text_checkpoint:
-        refuse_unsaveable_settings(beginning / "generation_config.json")
+    refuse_unsaveable_settings(beginning / "generation_config.json")
     return load_tokenizer(beginning), config
 
 

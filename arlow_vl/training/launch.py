@@ -14,7 +14,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from arlow_vl.cores import cores
 from arlow_vl.printing import number_of, print_line
 from arlow_vl.training.settings import EngineConfig
 
@@ -28,6 +30,8 @@ PROCESSES_A_CORE = 4
 """Limit of processes for each core; more than one is slow, but lets a laptop try a run of a cluster."""
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 COMMAND = (sys.executable, "-P", "-m", "arlow_vl.cli", "fit")  # -P: no module of the current folder
+PACKAGES = Path(__file__).parents[2]
+"""Folder of this code, which the processes run too; it may be a checkout that is not installed."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +102,11 @@ def starts_processes(engine: EngineConfig, variables: Mapping[str, str] = os.env
 
 
 def refuse_too_many(engine: EngineConfig) -> None:
-    """Raises ValueError for far more processes than the machine has CPU cores."""
-    cores = os.cpu_count() or engine.devices
-    if engine.devices > cores * PROCESSES_A_CORE:
+    """Raises ValueError for far more processes than there are CPU cores."""
+    if engine.devices > cores() * PROCESSES_A_CORE:
         raise ValueError(
-            f"run.engine.devices is {engine.devices:,}, a process each, but this machine has "
-            f"{number_of(cores, 'CPU core')}; lower it to {cores:,} or less"
+            f"run.engine.devices is {engine.devices:,}, a process each, but there are "
+            f"{number_of(cores(), 'CPU core')} for this run; lower it to {cores():,} or less"
         )
 
 
@@ -122,9 +125,10 @@ def start_processes(count: int, arguments: Sequence[str], *, command: Sequence[s
                 process.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in FORWARDED}
+    path = os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")]))
     try:
         for rank in range(count):
-            environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": path}
             # Sessions of their own, so that Ctrl-C in the terminal reaches them once, through `forward`.
             processes.append(subprocess.Popen([*command, *arguments], env=environment, start_new_session=True))
         return _status_of(processes)

@@ -1,6 +1,5 @@
 """Steps of `make demo`: real data, text stage, vision stage, captions, answers, report. Finished ones are skipped."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -10,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
+from arlow_vl.cores import cores
 
 ARLOW = (sys.executable, "-P", "-m", "arlow_vl.cli")
 RUNS = Path("runs/first-light")
@@ -31,7 +32,7 @@ PROOF = RESULTS / "frozen.json"
 
 def fit(recipe: Path) -> list:
     """The words of a command that trains: on a GPU, or in two processes, which are faster than one of two threads."""
-    devices = 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
+    devices = 1 if torch.cuda.is_available() else min(2, cores())
     return ["fit", "--config", recipe, "--run.engine.devices", devices]
 
 
@@ -65,7 +66,6 @@ DISK = {"environment": 6.1e9, "data": 2.4e9}
 """Bytes that `make demo` takes in all; what is there already counts."""
 PRODUCTS = {
     "train the tokenizer": TOKENIZER / "tokenizer.json",
-    "compose scenes": DATA / "scenes" / "index.json",
     **{f"answers to {' and '.join(tasks)}": RESULTS / tasks[-1] / "metrics.json" for tasks in TESTS},  # written last
     "text as before": PROOF,
 }

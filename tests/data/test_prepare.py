@@ -167,8 +167,9 @@ def test_killed_and_run_again_it_goes_on(shards, tmp_path, shards_there):
     there = files_of(out)
     whole = files_of(tmp_path / "whole")
     assert {name: data for name, data in there.items() if name.endswith(".tar")}.items() <= whole.items()
-    made = prepare(indexes, out, SMALL, workers=2)
-    assert made.kept >= min(shards_there, len([name for name in there if name.endswith(".tar")]))
+    recorded = json.loads(there.get("index.json", "{}"))
+    assert len(recorded) >= len([name for name in there if name.endswith(".tar")]) - 3  # two workers, and this process
+    assert prepare(indexes, out, SMALL, workers=2).kept == len(recorded)
     assert {name: data for name, data in files_of(out).items() if not name.endswith(".partial")} == whole
 
 
@@ -179,6 +180,17 @@ def test_a_shard_that_is_not_what_index_json_says_is_written_again(shards, tmp_p
     path = sorted(out.glob("*.tar"))[0]
     path.write_bytes(path.read_bytes().replace(b"\xff\xd8", b"\xff\xd9"))
     assert prepare(indexes, out, SMALL).kept == count - 1
+    assert files_of(out) == whole
+
+
+@pytest.mark.parametrize("index", ["", "[]", "{}"])
+def test_a_shard_that_no_index_json_knows_is_written_again(shards, tmp_path, index):
+    indexes, out = indexes_of(shards), tmp_path / "out"
+    prepare(indexes, out, SMALL)
+    whole, path = files_of(out), sorted(out.glob("*.tar"))[0]
+    path.write_bytes(path.read_bytes().replace(b"\xff\xd8", b"\xff\xd9"))
+    (out / "index.json").write_text(index)
+    assert prepare(indexes, out, SMALL).kept == 0
     assert files_of(out) == whole
 
 

@@ -164,6 +164,6 @@ def test_images_without_the_slot_that_is_scored_are_not_tested():
 
 
 def test_one_image_is_no_test():
-    with pytest.raises(ValueError, match="two images or documents at least to be tested, got 1"):
+    with pytest.raises(ValueError, match="two images, image groups or documents at least to be tested, got 1"):
         compared(points(np.ones(1)), points(np.zeros(1)), mean, draw_weights(1))
     assert t_test(np.array([0.0, 0.0])) == (1, 0)

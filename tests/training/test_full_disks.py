@@ -17,7 +17,7 @@ from arlow_vl.cli import main
 from arlow_vl.data import packing
 from arlow_vl.data.tokens.shards import TokenLimits
 from arlow_vl.errors import CheckpointError, ResourceError
-from arlow_vl.models import folders
+from arlow_vl.models import folder_writing
 from arlow_vl.training.checkpoint_io import newest_good
 from arlow_vl.training.checkpoint_names import checkpoints
 from arlow_vl.training.logs import LineFile
@@ -51,7 +51,7 @@ def full(monkeypatch, name: str) -> None:
         put(partial, final)
 
     monkeypatch.setattr(vision.whole_files, "put_in_place", put_in_place)
-    monkeypatch.setattr(folders, "put_in_place", put_in_place)
+    monkeypatch.setattr(folder_writing, "put_in_place", put_in_place)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_tokenizer_that_finds_the_disk_full_is_told_as_all_else(tmp_path):
             raise Exception("No space left on device (os error 28)")
 
     with pytest.raises(ResourceError, match=r"cannot save .*/hf: No space left on device \(os error 28\); nothing was"):
-        folders.save_folder([Part()], tmp_path / "hf")
+        folder_writing.save_folder([Part()], tmp_path / "hf")
     assert not list(tmp_path.iterdir())
 
 

@@ -84,6 +84,13 @@ def test_the_processes_of_a_run_need_no_script_and_take_nothing_from_the_current
     assert not re.search(r"\| +torch$", ran.stderr, re.MULTILINE)  # what takes seconds waits, as in the `arlow` command
 
 
+def test_the_processes_of_a_run_have_the_code_of_the_process_that_starts_them(tmp_path, monkeypatch):
+    """As from a checkout that is not installed: -P leaves out the current folder, from which that was imported."""
+    monkeypatch.setattr("arlow_vl.training.launch.PACKAGES", tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert run(1, f"sys.exit(0 if {str(tmp_path)!r} in sys.path else 1)") == 0
+
+
 def test_the_status_of_a_run_is_that_of_the_process_that_failed_and_not_of_those_that_lost_it(monkeypatch):
     assert run(2, "pass") == 0
     assert run(3, f"sys.exit([0, 3, {LOST}][rank])") == 3

@@ -110,4 +110,4 @@ def test_more_processes_than_the_machine_could_serve_are_not_started(tmp_path, c
     config, many = str(write_text_recipe(tmp_path)), str(1000 * (os.cpu_count() or 1))
     words = ["--run.engine.devices", many, "--run.accumulate_grad_batches", many, "--run.engine.accelerator", "cpu"]
     assert main(["fit", "--config", config, *words, *more]) == 2
-    assert "000, a process each, but this machine has" in capsys.readouterr().err
+    assert "000, a process each, but there are" in capsys.readouterr().err

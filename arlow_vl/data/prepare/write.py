@@ -16,7 +16,7 @@ from arlow_vl.data.index.reading import Index, IndexedSamples
 from arlow_vl.data.prepare.members import members_of, safe_key, write_tar
 from arlow_vl.data.prepare.plan import VALIDATION, PlannedShard, ShardSettings, plan_shards
 from arlow_vl.data.processes import in_processes
-from arlow_vl.data.shard_faults import INDEX_NAME, other_sha256
+from arlow_vl.data.shard_faults import is_whole, read_entries, write_entries
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 from vision.whole_files import remove_remains, write_whole
@@ -64,16 +64,16 @@ def prepare(
     _claim(out, {"layout": LAYOUT, "fingerprint": samples.fingerprint, **asdict(settings)})
     remove_remains(out, seconds=SECONDS_STALE)
     plan = plan_shards(samples, settings)
-    entries, kept, done = {}, 0, 0
+    entries, kept, done = read_entries(out, [shard.name for shard in plan.shards]), 0, 0
     total = sum(len(shard.positions) for shard in plan.shards)
     write = partial(write_shard, out, samples)
     for shard, (entry, was_there) in in_processes(write, plan.shards, min(workers, len(plan.shards))):
         entries[shard.name] = entry
+        write_entries(out, entries)
         kept += was_there
         done += len(shard.positions)
         progress(done, total)
     _check_surplus(out, entries)
-    write_whole(out / INDEX_NAME, json.dumps(dict(sorted(entries.items())), indent=1) + "\n")
     validation = sum(len(shard.positions) for shard in plan.shards if shard.name.startswith(VALIDATION))
     return Prepared(total, validation, len(entries), kept, [samples.key(int(position)) for position in plan.too_large])
 
@@ -81,10 +81,10 @@ def prepare(
 def write_shard(out: Path, samples: IndexedSamples, shard: PlannedShard) -> tuple[dict[str, Any], bool]:
     """Writes a shard and its index; returns its entry for index.json, and True if it was there and was kept.
 
-    One that is not what index.json says is written again: reading it would take its damage for data.
+    One that index.json does not vouch for is written again: reading it would take its damage for data.
     """
     path = out / shard.name
-    was_there = path.exists() and not other_sha256(path)
+    was_there = is_whole(path)
     if not was_there:
         write_whole(path, lambda file: write_tar(file, _members(samples, shard)))
     (index,) = indexes_of(path)

@@ -2,7 +2,7 @@
 
 import json
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from arlow_vl.data.scenes.drawings import Drawings
 from arlow_vl.data.scenes.paint import Painter
 from arlow_vl.data.scenes.samples import make_twins, members_of_comparison, members_of_twins
 from arlow_vl.data.scenes.splits import SPLITS, Split
-from arlow_vl.data.shard_faults import INDEX_NAME, recorded_sha256
+from arlow_vl.data.shard_faults import is_whole, read_entries, write_entries
 from arlow_vl.errors import DataError
 from arlow_vl.printing import visible
 from vision.whole_files import remove_remains, sha256_of_file, write_whole
@@ -82,16 +82,14 @@ def write_scenes(
         remove_remains(folder, seconds=SECONDS_STALE)
     license = ", ".join(drawings.licenses)
     shards = [shard for split, count in images.items() for shard in _shards(split, count // 2)]
-    facts = {"summary": SUMMARY, "source": "scenes", "license": license}
-    entries = {folder: _read_entries(folder, shards) for folder in (out, out / COMPARISONS)}
+    names = [shard.name for shard in shards]
+    entries = {folder: read_entries(folder, names) for folder in (out, out / COMPARISONS)}
     done = 0
     write = partial(_write_shard, out, painters, seed, license)
     for shard, written in in_processes(write, shards, min(workers, len(shards))):
         for folder, entry in zip(entries, written, strict=True):
             entries[folder][shard.name] = entry
-            write_whole(
-                folder / INDEX_NAME, json.dumps({**facts, **dict(sorted(entries[folder].items()))}, indent=1) + "\n"
-            )
+            write_entries(folder, entries[folder], summary=SUMMARY, source="scenes", license=license)
         done += 2 * len(shard.twins)
         progress(done, sum(images.values()))
     return images
@@ -104,21 +102,12 @@ def _shards(split: Split, twins: int) -> list[Shard]:
     ]
 
 
-def _read_entries(folder: Path, shards: Sequence[Shard]) -> dict[str, Any]:
-    """Returns the entries that a folder's index.json has for the shards; none if it is missing or unreadable."""
-    try:
-        found = json.loads((folder / INDEX_NAME).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return {shard.name: found[shard.name] for shard in shards if isinstance(found, dict) and shard.name in found}
-
-
 def _write_shard(
     out: Path, painters: Mapping[Split, Painter], seed: int, license: str, shard: Shard
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Writes a shard and its comparisons, unless both are whole, and returns their entries for index.json."""
     paths = out / shard.name, out / COMPARISONS / shard.name
-    if not all(path.is_file() and recorded_sha256(path) == sha256_of_file(path) for path in paths):
+    if not all(map(is_whole, paths)):
         made = [(number, make_twins(painters[shard.split], seed, shard.split, number)) for number in shard.twins]
         for path, members_of in zip(paths, (members_of_twins, members_of_comparison), strict=True):
             members = (m for number, twins in made for m in members_of(twins, shard.split, number, license))

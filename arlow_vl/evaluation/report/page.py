@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from arlow_vl.evaluation.numbers import FEWEST, format_interval, format_number, is_outside_zero
+from arlow_vl.evaluation.numbers import FEWEST, format_interval, format_number, is_outside_zero, plurals
 from arlow_vl.evaluation.origins import runs_of
 from arlow_vl.evaluation.report.charts import gate_bar, interval_bar
 from arlow_vl.evaluation.report.curves import plot_run
@@ -70,6 +70,7 @@ def write_report(folder: Path, output: Path, *, model: Path | None = None, teste
             heat_plots=[plot_test(test) for test in heat.tests],
             folder=folder,
             fewest=FEWEST,
+            resampled=plurals(shown_in(one.metrics_json) for one in results),
             number_of=number_of,
         )
     )

@@ -168,8 +168,9 @@ def prepare(task: Task, run: EvaluationOptions, model: Any, tokenizer: Any, mode
         "precision": str(model.dtype).removeprefix("torch."),
     }
     identity = {"task": task.sha256, "model": model_sha256, "data": data_sha256, "training": training.sha256}
-    count = len(items) if len(items) == len(everything) else f"{len(items)} at random"
-    identity |= {"items": count, "precision": facts["precision"]}
+    identity |= {"items": len(items), "precision": facts["precision"]}
+    if len(items) < len(everything):
+        identity["choice"] = "one item of each part"  # earlier versions took every k-th
     if task.kind != "text":
         identity["features"] = facts["features_dtype"] = run.features_dtype
     folder = run.output / task.name

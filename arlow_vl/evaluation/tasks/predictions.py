@@ -116,6 +116,8 @@ def start(
         return [made_with]
     before = read_json(path)
     changed = [name for name, value in run.items() if before.get(name) != value]
+    if "items" in changed:  # another limit chooses others
+        changed = [name for name in changed if name != "choice"]
     if changed:
         kept = before.get(SETTINGS)
         was = {**before, **(kept if isinstance(kept, dict) and kept else dict.fromkeys(settings, UNKNOWN))}
@@ -131,6 +133,8 @@ def start(
 
 def _describe_change(name: str, was: Any, now: Any) -> str:
     """Describes how an entry of `run` changed; for mappings, which of their fields."""
+    if name == "choice":
+        return "--limit chose other items"
     if was == UNKNOWN:
         return f"{name} was another"
     if was == now:  # same settings, another hash

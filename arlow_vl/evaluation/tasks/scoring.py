@@ -15,7 +15,7 @@ from arlow_vl.evaluation import bootstrap
 from arlow_vl.evaluation.bootstrap import Interval, ValueOfSums
 from arlow_vl.evaluation.metrics.sums import Values
 from arlow_vl.evaluation.numbers import FEWEST
-from arlow_vl.evaluation.paired import number_images, sums_by_image
+from arlow_vl.evaluation.paired import is_scored, number_images, sums_by_image
 from arlow_vl.evaluation.tasks.measures import first_words, is_exact, measure
 from arlow_vl.evaluation.tasks.predictions import MODEL, PredictionRow
 from arlow_vl.evaluation.tasks.task import PRIORS, Task
@@ -54,9 +54,10 @@ def score_task(task: Task, systems: Systems) -> dict[str, Any]:
                 continue  # no scene of the group has the slot
             size = {"items": int(mask.sum()), "images": len(set(images[mask]))}
             scores[part]["groups"][group] = size | compare(values)
-            if size["images"] == 1:  # every resample is the same, and shows no difference
-                for difference in scores[part]["groups"][group]["differences"].values():
-                    difference["outside_zero"] = False
+            for name, difference in scores[part]["groups"][group]["differences"].items():
+                pair = (sums_by_image(measures[one][part].statistics, images, mask) for one in (MODEL, name))
+                scored = np.logical_or(*(is_scored(sums, of_model.metric.value) for sums in pair))
+                difference["outside_zero"] &= int(scored.sum()) > 1  # of one image every resample is the same
     return {
         "items": len(rows),
         "images": int(images.max()) + 1,

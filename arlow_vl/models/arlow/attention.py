@@ -108,7 +108,7 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else tensor.dtype
 
 
-def in_dtype(states: Tensor, dtype: torch.dtype) -> Tensor:
+def cast_to(states: Tensor, dtype: torch.dtype) -> Tensor:
     """States for a part of the model in another dtype; under autocast as they are, since every product casts there."""
     return states if torch.is_autocast_enabled(states.device.type) else states.to(dtype)
 

@@ -20,7 +20,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import default_attention, in_dtype
+from .attention import cast_to, default_attention
 from .attention_inputs_arlow import count_positions, find_documents, find_segments, self_attention_inputs
 from .cache_arlow import CrossAttentionCacheLayer, cross_attention_caches
 from .checkpoint_checks import NamesDamagedFiles
@@ -115,6 +115,16 @@ class ArlowPreTrainedModel(NamesDamagedFiles, PreTrainedModel):
         if model._tied_weights_keys and not model.all_tied_weights_keys:  # transformers warns, and ties nothing
             model.config.tie_word_embeddings = False
         return loaded
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Saves as transformers does; a head that is the embedding is saved as such, whatever the configuration says.
+
+        transformers writes shared weights once, and would draw a head anew for a configuration that says apart.
+        """
+        head = self.get_output_embeddings()
+        if head is not None and head.weight is self.get_input_embeddings().weight:
+            self.config.tie_word_embeddings = True
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str | type = "AutoModel") -> None:
@@ -217,8 +227,7 @@ class ArlowModel(ArlowPreTrainedModel):
         cross_caches = cross_attention_caches(cache, self.config, images_come=images.come)
         image_lengths = None
         if encoder_hidden_states is not None:
-            encoder_hidden_states, image_lengths = flatten_images(*images[:3])
-            encoder_hidden_states = in_dtype(encoder_hidden_states, inputs_embeds.dtype)
+            encoder_hidden_states, image_lengths = flatten_images(cast_to(images[0], inputs_embeds.dtype), *images[1:3])
         if layout is None:
             segments = find_segments(self, text, documents, image_lengths, image_index, segments, cross_caches)
         else:

@@ -1,6 +1,7 @@
 # Copyright 2026 The Arlow-VL authors. Licensed under the Apache License, Version 2.0.
 """Architecture of the vision-language model: an image encoder, a projector and Arlow."""
 
+import copy
 import math
 import shutil
 from os import PathLike
@@ -163,7 +164,9 @@ class ArlowVLConfig(NeedsPackage, PreTrainedConfig):
             AutoModel="ArlowVLModel",
             AutoModelForImageTextToText="ArlowVLForConditionalGeneration",
         )
-        if self.tie_word_embeddings:  # a file in which the two differ is of a model whose head was trained apart
+        if self.tie_word_embeddings and tie_word_embeddings is not True:
+            # In a file the two differ where the head was trained apart. A given configuration may be another model's.
+            self.text_config = copy.deepcopy(self.text_config)
             self.tie_word_embeddings = tie_word_embeddings
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from arlow_vl.models.arlow.attention import in_dtype
+from arlow_vl.models.arlow.attention import cast_to
 from arlow_vl.models.arlow_vl.configuration_arlow_vl import ArlowVLConfig
 from arlow_vl.models.arlow_vl.image_checks import refuse_wrong_features, refuse_wrong_pixels, refuse_wrong_tiles
 from vision.encoder import VisionEncoder
@@ -85,7 +85,7 @@ class ImageEncodingMixin:
             features, lengths = self.vision.forward_native(pixel_values.to(self.vision.dtype), image_grids)
         else:
             features, lengths = self.vision(pixel_values.to(self.vision.dtype)), None
-        features = in_dtype(features, self.projector.dtype)
+        features = cast_to(features, self.projector.dtype)
         if lengths is not None:
             prefix = self.vision.num_kept_prefix_tokens
             places = native_places(image_grids, lengths, prefix_tokens=prefix, device=features.device)

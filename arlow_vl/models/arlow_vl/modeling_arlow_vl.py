@@ -241,7 +241,8 @@ class ArlowVLForConditionalGeneration(ArlowVLPreTrainedModel, CrossAttentionGene
         config = copy.deepcopy(self.config.text_config)
         config.use_cross_attention = False
         head, embedding = self.lm_head.weight, self.get_input_embeddings().weight
-        config.tie_word_embeddings &= head is embedding or torch.equal(head, embedding)  # a head may be set apart
+        if config.tie_word_embeddings or head is embedding:  # the weights decide: libraries part and join them
+            config.tie_word_embeddings = head is embedding or torch.equal(head, embedding)
         with torch.device("meta"):
             text_model = ArlowForCausalLM(config)
         decoder = self.model.language_model

@@ -20,6 +20,7 @@ from arlow_vl.models.arlow_vl.modeling_arlow_vl import settings_of_text
 from arlow_vl.models.convert.added_tokens import refuse_missing_rows, without_additions
 from arlow_vl.models.convert.llama_config import llama_config
 from arlow_vl.models.convert.tensors import Tensors, common_dtype, read_tensors, rows_of, without_tied_head
+from arlow_vl.models.convert.unread_settings import drop_unread
 from arlow_vl.models.folder_hashes import text_name
 from arlow_vl.models.folder_writing import save_folder
 from arlow_vl.models.folders import MODELS, TOKEN_IDS, check_folder, load_tokenizer, named, one_sentence
@@ -168,11 +169,12 @@ def rounded(tensors: Tensors, dtype: torch.dtype, folder: Path, remarks: list[st
 
 
 def generation_config_of(folder: Path, ids_out: ExportedIds) -> GenerationConfig:
-    """The text model's settings, with the ids of the exported tokens, and without tokens that are not exported."""
+    """The text model's settings that something reads, with the ids of exported tokens, without other tokens."""
     if not (folder / "generation_config.json").is_file():
         return GenerationConfig()
     with one_sentence(folder, "generation_config.json"):
         settings = settings_of_text(GenerationConfig.from_pretrained(folder))
+    drop_unread(settings)
     for name in (*TOKEN_IDS, "bad_words_ids"):
         if getattr(settings, name, None) is not None:
             ids = ids_out.moved(getattr(settings, name))

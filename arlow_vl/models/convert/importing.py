@@ -15,15 +15,12 @@ from arlow_vl.models.convert.llama_config import arlow_config
 from arlow_vl.models.convert.llama_folders import open_folder
 from arlow_vl.models.convert.sources import Source
 from arlow_vl.models.convert.tensors import common_dtype, refuse_other_shapes, with_rows, without_tied_head
+from arlow_vl.models.convert.unread_settings import drop_unread
 from arlow_vl.models.folder_files import refuse_full_folder
 from arlow_vl.models.folder_writing import save_folder
 from arlow_vl.models.folders import one_sentence
 from arlow_vl.printing import number_of
 from vision.near_names import did_you_mean_file
-
-ONLY_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
-ONLY_BEAMS = ("early_stopping", "length_penalty")
-"""Settings of generation that nothing else reads."""
 
 
 def import_model(source: Path, out: Path, *, cross_attention_interval: int | None = None) -> list[str]:
@@ -86,13 +83,8 @@ def generation_config_of(source: Source) -> tuple[GenerationConfig, list[str]]:
     if source.generation_config is None:
         names = ("bos_token_id", "eos_token_id", "pad_token_id")
         return GenerationConfig(**{name: source.config.get(name) for name in names}), []
-    settings, default = copy.deepcopy(source.generation_config), GenerationConfig._get_default_generation_params()
-    unread = () if settings.do_sample else ONLY_SAMPLING
-    unread += ONLY_BEAMS if settings.num_beams in (None, 1) else ()
-    values = {name: getattr(settings, name) for name in unread}
-    values = {name: value for name, value in values.items() if value is not None and value != default.get(name)}
-    for name in values:
-        setattr(settings, name, None)
+    settings = copy.deepcopy(source.generation_config)
+    values = drop_unread(settings)
     try:
         settings.validate(strict=True)
     except ValueError as error:
@@ -100,7 +92,7 @@ def generation_config_of(source: Source) -> tuple[GenerationConfig, list[str]]:
             f"{source.place.with_name('generation_config.json')}: {' '.join(str(error).split()):.400}"
         ) from error
     named = ", ".join(f"{name} {value!r}" for name, value in values.items())
-    reason = "it asks for no sampling or no beams, which alone read that"
+    reason = "what reads that (sampling, or beams) is off"
     return settings, [f"generation_config.json: {named} left out, as {reason}"] if values else []
 
 

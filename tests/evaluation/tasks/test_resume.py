@@ -148,7 +148,7 @@ def test_every_setting_that_changed_is_named_with_what_it_was(whole, evaluate, t
     write(tmp_path, {"other.yaml": TASK | changed})
     assert evaluate(whole, task=tmp_path / "other.yaml", limit=4, **{"features-dtype": "float32"}) == 3
     told = "title was 'Mine', is 'Ours', decoding.max_new_tokens was 3, is 5, decoding.num_beams was 1, is 2, 1 more; "
-    told += "--limit was 12, is '4 at random'; --features-dtype was 'float16', is 'float32'"
+    told += "--limit was 12, is 4; --features-dtype was 'float16', is 'float32'"
     assert f"another run ({told})" in capsys.readouterr().err
 
 

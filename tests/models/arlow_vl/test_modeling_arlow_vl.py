@@ -283,6 +283,30 @@ def test_a_head_that_was_trained_apart_survives_files_and_the_text_model(model, 
         assert torch.equal(one(inputs["input_ids"][1:2]).logits, expected)
 
 
+def test_a_head_that_is_the_embedding_stays_it_whatever_the_configuration_says(model, inputs, tmp_path):
+    """transformers and accelerate tell people to set it to False; weights that are shared are saved once."""
+    expected = model(inputs["input_ids"][1:2]).logits
+    model.config.tie_word_embeddings = False
+    model.text_model().save_pretrained(tmp_path / "text")
+    model.save_pretrained(tmp_path / "whole")
+    for model_class, name in ((ArlowForCausalLM, "text"), (ArlowVLForConditionalGeneration, "whole")):
+        loaded = model_class.from_pretrained(tmp_path / name).eval()
+        assert torch.equal(loaded(inputs["input_ids"][1:2]).logits, expected)
+
+
+def test_a_text_model_of_a_head_apart_is_taken_without_comparing_weights(small_config, vision_config):
+    small_config.tie_word_embeddings = False
+    config = ArlowVLConfig(text_config=small_config, vision_config=vision_config)
+    with torch.device("meta"):
+        text_model = ArlowVLForConditionalGeneration(config).text_model()
+    assert not text_model.config.tie_word_embeddings
+
+
+def test_another_models_configuration_stays_as_it_is(small_config, vision_config):
+    config = ArlowVLConfig(text_config=small_config, vision_config=vision_config, tie_word_embeddings=False)
+    assert small_config.tie_word_embeddings and not config.text_config.tie_word_embeddings
+
+
 def test_a_text_checkpoint_whose_head_differs_from_its_embedding_keeps_both(small_config, vision_config, tmp_path):
     text_model = ArlowForCausalLM(small_config).eval()
     text_model.lm_head.weight = nn.Parameter(torch.randn_like(text_model.lm_head.weight))

@@ -272,11 +272,16 @@ def test_settings_that_nothing_reads_are_left_out_and_told(tmp_path):
     (source / "generation_config.json").write_text(json.dumps(settings | unread))
     lines = import_model(source, tmp_path / "arlow")
     assert (
-        "generation_config.json: temperature 0.6, top_p 0.9, length_penalty 2.0 left out, as it asks for no sampling "
-        "or no beams, which alone read that"
+        "generation_config.json: temperature 0.6, top_p 0.9, length_penalty 2.0 left out, as what reads that "
+        "(sampling, or beams) is off"
     ) in lines
     kept = read_json(tmp_path / "arlow" / "generation_config.json")
     assert not {"temperature", "top_p", "length_penalty"} & kept.keys() and kept.items() >= settings.items()
+    (tmp_path / "arlow" / "generation_config.json").write_text(json.dumps(kept | unread))  # edited there
+    export_llama(tmp_path / "arlow", tmp_path / "back")
+    assert (
+        not {"temperature", "top_p", "length_penalty"} & read_json(tmp_path / "back" / "generation_config.json").keys()
+    )
 
 
 def test_settings_of_sampling_are_kept_where_it_is_asked_for(tmp_path):
