@@ -48,10 +48,13 @@ def test_the_readme_shows_the_rows_of_the_result():
     assert len(rows(result)) > 10 and set(rows(result)) <= set(readme)
 
 
-def test_the_readme_shows_the_other_seed_as_its_result_has_it():
-    result = json.loads((HERE / "one_schedule.json").read_text("utf-8"))
+@pytest.mark.parametrize(
+    ("file", "line"), [("one_schedule.json", "steps, seed 3"), ("seed_3.json", "steps more, seed 4")]
+)
+def test_the_readme_shows_the_other_seed_as_its_results_have_it(file, line):
+    result = json.loads((HERE / file).read_text("utf-8"))
     whole = [interval(found[WHOLE]["model"]) for found in result["captions"].values()]
     readme = (HERE / "README.md").read_text("utf-8")
     assert f" | {' | '.join(whole)} |\n" in readme
     of_all, comparison = (interval(result["questions"][kind]["model"]) for kind in ("all", "comparison"))
-    assert f"seed 3 | {of_all} |" in readme and f" | {comparison} |\n" in readme
+    assert f"{line} | {of_all} |" in readme and f" | {comparison} |\n" in readme

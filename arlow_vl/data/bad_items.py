@@ -96,11 +96,11 @@ class BadItems:
         if is_named:
             logger.warning(f"source {self.source}: {fault.sentence}; it is skipped")
 
-    def _refuse_too_many(self, counts: Counter[str], listed: str) -> None:
+    def _refuse_too_many(self, counts: Counter[str], prefix: str) -> None:
         for some, limit in zip(parted(counts), (self.max_bad, self.max_bad_texts), strict=True):
             if some.total() > limit:
                 raise DataError(
-                    f"{listed}source {self.source}: {summary_of(some)}, the limit is {limit:,} (max_bad_fraction); "
+                    f"{prefix}source {self.source}: {summary_of(some)}, the limit is {limit:,} (max_bad_fraction); "
                     "`arlow data verify` lists all such samples"
                 )
 
