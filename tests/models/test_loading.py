@@ -81,7 +81,9 @@ OTHERS_ON_CPU = dict.fromkeys(("model.projector", "model.language_model", "lm_he
 @pytest.mark.parametrize("blocks", [None, [0]])
 @pytest.mark.parametrize("device_map", [{"": "disk"}, {"model.vision": "disk", **OTHERS_ON_CPU}])
 def test_weights_that_stay_on_the_disk_see_the_same(open_model, input_ids, tmp_path, device_map, blocks):
-    pytest.importorskip("accelerate", reason="transformers dispatches by accelerate")
+    accelerate = pytest.importorskip("accelerate", reason="transformers dispatches by accelerate")
+    if "" in device_map and accelerate.__version__.startswith("1.12."):
+        pytest.skip("accelerate 1.12 puts no whole model on the disk")
     open_model.save_pretrained(tmp_path / "text")
     vision_config = ArlowVisionConfig(timm_name="test_vit", image_size=64, blocks=blocks)
     model = ArlowVLForConditionalGeneration.from_text_checkpoint(tmp_path / "text", vision_config).eval()
