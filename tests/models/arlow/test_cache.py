@@ -2,7 +2,6 @@
 
 import copy
 import re
-from functools import partial
 
 import pytest
 import torch
@@ -13,9 +12,8 @@ from arlow_vl.models.arlow.cache_arlow import CrossAttentionCacheLayer
 from arlow_vl.models.arlow.modeling_arlow import ArlowForCausalLM
 from tests.conftest import open_gates
 
-assert_close = partial(torch.testing.assert_close, rtol=1e-4, atol=5e-5)  # torch 2.11 rounds otherwise than 2.15
-
 IMAGE, PAD = 7, 3
+OF_TORCH_2_11 = {"rtol": 3e-5, "atol": 2e-5}  # whose last digits differ more between a text in parts and whole
 
 
 def text(*shape: int) -> torch.Tensor:
@@ -67,7 +65,7 @@ def test_a_row_without_text_in_a_turn_keeps_its_image(model, images):
         (1, torch.cat([first[1:], last[1:]], 1), images[1:2]),
     ):
         expected = model(alone, encoder_hidden_states=own).logits[0, -3:]
-        assert_close(logits[row, -3:], expected)
+        torch.testing.assert_close(logits[row, -3:], expected)
 
 
 def test_the_lengths_of_a_row_without_text_stay(open_model, images):
@@ -95,7 +93,7 @@ def test_padding_between_two_images_does_not_part_their_group(model, images):
     mask = (holed != PAD).long()
     expected = model(whole, encoder_hidden_states=images[:2]).logits
     logits = model(holed, attention_mask=mask, encoder_hidden_states=images[:2]).logits
-    assert_close(logits[:, mask[0].bool()], expected)
+    torch.testing.assert_close(logits[:, mask[0].bool()], expected)
 
 
 def test_a_group_is_parted_by_the_end_of_a_call_behind_padding_too(model, images):
@@ -117,12 +115,12 @@ def test_a_crop_in_front_of_the_image_takes_the_image_back(model, images, static
     cache.crop(-5)  # row 0 stands in front of its image, row 1 behind
     kept = torch.cat([ids[:, :4], more], 1)
     expected = model(kept, encoder_hidden_states=images[1:2]).logits[:, 4:]
-    assert_close(model(more, cache=cache).logits, expected)
+    torch.testing.assert_close(model(more, cache=cache).logits, expected)
     with_new = text(2, 3)
     with_new[0, 0] = IMAGE
     whole = torch.cat([kept, with_new], 1)
     expected = model(whole, encoder_hidden_states=images[[2, 1]]).logits[:, 8:]
-    assert_close(model(with_new, cache=cache, encoder_hidden_states=images[2:3]).logits, expected)
+    torch.testing.assert_close(model(with_new, cache=cache, encoder_hidden_states=images[2:3]).logits, expected)
 
 
 def test_a_crop_to_between_two_images_is_refused_until_it_is_in_front_of_both(model, images):
@@ -130,7 +128,7 @@ def test_a_crop_to_between_two_images_is_refused_until_it_is_in_front_of_both(mo
     ids[0, 2] = ids[0, 6] = IMAGE
     cache = model(ids, encoder_hidden_states=images[:2], use_cache=True).cache
     cache.crop(-3)  # behind both
-    assert_close(
+    torch.testing.assert_close(
         model(more, cache=cache).logits,
         model(torch.cat([ids[:, :7], more], 1), encoder_hidden_states=images[:2]).logits[:, 7:],
     )
@@ -138,7 +136,7 @@ def test_a_crop_to_between_two_images_is_refused_until_it_is_in_front_of_both(mo
     with pytest.raises(ValueError, match="cropped to between two images of a row"):
         model(more, cache=cache)
     cache.crop(-3)
-    assert_close(model(more, cache=cache).logits, model(torch.cat([ids[:, :2], more], 1)).logits[:, 2:])
+    torch.testing.assert_close(model(more, cache=cache).logits, model(torch.cat([ids[:, :2], more], 1)).logits[:, 2:])
 
 
 def test_a_reset_cache_holds_no_image(model, images):
@@ -159,7 +157,7 @@ def test_a_copied_prompt_goes_on_by_itself(model, images):
     model(other, cache=copied, encoder_hidden_states=images[1:2])
     copied.crop(-8)
     expected = model(torch.cat([ids, more], 1), encoder_hidden_states=images[:1]).logits[:, 6:]
-    assert_close(model(more, cache=prompt).logits, expected)
+    torch.testing.assert_close(model(more, cache=prompt).logits, expected)
 
 
 def test_rows_that_are_selected_or_repeated_take_their_images_along(model, images):
@@ -171,7 +169,7 @@ def test_rows_that_are_selected_or_repeated_take_their_images_along(model, image
     cache.crop(-3)  # what was row 1 is back in front of its image
     whole = torch.cat([ids.flip(0)[:, :3], more], 1)
     expected = model(whole, encoder_hidden_states=images[:1]).logits[:, 3:]
-    assert_close(model(more, cache=cache).logits, expected)
+    torch.testing.assert_close(model(more, cache=cache).logits, expected)
 
 
 def test_a_cache_without_layers_takes_images_in_its_first_call(model, images):
@@ -180,7 +178,7 @@ def test_a_cache_without_layers_takes_images_in_its_first_call(model, images):
     cache = DynamicCache()
     model(ids, cache=cache, encoder_hidden_states=images[:2])
     expected = model(torch.cat([ids, more], 1), encoder_hidden_states=images[:2]).logits[:, 6:]
-    assert_close(model(more, cache=cache).logits, expected)
+    torch.testing.assert_close(model(more, cache=cache).logits, expected, **OF_TORCH_2_11)
 
 
 def test_a_crop_behind_a_table_made_by_hand_takes_the_image_back(open_model, images):
@@ -193,7 +191,7 @@ def test_a_crop_behind_a_table_made_by_hand_takes_the_image_back(open_model, ima
     cache = open_model(**inputs, use_cache=True).cache
     cache.crop(-4)
     expected = open_model(torch.cat([ids[:, :2], more], 1)).logits[:, 2:]
-    assert_close(open_model(more, cache=cache).logits, expected)
+    torch.testing.assert_close(open_model(more, cache=cache).logits, expected)
 
 
 def test_checkpointing_with_an_empty_cache_handed_in_gives_the_gradients_without(model, images):
@@ -208,7 +206,7 @@ def test_checkpointing_with_an_empty_cache_handed_in_gives_the_gradients_without
     cache = DynamicCache(config=model.config)
     model(**inputs, cache=cache).loss.backward()
     for name, parameter in model.named_parameters():
-        assert_close(parameter.grad, expected[name])
+        torch.testing.assert_close(parameter.grad, expected[name])
     assert cache.get_seq_length() == 0
 
 
@@ -233,6 +231,10 @@ def test_zero_images_beside_text_without_any_are_as_if_none_came(model, images):
         output = model(ids, **nothing, use_cache=True)
         assert torch.equal(output.logits, model(ids).logits)
         assert len(output.cache.layers) == model.config.num_hidden_layers
-        assert_close(model(more, cache=output.cache, **nothing).logits, model(torch.cat([ids, more], 1)).logits[:, 6:])
+        torch.testing.assert_close(
+            model(more, cache=output.cache, **nothing).logits,
+            model(torch.cat([ids, more], 1)).logits[:, 6:],
+            **OF_TORCH_2_11,
+        )
     with pytest.raises(ValueError, match=r"got 0 images for 1 <image> token "):
         model(torch.tensor([[20, IMAGE]]), encoder_hidden_states=images[:0])
